@@ -1,0 +1,7 @@
+//! Self-Rewarding Language Models (arXiv 2401.10020) on any GPU that speaks Vulkan, Metal or DX12.
+
+pub mod error;
+pub mod observe;
+
+pub use error::{Error, Result};
+pub use observe::{Observer, Silent};
