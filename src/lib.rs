@@ -1,7 +1,11 @@
 //! Self-Rewarding Language Models (arXiv 2401.10020) on any GPU that speaks Vulkan, Metal or DX12.
 
 pub mod error;
+pub mod generate;
+pub mod gpu;
+pub mod model;
 pub mod observe;
+pub mod train;
 
 pub use error::{Error, Result};
 pub use observe::{Observer, Silent};
