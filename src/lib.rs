@@ -3,6 +3,8 @@
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod kernels;
+pub mod layout;
 pub mod model;
 pub mod observe;
 pub mod rng;
