@@ -1,4 +1,5 @@
 //! Model files from outside: what is written comes back, and broken or lying files give errors that name the place.
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use selfreward::Error;
 use selfreward::model::{NamedTensor, family};
-use selfreward::text::Text;
+use selfreward::text::{Message, Text};
 use selfreward::weights::{
     Dtype, ModelParts, ModelSource, SOURCE_FILE, save_model, save_model_parts, write_safetensors,
 };
@@ -363,7 +364,15 @@ fn a_lying_gguf_is_an_error_that_names_the_tensor() {
 
 /// Errors are fine, panics are not; what is accepted must be readable.
 fn survives(path: &Path) {
-    match ModelSource::open(path).and_then(|source| source.tensors_f32()) {
+    let all = |source: ModelSource| {
+        if let Some(text) = &source.text {
+            let ids = text.encode("ab, 1 <end> a\u{301}🦀")?;
+            text.decode(&ids)?;
+            text.render_chat(&[Message::new("user", "a")], true)?;
+        }
+        source.tensors_f32()
+    };
+    match ModelSource::open(path).and_then(all) {
         Ok(tensors) => assert!(!tensors.is_empty()),
         Err(Error::File { what, .. }) => assert!(!what.is_empty()),
         Err(other) => assert!(!other.to_string().is_empty()),
@@ -379,6 +388,32 @@ fn damage(bytes: &mut [u8], changes: &[(prop::sample::Index, u8)]) {
 fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
     let value = prop_oneof![Just(0u8), Just(255), Just(127), any::<u8>()];
     prop::collection::vec((any::<prop::sample::Index>(), value), 1..6)
+}
+
+/// JSON pointers to every value of a document.
+fn pointers(value: &Value, at: String, out: &mut Vec<String>) {
+    match value {
+        Value::Object(entries) => entries.iter().for_each(|(key, v)| pointers(v, format!("{at}/{key}"), out)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), out)),
+        _ => {}
+    }
+    out.push(at);
+}
+
+/// Values that do not belong where they will be put, and parts of tokenizers that nobody asked for.
+fn strange() -> impl Strategy<Value = Value> {
+    let list = json!([
+        null, true, -1, 0, 4294967295u64, 1.5, "", "x", "<end>", [], {}, [["a", "b"], ["ab", "a"]], {"a": 0, "b": 0},
+        {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"}, {"type": "Strip", "content": " ", "start": 9, "stop": 9},
+        {"type": "Split", "pattern": {"Regex": "(a|ab)*c"}, "behavior": "Removed", "invert": true}, {"type": "ByteFallback"},
+        {"type": "Fuse"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "Metaspace", "replacement": "▁", "split": true},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}]}, {"type": "CTC", "pad_token": "a", "word_delimiter_token": "b"},
+        {"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]}, {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0]]},
+        {"type": "WordPiece", "unk_token": "x", "vocab": {"a": 0}}, {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ]);
+    prop::sample::select(list.as_array().cloned().unwrap_or_default())
 }
 
 proptest! {
@@ -404,6 +439,22 @@ proptest! {
         let path = temporary.path().join("tiny.gguf");
         fs::write(&path, &bytes[..cut.index(bytes.len())]).unwrap();
         prop_assert!(error(&path).contains("tiny.gguf"));
+    }
+
+    #[test]
+    fn strange_tokenizers_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..3)) {
+        let text = tokenizer();
+        let mut json: Value = serde_json::from_str(text.tokenizer_json()).unwrap();
+        for (at, value) in changes {
+            let mut paths = Vec::new();
+            pointers(&json, String::new(), &mut paths);
+            *json.pointer_mut(&paths[at.index(paths.len())]).unwrap() = value;
+        }
+        if let Ok(text) = Text::from_json(json.to_string(), text.tokenizer_config().clone())
+            && let Ok(ids) = text.encode("ab, 1 <end> a\u{301}🦀")
+        {
+            let _ = text.decode(&ids);
+        }
     }
 
     #[test]
