@@ -8,7 +8,9 @@ pub mod layout;
 pub mod model;
 pub mod observe;
 pub mod rng;
+pub mod text;
 pub mod train;
+pub mod weights;
 pub mod world;
 
 pub use error::{Error, Result};

@@ -238,7 +238,7 @@ fn cases() -> Vec<Case> {
     for (m, k, n) in [(1, 36, 36), (7, 33, 10), (33, 64, 97), (8, 576, 192), (65, 10, 130), (5, 7, 1), (611, 20, 36)] {
         for mode in 0..3 {
             let what = ["", " bias", " add"][mode];
-            all.push(Case::new(format!("forward {m}x{k}x{n}{what}"), 2e-6, move |t| {
+            all.push(Case::new(format!("forward {m}x{k}x{n}{what}"), 4e-6, move |t| {
                 let (a, ha) = t.matrix(m, k)?;
                 let vb = t.values(k * n);
                 let hb: Vec<f64> = vb.iter().map(|x| f64::from(*x)).collect();
