@@ -86,7 +86,7 @@ fn jsonl<T: DeserializeOwned>(name: &str, file: &str) -> Vec<T> {
 
 fn load(gpu: &Gpu, dir: &Path) -> Model {
     let source = ModelSource::open(dir).unwrap();
-    Model::from_tensors(gpu, source.arch(), source.tensors().unwrap()).unwrap()
+    Model::from_tensors(gpu, &source.arch, source.tensors_f32().unwrap()).unwrap()
 }
 
 /// |got − want| in the Euclidean norm, relative to |want|.

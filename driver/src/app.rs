@@ -3,7 +3,10 @@
 use crate::args::Common;
 use crate::progress::{Progress, Verbosity};
 use anyhow::{Context, Result};
-use selfreward::gpu::Gpu;
+use selfreward::Observer;
+use selfreward::gpu::{Gpu, Options, Variant};
+use selfreward::model::Model;
+use selfreward::weights::{ModelSource, write_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
@@ -27,10 +30,33 @@ impl App {
 
     /// Opens the GPU that `--device` and `--memory` ask for.
     pub(crate) fn gpu(&self) -> Result<Gpu> {
-        let gpu = Gpu::open(self.common.device.as_deref(), self.common.memory)?;
+        self.pinned_gpu(&Pin::default())
+    }
+
+    /// The same with kernels and features pinned.
+    pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
+        let gpu = Gpu::with(&Options {
+            device: self.common.device.clone(),
+            memory: self.common.memory,
+            variant: pin.variant.map(Variant::from),
+            plain: pin.no_features,
+            ..Options::default()
+        })?;
         let info = gpu.info();
         self.progress.detail(&format!("{} ({}, {})", info.name, info.backend, info.driver));
         Ok(gpu)
+    }
+
+    /// Finds a model's files; what is odd about them is told.
+    pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
+        let source = ModelSource::open(path)?;
+        source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
+        Ok(source)
+    }
+
+    /// Puts a model on the GPU.
+    pub(crate) fn model(&self, gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        Ok(Model::from_tensors(gpu, &source.arch, source.tensors_f32()?)?)
     }
 
     /// Writes one line to stdout.
@@ -42,6 +68,59 @@ impl App {
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
         self.line(serde_json::to_string_pretty(value)?)
     }
+}
+
+/// Flags of commands that compare or measure: they fix what a device would choose by itself.
+#[derive(clap::Args, Default)]
+pub(crate) struct Pin {
+    /// Kernel texts to use (default: soft on software adapters, tile on GPUs)
+    #[arg(long, value_enum, value_name = "V")]
+    variant: Option<VariantName>,
+    /// Use no optional feature of the device and no more than WebGPU's default limits
+    #[arg(long)]
+    no_features: bool,
+}
+
+impl Pin {
+    /// Whether a variant was named.
+    pub(crate) fn is_variant(&self) -> bool {
+        self.variant.is_some()
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum VariantName {
+    /// No barriers, no workgroup memory
+    Soft,
+    /// Tiles in workgroup memory
+    Tile,
+}
+
+impl From<VariantName> for Variant {
+    fn from(name: VariantName) -> Variant {
+        match name {
+            VariantName::Soft => Variant::Soft,
+            VariantName::Tile => Variant::Tile,
+        }
+    }
+}
+
+/// Fails now, before any work, when `path` cannot be written because its folder is not there.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let kind = std::fs::metadata(folder).with_context(|| format!("{}: its folder cannot be used", path.display()))?;
+    anyhow::ensure!(kind.is_dir(), "{}: {} is no folder", path.display(), folder.display());
+    Ok(())
+}
+
+/// Writes records to a JSONL file that appears whole or not at all.
+pub(crate) fn write_jsonl(path: &Path, records: &[impl Serialize]) -> Result<()> {
+    let mut bytes = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut bytes, record)?;
+        bytes.push(b'\n');
+    }
+    Ok(write_file(path, &bytes)?)
 }
 
 /// Reads a whole JSON file.
