@@ -5,7 +5,9 @@ pub mod generate;
 pub mod gpu;
 pub mod model;
 pub mod observe;
+pub mod text;
 pub mod train;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use observe::{Observer, Silent};
