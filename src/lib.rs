@@ -5,9 +5,11 @@ pub mod generate;
 pub mod gpu;
 pub mod model;
 pub mod observe;
+pub mod rng;
 pub mod text;
 pub mod train;
 pub mod weights;
+pub mod world;
 
 pub use error::{Error, Result};
 pub use observe::{Observer, Silent};
