@@ -2,13 +2,12 @@
 
 use crate::args::Common;
 use crate::progress::{Progress, Verbosity};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::model::Model;
-use selfreward::weights::{ModelSource, write_file};
+use selfreward::weights::ModelSource;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::io::Write;
 use std::path::Path;
 
@@ -105,35 +104,16 @@ impl From<VariantName> for Variant {
     }
 }
 
-/// Fails now, before any work, when `path` cannot be written because its folder is not there.
+/// Fails now, before any work, when `path` cannot be made because something that is no folder is in the way.
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let kind = std::fs::metadata(folder).with_context(|| format!("{}: its folder cannot be used", path.display()))?;
-    anyhow::ensure!(kind.is_dir(), "{}: {} is no folder", path.display(), folder.display());
-    Ok(())
-}
-
-/// Writes records to a JSONL file that appears whole or not at all.
-pub(crate) fn write_jsonl(path: &Path, records: &[impl Serialize]) -> Result<()> {
-    let mut bytes = Vec::new();
-    for record in records {
-        serde_json::to_writer(&mut bytes, record)?;
-        bytes.push(b'\n');
+    let parents = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
+    for parent in parents {
+        match std::fs::metadata(parent) {
+            Ok(found) if found.is_dir() => break,
+            Ok(_) => bail!("{}: cannot be written, for {} is no folder", path.display(), parent.display()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("{}: cannot be written", path.display())),
+        }
     }
-    Ok(write_file(path, &bytes)?)
-}
-
-/// Reads a whole JSON file.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
-}
-
-/// Reads a JSONL file, one record a line; blank lines are passed over.
-pub(crate) fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let records = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    records
-        .map(|(i, line)| serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1)))
-        .collect()
+    Ok(())
 }

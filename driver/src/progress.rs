@@ -24,7 +24,13 @@ pub(crate) enum Verbosity {
 pub(crate) struct Progress {
     verbosity: Verbosity,
     terminal: bool,
-    bar: Mutex<Option<ProgressBar>>,
+    stages: Mutex<Vec<Stage>>,
+}
+
+/// A stage in progress. Only the outermost one has a bar on the screen; the ones within it appear in its text.
+struct Stage {
+    bar: ProgressBar,
+    unit: String,
 }
 
 impl Progress {
@@ -38,13 +44,13 @@ impl Progress {
             let _ = writeln!(std::io::stderr(), "\nstopping at the next safe point; Ctrl-C again to stop at once");
         });
         let terminal = verbosity > Verbosity::Quiet && std::io::stderr().is_terminal();
-        Self { verbosity, terminal, bar: Mutex::new(None) }
+        Self { verbosity, terminal, stages: Mutex::default() }
     }
 
     /// Removes the bar from the screen.
     pub(crate) fn clear(&self) {
-        if let Some(bar) = self.bar().take() {
-            bar.finish_and_clear();
+        for stage in self.stages().drain(..) {
+            stage.bar.finish_and_clear();
         }
     }
 
@@ -56,45 +62,59 @@ impl Progress {
     }
 
     fn print(&self, sentence: &str) {
-        match self.bar().as_ref() {
-            Some(bar) => bar.suspend(|| drop(writeln!(std::io::stderr(), "{sentence}"))),
-            None => drop(writeln!(std::io::stderr(), "{sentence}")),
+        // A stderr that is gone leaves nobody to tell.
+        let write = || drop(writeln!(std::io::stderr(), "{sentence}"));
+        match self.stages().first() {
+            Some(outer) => outer.bar.suspend(write),
+            None => write(),
         }
     }
 
-    fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
-        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stages(&self) -> MutexGuard<'_, Vec<Stage>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows how far the innermost stage is, in the text of the outermost one.
+fn describe(stages: &[Stage]) {
+    if let [outer, .., inner] = stages {
+        let total = inner.bar.length().map_or(String::new(), |n| format!("/{n}"));
+        let text = format!("{} ({} {}{total} {})", outer.unit, inner.bar.prefix(), inner.bar.position(), inner.unit);
+        outer.bar.set_message(text);
+    } else if let [only] = stages {
+        only.bar.set_message(only.unit.clone());
     }
 }
 
 impl Observer for Progress {
     fn begin(&self, stage: &str, total: Option<u64>, unit: &str) {
-        self.clear();
-        if self.terminal {
-            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-            let form = match total {
-                Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {per_sec}, {eta} left",
-                None => "{prefix} {spinner} {pos} {msg}, {per_sec}, {elapsed}",
-            };
-            bar.set_style(ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(stage.to_owned());
-            bar.set_message(unit.to_owned());
-            bar.tick();
-            *self.bar() = Some(bar);
-        }
+        let mut stages = self.stages();
+        let shown = self.terminal && stages.is_empty();
+        let bar = ProgressBar::with_draw_target(total, if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let form = match total {
+            Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {per_sec}, {eta} left",
+            None => "{prefix} {spinner} {pos} {msg}, {per_sec}, {elapsed}",
+        };
+        bar.set_style(ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(stage.to_owned());
+        stages.push(Stage { bar, unit: unit.to_owned() });
+        describe(&stages);
     }
 
     fn advance(&self, n: u64) {
-        if let Some(bar) = self.bar().as_ref() {
-            bar.inc(n);
+        let stages = self.stages();
+        if let Some(inner) = stages.last() {
+            inner.bar.inc(n);
         }
+        describe(&stages);
     }
 
     fn end(&self) {
-        let bar = self.bar().take();
-        if let Some(bar) = bar {
-            let line = format!("{}: {} {} in {:.1} s", bar.prefix(), bar.position(), bar.message(), bar.elapsed().as_secs_f64());
+        let ended = self.stages().pop();
+        if let Some(Stage { bar, unit }) = ended {
+            let line = format!("{}: {} {unit} in {:.1} s", bar.prefix(), bar.position(), bar.elapsed().as_secs_f64());
             bar.finish_and_clear();
+            describe(&self.stages());
             self.detail(&line);
         }
     }

@@ -1,10 +1,11 @@
 //! `dump`: numbers for comparison with other programs, in f32.
 
-use crate::app::{App, Pin, check_writable, read_json};
+use crate::app::{App, Pin, check_writable};
 use anyhow::{Result, bail, ensure};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, NamedTensor, score};
+use selfreward::recipe::records::read_json;
 use selfreward::text::Message;
 use selfreward::weights::{Dtype, ModelSource, write_file, write_safetensors};
 use serde::Deserialize;

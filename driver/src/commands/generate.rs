@@ -1,9 +1,10 @@
 //! `generate`: answers to one prompt or to a file of them.
 
-use crate::app::{App, check_writable, read_jsonl, write_jsonl};
+use crate::app::{App, check_writable};
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::generate::{Generator, Request, Settings};
+use selfreward::recipe::records::{read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
 use selfreward::text::{Message, Text};
 use serde::{Deserialize, Serialize};
