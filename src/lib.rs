@@ -3,8 +3,10 @@
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod judge;
 pub mod model;
 pub mod observe;
+pub mod recipe;
 pub mod rng;
 pub mod text;
 pub mod train;
