@@ -167,7 +167,11 @@ fn greedy_continuations_are_those_of_transformers() {
             match got.tokens.iter().zip(want).position(|(a, b)| a != b) {
                 Some(at) => {
                     let gap = expected.greedy_gaps[i][at];
-                    assert!(gap <= CLOSE, "{name}: continuation {i} differs at token {at} (gap {gap}): {:?} {want:?}", got.tokens);
+                    assert!(
+                        gap <= CLOSE,
+                        "{name}: continuation {i} differs at token {at} (gap {gap}): {:?} {want:?}",
+                        got.tokens
+                    );
                 }
                 None => {
                     assert_eq!(&got.tokens, want, "{name}: continuation {i}");

@@ -1,6 +1,6 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
-use crate::commands::{bench, chat, check, demo, devices, dump, generate, run, stages, train};
+use crate::commands::{bench, chat, check, demo, devices, dump, generate, judge, pairs, prompts, run, train};
 use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.
@@ -60,11 +60,11 @@ pub(crate) enum Command {
     /// Say where a run stands
     Status(run::StatusArgs),
     /// Let a model write new prompts (self-instruct)
-    Prompts(stages::PromptsArgs),
+    Prompts(prompts::Args),
     /// Let a model score responses
-    Judge(stages::JudgeArgs),
+    Judge(judge::Args),
     /// Make preference pairs from scored responses
-    Pairs(stages::PairsArgs),
+    Pairs(pairs::Args),
     /// Fine-tune a model on answers
     Sft(train::SftArgs),
     /// Train a model on preferences
@@ -79,7 +79,9 @@ impl Command {
     pub(crate) fn resume_hint(&self) -> String {
         match self {
             Command::Run(a) => format!("Go on with: selfreward run {} --resume", a.config.display()),
-            Command::Demo(demo::Args { out: Some(out), .. }) => format!("Go on with the same command and --resume (--out {})", out.display()),
+            Command::Demo(demo::Args { out: Some(out), .. }) => {
+                format!("Go on with the same command and --resume (--out {})", out.display())
+            }
             Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
             _ => "What was written so far stays; the same command starts again".into(),
         }

@@ -98,7 +98,11 @@ pub(crate) fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Resul
 
 fn usable(path: &Path, total: usize, kept: usize) -> Result<()> {
     ensure!(total > 0, "{}: holds no record", path.display());
-    ensure!(kept > 0, "{}: all {total} records are longer than --max-length; raise it or give --truncate", path.display());
+    ensure!(
+        kept > 0,
+        "{}: all {total} records are longer than --max-length; raise it or give --truncate",
+        path.display()
+    );
     Ok(())
 }
 
@@ -119,7 +123,9 @@ fn pair_ids(record: PairRecord, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
         return Ok([prompt, chosen, rejected]);
     }
     let (Some(chosen), Some(rejected)) = (record.chosen, record.rejected) else {
-        bail!("expected prompt, chosen and rejected (texts or message lists), or prompt_ids, chosen_ids and rejected_ids");
+        bail!(
+            "expected prompt, chosen and rejected (texts or message lists), or prompt_ids, chosen_ids and rejected_ids"
+        );
     };
     let text = source.text()?;
     let (prompt, chosen, rejected) = match (record.prompt, chosen, rejected) {
@@ -195,7 +201,12 @@ mod tests {
 
     #[test]
     fn an_implicit_prompt_ends_before_the_first_difference() {
-        for (a, b, want) in [("The sky is blue", "The sky is green", "The sky is"), ("ab", "ab", "ab"), ("äb", "äc", "ä"), ("x", "y", "")] {
+        for (a, b, want) in [
+            ("The sky is blue", "The sky is green", "The sky is"),
+            ("ab", "ab", "ab"),
+            ("äb", "äc", "ä"),
+            ("x", "y", ""),
+        ] {
             assert_eq!(&a[..common_start(a, b)], want);
         }
     }

@@ -5,6 +5,7 @@
 mod app;
 mod args;
 mod commands;
+mod data;
 mod progress;
 mod sample;
 mod tables;

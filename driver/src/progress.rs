@@ -90,7 +90,10 @@ impl Observer for Progress {
     fn begin(&self, stage: &str, total: Option<u64>, unit: &str) {
         let mut stages = self.stages();
         let shown = self.terminal && stages.is_empty();
-        let bar = ProgressBar::with_draw_target(total, if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let bar = ProgressBar::with_draw_target(
+            total,
+            if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
         let form = match total {
             Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {per_sec}, {eta} left",
             None => "{prefix} {spinner} {pos} {msg}, {per_sec}, {elapsed}",

@@ -23,12 +23,14 @@ impl Table {
     pub(crate) fn render(&self, width: usize) -> String {
         let columns = self.head.len();
         let cells = |c: usize| self.rows.iter().filter_map(move |r| r.get(c));
-        let widths: Vec<usize> =
-            (0..columns).map(|c| cells(c).chain([&self.head[c]]).map(|s| s.chars().count()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..columns)
+            .map(|c| cells(c).chain([&self.head[c]]).map(|s| s.chars().count()).max().unwrap_or(0))
+            .collect();
         if widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1) > width {
             return self.blocks();
         }
-        let right: Vec<bool> = (0..columns).map(|c| cells(c).all(|s| is_number(s)) && cells(c).next().is_some()).collect();
+        let right: Vec<bool> =
+            (0..columns).map(|c| cells(c).all(|s| is_number(s)) && cells(c).next().is_some()).collect();
         let mut text = String::new();
         for row in std::iter::once(&self.head).chain(&self.rows) {
             let mut line = String::new();

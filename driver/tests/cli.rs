@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
 const COMMANDS: [&str; 14] = [
-    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft", "dpo", "dump",
+    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft",
+    "dpo", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 
@@ -47,7 +48,10 @@ fn help_lists_every_command_and_each_has_its_own() {
     let (code, help, _) = outcome(&["--help"]);
     assert_eq!(code, 0);
     for command in COMMANDS {
-        assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{command} "))), "{command} is not in the help");
+        assert!(
+            help.lines().any(|l| l.trim_start().starts_with(&format!("{command} "))),
+            "{command} is not in the help"
+        );
         let (code, own, _) = outcome(&[command, "--help"]);
         assert_eq!(code, 0, "{command}");
         assert!(own.contains("Usage: selfreward"), "{command}: {own}");
@@ -102,7 +106,10 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn a_missing_model_is_named() {
     fails_naming(&["generate", "--model", "/nowhere/model", "--prompt", "Hi"], &["/nowhere/model"]);
-    fails_naming(&["dump", "logits", "--model", "/nowhere/x.gguf", "--tokens", "t.json", "--out", "o"], &["/nowhere/x.gguf"]);
+    fails_naming(
+        &["dump", "logits", "--model", "/nowhere/x.gguf", "--tokens", "t.json", "--out", "o"],
+        &["/nowhere/x.gguf"],
+    );
 }
 
 #[test]
@@ -117,17 +124,24 @@ fn a_config_of_an_unknown_family_is_named() {
     fs::write(dir.path().join("config.json"), config).unwrap();
     fs::copy(golden("llama/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     let dir = dir.path().to_str().unwrap();
-    fails_naming(&["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"], &["mammal", "config.json"]);
+    fails_naming(
+        &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+        &["mammal", "config.json"],
+    );
 }
 
 #[test]
 fn a_config_that_disagrees_with_the_tensors_names_the_tensor() {
     let dir = tempfile::tempdir().unwrap();
-    let config = fs::read_to_string(golden("llama/config.json")).unwrap().replace("\"hidden_size\": 42", "\"hidden_size\": 44");
+    let config =
+        fs::read_to_string(golden("llama/config.json")).unwrap().replace("\"hidden_size\": 42", "\"hidden_size\": 44");
     fs::write(dir.path().join("config.json"), config).unwrap();
     fs::copy(golden("llama/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     let dir = dir.path().to_str().unwrap();
-    fails_naming(&["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"], &["model.embed_tokens.weight", "42", "44"]);
+    fails_naming(
+        &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+        &["model.embed_tokens.weight", "42", "44"],
+    );
 }
 
 #[test]
@@ -138,7 +152,10 @@ fn a_truncated_weight_file_is_named() {
     for length in [0, 5, 900, whole.len() - 1] {
         fs::write(dir.path().join("model.safetensors"), &whole[..length]).unwrap();
         let dir = dir.path().to_str().unwrap();
-        fails_naming(&["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"], &["model.safetensors"]);
+        fails_naming(
+            &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+            &["model.safetensors"],
+        );
     }
 }
 
@@ -147,7 +164,9 @@ fn token_ids_outside_the_vocabulary_and_empty_lists_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("t.json");
     let out = dir.path().join("out.safetensors");
-    for (content, words) in [("[[1, 103]]", &["103"][..]), ("[[]]", &["empty"]), ("[[1, 2", &["t.json"]), ("{\"a\": 1}", &["t.json"])] {
+    for (content, words) in
+        [("[[1, 103]]", &["103"][..]), ("[[]]", &["empty"]), ("[[1, 2", &["t.json"]), ("{\"a\": 1}", &["t.json"])]
+    {
         fs::write(&file, content).unwrap();
         let (model, file, out) = (golden("llama"), file.to_str().unwrap(), out.to_str().unwrap());
         fails_naming(&["dump", "logits", "--model", model.to_str().unwrap(), "--tokens", file, "--out", out], words);
@@ -162,7 +181,20 @@ fn a_line_that_is_no_json_is_named_by_file_and_line() {
     let good = "{\"prompt_ids\": [5], \"chosen_ids\": [6], \"rejected_ids\": [7]}\n";
     fs::write(&file, format!("{good}{{oops\n{good}")).unwrap();
     let out = dir.path().join("out");
-    let args = ["dump", "dpo", "--model", &path(golden("llama")), "--data", &path(&file), "--loss", "sigmoid", "--beta", "0.1", "--out", &path(&out)];
+    let args = [
+        "dump",
+        "dpo",
+        "--model",
+        &path(golden("llama")),
+        "--data",
+        &path(&file),
+        "--loss",
+        "sigmoid",
+        "--beta",
+        "0.1",
+        "--out",
+        &path(&out),
+    ];
     fails_naming(&args, &["pairs.jsonl", "line 2"]);
     assert!(!out.exists());
 }
@@ -173,7 +205,10 @@ fn an_unwritable_folder_is_named() {
     let file = dir.path().join("file");
     fs::write(&file, "in the way").unwrap();
     let out = file.join("out.safetensors");
-    fails_naming(&["dump", "logits", "--model", &path(golden("llama")), "--tokens", &tokens(), "--out", &path(&out)], &["out.safetensors"]);
+    fails_naming(
+        &["dump", "logits", "--model", &path(golden("llama")), "--tokens", &tokens(), "--out", &path(&out)],
+        &["out.safetensors"],
+    );
     assert_eq!(fs::read_to_string(&file).unwrap(), "in the way");
 }
 

@@ -36,8 +36,15 @@ fn improves(seed: &str) {
         let (win, loss) = (row["win"].as_f64().unwrap(), row["loss"].as_f64().unwrap());
         assert!(win > loss, "seed {seed}: {a} against {b}: {row}");
         let (gain, error) = (row["gain"].as_f64().unwrap(), row["gain_se"].as_f64().unwrap());
-        assert!(gain > 2.0 * error, "seed {seed}: the gain of round {} is {gain} with a standard error of {error}", round + 1);
-        assert!((gain - (truth[round + 1] - truth[round])).abs() < 1e-6, "seed {seed}: the paired gain is not the difference of the means");
+        assert!(
+            gain > 2.0 * error,
+            "seed {seed}: the gain of round {} is {gain} with a standard error of {error}",
+            round + 1
+        );
+        assert!(
+            (gain - (truth[round + 1] - truth[round])).abs() < 1e-6,
+            "seed {seed}: the paired gain is not the difference of the means"
+        );
     }
 }
 

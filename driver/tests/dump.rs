@@ -91,13 +91,21 @@ fn greedy_continuations_are_those_of_transformers() {
     for name in MODELS {
         let expected = json(&golden(name, "expected.json"));
         let n = expected["max_new_tokens"].to_string();
-        dump("generate", name, &["--tokens", golden(name, "tokens.json").to_str().unwrap(), "--max-new-tokens", &n], &out);
+        dump(
+            "generate",
+            name,
+            &["--tokens", golden(name, "tokens.json").to_str().unwrap(), "--max-new-tokens", &n],
+            &out,
+        );
         let got = json(&out);
         let lists = |v: &Value| serde_json::from_value::<Vec<Vec<u32>>>(v.clone()).unwrap();
         for (i, (got, want)) in lists(&got).iter().zip(lists(&expected["greedy"])).enumerate() {
             if let Some(at) = (0..want.len()).find(|at| got.get(*at) != want.get(*at)) {
                 let gap = expected["greedy_gaps"][i][at].as_f64().unwrap();
-                assert!(gap <= 1e-3, "{name}: continuation {i} differs at token {at} (gap {gap}): {got:?}, expected {want:?}");
+                assert!(
+                    gap <= 1e-3,
+                    "{name}: continuation {i} differs at token {at} (gap {gap}): {got:?}, expected {want:?}"
+                );
             }
         }
     }
@@ -111,7 +119,16 @@ fn dpo_loss_log_probs_and_gradients_are_those_of_pytorch() {
         let (data, reference) = (golden(name, "pairs.jsonl"), golden(name, "ref"));
         let beta = expected["dpo"]["beta"].to_string();
         let out = dir.path().join(name);
-        let args = ["--ref", reference.to_str().unwrap(), "--data", data.to_str().unwrap(), "--loss", "sigmoid", "--beta", &beta];
+        let args = [
+            "--ref",
+            reference.to_str().unwrap(),
+            "--data",
+            data.to_str().unwrap(),
+            "--loss",
+            "sigmoid",
+            "--beta",
+            &beta,
+        ];
         dump("dpo", name, &args, &out);
         let metrics = json(&out.join("metrics.json"));
         close(&format!("{name} loss"), &metrics["loss"], &expected["dpo"]["loss"]["sigmoid"], 1e-4);
@@ -120,7 +137,12 @@ fn dpo_loss_log_probs_and_gradients_are_those_of_pytorch() {
                 close(&format!("{name} {key}"), got, want, 1e-5);
             }
         }
-        compare(name, &tensors(&out.join("grads.safetensors")), &tensors(&golden(name, "grads.sigmoid.safetensors")), 1e-3);
+        compare(
+            name,
+            &tensors(&out.join("grads.safetensors")),
+            &tensors(&golden(name, "grads.sigmoid.safetensors")),
+            1e-3,
+        );
     }
 }
 

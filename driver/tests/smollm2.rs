@@ -62,7 +62,12 @@ fn greedy_continuations_are_those_of_transformers() {
         let gaps = case["gaps"].as_array().unwrap();
         for (i, (want, gap)) in want.iter().zip(gaps).enumerate() {
             if got.get(i) != Some(want) {
-                assert!(gap.as_f64().unwrap() <= CLOSE, "{}: token {i} is {:?}, expected {want} (gap {gap})", case["text"], got.get(i));
+                assert!(
+                    gap.as_f64().unwrap() <= CLOSE,
+                    "{}: token {i} is {:?}, expected {want} (gap {gap})",
+                    case["text"],
+                    got.get(i)
+                );
                 break;
             }
         }

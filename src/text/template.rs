@@ -31,7 +31,9 @@ pub(super) fn from_config(config: &Value) -> Result<Option<Template>> {
             match default.or(named.first()).and_then(|entry| entry.get("template")).and_then(Value::as_str) {
                 Some(source) => source,
                 None => {
-                    return Err(Error::Input("tokenizer_config.json: chat_template is a list without templates".into()));
+                    return Err(Error::Input(
+                        "tokenizer_config.json: chat_template is a list without templates".into(),
+                    ));
                 }
             }
         }

@@ -36,13 +36,17 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let rows = check::run(&gpu, args.kernel.as_deref(), variants, &app.progress)?;
     app.progress.end();
     let failures: Vec<&CheckRow> = rows.iter().filter(|r| !r.passed).collect();
-    let report = Report { device: gpu.info(), passed: rows.len() - failures.len(), failed: failures.len(), cases: &rows };
+    let report =
+        Report { device: gpu.info(), passed: rows.len() - failures.len(), failed: failures.len(), cases: &rows };
     if app.common.json {
         app.json(&report)?;
     } else {
         summary(&rows).print()?;
         for r in &failures {
-            app.line(format!("FAILED {} {} {}: {} (error {:.1e}, tolerance {:.1e})", r.kernel, r.variant, r.case, r.note, r.max_error, r.tolerance))?;
+            app.line(format!(
+                "FAILED {} {} {}: {} (error {:.1e}, tolerance {:.1e})",
+                r.kernel, r.variant, r.case, r.note, r.max_error, r.tolerance
+            ))?;
         }
         app.line(format!("\n{}: {} passed, {} failed", gpu.info().name, report.passed, report.failed))?;
     }

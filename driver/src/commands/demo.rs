@@ -78,11 +78,27 @@ fn print(app: &App, report: &DemoReport, device: &str) -> Result<()> {
     let mut duels = Table::new(&["head to head", "win", "tie", "loss", "gain"]);
     for x in &m.head_to_head {
         let name = format!("{} against {}", x.a, x.b);
-        duels.row([name, x.win.to_string(), x.tie.to_string(), x.loss.to_string(), with_error(Some(x.gain), Some(x.gain_se))]);
+        duels.row([
+            name,
+            x.win.to_string(),
+            x.tie.to_string(),
+            x.loss.to_string(),
+            with_error(Some(x.gain), Some(x.gain_se)),
+        ]);
     }
     duels.print()?;
     app.line("")?;
-    let mut rounds = Table::new(&["round", "prompts", "candidates", "pairs", "truly right", "truly wrong", "ties", "steps", "seconds"]);
+    let mut rounds = Table::new(&[
+        "round",
+        "prompts",
+        "candidates",
+        "pairs",
+        "truly right",
+        "truly wrong",
+        "ties",
+        "steps",
+        "seconds",
+    ]);
     for (x, seconds) in m.rounds.iter().zip(&report.round_seconds) {
         rounds.row([
             x.metrics.round.to_string(),

@@ -43,5 +43,8 @@ pub(crate) fn run(app: &App) -> Result<()> {
         ]);
     }
     table.print()?;
-    app.line(format!("\nwould use {} ({}), with the {} kernels: {}", info.index, info.name, report.variant, report.reason))
+    app.line(format!(
+        "\nwould use {} ({}), with the {} kernels: {}",
+        info.index, info.name, report.variant, report.reason
+    ))
 }

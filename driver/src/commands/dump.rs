@@ -112,7 +112,13 @@ fn tokens(app: &App, args: &TokensArgs) -> Result<()> {
 }
 
 /// Reads token-id lists, checks them and the output's folder, and opens the model.
-fn open(app: &App, model: &PathBuf, tokens: &PathBuf, out: &PathBuf, pin: &Pin) -> Result<(Vec<Vec<u32>>, ModelSource, Gpu, Model)> {
+fn open(
+    app: &App,
+    model: &PathBuf,
+    tokens: &PathBuf,
+    out: &PathBuf,
+    pin: &Pin,
+) -> Result<(Vec<Vec<u32>>, ModelSource, Gpu, Model)> {
     check_writable(out)?;
     let source = app.source(model)?;
     let lists: Vec<Vec<u32>> = read_json(tokens)?;

@@ -7,8 +7,10 @@ pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod dump;
 pub(crate) mod generate;
+pub(crate) mod judge;
+pub(crate) mod pairs;
+pub(crate) mod prompts;
 pub(crate) mod run;
-pub(crate) mod stages;
 pub(crate) mod train;
 
 use crate::app::App;
@@ -26,9 +28,9 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Chat(a) => chat::run(app, &a),
         Command::Run(a) => run::run(app, &a),
         Command::Status(a) => run::status(app, &a),
-        Command::Prompts(a) => stages::prompts(app, &a),
-        Command::Judge(a) => stages::judge(app, &a),
-        Command::Pairs(a) => stages::pairs(app, &a),
+        Command::Prompts(a) => prompts::run(app, &a),
+        Command::Judge(a) => judge::run(app, &a),
+        Command::Pairs(a) => pairs::run(app, &a),
         Command::Sft(a) => train::sft(app, &a),
         Command::Dpo(a) => train::dpo(app, &a),
         Command::Dump(kind) => dump::run(app, &kind),

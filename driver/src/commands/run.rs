@@ -47,7 +47,10 @@ fn show(app: &App, status: &Status) -> Result<()> {
         _ => "interrupted; go on with --resume",
     };
     app.line(format!("{}: {state}", status.path.display()))?;
-    app.line(format!("models: {}", if status.models.is_empty() { "none yet".into() } else { status.models.join(" ") }))?;
+    app.line(format!(
+        "models: {}",
+        if status.models.is_empty() { "none yet".into() } else { status.models.join(" ") }
+    ))?;
     if !status.stages.is_empty() || !status.partial.is_empty() {
         app.line("")?;
         let mut stages = Table::new(&["stage", "state", "seconds"]);
@@ -67,7 +70,8 @@ fn show(app: &App, status: &Status) -> Result<()> {
 }
 
 fn rounds(rounds: &[RoundMetrics]) -> Table {
-    let mut table = Table::new(&["round", "prompts", "candidates", "judge", "score", "unscored", "pairs", "ties", "steps", "loss"]);
+    let mut table =
+        Table::new(&["round", "prompts", "candidates", "judge", "score", "unscored", "pairs", "ties", "steps", "loss"]);
     for m in rounds {
         table.row([
             m.round.to_string(),

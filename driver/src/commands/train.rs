@@ -164,10 +164,16 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
 }
 
 /// The summed log-probs of every answer under a model.
-pub(crate) fn model_logps(app: &App, gpu: &selfreward::gpu::Gpu, path: &Path, pairs: &[Pair]) -> Result<Vec<PairLogps>> {
+pub(crate) fn model_logps(
+    app: &App,
+    gpu: &selfreward::gpu::Gpu,
+    path: &Path,
+    pairs: &[Pair],
+) -> Result<Vec<PairLogps>> {
     let source = app.source(path)?;
     let model = app.model(gpu, &source)?;
-    let branch = |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
+    let branch =
+        |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
     let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
     let logps = score::logps(gpu, &model, &branches, &app.progress)?;
     let sum = |answer: &[f32]| answer.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
@@ -222,7 +228,8 @@ impl Start {
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
         if dropped > 0 {
-            app.progress.note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
+            app.progress
+                .note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
         }
         let plan = json!({
             "model": self.source.path, "data": args.data, "records": records, "settings": settings,
@@ -231,7 +238,11 @@ impl Start {
         let plan_file = self.work.join("plan.json");
         if plan_file.exists() {
             let old: Value = read_json(&plan_file)?;
-            ensure!(old == plan, "{}: was begun with other settings; give the same ones, or remove the folder", self.work.display());
+            ensure!(
+                old == plan,
+                "{}: was begun with other settings; give the same ones, or remove the folder",
+                self.work.display()
+            );
         } else {
             write_json(&plan_file, &plan)?;
         }
@@ -256,6 +267,10 @@ impl Start {
         }
         let loss = |step: Option<&Value>| step.and_then(|s| s["loss"].as_f64()).unwrap_or(f64::NAN);
         let (first, last) = (loss(first), loss(last));
-        app.line(format!("{}: {} steps in {seconds:.0} s, loss {first:.4} -> {last:.4}", args.out.display(), steps.len()))
+        app.line(format!(
+            "{}: {} steps in {seconds:.0} s, loss {first:.4} -> {last:.4}",
+            args.out.display(),
+            steps.len()
+        ))
     }
 }

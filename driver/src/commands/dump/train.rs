@@ -161,7 +161,8 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let (examples, dropped) = data::examples(&batch.data, &source, limit)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
-    let config = SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed };
+    let config =
+        SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed };
     let mut taken = Taken::default();
     let mut trainer = batch.trainer(app, &gpu, &source)?;
     sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
