@@ -3,10 +3,12 @@
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod judge;
 pub mod kernels;
 pub mod layout;
 pub mod model;
 pub mod observe;
+pub mod recipe;
 pub mod rng;
 pub mod text;
 pub mod train;

@@ -2,6 +2,7 @@
 
 use super::score::{MAX_RESPONSE, Marks};
 use super::tasks::Task;
+use crate::judge::Language;
 use crate::train::sft::Example;
 use crate::{Error, Result};
 
@@ -66,6 +67,35 @@ pub fn judge(x: &str, y: &str) -> Result<Vec<u32>> {
 /// The judge's prompt as text, without BOS.
 pub fn judge_text(x: &str, y: &str) -> String {
     format!("Judge\nQ: {x}\nA: {y}\nPoints: ")
+}
+
+/// The world's text as the loop sees it.
+pub struct WorldText;
+
+impl Language for WorldText {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        encode(text)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(decode(ids))
+    }
+
+    fn ask(&self, message: &str) -> Result<Vec<u32>> {
+        question(message)
+    }
+
+    fn raw(&self, text: &str) -> Result<Vec<u32>> {
+        sequence(text)
+    }
+
+    fn stop(&self) -> &[u32] {
+        &[EOS, NEWLINE]
+    }
+
+    fn context(&self) -> usize {
+        128
+    }
 }
 
 /// Context in which the model goes on with a list of tasks after those of `shots`.

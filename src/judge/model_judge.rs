@@ -1,0 +1,105 @@
+//! The model as its own judge, in the mode of one's choice.
+
+use super::{Engine, Item, Judge, Language, Templates, Verdict, marks, probability, sampled};
+use crate::generate::Sampling;
+use crate::{Error, Observer, Result};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// How a score is read out of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Written verdicts, parsed and averaged (the paper).
+    Sampled,
+    /// Expectation over the digit after `Score: `.
+    Expected,
+    /// Sum of P(Yes) over five short questions.
+    Criteria,
+    /// P(yes) of one question.
+    Yes,
+    /// How well the question can be told from the answer.
+    Backward,
+    /// Sum of the probabilities of five marks.
+    Marks,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Mode; 6] = [Mode::Sampled, Mode::Expected, Mode::Criteria, Mode::Yes, Mode::Backward, Mode::Marks];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Sampled => "sampled",
+            Mode::Expected => "expected",
+            Mode::Criteria => "criteria",
+            Mode::Yes => "yes",
+            Mode::Backward => "backward",
+            Mode::Marks => "marks",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Mode::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
+            let known = Mode::ALL.map(Mode::name).join(", ");
+            Error::Input(format!("judge mode {name:?} is unknown; there are {known}"))
+        })
+    }
+}
+
+/// Settings of `sampled`; the other modes draw nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelJudgeSettings {
+    /// K: verdicts an answer.
+    pub samples: usize,
+    /// How often a verdict that did not parse is drawn again.
+    pub retries: usize,
+    /// How verdicts are drawn.
+    pub sampling: Sampling,
+    /// Most tokens of a verdict.
+    pub max_new_tokens: usize,
+    /// Seed of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for ModelJudgeSettings {
+    fn default() -> Self {
+        let sampling = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() };
+        Self { samples: 3, retries: 2, sampling, max_new_tokens: 200, seed: 0 }
+    }
+}
+
+/// A judge that asks the engine's model.
+pub struct ModelJudge<'a> {
+    /// How the score is read.
+    pub mode: Mode,
+    /// The model's text.
+    pub language: &'a dyn Language,
+    /// Its prompts.
+    pub templates: Templates,
+    /// For `sampled`.
+    pub settings: ModelJudgeSettings,
+}
+
+impl Judge for ModelJudge<'_> {
+    fn name(&self) -> &str {
+        self.mode.name()
+    }
+
+    fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>> {
+        let (language, t) = (self.language, &self.templates);
+        match self.mode {
+            Mode::Sampled => sampled::judge(engine, language, &t.additive, &self.settings, items, observer),
+            Mode::Expected => probability::expected(engine, language, &t.additive, items, observer),
+            Mode::Criteria => probability::criteria(engine, language, &t.criteria, items, observer),
+            Mode::Yes => probability::yes(engine, language, &t.yes, items, observer),
+            Mode::Backward => probability::backward(engine, language, &t.backward, items, observer),
+            Mode::Marks => marks::judge(engine, language, &t.marks, items, observer),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Reading a score out of a written verdict.
+
+/// Why a verdict holds no score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoScore {
+    /// Nothing was written.
+    #[error("empty verdict")]
+    Empty,
+    /// `Score:` does not occur.
+    #[error("no \"Score:\" in the verdict")]
+    Missing,
+    /// What stands behind `Score:` is no number.
+    #[error("no number after \"Score:\"")]
+    NoNumber,
+    /// The number is outside 0 to 5.
+    #[error("the score is outside 0 to 5")]
+    OutOfRange,
+    /// The score is given out of another total than 5.
+    #[error("the score is out of another total than 5")]
+    OtherScale,
+}
+
+/// The score after the last `Score:` (any case; emphasis, angle brackets, quotes and spaces around it do not matter; decimals,
+/// `3/5`, `3 out of 5` and `3 points` are understood).
+///
+/// # Errors
+/// Why there is none. A failure is never turned into a score.
+pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
+    if verdict.trim().is_empty() {
+        return Err(NoScore::Empty);
+    }
+    // ASCII lower-casing keeps every byte position.
+    let lower = verdict.to_ascii_lowercase();
+    let mut rest = None;
+    for (at, _) in lower.match_indices("score") {
+        let after = lower[at + "score".len()..].trim_start_matches(is_decoration);
+        if let Some(after) = after.strip_prefix([':', '=']) {
+            rest = Some(after.trim_start_matches(is_decoration));
+        }
+    }
+    let rest = rest.ok_or(NoScore::Missing)?;
+    let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    let number = rest[..number_end].trim_end_matches('.');
+    if rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(NoScore::OutOfRange);
+    }
+    let score: f64 = number.parse().map_err(|_| NoScore::NoNumber)?;
+    let after = rest[number.len()..].trim_start_matches(is_decoration);
+    if after.starts_with('%') {
+        return Err(NoScore::OtherScale);
+    }
+    // "2-4" and "3 or 4" are no decision.
+    let undecided = after.strip_prefix("or ").or_else(|| after.strip_prefix("to ")).or_else(|| after.strip_prefix('-'));
+    if undecided.is_some_and(|next| next.trim_start().starts_with(|c: char| c.is_ascii_digit())) {
+        return Err(NoScore::NoNumber);
+    }
+    if let Some(total) = after.strip_prefix('/').or_else(|| after.strip_prefix("out of")) {
+        let total = total.trim_start_matches(is_decoration);
+        let end = total.find(|c: char| !c.is_ascii_digit()).unwrap_or(total.len());
+        if total[..end] != *"5" {
+            return Err(NoScore::OtherScale);
+        }
+    }
+    if (0.0..=5.0).contains(&score) { Ok(score) } else { Err(NoScore::OutOfRange) }
+}
+
+fn is_decoration(c: char) -> bool {
+    c.is_whitespace() || "*_`<>\"'[](){}#".contains(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn scores_that_are_there() {
+        for (verdict, score) in [
+            ("It helps. Score: 4", 4.0),
+            ("Score: 0", 0.0),
+            ("Score: 5.", 5.0),
+            ("score : 3", 3.0),
+            ("**Score:** 2", 2.0),
+            ("**Score: 2**", 2.0),
+            ("Score: <3>", 3.0),
+            ("Score: \"3\"", 3.0),
+            ("Score: 3.5", 3.5),
+            ("Score: 3/5", 3.0),
+            ("Score: 3 out of 5 points", 3.0),
+            ("Score: 4 points", 4.0),
+            ("Score: 4 (out of 5)", 4.0),
+            ("Score:\n\n4\n", 4.0),
+            ("I would say Score: 2. No: Score: 4", 4.0),
+            ("The score is high. Score: 1", 1.0),
+            ("Score = 3", 3.0),
+            ("Ünïcödé Score: 3", 3.0),
+        ] {
+            assert_eq!(parse_score(verdict), Ok(score), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn scores_that_are_not() {
+        for (verdict, why) in [
+            ("", NoScore::Empty),
+            ("  \n", NoScore::Empty),
+            ("A good answer, 4 of 5.", NoScore::Missing),
+            ("The score is 4", NoScore::Missing),
+            ("Score: <total points>", NoScore::NoNumber),
+            ("Score:", NoScore::NoNumber),
+            ("Score: four", NoScore::NoNumber),
+            ("Score: .", NoScore::NoNumber),
+            ("Score: 1.2.3", NoScore::NoNumber),
+            ("Score: 6", NoScore::OutOfRange),
+            ("Score: 45", NoScore::OutOfRange),
+            ("Score: -1", NoScore::OutOfRange),
+            ("Score: 4/10", NoScore::OtherScale),
+            ("Score: 4 out of 10", NoScore::OtherScale),
+            ("Score: 3%", NoScore::OtherScale),
+            ("Score: 2-4", NoScore::NoNumber),
+            ("Score: 3 or 4", NoScore::NoNumber),
+            // The last one counts, even when it is broken.
+            ("Score: 4. Score: none", NoScore::NoNumber),
+        ] {
+            assert_eq!(parse_score(verdict), Err(why), "{verdict:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_never_leaves_the_scale(text in ".{0,40}", tail in "[-0-9./ a-z*<>%é]{0,12}") {
+            for verdict in [text.clone(), format!("{text}Score: {tail}"), format!("score:{tail}{text}")] {
+                if let Ok(score) = parse_score(&verdict) {
+                    prop_assert!((0.0..=5.0).contains(&score));
+                }
+            }
+        }
+
+        #[test]
+        fn what_a_verdict_ends_with_is_read(text in "[^:=]{0,60}", score in 0u32..=5) {
+            prop_assert_eq!(parse_score(&format!("{text}\nScore: {score}")), Ok(f64::from(score)));
+        }
+    }
+}

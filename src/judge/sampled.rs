@@ -1,0 +1,84 @@
+//! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
+
+use super::{Engine, Item, Language, ModelJudgeSettings, Template, Verdict, parse_score};
+use crate::generate::{Request, Settings};
+use crate::rng::{halves, record_id};
+use crate::{Error, Observer, Result};
+
+/// K verdicts per item; those that do not parse are drawn again, at most `retries` times; the score is the mean of those
+/// that parse.
+pub(super) fn judge(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    template: &Template,
+    settings: &ModelJudgeSettings,
+    items: &[Item],
+    observer: &dyn Observer,
+) -> Result<Vec<Verdict>> {
+    let draw = Settings {
+        sampling: settings.sampling.clone(),
+        max_new_tokens: settings.max_new_tokens,
+        stop: language.stop().to_vec(),
+        seed: settings.seed,
+        choices: Vec::new(),
+    };
+    let mut prompts = Vec::with_capacity(items.len());
+    for item in items {
+        prompts.push(template.ids(language, item.question, item.answer)?);
+    }
+    let fits: Vec<bool> = prompts.iter().map(|p| p.len() + settings.max_new_tokens <= language.context()).collect();
+    let mut verdicts = vec![Verdict::none(""); items.len()];
+    let mut scores: Vec<Vec<f64>> = vec![Vec::new(); items.len()];
+    let mut drawn = vec![0u32; items.len()];
+    for attempt in 0..=settings.retries {
+        let missing: Vec<(usize, usize)> = (0..items.len())
+            .filter(|&i| fits[i])
+            .map(|i| (i, settings.samples.saturating_sub(scores[i].len())))
+            .filter(|&(_, n)| n > 0)
+            .collect();
+        if missing.is_empty() {
+            break;
+        }
+        let requests: Vec<Request> = missing
+            .iter()
+            .map(|&(i, n)| {
+                let first = drawn[i];
+                drawn[i] += n as u32;
+                let id = |k| record_id(0, "verdict", &halves(items[i].key), k);
+                Request { prompt: prompts[i].clone(), samples: (first..drawn[i]).map(id).collect() }
+            })
+            .collect();
+        let outputs = engine.generate(&requests, &draw, observer)?;
+        if outputs.len() != missing.len() {
+            return Err(Error::Input("the engine answered too few requests".into()));
+        }
+        for (&(i, _), outputs) in missing.iter().zip(outputs) {
+            for output in outputs {
+                let end = output.tokens.len() - usize::from(output.stopped && !output.tokens.is_empty());
+                let text = language.decode(&output.tokens[..end])?;
+                let verdict = &mut verdicts[i];
+                verdict.tokens += output.tokens.len();
+                match parse_score(&text) {
+                    Ok(score) => scores[i].push(score),
+                    Err(why) => {
+                        verdict.unparsed += 1;
+                        verdict.status = why.to_string();
+                    }
+                }
+                verdict.texts.push(text);
+            }
+        }
+        if attempt < settings.retries && observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+    }
+    for (i, verdict) in verdicts.iter_mut().enumerate() {
+        if !fits[i] {
+            *verdict = Verdict::none("longer than the context");
+        } else if !scores[i].is_empty() {
+            verdict.score = Some(scores[i].iter().sum::<f64>() / scores[i].len() as f64);
+            verdict.status = "ok".into();
+        }
+    }
+    Ok(verdicts)
+}

@@ -1,0 +1,100 @@
+//! The judge's prompts: minijinja templates with `question` and `answer`, shipped in `prompts/`.
+
+use super::Language;
+use crate::{Error, Result};
+
+/// A prompt with places for the question and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// minijinja source.
+    pub text: String,
+    /// Whether the model continues it as plain text (else it is a user message in the model's chat template).
+    pub raw: bool,
+}
+
+impl Template {
+    /// A user message; the file's last newline does not belong to it.
+    pub fn message(text: &str) -> Self {
+        Self { text: text.trim_end_matches('\n').to_owned(), raw: false }
+    }
+
+    /// The text for a question and an answer.
+    ///
+    /// # Errors
+    /// A template that does not parse or uses what it has not.
+    pub fn fill(&self, question: &str, answer: &str) -> Result<String> {
+        let mut env = minijinja::Environment::new();
+        env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        env.render_str(&self.text, minijinja::context! { question, answer }).map_err(|e| {
+            Error::Input(format!("judge template: {e:#}; it may use {{{{ question }}}} and {{{{ answer }}}}"))
+        })
+    }
+
+    /// The ids the judge reads.
+    ///
+    /// # Errors
+    /// As [`Template::fill`] and [`Language::ask`].
+    pub fn ids(&self, language: &dyn Language, question: &str, answer: &str) -> Result<Vec<u32>> {
+        let text = self.fill(question, answer)?;
+        if self.raw { language.raw(&text) } else { language.ask(&text) }
+    }
+}
+
+/// Every prompt that a [`super::ModelJudge`] may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Templates {
+    /// The additive 0-to-5 prompt of `sampled` and `expected`.
+    pub additive: Template,
+    /// Short questions of `criteria`, one point each.
+    pub criteria: Vec<Template>,
+    /// The one question of `yes`.
+    pub yes: Template,
+    /// The question of `backward`: which question does this text answer?
+    pub backward: Template,
+    /// The marks of `marks`.
+    pub marks: super::MarksTemplate,
+}
+
+impl Default for Templates {
+    /// The shipped ones.
+    fn default() -> Self {
+        let criteria = include_str!("../../prompts/criteria.txt");
+        let (head, questions) = criteria.split_once("---\n").unwrap_or(("", criteria));
+        Self {
+            additive: Template::message(include_str!("../../prompts/additive.txt")),
+            criteria: questions.lines().map(|q| Template::message(&format!("{head}{q}"))).collect(),
+            yes: Template::message(include_str!("../../prompts/yes.txt")),
+            backward: Template::message(include_str!("../../prompts/backward.txt")),
+            marks: super::MarksTemplate {
+                template: Template::message(include_str!("../../prompts/marks.txt")),
+                letters: "RCUAX".chars().collect(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_templates_fill() {
+        let t = Templates::default();
+        assert_eq!(t.criteria.len(), 5);
+        for template in t.criteria.iter().chain([&t.additive, &t.yes, &t.marks.template]) {
+            let text = template.fill("Why {{ x }}?", "Because <b> & so").unwrap();
+            assert!(text.contains("Why {{ x }}?") && text.contains("Because <b> & so"), "{text}");
+        }
+        let back = t.backward.fill("the question", "the answer").unwrap();
+        assert!(back.contains("the answer") && !back.contains("the question"), "{back}");
+        assert!(t.additive.text.contains("Score: <total points>") && t.additive.text.contains("<response>"));
+    }
+
+    #[test]
+    fn a_broken_template_is_named() {
+        for text in ["{{ question", "{{ nothing_such }}"] {
+            let e = Template::message(text).fill("q", "a").unwrap_err().to_string();
+            assert!(e.contains("judge template"), "{e}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Stage 2: N responses to every prompt.
+
+use super::records::{CandidateRecord, PromptRecord, hex, read_jsonl, write_jsonl};
+use super::round::Context;
+use super::waves::Waves;
+use crate::generate::{Request, Settings};
+use crate::judge::Engine;
+use crate::rng::record_id;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Answers the prompts in waves; writes `out`, sorted by prompt id and sample. A finished stage is read back.
+///
+/// # Errors
+/// A prompt that leaves no room for an answer; errors of the engine and of the files; `Stopped` when the observer asks for it.
+pub fn run(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    prompts: &[PromptRecord],
+    out: &Path,
+) -> Result<Vec<CandidateRecord>> {
+    if out.exists() {
+        return read_jsonl(out);
+    }
+    let c = &ctx.settings.candidates;
+    let language = ctx.domain.language();
+    let settings = Settings {
+        sampling: c.sampling(),
+        max_new_tokens: c.max_new_tokens,
+        stop: language.stop().to_vec(),
+        seed: ctx.seed,
+        choices: Vec::new(),
+    };
+    let mut waves = Waves::<Vec<CandidateRecord>>::open(out)?;
+    ctx.observer.begin("candidates", Some(prompts.len() as u64), "prompts");
+    for (i, chunk) in prompts.chunks(c.wave).enumerate() {
+        if i >= waves.done().len() {
+            if ctx.observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            waves.push(wave(engine, ctx, chunk, &settings)?)?;
+        }
+        ctx.observer.advance(chunk.len() as u64);
+    }
+    ctx.observer.end();
+    let mut all: Vec<CandidateRecord> = waves.done().iter().flatten().cloned().collect();
+    all.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample)));
+    write_jsonl(out, &all)?;
+    waves.remove()?;
+    Ok(all)
+}
+
+fn wave(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    prompts: &[PromptRecord],
+    settings: &Settings,
+) -> Result<Vec<CandidateRecord>> {
+    let mut requests = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let ids = ctx.domain.language().ask(&prompt.prompt)?;
+        let samples = (0..ctx.settings.candidates.n).map(|k| record_id(ctx.round, "candidates", &ids, k)).collect();
+        requests.push(Request { prompt: ids, samples });
+    }
+    let outputs = engine.generate(&requests, settings, ctx.observer)?;
+    let mut records = Vec::new();
+    for ((prompt, request), outputs) in prompts.iter().zip(&requests).zip(outputs) {
+        for (sample, (output, &id)) in outputs.iter().zip(&request.samples).enumerate() {
+            let (text, token_ids) = ctx.domain.response(output)?;
+            records.push(CandidateRecord {
+                id: hex(id),
+                prompt_id: prompt.id.clone(),
+                round: ctx.round,
+                sample: sample as u32,
+                seed: ctx.seed,
+                text,
+                token_ids,
+                tokens: output.tokens.len(),
+                stopped: output.stopped,
+            });
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,60 @@
+//! What a loop works on, apart from its model: how new prompts are asked for and checked, how answers are read.
+
+use crate::Result;
+use crate::generate::Output;
+use crate::gpu::Gpu;
+use crate::judge::Language;
+use crate::model::{Model, NamedTensor};
+use crate::rng::Stream;
+use std::path::Path;
+
+/// Real text models and the small world differ in this only.
+pub trait Domain {
+    /// The model's text.
+    fn language(&self) -> &dyn Language;
+
+    /// Prompts that a round may take as they are; empty where all prompts are made up.
+    fn seed_prompts(&self) -> &[String];
+
+    /// A random example from the seed data, for few-shot self-instruct.
+    ///
+    /// # Errors
+    /// There are none.
+    fn seed_shot(&self, rng: &mut Stream) -> Result<String>;
+
+    /// Context after which the model writes one new prompt like `shots`.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded.
+    fn invitation(&self, shots: &[String]) -> Result<Vec<u32>>;
+
+    /// Ids that end a new prompt.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded.
+    fn invitation_stop(&self) -> Result<Vec<u32>>;
+
+    /// The new prompt in what the model wrote, or why there is none.
+    ///
+    /// # Errors
+    /// The reason, as counted in the metrics.
+    fn new_prompt(&self, written: &str) -> std::result::Result<String, String>;
+
+    /// Text and ids (as trained on) of a generated answer.
+    ///
+    /// # Errors
+    /// Ids that cannot be decoded.
+    fn response(&self, output: &Output) -> Result<(String, Vec<u32>)>;
+
+    /// A model folder's weights in f32 on the GPU, ready for generation and training.
+    ///
+    /// # Errors
+    /// A missing or broken file; out of memory.
+    fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model>;
+
+    /// Writes a model folder with these parameters.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()>;
+}

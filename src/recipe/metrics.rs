@@ -1,0 +1,199 @@
+//! Agreement, spread and diversity: the numbers a loop is judged by.
+
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Mean and its standard error (sample deviation over the root of n); the error is 0 below two values.
+pub fn mean_se(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    if values.is_empty() {
+        return (0.0, 0.0);
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    if values.len() < 2 {
+        return (mean, 0.0);
+    }
+    let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
+    (mean, (variance / n).sqrt())
+}
+
+/// Mean and standard error of `a - b`, item by item. Surplus items of the longer list are left out.
+pub fn paired_gain(a: &[f64], b: &[f64]) -> (f64, f64) {
+    mean_se(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
+}
+
+/// How often `a` is above, equal to, below `b`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadToHead {
+    /// a above b.
+    pub win: usize,
+    /// Equal.
+    pub tie: usize,
+    /// a below b.
+    pub loss: usize,
+}
+
+/// Compares two lists item by item.
+pub fn head_to_head(a: &[f64], b: &[f64]) -> HeadToHead {
+    let mut out = HeadToHead::default();
+    for (a, b) in a.iter().zip(b) {
+        match a.total_cmp(b) {
+            std::cmp::Ordering::Greater => out.win += 1,
+            std::cmp::Ordering::Equal => out.tie += 1,
+            std::cmp::Ordering::Less => out.loss += 1,
+        }
+    }
+    out
+}
+
+/// Ranks from 1; equal values share the mean of their ranks.
+pub fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
+    let mut out = vec![0.0; values.len()];
+    let mut start = 0;
+    while start < order.len() {
+        let mut end = start + 1;
+        while end < order.len() && values[order[end]] == values[order[start]] {
+            end += 1;
+        }
+        for &i in &order[start..end] {
+            out[i] = (start + 1 + end) as f64 / 2.0;
+        }
+        start = end;
+    }
+    out
+}
+
+/// Spearman's rank correlation, ties by mean ranks; None when either list is constant or shorter than two.
+pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    let n = a.len().min(b.len());
+    let (a, b) = (ranks(&a[..n]), ranks(&b[..n]));
+    let mean = (n as f64 + 1.0) / 2.0;
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(&b) {
+        ab += (x - mean) * (y - mean);
+        aa += (x - mean) * (x - mean);
+        bb += (y - mean) * (y - mean);
+    }
+    (aa > 0.0 && bb > 0.0).then(|| ab / (aa * bb).sqrt())
+}
+
+/// Kendall's tau-b; None when either list is constant or shorter than two.
+pub fn kendall_tau_b(a: &[f64], b: &[f64]) -> Option<f64> {
+    let n = a.len().min(b.len());
+    let (mut score, mut pairs_a, mut pairs_b) = (0i64, 0i64, 0i64);
+    for i in 0..n {
+        for j in i + 1..n {
+            let (x, y) = (sign(a[i] - a[j]), sign(b[i] - b[j]));
+            score += x * y;
+            pairs_a += x * x;
+            pairs_b += y * y;
+        }
+    }
+    (pairs_a > 0 && pairs_b > 0).then(|| score as f64 / (pairs_a as f64 * pairs_b as f64).sqrt())
+}
+
+fn sign(x: f64) -> i64 {
+    i64::from(x > 0.0) - i64::from(x < 0.0)
+}
+
+/// Of the pairs that the truth orders, the share ordered alike; a predicted tie counts half. None without such pairs.
+pub fn pairwise_accuracy(truth: &[f64], predicted: &[f64]) -> Option<f64> {
+    let n = truth.len().min(predicted.len());
+    let (mut right, mut all) = (0.0, 0usize);
+    for i in 0..n {
+        for j in i + 1..n {
+            let t = sign(truth[i] - truth[j]);
+            if t != 0 {
+                all += 1;
+                right += (1 + t * sign(predicted[i] - predicted[j])) as f64 / 2.0;
+            }
+        }
+    }
+    (all > 0).then(|| right / all as f64)
+}
+
+/// Share of groups whose whole order is predicted (ties included). None without groups.
+pub fn exact_match(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
+    if groups.is_empty() {
+        return None;
+    }
+    let same = groups.iter().filter(|(truth, predicted)| ranks(truth) == ranks(predicted)).count();
+    Some(same as f64 / groups.len() as f64)
+}
+
+/// Of the responses scored 5 (at least 4.5), the share that the truth ranks best in its group. None when there are none.
+pub fn five_best(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
+    let (mut best, mut all) = (0usize, 0usize);
+    for (truth, predicted) in groups {
+        let top = truth.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        for (t, p) in truth.iter().zip(predicted) {
+            if *p >= 4.5 {
+                all += 1;
+                best += usize::from(*t == top);
+            }
+        }
+    }
+    (all > 0).then(|| best as f64 / all as f64)
+}
+
+/// Share of different ones among `texts`; 0 for none.
+pub fn distinct<S: AsRef<str>>(texts: &[S]) -> f64 {
+    if texts.is_empty() {
+        return 0.0;
+    }
+    texts.iter().map(AsRef::as_ref).collect::<HashSet<_>>().len() as f64 / texts.len() as f64
+}
+
+/// How many scores round to 0, 1, … 5.
+pub fn histogram(scores: &[f64]) -> [usize; 6] {
+    let mut out = [0; 6];
+    for s in scores.iter().filter(|s| s.is_finite()) {
+        out[s.round().clamp(0.0, 5.0) as usize] += 1;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: Option<f64>, b: f64) {
+        assert!((a.unwrap() - b).abs() < 1e-9, "{a:?} {b}");
+    }
+
+    #[test]
+    fn rank_correlations_with_ties() {
+        // By hand: rank covariance 14.75 over 17, and 11 concordant less discordant of 14 untied pairs.
+        let a = [1.0, 2.0, 2.0, 3.0, 5.0, 4.0];
+        let b = [2.0, 1.0, 3.0, 3.0, 6.0, 5.0];
+        assert_eq!(ranks(&a), [1.0, 2.5, 2.5, 4.0, 6.0, 5.0]);
+        close(spearman(&a, &b), 14.75 / 17.0);
+        close(kendall_tau_b(&a, &b), 11.0 / 14.0);
+        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), None);
+        assert_eq!(kendall_tau_b(&[1.0], &[1.0]), None);
+        close(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), -1.0);
+    }
+
+    #[test]
+    fn accuracies() {
+        close(pairwise_accuracy(&[1.0, 2.0, 2.0], &[0.1, 0.2, 0.1]), 0.75);
+        assert_eq!(pairwise_accuracy(&[1.0, 1.0], &[0.0, 1.0]), None);
+        let groups = [(vec![1.0, 2.0, 3.0], vec![0.0, 4.6, 5.0]), (vec![2.0, 1.0], vec![1.0, 5.0])];
+        close(exact_match(&groups), 0.5);
+        close(five_best(&groups), 1.0 / 3.0);
+        assert_eq!(five_best(&[(vec![1.0], vec![1.0])]), None);
+    }
+
+    #[test]
+    fn spread_and_diversity() {
+        let (m, se) = mean_se(&[1.0, 2.0, 3.0]);
+        assert!((m - 2.0).abs() < 1e-12 && (se - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!(paired_gain(&[3.0, 4.0], &[1.0, 2.0]), (2.0, 0.0));
+        assert_eq!(mean_se(&[]), (0.0, 0.0));
+        assert_eq!(head_to_head(&[1.0, 2.0, 3.0], &[2.0, 2.0, 1.0]), HeadToHead { win: 1, tie: 1, loss: 1 });
+        assert_eq!(distinct(&["a", "b", "a", "a"]), 0.5);
+        assert_eq!(histogram(&[0.4, 0.6, 5.0, 7.0, -1.0, f64::NAN]), [2, 1, 0, 0, 0, 2]);
+    }
+}

@@ -1,0 +1,27 @@
+//! The self-rewarding loop: its stages, its records, its folder.
+//!
+//! A round is prompts -> candidates -> verdicts -> pairs -> training. Each stage is one file here, reads and writes JSONL, and
+//! can be interrupted after any wave. What differs between real models and the small world is data behind [`Domain`].
+
+pub mod candidates;
+//pub mod chat;
+pub mod config;
+pub mod demo;
+pub mod demo_report;
+pub mod domain;
+pub mod evaluation;
+pub mod metrics;
+pub mod pair_stage;
+pub mod pairs;
+pub mod prompts;
+pub mod records;
+pub mod rouge;
+pub mod round;
+//pub mod run;
+pub mod run_folder;
+pub mod training;
+pub mod verdicts;
+pub mod waves;
+pub mod world_domain;
+
+pub use domain::Domain;

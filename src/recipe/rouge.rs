@@ -1,0 +1,86 @@
+//! ROUGE-L between short texts, to keep near-duplicates out of the new prompts (as Self-Instruct does, arXiv 2212.10560).
+
+use std::collections::HashMap;
+
+/// Texts kept so far, ready for comparison.
+#[derive(Default)]
+pub struct Kept {
+    words: HashMap<String, u32>,
+    texts: Vec<Vec<u32>>,
+}
+
+impl Kept {
+    /// Adds a text.
+    pub fn push(&mut self, text: &str) {
+        let ids = self.ids(text);
+        self.texts.push(ids);
+    }
+
+    /// The largest ROUGE-L F1 of `text` with a kept one; 0 when there are none.
+    pub fn nearest(&mut self, text: &str) -> f64 {
+        let ids = self.ids(text);
+        self.texts.iter().map(|other| f1(&ids, other)).fold(0.0, f64::max)
+    }
+
+    fn ids(&mut self, text: &str) -> Vec<u32> {
+        text.split(|c: char| !c.is_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .map(|w| {
+                let next = self.words.len() as u32;
+                *self.words.entry(w.to_lowercase()).or_insert(next)
+            })
+            .collect()
+    }
+}
+
+/// ROUGE-L F1 of two texts: words lower-cased, punctuation left out.
+pub fn rouge_l(a: &str, b: &str) -> f64 {
+    let mut kept = Kept::default();
+    kept.push(a);
+    kept.nearest(b)
+}
+
+fn f1(a: &[u32], b: &[u32]) -> f64 {
+    if a.is_empty() || b.is_empty() {
+        return 0.0;
+    }
+    2.0 * common(a, b) as f64 / (a.len() + b.len()) as f64
+}
+
+/// Length of the longest common subsequence.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    let mut row = vec![0usize; b.len() + 1];
+    for x in a {
+        let mut diagonal = 0;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values() {
+        assert_eq!(rouge_l("Name three fruits.", "name three fruits"), 1.0);
+        assert_eq!(rouge_l("a b c", "d e f"), 0.0);
+        // Common subsequence "the on the" + "mat": 4 words of 6 and 5.
+        assert!((rouge_l("the cat sat on the mat", "the dog on the mat") - 8.0 / 11.0).abs() < 1e-12);
+        assert_eq!(rouge_l("", "a"), 0.0);
+        assert_eq!(rouge_l("...", "..."), 0.0);
+    }
+
+    #[test]
+    fn the_nearest_kept_text_counts() {
+        let mut kept = Kept::default();
+        assert_eq!(kept.nearest("a b"), 0.0);
+        kept.push("x y z");
+        kept.push("a b c d");
+        assert!((kept.nearest("a b") - 2.0 / 3.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,235 @@
+//! One round of the loop: prompts, candidates, verdicts, pairs, training.
+
+use super::config::RoundSettings;
+use super::domain::Domain;
+use super::records::{CandidateRecord, DroppedRecord, PairRecord, PromptRecord, VerdictRecord, read_jsonl, write_json};
+use super::{candidates, metrics, pair_stage, prompts, training, verdicts};
+use crate::gpu::Gpu;
+use crate::judge::{Engine, GpuEngine, Judge};
+use crate::model::Model;
+use crate::train::dpo::DpoStep;
+use crate::{Observer, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What every stage of a round is given.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// What the loop works on.
+    pub domain: &'a dyn Domain,
+    /// How.
+    pub settings: &'a RoundSettings,
+    /// Of every random number.
+    pub seed: u64,
+    /// From 1.
+    pub round: u32,
+    /// Told what goes on.
+    pub observer: &'a dyn Observer,
+}
+
+/// A round in numbers: `round-N/metrics.json`, a pure function of the round's files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundMetrics {
+    /// From 1.
+    pub round: u32,
+    /// New prompts.
+    pub prompts: usize,
+    /// Continuations that became none, by reason.
+    pub dropped: BTreeMap<String, usize>,
+    /// Responses.
+    pub candidates: usize,
+    /// Share of different responses to a prompt, mean over prompts.
+    pub distinct: f64,
+    /// Mean response length in tokens.
+    pub candidate_tokens: f64,
+    /// Share of responses that the model ended itself.
+    pub stopped: f64,
+    /// How scores were read.
+    pub judge: String,
+    /// Different responses judged.
+    pub verdicts: usize,
+    /// Of these, without a score.
+    pub unscored: usize,
+    /// Share of written verdicts that parsed; 1 for modes that write none.
+    pub parse_rate: f64,
+    /// Mean score.
+    pub score_mean: f64,
+    /// Scores rounded to 0, 1, … 5.
+    pub score_histogram: [usize; 6],
+    /// Preferences.
+    pub pairs: usize,
+    /// Prompts whose best and worst are too near one another.
+    pub ties: usize,
+    /// Prompts with fewer than two scores.
+    pub too_few: usize,
+    /// Mean length of the chosen answers in tokens.
+    pub chosen_tokens: f64,
+    /// Mean length of the rejected answers in tokens.
+    pub rejected_tokens: f64,
+    /// Optimiser steps.
+    pub steps: usize,
+    /// The last step of the preference training; null for other methods.
+    pub last_step: Option<DpoStep>,
+    /// Sentences about what looks wrong with this round.
+    pub warnings: Vec<String>,
+}
+
+/// Files of a round.
+pub struct RoundFiles {
+    /// The round's folder.
+    pub dir: PathBuf,
+}
+
+impl RoundFiles {
+    /// Of round `round` in run folder `run`.
+    pub fn new(run: &Path, round: u32) -> Self {
+        Self { dir: run.join(format!("round-{round}")) }
+    }
+
+    /// `NAME.jsonl`.
+    pub fn jsonl(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.jsonl"))
+    }
+}
+
+/// Plays a round with `model` and writes the next one into the folder `next`; finished stages are read back, an interrupted one
+/// goes on. `earlier` holds every prompt that may not come again; `on_stage` is told of each stage that ends.
+///
+/// # Errors
+/// Errors of the stages; a round that yields no prompts or no pairs; `Stopped` when the observer asks for it.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "demo and run call it once each; a struct would only name everything twice"
+)]
+pub fn play(
+    gpu: &Gpu,
+    model: Model,
+    ctx: &Context,
+    judge: &dyn Judge,
+    files: &RoundFiles,
+    next: &Path,
+    earlier: &[String],
+    on_stage: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let pairs = prepare(&mut GpuEngine::new(gpu, &model), ctx, judge, files, earlier, on_stage)?;
+    training::run(gpu, model, ctx, &pairs, files, next)?;
+    on_stage("training")?;
+    let path = files.dir.join("metrics.json");
+    if !path.exists() {
+        let metrics = measure(ctx, judge.name(), files)?;
+        for warning in &metrics.warnings {
+            ctx.observer.note(&format!("round {}: {warning}", ctx.round));
+        }
+        write_json(&path, &metrics)?;
+    }
+    Ok(())
+}
+
+/// The round up to its pairs.
+///
+/// # Errors
+/// As [`play`].
+pub fn prepare(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    judge: &dyn Judge,
+    files: &RoundFiles,
+    earlier: &[String],
+    on_stage: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Vec<PairRecord>> {
+    let prompts = prompts::run(engine, ctx, earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
+    on_stage("prompts")?;
+    let candidates = candidates::run(engine, ctx, &prompts, &files.jsonl("candidates"))?;
+    on_stage("candidates")?;
+    let verdicts = verdicts::run(engine, judge, ctx, &prompts, &candidates, &files.jsonl("verdicts"))?;
+    on_stage("verdicts")?;
+    let pairs = pair_stage::run(ctx, &prompts, &candidates, &verdicts, &files.jsonl("pairs"))?;
+    on_stage("pairs")?;
+    Ok(pairs)
+}
+
+/// Reads the round's files and counts.
+///
+/// # Errors
+/// A file is missing or broken.
+pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMetrics> {
+    let prompts: Vec<PromptRecord> = read_jsonl(&files.jsonl("prompts"))?;
+    let dropped: Vec<DroppedRecord> = read_jsonl(&files.jsonl("dropped"))?;
+    let candidates: Vec<CandidateRecord> = read_jsonl(&files.jsonl("candidates"))?;
+    let verdicts: Vec<VerdictRecord> = read_jsonl(&files.jsonl("verdicts"))?;
+    let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs"))?;
+    let steps: Vec<serde_json::Value> = read_jsonl(&files.jsonl("steps"))?;
+    let mut reasons = BTreeMap::new();
+    for d in &dropped {
+        *reasons.entry(d.reason.clone()).or_insert(0) += 1;
+    }
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for c in &candidates {
+        groups.entry(&c.prompt_id).or_default().push(&c.text);
+    }
+    let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
+    let written: usize = verdicts.iter().map(|v| v.texts.len()).sum();
+    let unparsed: usize = verdicts.iter().map(|v| v.unparsed).sum();
+    let ratio = |part: f64, whole: usize| if whole == 0 { 0.0 } else { part / whole as f64 };
+    let mean = |values: &mut dyn Iterator<Item = f64>| metrics::mean_se(&values.collect::<Vec<_>>()).0;
+    let (ties, too_few) = pair_stage::without_pair(ctx, &prompts, &candidates, &verdicts);
+    let mut out = RoundMetrics {
+        round: ctx.round,
+        prompts: prompts.len(),
+        dropped: reasons,
+        candidates: candidates.len(),
+        distinct: mean(&mut groups.values().map(|texts| metrics::distinct(texts))),
+        candidate_tokens: mean(&mut candidates.iter().map(|c| c.tokens as f64)),
+        stopped: ratio(candidates.iter().filter(|c| c.stopped).count() as f64, candidates.len()),
+        judge: judge.to_owned(),
+        verdicts: verdicts.len(),
+        unscored: verdicts.iter().filter(|v| v.score.is_none()).count(),
+        parse_rate: if written == 0 { 1.0 } else { 1.0 - ratio(unparsed as f64, written) },
+        score_mean: metrics::mean_se(&scores).0,
+        score_histogram: metrics::histogram(&scores),
+        pairs: pairs.len(),
+        ties,
+        too_few,
+        chosen_tokens: mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64)),
+        rejected_tokens: mean(&mut pairs.iter().map(|p| p.rejected_ids.len() as f64)),
+        steps: steps.len(),
+        last_step: steps.last().and_then(|s| serde_json::from_value(s.clone()).ok()),
+        warnings: Vec::new(),
+    };
+    out.warnings = warnings(&out);
+    Ok(out)
+}
+
+/// What looks like a collapse.
+fn warnings(m: &RoundMetrics) -> Vec<String> {
+    let scored: usize = m.score_histogram.iter().sum();
+    let fullest = m.score_histogram.iter().copied().max().unwrap_or(0);
+    let mut out = Vec::new();
+    let mut warn = |when: bool, sentence: String| {
+        if when {
+            out.push(sentence);
+        }
+    };
+    warn(
+        m.ties * 10 > m.prompts * 8,
+        format!("{} of {} prompts are ties: the judge hardly tells answers apart", m.ties, m.prompts),
+    );
+    warn(
+        scored >= 20 && fullest * 100 > scored * 95,
+        format!("{fullest} of {scored} scores round to the same number: the scale has collapsed"),
+    );
+    warn(
+        m.parse_rate < 0.5,
+        format!("only {:.0} % of the verdicts parsed; another judge mode may serve better", m.parse_rate * 100.0),
+    );
+    warn(
+        m.candidates > 0 && m.distinct < 0.5,
+        format!("responses to a prompt are mostly alike (distinct {:.2})", m.distinct),
+    );
+    warn(
+        m.pairs > 0 && m.chosen_tokens > 2.0 * m.rejected_tokens,
+        "chosen answers are more than twice as long as rejected ones: consider [pairs] length_margin".to_owned(),
+    );
+    out
+}

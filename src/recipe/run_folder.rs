@@ -1,0 +1,321 @@
+//! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
+
+use super::records::{read_json, write_file, write_json};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// A finished stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageState {
+    /// `round-1/prompts` and the like.
+    pub name: String,
+    /// Time spent on it by the process that finished it.
+    pub seconds: f64,
+}
+
+/// `state.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Stages in the order in which they were finished.
+    pub stages: Vec<StageState>,
+    /// Whether the run has ended.
+    pub finished: bool,
+}
+
+/// `plan.json`: what must stay the same for a resume to give the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of this crate.
+    pub version: String,
+    /// Sizes and picks by name.
+    pub sizes: BTreeMap<String, serde_json::Value>,
+}
+
+/// An open, locked run folder.
+pub struct RunFolder {
+    path: PathBuf,
+    state: RunState,
+    since: Instant,
+    /// Holds the operating system's lock until dropped, however the process ends.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates the folder, or opens it again with `resume`. `config` is the resolved configuration.
+    ///
+    /// # Errors
+    /// The folder is in use by another process; it exists and `resume` is not set; its configuration, version or sizes differ (the
+    /// error names the key and both values); it cannot be written.
+    pub fn open(
+        path: &Path,
+        config: &toml::Table,
+        sizes: BTreeMap<String, serde_json::Value>,
+        resume: bool,
+    ) -> Result<Self> {
+        let exists = path.join("config.toml").exists();
+        if exists && !resume {
+            return Err(Error::file(path, "is a run folder already; go on with --resume, or name another folder"));
+        }
+        if !exists && path.read_dir().is_ok_and(|mut d| d.any(|f| f.is_ok_and(|f| !is_ours(&f.file_name())))) {
+            return Err(Error::file(path, "holds other files; a run needs a folder of its own"));
+        }
+        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        let lock = lock(path)?;
+        let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
+        let (config_path, plan_path) = (path.join("config.toml"), path.join("plan.json"));
+        if exists {
+            let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
+            let before: toml::Table =
+                toml::from_str(&text).map_err(|e| Error::file(&config_path, e.to_string().trim().to_owned()))?;
+            refuse_difference(&config_path, &flat(before), &flat(config.clone()))?;
+        }
+        if plan_path.exists() {
+            let before: Plan = read_json(&plan_path)?;
+            let keys = |plan: Plan| -> BTreeMap<String, String> {
+                let version = [("version".to_owned(), plan.version)];
+                plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).chain(version).collect()
+            };
+            refuse_difference(&plan_path, &keys(before), &keys(plan))?;
+        } else {
+            write_json(&plan_path, &plan)?;
+        }
+        if !exists {
+            // Last, so that a folder with a config.toml always has its plan.
+            let text = toml::to_string(config).map_err(|e| Error::file(&config_path, e.to_string()))?;
+            write_file(&config_path, text.as_bytes())?;
+        }
+        let state_path = path.join("state.json");
+        let state = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
+        Ok(Self { path: path.to_path_buf(), state, since: Instant::now(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of model M`number`.
+    pub fn model(&self, number: u32) -> PathBuf {
+        self.path.join(format!("M{number}"))
+    }
+
+    /// Notes that a stage is over; a stage that was over already (read back on resume) keeps its time.
+    ///
+    /// # Errors
+    /// state.json or log.jsonl cannot be written.
+    pub fn stage_done(&mut self, name: &str) -> Result<()> {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        if self.state.stages.iter().any(|s| s.name == name) {
+            return Ok(());
+        }
+        self.state.stages.push(StageState { name: name.to_owned(), seconds });
+        self.log(&serde_json::json!({ "stage": name, "seconds": seconds }))?;
+        write_json(&self.path.join("state.json"), &self.state)
+    }
+
+    /// Notes that the run is over.
+    ///
+    /// # Errors
+    /// state.json cannot be written.
+    pub fn finish(&mut self) -> Result<()> {
+        self.state.finished = true;
+        write_json(&self.path.join("state.json"), &self.state)
+    }
+
+    /// Seconds spent on the stages whose name starts with `prefix`.
+    pub fn seconds(&self, prefix: &str) -> f64 {
+        self.state.stages.iter().filter(|s| s.name.starts_with(prefix)).map(|s| s.seconds).sum()
+    }
+
+    /// Appends a line to log.jsonl, with the time of day.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn log(&self, what: &serde_json::Value) -> Result<()> {
+        let path = self.path.join("log.jsonl");
+        let mut record = serde_json::json!({ "unix_seconds": unix_seconds() });
+        if let (Some(record), Some(what)) = (record.as_object_mut(), what.as_object()) {
+            record.extend(what.clone());
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        file.write_all(format!("{record}\n").as_bytes()).map_err(Error::io(&path))
+    }
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs_f64()).unwrap_or(0.0)
+}
+
+/// What a run that was killed while it began leaves behind.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    ["lock", "plan.json", "plan.json.tmp", "config.toml.tmp"].iter().any(|ours| name == *ours)
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let lock_path = path.join("lock");
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(Error::io(&lock_path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::file(path, "is in use by another process; wait for it or stop it")),
+        Err(TryLockError::Error(e)) => Err(Error::io(&lock_path)(e)),
+    }
+}
+
+fn flat(table: toml::Table) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => {
+                out.extend(flat(inner).into_iter().map(|(k, v)| (format!("{key}.{k}"), v)));
+            }
+            value => {
+                out.insert(key, value.to_string());
+            }
+        }
+    }
+    out
+}
+
+fn refuse_difference(path: &Path, before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+    for key in before.keys().chain(now.keys()) {
+        let (old, new) = (before.get(key), now.get(key));
+        if old != new {
+            let show = |v: Option<&String>| v.cloned().unwrap_or_else(|| "unset".to_owned());
+            let what = format!("{key} is {} in this folder and {} now", show(old), show(new));
+            return Err(Error::file(path, format!("{what}; resume with the same settings or name another folder")));
+        }
+    }
+    Ok(())
+}
+
+/// The newest finished model of a run folder.
+pub fn newest_model(run: &Path) -> Option<PathBuf> {
+    models(run).pop().map(|n| run.join(format!("M{n}")))
+}
+
+fn models(run: &Path) -> Vec<u32> {
+    let number = |name: &str| name.strip_prefix('M').and_then(|n| n.parse().ok());
+    let mut all: Vec<u32> = std::fs::read_dir(run)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Where a run stands, as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The folder.
+    pub path: PathBuf,
+    /// Whether a process works on it now.
+    pub running: bool,
+    /// Whether it has ended.
+    pub finished: bool,
+    /// Finished models, oldest first.
+    pub models: Vec<String>,
+    /// Finished stages.
+    pub stages: Vec<StageState>,
+    /// Stages begun and not finished, with their finished waves.
+    pub partial: BTreeMap<String, usize>,
+    /// The metrics of each finished round.
+    pub rounds: Vec<super::round::RoundMetrics>,
+}
+
+/// Reads a run folder without disturbing it.
+///
+/// # Errors
+/// `run` is no run folder; a file of it is broken.
+pub fn status(run: &Path) -> Result<Status> {
+    if !run.join("config.toml").exists() {
+        return Err(Error::file(run, "is no run folder: it has no config.toml"));
+    }
+    let state_path = run.join("state.json");
+    let state: RunState = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
+    let running = matches!(File::open(run.join("lock")).map(|f| f.try_lock()), Ok(Err(TryLockError::WouldBlock)));
+    let (mut partial, mut rounds) = (BTreeMap::new(), Vec::new());
+    for round in 1.. {
+        let dir = run.join(format!("round-{round}"));
+        if !dir.exists() {
+            break;
+        }
+        for entry in std::fs::read_dir(&dir).map_err(Error::io(&dir))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(stage) = name.strip_suffix(".part.jsonl") {
+                let bytes = std::fs::read(entry.path()).map_err(Error::io(entry.path()))?;
+                partial.insert(format!("round-{round}/{stage}"), bytes.iter().filter(|&&b| b == b'\n').count());
+            }
+        }
+        let metrics = dir.join("metrics.json");
+        if metrics.exists() {
+            rounds.push(read_json(&metrics)?);
+        }
+    }
+    let models = models(run).into_iter().map(|n| format!("M{n}")).collect();
+    Ok(Status { path: run.into(), running, finished: state.finished, models, stages: state.stages, partial, rounds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> toml::Table {
+        toml::from_str(text).unwrap()
+    }
+
+    fn sizes(wave: u32) -> BTreeMap<String, serde_json::Value> {
+        [("wave".to_owned(), wave.into())].into()
+    }
+
+    #[test]
+    fn a_folder_is_resumed_only_as_it_was() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("run");
+        let config = table("[dpo]\nbeta = 0.1\n[run]\nseed = 1\n");
+        let mut run = RunFolder::open(&path, &config, sizes(4), false).unwrap();
+        let busy = RunFolder::open(&path, &config, sizes(4), true).err().unwrap().to_string();
+        assert!(busy.contains("another process"), "{busy}");
+        assert!(status(&path).unwrap().running);
+        run.stage_done("round-1/prompts").unwrap();
+        drop(run);
+        assert!(!status(&path).unwrap().running);
+        let exists = RunFolder::open(&path, &config, sizes(4), false).err().unwrap().to_string();
+        assert!(exists.contains("--resume"), "{exists}");
+        let other = table("[dpo]\nbeta = 0.2\n[run]\nseed = 1\n");
+        let differs = RunFolder::open(&path, &other, sizes(4), true).err().unwrap().to_string();
+        assert!(differs.contains("dpo.beta is 0.1 in this folder and 0.2 now"), "{differs}");
+        let missing = RunFolder::open(&path, &table("[run]\nseed = 1\n"), sizes(4), true).err().unwrap().to_string();
+        assert!(missing.contains("unset"), "{missing}");
+        let plan = RunFolder::open(&path, &config, sizes(5), true).err().unwrap().to_string();
+        assert!(plan.contains("plan.json") && plan.contains("wave is 4"), "{plan}");
+        let run = RunFolder::open(&path, &config, sizes(4), true).unwrap();
+        assert_eq!(run.state.stages[0].name, "round-1/prompts");
+    }
+
+    #[test]
+    fn foreign_folders_are_left_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("thesis.tex"), "x").unwrap();
+        let e = RunFolder::open(tmp.path(), &table(""), sizes(1), true).err().unwrap().to_string();
+        assert!(e.contains("other files"), "{e}");
+        assert!(status(tmp.path()).unwrap_err().to_string().contains("no run folder"));
+    }
+
+    #[test]
+    fn the_newest_model_has_the_highest_number() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert_eq!(newest_model(tmp.path()), None);
+        for name in ["M2", "M10", "M1", "Mx", "M3.part"] {
+            std::fs::create_dir(tmp.path().join(name)).unwrap();
+        }
+        assert_eq!(newest_model(tmp.path()).unwrap(), tmp.path().join("M10"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Finished waves of a stage on disk: one line a wave, appended and synced, so that a killed stage goes on from there.
+
+use super::records::line;
+use crate::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// The part file of a stage.
+pub struct Waves<R> {
+    path: PathBuf,
+    file: File,
+    done: Vec<R>,
+}
+
+impl<R: Serialize + DeserializeOwned> Waves<R> {
+    /// Opens the part file beside the stage's final file `out` (`NAME.jsonl` -> `NAME.part.jsonl`), reads the finished waves
+    /// and drops a torn tail.
+    ///
+    /// # Errors
+    /// The file cannot be opened; a line that is not the last one is broken.
+    pub fn open(out: &Path) -> Result<Self> {
+        if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        }
+        let path = out.with_extension("part.jsonl");
+        let io = || Error::io(path.clone());
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io())?;
+        let bytes = std::fs::read(&path).map_err(io())?;
+        let (mut done, mut good) = (Vec::new(), 0);
+        while let Some(len) = bytes[good..].iter().position(|&b| b == b'\n') {
+            match serde_json::from_slice(&bytes[good..good + len]) {
+                Ok(wave) => done.push(wave),
+                // A power cut can leave a last line of the right length with the wrong bytes.
+                Err(_) if good + len + 1 == bytes.len() => break,
+                Err(e) => return Err(Error::file(&path, format!("line {}: {e}", done.len() + 1))),
+            }
+            good += len + 1;
+        }
+        file.set_len(good as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io())?;
+        Ok(Self { path, file, done })
+    }
+
+    /// The waves finished so far.
+    pub fn done(&self) -> &[R] {
+        &self.done
+    }
+
+    /// Appends a finished wave.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn push(&mut self, wave: R) -> Result<()> {
+        let bytes = line(&self.path, &wave)?;
+        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(Error::io(&self.path))?;
+        self.done.push(wave);
+        Ok(())
+    }
+
+    /// Removes the part file; call it once the final file is written.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn remove(self) -> Result<Vec<R>> {
+        drop(self.file);
+        std::fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
+        Ok(self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waves_survive_and_a_torn_tail_does_not() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x.part.jsonl");
+        let mut waves = Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).unwrap();
+        waves.push(vec![1, 2]).unwrap();
+        waves.push(vec![3]).unwrap();
+        drop(waves);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let mut waves = Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).unwrap();
+            let expected: Vec<Vec<u32>> = if cut < 6 { vec![] } else { vec![vec![1, 2]] };
+            assert_eq!(waves.done(), expected, "cut at {cut}");
+            if expected.is_empty() {
+                waves.push(vec![1, 2]).unwrap();
+            }
+            waves.push(vec![3]).unwrap();
+            drop(waves);
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at {cut}");
+        }
+        assert_eq!(Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).unwrap().remove().unwrap().len(), 2);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_an_error() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("x.part.jsonl"), "[1]\nnot json\n[2]\n").unwrap();
+        let e = Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).err().unwrap().to_string();
+        assert!(e.contains("line 2"), "{e}");
+        std::fs::write(tmp.path().join("x.part.jsonl"), "[1]\n\0\0\0\n").unwrap();
+        assert_eq!(Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).unwrap().done(), [vec![1]]);
+    }
+}
