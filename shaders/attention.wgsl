@@ -19,6 +19,7 @@ fn visible(i: u32, j: u32, e: u32, distance: u32) -> bool {
 
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
 // was slower), for narrow ones it should.
+const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
 fn wide() -> u32 {
     return select(p.d4, D4, D4 <= 4u);
 }
@@ -39,11 +40,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     let i = min(i0 + lane, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
-    var q: array<vec4f, D4>;
+    var q: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         q[d] = qkv[qi + d] * p.scale;
     }
-    var c: array<vec4f, D4>;
+    var c: array<vec4f, HELD>;
     var top = -3.0e38;
     var sum = 0.0;
     var j = root[i0];
@@ -119,15 +120,15 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
     let oi = (i * p.heads + h) * D4;
-    var q: array<vec4f, D4>;
+    var q: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         q[d] = qkv[qi + d] * p.scale;
     }
-    var dout: array<vec4f, D4>;
+    var dout: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         dout[d] = d_o[oi + d];
     }
-    var c: array<vec4f, D4>;
+    var c: array<vec4f, HELD>;
     let l = lse[i * p.heads + h];
     let d = delta[i * p.heads + h];
     var j = root[i0];
@@ -182,16 +183,16 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
     }
     let ki = j * p.ld4 + (p.heads + kv) * D4;
     let vi = ki + p.kv_heads * D4;
-    var k: array<vec4f, D4>;
+    var k: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         k[d] = qkv[ki + d] * p.scale;
     }
-    var v: array<vec4f, D4>;
+    var v: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         v[d] = qkv[vi + d];
     }
-    var x: array<vec4f, D4>;
-    var y: array<vec4f, D4>;
+    var x: array<vec4f, HELD>;
+    var y: array<vec4f, HELD>;
     let group = p.heads / p.kv_heads;
     for (var h = kv * group; h < kv * group + group; h++) {
         for (var i = j0; i < stop; i++) {

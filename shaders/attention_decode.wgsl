@@ -16,6 +16,7 @@ struct Params {
 
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
 // was slower), for narrow ones it should.
+const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
 fn wide() -> u32 {
     return select(p.d4, D4, D4 <= 4u);
 }
@@ -40,11 +41,11 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     }
     let kv = h / (p.heads / p.kv_heads);
     let qi = b * p.ld4 + h * D4;
-    var q: array<vec4f, D4>;
+    var q: array<vec4f, HELD>;
     for (var d = 0u; d < wide(); d++) {
         q[d] = qkv[qi + d] * p.scale;
     }
-    var c: array<vec4f, D4>;
+    var c: array<vec4f, HELD>;
     var top = -3.0e38;
     var sum = 0.0;
     let len = pos[b] + 1u;
