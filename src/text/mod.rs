@@ -59,8 +59,7 @@ impl Text {
     /// A broken tokenizer.json, or a chat template that is no text.
     pub fn from_json(tokenizer_json: impl Into<String>, tokenizer_config: Value) -> Result<Text> {
         let tokenizer_json = tokenizer_json.into();
-        let mut tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes())
-            .map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
+        let mut tokenizer = read_tokenizer(&tokenizer_json)?;
         // A file may carry the padding and truncation of someone's training run.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
@@ -206,6 +205,16 @@ impl Text {
     }
 }
 
+/// `tokenizers` panics on some broken files: on JSON that ends early, on a damaged SentencePiece normaliser.
+fn read_tokenizer(json: &str) -> Result<Tokenizer> {
+    let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
+    serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| broken(&error))?;
+    match std::panic::catch_unwind(|| Tokenizer::from_bytes(json.as_bytes())) {
+        Ok(read) => read.map_err(|error| broken(&error)),
+        Err(_) => Err(broken(&"its reader gave up; convert the tokenizer again")),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -264,7 +273,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_broken_tokenizer_is_an_error() {
-        for broken in ["", "{}", "[]", "{\"model\": 3}", "\u{0}"] {
+        let charsmap = r#"{"version": "1.0", "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AA"},
+            "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}"#;
+        let early = r#"{"version": "1.0", "decoder": {"type": "Fuse""#;
+        for broken in ["", "{}", "[]", "{\"model\": 3}", "\u{0}", charsmap, early] {
             assert!(Text::from_json(broken, json!({})).unwrap_err().to_string().contains("tokenizer.json"));
         }
     }

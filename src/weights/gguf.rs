@@ -9,7 +9,7 @@ use super::{Dtype, Mapped};
 use crate::{Error, Result};
 
 /// More entries than any vocabulary has; a longer array is a lie.
-const MAX_ARRAY: u64 = 1 << 24;
+const MAX_ARRAY: u64 = 1 << 22;
 /// GGUF's own limit on axes.
 const MAX_AXES: u32 = 4;
 
@@ -199,7 +199,10 @@ impl<'a> Reader<'a> {
 
     fn head(&mut self) -> Result<Gguf> {
         if self.take(4, "the magic number")? != b"GGUF" {
-            return Err(Error::file(self.path, "is not a GGUF file (it does not start with GGUF)"));
+            return Err(Error::file(
+                self.path,
+                "is not a GGUF file (it does not start with GGUF); of a Hugging Face model give the folder",
+            ));
         }
         match self.u32("the version")? {
             2 | 3 => {}
@@ -227,11 +230,11 @@ impl<'a> Reader<'a> {
             described.push(self.tensor()?);
         }
         let start = self.at.next_multiple_of(alignment);
-        let mut tensors = described
+        let tensors = described
             .into_iter()
             .map(|(tensor, offset)| self.place(tensor, offset, start, alignment))
             .collect::<Result<Vec<_>>>()?;
-        self.check_overlaps(&mut tensors)?;
+        self.check_overlaps(&tensors)?;
         Ok(Gguf { metadata, tensors })
     }
 
@@ -283,15 +286,16 @@ impl<'a> Reader<'a> {
         Ok(tensor)
     }
 
-    fn check_overlaps(&self, tensors: &mut [GgufTensor]) -> Result<()> {
-        tensors.sort_by_key(|tensor| tensor.range.start);
-        for pair in tensors.windows(2) {
-            if pair[0].range.end > pair[1].range.start && !pair[1].range.is_empty() {
+    fn check_overlaps(&self, tensors: &[GgufTensor]) -> Result<()> {
+        let mut placed: Vec<&GgufTensor> = tensors.iter().filter(|tensor| !tensor.range.is_empty()).collect();
+        placed.sort_by_key(|tensor| tensor.range.start);
+        match placed.windows(2).find(|pair| pair[0].range.end > pair[1].range.start) {
+            Some(pair) => {
                 let what = format!("tensors {} and {} overlap", pair[0].name, pair[1].name);
-                return Err(Error::file(self.path, what));
+                Err(Error::file(self.path, what))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, Entry, Gguf, GgufValue, Mapped, Weights};
+use super::gguf::{Gguf, GgufTensor, GgufValue};
+use super::{Dtype, Entry, Mapped, Weights};
 use crate::{Error, Result};
 
 /// The architectures that can be read: GGUF's name is also config.json's `model_type`.
@@ -30,6 +31,9 @@ pub(super) fn open(path: &Path) -> Result<GgufModel> {
     let (heads, kv_heads) = head.heads()?;
     for tensor in &gguf.tensors {
         let Some(name) = hugging_face_name(&tensor.name) else { continue };
+        if weights.contains(&name) {
+            return Err(Error::file(path, format!("tensor {} is there twice", tensor.name)));
+        }
         let heads_of = if name.contains(".q_proj.") { heads } else { kv_heads };
         let permuted = interleaved && (name.contains(".q_proj.") || name.contains(".k_proj."));
         if permuted && tensor.shape[0] % (2 * heads_of) != 0 {
@@ -195,7 +199,7 @@ impl Head<'_> {
         set("max_position_embeddings", json!(self.required("context_length")?));
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
         set("rms_norm_eps", json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
-        set("rope_parameters", self.rope(head_dim)?);
+        set("rope_parameters", self.rope(head_dim, weights)?);
         set("tie_word_embeddings", json!(!weights.contains("lm_head.weight")));
         let bias = |part: &str| weights.contains(&format!("model.layers.0.{part}.bias"));
         if self.architecture != "qwen2" {
@@ -210,7 +214,7 @@ impl Head<'_> {
         Ok(Value::Object(config))
     }
 
-    fn rope(&self, head_dim: usize) -> Result<Value> {
+    fn rope(&self, head_dim: usize, weights: &Weights) -> Result<Value> {
         let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
         let mut rope = json!({"rope_type": "default", "rope_theta": theta});
         match self.get("rope.scaling.type").and_then(GgufValue::as_str) {
@@ -223,15 +227,14 @@ impl Head<'_> {
             Some(other) => return Err(self.wrong("rope.scaling.type", &format!("{other} is not supported"))),
         }
         match self.gguf.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") {
-            Some(tensor) => self.llama3_rope(theta, head_dim, tensor),
+            Some(tensor) => self.llama3_rope(theta, head_dim, tensor, &weights.files[0]),
             None => Ok(rope),
         }
     }
 
     /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. The parameters that
     /// every published model has are tried, and accepted if they give the stored divisors.
-    fn llama3_rope(&self, theta: f64, head_dim: usize, tensor: &super::gguf::GgufTensor) -> Result<Value> {
-        let file = Mapped::open(self.path)?;
+    fn llama3_rope(&self, theta: f64, head_dim: usize, tensor: &GgufTensor, file: &Mapped) -> Result<Value> {
         let mut stored = Vec::new();
         if tensor.dtype == Ok(Dtype::F32) {
             Dtype::F32.dequantise(&file.map[tensor.range.clone()], &mut stored);

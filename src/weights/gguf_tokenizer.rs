@@ -15,6 +15,9 @@ const UNKNOWN: usize = 2;
 const CONTROL: usize = 3;
 const USER_DEFINED: usize = 4;
 
+/// Longer pieces are damage; splitting them at every character would take for ever.
+const MAX_PIECE: usize = 1024;
+
 /// Letters with what precedes them, up to three digits, other signs, blanks: Llama 3's pattern.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The same with single digits: Qwen 2's pattern.
@@ -24,16 +27,20 @@ const QWEN2: &str =
 const PATTERNS: &str =
     "gpt-2, smollm, starcoder, refact, command-r, codeshell, exaone, llama-bpe, llama3, qwen2, deepseek-r1-qwen";
 
-/// Rebuilds the tokenizer and takes over the chat template.
-pub(super) fn text(path: &Path, gguf: &Gguf) -> Result<Text> {
-    let head = Vocabulary::read(path, gguf)?;
-    let tokenizer = match head.string("tokenizer.ggml.model") {
-        Some("gpt2") => head.byte_level()?,
-        Some("llama") => head.sentencepiece()?,
-        Some(other) => return Err(head.wrong(format!("tokenizer.ggml.model is {other:?}; known are gpt2 and llama"))),
-        None => return Err(head.wrong("tokenizer.ggml.model is missing")),
+/// Rebuilds the tokenizer and takes over the chat template; `None` if the file has no tokenizer.
+pub(super) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
+    let kind = match gguf.get("tokenizer.ggml.model").and_then(GgufValue::as_str) {
+        None | Some("none" | "no_vocab") => return Ok(None),
+        Some(kind) => kind,
     };
-    Text::from_json(tokenizer.to_string(), head.config()).map_err(|error| Error::file(path, error.to_string()))
+    let head = Vocabulary::read(path, gguf)?;
+    let tokenizer = match kind {
+        "gpt2" => head.byte_level()?,
+        "llama" => head.sentencepiece()?,
+        other => return Err(head.wrong(format!("tokenizer.ggml.model is {other:?}; known are gpt2 and llama"))),
+    };
+    let text = Text::from_json(tokenizer.to_string(), head.config());
+    text.map(Some).map_err(|error| Error::file(path, error.to_string()))
 }
 
 struct Vocabulary<'a> {
@@ -157,7 +164,7 @@ impl<'a> Vocabulary<'a> {
     fn merges_by_score(&self, scores: &[f64]) -> Vec<(&'a str, &'a str)> {
         let ids: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
         let mut found = Vec::new();
-        for (token, score) in self.tokens.iter().zip(scores) {
+        for (token, score) in self.tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
             let mut local: Vec<(usize, usize)> = token
                 .char_indices()
                 .skip(1)

@@ -230,7 +230,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
         config: model.config,
         generation_config: Some(model.generation_config),
         weights: model.weights,
-        text: Some(text),
+        text,
         stop_ids: Vec::new(),
         warnings: Vec::new(),
     })
