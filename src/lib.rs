@@ -8,7 +8,9 @@ pub mod model;
 pub mod observe;
 pub mod recipe;
 pub mod rng;
+pub mod text;
 pub mod train;
+pub mod weights;
 pub mod world;
 
 pub use error::{Error, Result};

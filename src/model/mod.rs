@@ -1,6 +1,7 @@
 //! The decoder: one implementation for every family, forward and backward beside one another.
 
 pub mod arch;
+pub mod family;
 pub mod score;
 
 pub use arch::{Arch, Rope};

@@ -1,0 +1,283 @@
+//! Text to token ids and back, and the model's own chat template.
+//!
+//! [`Text`] holds a Hugging Face tokenizer and what tokenizer_config.json says. Ids equal those of `transformers` with
+//! `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is how a
+//! rendered chat gets its own. Prompt and answer are to be encoded apart and their ids joined.
+
+mod stream;
+mod template;
+
+pub use stream::StreamDecoder;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result};
+use template::Template;
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, or what else the template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A tokenizer with its chat template.
+pub struct Text {
+    tokenizer: Tokenizer,
+    tokenizer_json: String,
+    config: Value,
+    template: Option<Template>,
+    end_of_turn: Option<u32>,
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text")
+            .field("vocab_size", &self.vocab_size())
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Text {
+    /// From the content of tokenizer.json and tokenizer_config.json (an empty object if there is none).
+    ///
+    /// # Errors
+    /// A broken tokenizer.json, or a chat template that is no text.
+    pub fn from_json(tokenizer_json: impl Into<String>, tokenizer_config: Value) -> Result<Text> {
+        let tokenizer_json = tokenizer_json.into();
+        let mut tokenizer = read_tokenizer(&tokenizer_json)?;
+        // A file may carry the padding and truncation of someone's training run.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
+        let template = template::from_config(&tokenizer_config)?;
+        let mut text = Text { tokenizer, tokenizer_json, config: tokenizer_config, template, end_of_turn: None };
+        text.end_of_turn = text.find_end_of_turn();
+        Ok(text)
+    }
+
+    /// From a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` goes before the template in
+    /// tokenizer_config.json, as in transformers.
+    ///
+    /// # Errors
+    /// As [`Text::from_json`], naming the file; what the file system says.
+    pub fn open(folder: &Path) -> Result<Option<Text>> {
+        let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let read = |path: &Path| {
+            let bytes = std::fs::read(path).map_err(Error::io(path))?;
+            String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))
+        };
+        let tokenizer_json = read(&path)?;
+        let config_path = folder.join("tokenizer_config.json");
+        let mut config = Value::Object(serde_json::Map::new());
+        if config_path.exists() {
+            config = serde_json::from_str(&read(&config_path)?)
+                .map_err(|error| Error::file(&config_path, format!("is not JSON: {error}")))?;
+            if !config.is_object() {
+                return Err(Error::file(&config_path, "is not a JSON object"));
+            }
+        }
+        let template_path = folder.join("chat_template.jinja");
+        if template_path.exists() {
+            config["chat_template"] = read(&template_path)?.into();
+        }
+        match Text::from_json(tokenizer_json, config) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => Err(Error::file(folder, error.to_string())),
+        }
+    }
+
+    /// Token ids of `text`; none are added.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent the text (no unknown token), or its pattern gives up.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        Ok(encoding.map_err(|error| Error::Input(format!("the text cannot be encoded: {error}")))?.get_ids().to_vec())
+    }
+
+    /// The text of `ids`, special tokens left out; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|error| Error::Input(format!("the ids cannot be decoded: {error}")))
+    }
+
+    /// Decodes ids as they come.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder::new(self)
+    }
+
+    /// Whether there is a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// The conversation as the model's template writes it; with `add_generation_prompt` up to where the assistant speaks.
+    ///
+    /// # Errors
+    /// There is no template, the template fails or refuses the conversation, or it does not end.
+    pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        match &self.template {
+            Some(template) => template.render(messages, add_generation_prompt),
+            None => Err(Error::Input("this model has no chat template; give a plain prompt".into())),
+        }
+    }
+
+    /// Token ids of [`Text::render_chat`]; the special tokens that the template writes are single ids.
+    ///
+    /// # Errors
+    /// As [`Text::render_chat`] and [`Text::encode`].
+    pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        self.encode(&self.render_chat(messages, add_generation_prompt)?)
+    }
+
+    /// The special token with which the template ends the assistant's turn.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.end_of_turn
+    }
+
+    /// tokenizer_config.json's `eos_token`.
+    pub fn eos(&self) -> Option<u32> {
+        self.special("eos_token")
+    }
+
+    /// tokenizer_config.json's `bos_token`.
+    pub fn bos(&self) -> Option<u32> {
+        self.special("bos_token")
+    }
+
+    /// The id of a token by its exact content.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The content of a token as the vocabulary spells it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Number of tokens, the added ones included. The model's output may be wider.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The content of tokenizer.json.
+    pub fn tokenizer_json(&self) -> &str {
+        &self.tokenizer_json
+    }
+
+    /// The content of tokenizer_config.json, the chat template included.
+    pub fn tokenizer_config(&self) -> &Value {
+        &self.config
+    }
+
+    fn special(&self, key: &str) -> Option<u32> {
+        template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))
+    }
+
+    /// What follows an answer in the rendered conversation tells the token, whatever the template looks like.
+    fn find_end_of_turn(&self) -> Option<u32> {
+        const ANSWER: &str = "ANSWER";
+        let template = self.template.as_ref()?;
+        let conversation = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
+        let rendered = template.render(&conversation, false).ok()?;
+        let (_, rest) = rendered.rsplit_once(ANSWER)?;
+        let added = self.tokenizer.get_added_tokens_decoder();
+        self.encode(rest).ok()?.into_iter().find(|id| added.get(id).is_some_and(|token| token.special))
+    }
+}
+
+/// `tokenizers` panics on some broken files: on JSON that ends early, on a damaged SentencePiece normaliser.
+fn read_tokenizer(json: &str) -> Result<Tokenizer> {
+    let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
+    serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| broken(&error))?;
+    match std::panic::catch_unwind(|| Tokenizer::from_bytes(json.as_bytes())) {
+        Ok(read) => read.map_err(|error| broken(&error)),
+        Err(_) => Err(broken(&"its reader gave up; convert the tokenizer again")),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A byte-level tokenizer without merges: id = rank of the byte's character, then `<s>` 256, `<|im_start|>` 257,
+    /// `<|im_end|>` 258.
+    pub(crate) fn byte_level(config: Value) -> Text {
+        let mut alphabet: Vec<char> =
+            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let vocab: serde_json::Map<String, Value> =
+            alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+        let added: Vec<Value> = ["<s>", "<|im_start|>", "<|im_end|>"]
+            .iter()
+            .enumerate()
+            .map(|(i, content)| {
+                json!({"id": 256 + i, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                       "normalized": false, "special": true})
+            })
+            .collect();
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+        });
+        Text::from_json(json.to_string(), config).unwrap()
+    }
+
+    pub(crate) const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
+        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}\
+        {% endif %}";
+
+    #[test]
+    fn text_comes_back() {
+        let text = byte_level(json!({}));
+        for s in ["", "plain words", " leading", "Grüße, 世界 🦀!", "tab\tnew\nline"] {
+            assert_eq!(text.decode(&text.encode(s).unwrap()).unwrap(), s);
+        }
+        assert_eq!(text.encode("a<|im_end|>").unwrap().len(), 2);
+        assert_eq!(text.decode(&[258]).unwrap(), "");
+        assert!(text.render_chat(&[], true).unwrap_err().to_string().contains("no chat template"));
+    }
+
+    #[test]
+    fn chat_has_its_special_tokens() {
+        let text =
+            byte_level(json!({"chat_template": CHATML, "eos_token": {"content": "<|im_end|>"}, "bos_token": "<s>"}));
+        let ids = text.encode_chat(&[Message::new("user", "Hi")], true).unwrap();
+        assert_eq!((ids[0], ids.iter().filter(|id| **id == 258).count()), (257, 1));
+        assert_eq!((text.end_of_turn(), text.eos(), text.bos()), (Some(258), Some(258), Some(256)));
+    }
+
+    #[test]
+    fn a_broken_tokenizer_is_an_error() {
+        let charsmap = r#"{"version": "1.0", "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AA"},
+            "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}"#;
+        let early = r#"{"version": "1.0", "decoder": {"type": "Fuse""#;
+        for broken in ["", "{}", "[]", "{\"model\": 3}", "\u{0}", charsmap, early] {
+            assert!(Text::from_json(broken, json!({})).unwrap_err().to_string().contains("tokenizer.json"));
+        }
+    }
+}

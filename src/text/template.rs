@@ -1,0 +1,295 @@
+//! Chat templates: Jinja as `transformers` runs it (trimmed blocks, Python's string methods, `raise_exception`,
+//! `strftime_now`, Python-like `tojson`), without access to files and with a limit on steps.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, Output, State};
+use serde_json::Value;
+
+use super::Message;
+use crate::{Error, Result};
+
+/// Steps of one rendering; a conversation of a thousand messages takes a small part of it.
+const FUEL: u64 = 10_000_000;
+/// The names under which tokenizer_config.json's tokens are visible to the template.
+const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+/// A chat template with the special tokens it may name.
+pub(super) struct Template {
+    source: String,
+    tokens: Vec<(&'static str, String)>,
+}
+
+/// The template of a tokenizer_config.json; of several named ones the one called default.
+pub(super) fn from_config(config: &Value) -> Result<Option<Template>> {
+    let source = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => source,
+        Some(Value::Array(named)) => {
+            let default = named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
+            match default.or(named.first()).and_then(|entry| entry.get("template")).and_then(Value::as_str) {
+                Some(source) => source,
+                None => {
+                    return Err(Error::Input(
+                        "tokenizer_config.json: chat_template is a list without templates".into(),
+                    ));
+                }
+            }
+        }
+        Some(_) => return Err(Error::Input("tokenizer_config.json: chat_template is neither text nor a list".into())),
+    };
+    let tokens = TOKENS.iter().filter_map(|key| Some((*key, token_text(config.get(*key)?)?.to_string()))).collect();
+    Ok(Some(Template { source: without_generation_tags(source), tokens }))
+}
+
+/// A special token's content: text, or an object with `content`.
+pub(super) fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// `{% generation %}` marks the assistant's words for loss masks and writes nothing itself; an always-true `if` does the same.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let Some(end) = tag.find("%}") else {
+            rest = tag;
+            break;
+        };
+        let (tag, after) = tag.split_at(end + 2);
+        let word = tag[2..end].trim_matches(['-', '+']).trim();
+        match word {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+impl Template {
+    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let failed = |error: JinjaError| Error::Input(format!("the chat template failed: {}", explain(&error)));
+        let environment = environment();
+        let template = environment.template_from_str(&self.source).map_err(failed)?;
+        let mut context: Vec<(&str, Jinja)> = vec![
+            ("messages", Jinja::from_serialize(messages)),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("tools", ().into()),
+            ("documents", ().into()),
+        ];
+        context.extend(self.tokens.iter().map(|(key, token)| (*key, Jinja::from(token.as_str()))));
+        template.render(context.into_iter().collect::<Jinja>()).map_err(failed)
+    }
+}
+
+fn explain(error: &JinjaError) -> String {
+    match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!("it did not end within {FUEL} steps"),
+        (ErrorKind::InvalidOperation, Some(detail)) => match error.line() {
+            Some(line) => format!("{detail} (line {line})"),
+            None => detail.to_string(),
+        },
+        _ => error.to_string(),
+    }
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(python_format);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", |message: String| -> std::result::Result<Jinja, JinjaError> {
+        Err(JinjaError::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        strftime(&format, seconds)
+    });
+    environment
+}
+
+/// Python prints True, False and None where Jinja in Rust prints them in lower case.
+fn python_format(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> std::result::Result<(), JinjaError> {
+    let word = match value.kind() {
+        ValueKind::Bool if value.is_true() => "True",
+        ValueKind::Bool => "False",
+        ValueKind::None => "None",
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    out.write_str(word).map_err(JinjaError::from)
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
+    let indent: Option<usize> = options.get("indent")?;
+    let value = serde_json::to_value(&value)
+        .map_err(|error| JinjaError::new(ErrorKind::BadSerialization, format!("tojson: {error}")))?;
+    let mut out = String::new();
+    write_json(&value, indent, 0, &mut out);
+    Ok(Jinja::from(out))
+}
+
+fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut String) {
+    let line = |depth: usize, out: &mut String| {
+        if let Some(width) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', width.saturating_mul(depth).min(1 << 10)));
+        }
+    };
+    let comma = if indent.is_some() { "," } else { ", " };
+    match value {
+        Value::Array(items) if !items.is_empty() => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { comma } else { "" });
+                line(depth + 1, out);
+                write_json(item, indent, depth + 1, out);
+            }
+            line(depth, out);
+            out.push(']');
+        }
+        Value::Object(entries) if !entries.is_empty() => {
+            out.push('{');
+            for (i, (key, item)) in entries.iter().enumerate() {
+                out.push_str(if i > 0 { comma } else { "" });
+                line(depth + 1, out);
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push_str(": ");
+                write_json(item, indent, depth + 1, out);
+            }
+            line(depth, out);
+            out.push('}');
+        }
+        plain => out.push_str(&plain.to_string()),
+    }
+}
+
+/// The directives that templates use, for a time in seconds since 1970 (UTC); others are left as they are.
+fn strftime(format: &str, seconds: u64) -> String {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    let (days, time) = (seconds / 86400, seconds % 86400);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    let mut day = days;
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    let (month_name, day_name) = (MONTHS[month], DAYS[(days % 7) as usize]);
+    let mut out = String::new();
+    let mut letters = format.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            out.push(letter);
+            continue;
+        }
+        out.push_str(&match letters.next() {
+            Some('Y') => year.to_string(),
+            Some('m') => format!("{:02}", month + 1),
+            Some('d') => format!("{:02}", day + 1),
+            Some('B') => month_name.to_string(),
+            Some('b') => month_name[..3].to_string(),
+            Some('A') => day_name.to_string(),
+            Some('a') => day_name[..3].to_string(),
+            Some('H') => format!("{:02}", time / 3600),
+            Some('M') => format!("{:02}", time / 60 % 60),
+            Some('S') => format!("{:02}", time % 60),
+            Some('%') => "%".to_string(),
+            Some(other) => format!("%{other}"),
+            None => "%".to_string(),
+        });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {
+        let config = json!({"chat_template": source, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
+        from_config(&config)?.unwrap().render(messages, prompt)
+    }
+
+    #[test]
+    fn conventions_are_those_of_transformers() {
+        let messages = [Message::new("user", " Hi "), Message::new("assistant", "Ho")];
+        for (source, want) in [
+            (
+                "{% for m in messages %}\n    {% if true %}\n{{ m.content.strip() }}|{% endif %}\n{% endfor %}\n",
+                "Hi|Ho|",
+            ),
+            ("{{ bos_token }}{{ eos_token }}{{ messages[1:] | length }}{{ messages[-1].role }}", "<s></s>1assistant"),
+            ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": " Hi "}"#),
+            (
+                "{{ {'a': [1, 'ü'], 'b': {}} | tojson(indent=2) }}",
+                "{\n  \"a\": [\n    1,\n    \"ü\"\n  ],\n  \"b\": {}\n}",
+            ),
+            ("{{ add_generation_prompt }} {{ none }} {{ nothing }}|{% if tools %}no{% endif %}", "True None |"),
+            ("{%- generation -%} a {%- endgeneration %} b", "a b"),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "2",
+            ),
+            ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m['content'] }}{% endfor %}", "Ho"),
+            ("{{ 'a-b'.split('-')[-1].upper() + '<b>' }}", "B<b>"),
+        ] {
+            assert_eq!(render(source, &messages, true).unwrap(), want, "{source}");
+        }
+    }
+
+    #[test]
+    fn refusals_and_mistakes_are_errors() {
+        for (source, word) in [
+            ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+            ("{% for %}", "syntax"),
+            ("{% include '/etc/passwd' %}", "failed"),
+            ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end"),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed"),
+        ] {
+            let error = render(source, &[], false).unwrap_err().to_string();
+            assert!(error.contains(word), "{source}: {error}");
+        }
+        assert!(from_config(&json!({"chat_template": 3})).is_err());
+        assert!(from_config(&json!({"chat_template": []})).is_err());
+        assert!(from_config(&json!({"chat_template": null})).unwrap().is_none());
+    }
+
+    #[test]
+    fn dates() {
+        // 29 February 2024 was a Thursday.
+        assert_eq!(strftime("%d %b %Y, %A %H:%M:%S %% %q", 1_709_210_096), "29 Feb 2024, Thursday 12:34:56 % %q");
+        assert_eq!(strftime("%Y-%m-%d %B", 0), "1970-01-01 January");
+    }
+}

@@ -1,0 +1,156 @@
+//! Model files on the host: reading safetensors and GGUF, and writing what `transformers` loads.
+//!
+//! Whatever the container, tensors appear under Hugging Face's names, in its shapes and its row order. [`ModelSource`] is the
+//! way in: it finds the files of a model, reads its configuration and tokenizer, and checks that they agree.
+
+mod dtype;
+mod gguf;
+mod gguf_model;
+mod gguf_tokenizer;
+mod safetensors;
+mod save;
+mod source;
+
+pub use dtype::Dtype;
+pub use gguf::{Gguf, GgufValue};
+pub use safetensors::write_safetensors;
+pub use save::{ModelParts, save_model, save_model_parts, write_file};
+pub use source::{ModelSource, SOURCE_FILE};
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// One stored tensor.
+#[derive(Clone, Debug)]
+pub struct WeightView<'a> {
+    /// Hugging Face's parameter name.
+    pub name: &'a str,
+    /// How the values are stored.
+    pub dtype: Dtype,
+    /// `[out, in]` for matrices, `[n]` for vectors.
+    pub shape: &'a [usize],
+    /// The stored bytes, row after row; borrowed from the file unless rows had to be reordered.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl WeightView<'_> {
+    /// The values as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = Vec::new();
+        self.dtype.dequantise(&self.data, &mut out);
+        out
+    }
+}
+
+/// The position and value of the first NaN or infinity.
+pub fn first_non_finite(values: &[f32]) -> Option<(usize, f32)> {
+    values.iter().position(|v| !v.is_finite()).map(|at| (at, values[at]))
+}
+
+/// A model file, mapped into memory.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl Mapped {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let length = file.metadata().map_err(Error::io(path))?;
+        if !length.is_file() {
+            return Err(Error::file(path, "is not a regular file"));
+        }
+        if length.len() == 0 {
+            return Err(Error::file(path, "is empty"));
+        }
+        #[expect(
+            unsafe_code,
+            reason = "mapping is sound while nobody shortens or rewrites the file: this crate opens it for reading only \
+                      and replaces files by renaming, which leaves a mapped one as it was"
+        )]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self { path: path.to_path_buf(), map })
+    }
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Entry {
+    /// Index into [`Weights::files`].
+    file: usize,
+    /// `Err` holds the name of a storage type that is not supported; it matters only to who asks for the tensor.
+    dtype: std::result::Result<Dtype, String>,
+    shape: Vec<usize>,
+    /// Byte range in the file, checked against its length.
+    range: std::ops::Range<usize>,
+    /// GGUF's llama rows of q and k: the heads whose rows are interleaved.
+    interleaved_heads: Option<usize>,
+}
+
+/// The tensors of a model under Hugging Face's names; the files stay mapped while this lives.
+#[derive(Debug, Default)]
+pub struct Weights {
+    files: Vec<Mapped>,
+    names: Vec<String>,
+    entries: HashMap<String, Entry>,
+}
+
+impl Weights {
+    /// Every tensor's name, in the order of the files.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The file that holds a tensor.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        self.entries.get(name).map(|entry| self.files[entry.file].path.as_path())
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// There is none of this name, or its storage type is not supported.
+    pub fn get<'a>(&'a self, name: &str) -> Result<WeightView<'a>> {
+        let Some((name, entry)) = self.entries.get_key_value(name) else {
+            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            return Err(Error::file(path, format!("there is no tensor {name}")));
+        };
+        let file = &self.files[entry.file];
+        let dtype = entry.dtype.clone().map_err(|found| {
+            Error::file(
+                &file.path,
+                format!(
+                    "tensor {name} is stored as {found}; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, \
+                     Q4_K, Q5_K and Q6_K"
+                ),
+            )
+        })?;
+        let data = &file.map[entry.range.clone()];
+        let data = match entry.interleaved_heads {
+            Some(heads) => Cow::Owned(gguf_model::hugging_face_rows(data, entry.shape[0], heads)),
+            None => Cow::Borrowed(data),
+        };
+        Ok(WeightView { name, dtype, shape: &entry.shape, data })
+    }
+
+    fn insert(&mut self, name: String, entry: Entry) {
+        if self.entries.insert(name.clone(), entry).is_none() {
+            self.names.push(name);
+        }
+    }
+}

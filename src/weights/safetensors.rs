@@ -1,0 +1,246 @@
+//! safetensors files, single or sharded.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+use safetensors::tensor::{Dtype as Stored, SafeTensors, View};
+use serde_json::Value;
+
+use super::{Dtype, Entry, Mapped, Weights, save};
+use crate::model::NamedTensor;
+use crate::{Error, Result};
+
+/// The single file's name in a Hugging Face folder.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The shards' index in a Hugging Face folder.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names.
+pub(super) fn open_folder(folder: &Path) -> Result<Weights> {
+    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    if single.exists() {
+        let mut weights = Weights::default();
+        add_file(&mut weights, &single, |_| true)?;
+        Ok(weights)
+    } else if index.exists() {
+        open_sharded(folder, &index)
+    } else {
+        let hint = if folder.join("pytorch_model.bin").exists() {
+            "; pytorch_model.bin is not read, convert it with transformers' save_pretrained"
+        } else {
+            ""
+        };
+        Err(Error::file(folder, format!("has neither {SINGLE} nor {INDEX}{hint}")))
+    }
+}
+
+fn open_sharded(folder: &Path, index: &Path) -> Result<Weights> {
+    let document = save::read_json(index)?;
+    let Some(map) = document.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::file(index, "key weight_map: expected an object of tensor name -> file name"));
+    };
+    let mut shards: Vec<&str> = Vec::new();
+    for (tensor, shard) in map {
+        let Some(shard) = shard.as_str() else {
+            return Err(Error::file(index, format!("tensor {tensor}: expected a file name, found {shard}")));
+        };
+        let mut parts = Path::new(shard).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || shard.contains(['/', '\\', ':']) {
+            return Err(Error::file(
+                index,
+                format!("tensor {tensor}: shard {shard:?} is not a file name in this folder"),
+            ));
+        }
+        if !shards.contains(&shard) {
+            shards.push(shard);
+        }
+    }
+    let mut weights = Weights::default();
+    for shard in shards {
+        let here = |name: &str| map.get(name).and_then(Value::as_str) == Some(shard);
+        add_file(&mut weights, &folder.join(shard), here)?;
+    }
+    match map.iter().find(|(name, _)| !weights.contains(name)) {
+        Some((name, shard)) => {
+            Err(Error::file(index, format!("tensor {name} is not in {shard}, where the index puts it")))
+        }
+        None => Ok(weights),
+    }
+}
+
+fn add_file(weights: &mut Weights, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let file = Mapped::open(path)?;
+    let bytes = &file.map[..];
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| unreadable(path, bytes, &error))?;
+    // read_metadata has checked that the ranges are in order, without gaps, as long as shape and type say, and that they
+    // end at the end of the file.
+    let start = header + 8;
+    let index = weights.files.len();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name).filter(|_| wanted(&name)) else { continue };
+        let dtype = match info.dtype {
+            Stored::F32 => Ok(Dtype::F32),
+            Stored::F16 => Ok(Dtype::F16),
+            Stored::BF16 => Ok(Dtype::BF16),
+            other => Err(format!("{other:?}")),
+        };
+        let range = start + info.data_offsets.0..start + info.data_offsets.1;
+        if range.end > bytes.len() {
+            return Err(Error::file(
+                path,
+                format!("tensor {name} ends at byte {}, the file at {}", range.end, bytes.len()),
+            ));
+        }
+        weights.insert(name, Entry { file: index, dtype, shape: info.shape.clone(), range, interleaved_heads: None });
+    }
+    weights.files.push(file);
+    Ok(())
+}
+
+fn unreadable(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
+    use safetensors::SafeTensorError as E;
+    let length = bytes.len();
+    let what = match error {
+        E::HeaderTooSmall => {
+            format!("is truncated: {length} bytes, a safetensors file starts with 8 bytes of header length")
+        }
+        E::HeaderTooLarge | E::InvalidHeaderLength => {
+            let claimed = bytes.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+            format!("its header claims {claimed} bytes but the file has {length}: truncated, or not safetensors")
+        }
+        E::MetadataIncompleteBuffer => {
+            format!("its tensors do not end where the file ends ({length} bytes): truncated, or with bytes to spare")
+        }
+        E::InvalidOffset(name) => format!("tensor {name}: its offsets overlap, leave a gap or run backwards"),
+        E::TensorInvalidInfo => "a tensor's offsets do not fit its shape and type".into(),
+        E::ValidationOverflow => "a tensor's shape overflows".into(),
+        other => format!("is not a safetensors file: {other}"),
+    };
+    Error::file(path, what)
+}
+
+struct Stub<'a>(&'a NamedTensor, Dtype);
+
+impl View for &Stub<'_> {
+    fn dtype(&self) -> Stored {
+        match self.1 {
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::BF16,
+            _ => Stored::F32,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.0.data.iter();
+        match self.1 {
+            Dtype::F16 => Cow::Owned(values.flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()),
+            Dtype::BF16 => Cow::Owned(values.flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect()),
+            _ if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(&self.0.data)),
+            _ => Cow::Owned(values.flat_map(|v| v.to_le_bytes()).collect()),
+        }
+    }
+    fn data_len(&self) -> usize {
+        self.0.data.len() * self.1.block().1
+    }
+}
+
+/// Writes tensors as F32, F16 or BF16 (rounded to the nearest even), with the metadata that `transformers` asks for. The file
+/// appears under its name only when it is complete and synced.
+///
+/// # Errors
+/// Another dtype, a tensor whose data does not fit its shape, a name twice; what the file system says.
+pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
+    if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        return Err(Error::Input(format!("safetensors are written as F32, F16 or BF16, not {dtype}")));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for tensor in tensors {
+        let count = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if count != Some(tensor.data.len()) {
+            let (name, shape, n) = (&tensor.name, &tensor.shape, tensor.data.len());
+            return Err(Error::Input(format!("tensor {name} of shape {shape:?} has {n} values")));
+        }
+        if !seen.insert(tensor.name.as_str()) {
+            return Err(Error::Input(format!("tensor {} is there twice", tensor.name)));
+        }
+    }
+    let stubs: Vec<Stub<'_>> = tensors.iter().map(|tensor| Stub(tensor, dtype)).collect();
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    save::replace(path, |temporary| {
+        let named = stubs.iter().map(|stub| (stub.0.name.as_str(), stub));
+        safetensors::serialize_to_file(named, Some(metadata.clone()), temporary).map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => Error::Io { path: temporary.to_path_buf(), source },
+            other => Error::file(temporary, other.to_string()),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, shape: &[usize], data: &[f32]) -> NamedTensor {
+        NamedTensor { name: name.into(), shape: shape.to_vec(), data: data.to_vec() }
+    }
+
+    #[test]
+    fn written_tensors_are_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SINGLE);
+        let tensors = [tensor("b", &[2, 3], &[1.0, -2.5, 3.0, 0.0, 1e-8, 7.0]), tensor("a", &[1], &[0.1])];
+        for (dtype, tolerance) in [(Dtype::F32, 0.0), (Dtype::F16, 1e-3), (Dtype::BF16, 1e-2)] {
+            write_safetensors(&path, &tensors, dtype).unwrap();
+            let weights = open_folder(folder.path()).unwrap();
+            assert_eq!(weights.names().len(), 2);
+            for want in &tensors {
+                let got = weights.get(&want.name).unwrap();
+                assert_eq!((got.dtype, got.shape), (dtype, want.shape.as_slice()));
+                for (g, w) in got.to_f32().iter().zip(&want.data) {
+                    assert!((g - w).abs() <= tolerance * w.abs() + tolerance * 1e-4, "{g} {w}");
+                }
+            }
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn shards_are_joined_and_may_not_leave_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write_safetensors(&at("one.safetensors"), &[tensor("a", &[1], &[1.0])], Dtype::F32).unwrap();
+        write_safetensors(&at("two.safetensors"), &[tensor("b", &[1], &[2.0])], Dtype::F32).unwrap();
+        let index = |b: &str| {
+            let text = format!(r#"{{"weight_map": {{"a": "one.safetensors", "b": {b:?}}}}}"#);
+            std::fs::write(at(INDEX), text).unwrap();
+            open_folder(folder.path())
+        };
+        let weights = index("two.safetensors").unwrap();
+        assert_eq!(weights.get("b").unwrap().to_f32(), [2.0]);
+        assert!(index("one.safetensors").unwrap_err().to_string().contains("tensor b is not in"));
+        for outside in ["../two.safetensors", "/etc/passwd", "..", "a/b", "..\\two", "c:two", ""] {
+            let error = index(outside).unwrap_err().to_string();
+            assert!(error.contains("is not a file name in this folder"), "{outside}: {error}");
+        }
+        assert!(index("three.safetensors").unwrap_err().to_string().contains("three.safetensors"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SINGLE);
+        let error = write_safetensors(&path, &[tensor("a", &[2], &[1.0])], Dtype::F32).unwrap_err();
+        assert!(error.to_string().contains("tensor a of shape [2] has 1 values"));
+        assert!(!path.exists());
+        write_safetensors(&path, &[tensor("a", &[4], &[1.0; 4])], Dtype::F32).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for cut in [0, 4, 20, whole.len() - 1] {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let error = open_folder(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(SINGLE) && (error.contains("trunc") || error.contains("empty")), "{cut}: {error}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Writing: single files that appear whole or not at all, and model folders that `transformers` loads.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Dtype, ModelSource, safetensors::SINGLE, write_safetensors};
+use crate::model::{NamedTensor, family};
+use crate::text::Text;
+use crate::{Error, Result};
+
+/// Reads a JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("is not JSON: {error}")))
+}
+
+/// Calls `write` with a temporary name beside `path`, syncs what it wrote and renames it to `path`.
+pub(super) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = beside(path)?;
+    let done = write(&temporary)
+        .and_then(|()| {
+            File::options().write(true).open(&temporary).and_then(|f| f.sync_all()).map_err(Error::io(&temporary))
+        })
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path)));
+    if done.is_err() {
+        // The first error is the one to report; a leftover is overwritten by the next attempt.
+        let _ = fs::remove_file(&temporary);
+    }
+    done?;
+    sync_folder(path.parent());
+    Ok(())
+}
+
+/// Writes a small file so that it appears whole or not at all.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |temporary| {
+        let mut file = File::create(temporary).map_err(Error::io(temporary))?;
+        file.write_all(bytes).map_err(Error::io(temporary))
+    })
+}
+
+/// `.NAME.tmp` in the same folder: a fixed name, so that what a killed run left behind is overwritten by its resume.
+fn beside(path: &Path) -> Result<PathBuf> {
+    match path.file_name() {
+        Some(name) => Ok(path.with_file_name(format!(".{}.tmp", name.to_string_lossy()))),
+        None => Err(Error::Input(format!("{} does not end in a file or folder name", path.display()))),
+    }
+}
+
+fn sync_folder(folder: Option<&Path>) {
+    let folder = folder.filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Some systems cannot open a folder (Windows); there the rename itself is what there is.
+    if let Ok(file) = File::open(folder) {
+        let _ = file.sync_all();
+    }
+}
+
+/// What a model folder is made of.
+#[derive(Clone, Copy)]
+pub struct ModelParts<'a> {
+    /// config.json; `dtype` and, if missing, `architectures` are filled in.
+    pub config: &'a Value,
+    /// generation_config.json.
+    pub generation_config: Option<&'a Value>,
+    /// tokenizer.json and tokenizer_config.json with the chat template.
+    pub text: Option<&'a Text>,
+    /// Every parameter, once (a tied output matrix not at all).
+    pub tensors: &'a [NamedTensor],
+    /// Storage type: F32, F16 or BF16.
+    pub dtype: Dtype,
+}
+
+/// Writes a model folder in f32 with everything but the weights taken from `like`.
+///
+/// # Errors
+/// As [`save_model_parts`].
+pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor]) -> Result<()> {
+    let generation_config = like.generation_config.as_ref();
+    let text = like.text.as_ref();
+    save_model_parts(folder, &ModelParts { config: &like.config, generation_config, text, tensors, dtype: Dtype::F32 })
+}
+
+/// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a whole, the
+/// weights last, and other files stay.
+///
+/// # Errors
+/// A configuration that is no object, tensors that do not fit it; what the file system says.
+pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
+    check_tensors(parts)?;
+    let temporary = beside(folder)?;
+    let io = || Error::io(&temporary);
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(io())?;
+    }
+    fs::create_dir_all(&temporary).map_err(io())?;
+    let done = write_parts(&temporary, parts).and_then(|()| {
+        if folder.exists() {
+            move_files(&temporary, folder)
+        } else {
+            fs::rename(&temporary, folder).map_err(Error::io(folder))
+        }
+    });
+    if done.is_err() {
+        // As in `replace`.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    done?;
+    sync_folder(folder.parent());
+    Ok(())
+}
+
+fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
+    let arch = family::arch(parts.config)?;
+    let expected = family::parameters(&arch);
+    for (name, shape) in &expected {
+        match parts.tensors.iter().find(|tensor| tensor.name == *name) {
+            None => return Err(Error::Input(format!("tensor {name} {shape:?} is missing from the model to save"))),
+            Some(tensor) if tensor.shape != *shape => {
+                let found = &tensor.shape;
+                return Err(Error::Input(format!(
+                    "tensor {name} has shape {found:?}, its configuration asks for {shape:?}"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    match parts.tensors.iter().find(|tensor| !expected.iter().any(|(name, _)| *name == tensor.name)) {
+        Some(surplus) => Err(Error::Input(format!("tensor {} does not belong to this configuration", surplus.name))),
+        None => Ok(()),
+    }
+}
+
+fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
+    let mut config = parts.config.clone();
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_string();
+    if let Some(config) = config.as_object_mut() {
+        if !config.get("architectures").is_some_and(Value::is_array)
+            && let Some(class) = family::class_name(&model_type)
+        {
+            config.insert("architectures".into(), vec![class].into());
+        }
+        let dtype = match parts.dtype {
+            Dtype::F16 => "float16",
+            Dtype::BF16 => "bfloat16",
+            _ => "float32",
+        };
+        // transformers 5 writes the first, 4 reads the second.
+        config.insert("dtype".into(), dtype.into());
+        config.insert("torch_dtype".into(), dtype.into());
+    }
+    write_json(&folder.join("config.json"), &config)?;
+    if let Some(generation_config) = parts.generation_config {
+        write_json(&folder.join("generation_config.json"), generation_config)?;
+    }
+    if let Some(text) = parts.text {
+        write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
+        write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())?;
+    }
+    write_safetensors(&folder.join(SINGLE), parts.tensors, parts.dtype)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_file(path, format!("{value:#}\n").as_bytes())
+}
+
+fn move_files(from: &Path, to: &Path) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(from).map_err(Error::io(from))? {
+        names.push(entry.map_err(Error::io(from))?.file_name());
+    }
+    // The weights are what makes a folder a model, so they come last.
+    names.sort_by_key(|name| name == SINGLE);
+    for name in names {
+        fs::rename(from.join(&name), to.join(&name)).map_err(Error::io(to.join(&name)))?;
+    }
+    sync_folder(Some(to));
+    fs::remove_dir(from).map_err(Error::io(from))
+}

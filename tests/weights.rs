@@ -1,0 +1,476 @@
+//! Model files from outside: what is written comes back, and broken or lying files give errors that name the place.
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use selfreward::Error;
+use selfreward::model::{NamedTensor, family};
+use selfreward::text::{Message, Text};
+use selfreward::weights::{
+    Dtype, ModelParts, ModelSource, SOURCE_FILE, save_model, save_model_parts, write_safetensors,
+};
+use serde_json::{Value, json};
+
+fn config() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": 11, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "eos_token_id": 2
+    })
+}
+
+/// Every parameter of a configuration, with values that all differ.
+fn tensors(config: &Value) -> Vec<NamedTensor> {
+    let mut next = 0;
+    family::parameters(&family::arch(config).unwrap())
+        .into_iter()
+        .map(|(name, shape)| {
+            let n: usize = shape.iter().product();
+            let data = (next..next + n).map(|i| i as f32 / 64.0).collect();
+            next += n;
+            NamedTensor { name, shape, data }
+        })
+        .collect()
+}
+
+fn tokenizer() -> Text {
+    let vocab = json!({"<unk>": 0, "a": 1, "b": 2, "ab": 3, "<end>": 4});
+    let added = json!([{"id": 4, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+                        "normalized": false, "special": true}]);
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": [["a", "b"]]}
+    });
+    let template = "{% for m in messages %}{{ m.content }}<end>{% endfor %}";
+    Text::from_json(json.to_string(), json!({"chat_template": template})).unwrap()
+}
+
+fn save(folder: &Path, config: &Value, tensors: &[NamedTensor]) -> selfreward::Result<()> {
+    let text = tokenizer();
+    let generation_config = json!({"eos_token_id": [5, 5, 6]});
+    let (generation_config, text) = (Some(&generation_config), Some(&text));
+    save_model_parts(folder, &ModelParts { config, generation_config, text, tensors, dtype: Dtype::F32 })
+}
+
+fn error(path: &Path) -> String {
+    match ModelSource::open(path).and_then(|source| source.tensors_f32()) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{} was accepted", path.display()),
+    }
+}
+
+#[test]
+fn a_saved_model_comes_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    let tensors = tensors(&config());
+    save(&folder, &config(), &tensors).unwrap();
+    let source = ModelSource::open(&folder).unwrap();
+    assert_eq!(source.tensors_f32().unwrap(), tensors);
+    assert_eq!(source.stop_ids, [5, 6, 4], "generation_config's, then the template's");
+    assert_eq!(source.config["architectures"], json!(["LlamaForCausalLM"]));
+    assert_eq!(source.config["dtype"], "float32");
+    assert_eq!(source.text().unwrap().encode("ab<end>a").unwrap(), [3, 4, 1]);
+    assert!(source.warnings.is_empty(), "{:?}", source.warnings);
+
+    // Again into the same folder: the model is replaced, other files stay, nothing temporary is left.
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    let mut changed = tensors;
+    changed[0].data[0] = -1.0;
+    save_model(&folder, &source, &changed).unwrap();
+    assert_eq!(ModelSource::open(&folder).unwrap().tensors_f32().unwrap(), changed);
+    assert_eq!(fs::read_to_string(folder.join("notes.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_not_saved() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    let good = tensors(&config());
+    let mut short = good.clone();
+    short.pop();
+    assert!(save(&folder, &config(), &short).unwrap_err().to_string().contains("model.norm.weight [32] is missing"));
+    let mut surplus = good.clone();
+    surplus.push(NamedTensor { name: "x".into(), shape: vec![1], data: vec![0.0] });
+    assert!(save(&folder, &config(), &surplus).unwrap_err().to_string().contains("tensor x does not belong"));
+    let mut wrong = good;
+    wrong[0].shape = vec![32, 11];
+    let message = save(&folder, &config(), &wrong).unwrap_err().to_string();
+    assert!(message.contains("[32, 11]") && message.contains("[11, 32]"), "{message}");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_config_that_disagrees_is_named_with_both_shapes() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    save(&folder, &config(), &tensors(&config())).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config = config();
+        config[key] = value;
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        error(&folder)
+    };
+    let message = with("vocab_size", json!(12));
+    assert!(
+        message.contains("model.embed_tokens.weight has shape [11, 32]") && message.contains("[12, 32]"),
+        "{message}"
+    );
+    assert!(with("num_hidden_layers", json!(2)).contains("model.layers.1.self_attn.q_proj.weight [32, 32]"));
+    assert!(with("tie_word_embeddings", json!(false)).contains("lm_head.weight [11, 32]"));
+    assert!(with("model_type", json!("mamba")).contains("known are llama"));
+    assert!(with("hidden_act", json!("gelu")).contains("hidden_act"));
+    fs::write(folder.join("config.json"), "{").unwrap();
+    assert!(error(&folder).contains("config.json: is not JSON"));
+}
+
+#[test]
+fn surplus_tensors() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    save(&folder, &config(), &tensors(&config())).unwrap();
+    let file = folder.join("model.safetensors");
+    let extra = |name: &str| {
+        let mut list = tensors(&config());
+        list.push(NamedTensor { name: name.into(), shape: vec![1], data: vec![0.0] });
+        write_safetensors(&file, &list, Dtype::BF16).unwrap();
+    };
+    extra("lm_head.weight");
+    let source = ModelSource::open(&folder).unwrap();
+    assert!(source.warnings[0].contains("lm_head.weight though tie_word_embeddings"), "{:?}", source.warnings);
+    assert!(source.tensors_f32().unwrap().iter().all(|tensor| tensor.name != "lm_head.weight"));
+    extra("vision.weight");
+    assert!(ModelSource::open(&folder).unwrap().warnings[0].contains("vision.weight"));
+    extra("model.layers.0.self_attn.q_proj.bias");
+    assert!(error(&folder).contains("q_proj.bias has no place"));
+}
+
+#[test]
+fn values_that_are_no_numbers_are_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    for value in [f32::NAN, f32::NEG_INFINITY] {
+        let mut list = tensors(&config());
+        list[3].data[7] = value;
+        save(&folder, &config(), &list).unwrap();
+        let message = error(&folder);
+        assert!(message.contains(&format!("tensor {}: value 7", list[3].name)), "{message}");
+        assert!(message.contains("model.safetensors"), "{message}");
+    }
+}
+
+#[test]
+fn a_run_folder_means_its_newest_finished_model() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (run, given) = (temporary.path().join("run"), temporary.path().join("given"));
+    save(&given, &config(), &tensors(&config())).unwrap();
+    fs::create_dir_all(run.join("M0")).unwrap();
+    assert!(error(&run).contains("no finished model"));
+    fs::write(run.join("M0").join(SOURCE_FILE), json!({"path": "../../given"}).to_string()).unwrap();
+    assert!(ModelSource::open(&run).unwrap().path.ends_with("given"));
+    save(&run.join("M9"), &config(), &tensors(&config())).unwrap();
+    save(&run.join("M10"), &config(), &tensors(&config())).unwrap();
+    fs::create_dir_all(run.join("M11")).unwrap();
+    fs::write(run.join("M11/config.json"), config().to_string()).unwrap();
+    assert!(ModelSource::open(&run).unwrap().path.ends_with("M10"));
+    fs::write(run.join("M0").join(SOURCE_FILE), json!({"path": "."}).to_string()).unwrap();
+    assert!(error(&run.join("M0")).contains("without end"));
+    fs::write(run.join("M0").join(SOURCE_FILE), "{}").unwrap();
+    assert!(error(&run.join("M0")).contains("expected {\"path\""));
+    assert!(error(&temporary.path().join("nothing")).contains("does not exist"));
+}
+
+/// A GGUF file written by the rules of its specification, with the offsets that `lie` makes of the true ones.
+struct GgufFile {
+    head: Vec<u8>,
+    entries: u64,
+    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+}
+
+impl GgufFile {
+    fn text(out: &mut Vec<u8>, s: &str) {
+        out.extend((s.len() as u64).to_le_bytes());
+        out.extend(s.as_bytes());
+    }
+
+    fn entry(&mut self, key: &str, kind: u32, value: &[u8]) {
+        Self::text(&mut self.head, key);
+        self.head.extend(kind.to_le_bytes());
+        self.head.extend(value);
+        self.entries += 1;
+    }
+
+    fn strings(&mut self, key: &str, values: &[&str]) {
+        let mut bytes = 8u32.to_le_bytes().to_vec();
+        bytes.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| Self::text(&mut bytes, value));
+        self.entry(key, 9, &bytes);
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        let mut bytes = Vec::new();
+        Self::text(&mut bytes, value);
+        self.entry(key, 8, &bytes);
+    }
+
+    /// The model of [`config`]: q and k interleaved as llama.cpp does, down_proj in Q8_0.
+    fn tiny() -> Self {
+        let mut file = GgufFile { head: Vec::new(), entries: 0, tensors: Vec::new() };
+        file.string("general.architecture", "llama");
+        for (key, n) in [
+            ("block_count", 1u32),
+            ("context_length", 64),
+            ("embedding_length", 32),
+            ("feed_forward_length", 32),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+        ] {
+            file.entry(&format!("llama.{key}"), 4, &n.to_le_bytes());
+        }
+        file.entry("llama.attention.layer_norm_rms_epsilon", 6, &1e-6f32.to_le_bytes());
+        file.string("tokenizer.ggml.model", "gpt2");
+        file.string("tokenizer.ggml.pre", "smollm");
+        file.strings("tokenizer.ggml.tokens", &["a", "b", "ab", "Ġ", "1"]);
+        file.strings("tokenizer.ggml.merges", &["a b"]);
+        file.entry("tokenizer.ggml.eos_token_id", 4, &1u32.to_le_bytes());
+        for tensor in tensors(&config()) {
+            let name = match tensor.name.as_str() {
+                "model.embed_tokens.weight" => "token_embd.weight".into(),
+                "model.norm.weight" => "output_norm.weight".into(),
+                inner => inner
+                    .replace("model.layers.", "blk.")
+                    .replace("self_attn.o_proj", "attn_output")
+                    .replace("self_attn.", "attn_")
+                    .replace("mlp.", "ffn_")
+                    .replace("_proj", "")
+                    .replace("input_layernorm", "attn_norm")
+                    .replace("post_attention_layernorm", "ffn_norm"),
+            };
+            let mut data = tensor.data.clone();
+            let heads = if name.contains("attn_q.") { 4 } else { 2 };
+            if name.contains("attn_q.") || name.contains("attn_k.") {
+                let (rows, width) = (tensor.shape[0], 32);
+                let half = rows / heads / 2;
+                for row in 0..rows {
+                    let (head, at) = (row / (2 * half), row % (2 * half));
+                    let from = head * 2 * half + at % 2 * half + at / 2;
+                    data[row * width..][..width].copy_from_slice(&tensor.data[from * width..][..width]);
+                }
+            }
+            let shape = tensor.shape.iter().rev().map(|d| *d as u64).collect();
+            if name.contains("ffn_down") {
+                let block = |row: &[f32]| {
+                    let mut bytes = vec![0x00, 0x3c];
+                    bytes.extend(row.iter().map(|v| (v * 64.0) as i64 as u8));
+                    bytes
+                };
+                file.tensors.push((name, shape, 8, data.chunks(32).flat_map(block).collect()));
+            } else {
+                file.tensors.push((name, shape, 0, data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+            }
+        }
+        file
+    }
+
+    fn bytes(&self, lie: impl Fn(usize, u64) -> u64) -> Vec<u8> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend(self.entries.to_le_bytes());
+        out.extend(&self.head);
+        let mut offset = 0u64;
+        for (i, (name, shape, kind, data)) in self.tensors.iter().enumerate() {
+            Self::text(&mut out, name);
+            out.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().for_each(|d| out.extend(d.to_le_bytes()));
+            out.extend(kind.to_le_bytes());
+            out.extend(lie(i, offset).to_le_bytes());
+            offset += (data.len() as u64).next_multiple_of(32);
+        }
+        for (_, _, _, data) in &self.tensors {
+            out.resize(out.len().next_multiple_of(32), 0);
+            out.extend(data);
+        }
+        out
+    }
+}
+
+fn truth(_: usize, offset: u64) -> u64 {
+    offset
+}
+
+#[test]
+fn gguf_appears_under_hugging_faces_names_and_row_order() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("tiny.gguf");
+    fs::write(&path, GgufFile::tiny().bytes(truth)).unwrap();
+    let source = ModelSource::open(&path).unwrap();
+    let got = source.tensors_f32().unwrap();
+    for (got, want) in got.iter().zip(tensors(&config())) {
+        if want.name.contains("down_proj") {
+            let byte = |v: &f32| f32::from((v * 64.0) as i64 as u8 as i8);
+            assert_eq!(got.data, want.data.iter().map(byte).collect::<Vec<_>>());
+        } else {
+            assert_eq!(*got, want);
+        }
+    }
+    let want = family::arch(&config()).unwrap();
+    assert_eq!(source.arch, want);
+    assert_eq!(source.stop_ids, [1]);
+    assert_eq!(source.text().unwrap().encode("ab 11").unwrap(), [2, 3, 4, 4]);
+    // As a Hugging Face folder it is the same model.
+    let folder = temporary.path().join("folder");
+    save_model(&folder, &source, &got).unwrap();
+    let exported = ModelSource::open(&folder).unwrap();
+    assert_eq!((exported.tensors_f32().unwrap(), exported.arch, exported.stop_ids), (got, want, vec![1]));
+}
+
+#[test]
+fn a_lying_gguf_is_an_error_that_names_the_tensor() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("tiny.gguf");
+    let with = |bytes: Vec<u8>| {
+        fs::write(&path, bytes).unwrap();
+        error(&path)
+    };
+    let file = GgufFile::tiny();
+    for (offset, word) in [(u64::MAX, "ends beyond"), (1 << 20, "ends beyond"), (0, "overlap"), (8, "alignment")] {
+        let message = with(file.bytes(|i, true_offset| if i == 3 { offset } else { true_offset }));
+        assert!(message.contains(word) && message.contains("blk.0.attn_v.weight"), "{message}");
+        assert!(message.contains("tiny.gguf"), "{message}");
+    }
+    let change = |change: &dyn Fn(&mut GgufFile)| {
+        let mut file = GgufFile::tiny();
+        change(&mut file);
+        with(file.bytes(truth))
+    };
+    assert!(change(&|f| f.tensors[0].1 = vec![1 << 40, 1 << 40]).contains("token_embd.weight: shape"));
+    assert!(change(&|f| f.tensors[0].2 = 10).contains("stored as Q2_K"));
+    assert!(change(&|f| f.tensors[0].0 = "blk.0.attn_v.weight".into()).contains("there twice"));
+    assert!(change(&|f| f.tensors[1].1 = vec![32, 30]).contains("attn_q.weight: 30 rows cannot be split"));
+    assert!(change(&|f| f.string("general.architecture", "gpt2")).contains("known in GGUF files are llama"));
+    assert!(change(&|f| f.string("tokenizer.ggml.pre", "other")).contains("known are gpt-2"));
+    assert!(change(&|f| f.strings("tokenizer.ggml.merges", &["ab"])).contains("merges"));
+    assert!(change(&|f| f.entry("x", 9, &[4, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 127])).contains("x claims"));
+    assert!(change(&|f| f.entry("x", 77, &[])).contains("unknown value type 77"));
+    assert!(with(b"GGUF\x01\0\0\0".to_vec()).contains("version 1"));
+    assert!(with(b"GGUF\0\0\0\x03".to_vec()).contains("big-endian"));
+    assert!(with(b"GGML....".to_vec()).contains("is not a GGUF file"));
+}
+
+/// Errors are fine, panics are not; what is accepted must be readable.
+fn survives(path: &Path) {
+    let all = |source: ModelSource| {
+        if let Some(text) = &source.text {
+            let ids = text.encode("ab, 1 <end> a\u{301}🦀")?;
+            text.decode(&ids)?;
+            text.render_chat(&[Message::new("user", "a")], true)?;
+        }
+        source.tensors_f32()
+    };
+    match ModelSource::open(path).and_then(all) {
+        Ok(tensors) => assert!(!tensors.is_empty()),
+        Err(Error::File { what, .. }) => assert!(!what.is_empty()),
+        Err(other) => assert!(!other.to_string().is_empty()),
+    }
+}
+
+fn damage(bytes: &mut [u8], changes: &[(prop::sample::Index, u8)]) {
+    for (at, value) in changes {
+        bytes[at.index(bytes.len())] = *value;
+    }
+}
+
+fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    let value = prop_oneof![Just(0u8), Just(255), Just(127), any::<u8>()];
+    prop::collection::vec((any::<prop::sample::Index>(), value), 1..6)
+}
+
+/// JSON pointers to every value of a document.
+fn pointers(value: &Value, at: String, out: &mut Vec<String>) {
+    match value {
+        Value::Object(entries) => entries.iter().for_each(|(key, v)| pointers(v, format!("{at}/{key}"), out)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), out)),
+        _ => {}
+    }
+    out.push(at);
+}
+
+/// Values that do not belong where they will be put, and parts of tokenizers that nobody asked for.
+fn strange() -> impl Strategy<Value = Value> {
+    let list = json!([
+        null, true, -1, 0, 4294967295u64, 1.5, "", "x", "<end>", [], {}, [["a", "b"], ["ab", "a"]], {"a": 0, "b": 0},
+        {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"}, {"type": "Strip", "content": " ", "start": 9, "stop": 9},
+        {"type": "Split", "pattern": {"Regex": "(a|ab)*c"}, "behavior": "Removed", "invert": true}, {"type": "ByteFallback"},
+        {"type": "Fuse"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "Metaspace", "replacement": "▁", "split": true},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}]}, {"type": "CTC", "pad_token": "a", "word_delimiter_token": "b"},
+        {"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]}, {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0]]},
+        {"type": "WordPiece", "unk_token": "x", "vocab": {"a": 0}}, {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ]);
+    prop::sample::select(list.as_array().cloned().unwrap_or_default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_gguf_heads_never_panic(changes in changes()) {
+        let file = GgufFile::tiny();
+        let mut bytes = file.bytes(truth);
+        let data: usize = file.tensors.iter().map(|tensor| tensor.3.len()).sum();
+        let head = bytes.len() - data;
+        damage(&mut bytes[..head], &changes);
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("tiny.gguf");
+        fs::write(&path, bytes).unwrap();
+        survives(&path);
+    }
+
+    #[test]
+    fn truncated_gguf_is_always_an_error(cut in any::<prop::sample::Index>()) {
+        let bytes = GgufFile::tiny().bytes(truth);
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("tiny.gguf");
+        fs::write(&path, &bytes[..cut.index(bytes.len())]).unwrap();
+        prop_assert!(error(&path).contains("tiny.gguf"));
+    }
+
+    #[test]
+    fn strange_tokenizers_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..3)) {
+        let text = tokenizer();
+        let mut json: Value = serde_json::from_str(text.tokenizer_json()).unwrap();
+        for (at, value) in changes {
+            let mut paths = Vec::new();
+            pointers(&json, String::new(), &mut paths);
+            *json.pointer_mut(&paths[at.index(paths.len())]).unwrap() = value;
+        }
+        if let Ok(text) = Text::from_json(json.to_string(), text.tokenizer_config().clone())
+            && let Ok(ids) = text.encode("ab, 1 <end> a\u{301}🦀")
+        {
+            let _ = text.decode(&ids);
+        }
+    }
+
+    #[test]
+    fn damaged_folders_never_panic(which in 0..4usize, cut in any::<prop::sample::Index>(), truncate: bool, changes in changes()) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("model");
+        save(&folder, &config(), &tensors(&config())).unwrap();
+        let name = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"][which];
+        let mut bytes = fs::read(folder.join(name)).unwrap();
+        if truncate {
+            bytes.truncate(cut.index(bytes.len()));
+        } else {
+            let head = bytes.len().min(2500);
+            damage(&mut bytes[..head], &changes);
+        }
+        fs::write(folder.join(name), bytes).unwrap();
+        survives(&folder);
+    }
+}
