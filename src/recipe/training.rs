@@ -46,7 +46,7 @@ pub fn run(
     let after = |trainer: &Trainer, record: serde_json::Value| -> Result<()> {
         steps.borrow_mut().push(&record)?;
         ctx.observer.advance(1);
-        if trainer.step % d.save_every as u64 == 0 && trainer.step < total as u64 {
+        if trainer.step.is_multiple_of(d.save_every as u64) && trainer.step < total as u64 {
             checkpoints.save(trainer)?;
         }
         Ok(())
