@@ -4,6 +4,8 @@ pub mod error;
 pub mod generate;
 pub mod gpu;
 pub mod judge;
+pub mod kernels;
+pub mod layout;
 pub mod model;
 pub mod observe;
 pub mod recipe;

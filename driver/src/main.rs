@@ -1,1 +1,38 @@
-fn main() {}
+//! The command line of selfreward: typed arguments, a call into the library, an exit code.
+//!
+//! Exit codes: 0 done; 1 failed, one error chain on stderr; 2 wrong usage; 130 stopped by Ctrl-C.
+
+mod app;
+mod args;
+mod commands;
+mod data;
+mod progress;
+mod sample;
+mod tables;
+
+use clap::Parser;
+use selfreward::Error;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let resume = cli.command.resume_hint();
+    let app = app::App::new(cli.common);
+    let Err(error) = commands::run(&app, cli.command) else {
+        return ExitCode::SUCCESS;
+    };
+    app.progress.clear();
+    // A reader that went away (`| head`) wanted no more.
+    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
+        return ExitCode::SUCCESS;
+    }
+    let mut stderr = std::io::stderr().lock();
+    // Nothing sensible is left to do when stderr itself is gone.
+    if error.chain().any(|e| matches!(e.downcast_ref::<Error>(), Some(Error::Stopped))) {
+        let _ = writeln!(stderr, "stopped. {resume}");
+        return ExitCode::from(130);
+    }
+    let _ = writeln!(stderr, "error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,10 +1,84 @@
-//! The only folder that names wgpu: adapter choice, device, buffers, pipelines, recording.
+//! The only folder that names wgpu: adapter choice, device, buffers, pipelines, recording, tuning.
 
-use crate::Result;
+mod adapter;
+mod buffer;
+mod pipeline;
+mod record;
+pub mod tune;
+
+pub use adapter::{DeviceInfo, list};
+pub use buffer::{Tensor, pad4};
+pub use pipeline::Source;
+pub use record::{Cost, Launch, Plan, Recorder, Timing, fold};
+
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Which text of a kernel an adapter gets (the table is in ARCHITECTURE.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// For adapters that run on the CPU: no barriers, no workgroup memory, a workgroup of 8 lanes, one operand uniform.
+    Soft,
+    /// For real GPUs: tiles in workgroup memory, reductions across a workgroup.
+    Tile,
+}
+
+impl Variant {
+    /// Every variant, in the order that reports use.
+    pub const ALL: [Variant; 2] = [Variant::Soft, Variant::Tile];
+
+    /// The word that file names and tables use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::Soft => "soft",
+            Variant::Tile => "tile",
+        }
+    }
+}
+
+/// How a GPU is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Part of the adapter's name, or its index in [`list`]; None takes the best one.
+    pub device: Option<String>,
+    /// Cap on the bytes of live buffers.
+    pub memory: Option<u64>,
+    /// Kernel texts to use; None lets the adapter's kind decide.
+    pub variant: Option<Variant>,
+    /// Keep bounds checks in the shaders (slower; for tests).
+    pub checked: bool,
+    /// Ask for no optional feature and for no more than WebGPU's default limits.
+    pub plain: bool,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: DeviceInfo,
+    limits: wgpu::Limits,
+    variant: Variant,
+    checked: bool,
+    memory: Option<u64>,
+    timestamps: bool,
+    pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
+    pool: Mutex<buffer::Pool>,
+    live: AtomicU64,
+    peak: AtomicU64,
+    lost: Mutex<Option<String>>,
+    failure: Mutex<Option<Error>>,
+    tuning: Mutex<tune::Table>,
+}
 
 /// An open GPU; cheap to clone.
 #[derive(Clone)]
-pub struct Gpu {}
+pub struct Gpu(Arc<Inner>);
+
+/// A lock whose holder panicked still guards plain data that is whole.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Gpu {
     /// Opens the GPU whose name contains `device` (or whose index it is), else the best one. `memory` caps the bytes
@@ -12,7 +86,125 @@ impl Gpu {
     ///
     /// # Errors
     /// No adapter, none of that name, a device that cannot be opened.
-    pub fn open(_device: Option<&str>, _memory: Option<u64>) -> Result<Gpu> {
-        Err(crate::Error::Device("not built yet".into()))
+    pub fn open(device: Option<&str>, memory: Option<u64>) -> Result<Gpu> {
+        Self::with(&Options { device: device.map(str::to_owned), memory, ..Options::default() })
+    }
+
+    /// Opens a GPU with every choice spelled out.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn with(options: &Options) -> Result<Gpu> {
+        let (adapter, info) = adapter::choose(options.device.as_deref())?;
+        let limits = if options.plain {
+            wgpu::Limits { max_storage_buffers_per_shader_stage: 8, ..wgpu::Limits::default() }
+        } else {
+            adapter.limits()
+        };
+        let timestamps = !options.plain && adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("selfreward"),
+            required_features: if timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() },
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        }))
+        .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
+        let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
+        let gpu = Gpu(Arc::new(Inner {
+            tuning: Mutex::new(tune::Table::for_device(&info, variant)),
+            device,
+            queue,
+            info,
+            limits,
+            variant,
+            checked: options.checked,
+            memory: options.memory,
+            timestamps,
+            pipelines: Mutex::default(),
+            pool: Mutex::default(),
+            live: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            lost: Mutex::default(),
+            failure: Mutex::default(),
+        }));
+        let weak = Arc::downgrade(&gpu.0);
+        gpu.0.device.set_device_lost_callback(move |_, why| {
+            if let Some(inner) = weak.upgrade() {
+                *lock(&inner.lost) = Some(why);
+            }
+        });
+        let weak = Arc::downgrade(&gpu.0);
+        gpu.0.device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            if let Some(inner) = weak.upgrade() {
+                let error = match e {
+                    wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory("the driver refused an allocation".into()),
+                    other => Error::Device(other.to_string()),
+                };
+                lock(&inner.failure).get_or_insert(error);
+            }
+        }));
+        Ok(gpu)
+    }
+
+    /// What this GPU is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    /// Which kernel texts it runs.
+    pub fn variant(&self) -> Variant {
+        self.0.variant
+    }
+
+    /// Bytes of buffers now in use.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.live.load(Ordering::Relaxed)
+    }
+
+    /// The largest [`Gpu::live_bytes`] since the last [`Gpu::reset_peak`].
+    pub fn peak_bytes(&self) -> u64 {
+        self.0.peak.load(Ordering::Relaxed)
+    }
+
+    /// Starts a new measurement of the peak.
+    pub fn reset_peak(&self) {
+        self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
+    }
+
+    /// Largest buffer that a kernel can bind, in bytes.
+    pub fn max_binding_bytes(&self) -> u64 {
+        self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size)
+    }
+
+    /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which
+    /// desktops begin to stutter, from what the kind of device is known to do at least.
+    pub fn flops_per_dispatch(&self) -> f64 {
+        match self.0.info.software {
+            true => 1.0e9,
+            false => 1.0e11,
+        }
+    }
+
+    /// The first error that happened outside of a call, if any (an asynchronous failure of the device).
+    fn take_failure(&self) -> Result<()> {
+        if let Some(why) = lock(&self.0.lost).clone() {
+            return Err(Error::DeviceLost(why));
+        }
+        match lock(&self.0.failure).take() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last look.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+        self.take_failure()?;
+        polled.map(|_| ()).map_err(|e| Error::Device(format!("waiting for the GPU: {e}")))
     }
 }

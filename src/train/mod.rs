@@ -1,6 +1,7 @@
 //! Training: SFT and DPO on explicit backward passes, AdamW.
 
 pub mod dpo;
+pub mod losses;
 pub mod sft;
 
 use crate::Result;

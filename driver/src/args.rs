@@ -1,0 +1,125 @@
+//! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
+
+use crate::commands::{bench, chat, check, demo, devices, dump, generate, judge, pairs, prompts, run, train};
+use clap::{Args, Parser, Subcommand};
+
+/// Self-Rewarding Language Models on any GPU.
+///
+/// One model writes new instructions, answers them, judges its own answers, and is trained on its own preferences by DPO,
+/// round after round. Exit codes: 0 done; 1 failed; 2 wrong usage; 130 stopped by Ctrl-C.
+#[derive(Parser)]
+#[command(name = "selfreward", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// GPU to use: part of its name, or its index in `devices` (default: the best one)
+    #[arg(long, global = true, value_name = "NAME|INDEX")]
+    pub(crate) device: Option<String>,
+    /// Most bytes that may be allocated on the GPU (512M and 4G are understood too)
+    #[arg(long, global = true, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) memory: Option<u64>,
+    /// Seed of all random numbers
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more: what was chosen, how long it took
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// The commands, in the order that help lists them.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Play the whole loop in the small world, whose exact scorer only measures
+    Demo(demo::Args),
+    /// List the GPUs and say which one would be used
+    Devices,
+    /// Run every kernel against its f64 twin on this device
+    Check(check::Args),
+    /// Measure kernels, or a model's speed
+    Bench(bench::Args),
+    /// Write answers to prompts
+    Generate(generate::Args),
+    /// Talk with a model
+    Chat(chat::Args),
+    /// Run the self-rewarding loop that a config file describes
+    Run(run::Args),
+    /// Say where a run stands
+    Status(run::StatusArgs),
+    /// Let a model write new prompts (self-instruct)
+    Prompts(prompts::Args),
+    /// Let a model score responses
+    Judge(judge::Args),
+    /// Make preference pairs from scored responses
+    Pairs(pairs::Args),
+    /// Fine-tune a model on answers
+    Sft(train::SftArgs),
+    /// Train a model on preferences
+    Dpo(train::DpoArgs),
+    /// Write numbers for comparison with other programs
+    #[command(subcommand)]
+    Dump(dump::Kind),
+}
+
+impl Command {
+    /// What to tell someone who pressed Ctrl-C.
+    pub(crate) fn resume_hint(&self) -> String {
+        match self {
+            Command::Run(a) => format!("Go on with: selfreward run {} --resume", a.config.display()),
+            Command::Demo(demo::Args { out: Some(out), .. }) => {
+                format!("Go on with the same command and --resume (--out {})", out.display())
+            }
+            Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
+            _ => "What was written so far stays; the same command starts again".into(),
+        }
+    }
+}
+
+/// A number of bytes with an optional K, M, G or T (powers of 1024).
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_end_matches("iB").trim_end_matches('B') {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        other => return Err(format!("'{other}' is no unit; K, M, G and T are")),
+    };
+    let n: u64 = digits.parse().map_err(|_| format!("'{text}' is no number of bytes"))?;
+    n.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 64 bits can say"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_take_units() {
+        assert_eq!(bytes("512"), Ok(512));
+        assert_eq!(bytes("4G"), Ok(4 << 30));
+        assert_eq!(bytes("3MiB"), Ok(3 << 20));
+        assert!(bytes("many").is_err());
+        assert!(bytes("5X").is_err());
+        assert!(bytes("99999999999T").is_err());
+    }
+}

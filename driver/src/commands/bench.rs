@@ -1,0 +1,180 @@
+//! `bench`: the speed of the kernels, and of a model.
+
+use crate::app::{App, Pin};
+use crate::tables::Table;
+use anyhow::{Context, Result, bail};
+use selfreward::Observer;
+use selfreward::gpu::DeviceInfo;
+use selfreward::kernels::check::{self, BenchRow};
+use selfreward::kernels::{ALL, Kernel};
+use selfreward::recipe::records::read_json;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::PathBuf;
+
+mod model;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this kernel
+    #[arg(long, value_name = "K")]
+    kernel: Option<String>,
+    /// List the kernels and the shapes that would be timed
+    #[arg(long, conflicts_with_all = ["model", "config", "compare"])]
+    list: bool,
+    /// Timed runs of each shape
+    #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Measure this model as well: prefill, decode, a DPO step
+    #[arg(long, value_name = "M", conflicts_with = "config")]
+    model: Option<PathBuf>,
+    /// The same with random weights of the shape that a config.json describes
+    #[arg(long, value_name = "config.json")]
+    config: Option<PathBuf>,
+    /// Prompt tokens of the prefill measurement
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    prefill: u32,
+    /// New tokens of the decode measurement
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    decode: u32,
+    /// Show each figure beside that of an earlier `bench --json`
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    #[command(flatten)]
+    pin: Pin,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    device: &'a DeviceInfo,
+    peaks: Peaks,
+    kernels: Vec<BenchRow>,
+    /// With `--model` or `--config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<model::Speed>,
+}
+
+/// The best that any timed case reached on this device: what the shares refer to.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Peaks {
+    gflops: f64,
+    gbs: f64,
+}
+
+/// What is read of an earlier report.
+#[derive(Deserialize)]
+struct Old {
+    kernels: Vec<OldRow>,
+    model: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct OldRow {
+    name: String,
+    variant: String,
+    shape: String,
+    median_ms: f64,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    if args.list {
+        return list(app, args.kernel.as_deref());
+    }
+    let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
+    let gpu = app.pinned_gpu(&args.pin)?;
+    let speed = match (&args.model, &args.config) {
+        (None, None) => None,
+        (model, config) => {
+            let sizes = model::Sizes { prefill: args.prefill as usize, decode: args.decode as usize };
+            Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), sizes)?)
+        }
+    };
+    // With a model the kernels are measured only when one is named.
+    let mut kernels = Vec::new();
+    if speed.is_none() || args.kernel.is_some() {
+        app.progress.begin("bench", None, "shapes");
+        kernels = check::bench(&gpu, args.kernel.as_deref(), args.runs as usize, &app.progress)?;
+        app.progress.end();
+    }
+    let peaks =
+        kernels.iter().fold(Peaks::default(), |p, r| Peaks { gflops: p.gflops.max(r.gflops), gbs: p.gbs.max(r.gbs) });
+    for row in &mut kernels {
+        row.share = (row.gflops / peaks.gflops).max(row.gbs / peaks.gbs);
+    }
+    let report = Report { device: gpu.info(), peaks, kernels, model: speed };
+    if app.common.json {
+        return app.json(&report);
+    }
+    print(app, &report, old.as_ref())
+}
+
+fn list(app: &App, filter: Option<&str>) -> Result<()> {
+    let kernels: Vec<&Kernel> = ALL.iter().filter(|k| filter.is_none_or(|f| f == k.source.name)).collect();
+    if kernels.is_empty() {
+        bail!("no kernel is called '{}'; bench --list shows them", filter.unwrap_or_default());
+    }
+    let shapes = |k: &Kernel| (k.cases)().into_iter().filter(|c| c.timed).map(|c| c.name).collect::<Vec<_>>();
+    if app.common.json {
+        let listed = |k: &&Kernel| serde_json::json!({"name": k.source.name, "about": k.about, "shapes": shapes(k)});
+        return app.json(&kernels.iter().map(listed).collect::<Vec<_>>());
+    }
+    for kernel in kernels {
+        app.line(format!("{}: {}", kernel.source.name, kernel.about))?;
+        for shape in shapes(kernel) {
+            app.line(format!("  {shape}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
+    let device = report.device;
+    app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
+    if !report.kernels.is_empty() {
+        app.line(format!(
+            "best of all: {:.1} GFLOP/s, {:.1} GB/s; share is of these\n",
+            report.peaks.gflops, report.peaks.gbs
+        ))?;
+        let mut table =
+            Table::new(&["kernel", "variant", "shape", "ms", "spread", "GFLOP/s", "GB/s", "share", "was ms"]);
+        for r in &report.kernels {
+            let before = old.and_then(|o| {
+                o.kernels.iter().find(|k| (&k.name, &k.variant, &k.shape) == (&r.name, &r.variant, &r.shape))
+            });
+            table.row([
+                r.name.clone(),
+                r.variant.clone(),
+                r.shape.clone(),
+                format!("{:.3}", r.median_ms),
+                format!("{:.0} %", r.spread * 100.0),
+                format!("{:.1}", r.gflops),
+                format!("{:.1}", r.gbs),
+                format!("{:.0} %", r.share * 100.0),
+                before.map_or("-".into(), |k| format!("{:.3}", k.median_ms)),
+            ]);
+        }
+        table.print()?;
+    }
+    if let Some(speed) = &report.model {
+        let now = serde_json::to_value(speed)?;
+        let now = now.as_object().context("a report is an object")?;
+        let before = old.and_then(|o| o.model.as_ref());
+        app.line("")?;
+        let mut table = Table::new(&["model", "now", "was"]);
+        for (name, value) in now {
+            let was = before.and_then(|b| b.get(name)).map_or("-".into(), figure);
+            table.row([name.clone(), figure(value), was]);
+        }
+        table.print()?;
+    }
+    Ok(())
+}
+
+/// A figure, or several by batch size, as a table shows them.
+fn figure(value: &Value) -> String {
+    match value {
+        Value::Object(map) => map.iter().map(|(k, v)| format!("{k}: {}", figure(v))).collect::<Vec<_>>().join(", "),
+        Value::Number(n) if n.is_f64() => format!("{:.2}", n.as_f64().unwrap_or(f64::NAN)),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,99 @@
+//! `chat`: a conversation in the terminal; answers appear as they are written.
+
+use crate::app::App;
+use crate::sample::SampleArgs;
+use anyhow::{Result, bail};
+use selfreward::generate::{Generator, Request, Settings};
+use selfreward::rng::record_id;
+use selfreward::text::Message;
+use selfreward::{Error, Observer};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// What the model is told first
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sample: SampleArgs,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    if app.common.json {
+        bail!("chat has no --json; use generate");
+    }
+    let source = app.source(&args.model)?;
+    let text = source.text()?;
+    if !text.has_chat_template() {
+        bail!("{}: has no chat template; use generate --raw", source.path.display());
+    }
+    let gpu = app.gpu()?;
+    let model = app.model(&gpu, &source)?;
+    let mut generator = Generator::new(&gpu, &model);
+    let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
+    let asks = std::io::stdin().is_terminal();
+    if asks {
+        app.progress.note("An empty line or Ctrl-D ends the conversation.");
+    }
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        let mut stdout = std::io::stdout().lock();
+        if asks {
+            write!(stdout, "> ")?;
+            stdout.flush()?;
+        }
+        let line = match lines.next() {
+            Some(line) => line?,
+            None => return Ok(()),
+        };
+        if app.progress.stop_requested() {
+            return Err(Error::Stopped.into());
+        }
+        if line.trim().is_empty() {
+            return Ok(());
+        }
+        messages.push(Message::new("user", line));
+        let prompt = text.encode_chat(&messages, true)?;
+        let settings = Settings {
+            sampling: args.sample.sampling(),
+            max_new_tokens: args.sample.max_new_tokens(),
+            stop: source.stop_ids.clone(),
+            seed: app.common.seed,
+            choices: Vec::new(),
+        };
+        let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
+        let mut stream = text.stream();
+        let mut failed: Option<anyhow::Error> = None;
+        let mut show = |_: usize, _: usize, token: u32| {
+            let shown = stream.push(token).map_err(anyhow::Error::from).and_then(|piece| {
+                stdout.write_all(piece.as_bytes())?;
+                Ok(stdout.flush()?)
+            });
+            failed = failed.take().or(shown.err());
+        };
+        let outputs = generator.run(&[request], &settings, &Stop(app), &mut show)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        writeln!(stdout, "{}", stream.finish()?)?;
+        let tokens = outputs.first().and_then(|samples| samples.first()).map(|o| o.tokens.as_slice());
+        messages.push(Message::new("assistant", text.decode(tokens.unwrap_or_default())?));
+    }
+}
+
+/// Passes Ctrl-C on but shows no bar: the answer itself is the progress.
+struct Stop<'a>(&'a App);
+
+impl Observer for Stop<'_> {
+    fn note(&self, sentence: &str) {
+        self.0.progress.note(sentence);
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.0.progress.stop_requested()
+    }
+}

@@ -1,0 +1,50 @@
+//! `devices`: which GPUs there are and which one would be used.
+
+use crate::app::App;
+use crate::tables::Table;
+use anyhow::Result;
+use selfreward::gpu::{self, DeviceInfo};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    devices: &'a [DeviceInfo],
+    /// Index of the device that would be used.
+    chosen: usize,
+    reason: String,
+    /// Kernel texts that it would run.
+    variant: &'static str,
+}
+
+pub(crate) fn run(app: &App) -> Result<()> {
+    let devices = gpu::list();
+    let gpu = app.gpu()?;
+    let info = gpu.info();
+    let reason = match &app.common.device {
+        Some(wanted) => format!("--device {wanted}"),
+        None if devices.len() == 1 => "the only one".into(),
+        None => format!("{}: a discrete GPU goes before an integrated one, any GPU before software", info.kind),
+    };
+    let report = Report { devices: &devices, chosen: info.index, reason, variant: gpu.variant().name() };
+    if app.common.json {
+        return app.json(&report);
+    }
+    let mut table = Table::new(&["index", "name", "kind", "backend", "driver", "binding", "workgroup", "features"]);
+    for d in &devices {
+        table.row([
+            d.index.to_string(),
+            d.name.clone(),
+            d.kind.clone(),
+            d.backend.clone(),
+            d.driver.clone(),
+            format!("{} MiB", d.max_binding_bytes >> 20),
+            format!("{} KiB, {} lanes", d.max_workgroup_bytes >> 10, d.max_workgroup_invocations),
+            d.features.join(" "),
+        ]);
+    }
+    table.print()?;
+    app.line(format!(
+        "\nwould use {} ({}), with the {} kernels: {}",
+        info.index, info.name, report.variant, report.reason
+    ))
+}

@@ -1,0 +1,172 @@
+//! `dump dpo` and `dump sft`: one full batch, its gradients, and what AdamW makes of it.
+
+use crate::app::{App, Pin, check_writable};
+use crate::commands::train::{LossArgs, model_logps};
+use crate::data::{self, Limit};
+use crate::sample::at_least_0;
+use anyhow::Result;
+use selfreward::gpu::Gpu;
+use selfreward::model::NamedTensor;
+use selfreward::recipe::records::write_json;
+use selfreward::train::dpo::{self, PairLogps};
+use selfreward::train::sft::{self, SftConfig};
+use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::weights::{Dtype, ModelSource, write_safetensors};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct DpoArgs {
+    #[command(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    loss: LossArgs,
+    /// The reference model (default: the model itself)
+    #[arg(long = "ref", value_name = "R")]
+    reference: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct SftArgs {
+    #[command(flatten)]
+    batch: BatchArgs,
+}
+
+#[derive(clap::Args)]
+struct BatchArgs {
+    /// Hugging Face folder, GGUF file, or run folder
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Lines with prompt_ids and chosen_ids, rejected_ids (dpo) or completion_ids (sft); one batch
+    #[arg(long, value_name = "F.jsonl")]
+    data: PathBuf,
+    /// The folder for metrics.json and grads.safetensors
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// AdamW steps on the batch after the gradients are written
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    steps: usize,
+    /// Constant learning rate of those steps
+    #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
+    lr: f32,
+    /// AdamW's decay of the two moments
+    #[arg(long, num_args = 2, value_delimiter = ',', default_values_t = [0.9, 0.999], value_names = ["A,B"], value_parser = at_least_0)]
+    betas: Vec<f32>,
+    /// Added to the root of the second moment
+    #[arg(long, default_value_t = 1e-8, value_parser = at_least_0)]
+    eps: f32,
+    /// Decoupled weight decay, on every parameter
+    #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
+    weight_decay: f32,
+    /// Clip the gradient's norm to this; 0 is off
+    #[arg(long, default_value_t = 0.0, value_name = "G", value_parser = at_least_0)]
+    max_grad_norm: f32,
+    #[command(flatten)]
+    pin: Pin,
+}
+
+/// What the first step shows, and `[loss, gradient norm]` of every step.
+#[derive(Default)]
+struct Taken {
+    gradients: Vec<NamedTensor>,
+    trajectory: Vec<[f64; 2]>,
+}
+
+impl Taken {
+    fn take(&mut self, trainer: &Trainer, loss: f64, norm: f64) -> selfreward::Result<()> {
+        if self.trajectory.is_empty() {
+            self.gradients = trainer.gradients()?;
+        }
+        self.trajectory.push([loss, norm]);
+        Ok(())
+    }
+
+    /// Adds `loss` and, where steps were asked for, `trajectory` to the metrics, and writes both files.
+    fn write(self, args: &BatchArgs, mut metrics: Value) -> Result<()> {
+        metrics["loss"] = json!(self.trajectory.first().map(|t| t[0]));
+        if args.steps > 0 {
+            metrics["trajectory"] = json!(self.trajectory);
+        }
+        std::fs::create_dir_all(&args.out)?;
+        write_safetensors(&args.out.join("grads.safetensors"), &self.gradients, Dtype::F32)?;
+        Ok(write_json(&args.out.join("metrics.json"), &metrics)?)
+    }
+}
+
+impl BatchArgs {
+    fn open(&self, app: &App) -> Result<(ModelSource, Limit)> {
+        check_writable(&self.out.join("metrics.json"))?;
+        let source = app.source(&self.model)?;
+        let limit = Limit { max_length: source.arch.max_position_embeddings, truncate: false };
+        Ok((source, limit))
+    }
+
+    fn trainer<'g>(&self, app: &App, gpu: &'g Gpu, source: &ModelSource) -> Result<Trainer<'g>> {
+        let optimiser = Optimiser {
+            betas: [self.betas[0], self.betas[1]],
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            decay_vectors: true,
+            max_grad_norm: self.max_grad_norm,
+        };
+        Ok(Trainer::new(gpu, app.model(gpu, source)?, optimiser)?)
+    }
+
+    /// The gradients are those of a first step; without `--steps` that step moves nothing.
+    fn rate(&self) -> LearningRate {
+        let peak = if self.steps == 0 { 0.0 } else { self.lr };
+        LearningRate { peak, min_lr: peak, warmup: 0, schedule: Schedule::Constant }
+    }
+}
+
+pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
+    let batch = &args.batch;
+    let (source, limit) = batch.open(app)?;
+    let (pairs, dropped) = data::pairs(&batch.data, &source, limit)?;
+    anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
+    let gpu = app.pinned_gpu(&batch.pin)?;
+    let own = model_logps(app, &gpu, &batch.model, &pairs)?;
+    let reference = match &args.reference {
+        Some(path) => Some(model_logps(app, &gpu, path, &pairs)?),
+        None => None,
+    };
+    let config = args.loss.config(batch.steps.max(1), pairs.len(), batch.rate(), app.common.seed);
+    let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
+    let mut trainer = batch.trainer(app, &gpu, &source)?;
+    dpo::run(
+        &mut trainer,
+        &pairs,
+        &config,
+        reference.as_deref(),
+        &app.progress,
+        &mut |logps| {
+            used = logps.to_vec();
+            Ok(())
+        },
+        &mut |trainer, step| taken.take(trainer, step.loss, step.grad_norm),
+    )?;
+    let side = |list: &[PairLogps], of: fn(&PairLogps) -> f32| list.iter().map(of).collect::<Vec<f32>>();
+    taken.write(
+        batch,
+        json!({
+            "logps_chosen": side(&own, |l| l.chosen), "logps_rejected": side(&own, |l| l.rejected),
+            "ref_logps_chosen": side(&used, |l| l.chosen), "ref_logps_rejected": side(&used, |l| l.rejected),
+        }),
+    )
+}
+
+pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
+    let batch = &args.batch;
+    let (source, limit) = batch.open(app)?;
+    let (examples, dropped) = data::examples(&batch.data, &source, limit)?;
+    anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
+    let gpu = app.pinned_gpu(&batch.pin)?;
+    let config =
+        SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed };
+    let mut taken = Taken::default();
+    let mut trainer = batch.trainer(app, &gpu, &source)?;
+    sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
+        taken.take(trainer, step.loss, step.grad_norm)
+    })?;
+    taken.write(batch, json!({}))
+}

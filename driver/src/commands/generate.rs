@@ -1,0 +1,159 @@
+//! `generate`: answers to one prompt or to a file of them.
+
+use crate::app::{App, check_writable};
+use crate::sample::SampleArgs;
+use anyhow::{Result, ensure};
+use selfreward::generate::{Generator, Request, Settings};
+use selfreward::recipe::records::{read_jsonl, write_jsonl};
+use selfreward::rng::record_id;
+use selfreward::text::{Message, Text};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    #[command(flatten)]
+    input: Input,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Answers to each prompt
+    #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    n: u32,
+    #[command(flatten)]
+    sample: SampleArgs,
+    /// Cut the answer before this text; may be given several times
+    #[arg(long, value_name = "S")]
+    stop: Vec<String>,
+    /// Write JSONL records here instead of text to stdout
+    #[arg(long, value_name = "F.jsonl")]
+    out: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// The prompt
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// A file with one {"prompt": TEXT or list of messages} a line
+    #[arg(long, value_name = "F.jsonl")]
+    prompts: Option<PathBuf>,
+}
+
+/// A line of `--prompts`.
+#[derive(Deserialize)]
+struct PromptRecord {
+    prompt: Prompt,
+}
+
+/// A plain prompt, or a conversation so far.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Plain(String),
+    Chat(Vec<Message>),
+}
+
+impl Prompt {
+    fn encode(&self, text: &Text, raw: bool) -> selfreward::Result<Vec<u32>> {
+        match self {
+            Prompt::Plain(p) if raw || !text.has_chat_template() => text.encode(p),
+            Prompt::Plain(p) => text.encode_chat(&[Message::new("user", p)], true),
+            Prompt::Chat(messages) => text.encode_chat(messages, true),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Prompt::Plain(p) => p.is_empty(),
+            Prompt::Chat(messages) => messages.iter().all(|m| m.content.is_empty()),
+        }
+    }
+}
+
+/// One answer.
+#[derive(Serialize)]
+struct Answer<'a> {
+    /// Place of the prompt, from 0.
+    index: usize,
+    sample: u32,
+    /// Keys the random numbers of this answer, together with the seed.
+    id: String,
+    prompt: &'a Prompt,
+    text: String,
+    prompt_tokens: usize,
+    tokens: usize,
+    /// Whether the model ended the answer itself, or a stop text did; otherwise it was cut.
+    stopped: bool,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    if let Some(out) = &args.out {
+        check_writable(out)?;
+    }
+    let prompts: Vec<Prompt> = match (&args.input.prompt, &args.input.prompts) {
+        (_, Some(file)) => {
+            let prompts: Vec<Prompt> = read_jsonl::<PromptRecord>(file)?.into_iter().map(|r| r.prompt).collect();
+            ensure!(!prompts.is_empty(), "{}: holds no prompt", file.display());
+            if let Some(i) = prompts.iter().position(Prompt::is_empty) {
+                anyhow::bail!("{}: prompt {} is empty", file.display(), i + 1);
+            }
+            prompts
+        }
+        (prompt, None) => prompt.iter().cloned().map(Prompt::Plain).collect(),
+    };
+    ensure!(!prompts.iter().any(Prompt::is_empty), "the prompt is empty");
+    ensure!(!args.stop.iter().any(String::is_empty), "--stop is empty");
+    let source = app.source(&args.model)?;
+    let text = source.text()?;
+    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
+    let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
+    let requests: Vec<Request> =
+        ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
+    let gpu = app.gpu()?;
+    let model = app.model(&gpu, &source)?;
+    let settings = Settings {
+        sampling: args.sample.sampling(),
+        max_new_tokens: args.sample.max_new_tokens(),
+        stop: source.stop_ids.clone(),
+        seed: app.common.seed,
+        choices: Vec::new(),
+    };
+    let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+    app.progress.clear();
+
+    let mut answers = Vec::new();
+    for (index, samples) in outputs.iter().enumerate() {
+        for (sample, output) in (0..).zip(samples) {
+            let mut answer = text.decode(&output.tokens)?;
+            let cut = args.stop.iter().filter_map(|s| answer.find(s.as_str())).min();
+            answer.truncate(cut.unwrap_or(answer.len()));
+            answers.push(Answer {
+                index,
+                sample,
+                id: format!("{:016x}", key(&ids[index], sample)),
+                prompt: &prompts[index],
+                text: answer,
+                prompt_tokens: ids[index].len(),
+                tokens: output.tokens.len(),
+                stopped: output.stopped || cut.is_some(),
+            });
+        }
+    }
+    if let Some(out) = &args.out {
+        write_jsonl(out, &answers)?;
+    }
+    if app.common.json {
+        return app.json(&answers);
+    }
+    if args.out.is_none() {
+        for answer in &answers {
+            app.line(&answer.text)?;
+        }
+    }
+    Ok(())
+}

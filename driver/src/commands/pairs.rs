@@ -1,0 +1,107 @@
+//! `pairs`: preferences from scored responses.
+
+use crate::app::{App, check_writable};
+use anyhow::{Result, ensure};
+use selfreward::recipe::pairs::{Choice, PairRule, Scored, choose};
+use selfreward::recipe::records::{Message, read_jsonl, write_jsonl};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Scored responses, as `judge` writes them
+    #[arg(long, value_name = "F.jsonl")]
+    verdicts: PathBuf,
+    /// The preferences, in TRL's conversational form
+    #[arg(long, value_name = "F.jsonl")]
+    out: PathBuf,
+    /// Smallest difference between the best and the worst score; equal scores never make a pair
+    #[arg(long, default_value_t = PairRule::default().min_gap, value_name = "X")]
+    min_gap: f64,
+    /// Among responses within this much of the best score take the shortest, of the worst the longest; 0 is off
+    #[arg(long, default_value_t = PairRule::default().length_margin, value_name = "X")]
+    length_margin: f64,
+}
+
+/// What is read of a line.
+#[derive(Deserialize)]
+struct Verdict {
+    prompt: String,
+    response: String,
+    /// Null when none could be read.
+    score: Option<f64>,
+    /// Length of the response; its characters count where it is not given.
+    tokens: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Preference {
+    prompt: Vec<Message>,
+    chosen: Vec<Message>,
+    rejected: Vec<Message>,
+    score_chosen: f64,
+    score_rejected: f64,
+}
+
+/// What became of the prompts.
+#[derive(Default, Serialize)]
+struct Report {
+    prompts: usize,
+    pairs: usize,
+    /// Best and worst are equal, or too near one another.
+    ties: usize,
+    /// Fewer than two responses have a score.
+    too_few: usize,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    ensure!(args.min_gap.is_finite() && args.length_margin.is_finite(), "--min-gap and --length-margin must be finite");
+    check_writable(&args.out)?;
+    let verdicts: Vec<Verdict> = read_jsonl(&args.verdicts)?;
+    ensure!(!verdicts.is_empty(), "{}: holds no record", args.verdicts.display());
+    let mut groups: Vec<(&str, Vec<&Verdict>)> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    for verdict in &verdicts {
+        let place = *places.entry(verdict.prompt.as_str()).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push((&verdict.prompt, Vec::new()));
+        }
+        groups[place].1.push(verdict);
+    }
+    let rule = PairRule { min_gap: args.min_gap, length_margin: args.length_margin };
+    let mut report = Report { prompts: groups.len(), ..Report::default() };
+    let mut preferences = Vec::new();
+    for (prompt, group) in groups {
+        let scored: Vec<Scored> = group
+            .iter()
+            .filter_map(|v| {
+                let tokens = v.tokens.unwrap_or_else(|| v.response.chars().count());
+                Some(Scored { text: &v.response, tokens, score: v.score? })
+            })
+            .collect();
+        match choose(&scored, &rule) {
+            Choice::Tie => report.ties += 1,
+            Choice::TooFew => report.too_few += 1,
+            Choice::Pair { chosen, rejected } => preferences.push(Preference {
+                prompt: Message::alone("user", prompt),
+                chosen: Message::alone("assistant", scored[chosen].text),
+                rejected: Message::alone("assistant", scored[rejected].text),
+                score_chosen: scored[chosen].score,
+                score_rejected: scored[rejected].score,
+            }),
+        }
+    }
+    report.pairs = preferences.len();
+    write_jsonl(&args.out, &preferences)?;
+    if app.common.json {
+        return app.json(&report);
+    }
+    app.line(format!(
+        "{}: {} pairs of {} prompts; {} ties, {} with fewer than two scores",
+        args.out.display(),
+        report.pairs,
+        report.prompts,
+        report.ties,
+        report.too_few
+    ))
+}

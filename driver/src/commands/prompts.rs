@@ -1,0 +1,64 @@
+//! `prompts`: new prompts in the manner of given ones, by self-instruct.
+
+use crate::app::{App, check_writable};
+use anyhow::{Result, ensure};
+use selfreward::judge::GpuEngine;
+use selfreward::recipe::chat::ChatDomain;
+use selfreward::recipe::config::{PromptSection, RoundSettings};
+use selfreward::recipe::prompts;
+use selfreward::recipe::records::{DroppedRecord, read_jsonl};
+use selfreward::recipe::round::Context;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Examples to follow: lines with a prompt (default: the shipped ones)
+    #[arg(long, value_name = "F.jsonl")]
+    seeds: Option<PathBuf>,
+    /// New prompts wanted
+    #[arg(short, long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// The new prompts; what was dropped, and why, goes beside them. Must not exist yet
+    #[arg(long, value_name = "F.jsonl")]
+    out: PathBuf,
+    /// Softmax temperature
+    #[arg(long, default_value_t = PromptSection::default().temperature, value_parser = crate::sample::at_least_0)]
+    temperature: f32,
+    /// Keep the smallest set of likeliest tokens that reaches this probability
+    #[arg(long, default_value_t = PromptSection::default().top_p, value_parser = crate::sample::share_above_0)]
+    top_p: f32,
+    /// Most tokens of a new prompt
+    #[arg(long, default_value_t = PromptSection::default().max_new_tokens as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    check_writable(&args.out)?;
+    ensure!(!args.out.exists(), "{}: exists already; name another file or remove it", args.out.display());
+    let section = PromptSection {
+        seed_file: args.seeds.clone().unwrap_or_default(),
+        count: args.count as usize,
+        temperature: args.temperature,
+        top_p: args.top_p,
+        max_new_tokens: args.max_new_tokens as usize,
+        ..PromptSection::default()
+    };
+    let source = app.source(&args.model)?;
+    let domain = ChatDomain::new(&source, &section)?;
+    let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
+    let gpu = app.gpu()?;
+    let model = app.model(&gpu, &source)?;
+    let ctx =
+        Context { domain: &domain, settings: &settings, seed: app.common.seed, round: 1, observer: &app.progress };
+    let dropped = args.out.with_extension("dropped.jsonl");
+    let kept = prompts::run(&mut GpuEngine::new(&gpu, &model), &ctx, &[], &args.out, &dropped)?;
+    app.progress.clear();
+    let lost = read_jsonl::<DroppedRecord>(&dropped)?.len();
+    if app.common.json {
+        return app.json(&serde_json::json!({"out": args.out, "prompts": kept.len(), "dropped": lost}));
+    }
+    app.line(format!("{}: {} new prompts; {lost} dropped, see {}", args.out.display(), kept.len(), dropped.display()))
+}

@@ -1,0 +1,276 @@
+//! `sft` and `dpo`: training from a JSONL file into a model folder.
+
+use crate::app::{App, check_writable};
+use crate::data::{self, Limit};
+use crate::sample::{above_0, at_least_0, share};
+use anyhow::{Result, bail, ensure};
+use selfreward::Observer;
+use selfreward::model::score;
+use selfreward::recipe::records::{read_json, write_json};
+use selfreward::recipe::training::{Data, Job, train};
+use selfreward::train::dpo::{DpoConfig, Pair, PairLogps};
+use selfreward::train::losses::LOSSES;
+use selfreward::train::sft::SftConfig;
+use selfreward::train::{LearningRate, Optimiser, Schedule};
+use selfreward::weights::{ModelSource, save_model};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub(crate) struct SftArgs {
+    #[command(flatten)]
+    common: TrainArgs,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 5.5e-6, value_parser = at_least_0)]
+    lr: f32,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct DpoArgs {
+    #[command(flatten)]
+    common: TrainArgs,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
+    lr: f32,
+    #[command(flatten)]
+    loss: LossArgs,
+    /// The reference model (default: the model itself as it was given)
+    #[arg(long = "ref", value_name = "R")]
+    reference: Option<PathBuf>,
+}
+
+/// Which preference loss; `dump dpo` takes the same.
+#[derive(clap::Args)]
+pub(crate) struct LossArgs {
+    /// Losses with their weights, such as sigmoid or sigmoid:0.8,ipo:0.2
+    #[arg(long, default_value = "sigmoid", value_name = "L[:WEIGHT],…", value_delimiter = ',', value_parser = loss, long_help = loss_help())]
+    loss: Vec<(String, f32)>,
+    /// Strength of the pull to the reference
+    #[arg(long, default_value_t = 0.1, value_parser = above_0)]
+    beta: f32,
+    /// Share of labels taken as wrong, for the losses that know it
+    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = share)]
+    label_smoothing: f32,
+    /// Weight of the chosen answers' negative log-likelihood beside the loss
+    #[arg(long, default_value_t = 0.0, value_name = "A", value_parser = at_least_0)]
+    nll: f32,
+}
+
+impl LossArgs {
+    /// With everything else as the caller says.
+    pub(crate) fn config(&self, epochs: usize, batch: usize, lr: LearningRate, seed: u64) -> DpoConfig {
+        let (losses, beta, label_smoothing, nll) = (self.loss.clone(), self.beta, self.label_smoothing, self.nll);
+        DpoConfig { losses, beta, label_smoothing, nll, epochs, batch, lr, seed }
+    }
+}
+
+#[derive(clap::Args)]
+struct TrainArgs {
+    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// TRL's JSONL, plain or conversational, or token ids
+    #[arg(long, value_name = "F.jsonl")]
+    data: PathBuf,
+    /// The model folder to write; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Passes over the data
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// Records a step
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = ScheduleName::Linear)]
+    schedule: ScheduleName,
+    /// Where the cosine ends
+    #[arg(long, default_value_t = 0.0, value_name = "LR", value_parser = at_least_0)]
+    min_lr: f32,
+    /// Steps of linear warm-up
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    warmup: usize,
+    /// Decoupled weight decay, on matrices only
+    #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
+    weight_decay: f32,
+    /// Clip the gradient's norm to this; 0 is off
+    #[arg(long, default_value_t = 1.0, value_name = "G", value_parser = at_least_0)]
+    max_grad_norm: f32,
+    /// Most tokens of prompt and answer; longer records are dropped and counted (default: the model's context)
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Cut longer records instead of dropping them
+    #[arg(long)]
+    truncate: bool,
+    /// Steps between checkpoints
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    save_every: u32,
+    /// Go on with an interrupted training of the same settings
+    #[arg(long)]
+    resume: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ScheduleName {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+fn loss(text: &str) -> Result<(String, f32), String> {
+    let (name, weight) = text.split_once(':').unwrap_or((text, "1"));
+    if !LOSSES.iter().any(|l| l.name == name) {
+        return Err(format!("there is no loss '{name}'; there are {}", loss_names()));
+    }
+    Ok((name.to_owned(), at_least_0(weight)?))
+}
+
+fn loss_names() -> String {
+    LOSSES.iter().map(|l| l.name).collect::<Vec<_>>().join(", ")
+}
+
+fn loss_help() -> String {
+    format!("Losses with their weights, such as sigmoid or sigmoid:0.8,ipo:0.2; there are {}", loss_names())
+}
+
+pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
+    let start = Start::new(app, &args.common)?;
+    let (examples, dropped) = data::examples(&args.common.data, &start.source, start.limit)?;
+    let config = SftConfig {
+        epochs: args.common.epochs as usize,
+        batch: args.common.batch as usize,
+        lr: args.common.rate(args.lr),
+        seed: app.common.seed,
+    };
+    start.finish(app, &args.common, dropped, examples.len(), format!("{config:?}"), |_, _| {
+        Ok(Data::Examples { examples: &examples, config: &config })
+    })
+}
+
+pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
+    let start = Start::new(app, &args.common)?;
+    let (pairs, dropped) = data::pairs(&args.common.data, &start.source, start.limit)?;
+    let (epochs, batch) = (args.common.epochs as usize, args.common.batch as usize);
+    let config = args.loss.config(epochs, batch, args.common.rate(args.lr), app.common.seed);
+    let settings = format!("{config:?} {:?}", args.reference);
+    start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
+        let reference = match &args.reference {
+            Some(path) => Some(model_logps(app, gpu, path, &pairs)?),
+            None => None,
+        };
+        Ok(Data::Pairs { pairs: &pairs, config: &config, reference })
+    })
+}
+
+/// The summed log-probs of every answer under a model.
+pub(crate) fn model_logps(
+    app: &App,
+    gpu: &selfreward::gpu::Gpu,
+    path: &Path,
+    pairs: &[Pair],
+) -> Result<Vec<PairLogps>> {
+    let source = app.source(path)?;
+    let model = app.model(gpu, &source)?;
+    let branch =
+        |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
+    let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
+    let logps = score::logps(gpu, &model, &branches, &app.progress)?;
+    let sum = |answer: &[f32]| answer.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+    Ok(logps.iter().map(|b| PairLogps { chosen: sum(&b[0]), rejected: sum(&b[1]) }).collect())
+}
+
+impl TrainArgs {
+    fn rate(&self, peak: f32) -> LearningRate {
+        let schedule = match self.schedule {
+            ScheduleName::Constant => Schedule::Constant,
+            ScheduleName::Linear => Schedule::Linear,
+            ScheduleName::Cosine => Schedule::Cosine,
+        };
+        LearningRate { peak, min_lr: self.min_lr, warmup: self.warmup, schedule }
+    }
+}
+
+/// What both trainings have in common, opened and checked.
+struct Start {
+    source: ModelSource,
+    limit: Limit,
+    /// Checkpoints and the log of steps lie here until the model is written.
+    work: PathBuf,
+    began: Instant,
+}
+
+impl Start {
+    fn new(app: &App, args: &TrainArgs) -> Result<Self> {
+        let began = Instant::now();
+        check_writable(&args.out)?;
+        ensure!(!args.out.exists(), "{}: exists already; name another folder or remove it", args.out.display());
+        let mut name = args.out.file_name().unwrap_or_default().to_os_string();
+        name.push(".part");
+        let work = args.out.with_file_name(name);
+        if work.exists() && !args.resume {
+            bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
+        }
+        let source = app.source(&args.model)?;
+        let context = source.arch.max_position_embeddings;
+        let limit = Limit { max_length: args.max_length.unwrap_or(context).min(context), truncate: args.truncate };
+        Ok(Self { source, limit, work, began })
+    }
+
+    /// Trains and writes the model folder. `settings` is what a resumed training must have in common with its start.
+    fn finish<'d>(
+        self,
+        app: &App,
+        args: &TrainArgs,
+        dropped: usize,
+        records: usize,
+        settings: String,
+        data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
+    ) -> Result<()> {
+        if dropped > 0 {
+            app.progress
+                .note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
+        }
+        let plan = json!({
+            "model": self.source.path, "data": args.data, "records": records, "settings": settings,
+            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm,
+        });
+        let plan_file = self.work.join("plan.json");
+        if plan_file.exists() {
+            let old: Value = read_json(&plan_file)?;
+            ensure!(
+                old == plan,
+                "{}: was begun with other settings; give the same ones, or remove the folder",
+                self.work.display()
+            );
+        } else {
+            write_json(&plan_file, &plan)?;
+        }
+        let gpu = app.gpu()?;
+        let data = data(app, &gpu)?;
+        let model = app.model(&gpu, &self.source)?;
+        let optimiser =
+            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
+        let job = Job { optimiser, save_every: u64::from(args.save_every), dir: &self.work, observer: &app.progress };
+        let model = train(&gpu, model, data, &job)?;
+        save_model(&args.out, &self.source, &model.tensors(&gpu)?)?;
+        let log = self.work.join("steps.jsonl");
+        let steps: Vec<Value> = selfreward::recipe::records::read_jsonl(&log)?;
+        std::fs::rename(&log, args.out.join("steps.jsonl"))?;
+        std::fs::remove_dir_all(&self.work)?;
+        let (first, last) = (steps.first(), steps.last());
+        let seconds = self.began.elapsed().as_secs_f64();
+        if app.common.json {
+            return app.json(&json!({
+                "out": args.out, "records": records, "dropped": dropped, "steps": steps.len(), "first": first, "last": last, "seconds": seconds,
+            }));
+        }
+        let loss = |step: Option<&Value>| step.and_then(|s| s["loss"].as_f64()).unwrap_or(f64::NAN);
+        let (first, last) = (loss(first), loss(last));
+        app.line(format!(
+            "{}: {} steps in {seconds:.0} s, loss {first:.4} -> {last:.4}",
+            args.out.display(),
+            steps.len()
+        ))
+    }
+}

@@ -1,0 +1,255 @@
+//! The driver through its binary: help, wrong usage, broken files, exit codes.
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every command, as the help must list it.
+const COMMANDS: [&str; 14] = [
+    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft",
+    "dpo", "dump",
+];
+const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+fn selfreward(args: &[&str]) -> Command {
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.args(args).env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Runs and returns (exit code, stdout, stderr).
+fn outcome(args: &[&str]) -> (i32, String, String) {
+    let out = selfreward(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+}
+
+/// Fails with exit code 1 and one line of error that holds every one of `words`; nothing on stdout.
+#[track_caller]
+fn fails_naming(args: &[&str], words: &[&str]) {
+    let (code, stdout, stderr) = outcome(args);
+    assert_eq!(code, 1, "{args:?}: {stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{args:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: '{word}' is missing in: {stderr}");
+    }
+}
+
+#[test]
+fn help_lists_every_command_and_each_has_its_own() {
+    let (code, help, _) = outcome(&["--help"]);
+    assert_eq!(code, 0);
+    for command in COMMANDS {
+        assert!(
+            help.lines().any(|l| l.trim_start().starts_with(&format!("{command} "))),
+            "{command} is not in the help"
+        );
+        let (code, own, _) = outcome(&[command, "--help"]);
+        assert_eq!(code, 0, "{command}");
+        assert!(own.contains("Usage: selfreward"), "{command}: {own}");
+        for flag in ["--device", "--memory", "--seed", "--json", "--quiet", "--verbose"] {
+            assert!(own.contains(flag), "{command} does not show {flag}");
+        }
+    }
+    for kind in DUMPS {
+        assert_eq!(outcome(&["dump", kind, "--help"]).0, 0, "dump {kind}");
+    }
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let (code, out, _) = outcome(&["--version"]);
+    assert_eq!((code, out.trim()), (0, concat!("selfreward ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for args in [
+        &[][..],
+        &["fly"],
+        &["devices", "--wings"],
+        &["generate"],
+        &["generate", "--model", "m"],
+        &["generate", "--model", "m", "--prompt", "a", "--prompts", "b"],
+        &["generate", "--model", "m", "--prompt", "a", "--temperature", "-1"],
+        &["generate", "--model", "m", "--prompt", "a", "--top-p", "1.5"],
+        &["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "0"],
+        &["chat"],
+        &["run"],
+        &["status"],
+        &["dump"],
+        &["dump", "logits", "--model", "m"],
+        &["demo", "--judge", "coin"],
+        &["demo", "--train", "hope"],
+        &["demo", "--rounds", "none"],
+        &["judge", "--model", "m", "--responses", "r", "--out", "o", "--mode", "feeling"],
+        &["dpo", "--model", "m", "--data", "d", "--out", "o", "--loss", "nonsense"],
+        &["dpo", "--model", "m", "--data", "d", "--out", "o", "--schedule", "never"],
+        &["devices", "--memory", "much"],
+        &["devices", "-q", "-v"],
+    ] {
+        let (code, stdout, stderr) = outcome(args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert_eq!(stdout, "", "{args:?}");
+        assert!(!stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_missing_model_is_named() {
+    fails_naming(&["generate", "--model", "/nowhere/model", "--prompt", "Hi"], &["/nowhere/model"]);
+    fails_naming(
+        &["dump", "logits", "--model", "/nowhere/x.gguf", "--tokens", "t.json", "--out", "o"],
+        &["/nowhere/x.gguf"],
+    );
+}
+
+#[test]
+fn an_unknown_device_is_named_with_those_there_are() {
+    fails_naming(&["devices", "--device", "no such gpu"], &["no such gpu", "there are"]);
+}
+
+#[test]
+fn a_config_of_an_unknown_family_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = fs::read_to_string(golden("llama/config.json")).unwrap().replace("\"llama\"", "\"mammal\"");
+    fs::write(dir.path().join("config.json"), config).unwrap();
+    fs::copy(golden("llama/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let dir = dir.path().to_str().unwrap();
+    fails_naming(
+        &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+        &["mammal", "config.json"],
+    );
+}
+
+#[test]
+fn a_config_that_disagrees_with_the_tensors_names_the_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        fs::read_to_string(golden("llama/config.json")).unwrap().replace("\"hidden_size\": 42", "\"hidden_size\": 44");
+    fs::write(dir.path().join("config.json"), config).unwrap();
+    fs::copy(golden("llama/model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let dir = dir.path().to_str().unwrap();
+    fails_naming(
+        &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+        &["model.embed_tokens.weight", "42", "44"],
+    );
+}
+
+#[test]
+fn a_truncated_weight_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(golden("llama/config.json"), dir.path().join("config.json")).unwrap();
+    let whole = fs::read(golden("llama/model.safetensors")).unwrap();
+    for length in [0, 5, 900, whole.len() - 1] {
+        fs::write(dir.path().join("model.safetensors"), &whole[..length]).unwrap();
+        let dir = dir.path().to_str().unwrap();
+        fails_naming(
+            &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
+            &["model.safetensors"],
+        );
+    }
+}
+
+#[test]
+fn token_ids_outside_the_vocabulary_and_empty_lists_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.json");
+    let out = dir.path().join("out.safetensors");
+    for (content, words) in
+        [("[[1, 103]]", &["103"][..]), ("[[]]", &["empty"]), ("[[1, 2", &["t.json"]), ("{\"a\": 1}", &["t.json"])]
+    {
+        fs::write(&file, content).unwrap();
+        let (model, file, out) = (golden("llama"), file.to_str().unwrap(), out.to_str().unwrap());
+        fails_naming(&["dump", "logits", "--model", model.to_str().unwrap(), "--tokens", file, "--out", out], words);
+        assert!(!Path::new(out).exists());
+    }
+}
+
+#[test]
+fn a_line_that_is_no_json_is_named_by_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pairs.jsonl");
+    let good = "{\"prompt_ids\": [5], \"chosen_ids\": [6], \"rejected_ids\": [7]}\n";
+    fs::write(&file, format!("{good}{{oops\n{good}")).unwrap();
+    let out = dir.path().join("out");
+    let args = [
+        "dump",
+        "dpo",
+        "--model",
+        &path(golden("llama")),
+        "--data",
+        &path(&file),
+        "--loss",
+        "sigmoid",
+        "--beta",
+        "0.1",
+        "--out",
+        &path(&out),
+    ];
+    fails_naming(&args, &["pairs.jsonl", "line 2"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn an_unwritable_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    let out = file.join("out.safetensors");
+    fails_naming(
+        &["dump", "logits", "--model", &path(golden("llama")), "--tokens", &tokens(), "--out", &path(&out)],
+        &["out.safetensors"],
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), "in the way");
+}
+
+#[test]
+fn a_run_config_and_a_run_folder_that_are_missing_are_named() {
+    fails_naming(&["run", "/nowhere/config.toml"], &["/nowhere/config.toml"]);
+    fails_naming(&["status", "/nowhere/run"], &["/nowhere/run"]);
+}
+
+#[test]
+fn devices_prints_one_json_document() {
+    let (code, stdout, stderr) = outcome(&["devices", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let devices = report["devices"].as_array().unwrap();
+    let chosen = report["chosen"].as_u64().unwrap() as usize;
+    assert!(chosen < devices.len());
+    assert_eq!(devices[chosen]["index"], report["chosen"]);
+    assert!(!report["reason"].as_str().unwrap().is_empty());
+    assert_eq!(stderr, "");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let binary = assert_cmd::cargo::cargo_bin!("selfreward");
+    let mut child = std::process::Command::new(binary)
+        .args(["devices", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(String::from_utf8(out.stderr).unwrap(), "");
+}
+
+fn path(p: impl AsRef<Path>) -> String {
+    p.as_ref().to_str().unwrap().to_owned()
+}
+
+fn tokens() -> String {
+    path(golden("llama/tokens.json"))
+}

@@ -1,0 +1,75 @@
+//! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids and greedy continuations, through the
+//! binary. Needs the file that `scripts/fetch-smollm2` fetches, so `scripts/test` runs it and plain `cargo test` does not.
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the two best logits lie closer than this, either token is right, and what follows is not compared.
+const CLOSE: f64 = 1e-3;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn golden() -> Value {
+    serde_json::from_str(&fs::read_to_string(root().join("tests/golden/smollm2.json")).unwrap()).unwrap()
+}
+
+fn model() -> PathBuf {
+    let path = root().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(path.exists(), "{} is missing; scripts/fetch-smollm2 fetches it", path.display());
+    path
+}
+
+/// Writes `input` to a file, runs `dump KIND --model … FLAG FILE`, reads the JSON it writes.
+fn dump(kind: &str, flag: &str, input: &Value, more: &[&str]) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("in.json"), dir.path().join("out.json"));
+    fs::write(&file, input.to_string()).unwrap();
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.args(["dump", kind, "--model"]).arg(model()).arg(flag).arg(&file).arg("--out").arg(&out).args(more);
+    command.assert().success();
+    serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap()
+}
+
+#[test]
+fn token_ids_are_the_tokenizers() {
+    let golden = golden();
+    let cases: Vec<(&Value, &Value)> = ["strings", "chats"]
+        .iter()
+        .zip(["text", "messages"])
+        .flat_map(|(list, key)| golden[list].as_array().unwrap().iter().map(move |c| (&c[key], &c["ids"])))
+        .collect();
+    let input: Vec<&Value> = cases.iter().map(|(input, _)| *input).collect();
+    let got = dump("tokens", "--text", &json!(input), &[]);
+    assert_eq!(got.as_array().unwrap().len(), cases.len());
+    for (got, (input, ids)) in got.as_array().unwrap().iter().zip(&cases) {
+        assert_eq!(got, *ids, "{input}");
+    }
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers() {
+    let golden = golden();
+    let cases = golden["continuations"].as_array().unwrap();
+    let prompts: Vec<&Value> = cases.iter().map(|c| &c["prompt_ids"]).collect();
+    let n = golden["max_new_tokens"].to_string();
+    let got = dump("generate", "--tokens", &json!(prompts), &["--max-new-tokens", &n]);
+    for (got, case) in got.as_array().unwrap().iter().zip(cases) {
+        let (got, want) = (got.as_array().unwrap(), case["greedy"].as_array().unwrap());
+        let gaps = case["gaps"].as_array().unwrap();
+        for (i, (want, gap)) in want.iter().zip(gaps).enumerate() {
+            if got.get(i) != Some(want) {
+                assert!(
+                    gap.as_f64().unwrap() <= CLOSE,
+                    "{}: token {i} is {:?}, expected {want} (gap {gap})",
+                    case["text"],
+                    got.get(i)
+                );
+                break;
+            }
+        }
+    }
+}

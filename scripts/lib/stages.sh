@@ -1,0 +1,64 @@
+# Runs named stages one after the other, each with its time; sourced by the test scripts.
+# shellcheck shell=bash
+
+target=${CARGO_TARGET_DIR:-$root/target}
+log=$target/test.log
+mkdir -p "$target"
+: >"$log"
+stage_times=()
+# The one of the demo's tests that every change runs.
+# shellcheck disable=SC2034
+demo_test=seed_0_improves
+
+# stage NAME COMMAND…: runs it, shows and keeps what it prints; the first failure ends the script.
+stage() {
+  local name=$1 start=$SECONDS; shift
+  say "$name: $*"
+  if ! "$@" 2>&1 </dev/null | tee -a "$log"; then
+    stage_times+=("$name $((SECONDS - start)) FAILED")
+    summary
+    exit 1
+  fi
+  stage_times+=("$name $((SECONDS - start))")
+}
+
+# The time of each stage, and the sum of all test results in one line.
+summary() {
+  local line
+  say "Seconds by stage"
+  for line in "${stage_times[@]}"; do printf '%s\n' "$line" | awk '{ printf "   %-12s %5d %s\n", $1, $2, $3 }'; done
+  awk '/^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1); if ($i ~ /^ignored/) s += $(i-1) } }
+       END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$log"
+}
+
+# Into the current folder, with the package lists renewed where the ones at hand do not do.
+download_chromium_common() {
+  rm -f chromium-common_*.deb
+  apt-get -q -o APT::Sandbox::User="$(id -un)" download chromium-common >/dev/null 2>&1 && return
+  apt_get update
+  apt-get -q -o APT::Sandbox::User="$(id -un)" download chromium-common
+}
+
+# The kernels once more on SwiftShader, a Vulkan implementation with other limits and other rounding than Mesa's.
+# Debian ships it as one file inside chromium-common; that file is taken out of the package, nothing is installed.
+second_vulkan() {
+  local dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
+  if [ ! -e "$lib" ]; then
+    if [ "$(uname -s)" != Linux ] || ! has_apt || [ "$(. /etc/os-release && printf '%s' "$ID")" != debian ]; then
+      echo "skipped: SwiftShader is taken from Debian's chromium-common package, and this is no Debian"
+      return 0
+    fi
+    echo "Fetching SwiftShader (inside chromium-common, some 30 MB, into $dir; not installed)"
+    mkdir -p "$dir"
+    if ! (cd "$dir" && download_chromium_common && dpkg-deb --fsys-tarfile chromium-common_*.deb |
+      tar -x --strip-components=4 ./usr/lib/chromium/libvk_swiftshader.so); then
+      rm -f "$lib"
+      return 1
+    fi
+    rm -f "$dir"/chromium-common_*.deb
+  fi
+  printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$lib" >"$dir/icd.json"
+  cargo build --locked -q -p selfreward-cli || return 1
+  echo "selfreward check --quick, on SwiftShader"
+  VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --quick
+}

@@ -1,0 +1,84 @@
+// Attention of single rows onto the paged KV arena: row b at position pos[b] sees positions 0 ..= pos[b] of its own page
+// table (within the window). The positions are cut into chunks of CHUNK counted from position 0; `split` gives each
+// chunk's softmax numerators and log-sum-exp, `merge` adds them up (Flash-Decoding). So the order of every sum depends
+// on the position alone, not on what else is decoded.
+struct Params {
+    rows: u32,      // B
+    heads: u32,     // H
+    kv_heads: u32,  // KV
+    ld4: u32,       // row distance of qkv in vec4
+    scale: f32,
+    window: u32,
+    chunks: u32,    // S
+    pages: u32,     // row distance of the page table
+}
+
+//@ split
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [slots, KV, D4]
+@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [slots, KV, D4]
+@group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
+@group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4]
+@group(0) @binding(7) var<storage, read_write> norm: array<vec2f>; // [B, H, S] (maximum, sum)
+@compute @workgroup_size(WG)
+fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let at = flat(g, n) * WG + lane;
+    let s = at % p.chunks;
+    let h = (at / p.chunks) % p.heads;
+    let b = at / (p.chunks * p.heads);
+    if b >= p.rows {
+        return;
+    }
+    let kv = h / (p.heads / p.kv_heads);
+    let qi = b * p.ld4 + h * D4;
+    let q$ = qkv[qi + $u] * p.scale; //*D4
+    var c$ = vec4f(); //*D4
+    var top = -3.0e38;
+    var sum = 0.0;
+    let len = pos[b] + 1u;
+    let first = max(s * CHUNK, select(0u, len - p.window, len > p.window));
+    let stop = min(len, (s + 1u) * CHUNK);
+    for (var j = first; j < stop; j++) {
+        let slot = table[b * p.pages + j / PAGE] * PAGE + j % PAGE;
+        let ki = (slot * p.kv_heads + kv) * D4;
+        var dots = vec4f();
+        dots = fma(q$, keys[ki + $u], dots); //*D4
+        let score = dots.x + dots.y + dots.z + dots.w;
+        let higher = max(top, score);
+        let keep = exp(top - higher);
+        let w = exp(score - higher);
+        sum = sum * keep + w;
+        c$ = fma(c$, vec4f(keep), values[ki + $u] * w); //*D4
+        top = higher;
+    }
+    part[at * D4 + $u] = c$; //*D4
+    norm[at] = vec2f(top, sum);
+}
+
+//@ merge
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> part: array<vec4f>;       // [B, H, S, D4]
+@group(0) @binding(2) var<storage, read> norm: array<vec2f>;       // [B, H, S]
+@group(0) @binding(3) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
+@compute @workgroup_size(WG)
+fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let at = flat(g, n) * WG + lane;
+    if at >= p.rows * p.heads * D4 {
+        return;
+    }
+    let first = (at / D4) * p.chunks;
+    var top = -3.0e38;
+    for (var s = first; s < first + p.chunks; s++) {
+        top = max(top, norm[s].x);
+    }
+    var c = vec4f();
+    var sum = 0.0;
+    for (var s = first; s < first + p.chunks; s++) {
+        let keep = exp(norm[s].x - top);
+        sum += norm[s].y * keep;
+        c += part[s * D4 + at % D4] * keep;
+    }
+    o[at] = c / sum;
+}

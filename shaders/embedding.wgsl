@@ -1,0 +1,72 @@
+// x[t] = table[token[t]]. The table may be stored by rows (untied) or as the output matrix's columns (tied), so element
+// (token, d) stands at token * stride_token + d * stride_channel.
+struct Params {
+    rows: u32,           // T, or the number of distinct tokens
+    cols: u32,           // D
+    ld: u32,             // of x
+    stride_token: u32,
+    stride_channel: u32,
+    ldw: u32,            // of the quantised words
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
+@group(0) @binding(2) var<storage, read> table: array<f32>;        // [V, D] or [D, V]
+@group(0) @binding(3) var<storage, read_write> x: array<f32>;      // [T, D]
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let t = i / p.ld;
+    let d = i % p.ld;
+    if t >= p.rows {
+        return;
+    }
+    x[i] = select(0.0, table[token[t] * p.stride_token + min(d, p.cols - 1u) * p.stride_channel], d < p.cols);
+}
+
+//@ forward_q
+// The table is a quantised output matrix: BITS-bit words down the channels, a scale and a minimum per 32 of them.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
+@group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, V]
+@group(0) @binding(3) var<storage, read> scale: array<f32>;        // [D / 32, V]
+@group(0) @binding(4) var<storage, read> minimum: array<f32>;      // [D / 32, V]
+@group(0) @binding(5) var<storage, read_write> x: array<f32>;      // [T, D]
+@compute @workgroup_size(WG)
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let t = i / p.ld;
+    let d = min(i % p.ld, p.cols - 1u);
+    if t >= p.rows {
+        return;
+    }
+    let per = 32u / BITS;
+    let v = token[t];
+    let q = (words[(d / per) * p.ldw + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
+    let at = (d / 32u) * p.ldw + v;
+    x[i] = select(0.0, f32(q) * scale[at] + minimum[at], i % p.ld < p.cols);
+}
+
+//@ backward
+// dtable[v] += sum of dx over the rows that hold token v; rows are listed by token, so nothing is added atomically.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> distinct: array<u32>;     // [U]
+@group(0) @binding(2) var<storage, read> start: array<u32>;        // [U + 1]
+@group(0) @binding(3) var<storage, read> row: array<u32>;          // [T]
+@group(0) @binding(4) var<storage, read> dx: array<f32>;           // [T, D]
+@group(0) @binding(5) var<storage, read_write> dtable: array<f32>; // as table
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let u = i / p.cols;
+    let d = i % p.cols;
+    if u >= p.rows {
+        return;
+    }
+    var sum = 0.0;
+    for (var e = start[u]; e < start[u + 1u]; e++) {
+        sum += dx[row[e] * p.ld + d];
+    }
+    dtable[distinct[u] * p.stride_token + d * p.stride_channel] += sum;
+}

@@ -1,0 +1,76 @@
+// Log-probs of listed targets from one chunk of logits, and the gradient that flows back into the chunk, in place.
+// Row r has the targets start[row0 + r] .. start[row0 + r + 1]: the prompt's last row predicts the first token of every
+// answer. Each target belongs to a sequence, and the loss moves it through coef[sequence] = dloss / dlogp.
+struct Params {
+    rows: u32,   // C, rows of the chunk
+    cols: u32,   // V
+    ld: u32,
+    row0: u32,   // first row of the chunk in the lists
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;          // [C, V]
+@group(0) @binding(2) var<storage, read> start: array<u32>;           // [R + 1]
+@group(0) @binding(3) var<storage, read> target_id: array<u32>;       // [E]
+@group(0) @binding(4) var<storage, read_write> lse: array<f32>;       // [R]
+@group(0) @binding(5) var<storage, read_write> logp: array<f32>;      // [E]
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+    let r = row_of(flat(g, n), l);
+    let lane = lane_of(l);
+    if r >= p.rows {
+        return;
+    }
+    var top = -3.0e38;
+    for (var v = lane; v < p.cols; v += LANES) {
+        top = max(top, logits[r * p.ld + v]);
+    }
+    top = reduce_max(top, l);
+    var sum = 0.0;
+    // Four partial sums: one long chain of additions would lose digits over a large vocabulary.
+    var s4 = vec4f();
+    for (var v = lane; v < p.cols; v += 4u * LANES) {
+        s4.x += exp(logits[r * p.ld + v] - top);
+        s4.y += select(0.0, exp(logits[r * p.ld + min(v + LANES, p.cols - 1u)] - top), v + LANES < p.cols);
+        s4.z += select(0.0, exp(logits[r * p.ld + min(v + 2u * LANES, p.cols - 1u)] - top), v + 2u * LANES < p.cols);
+        s4.w += select(0.0, exp(logits[r * p.ld + min(v + 3u * LANES, p.cols - 1u)] - top), v + 3u * LANES < p.cols);
+    }
+    sum = reduce_sum((s4.x + s4.y) + (s4.z + s4.w), l);
+    if lane == 0u {
+        let log_sum = log(sum);
+        lse[p.row0 + r] = top + log_sum;
+        for (var e = start[p.row0 + r]; e < start[p.row0 + r + 1u]; e++) {
+            // The difference first: top cancels exactly.
+            logp[e] = (logits[r * p.ld + target_id[e]] - top) - log_sum;
+        }
+    }
+}
+
+//@ backward
+// dlogits[v] = sum over the row's targets of coef (1[v = target] - softmax[v]); padding becomes zero.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> start: array<u32>;           // [R + 1]
+@group(0) @binding(2) var<storage, read> target_id: array<u32>;       // [E]
+@group(0) @binding(3) var<storage, read> sequence: array<u32>;        // [E]
+@group(0) @binding(4) var<storage, read> coef: array<f32>;            // [sequences]
+@group(0) @binding(5) var<storage, read> lse: array<f32>;             // [R]
+@group(0) @binding(6) var<storage, read_write> logits: array<f32>;    // [C, V]
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let r = i / p.ld;
+    let v = i % p.ld;
+    if r >= p.rows {
+        return;
+    }
+    var all = 0.0;
+    var here = 0.0;
+    for (var e = start[p.row0 + r]; e < start[p.row0 + r + 1u]; e++) {
+        let w = coef[sequence[e]];
+        all += w;
+        here += select(0.0, w, target_id[e] == v);
+    }
+    let soft = exp(min(logits[i] - lse[p.row0 + r], 0.0));
+    logits[i] = select(0.0, here - all * soft, v < p.cols);
+}

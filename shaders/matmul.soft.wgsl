@@ -1,0 +1,140 @@
+// C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B, and the rows of A
+// at addresses that are uniform over the workgroup (one load and a broadcast). MR rows a lane; with all lanes along K
+// instead (weights stored [N, K]) the same adapter reaches a quarter of this.
+// A line that ends in //*NAME stands NAME times, $ being its number: loops over private arrays are not unrolled.
+struct Params {
+    m: u32,      // rows of C
+    n4: u32,     // columns of C in vec4
+    k: u32,      // length of the sum
+    lda4: u32,
+    ldb4: u32,
+    ldc4: u32,
+    row0: u32,   // first row of this dispatch
+}
+
+//@ forward
+// A [M, K] by rows; K is a multiple of 4, B has that many rows.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let col = g.x * WG + lane;
+    let row = p.row0 + g.y * MR;
+    if col >= p.n4 {
+        return;
+    }
+    var at$ = min(row + $u, p.m - 1u) * p.lda4; //*MR
+    var c$ = vec4f(); //*MR
+    var bi = col;
+    for (var k = 0u; k < p.k; k += 4u) {
+        let b0 = b[bi];
+        let b1 = b[bi + p.ldb4];
+        let b2 = b[bi + 2u * p.ldb4];
+        let b3 = b[bi + 3u * p.ldb4];
+        bi += 4u * p.ldb4;
+        let a$ = a[at$]; //*MR
+        c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
+        at$ += 1u; //*MR
+    }
+    if BIAS == 1u {
+        let add = bias[col];
+        c$ += add; //*MR
+    }
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+}
+
+//@ forward_tn
+// A is stored [K, M]: C = A^T B, the form of a weight's gradient (X^T dY, summed over tokens).
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [K, M]
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(WG)
+fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let col = g.x * WG + lane;
+    let row4 = p.row0 / 4u + g.y * 2u;
+    if col >= p.n4 {
+        return;
+    }
+    let second = min(row4 + 1u, p.lda4 - 1u);
+    var c0 = vec4f();
+    var c1 = vec4f();
+    var c2 = vec4f();
+    var c3 = vec4f();
+    var c4 = vec4f();
+    var c5 = vec4f();
+    var c6 = vec4f();
+    var c7 = vec4f();
+    var ai = row4;
+    var aj = second;
+    var bi = col;
+    for (var k = 0u; k < p.k; k++) {
+        let v = b[bi];
+        let x = a[ai];
+        let y = a[aj];
+        c0 = fma(vec4f(x.x), v, c0);
+        c1 = fma(vec4f(x.y), v, c1);
+        c2 = fma(vec4f(x.z), v, c2);
+        c3 = fma(vec4f(x.w), v, c3);
+        c4 = fma(vec4f(y.x), v, c4);
+        c5 = fma(vec4f(y.y), v, c5);
+        c6 = fma(vec4f(y.z), v, c6);
+        c7 = fma(vec4f(y.w), v, c7);
+        ai += p.lda4;
+        aj += p.lda4;
+        bi += p.ldb4;
+    }
+    let row = row4 * 4u;
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*8
+}
+
+//@ forward_q
+// B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
+@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
+@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
+@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(WG)
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let col = g.x * WG + lane;
+    let row = p.row0 + g.y * MR;
+    if col >= p.n4 {
+        return;
+    }
+    let mask = vec4u((1u << BITS) - 1u);
+    var at$ = min(row + $u, p.m - 1u) * p.lda4; //*MR
+    var c$ = vec4f(); //*MR
+    var wi = col;
+    for (var block = 0u; block < p.k / 32u; block++) {
+        var s$ = vec4f(); //*MR
+        var t$ = vec4f(); //*MR
+        for (var w = 0u; w < BITS; w++) {
+            let q = words[wi];
+            wi += p.ldb4;
+            for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
+                let q0 = vec4f((q >> vec4u(shift)) & mask);
+                let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
+                let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
+                let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
+                let a$ = a[at$]; //*MR
+                s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
+                t$ += a$; //*MR
+                at$ += 1u; //*MR
+            }
+        }
+        let d = scale[block * p.ldb4 + col];
+        let o = minimum[block * p.ldb4 + col];
+        c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
+    }
+    if BIAS == 1u {
+        let add = bias[col];
+        c$ += add; //*MR
+    }
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+}

@@ -1,0 +1,228 @@
+// C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 8 results a lane (64 lanes). Rows and
+// vec4 columns of a lane lie 8 apart, so that neighbouring lanes read neighbouring banks. Few rows (decode) take
+// forward_rows: there the weights are read once, K is split over 8 slices of a workgroup, and a tree adds them.
+// A line that ends in //*NAME stands NAME times, $ being its number.
+struct Params {
+    m: u32,      // rows of C
+    n4: u32,     // columns of C in vec4
+    k: u32,      // length of the sum
+    lda4: u32,
+    ldb4: u32,
+    ldc4: u32,
+    row0: u32,   // first row of this dispatch
+}
+
+var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
+fn store(row: u32, col: u32, v: vec4f) {
+    if row < p.m && col < p.n4 {
+        let at = row * p.ldc4 + col;
+        if ADD == 1u {
+            c[at] += v;
+        } else {
+            c[at] = v;
+        }
+    }
+}
+// Adds up the 8 slices of K and stores.
+fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
+    part[lane] = v;
+    workgroupBarrier();
+    if lane < 32u {
+        var sum = v;
+        sum += part[lane + 32u * ($u + 1u)]; //*7
+        store(row, col, sum);
+    }
+    workgroupBarrier();
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
+// 5 vec4 a row instead of 4: eight lanes then hit eight banks.
+var<workgroup> as_: array<vec4f, 320>; // [64, 16]
+var<workgroup> bs: array<vec4f, 256>;  // [16, 64]
+@compute @workgroup_size(64)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let tx = lane % 8u;
+    let ty = lane / 8u;
+    let row0 = p.row0 + g.y * 64u;
+    let col0 = g.x * 16u;
+    var x$ = vec4f(); //*8
+    var y$ = vec4f(); //*8
+    for (var k = 0u; k < p.k; k += 16u) {
+        for (var i = lane; i < 256u; i += 64u) {
+            let r = i / 4u;
+            let ka = k / 4u + i % 4u;
+            var v = vec4f();
+            if row0 + r < p.m && ka * 4u < p.k {
+                v = a[(row0 + r) * p.lda4 + ka];
+            }
+            as_[r * 5u + i % 4u] = v;
+            let kb = k + i / 16u;
+            let cb = col0 + i % 16u;
+            var w = vec4f();
+            if kb < p.k && cb < p.n4 {
+                w = b[kb * p.ldb4 + cb];
+            }
+            bs[i] = w;
+        }
+        workgroupBarrier();
+        for (var q = 0u; q < 4u; q++) {
+            let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
+            let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
+            let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
+            x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
+            y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
+        }
+        workgroupBarrier();
+    }
+    let cx = col0 + tx;
+    let cy = cx + 8u;
+    if BIAS == 1u {
+        let add_x = bias[min(cx, p.n4 - 1u)];
+        let add_y = bias[min(cy, p.n4 - 1u)];
+        x$ += add_x; //*8
+        y$ += add_y; //*8
+    }
+    store(row0 + ty + 8u * $u, cx, x$); //*8
+    store(row0 + ty + 8u * $u, cy, y$); //*8
+}
+
+//@ forward_tn
+// A is stored [K, M]: C = A^T B, the form of a weight's gradient (X^T dY, summed over tokens).
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [K, M]
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;    // [M, N]
+var<workgroup> as_: array<vec4f, 256>; // [16, 64]
+var<workgroup> bs: array<vec4f, 256>;  // [16, 64]
+@compute @workgroup_size(64)
+fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let tx = lane % 8u;
+    let ty = lane / 8u;
+    let row0 = p.row0 + g.y * 64u;
+    let col0 = g.x * 16u;
+    var x$ = vec4f(); //*8
+    var y$ = vec4f(); //*8
+    for (var k = 0u; k < p.k; k += 16u) {
+        for (var i = lane; i < 256u; i += 64u) {
+            let ki = k + i / 16u;
+            let ra = row0 / 4u + i % 16u;
+            let cb = col0 + i % 16u;
+            var v = vec4f();
+            var w = vec4f();
+            if ki < p.k && ra < p.lda4 {
+                v = a[ki * p.lda4 + ra];
+            }
+            if ki < p.k && cb < p.n4 {
+                w = b[ki * p.ldb4 + cb];
+            }
+            as_[i] = v;
+            bs[i] = w;
+        }
+        workgroupBarrier();
+        for (var q = 0u; q < 16u; q++) {
+            let s = as_[q * 16u + ty];
+            let t = as_[q * 16u + ty + 8u];
+            let u = bs[q * 16u + tx];
+            let w = bs[q * 16u + tx + 8u];
+            x0 = fma(vec4f(s.x), u, x0);
+            y0 = fma(vec4f(s.x), w, y0);
+            x1 = fma(vec4f(s.y), u, x1);
+            y1 = fma(vec4f(s.y), w, y1);
+            x2 = fma(vec4f(s.z), u, x2);
+            y2 = fma(vec4f(s.z), w, y2);
+            x3 = fma(vec4f(s.w), u, x3);
+            y3 = fma(vec4f(s.w), w, y3);
+            x4 = fma(vec4f(t.x), u, x4);
+            y4 = fma(vec4f(t.x), w, y4);
+            x5 = fma(vec4f(t.y), u, x5);
+            y5 = fma(vec4f(t.y), w, y5);
+            x6 = fma(vec4f(t.z), u, x6);
+            y6 = fma(vec4f(t.z), w, y6);
+            x7 = fma(vec4f(t.w), u, x7);
+            y7 = fma(vec4f(t.w), w, y7);
+        }
+        workgroupBarrier();
+    }
+    let cx = col0 + tx;
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$); //*8
+}
+
+//@ forward_rows
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(256)
+fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let tx = lane % 32u;
+    let slice = lane / 32u;
+    let col = min(g.x * 32u + tx, p.n4 - 1u);
+    let row = p.row0 + g.y * MR;
+    var c$ = vec4f(); //*MR
+    for (var k4 = slice; k4 * 4u < p.k; k4 += 8u) {
+        let bi = k4 * 4u * p.ldb4 + col;
+        let b0 = b[bi];
+        let b1 = b[bi + p.ldb4];
+        let b2 = b[bi + 2u * p.ldb4];
+        let b3 = b[bi + 3u * p.ldb4];
+        let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + k4]; //*MR
+        c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
+    }
+    if BIAS == 1u && slice == 0u {
+        let add = bias[col];
+        c$ += add; //*MR
+    }
+    finish(row + $u, g.x * 32u + tx, lane, c$); //*MR
+}
+
+//@ forward_q
+// B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
+@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
+@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
+@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(256)
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let tx = lane % 32u;
+    let slice = lane / 32u;
+    let col = min(g.x * 32u + tx, p.n4 - 1u);
+    let row = p.row0 + g.y * MR;
+    let mask = vec4u((1u << BITS) - 1u);
+    var c$ = vec4f(); //*MR
+    for (var block = slice; block < p.k / 32u; block += 8u) {
+        var s$ = vec4f(); //*MR
+        var t$ = vec4f(); //*MR
+        var k4 = block * 8u;
+        for (var w = 0u; w < BITS; w++) {
+            let q = words[(block * BITS + w) * p.ldb4 + col];
+            for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
+                let q0 = vec4f((q >> vec4u(shift)) & mask);
+                let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
+                let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
+                let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
+                let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + k4]; //*MR
+                s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
+                t$ += a$; //*MR
+                k4 += 1u;
+            }
+        }
+        let d = scale[block * p.ldb4 + col];
+        let o = minimum[block * p.ldb4 + col];
+        c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
+    }
+    if BIAS == 1u && slice == 0u {
+        let add = bias[col];
+        c$ += add; //*MR
+    }
+    finish(row + $u, g.x * 32u + tx, lane, c$); //*MR
+}

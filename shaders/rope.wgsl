@@ -1,0 +1,156 @@
+// Rotary position embedding in the half-split form (channels i and i + HD / 2 are a pair) on the fused projection
+// [q heads | k heads | v heads], each head padded to DP channels; v is copied. Where QK_NORM, each head of q and k is
+// RMS-normalised first (Qwen3). Angles come from a table: a GPU's own sine is too coarse at large positions.
+// forward and backward overwrite; backward_gain adds.
+struct Params {
+    rows: u32,      // T
+    heads: u32,     // H
+    kv_heads: u32,  // KV
+    ld: u32,        // (H + 2 KV) DP
+    eps: f32,
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
+@group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
+@group(0) @binding(4) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;      // [T, (H + 2 KV) DP]
+@group(0) @binding(6) var<storage, read_write> inv: array<f32>;    // [T, H + KV] where QK_NORM
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let all = p.heads + 2u * p.kv_heads;
+    let t = i / all;
+    let h = i % all;
+    if t >= p.rows {
+        return;
+    }
+    let at = t * p.ld + h * DP;
+    if h >= p.heads + p.kv_heads {
+        for (var d = 0u; d < DP; d++) {
+            y[at + d] = raw[at + d];
+        }
+        return;
+    }
+    var scale = 1.0;
+    let which = select(0u, HD, h >= p.heads);
+    if QK_NORM == 1u {
+        var sum = 0.0;
+        for (var d = 0u; d < HD; d++) {
+            sum += raw[at + d] * raw[at + d];
+        }
+        scale = inverseSqrt(sum / f32(HD) + p.eps);
+        inv[t * (p.heads + p.kv_heads) + h] = scale;
+    }
+    let half = HD / 2u;
+    let turn = pos[t] * LDA;
+    for (var d = 0u; d < half; d++) {
+        var a = raw[at + d];
+        var b = raw[at + d + half];
+        if QK_NORM == 1u {
+            a *= scale * gain[which + d];
+            b *= scale * gain[which + d + half];
+        }
+        let c = angle[turn + d];
+        let s = angle[turn + half + d];
+        y[at + d] = a * c - b * s;
+        y[at + d + half] = b * c + a * s;
+    }
+    for (var d = HD; d < DP; d++) {
+        y[at + d] = 0.0;
+    }
+}
+
+//@ backward
+// The rotation's transpose, then the norm's derivative.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
+@group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
+@group(0) @binding(4) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
+@group(0) @binding(5) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP] where QK_NORM
+@group(0) @binding(6) var<storage, read> inv: array<f32>;          // [T, H + KV] where QK_NORM
+@group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // [T, (H + 2 KV) DP]
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let all = p.heads + 2u * p.kv_heads;
+    let t = i / all;
+    let h = i % all;
+    if t >= p.rows {
+        return;
+    }
+    let at = t * p.ld + h * DP;
+    if h >= p.heads + p.kv_heads {
+        for (var d = 0u; d < DP; d++) {
+            dx[at + d] = dy[at + d];
+        }
+        return;
+    }
+    let which = select(0u, HD, h >= p.heads);
+    let half = HD / 2u;
+    let turn = pos[t] * LDA;
+    var sum = 0.0;
+    var scale = 1.0;
+    if QK_NORM == 1u {
+        scale = inv[t * (p.heads + p.kv_heads) + h];
+    }
+    for (var d = 0u; d < half; d++) {
+        let c = angle[turn + d];
+        let s = angle[turn + half + d];
+        var a = dy[at + d] * c + dy[at + d + half] * s;
+        var b = dy[at + d + half] * c - dy[at + d] * s;
+        if QK_NORM == 1u {
+            a *= gain[which + d];
+            b *= gain[which + d + half];
+            sum += a * raw[at + d] + b * raw[at + d + half];
+        }
+        dx[at + d] = a * scale;
+        dx[at + d + half] = b * scale;
+    }
+    if QK_NORM == 1u {
+        let f = sum * scale * scale * scale / f32(HD);
+        for (var d = 0u; d < HD; d++) {
+            dx[at + d] -= f * raw[at + d];
+        }
+    }
+    for (var d = HD; d < DP; d++) {
+        dx[at + d] = 0.0;
+    }
+}
+
+//@ backward_gain
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
+@group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
+@group(0) @binding(4) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
+@group(0) @binding(5) var<storage, read> inv: array<f32>;          // [T, H + KV]
+@group(0) @binding(6) var<storage, read_write> dgain: array<f32>;  // [q HD | k HD]
+@compute @workgroup_size(WG)
+fn backward_gain(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = g.x * WG + lane;
+    if i >= 2u * HD {
+        return;
+    }
+    let d = i % HD;
+    let half = HD / 2u;
+    let first = select(0u, p.heads, i >= HD);
+    let count = select(p.heads, p.kv_heads, i >= HD);
+    var sum = 0.0;
+    for (var t = 0u; t < p.rows; t++) {
+        let turn = pos[t] * LDA + d % half;
+        let c = angle[turn];
+        let s = angle[turn + half];
+        for (var h = first; h < first + count; h++) {
+            let at = t * p.ld + h * DP;
+            let a = dy[at + d % half];
+            let b = dy[at + d % half + half];
+            let turned = select(a * c + b * s, b * c - a * s, d >= half);
+            sum += turned * raw[at + d] * inv[t * (p.heads + p.kv_heads) + h];
+        }
+    }
+    dgain[i] += sum;
+}

@@ -1,0 +1,224 @@
+// Draws the next token of every row and moves the row on: repetition penalty, temperature, top-k, top-p (the crossing
+// token stays), min-p; equal logits rank by the lower id. Nothing is sorted: all three cuts keep a prefix of one order
+// (logit down, id up), so a search for the last logit kept, seven thresholds a pass, finds each.
+struct Params {
+    rows: u32,        // B
+    cols: u32,        // V
+    ld: u32,
+    seen_ld: u32,     // words of `seen` a row
+    out_ld: u32,      // most tokens of an answer
+    identity: u32,    // 1: row b has logits b; 0: logits info[b].z
+    stops: u32,
+    top_k: u32,       // 0 off
+    penalty: f32,     // 1 off
+    temperature: f32, // 0 greedy
+    top_p: f32,       // 1 off
+    min_p: f32,       // 0 off
+    seed: vec2u,
+    pad: vec2u,
+    stop: array<vec4u, 4>,
+}
+
+// Floats as words in the same order.
+fn key(x: f32) -> u32 {
+    let b = bitcast<u32>(x);
+    return select(b | 0x80000000u, ~b, b >= 0x80000000u);
+}
+fn unkey(k: u32) -> f32 {
+    return bitcast<f32>(select(~k, k & 0x7fffffffu, k >= 0x80000000u));
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;         // [R, V]
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;         // [B] (record id low, high, logits row, 0)
+@group(0) @binding(3) var<storage, read_write> seen: array<u32>;     // [B, V / 32] bits of tokens in prompt and answer
+@group(0) @binding(4) var<storage, read_write> token: array<u32>;    // [B]
+@group(0) @binding(5) var<storage, read_write> pos: array<u32>;      // [B]
+@group(0) @binding(6) var<storage, read_write> state: array<vec2u>;  // [B] (tokens written, 1 while running)
+@group(0) @binding(7) var<storage, read_write> out: array<u32>;      // [B, most tokens]
+
+// The logit of token v after penalty and temperature.
+fn value(b: u32, at: u32, v: u32) -> f32 {
+    var x = logits[at + v];
+    if p.penalty != 1.0 && ((seen[b * p.seen_ld + v / 32u] >> (v % 32u)) & 1u) == 1u {
+        x = select(x * p.penalty, x / p.penalty, x > 0.0);
+    }
+    return select(x / p.temperature, x, p.temperature == 0.0);
+}
+
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+    let b = row_of(flat(g, n), l);
+    let lane = lane_of(l);
+    if b >= p.rows {
+        return;
+    }
+    let at = select(info[b].z, b, p.identity == 1u) * p.ld;
+    // Lanes own neighbouring ids, so that sums in id order need only the lanes before.
+    let share = (p.cols + LANES - 1u) / LANES;
+    let first = min(lane * share, p.cols);
+    let stop = min(first + share, p.cols);
+    var top = -3.4e38;
+    for (var v = first; v < stop; v++) {
+        top = max(top, value(b, at, v));
+    }
+    top = reduce_max(top, l);
+    var chosen = p.cols;
+    if p.temperature == 0.0 {
+        for (var v = stop; v > first; v--) {
+            chosen = select(chosen, v - 1u, value(b, at, v - 1u) >= top);
+        }
+        chosen = reduce_min_index(chosen, l);
+    } else {
+        // The kept prefix: logits above `edge`, and the first `ties` of those equal to it.
+        var edge = 0u;
+        var ties = p.cols;
+        if p.top_k > 0u && p.top_k < p.cols {
+            edge = search(b, at, first, stop, 0u, p.cols, top, f32(p.top_k), true, l);
+            var above = 0.0;
+            for (var v = first; v < stop; v++) {
+                above += select(0.0, 1.0, key(value(b, at, v)) > edge);
+            }
+            ties = p.top_k - u32(reduce_sum(above, l));
+        }
+        if p.top_p < 1.0 {
+            let all = kept_mass(b, at, first, stop, edge, ties, top, l);
+            let goal = p.top_p * all;
+            let cut = search(b, at, first, stop, edge, ties, top, goal, false, l);
+            var above = 0.0;
+            for (var v = first; v < stop; v++) {
+                let x = value(b, at, v);
+                above += select(0.0, exp(x - top), key(x) > cut);
+            }
+            let missing = max(goal - reduce_sum(above, l), 0.0);
+            let need = max(u32(ceil(missing / exp(unkey(cut) - top))), 1u);
+            ties = select(need, min(need, ties), cut == edge);
+            edge = cut;
+        }
+        if p.min_p > 0.0 {
+            let cut = key(top + log(p.min_p));
+            if cut > edge {
+                edge = cut;
+                ties = p.cols;
+            }
+        }
+        // Weights in id order; the lane whose share holds the drawn point walks it.
+        var own = 0.0;
+        var equal = 0.0;
+        for (var v = first; v < stop; v++) {
+            equal += select(0.0, 1.0, key(value(b, at, v)) == edge);
+        }
+        var rank = u32(before_sum(equal, l));
+        let rank0 = rank;
+        for (var v = first; v < stop; v++) {
+            let x = value(b, at, v);
+            let k = key(x);
+            let keep = k > edge || (k == edge && rank < ties);
+            rank += select(0u, 1u, k == edge);
+            own += select(0.0, exp(x - top), keep);
+        }
+        let before = before_sum(own, l);
+        let draw = unit(philox(vec4u(state[b].x, 0u, info[b].xy), p.seed).x) * reduce_sum(own, l);
+        var sum = before;
+        var last = 0u;
+        rank = rank0;
+        for (var v = first; v < stop; v++) {
+            let x = value(b, at, v);
+            let k = key(x);
+            if k > edge || (k == edge && rank < ties) {
+                sum += exp(x - top);
+                last = v + 1u;
+                if chosen == p.cols && draw < sum {
+                    chosen = v;
+                }
+            }
+            rank += select(0u, 1u, k == edge);
+        }
+        chosen = reduce_min_index(chosen, l);
+        // Rounding can leave the point just past the last weight.
+        let final_one = u32(reduce_max(f32(last), l));
+        if chosen >= p.cols {
+            chosen = max(final_one, 1u) - 1u;
+        }
+    }
+    if lane == 0u && state[b].y == 1u {
+        let count = state[b].x;
+        token[b] = chosen;
+        pos[b] += 1u;
+        out[b * p.out_ld + count] = chosen;
+        seen[b * p.seen_ld + chosen / 32u] |= 1u << (chosen % 32u);
+        var running = select(0u, 1u, count + 1u < p.out_ld);
+        for (var i = 0u; i < p.stops; i++) {
+            running = select(running, 0u, p.stop[i / 4u][i % 4u] == chosen);
+        }
+        state[b] = vec2u(count + 1u, running);
+    }
+}
+
+fn kept_mass(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: f32, l: u32) -> f32 {
+    var above = 0.0;
+    var equal = 0.0;
+    for (var v = first; v < stop; v++) {
+        let x = value(b, at, v);
+        above += select(0.0, exp(x - top), key(x) > edge);
+        equal += select(0.0, 1.0, key(x) == edge);
+    }
+    let e = min(reduce_sum(equal, l), f32(ties));
+    return reduce_sum(above, l) + select(0.0, e * exp(unkey(edge) - top), e > 0.0);
+}
+
+// The largest key K with: number (counting) or weight of tokens whose key is at least K reaches `goal`. Three bits a
+// pass. Only tokens of the prefix (edge, ties) count; below its edge nothing does.
+fn search(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: f32, goal: f32, counting: bool, l: u32) -> u32 {
+    var low = edge;
+    // The prefix reaches the goal at its own edge (rounding aside), so the answer lies in [edge, key(top)].
+    for (var bit = 30u; bit <= 30u; bit -= 3u) {
+        let step = 1u << bit;
+        var m$ = 0.0; //*7
+        for (var v = first; v < stop; v++) {
+            let x = value(b, at, v);
+            let k = key(x);
+            if k < low {
+                continue;
+            }
+            let w = select(exp(x - top), 1.0, counting);
+            let d = (k - low) >> bit;
+            m$ += select(0.0, w, d > $u); //*7
+        }
+        let s$ = reduce_sum(m$, l); //*7
+        var take = 0u;
+        take += select(0u, 1u, s$ >= goal && s$ > 0.0); //*7
+        low += take * step;
+    }
+    return low;
+}
+
+//@ choose
+// Answers of a fixed form: token number i is the likelier of choice[i] (the first on a tie); p is its share.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;           // [R, V]
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;           // [B] (record id low, high, logits row, 0)
+@group(0) @binding(3) var<storage, read> choice: array<vec2u>;         // [most tokens]
+@group(0) @binding(4) var<storage, read_write> token: array<u32>;      // [B]
+@group(0) @binding(5) var<storage, read_write> pos: array<u32>;        // [B]
+@group(0) @binding(6) var<storage, read_write> state: array<vec2u>;    // [B] (tokens written, 1 while running)
+@group(0) @binding(7) var<storage, read_write> out: array<u32>;        // [B, most tokens]
+@group(0) @binding(8) var<storage, read_write> share: array<f32>;      // [B, most tokens] p(first)
+@compute @workgroup_size(WG)
+fn choose(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let b = flat(g, n) * WG + lane;
+    if b >= p.rows || state[b].y == 0u {
+        return;
+    }
+    let at = select(info[b].z, b, p.identity == 1u) * p.ld;
+    let count = state[b].x;
+    let pair = choice[count];
+    let gap = logits[at + pair.y] - logits[at + pair.x];
+    let chosen = select(pair.x, pair.y, gap > 0.0);
+    token[b] = chosen;
+    pos[b] += 1u;
+    out[b * p.out_ld + count] = chosen;
+    share[b * p.out_ld + count] = 1.0 / (1.0 + exp(gap));
+    state[b] = vec2u(count + 1u, select(0u, 1u, count + 1u < p.out_ld));
+}

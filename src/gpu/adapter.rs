@@ -1,0 +1,105 @@
+//! Which GPUs there are, and which one is taken.
+
+use crate::{Error, Result};
+
+/// A GPU as the system names it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct DeviceInfo {
+    /// Place in [`list`].
+    pub index: usize,
+    /// The adapter's own name.
+    pub name: String,
+    /// Vulkan, Metal or Dx12.
+    pub backend: String,
+    /// Driver name and version, as far as the backend tells.
+    pub driver: String,
+    /// DiscreteGpu, IntegratedGpu, VirtualGpu, Cpu or Other.
+    pub kind: String,
+    /// Whether it runs on the CPU.
+    pub software: bool,
+    /// Largest bindable buffer in bytes.
+    pub max_binding_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Largest workgroup.
+    pub max_workgroup_invocations: u32,
+    /// Optional features present that kernels or profiling can use.
+    pub features: Vec<String>,
+}
+
+fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+        .into_iter()
+        // RADV's compile-only device lists itself as an adapter, but nothing can run on it.
+        .filter(|a| !a.get_info().name.contains("Null hardware"))
+        .enumerate()
+        .map(|(index, adapter)| {
+            let (i, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+            let named = [
+                (wgpu::Features::SHADER_F16, "f16"),
+                (wgpu::Features::SUBGROUP, "subgroups"),
+                (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+                (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
+            ];
+            let info = DeviceInfo {
+                index,
+                name: i.name.clone(),
+                backend: format!("{:?}", i.backend),
+                driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_owned(),
+                kind: format!("{:?}", i.device_type),
+                software: i.device_type == wgpu::DeviceType::Cpu,
+                max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+                max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+                max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+                features: named.iter().filter(|(f, _)| features.contains(*f)).map(|(_, n)| (*n).to_owned()).collect(),
+            };
+            (adapter, info)
+        })
+        .collect()
+}
+
+/// All usable GPUs of this machine, in the system's order.
+pub fn list() -> Vec<DeviceInfo> {
+    adapters().into_iter().map(|(_, info)| info).collect()
+}
+
+/// Discrete before integrated before anything else before software; ties go to the system's order.
+fn rank(info: &DeviceInfo) -> usize {
+    match info.kind.as_str() {
+        "DiscreteGpu" => 0,
+        "IntegratedGpu" => 1,
+        "Cpu" => 3,
+        _ => 2,
+    }
+}
+
+pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, DeviceInfo)> {
+    let mut all = adapters();
+    if all.is_empty() {
+        return Err(Error::Device(
+            "no GPU adapter found. Install your GPU's Vulkan driver (on Debian: libvulkan1 with mesa-vulkan-drivers, from \
+             bookworm-backports on bookworm; for NVIDIA nvidia-vulkan-icd); mesa-vulkan-drivers also brings a software \
+             adapter for machines without a GPU"
+                .into(),
+        ));
+    }
+    all.sort_by_key(|(_, i)| (rank(i), i.index));
+    let Some(wanted) = wanted else {
+        return Ok(all.swap_remove(0));
+    };
+    let place = match wanted.parse::<usize>() {
+        Ok(n) => all.iter().position(|(_, i)| i.index == n),
+        Err(_) => all.iter().position(|(_, i)| i.name.to_lowercase().contains(&wanted.to_lowercase())),
+    };
+    match place {
+        Some(p) => Ok(all.swap_remove(p)),
+        None => {
+            let names: Vec<String> = all.iter().map(|(_, i)| format!("{} {}", i.index, i.name)).collect();
+            Err(Error::Device(format!("no GPU matches '{wanted}'; there are: {}", names.join(", "))))
+        }
+    }
+}

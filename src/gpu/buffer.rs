@@ -1,0 +1,272 @@
+//! GPU memory: tensors over pooled buffers, upload and download.
+
+use super::{Gpu, Inner, lock};
+use crate::{Error, Result};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+/// A wgpu buffer; launches that still wait for their submit hold it too.
+pub(super) struct Raw {
+    pub(super) buffer: wgpu::Buffer,
+    pub(super) bytes: u64,
+}
+
+/// Buffers whose tensor is gone, kept for the next tensor of about their size.
+#[derive(Default)]
+pub(super) struct Pool {
+    free: Vec<Arc<Raw>>,
+}
+
+impl Pool {
+    /// A free buffer of at least `bytes` and at most a quarter more. What the host is about to write must not be one
+    /// that a recorded launch still reads: `write_buffer` takes effect before every pass of the next submit.
+    fn take(&mut self, bytes: u64, host_writes: bool) -> Option<Arc<Raw>> {
+        let fits = |r: &Raw| r.bytes >= bytes && r.bytes <= bytes + bytes / 4 + 1024;
+        let free = |r: &Arc<Raw>| !host_writes || Arc::strong_count(r) == 1;
+        let best = self.free.iter().enumerate().filter(|(_, r)| fits(r) && free(r)).min_by_key(|(_, r)| r.bytes)?.0;
+        Some(self.free.swap_remove(best))
+    }
+}
+
+struct Owned {
+    raw: Option<Arc<Raw>>,
+    home: Weak<Inner>,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let (Some(raw), Some(home)) = (self.raw.take(), self.home.upgrade()) {
+            home.live.fetch_sub(raw.bytes, Ordering::Relaxed);
+            lock(&home.pool).free.push(raw);
+        }
+    }
+}
+
+/// A matrix (or a vector: one row) of 4-byte elements on the GPU. Rows are stored `ld` elements apart, `cols` rounded up
+/// to a multiple of 4, so that every row can be read as vec4; what lies between is zero in weights and ignored elsewhere.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Rows.
+    pub rows: usize,
+    /// Columns that mean something.
+    pub cols: usize,
+    /// Distance between rows in elements.
+    pub ld: usize,
+    own: Arc<Owned>,
+}
+
+/// `n` rounded up to a multiple of 4.
+pub fn pad4(n: usize) -> usize {
+    n.div_ceil(4) * 4
+}
+
+impl Tensor {
+    pub(super) fn raw(&self) -> &Arc<Raw> {
+        // `Owned::raw` is only emptied in its drop.
+        #[expect(clippy::expect_used, reason = "emptied nowhere but in drop")]
+        self.own.raw.as_ref().expect("a live tensor has its buffer")
+    }
+
+    /// Elements in memory: rows x ld.
+    pub fn len(&self) -> usize {
+        self.rows * self.ld
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `[rows, cols]` for messages.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// Refuses a tensor of another shape than the kernel needs; `what` names it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that names both shapes.
+    pub fn expect_shape(&self, what: &str, rows: usize, cols: usize) -> Result<()> {
+        if self.rows == rows && self.cols == cols {
+            return Ok(());
+        }
+        Err(Error::Input(format!("{what} has shape {:?} where [{rows}, {cols}] is needed", self.shape())))
+    }
+}
+
+impl Gpu {
+    fn allocate(&self, elements: usize, host_writes: bool) -> Result<Arc<Owned>> {
+        let bytes = ((elements.max(4) * 4) as u64).next_multiple_of(256);
+        let limit = self.max_binding_bytes();
+        if bytes > limit {
+            return Err(Error::OutOfMemory(format!(
+                "a buffer of {} is needed and {} binds at most {}",
+                mib(bytes),
+                self.info().name,
+                mib(limit)
+            )));
+        }
+        let reused = lock(&self.0.pool).take(bytes, host_writes);
+        let size = reused.as_ref().map_or(bytes, |r| r.bytes);
+        let live = self.0.live.load(Ordering::Relaxed) + size;
+        if let Some(cap) = self.0.memory
+            && live > cap
+        {
+            return Err(Error::OutOfMemory(format!(
+                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory",
+                mib(live - size),
+                mib(size),
+                mib(cap)
+            )));
+        }
+        let raw = match reused {
+            Some(raw) => raw,
+            None => {
+                let buffer = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: bytes,
+                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
+                self.take_failure()?;
+                Arc::new(Raw { buffer, bytes })
+            }
+        };
+        self.0.live.fetch_add(raw.bytes, Ordering::Relaxed);
+        self.0.peak.fetch_max(live, Ordering::Relaxed);
+        Ok(Arc::new(Owned { raw: Some(raw), home: Arc::downgrade(&self.0) }))
+    }
+
+    /// Gives back to the driver what the pool holds free.
+    pub fn trim(&self) {
+        lock(&self.0.pool).free.clear();
+    }
+
+    /// A `[rows, cols]` tensor with arbitrary content, for a kernel to write.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn empty(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        let ld = pad4(cols);
+        Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, false)? })
+    }
+
+    /// A `[rows, cols]` tensor from row-major host values without padding (`f32`, `u32`); padding becomes zero.
+    ///
+    /// # Errors
+    /// Out of memory; a slice of another length than rows x cols.
+    pub fn upload<T: bytemuck::Pod + Default>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Tensor> {
+        if std::mem::size_of::<T>() != 4 || data.len() != rows * cols {
+            return Err(Error::Input(format!(
+                "{} values of {} bytes do not make a tensor [{rows}, {cols}]",
+                data.len(),
+                size_of::<T>()
+            )));
+        }
+        let ld = pad4(cols);
+        let tensor = Tensor { rows, cols, ld, own: self.allocate(rows * ld, true)? };
+        if ld == cols {
+            self.write(&tensor, data);
+        } else {
+            let mut padded = vec![T::default(); rows * ld];
+            for (to, from) in padded.chunks_exact_mut(ld).zip(data.chunks_exact(cols.max(1))) {
+                to[..cols].copy_from_slice(from);
+            }
+            self.write(&tensor, &padded);
+        }
+        Ok(tensor)
+    }
+
+    /// A vector (one row) from host values.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn vector<T: bytemuck::Pod + Default>(&self, data: &[T]) -> Result<Tensor> {
+        self.upload(1, data.len(), data)
+    }
+
+    /// A `[rows, cols]` tensor of zeros.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        self.upload(rows, cols, &vec![0f32; rows * cols])
+    }
+
+    /// Overwrites the tensor's memory from its start; takes effect before the next submit's work.
+    fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, padded: &[T]) {
+        if !padded.is_empty() {
+            self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        }
+    }
+
+    /// Overwrites a tensor that no recorded and unsubmitted launch reads with row-major host values of its shape.
+    ///
+    /// # Errors
+    /// A slice of another length than rows x cols.
+    pub fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
+        if data.len() != tensor.rows * tensor.cols || tensor.ld != tensor.cols && tensor.rows != 1 {
+            return Err(Error::Input(format!("{} values do not fill a tensor {:?}", data.len(), tensor.shape())));
+        }
+        self.write(tensor, data);
+        Ok(())
+    }
+
+    /// Reads tensors back, row-major and without padding; waits for the GPU.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn download_all<T: bytemuck::Pod>(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
+        let total: u64 = tensors.iter().map(|t| (t.len() * 4) as u64).sum();
+        if total == 0 {
+            return Ok(tensors.iter().map(|_| Vec::new()).collect());
+        }
+        let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("download"),
+            size: total,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut at = 0;
+        for t in tensors {
+            let bytes = (t.len() * 4) as u64;
+            if bytes > 0 {
+                encoder.copy_buffer_to_buffer(&t.raw().buffer, 0, &staging, at, bytes);
+            }
+            at += bytes;
+        }
+        self.0.queue.submit([encoder.finish()]);
+        let (send, receive) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |r| drop(send.send(r)));
+        self.wait()?;
+        match receive.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(Error::Device(format!("reading back from the GPU: {e}"))),
+            Err(_) => return Err(Error::DeviceLost("while reading back".into())),
+        }
+        let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;
+        let words: &[T] = bytemuck::cast_slice(&view);
+        let mut at = 0;
+        let mut all = Vec::with_capacity(tensors.len());
+        for t in tensors {
+            let part = &words[at..at + t.len()];
+            at += t.len();
+            all.push(part.chunks_exact(t.ld.max(1)).flat_map(|row| &row[..t.cols]).copied().collect());
+        }
+        Ok(all)
+    }
+
+    /// Reads one tensor back, row-major and without padding; waits for the GPU.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn download<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        Ok(self.download_all(&[tensor])?.swap_remove(0))
+    }
+}
+
+/// Bytes as a person reads them.
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
+}

@@ -1,0 +1,195 @@
+//! From a kernel's text to a pipeline: variants are text blocks put one after another, constants are `const` lines.
+
+use super::{Gpu, Variant, lock};
+use crate::{Error, Result};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// The WGSL of one op: the head shared by its entry points, then a section per entry point, each opened by a line
+/// `//@ NAME`, with bindings of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The op's stem, which is also the label of its pipelines.
+    pub name: &'static str,
+    /// Text for [`Variant::Soft`].
+    pub soft: &'static str,
+    /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
+    pub tile: &'static str,
+    /// Stems of shaders/lib/ to put in front. `reduce` exists once per variant.
+    pub libs: &'static [&'static str],
+    /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
+    pub tile_size: u32,
+}
+
+const LIBS: &[(&str, &str, &str)] = &[
+    ("grid", include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/lib/grid.wgsl")),
+    ("reduce", include_str!("../../shaders/lib/reduce.soft.wgsl"), include_str!("../../shaders/lib/reduce.tile.wgsl")),
+    ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
+    ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
+];
+
+impl Source {
+    /// The whole WGSL of one entry point with its constants.
+    ///
+    /// # Errors
+    /// An entry point or library block that does not exist.
+    pub fn wgsl(&self, variant: Variant, entry: &str, constants: &[(&'static str, u32)]) -> Result<String> {
+        let text = match variant {
+            Variant::Soft => self.soft,
+            Variant::Tile => self.tile,
+        };
+        let mut out = String::new();
+        if !constants.iter().any(|(n, _)| *n == "WG") {
+            let _ = writeln!(out, "const WG: u32 = {}u;", self.workgroup(variant));
+        }
+        for (name, value) in constants {
+            let _ = writeln!(out, "const {name}: u32 = {value}u;");
+        }
+        for lib in self.libs {
+            let found = LIBS.iter().find(|(n, ..)| n == lib);
+            let (_, soft, tile) = found.ok_or_else(|| Error::Input(format!("{}: no shaders/lib/{lib}", self.name)))?;
+            out.push_str(if variant == Variant::Soft { soft } else { tile });
+        }
+        let mut sections = text.split("\n//@ ");
+        out.push_str(sections.next().unwrap_or_default());
+        let section = sections.find(|s| s.split_whitespace().next() == Some(entry));
+        let section = section.ok_or_else(|| Error::Input(format!("{}: no entry point '{entry}'", self.name)))?;
+        out.push_str("\n// ");
+        out.push_str(section);
+        expand(self.name, &out, constants)
+    }
+
+    /// Invocations of a workgroup where a launcher does not say otherwise.
+    pub fn workgroup(&self, variant: Variant) -> u32 {
+        match variant {
+            Variant::Soft => 8,
+            Variant::Tile => self.tile_size,
+        }
+    }
+
+    /// The entry points, in file order.
+    pub fn entries(&self, variant: Variant) -> Vec<&'static str> {
+        let text = if variant == Variant::Soft { self.soft } else { self.tile };
+        text.split("\n//@ ").skip(1).filter_map(|s| s.split_whitespace().next()).collect()
+    }
+}
+
+/// Writes a line that ends in `//*COUNT` COUNT times with `$` replaced by 0, 1, …; COUNT is a number or a constant. Hot
+/// loops over registers are unrolled so, since naga emits none that a driver would unroll.
+fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<String> {
+    let mut out = String::with_capacity(text.len() * 2);
+    for line in text.lines() {
+        let repeated = if line.starts_with("//") { None } else { line.rsplit_once("//*") };
+        let Some((body, count)) = repeated else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let count = count.trim();
+        let known = constants.iter().find(|(n, _)| *n == count).map(|(_, v)| *v);
+        let times = known
+            .or_else(|| count.parse().ok())
+            .ok_or_else(|| Error::Input(format!("{name}: a line repeats '{count}' times, which is no constant")))?;
+        for i in 0..times {
+            out.push_str(&body.trim_end().replace('$', &i.to_string()));
+            out.push('\n');
+        }
+    }
+    Ok(out)
+}
+
+/// What makes two pipelines the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) variant: Variant,
+    pub(super) entry: &'static str,
+    pub(super) constants: Vec<(&'static str, u32)>,
+}
+
+pub(super) struct Pipeline {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    /// Storage bindings, after the parameters at binding 0.
+    pub(super) storage: usize,
+}
+
+impl Gpu {
+    pub(super) fn pipeline(&self, source: &Source, key: &Key) -> Result<Arc<Pipeline>> {
+        if let Some(p) = lock(&self.0.pipelines).get(key) {
+            return Ok(p.clone());
+        }
+        let text = source.wgsl(key.variant, key.entry, &key.constants)?;
+        let made = Arc::new(self.build(source, key, &text)?);
+        lock(&self.0.pipelines).insert(key.clone(), made.clone());
+        Ok(made)
+    }
+
+    fn build(&self, source: &Source, key: &Key, text: &str) -> Result<Pipeline> {
+        let device = &self.0.device;
+        let label = format!("{}.{}.{}", source.name, key.variant.name(), key.entry);
+        let checks = if self.0.checked {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text.into()) };
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        #[expect(
+            unsafe_code,
+            reason = "index clamps cost up to 60 % and loop bounding far more; launchers check every shape against its \
+                      buffers, all loops are bounded by those shapes, and the tests run every kernel with the checks on"
+        )]
+        // SAFETY: see the reason above.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        // The shader's own declarations are the one list of bindings.
+        let declared: Vec<bool> = text
+            .lines()
+            .filter(|l| l.trim_start().starts_with("@group(0)") && l.contains("var<storage"))
+            .map(|l| !l.contains("read_write"))
+            .collect();
+        let mut entries = vec![wgpu::BindGroupLayoutEntry {
+            binding: 0,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Uniform,
+                has_dynamic_offset: true,
+                min_binding_size: None,
+            },
+            count: None,
+        }];
+        entries.extend(declared.iter().enumerate().map(|(i, read_only)| wgpu::BindGroupLayoutEntry {
+            binding: i as u32 + 1,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only: *read_only },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        }));
+        let layout = device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(key.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::Device(format!("{label}: {e}")));
+        }
+        Ok(Pipeline { pipeline, layout, storage: declared.len() })
+    }
+}

@@ -1,0 +1,288 @@
+//! Launchers append to a recorder; one place submits.
+
+use super::buffer::Raw;
+use super::pipeline::{Key, Pipeline, Source};
+use super::{Gpu, Tensor, Variant};
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a launch has to do at least; the ground of every figure per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations (a fused multiply-add is two).
+    pub flops: f64,
+    /// Bytes read and written, each once.
+    pub bytes: f64,
+}
+
+/// One dispatch, as a launcher describes it.
+pub struct Launch<'a> {
+    /// The op.
+    pub source: &'static Source,
+    /// Its entry point.
+    pub entry: &'static str,
+    /// `const` lines put in front of the text.
+    pub constants: Vec<(&'static str, u32)>,
+    /// The uniform at binding 0: words of f32 or u32 in the order of the shader's `Params`.
+    pub params: Vec<u32>,
+    /// Storage bindings from 1 on, in the shader's order.
+    pub bind: &'a [&'a Tensor],
+    /// Workgroups.
+    pub groups: [u32; 3],
+    /// Work done.
+    pub cost: Cost,
+}
+
+struct Step {
+    label: (&'static str, &'static str),
+    pipeline: Arc<Pipeline>,
+    buffers: Vec<Arc<Raw>>,
+    groups: [u32; 3],
+    cost: Cost,
+}
+
+/// A list of launches that was not yet submitted.
+pub struct Recorder<'g> {
+    gpu: &'g Gpu,
+    steps: Vec<Step>,
+    params: Vec<u8>,
+    variant: Variant,
+}
+
+/// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
+const SLOT: usize = 256;
+
+/// Workgroups for `n` of them in one dimension, folded into two when there are more than a dimension may have.
+pub fn fold(n: usize) -> [u32; 3] {
+    let n = n.max(1);
+    let y = n.div_ceil(65_535);
+    [n.div_ceil(y) as u32, y as u32, 1]
+}
+
+impl<'g> Recorder<'g> {
+    /// The device it records for.
+    pub fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// The kernel texts in use.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Number of launches so far.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Appends a dispatch.
+    ///
+    /// # Errors
+    /// A shader that does not build, a wrong number of bindings, too many workgroups.
+    pub fn launch(&mut self, l: Launch) -> Result<()> {
+        if l.groups.contains(&0) {
+            return Ok(());
+        }
+        let key = Key { name: l.source.name, variant: self.variant, entry: l.entry, constants: l.constants };
+        let pipeline = self.gpu.pipeline(l.source, &key)?;
+        if pipeline.storage != l.bind.len() || l.params.len() * 4 > SLOT || l.groups.iter().any(|g| *g > 65_535) {
+            return Err(Error::Input(format!(
+                "{}.{}: {} tensors for {} bindings, {} parameter words, workgroups {:?}",
+                l.source.name,
+                l.entry,
+                l.bind.len(),
+                pipeline.storage,
+                l.params.len(),
+                l.groups
+            )));
+        }
+        self.params.extend_from_slice(bytemuck::cast_slice(&l.params));
+        self.params.resize((self.steps.len() + 1) * SLOT, 0);
+        self.steps.push(Step {
+            label: (l.source.name, l.entry),
+            pipeline,
+            buffers: l.bind.iter().map(|t| t.raw().clone()).collect(),
+            groups: l.groups,
+            cost: l.cost,
+        });
+        Ok(())
+    }
+
+    /// Makes the recording repeatable: bind groups and parameters are made once.
+    pub fn compile(self) -> Plan {
+        let device = &self.gpu.0.device;
+        let uniform = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: (self.params.len().max(SLOT)) as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.gpu.0.queue.write_buffer(&uniform, 0, &self.params);
+        let groups = self
+            .steps
+            .iter()
+            .map(|s| {
+                let window = wgpu::BufferBinding {
+                    buffer: &uniform,
+                    offset: 0,
+                    size: std::num::NonZeroU64::new(SLOT as u64),
+                };
+                let mut entries =
+                    vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) }];
+                entries.extend(s.buffers.iter().enumerate().map(|(i, raw)| wgpu::BindGroupEntry {
+                    binding: i as u32 + 1,
+                    resource: raw.buffer.as_entire_binding(),
+                }));
+                device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &s.pipeline.layout,
+                    entries: &entries,
+                })
+            })
+            .collect();
+        Plan { steps: self.steps, groups }
+    }
+
+    /// Submits everything recorded; does not wait.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last look.
+    pub fn submit(self) -> Result<()> {
+        let gpu = self.gpu;
+        gpu.run(&self.compile())
+    }
+}
+
+/// A compiled recording. The tensors it reads and writes between runs must be kept alive by its owner.
+pub struct Plan {
+    steps: Vec<Step>,
+    groups: Vec<wgpu::BindGroup>,
+}
+
+/// Time of one launch of a profiled plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timing {
+    /// The op's stem.
+    pub kernel: &'static str,
+    /// Its entry point.
+    pub entry: &'static str,
+    /// Seconds, median over the repetitions.
+    pub seconds: f64,
+    /// Work of the launch.
+    pub cost: Cost,
+}
+
+impl Plan {
+    /// Number of dispatches.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether it does nothing.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// All work of one run.
+    pub fn cost(&self) -> Cost {
+        self.steps.iter().fold(Cost::default(), |a, s| Cost {
+            flops: a.flops + s.cost.flops,
+            bytes: a.bytes + s.cost.bytes,
+        })
+    }
+}
+
+impl Gpu {
+    /// An empty recorder.
+    pub fn record(&self) -> Recorder<'_> {
+        self.record_variant(self.variant())
+    }
+
+    /// An empty recorder for other kernel texts than the adapter's own.
+    pub fn record_variant(&self, variant: Variant) -> Recorder<'_> {
+        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), variant }
+    }
+
+    fn encode(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) -> wgpu::CommandBuffer {
+        let mut encoder = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for _ in 0..times {
+                for i in range.clone() {
+                    let step = &plan.steps[i];
+                    pass.set_pipeline(&step.pipeline.pipeline);
+                    pass.set_bind_group(0, &plan.groups[i], &[(i * SLOT) as u32]);
+                    pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
+                }
+            }
+        }
+        encoder.finish()
+    }
+
+    /// Submits one run of the plan; does not wait. Long plans go in several submits, so that a desktop stays usable.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last look.
+    pub fn run(&self, plan: &Plan) -> Result<()> {
+        let (mut from, mut work) = (0, 0.0);
+        for (i, step) in plan.steps.iter().enumerate() {
+            work += step.cost.flops;
+            if work > self.flops_per_dispatch() || i + 1 == plan.steps.len() {
+                self.0.queue.submit([self.encode(plan, from..i + 1, 1)]);
+                (from, work) = (i + 1, 0.0);
+            }
+        }
+        self.take_failure()
+    }
+
+    /// Submits `times` runs of the plan as one piece of work, as the token loop does; does not wait.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last look.
+    pub fn repeat(&self, plan: &Plan, times: usize) -> Result<()> {
+        if plan.cost().flops * times as f64 > self.flops_per_dispatch() {
+            return (0..times).try_for_each(|_| self.run(plan));
+        }
+        self.0.queue.submit([self.encode(plan, 0..plan.len(), times)]);
+        self.take_failure()
+    }
+
+    /// Seconds of one run of the plan by the host's clock, `repetitions` times; each ends in a wait.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn time(&self, plan: &Plan, repetitions: usize) -> Result<Vec<f64>> {
+        self.wait()?;
+        (0..repetitions)
+            .map(|_| {
+                let start = Instant::now();
+                self.run(plan)?;
+                self.wait()?;
+                Ok(start.elapsed().as_secs_f64())
+            })
+            .collect()
+    }
+
+    /// Times every launch of the plan by itself, by the host's clock with a wait after each.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn profile(&self, plan: &Plan) -> Result<Vec<Timing>> {
+        self.wait()?;
+        (0..plan.len())
+            .map(|i| {
+                let start = Instant::now();
+                self.0.queue.submit([self.encode(plan, i..i + 1, 1)]);
+                self.wait()?;
+                let s = &plan.steps[i];
+                Ok(Timing { kernel: s.label.0, entry: s.label.1, seconds: start.elapsed().as_secs_f64(), cost: s.cost })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,94 @@
+//! The autotuner: which of several constants of one kernel is fastest for a shape class on this device. Candidates differ
+//! only in tiling, never in the order of a sum, so a pick changes no bit of a result.
+
+use super::{DeviceInfo, Gpu, Plan, Variant, lock};
+use crate::Result;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Picks already made, kept on disk under adapter, driver and crate version.
+pub struct Table {
+    picks: BTreeMap<String, u32>,
+    file: Option<PathBuf>,
+}
+
+impl Table {
+    pub(super) fn for_device(info: &DeviceInfo, variant: Variant) -> Table {
+        let file = cache_dir().map(|d| d.join(file_name(info, variant)));
+        let picks = file.as_ref().and_then(|f| std::fs::read(f).ok());
+        // A cache that cannot be read or parsed is only a slower start.
+        let picks = picks.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Table { picks, file }
+    }
+
+    fn save(&self) {
+        let Some(file) = &self.file else { return };
+        let Ok(text) = serde_json::to_vec_pretty(&self.picks) else { return };
+        let Some(folder) = file.parent() else { return };
+        let temporary = file.with_extension(format!("{}.tmp", std::process::id()));
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&temporary, text))
+            .and_then(|()| std::fs::rename(&temporary, file));
+        if written.is_err() {
+            // No cache: the next start measures again.
+            let _ = std::fs::remove_file(&temporary);
+        }
+    }
+}
+
+fn file_name(info: &DeviceInfo, variant: Variant) -> String {
+    let all = format!("{}-{}-{}-{}", info.name, info.driver, variant.name(), env!("CARGO_PKG_VERSION"));
+    let safe: String = all.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    format!("tune-{safe}.json")
+}
+
+/// `$XDG_CACHE_HOME/selfreward`, or the platform's usual place; None switches the disk cache off.
+fn cache_dir() -> Option<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|h| h.join(".cache"))).or_else(|| var("LOCALAPPDATA"));
+    base.map(|b| b.join("selfreward"))
+}
+
+impl Gpu {
+    /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
+    /// candidate. One warm-up, then the least of three runs; a candidate twice as slow as the best is dropped at once.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn tuned(
+        &self,
+        class: &str,
+        candidates: &[u32],
+        mut plan: impl FnMut(u32) -> Result<Plan>,
+    ) -> Result<u32> {
+        if let Some(p) = lock(&self.0.tuning).picks.get(class).filter(|p| candidates.contains(p)) {
+            return Ok(*p);
+        }
+        let mut best = (f64::INFINITY, candidates.first().copied().unwrap_or(0));
+        for &c in candidates {
+            let plan = plan(c)?;
+            let mut least = f64::INFINITY;
+            for run in 0..4 {
+                let t = self.time(&plan, 1)?[0];
+                if run > 0 {
+                    least = least.min(t);
+                    if least > 2.0 * best.0 {
+                        break;
+                    }
+                }
+            }
+            if least < best.0 {
+                best = (least, c);
+            }
+        }
+        let mut table = lock(&self.0.tuning);
+        table.picks.insert(class.to_owned(), best.1);
+        table.save();
+        Ok(best.1)
+    }
+
+    /// All picks made so far, by shape class.
+    pub fn picks(&self) -> BTreeMap<String, u32> {
+        lock(&self.0.tuning).picks.clone()
+    }
+}

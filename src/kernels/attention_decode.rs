@@ -1,0 +1,172 @@
+//! Attention of single rows onto the paged KV arena, split over positions and merged.
+
+use super::rope::{Heads, head_matrix, pad_heads};
+use super::{Case, Kernel, lanes, word};
+use crate::gpu::{Cost, Launch, Recorder, Source, Tensor};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "attention_decode",
+    soft: include_str!("../../shaders/attention_decode.wgsl"),
+    tile: include_str!("../../shaders/attention_decode.wgsl"),
+    libs: &["grid", "pages"],
+    tile_size: 32,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "attention of single rows onto the paged KV arena",
+    constants: &[&[("D4", 3), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", CHUNK as u32)]],
+    cases,
+};
+
+/// Positions of one page.
+pub const PAGE: usize = 32;
+
+/// Positions of one partial sum, counted from position 0.
+pub const CHUNK: usize = 128;
+
+/// One layer's keys and values, `[slots, KV pad4(head_dim)]`; slot = page * PAGE + offset.
+#[derive(Clone)]
+pub struct Arena {
+    /// Keys, rotated.
+    pub keys: Tensor,
+    /// Values.
+    pub values: Tensor,
+}
+
+/// Where the rows of a step stand.
+#[derive(Clone)]
+pub struct Rows {
+    /// Page numbers of each row's path, `[B, pages]`.
+    pub table: Tensor,
+    /// Position of each row, `[B]`; it sees itself and everything before.
+    pub pos: Tensor,
+    /// Most positions that any row will see.
+    pub longest: usize,
+    /// Positions a row sees back, itself included.
+    pub window: u32,
+}
+
+/// o `[B, H pad4(head_dim)]` of rotated rows qkv `[B, width]`, whose own k and v are already in the arena.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, rows: &Rows) -> Result<Tensor> {
+    let (b, gpu) = (qkv.rows, rec.gpu());
+    if qkv.ld != heads.width() || rows.table.rows != b || rows.longest > rows.table.cols * PAGE {
+        return Err(Error::Input(format!(
+            "decode of {:?} with heads {heads:?}, pages {:?}, {} positions",
+            qkv.shape(),
+            rows.table.shape(),
+            rows.longest
+        )));
+    }
+    let chunks = rows.longest.div_ceil(CHUNK).max(1);
+    let d4 = heads.padded() / 4;
+    let part = gpu.empty(1, b * heads.heads * chunks * d4 * 4)?;
+    let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
+    let o = gpu.empty(b, heads.heads * heads.padded())?;
+    let scale = 1.0 / (heads.head_dim as f32).sqrt();
+    let params = vec![
+        word(b, "rows")?,
+        heads.heads as u32,
+        heads.kv_heads as u32,
+        (qkv.ld / 4) as u32,
+        scale.to_bits(),
+        rows.window,
+        chunks as u32,
+        rows.table.ld as u32,
+    ];
+    let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32)];
+    let seen = (b * rows.longest * heads.padded()) as f64;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "split",
+        constants: constants.clone(),
+        params: params.clone(),
+        bind: &[qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm],
+        groups: lanes(&SOURCE, rec.variant(), b * heads.heads * chunks),
+        cost: Cost { flops: 4.0 * seen * heads.heads as f64, bytes: 8.0 * seen * heads.kv_heads as f64 },
+    })?;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "merge",
+        constants,
+        params,
+        bind: &[&part, &norm, &o],
+        groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
+        cost: Cost { flops: 2.0 * part.len() as f64, bytes: 4.0 * part.len() as f64 },
+    })?;
+    Ok(o)
+}
+
+/// The same with each row's keys and values in a row: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
+pub fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
+    let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
+    let mut o = Vec::new();
+    for (b, all) in past.iter().enumerate() {
+        let len = all.len() / (2 * kv * d);
+        for head in 0..h {
+            let key = |j: usize| &all[(j * 2 * kv + head / (h / kv)) * d..][..d];
+            let value = |j: usize| &all[(j * 2 * kv + kv + head / (h / kv)) * d..][..d];
+            let q = &q[(b * (h + 2 * kv) + head) * d..][..d];
+            let first = len.saturating_sub(window);
+            let s: Vec<f64> = (first..len)
+                .map(|j| q.iter().zip(key(j)).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt())
+                .collect();
+            let top = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let z: f64 = s.iter().map(|v| (v - top).exp()).sum();
+            o.extend((0..d).map(|c| (first..len).map(|j| (s[j - first] - top).exp() * value(j)[c]).sum::<f64>() / z));
+        }
+    }
+    o
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    let shapes: [(usize, usize, usize, usize, usize); 5] = [(1, 1, 1, 10, 1), (3, 4, 2, 12, 33), (9, 9, 3, 64, 131), (2, 2, 1, 256, 300), (33, 2, 2, 16, 7)];
+    for (b, heads, kv_heads, head_dim, longest) in shapes {
+        for window in [usize::MAX, 6] {
+            let h = Heads { heads, kv_heads, head_dim };
+            let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}");
+            all.push(Case::new(name, 1e-5, move |t| {
+                let pages = longest.div_ceil(PAGE);
+                let pos: Vec<u32> = (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
+                // Pages of all rows, in an order that no row finds consecutive.
+                let table: Vec<u32> = (0..b * pages).map(|i| ((i * 7 + 3) % (b * pages * 7)) as u32).collect();
+                let slots = b * pages * 7 * PAGE;
+                let width = kv_heads * crate::gpu::pad4(head_dim);
+                let (mut keys, mut values) = (vec![0f32; slots * width], vec![0f32; slots * width]);
+                let mut past = Vec::new();
+                for row in 0..b {
+                    let mut mine = Vec::new();
+                    for j in 0..=pos[row] as usize {
+                        let slot = table[row * pages + j / PAGE] as usize * PAGE + j % PAGE;
+                        for store in [&mut keys, &mut values] {
+                            let v: Vec<f64> = t.values(kv_heads * head_dim).iter().map(|x| f64::from(*x)).collect();
+                            let padded: Vec<f32> = pad_heads(&v, head_dim).iter().map(|x| *x as f32).collect();
+                            store[slot * width..][..width].copy_from_slice(&padded);
+                            mine.extend(v);
+                        }
+                    }
+                    past.push(mine);
+                }
+                let arena =
+                    Arena { keys: t.gpu.upload(slots, width, &keys)?, values: t.gpu.upload(slots, width, &values)? };
+                let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
+                let rows = Rows {
+                    table: t.gpu.upload(b, pages, &table)?,
+                    pos: t.gpu.vector(&pos)?,
+                    longest,
+                    window: window.min(u32::MAX as usize) as u32,
+                };
+                let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
+                t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));
+                Ok(())
+            }));
+        }
+    }
+    all
+}

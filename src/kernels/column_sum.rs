@@ -1,0 +1,52 @@
+//! The gradient of a bias: a sum over tokens.
+
+use super::{Case, Kernel, lanes, stream};
+use crate::Result;
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+
+static SOURCE: Source = Source {
+    name: "column_sum",
+    soft: include_str!("../../shaders/column_sum.wgsl"),
+    tile: include_str!("../../shaders/column_sum.wgsl"),
+    libs: &[],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel { source: || &SOURCE, about: "sums of columns", constants: &[&[]], cases };
+
+/// sum `[C]` += the columns of x `[R, C]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn forward(rec: &mut Recorder, x: &Tensor, sum: &Tensor) -> Result<()> {
+    sum.expect_shape("the column sums", 1, x.cols)?;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "forward",
+        constants: vec![],
+        params: vec![x.rows as u32, (x.ld / 4) as u32],
+        bind: &[x, sum],
+        groups: lanes(&SOURCE, rec.variant(), x.ld / 4),
+        cost: stream(&[x], 1.0),
+    })
+}
+
+/// Sums of the columns.
+pub fn twin(x: &[f64], cols: usize) -> Vec<f64> {
+    (0..cols).map(|c| x.iter().skip(c).step_by(cols).sum()).collect()
+}
+
+fn cases() -> Vec<Case> {
+    [(1, 1), (7, 33), (640, 10)]
+        .into_iter()
+        .map(|(rows, cols)| {
+            Case::new(format!("forward {rows}x{cols}"), 4e-6, move |t| {
+                let ((x, hx), (s, hs)) = (t.matrix(rows, cols)?, t.matrix(1, cols)?);
+                forward(&mut t.rec, &x, &s)?;
+                t.expect("sum", &s, || twin(&hx, cols).iter().zip(&hs).map(|(a, b)| a + b).collect());
+                Ok(())
+            })
+        })
+        .collect()
+}

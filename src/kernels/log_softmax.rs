@@ -1,0 +1,159 @@
+//! Log-probs of listed targets from a chunk of logits, and the way back, in place: no `[T, V]` is ever kept.
+
+use super::{Case, Kernel, lanes, row_groups, stream};
+use crate::Result;
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+
+static SOURCE: Source = Source {
+    name: "log_softmax",
+    soft: include_str!("../../shaders/log_softmax.wgsl"),
+    tile: include_str!("../../shaders/log_softmax.wgsl"),
+    libs: &["grid", "reduce"],
+    tile_size: 128,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "chunked log-softmax and gather, and its gradient in place",
+    constants: &[&[]],
+    cases,
+};
+
+/// The (row, target, sequence) lists on the GPU: row r's entries are `start[r] .. start[r + 1]`.
+#[derive(Clone)]
+pub struct Targets {
+    /// `[R + 1]`
+    pub start: Tensor,
+    /// Token id of each entry, `[E]`.
+    pub target: Tensor,
+    /// Sequence of each entry, `[E]`.
+    pub sequence: Tensor,
+}
+
+fn params(logits: &Tensor, row0: usize) -> Vec<u32> {
+    [logits.rows, logits.cols, logits.ld, row0].iter().map(|x| *x as u32).collect()
+}
+
+/// lse `[R]` and logp `[E]` of the rows `row0 ..` that `logits` `[C, V]` holds.
+///
+/// # Errors
+/// A device error.
+pub fn forward(
+    rec: &mut Recorder,
+    logits: &Tensor,
+    targets: &Targets,
+    row0: usize,
+    lse: &Tensor,
+    logp: &Tensor,
+) -> Result<()> {
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "forward",
+        constants: vec![],
+        params: params(logits, row0),
+        bind: &[logits, &targets.start, &targets.target, lse, logp],
+        groups: row_groups(&SOURCE, rec.variant(), logits.rows),
+        cost: stream(&[logits], 4.0),
+    })
+}
+
+/// logits `[C, V]` become their gradient, given coef `[sequences]` = dloss / dlogp.
+///
+/// # Errors
+/// A device error.
+pub fn backward(
+    rec: &mut Recorder,
+    logits: &Tensor,
+    targets: &Targets,
+    row0: usize,
+    lse: &Tensor,
+    coef: &Tensor,
+) -> Result<()> {
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "backward",
+        constants: vec![],
+        params: params(logits, row0),
+        bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logits],
+        groups: lanes(&SOURCE, rec.variant(), logits.len()),
+        cost: stream(&[logits, logits], 4.0),
+    })
+}
+
+/// (lse, logp) of all rows; `targets[r]` lists (target, sequence).
+pub fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> (Vec<f64>, Vec<f64>) {
+    let (mut lse, mut logp) = (Vec::new(), Vec::new());
+    for (row, list) in logits.chunks_exact(cols).zip(targets) {
+        let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let l = top + row.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+        lse.push(l);
+        logp.extend(list.iter().map(|(t, _)| row[*t as usize] - l));
+    }
+    (lse, logp)
+}
+
+/// Gradient of Σ coef · logp by the logits.
+pub fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>], coef: &[f64]) -> Vec<f64> {
+    let (lse, _) = twin(logits, cols, targets);
+    let mut d = vec![0.0; logits.len()];
+    for (r, list) in targets.iter().enumerate() {
+        for (t, s) in list {
+            for v in 0..cols {
+                d[r * cols + v] -= coef[*s as usize] * (logits[r * cols + v] - lse[r]).exp();
+            }
+            d[r * cols + *t as usize] += coef[*s as usize];
+        }
+    }
+    d
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (rows, cols, scale) in [(1, 2, 1.0f32), (7, 33, 3.0), (33, 97, 40.0), (610, 128, 1.0), (3, 49_152, 5.0)] {
+        all.push(Case::new(format!("forward and backward {rows}x{cols}"), 2e-5, move |t| {
+            let v: Vec<f32> = t.values(rows * cols).iter().map(|x| x * scale).collect();
+            let host: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
+            // Every third row has no target, every fifth three of them.
+            let lists: Vec<Vec<(u32, u32)>> = (0..rows)
+                .map(|r| {
+                    let n = if r % 3 == 2 { 0 } else { 1 + 2 * usize::from(r % 5 == 0) };
+                    (0..n).map(|_| (t.below(cols) as u32, t.below(4) as u32)).collect()
+                })
+                .collect();
+            let flat: Vec<(u32, u32)> = lists.concat();
+            let mut start = vec![0u32];
+            lists.iter().for_each(|l| start.push(start[start.len() - 1] + l.len() as u32));
+            let targets = Targets {
+                start: t.gpu.vector(&start)?,
+                target: t.gpu.vector(&flat.iter().map(|e| e.0).collect::<Vec<_>>())?,
+                sequence: t.gpu.vector(&flat.iter().map(|e| e.1).collect::<Vec<_>>())?,
+            };
+            let logits = t.gpu.upload(rows, cols, &v)?;
+            let (lse, logp) = (t.gpu.empty(1, rows)?, t.gpu.empty(1, flat.len())?);
+            let (coef, hc) = t.matrix(1, 4)?;
+            forward(&mut t.rec, &logits, &targets, 0, &lse, &logp)?;
+            backward(&mut t.rec, &logits, &targets, 0, &lse, &coef)?;
+            let (want_lse, want_logp) = twin(&host, cols, &lists);
+            t.expect("lse", &lse, || want_lse);
+            t.expect("logp", &logp, || want_logp);
+            t.expect("dlogits", &logits, || twin_backward(&host, cols, &lists, &hc));
+            Ok(())
+        }));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{dot, finite_difference, numbers};
+
+    #[test]
+    fn the_gradient_is_the_slope() {
+        let (x, coef) = (numbers(3 * 6, 1), [0.3, -1.2]);
+        let lists = vec![vec![(1, 0), (4, 1)], vec![], vec![(5, 1)]];
+        let c = [coef[0], coef[1], coef[1]];
+        finite_difference("logits", &x, &twin_backward(&x, 6, &lists, &coef), |x| dot(&twin(x, 6, &lists).1, &c));
+    }
+}

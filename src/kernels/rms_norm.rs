@@ -1,0 +1,179 @@
+//! RMSNorm (arXiv 1910.07467, eq. 4) with the residual addition in front.
+
+use super::{Case, Kernel, lanes, row_groups, stream};
+use crate::Result;
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+
+static SOURCE: Source = Source {
+    name: "rms_norm",
+    soft: include_str!("../../shaders/rms_norm.wgsl"),
+    tile: include_str!("../../shaders/rms_norm.wgsl"),
+    libs: &["grid", "reduce"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "residual addition and RMSNorm",
+    constants: &[&[("ADD", 0)], &[("ADD", 1)]],
+    cases,
+};
+
+/// What a forward pass leaves for the backward one.
+#[derive(Clone)]
+pub struct Norm {
+    /// The residual stream that was normalised, `[T, D]`.
+    pub h: Tensor,
+    /// The normalised rows, `[T, D]`.
+    pub y: Tensor,
+    /// 1 / sqrt(mean(h²) + eps), `[T]`.
+    pub inv: Tensor,
+}
+
+fn params(x: &Tensor, eps: f32) -> Vec<u32> {
+    vec![x.rows as u32, x.cols as u32, (x.ld / 4) as u32, eps.to_bits()]
+}
+
+/// h = x + delta (or x itself), y = norm(h) * gain; x and delta are `[T, D]`, gain `[D]`.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: &Tensor, eps: f32) -> Result<Norm> {
+    gain.expect_shape("RMSNorm's gain", 1, x.cols)?;
+    let gpu = rec.gpu();
+    let (y, inv) = (gpu.empty(x.rows, x.cols)?, gpu.empty(1, x.rows)?);
+    let h = match delta {
+        Some(d) => {
+            d.expect_shape("RMSNorm's residual", x.rows, x.cols)?;
+            gpu.empty(x.rows, x.cols)?
+        }
+        None => gpu.empty(1, 4)?,
+    };
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "forward",
+        constants: vec![("ADD", u32::from(delta.is_some()))],
+        params: params(x, eps),
+        bind: &[x, delta.unwrap_or(x), gain, &h, &y, &inv],
+        groups: row_groups(&SOURCE, rec.variant(), x.rows),
+        cost: stream(&[x, delta.unwrap_or(&inv), &h, &y], 5.0),
+    })?;
+    Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
+}
+
+/// dh += the gradient by the residual stream, dgain += the gradient by the gain; dy `[T, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn backward(
+    rec: &mut Recorder,
+    norm: &Norm,
+    gain: &Tensor,
+    dy: &Tensor,
+    dh: &Tensor,
+    dgain: Option<&Tensor>,
+) -> Result<()> {
+    let h = &norm.h;
+    dy.expect_shape("RMSNorm's output gradient", h.rows, h.cols)?;
+    dh.expect_shape("RMSNorm's input gradient", h.rows, h.cols)?;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "backward",
+        constants: vec![],
+        params: params(h, 0.0),
+        bind: &[h, gain, &norm.inv, dy, dh],
+        groups: row_groups(&SOURCE, rec.variant(), h.rows),
+        cost: stream(&[h, dy, dh, dh], 8.0),
+    })?;
+    let Some(dgain) = dgain else { return Ok(()) };
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "backward_gain",
+        constants: vec![],
+        params: params(h, 0.0),
+        bind: &[h, &norm.inv, dy, dgain],
+        groups: lanes(&SOURCE, rec.variant(), h.ld / 4),
+        cost: stream(&[h, dy], 3.0),
+    })
+}
+
+/// (y, inv) of rows of `cols`.
+pub fn twin(h: &[f64], gain: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+    let cols = gain.len();
+    let inv: Vec<f64> =
+        h.chunks_exact(cols).map(|r| 1.0 / (r.iter().map(|x| x * x).sum::<f64>() / cols as f64 + eps).sqrt()).collect();
+    (h.iter().enumerate().map(|(i, x)| x * inv[i / cols] * gain[i % cols]).collect(), inv)
+}
+
+/// (dh, dgain) of [`twin`].
+pub fn twin_backward(h: &[f64], gain: &[f64], eps: f64, dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let cols = gain.len();
+    let (_, inv) = twin(h, gain, eps);
+    let (mut dh, mut dgain) = (vec![0.0; h.len()], vec![0.0; cols]);
+    for (t, r) in inv.iter().enumerate() {
+        let at = t * cols;
+        let sum: f64 = (0..cols).map(|d| gain[d] * dy[at + d] * h[at + d]).sum();
+        for d in 0..cols {
+            dh[at + d] = r * gain[d] * dy[at + d] - h[at + d] * r.powi(3) * sum / cols as f64;
+            dgain[d] += dy[at + d] * h[at + d] * r;
+        }
+    }
+    (dh, dgain)
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (rows, cols) in [(1, 1), (7, 10), (33, 36), (640, 64), (9, 1027)] {
+        all.push(Case::new(format!("forward {rows}x{cols}"), 2e-6, move |t| {
+            let ((x, hx), (d, hd), (g, hg)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?, t.matrix(1, cols)?);
+            let plain = forward(&mut t.rec, &x, None, &g, 1e-5)?;
+            let added = forward(&mut t.rec, &x, Some(&d), &g, 1e-5)?;
+            let sum: Vec<f64> = hx.iter().zip(&hd).map(|(a, b)| a + b).collect();
+            t.expect("y", &plain.y, || twin(&hx, &hg, f64::from(1e-5f32)).0);
+            t.expect("h", &added.h, || sum.clone());
+            t.expect("y with residual", &added.y, || twin(&sum, &hg, f64::from(1e-5f32)).0);
+            t.expect("inv", &added.inv, || twin(&sum, &hg, f64::from(1e-5f32)).1);
+            Ok(())
+        }));
+        all.push(Case::new(format!("backward {rows}x{cols}"), 8e-6, move |t| {
+            let ((x, hx), (g, hg)) = (t.matrix(rows, cols)?, t.matrix(1, cols)?);
+            let ((dy, hdy), (dh, hdh)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?);
+            let dgain = t.gpu.zeros(1, cols)?;
+            let norm = forward(&mut t.rec, &x, None, &g, 1e-5)?;
+            backward(&mut t.rec, &norm, &g, &dy, &dh, Some(&dgain))?;
+            let want = twin_backward(&hx, &hg, f64::from(1e-5f32), &hdy);
+            t.expect("dh", &dh, || want.0.iter().zip(&hdh).map(|(a, b)| a + b).collect());
+            t.expect("dgain", &dgain, || want.1.clone());
+            Ok(())
+        }));
+    }
+    all.push(Case::new("forward of extreme rows", 2e-6, |t| {
+        let values = [1e15f32, -1e15, 3e14, 0.0, 1e-20, -1e-20, 0.0, 0.0];
+        let (x, g) = (t.gpu.upload(2, 4, &values)?, t.gpu.vector(&[1f32; 4])?);
+        let norm = forward(&mut t.rec, &x, None, &g, 1e-6)?;
+        t.expect("y", &norm.y, || twin(&values.map(f64::from), &[1.0; 4], f64::from(1e-6f32)).0);
+        Ok(())
+    }));
+    all.push(Case::timed("forward 1024x576", |t| {
+        let ((x, _), (d, _), (g, _)) = (t.matrix(1024, 576)?, t.matrix(1024, 576)?, t.matrix(1, 576)?);
+        let norm = forward(&mut t.rec, &x, Some(&d), &g, 1e-5)?;
+        t.expect("y", &norm.y, Vec::new);
+        Ok(())
+    }));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{dot, finite_difference, numbers};
+
+    #[test]
+    fn the_gradients_are_the_slopes() {
+        let (h, g, c) = (numbers(21, 1), numbers(7, 2), numbers(21, 3));
+        let (dh, dgain) = twin_backward(&h, &g, 1e-5, &c);
+        finite_difference("h", &h, &dh, |x| dot(&twin(x, &g, 1e-5).0, &c));
+        finite_difference("gain", &g, &dgain, |x| dot(&twin(&h, x, 1e-5).0, &c));
+    }
+}

@@ -1,0 +1,99 @@
+//! Picking rows out of a matrix and putting them back.
+
+use super::{Case, Kernel, lanes, stream, word};
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "rows",
+    soft: include_str!("../../shaders/rows.wgsl"),
+    tile: include_str!("../../shaders/rows.wgsl"),
+    libs: &["grid"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "gather, scatter and fill of rows", constants: &[&[]], cases };
+
+fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tensor]) -> Result<()> {
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry,
+        constants: vec![],
+        params: vec![word(small.rows, "rows")?, (small.ld / 4) as u32],
+        bind,
+        groups: lanes(&SOURCE, rec.variant(), small.len() / 4),
+        cost: stream(&[small, small], 0.0),
+    })
+}
+
+fn check(small: &Tensor, row: &Tensor, large: &Tensor) -> Result<()> {
+    if small.ld != large.ld || row.cols < small.rows {
+        return Err(Error::Input(format!(
+            "{} row numbers between matrices {:?} and {:?}",
+            row.cols,
+            small.shape(),
+            large.shape()
+        )));
+    }
+    Ok(())
+}
+
+/// y `[R, D]` = x\[row\[r\]\].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn gather(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
+    check(y, row, x)?;
+    launch(rec, "gather", y, &[x, row, y])
+}
+
+/// y\[row\[r\]\] = x `[R, D]`; the row numbers are distinct, other rows of y stay.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn scatter(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
+    check(x, row, y)?;
+    launch(rec, "scatter", x, &[x, row, y])
+}
+
+/// y = 0, padding included.
+///
+/// # Errors
+/// A matrix of more than 2^32 elements.
+pub fn fill(rec: &mut Recorder, y: &Tensor) -> Result<()> {
+    launch(rec, "fill", y, &[y])
+}
+
+/// The listed rows of x.
+pub fn twin(x: &[f64], row: &[u32], cols: usize) -> Vec<f64> {
+    row.iter().flat_map(|r| &x[*r as usize * cols..][..cols]).copied().collect()
+}
+
+fn cases() -> Vec<Case> {
+    [(7, 3, 10), (640, 33, 36), (5, 5, 1)]
+        .into_iter()
+        .map(|(rows, picked, cols)| {
+            Case::new(format!("gather and scatter {picked} of {rows}x{cols}"), 0.0, move |t| {
+                let (x, hx) = t.matrix(rows, cols)?;
+                let row: Vec<u32> = (0..picked).map(|i| ((i * 7 + 2) % rows) as u32).collect();
+                let (y, back) = (t.gpu.empty(picked, cols)?, t.gpu.empty(rows, cols)?);
+                let index = t.gpu.vector(&row)?;
+                gather(&mut t.rec, &x, &index, &y)?;
+                fill(&mut t.rec, &back)?;
+                scatter(&mut t.rec, &y, &index, &back)?;
+                t.expect("y", &y, || twin(&hx, &row, cols));
+                t.expect("back", &back, || {
+                    let mut want = vec![0.0; rows * cols];
+                    for r in &row {
+                        let at = *r as usize * cols;
+                        want[at..at + cols].copy_from_slice(&hx[at..at + cols]);
+                    }
+                    want
+                });
+                Ok(())
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,274 @@
+//! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
+
+use super::{Case, Kernel, lanes, row_groups, stream, word};
+use crate::generate::Sampling;
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::rng::philox;
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "sample",
+    soft: include_str!("../../shaders/sample.wgsl"),
+    tile: include_str!("../../shaders/sample.wgsl"),
+    libs: &["grid", "reduce", "philox"],
+    tile_size: 128,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "repetition penalty, temperature, top-k, top-p, min-p, draw by Philox",
+    constants: &[&[]],
+    cases,
+};
+
+/// Stop tokens that fit into the parameters.
+pub const MOST_STOPS: usize = 16;
+
+/// The rows being generated, on the GPU.
+#[derive(Clone)]
+pub struct State {
+    /// (record id low, high, logits row, 0) of each row, `[B, 4]`.
+    pub info: Tensor,
+    /// Bits of the tokens in prompt and answer, `[B, V / 32]`.
+    pub seen: Tensor,
+    /// The token last written, `[B]`.
+    pub token: Tensor,
+    /// Its position, `[B]`.
+    pub pos: Tensor,
+    /// (tokens written, 1 while running), `[1, 2 B]`.
+    pub state: Tensor,
+    /// All tokens written, `[B, most tokens]`.
+    pub out: Tensor,
+}
+
+fn params(logits: &Tensor, state: &State, rows: usize, identity: bool, s: &Sampling, stop: &[u32], seed: u64) -> Result<Vec<u32>> {
+    if stop.len() > MOST_STOPS {
+        return Err(Error::Input(format!("{} stop tokens; at most {MOST_STOPS} are possible", stop.len())));
+    }
+    let mut p = vec![
+        word(rows, "rows")?,
+        logits.cols as u32,
+        logits.ld as u32,
+        state.seen.ld as u32,
+        state.out.ld as u32,
+        u32::from(identity),
+        stop.len() as u32,
+        s.top_k as u32,
+        s.repetition_penalty.to_bits(),
+        s.temperature.to_bits(),
+        s.top_p.to_bits(),
+        s.min_p.to_bits(),
+        seed as u32,
+        (seed >> 32) as u32,
+        0,
+        0,
+    ];
+    p.extend_from_slice(stop);
+    p.resize(16 + MOST_STOPS, 0);
+    Ok(p)
+}
+
+/// Draws a token for each of `rows` rows and moves them on. Row b has logits row b, or (not `identity`) `info[b].z`.
+/// `out` must be `most tokens` wide in memory, that is a multiple of 4; the limit is its width.
+///
+/// # Errors
+/// Too many stop tokens.
+pub fn forward(
+    rec: &mut Recorder,
+    logits: &Tensor,
+    state: &State,
+    identity: bool,
+    sampling: &Sampling,
+    (stop, seed): (&[u32], u64),
+) -> Result<()> {
+    let rows = state.info.rows;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "forward",
+        constants: vec![],
+        params: params(logits, state, rows, identity, sampling, stop, seed)?,
+        bind: &[logits, &state.info, &state.seen, &state.token, &state.pos, &state.state, &state.out],
+        groups: row_groups(&SOURCE, rec.variant(), rows),
+        cost: stream(&[logits], 4.0),
+    })
+}
+
+/// Writes the likelier token of choice `[most tokens, 2]` and the first one's share into `share` (shaped as `out`).
+///
+/// # Errors
+/// A device error.
+pub fn choose(
+    rec: &mut Recorder,
+    logits: &Tensor,
+    state: &State,
+    identity: bool,
+    choice: &Tensor,
+    share: &Tensor,
+) -> Result<()> {
+    let rows = state.info.rows;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "choose",
+        constants: vec![],
+        params: params(logits, state, rows, identity, &Sampling::default(), &[], 0)?,
+        bind: &[logits, &state.info, choice, &state.token, &state.pos, &state.state, &state.out, share],
+        groups: lanes(&SOURCE, rec.variant(), rows),
+        cost: stream(&[share], 4.0),
+    })
+}
+
+/// The order of tokens (logit down, id up), how many of it are kept, and their logits after penalty and temperature.
+fn kept(logits: &[f32], seen: &[bool], s: &Sampling) -> (Vec<usize>, Vec<f64>) {
+    let x: Vec<f64> = logits
+        .iter()
+        .zip(seen)
+        .map(|(l, seen)| {
+            let l = f64::from(*l);
+            let r = f64::from(s.repetition_penalty);
+            let l = if !*seen { l } else if l > 0.0 { l / r } else { l * r };
+            if s.temperature == 0.0 { l } else { l / f64::from(s.temperature) }
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|a, b| x[*b].total_cmp(&x[*a]).then(a.cmp(b)));
+    if s.temperature == 0.0 {
+        order.truncate(1);
+        return (order, x);
+    }
+    if s.top_k > 0 {
+        order.truncate(s.top_k);
+    }
+    let top = x[order[0]];
+    let mass = |v: usize| (x[v] - top).exp();
+    if s.top_p < 1.0 {
+        let all: f64 = order.iter().map(|v| mass(*v)).sum();
+        let mut sum = 0.0;
+        let n = order.iter().take_while(|v| { let go = sum < f64::from(s.top_p) * all; sum += mass(**v); go }).count();
+        order.truncate(n.max(1));
+    }
+    if s.min_p > 0.0 {
+        let n = order.iter().take_while(|v| mass(**v) >= f64::from(s.min_p)).count();
+        order.truncate(n.max(1));
+    }
+    (order, x)
+}
+
+/// The token that the draw `u` in [0, 1) gives, and how near (as a share of all weight) the nearest other outcome is.
+pub fn twin(logits: &[f32], seen: &[bool], s: &Sampling, u: f64) -> (u32, f64) {
+    let (mut order, x) = kept(logits, seen, s);
+    let top = x[order[0]];
+    order.sort_unstable();
+    let all: f64 = order.iter().map(|v| (x[*v] - top).exp()).sum();
+    let (mut sum, mut near) = (0.0, f64::INFINITY);
+    let mut chosen = order[order.len() - 1];
+    let mut found = false;
+    for v in order {
+        near = f64::min(near, (sum - u * all).abs() / all);
+        sum += (x[v] - top).exp();
+        if !found && u * all < sum {
+            (chosen, found) = (v, true);
+            near = f64::min(near, (sum - u * all) / all);
+        }
+    }
+    (chosen as u32, near)
+}
+
+fn cases() -> Vec<Case> {
+    let s = Sampling::default;
+    let settings = [
+        ("greedy", Sampling { temperature: 0.0, ..s() }),
+        ("plain", s()),
+        ("temperature", Sampling { temperature: 0.6, ..s() }),
+        ("top-k", Sampling { top_k: 5, ..s() }),
+        ("top-p", Sampling { top_p: 0.8, temperature: 0.7, ..s() }),
+        ("min-p", Sampling { min_p: 0.1, ..s() }),
+        ("all", Sampling { repetition_penalty: 1.3, temperature: 0.9, top_k: 20, top_p: 0.9, min_p: 0.02 }),
+        ("top-p 0", Sampling { top_p: 0.0, ..s() }),
+    ];
+    let mut all = Vec::new();
+    for (rows, v) in [(1, 1), (7, 33), (33, 128), (9, 5003)] {
+        for (what, sampling) in settings.clone() {
+            all.push(Case::new(format!("forward {what} {rows}x{v}"), 0.0, move |t| {
+                // Coarse values make ties common.
+                let logits: Vec<f32> = t.values(rows * v).iter().map(|x| (x * 8.0).round() / 4.0).collect();
+                let seen: Vec<bool> = (0..rows * v).map(|_| t.below(4) == 0).collect();
+                let (out_len, seed) = (8, 0x1234_5678_9abc_def0u64);
+                let ids: Vec<u64> = (0..rows).map(|_| t.word()).collect();
+                let words = v.div_ceil(32);
+                let mut bits = vec![0u32; rows * words];
+                for (i, _) in seen.iter().enumerate().filter(|(_, s)| **s) {
+                    bits[i / v * words + i % v / 32] |= 1 << (i % v % 32);
+                }
+                let info: Vec<u32> =
+                    ids.iter().enumerate().flat_map(|(b, id)| [*id as u32, (*id >> 32) as u32, b as u32, 0]).collect();
+                let mut start: Vec<u32> = (0..rows as u32).flat_map(|b| [b % 7, 1]).collect();
+                start[0] = 7;
+                let state = State {
+                    info: t.gpu.upload(rows, 4, &info)?,
+                    seen: t.gpu.upload(rows, words, &bits)?,
+                    token: t.gpu.vector(&vec![0u32; rows])?,
+                    pos: t.gpu.vector(&(0..rows as u32).collect::<Vec<_>>())?,
+                    state: t.gpu.vector(&start)?,
+                    out: t.gpu.upload(rows, out_len, &vec![0u32; rows * out_len])?,
+                };
+                let l = t.gpu.upload(rows, v, &logits)?;
+                let want: Vec<(u32, f64)> = (0..rows)
+                    .map(|b| {
+                        let counter = [start[2 * b], 0, ids[b] as u32, (ids[b] >> 32) as u32];
+                        let u = f64::from(philox(counter, [seed as u32, (seed >> 32) as u32])[0] >> 8) / 16_777_216.0;
+                        twin(&logits[b * v..][..v], &seen[b * v..][..v], &sampling, u)
+                    })
+                    .collect();
+                // A draw on the border between two tokens may fall either way in f32: such a row ends as a stop would
+                // change, so choose the stop among clear ones.
+                let clear = want.iter().all(|w| w.1 > 1e-6 || sampling.temperature == 0.0);
+                let stop = want[rows / 2].0;
+                forward(&mut t.rec, &l, &state, true, &sampling, (&[stop], seed))?;
+                if clear {
+                    t.expect_words("token", &state.token, || want.iter().map(|w| w.0).collect());
+                    t.expect_words("pos", &state.pos, || (1..=rows as u32).collect());
+                    t.expect_words("state", &state.state, || {
+                        (0..rows)
+                            .flat_map(|b| {
+                                let n = start[2 * b] + 1;
+                                [n, u32::from((n as usize) < out_len && want[b].0 != stop)]
+                            })
+                            .collect()
+                    });
+                }
+                Ok(())
+            }));
+        }
+    }
+    all.push(Case::new("choose 9x33", 1e-6, |t| {
+        let (logits, host) = t.matrix(9, 33)?;
+        let pairs: Vec<[u32; 2]> = (0..4).map(|i| [i * 3 + 1, i * 5 + 2]).collect();
+        let info: Vec<u32> = (0..9u32).flat_map(|b| [b, 0, 8 - b, 0]).collect();
+        let start: Vec<u32> = (0..9u32).flat_map(|b| [b % 4, 1]).collect();
+        let state = State {
+            info: t.gpu.upload(9, 4, &info)?,
+            seen: t.gpu.zeros(9, 2)?,
+            token: t.gpu.vector(&[0u32; 9])?,
+            pos: t.gpu.vector(&[5u32; 9])?,
+            state: t.gpu.vector(&start)?,
+            out: t.gpu.upload(9, 4, &[0u32; 36])?,
+        };
+        let choice = t.gpu.vector(&pairs.concat())?;
+        let share = t.gpu.zeros(9, 4)?;
+        choose(&mut t.rec, &logits, &state, false, &choice, &share)?;
+        let gap = |b: usize| {
+            let [x, y] = pairs[b % 4];
+            host[(8 - b) * 33 + x as usize] - host[(8 - b) * 33 + y as usize]
+        };
+        t.expect_words("token", &state.token, || {
+            (0..9).map(|b| pairs[b % 4][usize::from(gap(b) < 0.0)]).collect()
+        });
+        t.expect("share", &share, || {
+            let one = |b: usize, i: usize| if i == b % 4 { 1.0 / (1.0 + (-gap(b)).exp()) } else { 0.0 };
+            (0..36).map(|i| one(i / 4, i % 4)).collect()
+        });
+        Ok(())
+    }));
+    all
+}

@@ -1,0 +1,120 @@
+//! The token forest: all tokens of a step lie flat, without padding or a batch dimension. A root is a prompt, a child
+//! continues its parent. In depth-first order the whole mask is one array: row i sees row j exactly when
+//! `j <= i < end[j]` (FlashMask, arXiv 2410.01359, has the column-wise form for general sparse causal masks; sharing a
+//! prompt between answers: arXiv 2410.20305).
+
+/// A part of a path: rows `first .. first + len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// First row.
+    pub first: usize,
+    /// Number of rows.
+    pub len: usize,
+    /// The row before the first one on the path, if any: it predicts the node's first token.
+    pub before: Option<usize>,
+}
+
+/// Tokens in depth-first order with what the kernels need to know of them; every vector has one entry a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forest {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Position along the path, for RoPE and windows.
+    pub pos: Vec<u32>,
+    /// End of the subtree that the row's node begins.
+    pub end: Vec<u32>,
+    /// First row of the row's tree.
+    pub root: Vec<u32>,
+    open: Vec<Node>,
+}
+
+impl Forest {
+    /// An empty forest.
+    pub fn new() -> Forest {
+        Forest::default()
+    }
+
+    /// Rows so far.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Adds `tokens` as a child of the innermost open node (a new root if none is open) and leaves it open. A node may be
+    /// empty; its children then continue its parent.
+    pub fn open(&mut self, tokens: &[u32]) -> Node {
+        let first = self.len();
+        let before = self.open.iter().rev().find(|n| n.len > 0).map(|n| n.first + n.len - 1);
+        let pos = before.map_or(0, |b| self.pos[b] + 1);
+        let root = before.map_or(first as u32, |b| self.root[b]);
+        self.tokens.extend_from_slice(tokens);
+        self.pos.extend((0..tokens.len() as u32).map(|i| pos + i));
+        self.root.extend(tokens.iter().map(|_| root));
+        // Known once the node closes.
+        self.end.extend(tokens.iter().map(|_| 0));
+        let node = Node { first, len: tokens.len(), before };
+        self.open.push(node);
+        node
+    }
+
+    /// Closes the innermost open node: its subtree ends here.
+    pub fn close(&mut self) {
+        if let Some(node) = self.open.pop() {
+            let end = self.len() as u32;
+            self.end[node.first..node.first + node.len].fill(end);
+        }
+    }
+
+    /// Adds a child without children.
+    pub fn leaf(&mut self, tokens: &[u32]) -> Node {
+        let node = self.open(tokens);
+        self.close();
+        node
+    }
+
+    /// Whether row `i` sees row `j` within `window` positions.
+    pub fn visible(&self, i: usize, j: usize, window: u32) -> bool {
+        j <= i && i < self.end[j] as usize && self.pos[i] - self.pos[j] < window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_forest_by_hand() {
+        let mut f = Forest::new();
+        let prompt = f.open(&[1, 2]);
+        let a = f.leaf(&[3, 4]);
+        let b = f.open(&[5]);
+        let c = f.leaf(&[6]);
+        f.close();
+        f.close();
+        let other = f.leaf(&[7, 8]);
+        assert_eq!(f.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(f.pos, [0, 1, 2, 3, 2, 3, 0, 1]);
+        assert_eq!(f.end, [6, 6, 4, 4, 6, 6, 8, 8]);
+        assert_eq!(f.root, [0, 0, 0, 0, 0, 0, 6, 6]);
+        assert_eq!([prompt.before, a.before, b.before, c.before, other.before], [None, Some(1), Some(1), Some(4), None]);
+        let sees = |i: usize| (0..8).filter(|j| f.visible(i, *j, u32::MAX)).collect::<Vec<_>>();
+        assert_eq!(sees(3), [0, 1, 2, 3]);
+        assert_eq!(sees(5), [0, 1, 4, 5]);
+        assert_eq!(sees(7), [6, 7]);
+    }
+
+    #[test]
+    fn an_empty_node_passes_its_parent_on() {
+        let mut f = Forest::new();
+        f.open(&[1]);
+        f.open(&[]);
+        let child = f.leaf(&[2]);
+        f.close();
+        f.close();
+        assert_eq!((child.before, f.pos[1]), (Some(0), 1));
+    }
+}

@@ -1,0 +1,21 @@
+//! Every kernel, in every variant, against its f64 twin on this machine's adapter, with the shaders' bounds checks on.
+
+use selfreward::Silent;
+use selfreward::gpu::{Gpu, Options, Variant};
+use selfreward::kernels::{ALL, check};
+
+#[test]
+fn every_kernel_agrees_with_its_twin() {
+    let gpu = Gpu::with(&Options { checked: true, ..Options::default() }).expect("a GPU, if only a software one");
+    let filter = std::env::var("KERNEL").ok();
+    let rows = check::run(&gpu, filter.as_deref(), &Variant::ALL, &Silent).expect("the device stays");
+    let off: Vec<String> = rows
+        .iter()
+        .filter(|r| !r.passed)
+        .map(|r| format!("{} {} {}: {:.2e} > {:.0e} {}", r.kernel, r.variant, r.case, r.max_error, r.tolerance, r.note))
+        .collect();
+    assert!(off.is_empty(), "{} of {} cases are off:\n{}", off.len(), rows.len(), off.join("\n"));
+    if filter.is_none() {
+        assert!(ALL.iter().all(|k| rows.iter().any(|r| r.kernel == k.name())), "a kernel has no case");
+    }
+}
