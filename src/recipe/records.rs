@@ -3,11 +3,18 @@
 //! Ids link them: a candidate names its prompt, a verdict its candidates, a pair its prompt and both candidates. An id is the
 //! hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random numbers.
 
-use crate::text::Message;
+pub use crate::text::Message;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+/// A line of a seed file; other fields are left alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeedRecord {
+    /// The instruction.
+    pub prompt: String,
+}
 
 /// A new prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
