@@ -251,3 +251,48 @@ fn every_record_holds_to_its_schema() {
     let m = serde_json::from_slice(&std::fs::read(files.dir.join("metrics.json")).unwrap()).unwrap();
     validate(&schema("round_metrics"), &m, "round_metrics").unwrap();
 }
+
+#[test]
+fn every_document_holds_to_its_schema() {
+    use selfreward::recipe::demo::{DemoConfig, summarise};
+    use selfreward::recipe::demo_report::DemoReport;
+    use selfreward::recipe::run_folder::{RunFolder, status};
+    let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
+    let run = tmp.path().join("run");
+    let table: toml::Table = toml::from_str("[demo]\nseed = 9\n").unwrap();
+    let sizes = [("judge.wave".to_owned(), 11.into())].into();
+    let mut folder = RunFolder::open(&run, &table, sizes, false).unwrap();
+    selfreward::world::save(&folder.model(1), &selfreward::world::init(0)).unwrap();
+    folder.stage_done("M1").unwrap();
+    play(&run, &settings, &self_judge(), usize::MAX, 1, &[]).unwrap();
+    for model in ["M1", "M2"] {
+        let out = run.join(format!("evaluation/{model}.jsonl"));
+        evaluation::run(&mut Scripted { calls: 9 }, &self_judge(), 0, &out, &Silent).unwrap();
+    }
+    let metrics = summarise(&DemoConfig { rounds: 1, ..DemoConfig::default() }, &run).unwrap();
+    // The same script played both models, so nothing can have changed.
+    assert_eq!((metrics.head_to_head[0].tie, metrics.head_to_head[0].gain), (200, 0.0));
+    assert!(metrics.models[0].judge_spearman.unwrap() > 0.9 && metrics.rounds[0].pairs_wrong == 0);
+    let check = |value: serde_json::Value, name: &str| validate(&schema(name), &value, name).unwrap();
+    check(serde_json::to_value(&metrics).unwrap(), "demo_metrics");
+    check(serde_json::to_value(DemoReport { metrics, round_seconds: vec![1.0], seconds: 2.0 }).unwrap(), "demo");
+    check(serde_json::to_value(status(&run).unwrap()).unwrap(), "status");
+    for name in ["state", "plan"] {
+        check(serde_json::from_slice(&std::fs::read(run.join(format!("{name}.json"))).unwrap()).unwrap(), name);
+    }
+}
+
+#[test]
+fn the_validator_can_fail() {
+    let record = serde_json::json!({ "key": "k", "text": "t", "reason": "r", "tokens": 1 });
+    assert!(validate(&schema("dropped"), &record, "dropped").is_ok());
+    for (key, bad) in [("key", serde_json::json!(1)), ("tokens", serde_json::json!(-1)), ("more", serde_json::json!(1))]
+    {
+        let mut record = record.clone();
+        record[key] = bad;
+        assert!(validate(&schema("dropped"), &record, "dropped").is_err(), "{key}");
+    }
+    let mut record = record;
+    record.as_object_mut().unwrap().remove("text");
+    assert!(validate(&schema("dropped"), &record, "dropped").unwrap_err().contains("text is missing"));
+}
