@@ -11,6 +11,8 @@ mod parse;
 mod probability;
 mod sampled;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use engine::{Engine, GpuEngine, Language};
 pub use marks::MarksTemplate;

@@ -30,6 +30,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     let templates = templates(&config.judge)?;
     let table = toml::Table::try_from(config).map_err(|e| Error::Input(format!("configuration: {e}")))?;
     let sizes = BTreeMap::from([
+        ("device".to_owned(), gpu.info().name.clone().into()),
         ("prompts.wave".to_owned(), config.prompts.wave.into()),
         ("candidates.wave".to_owned(), config.candidates.wave.into()),
         ("judge.wave".to_owned(), config.judge.wave.into()),
