@@ -2,7 +2,7 @@
 // holds one query row (or, for dK and dV, one key row); what the other side brings is at addresses that are uniform over
 // the workgroup. Where a whole subtree ends before the block of queries begins, the loop jumps over it: the cost follows
 // the visible area. Online softmax (FlashAttention, arXiv 2205.14135); nothing of size [T, T] exists.
-// qkv holds [q heads | k heads | v heads], each head D4 vec4 wide. A line that ends in //*NAME stands NAME times.
+// qkv holds [q heads | k heads | v heads], each head D4 vec4 wide.
 struct Params {
     rows: u32,      // T
     heads: u32,     // H
@@ -10,10 +10,18 @@ struct Params {
     ld4: u32,       // (H + 2 KV) D4
     scale: f32,
     window: u32,
-    head0: u32,     // first head of this dispatch
+    head0: u32,
+    d4: u32,        // D4 again, unknown to the compiler
 }
 fn visible(i: u32, j: u32, e: u32, distance: u32) -> bool {
     return j <= i && i < e && distance < p.window;
+}
+
+// D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
+// was slower), for narrow ones it should.
+const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
+fn wide() -> u32 {
+    return select(p.d4, D4, D4 <= 4u);
 }
 
 //@ forward
@@ -32,8 +40,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     let i = min(i0 + lane, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
-    let q$ = qkv[qi + $u] * p.scale; //*D4
-    var c$ = vec4f(); //*D4
+    var q: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        q[d] = qkv[qi + d] * p.scale;
+    }
+    var c: array<vec4f, HELD>;
     var top = -3.0e38;
     var sum = 0.0;
     var j = root[i0];
@@ -46,20 +57,26 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         let ki = j * p.ld4 + kv * D4;
         let vi = ki + p.kv_heads * D4;
         var dots = vec4f();
-        dots = fma(q$, qkv[ki + $u], dots); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            dots = fma(q[d], qkv[ki + d], dots);
+        }
         let seen = visible(i, j, e, pos[i] - pos[j]);
         let s = select(-3.0e38, dots.x + dots.y + dots.z + dots.w, seen);
         let higher = max(top, s);
         let keep = exp(top - higher);
         let w = select(0.0, exp(s - higher), seen);
         sum = sum * keep + w;
-        c$ = fma(c$, vec4f(keep), qkv[vi + $u] * w); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            c[d] = fma(c[d], vec4f(keep), qkv[vi + d] * w);
+        }
         top = higher;
         j++;
     }
     if i0 + lane < p.rows {
         let oi = (i * p.heads + h) * D4;
-        o[oi + $u] = c$ / sum; //*D4
+        for (var d = 0u; d < wide(); d++) {
+            o[oi + d] = c[d] / sum;
+        }
         lse[i * p.heads + h] = top + log(sum);
     }
 }
@@ -77,7 +94,7 @@ fn backward_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: v
         return;
     }
     var sum = 0.0;
-    for (var d = 0u; d < D4; d++) {
+    for (var d = 0u; d < wide(); d++) {
         sum += dot(o[i * D4 + d], d_o[i * D4 + d]);
     }
     delta[i] = sum;
@@ -103,9 +120,15 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
     let oi = (i * p.heads + h) * D4;
-    let q$ = qkv[qi + $u] * p.scale; //*D4
-    let g$ = d_o[oi + $u]; //*D4
-    var c$ = vec4f(); //*D4
+    var q: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        q[d] = qkv[qi + d] * p.scale;
+    }
+    var dout: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        dout[d] = d_o[oi + d];
+    }
+    var c: array<vec4f, HELD>;
     let l = lse[i * p.heads + h];
     let d = delta[i * p.heads + h];
     var j = root[i0];
@@ -119,15 +142,21 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         let vi = ki + p.kv_heads * D4;
         var dots = vec4f();
         var dp = vec4f();
-        dots = fma(q$, qkv[ki + $u], dots); //*D4
-        dp = fma(g$, qkv[vi + $u], dp); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            dots = fma(q[d], qkv[ki + d], dots);
+            dp = fma(dout[d], qkv[vi + d], dp);
+        }
         let w = select(0.0, exp(min(dots.x + dots.y + dots.z + dots.w - l, 0.0)), visible(i, j, e, pos[i] - pos[j]));
         let ds = vec4f(w * (dp.x + dp.y + dp.z + dp.w - d) * p.scale);
-        c$ = fma(ds, qkv[ki + $u], c$); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            c[d] = fma(ds, qkv[ki + d], c[d]);
+        }
         j++;
     }
     if i0 + lane < p.rows {
-        dqkv[qi + $u] = c$; //*D4
+        for (var d = 0u; d < wide(); d++) {
+            dqkv[qi + d] = c[d];
+        }
     }
 }
 
@@ -154,10 +183,16 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
     }
     let ki = j * p.ld4 + (p.heads + kv) * D4;
     let vi = ki + p.kv_heads * D4;
-    let k$ = qkv[ki + $u] * p.scale; //*D4
-    let v$ = qkv[vi + $u]; //*D4
-    var x$ = vec4f(); //*D4
-    var y$ = vec4f(); //*D4
+    var k: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        k[d] = qkv[ki + d] * p.scale;
+    }
+    var v: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        v[d] = qkv[vi + d];
+    }
+    var x: array<vec4f, HELD>;
+    var y: array<vec4f, HELD>;
     let group = p.heads / p.kv_heads;
     for (var h = kv * group; h < kv * group + group; h++) {
         for (var i = j0; i < stop; i++) {
@@ -165,17 +200,23 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
             let oi = (i * p.heads + h) * D4;
             var dots = vec4f();
             var dp = vec4f();
-            dots = fma(k$, qkv[qi + $u], dots); //*D4
-            dp = fma(v$, d_o[oi + $u], dp); //*D4
+            for (var d = 0u; d < wide(); d++) {
+                dots = fma(k[d], qkv[qi + d], dots);
+                dp = fma(v[d], d_o[oi + d], dp);
+            }
             let at = i * p.heads + h;
             let w = select(0.0, exp(min(dots.x + dots.y + dots.z + dots.w - lse[at], 0.0)), visible(i, j, e, pos[i] - pos[j]));
             let ds = vec4f(w * (dp.x + dp.y + dp.z + dp.w - delta[at]) * p.scale);
-            y$ = fma(vec4f(w), d_o[oi + $u], y$); //*D4
-            x$ = fma(ds, qkv[qi + $u], x$); //*D4
+            for (var d = 0u; d < wide(); d++) {
+                y[d] = fma(vec4f(w), d_o[oi + d], y[d]);
+                x[d] = fma(ds, qkv[qi + d], x[d]);
+            }
         }
     }
     if j0 + lane < p.rows {
-        dqkv[ki + $u] = x$; //*D4
-        dqkv[vi + $u] = y$; //*D4
+        for (var d = 0u; d < wide(); d++) {
+            dqkv[ki + d] = x[d];
+            dqkv[vi + d] = y[d];
+        }
     }
 }

@@ -11,6 +11,14 @@ struct Params {
     window: u32,
     chunks: u32,    // S
     pages: u32,     // row distance of the page table
+    d4: u32,        // D4 again, unknown to the compiler
+}
+
+// D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
+// was slower), for narrow ones it should.
+const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
+fn wide() -> u32 {
+    return select(p.d4, D4, D4 <= 4u);
 }
 
 //@ split
@@ -33,8 +41,11 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     }
     let kv = h / (p.heads / p.kv_heads);
     let qi = b * p.ld4 + h * D4;
-    let q$ = qkv[qi + $u] * p.scale; //*D4
-    var c$ = vec4f(); //*D4
+    var q: array<vec4f, HELD>;
+    for (var d = 0u; d < wide(); d++) {
+        q[d] = qkv[qi + d] * p.scale;
+    }
+    var c: array<vec4f, HELD>;
     var top = -3.0e38;
     var sum = 0.0;
     let len = pos[b] + 1u;
@@ -44,16 +55,22 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         let slot = table[b * p.pages + j / PAGE] * PAGE + j % PAGE;
         let ki = (slot * p.kv_heads + kv) * D4;
         var dots = vec4f();
-        dots = fma(q$, keys[ki + $u], dots); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            dots = fma(q[d], keys[ki + d], dots);
+        }
         let score = dots.x + dots.y + dots.z + dots.w;
         let higher = max(top, score);
         let keep = exp(top - higher);
         let w = exp(score - higher);
         sum = sum * keep + w;
-        c$ = fma(c$, vec4f(keep), values[ki + $u] * w); //*D4
+        for (var d = 0u; d < wide(); d++) {
+            c[d] = fma(c[d], vec4f(keep), values[ki + d] * w);
+        }
         top = higher;
     }
-    part[at * D4 + $u] = c$; //*D4
+    for (var d = 0u; d < wide(); d++) {
+        part[at * D4 + d] = c[d];
+    }
     norm[at] = vec2f(top, sum);
 }
 

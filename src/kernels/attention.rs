@@ -81,6 +81,7 @@ fn params(qkv: &Tensor, heads: Heads, window: u32, head0: usize) -> Result<Vec<u
         scale.to_bits(),
         window,
         head0 as u32,
+        (heads.padded() / 4) as u32,
     ])
 }
 
@@ -246,6 +247,16 @@ fn cases() -> Vec<Case> {
             ));
         }
     }
+    all.push(Case::timed("forward 64x48 rows 4/4x16", |t| {
+        let h = Heads { heads: 4, kv_heads: 4, head_dim: 16 };
+        let mut forest = Forest::new();
+        (0..64).for_each(|_| drop(forest.leaf(&[0; 48])));
+        let mask = Mask::new(t.gpu, &forest, None)?;
+        let (qkv, _) = head_matrix(t, 64 * 48, 12, 16)?;
+        let out = forward(&mut t.rec, &qkv, h, &mask)?;
+        t.expect("o", &out.o, Vec::new);
+        Ok(())
+    }));
     all.push(Case::timed("forward 4x256 rows 9/3x64", |t| {
         let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
         let mut forest = Forest::new();

@@ -78,6 +78,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         rows.window,
         chunks as u32,
         rows.table.ld as u32,
+        d4 as u32,
     ];
     let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32)];
     let seen = (b * rows.longest * heads.padded()) as f64;
