@@ -100,7 +100,10 @@ mod tests {
         assert_eq!(f.pos, [0, 1, 2, 3, 2, 3, 0, 1]);
         assert_eq!(f.end, [6, 6, 4, 4, 6, 6, 8, 8]);
         assert_eq!(f.root, [0, 0, 0, 0, 0, 0, 6, 6]);
-        assert_eq!([prompt.before, a.before, b.before, c.before, other.before], [None, Some(1), Some(1), Some(4), None]);
+        assert_eq!(
+            [prompt.before, a.before, b.before, c.before, other.before],
+            [None, Some(1), Some(1), Some(4), None]
+        );
         let sees = |i: usize| (0..8).filter(|j| f.visible(i, *j, u32::MAX)).collect::<Vec<_>>();
         assert_eq!(sees(3), [0, 1, 2, 3]);
         assert_eq!(sees(5), [0, 1, 4, 5]);

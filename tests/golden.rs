@@ -3,6 +3,8 @@
 //! The expected values, their origin and the script that made them stand in `tests/golden`. Gradients by name and logits
 //! are compared through the binary (`driver/tests/dump.rs`), which is the one that writes them out.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;

@@ -1,6 +1,6 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
-use crate::commands::{bench, chat, check, demo, devices, dump, generate, judge, pairs, prompts, run, train};
+use crate::commands::{bench, chat, check, demo, dump, generate, judge, pairs, prompts, run, train};
 use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.

@@ -1,5 +1,7 @@
 //! The driver through its binary: help, wrong usage, broken files, exit codes.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use std::fs;

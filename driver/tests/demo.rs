@@ -2,6 +2,8 @@
 //!
 //! One test takes minutes on a software GPU. `scripts/test` runs `seed_0_improves`, `scripts/test-full` all of them.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 use assert_cmd::cargo::cargo_bin_cmd;
 use serde_json::Value;
 

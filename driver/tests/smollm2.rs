@@ -1,6 +1,8 @@
 //! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids and greedy continuations, through the
 //! binary. Needs the file that `scripts/fetch-smollm2` fetches, so `scripts/test` runs it and plain `cargo test` does not.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 use assert_cmd::cargo::cargo_bin_cmd;
 use serde_json::{Value, json};
 use std::fs;

@@ -245,7 +245,8 @@ impl Gpu {
             Ok(Err(e)) => return Err(Error::Device(format!("reading back from the GPU: {e}"))),
             Err(_) => return Err(Error::DeviceLost("while reading back".into())),
         }
-        let view = staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;
+        let view =
+            staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;
         let words: &[T] = bytemuck::cast_slice(&view);
         let mut at = 0;
         let mut all = Vec::with_capacity(tensors.len());

@@ -128,11 +128,8 @@ impl Gpu {
     fn build(&self, source: &Source, key: &Key, text: &str) -> Result<Pipeline> {
         let device = &self.0.device;
         let label = format!("{}.{}.{}", source.name, key.variant.name(), key.entry);
-        let checks = if self.0.checked {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
+        let checks =
+            if self.0.checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(text.into()) };
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);

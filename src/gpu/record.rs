@@ -128,11 +128,8 @@ impl<'g> Recorder<'g> {
             .steps
             .iter()
             .map(|s| {
-                let window = wgpu::BufferBinding {
-                    buffer: &uniform,
-                    offset: 0,
-                    size: std::num::NonZeroU64::new(SLOT as u64),
-                };
+                let window =
+                    wgpu::BufferBinding { buffer: &uniform, offset: 0, size: std::num::NonZeroU64::new(SLOT as u64) };
                 let mut entries =
                     vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) }];
                 entries.extend(s.buffers.iter().enumerate().map(|(i, raw)| wgpu::BindGroupEntry {
@@ -191,10 +188,9 @@ impl Plan {
 
     /// All work of one run.
     pub fn cost(&self) -> Cost {
-        self.steps.iter().fold(Cost::default(), |a, s| Cost {
-            flops: a.flops + s.cost.flops,
-            bytes: a.bytes + s.cost.bytes,
-        })
+        self.steps
+            .iter()
+            .fold(Cost::default(), |a, s| Cost { flops: a.flops + s.cost.flops, bytes: a.bytes + s.cost.bytes })
     }
 }
 

@@ -55,12 +55,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Device errors.
-    pub fn tuned(
-        &self,
-        class: &str,
-        candidates: &[u32],
-        mut plan: impl FnMut(u32) -> Result<Plan>,
-    ) -> Result<u32> {
+    pub fn tuned(&self, class: &str, candidates: &[u32], mut plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
         if let Some(p) = lock(&self.0.tuning).picks.get(class).filter(|p| candidates.contains(p)) {
             return Ok(*p);
         }

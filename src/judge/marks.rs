@@ -48,7 +48,8 @@ pub(super) fn judge(
         .filter(|(prompt, _)| fits(prompt))
         .map(|(prompt, item)| Request { prompt: prompt.clone(), samples: vec![item.key] })
         .collect();
-    let mut outputs = engine.generate(&requests, &settings, observer)?.into_iter().flatten();
+    let outputs = if requests.is_empty() { Vec::new() } else { engine.generate(&requests, &settings, observer)? };
+    let mut outputs = outputs.into_iter().flatten();
     prompts
         .iter()
         .map(|prompt| {

@@ -3,7 +3,7 @@
 //! There are several ways to read a score out of a model ([`Mode`]); all stand behind [`Judge`]. A verdict that cannot be read
 //! is never a score: it is counted, and the answer stays without one.
 
-//pub mod calibrate;
+pub mod calibrate;
 mod engine;
 mod marks;
 mod model_judge;
@@ -11,6 +11,8 @@ mod parse;
 mod probability;
 mod sampled;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use engine::{Engine, GpuEngine, Language};
 pub use marks::MarksTemplate;

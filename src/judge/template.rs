@@ -58,11 +58,9 @@ pub struct Templates {
 impl Default for Templates {
     /// The shipped ones.
     fn default() -> Self {
-        let criteria = include_str!("../../prompts/criteria.txt");
-        let (head, questions) = criteria.split_once("---\n").unwrap_or(("", criteria));
         Self {
             additive: Template::message(include_str!("../../prompts/additive.txt")),
-            criteria: questions.lines().map(|q| Template::message(&format!("{head}{q}"))).collect(),
+            criteria: criteria(include_str!("../../prompts/criteria.txt")),
             yes: Template::message(include_str!("../../prompts/yes.txt")),
             backward: Template::message(include_str!("../../prompts/backward.txt")),
             marks: super::MarksTemplate {
@@ -70,6 +68,28 @@ impl Default for Templates {
                 letters: "RCUAX".chars().collect(),
             },
         }
+    }
+}
+
+impl Templates {
+    /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what all share,
+    /// a line `---`, one question a line.
+    pub fn replace(&mut self, mode: super::Mode, text: &str) {
+        use super::Mode;
+        match mode {
+            Mode::Sampled | Mode::Expected => self.additive = Template::message(text),
+            Mode::Criteria => self.criteria = criteria(text),
+            Mode::Yes => self.yes = Template::message(text),
+            Mode::Backward => self.backward = Template::message(text),
+            Mode::Marks => self.marks.template = Template::message(text),
+        }
+    }
+}
+
+fn criteria(text: &str) -> Vec<Template> {
+    match text.split_once("---\n") {
+        Some((head, questions)) => questions.lines().map(|q| Template::message(&format!("{head}{q}"))).collect(),
+        None => vec![Template::message(text)],
     }
 }
 
@@ -85,8 +105,8 @@ mod tests {
             let text = template.fill("Why {{ x }}?", "Because <b> & so").unwrap();
             assert!(text.contains("Why {{ x }}?") && text.contains("Because <b> & so"), "{text}");
         }
-        let back = t.backward.fill("the question", "the answer").unwrap();
-        assert!(back.contains("the answer") && !back.contains("the question"), "{back}");
+        let back = t.backward.fill("Why green?", "the answer").unwrap();
+        assert!(back.contains("the answer") && !back.contains("Why green?"), "{back}");
         assert!(t.additive.text.contains("Score: <total points>") && t.additive.text.contains("<response>"));
     }
 

@@ -226,19 +226,25 @@ fn cases() -> Vec<Case> {
     for (rows, heads, kv_heads, head_dim) in shapes {
         for window in [None, Some(5)] {
             let h = Heads { heads, kv_heads, head_dim };
-            all.push(Case::new(format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} window={window:?}"), 2e-5, move |t| {
-                let forest = random_forest(t, rows);
-                let mask = Mask::new(t.gpu, &forest, window)?;
-                let (qkv, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                let (d_o, hd) = head_matrix(t, rows, heads, head_dim)?;
-                let out = forward(&mut t.rec, &qkv, h, &mask)?;
-                let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
-                let (o, lse) = twin(&host, h, &forest, mask.window);
-                t.expect("o", &out.o, || pad_heads(&o, head_dim));
-                t.expect("lse", &out.lse, || lse);
-                t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim));
-                Ok(())
-            }));
+            all.push(Case::new(
+                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} window={window:?}"),
+                2e-5,
+                move |t| {
+                    let forest = random_forest(t, rows);
+                    let mask = Mask::new(t.gpu, &forest, window)?;
+                    let (qkv, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                    let (d_o, hd) = head_matrix(t, rows, heads, head_dim)?;
+                    let out = forward(&mut t.rec, &qkv, h, &mask)?;
+                    let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+                    let (o, lse) = twin(&host, h, &forest, mask.window);
+                    t.expect("o", &out.o, || pad_heads(&o, head_dim));
+                    t.expect("lse", &out.lse, || lse);
+                    t.expect("dqkv", &dqkv, || {
+                        pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim)
+                    });
+                    Ok(())
+                },
+            ));
         }
     }
     all.push(Case::timed("forward 64x48 rows 4/4x16", |t| {

@@ -127,14 +127,16 @@ pub fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f6
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    let shapes: [(usize, usize, usize, usize, usize); 5] = [(1, 1, 1, 10, 1), (3, 4, 2, 12, 33), (9, 9, 3, 64, 131), (2, 2, 1, 256, 300), (33, 2, 2, 16, 7)];
+    let shapes: [(usize, usize, usize, usize, usize); 5] =
+        [(1, 1, 1, 10, 1), (3, 4, 2, 12, 33), (9, 9, 3, 64, 131), (2, 2, 1, 256, 300), (33, 2, 2, 16, 7)];
     for (b, heads, kv_heads, head_dim, longest) in shapes {
         for window in [usize::MAX, 6] {
             let h = Heads { heads, kv_heads, head_dim };
             let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}");
             all.push(Case::new(name, 1e-5, move |t| {
                 let pages = longest.div_ceil(PAGE);
-                let pos: Vec<u32> = (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
+                let pos: Vec<u32> =
+                    (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
                 // Pages of all rows, in an order that no row finds consecutive.
                 let table: Vec<u32> = (0..b * pages).map(|i| ((i * 7 + 3) % (b * pages * 7)) as u32).collect();
                 let slots = b * pages * 7 * PAGE;

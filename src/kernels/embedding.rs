@@ -134,7 +134,10 @@ fn cases() -> Vec<Case> {
             let token: Vec<u32> = (0..rows).map(|_| t.below(v) as u32).collect();
             let (table, host) = if by_rows { t.matrix(v, cols)? } else { t.matrix(cols, v)? };
             let x = t.gpu.empty(rows, cols)?;
-            let (ids, place) = (t.gpu.vector(&token)?, if by_rows { Table::Rows(table) } else { Table::Columns(Weight::Dense(table)) });
+            let (ids, place) = (
+                t.gpu.vector(&token)?,
+                if by_rows { Table::Rows(table) } else { Table::Columns(Weight::Dense(table)) },
+            );
             forward(&mut t.rec, &ids, &place, &x)?;
             t.expect("x", &x, || {
                 let at = |v_: usize, d: usize| if by_rows { host[v_ * cols + d] } else { host[d * v + v_] };
@@ -163,9 +166,7 @@ fn cases() -> Vec<Case> {
             let x = t.gpu.empty(9, 64)?;
             let ids = t.gpu.vector(&token)?;
             forward(&mut t.rec, &ids, &Table::Columns(weight), &x)?;
-            t.expect("x", &x, || {
-                (0..9 * 64).map(|i| dense[(i % 64) * 37 + token[i / 64] as usize]).collect()
-            });
+            t.expect("x", &x, || (0..9 * 64).map(|i| dense[(i % 64) * 37 + token[i / 64] as usize]).collect());
             Ok(())
         }));
     }

@@ -84,7 +84,8 @@ fn cases() -> Vec<Case> {
                 let (qkv, host) = super::rope::head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                 let padded = super::rope::pad_heads(&host, head_dim);
                 let (slots, width, ld) = (rows * 2 * 32, kv_heads * h.padded(), h.width());
-                let list: Vec<(u32, u32)> = (0..rows as u32 * 2).map(|e| (e / 2, (e * 13 + 1) % slots as u32)).collect();
+                let list: Vec<(u32, u32)> =
+                    (0..rows as u32 * 2).map(|e| (e / 2, (e * 13 + 1) % slots as u32)).collect();
                 let row = t.gpu.vector(&list.iter().map(|e| e.0).collect::<Vec<_>>())?;
                 let slot = t.gpu.vector(&list.iter().map(|e| e.1).collect::<Vec<_>>())?;
                 let arena = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };

@@ -153,10 +153,7 @@ fn dispatch(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, e: Epilogue,
             params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
             bind: &bind,
             groups: [columns as u32, count.div_ceil(rows as usize) as u32, 1],
-            cost: Cost {
-                flops: per_row * count as f64,
-                bytes: weight_bytes + 4.0 * (count * (a.ld + c.ld)) as f64,
-            },
+            cost: Cost { flops: per_row * count as f64, bytes: weight_bytes + 4.0 * (count * (a.ld + c.ld)) as f64 },
         })
     })
 }
@@ -282,7 +279,8 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for (m, k, n) in [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576), (512, 512, 512)]
+    for (m, k, n) in
+        [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576), (512, 512, 512)]
     {
         all.push(Case::timed(format!("forward {m}x{k}x{n}"), move |t| {
             let (a, _) = t.matrix(m, k)?;

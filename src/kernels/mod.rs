@@ -170,7 +170,8 @@ fn stream(tensors: &[&Tensor], per_element: f64) -> Cost {
 
 /// Refuses what the shaders' 32-bit indices cannot reach.
 fn word(n: usize, what: &str) -> Result<u32> {
-    u32::try_from(n).map_err(|_| crate::Error::Input(format!("{what} is {n}, more than 32 bits hold; use a smaller batch")))
+    u32::try_from(n)
+        .map_err(|_| crate::Error::Input(format!("{what} is {n}, more than 32 bits hold; use a smaller batch")))
 }
 
 #[cfg(test)]

@@ -12,18 +12,15 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
     let arms: String = LOSSES
         .iter()
         .enumerate()
-        .map(|(i, l)| format!("        // {}: {}\n        case {i}u: {{\n            {}\n        }}\n", l.name, l.about, l.wgsl))
+        .map(|(i, l)| {
+            format!("        // {}: {}\n        case {i}u: {{\n            {}\n        }}\n", l.name, l.about, l.wgsl)
+        })
         .collect();
     include_str!("../../shaders/preference_loss.wgsl").replace("//# arms\n", &arms)
 });
 
-static SOURCE: LazyLock<Source> = LazyLock::new(|| Source {
-    name: "preference_loss",
-    soft: &TEXT,
-    tile: &TEXT,
-    libs: &[],
-    tile_size: 64,
-});
+static SOURCE: LazyLock<Source> =
+    LazyLock::new(|| Source { name: "preference_loss", soft: &TEXT, tile: &TEXT, libs: &[], tile_size: 64 });
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
@@ -102,7 +99,14 @@ pub struct Term {
 ///
 /// # Errors
 /// A device error.
-pub fn forward(rec: &mut Recorder, logp: &Tensor, pairs: &Pairs, term: &Term, add: bool, result: &Tensor) -> Result<()> {
+pub fn forward(
+    rec: &mut Recorder,
+    logp: &Tensor,
+    pairs: &Pairs,
+    term: &Term,
+    add: bool,
+    result: &Tensor,
+) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
@@ -166,14 +170,8 @@ fn cases() -> Vec<Case> {
                 let want: Vec<[f64; 4]> = (0..n)
                     .map(|p| {
                         let [c, r] = [2 * p, 2 * p + 1].map(|k| f(logp[side[k] as usize]) - f(reference[k]));
-                        let seen = Seen {
-                            c,
-                            r,
-                            nc: f(tokens[2 * p]),
-                            nr: f(tokens[2 * p + 1]),
-                            beta: f(0.3),
-                            eps: f(0.1),
-                        };
+                        let seen =
+                            Seen { c, r, nc: f(tokens[2 * p]), nr: f(tokens[2 * p + 1]), beta: f(0.3), eps: f(0.1) };
                         let (l, dc, dr) = (loss.twin)(seen);
                         let nll = f(0.2) / f(tokens[2 * p]);
                         let w = f(0.7);

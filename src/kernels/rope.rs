@@ -230,33 +230,39 @@ pub(super) fn head_matrix(t: &mut super::Trial, rows: usize, count: usize, hd: u
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, heads, kv_heads, head_dim) in [(1, 1, 1, 2), (7, 4, 2, 10), (33, 9, 3, 64), (601, 2, 1, 16), (3, 1, 1, 256)] {
+    for (rows, heads, kv_heads, head_dim) in
+        [(1, 1, 1, 2), (7, 4, 2, 10), (33, 9, 3, 64), (601, 2, 1, 16), (3, 1, 1, 256)]
+    {
         for normed in [false, true] {
             let h = Heads { heads, kv_heads, head_dim };
-            all.push(Case::new(format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} norm={normed}"), 1e-5, move |t| {
-                let inv_freq: Vec<f32> =
-                    (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
-                let rope = Rope { inv_freq: inv_freq.clone(), scaling: 1.0 };
-                let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
-                let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                let (gain, hg) = t.matrix(1, 2 * head_dim)?;
-                let (angle, dgain) = (angles(t.gpu, &rope, 900)?, t.gpu.zeros(1, 2 * head_dim)?);
-                let positions = t.gpu.vector(&pos)?;
-                let place =
-                    Place { heads: h, pos: &positions, angle: &angle, qk_norm: normed.then_some((&gain, 1e-6)) };
-                let (y, inv) = forward(&mut t.rec, &place, &raw)?;
-                let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
-                let hg = if normed { hg } else { Vec::new() };
-                let eps = f64::from(1e-6f32);
-                t.expect("y", &y, || pad_heads(&twin(&host, h, &pos, &inv_freq, &hg, eps), head_dim));
-                let (wx, wg) = twin_backward(&host, h, &pos, &inv_freq, &hg, eps, &hdy);
-                t.expect("dx", &dx, || pad_heads(&wx, head_dim));
-                if normed {
-                    t.expect("dgain", &dgain, || wg);
-                }
-                Ok(())
-            }));
+            all.push(Case::new(
+                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} norm={normed}"),
+                1e-5,
+                move |t| {
+                    let inv_freq: Vec<f32> =
+                        (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
+                    let rope = Rope { inv_freq: inv_freq.clone(), scaling: 1.0 };
+                    let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
+                    let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                    let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                    let (gain, hg) = t.matrix(1, 2 * head_dim)?;
+                    let (angle, dgain) = (angles(t.gpu, &rope, 900)?, t.gpu.zeros(1, 2 * head_dim)?);
+                    let positions = t.gpu.vector(&pos)?;
+                    let place =
+                        Place { heads: h, pos: &positions, angle: &angle, qk_norm: normed.then_some((&gain, 1e-6)) };
+                    let (y, inv) = forward(&mut t.rec, &place, &raw)?;
+                    let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
+                    let hg = if normed { hg } else { Vec::new() };
+                    let eps = f64::from(1e-6f32);
+                    t.expect("y", &y, || pad_heads(&twin(&host, h, &pos, &inv_freq, &hg, eps), head_dim));
+                    let (wx, wg) = twin_backward(&host, h, &pos, &inv_freq, &hg, eps, &hdy);
+                    t.expect("dx", &dx, || pad_heads(&wx, head_dim));
+                    if normed {
+                        t.expect("dgain", &dgain, || wg);
+                    }
+                    Ok(())
+                },
+            ));
         }
     }
     all

@@ -42,7 +42,15 @@ pub struct State {
     pub out: Tensor,
 }
 
-fn params(logits: &Tensor, state: &State, rows: usize, identity: bool, s: &Sampling, stop: &[u32], seed: u64) -> Result<Vec<u32>> {
+fn params(
+    logits: &Tensor,
+    state: &State,
+    rows: usize,
+    identity: bool,
+    s: &Sampling,
+    stop: &[u32],
+    seed: u64,
+) -> Result<Vec<u32>> {
     if stop.len() > MOST_STOPS {
         return Err(Error::Input(format!("{} stop tokens; at most {MOST_STOPS} are possible", stop.len())));
     }
@@ -125,7 +133,13 @@ fn kept(logits: &[f32], seen: &[bool], s: &Sampling) -> (Vec<usize>, Vec<f64>) {
         .map(|(l, seen)| {
             let l = f64::from(*l);
             let r = f64::from(s.repetition_penalty);
-            let l = if !*seen { l } else if l > 0.0 { l / r } else { l * r };
+            let l = if !*seen {
+                l
+            } else if l > 0.0 {
+                l / r
+            } else {
+                l * r
+            };
             if s.temperature == 0.0 { l } else { l / f64::from(s.temperature) }
         })
         .collect();
@@ -143,7 +157,14 @@ fn kept(logits: &[f32], seen: &[bool], s: &Sampling) -> (Vec<usize>, Vec<f64>) {
     if s.top_p < 1.0 {
         let all: f64 = order.iter().map(|v| mass(*v)).sum();
         let mut sum = 0.0;
-        let n = order.iter().take_while(|v| { let go = sum < f64::from(s.top_p) * all; sum += mass(**v); go }).count();
+        let n = order
+            .iter()
+            .take_while(|v| {
+                let go = sum < f64::from(s.top_p) * all;
+                sum += mass(**v);
+                go
+            })
+            .count();
         order.truncate(n.max(1));
     }
     if s.min_p > 0.0 {
@@ -260,9 +281,7 @@ fn cases() -> Vec<Case> {
             let [x, y] = pairs[b % 4];
             host[(8 - b) * 33 + x as usize] - host[(8 - b) * 33 + y as usize]
         };
-        t.expect_words("token", &state.token, || {
-            (0..9).map(|b| pairs[b % 4][usize::from(gap(b) < 0.0)]).collect()
-        });
+        t.expect_words("token", &state.token, || (0..9).map(|b| pairs[b % 4][usize::from(gap(b) < 0.0)]).collect());
         t.expect("share", &share, || {
             let one = |b: usize, i: usize| if i == b % 4 { 1.0 / (1.0 + (-gap(b)).exp()) } else { 0.0 };
             (0..36).map(|i| one(i / 4, i % 4)).collect()

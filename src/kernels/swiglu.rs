@@ -71,10 +71,7 @@ pub fn twin_backward(gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64
 /// Gate and up in one row, each padded.
 fn join(gate: &[f64], up: &[f64], cols: usize) -> Vec<f64> {
     let pad = vec![0.0; pad4(cols) - cols];
-    gate.chunks_exact(cols)
-        .zip(up.chunks_exact(cols))
-        .flat_map(|(g, u)| [g, &pad[..], u, &pad[..]].concat())
-        .collect()
+    gate.chunks_exact(cols).zip(up.chunks_exact(cols)).flat_map(|(g, u)| [g, &pad[..], u, &pad[..]].concat()).collect()
 }
 
 fn cases() -> Vec<Case> {

@@ -434,6 +434,15 @@ mod tests {
     }
 
     #[test]
+    fn shipped_configurations_are_fine() {
+        for name in ["smollm2", "smollm2-tiny", "smollm2-ci"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/{name}.toml"));
+            let config = RunConfig::read(&path).unwrap();
+            assert_eq!(config.run.out, Path::new("runs").join(name));
+        }
+    }
+
+    #[test]
     fn bad_files_are_named_with_their_key() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("run.toml");

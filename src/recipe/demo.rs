@@ -182,6 +182,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, observer: &dyn Observer) -> Result<De
     };
     let settings = config.round();
     let sizes = BTreeMap::from([
+        ("device".to_owned(), gpu.info().name.clone().into()),
         ("prompts.wave".to_owned(), settings.prompts.wave.into()),
         ("candidates.wave".to_owned(), settings.candidates.wave.into()),
         ("judge.wave".to_owned(), settings.judge.wave.into()),
@@ -263,7 +264,10 @@ pub fn earlier_prompts(run: &Path, round: u32) -> Result<Vec<String>> {
 }
 
 /// Everything the report says, from the files of the run alone.
-fn summarise(config: &DemoConfig, run: &Path) -> Result<DemoMetrics> {
+///
+/// # Errors
+/// A file of a finished run is missing or broken.
+pub fn summarise(config: &DemoConfig, run: &Path) -> Result<DemoMetrics> {
     let mut models: Vec<(String, Vec<QuestionRecord>)> = Vec::new();
     for number in 1..=config.rounds + 1 {
         models.push((format!("M{number}"), read_jsonl(&evaluation_file(run, number))?));

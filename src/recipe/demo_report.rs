@@ -4,6 +4,7 @@ use super::evaluation::QuestionRecord;
 use super::metrics;
 use super::records::PairRecord;
 use super::round::RoundMetrics;
+use crate::text::Message;
 use crate::world::{Task, marks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -150,9 +151,7 @@ pub(super) fn compare(a: (&str, &[QuestionRecord]), b: (&str, &[QuestionRecord])
 }
 
 pub(super) fn round(metrics: RoundMetrics, pairs: &[PairRecord]) -> RoundReport {
-    let score = |messages: &[super::records::Message], gold: &str| {
-        messages.first().map_or(0, |m| marks(gold, &m.content).score())
-    };
+    let score = |messages: &[Message], gold: &str| messages.first().map_or(0, |m| marks(gold, &m.content).score());
     let (mut right, mut wrong) = (0, 0);
     for pair in pairs {
         if let Some(task) = pair.prompt.first().and_then(|m| Task::parse(&m.content)) {

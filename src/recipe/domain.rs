@@ -34,11 +34,12 @@ pub trait Domain {
     /// Text that cannot be encoded.
     fn invitation_stop(&self) -> Result<Vec<u32>>;
 
-    /// The new prompt in what the model wrote, or why there is none.
+    /// What the model wrote after an invitation, and the new prompt in it or the reason why there is none (as counted in the
+    /// metrics).
     ///
     /// # Errors
-    /// The reason, as counted in the metrics.
-    fn new_prompt(&self, written: &str) -> std::result::Result<String, String>;
+    /// Ids that cannot be decoded.
+    fn new_prompt(&self, output: &Output) -> Result<(String, std::result::Result<String, String>)>;
 
     /// Text and ids (as trained on) of a generated answer.
     ///

@@ -4,7 +4,7 @@
 //! can be interrupted after any wave. What differs between real models and the small world is data behind [`Domain`].
 
 pub mod candidates;
-//pub mod chat;
+pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod demo_report;
@@ -17,7 +17,7 @@ pub mod prompts;
 pub mod records;
 pub mod rouge;
 pub mod round;
-//pub mod run;
+pub mod run;
 pub mod run_folder;
 pub mod training;
 pub mod verdicts;

@@ -1,7 +1,7 @@
 //! Stage 4: the pair of every prompt that has one.
 
 use super::pairs::{Choice, Scored, choose};
-use super::records::{CandidateRecord, Message, PairRecord, PromptRecord, VerdictRecord, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex, read_jsonl, write_jsonl};
 use super::round::Context;
 use crate::Result;
 use crate::rng::record_id;
@@ -90,9 +90,9 @@ fn record(
         round: ctx.round,
         score_chosen,
         score_rejected,
-        prompt: Message::alone("user", &prompt.prompt),
-        chosen: Message::alone("assistant", &chosen.text),
-        rejected: Message::alone("assistant", &rejected.text),
+        prompt: alone("user", &prompt.prompt),
+        chosen: alone("assistant", &chosen.text),
+        rejected: alone("assistant", &rejected.text),
         prompt_ids,
         chosen_ids: chosen.token_ids.clone(),
         rejected_ids: rejected.token_ids.clone(),

@@ -75,10 +75,9 @@ pub fn run(
         let mut wave = Wave { kept: Vec::new(), dropped: Vec::new() };
         for (request, output) in requests.iter().zip(outputs.into_iter().flatten()) {
             let key = hex(request.samples[0]);
-            let ends = usize::from(output.stopped && !output.tokens.is_empty());
-            let text = ctx.domain.language().decode(&output.tokens[..output.tokens.len() - ends])?;
+            let (text, prompt) = ctx.domain.new_prompt(&output)?;
             let tokens = output.tokens.len();
-            match admit(ctx, &text, &mut seen, &mut near, written + wave.kept.len() < p.count) {
+            match admit(ctx, prompt, &mut seen, &mut near, written + wave.kept.len() < p.count) {
                 Ok(prompt) => wave.kept.push(PromptRecord {
                     id: prompt_id(ctx, &prompt)?,
                     round: ctx.round,
@@ -166,12 +165,12 @@ fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
 
 fn admit(
     ctx: &Context,
-    text: &str,
+    prompt: std::result::Result<String, String>,
     seen: &mut HashSet<String>,
     near: &mut Kept,
     wanted: bool,
 ) -> std::result::Result<String, String> {
-    let prompt = ctx.domain.new_prompt(text)?;
+    let prompt = prompt?;
     if !wanted {
         return Err("more than wanted".into());
     }

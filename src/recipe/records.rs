@@ -3,11 +3,18 @@
 //! Ids link them: a candidate names its prompt, a verdict its candidates, a pair its prompt and both candidates. An id is the
 //! hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random numbers.
 
+pub use crate::text::Message;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
 use std::path::Path;
+
+/// A line of a seed file; other fields are left alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeedRecord {
+    /// The instruction.
+    pub prompt: String,
+}
 
 /// A new prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,20 +98,9 @@ pub struct VerdictRecord {
     pub tokens: usize,
 }
 
-/// A message of a conversation, as in TRL's data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `user`, `assistant` or `system`.
-    pub role: String,
-    /// Its text.
-    pub content: String,
-}
-
-impl Message {
-    /// One message as a conversation.
-    pub fn alone(role: &str, content: &str) -> Vec<Message> {
-        vec![Message { role: role.into(), content: content.into() }]
-    }
+/// One message as a conversation.
+pub fn alone(role: &str, content: &str) -> Vec<Message> {
+    vec![Message::new(role, content)]
 }
 
 /// A preference in TRL's conversational form, with exact token ids and links beside it.
@@ -200,7 +196,7 @@ pub(super) fn line<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a file under a temporary name, syncs it and renames it; creates missing folders.
+/// Writes a file so that it appears whole or not at all; creates missing folders.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -209,21 +205,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(parent) = parent {
         std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let mut file = std::fs::File::create(&temporary).map_err(Error::io(&temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(Error::io(path))?;
-    sync_folder(parent);
-    Ok(())
-}
-
-fn sync_folder(folder: Option<&Path>) {
-    // Windows cannot open a folder; there the rename itself is what there is.
-    if let Some(Ok(folder)) = folder.map(std::fs::File::open) {
-        let _ = folder.sync_all();
-    }
+    crate::weights::write_file(path, bytes)
 }
 
 #[cfg(test)]
@@ -234,7 +216,7 @@ mod tests {
     fn records_read_back_and_bad_lines_are_named() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("deep/er/messages.jsonl");
-        let all = [Message::alone("user", "a\nb"), Message::alone("assistant", "ä\u{1}")];
+        let all = [alone("user", "a\nb"), alone("assistant", "ä\u{1}")];
         write_jsonl(&path, &all).unwrap();
         assert_eq!(read_jsonl::<Vec<Message>>(&path).unwrap(), all);
         std::fs::write(&path, "{\"role\":\"user\",\"content\":\"x\"}\n\n{\"role\":\"user\"}\n").unwrap();

@@ -1,23 +1,54 @@
-//! Stage 5: the next model from the pairs, with checkpoints.
+//! Stage 5: the next model from the pairs; and training from any records, with checkpoints.
 
 use super::config::Method;
 use super::records::{PairRecord, line, read_json, read_jsonl, write_json, write_jsonl};
 use super::round::{Context, RoundFiles};
 use crate::gpu::Gpu;
 use crate::model::Model;
-use crate::train::{Trainer, dpo, sft};
-use crate::{Error, Result};
+use crate::train::{Optimiser, Trainer, dpo, sft};
+use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Trains `model` on the pairs and writes the folder `next`. Checkpoints lie in the round's `train/` until then; steps are
-/// written to `steps.jsonl`. A finished training is left as it is.
+/// What is trained on.
+pub enum Data<'a> {
+    /// Preferences.
+    Pairs {
+        /// One record each.
+        pairs: &'a [dpo::Pair],
+        /// How.
+        config: &'a dpo::DpoConfig,
+        /// Log-probs of another reference than the model itself, one per pair.
+        reference: Option<Vec<dpo::PairLogps>>,
+    },
+    /// Answers to learn.
+    Examples {
+        /// One record each.
+        examples: &'a [sft::Example],
+        /// How.
+        config: &'a sft::SftConfig,
+    },
+}
+
+/// The rest of a training.
+pub struct Job<'a> {
+    /// The optimiser.
+    pub optimiser: Optimiser,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
+    pub dir: &'a Path,
+    /// Told what goes on.
+    pub observer: &'a dyn Observer,
+}
+
+/// Trains the round's next model on its pairs and writes the folder `next`. A finished training is left as it is.
 ///
 /// # Errors
-/// No pairs; errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
+/// No pairs; errors of [`train`] and of writing the model.
 pub fn run(
     gpu: &Gpu,
     model: Model,
@@ -27,34 +58,19 @@ pub fn run(
     next: &Path,
 ) -> Result<()> {
     if next.exists() {
-        return Ok(());
+        // A run killed right after it wrote the model leaves its checkpoints behind.
+        return Checkpoints::open(&files.dir)?.remove();
     }
     let d = &ctx.settings.dpo;
     if pairs.is_empty() {
         let hint = "every prompt is a tie: lower [pairs] min_gap, raise [candidates] temperature or n, or change the judge mode";
         return Err(Error::Input(format!("round {}: no pairs to train on; {hint}", ctx.round)));
     }
-    let mut trainer = Trainer::new(gpu, model, d.optimiser())?;
-    let checkpoints = Checkpoints::open(files)?;
-    if let Some(dir) = checkpoints.latest()? {
-        trainer.load_state(&dir)?;
-    }
-    let steps = RefCell::new(Steps::open(files.jsonl("steps"), trainer.step)?);
-    let total = pairs.len().div_ceil(d.batch) * d.epochs;
-    ctx.observer.begin("training", Some(total as u64), "steps");
-    ctx.observer.advance(trainer.step);
-    let after = |trainer: &Trainer, record: serde_json::Value| -> Result<()> {
-        steps.borrow_mut().push(&record)?;
-        ctx.observer.advance(1);
-        if trainer.step % d.save_every as u64 == 0 && trainer.step < total as u64 {
-            checkpoints.save(trainer)?;
-        }
-        Ok(())
-    };
-    let json = |record: serde_json::Result<serde_json::Value>| record.map_err(|e| Error::Input(e.to_string()));
-    let done = match d.method {
+    let job =
+        Job { optimiser: d.optimiser(), save_every: d.save_every as u64, dir: &files.dir, observer: ctx.observer };
+    let model = match d.method {
         Method::Dpo => {
-            let data: Vec<dpo::Pair> = pairs
+            let pairs: Vec<dpo::Pair> = pairs
                 .iter()
                 .map(|p| dpo::Pair {
                     prompt: p.prompt_ids.clone(),
@@ -62,24 +78,65 @@ pub fn run(
                     rejected: p.rejected_ids.clone(),
                 })
                 .collect();
-            let reference = checkpoints.reference(pairs.len())?;
-            dpo::run(
-                &mut trainer,
-                &data,
-                &d.dpo(ctx.seed)?,
-                reference.as_deref(),
-                ctx.observer,
-                &mut |logps| checkpoints.keep_reference(logps),
-                &mut |trainer, step| after(trainer, json(serde_json::to_value(step))?),
-            )
+            train(gpu, model, Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None }, &job)?
         }
         Method::SftBest => {
-            let data: Vec<sft::Example> = pairs
+            let examples: Vec<sft::Example> = pairs
                 .iter()
                 .map(|p| sft::Example { prompt: p.prompt_ids.clone(), completion: p.chosen_ids.clone() })
                 .collect();
-            sft::run(&mut trainer, &data, &d.sft(ctx.seed)?, ctx.observer, &mut |trainer, step| {
-                after(trainer, json(serde_json::to_value(step))?)
+            train(gpu, model, Data::Examples { examples: &examples, config: &d.sft(ctx.seed)? }, &job)?
+        }
+    };
+    ctx.domain.save_model(next, &model.tensors(gpu)?)?;
+    Checkpoints::open(&files.dir)?.remove()
+}
+
+/// Trains `model`, from the last checkpoint on where there is one. The checkpoints stay until [`Checkpoints::remove`].
+///
+/// # Errors
+/// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
+pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
+    let (records, epochs, batch) = match &data {
+        Data::Pairs { pairs, config, .. } => (pairs.len(), config.epochs, config.batch),
+        Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
+    };
+    let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
+    let checkpoints = Checkpoints::open(job.dir)?;
+    if let Some(dir) = checkpoints.latest()? {
+        trainer.load_state(&dir)?;
+    }
+    let steps = RefCell::new(Steps::open(job.dir.join("steps.jsonl"), trainer.step)?);
+    let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
+    job.observer.begin("training", Some(total), "steps");
+    job.observer.advance(trainer.step);
+    let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {
+        steps.borrow_mut().push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
+        job.observer.advance(1);
+        if trainer.step.is_multiple_of(job.save_every) && trainer.step < total {
+            checkpoints.save(trainer)?;
+        }
+        Ok(())
+    };
+    let done = match data {
+        Data::Pairs { pairs, config, reference } => {
+            let reference = match reference {
+                Some(given) => Some(given),
+                None => checkpoints.reference(pairs.len())?,
+            };
+            dpo::run(
+                &mut trainer,
+                pairs,
+                config,
+                reference.as_deref(),
+                job.observer,
+                &mut |logps| checkpoints.keep_reference(logps),
+                &mut |trainer, step| after(trainer, serde_json::to_value(step)),
+            )
+        }
+        Data::Examples { examples, config } => {
+            sft::run(&mut trainer, examples, config, job.observer, &mut |trainer, step| {
+                after(trainer, serde_json::to_value(step))
             })
         }
     };
@@ -87,9 +144,8 @@ pub fn run(
         checkpoints.save(&trainer)?;
     }
     done?;
-    ctx.observer.end();
-    ctx.domain.save_model(next, &trainer.model.tensors(gpu)?)?;
-    checkpoints.remove()
+    job.observer.end();
+    Ok(trainer.model)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,13 +155,17 @@ struct Latest {
 }
 
 /// `train/`: state folders, and one small file that names the newest whole one.
-struct Checkpoints {
+pub struct Checkpoints {
     dir: PathBuf,
 }
 
 impl Checkpoints {
-    fn open(files: &RoundFiles) -> Result<Self> {
-        let dir = files.dir.join("train");
+    /// Those in `dir`, the folder of the training.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let dir = dir.join("train");
         std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
         Ok(Self { dir })
     }
@@ -153,7 +213,11 @@ impl Checkpoints {
         Ok(Some(bits.into_iter().map(logps).collect()))
     }
 
-    fn remove(self) -> Result<()> {
+    /// Removes them; call it once the model is written.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn remove(self) -> Result<()> {
         std::fs::remove_dir_all(&self.dir).map_err(Error::io(&self.dir))
     }
 }
@@ -218,7 +282,7 @@ mod tests {
     #[test]
     fn reference_log_probs_come_back_bit_for_bit() {
         let tmp = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::open(&RoundFiles { dir: tmp.path().into() }).unwrap();
+        let checkpoints = Checkpoints::open(tmp.path()).unwrap();
         assert_eq!(checkpoints.reference(1).unwrap(), None);
         let logps = [dpo::PairLogps { chosen: -0.1, rejected: -1.234_567_9e-20 }];
         checkpoints.keep_reference(&logps).unwrap();

@@ -40,17 +40,18 @@ impl Domain for WorldDomain {
         Ok(vec![text::NEWLINE, text::EOS])
     }
 
-    fn new_prompt(&self, written: &str) -> std::result::Result<String, String> {
-        match Task::parse(written) {
-            None => Err("not a task".into()),
-            Some(task) if tasks::is_held_out(&task.prompt) => Err("held out".into()),
+    fn new_prompt(&self, output: &Output) -> Result<(String, std::result::Result<String, String>)> {
+        let written = written(output);
+        let outcome = match Task::parse(&written) {
+            None => Err("not a task".to_owned()),
+            Some(task) if tasks::is_held_out(&task.prompt) => Err("held out".to_owned()),
             Some(task) => Ok(task.prompt),
-        }
+        };
+        Ok((written, outcome))
     }
 
     fn response(&self, output: &Output) -> Result<(String, Vec<u32>)> {
-        let ends = usize::from(output.stopped && !output.tokens.is_empty());
-        let y = cut(&text::decode(&output.tokens[..output.tokens.len() - ends]));
+        let y = cut(&written(output));
         let ids = text::completion(&y)?;
         Ok((y, ids))
     }
@@ -62,6 +63,12 @@ impl Domain for WorldDomain {
     fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
         world::save(dir, tensors)
     }
+}
+
+/// The text before the token that ended it.
+fn written(output: &Output) -> String {
+    let end = if output.stopped { output.tokens.len().saturating_sub(1) } else { output.tokens.len() };
+    text::decode(&output.tokens[..end])
 }
 
 /// The model's judgment by marks, as it was trained.
@@ -159,10 +166,14 @@ mod tests {
     #[test]
     fn only_fresh_tasks_are_new_prompts() {
         let domain = WorldDomain;
-        assert_eq!(domain.new_prompt("nonsense"), Err("not a task".into()));
-        assert_eq!(domain.new_prompt(&world::held_out()[0].prompt), Err("held out".into()));
+        let read = |line: &str| {
+            let tokens = text::encode(&format!("{line}\n")).unwrap();
+            domain.new_prompt(&Output { tokens, stopped: true, choice_p: vec![] }).unwrap().1
+        };
+        assert_eq!(read("nonsense"), Err("not a task".into()));
+        assert_eq!(read(&world::held_out()[0].prompt), Err("held out".into()));
         let mut rng = Stream::new(1, 1);
         let shot = domain.seed_shot(&mut rng).unwrap();
-        assert_eq!(domain.new_prompt(&shot), Ok(shot));
+        assert_eq!(read(&shot), Ok(shot));
     }
 }

@@ -1,9 +1,11 @@
 //! The world's model: shape, random start, folder, and the shipped seed weights M1.
 
-use crate::model::{Arch, NamedTensor, Rope};
+use crate::model::{Arch, NamedTensor, family};
 use crate::rng::{Stream, fnv};
+use crate::text::Text;
+use crate::weights::{self, ModelParts, ModelSource};
 use crate::{Error, Result};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::Path;
 
 const CONFIG: &str = include_str!("m1/config.json");
@@ -12,55 +14,16 @@ const TOKENIZER: &str = include_str!("m1/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("m1/tokenizer_config.json");
 const SEED_WEIGHTS: &[u8] = include_bytes!("m1/model.safetensors");
 
-/// The shape of the world's model: a Llama of 197,184 parameters, equal to `src/world/m1/config.json`.
+/// The shape of the world's model, a Llama of 197,184 parameters: `src/world/m1/config.json`.
+#[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
 pub fn arch() -> Arch {
-    let head_dim = 16;
-    Arch {
-        model_type: "llama".into(),
-        vocab_size: 128,
-        hidden_size: 64,
-        intermediate_size: 160,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 4,
-        head_dim,
-        max_position_embeddings: 128,
-        rms_norm_eps: 1e-5,
-        rope: Rope {
-            inv_freq: (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
-            scaling: 1.0,
-        },
-        tie_word_embeddings: true,
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        sliding_window: None,
-    }
+    let config: serde_json::Value = serde_json::from_str(CONFIG).expect("the embedded config.json is JSON");
+    family::arch(&config).expect("the embedded config.json is a Llama's")
 }
 
 /// Names and shapes of every parameter, `[out, in]`.
 pub fn parameters() -> Vec<(String, Vec<usize>)> {
-    let a = arch();
-    let (d, f) = (a.hidden_size, a.intermediate_size);
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![a.vocab_size, d])];
-    for l in 0..a.num_hidden_layers {
-        for (name, shape) in [
-            ("input_layernorm", vec![d]),
-            ("self_attn.q_proj", vec![d, d]),
-            ("self_attn.k_proj", vec![d, d]),
-            ("self_attn.v_proj", vec![d, d]),
-            ("self_attn.o_proj", vec![d, d]),
-            ("post_attention_layernorm", vec![d]),
-            ("mlp.gate_proj", vec![f, d]),
-            ("mlp.up_proj", vec![f, d]),
-            ("mlp.down_proj", vec![d, f]),
-        ] {
-            all.push((format!("model.layers.{l}.{name}.weight"), shape));
-        }
-    }
-    all.push(("model.norm.weight".to_owned(), vec![d]));
-    all
+    family::parameters(&arch())
 }
 
 /// Random weights: normal with variance 1 / fan-in, the two matrices that write into the residual stream smaller by
@@ -95,51 +58,34 @@ pub fn seed_model() -> Result<Vec<NamedTensor>> {
     tensors_of(SEED_WEIGHTS, Path::new("src/world/m1/model.safetensors"))
 }
 
-/// Writes a model folder that transformers and this program load: config.json, generation_config.json,
-/// tokenizer.json, tokenizer_config.json and model.safetensors. The folder appears whole or not at all.
+/// Writes a model folder that transformers and this program load. The folder appears whole or not at all.
 ///
 /// # Errors
-/// The folder exists already or cannot be written.
+/// Tensors that are not the world's; the folder cannot be written.
 pub fn save(dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
-    let views: Vec<(&str, TensorView)> = tensors
-        .iter()
-        .map(|t| {
-            TensorView::new(Dtype::F32, t.shape.clone(), bytemuck::cast_slice(&t.data))
-                .map(|view| (t.name.as_str(), view))
-                .map_err(|e| Error::Input(format!("tensor {}: {e}", t.name)))
-        })
-        .collect::<Result<_>>()?;
-    let meta = [("format".to_owned(), "pt".to_owned())].into();
-    let weights = safetensors::serialize(views, Some(meta)).map_err(|e| Error::file(dir, e.to_string()))?;
-    if dir.exists() {
-        return Err(Error::file(dir, "exists already; name another folder or remove it"));
-    }
-    let part = dir.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part).map_err(Error::io(&part))?;
-    }
-    std::fs::create_dir_all(&part).map_err(Error::io(&part))?;
-    for (name, content) in [
-        ("config.json", CONFIG.as_bytes()),
-        ("generation_config.json", GENERATION_CONFIG.as_bytes()),
-        ("tokenizer.json", TOKENIZER.as_bytes()),
-        ("tokenizer_config.json", TOKENIZER_CONFIG.as_bytes()),
-        ("model.safetensors", &weights),
-    ] {
-        let path = part.join(name);
-        std::fs::write(&path, content).map_err(Error::io(&path))?;
-        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io(&path))?;
-    }
-    std::fs::rename(&part, dir).map_err(Error::io(dir))
+    let json = |text: &str| serde_json::from_str(text).map_err(|e| Error::Input(format!("embedded file: {e}")));
+    let text = Text::from_json(TOKENIZER, json(TOKENIZER_CONFIG)?)?;
+    let (config, generation_config) = (json(CONFIG)?, json(GENERATION_CONFIG)?);
+    let parts = ModelParts {
+        config: &config,
+        generation_config: Some(&generation_config),
+        text: Some(&text),
+        tensors,
+        dtype: weights::Dtype::F32,
+    };
+    weights::save_model_parts(dir, &parts)
 }
 
 /// Reads the weights of a folder that [`save`] wrote.
 ///
 /// # Errors
-/// A missing or broken file, a tensor that is missing, misshapen or not f32.
+/// A missing or broken file; another shape than the world's.
 pub fn load(dir: &Path) -> Result<Vec<NamedTensor>> {
-    let path = dir.join("model.safetensors");
-    tensors_of(&std::fs::read(&path).map_err(Error::io(&path))?, &path)
+    let source = ModelSource::open(dir)?;
+    if source.arch != arch() {
+        return Err(Error::file(dir, "is not a model of the small world"));
+    }
+    source.tensors_f32()
 }
 
 fn tensors_of(bytes: &[u8], path: &Path) -> Result<Vec<NamedTensor>> {
@@ -163,22 +109,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn size_and_config_agree() {
+    fn the_shape_is_the_worlds() {
+        let a = arch();
+        assert_eq!((a.vocab_size, a.hidden_size, a.intermediate_size, a.num_hidden_layers), (128, 64, 160, 4));
+        assert_eq!((a.num_attention_heads, a.num_key_value_heads, a.head_dim), (4, 4, 16));
+        assert!(a.tie_word_embeddings && a.rope.inv_freq.len() == 8 && a.rms_norm_eps == 1e-5);
         let count: usize = parameters().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
         assert_eq!(count, 197_184);
-        let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-        let a = arch();
-        for (key, value) in [
-            ("vocab_size", a.vocab_size),
-            ("hidden_size", a.hidden_size),
-            ("intermediate_size", a.intermediate_size),
-            ("num_hidden_layers", a.num_hidden_layers),
-            ("num_attention_heads", a.num_attention_heads),
-            ("num_key_value_heads", a.num_key_value_heads),
-            ("max_position_embeddings", a.max_position_embeddings),
-        ] {
-            assert_eq!(config[key], value, "{key}");
-        }
     }
 
     #[test]
@@ -204,7 +141,7 @@ mod tests {
         let tensors = init(5);
         save(&dir, &tensors).unwrap();
         assert_eq!(load(&dir).unwrap(), tensors);
-        assert!(save(&dir, &tensors).unwrap_err().to_string().contains("exists already"));
+        assert_eq!(ModelSource::open(&dir).unwrap().stop_ids, [2, 10]);
         std::fs::write(dir.join("model.safetensors"), b"short").unwrap();
         assert!(load(&dir).unwrap_err().to_string().contains("model.safetensors"));
     }

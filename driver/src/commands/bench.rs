@@ -109,17 +109,18 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
 }
 
 fn list(app: &App, filter: Option<&str>) -> Result<()> {
-    let kernels: Vec<&Kernel> = ALL.iter().filter(|k| filter.is_none_or(|f| f == k.source.name)).collect();
+    let kernels: Vec<&Kernel> = ALL.iter().filter(|k| filter.is_none_or(|f| f == (k.source)().name)).collect();
     if kernels.is_empty() {
         bail!("no kernel is called '{}'; bench --list shows them", filter.unwrap_or_default());
     }
     let shapes = |k: &Kernel| (k.cases)().into_iter().filter(|c| c.timed).map(|c| c.name).collect::<Vec<_>>();
     if app.common.json {
-        let listed = |k: &&Kernel| serde_json::json!({"name": k.source.name, "about": k.about, "shapes": shapes(k)});
+        let listed =
+            |k: &&Kernel| serde_json::json!({"name": (k.source)().name, "about": k.about, "shapes": shapes(k)});
         return app.json(&kernels.iter().map(listed).collect::<Vec<_>>());
     }
     for kernel in kernels {
-        app.line(format!("{}: {}", kernel.source.name, kernel.about))?;
+        app.line(format!("{}: {}", (kernel.source)().name, kernel.about))?;
         for shape in shapes(kernel) {
             app.line(format!("  {shape}"))?;
         }

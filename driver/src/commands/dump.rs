@@ -9,7 +9,7 @@ use selfreward::recipe::records::read_json;
 use selfreward::text::Message;
 use selfreward::weights::{Dtype, ModelSource, write_file, write_safetensors};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 mod train;
 
@@ -114,9 +114,9 @@ fn tokens(app: &App, args: &TokensArgs) -> Result<()> {
 /// Reads token-id lists, checks them and the output's folder, and opens the model.
 fn open(
     app: &App,
-    model: &PathBuf,
-    tokens: &PathBuf,
-    out: &PathBuf,
+    model: &Path,
+    tokens: &Path,
+    out: &Path,
     pin: &Pin,
 ) -> Result<(Vec<Vec<u32>>, ModelSource, Gpu, Model)> {
     check_writable(out)?;

@@ -84,7 +84,7 @@ struct Answer<'a> {
     /// Keys the random numbers of this answer, together with the seed.
     id: String,
     prompt: &'a Prompt,
-    text: String,
+    response: String,
     prompt_tokens: usize,
     tokens: usize,
     /// Whether the model ended the answer itself, or a stop text did; otherwise it was cut.
@@ -137,7 +137,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                 sample,
                 id: format!("{:016x}", key(&ids[index], sample)),
                 prompt: &prompts[index],
-                text: answer,
+                response: answer,
                 prompt_tokens: ids[index].len(),
                 tokens: output.tokens.len(),
                 stopped: output.stopped || cut.is_some(),
@@ -152,7 +152,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     if args.out.is_none() {
         for answer in &answers {
-            app.line(&answer.text)?;
+            app.line(&answer.response)?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::judge::{
-    GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Template, Templates, Verdict, calibrate,
+    GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict, calibrate,
 };
 use selfreward::recipe::chat::ChatLanguage;
 use selfreward::recipe::metrics;
@@ -152,7 +152,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     for (i, mode) in args.mode.iter().enumerate() {
         let mut templates = Templates::default();
         if let (0, Some(text)) = (i, &own) {
-            replace(&mut templates, *mode, text);
+            templates.replace(*mode, text);
         }
         let settings = ModelJudgeSettings {
             samples: args.samples as usize,
@@ -176,18 +176,6 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     table(&agreement).print()?;
     Ok(())
-}
-
-/// Puts the user's own prompt in the place that a mode reads.
-fn replace(templates: &mut Templates, mode: Mode, text: &str) {
-    let template = Template::message(text);
-    match mode {
-        Mode::Sampled | Mode::Expected => templates.additive = template,
-        Mode::Criteria => templates.criteria = vec![template],
-        Mode::Yes => templates.yes = template,
-        Mode::Backward => templates.backward = template,
-        Mode::Marks => templates.marks.template = template,
-    }
 }
 
 fn agreement(mode: &'static str, scored: &[Scored]) -> Agreement {
@@ -251,5 +239,22 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let model = app.model(&gpu, &source)?;
     let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed, &app.progress)?;
     app.progress.clear();
-    app.json(&report)
+    if app.common.json {
+        return app.json(&report);
+    }
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let mut table = Table::new(&["mode", "right", "scored", "note"]);
+    for m in &report.modes {
+        let right = if m.unusable.is_none() { percent(m.reporting) } else { "-".into() };
+        table.row([m.mode.name().into(), right, percent(m.scored), m.unusable.clone().unwrap_or_default()]);
+    }
+    table.print()?;
+    app.line(format!("\nshare of answer pairs ordered right, of {} questions; chance is 50 %", report.questions))?;
+    if let Some(mode) = report.recommended {
+        app.line(format!("recommended: --mode {}", mode.name()))?;
+    }
+    if let Some(warning) = &report.warning {
+        app.line(format!("warning: {warning}"))?;
+    }
+    Ok(())
 }

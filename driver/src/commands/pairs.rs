@@ -3,7 +3,8 @@
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::recipe::pairs::{Choice, PairRule, Scored, choose};
-use selfreward::recipe::records::{Message, read_jsonl, write_jsonl};
+use selfreward::recipe::records::{read_jsonl, write_jsonl};
+use selfreward::text::Message;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -83,9 +84,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             Choice::Tie => report.ties += 1,
             Choice::TooFew => report.too_few += 1,
             Choice::Pair { chosen, rejected } => preferences.push(Preference {
-                prompt: Message::alone("user", prompt),
-                chosen: Message::alone("assistant", scored[chosen].text),
-                rejected: Message::alone("assistant", scored[rejected].text),
+                prompt: vec![Message::new("user", prompt)],
+                chosen: vec![Message::new("assistant", scored[chosen].text)],
+                rejected: vec![Message::new("assistant", scored[rejected].text)],
                 score_chosen: scored[chosen].score,
                 score_rejected: scored[rejected].score,
             }),

@@ -28,9 +28,9 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     let gpu = app.gpu()?;
-    selfreward::recipe::run::run(&gpu, &config, args.resume, &app.progress)?;
+    let status = selfreward::recipe::run::run(&gpu, &config, args.resume, &app.progress)?;
     app.progress.clear();
-    show(app, &run_folder::status(&config.run.out)?)
+    show(app, &status)
 }
 
 pub(crate) fn status(app: &App, args: &StatusArgs) -> Result<()> {

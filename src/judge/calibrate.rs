@@ -1,0 +1,204 @@
+//! Which judge mode orders answers best for a model: measured on a small shipped set of ranked answers.
+//!
+//! The mode is chosen on one half of the questions; what is reported of it comes from the other half.
+
+use super::{Engine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict};
+use crate::rng::fnv;
+use crate::{Error, Observer, Result};
+use serde::{Deserialize, Serialize};
+
+const SET: &str = include_str!("../../prompts/calibration.jsonl");
+
+/// A question with answers, best first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The question.
+    pub question: String,
+    /// Good, middling, bad.
+    pub answers: Vec<String>,
+}
+
+/// How a mode did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModeResult {
+    /// The mode.
+    pub mode: Mode,
+    /// Share of answer pairs ordered right on the half used for choosing; an equal or missing score counts as half right.
+    pub choosing: f64,
+    /// The same on the other half.
+    pub reporting: f64,
+    /// Share of answers that got a score.
+    pub scored: f64,
+    /// Why the mode cannot be used with this model; null when it can.
+    pub unusable: Option<String>,
+}
+
+/// The outcome of a calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Questions used.
+    pub questions: usize,
+    /// Every mode tried.
+    pub modes: Vec<ModeResult>,
+    /// The mode that did best on the choosing half; null when none can be used.
+    pub recommended: Option<Mode>,
+    /// Its agreement on the reporting half.
+    pub agreement: f64,
+    /// What to know before relying on it.
+    pub warning: Option<String>,
+}
+
+/// The shipped set.
+///
+/// # Errors
+/// The embedded file is broken, which only a faulty build can cause.
+pub fn ranked_set() -> Result<Vec<Ranked>> {
+    SET.lines()
+        .map(|line| serde_json::from_str(line).map_err(|e| Error::Input(format!("shipped calibration set: {e}"))))
+        .collect()
+}
+
+/// Measures every mode on the whole set.
+///
+/// # Errors
+/// As [`with`].
+pub fn run(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    seed: u64,
+    observer: &dyn Observer,
+) -> Result<Calibration> {
+    let settings = ModelJudgeSettings { seed, ..ModelJudgeSettings::default() };
+    with(engine, language, &settings, &Mode::ALL, 0, observer)
+}
+
+/// Measures `modes` on the first `questions` of the set (0: all).
+///
+/// # Errors
+/// Errors of the engine; a mode that does not suit the model's vocabulary is noted, not an error.
+pub fn with(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    settings: &ModelJudgeSettings,
+    modes: &[Mode],
+    questions: usize,
+    observer: &dyn Observer,
+) -> Result<Calibration> {
+    let mut set = ranked_set()?;
+    if questions > 0 {
+        set.truncate(questions);
+    }
+    let items: Vec<Item> = set
+        .iter()
+        .flat_map(|r| r.answers.iter().map(|a| Item { key: fnv(a.as_bytes()), question: &r.question, answer: a }))
+        .collect();
+    observer.begin("calibration", Some(modes.len() as u64), "modes");
+    let mut results = Vec::new();
+    for &mode in modes {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let judge = ModelJudge { mode, language, templates: Templates::default(), settings: settings.clone() };
+        let result = match judge.judge(engine, &items, observer) {
+            Ok(verdicts) => measure(mode, &set, &verdicts),
+            Err(Error::Input(why)) => {
+                ModeResult { mode, choosing: 0.0, reporting: 0.0, scored: 0.0, unusable: Some(why) }
+            }
+            Err(e) => return Err(e),
+        };
+        results.push(result);
+        observer.advance(1);
+    }
+    observer.end();
+    Ok(conclude(set.len(), results))
+}
+
+fn measure(mode: Mode, set: &[Ranked], verdicts: &[Verdict]) -> ModeResult {
+    let mut verdicts = verdicts.iter();
+    let (mut right, mut all) = ([0.0; 2], [0.0; 2]);
+    let (mut scored, mut answers) = (0, 0);
+    for (q, ranked) in set.iter().enumerate() {
+        let scores: Vec<Option<f64>> = verdicts.by_ref().take(ranked.answers.len()).map(|v| v.score).collect();
+        scored += scores.iter().flatten().count();
+        answers += scores.len();
+        for better in 0..scores.len() {
+            for worse in better + 1..scores.len() {
+                all[q % 2] += 1.0;
+                right[q % 2] += match (scores[better], scores[worse]) {
+                    (Some(b), Some(w)) if b > w => 1.0,
+                    (Some(b), Some(w)) if b < w => 0.0,
+                    _ => 0.5,
+                };
+            }
+        }
+    }
+    let share = |half: usize| if all[half] > 0.0 { right[half] / all[half] } else { 0.0 };
+    let scored = scored as f64 / answers.max(1) as f64;
+    ModeResult { mode, choosing: share(0), reporting: share(1), scored, unusable: None }
+}
+
+fn conclude(questions: usize, modes: Vec<ModeResult>) -> Calibration {
+    let best = modes.iter().filter(|m| m.unusable.is_none()).reduce(|a, b| if b.choosing > a.choosing { b } else { a });
+    let agreement = best.map_or(0.0, |m| m.reporting);
+    // Two standard errors of a fair coin thrown once a question: the pairs of one question hang together.
+    let clear = 0.5 + 1.0 / ((questions / 2).max(1) as f64).sqrt();
+    let warning = match best {
+        None => Some("no judge mode can be used with this model".to_owned()),
+        Some(m) if agreement < clear => Some(format!(
+            "the best mode, {}, orders {:.0} % of the pairs right, hardly more than chance; scores may mean nothing",
+            m.mode.name(),
+            agreement * 100.0
+        )),
+        Some(_) => None,
+    };
+    Calibration { questions, recommended: best.map(|m| m.mode), agreement, warning, modes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_set_is_whole() {
+        let set = ranked_set().unwrap();
+        assert!(set.len() >= 64, "{}", set.len());
+        for r in &set {
+            assert_eq!(r.answers.len(), 3, "{}", r.question);
+            let mut all: Vec<&String> = r.answers.iter().collect();
+            all.push(&r.question);
+            assert!(all.iter().all(|text| !text.trim().is_empty()), "{}", r.question);
+            all.sort();
+            all.dedup();
+            assert_eq!(all.len(), 4, "{}", r.question);
+        }
+        let mut questions: Vec<&String> = set.iter().map(|r| &r.question).collect();
+        questions.sort();
+        questions.dedup();
+        assert_eq!(questions.len(), set.len());
+        // A judge that only likes length must not look good.
+        let longer = set.iter().filter(|r| r.answers[0].len() > r.answers[2].len()).count();
+        assert!(longer * 10 < set.len() * 8, "{longer} of {}", set.len());
+    }
+
+    #[test]
+    fn modes_are_measured_and_one_is_chosen() {
+        let set = vec![Ranked { question: "q".into(), answers: ["a", "b", "c"].map(str::to_owned).to_vec() }; 2];
+        let verdicts =
+            |scores: [Option<f64>; 6]| scores.map(|s| s.map_or(Verdict::none("x"), |s| Verdict::of(s, 0))).to_vec();
+        let good = [Some(3.0), Some(2.0), Some(1.0), Some(1.0), Some(2.0), None];
+        let m = measure(Mode::Yes, &set, &verdicts(good));
+        // First question all right; second: a < b wrong, the other two have no score.
+        assert_eq!((m.choosing, m.reporting), (1.0, 1.0 / 3.0));
+        assert!((m.scored - 5.0 / 6.0).abs() < 1e-12);
+        let poor = measure(Mode::Expected, &set, &verdicts([Some(2.0); 6]));
+        assert_eq!(poor.choosing, 0.5);
+        let broken =
+            ModeResult { mode: Mode::Marks, choosing: 0.0, reporting: 0.0, scored: 0.0, unusable: Some("no".into()) };
+        let c = conclude(2, vec![poor, m, broken.clone()]);
+        assert_eq!((c.recommended, c.agreement), (Some(Mode::Yes), 1.0 / 3.0));
+        assert!(c.warning.is_some());
+        assert_eq!(conclude(64, vec![broken]).recommended, None);
+        let sure = ModeResult { mode: Mode::Yes, choosing: 0.9, reporting: 0.9, scored: 1.0, unusable: None };
+        assert_eq!(conclude(64, vec![sure]).warning, None);
+    }
+}

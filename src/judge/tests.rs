@@ -1,0 +1,247 @@
+//! Every mode against a scripted engine and a language of single letters.
+
+use super::*;
+use crate::generate::{Output, Request, Settings};
+use crate::model::score::Branch;
+use crate::{Error, Silent};
+use std::cell::RefCell;
+
+/// A token a character, but `Yes`, `No` and their spellings are one token each; id 0 ends an answer.
+struct Letters {
+    context: usize,
+}
+
+const WORDS: [&str; 6] = ["Yes", "No", "yes", "no", " Yes", " No"];
+
+impl Language for Letters {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if let Some(word) = WORDS.iter().position(|w| *w == text) {
+            return Ok(vec![1000 + word as u32]);
+        }
+        Ok(text.chars().map(u32::from).collect())
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(ids.iter().filter_map(|&id| char::from_u32(id)).collect())
+    }
+
+    fn ask(&self, message: &str) -> Result<Vec<u32>> {
+        self.encode(&format!("{message}\n>"))
+    }
+
+    fn raw(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(text)
+    }
+
+    fn stop(&self) -> &[u32] {
+        &[0]
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+}
+
+type Write = dyn Fn(&str, u64, &Settings) -> Output;
+type Score = dyn Fn(&str, &[u32]) -> Vec<f32>;
+
+/// Writes and scores as the closures say; remembers how many samples and branches it was asked for.
+struct Played<'a> {
+    write: &'a Write,
+    score: &'a Score,
+    asked: RefCell<Vec<usize>>,
+}
+
+impl Engine for Played<'_> {
+    fn generate(&mut self, requests: &[Request], settings: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+        self.asked.borrow_mut().push(requests.iter().map(|r| r.samples.len()).sum());
+        let text = |ids: &[u32]| Letters { context: 0 }.decode(ids).unwrap();
+        let answers = |r: &Request| r.samples.iter().map(|&id| (self.write)(&text(&r.prompt), id, settings)).collect();
+        Ok(requests.iter().map(answers).collect())
+    }
+
+    fn logps(&mut self, branches: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+        self.asked.borrow_mut().push(branches.len());
+        let text = |ids: &[u32]| Letters { context: 0 }.decode(ids).unwrap();
+        Ok(branches.iter().map(|b| b.completions.iter().map(|c| (self.score)(&text(&b.prompt), c)).collect()).collect())
+    }
+}
+
+fn judged(mode: Mode, write: &Write, score: &Score, context: usize) -> (Result<Vec<Verdict>>, Vec<usize>) {
+    let language = Letters { context };
+    let judge = ModelJudge {
+        mode,
+        language: &language,
+        templates: Templates::default(),
+        settings: ModelJudgeSettings { samples: 3, retries: 1, ..ModelJudgeSettings::default() },
+    };
+    let items = [
+        Item { key: 1, question: "Why is it good?", answer: "good" },
+        Item { key: 2, question: "Why is it bad?", answer: "bad" },
+    ];
+    let mut engine = Played { write, score, asked: RefCell::default() };
+    let verdicts = judge.judge(&mut engine, &items, &Silent);
+    (verdicts, engine.asked.into_inner())
+}
+
+fn no_write(_: &str, _: u64, _: &Settings) -> Output {
+    panic!("this mode writes nothing")
+}
+
+fn no_score(_: &str, _: &[u32]) -> Vec<f32> {
+    panic!("this mode reads no log-probs")
+}
+
+fn written(text: &str) -> Output {
+    let mut tokens: Vec<u32> = text.chars().map(u32::from).collect();
+    tokens.push(0);
+    Output { tokens, stopped: true, choice_p: vec![] }
+}
+
+#[test]
+fn sampled_averages_what_parses_and_draws_the_rest_again() {
+    let drawn = RefCell::new(0);
+    let write = |prompt: &str, _: u64, _: &Settings| {
+        assert!(prompt.contains("<response>"));
+        *drawn.borrow_mut() += 1;
+        // The first answer's verdicts: 4, nothing, 5, then (drawn again) 3. The second one's never parse.
+        match (prompt.contains("\ngood\n"), *drawn.borrow()) {
+            (true, 1) => written("Helpful. Score: 4"),
+            (true, 3) => written("Score: 5"),
+            (true, 7) => written("Score: 3"),
+            _ => written("No idea."),
+        }
+    };
+    let language = Letters { context: 10_000 };
+    let judge = ModelJudge {
+        mode: Mode::Sampled,
+        language: &language,
+        templates: Templates::default(),
+        settings: ModelJudgeSettings { samples: 3, retries: 1, ..ModelJudgeSettings::default() },
+    };
+    struct Once<'a, F>(&'a F, Vec<Vec<u64>>);
+    impl<F: Fn(&str, u64, &Settings) -> Output> Engine for Once<'_, F> {
+        fn generate(&mut self, requests: &[Request], s: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+            self.1.extend(requests.iter().map(|r| r.samples.clone()));
+            let text = |ids: &[u32]| Letters { context: 0 }.decode(ids).unwrap();
+            Ok(requests
+                .iter()
+                .map(|r| r.samples.iter().map(|&id| (self.0)(&text(&r.prompt), id, s)).collect())
+                .collect())
+        }
+        fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+            Err(Error::Input("unused".into()))
+        }
+    }
+    let items = [Item { key: 1, question: "q", answer: "good" }, Item { key: 2, question: "q", answer: "bad" }];
+    let mut engine = Once(&write, Vec::new());
+    let verdicts = judge.judge(&mut engine, &items, &Silent).unwrap();
+    assert_eq!((verdicts[0].score, verdicts[0].unparsed, verdicts[0].texts.len()), (Some(4.0), 1, 4));
+    assert_eq!(verdicts[0].status, "ok");
+    assert_eq!((verdicts[1].score, verdicts[1].unparsed), (None, 6));
+    assert!(verdicts[1].status.contains("no \"Score:\""));
+    // Three each, then one and three again, all with keys of their own.
+    assert_eq!(engine.1.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1, 3]);
+    let mut keys: Vec<u64> = engine.1.concat();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 10);
+}
+
+#[test]
+fn expected_is_the_mean_over_the_digits() {
+    let score = |prompt: &str, completion: &[u32]| {
+        assert!(prompt.ends_with("\n>Score: "), "{prompt:?}");
+        let digit = completion[0] - u32::from('0');
+        // 4 and 5 alike for the good one, nearly all mass on 1 for the bad one; the digits need not sum to 1.
+        let p: f32 = match (prompt.contains("\ngood\n"), digit) {
+            (true, 4 | 5) => 0.3,
+            (false, 1) => 0.6,
+            _ => 1e-9,
+        };
+        vec![p.ln()]
+    };
+    let (verdicts, asked) = judged(Mode::Expected, &no_write, &score, 10_000);
+    let scores: Vec<f64> = verdicts.unwrap().iter().map(|v| v.score.unwrap()).collect();
+    assert!((scores[0] - 4.5).abs() < 1e-3 && (scores[1] - 1.0).abs() < 1e-3, "{scores:?}");
+    assert_eq!(asked, [2]);
+}
+
+#[test]
+fn yes_sums_the_spellings() {
+    let score = |prompt: &str, completion: &[u32]| {
+        let word = WORDS[(completion[0] - 1000) as usize];
+        let yes = word.trim().eq_ignore_ascii_case("yes");
+        // Each of three spellings of yes and no: .2 against .1, or .05 against .1.
+        let p: f32 = if !yes {
+            0.1
+        } else if prompt.contains("Response: good") {
+            0.2
+        } else {
+            0.05
+        };
+        vec![p.ln()]
+    };
+    let (verdicts, _) = judged(Mode::Yes, &no_write, &score, 10_000);
+    let scores: Vec<f64> = verdicts.unwrap().iter().map(|v| v.score.unwrap()).collect();
+    assert!((scores[0] - 5.0 * 2.0 / 3.0).abs() < 1e-4 && (scores[1] - 5.0 / 3.0).abs() < 1e-4, "{scores:?}");
+}
+
+#[test]
+fn criteria_share_their_prefix_and_add_up() {
+    let score = |prompt: &str, completion: &[u32]| {
+        // The shared part ends where the five questions part; question and answer are in it.
+        assert!(prompt.contains("Response: ") && prompt.ends_with("only.\n"), "{prompt:?}");
+        let asked = Letters { context: 0 }.decode(&completion[..completion.len() - 1]).unwrap();
+        let yes = completion.last() == Some(&1000);
+        let met = prompt.contains("Response: good") || asked.contains("about what was asked");
+        let mut logps = vec![-9.0; completion.len()];
+        logps[completion.len() - 1] = if yes == met { -0.0001 } else { -30.0 };
+        logps
+    };
+    let (verdicts, _) = judged(Mode::Criteria, &no_write, &score, 10_000);
+    let scores: Vec<f64> = verdicts.unwrap().iter().map(|v| v.score.unwrap()).collect();
+    assert!((scores[0] - 5.0).abs() < 1e-6 && (scores[1] - 1.0).abs() < 1e-6, "{scores:?}");
+}
+
+#[test]
+fn backward_reads_the_question_from_the_answer() {
+    let score = |prompt: &str, completion: &[u32]| {
+        assert!(!prompt.contains("Why is it"), "the question must not be given away");
+        let each = if prompt.contains("\ngood\n") { -0.5 } else { -2.0 };
+        vec![each; completion.len()]
+    };
+    let (verdicts, _) = judged(Mode::Backward, &no_write, &score, 10_000);
+    let scores: Vec<f64> = verdicts.unwrap().iter().map(|v| v.score.unwrap()).collect();
+    assert!((scores[0] - 5.0 * (-0.5f64).exp()).abs() < 1e-6 && (scores[1] - 5.0 * (-2f64).exp()).abs() < 1e-6);
+}
+
+#[test]
+fn marks_add_their_probabilities() {
+    let write = |_: &str, key: u64, settings: &Settings| {
+        assert_eq!(settings.choices.len(), 5);
+        assert_eq!(settings.choices[0], [u32::from('R'), u32::from('-')]);
+        let choice_p = if key == 1 { vec![0.9, 0.9, 0.8, 0.7, 0.2] } else { vec![0.1; 5] };
+        let tokens = settings.choices.iter().zip(&choice_p).map(|(c, p)| c[usize::from(*p < 0.5)]).collect();
+        Output { tokens, stopped: false, choice_p }
+    };
+    let (verdicts, _) = judged(Mode::Marks, &write, &no_score, 10_000);
+    let verdicts = verdicts.unwrap();
+    assert!((verdicts[0].score.unwrap() - 3.5).abs() < 1e-6 && (verdicts[1].score.unwrap() - 0.5).abs() < 1e-6);
+    assert_eq!(verdicts[0].texts, ["RCUA-"]);
+}
+
+#[test]
+fn what_does_not_fit_or_is_not_finite_has_no_score() {
+    for mode in [Mode::Sampled, Mode::Marks] {
+        let verdicts = judged(mode, &no_write, &no_score, 20).0.unwrap();
+        assert!(verdicts.iter().all(|v| v.score.is_none() && v.status == "longer than the context"), "{mode:?}");
+    }
+    for mode in [Mode::Expected, Mode::Criteria, Mode::Yes, Mode::Backward] {
+        let verdicts = judged(mode, &no_write, &no_score, 20).0.unwrap();
+        assert!(verdicts.iter().all(|v| v.score.is_none() && v.status == "longer than the context"), "{mode:?}");
+        let nan = |_: &str, completion: &[u32]| vec![f32::NAN; completion.len()];
+        let verdicts = judged(mode, &no_write, &nan, 10_000).0.unwrap();
+        assert!(verdicts.iter().all(|v| v.score.is_none() && v.status.contains("not finite")), "{mode:?}");
+    }
+}

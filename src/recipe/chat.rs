@@ -1,0 +1,250 @@
+//! Real text models as a [`Domain`]: their tokenizer and chat template, instructions from a seed file.
+
+use super::config::PromptSection;
+use super::domain::Domain;
+use super::records::{SeedRecord, read_jsonl};
+use crate::generate::Output;
+use crate::gpu::Gpu;
+use crate::judge::Language;
+use crate::model::{Model, NamedTensor};
+use crate::rng::Stream;
+use crate::text::{Message, Text};
+use crate::weights::{ModelSource, save_model};
+use crate::{Error, Result};
+use std::path::Path;
+
+const SEEDS: &str = include_str!("../../prompts/seed.jsonl");
+const INVITATION: &str = include_str!("../../prompts/self_instruct.txt");
+
+/// The text of a model on disk.
+pub struct ChatLanguage<'a> {
+    text: &'a Text,
+    stop: &'a [u32],
+    /// Written in front of plain text, where the tokenizer's configuration says so.
+    bos: Option<u32>,
+    context: usize,
+}
+
+impl<'a> ChatLanguage<'a> {
+    /// The text of `source`. A model without a chat template is asked in plain words.
+    ///
+    /// # Errors
+    /// The model has no tokenizer.
+    pub fn new(source: &'a ModelSource) -> Result<Self> {
+        let text = source.text()?;
+        let adds_bos = text.tokenizer_config().get("add_bos_token").and_then(|v| v.as_bool()) == Some(true);
+        Ok(Self {
+            text,
+            stop: &source.stop_ids,
+            bos: text.bos().filter(|_| adds_bos),
+            context: source.arch.max_position_embeddings,
+        })
+    }
+}
+
+impl Language for ChatLanguage<'_> {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.text.encode(text)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.text.decode(ids)
+    }
+
+    fn ask(&self, message: &str) -> Result<Vec<u32>> {
+        match self.text.has_chat_template() {
+            true => self.text.encode_chat(&[Message::new("user", message)], true),
+            false => self.raw(&format!("Question: {message}\n\nAnswer:")),
+        }
+    }
+
+    fn raw(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.bos.into_iter().collect();
+        ids.extend(self.text.encode(text)?);
+        Ok(ids)
+    }
+
+    fn stop(&self) -> &[u32] {
+        self.stop
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+}
+
+/// A model that follows instructions.
+pub struct ChatDomain<'a> {
+    source: &'a ModelSource,
+    language: ChatLanguage<'a>,
+    seeds: Vec<String>,
+    section: PromptSection,
+}
+
+impl<'a> ChatDomain<'a> {
+    /// `source` gives the text and the configuration of every model of the run.
+    ///
+    /// # Errors
+    /// The model has no tokenizer; the seed file cannot be read, holds a line without `prompt`, an empty prompt, or none at all.
+    pub fn new(source: &'a ModelSource, section: &PromptSection) -> Result<Self> {
+        let path = &section.seed_file;
+        let records: Vec<SeedRecord> = if path.as_os_str().is_empty() {
+            SEEDS
+                .lines()
+                .map(|line| serde_json::from_str(line).map_err(|e| Error::Input(format!("shipped seed prompts: {e}"))))
+                .collect::<Result<_>>()?
+        } else {
+            read_jsonl(path)?
+        };
+        if let Some(at) = records.iter().position(|r| r.prompt.trim().is_empty()) {
+            return Err(Error::file(path, format!("record {}: the prompt is empty", at + 1)));
+        }
+        if records.is_empty() {
+            return Err(Error::file(path, "holds no prompts; a line looks like {\"prompt\": \"…\"}"));
+        }
+        let seeds = records.into_iter().map(|r| r.prompt).collect();
+        Ok(Self { source, language: ChatLanguage::new(source)?, seeds, section: section.clone() })
+    }
+
+    /// The instruction in the first line that was written, or why there is none.
+    fn instruction(&self, written: &str, ended: bool) -> std::result::Result<String, String> {
+        let written = written.trim_start();
+        let line = match written.split_once('\n') {
+            Some((line, _)) => line,
+            None if ended => written,
+            None => return Err("not finished".into()),
+        };
+        let line = line.trim().trim_matches('"').trim();
+        let chars = line.chars().count();
+        if chars < self.section.min_chars {
+            return Err("too short".into());
+        }
+        if chars > self.section.max_chars {
+            return Err("too long".into());
+        }
+        if line.contains('\u{fffd}') || !line.chars().any(char::is_alphabetic) {
+            return Err("not text".into());
+        }
+        let mut words = line.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase);
+        if words.any(|w| self.section.block.iter().any(|b| b.to_lowercase() == w)) {
+            return Err("blocked word".into());
+        }
+        Ok(line.to_owned())
+    }
+}
+
+impl Domain for ChatDomain<'_> {
+    fn language(&self) -> &dyn Language {
+        &self.language
+    }
+
+    fn seed_prompts(&self) -> &[String] {
+        &self.seeds
+    }
+
+    fn seed_shot(&self, rng: &mut Stream) -> Result<String> {
+        rng.choose(&self.seeds).cloned().ok_or_else(|| Error::Input("there are no seed prompts".into()))
+    }
+
+    fn invitation(&self, shots: &[String]) -> Result<Vec<u32>> {
+        // A line break inside an example would look like the start of the next one.
+        let shots: Vec<String> = shots.iter().map(|s| s.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let text = minijinja::Environment::new()
+            .render_str(INVITATION.trim_end_matches('\n'), minijinja::context! { shots })
+            .map_err(|e| Error::Input(format!("self-instruct template: {e:#}")))?;
+        self.language.raw(&text)
+    }
+
+    fn invitation_stop(&self) -> Result<Vec<u32>> {
+        let mut ids = self.language.stop().to_vec();
+        // Tokenizers differ in what they join a newline to; the text is cut at the first newline in any case.
+        for ending in ["\n", "\n\n", ".\n", "?\n", ".\n\n", "?\n\n"] {
+            if let [id] = self.language.encode(ending)?[..]
+                && !ids.contains(&id)
+            {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn new_prompt(&self, output: &Output) -> Result<(String, std::result::Result<String, String>)> {
+        let written = self.language.decode(&output.tokens)?;
+        let outcome = self.instruction(&written, output.stopped);
+        Ok((written, outcome))
+    }
+
+    fn response(&self, output: &Output) -> Result<(String, Vec<u32>)> {
+        Ok((self.language.decode(&output.tokens)?.trim().to_owned(), output.tokens.clone()))
+    }
+
+    fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model> {
+        let source = ModelSource::open(dir)?;
+        Model::from_tensors(gpu, &source.arch, source.tensors_f32()?)
+    }
+
+    fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
+        save_model(dir, self.source, tensors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world;
+
+    /// The world's folder is a chat model like any other.
+    fn with_domain(section: &PromptSection, check: impl FnOnce(Result<ChatDomain>)) {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("M1");
+        world::save(&dir, &world::init(0)).unwrap();
+        let source = ModelSource::open(&dir).unwrap();
+        check(ChatDomain::new(&source, section));
+    }
+
+    #[test]
+    fn the_worlds_folder_speaks_as_the_world_does() {
+        with_domain(&PromptSection::default(), |domain| {
+            let domain = domain.unwrap();
+            assert_eq!(domain.language.ask("upper: cab").unwrap(), world::text::question("upper: cab").unwrap());
+            assert_eq!(domain.language.encode("C{A}b").unwrap(), world::text::encode("C{A}b").unwrap());
+            assert_eq!(domain.language.stop(), [2, 10]);
+            let output = Output { tokens: vec![67, 65, 66, 2], stopped: true, choice_p: vec![] };
+            assert_eq!(domain.response(&output).unwrap(), ("CAB".into(), vec![67, 65, 66, 2]));
+            assert_eq!(domain.invitation_stop().unwrap(), [2, 10]);
+            let shots = ["First\nthing".to_owned(), "Second".to_owned()];
+            let text = world::text::decode(&domain.invitation(&shots).unwrap());
+            assert!(text.ends_with("Task 1: First thing\nTask 2: Second\nTask 3:"), "{text:?}");
+        });
+    }
+
+    #[test]
+    fn instructions_are_read_and_refused() {
+        with_domain(&PromptSection::default(), |domain| {
+            let domain = domain.unwrap();
+            assert!(domain.seed_prompts().len() >= 64);
+            let read = |text: &str, ended| domain.instruction(text, ended);
+            assert_eq!(read(" Name three kinds of bread.\nTask 4: x", false), Ok("Name three kinds of bread.".into()));
+            assert_eq!(read("\"Name three kinds of bread.\"", true), Ok("Name three kinds of bread.".into()));
+            assert_eq!(read("Name three kinds", false), Err("not finished".into()));
+            assert_eq!(read("Hi", true), Err("too short".into()));
+            assert_eq!(read(&"word ".repeat(100), true), Err("too long".into()));
+            assert_eq!(read("1 2 3 4 5 6 7 8 9", true), Err("not text".into()));
+            assert_eq!(read("Describe the Picture below.", true), Err("blocked word".into()));
+        });
+    }
+
+    #[test]
+    fn bad_seed_files_are_named() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("seeds.jsonl");
+        let section = PromptSection { seed_file: path.clone(), ..PromptSection::default() };
+        for (content, word) in [("", "no prompts"), ("{\"prompt\": \" \"}\n", "record 1"), ("{}\n", "line 1")] {
+            std::fs::write(&path, content).unwrap();
+            with_domain(&section, |domain| {
+                let e = domain.err().unwrap().to_string();
+                assert!(e.contains("seeds.jsonl") && e.contains(word), "{e}");
+            });
+        }
+    }
+}
