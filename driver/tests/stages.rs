@@ -1,0 +1,166 @@
+//! The stages of a round one by one, through the binary, with the small world's model: what one writes the next one reads,
+//! and every document holds to its schema.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what is wrong by panicking")]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use common::{schema, validate};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A model that reads and writes ASCII, 128 tokens at most.
+fn world() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1")
+}
+
+/// Runs with `--json` and returns the one document on stdout.
+fn document(args: &[&str]) -> Value {
+    let mut command = cargo_bin_cmd!("selfreward");
+    let output = command.args(args).arg("--json").assert().success().stderr("").get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn write(path: &Path, records: &[Value]) {
+    fs::write(path, records.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
+}
+
+#[track_caller]
+fn hold(name: &str, value: &Value) {
+    validate(&schema(name), value, name).unwrap();
+}
+
+#[test]
+fn generate_judge_pairs_and_dpo_follow_one_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let text = |name: &str| file(name).to_str().unwrap().to_owned();
+    let model = world().to_str().unwrap().to_owned();
+
+    write(&file("prompts.jsonl"), &[json!({"prompt": "upper: abc"}), json!({"prompt": "reverse: badge"})]);
+    let common = ["--max-new-tokens", "8", "--temperature", "1", "--seed", "3"];
+    let args = [
+        "generate",
+        "--model",
+        &model,
+        "--prompts",
+        &text("prompts.jsonl"),
+        "--raw",
+        "-n",
+        "4",
+        "--out",
+        &text("answers.jsonl"),
+    ];
+    let answers = document(&[&args[..], &common].concat());
+    assert_eq!(answers, Value::Array(lines(&file("answers.jsonl"))), "--json and --out say the same");
+    assert_eq!(answers.as_array().unwrap().len(), 8);
+    answers.as_array().unwrap().iter().for_each(|a| hold("generated", a));
+    let again = document(&[&args[..], &common].concat());
+    assert_eq!(answers, again, "the same seed gives the same answers");
+
+    // The shipped judge prompt is longer than this model's context.
+    fs::write(file("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
+    let (answers, template, scored) = (text("answers.jsonl"), text("judge.txt"), text("scored.jsonl"));
+    let report = document(&[
+        "judge",
+        "--model",
+        &model,
+        "--responses",
+        &answers,
+        "--mode",
+        "expected",
+        "--template",
+        &template,
+        "--out",
+        &scored,
+    ]);
+    hold("agreement", &report);
+    let verdicts = lines(&file("scored.jsonl"));
+    assert_eq!(verdicts.len(), 8);
+    verdicts.iter().for_each(|v| hold("judged", v));
+    assert_eq!(report[0]["scored"], 8);
+
+    let report = document(&["pairs", "--verdicts", &scored, "--out", &text("pairs.jsonl")]);
+    hold("pairs_report", &report);
+    let pairs = lines(&file("pairs.jsonl"));
+    assert_eq!(report["pairs"], pairs.len());
+    pairs.iter().for_each(|p| {
+        hold("preference", p);
+        assert!(p["score_chosen"].as_f64() > p["score_rejected"].as_f64());
+    });
+}
+
+#[test]
+fn pairs_take_the_best_against_the_worst_and_count_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scored, out) = (dir.path().join("scored.jsonl"), dir.path().join("pairs.jsonl"));
+    let verdict =
+        |prompt: &str, response: &str, score: Value| json!({"prompt": prompt, "response": response, "score": score});
+    write(
+        &scored,
+        &[
+            verdict("p", "good", json!(4.0)),
+            verdict("tie", "one", json!(2.0)),
+            verdict("p", "bad", json!(1.0)),
+            verdict("tie", "two", json!(2.0)),
+            verdict("p", "unread", Value::Null),
+            verdict("few", "alone", json!(3.0)),
+        ],
+    );
+    let report = document(&["pairs", "--verdicts", scored.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert_eq!(report, json!({"prompts": 3, "pairs": 1, "ties": 1, "too_few": 1}));
+    let pair = &lines(&out)[0];
+    assert_eq!((&pair["chosen"][0]["content"], &pair["rejected"][0]["content"]), (&json!("good"), &json!("bad")));
+}
+
+#[test]
+fn dpo_and_sft_write_models_that_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let model = world().to_str().unwrap().to_owned();
+    let pair = |chosen: &str, rejected: &str| json!({"prompt": "upper: abc", "chosen": chosen, "rejected": rejected});
+    write(&dir.path().join("pairs.jsonl"), &[pair("ABC", "abc"), pair("ABC", "CBA"), pair("ABC", "A")]);
+    let answer = |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion});
+    write(&dir.path().join("answers.jsonl"), &[answer("upper: abc", "ABC"), answer("double: ab", "aabb")]);
+    for (kind, data) in [("dpo", "pairs.jsonl"), ("sft", "answers.jsonl")] {
+        let (data, out) = (text(data), text(kind));
+        let report = document(&[
+            kind, "--model", &model, "--data", &data, "--out", &out, "--batch", "2", "--lr", "1e-3", "--epochs", "2",
+        ]);
+        hold("trained", &report);
+        assert_eq!(report["steps"], if kind == "dpo" { 4 } else { 2 });
+        assert!(!dir.path().join(format!("{kind}.part")).exists(), "{kind}: the working folder stays");
+        let answers = document(&[
+            "generate",
+            "--model",
+            &out,
+            "--prompt",
+            "upper: abc",
+            "--raw",
+            "--temperature",
+            "0",
+            "--max-new-tokens",
+            "4",
+        ]);
+        assert_eq!(answers.as_array().unwrap().len(), 1);
+        // A finished folder is left as it is.
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.args([kind, "--model", &model, "--data", &data, "--out", &out]).assert().code(1);
+    }
+}
+
+#[test]
+fn the_lists_of_kernels_hold_to_their_schema() {
+    let kernels = document(&["bench", "--list"]);
+    hold("kernels", &kernels);
+    assert!(kernels.as_array().unwrap().iter().any(|k| k["name"] == "matmul"));
+    hold("devices", &document(&["devices"]));
+    hold("check", &document(&["check", "--quick", "--kernel", "rows"]));
+}
