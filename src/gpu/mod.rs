@@ -61,7 +61,6 @@ struct Inner {
     variant: Variant,
     checked: bool,
     memory: Option<u64>,
-    timestamps: bool,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
     live: AtomicU64,
@@ -101,10 +100,9 @@ impl Gpu {
         } else {
             adapter.limits()
         };
-        let timestamps = !options.plain && adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
-            required_features: if timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() },
+            required_features: wgpu::Features::empty(),
             required_limits: limits.clone(),
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::Performance,
@@ -121,7 +119,6 @@ impl Gpu {
             variant,
             checked: options.checked,
             memory: options.memory,
-            timestamps,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
             live: AtomicU64::new(0),

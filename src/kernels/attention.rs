@@ -250,7 +250,9 @@ fn cases() -> Vec<Case> {
     all.push(Case::timed("forward 64x48 rows 4/4x16", |t| {
         let h = Heads { heads: 4, kv_heads: 4, head_dim: 16 };
         let mut forest = Forest::new();
-        (0..64).for_each(|_| drop(forest.leaf(&[0; 48])));
+        for _ in 0..64 {
+            forest.leaf(&[0; 48]);
+        }
         let mask = Mask::new(t.gpu, &forest, None)?;
         let (qkv, _) = head_matrix(t, 64 * 48, 12, 16)?;
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
@@ -260,7 +262,9 @@ fn cases() -> Vec<Case> {
     all.push(Case::timed("forward 4x256 rows 9/3x64", |t| {
         let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
         let mut forest = Forest::new();
-        (0..4).for_each(|_| drop(forest.leaf(&[0; 256])));
+        for _ in 0..4 {
+            forest.leaf(&[0; 256]);
+        }
         let mask = Mask::new(t.gpu, &forest, None)?;
         let (qkv, _) = head_matrix(t, 1024, 15, 64)?;
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
@@ -270,7 +274,9 @@ fn cases() -> Vec<Case> {
     all.push(Case::timed("backward 4x256 rows 9/3x64", |t| {
         let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
         let mut forest = Forest::new();
-        (0..4).for_each(|_| drop(forest.leaf(&[0; 256])));
+        for _ in 0..4 {
+            forest.leaf(&[0; 256]);
+        }
         let mask = Mask::new(t.gpu, &forest, None)?;
         let ((qkv, _), (d_o, _)) = (head_matrix(t, 1024, 15, 64)?, head_matrix(t, 1024, 9, 64)?);
         let out = forward(&mut t.rec, &qkv, h, &mask)?;

@@ -97,61 +97,49 @@ fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<
     Ok(branches.iter().map(|b| b.completions.iter().map(|c| take(c.len())).collect()).collect())
 }
 
-/// Logits `[len, V]` of each sequence, row-major.
+/// Logits `[len, V]` of one sequence, row-major.
 ///
 /// # Errors
 /// As [`logps`].
-pub fn logits(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-    sequences
-        .iter()
-        .enumerate()
-        .map(|(i, tokens)| {
-            let (forest, mask) = alone(gpu, model, i, tokens)?;
-            let mut rec = gpu.record();
-            let norm = run(&mut rec, model, &forest, &mask)?;
-            let logits = head::logits(&mut rec, model, &norm.y)?;
-            rec.submit()?;
-            gpu.download(&logits)
-        })
-        .collect()
+pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
+    let (forest, mask) = alone(gpu, model, tokens)?;
+    let mut rec = gpu.record();
+    let norm = run(&mut rec, model, &forest, &mask)?;
+    let logits = head::logits(&mut rec, model, &norm.y)?;
+    rec.submit()?;
+    gpu.download(&logits)
 }
 
-/// The residual stream of each sequence: `[sequence][layer]`, each `[len, D]` row-major; layer 0 is the embedding, the
-/// last one is after the final norm.
+/// The residual stream of one sequence before each layer, `[len, D]` row-major each; layer 0 is the embedding, the last
+/// one is after the final norm.
 ///
 /// # Errors
 /// As [`logps`].
-pub fn hidden(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<Vec<f32>>>> {
-    sequences
-        .iter()
-        .enumerate()
-        .map(|(i, tokens)| {
-            let (forest, mask) = alone(gpu, model, i, tokens)?;
-            let context = decoder::Context::Forest { mask: &mask, store: None };
-            let mut rec = gpu.record();
-            let token = gpu.vector(&forest.tokens)?;
-            let mut x = decoder::embed(&mut rec, model, &token, forest.len())?;
-            let (mut delta, mut streams) = (None::<Tensor>, Vec::new());
-            for layer in 0..model.arch.num_hidden_layers {
-                let (acts, out) = decoder::forward(&mut rec, model, layer, (&x, delta.as_ref()), &context)?;
-                streams.push(acts.input().clone());
-                x = acts.stream().clone();
-                delta = Some(out);
-            }
-            if let Some(d) = &delta {
-                streams.push(head::final_norm(&mut rec, model, &x, d)?.y);
-            }
-            rec.submit()?;
-            gpu.download_all(&streams.iter().collect::<Vec<_>>())
-        })
-        .collect()
-}
-
-fn alone(gpu: &Gpu, model: &Model, number: usize, tokens: &[u32]) -> Result<(Forest, Mask)> {
-    if tokens.is_empty() {
-        return Err(Error::Input(format!("sequence {number} is empty")));
+pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let (forest, mask) = alone(gpu, model, tokens)?;
+    let context = decoder::Context::Forest { mask: &mask, store: None };
+    let mut rec = gpu.record();
+    let token = gpu.vector(&forest.tokens)?;
+    let mut x = decoder::embed(&mut rec, model, &token, forest.len())?;
+    let (mut delta, mut streams) = (None::<Tensor>, Vec::new());
+    for layer in 0..model.arch.num_hidden_layers {
+        let (acts, out) = decoder::forward(&mut rec, model, layer, (&x, delta.as_ref()), &context)?;
+        streams.push(acts.input().clone());
+        x = acts.stream().clone();
+        delta = Some(out);
     }
-    model.check_tokens(&format!("sequence {number}"), tokens)?;
+    if let Some(d) = &delta {
+        streams.push(head::final_norm(&mut rec, model, &x, d)?.y);
+    }
+    rec.submit()?;
+    gpu.download_all(&streams.iter().collect::<Vec<_>>())
+}
+
+fn alone(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<(Forest, Mask)> {
+    if tokens.is_empty() {
+        return Err(Error::Input("an empty sequence has no logits".into()));
+    }
+    model.check_tokens("the sequence", tokens)?;
     let mut forest = Forest::new();
     forest.leaf(tokens);
     let mask = Mask::new(gpu, &forest, model.arch.sliding_window)?;

@@ -1,13 +1,16 @@
 //! Training: SFT and DPO on explicit backward passes, AdamW.
 
+mod batch;
 pub mod dpo;
 pub mod losses;
 pub mod sft;
+mod state;
 
-use crate::Result;
-use crate::gpu::Gpu;
-use crate::model::Model;
-use std::path::Path;
+use crate::gpu::{Gpu, Tensor};
+use crate::kernels::adamw::{self, Rates};
+use crate::kernels::rows;
+use crate::model::{Model, NamedTensor, decoder, params};
+use crate::{Error, Result};
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,11 +76,18 @@ impl LearningRate {
 
 /// A model in training: gradients and optimiser state beside the weights, all f32 on the GPU.
 pub struct Trainer<'a> {
-    _gpu: &'a Gpu,
+    gpu: &'a Gpu,
     /// The model whose weights move.
     pub model: Model,
     /// Optimiser steps taken so far.
     pub step: u64,
+    optimiser: Optimiser,
+    /// By parameter number, as all of these.
+    grads: Vec<Option<Tensor>>,
+    moment1: Vec<Option<Tensor>>,
+    moment2: Vec<Option<Tensor>>,
+    /// Partial sums of squares of all gradients.
+    parts: Tensor,
 }
 
 impl<'a> Trainer<'a> {
@@ -85,23 +95,72 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// Out of memory; a model with quantised weights.
-    pub fn new(gpu: &'a Gpu, model: Model, _optimiser: Optimiser) -> Result<Self> {
-        Ok(Self { _gpu: gpu, model, step: 0 })
+    pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
+        for weight in model.params.iter().flatten() {
+            weight.dense()?;
+        }
+        let grads = decoder::gradients(&model, gpu)?;
+        let parts = gpu.zeros(1, grads.iter().flatten().map(adamw::parts).sum())?;
+        let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
+        Ok(Self { gpu, model, step: 0, optimiser, grads, moment1, moment2, parts })
     }
 
-    /// Writes weights, moments and the step number into `dir` so that [`Trainer::load_state`] goes on bit for bit.
+    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes.
     ///
     /// # Errors
-    /// The folder cannot be written; GPU errors.
-    pub fn save_state(&self, _dir: &Path) -> Result<()> {
-        Err(crate::Error::Device("not built yet".into()))
+    /// GPU errors.
+    pub fn gradients(&self) -> Result<Vec<NamedTensor>> {
+        self.named(&self.grads)
     }
 
-    /// Reads what [`Trainer::save_state`] wrote.
-    ///
-    /// # Errors
-    /// A missing or broken file, tensors that do not fit the model.
-    pub fn load_state(&mut self, _dir: &Path) -> Result<()> {
-        Err(crate::Error::Device("not built yet".into()))
+    fn named(&self, tensors: &[Option<Tensor>]) -> Result<Vec<NamedTensor>> {
+        params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
+            Some(t) => self.gpu.download(t),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    /// Starts a step: all gradients become 0.
+    fn zero_gradients(&self) -> Result<()> {
+        let mut rec = self.gpu.record();
+        self.grads.iter().flatten().try_for_each(|g| rows::fill(&mut rec, g))?;
+        rec.submit()
+    }
+
+    /// Ends a step: clips by the global norm, moves the weights, gives the norm before clipping.
+    fn update(&mut self, lr: f32) -> Result<f64> {
+        let gpu = self.gpu;
+        let norm = gpu.empty(1, 2)?;
+        let mut rec = gpu.record();
+        let mut slot = 0;
+        for grad in self.grads.iter().flatten() {
+            adamw::square_sum(&mut rec, grad, &self.parts, slot)?;
+            slot += adamw::parts(grad);
+        }
+        adamw::clip(&mut rec, &self.parts, self.optimiser.max_grad_norm, &norm)?;
+        for p in 0..self.grads.len() {
+            let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moment1[p], &self.moment2[p]) else { continue };
+            let w = self.model.dense(p)?;
+            let decays = self.optimiser.decay_vectors || params::is_matrix(w);
+            let rates = Rates {
+                lr,
+                betas: self.optimiser.betas,
+                eps: self.optimiser.eps,
+                weight_decay: if decays { self.optimiser.weight_decay } else { 0.0 },
+                step: self.step + 1,
+            };
+            adamw::step(&mut rec, &rates, grad, &norm, [w, m, v])?;
+        }
+        rec.submit()?;
+        let norm = f64::from(gpu.download::<f32>(&norm)?[0]);
+        if !norm.is_finite() {
+            return Err(Error::NonFinite(format!(
+                "step {}: the gradient's norm is {norm}; no weight was changed. Lower the learning rate, or look for \
+                 broken records in this step's batch",
+                self.step + 1
+            )));
+        }
+        self.step += 1;
+        Ok(norm)
     }
 }

@@ -1,7 +1,12 @@
 //! Supervised fine-tuning: cross-entropy on the completion's tokens only.
 
 use super::Trainer;
-use crate::{Observer, Result};
+use super::batch::{self, Batch};
+use crate::layout::Forest;
+use crate::model::head::Wanted;
+use crate::model::score::predicted;
+use crate::rng::Stream;
+use crate::{Error, Observer, Result};
 
 /// One training record.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,8 +52,55 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Empty prompts or completions, ids outside the vocabulary; a non-finite loss or gradient (nothing is updated).
-    pub fn sft_step(&mut self, _groups: &[(&[Example], f32)], _lr: f32) -> Result<SftStep> {
-        Err(crate::Error::Device("not built yet".into()))
+    pub fn sft_step(&mut self, groups: &[(&[Example], f32)], lr: f32) -> Result<SftStep> {
+        let gpu = self.gpu;
+        let count = |examples: &[Example]| examples.iter().map(|e| e.completion.len()).sum::<usize>();
+        let sizes: Vec<usize> = groups.iter().map(|(e, _)| count(e)).collect();
+        let share = |g: usize| if sizes[g] == 0 { 0.0 } else { -groups[g].1 / sizes[g] as f32 };
+        let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
+        self.zero_gradients()?;
+        let most = batch::most_rows(gpu, &self.model.arch);
+        let all: Vec<(usize, &Example)> =
+            groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x))).collect();
+        let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, 0);
+        while first < all.len() {
+            let (mut forest, mut wanted, mut last) = (Forest::new(), Wanted::default(), first);
+            while last < all.len() {
+                let (group, e) = all[last];
+                let rows = e.prompt.len() + e.completion.len();
+                if last > first && forest.len() + rows > most {
+                    break;
+                }
+                if e.prompt.is_empty() || e.completion.is_empty() {
+                    return Err(Error::Input(format!("record {last}: an empty prompt or completion cannot be trained on")));
+                }
+                self.model.check_tokens(&format!("record {last}"), &[&e.prompt[..], &e.completion].concat())?;
+                forest.open(&e.prompt);
+                let node = forest.leaf(&e.completion);
+                forest.close();
+                wanted.entries.extend(predicted(&node, &e.completion, group as u32));
+                last += 1;
+            }
+            let micro = Batch::new(gpu, &self.model, &forest, &wanted)?;
+            let mut rec = gpu.record();
+            let tape = batch::forward(&mut rec, &self.model, &micro, true)?;
+            let logp = tape.scored.logp.clone();
+            batch::backward(&mut rec, self, &micro, tape, &coef)?;
+            rec.submit()?;
+            let sorted: Vec<f32> = gpu.download(&logp)?;
+            for (entry, at) in wanted.entries.iter().zip(&micro.lists.order) {
+                sums[entry.2 as usize] += f64::from(sorted[*at as usize]);
+            }
+            tokens += micro.rows as u64;
+            first = last;
+        }
+        let group_loss: Vec<f64> = sums.iter().zip(&sizes).map(|(s, n)| -s / (*n).max(1) as f64).collect();
+        let loss: f64 = group_loss.iter().zip(groups).map(|(l, (_, w))| l * f64::from(*w)).sum();
+        if !loss.is_finite() {
+            return Err(Error::NonFinite(format!("step {}: the loss is {loss}; no weight was changed", self.step + 1)));
+        }
+        let grad_norm = self.update(lr)?;
+        Ok(SftStep { step: self.step, loss, group_loss, grad_norm, learning_rate: f64::from(lr), tokens })
     }
 }
 
@@ -58,11 +110,35 @@ impl Trainer<'_> {
 /// # Errors
 /// As [`Trainer::sft_step`]; `Stopped` when the observer asks for it.
 pub fn run(
-    _trainer: &mut Trainer,
-    _data: &[Example],
-    _config: &SftConfig,
-    _observer: &dyn Observer,
-    _on_step: &mut dyn FnMut(&Trainer, &SftStep) -> Result<()>,
+    trainer: &mut Trainer,
+    data: &[Example],
+    config: &SftConfig,
+    observer: &dyn Observer,
+    on_step: &mut dyn FnMut(&Trainer, &SftStep) -> Result<()>,
 ) -> Result<()> {
-    Err(crate::Error::Device("not built yet".into()))
+    let per_epoch = data.len().div_ceil(config.batch.max(1));
+    let steps = per_epoch * config.epochs;
+    while (trainer.step as usize) < steps {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let at = trainer.step as usize;
+        let batch: Vec<Example> = order(data.len(), config.seed, at / per_epoch)
+            .into_iter()
+            .skip(at % per_epoch * config.batch)
+            .take(config.batch)
+            .map(|i| data[i].clone())
+            .collect();
+        let step = trainer.sft_step(&[(&batch, 1.0)], config.lr.at(at, steps))?;
+        observer.advance(1);
+        on_step(trainer, &step)?;
+    }
+    Ok(())
+}
+
+/// The order of `n` records in an epoch; one epoch of a single batch included.
+pub(super) fn order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    Stream::new(seed, 0x0DE7 + epoch as u64).shuffle(&mut all);
+    all
 }

@@ -20,9 +20,7 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) fn open_folder(folder: &Path) -> Result<Weights> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if single.exists() {
-        let mut weights = Weights::default();
-        add_file(&mut weights, &single, |_| true)?;
-        Ok(weights)
+        Weights::open_safetensors(&single)
     } else if index.exists() {
         open_sharded(folder, &index)
     } else {
@@ -32,6 +30,18 @@ pub(super) fn open_folder(folder: &Path) -> Result<Weights> {
             ""
         };
         Err(Error::file(folder, format!("has neither {SINGLE} nor {INDEX}{hint}")))
+    }
+}
+
+impl Weights {
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// A missing or broken file.
+    pub fn open_safetensors(path: &Path) -> Result<Weights> {
+        let mut weights = Weights::default();
+        add_file(&mut weights, path, |_| true)?;
+        Ok(weights)
     }
 }
 

@@ -1,0 +1,107 @@
+//! One micro-batch: its forest on the GPU, forward with what backward needs kept, and backward.
+
+use super::Trainer;
+use crate::gpu::{Gpu, Recorder, Tensor, pad4};
+use crate::kernels::attention::Mask;
+use crate::kernels::embedding::ByToken;
+use crate::kernels::rms_norm::Norm;
+use crate::layout::Forest;
+use crate::model::decoder::{self, Acts, Context};
+use crate::model::head::{self, Lists, Scored, Wanted};
+use crate::model::{Arch, Model, params};
+use crate::{Error, Result};
+
+/// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
+/// the backward pass grows with them.
+pub(super) fn most_rows(gpu: &Gpu, arch: &Arch) -> usize {
+    let rows = kept_budget(gpu) / kept_bytes(arch);
+    rows.clamp(512, 8192)
+}
+
+/// Bytes of activations that one row leaves for the backward pass.
+fn kept_bytes(arch: &Arch) -> usize {
+    let heads = params::heads(arch);
+    let wide = 4 * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(arch.intermediate_size);
+    4 * wide * arch.num_hidden_layers
+}
+
+/// Bytes of activations that may be kept.
+fn kept_budget(gpu: &Gpu) -> usize {
+    if gpu.info().software { 3 << 30 } else { 4 << 30 }
+}
+
+/// A forest with its targets, on the GPU.
+pub(super) struct Batch {
+    token: Tensor,
+    by_token: ByToken,
+    mask: Mask,
+    pub(super) lists: Lists,
+    pub(super) rows: usize,
+}
+
+impl Batch {
+    pub(super) fn new(gpu: &Gpu, model: &Model, forest: &Forest, wanted: &Wanted) -> Result<Batch> {
+        Ok(Batch {
+            token: gpu.vector(&forest.tokens)?,
+            by_token: ByToken::new(gpu, &forest.tokens)?,
+            mask: Mask::new(gpu, forest, model.arch.sliding_window)?,
+            lists: wanted.upload(gpu)?,
+            rows: forest.len(),
+        })
+    }
+}
+
+/// What one block left: everything, or its input alone, from which forward runs again (the same launches, so the same
+/// bits).
+enum Kept {
+    All(Box<Acts>),
+    Input(Tensor),
+}
+
+/// What a forward pass leaves for the backward one.
+pub(super) struct Tape {
+    blocks: Vec<Kept>,
+    norm: Norm,
+    pub(super) scored: Scored,
+}
+
+/// Log-probs of the batch's entries; `keep` says whether a backward pass follows.
+pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: bool) -> Result<Tape> {
+    let gpu = rec.gpu();
+    let context = Context::Forest { mask: &batch.mask, store: None };
+    let all = keep && batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu);
+    let mut x = decoder::embed(rec, model, &batch.token, batch.rows)?;
+    let (mut delta, mut blocks) = (None::<Tensor>, Vec::new());
+    for layer in 0..model.arch.num_hidden_layers {
+        let (acts, out) = decoder::forward(rec, model, layer, (&x, delta.as_ref()), &context)?;
+        x = acts.stream().clone();
+        delta = Some(out);
+        if all {
+            blocks.push(Kept::All(Box::new(acts)));
+        } else if keep {
+            blocks.push(Kept::Input(acts.input().clone()));
+        }
+    }
+    let Some(delta) = delta else { return Err(Error::Input("a model without layers".into())) };
+    let norm = head::final_norm(rec, model, &x, &delta)?;
+    let scored = head::logps(rec, model, &norm, &batch.lists)?;
+    Ok(Tape { blocks, norm, scored })
+}
+
+/// Adds the gradients of Σ coef[sequence] · logp to the trainer's.
+pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tape: Tape, coef: &Tensor) -> Result<()> {
+    let (model, grads) = (&trainer.model, &trainer.grads[..]);
+    let dh = rec.gpu().empty(batch.rows, model.arch.hidden_size)?;
+    let Tape { blocks, norm, scored } = tape;
+    head::backward(rec, model, grads, (&norm, &batch.lists, &scored), coef, &dh)?;
+    drop((norm, scored));
+    let context = Context::Forest { mask: &batch.mask, store: None };
+    for (layer, kept) in blocks.into_iter().enumerate().rev() {
+        let acts = match kept {
+            Kept::All(acts) => *acts,
+            Kept::Input(x) => decoder::forward(rec, model, layer, (&x, None), &context)?.0,
+        };
+        decoder::backward(rec, model, grads, layer, &acts, &batch.mask, &dh)?;
+    }
+    decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
+}

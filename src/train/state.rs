@@ -1,0 +1,64 @@
+//! The state of a training on disk: weights, moments, step number; going on from it gives the same bits.
+
+use super::Trainer;
+use crate::gpu::Tensor;
+use crate::kernels::matmul::Weight;
+use crate::model::{NamedTensor, params};
+use crate::weights::{Dtype, Weights, write_file, write_safetensors};
+use crate::{Error, Result};
+use std::path::Path;
+
+const FILES: [&str; 3] = ["weights.safetensors", "moment1.safetensors", "moment2.safetensors"];
+const STEP: &str = "trainer.json";
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Step {
+    step: u64,
+}
+
+impl Trainer<'_> {
+    /// Writes weights, moments and the step number into `dir` so that [`Trainer::load_state`] goes on bit for bit. The
+    /// step number is written last: a folder without it is unfinished.
+    ///
+    /// # Errors
+    /// The folder cannot be written; GPU errors.
+    pub fn save_state(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let all = [self.model.tensors(self.gpu)?, self.named(&self.moment1)?, self.named(&self.moment2)?];
+        for (name, tensors) in FILES.iter().zip(&all) {
+            write_safetensors(&dir.join(name), tensors, Dtype::F32)?;
+        }
+        let text = serde_json::to_vec(&Step { step: self.step }).map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
+        write_file(&dir.join(STEP), &text)
+    }
+
+    /// Reads what [`Trainer::save_state`] wrote.
+    ///
+    /// # Errors
+    /// A missing or broken file, tensors that do not fit the model.
+    pub fn load_state(&mut self, dir: &Path) -> Result<()> {
+        let file = dir.join(STEP);
+        let text = std::fs::read(&file).map_err(Error::io(&file))?;
+        let step: Step = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
+        let read = |name: &str| -> Result<Vec<Option<Weight>>> {
+            let weights = Weights::open_safetensors(&dir.join(name))?;
+            let tensors = weights
+                .names()
+                .iter()
+                .map(|n| {
+                    let view = weights.get(n)?;
+                    Ok(NamedTensor { name: n.clone(), shape: view.shape.to_vec(), data: view.to_f32() })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            params::upload(self.gpu, &self.model.arch, tensors)
+        };
+        let [weights, first, second] = [read(FILES[0])?, read(FILES[1])?, read(FILES[2])?];
+        let dense = |all: Vec<Option<Weight>>| -> Result<Vec<Option<Tensor>>> {
+            all.iter().map(|w| w.as_ref().map(|w| w.dense().cloned()).transpose()).collect()
+        };
+        (self.moment1, self.moment2) = (dense(first)?, dense(second)?);
+        self.model.params = weights;
+        self.step = step.step;
+        Ok(())
+    }
+}
