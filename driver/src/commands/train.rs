@@ -3,7 +3,7 @@
 use crate::app::{App, check_writable};
 use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::model::score;
 use selfreward::recipe::records::{read_json, write_json};
@@ -208,6 +208,10 @@ impl Start {
         let mut name = args.out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let work = args.out.with_file_name(name);
+        // Without a checkpoint there is nothing that could go on.
+        if work.exists() && !work.join("train/latest.json").exists() {
+            std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
+        }
         if work.exists() && !args.resume {
             bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
         }
