@@ -6,7 +6,7 @@ struct Params {
     cols: u32,        // V
     ld: u32,
     seen_ld: u32,     // words of `seen` a row
-    out_ld: u32,      // most tokens of an answer
+    out_ld: u32,
     identity: u32,    // 1: row b has logits b; 0: logits info[b].z
     stops: u32,
     top_k: u32,       // 0 off
@@ -31,7 +31,7 @@ fn unkey(k: u32) -> f32 {
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;         // [R, V]
-@group(0) @binding(2) var<storage, read> info: array<vec4u>;         // [B] (record id low, high, logits row, 0)
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;         // [B] (record id low, high, logits row, most tokens)
 @group(0) @binding(3) var<storage, read_write> seen: array<u32>;     // [B, V / 32] bits of tokens in prompt and answer
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;    // [B]
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;      // [B]
@@ -148,7 +148,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         pos[b] += 1u;
         out[b * p.out_ld + count] = chosen;
         seen[b * p.seen_ld + chosen / 32u] |= 1u << (chosen % 32u);
-        var running = select(0u, 1u, count + 1u < p.out_ld);
+        var running = select(0u, 1u, count + 1u < info[b].w);
         for (var i = 0u; i < p.stops; i++) {
             running = select(running, 0u, p.stop[i / 4u][i % 4u] == chosen);
         }
@@ -198,7 +198,7 @@ fn search(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: f32
 // Answers of a fixed form: token number i is the likelier of choice[i] (the first on a tie); p is its share.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;           // [R, V]
-@group(0) @binding(2) var<storage, read> info: array<vec4u>;           // [B] (record id low, high, logits row, 0)
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;           // [B] (record id low, high, logits row, most tokens)
 @group(0) @binding(3) var<storage, read> choice: array<vec2u>;         // [most tokens]
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;      // [B]
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;        // [B]
@@ -220,5 +220,5 @@ fn choose(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
     pos[b] += 1u;
     out[b * p.out_ld + count] = chosen;
     share[b * p.out_ld + count] = 1.0 / (1.0 + exp(gap));
-    state[b] = vec2u(count + 1u, select(0u, 1u, count + 1u < p.out_ld));
+    state[b] = vec2u(count + 1u, select(0u, 1u, count + 1u < info[b].w));
 }

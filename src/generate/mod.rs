@@ -1,8 +1,10 @@
 //! Generation: many sequences at once, the token loop on the GPU, prefixes shared.
 
+mod wave;
+
 use crate::gpu::Gpu;
 use crate::model::Model;
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result};
 
 /// How a token is drawn. The steps apply in the order of the fields, repetition penalty first.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,16 +63,21 @@ pub struct Output {
     pub choice_p: Vec<f32>,
 }
 
-/// Generates answers of one model; keeps its KV arena and pipelines between calls.
+/// Generates answers of one model.
 pub struct Generator<'a> {
-    _gpu: &'a Gpu,
-    _model: &'a Model,
+    gpu: &'a Gpu,
+    model: &'a Model,
 }
 
+/// Sequences and prompt tokens of one wave. Its composition depends on the requests alone, so that a rerun computes the
+/// same bits.
+const WAVE_SEQUENCES: usize = 1024;
+const WAVE_TOKENS: usize = 16_384;
+
 impl<'a> Generator<'a> {
-    /// A generator for `model`. Memory is taken at the first [`Generator::run`].
+    /// A generator for `model`. Memory is taken while [`Generator::run`] runs.
     pub fn new(gpu: &'a Gpu, model: &'a Model) -> Self {
-        Self { _gpu: gpu, _model: model }
+        Self { gpu, model }
     }
 
     /// Answers every request; the result is `[request][sample]`. `on_token(request, sample, token)` is called for each
@@ -81,11 +88,63 @@ impl<'a> Generator<'a> {
     /// `Stopped` when the observer asks for it.
     pub fn run(
         &mut self,
-        _requests: &[Request],
-        _settings: &Settings,
-        _observer: &dyn Observer,
-        _on_token: &mut dyn FnMut(usize, usize, u32),
+        requests: &[Request],
+        settings: &Settings,
+        observer: &dyn Observer,
+        on_token: &mut dyn FnMut(usize, usize, u32),
     ) -> Result<Vec<Vec<Output>>> {
-        Err(crate::Error::Device("not built yet".into()))
+        for (i, r) in requests.iter().enumerate() {
+            self.check(i, r, settings)?;
+        }
+        let mut all = Vec::with_capacity(requests.len());
+        let mut first = 0;
+        while first < requests.len() {
+            let (mut last, mut sequences, mut tokens) = (first, 0, 0);
+            while last < requests.len() {
+                let r = &requests[last];
+                (sequences, tokens) = (sequences + r.samples.len(), tokens + r.prompt.len());
+                if last > first && (sequences > WAVE_SEQUENCES || tokens > WAVE_TOKENS) {
+                    break;
+                }
+                last += 1;
+            }
+            let wave = &requests[first..last];
+            all.extend(wave::run(self.gpu, self.model, wave, settings, observer, &mut |r, s, t| {
+                on_token(first + r, s, t);
+            })?);
+            first = last;
+        }
+        Ok(all)
+    }
+
+    fn check(&self, number: usize, request: &Request, settings: &Settings) -> Result<()> {
+        let what = format!("prompt {number}");
+        if request.prompt.is_empty() {
+            return Err(Error::Input(format!("{what} is empty")));
+        }
+        self.model.check_tokens(&what, &request.prompt)?;
+        let most = self.model.arch.max_position_embeddings;
+        if request.prompt.len() >= most {
+            return Err(Error::Input(format!(
+                "{what} has {} tokens, which leaves no room for an answer in the model's context of {most}",
+                request.prompt.len()
+            )));
+        }
+        if settings.max_new_tokens == 0 {
+            return Err(Error::Input("max_new_tokens is 0; nothing would be generated".into()));
+        }
+        let s = &settings.sampling;
+        let sane = s.temperature >= 0.0
+            && s.temperature.is_finite()
+            && (0.0..=1.0).contains(&s.top_p)
+            && (0.0..=1.0).contains(&s.min_p)
+            && s.repetition_penalty > 0.0
+            && s.repetition_penalty.is_finite();
+        if !sane {
+            return Err(Error::Input(format!(
+                "sampling settings out of range: {s:?}; temperature ≥ 0, top-p and min-p in 0..=1, repetition penalty > 0"
+            )));
+        }
+        Ok(())
     }
 }

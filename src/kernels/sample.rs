@@ -28,7 +28,7 @@ pub const MOST_STOPS: usize = 16;
 /// The rows being generated, on the GPU.
 #[derive(Clone)]
 pub struct State {
-    /// (record id low, high, logits row, 0) of each row, `[B, 4]`.
+    /// (record id low, high, logits row, most tokens) of each row, `[B, 4]`.
     pub info: Tensor,
     /// Bits of the tokens in prompt and answer, `[B, V / 32]`.
     pub seen: Tensor,
@@ -78,7 +78,6 @@ fn params(
 }
 
 /// Draws a token for each of `rows` rows and moves them on. Row b has logits row b, or (not `identity`) `info[b].z`.
-/// `out` must be `most tokens` wide in memory, that is a multiple of 4; the limit is its width.
 ///
 /// # Errors
 /// Too many stop tokens.
@@ -222,7 +221,7 @@ fn cases() -> Vec<Case> {
                     bits[i / v * words + i % v / 32] |= 1 << (i % v % 32);
                 }
                 let info: Vec<u32> =
-                    ids.iter().enumerate().flat_map(|(b, id)| [*id as u32, (*id >> 32) as u32, b as u32, 0]).collect();
+                    ids.iter().enumerate().flat_map(|(b, id)| [*id as u32, (*id >> 32) as u32, b as u32, out_len as u32]).collect();
                 let mut start: Vec<u32> = (0..rows as u32).flat_map(|b| [b % 7, 1]).collect();
                 start[0] = 7;
                 let state = State {
@@ -265,7 +264,7 @@ fn cases() -> Vec<Case> {
     all.push(Case::new("choose 9x33", 1e-6, |t| {
         let (logits, host) = t.matrix(9, 33)?;
         let pairs: Vec<[u32; 2]> = (0..4).map(|i| [i * 3 + 1, i * 5 + 2]).collect();
-        let info: Vec<u32> = (0..9u32).flat_map(|b| [b, 0, 8 - b, 0]).collect();
+        let info: Vec<u32> = (0..9u32).flat_map(|b| [b, 0, 8 - b, 4]).collect();
         let start: Vec<u32> = (0..9u32).flat_map(|b| [b % 4, 1]).collect();
         let state = State {
             info: t.gpu.upload(9, 4, &info)?,

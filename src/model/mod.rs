@@ -1,13 +1,19 @@
 //! The decoder: one implementation for every family, forward and backward beside one another.
 
 pub mod arch;
+pub(crate) mod decoder;
 pub mod family;
+pub(crate) mod head;
+pub(crate) mod params;
 pub mod score;
 
 pub use arch::{Arch, Rope};
 
-use crate::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Tensor};
+use crate::kernels::matmul::Weight;
+use crate::kernels::rope;
+use crate::weights::ModelSource;
+use crate::{Error, Result};
 
 /// One named parameter on the host, in Hugging Face's name, shape and row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,22 +30,72 @@ pub struct NamedTensor {
 pub struct Model {
     /// Its shape.
     pub arch: Arch,
+    /// By number (`params`); None where this architecture has no such parameter.
+    pub(crate) params: Vec<Option<Weight>>,
+    /// cos and sin by position.
+    pub(crate) angle: Tensor,
 }
 
 impl Model {
+    fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
+        let angle = rope::angles(gpu, &arch.rope, arch.max_position_embeddings)?;
+        Ok(Model { arch: arch.clone(), params, angle })
+    }
+
     /// A model with f32 weights from named tensors (every parameter of `arch`, once).
     ///
     /// # Errors
     /// A missing, surplus or wrongly shaped tensor; a non-finite value; out of memory.
-    pub fn from_tensors(_gpu: &Gpu, arch: &Arch, _tensors: Vec<NamedTensor>) -> Result<Model> {
-        Ok(Model { arch: arch.clone() })
+    pub fn from_tensors(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Model> {
+        Self::with(gpu, arch, params::upload(gpu, arch, tensors)?)
+    }
+
+    /// A model from disk for inference: 4- and 8-bit blocks stay quantised, all else becomes f32.
+    ///
+    /// # Errors
+    /// As [`Model::from_tensors`].
+    pub fn load(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        Self::with(gpu, &source.arch, params::load(gpu, source)?)
+    }
+
+    /// A model from disk with all weights in f32, for training.
+    ///
+    /// # Errors
+    /// As [`Model::from_tensors`].
+    pub fn load_f32(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        Self::from_tensors(gpu, &source.arch, source.tensors_f32()?)
     }
 
     /// All parameters, dequantised to f32, in the family's order.
     ///
     /// # Errors
     /// GPU errors.
-    pub fn tensors(&self, _gpu: &Gpu) -> Result<Vec<NamedTensor>> {
-        Err(crate::Error::Device("not built yet".into()))
+    pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
+        params::download(gpu, &self.arch, |p| match &self.params[p] {
+            Some(w) => params::values(gpu, w),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    /// A parameter that this architecture has.
+    pub(crate) fn weight(&self, param: usize) -> Result<&Weight> {
+        self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
+    }
+
+    /// A parameter in f32.
+    pub(crate) fn dense(&self, param: usize) -> Result<&Tensor> {
+        self.weight(param)?.dense()
+    }
+
+    /// Refuses token ids that the model does not know and paths longer than its context.
+    pub(crate) fn check_tokens(&self, what: &str, tokens: &[u32]) -> Result<()> {
+        let (v, most) = (self.arch.vocab_size, self.arch.max_position_embeddings);
+        if let Some(id) = tokens.iter().find(|t| **t as usize >= v) {
+            return Err(Error::Input(format!("{what}: token id {id} is outside the vocabulary of {v}")));
+        }
+        if tokens.len() > most {
+            return Err(Error::Input(format!("{what}: {} tokens, the model's context is {most}", tokens.len())));
+        }
+        Ok(())
     }
 }

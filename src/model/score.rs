@@ -1,8 +1,12 @@
-//! Log-probs of given text, without generating.
+//! Numbers of given text, without generating: log-probs, logits, the residual stream.
 
-use super::Model;
-use crate::gpu::Gpu;
-use crate::{Observer, Result};
+use super::head::{self, Wanted};
+use super::{Model, decoder};
+use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::kernels::attention::Mask;
+use crate::kernels::rms_norm::Norm;
+use crate::layout::{Forest, Node};
+use crate::{Error, Observer, Result};
 
 /// A prompt with the continuations whose tokens are to be scored; the prompt is computed once.
 #[derive(Clone, Debug)]
@@ -13,10 +17,143 @@ pub struct Branch {
     pub completions: Vec<Vec<u32>>,
 }
 
+/// Rows of one pass: as many as keep a pass short on a slow device.
+const ROWS: usize = 4096;
+
+/// Entries (row, target, sequence) of a node's tokens: each is predicted by the row before it.
+pub(crate) fn predicted(node: &Node, tokens: &[u32], sequence: u32) -> Vec<(u32, u32, u32)> {
+    let before = |i: usize| if i == 0 { node.before } else { Some(node.first + i - 1) };
+    tokens.iter().enumerate().filter_map(|(i, t)| Some((before(i)? as u32, *t, sequence))).collect()
+}
+
+/// The final norm of a whole forest; nothing of the blocks is kept.
+pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, mask: &Mask) -> Result<Norm> {
+    let gpu = rec.gpu();
+    let token = gpu.vector(&forest.tokens)?;
+    let context = decoder::Context::Forest { mask, store: None };
+    let mut x = decoder::embed(rec, model, &token, forest.len())?;
+    let mut delta = None;
+    for layer in 0..model.arch.num_hidden_layers {
+        let (acts, out) = decoder::forward(rec, model, layer, (&x, delta.as_ref()), &context)?;
+        x = acts.stream().clone();
+        delta = Some(out);
+    }
+    match delta {
+        Some(d) => head::final_norm(rec, model, &x, &d),
+        None => Err(Error::Input("a model without layers".into())),
+    }
+}
+
 /// Log-probs `[branch][completion][token]`: each completion token given the prompt and what precedes it.
 ///
 /// # Errors
 /// Empty prompts or completions, ids outside the vocabulary, more tokens than the context; GPU errors.
-pub fn logps(_gpu: &Gpu, _model: &Model, _branches: &[Branch], _observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
-    Err(crate::Error::Device("not built yet".into()))
+pub fn logps(gpu: &Gpu, model: &Model, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut all: Vec<Vec<Vec<f32>>> = Vec::new();
+    let size = |b: &Branch| b.prompt.len() + b.completions.iter().map(Vec::len).sum::<usize>();
+    let mut first = 0;
+    while first < branches.len() {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let mut last = first;
+        let mut rows = 0;
+        while last < branches.len() && (last == first || rows + size(&branches[last]) <= ROWS) {
+            rows += size(&branches[last]);
+            last += 1;
+        }
+        all.extend(pass(gpu, model, &branches[first..last], first)?);
+        observer.advance((last - first) as u64);
+        first = last;
+    }
+    Ok(all)
+}
+
+fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut forest = Forest::new();
+    let mut wanted = Wanted::default();
+    for (i, branch) in branches.iter().enumerate() {
+        let name = format!("text {}", number + i);
+        if branch.prompt.is_empty() || branch.completions.iter().any(Vec::is_empty) {
+            return Err(Error::Input(format!("{name}: an empty prompt or completion has no log-probs")));
+        }
+        forest.open(&branch.prompt);
+        for completion in &branch.completions {
+            model.check_tokens(&name, &[&branch.prompt[..], completion].concat())?;
+            let node = forest.leaf(completion);
+            wanted.entries.extend(predicted(&node, completion, 0));
+        }
+        forest.close();
+    }
+    let lists = wanted.upload(gpu)?;
+    let mask = Mask::new(gpu, &forest, model.arch.sliding_window)?;
+    let mut rec = gpu.record();
+    let norm = run(&mut rec, model, &forest, &mask)?;
+    let scored = head::logps(&mut rec, model, &norm, &lists)?;
+    rec.submit()?;
+    let sorted: Vec<f32> = gpu.download(&scored.logp)?;
+    let mut at = lists.order.iter().map(|o| sorted[*o as usize]);
+    let mut take = |n: usize| at.by_ref().take(n).collect::<Vec<f32>>();
+    Ok(branches.iter().map(|b| b.completions.iter().map(|c| take(c.len())).collect()).collect())
+}
+
+/// Logits `[len, V]` of each sequence, row-major.
+///
+/// # Errors
+/// As [`logps`].
+pub fn logits(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+    sequences
+        .iter()
+        .enumerate()
+        .map(|(i, tokens)| {
+            let (forest, mask) = alone(gpu, model, i, tokens)?;
+            let mut rec = gpu.record();
+            let norm = run(&mut rec, model, &forest, &mask)?;
+            let logits = head::logits(&mut rec, model, &norm.y)?;
+            rec.submit()?;
+            gpu.download(&logits)
+        })
+        .collect()
+}
+
+/// The residual stream of each sequence: `[sequence][layer]`, each `[len, D]` row-major; layer 0 is the embedding, the
+/// last one is after the final norm.
+///
+/// # Errors
+/// As [`logps`].
+pub fn hidden(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<Vec<f32>>>> {
+    sequences
+        .iter()
+        .enumerate()
+        .map(|(i, tokens)| {
+            let (forest, mask) = alone(gpu, model, i, tokens)?;
+            let context = decoder::Context::Forest { mask: &mask, store: None };
+            let mut rec = gpu.record();
+            let token = gpu.vector(&forest.tokens)?;
+            let mut x = decoder::embed(&mut rec, model, &token, forest.len())?;
+            let (mut delta, mut streams) = (None::<Tensor>, Vec::new());
+            for layer in 0..model.arch.num_hidden_layers {
+                let (acts, out) = decoder::forward(&mut rec, model, layer, (&x, delta.as_ref()), &context)?;
+                streams.push(acts.input().clone());
+                x = acts.stream().clone();
+                delta = Some(out);
+            }
+            if let Some(d) = &delta {
+                streams.push(head::final_norm(&mut rec, model, &x, d)?.y);
+            }
+            rec.submit()?;
+            gpu.download_all(&streams.iter().collect::<Vec<_>>())
+        })
+        .collect()
+}
+
+fn alone(gpu: &Gpu, model: &Model, number: usize, tokens: &[u32]) -> Result<(Forest, Mask)> {
+    if tokens.is_empty() {
+        return Err(Error::Input(format!("sequence {number} is empty")));
+    }
+    model.check_tokens(&format!("sequence {number}"), tokens)?;
+    let mut forest = Forest::new();
+    forest.leaf(tokens);
+    let mask = Mask::new(gpu, &forest, model.arch.sliding_window)?;
+    Ok((forest, mask))
 }

@@ -58,7 +58,8 @@ pub fn run(
     next: &Path,
 ) -> Result<()> {
     if next.exists() {
-        return Ok(());
+        // A run killed right after it wrote the model leaves its checkpoints behind.
+        return Checkpoints::open(&files.dir)?.remove();
     }
     let d = &ctx.settings.dpo;
     if pairs.is_empty() {

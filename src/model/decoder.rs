@@ -1,0 +1,208 @@
+//! The decoder blocks, forward and backward beside one another.
+//!
+//! Forward overwrites its outputs. Backward reads what forward kept, adds to parameter gradients (`+=`) and to `dh`, the
+//! gradient of the residual stream, which passes through every block in place; all other gradients are overwritten.
+
+use super::params::{Outer, Slot, heads, layer_param};
+use super::{Model, params};
+use crate::gpu::{Recorder, Tensor, pad4};
+use crate::kernels::attention::{self, Attended, Mask};
+use crate::kernels::attention_decode::{self, Arena, Rows};
+use crate::kernels::embedding::{self, ByToken, Table};
+use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::rms_norm::{self, Norm};
+use crate::kernels::rope::{self, Place};
+use crate::kernels::{column_sum, kv_write, swiglu, transpose};
+use crate::{Error, Result};
+
+/// Where the rows of a step find their keys and values.
+pub(crate) enum Context<'a> {
+    /// Rows see the step's own forest; `store` also puts keys and values into the arena: (row, slot) of each entry.
+    Forest {
+        mask: &'a Mask,
+        store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)>,
+    },
+    /// Single rows continue paths in the arena.
+    Arena { arena: &'a [Arena], rows: &'a Rows },
+}
+
+/// What a block keeps for its backward pass.
+pub(crate) struct Acts {
+    norm1: Norm,
+    /// The projection before RoPE; kept where QK-norm needs it.
+    raw: Option<(Tensor, Tensor)>,
+    qkv: Tensor,
+    attended: Attended,
+    norm2: Norm,
+    gu: Tensor,
+    a: Tensor,
+}
+
+impl Acts {
+    /// The block's input, from which forward can run again.
+    pub(crate) fn input(&self) -> &Tensor {
+        &self.norm1.h
+    }
+}
+
+fn place<'a>(model: &'a Model, layer: usize, pos: &'a Tensor) -> Result<Place<'a>> {
+    let qk_norm = match model.arch.qk_norm {
+        true => Some((model.dense(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
+        false => None,
+    };
+    Ok(Place { heads: heads(&model.arch), pos, angle: &model.angle, qk_norm })
+}
+
+/// y = x W (+ bias)
+fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [weight, bias]: [usize; 2]) -> Result<Tensor> {
+    let weight = model.weight(weight)?;
+    let y = rec.gpu().empty(x.rows, weight.cols())?;
+    let bias = match &model.params[bias] {
+        Some(b) => Some(b.dense()?),
+        None => None,
+    };
+    matmul::forward(rec, x, weight, &y, Epilogue { bias, add: false })?;
+    Ok(y)
+}
+
+/// Gradients by parameter number; None where the model has no such parameter.
+pub(crate) type Grads = [Option<Tensor>];
+
+fn grad(grads: &Grads, param: usize) -> Result<&Tensor> {
+    grads[param].as_ref().ok_or_else(|| Error::Input(format!("no gradient for parameter number {param}")))
+}
+
+/// dx = dy W^T; dW += x^T dy; dbias += column sums of dy.
+fn linear_backward(
+    rec: &mut Recorder,
+    model: &Model,
+    grads: &Grads,
+    (x, dy): (&Tensor, &Tensor),
+    [weight, bias]: [usize; 2],
+) -> Result<Tensor> {
+    matmul::forward_tn(rec, x, dy, grad(grads, weight)?, true)?;
+    if let Some(dbias) = &grads[bias] {
+        column_sum::forward(rec, dy, dbias)?;
+    }
+    // The padded rows of W stand for x's padding, so x's own width is its padded one here.
+    let turned = transpose::forward(rec, model.dense(weight)?, model.dense(weight)?.rows)?;
+    let mut dx = rec.gpu().empty(x.rows, turned.cols)?;
+    matmul::forward(rec, dy, &matmul::Weight::Dense(turned), &dx, Epilogue::default())?;
+    dx.cols = x.cols;
+    Ok(dx)
+}
+
+const QKV: [Slot; 2] = [Slot::Qkv, Slot::QkvBias];
+const O: [Slot; 2] = [Slot::O, Slot::OBias];
+const GATE_UP: [Slot; 2] = [Slot::GateUp, Slot::GateUpBias];
+const DOWN: [Slot; 2] = [Slot::Down, Slot::DownBias];
+
+/// x `[T, D]` of the step's tokens.
+pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usize) -> Result<Tensor> {
+    let x = rec.gpu().empty(rows, model.arch.hidden_size)?;
+    let table = match &model.params[Outer::Embedding as usize] {
+        Some(t) => Table::Rows(t.dense()?.clone()),
+        None => Table::Columns(model.weight(Outer::Head as usize)?.clone()),
+    };
+    embedding::forward(rec, token, &table, &x)?;
+    Ok(x)
+}
+
+/// Adds the embedding's gradient from dx `[T, D]`.
+pub(crate) fn embed_backward(
+    rec: &mut Recorder,
+    model: &Model,
+    grads: &Grads,
+    by: &ByToken,
+    dx: &Tensor,
+) -> Result<()> {
+    match model.arch.tie_word_embeddings {
+        true => embedding::backward(rec, by, dx, grad(grads, Outer::Head as usize)?, false),
+        false => embedding::backward(rec, by, dx, grad(grads, Outer::Embedding as usize)?, true),
+    }
+}
+
+/// One block on the stream x + delta; gives what is kept and the block's own addition to the stream, `[T, D]`.
+pub(crate) fn forward(
+    rec: &mut Recorder,
+    model: &Model,
+    layer: usize,
+    (x, delta): (&Tensor, Option<&Tensor>),
+    context: &Context,
+) -> Result<(Acts, Tensor)> {
+    let (arch, gpu) = (&model.arch, rec.gpu());
+    let at = |slot| layer_param(layer, slot);
+    let heads = heads(arch);
+    let norm1 = rms_norm::forward(rec, x, delta, model.dense(at(Slot::Norm1))?, arch.rms_norm_eps)?;
+    let raw = linear(rec, model, &norm1.y, QKV.map(at))?;
+    let pos = match context {
+        Context::Forest { mask, .. } => &mask.pos,
+        Context::Arena { rows, .. } => &rows.pos,
+    };
+    let (qkv, inv) = rope::forward(rec, &place(model, layer, pos)?, &raw)?;
+    let attended = match context {
+        Context::Forest { mask, store } => {
+            if let Some((arena, row, slot)) = store {
+                kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
+            }
+            attention::forward(rec, &qkv, heads, mask)?
+        }
+        Context::Arena { arena, rows } => {
+            kv_write::decode(rec, &qkv, heads, rows, &arena[layer])?;
+            let o = attention_decode::forward(rec, &qkv, heads, &arena[layer], rows)?;
+            Attended { lse: o.clone(), o }
+        }
+    };
+    let attention_out = linear(rec, model, &attended.o, O.map(at))?;
+    let gain2 = model.dense(at(Slot::Norm2))?;
+    let norm2 = rms_norm::forward(rec, &norm1.h, Some(&attention_out), gain2, arch.rms_norm_eps)?;
+    let gu = linear(rec, model, &norm2.y, GATE_UP.map(at))?;
+    let a = gpu.empty(x.rows, arch.intermediate_size)?;
+    swiglu::forward(rec, &gu, &a)?;
+    let out = linear(rec, model, &a, DOWN.map(at))?;
+    let raw = arch.qk_norm.then_some((raw, inv));
+    Ok((Acts { norm1, raw, qkv, attended, norm2, gu, a }, out))
+}
+
+impl Acts {
+    /// The stream after attention, to which the block's output is added.
+    pub(crate) fn stream(&self) -> &Tensor {
+        &self.norm2.h
+    }
+}
+
+/// The block's gradients from dh, the gradient of its output stream, which becomes that of its input stream.
+pub(crate) fn backward(
+    rec: &mut Recorder,
+    model: &Model,
+    grads: &Grads,
+    layer: usize,
+    acts: &Acts,
+    mask: &Mask,
+    dh: &Tensor,
+) -> Result<()> {
+    let (gpu, heads) = (rec.gpu(), heads(&model.arch));
+    let at = |slot| layer_param(layer, slot);
+    let da = linear_backward(rec, model, grads, (&acts.a, dh), DOWN.map(at))?;
+    let dgu = gpu.empty(dh.rows, 2 * pad4(model.arch.intermediate_size))?;
+    swiglu::backward(rec, &acts.gu, &da, &dgu)?;
+    let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at))?;
+    let gain2 = model.dense(at(Slot::Norm2))?;
+    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, dh, Some(grad(grads, at(Slot::Norm2))?))?;
+    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, dh), O.map(at))?;
+    let dqkv = attention::backward(rec, &acts.qkv, heads, mask, &acts.attended, &d_o)?;
+    let place = place(model, layer, &mask.pos)?;
+    let (raw, inv) = acts.raw.as_ref().map_or((&acts.qkv, &acts.attended.lse), |(r, i)| (r, i));
+    let dgain = grads[at(Slot::QkGain)].as_ref();
+    let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
+    let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at))?;
+    let gain1 = model.dense(at(Slot::Norm1))?;
+    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, dh, Some(grad(grads, at(Slot::Norm1))?))
+}
+
+/// Zeroed gradients of every parameter.
+pub(crate) fn gradients(model: &Model, gpu: &crate::gpu::Gpu) -> Result<Vec<Option<Tensor>>> {
+    (0..params::count(&model.arch))
+        .map(|p| params::shape(&model.arch, p).map(|(r, c)| gpu.zeros(r, c)).transpose())
+        .collect()
+}

@@ -1,0 +1,137 @@
+//! The end of the model: final norm, output matrix, log-probs of listed targets in chunks, and the way back. No
+//! `[T, V]` is ever kept: backward computes each chunk's logits again.
+
+use super::Model;
+use super::decoder::Grads;
+use super::params::Outer;
+use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::kernels::log_softmax::{self, Targets};
+use crate::kernels::matmul::{self, Epilogue, Weight};
+use crate::kernels::rms_norm::{self, Norm};
+use crate::kernels::{rows, transpose};
+use crate::{Error, Result};
+
+/// What is scored: for each row that predicts something, its targets; each target belongs to a sequence.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// (row, target, sequence), in any order.
+    pub(crate) entries: Vec<(u32, u32, u32)>,
+}
+
+/// The lists of a step on the GPU.
+pub(crate) struct Lists {
+    /// Distinct rows, ascending.
+    rows: Vec<u32>,
+    /// Targets of each row.
+    pub(crate) targets: Targets,
+    /// Place of `Wanted::entries[i]` among the sorted entries.
+    pub(crate) order: Vec<u32>,
+    /// E
+    pub(crate) entries: usize,
+}
+
+impl Wanted {
+    /// Sorts the entries by row and uploads them.
+    pub(crate) fn upload(&self, gpu: &Gpu) -> Result<Lists> {
+        let mut by_row: Vec<usize> = (0..self.entries.len()).collect();
+        by_row.sort_by_key(|i| (self.entries[*i].0, *i));
+        let (mut row, mut start, mut order) = (Vec::new(), Vec::new(), vec![0u32; by_row.len()]);
+        for (at, i) in by_row.iter().enumerate() {
+            order[*i] = at as u32;
+            if row.last() != Some(&self.entries[*i].0) {
+                row.push(self.entries[*i].0);
+                start.push(at as u32);
+            }
+        }
+        start.push(by_row.len() as u32);
+        let sorted = |f: fn(&(u32, u32, u32)) -> u32| by_row.iter().map(|i| f(&self.entries[*i])).collect::<Vec<_>>();
+        Ok(Lists {
+            rows: row,
+            targets: Targets {
+                start: gpu.vector(&start)?,
+                target: gpu.vector(&sorted(|e| e.1))?,
+                sequence: gpu.vector(&sorted(|e| e.2))?,
+            },
+            order,
+            entries: by_row.len(),
+        })
+    }
+}
+
+/// Rows of logits that are in memory at once: 32 MiB on adapters that share the CPU's caches, more on GPUs.
+fn chunk_rows(gpu: &Gpu, vocabulary: usize) -> usize {
+    let bytes = if gpu.info().software { 32 << 20 } else { 256 << 20 };
+    let most = bytes.min(gpu.max_binding_bytes()) as usize / (4 * vocabulary.max(1));
+    (most / 8 * 8).max(8)
+}
+
+/// The final norm of the stream x + delta.
+pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: &Tensor) -> Result<Norm> {
+    rms_norm::forward(rec, x, Some(delta), model.dense(Outer::Norm as usize)?, model.arch.rms_norm_eps)
+}
+
+/// Logits `[R, V]` of normalised rows `[R, D]`.
+pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
+    let out = rec.gpu().empty(y.rows, model.arch.vocab_size)?;
+    matmul::forward(rec, y, model.weight(Outer::Head as usize)?, &out, Epilogue::default())?;
+    Ok(out)
+}
+
+/// What the backward pass needs of [`logps`].
+pub(crate) struct Scored {
+    /// (first listed row, row numbers, the rows normalised) of each chunk.
+    chunks: Vec<(usize, Tensor, Tensor)>,
+    lse: Tensor,
+    /// Log-prob of each sorted entry, `[E]`.
+    pub(crate) logp: Tensor,
+}
+
+/// Log-probs of the listed entries.
+pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &Lists) -> Result<Scored> {
+    let gpu = rec.gpu();
+    if lists.rows.is_empty() {
+        return Err(Error::Input("nothing to score: no completion tokens".into()));
+    }
+    let (lse, logp) = (gpu.empty(1, lists.rows.len())?, gpu.empty(1, lists.entries)?);
+    let step = chunk_rows(gpu, model.arch.vocab_size);
+    let mut chunks = Vec::new();
+    for (i, part) in lists.rows.chunks(step).enumerate() {
+        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols)?);
+        rows::gather(rec, &norm.y, &row, &chunk)?;
+        let logits = logits(rec, model, &chunk)?;
+        log_softmax::forward(rec, &logits, &lists.targets, i * step, &lse, &logp)?;
+        chunks.push((i * step, row, chunk));
+    }
+    Ok(Scored { chunks, lse, logp })
+}
+
+/// Gradients from coef `[sequences]` = dloss / dlogp: dh `[T, D]` is overwritten by the gradient of the stream before
+/// the final norm, the output matrix's and the norm's gradients are added to.
+pub(crate) fn backward(
+    rec: &mut Recorder,
+    model: &Model,
+    grads: &Grads,
+    (norm, lists, scored): (&Norm, &Lists, &Scored),
+    coef: &Tensor,
+    dh: &Tensor,
+) -> Result<()> {
+    let gpu = rec.gpu();
+    let weight = model.dense(Outer::Head as usize)?;
+    let missing = || Error::Input("no gradient for the output matrix".into());
+    let dweight = grads[Outer::Head as usize].as_ref().ok_or_else(missing)?;
+    let turned = Weight::Dense(transpose::forward(rec, weight, weight.rows)?);
+    let dy = gpu.empty(norm.y.rows, norm.y.cols)?;
+    rows::fill(rec, &dy)?;
+    for (first, row, chunk) in &scored.chunks {
+        let dlogits = logits(rec, model, chunk)?;
+        log_softmax::backward(rec, &dlogits, &lists.targets, *first, &scored.lse, coef)?;
+        matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
+        let mut dchunk = gpu.empty(chunk.rows, weight.rows)?;
+        matmul::forward(rec, &dlogits, &turned, &dchunk, Epilogue::default())?;
+        dchunk.cols = chunk.cols;
+        rows::scatter(rec, &dchunk, row, &dy)?;
+    }
+    rows::fill(rec, dh)?;
+    let dgain = grads[Outer::Norm as usize].as_ref();
+    rms_norm::backward(rec, norm, model.dense(Outer::Norm as usize)?, &dy, dh, dgain)
+}

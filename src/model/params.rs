@@ -1,0 +1,333 @@
+//! Where each Hugging Face parameter lies on the GPU: q, k and v side by side in one matrix, gate and up in another, all
+//! stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and gradients.
+
+use super::{Arch, NamedTensor};
+use crate::gpu::{Gpu, Tensor, pad4};
+use crate::kernels::matmul::Weight;
+use crate::kernels::rope::Heads;
+use crate::weights::{Dtype, ModelSource, WeightView};
+use crate::{Error, Result};
+
+/// What a layer's parameters are called here; `Layer * PER_LAYER + slot` is a parameter's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Norm1,
+    Qkv,
+    QkvBias,
+    QkGain,
+    O,
+    OBias,
+    Norm2,
+    GateUp,
+    GateUpBias,
+    Down,
+    DownBias,
+}
+
+const PER_LAYER: usize = 11;
+
+/// Parameters that belong to no layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outer {
+    /// The embedding of an untied model, `[V, D]`.
+    Embedding,
+    /// The last norm's gain.
+    Norm,
+    /// The output matrix `[D, V]`; a tied model's embedding too.
+    Head,
+}
+
+/// The number of a layer's parameter.
+pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
+    3 + layer * PER_LAYER + slot as usize
+}
+
+/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column `first + out` (or to row out,
+/// column in where not `turned`), with heads spread to their padded width where said.
+struct Place {
+    param: usize,
+    turned: bool,
+    first: usize,
+    head_out: bool,
+    head_in: bool,
+}
+
+/// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
+pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
+    let heads = heads(arch);
+    let (d, f2, q) = (arch.hidden_size, 2 * pad4(arch.intermediate_size), arch.num_attention_heads * heads.padded());
+    let vector = |n: usize| Some((1, n));
+    match param {
+        0 => (!arch.tie_word_embeddings).then_some((arch.vocab_size, d)),
+        1 => vector(d),
+        2 => Some((pad4(d), arch.vocab_size)),
+        n => match (n - 3) % PER_LAYER {
+            x if x == Slot::Norm1 as usize || x == Slot::Norm2 as usize => vector(d),
+            x if x == Slot::Qkv as usize => Some((pad4(d), heads.width())),
+            x if x == Slot::QkvBias as usize => arch.qkv_bias.then_some((1, heads.width())),
+            x if x == Slot::QkGain as usize => arch.qk_norm.then_some((1, 2 * arch.head_dim)),
+            x if x == Slot::O as usize => Some((q, d)),
+            x if x == Slot::OBias as usize => arch.o_bias.then_some((1, d)),
+            x if x == Slot::GateUp as usize => Some((pad4(d), f2)),
+            x if x == Slot::GateUpBias as usize => arch.mlp_bias.then_some((1, f2)),
+            x if x == Slot::Down as usize => Some((pad4(arch.intermediate_size), d)),
+            _ => arch.mlp_bias.then_some((1, d)),
+        },
+    }
+}
+
+/// Number of parameter slots, empty ones included.
+pub(crate) fn count(arch: &Arch) -> usize {
+    3 + arch.num_hidden_layers * PER_LAYER
+}
+
+/// The head layout of a fused row.
+pub(crate) fn heads(arch: &Arch) -> Heads {
+    Heads { heads: arch.num_attention_heads, kv_heads: arch.num_key_value_heads, head_dim: arch.head_dim }
+}
+
+fn place(arch: &Arch, name: &str) -> Result<Place> {
+    let plain = |param, turned| Place { param, turned, first: 0, head_out: false, head_in: false };
+    match name {
+        "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
+        "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, false)),
+        "model.norm.weight" => return Ok(plain(Outer::Norm as usize, false)),
+        "lm_head.weight" => return Ok(plain(Outer::Head as usize, true)),
+        _ => {}
+    }
+    let unknown = || Error::Input(format!("no place for a parameter called '{name}'"));
+    let (layer, rest) = name.strip_prefix("model.layers.").and_then(|r| r.split_once('.')).ok_or_else(unknown)?;
+    let layer: usize = layer.parse().map_err(|_| unknown())?;
+    let heads = heads(arch);
+    let (q, kv) = (heads.heads * heads.padded(), heads.kv_heads * heads.padded());
+    let at = |slot: Slot| layer_param(layer, slot);
+    let head = |slot, first| Place { param: at(slot), turned: true, first, head_out: true, head_in: false };
+    let part = |slot, first| Place { param: at(slot), turned: true, first, head_out: false, head_in: false };
+    Ok(match rest {
+        "input_layernorm.weight" => plain(at(Slot::Norm1), false),
+        "post_attention_layernorm.weight" => plain(at(Slot::Norm2), false),
+        "self_attn.q_proj.weight" => head(Slot::Qkv, 0),
+        "self_attn.k_proj.weight" => head(Slot::Qkv, q),
+        "self_attn.v_proj.weight" => head(Slot::Qkv, q + kv),
+        "self_attn.q_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, 0) },
+        "self_attn.k_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, q) },
+        "self_attn.v_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, q + kv) },
+        "self_attn.q_norm.weight" => plain(at(Slot::QkGain), false),
+        "self_attn.k_norm.weight" => Place { first: arch.head_dim, ..plain(at(Slot::QkGain), false) },
+        "self_attn.o_proj.weight" => Place { head_in: true, ..part(Slot::O, 0) },
+        "self_attn.o_proj.bias" => plain(at(Slot::OBias), false),
+        "mlp.gate_proj.weight" => part(Slot::GateUp, 0),
+        "mlp.up_proj.weight" => part(Slot::GateUp, pad4(arch.intermediate_size)),
+        "mlp.gate_proj.bias" => plain(at(Slot::GateUpBias), false),
+        "mlp.up_proj.bias" => Place { first: pad4(arch.intermediate_size), ..plain(at(Slot::GateUpBias), false) },
+        "mlp.down_proj.weight" => part(Slot::Down, 0),
+        "mlp.down_proj.bias" => plain(at(Slot::DownBias), false),
+        _ => return Err(unknown()),
+    })
+}
+
+impl Place {
+    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
+    fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
+        let heads = heads(arch);
+        let spread = |i: usize, by_head: bool| match by_head {
+            true => i / heads.head_dim * heads.padded() + i % heads.head_dim,
+            false => i,
+        };
+        let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
+        for o in 0..outs {
+            let out = self.first + spread(o, self.head_out);
+            for i in 0..ins {
+                let to = match (shape.len(), self.turned) {
+                    (1, _) => out,
+                    (_, true) => spread(i, self.head_in) * cols + out,
+                    (_, false) => o * cols + i,
+                };
+                f(o * ins + i, to);
+            }
+        }
+    }
+}
+
+/// All parameters in f32 from named tensors.
+pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Vec<Option<Weight>>> {
+    let expected = super::family::parameters(arch);
+    let mut named: std::collections::HashMap<String, NamedTensor> = std::collections::HashMap::new();
+    for t in tensors {
+        if let Some(twice) = named.insert(t.name.clone(), t) {
+            return Err(Error::Input(format!("parameter '{}' is given twice", twice.name)));
+        }
+    }
+    let mut params: Vec<Option<Weight>> = vec![None; count(arch)];
+    // By parameter, so that only one of them is held padded at a time.
+    let mut by_param: Vec<Vec<(Place, NamedTensor)>> = (0..count(arch)).map(|_| Vec::new()).collect();
+    for (name, shape) in &expected {
+        let t = named.remove(name).ok_or_else(|| Error::Input(format!("parameter '{name}' is missing")))?;
+        if t.shape != *shape || t.data.len() != shape.iter().product::<usize>() {
+            return Err(Error::Input(format!("parameter '{name}' has shape {:?}, expected {shape:?}", t.shape)));
+        }
+        if let Some(i) = t.data.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NonFinite(format!("parameter '{name}' holds {} at element {i}", t.data[i])));
+        }
+        let p = place(arch, name)?;
+        by_param[p.param].push((p, t));
+    }
+    if let Some(name) = named.keys().next() {
+        return Err(Error::Input(format!("parameter '{name}' is not one of this model")));
+    }
+    for (param, parts) in by_param.into_iter().enumerate() {
+        let Some((rows, cols)) = shape(arch, param) else { continue };
+        let mut host = vec![0f32; rows * cols];
+        for (place, t) in &parts {
+            place.each(arch, &t.shape, cols, |a, b| host[b] = t.data[a]);
+        }
+        params[param] = Some(Weight::Dense(gpu.upload(rows, cols, &host)?));
+    }
+    Ok(params)
+}
+
+/// Named tensors back from parameter-shaped tensors (weights or gradients); `of(param)` gives the tensor.
+pub(crate) fn download(
+    gpu: &Gpu,
+    arch: &Arch,
+    mut of: impl FnMut(usize) -> Result<Vec<f32>>,
+) -> Result<Vec<NamedTensor>> {
+    gpu.wait()?;
+    let mut cache: Option<(usize, Vec<f32>)> = None;
+    super::family::parameters(arch)
+        .into_iter()
+        .map(|(name, dims)| {
+            let place = place(arch, &name)?;
+            // Neighbouring names share a parameter (q, k, v): read it once.
+            if cache.as_ref().is_none_or(|(p, _)| *p != place.param) {
+                cache = Some((place.param, of(place.param)?));
+            }
+            let cols = shape(arch, place.param).map_or(0, |s| s.1);
+            let mut data = vec![0f32; dims.iter().product()];
+            if let Some((_, values)) = &cache {
+                place.each(arch, &dims, cols, |a, b| data[a] = values[b]);
+            }
+            Ok(NamedTensor { name, shape: dims, data })
+        })
+        .collect()
+}
+
+/// Parameters from a model on disk; projections whose tensors are all in 4- or 8-bit blocks stay quantised.
+pub(crate) fn load(gpu: &Gpu, source: &ModelSource) -> Result<Vec<Option<Weight>>> {
+    let arch = &source.arch;
+    let mut by_param: Vec<Vec<(Place, WeightView)>> = (0..count(arch)).map(|_| Vec::new()).collect();
+    for (name, _) in super::family::parameters(arch) {
+        let p = place(arch, &name)?;
+        let view = source.weights.get(&name)?;
+        by_param[p.param].push((p, view));
+    }
+    let mut params: Vec<Option<Weight>> = vec![None; count(arch)];
+    for (param, parts) in by_param.into_iter().enumerate() {
+        let Some((rows, cols)) = shape(arch, param) else { continue };
+        let bits = |v: &WeightView| match v.dtype {
+            Dtype::Q4_0 | Dtype::Q4_1 => Some(4u32),
+            Dtype::Q8_0 => Some(8),
+            _ => None,
+        };
+        let blocks = parts.iter().map(|(p, v)| bits(v).filter(|_| p.turned && arch.head_dim % 4 == 0));
+        let bits = blocks.collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
+        if let Some(bits) = bits
+            && rows % 32 == 0
+        {
+            params[param] = Some(quantised(gpu, arch, bits, (rows, cols), &parts)?);
+            continue;
+        }
+        let mut host = vec![0f32; rows * cols];
+        for (place, view) in &parts {
+            let values = view.to_f32();
+            if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+                return Err(Error::NonFinite(format!(
+                    "{}: tensor '{}' holds {} at element {i}",
+                    source.path.display(),
+                    view.name,
+                    values[i]
+                )));
+            }
+            place.each(arch, view.shape, cols, |a, b| host[b] = values[a]);
+        }
+        params[param] = Some(Weight::Dense(gpu.upload(rows, cols, &host)?));
+    }
+    Ok(params)
+}
+
+/// Blocks of 32 along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
+fn quantised(
+    gpu: &Gpu,
+    arch: &Arch,
+    bits: u32,
+    (rows, cols): (usize, usize),
+    parts: &[(Place, WeightView)],
+) -> Result<Weight> {
+    let per = 32 / bits as usize;
+    let mut words = vec![0u32; rows / per * cols];
+    let mut scale = vec![0f32; rows / 32 * cols];
+    let mut minimum = vec![0f32; rows / 32 * cols];
+    let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+    for (place, view) in parts {
+        let block = view.dtype.block().1;
+        let ins = view.shape[1];
+        let mut bad = None;
+        place.each(arch, &[view.shape[0], ins / 32], cols, |at, _| {
+            let (out, b) = (at / (ins / 32), at % (ins / 32));
+            let raw = &view.data[at * block..(at + 1) * block];
+            // Heads are not padded here: blocks need a head_dim that is a multiple of 4.
+            let out = place.first + out;
+            let d = half(raw);
+            let (m, q0) = match view.dtype {
+                Dtype::Q4_0 => (-8.0 * d, 2),
+                Dtype::Q4_1 => (half(&raw[2..]), 4),
+                _ => (-128.0 * d, 2),
+            };
+            if !(d.is_finite() && m.is_finite()) {
+                bad = Some(at);
+            }
+            (scale[b * cols + out], minimum[b * cols + out]) = (d, m);
+            for k in 0..32 {
+                let q = match view.dtype {
+                    // 4-bit blocks hold k in the low halves, then k + 16 in the high halves.
+                    Dtype::Q4_0 | Dtype::Q4_1 => u32::from(raw[q0 + k % 16] >> (4 * (k / 16)) & 15),
+                    _ => u32::from(raw[q0 + k] ^ 0x80),
+                };
+                let row = b * 32 + k;
+                words[row / per * cols + out] |= q << ((row % per) as u32 * bits);
+            }
+        });
+        if let Some(block) = bad {
+            return Err(Error::NonFinite(format!("tensor '{}' has a scale that is not finite in block {block}", view.name)));
+        }
+    }
+    Ok(Weight::Quantised {
+        bits,
+        words: gpu.upload(rows / per, cols, &words)?,
+        scale: gpu.upload(rows / 32, cols, &scale)?,
+        minimum: gpu.upload(rows / 32, cols, &minimum)?,
+    })
+}
+
+/// A parameter's values without padding between rows, dequantised.
+pub(crate) fn values(gpu: &Gpu, weight: &Weight) -> Result<Vec<f32>> {
+    match weight {
+        Weight::Dense(t) => gpu.download(t),
+        Weight::Quantised { bits, words, scale, minimum } => {
+            let (w, s, m) = (gpu.download::<u32>(words)?, gpu.download::<f32>(scale)?, gpu.download::<f32>(minimum)?);
+            let (cols, per) = (scale.cols, 32 / *bits as usize);
+            let one = |i: usize| {
+                let (row, col) = (i / cols, i % cols);
+                let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
+                let at = row / 32 * cols + col;
+                q as f32 * s[at] + m[at]
+            };
+            Ok((0..scale.rows * 32 * cols).map(one).collect())
+        }
+    }
+}
+
+/// Whether a parameter is a matrix (weight decay acts on matrices alone).
+pub(crate) fn is_matrix(tensor: &Tensor) -> bool {
+    tensor.rows > 1
+}
