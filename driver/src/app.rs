@@ -5,7 +5,6 @@ use crate::progress::{Progress, Verbosity};
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
-use selfreward::model::Model;
 use selfreward::weights::ModelSource;
 use serde::Serialize;
 use std::io::Write;
@@ -51,11 +50,6 @@ impl App {
         let source = ModelSource::open(path)?;
         source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
         Ok(source)
-    }
-
-    /// Puts a model on the GPU.
-    pub(crate) fn model(&self, gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Ok(Model::from_tensors(gpu, &source.arch, source.tensors_f32()?)?)
     }
 
     /// Writes one line to stdout.

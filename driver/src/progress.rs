@@ -1,6 +1,6 @@
 //! Progress on stderr: a bar with a rate and the time left, on a terminal only, and the word from Ctrl-C.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use selfreward::Observer;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +75,14 @@ impl Progress {
     }
 }
 
+/// Units a second, with as many digits as tell something.
+fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    let rate = state.per_sec();
+    let digits = if rate < 10.0 { 2 } else { 0 };
+    // A bar that cannot be drawn is no reason to stop the work.
+    let _ = write!(out, "{rate:.digits$}/s");
+}
+
 /// Shows how far the innermost stage is, in the text of the outermost one.
 fn describe(stages: &[Stage]) {
     if let [outer, .., inner] = stages {
@@ -95,10 +103,12 @@ impl Observer for Progress {
             if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
         let form = match total {
-            Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {per_sec}, {eta} left",
-            None => "{prefix} {spinner} {pos} {msg}, {per_sec}, {elapsed}",
+            Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {rate}, {eta} left",
+            None => "{prefix} {spinner} {pos} {msg}, {rate}, {elapsed}",
         };
-        bar.set_style(ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate),
+        );
         bar.set_prefix(stage.to_owned());
         stages.push(Stage { bar, unit: unit.to_owned() });
         describe(&stages);

@@ -202,6 +202,45 @@ fn a_line_that_is_no_json_is_named_by_file_and_line() {
 }
 
 #[test]
+fn empty_prompts_and_answers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prompts, answers) = (dir.path().join("prompts.jsonl"), dir.path().join("answers.jsonl"));
+    let model = path(golden("llama"));
+    fails_naming(&["generate", "--model", &model, "--prompt", ""], &["the prompt is empty"]);
+    fs::write(&prompts, "{\"prompt\": \"fine\"}\n{\"prompt\": \"\"}\n").unwrap();
+    fails_naming(
+        &["generate", "--model", &model, "--prompts", &path(&prompts)],
+        &["prompts.jsonl", "prompt 2 is empty"],
+    );
+    fs::write(&prompts, "").unwrap();
+    fails_naming(&["generate", "--model", &model, "--prompts", &path(&prompts)], &["prompts.jsonl", "holds no prompt"]);
+    fs::write(&answers, "{\"prompt_ids\": [5], \"completion_ids\": []}\n").unwrap();
+    let out = path(dir.path().join("out"));
+    fails_naming(
+        &["sft", "--model", &model, "--data", &path(&answers), "--out", &out],
+        &["answers.jsonl", "record 1", "empty"],
+    );
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn text_for_a_model_without_a_tokenizer_is_refused() {
+    fails_naming(&["generate", "--model", &path(golden("llama")), "--prompt", "Hi"], &["tokenizer.json"]);
+}
+
+#[test]
+fn an_existing_folder_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = path(dir.path());
+    let data = path(golden("llama/pairs.jsonl"));
+    fails_naming(
+        &["dpo", "--model", &path(golden("llama")), "--data", &data, "--out", &out],
+        &[&out, "exists already"],
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_unwritable_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -75,3 +75,32 @@ fn greedy_continuations_are_those_of_transformers() {
         }
     }
 }
+
+/// A whole round on the real model, as small as it can be; the model it writes is one like any other.
+#[test]
+fn the_smallest_run_ends_with_a_model_that_speaks() {
+    model();
+    let dir = tempfile::tempdir().unwrap();
+    let (config, run) = (dir.path().join("config.toml"), dir.path().join("run"));
+    let text = fs::read_to_string(root().join("configs/smollm2-ci.toml")).unwrap();
+    let named = text.replace("\"runs/smollm2-ci\"", &format!("{:?}", run.to_str().unwrap()));
+    assert_ne!(named, text, "the configuration names its run folder otherwise");
+    fs::write(&config, named).unwrap();
+    let json = |args: &[&str]| -> Value {
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.current_dir(root()).args(args).arg("--json");
+        serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap()
+    };
+    let status = json(&["run", config.to_str().unwrap()]);
+    assert_eq!(status["finished"], true);
+    assert!(status["rounds"][0]["pairs"].as_u64().unwrap() > 0, "{status}");
+    assert_eq!(status, json(&["status", run.to_str().unwrap()]));
+    let written = run.join("M2");
+    assert!(written.join("model.safetensors").exists() && written.join("tokenizer.json").exists());
+    let prompt = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-new-tokens", "8"];
+    let answers = json(&[&["generate", "--model", run.to_str().unwrap()], &prompt[..]].concat());
+    assert!(!answers[0]["response"].as_str().unwrap().is_empty());
+    // Finished runs are left as they are.
+    let again = json(&["run", config.to_str().unwrap(), "--resume"]);
+    assert_eq!(again["models"], status["models"]);
+}

@@ -59,6 +59,10 @@ second_vulkan() {
   fi
   printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$lib" >"$dir/icd.json"
   cargo build --locked -q -p selfreward-cli || return 1
-  echo "selfreward check --quick, on SwiftShader"
-  VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --quick
+  local features
+  for features in "" --no-features; do
+    echo "selfreward check --quick $features, on SwiftShader"
+    # shellcheck disable=SC2086
+    VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --quick $features || return 1
+  done
 }

@@ -200,8 +200,11 @@ impl Wave<'_> {
         let (gpu, b) = (self.gpu, rows.len());
         let of = |r: &usize| &sequences[*r];
         let words = self.model.arch.vocab_size.div_ceil(32);
-        let info: Vec<u32> =
-            rows.iter().map(of).flat_map(|s| [s.id as u32, (s.id >> 32) as u32, s.request as u32, s.limit as u32]).collect();
+        let info: Vec<u32> = rows
+            .iter()
+            .map(of)
+            .flat_map(|s| [s.id as u32, (s.id >> 32) as u32, s.request as u32, s.limit as u32])
+            .collect();
         let state = match older {
             None => {
                 let start: Vec<u32> = rows.iter().flat_map(|_| [0, 1]).collect();

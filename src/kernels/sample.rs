@@ -220,8 +220,11 @@ fn cases() -> Vec<Case> {
                 for (i, _) in seen.iter().enumerate().filter(|(_, s)| **s) {
                     bits[i / v * words + i % v / 32] |= 1 << (i % v % 32);
                 }
-                let info: Vec<u32> =
-                    ids.iter().enumerate().flat_map(|(b, id)| [*id as u32, (*id >> 32) as u32, b as u32, out_len as u32]).collect();
+                let info: Vec<u32> = ids
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(b, id)| [*id as u32, (*id >> 32) as u32, b as u32, out_len as u32])
+                    .collect();
                 let mut start: Vec<u32> = (0..rows as u32).flat_map(|b| [b % 7, 1]).collect();
                 start[0] = 7;
                 let state = State {

@@ -18,10 +18,7 @@ use crate::{Error, Result};
 /// Where the rows of a step find their keys and values.
 pub(crate) enum Context<'a> {
     /// Rows see the step's own forest; `store` also puts keys and values into the arena: (row, slot) of each entry.
-    Forest {
-        mask: &'a Mask,
-        store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)>,
-    },
+    Forest { mask: &'a Mask, store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)> },
     /// Single rows continue paths in the arena.
     Arena { arena: &'a [Arena], rows: &'a Rows },
 }

@@ -298,7 +298,10 @@ fn quantised(
             }
         });
         if let Some(block) = bad {
-            return Err(Error::NonFinite(format!("tensor '{}' has a scale that is not finite in block {block}", view.name)));
+            return Err(Error::NonFinite(format!(
+                "tensor '{}' has a scale that is not finite in block {block}",
+                view.name
+            )));
         }
     }
     Ok(Weight::Quantised {

@@ -92,7 +92,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     // With a model the kernels are measured only when one is named.
     let mut kernels = Vec::new();
     if speed.is_none() || args.kernel.is_some() {
-        app.progress.begin("bench", None, "shapes");
+        let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
+        let shapes: usize = selected.map(|k| (k.cases)().iter().filter(|c| c.timed).count()).sum();
+        app.progress.begin("bench", Some(shapes as u64), "shapes");
         kernels = check::bench(&gpu, args.kernel.as_deref(), args.runs as usize, &app.progress)?;
         app.progress.end();
     }

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::sample::SampleArgs;
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request, Settings};
+use selfreward::model::Model;
 use selfreward::rng::record_id;
 use selfreward::text::Message;
 use selfreward::{Error, Observer};
@@ -32,7 +33,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         bail!("{}: has no chat template; use generate --raw", source.path.display());
     }
     let gpu = app.gpu()?;
-    let model = app.model(&gpu, &source)?;
+    let model = Model::load(&gpu, &source)?;
     let mut generator = Generator::new(&gpu, &model);
     let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
     let asks = std::io::stdin().is_terminal();

@@ -5,6 +5,7 @@ use crate::tables::Table;
 use anyhow::{Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{DeviceInfo, Variant};
+use selfreward::kernels::ALL;
 use selfreward::kernels::check::{self, CheckRow};
 use serde::Serialize;
 
@@ -32,7 +33,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let gpu = app.pinned_gpu(&args.pin)?;
     let own = [gpu.variant()];
     let variants = if args.quick || args.pin.is_variant() { &own[..] } else { &Variant::ALL[..] };
-    app.progress.begin("check", None, "cases");
+    let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
+    let cases: usize = selected.map(|k| (k.cases)().iter().filter(|c| !c.timed).count()).sum();
+    app.progress.begin("check", Some((cases * variants.len()) as u64), "cases");
     let rows = check::run(&gpu, args.kernel.as_deref(), variants, &app.progress)?;
     app.progress.end();
     let failures: Vec<&CheckRow> = rows.iter().filter(|r| !r.passed).collect();

@@ -4,6 +4,7 @@ use crate::app::{App, check_writable};
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::generate::{Generator, Request, Settings};
+use selfreward::model::Model;
 use selfreward::recipe::records::{read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
 use selfreward::text::{Message, Text};
@@ -115,7 +116,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let requests: Vec<Request> =
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let gpu = app.gpu()?;
-    let model = app.model(&gpu, &source)?;
+    let model = Model::load(&gpu, &source)?;
     let settings = Settings {
         sampling: args.sample.sampling(),
         max_new_tokens: args.sample.max_new_tokens(),

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::judge::{
     GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict, calibrate,
 };
+use selfreward::model::Model;
 use selfreward::recipe::chat::ChatLanguage;
 use selfreward::recipe::metrics;
 use selfreward::recipe::records::{hex, read_jsonl, write_jsonl};
@@ -134,7 +135,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         items.push(Item { key, question: &r.prompt, answer: &r.response });
     }
     let gpu = app.gpu()?;
-    let model = app.model(&gpu, &source)?;
+    let model = Model::load(&gpu, &source)?;
     let mut engine = GpuEngine::new(&gpu, &model);
     let mut scored: Vec<Scored> = list
         .iter()
@@ -236,7 +237,7 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let source = app.source(&args.model)?;
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
-    let model = app.model(&gpu, &source)?;
+    let model = Model::load(&gpu, &source)?;
     let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed, &app.progress)?;
     app.progress.clear();
     if app.common.json {

@@ -3,6 +3,7 @@
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::judge::GpuEngine;
+use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
 use selfreward::recipe::prompts;
@@ -50,7 +51,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let domain = ChatDomain::new(&source, &section)?;
     let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
     let gpu = app.gpu()?;
-    let model = app.model(&gpu, &source)?;
+    let model = Model::load(&gpu, &source)?;
     let ctx =
         Context { domain: &domain, settings: &settings, seed: app.common.seed, round: 1, observer: &app.progress };
     let dropped = args.out.with_extension("dropped.jsonl");

@@ -3,9 +3,9 @@
 use crate::app::{App, check_writable};
 use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
-use selfreward::model::score;
+use selfreward::model::{Model, score};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
 use selfreward::train::dpo::{DpoConfig, Pair, PairLogps};
@@ -171,7 +171,7 @@ pub(crate) fn model_logps(
     pairs: &[Pair],
 ) -> Result<Vec<PairLogps>> {
     let source = app.source(path)?;
-    let model = app.model(gpu, &source)?;
+    let model = Model::load(gpu, &source)?;
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
     let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
@@ -208,6 +208,10 @@ impl Start {
         let mut name = args.out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let work = args.out.with_file_name(name);
+        // Without a checkpoint there is nothing that could go on.
+        if work.exists() && !work.join("train/latest.json").exists() {
+            std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
+        }
         if work.exists() && !args.resume {
             bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
         }
@@ -248,7 +252,7 @@ impl Start {
         }
         let gpu = app.gpu()?;
         let data = data(app, &gpu)?;
-        let model = app.model(&gpu, &self.source)?;
+        let model = Model::load_f32(&gpu, &self.source)?;
         let optimiser =
             Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
         let job = Job { optimiser, save_every: u64::from(args.save_every), dir: &self.work, observer: &app.progress };

@@ -48,14 +48,20 @@ pub(super) fn measure(
     config: Option<&Path>,
     sizes: Sizes,
 ) -> Result<Speed> {
-    let model = match (model, config) {
-        (Some(path), _) => app.model(gpu, &app.source(path)?)?,
-        (None, Some(path)) => {
-            let arch = family::arch(&read_json(path)?)?;
-            Model::from_tensors(gpu, &arch, random_weights(&arch))?
+    let source = model.map(|path| app.source(path)).transpose()?;
+    // Quantised weights answer as they are and are trained as f32.
+    let load = |trainable: bool| -> Result<Model> {
+        match (&source, config) {
+            (Some(source), _) if trainable => Ok(Model::load_f32(gpu, source)?),
+            (Some(source), _) => Ok(Model::load(gpu, source)?),
+            (None, Some(path)) => {
+                let arch = family::arch(&read_json(path)?)?;
+                Ok(Model::from_tensors(gpu, &arch, random_weights(&arch))?)
+            }
+            (None, None) => bail!("no model to measure"),
         }
-        (None, None) => bail!("no model to measure"),
     };
+    let model = load(false)?;
     let arch = model.arch.clone();
     let longest = sizes.prefill.max(SHORT + sizes.decode + 1);
     if longest >= arch.max_position_embeddings {
@@ -72,7 +78,8 @@ pub(super) fn measure(
         decode.insert(batch, (batch * sizes.decode) as f64 / (long - short).max(f64::MIN_POSITIVE));
         app.progress.advance(1);
     }
-    let (step, forward, tokens) = dpo_step(gpu, model)?;
+    drop(model);
+    let (step, forward, tokens) = dpo_step(gpu, load(true)?)?;
     app.progress.end();
     Ok(Speed {
         prefill_tok_s: sizes.prefill as f64 / prefill,

@@ -6,7 +6,7 @@ use crate::data::{self, Limit};
 use crate::sample::at_least_0;
 use anyhow::Result;
 use selfreward::gpu::Gpu;
-use selfreward::model::NamedTensor;
+use selfreward::model::{Model, NamedTensor};
 use selfreward::recipe::records::write_json;
 use selfreward::train::dpo::{self, PairLogps};
 use selfreward::train::sft::{self, SftConfig};
@@ -101,7 +101,7 @@ impl BatchArgs {
         Ok((source, limit))
     }
 
-    fn trainer<'g>(&self, app: &App, gpu: &'g Gpu, source: &ModelSource) -> Result<Trainer<'g>> {
+    fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource) -> Result<Trainer<'g>> {
         let optimiser = Optimiser {
             betas: [self.betas[0], self.betas[1]],
             eps: self.eps,
@@ -109,7 +109,7 @@ impl BatchArgs {
             decay_vectors: true,
             max_grad_norm: self.max_grad_norm,
         };
-        Ok(Trainer::new(gpu, app.model(gpu, source)?, optimiser)?)
+        Ok(Trainer::new(gpu, Model::load_f32(gpu, source)?, optimiser)?)
     }
 
     /// The gradients are those of a first step; without `--steps` that step moves nothing.
@@ -132,7 +132,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     };
     let config = args.loss.config(batch.steps.max(1), pairs.len(), batch.rate(), app.common.seed);
     let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
-    let mut trainer = batch.trainer(app, &gpu, &source)?;
+    let mut trainer = batch.trainer(&gpu, &source)?;
     dpo::run(
         &mut trainer,
         &pairs,
@@ -164,7 +164,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let config =
         SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed };
     let mut taken = Taken::default();
-    let mut trainer = batch.trainer(app, &gpu, &source)?;
+    let mut trainer = batch.trainer(&gpu, &source)?;
     sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
         taken.take(trainer, step.loss, step.grad_norm)
     })?;
