@@ -140,19 +140,20 @@ fn tensor(name: String, shape: Vec<usize>, data: Vec<f32>) -> NamedTensor {
 
 fn logits(app: &App, args: &IdsArgs) -> Result<()> {
     let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
-    let logits = score::logits(&gpu, &model, &lists)?;
-    let shape = |i: usize| vec![lists[i].len(), source.arch.vocab_size];
-    let tensors: Vec<NamedTensor> =
-        logits.into_iter().enumerate().map(|(i, values)| tensor(format!("logits.{i}"), shape(i), values)).collect();
+    let mut tensors = Vec::new();
+    for (i, list) in lists.iter().enumerate() {
+        let values = score::logits(&gpu, &model, list)?;
+        tensors.push(tensor(format!("logits.{i}"), vec![list.len(), source.arch.vocab_size], values));
+    }
     Ok(write_safetensors(&args.out, &tensors, Dtype::F32)?)
 }
 
 fn hidden(app: &App, args: &IdsArgs) -> Result<()> {
     let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
     let mut tensors = Vec::new();
-    for (i, layers) in score::hidden(&gpu, &model, &lists)?.into_iter().enumerate() {
-        for (layer, values) in layers.into_iter().enumerate() {
-            let shape = vec![lists[i].len(), source.arch.hidden_size];
+    for (i, list) in lists.iter().enumerate() {
+        for (layer, values) in score::hidden(&gpu, &model, list)?.into_iter().enumerate() {
+            let shape = vec![list.len(), source.arch.hidden_size];
             tensors.push(tensor(format!("hidden.{i}.{layer}"), shape, values));
         }
     }
