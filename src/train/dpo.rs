@@ -244,8 +244,7 @@ impl<'p> Plan<'p> {
             forest.close();
         }
         let batch = Batch::new(trainer.gpu, &trainer.model, &forest, &wanted)?;
-        let entries: Vec<Vec<u32>> =
-            spans.into_iter().map(|s| s.map(|e| batch.lists.order[e]).collect()).collect();
+        let entries: Vec<Vec<u32>> = spans.into_iter().map(|s| s.map(|e| batch.lists.order[e]).collect()).collect();
         Ok(Micro { entries: Lists::new(trainer.gpu, &entries)?, batch, side, uses })
     }
 

@@ -72,7 +72,9 @@ impl Trainer<'_> {
                     break;
                 }
                 if e.prompt.is_empty() || e.completion.is_empty() {
-                    return Err(Error::Input(format!("record {last}: an empty prompt or completion cannot be trained on")));
+                    return Err(Error::Input(format!(
+                        "record {last}: an empty prompt or completion cannot be trained on"
+                    )));
                 }
                 self.model.check_tokens(&format!("record {last}"), &[&e.prompt[..], &e.completion].concat())?;
                 forest.open(&e.prompt);

@@ -28,7 +28,8 @@ impl Trainer<'_> {
         for (name, tensors) in FILES.iter().zip(&all) {
             write_safetensors(&dir.join(name), tensors, Dtype::F32)?;
         }
-        let text = serde_json::to_vec(&Step { step: self.step }).map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
+        let text =
+            serde_json::to_vec(&Step { step: self.step }).map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
         write_file(&dir.join(STEP), &text)
     }
 

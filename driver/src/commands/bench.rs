@@ -31,12 +31,12 @@ pub(crate) struct Args {
     /// The same with random weights of the shape that a config.json describes
     #[arg(long, value_name = "config.json")]
     config: Option<PathBuf>,
-    /// Prompt tokens of the prefill measurement
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    prefill: u32,
-    /// New tokens of the decode measurement
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    decode: u32,
+    /// Prompt tokens of the prefill measurement (default: 512, on a software adapter 64)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    prefill: Option<u32>,
+    /// New tokens of the decode measurement (default: 64, on a software adapter 8)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    decode: Option<u32>,
     /// Show each figure beside that of an earlier `bench --json`
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
@@ -85,7 +85,13 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let speed = match (&args.model, &args.config) {
         (None, None) => None,
         (model, config) => {
-            let sizes = model::Sizes { prefill: args.prefill as usize, decode: args.decode as usize };
+            let (prefill, decode, pairs) =
+                if gpu.info().software { (64, 8, [2, 16, 16]) } else { (512, 64, [4, 32, 64]) };
+            let sizes = model::Sizes {
+                prefill: args.prefill.map_or(prefill, |n| n as usize),
+                decode: args.decode.map_or(decode, |n| n as usize),
+                pairs,
+            };
             Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), sizes)?)
         }
     };

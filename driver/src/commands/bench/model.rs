@@ -19,14 +19,14 @@ use std::time::Instant;
 const BATCHES: [usize; 3] = [1, 8, 32];
 /// Prompt tokens where the prompt is not what is measured.
 const SHORT: usize = 16;
-/// Pairs of the DPO step, tokens of each prompt and of each answer.
-const PAIRS: [usize; 3] = [4, 32, 64];
 
 /// Tokens to measure with.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) prefill: usize,
     pub(super) decode: usize,
+    /// Pairs of the DPO step, tokens of each prompt and of each answer.
+    pub(super) pairs: [usize; 3],
 }
 
 /// Figures of one model on one device.
@@ -79,7 +79,7 @@ pub(super) fn measure(
         app.progress.advance(1);
     }
     drop(model);
-    let (step, forward, tokens) = dpo_step(gpu, load(true)?)?;
+    let (step, forward, tokens) = dpo_step(gpu, load(true)?, sizes.pairs)?;
     app.progress.end();
     Ok(Speed {
         prefill_tok_s: sizes.prefill as f64 / prefill,
@@ -119,8 +119,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
 }
 
 /// Seconds of a DPO step and of a forward pass on its pairs, and the tokens of the step.
-fn dpo_step(gpu: &Gpu, model: Model) -> Result<(f64, f64, u64)> {
-    let [n, prompt, answer] = PAIRS;
+fn dpo_step(gpu: &Gpu, model: Model, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
     let list = |key, n| ids(&model.arch, key, n);
     let pair =
         |i| Pair { prompt: list(3 * i, prompt), chosen: list(3 * i + 1, answer), rejected: list(3 * i + 2, answer) };
