@@ -4,6 +4,7 @@ use super::{Gpu, Inner, lock};
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
 /// A wgpu buffer; launches that still wait for their submit hold it too.
 pub(super) struct Raw {
@@ -14,17 +15,20 @@ pub(super) struct Raw {
 /// Buffers whose tensor is gone, kept for the next tensor of about their size.
 #[derive(Default)]
 pub(super) struct Pool {
-    free: Vec<Arc<Raw>>,
+    free: Vec<(Arc<Raw>, ThreadId)>,
 }
 
 impl Pool {
-    /// A free buffer of at least `bytes` and at most a quarter more. What the host is about to write must not be one
-    /// that a recorded launch still reads: `write_buffer` takes effect before every pass of the next submit.
+    /// A free buffer of at least `bytes` and at most a quarter more. One that a recorded launch still uses may serve as
+    /// scratch for launches recorded after it, so only on the thread that records them; and the host must not write
+    /// into it: `write_buffer` takes effect before every pass of the next submit.
     fn take(&mut self, bytes: u64, host_writes: bool) -> Option<Arc<Raw>> {
+        let here = std::thread::current().id();
         let fits = |r: &Raw| r.bytes >= bytes && r.bytes <= bytes + bytes / 4 + 1024;
-        let free = |r: &Arc<Raw>| !host_writes || Arc::strong_count(r) == 1;
-        let best = self.free.iter().enumerate().filter(|(_, r)| fits(r) && free(r)).min_by_key(|(_, r)| r.bytes)?.0;
-        Some(self.free.swap_remove(best))
+        let free = |(r, by): &(Arc<Raw>, ThreadId)| Arc::strong_count(r) == 1 || (!host_writes && *by == here);
+        let all = self.free.iter().enumerate().filter(|(_, f)| fits(&f.0) && free(f));
+        let best = all.min_by_key(|(_, f)| f.0.bytes)?.0;
+        Some(self.free.swap_remove(best).0)
     }
 }
 
@@ -37,7 +41,7 @@ impl Drop for Owned {
     fn drop(&mut self) {
         if let (Some(raw), Some(home)) = (self.raw.take(), self.home.upgrade()) {
             home.live.fetch_sub(raw.bytes, Ordering::Relaxed);
-            lock(&home.pool).free.push(raw);
+            lock(&home.pool).free.push((raw, std::thread::current().id()));
         }
     }
 }

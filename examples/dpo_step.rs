@@ -1,0 +1,37 @@
+//! A few DPO steps on one preference of the small world's seed model: `cargo run --release --example dpo_step`.
+
+use selfreward::gpu::Gpu;
+use selfreward::model::Model;
+use selfreward::train::dpo::{self, DpoConfig, Pair};
+use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::world::{self, text};
+use selfreward::{Result, Silent};
+
+#[expect(clippy::print_stdout, reason = "an example shows its result")]
+fn main() -> Result<()> {
+    let gpu = Gpu::open(None, None)?;
+    let model = Model::from_tensors(&gpu, &world::arch(), world::seed_model()?)?;
+    let mut trainer = Trainer::new(&gpu, model, Optimiser::default())?;
+    let pair = Pair {
+        prompt: text::question("sort: caje")?,
+        chosen: text::completion("acej")?,
+        rejected: text::completion("cajj")?,
+    };
+    let config = DpoConfig {
+        losses: vec![("sigmoid".to_owned(), 1.0)],
+        beta: 0.1,
+        label_smoothing: 0.0,
+        nll: 0.0,
+        epochs: 5,
+        batch: 1,
+        lr: LearningRate { peak: 5e-4, min_lr: 0.0, warmup: 0, schedule: Schedule::Constant },
+        seed: 0,
+    };
+    dpo::run(&mut trainer, &[pair], &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {
+        println!(
+            "step {}: loss {:.4}, margin {:+.4}, gradient norm {:.2}",
+            step.step, step.loss, step.rewards_margins, step.grad_norm
+        );
+        Ok(())
+    })
+}

@@ -1,0 +1,153 @@
+//! One visibility rule: random forests agree with each path run alone, in scoring and in generation.
+
+use proptest::prelude::*;
+use selfreward::Silent;
+use selfreward::generate::{Generator, Request, Sampling, Settings};
+use selfreward::gpu::Gpu;
+use selfreward::model::score::{Branch, logits, logps};
+use selfreward::model::{Model, NamedTensor, Rope, arch::Arch, family};
+use std::sync::OnceLock;
+
+const V: usize = 61;
+
+/// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4.
+fn model(gpu: &Gpu, window: Option<usize>) -> Model {
+    let arch = Arch {
+        model_type: "llama".to_owned(),
+        vocab_size: V,
+        hidden_size: 30,
+        intermediate_size: 46,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 10,
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-5,
+        rope: Rope { inv_freq: (0..5).map(|i| 100f32.powf(-i as f32 / 5.0)).collect(), scaling: 1.0 },
+        tie_word_embeddings: false,
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: true,
+        qk_norm: false,
+        sliding_window: window,
+    };
+    let mut seed = 1u64;
+    let mut next = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((seed >> 40) as f32 / 16_777_216.0 - 0.5) * 0.6
+    };
+    let tensors = family::parameters(&arch)
+        .into_iter()
+        .map(|(name, shape)| {
+            let lift = if name.contains("norm") { 1.0 } else { 0.0 };
+            let data = (0..shape.iter().product()).map(|_| next() + lift).collect();
+            NamedTensor { name, shape, data }
+        })
+        .collect();
+    Model::from_tensors(gpu, &arch, tensors).expect("a model")
+}
+
+fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| Gpu::open(None, None).expect("a GPU, if only a software one"))
+}
+
+fn ids(most: usize) -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(0..V as u32, 1..most)
+}
+
+fn greedy(tokens: usize) -> Settings {
+    Settings {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_new_tokens: tokens,
+        stop: vec![3],
+        seed: 0,
+        choices: vec![],
+    }
+}
+
+/// Log-probs of `tokens[from ..]` by the logits of the whole sequence alone.
+fn alone(model: &Model, tokens: &[u32], start: usize) -> Vec<f64> {
+    let all = logits(gpu(), model, tokens).expect("logits");
+    (start..tokens.len())
+        .map(|i| {
+            let row: Vec<f64> = all[(i - 1) * V..i * V].iter().map(|x| f64::from(*x)).collect();
+            row[tokens[i] as usize] - row.iter().map(|x| x.exp()).sum::<f64>().ln()
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn branches_score_as_each_path_alone(
+        prompts in prop::collection::vec((ids(40), prop::collection::vec(ids(20), 1..4)), 1..5),
+        window in prop::option::of(1usize..30),
+    ) {
+        let model = model(gpu(), window);
+        let branches: Vec<Branch> =
+            prompts.iter().map(|(p, c)| Branch { prompt: p.clone(), completions: c.clone() }).collect();
+        let got = logps(gpu(), &model, &branches, &Silent).expect("log-probs");
+        for (branch, got) in branches.iter().zip(&got) {
+            for (completion, got) in branch.completions.iter().zip(got) {
+                let path = [&branch.prompt[..], completion].concat();
+                for (g, w) in got.iter().zip(alone(&model, &path, branch.prompt.len())) {
+                    prop_assert!((f64::from(*g) - w).abs() < 1e-4, "{} against {}", g, w);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn siblings_that_grow_together_are_each_path_alone(
+        prompts in prop::collection::vec((ids(70), 1usize..4), 1..5),
+        window in prop::option::of(2usize..40),
+        tokens in 1usize..45,
+    ) {
+        let model = model(gpu(), window);
+        let settings = Settings { sampling: Sampling::default(), ..greedy(tokens) };
+        let requests: Vec<Request> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, (p, n))| Request { prompt: p.clone(), samples: (0..*n as u64).map(|s| 100 * i as u64 + s).collect() })
+            .collect();
+        let mut seen: Vec<Vec<Vec<u32>>> = requests.iter().map(|r| vec![vec![]; r.samples.len()]).collect();
+        let together = Generator::new(gpu(), &model)
+            .run(&requests, &settings, &Silent, &mut |r, s, t| seen[r][s].push(t))
+            .expect("answers");
+        for (r, (request, outputs)) in requests.iter().zip(&together).enumerate() {
+            for (s, out) in outputs.iter().enumerate() {
+                prop_assert_eq!(&seen[r][s], &out.tokens);
+                prop_assert!(out.stopped || out.tokens.len() == tokens);
+                prop_assert_eq!(out.stopped, out.tokens.last() == Some(&3));
+                // A draw depends on (seed, record id, position) and the logits alone. Each token must be the one that the
+                // sampler's own rule gives on the path's logits, unless the draw falls on a border.
+                let path = [&request.prompt[..], &out.tokens].concat();
+                let all = logits(gpu(), &model, &path).expect("logits");
+                for (i, token) in out.tokens.iter().enumerate() {
+                    let row = &all[(request.prompt.len() + i - 1) * V..][..V];
+                    let u = f64::from(selfreward::rng::sampler_uniform(settings.seed, request.samples[s], i as u32));
+                    let (want, near) =
+                        selfreward::kernels::sample::twin(row, &[false; V], &settings.sampling, u);
+                    prop_assert!(want == *token || near < 1e-4, "token {}: {} against {}", i, token, want);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_ends_early_leaves_the_others_alone() {
+    let model = model(gpu(), None);
+    let requests: Vec<Request> =
+        (0..12u64).map(|i| Request { prompt: vec![5 + i as u32; 1 + 7 * i as usize], samples: vec![i, i + 50] }).collect();
+    let mut generator = Generator::new(gpu(), &model);
+    let settings = Settings { sampling: Sampling { temperature: 1.5, ..Sampling::default() }, ..greedy(60) };
+    let all = generator.run(&requests, &settings, &Silent, &mut |_, _, _| {}).expect("answers");
+    assert!(all.iter().flatten().any(|o| o.stopped), "the test wants some answers to stop early");
+    for (request, want) in requests.iter().zip(&all) {
+        let one = generator.run(std::slice::from_ref(request), &settings, &Silent, &mut |_, _, _| {}).expect("answers");
+        assert_eq!(&one[0], want);
+    }
+}
