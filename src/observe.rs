@@ -2,11 +2,11 @@
 
 /// Receives progress; the driver renders it as bars, a test ignores it.
 pub trait Observer {
-    /// A stage begins, with `total` units of work if that is known. Stages do not nest.
+    /// A stage begins, with `total` units of work if that is known. Within it others may begin and end.
     fn begin(&self, _stage: &str, _total: Option<u64>, _unit: &str) {}
-    /// `n` more units of the current stage are done.
+    /// `n` more units of the stage that began last are done.
     fn advance(&self, _n: u64) {}
-    /// The current stage is over.
+    /// The stage that began last is over.
     fn end(&self) {}
     /// A sentence worth reading: a warning, a count of dropped records.
     fn note(&self, _sentence: &str) {}

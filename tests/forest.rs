@@ -140,8 +140,9 @@ proptest! {
 #[test]
 fn a_row_that_ends_early_leaves_the_others_alone() {
     let model = model(gpu(), None);
-    let requests: Vec<Request> =
-        (0..12u64).map(|i| Request { prompt: vec![5 + i as u32; 1 + 7 * i as usize], samples: vec![i, i + 50] }).collect();
+    let requests: Vec<Request> = (0..12u64)
+        .map(|i| Request { prompt: vec![5 + i as u32; 1 + 7 * i as usize], samples: vec![i, i + 50] })
+        .collect();
     let mut generator = Generator::new(gpu(), &model);
     let settings = Settings { sampling: Sampling { temperature: 1.5, ..Sampling::default() }, ..greedy(60) };
     let all = generator.run(&requests, &settings, &Silent, &mut |_, _, _| {}).expect("answers");

@@ -47,11 +47,18 @@ impl Engine for GpuEngine<'_> {
         settings: &Settings,
         observer: &dyn Observer,
     ) -> Result<Vec<Vec<Output>>> {
-        self.generator.run(requests, settings, observer, &mut |_, _, _| {})
+        let samples: usize = requests.iter().map(|r| r.samples.len()).sum();
+        observer.begin("generate", Some((samples * settings.max_new_tokens) as u64), "tokens");
+        let outputs = self.generator.run(requests, settings, observer, &mut |_, _, _| {});
+        observer.end();
+        outputs
     }
 
     fn logps(&mut self, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
-        score::logps(self.gpu, self.model, branches, observer)
+        observer.begin("score", None, "tokens");
+        let logps = score::logps(self.gpu, self.model, branches, observer);
+        observer.end();
+        logps
     }
 }
 

@@ -112,7 +112,6 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
     job.observer.advance(trainer.step);
     let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {
         steps.borrow_mut().push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
-        job.observer.advance(1);
         if trainer.step.is_multiple_of(job.save_every) && trainer.step < total {
             checkpoints.save(trainer)?;
         }

@@ -3,6 +3,7 @@
 use crate::app::{App, check_writable};
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
+use selfreward::Observer;
 use selfreward::generate::{Generator, Request, Settings};
 use selfreward::model::Model;
 use selfreward::recipe::records::{read_jsonl, write_jsonl};
@@ -124,8 +125,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         seed: app.common.seed,
         choices: Vec::new(),
     };
+    let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
+    app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
-    app.progress.clear();
+    app.progress.end();
 
     let mut answers = Vec::new();
     for (index, samples) in outputs.iter().enumerate() {
