@@ -1,5 +1,7 @@
 //! One visibility rule: random forests agree with each path run alone, in scoring and in generation.
 
+#![expect(clippy::expect_used, reason = "a failing test may panic")]
+
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};

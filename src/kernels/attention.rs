@@ -69,7 +69,7 @@ fn constants(heads: Heads) -> Vec<(&'static str, u32)> {
 }
 
 fn params(qkv: &Tensor, heads: Heads, window: u32, head0: usize) -> Result<Vec<u32>> {
-    if qkv.ld != heads.width() || heads.kv_heads == 0 || heads.heads % heads.kv_heads != 0 {
+    if qkv.ld != heads.width() || heads.kv_heads == 0 || !heads.heads.is_multiple_of(heads.kv_heads) {
         return Err(Error::Input(format!("rows of {} do not hold the heads {heads:?}", qkv.ld)));
     }
     let scale = 1.0 / (heads.head_dim as f32).sqrt();

@@ -128,8 +128,7 @@ fn compare(gpu: &Gpu, variant: Variant, case: &Case, row: &mut CheckRow) -> Resu
                 for (i, (g, w)) in got.iter().zip(&want).enumerate() {
                     let abs = (f64::from(*g) - w).abs();
                     let error = abs / w.abs().max(rms).max(1e-30);
-                    // A NaN fails this comparison, which is what it should do.
-                    if !(error <= case.tolerance) {
+                    if error.is_nan() || error > case.tolerance {
                         row.passed = false;
                         if row.note.is_empty() {
                             row.note = format!("{what}[{i}] is {g}, the twin says {w}");

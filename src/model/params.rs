@@ -229,7 +229,7 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource) -> Result<Vec<Option<Weight>
             Dtype::Q8_0 => Some(8),
             _ => None,
         };
-        let blocks = parts.iter().map(|(p, v)| bits(v).filter(|_| p.turned && arch.head_dim % 4 == 0));
+        let blocks = parts.iter().map(|(p, v)| bits(v).filter(|_| p.turned && arch.head_dim.is_multiple_of(4)));
         let bits = blocks.collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
         if let Some(bits) = bits
             && rows % 32 == 0

@@ -57,8 +57,8 @@ impl Default for FromScratch {
     fn default() -> Self {
         Self {
             seed: 0,
-            base: Stage { steps: 600, schedule: 1800, lr: 3e-3, warmup: 100, ift: 64, eft: 64, lists: 6 },
-            policy: Stage { steps: 400, schedule: 400, lr: 1.5e-3, warmup: 20, ift: 48, eft: 80, lists: 6 },
+            base: Stage { steps: 480, schedule: 1800, lr: 3e-3, warmup: 100, ift: 64, eft: 64, lists: 6 },
+            policy: Stage { steps: 320, schedule: 320, lr: 1.5e-3, warmup: 20, ift: 48, eft: 80, lists: 6 },
             list_weight: 0.2,
         }
     }
