@@ -117,7 +117,7 @@ impl Default for DemoConfig {
             rounds: 2,
             prompts: 400,
             judge: JudgeKind::Own,
-            train: TrainKind::DpoNll,
+            train: TrainKind::Dpo,
             from_scratch: None,
             out: None,
             resume: false,
