@@ -3,7 +3,8 @@
 mod wave;
 
 use crate::gpu::Gpu;
-use crate::model::Model;
+use crate::kernels::attention_decode::PAGE;
+use crate::model::{Model, params};
 use crate::{Error, Observer, Result};
 
 /// How a token is drawn. The steps apply in the order of the fields, repetition penalty first.
@@ -69,10 +70,30 @@ pub struct Generator<'a> {
     model: &'a Model,
 }
 
-/// Sequences and prompt tokens of one wave. Its composition depends on the requests alone, so that a rerun computes the
-/// same bits.
-const WAVE_SEQUENCES: usize = 1024;
-const WAVE_TOKENS: usize = 16_384;
+/// What one wave may hold. Its composition depends on the requests, the model and the device's limits alone, so that a
+/// rerun computes the same bits.
+struct Limits {
+    sequences: usize,
+    tokens: usize,
+    /// Pages of the KV arena.
+    pages: usize,
+}
+
+impl Limits {
+    fn new(gpu: &Gpu, model: &Model) -> Limits {
+        let heads = params::heads(&model.arch);
+        let page = (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
+        let arena = if gpu.info().software { 1u64 << 30 } else { 4 << 30 };
+        let binding = gpu.max_binding_bytes();
+        let pages = (arena / (2 * page * model.arch.num_hidden_layers.max(1) as u64)).min(binding / page);
+        Limits {
+            // Every sequence has a row of logits.
+            sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
+            tokens: model.most_rows(gpu).min(16_384),
+            pages: pages as usize,
+        }
+    }
+}
 
 impl<'a> Generator<'a> {
     /// A generator for `model`. Memory is taken while [`Generator::run`] runs.
@@ -97,13 +118,19 @@ impl<'a> Generator<'a> {
             self.check(i, r, settings)?;
         }
         let mut all = Vec::with_capacity(requests.len());
+        let limits = Limits::new(self.gpu, self.model);
         let mut first = 0;
         while first < requests.len() {
-            let (mut last, mut sequences, mut tokens) = (first, 0, 0);
+            let (mut last, mut sequences, mut tokens, mut pages) = (first, 0, 0, 0);
             while last < requests.len() {
                 let r = &requests[last];
-                (sequences, tokens) = (sequences + r.samples.len(), tokens + r.prompt.len());
-                if last > first && (sequences > WAVE_SEQUENCES || tokens > WAVE_TOKENS) {
+                let full = (r.prompt.len() + settings.max_new_tokens.max(settings.choices.len())).div_ceil(PAGE);
+                let shared = r.prompt.len() / PAGE;
+                sequences += r.samples.len();
+                tokens += r.prompt.len();
+                pages += shared + r.samples.len() * (full - shared);
+                let fits = sequences <= limits.sequences && tokens <= limits.tokens && pages <= limits.pages;
+                if last > first && !fits {
                     break;
                 }
                 last += 1;

@@ -87,6 +87,13 @@ impl Model {
         self.weight(param)?.dense()
     }
 
+    /// Rows that one pass may have: the widest activation must fit a binding.
+    pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
+        let heads = params::heads(&self.arch);
+        let widest = (2 * crate::gpu::pad4(self.arch.intermediate_size)).max(heads.width()).max(self.arch.hidden_size);
+        (gpu.max_binding_bytes() / (4 * widest as u64)).max(1) as usize
+    }
+
     /// Refuses token ids that the model does not know and paths longer than its context.
     pub(crate) fn check_tokens(&self, what: &str, tokens: &[u32]) -> Result<()> {
         let (v, most) = (self.arch.vocab_size, self.arch.max_position_embeddings);

@@ -51,6 +51,7 @@ pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, mask: &Mas
 pub fn logps(gpu: &Gpu, model: &Model, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
     let mut all: Vec<Vec<Vec<f32>>> = Vec::new();
     let size = |b: &Branch| b.prompt.len() + b.completions.iter().map(Vec::len).sum::<usize>();
+    let most = ROWS.min(model.most_rows(gpu));
     let mut first = 0;
     while first < branches.len() {
         if observer.stop_requested() {
@@ -58,7 +59,7 @@ pub fn logps(gpu: &Gpu, model: &Model, branches: &[Branch], observer: &dyn Obser
         }
         let mut last = first;
         let mut rows = 0;
-        while last < branches.len() && (last == first || rows + size(&branches[last]) <= ROWS) {
+        while last < branches.len() && (last == first || rows + size(&branches[last]) <= most) {
             rows += size(&branches[last]);
             last += 1;
         }

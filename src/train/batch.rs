@@ -13,9 +13,9 @@ use crate::{Error, Result};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
-pub(super) fn most_rows(gpu: &Gpu, arch: &Arch) -> usize {
-    let rows = kept_budget(gpu) / kept_bytes(arch);
-    rows.clamp(512, 8192)
+pub(super) fn most_rows(gpu: &Gpu, model: &Model) -> usize {
+    let rows = kept_budget(gpu) / kept_bytes(&model.arch);
+    rows.clamp(512, 8192).min(model.most_rows(gpu))
 }
 
 /// Bytes of activations that one row leaves for the backward pass.

@@ -185,7 +185,7 @@ impl<'p> Plan<'p> {
         if terms.is_empty() {
             return Err(Error::Input("no loss is given".into()));
         }
-        Ok(Plan { pairs, config, terms, most: batch::most_rows(trainer.gpu, &trainer.model.arch) })
+        Ok(Plan { pairs, config, terms, most: batch::most_rows(trainer.gpu, &trainer.model) })
     }
 
     /// Pair numbers of each micro-batch of step `at`.

@@ -59,7 +59,7 @@ impl Trainer<'_> {
         let share = |g: usize| if sizes[g] == 0 { 0.0 } else { -groups[g].1 / sizes[g] as f32 };
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
         self.zero_gradients()?;
-        let most = batch::most_rows(gpu, &self.model.arch);
+        let most = batch::most_rows(gpu, &self.model);
         let all: Vec<(usize, &Example)> =
             groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x))).collect();
         let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, 0);
