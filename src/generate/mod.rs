@@ -2,31 +2,12 @@
 
 mod wave;
 
+pub use crate::kernels::sample::Sampling;
+
 use crate::gpu::Gpu;
 use crate::kernels::attention_decode::PAGE;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result};
-
-/// How a token is drawn. The steps apply in the order of the fields, repetition penalty first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides positive and multiplies negative logits of tokens already in prompt or answer; 1 is off.
-    pub repetition_penalty: f32,
-    /// 0 is greedy (lowest id among equal logits).
-    pub temperature: f32,
-    /// Keep the k largest; 0 is off.
-    pub top_k: usize,
-    /// Keep the smallest set of most probable tokens that reaches this mass, the crossing token included; 1 is off.
-    pub top_p: f32,
-    /// Drop tokens less probable than this share of the most probable one; 0 is off.
-    pub min_p: f32,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
-    }
-}
 
 /// One prompt and the samples wanted of it; the prompt is computed and stored once.
 #[derive(Clone, Debug)]

@@ -176,14 +176,8 @@ impl Wave<'_> {
         let token = gpu.vector(&forest.tokens)?;
         let context = decoder::Context::Forest { mask: &mask, store: Some((&self.arena, &row, &slot)) };
         let mut rec = gpu.record();
-        let mut x = decoder::embed(&mut rec, self.model, &token, forest.len())?;
-        let mut delta = None;
-        for layer in 0..self.model.arch.num_hidden_layers {
-            let (acts, out) = decoder::forward(&mut rec, self.model, layer, (&x, delta.as_ref()), &context)?;
-            x = acts.stream().clone();
-            delta = Some(out);
-        }
-        let Some(delta) = delta else { return Err(Error::Input("a model without layers".into())) };
+        let x = decoder::embed(&mut rec, self.model, &token, forest.len())?;
+        let (x, delta) = decoder::stack(&mut rec, self.model, x, &context, drop)?;
         let last: Vec<u32> = nodes.iter().map(|n| (n.first + n.len - 1) as u32).collect();
         let last = gpu.vector(&last)?;
         let (lx, ld) = (gpu.empty(last.cols, x.cols)?, gpu.empty(last.cols, x.cols)?);
@@ -276,14 +270,8 @@ impl Wave<'_> {
         let (gpu, model) = (self.gpu, self.model);
         let mut rec = gpu.record();
         let context = decoder::Context::Arena { arena: &self.arena, rows: place };
-        let mut x = decoder::embed(&mut rec, model, &state.token, place.table.rows)?;
-        let mut delta = None;
-        for layer in 0..model.arch.num_hidden_layers {
-            let (acts, out) = decoder::forward(&mut rec, model, layer, (&x, delta.as_ref()), &context)?;
-            x = acts.stream().clone();
-            delta = Some(out);
-        }
-        let Some(delta) = delta else { return Err(Error::Input("a model without layers".into())) };
+        let x = decoder::embed(&mut rec, model, &state.token, place.table.rows)?;
+        let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
         let norm = head::final_norm(&mut rec, model, &x, &delta)?;
         let logits = head::logits(&mut rec, model, &norm.y)?;
         match (&self.choice, share) {

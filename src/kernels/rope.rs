@@ -2,7 +2,6 @@
 
 use super::{Case, Kernel, lanes, stream, word};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor, pad4};
-use crate::model::Rope;
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -52,13 +51,13 @@ impl Heads {
 ///
 /// # Errors
 /// Out of memory.
-pub fn angles(gpu: &Gpu, rope: &Rope, positions: usize) -> Result<Tensor> {
-    let half = rope.inv_freq.len();
+pub fn angles(gpu: &Gpu, inv_freq: &[f32], scaling: f32, positions: usize) -> Result<Tensor> {
+    let half = inv_freq.len();
     let mut all = Vec::with_capacity(positions * 2 * half);
     for p in 0..positions {
         let angle = |f: &f32| f64::from(p as f32 * f);
-        all.extend(rope.inv_freq.iter().map(|f| (angle(f).cos() * f64::from(rope.scaling)) as f32));
-        all.extend(rope.inv_freq.iter().map(|f| (angle(f).sin() * f64::from(rope.scaling)) as f32));
+        all.extend(inv_freq.iter().map(|f| (angle(f).cos() * f64::from(scaling)) as f32));
+        all.extend(inv_freq.iter().map(|f| (angle(f).sin() * f64::from(scaling)) as f32));
     }
     gpu.upload(positions, 2 * half, &all)
 }
@@ -241,12 +240,11 @@ fn cases() -> Vec<Case> {
                 move |t| {
                     let inv_freq: Vec<f32> =
                         (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
-                    let rope = Rope { inv_freq: inv_freq.clone(), scaling: 1.0 };
                     let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
                     let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                     let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                     let (gain, hg) = t.matrix(1, 2 * head_dim)?;
-                    let (angle, dgain) = (angles(t.gpu, &rope, 900)?, t.gpu.zeros(1, 2 * head_dim)?);
+                    let (angle, dgain) = (angles(t.gpu, &inv_freq, 1.0, 900)?, t.gpu.zeros(1, 2 * head_dim)?);
                     let positions = t.gpu.vector(&pos)?;
                     let place =
                         Place { heads: h, pos: &positions, angle: &angle, qk_norm: normed.then_some((&gain, 1e-6)) };

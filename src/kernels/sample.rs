@@ -1,7 +1,6 @@
 //! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
 
 use super::{Case, Kernel, lanes, row_groups, stream, word};
-use crate::generate::Sampling;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::rng::philox;
 use crate::{Error, Result};
@@ -24,6 +23,27 @@ pub const KERNEL: Kernel = Kernel {
 
 /// Stop tokens that fit into the parameters.
 pub const MOST_STOPS: usize = 16;
+
+/// How a token is drawn. The steps apply in the order of the fields, repetition penalty first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides positive and multiplies negative logits of tokens already in prompt or answer; 1 is off.
+    pub repetition_penalty: f32,
+    /// 0 is greedy (lowest id among equal logits).
+    pub temperature: f32,
+    /// Keep the k largest; 0 is off.
+    pub top_k: usize,
+    /// Keep the smallest set of most probable tokens that reaches this mass, the crossing token included; 1 is off.
+    pub top_p: f32,
+    /// Drop tokens less probable than this share of the most probable one; 0 is off.
+    pub min_p: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+}
 
 /// The rows being generated, on the GPU.
 #[derive(Clone)]

@@ -161,10 +161,25 @@ pub(crate) fn forward(
     Ok((Acts { norm1, raw, qkv, attended, norm2, gu, a }, out))
 }
 
-impl Acts {
-    /// The stream after attention, to which the block's output is added.
-    pub(crate) fn stream(&self) -> &Tensor {
-        &self.norm2.h
+/// All blocks on the embedded rows x; `each` takes what every block left. Gives the stream and the last block's
+/// addition to it, as the final norm wants them.
+pub(crate) fn stack(
+    rec: &mut Recorder,
+    model: &Model,
+    mut x: Tensor,
+    context: &Context,
+    mut each: impl FnMut(Acts),
+) -> Result<(Tensor, Tensor)> {
+    let mut delta = None;
+    for layer in 0..model.arch.num_hidden_layers {
+        let (acts, out) = forward(rec, model, layer, (&x, delta.as_ref()), context)?;
+        x = acts.norm2.h.clone();
+        delta = Some(out);
+        each(acts);
+    }
+    match delta {
+        Some(d) => Ok((x, d)),
+        None => Err(Error::Input("a model without layers".into())),
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Model {
 
 impl Model {
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
-        let angle = rope::angles(gpu, &arch.rope, arch.max_position_embeddings)?;
+        let angle = rope::angles(gpu, &arch.rope.inv_freq, arch.rope.scaling, arch.max_position_embeddings)?;
         Ok(Model { arch: arch.clone(), params, angle })
     }
 

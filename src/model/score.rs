@@ -2,7 +2,7 @@
 
 use super::head::{self, Wanted};
 use super::{Model, decoder};
-use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::gpu::{Gpu, Recorder};
 use crate::kernels::attention::Mask;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::{Forest, Node};
@@ -31,17 +31,9 @@ pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, mask: &Mas
     let gpu = rec.gpu();
     let token = gpu.vector(&forest.tokens)?;
     let context = decoder::Context::Forest { mask, store: None };
-    let mut x = decoder::embed(rec, model, &token, forest.len())?;
-    let mut delta = None;
-    for layer in 0..model.arch.num_hidden_layers {
-        let (acts, out) = decoder::forward(rec, model, layer, (&x, delta.as_ref()), &context)?;
-        x = acts.stream().clone();
-        delta = Some(out);
-    }
-    match delta {
-        Some(d) => head::final_norm(rec, model, &x, &d),
-        None => Err(Error::Input("a model without layers".into())),
-    }
+    let x = decoder::embed(rec, model, &token, forest.len())?;
+    let (x, delta) = decoder::stack(rec, model, x, &context, drop)?;
+    head::final_norm(rec, model, &x, &delta)
 }
 
 /// Log-probs `[branch][completion][token]`: each completion token given the prompt and what precedes it.
@@ -121,17 +113,10 @@ pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>>
     let context = decoder::Context::Forest { mask: &mask, store: None };
     let mut rec = gpu.record();
     let token = gpu.vector(&forest.tokens)?;
-    let mut x = decoder::embed(&mut rec, model, &token, forest.len())?;
-    let (mut delta, mut streams) = (None::<Tensor>, Vec::new());
-    for layer in 0..model.arch.num_hidden_layers {
-        let (acts, out) = decoder::forward(&mut rec, model, layer, (&x, delta.as_ref()), &context)?;
-        streams.push(acts.input().clone());
-        x = acts.stream().clone();
-        delta = Some(out);
-    }
-    if let Some(d) = &delta {
-        streams.push(head::final_norm(&mut rec, model, &x, d)?.y);
-    }
+    let x = decoder::embed(&mut rec, model, &token, forest.len())?;
+    let mut streams = Vec::new();
+    let (x, delta) = decoder::stack(&mut rec, model, x, &context, |acts| streams.push(acts.input().clone()))?;
+    streams.push(head::final_norm(&mut rec, model, &x, &delta)?.y);
     rec.submit()?;
     gpu.download_all(&streams.iter().collect::<Vec<_>>())
 }

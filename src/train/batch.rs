@@ -1,6 +1,7 @@
 //! One micro-batch: its forest on the GPU, forward with what backward needs kept, and backward.
 
 use super::Trainer;
+use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor, pad4};
 use crate::kernels::attention::Mask;
 use crate::kernels::embedding::ByToken;
@@ -9,7 +10,6 @@ use crate::layout::Forest;
 use crate::model::decoder::{self, Acts, Context};
 use crate::model::head::{self, Lists, Scored, Wanted};
 use crate::model::{Arch, Model, params};
-use crate::{Error, Result};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
@@ -70,19 +70,13 @@ pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: bo
     let gpu = rec.gpu();
     let context = Context::Forest { mask: &batch.mask, store: None };
     let all = keep && batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu);
-    let mut x = decoder::embed(rec, model, &batch.token, batch.rows)?;
-    let (mut delta, mut blocks) = (None::<Tensor>, Vec::new());
-    for layer in 0..model.arch.num_hidden_layers {
-        let (acts, out) = decoder::forward(rec, model, layer, (&x, delta.as_ref()), &context)?;
-        x = acts.stream().clone();
-        delta = Some(out);
-        if all {
-            blocks.push(Kept::All(Box::new(acts)));
-        } else if keep {
-            blocks.push(Kept::Input(acts.input().clone()));
-        }
-    }
-    let Some(delta) = delta else { return Err(Error::Input("a model without layers".into())) };
+    let x = decoder::embed(rec, model, &batch.token, batch.rows)?;
+    let mut blocks = Vec::new();
+    let (x, delta) = decoder::stack(rec, model, x, &context, |acts| match (keep, all) {
+        (true, true) => blocks.push(Kept::All(Box::new(acts))),
+        (true, false) => blocks.push(Kept::Input(acts.input().clone())),
+        (false, _) => {}
+    })?;
     let norm = head::final_norm(rec, model, &x, &delta)?;
     let scored = head::logps(rec, model, &norm, &batch.lists)?;
     Ok(Tape { blocks, norm, scored })
