@@ -5,6 +5,7 @@ use super::{Model, decoder};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::attention::Mask;
 use crate::kernels::rms_norm::Norm;
+use crate::kernels::rows;
 use crate::layout::{Forest, Node};
 use crate::{Error, Observer, Result};
 
@@ -98,9 +99,18 @@ pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
     let (forest, mask) = alone(gpu, model, tokens)?;
     let mut rec = gpu.record();
     let norm = run(&mut rec, model, &forest, &mask)?;
-    let logits = head::logits(&mut rec, model, &norm.y)?;
     rec.submit()?;
-    gpu.download(&logits)
+    let mut all = Vec::with_capacity(tokens.len() * model.arch.vocab_size);
+    let row: Vec<u32> = (0..tokens.len() as u32).collect();
+    for part in row.chunks(head::chunk_rows(gpu, model.arch.vocab_size)) {
+        let mut rec = gpu.record();
+        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols)?);
+        rows::gather(&mut rec, &norm.y, &row, &chunk)?;
+        let logits = head::logits(&mut rec, model, &chunk)?;
+        rec.submit()?;
+        all.extend(gpu.download::<f32>(&logits)?);
+    }
+    Ok(all)
 }
 
 /// The residual stream of one sequence before each layer, `[len, D]` row-major each; layer 0 is the embedding, the last
