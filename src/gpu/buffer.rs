@@ -141,11 +141,6 @@ impl Gpu {
         Ok(Arc::new(Owned { raw: Some(raw), home: Arc::downgrade(&self.0) }))
     }
 
-    /// Gives back to the driver what the pool holds free.
-    pub fn trim(&self) {
-        lock(&self.0.pool).free.clear();
-    }
-
     /// A `[rows, cols]` tensor with arbitrary content, for a kernel to write.
     ///
     /// # Errors
@@ -202,18 +197,6 @@ impl Gpu {
         if !padded.is_empty() {
             self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
         }
-    }
-
-    /// Overwrites a tensor that no recorded and unsubmitted launch reads with row-major host values of its shape.
-    ///
-    /// # Errors
-    /// A slice of another length than rows x cols.
-    pub fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
-        if data.len() != tensor.rows * tensor.cols || tensor.ld != tensor.cols && tensor.rows != 1 {
-            return Err(Error::Input(format!("{} values do not fill a tensor {:?}", data.len(), tensor.shape())));
-        }
-        self.write(tensor, data);
-        Ok(())
     }
 
     /// Reads tensors back, row-major and without padding; waits for the GPU.

@@ -9,7 +9,7 @@ pub mod tune;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use pipeline::Source;
-pub use record::{Cost, Launch, Plan, Recorder, Timing, fold};
+pub use record::{Cost, Launch, Plan, Recorder, fold};
 
 use crate::{Error, Result};
 use std::collections::HashMap;

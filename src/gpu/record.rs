@@ -35,7 +35,6 @@ pub struct Launch<'a> {
 }
 
 struct Step {
-    label: (&'static str, &'static str),
     pipeline: Arc<Pipeline>,
     buffers: Vec<Arc<Raw>>,
     groups: [u32; 3],
@@ -105,7 +104,6 @@ impl<'g> Recorder<'g> {
         self.params.extend_from_slice(bytemuck::cast_slice(&l.params));
         self.params.resize((self.steps.len() + 1) * SLOT, 0);
         self.steps.push(Step {
-            label: (l.source.name, l.entry),
             pipeline,
             buffers: l.bind.iter().map(|t| t.raw().clone()).collect(),
             groups: l.groups,
@@ -160,19 +158,6 @@ impl<'g> Recorder<'g> {
 pub struct Plan {
     steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
-}
-
-/// Time of one launch of a profiled plan.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Timing {
-    /// The op's stem.
-    pub kernel: &'static str,
-    /// Its entry point.
-    pub entry: &'static str,
-    /// Seconds, median over the repetitions.
-    pub seconds: f64,
-    /// Work of the launch.
-    pub cost: Cost,
 }
 
 impl Plan {
@@ -261,23 +246,6 @@ impl Gpu {
                 self.run(plan)?;
                 self.wait()?;
                 Ok(start.elapsed().as_secs_f64())
-            })
-            .collect()
-    }
-
-    /// Times every launch of the plan by itself, by the host's clock with a wait after each.
-    ///
-    /// # Errors
-    /// Device errors.
-    pub fn profile(&self, plan: &Plan) -> Result<Vec<Timing>> {
-        self.wait()?;
-        (0..plan.len())
-            .map(|i| {
-                let start = Instant::now();
-                self.0.queue.submit([self.encode(plan, i..i + 1, 1)]);
-                self.wait()?;
-                let s = &plan.steps[i];
-                Ok(Timing { kernel: s.label.0, entry: s.label.1, seconds: start.elapsed().as_secs_f64(), cost: s.cost })
             })
             .collect()
     }
