@@ -177,7 +177,8 @@ fn a_model_is_exported_once_and_only_as_what_is_known() {
     assert_eq!((&gguf["format"], &folder["format"]), (&"gguf".into(), &"hf".into()));
     let refused = |args: &[&str], word: &str| {
         let mut command = cargo_bin_cmd!("selfreward");
-        let output = command.args(["export", "--model", &model, "--out"]).args(args).assert().code(1).get_output().clone();
+        let output =
+            command.args(["export", "--model", &model, "--out"]).args(args).assert().code(1).get_output().clone();
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains(word), "{error}");
     };
