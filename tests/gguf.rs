@@ -135,7 +135,7 @@ fn tokenizers_go_along_or_are_refused() {
     source.text = Some(tokenizer(json!({"type": "Whitespace"}), template));
     let error = save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap_err().to_string();
     assert!(error.contains("pre-tokenizer") && error.contains("gpt-2"), "{error}");
-    let mut few = json!({"type": "ByteLevel"});
+    let mut few = gpt2;
     few["add_prefix_space"] = true.into();
     source.text = Some(tokenizer(few, template));
     assert!(save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).is_err());
