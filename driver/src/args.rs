@@ -1,6 +1,6 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
-use crate::commands::{bench, chat, check, demo, dump, generate, judge, pairs, prompts, run, train};
+use crate::commands::{bench, chat, check, demo, dump, export, generate, judge, pairs, prompts, run, train};
 use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.
@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Sft(train::SftArgs),
     /// Train a model on preferences
     Dpo(train::DpoArgs),
+    /// Write a model as a Hugging Face folder or a GGUF file
+    Export(export::Args),
     /// Write numbers for comparison with other programs
     #[command(subcommand)]
     Dump(dump::Kind),
