@@ -3,6 +3,7 @@
 mod batch;
 pub mod dpo;
 pub mod losses;
+pub mod objective;
 pub mod sft;
 mod state;
 
@@ -51,16 +52,20 @@ pub struct LearningRate {
     pub peak: f32,
     /// Where the cosine ends.
     pub min_lr: f32,
-    /// Steps of linear warm-up: step i (from 0) has the factor (i + 1) / warmup until it reaches 1.
+    /// Steps of linear warm-up: step i (from 0) has the factor (i + warmup_offset) / warmup until it reaches 1.
     pub warmup: usize,
+    /// 0 is transformers' warm-up, whose first step moves nothing; with 1 it moves, and the last step of the warm-up has
+    /// the peak.
+    pub warmup_offset: usize,
     /// The shape after warm-up.
     pub schedule: Schedule,
 }
 
 impl LearningRate {
-    /// The rate of step `step` (from 0) out of `steps`.
+    /// The rate of step `step` (from 0) out of `steps`, as transformers' schedules give it.
     pub fn at(&self, step: usize, steps: usize) -> f32 {
-        let warm = if self.warmup == 0 { 1.0 } else { ((step + 1) as f32 / self.warmup as f32).min(1.0) };
+        let warm =
+            if self.warmup == 0 { 1.0 } else { ((step + self.warmup_offset) as f32 / self.warmup as f32).min(1.0) };
         let span = steps.saturating_sub(self.warmup).max(1) as f32;
         let done = (step.saturating_sub(self.warmup) as f32 / span).min(1.0);
         match self.schedule {
@@ -81,6 +86,9 @@ pub struct Trainer<'a> {
     pub model: Model,
     /// Optimiser steps taken so far.
     pub step: u64,
+    /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
+    /// None. A step's gradient is the same whatever it is, but for rounding.
+    pub micro_rows: Option<usize>,
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Tensor>>,
@@ -102,7 +110,11 @@ impl<'a> Trainer<'a> {
         let grads = decoder::gradients(&model, gpu)?;
         let parts = gpu.zeros(1, grads.iter().flatten().map(adamw::parts).sum())?;
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
-        Ok(Self { gpu, model, step: 0, optimiser, grads, moment1, moment2, parts })
+        Ok(Self { gpu, model, step: 0, micro_rows: None, optimiser, grads, moment1, moment2, parts })
+    }
+
+    fn micro_rows(&self) -> usize {
+        self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
     }
 
     /// The gradients of the last step, before clipping, under Hugging Face's names and shapes.
