@@ -237,12 +237,7 @@ impl<'p> Plan<'p> {
 
     /// Whether the pairs of a step depend on one another.
     fn coupled(&self) -> bool {
-        let couples = |l: &&Loss| match l.family {
-            // Without WPO its pairs only add up.
-            Family::Chosen => self.config.objective.wpo,
-            _ => matches!(l.of, Of::Step(_)),
-        };
-        self.rows.iter().any(couples)
+        self.rows.iter().any(|l| matches!(l.of, Of::Step(_)))
     }
 
     /// Pair numbers of each micro-batch of step `at`.
@@ -390,7 +385,7 @@ impl<'p> Plan<'p> {
                 let (_, tokens) = micro.forward(trainer, false)?;
                 seen.extend(self.seen(&micro, &tokens, numbers, reference, &totals));
             }
-            known = Some(self.config.objective.evaluate(&self.rows, &mut seen).into_iter());
+            known = Some(self.config.objective.evaluate_rows(&self.rows, &mut seen).into_iter());
         }
         let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0);
         for numbers in cuts {
@@ -402,7 +397,7 @@ impl<'p> Plan<'p> {
             let mut here = self.seen(&micro, &tokens, &numbers, reference, &totals);
             let slopes: Vec<Slope> = match &mut known {
                 Some(known) => known.take(numbers.len()).collect(),
-                None => self.config.objective.evaluate(&self.rows, &mut here),
+                None => self.config.objective.evaluate_rows(&self.rows, &mut here),
             };
             loss += slopes.iter().map(|s| s.loss).sum::<f64>() / totals.pairs;
             for side in &micro.side {

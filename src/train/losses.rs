@@ -125,16 +125,6 @@ fn kto(seen: &[Seen], o: &Objective) -> Vec<Slope> {
     seen.iter().map(|s| labelled(s, o, kl.max(0.0))).collect()
 }
 
-/// The mean over all chosen tokens of the step; under WPO TRL multiplies it by the mean weight of the pairs.
-fn sft(seen: &[Seen], _: &Objective) -> Vec<Slope> {
-    let weight = seen.iter().map(|s| s.weight).sum::<f64>() / seen.len().max(1) as f64;
-    let of = |s: &Seen| {
-        let d = -weight * s.chosen_share;
-        Slope { loss: d * s.chosen_sum, dsum: d, ..Slope::default() }
-    };
-    seen.iter().map(of).collect()
-}
-
 const fn row(name: &'static str, about: &'static str, family: Family, of: fn(&Seen, &Objective) -> Slope) -> Loss {
     Loss { name, about, family, of: Of::Pair(of) }
 }
@@ -228,7 +218,11 @@ pub const LOSSES: &[Loss] = &[
             (loss, -sigmoid(-x) * (1.0 - m) + log_sigmoid(x) * dm - em + edm)
         })
     }),
-    joint("sft", "cross-entropy, the mean over all chosen tokens of a step", Family::Chosen, sft),
+    row("sft", "cross-entropy, the mean over all chosen tokens of a step", Family::Chosen, |s, _| Slope {
+        loss: -s.chosen_share * s.chosen_sum,
+        dsum: -s.chosen_share,
+        ..Slope::default()
+    }),
     row("sigmoid_norm", "DPO on log-ratios per token", Family::Margin, |s, o| {
         let beta = f64::from(o.beta);
         per_token(s, |x| {

@@ -176,3 +176,51 @@ impl<'a> Trainer<'a> {
         Ok(norm)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row: `schedule(AdamW at 2e-3)` of transformers 5.23 over `steps`, read as `optimizer.param_groups[0]["lr"]`
+    /// before each step, for `get_constant_schedule_with_warmup(o, warmup)`, `get_linear_schedule_with_warmup(o, warmup,
+    /// steps)`, `get_cosine_schedule_with_warmup(o, warmup, steps)` and
+    /// `get_cosine_with_min_lr_schedule_with_warmup(o, warmup, steps, min_lr=5e-4)`.
+    #[test]
+    fn schedules_are_those_of_transformers() {
+        const W: [f32; 3] = [0.0, 0.000666666667, 0.00133333333];
+        let tables: [(usize, usize, [Vec<f32>; 4]); 3] = [
+            (
+                7,
+                3,
+                [
+                    [&W[..], &[0.002; 4]].concat(),
+                    [&W[..], &[0.002, 0.0015, 0.001, 0.0005]].concat(),
+                    [&W[..], &[0.002, 0.00170710678, 0.001, 0.000292893219]].concat(),
+                    [&W[..], &[0.002, 0.00178033009, 0.00125, 0.000719669914]].concat(),
+                ],
+            ),
+            (
+                5,
+                0,
+                [
+                    vec![0.002; 5],
+                    vec![0.002, 0.0016, 0.0012, 0.0008, 0.0004],
+                    vec![0.002, 0.00180901699, 0.00130901699, 0.000690983006, 0.000190983006],
+                    vec![0.002, 0.00185676275, 0.00148176275, 0.00101823725, 0.000643237254],
+                ],
+            ),
+            (4, 6, [(); 4].map(|()| vec![0.0, 0.000333333333, 0.000666666667, 0.001])),
+        ];
+        let kinds =
+            [(Schedule::Constant, 0.0), (Schedule::Linear, 0.0), (Schedule::Cosine, 0.0), (Schedule::Cosine, 5e-4)];
+        for (steps, warmup, rates) in tables {
+            for ((schedule, min_lr), want) in kinds.into_iter().zip(rates) {
+                let rate = LearningRate { peak: 2e-3, min_lr, warmup, warmup_offset: 0, schedule };
+                for (i, want) in want.iter().enumerate() {
+                    let got = rate.at(i, steps);
+                    assert!((got - want).abs() < 1e-9, "{schedule:?} {steps} {warmup} step {i}: {got}, {want}");
+                }
+            }
+        }
+    }
+}

@@ -228,8 +228,16 @@ impl Objective {
         Ok(self.rows()?.iter().any(|l| l.family == Family::Unpaired))
     }
 
-    /// Loss and derivatives of each pair; the objective is their mean. `seen` holds the log-probs; c and r are set here.
-    pub(super) fn evaluate(&self, rows: &[&Loss], seen: &mut [Seen]) -> Vec<Slope> {
+    /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r are
+    /// set here.
+    ///
+    /// # Errors
+    /// As [`Objective::rows`].
+    pub fn evaluate(&self, seen: &mut [Seen]) -> Result<Vec<Slope>> {
+        Ok(self.evaluate_rows(&self.rows()?, seen))
+    }
+
+    pub(super) fn evaluate_rows(&self, rows: &[&Loss], seen: &mut [Seen]) -> Vec<Slope> {
         let mut total = vec![Slope::default(); seen.len()];
         for (row, (_, weight)) in rows.iter().zip(&self.losses) {
             let mut by = vec![[1.0; 2]; seen.len()];
@@ -250,8 +258,7 @@ impl Objective {
                 Of::Step(f) => f(seen, self),
             };
             for (((total, slope), by), s) in total.iter_mut().zip(&slopes).zip(by).zip(&*seen) {
-                let wpo = if row.family == Family::Chosen { 1.0 } else { s.weight };
-                total.add(slope, f64::from(*weight) * wpo, by);
+                total.add(slope, f64::from(*weight) * s.weight, by);
             }
         }
         for (total, s) in total.iter_mut().zip(seen) {
@@ -294,9 +301,9 @@ mod tests {
 
     fn slopes_hold(o: &Objective, what: &str) {
         let rows = o.rows().unwrap();
-        let total = |seen: &[Seen]| o.evaluate(&rows, &mut seen.to_vec()).iter().map(|s| s.loss).sum::<f64>();
+        let total = |seen: &[Seen]| o.evaluate_rows(&rows, &mut seen.to_vec()).iter().map(|s| s.loss).sum::<f64>();
         let (seen, h) = (step(), 1e-5);
-        let all = o.evaluate(&rows, &mut seen.clone());
+        let all = o.evaluate_rows(&rows, &mut seen.clone());
         // KTO holds its KL estimate fixed.
         let sides = if o.unpaired().unwrap() { 1 } else { 2 };
         for i in 0..seen.len() {
@@ -338,7 +345,7 @@ mod tests {
                 let mut seen: Vec<Seen> =
                     step().into_iter().map(|s| Seen { policy: far, chosen_sum: far[0], ..s }).collect();
                 // DiscoPOP's exponential and forward KL grow without bound in the losing direction only.
-                for s in o.evaluate(&rows, &mut seen) {
+                for s in o.evaluate_rows(&rows, &mut seen) {
                     let all = [s.loss, s.dc, s.dr, s.dsum, s.dprompt];
                     assert!(all.iter().all(|x| x.is_finite()), "{} at {far:?}: {s:?}", loss.name);
                 }
