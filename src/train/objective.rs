@@ -207,8 +207,8 @@ impl Objective {
                  hinge, ipo, exo_pair, robust, discopop, and sft",
             ),
             (
-                !self.wpo || (reference && not_sorting),
-                "WPO goes with the losses on pairs with a reference, not with aot",
+                !self.wpo || (reference && all(|f| f != Family::Chosen) && not_sorting),
+                "WPO goes with the losses on pairs with a reference, not with aot and not with sft",
             ),
             (self.ld_alpha == 1.0 || reference, "ld_alpha goes with the losses on pairs with a reference"),
             (paired || all(|f| f == Family::Unpaired), "losses on pairs and on single answers cannot be mixed"),
@@ -362,6 +362,7 @@ mod tests {
         }
         for (o, word) in [
             (Objective { wpo: true, ..of("aot") }, "WPO"),
+            (Objective { wpo: true, ..of("sft") }, "WPO"),
             (Objective { ld_alpha: 0.5, ..of("simpo") }, "ld_alpha"),
             (Objective { f_divergence: Divergence::ForwardKl, ..of("apo_zero") }, "f-divergence"),
             (Objective { label_smoothing: 0.5, ..of("robust") }, "0.5"),
