@@ -10,6 +10,7 @@ use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, score};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer, sft};
 use selfreward::weights::ModelSource;
@@ -99,12 +100,14 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn constant(peak: f32) -> LearningRate {
-    LearningRate { peak, min_lr: peak, warmup: 0, schedule: Schedule::Constant }
+    LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }
 }
 
 fn pairs(name: &str) -> Vec<Pair> {
     let records = jsonl::<PairRecord>(name, "pairs.jsonl").into_iter();
-    records.map(|r| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids }).collect()
+    records
+        .map(|r| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true })
+        .collect()
 }
 
 #[test]
@@ -236,10 +239,12 @@ fn train_dpo(
 ) -> Vec<[f64; 2]> {
     let (data, d) = (pairs(name), &expected.dpo);
     let config = DpoConfig {
-        losses: vec![(loss.to_owned(), 1.0)],
-        beta: d.beta,
-        label_smoothing: d.label_smoothing[loss],
-        nll: 0.0,
+        objective: Objective {
+            losses: vec![(loss.to_owned(), 1.0)],
+            beta: d.beta,
+            label_smoothing: d.label_smoothing[loss],
+            ..Objective::default()
+        },
         epochs: steps,
         batch: data.len(),
         lr,
@@ -249,7 +254,7 @@ fn train_dpo(
         .ref_logps_chosen
         .iter()
         .zip(&d.ref_logps_rejected)
-        .map(|(chosen, rejected)| PairLogps { chosen: *chosen, rejected: *rejected })
+        .map(|(chosen, rejected)| PairLogps { chosen: *chosen, rejected: *rejected, ..PairLogps::default() })
         .collect();
     let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), optimiser).unwrap();
     let mut taken = Vec::new();

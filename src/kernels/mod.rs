@@ -10,7 +10,6 @@ pub mod embedding;
 pub mod kv_write;
 pub mod log_softmax;
 pub mod matmul;
-pub mod preference_loss;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
@@ -55,7 +54,6 @@ pub const ALL: &[Kernel] = &[
     rows::KERNEL,
     log_softmax::KERNEL,
     sample::KERNEL,
-    preference_loss::KERNEL,
     adamw::KERNEL,
 ];
 
