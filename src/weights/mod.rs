@@ -7,12 +7,14 @@ mod dtype;
 mod gguf;
 mod gguf_model;
 mod gguf_tokenizer;
+mod peft;
 mod safetensors;
 mod save;
 mod source;
 
 pub use dtype::Dtype;
 pub use gguf::{Gguf, GgufValue};
+pub use peft::save_adapter;
 pub use safetensors::write_safetensors;
 pub use save::{ModelParts, save_model, save_model_parts, write_file};
 pub use source::{ModelSource, SOURCE_FILE};
