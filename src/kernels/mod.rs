@@ -6,6 +6,7 @@ pub mod attention;
 pub mod attention_decode;
 pub mod check;
 pub mod column_sum;
+pub mod columns;
 pub mod embedding;
 pub mod kv_write;
 pub mod log_softmax;
@@ -46,6 +47,7 @@ pub const ALL: &[Kernel] = &[
     matmul::KERNEL,
     transpose::KERNEL,
     column_sum::KERNEL,
+    columns::KERNEL,
     rope::KERNEL,
     attention::KERNEL,
     attention_decode::KERNEL,

@@ -120,15 +120,15 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let gpu = rec.gpu();
     let weight = model.dense(Outer::Head as usize)?;
-    let missing = || Error::Input("no gradient for the output matrix".into());
-    let dweight = grads[Outer::Head as usize].as_ref().ok_or_else(missing)?;
     let turned = Weight::Dense(transpose::forward(rec, weight, weight.rows)?);
     let dy = gpu.empty(norm.y.rows, norm.y.cols)?;
     rows::fill(rec, &dy)?;
     for (first, row, chunk) in &scored.chunks {
         let dlogits = logits(rec, model, chunk)?;
         log_softmax::backward(rec, &dlogits, &lists.targets, *first, &scored.lse, coef)?;
-        matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
+        if let Some(dweight) = &grads[Outer::Head as usize] {
+            matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
+        }
         let mut dchunk = gpu.empty(chunk.rows, weight.rows)?;
         matmul::forward(rec, &dlogits, &turned, &dchunk, Epilogue::default())?;
         dchunk.cols = chunk.cols;

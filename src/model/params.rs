@@ -44,12 +44,12 @@ pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
 
 /// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column `first + out` (or to row out,
 /// column in where not `turned`), with heads spread to their padded width where said.
-struct Place {
-    param: usize,
-    turned: bool,
-    first: usize,
-    head_out: bool,
-    head_in: bool,
+pub(crate) struct Place {
+    pub(crate) param: usize,
+    pub(crate) turned: bool,
+    pub(crate) first: usize,
+    pub(crate) head_out: bool,
+    pub(crate) head_in: bool,
 }
 
 /// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
@@ -86,7 +86,8 @@ pub(crate) fn heads(arch: &Arch) -> Heads {
     Heads { heads: arch.num_attention_heads, kv_heads: arch.num_key_value_heads, head_dim: arch.head_dim }
 }
 
-fn place(arch: &Arch, name: &str) -> Result<Place> {
+/// Where a named tensor lies.
+pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
     let plain = |param, turned| Place { param, turned, first: 0, head_out: false, head_in: false };
     match name {
         "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
@@ -128,7 +129,7 @@ fn place(arch: &Arch, name: &str) -> Result<Place> {
 
 impl Place {
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
-    fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
+    pub(crate) fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let heads = heads(arch);
         let spread = |i: usize, by_head: bool| match by_head {
             true => i / heads.head_dim * heads.padded() + i % heads.head_dim,

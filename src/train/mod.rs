@@ -99,7 +99,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (dequantised to f32) into training with fresh moments.
+    /// Takes `model` (dequantised to f32) into training with fresh moments. Of a model with an adapter only that is trained.
     ///
     /// # Errors
     /// Out of memory; a model with quantised weights.
@@ -117,7 +117,7 @@ impl<'a> Trainer<'a> {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
     }
 
-    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes.
+    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under PEFT's.
     ///
     /// # Errors
     /// GPU errors.
@@ -126,6 +126,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn named(&self, tensors: &[Option<Tensor>]) -> Result<Vec<NamedTensor>> {
+        if let Some(lora) = &self.model.lora {
+            let missing = |p| Error::Input(format!("no tensor for parameter number {p}"));
+            return lora.download(self.gpu, &self.model.arch, |p| tensors[p].clone().ok_or_else(|| missing(p)));
+        }
         params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
             Some(t) => self.gpu.download(t),
             None => Ok(Vec::new()),

@@ -96,13 +96,18 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor]) ->
 /// A configuration that is no object, tensors that do not fit it; what the file system says.
 pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     check_tensors(parts)?;
+    replace_folder(folder, |temporary| write_parts(temporary, parts))
+}
+
+/// Calls `write` with a new folder beside `folder` and moves what it wrote there.
+pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = beside(folder)?;
     let io = || Error::io(&temporary);
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(io())?;
     }
     fs::create_dir_all(&temporary).map_err(io())?;
-    let done = write_parts(&temporary, parts).and_then(|()| {
+    let done = write(&temporary).and_then(|()| {
         if folder.exists() {
             move_files(&temporary, folder)
         } else {
@@ -167,7 +172,7 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     write_shards(folder, parts.tensors, parts.dtype, MAX_SHARD)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_file(path, format!("{value:#}\n").as_bytes())
 }
 
@@ -177,7 +182,7 @@ fn move_files(from: &Path, to: &Path) -> Result<()> {
         names.push(entry.map_err(Error::io(from))?.file_name());
     }
     // The weights are what makes a folder a model, so they come last; shards mean nothing before their index is there.
-    names.sort_by_key(|name| name == SINGLE || name == INDEX);
+    names.sort_by_key(|name| (name == INDEX, name.to_string_lossy().ends_with(".safetensors")));
     let sharded = names.iter().any(|name| name == INDEX);
     for name in names {
         fs::rename(from.join(&name), to.join(&name)).map_err(Error::io(to.join(&name)))?;

@@ -5,7 +5,8 @@ use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
-use selfreward::model::{Model, score};
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LoraConfig};
+use selfreward::model::{Arch, Model, score};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
@@ -13,7 +14,7 @@ use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
 use selfreward::train::sft::SftConfig;
 use selfreward::train::{LearningRate, Optimiser, Schedule};
-use selfreward::weights::{ModelSource, save_model};
+use selfreward::weights::{ModelSource, save_adapter, save_model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -129,7 +130,7 @@ impl LossArgs {
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    /// Hugging Face folder, GGUF file, PEFT folder, or run folder (its newest model)
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// TRL's JSONL, plain or conversational, or token ids; for kto lines of prompt, completion and label
@@ -175,6 +176,37 @@ struct TrainArgs {
     /// Go on with an interrupted training of the same settings
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    lora: LoraArgs,
+}
+
+/// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
+#[derive(clap::Args)]
+struct LoraArgs {
+    /// Train a LoRA adapter of this rank, and write a PEFT folder
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    lora_rank: Option<u16>,
+    /// The adapter's output is scaled by A / R (default: 2 R)
+    #[arg(long, value_name = "A", value_parser = above_0, requires = "lora_rank")]
+    lora_alpha: Option<f32>,
+    /// Layers with an adapter: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear
+    #[arg(long, default_value = ALL_LINEAR, value_name = "T,…", value_delimiter = ',', requires = "lora_rank")]
+    lora_targets: Vec<String>,
+    /// Scale by A / √R instead (rsLoRA)
+    #[arg(long, requires = "lora_rank")]
+    rslora: bool,
+}
+
+impl LoraArgs {
+    fn config(&self) -> Option<LoraConfig> {
+        let rank = usize::from(self.lora_rank?);
+        let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
+        Some(LoraConfig { rank, alpha, rslora: self.rslora, targets: self.lora_targets.clone() })
+    }
+
+    fn adapter(&self, arch: &Arch, seed: u64) -> Result<Option<Adapter>> {
+        Ok(self.config().map(|config| Adapter::fresh(arch, &config, seed)).transpose()?)
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -306,7 +338,8 @@ impl Start {
         }
         let plan = json!({
             "model": self.source.path, "data": args.data, "records": records, "settings": settings,
-            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm,
+            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
+            "lora": format!("{:?}", args.lora.config()),
         });
         let plan_file = self.work.join("plan.json");
         if plan_file.exists() {
@@ -321,7 +354,8 @@ impl Start {
         }
         let gpu = app.gpu()?;
         let data = data(app, &gpu)?;
-        let model = Model::load_f32(&gpu, &self.source)?;
+        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
+        let model = Model::load_f32(&gpu, &self.source)?.with_adapter(&gpu, adapter.as_ref())?;
         let optimiser =
             Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
         let job = Job {
@@ -332,7 +366,10 @@ impl Start {
             observer: &app.progress,
         };
         let model = train(&gpu, model, data, &job)?;
-        save_model(&args.out, &self.source, &model.tensors(&gpu)?)?;
+        match model.adapter(&gpu)? {
+            Some(adapter) => save_adapter(&args.out, &adapter, &self.source.path)?,
+            None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
+        }
         let log = self.work.join("steps.jsonl");
         let steps: Vec<Value> = selfreward::recipe::records::read_jsonl(&log)?;
         std::fs::rename(&log, args.out.join("steps.jsonl"))?;
