@@ -227,6 +227,49 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
     }
 }
 
+/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch of steps of `batch` pairs, without an outside reference.
+fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
+    let data = pairs(name);
+    let config = DpoConfig {
+        losses: vec![("sigmoid".to_owned(), 1.0)],
+        beta: 0.1,
+        label_smoothing: 0.0,
+        nll: 0.0,
+        epochs: 1,
+        batch,
+        lr: constant(lr),
+        seed: 3,
+    };
+    let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), Optimiser::default()).unwrap();
+    let mut taken = Vec::new();
+    dpo::run(&mut trainer, &data, &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {
+        taken.push([step.loss, step.grad_norm, step.rewards_chosen, step.rewards_rejected]);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(taken.len(), data.len().div_ceil(batch));
+    taken
+}
+
+#[test]
+fn rewards_are_exactly_zero_in_every_batch_while_no_weight_moves() {
+    let gpu = Gpu::open(None, None).unwrap();
+    for name in MODELS {
+        for batch in [1, 3] {
+            for (at, step) in own_reference(&gpu, name, batch, 0.0).iter().enumerate() {
+                assert_eq!(step[2..], [0.0, 0.0], "{name}: step {at} of batch {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rerun_of_dpo_gives_the_same_bits() {
+    let gpu = Gpu::open(None, None).unwrap();
+    let run = || own_reference(&gpu, MODELS[0], 1, 1e-3).concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(run(), run());
+}
+
 /// `[loss, gradient norm]` of `steps` full-batch steps.
 fn train_dpo(
     gpu: &Gpu,
