@@ -227,14 +227,11 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
     }
 }
 
-/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch of steps of `batch` pairs, without an outside reference.
+/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch, the model being its own reference.
 fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
     let data = pairs(name);
     let config = DpoConfig {
-        losses: vec![("sigmoid".to_owned(), 1.0)],
-        beta: 0.1,
-        label_smoothing: 0.0,
-        nll: 0.0,
+        objective: Objective::default(),
         epochs: 1,
         batch,
         lr: constant(lr),
