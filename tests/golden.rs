@@ -230,13 +230,7 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
 /// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch, the model being its own reference.
 fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
     let data = pairs(name);
-    let config = DpoConfig {
-        objective: Objective::default(),
-        epochs: 1,
-        batch,
-        lr: constant(lr),
-        seed: 3,
-    };
+    let config = DpoConfig { objective: Objective::default(), epochs: 1, batch, lr: constant(lr), seed: 3 };
     let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), Optimiser::default()).unwrap();
     let mut taken = Vec::new();
     dpo::run(&mut trainer, &data, &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {

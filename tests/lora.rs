@@ -9,6 +9,7 @@ use selfreward::gpu::Gpu;
 use selfreward::model::lora::{Adapter, LoraConfig};
 use selfreward::model::{Model, NamedTensor, score};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
+use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
 use selfreward::weights::{ModelSource, save_adapter};
 use serde_json::Value;
@@ -44,20 +45,22 @@ fn pairs(base: &str) -> Vec<Pair> {
     let text = std::fs::read_to_string(golden(base).join("pairs.jsonl")).unwrap();
     let pair = |line| {
         let v: Value = serde_json::from_str(line).unwrap();
-        Pair { prompt: ids(&v["prompt_ids"]), chosen: ids(&v["chosen_ids"]), rejected: ids(&v["rejected_ids"]) }
+        Pair {
+            prompt: ids(&v["prompt_ids"]),
+            chosen: ids(&v["chosen_ids"]),
+            rejected: ids(&v["rejected_ids"]),
+            desirable: true,
+        }
     };
     text.lines().map(pair).collect()
 }
 
 fn config(beta: f32, steps: usize, batch: usize, lr: f32) -> DpoConfig {
     DpoConfig {
-        losses: vec![("sigmoid".into(), 1.0)],
-        beta,
-        label_smoothing: 0.0,
-        nll: 0.0,
+        objective: Objective { beta, ..Objective::default() },
         epochs: steps,
         batch,
-        lr: LearningRate { peak: lr, min_lr: lr, warmup: 0, schedule: Schedule::Constant },
+        lr: LearningRate { peak: lr, min_lr: lr, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
         seed: 0,
     }
 }
@@ -106,8 +109,11 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
         let (data, d, a) = (pairs(expected["base"].as_str().unwrap()), &expected["dpo"], &expected["adamw"]);
         let float = |v: &Value| v.as_f64().unwrap() as f32;
         let (chosen, rejected) = (list(&d["ref_logps_chosen"]), list(&d["ref_logps_rejected"]));
-        let reference: Vec<PairLogps> =
-            chosen.iter().zip(&rejected).map(|(c, r)| PairLogps { chosen: *c as f32, rejected: *r as f32 }).collect();
+        let reference: Vec<PairLogps> = chosen
+            .iter()
+            .zip(&rejected)
+            .map(|(c, r)| PairLogps { chosen: *c as f32, rejected: *r as f32, ..PairLogps::default() })
+            .collect();
         let optimiser = Optimiser {
             weight_decay: float(&a["weight_decay"]),
             decay_vectors: true,
