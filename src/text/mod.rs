@@ -19,6 +19,10 @@ use tokenizers::{NormalizerWrapper, Tokenizer};
 use crate::{Error, Result};
 use template::Template;
 
+fn no_template() -> Error {
+    Error::Input("this model has no chat template; give a plain prompt".into())
+}
+
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -142,8 +146,25 @@ impl Text {
     /// There is no template, the template fails or refuses the conversation, or it does not end.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         match &self.template {
-            Some(template) => template.render(messages, add_generation_prompt),
-            None => Err(Error::Input("this model has no chat template; give a plain prompt".into())),
+            Some(template) => template.render(messages, None, add_generation_prompt),
+            None => Err(no_template()),
+        }
+    }
+
+    /// Token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`, `name`, a content
+    /// of several parts), and `tools` is the list of functions that the model may call.
+    ///
+    /// # Errors
+    /// As [`Text::render_chat`] and [`Text::encode`].
+    pub fn encode_json_chat(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>> {
+        match &self.template {
+            Some(template) => self.encode(&template.render(messages, tools, add_generation_prompt)?),
+            None => Err(no_template()),
         }
     }
 
@@ -210,7 +231,7 @@ impl Text {
         const ANSWER: &str = "ANSWER";
         let template = self.template.as_ref()?;
         let conversation = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
-        let rendered = template.render(&conversation, false).ok()?;
+        let rendered = template.render(&conversation, None, false).ok()?;
         let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
         self.encode(rest).ok()?.into_iter().find(|id| added.get(id).is_some_and(|token| token.special))

@@ -7,7 +7,6 @@ use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Output, State};
 use serde_json::Value;
 
-use super::Message;
 use crate::{Error, Result};
 
 /// Steps of one rendering; a conversation of a thousand messages takes a small part of it.
@@ -73,14 +72,19 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 impl Template {
-    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    pub(super) fn render(
+        &self,
+        messages: impl serde::Serialize,
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let failed = |error: JinjaError| Error::Input(format!("the chat template failed: {}", explain(&error)));
         let environment = environment();
         let template = environment.template_from_str(&self.source).map_err(failed)?;
         let mut context: Vec<(&str, Jinja)> = vec![
             ("messages", Jinja::from_serialize(messages)),
             ("add_generation_prompt", add_generation_prompt.into()),
-            ("tools", ().into()),
+            ("tools", tools.map_or_else(|| ().into(), Jinja::from_serialize)),
             ("documents", ().into()),
         ];
         context.extend(self.tokens.iter().map(|(key, token)| (*key, Jinja::from(token.as_str()))));
@@ -234,12 +238,13 @@ fn strftime(format: &str, seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Message;
     use super::*;
     use serde_json::json;
 
     fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {
         let config = json!({"chat_template": source, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
-        from_config(&config)?.unwrap().render(messages, prompt)
+        from_config(&config)?.unwrap().render(messages, None, prompt)
     }
 
     #[test]

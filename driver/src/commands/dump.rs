@@ -6,9 +6,9 @@ use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, NamedTensor, score};
 use selfreward::recipe::records::read_json;
-use selfreward::text::Message;
 use selfreward::weights::{Dtype, ModelSource, write_file, write_safetensors};
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 mod train;
@@ -36,7 +36,7 @@ pub(crate) struct TokensArgs {
     /// Hugging Face folder, GGUF file, or run folder
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// A JSON list of strings, or of message lists (chat template with the generation prompt)
+    /// A JSON list of strings, of message lists (chat template with the generation prompt), or of {"messages": …, "tools": …}
     #[arg(long, value_name = "FILE.json")]
     text: PathBuf,
     /// The list of id lists
@@ -77,12 +77,13 @@ pub(crate) struct GenerateArgs {
     pin: Pin,
 }
 
-/// A string or a conversation.
+/// A string, or a conversation with or without tools.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TextOrChat {
     Text(String),
-    Chat(Vec<Message>),
+    Chat(Vec<Value>),
+    WithTools { messages: Vec<Value>, tools: Option<Value> },
 }
 
 pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
@@ -105,7 +106,8 @@ fn tokens(app: &App, args: &TokensArgs) -> Result<()> {
         .iter()
         .map(|entry| match entry {
             TextOrChat::Text(s) => text.encode(s),
-            TextOrChat::Chat(messages) => text.encode_chat(messages, true),
+            TextOrChat::Chat(messages) => text.encode_json_chat(messages, None, true),
+            TextOrChat::WithTools { messages, tools } => text.encode_json_chat(messages, tools.as_ref(), true),
         })
         .collect::<selfreward::Result<_>>()?;
     Ok(write_file(&args.out, &serde_json::to_vec(&ids)?)?)

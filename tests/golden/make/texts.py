@@ -44,3 +44,22 @@ CHATS = [
     [user("1234567890 3.14"), assistant("½ ²")], [system("A"), user("{{ messages }} {% if x %}"), assistant("{{ 7 * 7 }}"), user("{# no #}")],
     [user("\u00a0non-breaking\u3000\u2003"), assistant("\u200b")],
 ]
+
+parts = lambda *texts: [{"type": "text", "text": text} for text in texts]
+call = lambda id, name, **arguments: {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+result = lambda id, name, text: {"role": "tool", "tool_call_id": id, "name": name, "content": text}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "What the \"weather\" is in a place; 'é' & <b>.", "parameters": {
+    "type": "object", "properties": {"place": {"type": "string"}, "days": {"type": "integer", "minimum": 0, "default": 1}}, "required": ["place"]}}}
+ADD = {"type": "function", "function": {"name": "add", "description": "a + b", "parameters": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}}}
+ASKED = [user("Weather in Zürich?"), {"role": "assistant", "content": None, "tool_calls": [call("c1", "weather", place="Zürich", days=2)]}]
+# Conversations with tools, calls, results, empty content and content in parts.
+TOOL_CHATS = [
+    {"messages": [user("Hi")], "tools": [WEATHER]},
+    {"messages": [system("Use tools."), user("Hi"), assistant("Yes?"), user("2 + 2.5?")], "tools": [WEATHER, ADD]},
+    {"messages": ASKED, "tools": [WEATHER]},
+    {"messages": ASKED + [result("c1", "weather", "{\"sky\": \"grey\"}")], "tools": [WEATHER]},
+    {"messages": ASKED + [result("c1", "weather", "☀"), assistant("Sunny."), user("Thanks")], "tools": [WEATHER, ADD]},
+    {"messages": [user("x"), {"role": "assistant", "content": "", "tool_calls": [call("c2", "add", a=1, b=-2.5, c=[True, None])]}, result("c2", "add", "-1.5")]},
+    {"messages": [user(parts("One.")), assistant("Two."), user(parts(" Three ", "four"))]},
+    {"messages": [user("x"), assistant("y"), {**user("z"), "name": "Zoe"}], "tools": []},
+]

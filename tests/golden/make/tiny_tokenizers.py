@@ -9,7 +9,7 @@ BPE with byte fallback whose file prepends the blank in a normalizer, as convert
 import json, os
 import tokenizers, transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from texts import CHATS, STRINGS
+from texts import CHATS, STRINGS, TOOL_CHATS
 
 here = os.path.dirname(os.path.abspath(__file__))
 
@@ -139,7 +139,7 @@ for build in (bytelevel, metaspace):
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     strings = [{"text": s, "ids": loaded(s, add_special_tokens=False)["input_ids"]} for s in STRINGS]
     chats = []
-    for case in [{"messages": c} for c in CHATS]:
+    for case in [{"messages": c} for c in CHATS] + TOOL_CHATS:
         try:
             ids = loaded.apply_chat_template(case["messages"], tools=case.get("tools"), add_generation_prompt=True, return_dict=False)
         except Exception as error:
