@@ -3,6 +3,7 @@
 use selfreward::gpu::Gpu;
 use selfreward::model::Model;
 use selfreward::train::dpo::{self, DpoConfig, Pair};
+use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
 use selfreward::world::{self, text};
 use selfreward::{Result, Silent};
@@ -16,15 +17,13 @@ fn main() -> Result<()> {
         prompt: text::question("sort: caje")?,
         chosen: text::completion("acej")?,
         rejected: text::completion("cajj")?,
+        desirable: true,
     };
     let config = DpoConfig {
-        losses: vec![("sigmoid".to_owned(), 1.0)],
-        beta: 0.1,
-        label_smoothing: 0.0,
-        nll: 0.0,
+        objective: Objective::default(),
         epochs: 5,
         batch: 1,
-        lr: LearningRate { peak: 5e-4, min_lr: 0.0, warmup: 0, schedule: Schedule::Constant },
+        lr: LearningRate { peak: 5e-4, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
         seed: 0,
     };
     dpo::run(&mut trainer, &[pair], &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {

@@ -15,6 +15,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> target_id: array<u32>;       // [E]
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;       // [R]
 @group(0) @binding(5) var<storage, read_write> logp: array<f32>;      // [E]
+@group(0) @binding(6) var<storage, read_write> square: array<f32>;    // [E] log sum p^2 over the vocabulary
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
     let r = row_of(flat(g, n), l);
@@ -27,22 +28,26 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         top = max(top, logits[r * p.ld + v]);
     }
     top = reduce_max(top, l);
-    var sum = 0.0;
     // Four partial sums: one long chain of additions would lose digits over a large vocabulary.
     var s4 = vec4f();
+    var q4 = vec4f();
     for (var v = lane; v < p.cols; v += 4u * LANES) {
-        s4.x += exp(logits[r * p.ld + v] - top);
-        s4.y += select(0.0, exp(logits[r * p.ld + min(v + LANES, p.cols - 1u)] - top), v + LANES < p.cols);
-        s4.z += select(0.0, exp(logits[r * p.ld + min(v + 2u * LANES, p.cols - 1u)] - top), v + 2u * LANES < p.cols);
-        s4.w += select(0.0, exp(logits[r * p.ld + min(v + 3u * LANES, p.cols - 1u)] - top), v + 3u * LANES < p.cols);
+        let at = vec4u(v, v + LANES, v + 2u * LANES, v + 3u * LANES);
+        let i = vec4u(r * p.ld) + min(at, vec4u(p.cols - 1u));
+        let x = vec4f(logits[i.x], logits[i.y], logits[i.z], logits[i.w]) - top;
+        let e = select(vec4f(), exp(x), at < vec4u(p.cols));
+        s4 += e;
+        q4 += e * e;
     }
-    sum = reduce_sum((s4.x + s4.y) + (s4.z + s4.w), l);
+    let sum = reduce_sum((s4.x + s4.y) + (s4.z + s4.w), l);
+    let squares = reduce_sum((q4.x + q4.y) + (q4.z + q4.w), l);
     if lane == 0u {
         let log_sum = log(sum);
         lse[p.row0 + r] = top + log_sum;
         for (var e = start[p.row0 + r]; e < start[p.row0 + r + 1u]; e++) {
             // The difference first: top cancels exactly.
             logp[e] = (logits[r * p.ld + target_id[e]] - top) - log_sum;
+            square[e] = log(squares) - 2.0 * log_sum;
         }
     }
 }

@@ -10,6 +10,7 @@ use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, score};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer, sft};
 use selfreward::weights::ModelSource;
@@ -99,12 +100,14 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn constant(peak: f32) -> LearningRate {
-    LearningRate { peak, min_lr: peak, warmup: 0, schedule: Schedule::Constant }
+    LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }
 }
 
 fn pairs(name: &str) -> Vec<Pair> {
     let records = jsonl::<PairRecord>(name, "pairs.jsonl").into_iter();
-    records.map(|r| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids }).collect()
+    records
+        .map(|r| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true })
+        .collect()
 }
 
 #[test]
@@ -224,6 +227,40 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
     }
 }
 
+/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch, the model being its own reference.
+fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
+    let data = pairs(name);
+    let config = DpoConfig { objective: Objective::default(), epochs: 1, batch, lr: constant(lr), seed: 3 };
+    let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), Optimiser::default()).unwrap();
+    let mut taken = Vec::new();
+    dpo::run(&mut trainer, &data, &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {
+        taken.push([step.loss, step.grad_norm, step.rewards_chosen, step.rewards_rejected]);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(taken.len(), data.len().div_ceil(batch));
+    taken
+}
+
+#[test]
+fn rewards_are_exactly_zero_in_every_batch_while_no_weight_moves() {
+    let gpu = Gpu::open(None, None).unwrap();
+    for name in MODELS {
+        for batch in [1, 3] {
+            for (at, step) in own_reference(&gpu, name, batch, 0.0).iter().enumerate() {
+                assert_eq!(step[2..], [0.0, 0.0], "{name}: step {at} of batch {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rerun_of_dpo_gives_the_same_bits() {
+    let gpu = Gpu::open(None, None).unwrap();
+    let run = || own_reference(&gpu, MODELS[0], 1, 1e-3).concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(run(), run());
+}
+
 /// `[loss, gradient norm]` of `steps` full-batch steps.
 fn train_dpo(
     gpu: &Gpu,
@@ -236,10 +273,12 @@ fn train_dpo(
 ) -> Vec<[f64; 2]> {
     let (data, d) = (pairs(name), &expected.dpo);
     let config = DpoConfig {
-        losses: vec![(loss.to_owned(), 1.0)],
-        beta: d.beta,
-        label_smoothing: d.label_smoothing[loss],
-        nll: 0.0,
+        objective: Objective {
+            losses: vec![(loss.to_owned(), 1.0)],
+            beta: d.beta,
+            label_smoothing: d.label_smoothing[loss],
+            ..Objective::default()
+        },
         epochs: steps,
         batch: data.len(),
         lr,
@@ -249,7 +288,7 @@ fn train_dpo(
         .ref_logps_chosen
         .iter()
         .zip(&d.ref_logps_rejected)
-        .map(|(chosen, rejected)| PairLogps { chosen: *chosen, rejected: *rejected })
+        .map(|(chosen, rejected)| PairLogps { chosen: *chosen, rejected: *rejected, ..PairLogps::default() })
         .collect();
     let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), optimiser).unwrap();
     let mut taken = Vec::new();

@@ -1,9 +1,11 @@
-//! Every shader variant validates and translates to SPIR-V, MSL and HLSL.
+//! Every shader variant validates and translates to SPIR-V, MSL and HLSL. With SHADERS_OUT=DIR the texts and their
+//! translations are left there, for the validators that scripts/test runs over them.
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use selfreward::gpu::Variant;
+use selfreward::gpu::{Source, Variant};
 use selfreward::kernels::ALL;
+use std::path::PathBuf;
 
 /// Constants that launchers pass to some entry points; a text that does not use one is none the worse for it.
 const OTHERS: &[(&str, u32)] = &[
@@ -24,6 +26,7 @@ const OTHERS: &[(&str, u32)] = &[
 
 #[test]
 fn every_variant_translates() {
+    let out = std::env::var_os("SHADERS_OUT").map(PathBuf::from);
     let mut texts = 0;
     for kernel in ALL {
         let source = (kernel.source)();
@@ -34,7 +37,11 @@ fn every_variant_translates() {
                     constants.extend(OTHERS.iter().filter(|(n, _)| !row.iter().any(|(m, _)| m == n)));
                     let label = format!("{} {} {entry} {row:?}", source.name, variant.name());
                     let text = source.wgsl(variant, entry, &constants).expect("a text");
-                    translate(&label, entry, &text);
+                    let translated = translate(&label, entry, &text);
+                    if let Some(dir) = &out {
+                        let stem = format!("{}.{}.{entry}.{texts}", source.name, variant.name());
+                        keep(dir, &stem, text.as_bytes(), &translated);
+                    }
                     texts += 1;
                 }
             }
@@ -43,7 +50,24 @@ fn every_variant_translates() {
     assert!(texts > 100, "only {texts} texts");
 }
 
-fn translate(label: &str, entry: &str, text: &str) {
+/// SPIR-V, MSL and HLSL of one text.
+struct Translated {
+    spv: Vec<u32>,
+    msl: String,
+    hlsl: String,
+}
+
+fn keep(dir: &std::path::Path, stem: &str, wgsl: &[u8], translated: &Translated) {
+    std::fs::create_dir_all(dir).expect("a folder");
+    let spv: Vec<u8> = translated.spv.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let files =
+        [("wgsl", wgsl), ("spv", &spv), ("metal", translated.msl.as_bytes()), ("hlsl", translated.hlsl.as_bytes())];
+    for (extension, bytes) in files {
+        std::fs::write(dir.join(format!("{stem}.{extension}")), bytes).expect("a file");
+    }
+}
+
+fn translate(label: &str, entry: &str, text: &str) -> Translated {
     let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{label}: {}", e.emit_to_string(text)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
         .validate(&module)
@@ -51,15 +75,19 @@ fn translate(label: &str, entry: &str, text: &str) {
     assert_eq!(module.entry_points.len(), 1, "{label}");
     assert_eq!(module.entry_points[0].name, entry, "{label}");
     bindings_are_in_order(label, &module);
-    spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
+    bindings_are_what_the_host_reads(label, &module, text);
+    parameters_are_packed_words(label, &module);
+    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+    let spv = spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
-    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+    let (msl, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{label}: MSL: {e}"));
     let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
-    let mut out = String::new();
-    hlsl::Writer::new(&mut out, &options, &hlsl::PipelineOptions::default())
+    let mut hlsl = String::new();
+    hlsl::Writer::new(&mut hlsl, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
         .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
+    Translated { spv, msl, hlsl }
 }
 
 /// The host binds the uniform at 0 and the tensors from 1 on without a gap; at most 8 of them, WebGPU's default
@@ -75,4 +103,37 @@ fn bindings_are_in_order(label: &str, module: &naga::Module) {
         assert_eq!((*binding as usize, *uniform), (i, i == 0), "{label}: binding {i}");
     }
     assert!(bound.len() <= 9, "{label}: {} storage buffers", bound.len() - 1);
+}
+
+/// The host makes bind group layouts from the declarations' text; naga must see the same list.
+fn bindings_are_what_the_host_reads(label: &str, module: &naga::Module, text: &str) {
+    let mut seen: Vec<(u32, bool)> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, v)| match (v.space, &v.binding) {
+            (naga::AddressSpace::Storage { access }, Some(b)) => {
+                Some((b.binding, !access.contains(naga::StorageAccess::STORE)))
+            }
+            _ => None,
+        })
+        .collect();
+    seen.sort_unstable();
+    let read_only: Vec<bool> = seen.into_iter().map(|(_, r)| r).collect();
+    assert_eq!(Source::read_only_bindings(text), read_only, "{label}");
+}
+
+/// The host writes parameters as words one after another, at most 256 bytes of them.
+fn parameters_are_packed_words(label: &str, module: &naga::Module) {
+    for (_, v) in module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform) {
+        let naga::TypeInner::Struct { members, span } = &module.types[v.ty].inner else {
+            panic!("{label}: the parameters are no struct");
+        };
+        for (i, member) in members.iter().enumerate() {
+            let name = member.name.as_deref().unwrap_or_default();
+            assert_eq!(member.offset as usize, 4 * i, "{label}: parameter {name}");
+            let scalar = matches!(module.types[member.ty].inner, naga::TypeInner::Scalar(s) if s.width == 4);
+            assert!(scalar, "{label}: parameter {name} is no word");
+        }
+        assert!(*span <= 256, "{label}: {span} bytes of parameters");
+    }
 }

@@ -1,6 +1,6 @@
 //! What every command needs: the common flags, the GPU, progress, and one way to print.
 
-use crate::args::Common;
+use crate::args::{Common, LimitSet};
 use crate::progress::{Progress, Verbosity};
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
@@ -38,6 +38,7 @@ impl App {
             memory: self.common.memory,
             variant: pin.variant.map(Variant::from),
             plain: pin.no_features,
+            webgpu_limits: self.common.limits == LimitSet::Webgpu,
             ..Options::default()
         })?;
         let info = gpu.info();

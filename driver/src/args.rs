@@ -1,6 +1,6 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
-use crate::commands::{bench, chat, check, demo, dump, generate, judge, pairs, prompts, run, train};
+use crate::commands::{bench, chat, check, demo, dump, export, generate, judge, pairs, prompts, run, train};
 use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.
@@ -26,6 +26,9 @@ pub(crate) struct Common {
     /// Most bytes that may be allocated on the GPU (512M and 4G are understood too)
     #[arg(long, global = true, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
+    /// Limits to ask the device for
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "SET")]
+    pub(crate) limits: LimitSet,
     /// Seed of all random numbers
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,
@@ -38,6 +41,16 @@ pub(crate) struct Common {
     /// Say more: what was chosen, how long it took
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+}
+
+/// What a kernel may bind and how large a workgroup may be.
+#[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
+pub(crate) enum LimitSet {
+    /// All that the device has
+    #[default]
+    Device,
+    /// WebGPU's defaults and no more, as in a browser
+    Webgpu,
 }
 
 /// The commands, in the order that help lists them.
@@ -69,6 +82,8 @@ pub(crate) enum Command {
     Sft(train::SftArgs),
     /// Train a model on preferences
     Dpo(train::DpoArgs),
+    /// Write a model as a Hugging Face folder or a GGUF file
+    Export(export::Args),
     /// Write numbers for comparison with other programs
     #[command(subcommand)]
     Dump(dump::Kind),

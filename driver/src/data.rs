@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::recipe::records::read_jsonl;
 use selfreward::text::{Message, Text};
-use selfreward::train::dpo::Pair;
+use selfreward::train::dpo::{Labelled, Pair};
 use selfreward::train::sft::Example;
 use selfreward::weights::ModelSource;
 use serde::Deserialize;
@@ -39,6 +39,8 @@ struct ExampleRecord {
     completion: Option<Side>,
     prompt_ids: Option<Vec<u32>>,
     completion_ids: Option<Vec<u32>>,
+    /// Whether the answer is wanted, for the losses on single answers.
+    label: Option<bool>,
 }
 
 /// What happens to records longer than `max_length` tokens (prompt and answer).
@@ -71,7 +73,7 @@ pub(crate) fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(
         let ids = pair_ids(record, source).and_then(|ids| checked(ids, source));
         let [prompt, chosen, rejected] = ids.with_context(|| format!("{}: record {}", path.display(), i + 1))?;
         if let (Some(chosen), Some(rejected)) = (limit.fit(&prompt, chosen), limit.fit(&prompt, rejected)) {
-            pairs.push(Pair { prompt, chosen, rejected });
+            pairs.push(Pair { prompt, chosen, rejected, desirable: true });
         }
     }
     usable(path, total, pairs.len())?;
@@ -81,19 +83,38 @@ pub(crate) fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(
 
 /// Reads answers to learn; also returns how many were too long and dropped.
 pub(crate) fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Example>, usize)> {
+    answers(path, source, limit, |_, prompt, completion| Ok(Example { prompt, completion }))
+}
+
+/// Reads answers with labels; also returns how many were too long and dropped.
+pub(crate) fn labelled(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Labelled>, usize)> {
+    answers(path, source, limit, |label, prompt, completion| {
+        let desirable = label.context("has no label; the losses on single answers need true or false")?;
+        Ok(Labelled { prompt, completion, desirable })
+    })
+}
+
+fn answers<T>(
+    path: &Path,
+    source: &ModelSource,
+    limit: Limit,
+    make: impl Fn(Option<bool>, Vec<u32>, Vec<u32>) -> Result<T>,
+) -> Result<(Vec<T>, usize)> {
     let records: Vec<ExampleRecord> = read_jsonl(path)?;
     let total = records.len();
-    let mut examples = Vec::new();
+    let mut kept = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
+        let at = || format!("{}: record {}", path.display(), i + 1);
+        let label = record.label;
         let ids = example_ids(record, source).and_then(|ids| checked(ids, source));
-        let [prompt, completion] = ids.with_context(|| format!("{}: record {}", path.display(), i + 1))?;
+        let [prompt, completion] = ids.with_context(at)?;
         if let Some(completion) = limit.fit(&prompt, completion) {
-            examples.push(Example { prompt, completion });
+            kept.push(make(label, prompt, completion).with_context(at)?);
         }
     }
-    usable(path, total, examples.len())?;
-    let dropped = total - examples.len();
-    Ok((examples, dropped))
+    usable(path, total, kept.len())?;
+    let dropped = total - kept.len();
+    Ok((kept, dropped))
 }
 
 fn usable(path: &Path, total: usize, kept: usize) -> Result<()> {

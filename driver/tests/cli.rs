@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft",
-    "dpo", "dump",
+    "dpo", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 

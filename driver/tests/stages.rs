@@ -164,3 +164,25 @@ fn the_lists_of_kernels_hold_to_their_schema() {
     hold("devices", &document(&["devices"]));
     hold("check", &document(&["check", "--quick", "--kernel", "rows"]));
 }
+
+#[test]
+fn a_model_is_exported_once_and_only_as_what_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let model = world().join("../../../tests/golden/llama").to_str().unwrap().to_owned();
+    let gguf = document(&["export", "--model", &model, "--out", &text("m.gguf"), "--dtype", "f32"]);
+    hold("export", &gguf);
+    let folder = document(&["export", "--model", &text("m.gguf"), "--out", &text("m"), "--dtype", "bf16"]);
+    hold("export", &folder);
+    assert_eq!((&gguf["format"], &folder["format"]), (&"gguf".into(), &"hf".into()));
+    let refused = |args: &[&str], word: &str| {
+        let mut command = cargo_bin_cmd!("selfreward");
+        let output =
+            command.args(["export", "--model", &model, "--out"]).args(args).assert().code(1).get_output().clone();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(word), "{error}");
+    };
+    refused(&[&text("m")], "exists already");
+    refused(&[&text("m.onnx")], ".onnx files are not written");
+    refused(&[&text("q"), "--quantize", "q8_0"], "--quantize is for GGUF");
+}

@@ -39,10 +39,14 @@ download_chromium_common() {
   apt-get -q -o APT::Sandbox::User="$(id -un)" download chromium-common
 }
 
-# The kernels once more on SwiftShader, a Vulkan implementation with other limits and other rounding than Mesa's.
-# Debian ships it as one file inside chromium-common; that file is taken out of the package, nothing is installed.
+# The kernels once more under WebGPU's default limits, which wgpu then enforces, and on SwiftShader, a Vulkan implementation
+# with other limits and other rounding than Mesa's. Debian ships it as one file inside chromium-common; that file is taken
+# out of the package, nothing is installed.
 second_vulkan() {
   local dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
+  cargo build --workspace --locked -q || return 1
+  echo "selfreward check --quick --limits webgpu, on this machine's own adapter"
+  "$target/debug/selfreward" check --quick --limits webgpu || return 1
   if [ ! -e "$lib" ]; then
     if [ "$(uname -s)" != Linux ] || ! has_apt || [ "$(. /etc/os-release && printf '%s' "$ID")" != debian ]; then
       echo "skipped: SwiftShader is taken from Debian's chromium-common package, and this is no Debian"
@@ -58,11 +62,59 @@ second_vulkan() {
     rm -f "$dir"/chromium-common_*.deb
   fi
   printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$lib" >"$dir/icd.json"
-  cargo build --locked -q -p selfreward-cli || return 1
   local features
   for features in "" --no-features; do
     echo "selfreward check --quick $features, on SwiftShader"
     # shellcheck disable=SC2086
     VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --quick $features || return 1
   done
+}
+
+# Every shader's translations through the validators of others: SPIR-V through spirv-val, HLSL through glslang's front end
+# and the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
+shader_translations() {
+  local dir=$target/shaders
+  rm -rf "$dir"
+  SHADERS_OUT=$dir cargo test --workspace --locked -q --test shaders || return 1
+  if has_apt && ! { command -v spirv-val && command -v glslangValidator; } >/dev/null; then
+    say "Installing spirv-tools and glslang-tools"
+    apt_install spirv-tools glslang-tools
+  fi
+  validate "SPIR-V by spirv-val" "$dir" spv spirv-val --target-env vulkan1.1 || return 1
+  validate "HLSL by glslang" "$dir" hlsl hlsl_by_glslang || return 1
+  echo "skipped: HLSL by dxc and MSL by Apple's compiler, neither of which Debian ships"
+  compile_in_dawn "$dir"
+}
+
+# validate WHAT DIR EXTENSION COMMAND…: runs the command on each such file and says how many passed; none is a failure.
+validate() {
+  local what=$1 dir=$2 extension=$3 file passed=0 failed=0; shift 3
+  if ! command -v "$1" >/dev/null; then echo "skipped: $what, for $1 is missing"; return 0; fi
+  for file in "$dir"/*."$extension"; do
+    if "$@" "$file" >"$dir/validator.log" 2>&1; then passed=$((passed + 1)); else
+      failed=$((failed + 1))
+      echo "${file##*/}:"; head -n 5 "$dir/validator.log"
+    fi
+  done
+  echo "$what: $passed passed, $failed refused"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+}
+
+# glslang wants to be told the entry point, which the file's name holds: KERNEL.VARIANT.ENTRY.NUMBER.hlsl.
+hlsl_by_glslang() {
+  command -v glslangValidator >/dev/null || return 1
+  local entry; entry=$(basename "$1" | cut -d. -f3)
+  glslangValidator -D -V -S comp -e "$entry" -o /dev/null "$1"
+}
+
+compile_in_dawn() {
+  local dir=$target/dawn
+  if ! command -v npm >/dev/null; then echo "skipped: Dawn, for node and npm are missing"; return 0; fi
+  mkdir -p "$dir"
+  cp "$root"/scripts/dawn/* "$dir" || return 1
+  if [ ! -d "$dir/node_modules/webgpu" ]; then
+    echo "Fetching Dawn (the npm package webgpu, some 130 MB, into $dir)"
+    (cd "$dir" && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts) || return 1
+  fi
+  node "$dir/compile.mjs" "$1"
 }

@@ -51,6 +51,9 @@ pub struct Options {
     pub checked: bool,
     /// Ask for no optional feature and for no more than WebGPU's default limits.
     pub plain: bool,
+    /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no more,
+    /// whatever the adapter has; wgpu then refuses what a browser would refuse.
+    pub webgpu_limits: bool,
 }
 
 struct Inner {
@@ -95,7 +98,7 @@ impl Gpu {
     /// As [`Gpu::open`].
     pub fn with(options: &Options) -> Result<Gpu> {
         let (adapter, info) = adapter::choose(options.device.as_deref())?;
-        let limits = if options.plain {
+        let limits = if options.plain || options.webgpu_limits {
             wgpu::Limits { max_storage_buffers_per_shader_stage: 8, ..wgpu::Limits::default() }
         } else {
             adapter.limits()

@@ -67,6 +67,15 @@ impl Source {
         }
     }
 
+    /// Of each storage binding from 1 on whether it is only read. The shader's own declarations are the one list of
+    /// bindings; a declaration is one line.
+    pub fn read_only_bindings(text: &str) -> Vec<bool> {
+        text.lines()
+            .filter(|l| l.trim_start().starts_with("@group(0)") && l.contains("var<storage"))
+            .map(|l| !l.contains("read_write"))
+            .collect()
+    }
+
     /// The entry points, in file order.
     pub fn entries(&self, variant: Variant) -> Vec<&'static str> {
         let text = if variant == Variant::Soft { self.soft } else { self.tile };
@@ -140,12 +149,7 @@ impl Gpu {
         )]
         // SAFETY: see the reason above.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
-        // The shader's own declarations are the one list of bindings.
-        let declared: Vec<bool> = text
-            .lines()
-            .filter(|l| l.trim_start().starts_with("@group(0)") && l.contains("var<storage"))
-            .map(|l| !l.contains("read_write"))
-            .collect();
+        let declared = Source::read_only_bindings(text);
         let mut entries = vec![wgpu::BindGroupLayoutEntry {
             binding: 0,
             visibility: wgpu::ShaderStages::COMPUTE,

@@ -17,7 +17,9 @@ pub struct CheckRow {
     pub max_abs_error: f64,
     /// Largest error relative to the larger of |value| and the output's root mean square.
     pub max_error: f64,
-    /// What it may be at most.
+    /// [`CheckRow::max_error`]'s difference in units in the last place of an f32 of that size.
+    pub max_ulp: f64,
+    /// What `max_error` may be at most.
     pub tolerance: f64,
     /// Whether it is within.
     pub passed: bool,
@@ -80,6 +82,7 @@ pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn
                     case: case.name.clone(),
                     max_abs_error: 0.0,
                     max_error: 0.0,
+                    max_ulp: 0.0,
                     tolerance: case.tolerance,
                     passed: true,
                     note: String::new(),
@@ -105,6 +108,12 @@ fn seed(case: &Case) -> u64 {
     case.name.bytes().fold(11, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
+/// Distance between neighbouring f32 values at `size` > 0.
+fn ulp(size: f64) -> f64 {
+    let size = (size as f32).clamp(f32::MIN_POSITIVE, f32::MAX / 2.0);
+    f64::from(size.next_up()) - f64::from(size)
+}
+
 fn compare(gpu: &Gpu, variant: Variant, case: &Case, row: &mut CheckRow) -> Result<()> {
     let mut trial = Trial::new(gpu, variant, seed(case), true);
     (case.run)(&mut trial)?;
@@ -127,7 +136,8 @@ fn compare(gpu: &Gpu, variant: Variant, case: &Case, row: &mut CheckRow) -> Resu
                 let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len().max(1) as f64).sqrt();
                 for (i, (g, w)) in got.iter().zip(&want).enumerate() {
                     let abs = (f64::from(*g) - w).abs();
-                    let error = abs / w.abs().max(rms).max(1e-30);
+                    let size = w.abs().max(rms).max(1e-30);
+                    let error = abs / size;
                     if error.is_nan() || error > case.tolerance {
                         row.passed = false;
                         if row.note.is_empty() {
@@ -136,6 +146,7 @@ fn compare(gpu: &Gpu, variant: Variant, case: &Case, row: &mut CheckRow) -> Resu
                     }
                     row.max_abs_error = row.max_abs_error.max(abs);
                     row.max_error = row.max_error.max(error);
+                    row.max_ulp = row.max_ulp.max(abs / ulp(size));
                 }
             }
         }

@@ -35,7 +35,7 @@ fn params(logits: &Tensor, row0: usize) -> Vec<u32> {
     [logits.rows, logits.cols, logits.ld, row0].iter().map(|x| *x as u32).collect()
 }
 
-/// lse `[R]` and logp `[E]` of the rows `row0 ..` that `logits` `[C, V]` holds.
+/// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]` holds.
 ///
 /// # Errors
 /// A device error.
@@ -44,15 +44,14 @@ pub fn forward(
     logits: &Tensor,
     targets: &Targets,
     row0: usize,
-    lse: &Tensor,
-    logp: &Tensor,
+    [lse, logp, square]: [&Tensor; 3],
 ) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
         params: params(logits, row0),
-        bind: &[logits, &targets.start, &targets.target, lse, logp],
+        bind: &[logits, &targets.start, &targets.target, lse, logp, square],
         groups: row_groups(&SOURCE, rec.variant(), logits.rows),
         cost: stream(&[logits], 4.0),
     })
@@ -81,21 +80,23 @@ pub fn backward(
     })
 }
 
-/// (lse, logp) of all rows; `targets[r]` lists (target, sequence).
-pub fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> (Vec<f64>, Vec<f64>) {
-    let (mut lse, mut logp) = (Vec::new(), Vec::new());
+/// [lse, logp, square] of all rows; `targets[r]` lists (target, sequence).
+pub fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> [Vec<f64>; 3] {
+    let (mut lse, mut logp, mut square) = (Vec::new(), Vec::new(), Vec::new());
     for (row, list) in logits.chunks_exact(cols).zip(targets) {
         let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let l = top + row.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
         lse.push(l);
         logp.extend(list.iter().map(|(t, _)| row[*t as usize] - l));
+        let s = row.iter().map(|x| (2.0 * (x - l)).exp()).sum::<f64>().ln();
+        square.extend(list.iter().map(|_| s));
     }
-    (lse, logp)
+    [lse, logp, square]
 }
 
 /// Gradient of Σ coef · logp by the logits.
 pub fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>], coef: &[f64]) -> Vec<f64> {
-    let (lse, _) = twin(logits, cols, targets);
+    let [lse, ..] = twin(logits, cols, targets);
     let mut d = vec![0.0; logits.len()];
     for (r, list) in targets.iter().enumerate() {
         for (t, s) in list {
@@ -131,12 +132,14 @@ fn cases() -> Vec<Case> {
             };
             let logits = t.gpu.upload(rows, cols, &v)?;
             let (lse, logp) = (t.gpu.empty(1, rows)?, t.gpu.empty(1, flat.len())?);
+            let square = t.gpu.empty(1, flat.len())?;
             let (coef, hc) = t.matrix(1, 4)?;
-            forward(&mut t.rec, &logits, &targets, 0, &lse, &logp)?;
+            forward(&mut t.rec, &logits, &targets, 0, [&lse, &logp, &square])?;
             backward(&mut t.rec, &logits, &targets, 0, &lse, &coef)?;
-            let (want_lse, want_logp) = twin(&host, cols, &lists);
+            let [want_lse, want_logp, want_square] = twin(&host, cols, &lists);
             t.expect("lse", &lse, || want_lse);
             t.expect("logp", &logp, || want_logp);
+            t.expect("square", &square, || want_square);
             t.expect("dlogits", &logits, || twin_backward(&host, cols, &lists, &hc));
             Ok(())
         }));
@@ -154,6 +157,6 @@ mod tests {
         let (x, coef) = (numbers(3 * 6, 1), [0.3, -1.2]);
         let lists = vec![vec![(1, 0), (4, 1)], vec![], vec![(5, 1)]];
         let c = [coef[0], coef[1], coef[1]];
-        finite_difference("logits", &x, &twin_backward(&x, 6, &lists, &coef), |x| dot(&twin(x, 6, &lists).1, &c));
+        finite_difference("logits", &x, &twin_backward(&x, 6, &lists, &coef), |x| dot(&twin(x, 6, &lists)[1], &c));
     }
 }

@@ -6,11 +6,11 @@ pub mod attention;
 pub mod attention_decode;
 pub mod check;
 pub mod column_sum;
+pub mod columns;
 pub mod embedding;
 pub mod kv_write;
 pub mod log_softmax;
 pub mod matmul;
-pub mod preference_loss;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
@@ -47,6 +47,7 @@ pub const ALL: &[Kernel] = &[
     matmul::KERNEL,
     transpose::KERNEL,
     column_sum::KERNEL,
+    columns::KERNEL,
     rope::KERNEL,
     attention::KERNEL,
     attention_decode::KERNEL,
@@ -55,7 +56,6 @@ pub const ALL: &[Kernel] = &[
     rows::KERNEL,
     log_softmax::KERNEL,
     sample::KERNEL,
-    preference_loss::KERNEL,
     adamw::KERNEL,
 ];
 

@@ -5,7 +5,7 @@
 
 use super::params::{Outer, Slot, heads, layer_param};
 use super::view::View;
-use super::{Model, params};
+use super::{Model, lora};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
 use crate::kernels::attention_decode::{self, Arena, Rows};
@@ -80,30 +80,31 @@ fn post_backward(
 ) -> Result<Tensor> {
     let Some(normed) = normed else { return Ok(dh.clone()) };
     let d = rec.gpu().empty(dh.rows, dh.cols)?;
-    rms_norm::backward(rec, normed, model.gain(param)?, dh, (&d, false), Some(grad(grads, param)?))?;
+    rms_norm::backward(rec, normed, model.gain(param)?, dh, (&d, false), grads[param].as_ref())?;
     Ok(d)
 }
 
-/// y = x W (+ bias)
-fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [weight, bias]: [usize; 2]) -> Result<Tensor> {
-    let weight = model.weight(weight)?;
+/// y = x W (+ bias) (+ LoRA)
+fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [number, bias]: [usize; 2]) -> Result<Tensor> {
+    let weight = model.weight(number)?;
     let y = rec.gpu().empty(x.rows, weight.cols())?;
     let bias = match &model.params[bias] {
         Some(b) => Some(b.dense()?),
         None => None,
     };
     matmul::forward(rec, x, weight, &y, Epilogue { bias, add: false })?;
+    lora::forward(rec, model, number, x, &y)?;
     Ok(y)
 }
 
-/// Gradients by parameter number; None where the model has no such parameter.
+/// Gradients by parameter number; None where the model has no such parameter, or it is frozen beside an adapter.
 pub(crate) type Grads = [Option<Tensor>];
 
-fn grad(grads: &Grads, param: usize) -> Result<&Tensor> {
+pub(crate) fn grad(grads: &Grads, param: usize) -> Result<&Tensor> {
     grads[param].as_ref().ok_or_else(|| Error::Input(format!("no gradient for parameter number {param}")))
 }
 
-/// dx = dy W^T; dW += x^T dy; dbias += column sums of dy.
+/// dx = dy W^T; dW += x^T dy; dbias += column sums of dy; what is frozen costs nothing.
 fn linear_backward(
     rec: &mut Recorder,
     model: &Model,
@@ -111,7 +112,9 @@ fn linear_backward(
     (x, dy): (&Tensor, &Tensor),
     [weight, bias]: [usize; 2],
 ) -> Result<Tensor> {
-    matmul::forward_tn(rec, x, dy, grad(grads, weight)?, true)?;
+    if let Some(dweight) = &grads[weight] {
+        matmul::forward_tn(rec, x, dy, dweight, true)?;
+    }
     if let Some(dbias) = &grads[bias] {
         column_sum::forward(rec, dy, dbias)?;
     }
@@ -120,6 +123,7 @@ fn linear_backward(
     let mut dx = rec.gpu().empty(x.rows, turned.cols)?;
     matmul::forward(rec, dy, &matmul::Weight::Dense(turned), &dx, Epilogue::default())?;
     dx.cols = x.cols;
+    lora::backward(rec, model, grads, weight, (x, dy), &dx)?;
     Ok(dx)
 }
 
@@ -147,6 +151,9 @@ pub(crate) fn embed_backward(
     by: &ByToken,
     dx: &Tensor,
 ) -> Result<()> {
+    if model.lora.is_some() {
+        return Ok(());
+    }
     let factor = model.arch.embedding_scale;
     match model.arch.tie_word_embeddings {
         true => embedding::backward(rec, by, dx, (grad(grads, Outer::Head as usize)?, factor), false),
@@ -240,7 +247,7 @@ pub(crate) fn backward(
     swiglu::backward(rec, act, &acts.gu, &da, &dgu)?;
     let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at))?;
     let gain2 = model.gain(at(Slot::Norm2))?;
-    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), Some(grad(grads, at(Slot::Norm2))?))?;
+    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), grads[at(Slot::Norm2)].as_ref())?;
     let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), dh)?;
     let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at))?;
     let mask = &view.masks[layer];
@@ -251,12 +258,15 @@ pub(crate) fn backward(
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at))?;
     let gain1 = model.gain(at(Slot::Norm1))?;
-    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), Some(grad(grads, at(Slot::Norm1))?))
+    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), grads[at(Slot::Norm1)].as_ref())
 }
 
-/// Zeroed gradients of every parameter.
+/// Zeroed gradients of every parameter that is trained: all, or the adapter's alone.
 pub(crate) fn gradients(model: &Model, gpu: &crate::gpu::Gpu) -> Result<Vec<Option<Tensor>>> {
-    (0..params::count(&model.arch))
-        .map(|p| params::shape(&model.arch, p).map(|(r, c)| gpu.zeros(r, c)).transpose())
-        .collect()
+    let trained = |p: usize| model.lora.as_ref().is_none_or(|lora| lora.owns(p));
+    let zeros = |(p, weight): (usize, &Option<matmul::Weight>)| match weight {
+        Some(w) if trained(p) => w.dense().and_then(|w| gpu.zeros(w.rows, w.cols)).map(Some),
+        _ => Ok(None),
+    };
+    model.params.iter().enumerate().map(zeros).collect()
 }

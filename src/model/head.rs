@@ -84,6 +84,8 @@ pub(crate) struct Scored {
     lse: Tensor,
     /// Log-prob of each sorted entry, `[E]`.
     pub(crate) logp: Tensor,
+    /// log Σ p² over the vocabulary at each sorted entry, `[E]`.
+    pub(crate) square: Tensor,
 }
 
 /// Log-probs of the listed entries.
@@ -92,17 +94,18 @@ pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &List
     if lists.rows.is_empty() {
         return Err(Error::Input("nothing to score: no completion tokens".into()));
     }
-    let (lse, logp) = (gpu.empty(1, lists.rows.len())?, gpu.empty(1, lists.entries)?);
+    let lse = gpu.empty(1, lists.rows.len())?;
+    let (logp, square) = (gpu.empty(1, lists.entries)?, gpu.empty(1, lists.entries)?);
     let step = chunk_rows(gpu, model.arch.vocab_size);
     let mut chunks = Vec::new();
     for (i, part) in lists.rows.chunks(step).enumerate() {
         let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols)?);
         rows::gather(rec, &norm.y, &row, &chunk)?;
         let logits = logits(rec, model, &chunk)?;
-        log_softmax::forward(rec, &logits, &lists.targets, i * step, &lse, &logp)?;
+        log_softmax::forward(rec, &logits, &lists.targets, i * step, [&lse, &logp, &square])?;
         chunks.push((i * step, row, chunk));
     }
-    Ok(Scored { chunks, lse, logp })
+    Ok(Scored { chunks, lse, logp, square })
 }
 
 /// Gradients from coef `[sequences]` = dloss / dlogp: dh `[T, D]` is overwritten by the gradient of the stream before
@@ -117,15 +120,15 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let gpu = rec.gpu();
     let weight = model.dense(Outer::Head as usize)?;
-    let missing = || Error::Input("no gradient for the output matrix".into());
-    let dweight = grads[Outer::Head as usize].as_ref().ok_or_else(missing)?;
     let turned = Weight::Dense(transpose::forward(rec, weight, weight.rows)?);
     let dy = gpu.empty(norm.y.rows, norm.y.cols)?;
     rows::fill(rec, &dy)?;
     for (first, row, chunk) in &scored.chunks {
         let dlogits = logits(rec, model, chunk)?;
         log_softmax::backward(rec, &dlogits, &lists.targets, *first, &scored.lse, coef)?;
-        matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
+        if let Some(dweight) = &grads[Outer::Head as usize] {
+            matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
+        }
         let mut dchunk = gpu.empty(chunk.rows, weight.rows)?;
         matmul::forward(rec, &dlogits, &turned, &dchunk, Epilogue::default())?;
         dchunk.cols = chunk.cols;

@@ -4,6 +4,7 @@ pub mod arch;
 pub(crate) mod decoder;
 pub mod family;
 pub(crate) mod head;
+pub mod lora;
 pub(crate) mod params;
 pub mod score;
 pub(crate) mod view;
@@ -35,11 +36,13 @@ pub struct Model {
     pub(crate) params: Vec<Option<Weight>>,
     /// cos and sin by position, one table for each of `Arch::ropes`.
     pub(crate) angles: Vec<Tensor>,
+    /// An adapter beside the weights, which are frozen then.
+    pub(crate) lora: Option<lora::Lora>,
 }
 
 impl Model {
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
-        Ok(Model { arch: arch.clone(), params, angles: view::angles(gpu, arch)? })
+        Ok(Model { arch: arch.clone(), params, angles: view::angles(gpu, arch)?, lora: None })
     }
 
     /// A model with f32 weights from named tensors (every parameter of `arch`, once).
@@ -55,26 +58,55 @@ impl Model {
     /// # Errors
     /// As [`Model::from_tensors`].
     pub fn load(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Self::with(gpu, &source.arch, params::load(gpu, source)?)
+        Self::with(gpu, &source.arch, params::load(gpu, source)?)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
-    /// A model from disk with all weights in f32, for training.
+    /// A model from disk with all weights in f32, for training; an adapter stays apart.
     ///
     /// # Errors
     /// As [`Model::from_tensors`].
     pub fn load_f32(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Self::from_tensors(gpu, &source.arch, source.tensors_f32()?)
+        Self::from_tensors(gpu, &source.arch, source.base_f32()?)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
-    /// All parameters, dequantised to f32, in the family's order.
+    /// The model with an adapter beside its weights; with None it stays as it is.
+    ///
+    /// # Errors
+    /// It has one already, or the adapter is another model's; out of memory.
+    pub fn with_adapter(mut self, gpu: &Gpu, adapter: Option<&lora::Adapter>) -> Result<Model> {
+        let Some(adapter) = adapter else { return Ok(self) };
+        if self.lora.is_some() {
+            return Err(Error::Input("the model has an adapter already; merge it first".into()));
+        }
+        let (lora, tensors) = lora::Lora::upload(gpu, &self.arch, &adapter.config, &adapter.tensors)?;
+        self.params.extend(tensors);
+        self.lora = Some(lora);
+        Ok(self)
+    }
+
+    /// The adapter, if there is one.
+    ///
+    /// # Errors
+    /// GPU errors.
+    pub fn adapter(&self, gpu: &Gpu) -> Result<Option<lora::Adapter>> {
+        let Some(lora) = &self.lora else { return Ok(None) };
+        let tensors = lora.download(gpu, &self.arch, |p| self.dense(p).cloned())?;
+        Ok(Some(lora::Adapter { config: lora.config.clone(), tensors }))
+    }
+
+    /// All parameters, dequantised to f32, in the family's order; an adapter is merged into them.
     ///
     /// # Errors
     /// GPU errors.
     pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
-        params::download(gpu, &self.arch, |p| match &self.params[p] {
+        let mut tensors = params::download(gpu, &self.arch, |p| match &self.params[p] {
             Some(w) => params::values(gpu, w),
             None => Ok(Vec::new()),
-        })
+        })?;
+        if let Some(adapter) = self.adapter(gpu)? {
+            adapter.merge(&mut tensors)?;
+        }
+        Ok(tensors)
     }
 
     /// A parameter that this architecture has.

@@ -47,18 +47,31 @@ pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
 
 /// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in where
 /// not `turned`), both as the parts and `head_in` say.
-struct Place {
-    param: usize,
-    turned: bool,
-    head_in: bool,
-    parts: Vec<Part>,
+pub(crate) struct Place {
+    pub(crate) param: usize,
+    pub(crate) turned: bool,
+    pub(crate) head_in: bool,
+    pub(crate) parts: Vec<Part>,
 }
 
 /// Rows `outs` of a named tensor go to `first` and on, heads spread to their padded width where said.
-struct Part {
-    outs: Range<usize>,
-    first: usize,
-    head_out: bool,
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) outs: Range<usize>,
+    pub(crate) first: usize,
+    pub(crate) head_out: bool,
+}
+
+impl Part {
+    /// All rows.
+    pub(crate) fn all(first: usize, head_out: bool) -> Part {
+        Part { outs: 0..usize::MAX, first, head_out }
+    }
+
+    /// The rows of a tensor of `outs` rows that it takes.
+    fn of(&self, outs: usize) -> Range<usize> {
+        self.outs.start..self.outs.end.min(outs)
+    }
 }
 
 /// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
@@ -96,10 +109,10 @@ pub(crate) fn heads(arch: &Arch) -> Heads {
     Heads { heads: arch.num_attention_heads, kv_heads: arch.num_key_value_heads, head_dim: arch.head_dim }
 }
 
-fn place(arch: &Arch, name: &str) -> Result<Place> {
-    // A part without an end takes all rows.
-    let part = |first, head_out| Part { outs: 0..usize::MAX, first, head_out };
-    let plain = |param, turned| Place { param, turned, head_in: false, parts: vec![part(0, false)] };
+/// Where a named tensor lies.
+pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
+    let plain = |param, turned| Place { param, turned, head_in: false, parts: vec![Part::all(0, false)] };
+    let part = Part::all;
     match name {
         "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
         "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, false)),
@@ -148,8 +161,22 @@ fn place(arch: &Arch, name: &str) -> Result<Place> {
 }
 
 impl Place {
+    /// The first column.
+    pub(crate) fn first(&self) -> usize {
+        self.parts.iter().map(|p| p.first).min().unwrap_or(0)
+    }
+
+    /// The columns from the first that a tensor of `outs` rows spans.
+    pub(crate) fn span(&self, heads: Heads, outs: usize) -> usize {
+        let end = |p: &Part| {
+            let n = p.of(outs).len();
+            p.first + if p.head_out { n / heads.head_dim * heads.padded() } else { n }
+        };
+        self.parts.iter().map(end).max().unwrap_or(0) - self.first()
+    }
+
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
-    fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
+    pub(crate) fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let heads = heads(arch);
         let spread = |i: usize, by_head: bool| match by_head {
             true => i / heads.head_dim * heads.padded() + i % heads.head_dim,
@@ -157,7 +184,7 @@ impl Place {
         };
         let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
         for part in &self.parts {
-            for o in part.outs.start..part.outs.end.min(outs) {
+            for o in part.of(outs) {
                 let out = part.first + spread(o - part.outs.start, part.head_out);
                 for i in 0..ins {
                     let to = match (shape.len(), self.turned) {

@@ -3,6 +3,7 @@
 use super::pairs::PairRule;
 use crate::generate::Sampling;
 use crate::judge::ModelJudgeSettings;
+use crate::train::objective::{self, Divergence, Objective};
 use crate::train::{LearningRate, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -243,7 +244,7 @@ pub enum Method {
 pub struct DpoSection {
     /// `dpo` or `sft-best`.
     pub method: Method,
-    /// The preference loss, by TRL's name.
+    /// The preference losses with their weights, `NAME[:WEIGHT],…`, by TRL's names.
     pub loss: String,
     /// Strength of the pull to the reference.
     pub beta: f32,
@@ -251,6 +252,16 @@ pub struct DpoSection {
     pub label_smoothing: f32,
     /// Weight of the chosen answers' negative log-likelihood beside the preference loss.
     pub nll: f32,
+    /// `reverse_kl`, `forward_kl`, `js_divergence` or `alpha_divergence`.
+    pub f_divergence: Divergence,
+    /// α of the α-divergence.
+    pub f_alpha: f32,
+    /// WPO's weights.
+    pub wpo: bool,
+    /// LD-DPO's α; 1 is off.
+    pub ld_alpha: f32,
+    /// SimPO's γ.
+    pub simpo_gamma: f32,
     /// Peak learning rate.
     pub lr: f32,
     /// `constant`, `linear` or `cosine`.
@@ -259,6 +270,8 @@ pub struct DpoSection {
     pub min_lr: f32,
     /// Warm-up steps.
     pub warmup: usize,
+    /// 0: the first step of the warm-up moves nothing, as in transformers; 1: it moves.
+    pub warmup_offset: usize,
     /// Passes over the pairs.
     pub epochs: usize,
     /// Pairs a step.
@@ -281,10 +294,16 @@ impl Default for DpoSection {
             beta: 0.1,
             label_smoothing: 0.0,
             nll: 0.0,
+            f_divergence: Divergence::ReverseKl,
+            f_alpha: 0.5,
+            wpo: false,
+            ld_alpha: 1.0,
+            simpo_gamma: 0.5,
             lr: 1e-6,
             schedule: "linear".into(),
             min_lr: 0.0,
             warmup: 0,
+            warmup_offset: 0,
             epochs: 1,
             batch: 16,
             betas: [0.9, 0.999],
@@ -306,24 +325,47 @@ impl DpoSection {
                 return Err(Error::Input(format!("[dpo] schedule is {other:?}, {expected}")));
             }
         };
-        Ok(LearningRate { peak: self.lr, min_lr: self.min_lr, warmup: self.warmup, schedule })
+        Ok(LearningRate {
+            peak: self.lr,
+            min_lr: self.min_lr,
+            warmup: self.warmup,
+            warmup_offset: self.warmup_offset,
+            schedule,
+        })
+    }
+
+    /// What is minimised.
+    ///
+    /// # Errors
+    /// Unknown losses, options that do not go with them, losses on single answers.
+    pub fn objective(&self) -> Result<Objective> {
+        let objective = Objective {
+            losses: objective::parse(&self.loss)?,
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            nll: self.nll,
+            f_divergence: self.f_divergence,
+            f_alpha: self.f_alpha,
+            wpo: self.wpo,
+            ld_alpha: self.ld_alpha,
+            simpo_gamma: self.simpo_gamma,
+            ..Objective::default()
+        };
+        if objective.unpaired()? {
+            return Err(Error::Input(format!(
+                "[dpo] loss = \"{}\" is on single answers; a round makes pairs",
+                self.loss
+            )));
+        }
+        Ok(objective)
     }
 
     /// Settings of the preference training.
     ///
     /// # Errors
-    /// An unknown schedule.
+    /// An unknown schedule; as [`DpoSection::objective`].
     pub fn dpo(&self, seed: u64) -> Result<DpoConfig> {
-        Ok(DpoConfig {
-            losses: vec![(self.loss.clone(), 1.0)],
-            beta: self.beta,
-            label_smoothing: self.label_smoothing,
-            nll: self.nll,
-            epochs: self.epochs,
-            batch: self.batch,
-            lr: self.rate()?,
-            seed,
-        })
+        Ok(DpoConfig { objective: self.objective()?, epochs: self.epochs, batch: self.batch, lr: self.rate()?, seed })
     }
 
     /// Settings of the supervised training on the chosen answers.
@@ -394,7 +436,6 @@ impl RunConfig {
                 "[dpo] batch, epochs and save_every must be at least 1",
             ),
             (d.lr > 0.0 && d.lr.is_finite(), "[dpo] lr must be above 0"),
-            (d.beta > 0.0, "[dpo] beta must be above 0"),
         ] {
             if !fine {
                 return Err(Error::Input(what.to_owned()));
@@ -403,6 +444,7 @@ impl RunConfig {
         if !["auto", "random"].contains(&j.mode.as_str()) {
             j.mode.parse::<crate::judge::Mode>().map_err(|e| Error::Input(format!("[judge] {e}, auto and random")))?;
         }
+        d.objective().map_err(|e| Error::Input(format!("[dpo] {e}")))?;
         d.rate().map(|_| ())
     }
 

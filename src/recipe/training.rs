@@ -39,6 +39,8 @@ pub struct Job<'a> {
     pub optimiser: Optimiser,
     /// Steps between checkpoints.
     pub save_every: u64,
+    /// [`Trainer::micro_rows`].
+    pub micro_rows: Option<usize>,
     /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
     pub dir: &'a Path,
     /// Told what goes on.
@@ -66,8 +68,13 @@ pub fn run(
         let hint = "every prompt is a tie: lower [pairs] min_gap, raise [candidates] temperature or n, or change the judge mode";
         return Err(Error::Input(format!("round {}: no pairs to train on; {hint}", ctx.round)));
     }
-    let job =
-        Job { optimiser: d.optimiser(), save_every: d.save_every as u64, dir: &files.dir, observer: ctx.observer };
+    let job = Job {
+        optimiser: d.optimiser(),
+        save_every: d.save_every as u64,
+        micro_rows: None,
+        dir: &files.dir,
+        observer: ctx.observer,
+    };
     let model = match d.method {
         Method::Dpo => {
             let pairs: Vec<dpo::Pair> = pairs
@@ -76,6 +83,7 @@ pub fn run(
                     prompt: p.prompt_ids.clone(),
                     chosen: p.chosen_ids.clone(),
                     rejected: p.rejected_ids.clone(),
+                    desirable: true,
                 })
                 .collect();
             train(gpu, model, Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None }, &job)?
@@ -102,6 +110,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
         Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
     };
     let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
+    trainer.micro_rows = job.micro_rows;
     let checkpoints = Checkpoints::open(job.dir)?;
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
@@ -195,7 +204,7 @@ impl Checkpoints {
 
     /// Reference log-probs as bits, so that they come back exactly.
     fn keep_reference(&self, logps: &[dpo::PairLogps]) -> Result<()> {
-        let bits: Vec<[u32; 2]> = logps.iter().map(|l| [l.chosen.to_bits(), l.rejected.to_bits()]).collect();
+        let bits: Vec<[u32; 4]> = logps.iter().map(dpo::PairLogps::bits).collect();
         write_json(&self.dir.join("reference.json"), &bits)
     }
 
@@ -204,12 +213,11 @@ impl Checkpoints {
         if !path.exists() {
             return Ok(None);
         }
-        let bits: Vec<[u32; 2]> = read_json(&path)?;
+        let bits: Vec<[u32; 4]> = read_json(&path)?;
         if bits.len() != pairs {
             return Err(Error::file(&path, format!("holds {} pairs, the round has {pairs}", bits.len())));
         }
-        let logps = |[c, r]: [u32; 2]| dpo::PairLogps { chosen: f32::from_bits(c), rejected: f32::from_bits(r) };
-        Ok(Some(bits.into_iter().map(logps).collect()))
+        Ok(Some(bits.into_iter().map(dpo::PairLogps::from_bits).collect()))
     }
 
     /// Removes them; call it once the model is written.
@@ -283,7 +291,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(tmp.path()).unwrap();
         assert_eq!(checkpoints.reference(1).unwrap(), None);
-        let logps = [dpo::PairLogps { chosen: -0.1, rejected: -1.234_567_9e-20 }];
+        let logps = [dpo::PairLogps { chosen: -0.1, rejected: -1.234_567_9e-20, tail: [0.0, -1e-30] }];
         checkpoints.keep_reference(&logps).unwrap();
         assert_eq!(checkpoints.reference(1).unwrap().unwrap(), logps);
         assert!(checkpoints.reference(2).unwrap_err().to_string().contains("holds 1 pairs"));

@@ -132,6 +132,7 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
             lr: 5e-4,
             schedule: "constant".into(),
             warmup: 5,
+            warmup_offset: 1,
             batch: 32,
             betas: [0.9, 0.98],
             save_every: 4,

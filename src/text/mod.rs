@@ -156,12 +156,12 @@ impl Text {
 
     /// tokenizer_config.json's `eos_token`.
     pub fn eos(&self) -> Option<u32> {
-        self.special("eos_token")
+        self.special_token("eos_token")
     }
 
     /// tokenizer_config.json's `bos_token`.
     pub fn bos(&self) -> Option<u32> {
-        self.special("bos_token")
+        self.special_token("bos_token")
     }
 
     /// The id of a token by its exact content.
@@ -189,7 +189,13 @@ impl Text {
         &self.config
     }
 
-    fn special(&self, key: &str) -> Option<u32> {
+    /// The chat template's text; of several the one that is used.
+    pub fn chat_template(&self) -> Option<&str> {
+        template::source(&self.config).ok().flatten()
+    }
+
+    /// The id of the token that tokenizer_config.json names under `key` (`bos_token`, `pad_token`, …).
+    pub fn special_token(&self, key: &str) -> Option<u32> {
         template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))
     }
 

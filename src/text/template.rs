@@ -21,24 +21,24 @@ pub(super) struct Template {
     tokens: Vec<(&'static str, String)>,
 }
 
-/// The template of a tokenizer_config.json; of several named ones the one called default.
-pub(super) fn from_config(config: &Value) -> Result<Option<Template>> {
-    let source = match config.get("chat_template") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(source)) => source,
+/// The template's text in a tokenizer_config.json; of several named ones the one called default.
+pub(super) fn source(config: &Value) -> Result<Option<&str>> {
+    match config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(source)) => Ok(Some(source)),
         Some(Value::Array(named)) => {
             let default = named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"));
-            match default.or(named.first()).and_then(|entry| entry.get("template")).and_then(Value::as_str) {
-                Some(source) => source,
-                None => {
-                    return Err(Error::Input(
-                        "tokenizer_config.json: chat_template is a list without templates".into(),
-                    ));
-                }
-            }
+            let source = default.or(named.first()).and_then(|entry| entry.get("template")).and_then(Value::as_str);
+            let wrong = || Error::Input("tokenizer_config.json: chat_template is a list without templates".into());
+            source.map(Some).ok_or_else(wrong)
         }
-        Some(_) => return Err(Error::Input("tokenizer_config.json: chat_template is neither text nor a list".into())),
-    };
+        Some(_) => Err(Error::Input("tokenizer_config.json: chat_template is neither text nor a list".into())),
+    }
+}
+
+/// The template of a tokenizer_config.json.
+pub(super) fn from_config(config: &Value) -> Result<Option<Template>> {
+    let Some(source) = source(config)? else { return Ok(None) };
     let tokens = TOKENS.iter().filter_map(|key| Some((*key, token_text(config.get(*key)?)?.to_string()))).collect();
     Ok(Some(Template { source: without_generation_tags(source), tokens }))
 }

@@ -1,14 +1,17 @@
-//! Direct preference optimisation (arXiv 2305.18290) with the prompt shared between chosen and rejected.
+//! Preference training: DPO (arXiv 2305.18290) and the other losses of the list, with the prompt shared between an
+//! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in f64,
+//! and each token's log-prob gets its coefficient in the backward pass.
 
 use super::batch::{self, Batch};
-use super::{Trainer, losses, sft};
-use crate::gpu::Tensor;
-use crate::kernels::preference_loss::{self, Lists, Pairs, Term};
+use super::losses::{Family, Loss, Of};
+use super::objective::{Objective, Seen, Slope};
+use super::{Trainer, sft};
 use crate::layout::Forest;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// One preference.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,28 +22,79 @@ pub struct Pair {
     pub chosen: Vec<u32>,
     /// The other answer, not empty.
     pub rejected: Vec<u32>,
+    /// The label of `chosen` where it is a single answer (see [`unpaired`]); true otherwise.
+    pub desirable: bool,
+}
+
+/// One answer with a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labelled {
+    /// Context ids, not empty.
+    pub prompt: Vec<u32>,
+    /// The answer, not empty.
+    pub completion: Vec<u32>,
+    /// Whether such answers are wanted.
+    pub desirable: bool,
+}
+
+/// Single answers as the losses on them take them: in the place of the rejected answer stands a mismatched one for the
+/// estimate of the KL, as in TRL: in each run of `batch` records the answer of the record before, the first takes the
+/// last's.
+pub fn unpaired(records: &[Labelled], batch: usize) -> Vec<Pair> {
+    let of = |part: &[Labelled]| -> Vec<Pair> {
+        let before = part.iter().cycle().skip(part.len() - 1);
+        let pair = |(r, other): (&Labelled, &Labelled)| Pair {
+            prompt: r.prompt.clone(),
+            chosen: r.completion.clone(),
+            rejected: other.completion.clone(),
+            desirable: r.desirable,
+        };
+        part.iter().zip(before).map(pair).collect()
+    };
+    records.chunks(batch.max(1)).flat_map(of).collect()
 }
 
 /// Summed log-probs of one pair's answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairLogps {
     /// Σ log p of the chosen answer's tokens.
     pub chosen: f32,
     /// Σ log p of the rejected answer's tokens.
     pub rejected: f32,
+    /// The parts of both that lie behind the shorter answer's length (LD-DPO weighs them).
+    pub tail: [f32; 2],
+}
+
+impl PairLogps {
+    /// From the log-prob of every token.
+    pub fn new(chosen: &[f32], rejected: &[f32]) -> Self {
+        let shared = chosen.len().min(rejected.len());
+        let sum = |part: &[f32]| part.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+        Self { chosen: sum(chosen), rejected: sum(rejected), tail: [sum(&chosen[shared..]), sum(&rejected[shared..])] }
+    }
+
+    /// As bits: chosen, rejected, tails.
+    pub(crate) fn bits(&self) -> [u32; 4] {
+        [self.chosen, self.rejected, self.tail[0], self.tail[1]].map(f32::to_bits)
+    }
+
+    pub(crate) fn from_bits(bits: [u32; 4]) -> Self {
+        let [chosen, rejected, c, r] = bits.map(f32::from_bits);
+        Self { chosen, rejected, tail: [c, r] }
+    }
+
+    /// (chosen, rejected) with the tails weighted by LD-DPO's α.
+    fn weighted(&self, alpha: f32) -> [f64; 2] {
+        let of = |sum: f32, tail: f32| f64::from(sum) - (1.0 - f64::from(alpha)) * f64::from(tail);
+        [of(self.chosen, self.tail[0]), of(self.rejected, self.tail[1])]
+    }
 }
 
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
-    /// Losses by name (`losses::LOSSES`) with their weights.
-    pub losses: Vec<(String, f32)>,
-    /// β of the losses.
-    pub beta: f32,
-    /// Share of labels taken as wrong, for the losses that know it.
-    pub label_smoothing: f32,
-    /// Weight of the chosen answer's mean negative log-likelihood, added to the loss (RPO, arXiv 2404.19733).
-    pub nll: f32,
+    /// What is minimised.
+    pub objective: Objective,
     /// Passes over the pairs.
     pub epochs: usize,
     /// Pairs a step.
@@ -58,13 +112,14 @@ pub struct DpoStep {
     pub step: u64,
     /// The objective before the update.
     pub loss: f64,
-    /// β (log π − log ref) of the chosen answers, mean.
+    /// β (log π − log ref) of the chosen answers, mean; β log π where no loss needs a reference. Of single answers the
+    /// desirable ones are the chosen, the others the rejected.
     #[serde(rename = "rewards/chosen")]
     pub rewards_chosen: f64,
     /// The same of the rejected answers.
     #[serde(rename = "rewards/rejected")]
     pub rewards_rejected: f64,
-    /// Share of pairs whose chosen reward is the larger one.
+    /// Share of pairs whose chosen reward is the larger one; of single answers whose reward has their label's sign.
     #[serde(rename = "rewards/accuracies")]
     pub rewards_accuracies: f64,
     /// Chosen minus rejected reward, mean.
@@ -87,12 +142,12 @@ pub struct DpoStep {
 /// Trains on `pairs` from `trainer.step` on. The order and the micro-batches are fixed first; the reference is the
 /// trainer's model as it stands at step 0, run through the same micro-batches, so that every reward of the first step is
 /// exactly 0, which is asserted; or it is `reference_logps` (one per pair): those of another model, or those of a first
-/// call, with which a resumed training skips that pass. The logps used are handed to `on_reference` before the first
-/// step, so that they can be kept.
+/// call, with which a resumed training skips that pass. Where no loss needs a reference there is none: zeros. The logps
+/// used are handed to `on_reference` before the first step, so that they can be kept.
 ///
 /// # Errors
-/// Empty fields, ids outside the vocabulary, an unknown loss; a non-finite loss or gradient (nothing is updated);
-/// `Stopped` when the observer asks for it.
+/// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or gradient
+/// (nothing is updated); `Stopped` when the observer asks for it.
 pub fn run(
     trainer: &mut Trainer,
     pairs: &[Pair],
@@ -111,6 +166,7 @@ pub fn run(
         Some(given) => {
             return Err(Error::Input(format!("{} reference log-probs for {} pairs", given.len(), pairs.len())));
         }
+        None if !plan.needs_reference() => vec![PairLogps::default(); pairs.len()],
         None if trainer.step > 0 => {
             return Err(Error::Input("a training that goes on needs the reference log-probs of its start".into()));
         }
@@ -133,11 +189,11 @@ pub fn run(
     Ok(())
 }
 
-/// The data, its terms and its cuts.
+/// The data, its losses and its cuts.
 struct Plan<'p> {
     pairs: &'p [Pair],
     config: &'p DpoConfig,
-    terms: Vec<Term>,
+    rows: Vec<&'static Loss>,
     /// Rows of a micro-batch.
     most: usize,
 }
@@ -145,17 +201,18 @@ struct Plan<'p> {
 /// One micro-batch on the GPU: prompts shared by the answers of neighbouring pairs, each distinct answer once.
 struct Micro {
     batch: Batch,
-    /// Entries of each sequence.
-    entries: Lists,
-    /// (chosen, rejected) sequence of each pair.
-    side: Vec<[u32; 2]>,
-    uses: Vec<Vec<u32>>,
+    /// Entries of the (chosen, rejected) answer of each pair.
+    side: Vec<[Range<usize>; 2]>,
+    /// Entries of each pair's prompt; empty where no loss needs them.
+    prompt: Vec<Range<usize>>,
 }
 
-/// What a micro-batch gave.
-struct Outcome {
-    logps: Vec<f32>,
-    result: Vec<f32>,
+/// Tokens that the means of a step are over.
+struct Totals {
+    pairs: f64,
+    chosen: f64,
+    /// Prompts, but their first tokens, and chosen answers.
+    whole: f64,
 }
 
 impl<'p> Plan<'p> {
@@ -171,21 +228,16 @@ impl<'p> Plan<'p> {
                 trainer.model.check_tokens(&format!("pair {i}"), &[&p.prompt[..], answer].concat())?;
             }
         }
-        let term = |(i, (name, weight)): (usize, &(String, f32))| {
-            Ok(Term {
-                loss: losses::index(name)?,
-                beta: config.beta,
-                smoothing: config.label_smoothing,
-                weight: *weight,
-                // Once, with the first term.
-                nll: if i == 0 { config.nll } else { 0.0 },
-            })
-        };
-        let terms: Vec<Term> = config.losses.iter().enumerate().map(term).collect::<Result<_>>()?;
-        if terms.is_empty() {
-            return Err(Error::Input("no loss is given".into()));
-        }
-        Ok(Plan { pairs, config, terms, most: batch::most_rows(trainer.gpu, &trainer.model) })
+        Ok(Plan { pairs, config, rows: config.objective.rows()?, most: trainer.micro_rows() })
+    }
+
+    fn needs_reference(&self) -> bool {
+        self.rows.iter().any(|l| !matches!(l.family, Family::Free | Family::Chosen))
+    }
+
+    /// Whether the pairs of a step depend on one another.
+    fn coupled(&self) -> bool {
+        self.rows.iter().any(|l| matches!(l.of, Of::Step(_)))
     }
 
     /// Pair numbers of each micro-batch of step `at`.
@@ -220,55 +272,97 @@ impl<'p> Plan<'p> {
             });
             prompts[place].1.push(at);
         }
+        let with_prompt = self.rows.iter().any(|l| l.name == "orpo");
         let (mut forest, mut wanted) = (Forest::new(), Wanted::default());
-        let mut side = vec![[0u32; 2]; numbers.len()];
-        let (mut uses, mut spans): (Vec<Vec<u32>>, Vec<std::ops::Range<usize>>) = (Vec::new(), Vec::new());
+        let mut side = vec![[0..0, 0..0]; numbers.len()];
+        let mut prompt_of = vec![0..0; numbers.len()];
+        // Each entry is a sequence of its own, so that each gets its own coefficient.
+        let mut add = |entries: Vec<(u32, u32, u32)>| {
+            let first = wanted.entries.len();
+            wanted.entries.extend(entries.into_iter().enumerate().map(|(k, e)| (e.0, e.1, (first + k) as u32)));
+            first..wanted.entries.len()
+        };
         for (prompt, members) in &prompts {
-            let mut leaves: HashMap<&[u32], u32> = HashMap::new();
-            forest.open(prompt);
+            let mut leaves: HashMap<&[u32], Range<usize>> = HashMap::new();
+            let node = forest.open(prompt);
+            let span = if with_prompt { add(predicted(&node, prompt, 0)) } else { 0..0 };
             for at in members {
                 let p = &self.pairs[numbers[*at]];
+                prompt_of[*at] = span.clone();
                 for (k, answer) in [&p.chosen, &p.rejected].into_iter().enumerate() {
-                    let sequence = *leaves.entry(answer).or_insert_with(|| {
-                        let node = forest.leaf(answer);
-                        let first = wanted.entries.len();
-                        wanted.entries.extend(predicted(&node, answer, uses.len() as u32));
-                        spans.push(first..wanted.entries.len());
-                        uses.push(Vec::new());
-                        uses.len() as u32 - 1
-                    });
-                    side[*at][k] = sequence;
-                    uses[sequence as usize].push((2 * at + k) as u32);
+                    let leaf = leaves.entry(answer).or_insert_with(|| add(predicted(&forest.leaf(answer), answer, 0)));
+                    side[*at][k] = leaf.clone();
                 }
             }
             forest.close();
         }
-        let batch = Batch::new(trainer.gpu, &trainer.model, &forest, &wanted)?;
-        let entries: Vec<Vec<u32>> = spans.into_iter().map(|s| s.map(|e| batch.lists.order[e]).collect()).collect();
-        Ok(Micro { entries: Lists::new(trainer.gpu, &entries)?, batch, side, uses })
+        Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted)?, side, prompt: prompt_of })
     }
 
     /// Summed log-probs of every pair, through the micro-batches of the first epoch.
     fn reference(&self, trainer: &Trainer, per_epoch: usize, observer: &dyn Observer) -> Result<Vec<PairLogps>> {
-        let mut all = vec![PairLogps { chosen: 0.0, rejected: 0.0 }; self.pairs.len()];
+        let mut all = vec![PairLogps::default(); self.pairs.len()];
         for at in 0..per_epoch {
             if observer.stop_requested() {
                 return Err(Error::Stopped);
             }
             for numbers in self.cut(at, per_epoch) {
                 let micro = self.micro(trainer, &numbers)?;
-                let mut rec = trainer.gpu.record();
-                let tape = batch::forward(&mut rec, &trainer.model, &micro.batch, false)?;
-                let logp = trainer.gpu.empty(1, micro.uses.len())?;
-                preference_loss::sequence_sum(&mut rec, &tape.scored.logp, &micro.entries, &logp)?;
-                rec.submit()?;
-                let sums: Vec<f32> = trainer.gpu.download(&logp)?;
-                for (i, s) in numbers.iter().zip(&micro.side) {
-                    all[*i] = PairLogps { chosen: sums[s[0] as usize], rejected: sums[s[1] as usize] };
+                let (_, tokens) = micro.forward(trainer, false)?;
+                for (i, side) in numbers.iter().zip(&micro.side) {
+                    all[*i] = tokens.pair(side);
                 }
             }
         }
         Ok(all)
+    }
+
+    fn totals(&self, numbers: impl Iterator<Item = usize>) -> Totals {
+        numbers.fold(Totals { pairs: 0.0, chosen: 0.0, whole: 0.0 }, |t, i| {
+            let p = &self.pairs[i];
+            let chosen = p.chosen.len() as f64;
+            let whole = t.whole + chosen + (p.prompt.len() - 1) as f64;
+            Totals { pairs: t.pairs + 1.0, chosen: t.chosen + chosen, whole }
+        })
+    }
+
+    /// What the losses see of a micro-batch's pairs.
+    fn seen(&self, micro: &Micro, tokens: &Tokens, numbers: &[usize], refs: &[PairLogps], all: &Totals) -> Vec<Seen> {
+        let o = &self.config.objective;
+        let of = |(k, i): (usize, &usize)| {
+            let (side, p) = (&micro.side[k], &self.pairs[*i]);
+            let logps = tokens.pair(side);
+            Seen {
+                policy: logps.weighted(o.ld_alpha),
+                reference: refs[*i].weighted(o.ld_alpha),
+                nc: p.chosen.len() as f64,
+                nr: p.rejected.len() as f64,
+                chosen_sum: f64::from(logps.chosen),
+                prompt_sum: tokens.logp[micro.prompt[k].clone()].iter().map(|x| f64::from(*x)).sum(),
+                chosen_share: all.pairs / all.chosen,
+                whole_share: all.pairs / all.whole,
+                weight: if o.wpo { tokens.aligned(&side[0]) * tokens.aligned(&side[1]) } else { 1.0 },
+                desirable: p.desirable,
+                ..Seen::default()
+            }
+        };
+        numbers.iter().enumerate().map(of).collect()
+    }
+
+    /// The coefficient of each entry: Σ over the pairs in which it stands, times `scale`.
+    fn coefficients(&self, micro: &Micro, slopes: &[Slope], scale: f64) -> Vec<f32> {
+        let alpha = f64::from(self.config.objective.ld_alpha);
+        let mut coef = vec![0f64; micro.batch.lists.order.len()];
+        for ((side, prompt), slope) in micro.side.iter().zip(&micro.prompt).zip(slopes) {
+            let shared = side[0].len().min(side[1].len());
+            for (entries, weighted, plain) in [(&side[0], slope.dc, slope.dsum), (&side[1], slope.dr, 0.0)] {
+                for (t, e) in entries.clone().enumerate() {
+                    coef[e] += scale * (if t < shared { weighted } else { alpha * weighted } + plain);
+                }
+            }
+            prompt.clone().for_each(|e| coef[e] += scale * slope.dprompt);
+        }
+        coef.into_iter().map(|x| x as f32).collect()
     }
 
     fn step(
@@ -282,87 +376,137 @@ impl<'p> Plan<'p> {
     ) -> Result<DpoStep> {
         trainer.zero_gradients()?;
         let cuts = self.cut(at, per_epoch);
-        let n = cuts.iter().map(Vec::len).sum::<usize>() as f64;
-        let mut step = DpoStep {
-            step: trainer.step + 1,
-            loss: 0.0,
-            rewards_chosen: 0.0,
-            rewards_rejected: 0.0,
-            rewards_accuracies: 0.0,
-            rewards_margins: 0.0,
-            logps_chosen: 0.0,
-            logps_rejected: 0.0,
-            grad_norm: 0.0,
-            learning_rate: f64::from(lr),
-            tokens: 0,
-        };
+        let totals = self.totals(cuts.iter().flatten().copied());
+        let mut known = None;
+        if self.coupled() && cuts.len() > 1 {
+            let mut seen = Vec::new();
+            for numbers in &cuts {
+                let micro = self.micro(trainer, numbers)?;
+                let (_, tokens) = micro.forward(trainer, false)?;
+                seen.extend(self.seen(&micro, &tokens, numbers, reference, &totals));
+            }
+            known = Some(self.config.objective.evaluate_rows(&self.rows, &mut seen).into_iter());
+        }
+        let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0);
         for numbers in cuts {
             let micro = self.micro(trainer, &numbers)?;
-            let out = self.forward_backward(trainer, &micro, &numbers, reference, 1.0 / n as f32)?;
-            step.tokens += micro.batch.rows as u64;
-            for (k, (i, s)) in numbers.iter().zip(&micro.side).enumerate() {
-                let [chosen, rejected] = s.map(|s| out.logps[s as usize]);
-                let r = reference[*i];
-                if asserted && (chosen.to_bits(), rejected.to_bits()) != (r.chosen.to_bits(), r.rejected.to_bits()) {
-                    return Err(Error::Device(format!(
-                        "pair {i}: before any update the policy's log-probs ({chosen}, {rejected}) differ from the \
-                         reference's ({}, {}), which ran through the same kernels; the device is not deterministic",
-                        r.chosen, r.rejected
-                    )));
-                }
-                let beta = f64::from(self.config.beta);
-                let reward = |p: f32, r: f32| beta * (f64::from(p) - f64::from(r));
-                let (c, j) = (reward(chosen, r.chosen), reward(rejected, r.rejected));
-                step.loss += f64::from(out.result[4 * k]) / n;
-                step.rewards_chosen += c / n;
-                step.rewards_rejected += j / n;
-                step.rewards_margins += (c - j) / n;
-                step.rewards_accuracies += f64::from(u8::from(c > j)) / n;
-                step.logps_chosen += f64::from(chosen) / n;
-                step.logps_rejected += f64::from(rejected) / n;
+            let (tape, tokens) = micro.forward(trainer, true)?;
+            if asserted {
+                micro.assert_equal(&tokens, &numbers, reference)?;
             }
+            let mut here = self.seen(&micro, &tokens, &numbers, reference, &totals);
+            let slopes: Vec<Slope> = match &mut known {
+                Some(known) => known.take(numbers.len()).collect(),
+                None => self.config.objective.evaluate_rows(&self.rows, &mut here),
+            };
+            loss += slopes.iter().map(|s| s.loss).sum::<f64>() / totals.pairs;
+            for side in &micro.side {
+                let pair = tokens.pair(side);
+                logps[0] += f64::from(pair.chosen) / totals.pairs;
+                logps[1] += f64::from(pair.rejected) / totals.pairs;
+            }
+            if !loss.is_finite() {
+                return Err(Error::NonFinite(format!(
+                    "step {}: the loss is {loss}; no weight was changed",
+                    trainer.step + 1
+                )));
+            }
+            let coef = trainer.gpu.vector(&self.coefficients(&micro, &slopes, 1.0 / totals.pairs))?;
+            let mut rec = trainer.gpu.record();
+            batch::backward(&mut rec, trainer, &micro.batch, tape, &coef)?;
+            rec.submit()?;
+            rows += micro.batch.rows as u64;
+            seen.extend(here);
         }
-        if !step.loss.is_finite() {
-            return Err(Error::NonFinite(format!(
-                "step {}: the loss is {}; no weight was changed",
-                step.step, step.loss
-            )));
-        }
-        step.grad_norm = trainer.update(lr)?;
-        Ok(step)
+        let [chosen, rejected, accuracies] = self.rewards(&seen);
+        let grad_norm = trainer.update(lr)?;
+        Ok(DpoStep {
+            step: trainer.step,
+            loss,
+            rewards_chosen: chosen,
+            rewards_rejected: rejected,
+            rewards_accuracies: accuracies,
+            rewards_margins: chosen - rejected,
+            logps_chosen: logps[0],
+            logps_rejected: logps[1],
+            grad_norm,
+            learning_rate: f64::from(lr),
+            tokens: rows,
+        })
     }
 
-    fn forward_backward(
-        &self,
-        trainer: &Trainer,
-        micro: &Micro,
-        numbers: &[usize],
-        reference: &[PairLogps],
-        scale: f32,
-    ) -> Result<Outcome> {
-        let gpu = trainer.gpu;
-        let both = |f: &dyn Fn(usize) -> [f32; 2]| -> Result<Tensor> {
-            gpu.vector(&numbers.iter().flat_map(|i| f(*i)).collect::<Vec<f32>>())
-        };
-        let pairs = Pairs {
-            reference: both(&|i| [reference[i].chosen, reference[i].rejected])?,
-            side: gpu.vector(&micro.side.concat())?,
-            tokens: both(&|i| [self.pairs[i].chosen.len() as f32, self.pairs[i].rejected.len() as f32])?,
-            uses: Lists::new(gpu, &micro.uses)?,
-        };
-        let mut rec = gpu.record();
-        let tape = batch::forward(&mut rec, &trainer.model, &micro.batch, true)?;
-        let (logp, coef) = (gpu.empty(1, micro.uses.len())?, gpu.empty(1, micro.uses.len())?);
-        let result = gpu.empty(numbers.len(), 4)?;
-        preference_loss::sequence_sum(&mut rec, &tape.scored.logp, &micro.entries, &logp)?;
-        for (i, term) in self.terms.iter().enumerate() {
-            preference_loss::forward(&mut rec, &logp, &pairs, term, i > 0, &result)?;
+    /// Mean reward of the chosen and of the rejected answers, and the share that is ordered right.
+    fn rewards(&self, seen: &[Seen]) -> [f64; 3] {
+        let beta = f64::from(self.config.objective.beta);
+        let reward = |s: &Seen, side: usize| beta * (s.policy[side] - s.reference[side]);
+        let mean = |all: Vec<f64>| all.iter().sum::<f64>() / all.len().max(1) as f64;
+        let each = |f: &dyn Fn(&Seen) -> f64| mean(seen.iter().map(f).collect());
+        if self.rows.iter().any(|l| l.family == Family::Unpaired) {
+            let of = |label: bool| mean(seen.iter().filter(|s| s.desirable == label).map(|s| reward(s, 0)).collect());
+            return [of(true), of(false), each(&|s| f64::from(u8::from((reward(s, 0) > 0.0) == s.desirable)))];
         }
-        preference_loss::coefficients(&mut rec, &result, &pairs, scale, &coef)?;
-        batch::backward(&mut rec, trainer, &micro.batch, tape, &coef)?;
+        [each(&|s| reward(s, 0)), each(&|s| reward(s, 1)), each(&|s| f64::from(u8::from(reward(s, 0) > reward(s, 1))))]
+    }
+}
+
+/// What forward gave of each entry, in the order in which they were asked for.
+struct Tokens {
+    logp: Vec<f32>,
+    /// log Σ p² over the vocabulary.
+    square: Vec<f32>,
+}
+
+impl Tokens {
+    fn pair(&self, side: &[Range<usize>; 2]) -> PairLogps {
+        PairLogps::new(&self.logp[side[0].clone()], &self.logp[side[1].clone()])
+    }
+
+    /// WPO's weight of an answer: exp of the mean of log p − log Σ p².
+    fn aligned(&self, entries: &Range<usize>) -> f64 {
+        let of = |e: usize| f64::from(self.logp[e]) - f64::from(self.square[e]);
+        (entries.clone().map(of).sum::<f64>() / entries.len() as f64).exp()
+    }
+}
+
+impl Micro {
+    fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
+        let mut rec = trainer.gpu.record();
+        let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
         rec.submit()?;
-        let mut read = gpu.download_all::<f32>(&[&logp, &result])?;
-        let result = read.pop().unwrap_or_default();
-        Ok(Outcome { logps: read.pop().unwrap_or_default(), result })
+        let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();
+        let mut next = || {
+            let sorted = read.next().unwrap_or_default();
+            self.batch.lists.order.iter().map(|at| sorted[*at as usize]).collect()
+        };
+        let tokens = Tokens { logp: next(), square: next() };
+        Ok((tape, tokens))
+    }
+
+    /// Before any update policy and reference are the same numbers.
+    fn assert_equal(&self, tokens: &Tokens, numbers: &[usize], reference: &[PairLogps]) -> Result<()> {
+        for (i, side) in numbers.iter().zip(&self.side) {
+            let (policy, r) = (tokens.pair(side), reference[*i]);
+            if policy.bits() != r.bits() {
+                return Err(Error::Device(format!(
+                    "pair {i}: before any update the policy's log-probs ({}, {}) differ from the reference's ({}, {}), \
+                     which ran through the same kernels; the device is not deterministic",
+                    policy.chosen, policy.rejected, r.chosen, r.rejected
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mismatched_answers_are_those_of_the_record_before() {
+        let record = |i: u32| Labelled { prompt: vec![i], completion: vec![10 + i], desirable: i % 2 == 0 };
+        let pairs = unpaired(&(0..5).map(record).collect::<Vec<_>>(), 3);
+        assert_eq!(pairs.iter().map(|p| p.rejected[0]).collect::<Vec<_>>(), [12, 10, 11, 14, 13]);
+        assert_eq!(pairs.iter().map(|p| p.chosen[0]).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
     }
 }

@@ -1,25 +1,30 @@
-//! The preference losses: one list. A row holds the name, what it is, the formula for the GPU and the same formula with
-//! its derivatives in f64; `--help`, the kernel's text, the tests and the documents read this list. Names and
-//! conventions are TRL's.
-//!
-//! c and r are the log-ratios log π − log π_ref of the chosen and the rejected answer (summed over tokens), nc and nr
-//! their lengths in tokens.
+//! The preference losses: one list. A row holds the name, what it is, what it needs and the loss with its derivatives by
+//! the summed log-probs, in f64 on the host: between forward and backward a step moves a few numbers a sequence.
+//! `--help`, the run's config, the tests and the documents read this list. Names and conventions are TRL's.
 
-/// What a loss sees of one pair.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Seen {
-    /// Log-ratio of the chosen answer.
-    pub c: f64,
-    /// Log-ratio of the rejected answer.
-    pub r: f64,
-    /// Tokens of the chosen answer.
-    pub nc: f64,
-    /// Tokens of the rejected answer.
-    pub nr: f64,
-    /// β
-    pub beta: f64,
-    /// Label smoothing ε.
-    pub eps: f64,
+use super::objective::{Objective, Seen, Slope};
+
+/// What a loss belongs to, and so what it can be combined with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Pairs and a reference, through the margin alone: every f-divergence applies.
+    Margin,
+    /// Pairs and a reference, reverse KL only.
+    Reference,
+    /// Pairs without a reference.
+    Free,
+    /// The chosen answers alone; goes with any loss on pairs.
+    Chosen,
+    /// Single answers with labels and a reference.
+    Unpaired,
+}
+
+/// How a loss is computed.
+pub enum Of {
+    /// Each pair by itself.
+    Pair(fn(&Seen, &Objective) -> Slope),
+    /// The pairs of a step together, so that a step of several micro-batches runs forward once more.
+    Step(fn(&[Seen], &Objective) -> Vec<Slope>),
 }
 
 /// One loss.
@@ -28,226 +33,258 @@ pub struct Loss {
     pub name: &'static str,
     /// What it is and where it comes from.
     pub about: &'static str,
-    /// WGSL statements that set `loss`, `dc` and `dr` from `c`, `r`, `nc`, `nr`, `beta`, `eps`.
-    pub wgsl: &'static str,
-    /// (loss, dloss/dc, dloss/dr)
-    pub twin: fn(Seen) -> (f64, f64, f64),
+    /// What it needs.
+    pub family: Family,
+    /// The loss and its derivatives.
+    pub of: Of,
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn log_sigmoid(x: f64) -> f64 {
+pub(super) fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
-/// A loss that depends on c − r alone: (f, df/dx) at x = β (c − r).
-fn of_margin(s: Seen, f: impl Fn(f64) -> (f64, f64)) -> (f64, f64, f64) {
-    let (loss, d) = f(s.beta * (s.c - s.r));
-    (loss, d * s.beta, -d * s.beta)
+/// (loss, slope) of −log σ(x) where the share `eps` of the labels is wrong.
+fn smoothed(x: f64, eps: f64) -> (f64, f64) {
+    (-(1.0 - eps) * log_sigmoid(x) - eps * log_sigmoid(-x), eps * sigmoid(x) - (1.0 - eps) * sigmoid(-x))
+}
+
+fn hinge(x: f64) -> (f64, f64) {
+    ((1.0 - x).max(0.0), if x < 1.0 { -1.0 } else { 0.0 })
+}
+
+/// A loss of x = β (c − r), given (loss, slope) at x.
+fn margin(s: &Seen, o: &Objective, f: impl Fn(f64) -> (f64, f64)) -> Slope {
+    let beta = f64::from(o.beta);
+    let (loss, d) = f(beta * (s.c - s.r));
+    Slope::pair(loss, d * beta, -d * beta)
+}
+
+/// A loss of the mean log-ratio a token, c / nc − r / nr.
+fn per_token(s: &Seen, f: impl Fn(f64) -> (f64, f64)) -> Slope {
+    let (loss, d) = f(s.c / s.nc - s.r / s.nr);
+    Slope::pair(loss, d / s.nc, -d / s.nr)
+}
+
+/// log(1 − eᵃ) and its slope for a < 0, without loss of digits at either end (Mächler 2012).
+fn log1mexp(a: f64) -> (f64, f64) {
+    let a = a.min(-1e-12);
+    let value = if a > -std::f64::consts::LN_2 { (-a.exp_m1()).ln() } else { (-a.exp()).ln_1p() };
+    (value, a.exp() / a.exp_m1())
+}
+
+/// Numbers of the records by ascending value.
+fn ranks(seen: &[Seen], value: impl Fn(&Seen) -> f64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..seen.len()).collect();
+    order.sort_by(|a, b| value(&seen[*a]).total_cmp(&value(&seen[*b])));
+    order
+}
+
+/// The policy's log-ratios and the reference's, each sorted by itself, compared rank by rank.
+fn aot(seen: &[Seen], o: &Objective) -> Vec<Slope> {
+    let (beta, eps) = (f64::from(o.beta), f64::from(o.label_smoothing));
+    let reference = |s: &Seen| s.reference[0] - s.reference[1];
+    let (policy, reference_order) = (ranks(seen, |s| s.policy[0] - s.policy[1]), ranks(seen, reference));
+    let mut all = vec![Slope::default(); seen.len()];
+    for (i, j) in policy.into_iter().zip(reference_order) {
+        let x = seen[i].policy[0] - seen[i].policy[1] - reference(&seen[j]);
+        let (loss, d) = smoothed(beta * x, eps);
+        all[i] = Slope::pair(loss, beta * d, -beta * d);
+    }
+    all
+}
+
+/// The log-ratios of the chosen and those of the rejected, each sorted by itself, compared rank by rank.
+fn aot_unpaired(seen: &[Seen], o: &Objective) -> Vec<Slope> {
+    let (beta, eps) = (f64::from(o.beta), f64::from(o.label_smoothing));
+    let mut all = vec![Slope::default(); seen.len()];
+    for (i, j) in ranks(seen, |s| s.c).into_iter().zip(ranks(seen, |s| s.r)) {
+        let (loss, d) = smoothed(beta * (seen[i].c - seen[j].r), eps);
+        all[i].loss = loss;
+        all[i].dc = beta * d;
+        all[j].dr = -beta * d;
+    }
+    all
+}
+
+/// 1 − σ(±β (c − z)) with the weight of the label.
+fn labelled(s: &Seen, o: &Objective, z: f64) -> Slope {
+    let beta = f64::from(o.beta);
+    let (sign, weight) = if s.desirable { (1.0, o.desirable_weight) } else { (-1.0, o.undesirable_weight) };
+    let (p, weight) = (sigmoid(sign * beta * (s.c - z)), f64::from(weight));
+    Slope::pair(weight * sigmoid(-sign * beta * (s.c - z)), -weight * sign * beta * p * (1.0 - p), 0.0)
+}
+
+/// The KL estimate is the mean log-ratio of the mismatched answers, which stand in the place of the rejected; no
+/// gradient flows into it.
+fn kto(seen: &[Seen], o: &Objective) -> Vec<Slope> {
+    let kl = seen.iter().map(|s| s.r).sum::<f64>() / seen.len().max(1) as f64;
+    seen.iter().map(|s| labelled(s, o, kl.max(0.0))).collect()
+}
+
+const fn row(name: &'static str, about: &'static str, family: Family, of: fn(&Seen, &Objective) -> Slope) -> Loss {
+    Loss { name, about, family, of: Of::Pair(of) }
+}
+
+const fn joint(
+    name: &'static str,
+    about: &'static str,
+    family: Family,
+    of: fn(&[Seen], &Objective) -> Vec<Slope>,
+) -> Loss {
+    Loss { name, about, family, of: Of::Step(of) }
 }
 
 /// Every loss.
 pub const LOSSES: &[Loss] = &[
-    Loss {
-        name: "sigmoid",
-        about: "DPO (arXiv 2305.18290), with label smoothing cDPO",
-        wgsl: "let x = beta * (c - r);
-            loss = -(1.0 - eps) * log_sigmoid(x) - eps * log_sigmoid(-x);
-            dc = beta * (eps * sigmoid(x) - (1.0 - eps) * sigmoid(-x));
-            dr = -dc;",
-        twin: |s| {
-            of_margin(s, |x| {
-                let loss = -(1.0 - s.eps) * log_sigmoid(x) - s.eps * log_sigmoid(-x);
-                (loss, s.eps * sigmoid(x) - (1.0 - s.eps) * sigmoid(-x))
+    row(
+        "sigmoid",
+        "DPO (arXiv 2305.18290); with label smoothing cDPO, where TRL takes none",
+        Family::Margin,
+        |s, o| margin(s, o, |x| smoothed(x, o.label_smoothing.into())),
+    ),
+    row("hinge", "SLiC (arXiv 2305.10425)", Family::Margin, |s, o| margin(s, o, hinge)),
+    row("ipo", "IPO (arXiv 2310.12036), per token", Family::Margin, |s, o| {
+        per_token(s, |x| {
+            let x = x - 0.5 / f64::from(o.beta);
+            (x * x, 2.0 * x)
+        })
+    }),
+    row("exo_pair", "EXO (arXiv 2402.00856) on pairs; label smoothing 0 is taken as 1e-3", Family::Margin, |s, o| {
+        margin(s, o, |x| {
+            let e = if o.label_smoothing == 0.0 { 1e-3 } else { f64::from(o.label_smoothing) };
+            let (a, b) = (sigmoid(x), sigmoid(-x));
+            let (u, v) = (log_sigmoid(x) - (-e).ln_1p(), log_sigmoid(-x) - e.ln());
+            (a * u + b * v, a * b * (u - v))
+        })
+    }),
+    row("nca_pair", "NCA (arXiv 2402.05369) on pairs", Family::Reference, |s, o| {
+        let beta = f64::from(o.beta);
+        let (x, y) = (beta * s.c, beta * s.r);
+        let loss = -log_sigmoid(x) - 0.5 * log_sigmoid(-x) - 0.5 * log_sigmoid(-y);
+        Slope::pair(loss, beta * (0.5 * sigmoid(x) - sigmoid(-x)), 0.5 * beta * sigmoid(y))
+    }),
+    row(
+        "robust",
+        "robust DPO (arXiv 2403.00409): unbiased under flipped labels; label smoothing below 0.5",
+        Family::Margin,
+        |s, o| {
+            margin(s, o, |x| {
+                let eps = f64::from(o.label_smoothing);
+                let z = 1.0 - 2.0 * eps;
+                let loss = (-(1.0 - eps) * log_sigmoid(x) + eps * log_sigmoid(-x)) / z;
+                (loss, -((1.0 - eps) * sigmoid(-x) + eps * sigmoid(x)) / z)
             })
         },
-    },
-    Loss {
-        name: "hinge",
-        about: "SLiC (arXiv 2305.10425)",
-        wgsl: "let x = beta * (c - r);
-            loss = max(1.0 - x, 0.0);
-            dc = select(0.0, -beta, x < 1.0);
-            dr = -dc;",
-        twin: |s| of_margin(s, |x| ((1.0 - x).max(0.0), if x < 1.0 { -1.0 } else { 0.0 })),
-    },
-    Loss {
-        name: "ipo",
-        about: "IPO (arXiv 2310.12036), per token",
-        wgsl: "let x = c / nc - r / nr - 0.5 / beta;
-            loss = x * x;
-            dc = 2.0 * x / nc;
-            dr = -2.0 * x / nr;",
-        twin: |s| {
-            let x = s.c / s.nc - s.r / s.nr - 0.5 / s.beta;
-            (x * x, 2.0 * x / s.nc, -2.0 * x / s.nr)
+    ),
+    row("bco_pair", "BCO (arXiv 2404.04656) on pairs, without a running reward shift", Family::Reference, |s, o| {
+        let beta = f64::from(o.beta);
+        let loss = -log_sigmoid(beta * s.c) - log_sigmoid(-beta * s.r);
+        Slope::pair(loss, -beta * sigmoid(-beta * s.c), beta * sigmoid(beta * s.r))
+    }),
+    row("sppo_hard", "SPPO (arXiv 2405.00675) with hard labels", Family::Reference, |s, o| {
+        let half = 0.5 / f64::from(o.beta);
+        let (x, y) = (s.c - half, s.r + half);
+        Slope::pair(x * x + y * y, 2.0 * x, 2.0 * y)
+    }),
+    joint("aot", "AOT (arXiv 2406.05882): sorted margins of policy and reference", Family::Reference, aot),
+    joint(
+        "aot_unpaired",
+        "AOT (arXiv 2406.05882): sorted log-ratios of chosen and rejected",
+        Family::Reference,
+        aot_unpaired,
+    ),
+    row("apo_zero", "APO-zero (arXiv 2408.06266): chosen up, rejected down", Family::Reference, |s, o| {
+        let beta = f64::from(o.beta);
+        let (a, b) = (sigmoid(beta * s.c), sigmoid(beta * s.r));
+        Slope::pair(1.0 - a + b, -beta * a * (1.0 - a), beta * b * (1.0 - b))
+    }),
+    row("apo_down", "APO-down (arXiv 2408.06266): both down, rejected more", Family::Reference, |s, o| {
+        let beta = f64::from(o.beta);
+        let (a, b) = (sigmoid(beta * s.c), sigmoid(beta * (s.c - s.r)));
+        let (da, db) = (beta * a * (1.0 - a), beta * b * (1.0 - b));
+        Slope::pair(a + 1.0 - b, da - db, db)
+    }),
+    row("discopop", "DiscoPOP (arXiv 2406.08414): log-ratio modulated, temperature 0.05", Family::Margin, |s, o| {
+        margin(s, o, |x| {
+            let (m, ex) = (sigmoid(x / 0.05), (-x).exp());
+            let dm = m * sigmoid(-x / 0.05) / 0.05;
+            // Far on the negative side m is 0 where ex overflows; their product there is 0.
+            let (em, edm) = if m == 0.0 { (0.0, 0.0) } else { (ex * m, ex * dm) };
+            let loss = -log_sigmoid(x) * (1.0 - m) + em;
+            (loss, -sigmoid(-x) * (1.0 - m) + log_sigmoid(x) * dm - em + edm)
+        })
+    }),
+    row("sft", "cross-entropy, the mean over all chosen tokens of a step", Family::Chosen, |s, _| Slope {
+        loss: -s.chosen_share * s.chosen_sum,
+        dsum: -s.chosen_share,
+        ..Slope::default()
+    }),
+    row("sigmoid_norm", "DPO on log-ratios per token", Family::Margin, |s, o| {
+        let beta = f64::from(o.beta);
+        per_token(s, |x| {
+            let (loss, d) = smoothed(beta * x, o.label_smoothing.into());
+            (loss, beta * d)
+        })
+    }),
+    row("cpo", "CPO (arXiv 2401.08417), no reference; with its NLL term: cpo,sft:ALPHA", Family::Free, |s, o| {
+        margin(s, o, |x| smoothed(x, o.label_smoothing.into()))
+    }),
+    row("cpo_hinge", "CPO with SLiC's loss, no reference", Family::Free, |s, o| margin(s, o, hinge)),
+    row("cpo_ipo", "CPO with IPO's loss on log-probs per token, no reference", Family::Free, |s, o| {
+        per_token(s, |x| {
+            let x = x - 0.5 / f64::from(o.beta);
+            (x * x, 2.0 * x)
+        })
+    }),
+    row("simpo", "SimPO (arXiv 2405.14734): log-probs per token and a margin, no reference", Family::Free, |s, o| {
+        let beta = f64::from(o.beta);
+        per_token(s, |x| {
+            let (loss, d) = smoothed(beta * x - f64::from(o.simpo_gamma), o.label_smoothing.into());
+            (loss, beta * d)
+        })
+    }),
+    row(
+        "orpo",
+        "ORPO (arXiv 2403.07691): beta times the odds ratio, and the mean cross-entropy of prompt and chosen; no reference",
+        Family::Free,
+        |s, o| {
+            let beta = f64::from(o.beta);
+            let (a, b) = (s.c / s.nc, s.r / s.nr);
+            let ((la, da), (lb, db)) = (log1mexp(a), log1mexp(b));
+            let x = (a - b) - (la - lb);
+            let d = -beta * sigmoid(-x);
+            let nll = -s.whole_share;
+            Slope {
+                loss: -beta * log_sigmoid(x) + nll * (s.chosen_sum + s.prompt_sum),
+                dc: d * (1.0 - da) / s.nc,
+                dr: -d * (1.0 - db) / s.nr,
+                dsum: nll,
+                dprompt: nll,
+            }
         },
-    },
-    Loss {
-        name: "robust",
-        about: "robust DPO (arXiv 2403.00409): unbiased under flipped labels",
-        wgsl: "let x = beta * (c - r);
-            loss = (-(1.0 - eps) * log_sigmoid(x) + eps * log_sigmoid(-x)) / (1.0 - 2.0 * eps);
-            dc = -beta * ((1.0 - eps) * sigmoid(-x) + eps * sigmoid(x)) / (1.0 - 2.0 * eps);
-            dr = -dc;",
-        twin: |s| {
-            of_margin(s, |x| {
-                let z = 1.0 - 2.0 * s.eps;
-                let loss = (-(1.0 - s.eps) * log_sigmoid(x) + s.eps * log_sigmoid(-x)) / z;
-                (loss, -((1.0 - s.eps) * sigmoid(-x) + s.eps * sigmoid(x)) / z)
-            })
-        },
-    },
-    Loss {
-        name: "sigmoid_norm",
-        about: "DPO on log-ratios per token",
-        wgsl: "let x = beta * (c / nc - r / nr);
-            loss = -(1.0 - eps) * log_sigmoid(x) - eps * log_sigmoid(-x);
-            let d = beta * (eps * sigmoid(x) - (1.0 - eps) * sigmoid(-x));
-            dc = d / nc;
-            dr = -d / nr;",
-        twin: |s| {
-            let x = s.beta * (s.c / s.nc - s.r / s.nr);
-            let d = s.beta * (s.eps * sigmoid(x) - (1.0 - s.eps) * sigmoid(-x));
-            (-(1.0 - s.eps) * log_sigmoid(x) - s.eps * log_sigmoid(-x), d / s.nc, -d / s.nr)
-        },
-    },
-    Loss {
-        name: "apo_zero",
-        about: "APO-zero (arXiv 2408.06266): chosen up, rejected down",
-        wgsl: "let a = sigmoid(beta * c);
-            let b = sigmoid(beta * r);
-            loss = 1.0 - a + b;
-            dc = -beta * a * (1.0 - a);
-            dr = beta * b * (1.0 - b);",
-        twin: |s| {
-            let (a, b) = (sigmoid(s.beta * s.c), sigmoid(s.beta * s.r));
-            (1.0 - a + b, -s.beta * a * (1.0 - a), s.beta * b * (1.0 - b))
-        },
-    },
-    Loss {
-        name: "apo_down",
-        about: "APO-down (arXiv 2408.06266): both down, rejected more",
-        wgsl: "let a = sigmoid(beta * c);
-            let b = sigmoid(beta * (c - r));
-            loss = a + 1.0 - b;
-            dr = beta * b * (1.0 - b);
-            dc = beta * a * (1.0 - a) - dr;",
-        twin: |s| {
-            let (a, b) = (sigmoid(s.beta * s.c), sigmoid(s.beta * (s.c - s.r)));
-            let (da, db) = (s.beta * a * (1.0 - a), s.beta * b * (1.0 - b));
-            (a + 1.0 - b, da - db, db)
-        },
-    },
-    Loss {
-        name: "nca_pair",
-        about: "NCA (arXiv 2402.05369) on pairs",
-        wgsl: "let x = beta * c;
-            let y = beta * r;
-            loss = -log_sigmoid(x) - 0.5 * log_sigmoid(-x) - 0.5 * log_sigmoid(-y);
-            dc = beta * (0.5 * sigmoid(x) - sigmoid(-x));
-            dr = 0.5 * beta * sigmoid(y);",
-        twin: |s| {
-            let (x, y) = (s.beta * s.c, s.beta * s.r);
-            let loss = -log_sigmoid(x) - 0.5 * log_sigmoid(-x) - 0.5 * log_sigmoid(-y);
-            (loss, s.beta * (0.5 * sigmoid(x) - sigmoid(-x)), 0.5 * s.beta * sigmoid(y))
-        },
-    },
-    Loss {
-        name: "sppo_hard",
-        about: "SPPO (arXiv 2405.00675) with hard labels",
-        wgsl: "let x = c - 0.5 / beta;
-            let y = r + 0.5 / beta;
-            loss = x * x + y * y;
-            dc = 2.0 * x;
-            dr = 2.0 * y;",
-        twin: |s| {
-            let (x, y) = (s.c - 0.5 / s.beta, s.r + 0.5 / s.beta);
-            (x * x + y * y, 2.0 * x, 2.0 * y)
-        },
-    },
-    Loss {
-        name: "exo_pair",
-        about: "EXO (arXiv 2402.00856) on pairs; label smoothing must be above 0 (0 is taken as 1e-3)",
-        wgsl: "let e = select(eps, 1.0e-3, eps == 0.0);
-            let x = beta * (c - r);
-            let a = sigmoid(x);
-            let b = sigmoid(-x);
-            let u = log_sigmoid(x) - log(1.0 - e);
-            let v = log_sigmoid(-x) - log(e);
-            loss = a * u + b * v;
-            dc = beta * a * b * (u - v);
-            dr = -dc;",
-        twin: |s| {
-            of_margin(s, |x| {
-                let e = if s.eps == 0.0 { 1e-3 } else { s.eps };
-                let (a, b) = (sigmoid(x), sigmoid(-x));
-                let (u, v) = (log_sigmoid(x) - (-e).ln_1p(), log_sigmoid(-x) - e.ln());
-                (a * u + b * v, a * b * (u - v))
-            })
-        },
-    },
-    Loss {
-        name: "bco_pair",
-        about: "BCO (arXiv 2404.04656) on pairs, without a running reward shift",
-        wgsl: "loss = -log_sigmoid(beta * c) - log_sigmoid(-beta * r);
-            dc = -beta * sigmoid(-beta * c);
-            dr = beta * sigmoid(beta * r);",
-        twin: |s| {
-            let loss = -log_sigmoid(s.beta * s.c) - log_sigmoid(-s.beta * s.r);
-            (loss, -s.beta * sigmoid(-s.beta * s.c), s.beta * sigmoid(s.beta * s.r))
-        },
-    },
-    Loss {
-        name: "discopop",
-        about: "DiscoPOP (arXiv 2406.08414): log-ratio modulated, temperature 0.05",
-        wgsl: "let x = beta * (c - r);
-            let m = sigmoid(x / 0.05);
-            let ex = exp(-min(max(x, -80.0), 80.0));
-            let dm = m * (1.0 - m) / 0.05;
-            loss = -log_sigmoid(x) * (1.0 - m) + ex * m;
-            dc = beta * (-sigmoid(-x) * (1.0 - m) + log_sigmoid(x) * dm - ex * m + ex * dm);
-            dr = -dc;",
-        twin: |s| {
-            of_margin(s, |x| {
-                let (m, ex) = (sigmoid(x / 0.05), (-x.clamp(-80.0, 80.0)).exp());
-                let dm = m * (1.0 - m) / 0.05;
-                let loss = -log_sigmoid(x) * (1.0 - m) + ex * m;
-                (loss, -sigmoid(-x) * (1.0 - m) + log_sigmoid(x) * dm - ex * m + ex * dm)
-            })
-        },
-    },
+    ),
+    joint(
+        "kto",
+        "KTO (arXiv 2402.01306) on single answers with labels; the KL is estimated from mismatched answers",
+        Family::Unpaired,
+        kto,
+    ),
+    row("apo_zero_unpaired", "APO-zero on single answers with labels: KTO without the KL", Family::Unpaired, |s, o| {
+        labelled(s, o, 0.0)
+    }),
 ];
 
 /// The row of the loss called `name`.
 ///
 /// # Errors
 /// [`crate::Error::Input`] that lists the names.
-pub fn index(name: &str) -> crate::Result<usize> {
-    LOSSES.iter().position(|l| l.name == name).ok_or_else(|| {
+pub fn find(name: &str) -> crate::Result<&'static Loss> {
+    LOSSES.iter().find(|l| l.name == name).ok_or_else(|| {
         let names: Vec<&str> = LOSSES.iter().map(|l| l.name).collect();
         crate::Error::Input(format!("no loss is called '{name}'; there are: {}", names.join(", ")))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn derivatives_are_slopes() {
-        for loss in LOSSES {
-            for (c, r, eps) in [(0.3, -0.8, 0.0), (-2.0, 1.0, 0.1), (0.0, 0.0, 0.2), (4.0, -7.0, 0.05)] {
-                let s = Seen { c, r, nc: 5.0, nr: 9.0, beta: 0.3, eps };
-                let f = |c: f64, r: f64| (loss.twin)(Seen { c, r, ..s }).0;
-                let (_, dc, dr) = (loss.twin)(s);
-                let h = 1e-6;
-                let (nc, nr) = ((f(c + h, r) - f(c - h, r)) / (2.0 * h), (f(c, r + h) - f(c, r - h)) / (2.0 * h));
-                assert!((nc - dc).abs() < 1e-6 * (1.0 + dc.abs()), "{} dc {dc} slope {nc}", loss.name);
-                assert!((nr - dr).abs() < 1e-6 * (1.0 + dr.abs()), "{} dr {dr} slope {nr}", loss.name);
-            }
-        }
-    }
 }

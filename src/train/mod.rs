@@ -3,6 +3,7 @@
 mod batch;
 pub mod dpo;
 pub mod losses;
+pub mod objective;
 pub mod sft;
 mod state;
 
@@ -51,16 +52,20 @@ pub struct LearningRate {
     pub peak: f32,
     /// Where the cosine ends.
     pub min_lr: f32,
-    /// Steps of linear warm-up: step i (from 0) has the factor (i + 1) / warmup until it reaches 1.
+    /// Steps of linear warm-up: step i (from 0) has the factor (i + warmup_offset) / warmup until it reaches 1.
     pub warmup: usize,
+    /// 0 is transformers' warm-up, whose first step moves nothing; with 1 it moves, and the last step of the warm-up has
+    /// the peak.
+    pub warmup_offset: usize,
     /// The shape after warm-up.
     pub schedule: Schedule,
 }
 
 impl LearningRate {
-    /// The rate of step `step` (from 0) out of `steps`.
+    /// The rate of step `step` (from 0) out of `steps`, as transformers' schedules give it.
     pub fn at(&self, step: usize, steps: usize) -> f32 {
-        let warm = if self.warmup == 0 { 1.0 } else { ((step + 1) as f32 / self.warmup as f32).min(1.0) };
+        let warm =
+            if self.warmup == 0 { 1.0 } else { ((step + self.warmup_offset) as f32 / self.warmup as f32).min(1.0) };
         let span = steps.saturating_sub(self.warmup).max(1) as f32;
         let done = (step.saturating_sub(self.warmup) as f32 / span).min(1.0);
         match self.schedule {
@@ -81,6 +86,9 @@ pub struct Trainer<'a> {
     pub model: Model,
     /// Optimiser steps taken so far.
     pub step: u64,
+    /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
+    /// None. A step's gradient is the same whatever it is, but for rounding.
+    pub micro_rows: Option<usize>,
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Tensor>>,
@@ -91,7 +99,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (dequantised to f32) into training with fresh moments.
+    /// Takes `model` (dequantised to f32) into training with fresh moments. Of a model with an adapter only that is trained.
     ///
     /// # Errors
     /// Out of memory; a model with quantised weights.
@@ -102,10 +110,14 @@ impl<'a> Trainer<'a> {
         let grads = decoder::gradients(&model, gpu)?;
         let parts = gpu.zeros(1, grads.iter().flatten().map(adamw::parts).sum())?;
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
-        Ok(Self { gpu, model, step: 0, optimiser, grads, moment1, moment2, parts })
+        Ok(Self { gpu, model, step: 0, micro_rows: None, optimiser, grads, moment1, moment2, parts })
     }
 
-    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes.
+    fn micro_rows(&self) -> usize {
+        self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
+    }
+
+    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under PEFT's.
     ///
     /// # Errors
     /// GPU errors.
@@ -114,6 +126,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn named(&self, tensors: &[Option<Tensor>]) -> Result<Vec<NamedTensor>> {
+        if let Some(lora) = &self.model.lora {
+            let missing = |p| Error::Input(format!("no tensor for parameter number {p}"));
+            return lora.download(self.gpu, &self.model.arch, |p| tensors[p].clone().ok_or_else(|| missing(p)));
+        }
         params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
             Some(t) => self.gpu.download(t),
             None => Ok(Vec::new()),
@@ -162,5 +178,53 @@ impl<'a> Trainer<'a> {
         }
         self.step += 1;
         Ok(norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row: `schedule(AdamW at 2e-3)` of transformers 5.23 over `steps`, read as `optimizer.param_groups[0]["lr"]`
+    /// before each step, for `get_constant_schedule_with_warmup(o, warmup)`, `get_linear_schedule_with_warmup(o, warmup,
+    /// steps)`, `get_cosine_schedule_with_warmup(o, warmup, steps)` and
+    /// `get_cosine_with_min_lr_schedule_with_warmup(o, warmup, steps, min_lr=5e-4)`.
+    #[test]
+    fn schedules_are_those_of_transformers() {
+        const W: [f32; 3] = [0.0, 0.000666666667, 0.00133333333];
+        let tables: [(usize, usize, [Vec<f32>; 4]); 3] = [
+            (
+                7,
+                3,
+                [
+                    [&W[..], &[0.002; 4]].concat(),
+                    [&W[..], &[0.002, 0.0015, 0.001, 0.0005]].concat(),
+                    [&W[..], &[0.002, 0.00170710678, 0.001, 0.000292893219]].concat(),
+                    [&W[..], &[0.002, 0.00178033009, 0.00125, 0.000719669914]].concat(),
+                ],
+            ),
+            (
+                5,
+                0,
+                [
+                    vec![0.002; 5],
+                    vec![0.002, 0.0016, 0.0012, 0.0008, 0.0004],
+                    vec![0.002, 0.00180901699, 0.00130901699, 0.000690983006, 0.000190983006],
+                    vec![0.002, 0.00185676275, 0.00148176275, 0.00101823725, 0.000643237254],
+                ],
+            ),
+            (4, 6, [(); 4].map(|()| vec![0.0, 0.000333333333, 0.000666666667, 0.001])),
+        ];
+        let kinds =
+            [(Schedule::Constant, 0.0), (Schedule::Linear, 0.0), (Schedule::Cosine, 0.0), (Schedule::Cosine, 5e-4)];
+        for (steps, warmup, rates) in tables {
+            for ((schedule, min_lr), want) in kinds.into_iter().zip(rates) {
+                let rate = LearningRate { peak: 2e-3, min_lr, warmup, warmup_offset: 0, schedule };
+                for (i, want) in want.iter().enumerate() {
+                    let got = rate.at(i, steps);
+                    assert!((got - want).abs() < 1e-9, "{schedule:?} {steps} {warmup} step {i}: {got}, {want}");
+                }
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Supervised fine-tuning: cross-entropy on the completion's tokens only.
+//! Supervised fine-tuning: cross-entropy on the completion's tokens only, each token of a step with the same weight,
+//! however the step is cut into micro-batches.
 
 use super::Trainer;
 use super::batch::{self, Batch};
@@ -59,7 +60,7 @@ impl Trainer<'_> {
         let share = |g: usize| if sizes[g] == 0 { 0.0 } else { -groups[g].1 / sizes[g] as f32 };
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
         self.zero_gradients()?;
-        let most = batch::most_rows(gpu, &self.model);
+        let most = self.micro_rows();
         let all: Vec<(usize, &Example)> =
             groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x))).collect();
         let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, 0);

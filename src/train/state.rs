@@ -3,7 +3,7 @@
 use super::Trainer;
 use crate::gpu::Tensor;
 use crate::kernels::matmul::Weight;
-use crate::model::{NamedTensor, params};
+use crate::model::{NamedTensor, lora, params};
 use crate::weights::{Dtype, Weights, write_file, write_safetensors};
 use crate::{Error, Result};
 use std::path::Path;
@@ -17,14 +17,18 @@ struct Step {
 }
 
 impl Trainer<'_> {
-    /// Writes weights, moments and the step number into `dir` so that [`Trainer::load_state`] goes on bit for bit. The
+    /// Writes weights (of an adapter's training the adapter alone), moments and the step number into `dir` so that [`Trainer::load_state`] goes on bit for bit. The
     /// step number is written last: a folder without it is unfinished.
     ///
     /// # Errors
     /// The folder cannot be written; GPU errors.
     pub fn save_state(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let all = [self.model.tensors(self.gpu)?, self.named(&self.moment1)?, self.named(&self.moment2)?];
+        let weights = match self.model.adapter(self.gpu)? {
+            Some(adapter) => adapter.tensors,
+            None => self.model.tensors(self.gpu)?,
+        };
+        let all = [weights, self.named(&self.moment1)?, self.named(&self.moment2)?];
         for (name, tensors) in FILES.iter().zip(&all) {
             write_safetensors(&dir.join(name), tensors, Dtype::F32)?;
         }
@@ -51,14 +55,22 @@ impl Trainer<'_> {
                     Ok(NamedTensor { name: n.clone(), shape: view.shape.to_vec(), data: view.to_f32() })
                 })
                 .collect::<Result<Vec<_>>>()?;
-            params::upload(self.gpu, &self.model.arch, tensors)
+            match &self.model.lora {
+                Some(lora) => Ok(lora::Lora::upload(self.gpu, &self.model.arch, &lora.config, &tensors)?.1),
+                None => params::upload(self.gpu, &self.model.arch, tensors),
+            }
         };
         let [weights, first, second] = [read(FILES[0])?, read(FILES[1])?, read(FILES[2])?];
         let dense = |all: Vec<Option<Weight>>| -> Result<Vec<Option<Tensor>>> {
             all.iter().map(|w| w.as_ref().map(|w| w.dense().cloned()).transpose()).collect()
         };
-        (self.moment1, self.moment2) = (dense(first)?, dense(second)?);
-        self.model.params = weights;
+        // The base of an adapter is frozen and stays where it is.
+        let first_trained = self.model.params.len() - weights.len();
+        let frozen = || vec![None; first_trained];
+        self.moment1 = [frozen(), dense(first)?].concat();
+        self.moment2 = [frozen(), dense(second)?].concat();
+        self.model.params.truncate(first_trained);
+        self.model.params.extend(weights);
         self.step = step.step;
         Ok(())
     }

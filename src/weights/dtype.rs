@@ -97,6 +97,39 @@ impl Dtype {
     }
 }
 
+impl Dtype {
+    /// The stored bytes of `values` (whole blocks), rounded to the nearest even; Q8_0 as the `gguf` package quantises.
+    ///
+    /// # Errors
+    /// A type that is not written, values that the type cannot hold: the text says which.
+    pub fn encode(self, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
+        let fits = |all: bool| if all { Ok(()) } else { Err(format!("a value is beyond the range of {self}")) };
+        match self {
+            Dtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Dtype::F16 => {
+                fits(values.iter().all(|v| f16::from_f32(*v).is_finite()))?;
+                Ok(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect())
+            }
+            Dtype::BF16 => {
+                fits(values.iter().all(|v| bf16::from_f32(*v).is_finite()))?;
+                Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())
+            }
+            Dtype::Q8_0 => {
+                let mut out = Vec::with_capacity(values.len() / 32 * 34);
+                for block in values.as_chunks::<32>().0 {
+                    let d = block.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 127.0;
+                    fits(f16::from_f32(d).is_finite())?;
+                    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                    out.extend(f16::from_f32(d).to_le_bytes());
+                    out.extend(block.iter().map(|v| ((v * inverse).round() as i8).cast_unsigned()));
+                }
+                Ok(out)
+            }
+            other => Err(format!("{other} is read but not written")),
+        }
+    }
+}
+
 impl std::fmt::Display for Dtype {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())

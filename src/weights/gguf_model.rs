@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::gguf::{Gguf, GgufTensor, GgufValue};
-use super::{Dtype, Entry, Mapped, Weights};
+use super::gguf::{Gguf, GgufValue};
+use super::gguf_names::{Family, GGUF_FAMILIES};
+use super::{Change, Dtype, Entry, Mapped, Weights};
 use crate::{Error, Result};
 
-/// The architectures that can be read: GGUF's name is also config.json's `model_type`.
-const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+/// More blocks than any model has.
+const MAX_LAYERS: usize = 4096;
 
 /// A GGUF file as a model.
 pub(super) struct GgufModel {
@@ -24,107 +25,69 @@ pub(super) struct GgufModel {
 pub(super) fn open(path: &Path) -> Result<GgufModel> {
     let file = Mapped::open(path)?;
     let gguf = Gguf::parse(&file)?;
-    let head = Head { path, gguf: &gguf, architecture: architecture(path, &gguf)? };
+    let head = Head { path, gguf: &gguf, family: family(path, &gguf)? };
     let mut weights = Weights { files: vec![file], ..Weights::default() };
-    // llama.cpp interleaves the two halves of each head for this architecture only.
-    let interleaved = head.architecture == "llama";
     let (heads, kv_heads) = head.heads()?;
     for tensor in &gguf.tensors {
-        let Some(name) = hugging_face_name(&tensor.name) else { continue };
+        let Some(name) = head.family.hugging_face(&tensor.name) else { continue };
         if weights.contains(&name) {
             return Err(Error::file(path, format!("tensor {} is there twice", tensor.name)));
         }
         let heads_of = if name.contains(".q_proj.") { heads } else { kv_heads };
-        let permuted = interleaved && (name.contains(".q_proj.") || name.contains(".k_proj."));
-        if permuted && tensor.shape[0] % (2 * heads_of) != 0 {
+        let interleaved = head.family.is_interleaved(&name);
+        if interleaved && tensor.shape[0] % (2 * heads_of) != 0 {
             let what =
                 format!("tensor {}: {} rows cannot be split into {heads_of} heads", tensor.name, tensor.shape[0]);
             return Err(Error::file(path, what));
         }
         let blocks = tensor.dtype.as_ref().map_or(1, |dtype| dtype.block().0);
-        if permuted && tensor.shape.len() == 1 && blocks != 1 {
+        if interleaved && tensor.shape.len() == 1 && blocks != 1 {
             return Err(Error::file(path, format!("tensor {}: a quantised bias cannot be reordered", tensor.name)));
         }
-        let interleaved_heads = permuted.then_some(heads_of);
+        let change = match (interleaved, head.family.is_plus_one(&name)) {
+            (true, _) => Change::Interleaved(heads_of),
+            (false, true) => Change::PlusOne,
+            (false, false) => Change::None,
+        };
         let (dtype, shape, range) = (tensor.dtype.clone(), tensor.shape.clone(), tensor.range.clone());
-        weights.insert(name, Entry { file: 0, dtype, shape, range, interleaved_heads });
+        weights.insert(name, Entry { file: 0, dtype, shape, range, change });
     }
     let config = head.config(&weights)?;
     let generation_config = head.generation_config();
     Ok(GgufModel { weights, config, generation_config, gguf })
 }
 
-fn architecture<'a>(path: &Path, gguf: &'a Gguf) -> Result<&'a str> {
-    match gguf.get("general.architecture").and_then(GgufValue::as_str) {
-        Some(name) if ARCHITECTURES.contains(&name) => Ok(name),
-        Some(name) => {
-            let known = ARCHITECTURES.join(", ");
+fn family(path: &Path, gguf: &Gguf) -> Result<&'static Family> {
+    let Some(name) = gguf.get("general.architecture").and_then(GgufValue::as_str) else {
+        return Err(Error::file(path, "general.architecture is missing; it is not a language model's GGUF file"));
+    };
+    let windowed = gguf.get(&format!("{name}.attention.sliding_window")).and_then(GgufValue::as_usize).unwrap_or(0) > 0;
+    let mut fitting = GGUF_FAMILIES.iter().filter(|family| family.architecture == name);
+    match (fitting.next(), fitting.find(|family| family.model_type == "mistral")) {
+        (_, Some(mistral)) if windowed => Ok(mistral),
+        (Some(family), _) => Ok(family),
+        (None, _) => {
+            let mut known: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.architecture).collect();
+            known.dedup();
+            let known = known.join(", ");
             Err(Error::file(path, format!("general.architecture is {name:?}; known in GGUF files are {known}")))
         }
-        None => Err(Error::file(path, "general.architecture is missing; it is not a language model's GGUF file")),
     }
-}
-
-/// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
-fn hugging_face_name(name: &str) -> Option<String> {
-    let whole = match name {
-        "token_embd.weight" => Some("model.embed_tokens.weight"),
-        "output_norm.weight" => Some("model.norm.weight"),
-        "output.weight" => Some("lm_head.weight"),
-        _ => None,
-    };
-    if let Some(whole) = whole {
-        return Some(whole.into());
-    }
-    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-    layer.parse::<u32>().ok()?;
-    let (part, kind) = part.rsplit_once('.')?;
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{layer}.{part}.{kind}"))
-}
-
-/// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd / 2).
-/// Works on stored rows, so quantised ones stay as they are.
-pub(super) fn hugging_face_rows(data: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len());
-    let (row, head_dim) = (data.len() / rows.max(1), rows / heads.max(1));
-    for head in 0..heads {
-        for half in 0..2 {
-            for i in 0..head_dim / 2 {
-                let from = (head * head_dim + 2 * i + half) * row;
-                out.extend_from_slice(&data[from..from + row]);
-            }
-        }
-    }
-    out
 }
 
 struct Head<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
-    architecture: &'a str,
+    family: &'static Family,
 }
 
 impl Head<'_> {
     fn get(&self, key: &str) -> Option<&GgufValue> {
-        self.gguf.get(&format!("{}.{key}", self.architecture))
+        self.gguf.get(&format!("{}.{key}", self.family.architecture))
     }
 
     fn wrong(&self, key: &str, what: &str) -> Error {
-        Error::file(self.path, format!("metadata {}.{key}: {what}", self.architecture))
+        Error::file(self.path, format!("metadata {}.{key}: {what}", self.family.architecture))
     }
 
     fn count(&self, key: &str) -> Result<Option<usize>> {
@@ -170,24 +133,29 @@ impl Head<'_> {
         let hidden = self.required("embedding_length")?;
         let (heads, kv_heads) = self.heads()?;
         let rotated = self.count("rope.dimension_count")?;
-        let head_dim = self.count("attention.key_length")?.or(rotated).unwrap_or(hidden / heads);
-        for (key, found) in
-            [("rope.dimension_count", rotated), ("attention.value_length", self.count("attention.value_length")?)]
-        {
-            if found.is_some_and(|n| n != head_dim) {
-                return Err(
-                    self.wrong(key, &format!("differs from the head's {head_dim} channels, which is not supported"))
-                );
-            }
+        let model_type = self.family.model_type;
+        let of_rotation = rotated.filter(|_| model_type != "phi3");
+        let head_dim = self.count("attention.key_length")?.or(of_rotation).unwrap_or(hidden / heads);
+        let differs = |key: &str| {
+            Err(self.wrong(key, &format!("differs from the head's {head_dim} channels, which is not supported")))
+        };
+        if self.count("attention.value_length")?.is_some_and(|n| n != head_dim) {
+            return differs("attention.value_length");
+        }
+        // Only phi3 rotates a part of each head.
+        if rotated.is_some_and(|n| n != head_dim) && model_type != "phi3" {
+            return differs("rope.dimension_count");
         }
         let embedding = weights.shape("model.embed_tokens.weight");
         let Some([vocab_size, _]) = embedding else {
             return Err(Error::file(self.path, "tensor token_embd.weight is missing or is no matrix"));
         };
         let mut config = Map::new();
-        let mut set = |key: &str, value: Value| config.insert(key.into(), value);
-        set("architectures", json!([crate::model::family::class_name(self.architecture)]));
-        set("model_type", self.architecture.into());
+        let mut set = |key: &str, value: Value| {
+            config.insert(key.into(), value);
+        };
+        set("architectures", json!([crate::model::family::class_name(model_type)]));
+        set("model_type", model_type.into());
         set("vocab_size", json!(vocab_size));
         set("hidden_size", json!(hidden));
         set("intermediate_size", json!(self.required("feed_forward_length")?));
@@ -195,18 +163,44 @@ impl Head<'_> {
         set("num_attention_heads", json!(heads));
         set("num_key_value_heads", json!(kv_heads));
         set("head_dim", json!(head_dim));
-        set("hidden_act", "silu".into());
+        if model_type != "gemma3_text" {
+            set("hidden_act", "silu".into());
+        }
         set("max_position_embeddings", json!(self.required("context_length")?));
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
         set("rms_norm_eps", json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
-        set("rope_parameters", self.rope(head_dim, weights)?);
         set("tie_word_embeddings", json!(!weights.contains("lm_head.weight")));
+        let rope = self.rope(rotated.unwrap_or(head_dim), weights)?;
+        let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
         let bias = |part: &str| weights.contains(&format!("model.layers.0.{part}.bias"));
-        if self.architecture != "qwen2" {
-            set("attention_bias", json!(bias("self_attn.q_proj")));
-        }
-        if self.architecture == "llama" {
-            set("mlp_bias", json!(bias("mlp.gate_proj")));
+        match model_type {
+            "gemma3_text" => {
+                for (key, value) in self.gemma3(head_dim, window, rope)? {
+                    set(&key, value);
+                }
+            }
+            "phi3" => {
+                set("sliding_window", json!(window));
+                if let Some(length) = self.count("rope.scaling.original_context_length")? {
+                    set("original_max_position_embeddings", json!(length));
+                }
+                set("rope_parameters", rope);
+                set("partial_rotary_factor", json!(rotated.unwrap_or(head_dim) as f64 / head_dim as f64));
+                set("attention_bias", false.into());
+            }
+            "mistral" => {
+                set("sliding_window", json!(window));
+                set("rope_parameters", rope);
+            }
+            _ => {
+                set("rope_parameters", rope);
+                if model_type != "qwen2" {
+                    set("attention_bias", json!(bias("self_attn.q_proj")));
+                }
+                if model_type == "llama" {
+                    set("mlp_bias", json!(bias("mlp.gate_proj")));
+                }
+            }
         }
         for (key, id) in self.special_ids() {
             set(key, json!(id));
@@ -214,48 +208,114 @@ impl Head<'_> {
         Ok(Value::Object(config))
     }
 
-    fn rope(&self, head_dim: usize, weights: &Weights) -> Result<Value> {
+    /// Gemma 3: every n-th block sees everything, the others a window with a rotation of their own. llama.cpp's graph
+    /// takes n = 6 and 10000 where the file says nothing, and scales q by head_dim but in the 62-block model.
+    fn gemma3(&self, head_dim: usize, window: Option<usize>, rope: Value) -> Result<Map<String, Value>> {
+        let layers = self.required("block_count")?;
+        if layers > MAX_LAYERS {
+            return Err(self.wrong("block_count", &format!("is {layers}; up to {MAX_LAYERS} are possible")));
+        }
+        let pattern = match self.get("attention.sliding_window_pattern").and_then(GgufValue::as_array) {
+            Some(list) => list.iter().map(GgufValue::as_bool).collect::<Option<Vec<bool>>>(),
+            None => {
+                let period = self.count("attention.sliding_window_pattern")?.unwrap_or(6).max(1);
+                Some((1..=layers).map(|layer| layer % period != 0).collect())
+            }
+        };
+        let pattern = pattern.filter(|list| list.len() == layers).ok_or_else(|| {
+            self.wrong("attention.sliding_window_pattern", &format!("expected a period or {layers} truth values"))
+        })?;
+        let types = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        let theta = self.number("rope.freq_base_swa")?.unwrap_or(10000.0);
+        let hidden = self.required("embedding_length")?;
+        let query = if layers == 62 { hidden / self.heads()?.0 } else { head_dim };
+        let parts = json!({
+            "hidden_activation": "gelu_pytorch_tanh", "sliding_window": window.unwrap_or(1024), "attention_bias": false,
+            "query_pre_attn_scalar": query, "layer_types": pattern.iter().map(types).collect::<Vec<_>>(),
+            "attn_logit_softcapping": null, "final_logit_softcapping": null,
+            "rope_parameters": {
+                "full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": theta}
+            }
+        });
+        Ok(parts.as_object().cloned().unwrap_or_default())
+    }
+
+    /// `rotated` channels of each head turn.
+    fn rope(&self, rotated: usize, weights: &Weights) -> Result<Value> {
         let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
         let mut rope = json!({"rope_type": "default", "rope_theta": theta});
+        let scaling = |key: &str| self.number(&format!("rope.scaling.{key}"));
+        let original = self.count("rope.scaling.original_context_length")?;
         match self.get("rope.scaling.type").and_then(GgufValue::as_str) {
-            None | Some("none") => {}
-            Some("linear") => {
-                let factor = self.number("rope.scaling.factor")?;
-                let factor = factor.ok_or_else(|| self.wrong("rope.scaling.factor", "is missing"))?;
-                rope = json!({"rope_type": "linear", "rope_theta": theta, "factor": factor});
+            None | Some("none" | "longrope") => {}
+            Some(kind @ ("linear" | "yarn")) => {
+                let factor = scaling("factor")?.ok_or_else(|| self.wrong("rope.scaling.factor", "is missing"))?;
+                rope["rope_type"] = kind.into();
+                rope["factor"] = json!(factor);
+                if kind == "yarn" {
+                    rope["original_max_position_embeddings"] = json!(original);
+                    for (key, stored) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+                        if let Some(value) = scaling(stored)? {
+                            rope[key] = json!(value);
+                        }
+                    }
+                }
             }
             Some(other) => return Err(self.wrong("rope.scaling.type", &format!("{other} is not supported"))),
         }
-        match self.gguf.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") {
-            Some(tensor) => self.llama3_rope(theta, head_dim, tensor, &weights.files[0]),
+        let file = &weights.files[0];
+        let short = self.divisors("rope_factors_short.weight", rotated, file)?;
+        match (short, self.divisors("rope_factors_long.weight", rotated, file)?) {
+            (Some(short), Some(long)) => {
+                let (context, factor) = (self.required("context_length")?, scaling("attn_factor")?);
+                rope = json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": short, "long_factor": long,
+                              "original_max_position_embeddings": original.unwrap_or(context)});
+                if let Some(factor) = factor {
+                    rope["attention_factor"] = json!(factor);
+                }
+                return Ok(rope);
+            }
+            (None, None) => {}
+            _ => return Err(Error::file(self.path, "only one of the tensors rope_factors_short and _long is there")),
+        }
+        match self.divisors("rope_freqs.weight", rotated, file)? {
+            Some(divisors) => self.divided_rope(theta, rotated, divisors),
             None => Ok(rope),
         }
     }
 
-    /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. The parameters that
-    /// every published model has are tried, and accepted if they give the stored divisors.
-    fn llama3_rope(&self, theta: f64, head_dim: usize, tensor: &GgufTensor, file: &Mapped) -> Result<Value> {
-        let mut stored = Vec::new();
+    /// A tensor of one divisor for each frequency.
+    fn divisors(&self, name: &str, rotated: usize, file: &Mapped) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.gguf.tensors.iter().find(|tensor| tensor.name == name) else { return Ok(None) };
+        let mut values = Vec::new();
         if tensor.dtype == Ok(Dtype::F32) {
-            Dtype::F32.dequantise(&file.map[tensor.range.clone()], &mut stored);
+            Dtype::F32.dequantise(&file.map[tensor.range.clone()], &mut values);
         }
-        let factor = stored.iter().copied().fold(1.0f32, f32::max);
-        let parameters = json!({
-            "rope_type": "llama3", "rope_theta": theta, "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192
-        });
-        let scaled = crate::model::family::inv_freq(&json!({"rope_parameters": parameters}), head_dim)?;
-        let plain = crate::model::family::inv_freq(&json!({"rope_parameters": {"rope_theta": theta}}), head_dim)?;
-        let agrees = stored.len() == plain.len()
-            && plain.iter().zip(&scaled).zip(&stored).all(|((p, s), f)| (p / s - f).abs() <= 1e-3 * f.abs());
-        if agrees {
-            Ok(parameters)
-        } else {
-            Err(Error::file(
-                self.path,
-                "tensor rope_freqs.weight: its divisors are not those of Llama 3's rope scaling",
-            ))
+        if values.len() != rotated / 2 || values.iter().any(|v| !(v.is_finite() && *v > 0.0)) {
+            let what = format!("tensor {name}: expected {} positive F32 values", rotated / 2);
+            return Err(Error::file(self.path, what));
         }
+        Ok(Some(values))
+    }
+
+    /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. Those that published
+    /// models have are tried; else longrope with equal lists says the same with the divisors themselves.
+    fn divided_rope(&self, theta: f64, rotated: usize, divisors: Vec<f32>) -> Result<Value> {
+        let inv_freq = |rope: &Value| crate::model::family::inv_freq(&json!({"rope_parameters": rope}), rotated);
+        let plain = inv_freq(&json!({"rope_theta": theta}))?;
+        let factor = divisors.iter().copied().fold(1.0f32, f32::max);
+        for original in (5..=20).map(|bits| 1u32 << bits) {
+            let parameters = json!({
+                "rope_type": "llama3", "rope_theta": theta, "factor": f64::from(factor), "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": original
+            });
+            let scaled = inv_freq(&parameters)?;
+            if plain.iter().zip(&scaled).zip(&divisors).all(|((p, s), d)| (p / s - d).abs() <= 1e-5 * d) {
+                return Ok(parameters);
+            }
+        }
+        Ok(json!({"rope_type": "longrope", "rope_theta": theta, "attention_factor": 1.0, "short_factor": divisors,
+                  "long_factor": divisors, "original_max_position_embeddings": self.required("context_length")?}))
     }
 
     fn special_ids(&self) -> Vec<(&'static str, usize)> {
@@ -268,34 +328,5 @@ impl Head<'_> {
     fn generation_config(&self) -> Value {
         let ids = self.special_ids().into_iter().map(|(key, id)| (key.to_string(), json!(id)));
         Value::Object(ids.collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_hugging_faces() {
-        let cases = [
-            ("token_embd.weight", Some("model.embed_tokens.weight")),
-            ("blk.11.attn_q.bias", Some("model.layers.11.self_attn.q_proj.bias")),
-            ("blk.0.ffn_down.weight", Some("model.layers.0.mlp.down_proj.weight")),
-            ("blk.0.attn_k_norm.weight", Some("model.layers.0.self_attn.k_norm.weight")),
-            ("blk.x.ffn_down.weight", None),
-            ("blk.0.weight", None),
-            ("rope_freqs.weight", None),
-        ];
-        for (gguf, want) in cases {
-            assert_eq!(hugging_face_name(gguf).as_deref(), want, "{gguf}");
-        }
-    }
-
-    #[test]
-    fn rows_of_each_head_are_put_back() {
-        // Two heads of four rows, two bytes a row; the halves of a head alternate in the file.
-        let stored: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7].iter().flat_map(|&row| [row, row + 100]).collect();
-        let want: Vec<u8> = (0..8).flat_map(|row| [row, row + 100]).collect();
-        assert_eq!(hugging_face_rows(&stored, 8, 2), want);
     }
 }

@@ -10,10 +10,21 @@ use super::{Gguf, GgufValue};
 use crate::text::Text;
 use crate::{Error, Result};
 
-/// GGUF's token types, as far as they matter here.
-const UNKNOWN: usize = 2;
-const CONTROL: usize = 3;
-const USER_DEFINED: usize = 4;
+/// GGUF's token types.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum GgufTokenType {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+const UNKNOWN: usize = GgufTokenType::Unknown as usize;
+const CONTROL: usize = GgufTokenType::Control as usize;
+const USER_DEFINED: usize = GgufTokenType::UserDefined as usize;
+const UNUSED: usize = GgufTokenType::Unused as usize;
 
 /// Longer pieces are damage; splitting them at every character would take for ever.
 const MAX_PIECE: usize = 1024;
@@ -41,6 +52,48 @@ pub(super) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     };
     let text = Text::from_json(tokenizer.to_string(), head.config());
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
+}
+
+/// One name of `tokenizer.ggml.pre` for each way to cut text.
+pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+
+/// Normalizer and pre-tokenizer that a name of `tokenizer.ggml.pre` stands for.
+pub(super) fn pre_tokenizer(name: &str) -> Option<(Value, Value)> {
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let byte_level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let sequence = |parts: [Value; 2]| json!({"type": "Sequence", "pretokenizers": parts});
+    match name {
+        "gpt-2" => Some((Value::Null, byte_level(true))),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            Some((Value::Null, sequence([digits, byte_level(true)])))
+        }
+        "llama-bpe" | "llama3" | "llama-v3" => Some((Value::Null, sequence([split(LLAMA3), byte_level(false)]))),
+        "qwen2" | "deepseek-r1-qwen" => Some((json!({"type": "NFC"}), sequence([split(QWEN2), byte_level(false)]))),
+        _ => None,
+    }
+}
+
+/// Every way to join two tokens into a third, the joined token's best score first; among equals the order of
+/// transformers' converter: longer left part, longer right part, then ids.
+pub(super) fn merges_by_score<'a>(tokens: &[&'a str], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
+    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+    let mut found = Vec::new();
+    for (token, score) in tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
+        let mut local: Vec<(usize, usize)> = token
+            .char_indices()
+            .skip(1)
+            .filter_map(|(at, _)| Some((*ids.get(&token[..at])?, *ids.get(&token[at..])?)))
+            .collect();
+        local.sort_unstable();
+        found.extend(local.into_iter().map(|(left, right)| (*score, tokens[left], tokens[right])));
+    }
+    found.sort_by(|a, b| {
+        let lengths = |x: &(f64, &str, &str)| (x.1.chars().count(), x.2.chars().count());
+        b.0.total_cmp(&a.0).then_with(|| lengths(b).cmp(&lengths(a)))
+    });
+    found.into_iter().map(|(_, left, right)| (left, right)).collect()
 }
 
 struct Vocabulary<'a> {
@@ -87,7 +140,10 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn vocab(&self) -> Map<String, Value> {
-        self.tokens.iter().enumerate().map(|(id, token)| ((*token).to_string(), json!(id))).collect()
+        // Converters fill the rows that the tokenizer does not reach.
+        let filler = |id: usize, token: &str| self.types[id] == UNUSED && token == format!("[PAD{id}]");
+        let tokens = self.tokens.iter().enumerate().filter(|(id, token)| !filler(*id, token));
+        tokens.map(|(id, token)| ((*token).to_string(), json!(id))).collect()
     }
 
     fn added_tokens(&self) -> Vec<Value> {
@@ -102,30 +158,18 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn byte_level(&self) -> Result<Value> {
-        let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-        let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-        let sequence = |parts: [Value; 2]| json!({"type": "Sequence", "pretokenizers": parts});
-        let name = self.string("tokenizer.ggml.pre");
-        let pre_tokenizer = match name {
-            Some("gpt-2") => byte_level(true),
-            Some("smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone") => {
-                sequence([json!({"type": "Digits", "individual_digits": true}), byte_level(true)])
-            }
-            Some("llama-bpe" | "llama3" | "llama-v3") => sequence([split(LLAMA3), byte_level(false)]),
-            Some("qwen2" | "deepseek-r1-qwen") => sequence([split(QWEN2), byte_level(false)]),
-            Some(other) => return Err(self.wrong(format!("tokenizer.ggml.pre is {other:?}; known are {PATTERNS}"))),
-            None => {
-                return Err(self.wrong("tokenizer.ggml.pre is missing; the file is too old, convert the model again"));
-            }
+        let Some(name) = self.string("tokenizer.ggml.pre") else {
+            return Err(self.wrong("tokenizer.ggml.pre is missing; the file is too old, convert the model again"));
         };
-        let llama3 = matches!(name, Some("llama-bpe" | "llama3" | "llama-v3"));
-        let qwen2 = matches!(name, Some("qwen2" | "deepseek-r1-qwen"));
+        let Some((normalizer, pre_tokenizer)) = pre_tokenizer(name) else {
+            return Err(self.wrong(format!("tokenizer.ggml.pre is {name:?}; known are {PATTERNS}")));
+        };
+        let llama3 = matches!(name, "llama-bpe" | "llama3" | "llama-v3");
         let merges = self.gguf.get("tokenizer.ggml.merges").and_then(GgufValue::as_array);
         let merges = merges.ok_or_else(|| self.wrong("tokenizer.ggml.merges is missing"))?;
         let pairs: Option<Vec<(&str, &str)>> = merges.iter().map(|merge| merge.as_str()?.split_once(' ')).collect();
         let pairs =
             pairs.ok_or_else(|| self.wrong("tokenizer.ggml.merges: expected two parts with a blank between"))?;
-        let normalizer = if qwen2 { json!({"type": "NFC"}) } else { Value::Null };
         let mut tokenizer = self.shell(normalizer, pre_tokenizer, llama3);
         tokenizer["decoder"] =
             json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
@@ -138,7 +182,7 @@ impl<'a> Vocabulary<'a> {
         let scores: Option<Vec<f64>> = scores.iter().map(GgufValue::as_f64).collect();
         let scores = scores.filter(|scores| scores.len() == self.tokens.len());
         let scores = scores.ok_or_else(|| self.wrong("tokenizer.ggml.scores: expected a number for each token"))?;
-        let pairs = self.merges_by_score(&scores);
+        let pairs = merges_by_score(&self.tokens, &scores);
         let mut steps = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
@@ -157,27 +201,6 @@ impl<'a> Vocabulary<'a> {
         model["byte_fallback"] = json!(true);
         tokenizer["model"] = model;
         Ok(tokenizer)
-    }
-
-    /// Every way to join two tokens into a third, the joined token's best score first; among equals the order of
-    /// transformers' converter: longer left part, longer right part, then ids.
-    fn merges_by_score(&self, scores: &[f64]) -> Vec<(&'a str, &'a str)> {
-        let ids: HashMap<&str, usize> = self.tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
-        let mut found = Vec::new();
-        for (token, score) in self.tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
-            let mut local: Vec<(usize, usize)> = token
-                .char_indices()
-                .skip(1)
-                .filter_map(|(at, _)| Some((*ids.get(&token[..at])?, *ids.get(&token[at..])?)))
-                .collect();
-            local.sort_unstable();
-            found.extend(local.into_iter().map(|(left, right)| (*score, self.tokens[left], self.tokens[right])));
-        }
-        found.sort_by(|a, b| {
-            let lengths = |x: &(f64, &str, &str)| (x.1.chars().count(), x.2.chars().count());
-            b.0.total_cmp(&a.0).then_with(|| lengths(b).cmp(&lengths(a)))
-        });
-        found.into_iter().map(|(_, left, right)| (left, right)).collect()
     }
 
     fn bpe(&self, merges: &[(&str, &str)], ignore_merges: bool) -> Value {

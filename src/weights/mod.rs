@@ -6,13 +6,20 @@
 mod dtype;
 mod gguf;
 mod gguf_model;
+mod gguf_names;
+mod gguf_save;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
+mod peft;
 mod safetensors;
 mod save;
 mod source;
 
 pub use dtype::Dtype;
 pub use gguf::{Gguf, GgufValue};
+pub use gguf_save::save_gguf;
+use gguf_tokenizer::GgufTokenType;
+pub use peft::save_adapter;
 pub use safetensors::write_safetensors;
 pub use save::{ModelParts, save_model, save_model_parts, write_file};
 pub use source::{ModelSource, SOURCE_FILE};
@@ -88,8 +95,18 @@ struct Entry {
     shape: Vec<usize>,
     /// Byte range in the file, checked against its length.
     range: std::ops::Range<usize>,
-    /// GGUF's llama rows of q and k: the heads whose rows are interleaved.
-    interleaved_heads: Option<usize>,
+    change: Change,
+}
+
+/// How a stored tensor differs from Hugging Face's.
+#[derive(Debug)]
+enum Change {
+    /// Not at all.
+    None,
+    /// The rows of this many heads alternate between the head's halves (GGUF's llama, q and k).
+    Interleaved(usize),
+    /// 1 was added (GGUF's gemma, norms).
+    PlusOne,
 }
 
 /// The tensors of a model under Hugging Face's names; the files stay mapped while this lives.
@@ -141,9 +158,16 @@ impl Weights {
             )
         })?;
         let data = &file.map[entry.range.clone()];
-        let data = match entry.interleaved_heads {
-            Some(heads) => Cow::Owned(gguf_model::hugging_face_rows(data, entry.shape[0], heads)),
-            None => Cow::Borrowed(data),
+        let (dtype, data) = match entry.change {
+            Change::None => (dtype, Cow::Borrowed(data)),
+            Change::Interleaved(heads) => {
+                (dtype, Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], heads)))
+            }
+            Change::PlusOne => {
+                let mut values = Vec::new();
+                dtype.dequantise(data, &mut values);
+                (Dtype::F32, Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect()))
+            }
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
     }

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use safetensors::tensor::{Dtype as Stored, SafeTensors, View};
 use serde_json::Value;
 
-use super::{Dtype, Entry, Mapped, Weights, save};
+use super::{Change, Dtype, Entry, Mapped, Weights, save};
 use crate::model::NamedTensor;
 use crate::{Error, Result};
 
@@ -103,7 +103,7 @@ fn add_file(weights: &mut Weights, path: &Path, wanted: impl Fn(&str) -> bool) -
                 format!("tensor {name} ends at byte {}, the file at {}", range.end, bytes.len()),
             ));
         }
-        weights.insert(name, Entry { file: index, dtype, shape: info.shape.clone(), range, interleaved_heads: None });
+        weights.insert(name, Entry { file: index, dtype, shape: info.shape.clone(), range, change: Change::None });
     }
     weights.files.push(file);
     Ok(())
@@ -129,6 +129,36 @@ fn unreadable(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -
         other => format!("is not a safetensors file: {other}"),
     };
     Error::file(path, what)
+}
+
+/// A file's most bytes of tensors; more are spread over shards.
+pub(super) const MAX_SHARD: usize = 5_000_000_000;
+
+/// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named as
+/// transformers names them.
+pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], dtype: Dtype, limit: usize) -> Result<()> {
+    let size = |tensor: &NamedTensor| tensor.data.len() * dtype.block().1;
+    let total: usize = tensors.iter().map(size).sum();
+    if total <= limit {
+        return write_safetensors(&folder.join(SINGLE), tensors, dtype);
+    }
+    let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (i, tensor) in tensors.iter().enumerate() {
+        if i > start && bytes + size(tensor) > limit {
+            shards.push(&tensors[start..i]);
+            (start, bytes) = (i, 0);
+        }
+        bytes += size(tensor);
+    }
+    shards.push(&tensors[start..]);
+    let mut map = serde_json::Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        write_safetensors(&folder.join(&name), shard, dtype)?;
+        map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(name.as_str()))));
+    }
+    let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
+    save::write_file(&folder.join(INDEX), format!("{index:#}\n").as_bytes())
 }
 
 struct Stub<'a>(&'a NamedTensor, Dtype);
@@ -236,6 +266,27 @@ mod tests {
             assert!(error.contains("is not a file name in this folder"), "{outside}: {error}");
         }
         assert!(index("three.safetensors").unwrap_err().to_string().contains("three.safetensors"));
+    }
+
+    #[test]
+    fn shards_hold_what_fits_and_are_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensors: Vec<NamedTensor> = [3, 1, 9, 2, 2]
+            .iter()
+            .enumerate()
+            .map(|(i, n)| tensor(&format!("t{i}"), &[*n], &vec![i as f32; *n]))
+            .collect();
+        write_shards(folder.path(), &tensors, Dtype::F32, 16).unwrap();
+        let files = |number: usize| folder.path().join(format!("model-{number:05}-of-00003.safetensors"));
+        let counts: Vec<usize> = (1..=3).map(|n| Weights::open_safetensors(&files(n)).unwrap().names().len()).collect();
+        assert_eq!(counts, [2, 1, 2], "4 + 12 bytes, 36 alone, 8 + 8");
+        let index = save::read_json(&folder.path().join(INDEX)).unwrap();
+        assert_eq!(
+            (&index["metadata"]["total_size"], &index["weight_map"]["t2"]),
+            (&68.into(), &"model-00002-of-00003.safetensors".into())
+        );
+        let weights = open_folder(folder.path()).unwrap();
+        assert!(tensors.iter().all(|want| weights.get(&want.name).unwrap().to_f32() == want.data));
     }
 
     #[test]

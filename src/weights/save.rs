@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Dtype, ModelSource, safetensors::SINGLE, write_safetensors};
+use super::{
+    Dtype, ModelSource,
+    safetensors::{INDEX, MAX_SHARD, SINGLE, write_shards},
+};
 use crate::model::{NamedTensor, family};
 use crate::text::Text;
 use crate::{Error, Result};
@@ -72,7 +75,7 @@ pub struct ModelParts<'a> {
     pub text: Option<&'a Text>,
     /// Every parameter, once (a tied output matrix not at all).
     pub tensors: &'a [NamedTensor],
-    /// Storage type: F32, F16 or BF16.
+    /// Storage type: F32, F16 or BF16; in GGUF files also Q8_0.
     pub dtype: Dtype,
 }
 
@@ -93,13 +96,18 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor]) ->
 /// A configuration that is no object, tensors that do not fit it; what the file system says.
 pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     check_tensors(parts)?;
+    replace_folder(folder, |temporary| write_parts(temporary, parts))
+}
+
+/// Calls `write` with a new folder beside `folder` and moves what it wrote there.
+pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = beside(folder)?;
     let io = || Error::io(&temporary);
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(io())?;
     }
     fs::create_dir_all(&temporary).map_err(io())?;
-    let done = write_parts(&temporary, parts).and_then(|()| {
+    let done = write(&temporary).and_then(|()| {
         if folder.exists() {
             move_files(&temporary, folder)
         } else {
@@ -115,7 +123,7 @@ pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     Ok(())
 }
 
-fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
+pub(super) fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
     let arch = family::arch(parts.config)?;
     let expected = family::parameters(&arch);
     for (name, shape) in &expected {
@@ -150,9 +158,8 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
             Dtype::BF16 => "bfloat16",
             _ => "float32",
         };
-        // transformers 5 writes the first, 4 reads the second.
         config.insert("dtype".into(), dtype.into());
-        config.insert("torch_dtype".into(), dtype.into());
+        config.remove("torch_dtype");
     }
     write_json(&folder.join("config.json"), &config)?;
     if let Some(generation_config) = parts.generation_config {
@@ -162,10 +169,10 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
         write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
         write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())?;
     }
-    write_safetensors(&folder.join(SINGLE), parts.tensors, parts.dtype)
+    write_shards(folder, parts.tensors, parts.dtype, MAX_SHARD)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_file(path, format!("{value:#}\n").as_bytes())
 }
 
@@ -174,10 +181,16 @@ fn move_files(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::io(from))? {
         names.push(entry.map_err(Error::io(from))?.file_name());
     }
-    // The weights are what makes a folder a model, so they come last.
-    names.sort_by_key(|name| name == SINGLE);
+    // The weights are what makes a folder a model, so they come last; shards mean nothing before their index is there.
+    names.sort_by_key(|name| (name == INDEX, name.to_string_lossy().ends_with(".safetensors")));
+    let sharded = names.iter().any(|name| name == INDEX);
     for name in names {
         fs::rename(from.join(&name), to.join(&name)).map_err(Error::io(to.join(&name)))?;
+    }
+    // What was there in the other form would be another model.
+    let stale = to.join(if sharded { SINGLE } else { INDEX });
+    if stale.exists() {
+        fs::remove_file(&stale).map_err(Error::io(&stale))?;
     }
     sync_folder(Some(to));
     fs::remove_dir(from).map_err(Error::io(from))

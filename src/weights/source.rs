@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Weights, first_non_finite, gguf_model, gguf_tokenizer, safetensors, save};
+use super::{Weights, first_non_finite, gguf_model, gguf_tokenizer, peft, safetensors, save};
+use crate::model::lora::Adapter;
 use crate::model::{Arch, NamedTensor, family};
 use crate::text::Text;
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub struct ModelSource {
     pub generation_config: Option<Value>,
     /// The tensors.
     pub weights: Weights,
+    /// A PEFT folder's adapter; `path` and `weights` are then its base's.
+    pub adapter: Option<Adapter>,
     /// Tokenizer and chat template; a folder may have none.
     pub text: Option<Text>,
     /// Token ids that end an answer: generation_config's, else config's, and the template's end of turn.
@@ -40,15 +43,17 @@ pub struct ModelSource {
 }
 
 impl ModelSource {
-    /// Opens a Hugging Face folder, a `.gguf` file or a run folder (its newest finished model). Weights stay on disk until
-    /// they are asked for.
+    /// Opens a Hugging Face folder, a `.gguf` file, a PEFT adapter with its base, or a run folder (its newest finished
+    /// model). Weights stay on disk until they are asked for.
     ///
     /// # Errors
     /// Nothing there, files that are missing, truncated or contradict one another, an unknown architecture.
     pub fn open(path: &Path) -> Result<ModelSource> {
         let path = resolve(path)?;
-        let source = if path.is_dir() { open_folder(&path)? } else { open_gguf(&path)? };
-        source.checked()
+        if is_adapter(&path) {
+            return open_adapter(&path);
+        }
+        open_base(&path)
     }
 
     /// The tokenizer.
@@ -61,11 +66,20 @@ impl ModelSource {
             .ok_or_else(|| Error::file(&self.path, "has no tokenizer.json, so text cannot be used with it"))
     }
 
-    /// All parameters in the family's order, dequantised to f32.
+    /// All parameters in the family's order, dequantised to f32; an adapter is merged into them.
     ///
     /// # Errors
     /// A value that is NaN or infinite, by tensor and position; an unsupported storage type.
     pub fn tensors_f32(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = self.base_f32()?;
+        if let Some(adapter) = &self.adapter {
+            adapter.merge(&mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    /// The same of the base alone.
+    pub(crate) fn base_f32(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         for (name, shape) in family::parameters(&self.arch) {
             let data = self.weights.get(&name)?.to_f32();
@@ -165,7 +179,7 @@ fn resolve(start: &Path) -> Result<PathBuf> {
             return Ok(path);
         }
         let pointer = path.join(SOURCE_FILE);
-        if path.join("config.json").exists() {
+        if path.join("config.json").exists() || is_adapter(&path) {
             return Ok(path);
         } else if pointer.exists() {
             let document = save::read_json(&pointer)?;
@@ -175,8 +189,6 @@ fn resolve(start: &Path) -> Result<PathBuf> {
             path = path.join(target);
         } else if let Some(newest) = newest_model(&path)? {
             path = newest;
-        } else if path.join("adapter_config.json").exists() {
-            return Err(Error::file(path, "is a PEFT adapter; merge it into its base model first"));
         } else {
             return Err(Error::file(path, "has no config.json, and no finished model M0, M1, … either"));
         }
@@ -200,6 +212,33 @@ fn newest_model(run: &Path) -> Result<Option<PathBuf>> {
     Ok(newest.map(|(_, path)| path))
 }
 
+/// Whether a folder holds an adapter and no model of its own.
+fn is_adapter(path: &Path) -> bool {
+    let whole = [safetensors::SINGLE, safetensors::INDEX].iter().any(|file| path.join(file).exists());
+    path.join(peft::CONFIG).exists() && !whole
+}
+
+fn open_adapter(path: &Path) -> Result<ModelSource> {
+    let adapter = peft::open(path)?;
+    let base = resolve(&adapter.base)?;
+    if is_adapter(&base) {
+        return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
+    }
+    let mut source = open_base(&base)?;
+    source.adapter = Some(adapter.adapter(path, &source.arch)?);
+    // Trainers put the tokenizer, perhaps with another chat template, beside the adapter.
+    if let Some(text) = Text::open(path)? {
+        source.text = Some(text);
+        source.stop_ids = source.find_stop_ids()?;
+    }
+    Ok(source)
+}
+
+fn open_base(path: &Path) -> Result<ModelSource> {
+    let source = if path.is_dir() { open_folder(path)? } else { open_gguf(path)? };
+    source.checked()
+}
+
 fn open_folder(path: &Path) -> Result<ModelSource> {
     let config_path = path.join("config.json");
     let config = save::read_json(&config_path)?;
@@ -214,6 +253,7 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         config,
         generation_config,
         weights,
+        adapter: None,
         text,
         stop_ids: Vec::new(),
         warnings: Vec::new(),
@@ -230,6 +270,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
         config: model.config,
         generation_config: Some(model.generation_config),
         weights: model.weights,
+        adapter: None,
         text,
         stop_ids: Vec::new(),
         warnings: Vec::new(),

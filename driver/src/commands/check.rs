@@ -61,7 +61,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
 
 /// One line for each kernel and variant: its number of cases and the one nearest to its tolerance.
 fn summary(rows: &[CheckRow]) -> Table {
-    let mut table = Table::new(&["kernel", "variant", "cases", "error", "tolerance", "result"]);
+    let mut table = Table::new(&["kernel", "variant", "cases", "error", "ulp", "tolerance", "result"]);
     for group in rows.chunk_by(|a, b| (&a.kernel, &a.variant) == (&b.kernel, &b.variant)) {
         let share = |r: &CheckRow| r.max_error / r.tolerance.max(f64::MIN_POSITIVE);
         let Some(worst) = group.iter().max_by(|a, b| share(a).total_cmp(&share(b))) else { continue };
@@ -70,6 +70,7 @@ fn summary(rows: &[CheckRow]) -> Table {
             worst.variant.clone(),
             group.len().to_string(),
             format!("{:.1e}", worst.max_error),
+            format!("{:.0}", worst.max_ulp),
             format!("{:.1e}", worst.tolerance),
             if group.iter().all(|r| r.passed) { "passed" } else { "FAILED" }.to_owned(),
         ]);

@@ -5,14 +5,16 @@ use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
-use selfreward::model::{Model, score};
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LoraConfig};
+use selfreward::model::{Arch, Model, score};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
-use selfreward::train::dpo::{DpoConfig, Pair, PairLogps};
+use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::losses::LOSSES;
+use selfreward::train::objective::{self, Divergence, Objective};
 use selfreward::train::sft::SftConfig;
 use selfreward::train::{LearningRate, Optimiser, Schedule};
-use selfreward::weights::{ModelSource, save_model};
+use selfreward::weights::{ModelSource, save_adapter, save_model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -43,34 +45,95 @@ pub(crate) struct DpoArgs {
 /// Which preference loss; `dump dpo` takes the same.
 #[derive(clap::Args)]
 pub(crate) struct LossArgs {
-    /// Losses with their weights, such as sigmoid or sigmoid:0.8,ipo:0.2
-    #[arg(long, default_value = "sigmoid", value_name = "L[:WEIGHT],…", value_delimiter = ',', value_parser = loss, long_help = loss_help())]
-    loss: Vec<(String, f32)>,
+    /// Losses with their weights, such as sigmoid or sigmoid:0.8,sft:0.2
+    #[arg(long, default_value = "sigmoid", value_name = "L[:WEIGHT],…", value_parser = losses, long_help = loss_help())]
+    loss: Losses,
     /// Strength of the pull to the reference
     #[arg(long, default_value_t = 0.1, value_parser = above_0)]
     beta: f32,
     /// Share of labels taken as wrong, for the losses that know it
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = share)]
     label_smoothing: f32,
-    /// Weight of the chosen answers' negative log-likelihood beside the loss
+    /// Weight of the chosen answers' negative log-likelihood beside the loss: a mean over each answer's tokens, then over
+    /// the pairs (RPO's paper). The loss `sft` is the mean over all tokens of a step, as in TRL
     #[arg(long, default_value_t = 0.0, value_name = "A", value_parser = at_least_0)]
     nll: f32,
+    /// What takes the place of the reverse KL: reverse_kl, forward_kl, js_divergence or alpha_divergence
+    #[arg(long, default_value = "reverse_kl", value_name = "F", value_parser = divergence)]
+    f_divergence: Divergence,
+    /// The coefficient of alpha_divergence
+    #[arg(long, default_value_t = 0.5, value_name = "A", value_parser = number)]
+    f_alpha: f32,
+    /// Weigh each pair by how likely the model would write it (WPO)
+    #[arg(long)]
+    wpo: bool,
+    /// Weight of log-probs behind the shorter answer's length (LD-DPO); 1 is off
+    #[arg(long, default_value_t = 1.0, value_name = "A", value_parser = share)]
+    ld_alpha: f32,
+    /// SimPO's target margin
+    #[arg(long, default_value_t = 0.5, value_name = "G", value_parser = number)]
+    simpo_gamma: f32,
+    /// Weight of desirable answers (kto, apo_zero_unpaired)
+    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = at_least_0)]
+    desirable_weight: f32,
+    /// Weight of undesirable answers (kto, apo_zero_unpaired)
+    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = at_least_0)]
+    undesirable_weight: f32,
 }
 
+/// As `--loss` gives them.
+#[derive(Clone, Debug)]
+struct Losses(Vec<(String, f32)>);
+
 impl LossArgs {
-    /// With everything else as the caller says.
-    pub(crate) fn config(&self, epochs: usize, batch: usize, lr: LearningRate, seed: u64) -> DpoConfig {
-        let (losses, beta, label_smoothing, nll) = (self.loss.clone(), self.beta, self.label_smoothing, self.nll);
-        DpoConfig { losses, beta, label_smoothing, nll, epochs, batch, lr, seed }
+    /// What they ask for; checked.
+    pub(crate) fn objective(&self) -> Result<Objective> {
+        let objective = Objective {
+            losses: self.loss.0.clone(),
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            nll: self.nll,
+            f_divergence: self.f_divergence,
+            f_alpha: self.f_alpha,
+            wpo: self.wpo,
+            ld_alpha: self.ld_alpha,
+            simpo_gamma: self.simpo_gamma,
+            desirable_weight: self.desirable_weight,
+            undesirable_weight: self.undesirable_weight,
+        };
+        objective.rows()?;
+        Ok(objective)
+    }
+
+    /// The pairs of a file, or its single answers with their mismatched ones; and how many records were dropped. `batch`
+    /// is None where all records are one.
+    pub(crate) fn data(
+        &self,
+        path: &Path,
+        source: &ModelSource,
+        limit: Limit,
+        batch: Option<usize>,
+    ) -> Result<(Vec<Pair>, usize)> {
+        let objective = self.objective()?;
+        if !objective.unpaired()? {
+            return data::pairs(path, source, limit);
+        }
+        let (records, dropped) = data::labelled(path, source, limit)?;
+        let mut pairs = dpo::unpaired(&records, batch.unwrap_or(records.len()));
+        if objective.losses.iter().all(|(name, _)| name != "kto") {
+            // Nobody asks for the mismatched answers: the answer itself is computed once.
+            pairs.iter_mut().for_each(|p| p.rejected.clone_from(&p.chosen));
+        }
+        Ok((pairs, dropped))
     }
 }
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    /// Hugging Face folder, GGUF file, PEFT folder, or run folder (its newest model)
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// TRL's JSONL, plain or conversational, or token ids
+    /// TRL's JSONL, plain or conversational, or token ids; for kto lines of prompt, completion and label
     #[arg(long, value_name = "F.jsonl")]
     data: PathBuf,
     /// The model folder to write; it must not exist yet
@@ -88,9 +151,13 @@ struct TrainArgs {
     /// Where the cosine ends
     #[arg(long, default_value_t = 0.0, value_name = "LR", value_parser = at_least_0)]
     min_lr: f32,
-    /// Steps of linear warm-up
+    /// Steps of linear warm-up, from 0 at the first step, as in transformers
     #[arg(long, default_value_t = 0, value_name = "N")]
     warmup: usize,
+    /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows). A step's gradient does
+    /// not depend on it: means are over the pairs of the step, those of sft over all its answers' tokens
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batch: Option<u32>,
     /// Decoupled weight decay, on matrices only
     #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
     weight_decay: f32,
@@ -109,6 +176,37 @@ struct TrainArgs {
     /// Go on with an interrupted training of the same settings
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    lora: LoraArgs,
+}
+
+/// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
+#[derive(clap::Args)]
+struct LoraArgs {
+    /// Train a LoRA adapter of this rank, and write a PEFT folder
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    lora_rank: Option<u16>,
+    /// The adapter's output is scaled by A / R (default: 2 R)
+    #[arg(long, value_name = "A", value_parser = above_0, requires = "lora_rank")]
+    lora_alpha: Option<f32>,
+    /// Layers with an adapter: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear
+    #[arg(long, default_value = ALL_LINEAR, value_name = "T,…", value_delimiter = ',', requires = "lora_rank")]
+    lora_targets: Vec<String>,
+    /// Scale by A / √R instead (rsLoRA)
+    #[arg(long, requires = "lora_rank")]
+    rslora: bool,
+}
+
+impl LoraArgs {
+    fn config(&self) -> Option<LoraConfig> {
+        let rank = usize::from(self.lora_rank?);
+        let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
+        Some(LoraConfig { rank, alpha, rslora: self.rslora, targets: self.lora_targets.clone() })
+    }
+
+    fn adapter(&self, arch: &Arch, seed: u64) -> Result<Option<Adapter>> {
+        Ok(self.config().map(|config| Adapter::fresh(arch, &config, seed)).transpose()?)
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -118,20 +216,22 @@ enum ScheduleName {
     Cosine,
 }
 
-fn loss(text: &str) -> Result<(String, f32), String> {
-    let (name, weight) = text.split_once(':').unwrap_or((text, "1"));
-    if !LOSSES.iter().any(|l| l.name == name) {
-        return Err(format!("there is no loss '{name}'; there are {}", loss_names()));
-    }
-    Ok((name.to_owned(), at_least_0(weight)?))
+fn losses(text: &str) -> Result<Losses, String> {
+    objective::parse(text).map(Losses).map_err(|e| e.to_string())
 }
 
-fn loss_names() -> String {
-    LOSSES.iter().map(|l| l.name).collect::<Vec<_>>().join(", ")
+fn divergence(text: &str) -> Result<Divergence, String> {
+    let found = Divergence::NAMES.iter().find(|(name, _)| *name == text).map(|(_, f)| *f);
+    found.ok_or_else(|| format!("expected {}", Divergence::NAMES.map(|(name, _)| name).join(", ")))
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "expected a number".to_owned())
 }
 
 fn loss_help() -> String {
-    format!("Losses with their weights, such as sigmoid or sigmoid:0.8,ipo:0.2; there are {}", loss_names())
+    let rows: String = LOSSES.iter().map(|l| format!("\n{}: {}", l.name, l.about)).collect();
+    format!("Losses with their weights, such as sigmoid or sigmoid:0.8,sft:0.2. There are:{rows}")
 }
 
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
@@ -150,9 +250,11 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let start = Start::new(app, &args.common)?;
-    let (pairs, dropped) = data::pairs(&args.common.data, &start.source, start.limit)?;
+    let per_step = Some(args.common.batch as usize);
+    let (pairs, dropped) = args.loss.data(&args.common.data, &start.source, start.limit, per_step)?;
     let (epochs, batch) = (args.common.epochs as usize, args.common.batch as usize);
-    let config = args.loss.config(epochs, batch, args.common.rate(args.lr), app.common.seed);
+    let (objective, lr) = (args.loss.objective()?, args.common.rate(args.lr));
+    let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed };
     let settings = format!("{config:?} {:?}", args.reference);
     start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
         let reference = match &args.reference {
@@ -176,8 +278,7 @@ pub(crate) fn model_logps(
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
     let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
     let logps = score::logps(gpu, &model, &branches, &app.progress)?;
-    let sum = |answer: &[f32]| answer.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
-    Ok(logps.iter().map(|b| PairLogps { chosen: sum(&b[0]), rejected: sum(&b[1]) }).collect())
+    Ok(logps.iter().map(|b| PairLogps::new(&b[0], &b[1])).collect())
 }
 
 impl TrainArgs {
@@ -187,7 +288,7 @@ impl TrainArgs {
             ScheduleName::Linear => Schedule::Linear,
             ScheduleName::Cosine => Schedule::Cosine,
         };
-        LearningRate { peak, min_lr: self.min_lr, warmup: self.warmup, schedule }
+        LearningRate { peak, min_lr: self.min_lr, warmup: self.warmup, warmup_offset: 0, schedule }
     }
 }
 
@@ -237,7 +338,8 @@ impl Start {
         }
         let plan = json!({
             "model": self.source.path, "data": args.data, "records": records, "settings": settings,
-            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm,
+            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
+            "lora": format!("{:?}", args.lora.config()),
         });
         let plan_file = self.work.join("plan.json");
         if plan_file.exists() {
@@ -252,12 +354,22 @@ impl Start {
         }
         let gpu = app.gpu()?;
         let data = data(app, &gpu)?;
-        let model = Model::load_f32(&gpu, &self.source)?;
+        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
+        let model = Model::load_f32(&gpu, &self.source)?.with_adapter(&gpu, adapter.as_ref())?;
         let optimiser =
             Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
-        let job = Job { optimiser, save_every: u64::from(args.save_every), dir: &self.work, observer: &app.progress };
+        let job = Job {
+            optimiser,
+            save_every: u64::from(args.save_every),
+            micro_rows: args.micro_batch.map(|n| n as usize),
+            dir: &self.work,
+            observer: &app.progress,
+        };
         let model = train(&gpu, model, data, &job)?;
-        save_model(&args.out, &self.source, &model.tensors(&gpu)?)?;
+        match model.adapter(&gpu)? {
+            Some(adapter) => save_adapter(&args.out, &adapter, &self.source.path)?,
+            None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
+        }
         let log = self.work.join("steps.jsonl");
         let steps: Vec<Value> = selfreward::recipe::records::read_jsonl(&log)?;
         std::fs::rename(&log, args.out.join("steps.jsonl"))?;

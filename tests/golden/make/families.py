@@ -20,7 +20,7 @@ default = {"rope_type": "default", "rope_theta": 10000.0}
 LENGTHS = (1, 7, 20, 41)
 CASES = {
     # As many key as query heads, every bias.
-    "llama_bias": (710, LlamaConfig(**common, vocab_size=61, hidden_size=20, intermediate_size=27, num_attention_heads=3, num_key_value_heads=3,
+    "llama_bias": (710, LlamaConfig(**common, vocab_size=61, hidden_size=24, intermediate_size=27, num_attention_heads=3, num_key_value_heads=3,
                                     head_dim=6, attention_bias=True, mlp_bias=True, rope_parameters=default)),
     "qwen2": (711, Qwen2Config(**common, vocab_size=67, hidden_size=20, intermediate_size=30, num_attention_heads=2, num_key_value_heads=1,
                                use_sliding_window=True, sliding_window=5, max_window_layers=1, rope_parameters=default)),

@@ -8,6 +8,7 @@ use selfreward::model::{Arch, Model, NamedTensor, family, score};
 use selfreward::recipe::records::read_json;
 use selfreward::rng::{Stream, fnv};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
 use selfreward::{Observer, Silent};
 use serde::Serialize;
@@ -121,8 +122,12 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
 /// Seconds of a DPO step and of a forward pass on its pairs, and the tokens of the step.
 fn dpo_step(gpu: &Gpu, model: Model, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
     let list = |key, n| ids(&model.arch, key, n);
-    let pair =
-        |i| Pair { prompt: list(3 * i, prompt), chosen: list(3 * i + 1, answer), rejected: list(3 * i + 2, answer) };
+    let pair = |i| Pair {
+        prompt: list(3 * i, prompt),
+        chosen: list(3 * i + 1, answer),
+        rejected: list(3 * i + 2, answer),
+        desirable: true,
+    };
     let pairs: Vec<Pair> = (0..n as u64).map(pair).collect();
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
@@ -134,16 +139,13 @@ fn dpo_step(gpu: &Gpu, model: Model, [n, prompt, answer]: [usize; 3]) -> Result<
         forward = start.elapsed().as_secs_f64();
     }
     let config = DpoConfig {
-        losses: vec![("sigmoid".into(), 1.0)],
-        beta: 0.1,
-        label_smoothing: 0.0,
-        nll: 0.0,
+        objective: Objective::default(),
         epochs: 2,
         batch: n,
-        lr: LearningRate { peak: 1e-6, min_lr: 1e-6, warmup: 0, schedule: Schedule::Constant },
+        lr: LearningRate { peak: 1e-6, min_lr: 1e-6, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
         seed: 0,
     };
-    let reference = vec![PairLogps { chosen: 0.0, rejected: 0.0 }; n];
+    let reference = vec![PairLogps::default(); n];
     let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
     let (mut start, mut step, mut tokens) = (Instant::now(), 0.0, 0);
     dpo::run(&mut trainer, &pairs, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, done| {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, NamedTensor};
 use selfreward::recipe::records::write_json;
-use selfreward::train::dpo::{self, PairLogps};
+use selfreward::train::dpo::{self, DpoConfig, PairLogps};
 use selfreward::train::sft::{self, SftConfig};
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
 use selfreward::weights::{Dtype, ModelSource, write_safetensors};
@@ -37,7 +37,8 @@ struct BatchArgs {
     /// Hugging Face folder, GGUF file, or run folder
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// Lines with prompt_ids and chosen_ids, rejected_ids (dpo) or completion_ids (sft); one batch
+    /// Lines with prompt_ids and chosen_ids, rejected_ids (dpo) or completion_ids (sft; dpo with kto, which needs label
+    /// too); one batch
     #[arg(long, value_name = "F.jsonl")]
     data: PathBuf,
     /// The folder for metrics.json and grads.safetensors
@@ -61,6 +62,9 @@ struct BatchArgs {
     /// Clip the gradient's norm to this; 0 is off
     #[arg(long, default_value_t = 0.0, value_name = "G", value_parser = at_least_0)]
     max_grad_norm: f32,
+    /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows)
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batch: Option<u32>,
     #[command(flatten)]
     pin: Pin,
 }
@@ -109,20 +113,22 @@ impl BatchArgs {
             decay_vectors: true,
             max_grad_norm: self.max_grad_norm,
         };
-        Ok(Trainer::new(gpu, Model::load_f32(gpu, source)?, optimiser)?)
+        let mut trainer = Trainer::new(gpu, Model::load_f32(gpu, source)?, optimiser)?;
+        trainer.micro_rows = self.micro_batch.map(|n| n as usize);
+        Ok(trainer)
     }
 
     /// The gradients are those of a first step; without `--steps` that step moves nothing.
     fn rate(&self) -> LearningRate {
         let peak = if self.steps == 0 { 0.0 } else { self.lr };
-        LearningRate { peak, min_lr: peak, warmup: 0, schedule: Schedule::Constant }
+        LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }
     }
 }
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let batch = &args.batch;
     let (source, limit) = batch.open(app)?;
-    let (pairs, dropped) = data::pairs(&batch.data, &source, limit)?;
+    let (pairs, dropped) = args.loss.data(&batch.data, &source, limit, None)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
     let own = model_logps(app, &gpu, &batch.model, &pairs)?;
@@ -130,7 +136,13 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
         Some(path) => Some(model_logps(app, &gpu, path, &pairs)?),
         None => None,
     };
-    let config = args.loss.config(batch.steps.max(1), pairs.len(), batch.rate(), app.common.seed);
+    let config = DpoConfig {
+        objective: args.loss.objective()?,
+        epochs: batch.steps.max(1),
+        batch: pairs.len(),
+        lr: batch.rate(),
+        seed: app.common.seed,
+    };
     let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
     let mut trainer = batch.trainer(&gpu, &source)?;
     dpo::run(

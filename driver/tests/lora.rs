@@ -1,0 +1,91 @@
+//! The binary with PEFT folders: `dump` against torch + PEFT, and a LoRA training that writes a folder it can read.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f64>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let float = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let read = |t: &safetensors::tensor::TensorView| t.data().chunks_exact(4).map(float).collect();
+    file.tensors().iter().map(|(name, t)| (name.clone(), (t.shape().to_vec(), read(t)))).collect()
+}
+
+#[track_caller]
+fn compare(got: &Path, want: &Path) {
+    let (got, want) = (tensors(got), tensors(want));
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    for (name, (shape, want)) in want {
+        assert_eq!(got[&name].0, shape, "{name}");
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+        let error = norm(&mut got[&name].1.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+        assert!(error <= 1e-4, "{name}: off by {error:e}");
+    }
+}
+
+fn selfreward(args: &[&str], paths: &[(&str, &Path)]) {
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.args(args);
+    paths.iter().for_each(|(flag, path)| {
+        command.arg(flag).arg(path);
+    });
+    command.assert().success();
+}
+
+#[test]
+fn logits_and_gradients_are_those_of_peft() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["all", "qv"] {
+        let adapter = golden("lora").join(name);
+        let expected = json(&adapter.join("expected.json"));
+        let base = golden(expected["base"].as_str().unwrap());
+        let out = dir.path().join(format!("{name}.safetensors"));
+        selfreward(
+            &["dump", "logits"],
+            &[("--model", &adapter), ("--tokens", &base.join("tokens.json")), ("--out", &out)],
+        );
+        compare(&out, &adapter.join("logits.safetensors"));
+        let out = dir.path().join(name);
+        let beta = expected["dpo"]["beta"].to_string();
+        selfreward(
+            &["dump", "dpo", "--beta", &beta],
+            &[("--model", &adapter), ("--ref", &base), ("--data", &base.join("pairs.jsonl")), ("--out", &out)],
+        );
+        compare(&out.join("grads.safetensors"), &adapter.join("grads.safetensors"));
+        let loss = |v: &Value| v["loss"].as_f64().unwrap();
+        let (got, want) = (loss(&json(&out.join("metrics.json"))), loss(&expected["dpo"]));
+        assert!((got - want).abs() <= 1e-4 * want, "{name}: {got} instead of {want}");
+    }
+}
+
+#[test]
+fn a_trained_adapter_is_a_model_and_trains_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, first, second) = (golden("llama"), dir.path().join("first"), dir.path().join("second"));
+    let data = base.join("pairs.jsonl");
+    let options = ["dpo", "--batch", "4", "--lr", "1e-2", "--lora-rank", "3", "--lora-targets", "q_proj,down_proj"];
+    selfreward(&options, &[("--model", &base), ("--data", &data), ("--out", &first)]);
+    let shapes = |folder: &Path| -> Vec<(String, Vec<usize>)> {
+        tensors(&folder.join("adapter_model.safetensors")).into_iter().map(|(n, (s, _))| (n, s)).collect()
+    };
+    assert_eq!(shapes(&first).len(), 8);
+    assert_eq!(shapes(&first)[0].0, "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight");
+    let steps = std::fs::read_to_string(first.join("steps.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(steps.lines().next().unwrap()).unwrap();
+    assert_eq!((&step["rewards/chosen"], &step["rewards/rejected"]), (&Value::from(0.0), &Value::from(0.0)));
+    selfreward(&["dpo", "--batch", "4"], &[("--model", &first), ("--data", &data), ("--out", &second)]);
+    assert_eq!(shapes(&first), shapes(&second));
+}

@@ -1,0 +1,88 @@
+//! Projections that lie side by side in one matrix (q, k, v; gate, up), taken out and added to one by one.
+
+use super::{Case, Kernel, lanes, stream, word};
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "columns",
+    soft: include_str!("../../shaders/columns.wgsl"),
+    tile: include_str!("../../shaders/columns.wgsl"),
+    libs: &["grid"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "a range of columns taken out, and added to", constants: &[&[]], cases };
+
+fn launch(
+    rec: &mut Recorder,
+    entry: &'static str,
+    (wide, narrow): (&Tensor, &Tensor),
+    (first, scale): (usize, f32),
+    bind: &[&Tensor],
+) -> Result<()> {
+    if wide.rows != narrow.rows || first % 4 != 0 || first + narrow.ld > wide.ld {
+        return Err(Error::Input(format!(
+            "{:?} does not fit column {first} of {:?} (columns begin at multiples of 4)",
+            narrow.shape(),
+            wide.shape()
+        )));
+    }
+    let four = |x: usize| word(x / 4, "columns");
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry,
+        constants: vec![],
+        params: vec![word(wide.rows, "rows")?, four(wide.ld)?, four(narrow.ld)?, four(first)?, scale.to_bits()],
+        bind,
+        groups: lanes(&SOURCE, rec.variant(), narrow.len() / 4),
+        cost: stream(&[narrow, narrow], 1.0),
+    })
+}
+
+/// y `[R, N]` = scale · x\[:, first ..\], x `[R, W]`.
+///
+/// # Errors
+/// Shapes that do not fit; a first column that is no multiple of 4.
+pub fn take(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
+    launch(rec, "take", (x, y), (first, scale), &[x, y])
+}
+
+/// y\[:, first ..\] += scale · x, x `[R, N]`, y `[R, W]`.
+///
+/// # Errors
+/// As [`take`].
+pub fn add(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
+    launch(rec, "add", (y, x), (first, scale), &[x, y])
+}
+
+/// Columns `first .. first + cols` of x `[R, width]`.
+pub fn twin(x: &[f64], width: usize, first: usize, cols: usize) -> Vec<f64> {
+    x.chunks_exact(width).flat_map(|row| &row[first..first + cols]).copied().collect()
+}
+
+fn cases() -> Vec<Case> {
+    [(7, 33, 8, 25), (65, 40, 0, 10), (1, 8, 4, 3), (640, 96, 36, 60)]
+        .into_iter()
+        .map(|(rows, width, first, cols)| {
+            Case::new(format!("columns {first}+{cols} of {rows}x{width}"), 1e-6, move |t| {
+                let ((x, hx), (z, hz)) = (t.matrix(rows, width)?, t.matrix(rows, cols)?);
+                let y = t.gpu.empty(rows, cols)?;
+                take(&mut t.rec, &x, first, 0.75, &y)?;
+                let before = hx.clone();
+                t.expect("y", &y, || twin(&before, width, first, cols).iter().map(|v| 0.75 * v).collect());
+                add(&mut t.rec, &z, first, -1.5, &x)?;
+                t.expect("x", &x, || {
+                    let mut want = hx.clone();
+                    for (i, v) in hz.iter().enumerate() {
+                        want[i / cols * width + first + i % cols] -= 1.5 * v;
+                    }
+                    want
+                });
+                Ok(())
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,376 @@
+//! The objective of a preference training: losses of the list with weights, and the options that apply to all of them.
+
+use super::losses::{self, Family, Loss, Of, log_sigmoid, sigmoid};
+use crate::{Error, Result};
+
+/// What the losses see of one pair. Sums are over an answer's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Score of the chosen answer: the log-ratio log π − log π_ref, or f′ of it; without a reference log π.
+    pub c: f64,
+    /// The same of the rejected answer.
+    pub r: f64,
+    /// Log-probs (chosen, rejected) of the policy, weighted by LD-DPO's α.
+    pub policy: [f64; 2],
+    /// Log-probs (chosen, rejected) of the reference, weighted alike.
+    pub reference: [f64; 2],
+    /// Tokens of the chosen answer.
+    pub nc: f64,
+    /// Tokens of the rejected answer.
+    pub nr: f64,
+    /// Plain log-prob of the chosen answer.
+    pub chosen_sum: f64,
+    /// Log-prob of the prompt's tokens behind its first one.
+    pub prompt_sum: f64,
+    /// Pairs of the step over its chosen tokens: turns a mean over pairs into one over tokens.
+    pub chosen_share: f64,
+    /// The same over the tokens of prompts (but each first one) and chosen answers.
+    pub whole_share: f64,
+    /// WPO's weight; 1 without.
+    pub weight: f64,
+    /// The label of a single answer.
+    pub desirable: bool,
+}
+
+/// A loss and its derivatives.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Slope {
+    /// The value.
+    pub loss: f64,
+    /// By the chosen answer's weighted log-prob.
+    pub dc: f64,
+    /// By the rejected answer's.
+    pub dr: f64,
+    /// By the chosen answer's plain log-prob.
+    pub dsum: f64,
+    /// By the prompt's log-prob.
+    pub dprompt: f64,
+}
+
+impl Slope {
+    pub(super) fn pair(loss: f64, dc: f64, dr: f64) -> Self {
+        Self { loss, dc, dr, ..Self::default() }
+    }
+
+    /// Adds `weight` times `other`, whose value and first two derivatives are by c and r with slopes `by`.
+    fn add(&mut self, other: &Slope, weight: f64, by: [f64; 2]) {
+        self.loss += weight * other.loss;
+        self.dc += weight * other.dc * by[0];
+        self.dr += weight * other.dr * by[1];
+        self.dsum += weight * other.dsum;
+        self.dprompt += weight * other.dprompt;
+    }
+}
+
+/// The f of f-DPO (arXiv 2309.16240): scores are f′(π / π_ref).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    /// log t
+    #[default]
+    ReverseKl,
+    /// 1 − 1/t
+    ForwardKl,
+    /// log 2t / (1 + t)
+    JsDivergence,
+    /// (t^(α − 1) − 1) / (α − 1)
+    AlphaDivergence,
+}
+
+impl Divergence {
+    /// TRL's names.
+    pub const NAMES: [(&'static str, Divergence); 4] = [
+        ("reverse_kl", Divergence::ReverseKl),
+        ("forward_kl", Divergence::ForwardKl),
+        ("js_divergence", Divergence::JsDivergence),
+        ("alpha_divergence", Divergence::AlphaDivergence),
+    ];
+
+    /// (f′(t), its slope by log t) at log t = x.
+    fn score(self, x: f64, alpha: f64) -> (f64, f64) {
+        match self {
+            Divergence::ForwardKl => (1.0 - (-x).exp(), (-x).exp()),
+            Divergence::JsDivergence => (std::f64::consts::LN_2 + log_sigmoid(x), sigmoid(-x)),
+            Divergence::AlphaDivergence if (alpha - 1.0).abs() >= 1e-6 => {
+                // TRL bounds the exponent at 80.
+                let y = (alpha - 1.0) * x;
+                let e = y.min(80.0).exp();
+                ((e - 1.0) / (alpha - 1.0), if y > 80.0 { 0.0 } else { e })
+            }
+            Divergence::ReverseKl | Divergence::AlphaDivergence => (x, 1.0),
+        }
+    }
+}
+
+/// Losses with weights, and their options.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    /// Losses by name (`losses::LOSSES`) with their weights.
+    pub losses: Vec<(String, f32)>,
+    /// β of the losses.
+    pub beta: f32,
+    /// Share of labels taken as wrong, for the losses that know it.
+    pub label_smoothing: f32,
+    /// Weight of the chosen answer's negative log-likelihood (RPO, arXiv 2404.19733), a mean over its own tokens and then over
+    /// the pairs; the loss `sft` is the mean over all tokens.
+    pub nll: f32,
+    /// What takes the place of the reverse KL, for losses of [`Family::Margin`].
+    pub f_divergence: Divergence,
+    /// α of the α-divergence.
+    pub f_alpha: f32,
+    /// WPO (arXiv 2406.11827): each pair weighs as much as the policy would write it, as TRL computes it.
+    pub wpo: bool,
+    /// LD-DPO (arXiv 2409.06411): weight of the log-probs behind the shorter answer's length; 1 is off.
+    pub ld_alpha: f32,
+    /// SimPO's target margin γ.
+    pub simpo_gamma: f32,
+    /// Weight of KTO's desirable answers.
+    pub desirable_weight: f32,
+    /// Weight of KTO's undesirable answers.
+    pub undesirable_weight: f32,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self {
+            losses: vec![("sigmoid".into(), 1.0)],
+            beta: 0.1,
+            label_smoothing: 0.0,
+            nll: 0.0,
+            f_divergence: Divergence::ReverseKl,
+            f_alpha: 0.5,
+            wpo: false,
+            ld_alpha: 1.0,
+            simpo_gamma: 0.5,
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
+        }
+    }
+}
+
+/// `NAME[:WEIGHT],…`
+///
+/// # Errors
+/// An unknown or repeated name, a weight that is not a finite number of at least 0.
+pub fn parse(text: &str) -> Result<Vec<(String, f32)>> {
+    let mut all: Vec<(String, f32)> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (name, weight) = part.split_once(':').unwrap_or((part, "1"));
+        losses::find(name)?;
+        let weight: f32 = weight
+            .parse()
+            .ok()
+            .filter(|w: &f32| w.is_finite() && *w >= 0.0)
+            .ok_or_else(|| Error::Input(format!("loss '{part}': the weight must be a number of at least 0")))?;
+        if all.iter().any(|(n, _)| n == name) {
+            return Err(Error::Input(format!("the loss '{name}' stands twice in '{text}'; add up its weights")));
+        }
+        all.push((name.to_owned(), weight));
+    }
+    Ok(all)
+}
+
+impl Objective {
+    /// The rows of the losses.
+    ///
+    /// # Errors
+    /// Unknown or repeated losses, options out of range or not defined for a loss.
+    pub fn rows(&self) -> Result<Vec<&'static Loss>> {
+        if self.losses.is_empty() {
+            return Err(Error::Input("no loss is given".into()));
+        }
+        let text: Vec<String> = self.losses.iter().map(|(n, w)| format!("{n}:{w}")).collect();
+        let rows = parse(&text.join(","))?.iter().map(|(n, _)| losses::find(n)).collect::<Result<Vec<_>>>()?;
+        let all = |f: fn(Family) -> bool| rows.iter().all(|l| f(l.family));
+        let paired = all(|f| f != Family::Unpaired);
+        let reference = all(|f| !matches!(f, Family::Free | Family::Unpaired));
+        let not_sorting = rows.iter().all(|l| !l.name.starts_with("aot"));
+        let within = |x: f32, low: f32, high: f32| (low..=high).contains(&x);
+        let weights = [self.nll, self.desirable_weight, self.undesirable_weight];
+        let checks = [
+            (self.beta > 0.0 && self.beta.is_finite(), "beta must be above 0"),
+            (within(self.label_smoothing, 0.0, 1.0), "label smoothing must be from 0 to 1"),
+            (
+                self.label_smoothing < 0.5 || rows.iter().all(|l| l.name != "robust"),
+                "robust needs label smoothing below 0.5",
+            ),
+            (
+                self.label_smoothing < 1.0 || rows.iter().all(|l| l.name != "exo_pair"),
+                "exo_pair needs label smoothing below 1",
+            ),
+            (weights.iter().all(|w| *w >= 0.0 && w.is_finite()), "weights must be at least 0"),
+            (self.f_alpha.is_finite() && self.simpo_gamma.is_finite(), "f_alpha and simpo_gamma must be finite"),
+            (within(self.ld_alpha, 0.0, 1.0), "ld_alpha must be from 0 to 1"),
+            (
+                self.f_divergence == Divergence::ReverseKl || all(|f| matches!(f, Family::Margin | Family::Chosen)),
+                "f-divergences other than reverse_kl are defined for losses of the margin alone: sigmoid, sigmoid_norm, \
+                 hinge, ipo, exo_pair, robust, discopop, and sft",
+            ),
+            (
+                !self.wpo || (reference && all(|f| f != Family::Chosen) && not_sorting),
+                "WPO goes with the losses on pairs with a reference, not with aot and not with sft",
+            ),
+            (self.ld_alpha == 1.0 || reference, "ld_alpha goes with the losses on pairs with a reference"),
+            (paired || all(|f| f == Family::Unpaired), "losses on pairs and on single answers cannot be mixed"),
+            (paired || self.nll == 0.0, "an NLL term needs chosen answers, so it cannot go with single answers"),
+        ];
+        match checks.iter().find(|(holds, _)| !holds) {
+            Some((_, what)) => Err(Error::Input((*what).into())),
+            None => Ok(rows),
+        }
+    }
+
+    /// Whether the losses are on single answers with labels.
+    ///
+    /// # Errors
+    /// As [`Objective::rows`].
+    pub fn unpaired(&self) -> Result<bool> {
+        Ok(self.rows()?.iter().any(|l| l.family == Family::Unpaired))
+    }
+
+    /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r are
+    /// set here.
+    ///
+    /// # Errors
+    /// As [`Objective::rows`].
+    pub fn evaluate(&self, seen: &mut [Seen]) -> Result<Vec<Slope>> {
+        Ok(self.evaluate_rows(&self.rows()?, seen))
+    }
+
+    pub(super) fn evaluate_rows(&self, rows: &[&Loss], seen: &mut [Seen]) -> Vec<Slope> {
+        let mut total = vec![Slope::default(); seen.len()];
+        for (row, (_, weight)) in rows.iter().zip(&self.losses) {
+            let mut by = vec![[1.0; 2]; seen.len()];
+            for (s, by) in seen.iter_mut().zip(&mut by) {
+                let ratio = |side: usize| match row.family {
+                    Family::Free => s.policy[side],
+                    _ => s.policy[side] - s.reference[side],
+                };
+                [s.c, s.r] = [ratio(0), ratio(1)];
+                if row.family == Family::Margin {
+                    let alpha = f64::from(self.f_alpha);
+                    ((s.c, by[0]), (s.r, by[1])) =
+                        (self.f_divergence.score(s.c, alpha), self.f_divergence.score(s.r, alpha));
+                }
+            }
+            let slopes = match row.of {
+                Of::Pair(f) => seen.iter().map(|s| f(s, self)).collect(),
+                Of::Step(f) => f(seen, self),
+            };
+            for (((total, slope), by), s) in total.iter_mut().zip(&slopes).zip(by).zip(&*seen) {
+                total.add(slope, f64::from(*weight) * s.weight, by);
+            }
+        }
+        for (total, s) in total.iter_mut().zip(seen) {
+            let d = -f64::from(self.nll) / s.nc;
+            total.add(&Slope { loss: d * s.chosen_sum, dsum: d, ..Slope::default() }, 1.0, [1.0; 2]);
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::super::losses::LOSSES;
+    use super::*;
+
+    fn of(name: &str) -> Objective {
+        Objective { losses: vec![(name.into(), 0.7)], beta: 0.3, label_smoothing: 0.1, ..Objective::default() }
+    }
+
+    fn step() -> Vec<Seen> {
+        [(-3.1, -8.0, -3.5, -7.1), (-2.0, -4.0, -4.5, -4.2), (-9.0, -2.0, -6.0, -5.0)]
+            .iter()
+            .enumerate()
+            .map(|(i, (a, b, c, d))| Seen {
+                policy: [*a, *b],
+                reference: [*c, *d],
+                nc: 4.0 + i as f64,
+                nr: 7.0,
+                chosen_sum: *a,
+                prompt_sum: -3.0,
+                chosen_share: 0.2,
+                whole_share: 0.1,
+                weight: 1.0,
+                desirable: i != 1,
+                ..Seen::default()
+            })
+            .collect()
+    }
+
+    fn slopes_hold(o: &Objective, what: &str) {
+        let rows = o.rows().unwrap();
+        let total = |seen: &[Seen]| o.evaluate_rows(&rows, &mut seen.to_vec()).iter().map(|s| s.loss).sum::<f64>();
+        let (seen, h) = (step(), 1e-5);
+        let all = o.evaluate_rows(&rows, &mut seen.clone());
+        // KTO holds its KL estimate fixed.
+        let sides = if o.unpaired().unwrap() { 1 } else { 2 };
+        for i in 0..seen.len() {
+            for side in 0..sides {
+                let moved = |by: f64| {
+                    let mut seen = seen.clone();
+                    seen[i].policy[side] += by;
+                    if side == 0 {
+                        seen[i].chosen_sum += by;
+                    }
+                    total(&seen)
+                };
+                let slope = (moved(h) - moved(-h)) / (2.0 * h);
+                let want = [all[i].dc + all[i].dsum, all[i].dr][side];
+                assert!((slope - want).abs() < 1e-6 * (1.0 + want.abs()), "{what}: pair {i} {side}: {want}, {slope}");
+            }
+        }
+    }
+
+    #[test]
+    fn derivatives_are_slopes() {
+        for loss in LOSSES {
+            slopes_hold(&of(loss.name), loss.name);
+            if loss.family == Family::Margin {
+                for (name, f_divergence) in Divergence::NAMES {
+                    slopes_hold(&Objective { f_divergence, ..of(loss.name) }, name);
+                }
+            }
+        }
+        slopes_hold(&Objective { nll: 0.4, losses: parse("aot:2,sft:0.3,ipo").unwrap(), ..of("sigmoid") }, "several");
+    }
+
+    #[test]
+    fn far_log_probs_give_numbers() {
+        for loss in LOSSES {
+            let o = of(loss.name);
+            let rows = o.rows().unwrap();
+            for far in [[-1e5, -1e-9], [-1e-9, -1e5], [-0.0, -0.0], [-1e-30, -1e5]] {
+                let mut seen: Vec<Seen> =
+                    step().into_iter().map(|s| Seen { policy: far, chosen_sum: far[0], ..s }).collect();
+                // DiscoPOP's exponential and forward KL grow without bound in the losing direction only.
+                for s in o.evaluate_rows(&rows, &mut seen) {
+                    let all = [s.loss, s.dc, s.dr, s.dsum, s.dprompt];
+                    assert!(all.iter().all(|x| x.is_finite()), "{} at {far:?}: {s:?}", loss.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_objectives_are_named() {
+        for (text, word) in
+            [("sigmoid,sigmoid:2", "twice"), ("dpo", "sigmoid_norm"), ("ipo:x", "weight"), ("ipo:-1", "weight")]
+        {
+            assert!(parse(text).unwrap_err().to_string().contains(word), "{text}");
+        }
+        for (o, word) in [
+            (Objective { wpo: true, ..of("aot") }, "WPO"),
+            (Objective { wpo: true, ..of("sft") }, "WPO"),
+            (Objective { ld_alpha: 0.5, ..of("simpo") }, "ld_alpha"),
+            (Objective { f_divergence: Divergence::ForwardKl, ..of("apo_zero") }, "f-divergence"),
+            (Objective { label_smoothing: 0.5, ..of("robust") }, "0.5"),
+            (Objective { losses: parse("kto,sigmoid").unwrap(), ..of("kto") }, "mixed"),
+            (Objective { nll: 1.0, ..of("kto") }, "NLL"),
+            (Objective { beta: 0.0, ..of("sigmoid") }, "beta"),
+        ] {
+            assert!(o.rows().err().unwrap().to_string().contains(word), "{word}");
+        }
+    }
+}

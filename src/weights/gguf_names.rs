@@ -1,0 +1,171 @@
+//! Which tensor of a GGUF file is which of Hugging Face's, and what llama.cpp's converter does to its values. One table,
+//! read in both directions.
+
+/// One architecture of GGUF files.
+pub(super) struct Family {
+    /// `general.architecture`.
+    pub(super) architecture: &'static str,
+    /// config.json's `model_type`.
+    pub(super) model_type: &'static str,
+    /// Whether the two halves of each head of q and k alternate in the file.
+    pub(super) interleaved: bool,
+    /// Whether norm weights are stored as w + 1.
+    pub(super) norms_plus_one: bool,
+    /// Names that differ from [`PARTS`], GGUF's first.
+    parts: &'static [(&'static str, &'static str)],
+}
+
+const PLAIN: Family =
+    Family { architecture: "", model_type: "", interleaved: false, norms_plus_one: false, parts: &[] };
+
+/// What is known. `mistral` has no architecture of its own: a file of `llama` with a sliding window is one.
+pub(super) const GGUF_FAMILIES: [Family; 6] = [
+    Family { architecture: "llama", model_type: "llama", interleaved: true, ..PLAIN },
+    Family { architecture: "llama", model_type: "mistral", interleaved: true, ..PLAIN },
+    Family { architecture: "qwen2", model_type: "qwen2", ..PLAIN },
+    Family { architecture: "qwen3", model_type: "qwen3", ..PLAIN },
+    Family {
+        architecture: "gemma3",
+        model_type: "gemma3_text",
+        norms_plus_one: true,
+        parts: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("ffn_norm", "pre_feedforward_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
+        ..PLAIN
+    },
+    Family {
+        architecture: "phi3",
+        model_type: "phi3",
+        parts: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+        ..PLAIN
+    },
+];
+
+const WHOLE: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+const PARTS: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+impl Family {
+    /// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
+    pub(super) fn hugging_face(&self, name: &str) -> Option<String> {
+        if let Some((_, whole)) = WHOLE.iter().find(|(gguf, _)| *gguf == name) {
+            return Some((*whole).into());
+        }
+        let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+        layer.parse::<u32>().ok()?;
+        let (part, kind) = part.rsplit_once('.')?;
+        let (_, part) = self.parts.iter().chain(&PARTS).find(|(gguf, _)| *gguf == part)?;
+        Some(format!("model.layers.{layer}.{part}.{kind}"))
+    }
+
+    /// The reverse of [`Family::hugging_face`].
+    pub(super) fn gguf(&self, name: &str) -> Option<String> {
+        if let Some((whole, _)) = WHOLE.iter().find(|(_, hugging_face)| *hugging_face == name) {
+            return Some((*whole).into());
+        }
+        let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let (part, kind) = part.rsplit_once('.')?;
+        let (part, _) = self.parts.iter().chain(&PARTS).find(|(_, hugging_face)| *hugging_face == part)?;
+        Some(format!("blk.{layer}.{part}.{kind}"))
+    }
+
+    /// Whether the rows of this tensor (Hugging Face's name) alternate between the halves of each head.
+    pub(super) fn is_interleaved(&self, name: &str) -> bool {
+        self.interleaved && (name.contains(".q_proj.") || name.contains(".k_proj."))
+    }
+
+    /// Whether this tensor (Hugging Face's name) is stored with 1 added.
+    pub(super) fn is_plus_one(&self, name: &str) -> bool {
+        self.norms_plus_one && name.ends_with("norm.weight")
+    }
+}
+
+/// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd / 2).
+/// Works on stored rows, so quantised ones stay as they are.
+pub(super) fn hugging_face_rows(data: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len());
+    let (row, head_dim) = (data.len() / rows.max(1), rows / heads.max(1));
+    for head in 0..heads {
+        for half in 0..2 {
+            for i in 0..head_dim / 2 {
+                let from = (head * head_dim + 2 * i + half) * row;
+                out.extend_from_slice(&data[from..from + row]);
+            }
+        }
+    }
+    out
+}
+
+/// The reverse of [`hugging_face_rows`], for values.
+pub(super) fn gguf_rows(data: &[f32], rows: usize, heads: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(data.len());
+    let (row, head_dim) = (data.len() / rows.max(1), rows / heads.max(1));
+    for head in 0..heads {
+        for i in 0..head_dim {
+            let from = (head * head_dim + i % 2 * (head_dim / 2) + i / 2) * row;
+            out.extend_from_slice(&data[from..from + row]);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(model_type: &str) -> &'static Family {
+        GGUF_FAMILIES.iter().find(|family| family.model_type == model_type).unwrap()
+    }
+
+    #[test]
+    fn names_are_hugging_faces() {
+        for (model_type, gguf, want) in [
+            ("llama", "token_embd.weight", Some("model.embed_tokens.weight")),
+            ("qwen2", "blk.11.attn_q.bias", Some("model.layers.11.self_attn.q_proj.bias")),
+            ("llama", "blk.0.ffn_down.weight", Some("model.layers.0.mlp.down_proj.weight")),
+            ("qwen3", "blk.0.attn_k_norm.weight", Some("model.layers.0.self_attn.k_norm.weight")),
+            ("llama", "blk.0.ffn_norm.weight", Some("model.layers.0.post_attention_layernorm.weight")),
+            ("gemma3_text", "blk.0.ffn_norm.weight", Some("model.layers.0.pre_feedforward_layernorm.weight")),
+            ("gemma3_text", "blk.0.post_ffw_norm.weight", Some("model.layers.0.post_feedforward_layernorm.weight")),
+            ("phi3", "blk.3.ffn_up.weight", Some("model.layers.3.mlp.gate_up_proj.weight")),
+            ("phi3", "blk.3.attn_qkv.weight", Some("model.layers.3.self_attn.qkv_proj.weight")),
+            ("llama", "blk.x.ffn_down.weight", None),
+            ("llama", "blk.0.weight", None),
+            ("llama", "rope_freqs.weight", None),
+        ] {
+            let got = family(model_type).hugging_face(gguf);
+            assert_eq!(got.as_deref(), want, "{gguf}");
+            if let Some(name) = got {
+                assert_eq!(family(model_type).gguf(&name).as_deref(), Some(gguf));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_each_head_are_put_back() {
+        // Two heads of four rows, two bytes a row; the halves of a head alternate in the file.
+        let stored: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7].iter().flat_map(|&row| [row, row + 100]).collect();
+        let want: Vec<u8> = (0..8).flat_map(|row| [row, row + 100]).collect();
+        assert_eq!(hugging_face_rows(&stored, 8, 2), want);
+        let values = |bytes: &[u8]| bytes.iter().map(|b| f32::from(*b)).collect::<Vec<_>>();
+        assert_eq!(gguf_rows(&values(&want), 8, 2), values(&stored));
+    }
+}

@@ -1,0 +1,397 @@
+//! Writing a model as a GGUF file that llama.cpp's graphs read: the reverse of `gguf_model`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::gguf_names::{Family, GGUF_FAMILIES, gguf_rows};
+use super::{Dtype, ModelParts, gguf_vocabulary, save};
+use crate::model::{Arch, NamedTensor, family};
+use crate::{Error, Result};
+
+/// The file's alignment, GGUF's default.
+const ALIGNMENT: usize = 32;
+
+/// Metadata in the order it is written.
+#[derive(Default)]
+pub(super) struct GgufHead {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl GgufHead {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+
+    fn entry(&mut self, key: &str, kind: u32, value: &[u8]) {
+        Self::text(&mut self.bytes, key);
+        self.bytes.extend(kind.to_le_bytes());
+        self.bytes.extend(value);
+        self.count += 1;
+    }
+
+    fn list(&mut self, key: &str, kind: u32, length: usize, values: &[u8]) {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend((length as u64).to_le_bytes());
+        bytes.extend(values);
+        self.entry(key, 9, &bytes);
+    }
+
+    pub(super) fn count(&mut self, key: &str, n: usize) -> Result<()> {
+        let n = u32::try_from(n).map_err(|_| Error::Input(format!("{key} is {n}, more than GGUF's 32 bits")))?;
+        self.entry(key, 4, &n.to_le_bytes());
+        Ok(())
+    }
+
+    pub(super) fn number(&mut self, key: &str, x: f64) {
+        self.entry(key, 6, &(x as f32).to_le_bytes());
+    }
+
+    pub(super) fn flag(&mut self, key: &str, flag: bool) {
+        self.entry(key, 7, &[u8::from(flag)]);
+    }
+
+    pub(super) fn string(&mut self, key: &str, text: &str) {
+        let mut bytes = Vec::new();
+        Self::text(&mut bytes, text);
+        self.entry(key, 8, &bytes);
+    }
+
+    pub(super) fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+        let mut bytes = Vec::new();
+        values.iter().for_each(|value| Self::text(&mut bytes, value.as_ref()));
+        self.list(key, 8, values.len(), &bytes);
+    }
+
+    pub(super) fn integers(&mut self, key: &str, values: &[i32]) {
+        self.list(key, 5, values.len(), bytemuck::cast_slice(values));
+    }
+
+    pub(super) fn numbers(&mut self, key: &str, values: &[f32]) {
+        self.list(key, 6, values.len(), bytemuck::cast_slice(values));
+    }
+
+    fn flags(&mut self, key: &str, values: &[bool]) {
+        self.list(key, 7, values.len(), &values.iter().map(|v| u8::from(*v)).collect::<Vec<_>>());
+    }
+}
+
+/// A tensor of the file before it is encoded.
+struct Part<'a> {
+    name: String,
+    shape: &'a [usize],
+    dtype: Dtype,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    Parameter(&'a NamedTensor),
+    Values(Vec<f32>),
+}
+
+/// Writes a GGUF file: matrices in `parts.dtype` (F32, F16, BF16 or Q8_0; rows that are no multiple of 32 in F16 instead of
+/// Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all.
+///
+/// # Errors
+/// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; values beyond the storage type's
+/// range; tensors that do not fit the configuration; what the file system says.
+pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<()> {
+    save::check_tensors(parts)?;
+    let arch = family::arch(parts.config)?;
+    let Some(known) = GGUF_FAMILIES.iter().find(|family| family.model_type == arch.model_type) else {
+        let known: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.model_type).collect();
+        let (found, known) = (&arch.model_type, known.join(", "));
+        return Err(Error::Input(format!("model_type {found:?} cannot be written as GGUF; {known} can")));
+    };
+    let kind = match parts.dtype {
+        Dtype::F32 => 0,
+        Dtype::F16 => 1,
+        Dtype::Q8_0 => 7,
+        Dtype::BF16 => 32,
+        other => return Err(Error::Input(format!("GGUF files are written as F32, F16, BF16 or Q8_0, not {other}"))),
+    };
+    let mut head = GgufHead::default();
+    head.string("general.architecture", known.architecture);
+    head.string("general.type", "model");
+    head.string("general.name", known.model_type);
+    head.count("general.file_type", kind)?;
+    if parts.dtype == Dtype::Q8_0 {
+        head.count("general.quantization_version", 2)?;
+    }
+    let mut writer = Model { head, family: known, arch: &arch, config: parts.config, extra: Vec::new() };
+    writer.shape()?;
+    writer.family_keys()?;
+    let Model { mut head, extra, .. } = writer;
+    gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?;
+    let mut list = Vec::new();
+    for tensor in parts.tensors {
+        let Some(name) = known.gguf(&tensor.name) else {
+            return Err(Error::Input(format!("tensor {} has no name in GGUF files", tensor.name)));
+        };
+        let blocks = tensor.shape.last().is_some_and(|width| width % 32 == 0);
+        let dtype = match parts.dtype {
+            _ if tensor.shape.len() < 2 => Dtype::F32,
+            Dtype::Q8_0 if !blocks => Dtype::F16,
+            dtype => dtype,
+        };
+        list.push(Part { name, shape: &tensor.shape, dtype, source: Source::Parameter(tensor) });
+    }
+    let lengths: Vec<[usize; 1]> = extra.iter().map(|(_, values)| [values.len()]).collect();
+    for ((name, values), shape) in extra.into_iter().zip(&lengths) {
+        list.push(Part { name: name.into(), shape, dtype: Dtype::F32, source: Source::Values(values) });
+    }
+    save::replace(path, |temporary| {
+        let file = File::create(temporary).map_err(Error::io(temporary))?;
+        let mut out = BufWriter::new(file);
+        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(temporary));
+        put(&start(&head, &list)?)?;
+        for part in &list {
+            let mut bytes = encode(part, known, &arch)?;
+            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+            put(&bytes)?;
+        }
+        out.flush().map_err(Error::io(temporary))
+    })
+}
+
+/// Everything before the data, padded.
+fn start(head: &GgufHead, list: &[Part<'_>]) -> Result<Vec<u8>> {
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    out.extend((list.len() as u64).to_le_bytes());
+    out.extend(head.count.to_le_bytes());
+    out.extend(&head.bytes);
+    let mut offset = 0;
+    for part in list {
+        GgufHead::text(&mut out, &part.name);
+        out.extend((part.shape.len() as u32).to_le_bytes());
+        part.shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));
+        let number: u32 = match part.dtype {
+            Dtype::F16 => 1,
+            Dtype::Q8_0 => 8,
+            Dtype::BF16 => 30,
+            _ => 0,
+        };
+        out.extend(number.to_le_bytes());
+        out.extend((offset as u64).to_le_bytes());
+        let bytes = part.dtype.bytes(part.shape);
+        let bytes = bytes.ok_or_else(|| Error::Input(format!("tensor {} is too large", part.name)))?;
+        offset += bytes.next_multiple_of(ALIGNMENT);
+    }
+    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+    Ok(out)
+}
+
+fn encode(part: &Part<'_>, family: &Family, arch: &Arch) -> Result<Vec<u8>> {
+    let changed;
+    let values: &[f32] = match &part.source {
+        Source::Values(values) => values,
+        Source::Parameter(tensor) if family.is_interleaved(&tensor.name) => {
+            let queries = tensor.name.contains(".q_proj.");
+            let heads = if queries { arch.num_attention_heads } else { arch.num_key_value_heads };
+            changed = gguf_rows(&tensor.data, tensor.shape[0], heads);
+            &changed
+        }
+        Source::Parameter(tensor) if family.is_plus_one(&tensor.name) => {
+            changed = tensor.data.iter().map(|w| w + 1.0).collect();
+            &changed
+        }
+        Source::Parameter(tensor) => &tensor.data,
+    };
+    part.dtype.encode(values).map_err(|what| Error::Input(format!("tensor {}: {what}", part.name)))
+}
+
+struct Model<'a> {
+    head: GgufHead,
+    family: &'static Family,
+    arch: &'a Arch,
+    config: &'a Value,
+    /// Tensors of divisors of the rotation's frequencies.
+    extra: Vec<(&'static str, Vec<f32>)>,
+}
+
+impl Model<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.family.architecture)
+    }
+
+    fn count(&mut self, key: &str, n: usize) -> Result<()> {
+        let key = self.key(key);
+        self.head.count(&key, n)
+    }
+
+    fn number(&mut self, key: &str, x: f64) {
+        let key = self.key(key);
+        self.head.number(&key, x);
+    }
+
+    fn string(&mut self, key: &str, text: &str) {
+        let key = self.key(key);
+        self.head.string(&key, text);
+    }
+
+    fn size(&self, key: &str) -> Option<usize> {
+        self.config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn cannot(&self, what: impl std::fmt::Display) -> Error {
+        Error::Input(format!("{what}, which a GGUF file of {} cannot say", self.family.architecture))
+    }
+
+    fn shape(&mut self) -> Result<()> {
+        let arch = self.arch;
+        let rotated = 2 * arch.ropes[0].inv_freq.len();
+        for (key, n) in [
+            ("vocab_size", arch.vocab_size),
+            ("context_length", arch.max_position_embeddings),
+            ("embedding_length", arch.hidden_size),
+            ("block_count", arch.num_hidden_layers),
+            ("feed_forward_length", arch.intermediate_size),
+            ("attention.head_count", arch.num_attention_heads),
+            ("attention.head_count_kv", arch.num_key_value_heads),
+            ("attention.key_length", arch.head_dim),
+            ("attention.value_length", arch.head_dim),
+            ("rope.dimension_count", rotated),
+        ] {
+            self.count(key, n)?;
+        }
+        self.number("attention.layer_norm_rms_epsilon", f64::from(arch.rms_norm_eps));
+        Ok(())
+    }
+
+    /// Rope, windows and what else differs from family to family.
+    fn family_keys(&mut self) -> Result<()> {
+        let nothing = Value::Null;
+        let rope =
+            ["rope_parameters", "rope_scaling"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
+        let rope = rope.unwrap_or(&nothing).clone();
+        match self.family.model_type {
+            "gemma3_text" => self.gemma3(&rope),
+            "phi3" => {
+                if let Some(window) = self.size("sliding_window") {
+                    self.count("attention.sliding_window", window)?;
+                }
+                self.rope(&rope)
+            }
+            "mistral" => {
+                if let Some(window) = self.size("sliding_window") {
+                    self.count("attention.sliding_window", window)?;
+                }
+                self.rope(&rope)
+            }
+            _ => {
+                let used = self.config.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false);
+                if used && self.size("sliding_window").is_some() {
+                    return Err(self.cannot("use_sliding_window is true"));
+                }
+                self.rope(&rope)
+            }
+        }
+    }
+
+    fn gemma3(&mut self, rope: &Value) -> Result<()> {
+        let layers = self.arch.num_hidden_layers;
+        let query = self.size("query_pre_attn_scalar").unwrap_or(256);
+        let implied =
+            if layers == 62 { self.arch.hidden_size / self.arch.num_attention_heads } else { self.arch.head_dim };
+        if query != implied {
+            return Err(self.cannot(format!("query_pre_attn_scalar is {query} and not {implied}")));
+        }
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.config.get(key).is_some_and(|v| !v.is_null()) {
+                return Err(self.cannot(format!("{key} is set")));
+            }
+        }
+        self.count("attention.sliding_window", self.size("sliding_window").unwrap_or(4096))?;
+        let period = self.size("sliding_window_pattern").or(self.size("_sliding_window_pattern")).unwrap_or(6).max(1);
+        let slides: Vec<bool> = match self.config.get("layer_types").and_then(Value::as_array) {
+            Some(types) => types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect(),
+            None => (1..=layers).map(|layer| layer % period != 0).collect(),
+        };
+        let periodic = |n: usize| slides.iter().enumerate().all(|(i, slides)| *slides == ((i + 1) % n != 0));
+        // llama.cpp's graph has 6 built in; another period is a key that newer versions read.
+        match [6].into_iter().chain(1..=layers + 1).find(|n| periodic(*n)) {
+            Some(6) => {}
+            Some(n) => self.count("attention.sliding_window_pattern", n)?,
+            None => {
+                let key = self.key("attention.sliding_window_pattern");
+                self.head.flags(&key, &slides);
+            }
+        }
+        let local = rope.get("sliding_attention").and_then(|rope| rope.get("rope_theta"));
+        let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64).unwrap_or(10000.0);
+        self.number("rope.freq_base_swa", local);
+        let local_type = rope.get("sliding_attention").and_then(|r| r.get("rope_type")).and_then(Value::as_str);
+        if !matches!(local_type, None | Some("default")) {
+            return Err(self.cannot("the sliding blocks' rotation is scaled"));
+        }
+        let whole = rope.get("full_attention").unwrap_or(rope).clone();
+        self.rope(&whole)
+    }
+
+    fn rope(&mut self, rope: &Value) -> Result<()> {
+        let theta = rope.get("rope_theta").or(self.config.get("rope_theta")).and_then(Value::as_f64);
+        // Gemma 3's own default stands in its family; everyone else's is 10000.
+        let default = if self.family.architecture == "gemma3" { 1e6 } else { 10000.0 };
+        let theta = theta.unwrap_or(default);
+        self.number("rope.freq_base", theta);
+        let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let number = |key: &str| rope.get(key).and_then(Value::as_f64);
+        let original = rope.get("original_max_position_embeddings").and_then(Value::as_u64);
+        let original = original.and_then(|n| usize::try_from(n).ok());
+        let original = original.or(self.size("original_max_position_embeddings"));
+        match kind {
+            "default" => {}
+            "linear" | "yarn" => {
+                self.string("rope.scaling.type", kind);
+                self.number("rope.scaling.factor", number("factor").unwrap_or(1.0));
+                if kind == "yarn" {
+                    let special = ["attention_factor", "mscale", "mscale_all_dim", "truncate"];
+                    if let Some(key) = special.iter().find(|key| rope.get(**key).is_some_and(|v| !v.is_null())) {
+                        return Err(self.cannot(format!("rope parameter {key} is set")));
+                    }
+                    let original = original.unwrap_or(self.arch.max_position_embeddings);
+                    self.count("rope.scaling.original_context_length", original)?;
+                    for (key, stored) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+                        if let Some(value) = number(key) {
+                            self.number(&format!("rope.scaling.{stored}"), value);
+                        }
+                    }
+                }
+            }
+            "llama3" => {
+                let rotated = 2 * self.arch.ropes[0].inv_freq.len();
+                let inv_freq = |rope: Value| family::inv_freq(&serde_json::json!({"rope_parameters": rope}), rotated);
+                let plain = inv_freq(serde_json::json!({"rope_theta": theta}))?;
+                let mut with_theta = rope.clone();
+                with_theta["rope_theta"] = theta.into();
+                let scaled = inv_freq(with_theta)?;
+                self.extra.push(("rope_freqs.weight", plain.iter().zip(&scaled).map(|(p, s)| p / s).collect()));
+            }
+            "longrope" => {
+                let list = |key: &str| -> Option<Vec<f32>> {
+                    rope.get(key)?.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
+                };
+                let (Some(short), Some(long)) = (list("short_factor"), list("long_factor")) else {
+                    return Err(self.cannot("longrope is without its factors"));
+                };
+                if self.family.architecture == "phi3" {
+                    let original = original.unwrap_or(self.arch.max_position_embeddings);
+                    self.count("rope.scaling.original_context_length", original)?;
+                    self.number("rope.scaling.attn_factor", f64::from(self.arch.ropes[0].scaling));
+                    self.extra.push(("rope_factors_long.weight", long));
+                    self.extra.push(("rope_factors_short.weight", short));
+                } else if short == long && self.arch.ropes[0].scaling == 1.0 {
+                    self.extra.push(("rope_freqs.weight", long));
+                } else {
+                    return Err(self.cannot("longrope has two lists of factors"));
+                }
+            }
+            other => return Err(self.cannot(format!("rope_type is {other:?}"))),
+        }
+        Ok(())
+    }
+}

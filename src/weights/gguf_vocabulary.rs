@@ -1,0 +1,213 @@
+//! A tokenizer.json as a GGUF file's metadata: the reverse of `gguf_tokenizer`. What llama.cpp's tokenizers would cut
+//! otherwise than the given one is refused.
+
+use serde_json::Value;
+
+use super::gguf_save::GgufHead;
+use super::gguf_tokenizer::{PRE_TOKENIZERS, merges_by_score, pre_tokenizer};
+use super::{GgufTokenType as Kind, ModelParts};
+use crate::text::Text;
+use crate::{Error, Result};
+
+/// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids of
+/// the configuration.
+pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) -> Result<()> {
+    let Some(text) = parts.text else {
+        head.string("tokenizer.ggml.model", "none");
+        return special_ids(head, parts, None);
+    };
+    let json: Value = serde_json::from_str(text.tokenizer_json())
+        .map_err(|error| Error::Input(format!("tokenizer.json is not JSON: {error}")))?;
+    let model = &json["model"];
+    if model["type"].as_str().is_some_and(|kind| kind != "BPE") {
+        return Err(cannot(format!("the model is {}", model["type"])));
+    }
+    let (tokens, types) = vocabulary(text, &json, rows)?;
+    let merges = merges(model)?;
+    if model["byte_fallback"] == true {
+        let prefix = sentencepiece_prefix(&json)?;
+        head.string("tokenizer.ggml.model", "llama");
+        head.string("tokenizer.ggml.pre", "default");
+        head.flag("tokenizer.ggml.add_space_prefix", prefix);
+        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges)?);
+    } else {
+        let name = PRE_TOKENIZERS.iter().find(|name| pre_tokenizer(name).is_some_and(|known| same(&known, &json)));
+        let name = name.ok_or_else(|| {
+            let known = PRE_TOKENIZERS.join(", ");
+            cannot(format!("its normalizer and pre-tokenizer are none of those that have a name ({known})"))
+        })?;
+        head.string("tokenizer.ggml.model", "gpt2");
+        head.string("tokenizer.ggml.pre", name);
+        let joined: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
+        head.strings("tokenizer.ggml.merges", &joined);
+    }
+    head.strings("tokenizer.ggml.tokens", &tokens);
+    head.integers("tokenizer.ggml.token_type", &types);
+    special_ids(head, parts, Some(text))?;
+    let bos = text.bos().and_then(|id| text.id_to_token(id));
+    head.flag("tokenizer.ggml.add_bos_token", bos.is_some_and(|bos| starts_with(&json["post_processor"], &bos)));
+    if let Some(template) = text.chat_template() {
+        head.string("tokenizer.chat_template", template);
+    }
+    Ok(())
+}
+
+fn cannot(what: impl std::fmt::Display) -> Error {
+    Error::Input(format!("the tokenizer cannot be written as GGUF: {what}"))
+}
+
+/// Every row's token and type; rows without a token get a name of their own.
+fn vocabulary(text: &Text, json: &Value, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
+    let mut tokens: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
+    let mut types = vec![Kind::Unused as i32; rows];
+    let unknown = json["model"]["unk_token"].as_str();
+    let bytes = json["model"]["byte_fallback"] == true;
+    let mut set = |id: &Value, token: &str, kind: Kind| {
+        let id = id.as_u64().and_then(|id| usize::try_from(id).ok()).unwrap_or(usize::MAX);
+        if id >= rows {
+            let count = text.vocab_size();
+            return Err(cannot(format!(
+                "it has {count} tokens, token {token:?} the id {id}, but the model {rows} rows"
+            )));
+        }
+        tokens[id] = token.to_string();
+        types[id] = kind as i32;
+        Ok(())
+    };
+    for (token, id) in json["model"]["vocab"].as_object().into_iter().flatten() {
+        let is_byte = bytes && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+        let kind = match token.as_str() {
+            token if Some(token) == unknown => Kind::Unknown,
+            _ if is_byte => Kind::Byte,
+            _ => Kind::Normal,
+        };
+        set(id, token, kind)?;
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let content = added["content"].as_str().unwrap_or_default();
+        let kind = match added["special"] == true {
+            _ if Some(content) == unknown => Kind::Unknown,
+            true => Kind::Control,
+            false => Kind::UserDefined,
+        };
+        set(&added["id"], content, kind)?;
+    }
+    Ok((tokens, types))
+}
+
+/// Pairs, as lists of two or (older files) as text with a blank between.
+fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
+    fn pair(merge: &Value) -> Option<(&str, &str)> {
+        match merge {
+            Value::String(text) => text.split_once(' '),
+            list => Some((list.get(0)?.as_str()?, list.get(1)?.as_str()?)),
+        }
+    }
+    let list: Option<Vec<_>> = model["merges"].as_array().into_iter().flatten().map(pair).collect();
+    let list = list.ok_or_else(|| cannot("its merges are not pairs"))?;
+    match list.iter().find(|(left, right)| left.contains(' ') || right.contains(' ')) {
+        Some(merge) => Err(cannot(format!("the merge {merge:?} holds a blank"))),
+        None => Ok(list),
+    }
+}
+
+/// SentencePiece joins by the joined piece's score, so the first merge that makes a piece gives its score; that must lead
+/// back to the same merges.
+fn scores(tokens: &[String], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
+    let mut ranks = std::collections::HashMap::new();
+    for (left, right) in merges {
+        let next = ranks.len();
+        ranks.entry(format!("{left}{right}")).or_insert(next);
+    }
+    let last = ranks.len();
+    let scores: Vec<f32> = tokens.iter().map(|token| -(ranks.get(token).copied().unwrap_or(last) as f32)).collect();
+    let names: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let widened: Vec<f64> = scores.iter().map(|score| f64::from(*score)).collect();
+    let again = merges_by_score(&names, &widened);
+    match again.iter().zip(merges).position(|(a, b)| a != b) {
+        None if again.len() == merges.len() => Ok(scores),
+        at => {
+            let at = at.unwrap_or(again.len().min(merges.len()));
+            Err(cannot(format!("its merges are not those of a SentencePiece vocabulary (from the {at}th on)")))
+        }
+    }
+}
+
+/// Whether a blank is put in front; the tokenizer must else do what SentencePiece does.
+fn sentencepiece_prefix(json: &Value) -> Result<bool> {
+    let steps = |value: &Value, list: &str| match value["type"].as_str() {
+        Some("Sequence") => value[list].as_array().cloned().unwrap_or_default(),
+        Some(_) => vec![value.clone()],
+        None => Vec::new(),
+    };
+    let (mut prefix, mut replaces) = (false, false);
+    for step in steps(&json["normalizer"], "normalizers") {
+        match step["type"].as_str() {
+            Some("Prepend") if step["prepend"] == "▁" => prefix = true,
+            Some("Replace") if step["pattern"]["String"] == " " && step["content"] == "▁" => replaces = true,
+            _ => return Err(cannot(format!("the normalizer {step} is not SentencePiece's"))),
+        }
+    }
+    for step in steps(&json["pre_tokenizer"], "pretokenizers") {
+        match (step["type"].as_str(), step["prepend_scheme"].as_str()) {
+            // After the normalizer there are no blanks left to split at.
+            (Some("Split"), _) if replaces && step["pattern"]["String"] == " " => {}
+            (Some("Metaspace"), Some(scheme @ ("always" | "never"))) if step["split"] == false => {
+                (prefix, replaces) = (prefix || scheme == "always", true);
+            }
+            _ => return Err(cannot(format!("the pre-tokenizer {step} is not SentencePiece's"))),
+        }
+    }
+    if replaces { Ok(prefix) } else { Err(cannot("its blanks do not become ▁")) }
+}
+
+/// Whether normalizer and pre-tokenizer do what `known` (a pair of them) does; keys without effect on ids are left out.
+fn same(known: &(Value, Value), json: &Value) -> bool {
+    essence(&known.0) == essence(&json["normalizer"]) && essence(&known.1) == essence(&json["pre_tokenizer"])
+}
+
+fn essence(value: &Value) -> Vec<String> {
+    let list = value.get("pretokenizers").or(value.get("normalizers")).and_then(Value::as_array);
+    match (value["type"].as_str(), list) {
+        (None, _) => Vec::new(),
+        (Some("Sequence"), Some(list)) => list.iter().flat_map(essence).collect(),
+        (Some("ByteLevel"), _) => vec![format!("ByteLevel {} {}", value["add_prefix_space"], value["use_regex"])],
+        (Some("Split"), _) => {
+            vec![format!("Split {} {} {}", value["pattern"], value["behavior"], value["invert"])]
+        }
+        (Some("Digits"), _) => vec![format!("Digits {}", value["individual_digits"])],
+        (Some(_), _) => vec![value.to_string()],
+    }
+}
+
+fn starts_with(post_processor: &Value, bos: &str) -> bool {
+    match post_processor["type"].as_str() {
+        Some("TemplateProcessing") => post_processor["single"][0]["SpecialToken"]["id"] == bos,
+        Some("Sequence") => {
+            let parts = post_processor["processors"].as_array();
+            parts.is_some_and(|parts| parts.iter().any(|part| starts_with(part, bos)))
+        }
+        _ => false,
+    }
+}
+
+fn special_ids(head: &mut GgufHead, parts: &ModelParts<'_>, text: Option<&Text>) -> Result<()> {
+    let listed = |key: &str| {
+        let documents = [parts.generation_config, Some(parts.config)];
+        documents.into_iter().flatten().find_map(|document| {
+            let value = document.get(key)?;
+            value.as_array().and_then(|list| list.first()).unwrap_or(value).as_u64()
+        })
+    };
+    for (key, stored) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+        let named = text.and_then(|text| text.special_token(&format!("{key}_token")));
+        let id = named.map(u64::from).or(listed(&format!("{key}_token_id")));
+        if let Some(id) = id.and_then(|id| usize::try_from(id).ok()) {
+            head.count(&format!("tokenizer.ggml.{stored}_token_id"), id)?;
+        }
+    }
+    match text.and_then(Text::end_of_turn) {
+        Some(id) => head.count("tokenizer.ggml.eot_token_id", id as usize),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,201 @@
+//! PEFT's adapter folders: adapter_config.json and adapter_model.safetensors beside a base model, in and out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{Dtype, Weights, save, write_safetensors};
+use crate::model::lora::{Adapter, LoraConfig};
+use crate::model::{Arch, NamedTensor};
+use crate::{Error, Result};
+
+/// What makes a folder an adapter.
+pub(super) const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+/// Settings that change what is computed and are not built: they must be missing, null, false, 0 or empty.
+const REFUSED: &[&str] = &[
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "layer_replication",
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_qalora",
+    "trainable_token_indices",
+    "target_parameters",
+    "megatron_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+    "monteclora_config",
+    "velora_config",
+    "kasa_config",
+];
+/// Initialisations that leave the base's weights as they are.
+const INITS: &[&str] = &["gaussian", "eva", "orthogonal"];
+
+/// adapter_config.json, checked.
+pub(super) struct Peft {
+    /// The base model's folder or file.
+    pub(super) base: PathBuf,
+    config: LoraConfig,
+}
+
+/// Reads `folder`'s adapter_config.json.
+pub(super) fn open(folder: &Path) -> Result<Peft> {
+    let path = folder.join(CONFIG);
+    let document = save::read_json(&path)?;
+    read(folder, &document).map_err(|what| Error::file(&path, what))
+}
+
+fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
+    let value = |key: &str| document.get(key).filter(|v| !v.is_null());
+    let kind = value("peft_type").and_then(Value::as_str).unwrap_or_default();
+    if kind != "LORA" {
+        return Err(format!("peft_type is {kind:?}; only LORA adapters are read"));
+    }
+    for key in REFUSED {
+        let off = |v: &Value| match v {
+            Value::Bool(on) => !on,
+            Value::Number(n) => n.as_f64() == Some(0.0),
+            Value::Array(a) => a.is_empty(),
+            Value::Object(o) => o.is_empty(),
+            _ => false,
+        };
+        if let Some(v) = value(key).filter(|v| !off(v)) {
+            return Err(format!("{key} is {v}, which is not supported; plain LoRA and rsLoRA are"));
+        }
+    }
+    if let Some(bias) = value("bias").filter(|b| b.as_str() != Some("none")) {
+        return Err(format!("bias is {bias}; only \"none\" is supported"));
+    }
+    if let Some(init) = value("init_lora_weights")
+        && !init.is_boolean()
+        && !init.as_str().is_some_and(|i| INITS.contains(&i))
+    {
+        return Err(format!("init_lora_weights is {init}, which changes the base's weights; merge it with PEFT first"));
+    }
+    let rank = value("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok());
+    let rank = rank.ok_or("r: expected a whole number")?;
+    let alpha = value("lora_alpha").and_then(Value::as_f64).ok_or("lora_alpha: expected a number")? as f32;
+    let rslora = value("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let targets = match value("target_modules") {
+        Some(Value::String(all)) if all == crate::model::lora::ALL_LINEAR => vec![all.clone()],
+        Some(Value::Array(names)) => {
+            let text = |n: &Value| n.as_str().map(str::to_owned);
+            names.iter().map(text).collect::<Option<Vec<_>>>().ok_or("target_modules: expected a list of names")?
+        }
+        Some(Value::String(regex)) => {
+            return Err(format!("target_modules is the pattern {regex:?}; write it as a list of module names"));
+        }
+        _ => return Err("target_modules: expected a list of names".into()),
+    };
+    let base = value("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
+    let path = folder.join(base);
+    if base.is_empty() || !path.exists() {
+        return Err(format!(
+            "base_model_name_or_path is {base:?}; expected a model on this machine, absolute or relative to the adapter"
+        ));
+    }
+    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, targets } })
+}
+
+impl Peft {
+    /// The tensors, checked against the base.
+    pub(super) fn adapter(self, folder: &Path, arch: &Arch) -> Result<Adapter> {
+        let path = folder.join(TENSORS);
+        let wanted =
+            Adapter::parameters(arch, &self.config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
+        let weights = Weights::open_safetensors(&path)?;
+        if let Some(name) = weights.names().iter().find(|n| !wanted.iter().any(|(w, _)| w == *n)) {
+            return Err(Error::file(&path, format!("tensor {name} is not one of the configuration's targets")));
+        }
+        let mut tensors = Vec::new();
+        for (name, shape) in wanted {
+            let view = weights.get(&name)?;
+            if view.shape != shape.as_slice() {
+                let what = format!("tensor {name} has shape {:?}, the configuration asks for {shape:?}", view.shape);
+                return Err(Error::file(&path, what));
+            }
+            let data = view.to_f32();
+            if let Some((at, value)) = super::first_non_finite(&data) {
+                return Err(Error::file(&path, format!("tensor {name}: value {at} of shape {shape:?} is {value}")));
+            }
+            tensors.push(NamedTensor { name, shape, data });
+        }
+        Ok(Adapter { config: self.config, tensors })
+    }
+}
+
+/// Writes a folder that PEFT loads, whole or not at all; `base` is the model the adapter belongs to.
+///
+/// # Errors
+/// What the file system says.
+pub fn save_adapter(folder: &Path, adapter: &Adapter, base: &Path) -> Result<()> {
+    let base = fs::canonicalize(base).map_err(Error::io(base))?;
+    let c = &adapter.config;
+    let targets = match c.targets.as_slice() {
+        [all] if all == crate::model::lora::ALL_LINEAR => json!(all),
+        names => json!(names),
+    };
+    let entries: Map<String, Value> = [
+        ("peft_type", json!("LORA")),
+        ("task_type", json!("CAUSAL_LM")),
+        ("base_model_name_or_path", json!(base)),
+        ("r", json!(c.rank)),
+        ("lora_alpha", json!(c.alpha)),
+        ("lora_dropout", json!(0.0)),
+        ("use_rslora", json!(c.rslora)),
+        ("target_modules", targets),
+        ("bias", json!("none")),
+        ("inference_mode", json!(true)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect();
+    save::replace_folder(folder, |folder| {
+        save::write_json(&folder.join(CONFIG), &Value::Object(entries))?;
+        write_safetensors(&folder.join(TENSORS), &adapter.tensors, Dtype::F32)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(changes: Value) -> Value {
+        let mut all = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",
+            "base_model_name_or_path": "."});
+        for (key, value) in changes.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
+        assert_eq!(read(here, &config(plain)).ok().unwrap().config.rank, 4);
+        for (changes, word) in [
+            (json!({"use_dora": true}), "use_dora"),
+            (json!({"rank_pattern": {"q_proj": 2}}), "rank_pattern"),
+            (json!({"alpha_pattern": {"q_proj": 2}}), "alpha_pattern"),
+            (json!({"modules_to_save": ["lm_head"]}), "modules_to_save"),
+            (json!({"bias": "all"}), "bias"),
+            (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
+            (json!({"target_modules": ".*_proj"}), "pattern"),
+            (json!({"peft_type": "IA3"}), "IA3"),
+            (json!({"base_model_name_or_path": "no/such"}), "no/such"),
+            (json!({"r": -1}), "r:"),
+        ] {
+            let error = read(here, &config(changes)).err().unwrap();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! GGUF out and in again, with the golden models, and every storage type against the `gguf` Python package.
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use selfreward::model::NamedTensor;
+use selfreward::text::Text;
+use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf, save_model_parts, write_safetensors};
+use serde_json::{Value, json};
+
+/// The golden folders whose family GGUF can express.
+const MODELS: [&str; 3] = ["llama", "tied", "qwen3"];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn parts<'a>(source: &'a ModelSource, tensors: &'a [NamedTensor], dtype: Dtype) -> ModelParts<'a> {
+    let generation_config = source.generation_config.as_ref();
+    ModelParts { config: &source.config, generation_config, text: source.text.as_ref(), tensors, dtype }
+}
+
+fn bytes(hex: &Value) -> Vec<u8> {
+    let hex = hex.as_str().unwrap();
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+const DTYPES: [Dtype; 11] = [
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+    Dtype::Q5_0,
+    Dtype::Q5_1,
+    Dtype::Q4K,
+    Dtype::Q5K,
+    Dtype::Q6K,
+];
+
+#[test]
+fn every_storage_type_gives_the_bits_of_the_gguf_package() {
+    let document: Value = serde_json::from_str(&fs::read_to_string(golden("blocks.json")).unwrap()).unwrap();
+    for dtype in DTYPES {
+        let entry = document["types"].as_array().unwrap().iter().find(|t| t["type"] == dtype.name()).unwrap();
+        let mut got = Vec::new();
+        dtype.dequantise(&bytes(&entry["bytes"]), &mut got);
+        let got: Vec<u8> = got.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(got, bytes(&entry["f32"]), "{dtype}");
+    }
+}
+
+#[test]
+fn q8_0_is_quantised_as_the_gguf_package_does() {
+    let document: Value = serde_json::from_str(&fs::read_to_string(golden("blocks.json")).unwrap()).unwrap();
+    let mut values = Vec::new();
+    Dtype::F32.dequantise(&bytes(&document["q8_0"]["f32"]), &mut values);
+    assert_eq!(Dtype::Q8_0.encode(&values).unwrap(), bytes(&document["q8_0"]["bytes"]));
+    assert!(Dtype::Q8_0.encode(&[1e9; 32]).unwrap_err().contains("beyond the range"));
+    assert!(Dtype::F16.encode(&[7e4]).unwrap_err().contains("F16"));
+    assert!(Dtype::Q6K.encode(&[0.0; 256]).is_err());
+}
+
+#[test]
+fn golden_models_come_back() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    for name in MODELS {
+        let source = ModelSource::open(&golden(name)).unwrap();
+        let tensors = source.tensors_f32().unwrap();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8_0] {
+            save_gguf(&path, &parts(&source, &tensors, dtype)).unwrap();
+            let again = ModelSource::open(&path).unwrap();
+            let (mut got_arch, want_arch) = (again.arch.clone(), source.arch.clone());
+            let pairs = got_arch.ropes[0].inv_freq.iter().zip(&want_arch.ropes[0].inv_freq);
+            assert!(pairs.clone().all(|(g, w)| (g - w).abs() <= 1e-6 * w), "{name}: {:?}", got_arch.rope);
+            got_arch.rope = want_arch.rope.clone();
+            assert_eq!(got_arch, want_arch, "{name} {dtype}");
+            assert_eq!(again.stop_ids, source.stop_ids, "{name}");
+            for (got, want) in again.tensors_f32().unwrap().iter().zip(&tensors) {
+                assert_eq!((&got.name, &got.shape), (&want.name, &want.shape));
+                let matrix = want.shape.len() > 1;
+                let rounded: Vec<f32> = match dtype {
+                    Dtype::Q8_0 if matrix && want.shape[1] % 32 == 0 => {
+                        let mut values = Vec::new();
+                        Dtype::Q8_0.dequantise(&Dtype::Q8_0.encode(&want.data).unwrap(), &mut values);
+                        values
+                    }
+                    Dtype::F32 => want.data.clone(),
+                    _ if matrix => want.data.iter().map(|v| f16::from_f32(*v).to_f32()).collect(),
+                    _ => want.data.clone(),
+                };
+                // Norms that are stored with 1 added lose their last bits.
+                let close = |(g, w): (&f32, &f32)| g == w || !matrix && (g - w).abs() <= 2e-7;
+                assert!(got.data.iter().zip(&rounded).all(close), "{name} {dtype} {}", got.name);
+            }
+        }
+    }
+}
+
+fn tokenizer(pre_tokenizer: Value, template: &str) -> Text {
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": pre_tokenizer,
+        "added_tokens": [{"id": 5, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "1": 4}, "merges": [["a", "b"]]}
+    });
+    Text::from_json(json.to_string(), json!({"chat_template": template, "eos_token": "<end>"})).unwrap()
+}
+
+#[test]
+fn tokenizers_go_along_or_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let mut source = ModelSource::open(&golden("qwen3")).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let template = "{% for m in messages %}{{ m.content }}<end>{% endfor %}";
+    let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    source.text = Some(tokenizer(gpt2.clone(), template));
+    save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap();
+    let again = ModelSource::open(&path).unwrap();
+    let (got, want) = (again.text().unwrap(), source.text().unwrap());
+    for text in ["ab", "ba ab11", "a<end>b", ""] {
+        assert_eq!(got.encode(text).unwrap(), want.encode(text).unwrap(), "{text}");
+    }
+    assert_eq!((got.chat_template(), got.eos(), got.end_of_turn()), (Some(template), Some(5), Some(5)));
+    assert!(again.warnings.is_empty(), "{:?}", again.warnings);
+
+    source.text = Some(tokenizer(json!({"type": "Whitespace"}), template));
+    let error = save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap_err().to_string();
+    assert!(error.contains("pre-tokenizer") && error.contains("gpt-2"), "{error}");
+    let mut few = gpt2;
+    few["add_prefix_space"] = true.into();
+    source.text = Some(tokenizer(few, template));
+    assert!(save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).is_err());
+}
+
+#[test]
+fn what_gguf_cannot_say_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let mut source = ModelSource::open(&golden("qwen3")).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let error = save_gguf(&path, &parts(&source, &tensors, Dtype::Q4K)).unwrap_err().to_string();
+    assert!(error.contains("F32, F16, BF16 or Q8_0"), "{error}");
+    source.config["use_sliding_window"] = true.into();
+    source.config["sliding_window"] = 8.into();
+    source.config["max_window_layers"] = 0.into();
+    let error = save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap_err().to_string();
+    assert!(error.contains("use_sliding_window"), "{error}");
+    assert!(!path.exists());
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+/// The same bytes come out of a folder that was written in the same type, and the other form of the weights goes.
+#[test]
+fn folders_written_again_are_the_same() {
+    let temporary = tempfile::tempdir().unwrap();
+    let source = ModelSource::open(&golden("llama")).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let [one, two] = ["one", "two"].map(|name| temporary.path().join(name));
+    save_model_parts(&one, &parts(&source, &tensors, Dtype::BF16)).unwrap();
+    let again = ModelSource::open(&one).unwrap();
+    assert_eq!((again.config["dtype"].as_str(), again.config.get("torch_dtype")), (Some("bfloat16"), None));
+    save_model_parts(&two, &parts(&again, &again.tensors_f32().unwrap(), Dtype::BF16)).unwrap();
+    let file = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    assert_eq!(file(&one), file(&two));
+    // A folder that held shards holds one file afterwards.
+    write_safetensors(&two.join("model-00001-of-00001.safetensors"), &tensors, Dtype::F32).unwrap();
+    fs::write(two.join("model.safetensors.index.json"), "{}").unwrap();
+    save_model_parts(&two, &parts(&source, &tensors, Dtype::F32)).unwrap();
+    assert!(!two.join("model.safetensors.index.json").exists());
+    assert_eq!(ModelSource::open(&two).unwrap().tensors_f32().unwrap(), tensors);
+}

@@ -1,0 +1,95 @@
+"""Makes tests/golden/lora/{all,qv}: PEFT adapters on tests/golden/{llama,qwen3} and what torch + PEFT compute with them.
+
+usage: python tests/golden/make/lora.py        (torch, transformers, peft, safetensors; needs the folders of tiny.py)
+
+Each folder holds the adapter as PEFT saves it (adapter_config.json with a relative base path, adapter_model.safetensors) and
+  logits.safetensors   logits.I [len, V] of the base's tokens.json
+  grads.safetensors    gradient of the sigmoid DPO loss on the base's pairs.jsonl by every adapter parameter, PEFT's names
+  expected.json        token log-probs, summed log-probs of the answers under the adapter and under the base (the
+                       reference), the loss, a 10-step AdamW trajectory, and the origin of it all
+"""
+import json, os, shutil, sys
+import peft, torch, transformers
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+GOLDEN = os.path.join(HERE, "..")
+BETA, LR, WEIGHT_DECAY, CLIP, STEPS = 0.3, 1e-3, 0.01, 1.0, 10
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CASES = {
+    # Every linear layer, odd rank, alpha / sqrt(r).
+    "all": ("llama", 800, dict(r=3, lora_alpha=5, target_modules=LINEAR, use_rslora=True)),
+    "qv": ("qwen3", 801, dict(r=8, lora_alpha=12, target_modules=["q_proj", "v_proj"])),
+}
+
+
+def token_logps(model, ids):
+    lp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    return lp.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def answer_logps(model, pairs, side):
+    return torch.stack([token_logps(model, p["prompt_ids"] + p[side])[len(p["prompt_ids"]) - 1:].sum() for p in pairs])
+
+
+def stored(name):
+    return name.replace(".default.", ".")
+
+
+for name, (base, seed, settings) in CASES.items():
+    dir, base_dir = os.path.join(GOLDEN, "lora", name), os.path.join(GOLDEN, base)
+    shutil.rmtree(dir, ignore_errors=True)
+    torch.manual_seed(seed)
+    m = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager").eval()
+    tokens = json.load(open(f"{base_dir}/tokens.json"))
+    pairs = [json.loads(l) for l in open(f"{base_dir}/pairs.jsonl")]
+    with torch.no_grad():
+        rc, rr = answer_logps(m, pairs, "chosen_ids"), answer_logps(m, pairs, "rejected_ids")
+    m = get_peft_model(m, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings)).eval()
+    trained = {k: p for k, p in m.named_parameters() if p.requires_grad}
+    assert all("lora_" in k for k in trained)
+    with torch.no_grad():
+        for p in trained.values():
+            p.normal_(0, 0.1)
+    m.save_pretrained(dir)
+    os.remove(f"{dir}/README.md")
+    config = json.load(open(f"{dir}/adapter_config.json"))
+    config["base_model_name_or_path"] = f"../../{base}"
+    json.dump(config, open(f"{dir}/adapter_config.json", "w"), indent=1)
+
+    with torch.no_grad():
+        save_file({f"logits.{i}": m(torch.tensor([t])).logits[0].contiguous() for i, t in enumerate(tokens)}, f"{dir}/logits.safetensors")
+        logps = [token_logps(m, t).tolist() if len(t) > 1 else [] for t in tokens]
+
+    def dpo():
+        pc, pr = answer_logps(m, pairs, "chosen_ids"), answer_logps(m, pairs, "rejected_ids")
+        return pc, pr, -F.logsigmoid(BETA * (pc - rc - pr + rr)).mean()
+
+    pc, pr, loss = dpo()
+    loss.backward()
+    save_file({stored(k): p.grad.contiguous().clone() for k, p in trained.items()}, f"{dir}/grads.safetensors")
+    optimiser = torch.optim.AdamW(trained.values(), lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
+    trajectory = []
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        step = dpo()[2]
+        step.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
+        trajectory.append([step.item(), norm.item()])
+        optimiser.step()
+    json.dump({
+        "origin": {"script": "tests/golden/make/lora.py", "seed": seed, "base": base, "python": sys.version.split()[0],
+                   "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+                   "settings": settings},
+        "base": base, "logps": logps,
+        "dpo": {"beta": BETA, "ref_logps_chosen": rc.tolist(), "ref_logps_rejected": rr.tolist(),
+                "logps_chosen": pc.tolist(), "logps_rejected": pr.tolist(), "loss": loss.item()},
+        "adamw": {"lr": LR, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": WEIGHT_DECAY, "max_grad_norm": CLIP,
+                  "trajectory": trajectory},
+    }, open(f"{dir}/expected.json", "w"), indent=1)
+    print(name, loss.item(), trajectory[0], trajectory[-1])

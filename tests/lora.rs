@@ -1,0 +1,217 @@
+//! LoRA adapters against torch + PEFT: log-probs, summed log-probs and the DPO trajectory; fresh adapters, saved states and
+//! merged weights against one another. Logits and gradients by name are compared through the binary
+//! (`driver/tests/lora.rs`).
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use selfreward::Silent;
+use selfreward::gpu::Gpu;
+use selfreward::model::lora::{Adapter, LoraConfig};
+use selfreward::model::{Model, NamedTensor, score};
+use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
+use selfreward::train::objective::Objective;
+use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::weights::{ModelSource, save_adapter};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const ADAPTERS: [&str; 2] = ["all", "qv"];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn open(adapter: &str) -> (ModelSource, Value) {
+    let dir = golden("lora").join(adapter);
+    (ModelSource::open(&dir).unwrap(), json(&dir.join("expected.json")))
+}
+
+fn list(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn relative(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied()).max(1e-30)
+}
+
+fn pairs(base: &str) -> Vec<Pair> {
+    let ids = |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect();
+    let text = std::fs::read_to_string(golden(base).join("pairs.jsonl")).unwrap();
+    let pair = |line| {
+        let v: Value = serde_json::from_str(line).unwrap();
+        Pair {
+            prompt: ids(&v["prompt_ids"]),
+            chosen: ids(&v["chosen_ids"]),
+            rejected: ids(&v["rejected_ids"]),
+            desirable: true,
+        }
+    };
+    text.lines().map(pair).collect()
+}
+
+fn config(beta: f32, steps: usize, batch: usize, lr: f32) -> DpoConfig {
+    DpoConfig {
+        objective: Objective { beta, ..Objective::default() },
+        epochs: steps,
+        batch,
+        lr: LearningRate { peak: lr, min_lr: lr, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
+        seed: 0,
+    }
+}
+
+fn train(trainer: &mut Trainer, data: &[Pair], config: &DpoConfig, reference: Option<&[PairLogps]>) -> Vec<DpoStep> {
+    let mut steps = Vec::new();
+    dpo::run(trainer, data, config, reference, &Silent, &mut |_| Ok(()), &mut |_, step| {
+        steps.push(step.clone());
+        Ok(())
+    })
+    .unwrap();
+    steps
+}
+
+fn sums(gpu: &Gpu, model: &Model, data: &[Pair]) -> [Vec<f64>; 2] {
+    let branch =
+        |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
+    let got = score::logps(gpu, model, &data.iter().map(branch).collect::<Vec<_>>(), &Silent).unwrap();
+    [0, 1].map(|side| got.iter().map(|b| b[side].iter().map(|x| f64::from(*x)).sum()).collect())
+}
+
+#[test]
+fn log_probs_are_those_of_peft_beside_and_merged() {
+    let gpu = Gpu::open(None, None).unwrap();
+    for name in ADAPTERS {
+        let (source, expected) = open(name);
+        let data = pairs(expected["base"].as_str().unwrap());
+        let beside = Model::load(&gpu, &source).unwrap();
+        let merged = Model::from_tensors(&gpu, &source.arch, source.tensors_f32().unwrap()).unwrap();
+        for model in [&beside, &merged] {
+            for (got, side) in sums(&gpu, model, &data).iter().zip(["logps_chosen", "logps_rejected"]) {
+                let error = relative(got, &list(&expected["dpo"][side]));
+                assert!(error <= 1e-5, "{name} {side}: {error:e}");
+            }
+        }
+        let (a, b) = (beside.tensors(&gpu).unwrap(), source.tensors_f32().unwrap());
+        assert_eq!(a, b, "{name}: merging what was downloaded is merging what was read");
+    }
+}
+
+#[test]
+fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
+    let gpu = Gpu::open(None, None).unwrap();
+    for name in ADAPTERS {
+        let (source, expected) = open(name);
+        let (data, d, a) = (pairs(expected["base"].as_str().unwrap()), &expected["dpo"], &expected["adamw"]);
+        let float = |v: &Value| v.as_f64().unwrap() as f32;
+        let (chosen, rejected) = (list(&d["ref_logps_chosen"]), list(&d["ref_logps_rejected"]));
+        let reference: Vec<PairLogps> = chosen
+            .iter()
+            .zip(&rejected)
+            .map(|(c, r)| PairLogps { chosen: *c as f32, rejected: *r as f32, ..PairLogps::default() })
+            .collect();
+        let optimiser = Optimiser {
+            weight_decay: float(&a["weight_decay"]),
+            decay_vectors: true,
+            max_grad_norm: float(&a["max_grad_norm"]),
+            ..Optimiser::default()
+        };
+        let want = a["trajectory"].as_array().unwrap();
+        let config = config(float(&d["beta"]), want.len(), data.len(), float(&a["lr"]));
+        let mut trainer = Trainer::new(&gpu, Model::load_f32(&gpu, &source).unwrap(), optimiser).unwrap();
+        let steps = train(&mut trainer, &data, &config, Some(&reference));
+        for (step, want) in steps.iter().zip(want.iter().map(list)) {
+            let error = relative(&[step.loss, step.grad_norm], &want);
+            assert!(error <= 1e-3, "{name}: step {} is {} {}, expected {want:?}", step.step, step.loss, step.grad_norm);
+        }
+        let adapter = trainer.model.adapter(&gpu).unwrap().unwrap();
+        assert_ne!(Some(&adapter), source.adapter.as_ref());
+        let mut base = ModelSource { adapter: Some(adapter), ..open(name).0 };
+        let merged = base.tensors_f32().unwrap();
+        assert_eq!(trainer.model.tensors(&gpu).unwrap(), merged, "{name}: the base did not move");
+        base.adapter = None;
+        assert_ne!(base.tensors_f32().unwrap(), merged);
+    }
+}
+
+/// A fresh adapter changes no log-prob; what it becomes is the same in one go and through a saved state, and comes back
+/// from disk bit for bit.
+#[test]
+fn a_fresh_adapter_trains_resumes_and_comes_back() {
+    let gpu = Gpu::open(None, None).unwrap();
+    let source = ModelSource::open(&golden("qwen3")).unwrap();
+    let data = pairs("qwen3");
+    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets: vec!["all-linear".into()] };
+    let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
+    assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
+    let model = || Model::load_f32(&gpu, &source).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();
+    assert_eq!(sums(&gpu, &model(), &data), sums(&gpu, &Model::load_f32(&gpu, &source).unwrap(), &data));
+
+    let trainer = || Trainer::new(&gpu, model(), Optimiser::default()).unwrap();
+    let config = config(0.1, 3, 2, 1e-2);
+    let mut whole = trainer();
+    let steps = train(&mut whole, &data, &config, None);
+    assert_eq!((steps[0].rewards_chosen, steps[0].rewards_rejected), (0.0, 0.0));
+    assert!(steps[5].loss < steps[0].loss, "{steps:?}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, mut kept) = (trainer(), Vec::new());
+    let stopped = dpo::run(
+        &mut first,
+        &data,
+        &config,
+        None,
+        &Silent,
+        &mut |logps| {
+            kept = logps.to_vec();
+            Ok(())
+        },
+        &mut |trainer, step| match step.step {
+            3 => trainer.save_state(dir.path()).and(Err(selfreward::Error::Stopped)),
+            _ => Ok(()),
+        },
+    );
+    assert!(stopped.is_err());
+    let mut second = trainer();
+    second.load_state(dir.path()).unwrap();
+    train(&mut second, &data, &config, Some(&kept));
+    let bits = |t: &Trainer| -> Vec<u32> {
+        let tensors: Vec<NamedTensor> = t.model.adapter(&gpu).unwrap().unwrap().tensors;
+        tensors.iter().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect()
+    };
+    assert_eq!(bits(&whole), bits(&second));
+
+    let adapter = whole.model.adapter(&gpu).unwrap().unwrap();
+    let out = dir.path().join("adapter");
+    save_adapter(&out, &adapter, &source.path).unwrap();
+    let back = ModelSource::open(&out).unwrap();
+    assert_eq!(back.adapter.as_ref(), Some(&adapter));
+    assert_eq!(back.text.is_some(), source.text.is_some());
+}
+
+#[test]
+fn broken_adapters_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, _) = open("qv");
+    let adapter = source.adapter.clone().unwrap();
+    let message = |adapter: &Adapter| {
+        save_adapter(dir.path(), adapter, &source.path).unwrap();
+        ModelSource::open(dir.path()).unwrap_err().to_string()
+    };
+    let mut missing = adapter.clone();
+    let gone = missing.tensors.pop().unwrap();
+    assert!(message(&missing).contains(&gone.name));
+    let mut nan = adapter.clone();
+    nan.tensors[1].data[3] = f32::NAN;
+    assert!(message(&nan).contains("value 3"), "{}", message(&nan));
+    let mut rank = adapter.clone();
+    rank.config.rank = 4;
+    assert!(message(&rank).contains("[4, 36]"), "{}", message(&rank));
+    let mut target = adapter;
+    target.config.targets = vec!["q_proj".into()];
+    assert!(message(&target).contains("v_proj"), "{}", message(&target));
+}
