@@ -1,6 +1,8 @@
 //! Every shader variant validates and translates to SPIR-V, MSL and HLSL. With SHADERS_OUT=DIR the texts and their
 //! translations are left there, for the validators that scripts/test runs over them.
 
+#![expect(clippy::expect_used, reason = "a failed test may panic")]
+
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use selfreward::gpu::{Source, Variant};
@@ -82,7 +84,8 @@ fn translate(label: &str, entry: &str, text: &str) -> Translated {
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
     let (msl, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{label}: MSL: {e}"));
-    let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let options =
+        hlsl::Options { fake_missing_bindings: true, zero_initialize_workgroup_memory: false, ..Default::default() };
     let mut hlsl = String::new();
     hlsl::Writer::new(&mut hlsl, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
@@ -128,11 +131,18 @@ fn parameters_are_packed_words(label: &str, module: &naga::Module) {
         let naga::TypeInner::Struct { members, span } = &module.types[v.ty].inner else {
             panic!("{label}: the parameters are no struct");
         };
-        for (i, member) in members.iter().enumerate() {
+        let mut next = 0;
+        for member in members {
             let name = member.name.as_deref().unwrap_or_default();
-            assert_eq!(member.offset as usize, 4 * i, "{label}: parameter {name}");
-            let scalar = matches!(module.types[member.ty].inner, naga::TypeInner::Scalar(s) if s.width == 4);
-            assert!(scalar, "{label}: parameter {name} is no word");
+            let words = match module.types[member.ty].inner {
+                naga::TypeInner::Scalar(s) if s.width == 4 => 1,
+                naga::TypeInner::Vector { size, scalar } if scalar.width == 4 => size as u32,
+                // Of vec4, as uniform arrays must be.
+                naga::TypeInner::Array { size: naga::ArraySize::Constant(n), stride: 16, .. } => 4 * n.get(),
+                _ => panic!("{label}: parameter {name} is made of no words"),
+            };
+            assert_eq!(member.offset, next, "{label}: there is a gap before parameter {name}");
+            next += 4 * words;
         }
         assert!(*span <= 256, "{label}: {span} bytes of parameters");
     }

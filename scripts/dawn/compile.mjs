@@ -7,7 +7,9 @@ import { create, globals } from 'webgpu';
 Object.assign(globalThis, globals);
 const dir = process.argv[2];
 const names = readdirSync(dir).filter((name) => name.endsWith('.wgsl')).sort();
-const adapter = await create(['backend=vulkan']).requestAdapter();
+// Held by name: once the instance is collected as garbage, Dawn crashes in its threads.
+globalThis.gpu = create(['backend=vulkan']);
+const adapter = await globalThis.gpu.requestAdapter();
 if (!adapter || names.length === 0) {
   console.error(adapter ? `${dir}: no .wgsl files` : 'Dawn finds no Vulkan adapter');
   process.exit(1);

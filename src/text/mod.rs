@@ -13,7 +13,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use crate::{Error, Result};
 use template::Template;
@@ -63,6 +64,11 @@ impl Text {
         // A file may carry the padding and truncation of someone's training run.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
+        if let Some(scheme) = llama_prefix(&tokenizer_json, &tokenizer_config) {
+            tokenizer
+                .with_normalizer(None::<NormalizerWrapper>)
+                .with_pre_tokenizer(Some(Metaspace::new('▁', scheme, false)));
+        }
         let template = template::from_config(&tokenizer_config)?;
         let mut text = Text { tokenizer, tokenizer_json, config: tokenizer_config, template, end_of_turn: None };
         text.end_of_turn = text.find_end_of_turn();
@@ -209,6 +215,27 @@ impl Text {
         let added = self.tokenizer.get_added_tokens_decoder();
         self.encode(rest).ok()?.into_iter().find(|id| added.get(id).is_some_and(|token| token.special))
     }
+}
+
+/// Where a SentencePiece BPE gets its leading blank if not as its file says. Converters write a normalizer that puts one
+/// before every piece between special tokens; transformers' `LlamaTokenizer` takes vocabulary and merges alone and puts
+/// one at the text's start, or everywhere with `legacy`, or nowhere without `add_prefix_space`.
+fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
+    let class = config.get("tokenizer_class")?.as_str()?;
+    let file: Value = serde_json::from_str(tokenizer_json).ok()?;
+    let prepends = |step: &Value| step["type"] == "Prepend" && step["prepend"] == "▁";
+    let normalizer = &file["normalizer"];
+    let converted =
+        prepends(normalizer) || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(prepends));
+    if !converted || !matches!(class, "LlamaTokenizer" | "LlamaTokenizerFast") {
+        return None;
+    }
+    let flag = |key: &str| config.get(key).and_then(Value::as_bool);
+    Some(match (flag("add_prefix_space"), flag("legacy")) {
+        (Some(false), _) => PrependScheme::Never,
+        (_, Some(true)) => PrependScheme::Always,
+        _ => PrependScheme::First,
+    })
 }
 
 /// `tokenizers` panics on some broken files: on JSON that ends early, on a damaged SentencePiece normaliser.

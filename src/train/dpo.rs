@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn mismatched_answers_are_those_of_the_record_before() {
-        let record = |i: u32| Labelled { prompt: vec![i], completion: vec![10 + i], desirable: i % 2 == 0 };
+        let record = |i: u32| Labelled { prompt: vec![i], completion: vec![10 + i], desirable: i.is_multiple_of(2) };
         let pairs = unpaired(&(0..5).map(record).collect::<Vec<_>>(), 3);
         assert_eq!(pairs.iter().map(|p| p.rejected[0]).collect::<Vec<_>>(), [12, 10, 11, 14, 13]);
         assert_eq!(pairs.iter().map(|p| p.chosen[0]).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);

@@ -191,8 +191,8 @@ mod tests {
     /// `get_cosine_with_min_lr_schedule_with_warmup(o, warmup, steps, min_lr=5e-4)`.
     #[test]
     fn schedules_are_those_of_transformers() {
-        const W: [f32; 3] = [0.0, 0.000666666667, 0.00133333333];
-        let tables: [(usize, usize, [Vec<f32>; 4]); 3] = [
+        const W: [f64; 3] = [0.0, 0.000666666667, 0.00133333333];
+        let tables: [(usize, usize, [Vec<f64>; 4]); 3] = [
             (
                 7,
                 3,
@@ -221,7 +221,7 @@ mod tests {
             for ((schedule, min_lr), want) in kinds.into_iter().zip(rates) {
                 let rate = LearningRate { peak: 2e-3, min_lr, warmup, warmup_offset: 0, schedule };
                 for (i, want) in want.iter().enumerate() {
-                    let got = rate.at(i, steps);
+                    let got = f64::from(rate.at(i, steps));
                     assert!((got - want).abs() < 1e-9, "{schedule:?} {steps} {warmup} step {i}: {got}, {want}");
                 }
             }

@@ -271,7 +271,6 @@ impl Objective {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::super::losses::LOSSES;
     use super::*;
 

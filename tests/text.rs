@@ -1,0 +1,45 @@
+//! Token ids of tiny tokenizers against transformers: strings, and conversations through chat templates. No GPU.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use selfreward::text::{Message, Text};
+use serde_json::Value;
+use std::path::Path;
+
+/// Checks every string and conversation of tests/golden/tokenizers/`name`; lists all that differ.
+fn compare(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers").join(name);
+    let text = Text::open(&folder).unwrap().unwrap();
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+    let ids = |case: &Value| -> Option<Vec<u32>> { serde_json::from_value(case["ids"].clone()).unwrap() };
+    let mut wrong = Vec::new();
+    let strings = expected["strings"].as_array().unwrap();
+    for case in strings {
+        let got = text.encode(case["text"].as_str().unwrap()).unwrap();
+        if Some(&got) != ids(case).as_ref() {
+            wrong.push(format!("{}: {got:?}, expected {}", case["text"], case["ids"]));
+        }
+    }
+    let chats = expected["chats"].as_array().unwrap();
+    for case in chats {
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        // What the template refuses has no ids.
+        let got = text.encode_chat(&messages, true);
+        if got.as_ref().ok() != ids(case).as_ref() {
+            wrong.push(format!("{}: {got:?}, expected {}", case["messages"], case["ids"]));
+        }
+    }
+    assert!(strings.len() >= 200 && chats.len() >= 30);
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn byte_level_ids_are_those_of_transformers() {
+    compare("bytelevel");
+}
+
+#[test]
+fn metaspace_ids_are_those_of_transformers() {
+    compare("metaspace");
+}
