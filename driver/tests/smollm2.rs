@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids and greedy continuations, through the
-//! binary. Needs the file that `scripts/fetch-smollm2` fetches, so `scripts/test` runs it and plain `cargo test` does not.
+//! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids, greedy continuations and log-probs, through
+//! the binary. Needs the file that `scripts/fetch-smollm2` fetches, so `scripts/test` runs it and plain `cargo test` does not.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
@@ -25,15 +25,19 @@ fn model() -> PathBuf {
     path
 }
 
-/// Writes `input` to a file, runs `dump KIND --model … FLAG FILE`, reads the JSON it writes.
-fn dump(kind: &str, flag: &str, input: &Value, more: &[&str]) -> Value {
+/// Writes `input` to a file, runs `dump KIND --model … FLAG FILE`, reads what it writes.
+fn dump_bytes(kind: &str, flag: &str, input: &Value, more: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("in.json"), dir.path().join("out.json"));
     fs::write(&file, input.to_string()).unwrap();
     let mut command = cargo_bin_cmd!("selfreward");
     command.args(["dump", kind, "--model"]).arg(model()).arg(flag).arg(&file).arg("--out").arg(&out).args(more);
     command.assert().success();
-    serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap()
+    fs::read(out).unwrap()
+}
+
+fn dump(kind: &str, flag: &str, input: &Value, more: &[&str]) -> Value {
+    serde_json::from_slice(&dump_bytes(kind, flag, input, more)).unwrap()
 }
 
 #[test]
@@ -73,6 +77,22 @@ fn greedy_continuations_are_those_of_transformers() {
                 break;
             }
         }
+    }
+}
+
+/// A thousand tokens of text, code and other scripts.
+#[test]
+fn log_probs_are_those_of_transformers() {
+    let golden = golden();
+    let bytes = dump_bytes("logps", "--tokens", &golden["text_ids"], &[]);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let got = tensors.tensor("logps.0").unwrap();
+    let got = got.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    let want = golden["text_logps"][0].as_array().unwrap();
+    assert_eq!((got.len(), want.len()), (999, 999));
+    for (i, (got, want)) in got.zip(want).enumerate() {
+        let want = want.as_f64().unwrap();
+        assert!((got - want).abs() <= CLOSE, "token {}: {got}, expected {want}", i + 1);
     }
 }
 
