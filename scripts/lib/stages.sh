@@ -70,8 +70,8 @@ second_vulkan() {
   done
 }
 
-# Every shader's translations through the validators of others: SPIR-V through spirv-val, HLSL through glslang's front end
-# and the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
+# Every shader's translations through the validators of others: SPIR-V through spirv-val, HLSL through glslang's front end,
+# the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
 shader_translations() {
   local dir=$target/shaders
   rm -rf "$dir"
@@ -83,7 +83,7 @@ shader_translations() {
   validate "SPIR-V by spirv-val" "$dir" spv spirv-val --target-env vulkan1.1 || return 1
   validate "HLSL by glslang" "$dir" hlsl hlsl_by_glslang || return 1
   echo "skipped: HLSL by dxc and MSL by Apple's compiler, neither of which Debian ships"
-  compile_in_dawn "$dir"
+  in_dawn "$dir"
 }
 
 # validate WHAT DIR EXTENSION COMMAND…: runs the command on each such file and says how many passed; none is a failure.
@@ -109,7 +109,8 @@ hlsl_by_glslang() {
   glslangValidator -D -V -S comp -e "$entry" -o /dev/null "$1.plain"
 }
 
-compile_in_dawn() {
+# Every shader compiled, and the GPU variants' kernel cases run and compared, by another WebGPU than wgpu.
+in_dawn() {
   local dir=$target/dawn
   if ! command -v npm >/dev/null; then echo "skipped: Dawn, for node and npm are missing"; return 0; fi
   mkdir -p "$dir"
@@ -118,5 +119,8 @@ compile_in_dawn() {
     echo "Fetching Dawn (the npm package webgpu, some 130 MB, into $dir)"
     (cd "$dir" && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts) || return 1
   fi
-  node "$dir/compile.mjs" "$1"
+  node "$dir/compile.mjs" "$1" || return 1
+  rm -rf "$target/cases"
+  cargo run --locked -q -p selfreward-cli -- check --variant tile --export "$target/cases" || return 1
+  node "$dir/run.mjs" "$target/cases"
 }

@@ -65,6 +65,12 @@ pub fn pad4(n: usize) -> usize {
 }
 
 impl Tensor {
+    /// All words of a buffer that something else owns.
+    pub(super) fn whole(raw: &Arc<Raw>) -> Tensor {
+        let words = raw.bytes as usize / 4;
+        Tensor { rows: 1, cols: words, ld: words, own: Arc::new(Owned { raw: Some(raw.clone()), home: Weak::new() }) }
+    }
+
     pub(super) fn raw(&self) -> &Arc<Raw> {
         // `Owned::raw` is only emptied in its drop.
         #[expect(clippy::expect_used, reason = "emptied nowhere but in drop")]

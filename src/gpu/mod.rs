@@ -2,12 +2,14 @@
 
 mod adapter;
 mod buffer;
+mod export;
 mod pipeline;
 mod record;
 pub mod tune;
 
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
+pub use export::{Dispatch, Recording};
 pub use pipeline::Source;
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 

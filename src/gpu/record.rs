@@ -34,23 +34,25 @@ pub struct Launch<'a> {
     pub cost: Cost,
 }
 
-struct Step {
+pub(super) struct Step {
+    pub(super) source: &'static Source,
+    pub(super) key: Key,
     pipeline: Arc<Pipeline>,
-    buffers: Vec<Arc<Raw>>,
-    groups: [u32; 3],
+    pub(super) buffers: Vec<Arc<Raw>>,
+    pub(super) groups: [u32; 3],
     cost: Cost,
 }
 
 /// A list of launches that was not yet submitted.
 pub struct Recorder<'g> {
     gpu: &'g Gpu,
-    steps: Vec<Step>,
-    params: Vec<u8>,
+    pub(super) steps: Vec<Step>,
+    pub(super) params: Vec<u8>,
     variant: Variant,
 }
 
 /// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
-const SLOT: usize = 256;
+pub(super) const SLOT: usize = 256;
 
 /// Workgroups for `n` of them in one dimension, folded into two when there are more than a dimension may have.
 pub fn fold(n: usize) -> [u32; 3] {
@@ -104,6 +106,8 @@ impl<'g> Recorder<'g> {
         self.params.extend_from_slice(bytemuck::cast_slice(&l.params));
         self.params.resize((self.steps.len() + 1) * SLOT, 0);
         self.steps.push(Step {
+            source: l.source,
+            key,
             pipeline,
             buffers: l.bind.iter().map(|t| t.raw().clone()).collect(),
             groups: l.groups,

@@ -54,7 +54,7 @@ pub struct BenchRow {
     pub checksum: f64,
 }
 
-fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item = &'static Kernel> + use<'k>> {
+pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item = &'static Kernel> + use<'k>> {
     if let Some(name) = filter
         && !ALL.iter().any(|k| k.name() == name)
     {
@@ -104,7 +104,7 @@ pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn
 }
 
 /// A seed per case name, so that adding a case changes no other one's numbers.
-fn seed(case: &Case) -> u64 {
+pub(super) fn seed(case: &Case) -> u64 {
     case.name.bytes().fold(11, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 

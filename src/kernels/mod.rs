@@ -8,6 +8,7 @@ pub mod check;
 pub mod column_sum;
 pub mod columns;
 pub mod embedding;
+pub mod export;
 pub mod kv_write;
 pub mod log_softmax;
 pub mod matmul;

@@ -7,7 +7,9 @@ use selfreward::Observer;
 use selfreward::gpu::{DeviceInfo, Variant};
 use selfreward::kernels::ALL;
 use selfreward::kernels::check::{self, CheckRow};
+use selfreward::kernels::export;
 use serde::Serialize;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -17,6 +19,9 @@ pub(crate) struct Args {
     /// Only the variant that this device would use (default: every variant)
     #[arg(long)]
     quick: bool,
+    /// Write the cases as JSON and WGSL for another WebGPU implementation, and compare nothing here
+    #[arg(long, value_name = "DIR", conflicts_with = "json")]
+    export: Option<PathBuf>,
     #[command(flatten)]
     pin: Pin,
 }
@@ -36,6 +41,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
     let cases: usize = selected.map(|k| (k.cases)().iter().filter(|c| !c.timed).count()).sum();
     app.progress.begin("check", Some((cases * variants.len()) as u64), "cases");
+    if let Some(dir) = &args.export {
+        let written = export::write(&gpu, dir, args.kernel.as_deref(), variants, &app.progress)?;
+        app.progress.end();
+        return app.line(format!("{written} cases written to {}", dir.display()));
+    }
     let rows = check::run(&gpu, args.kernel.as_deref(), variants, &app.progress)?;
     app.progress.end();
     let failures: Vec<&CheckRow> = rows.iter().filter(|r| !r.passed).collect();
