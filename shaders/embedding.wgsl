@@ -1,4 +1,4 @@
-// x[t] = table[token[t]]. The table may be stored by rows (untied) or as the output matrix's columns (tied), so element
+// x[t] = factor * table[token[t]]. The table may be stored by rows (untied) or as the output matrix's columns (tied), so element
 // (token, d) stands at token * stride_token + d * stride_channel.
 struct Params {
     rows: u32,           // T, or the number of distinct tokens
@@ -7,6 +7,7 @@ struct Params {
     stride_token: u32,
     stride_channel: u32,
     ldw: u32,            // of the quantised words
+    factor: f32,
 }
 
 //@ forward
@@ -22,7 +23,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     if t >= p.rows {
         return;
     }
-    x[i] = select(0.0, table[token[t] * p.stride_token + min(d, p.cols - 1u) * p.stride_channel], d < p.cols);
+    x[i] = select(0.0, p.factor * table[token[t] * p.stride_token + min(d, p.cols - 1u) * p.stride_channel], d < p.cols);
 }
 
 //@ forward_q
@@ -45,11 +46,11 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let v = token[t];
     let q = (words[(d / per) * p.ldw + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
     let at = (d / 32u) * p.ldw + v;
-    x[i] = select(0.0, f32(q) * scale[at] + minimum[at], i % p.ld < p.cols);
+    x[i] = select(0.0, p.factor * (f32(q) * scale[at] + minimum[at]), i % p.ld < p.cols);
 }
 
 //@ backward
-// dtable[v] += sum of dx over the rows that hold token v; rows are listed by token, so nothing is added atomically.
+// dtable[v] += factor * sum of dx over the rows that hold token v; rows are listed by token, so nothing is added atomically.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> distinct: array<u32>;     // [U]
 @group(0) @binding(2) var<storage, read> start: array<u32>;        // [U + 1]
@@ -68,5 +69,5 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
     for (var e = start[u]; e < start[u + 1u]; e++) {
         sum += dx[row[e] * p.ld + d];
     }
-    dtable[distinct[u] * p.stride_token + d * p.stride_channel] += sum;
+    dtable[distinct[u] * p.stride_token + d * p.stride_channel] += p.factor * sum;
 }

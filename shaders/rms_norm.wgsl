@@ -1,5 +1,6 @@
-// h = x + delta (where ADD), y = h / sqrt(mean(h^2) + eps) * gain. RMSNorm: arXiv 1910.07467, eq. 4.
-// forward overwrites; backward adds to dh, backward_gain adds to dgain.
+// h = x + delta (where ADD), y = h / sqrt(mean(h^2) + eps) * (OFFSET + gain). RMSNorm: arXiv 1910.07467, eq. 4; OFFSET is 1
+// for Gemma, which stores the gain's distance from 1.
+// forward overwrites; backward adds to dh where ADD and overwrites it elsewhere, backward_gain adds to dgain.
 struct Params {
     rows: u32,  // T
     cols: u32,  // D
@@ -37,7 +38,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         if ADD == 1u {
             v += delta[t * p.ld4 + i];
         }
-        y[t * p.ld4 + i] = v * scale * gain[i];
+        y[t * p.ld4 + i] = v * scale * (f32(OFFSET) + gain[i]);
     }
     if lane == 0u {
         inv[t] = scale;
@@ -45,7 +46,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 }
 
 //@ backward
-// dh += inv g dy - h inv^3 / D * sum(g dy h)
+// dh += inv g dy - h inv^3 / D * sum(g dy h), g = OFFSET + gain
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> h: array<vec4f>;          // [T, D]
 @group(0) @binding(2) var<storage, read> gain: array<vec4f>;       // [D]
@@ -62,13 +63,18 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
     var sum = 0.0;
     for (var i = lane; i < p.ld4; i += LANES) {
         let at = t * p.ld4 + i;
-        sum += dot(gain[i] * dy[at], h[at]);
+        sum += dot((f32(OFFSET) + gain[i]) * dy[at], h[at]);
     }
     let r = inv[t];
     let c = reduce_sum(sum, l) * r * r * r / f32(p.cols);
     for (var i = lane; i < p.ld4; i += LANES) {
         let at = t * p.ld4 + i;
-        dh[at] += r * gain[i] * dy[at] - c * h[at];
+        let d = r * (f32(OFFSET) + gain[i]) * dy[at] - c * h[at];
+        if ADD == 1u {
+            dh[at] += d;
+        } else {
+            dh[at] = d;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-// Rotary position embedding in the half-split form (channels i and i + HD / 2 are a pair) on the fused projection
-// [q heads | k heads | v heads], each head padded to DP channels; v is copied. Where QK_NORM, each head of q and k is
-// RMS-normalised first (Qwen3). Angles come from a table: a GPU's own sine is too coarse at large positions.
+// Rotary position embedding in the half-split form (channels i and i + ROT / 2 are a pair, those from ROT on stay; ROT is 0
+// in layers without positions) on the fused projection [q heads | k heads | v heads], each head padded to DP channels; v is
+// copied. Where QK_NORM, each head of q and k is RMS-normalised first (Qwen3, Gemma 3), with gain OFFSET + gain. Angles come
+// from a table: a GPU's own sine is too coarse at large positions. It may hold several sections; start says where a row's is.
 // forward and backward overwrite; backward_gain adds.
 struct Params {
     rows: u32,      // T
@@ -14,10 +15,11 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
-@group(0) @binding(4) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;      // [T, (H + 2 KV) DP]
-@group(0) @binding(6) var<storage, read_write> inv: array<f32>;    // [T, H + KV] where QK_NORM
+@group(0) @binding(3) var<storage, read> start: array<u32>;        // [T]
+@group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
+@group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;      // [T, (H + 2 KV) DP]
+@group(0) @binding(7) var<storage, read_write> inv: array<f32>;    // [T, H + KV] where QK_NORM
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
@@ -44,19 +46,26 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         scale = inverseSqrt(sum / f32(HD) + p.eps);
         inv[t * (p.heads + p.kv_heads) + h] = scale;
     }
-    let half = HD / 2u;
-    let turn = pos[t] * LDA;
+    let half = ROT / 2u;
+    let turn = (start[t] + pos[t]) * LDA;
     for (var d = 0u; d < half; d++) {
         var a = raw[at + d];
         var b = raw[at + d + half];
         if QK_NORM == 1u {
-            a *= scale * gain[which + d];
-            b *= scale * gain[which + d + half];
+            a *= scale * (f32(OFFSET) + gain[which + d]);
+            b *= scale * (f32(OFFSET) + gain[which + d + half]);
         }
         let c = angle[turn + d];
         let s = angle[turn + half + d];
         y[at + d] = a * c - b * s;
         y[at + d + half] = b * c + a * s;
+    }
+    for (var d = ROT; d < HD; d++) {
+        var v = raw[at + d];
+        if QK_NORM == 1u {
+            v *= scale * (f32(OFFSET) + gain[which + d]);
+        }
+        y[at + d] = v;
     }
     for (var d = HD; d < DP; d++) {
         y[at + d] = 0.0;
@@ -68,11 +77,12 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
-@group(0) @binding(4) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
-@group(0) @binding(5) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP] where QK_NORM
-@group(0) @binding(6) var<storage, read> inv: array<f32>;          // [T, H + KV] where QK_NORM
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // [T, (H + 2 KV) DP]
+@group(0) @binding(3) var<storage, read> start: array<u32>;        // [T]
+@group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
+@group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
+@group(0) @binding(6) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP] where QK_NORM
+@group(0) @binding(7) var<storage, read> inv: array<f32>;          // [T, H + KV] where QK_NORM
+@group(0) @binding(8) var<storage, read_write> dx: array<f32>;     // [T, (H + 2 KV) DP]
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
@@ -90,8 +100,8 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
         return;
     }
     let which = select(0u, HD, h >= p.heads);
-    let half = HD / 2u;
-    let turn = pos[t] * LDA;
+    let half = ROT / 2u;
+    let turn = (start[t] + pos[t]) * LDA;
     var sum = 0.0;
     var scale = 1.0;
     if QK_NORM == 1u {
@@ -103,12 +113,20 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
         var a = dy[at + d] * c + dy[at + d + half] * s;
         var b = dy[at + d + half] * c - dy[at + d] * s;
         if QK_NORM == 1u {
-            a *= gain[which + d];
-            b *= gain[which + d + half];
+            a *= f32(OFFSET) + gain[which + d];
+            b *= f32(OFFSET) + gain[which + d + half];
             sum += a * raw[at + d] + b * raw[at + d + half];
         }
         dx[at + d] = a * scale;
         dx[at + d + half] = b * scale;
+    }
+    for (var d = ROT; d < HD; d++) {
+        var v = dy[at + d];
+        if QK_NORM == 1u {
+            v *= f32(OFFSET) + gain[which + d];
+            sum += v * raw[at + d];
+        }
+        dx[at + d] = v * scale;
     }
     if QK_NORM == 1u {
         let f = sum * scale * scale * scale / f32(HD);
@@ -125,10 +143,11 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(3) var<storage, read> angle: array<f32>;        // [positions, cos HD / 2 | sin HD / 2]
-@group(0) @binding(4) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
-@group(0) @binding(5) var<storage, read> inv: array<f32>;          // [T, H + KV]
-@group(0) @binding(6) var<storage, read_write> dgain: array<f32>;  // [q HD | k HD]
+@group(0) @binding(3) var<storage, read> start: array<u32>;        // [T]
+@group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
+@group(0) @binding(5) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
+@group(0) @binding(6) var<storage, read> inv: array<f32>;          // [T, H + KV]
+@group(0) @binding(7) var<storage, read_write> dgain: array<f32>;  // [q HD | k HD]
 @compute @workgroup_size(WG)
 fn backward_gain(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = g.x * WG + lane;
@@ -136,19 +155,20 @@ fn backward_gain(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
         return;
     }
     let d = i % HD;
-    let half = HD / 2u;
+    let half = ROT / 2u;
     let first = select(0u, p.heads, i >= HD);
     let count = select(p.heads, p.kv_heads, i >= HD);
     var sum = 0.0;
     for (var t = 0u; t < p.rows; t++) {
-        let turn = pos[t] * LDA + d % half;
-        let c = angle[turn];
-        let s = angle[turn + half];
+        let turn = (start[t] + pos[t]) * LDA;
         for (var h = first; h < first + count; h++) {
             let at = t * p.ld + h * DP;
-            let a = dy[at + d % half];
-            let b = dy[at + d % half + half];
-            let turned = select(a * c + b * s, b * c - a * s, d >= half);
+            var turned = dy[at + d];
+            if d < half {
+                turned = turned * angle[turn + d] + dy[at + d + half] * angle[turn + half + d];
+            } else if d < ROT {
+                turned = turned * angle[turn + d - half] - dy[at + d - half] * angle[turn + d];
+            }
             sum += turned * raw[at + d] * inv[t * (p.heads + p.kv_heads) + h];
         }
     }

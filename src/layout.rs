@@ -76,6 +76,15 @@ impl Forest {
         node
     }
 
+    /// Tokens of the longest path of each row's tree, by row.
+    pub fn longest(&self) -> Vec<u32> {
+        let mut longest = vec![0; self.len()];
+        for (root, pos) in self.root.iter().zip(&self.pos) {
+            longest[*root as usize] = longest[*root as usize].max(pos + 1);
+        }
+        self.root.iter().map(|r| longest[*r as usize]).collect()
+    }
+
     /// Whether row `i` sees row `j` within `window` positions.
     pub fn visible(&self, i: usize, j: usize, window: u32) -> bool {
         j <= i && i < self.end[j] as usize && self.pos[i] - self.pos[j] < window
@@ -100,6 +109,7 @@ mod tests {
         assert_eq!(f.pos, [0, 1, 2, 3, 2, 3, 0, 1]);
         assert_eq!(f.end, [6, 6, 4, 4, 6, 6, 8, 8]);
         assert_eq!(f.root, [0, 0, 0, 0, 0, 0, 6, 6]);
+        assert_eq!(f.longest(), [4, 4, 4, 4, 4, 4, 2, 2]);
         assert_eq!(
             [prompt.before, a.before, b.before, c.before, other.before],
             [None, Some(1), Some(1), Some(4), None]

@@ -7,31 +7,46 @@ use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::score::{Branch, logits, logps};
-use selfreward::model::{Model, NamedTensor, Rope, arch::Arch, family};
+use selfreward::model::{Activation, Arch, Layer, Model, NamedTensor, Rope, Stretch, family};
 use std::sync::OnceLock;
 
 const V: usize = 61;
 
-/// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4.
+/// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of each
+/// kind: with a window and positions, without either.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
+    let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let arch = Arch {
         model_type: "llama".to_owned(),
         vocab_size: V,
         hidden_size: 30,
         intermediate_size: 46,
-        num_hidden_layers: 2,
+        num_hidden_layers: 3,
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 10,
         max_position_embeddings: 256,
         rms_norm_eps: 1e-5,
-        rope: Rope { inv_freq: (0..5).map(|i| 100f32.powf(-i as f32 / 5.0)).collect(), scaling: 1.0 },
+        ropes: vec![
+            Rope { inv_freq: turns(100.0, 5), scaling: 1.0, stretch: Stretch::Never },
+            Rope { inv_freq: turns(50.0, 3), scaling: 1.1, stretch: Stretch::Never },
+        ],
+        layers: vec![
+            Layer { window, rope: Some(0) },
+            Layer { window: None, rope: None },
+            Layer { window: window.map(|w| w + 3), rope: Some(1) },
+        ],
         tie_word_embeddings: false,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,
-        qk_norm: false,
-        sliding_window: window,
+        qk_norm: true,
+        norm_plus_one: true,
+        post_norms: true,
+        activation: Activation::GeluTanh,
+        embedding_scale: 5.5,
+        query_scale: Some(0.25),
+        fused: false,
     };
     let mut seed = 1u64;
     let mut next = move || {
@@ -41,8 +56,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let tensors = family::parameters(&arch)
         .into_iter()
         .map(|(name, shape)| {
-            let lift = if name.contains("norm") { 1.0 } else { 0.0 };
-            let data = (0..shape.iter().product()).map(|_| next() + lift).collect();
+            let data = (0..shape.iter().product()).map(|_| next()).collect();
             NamedTensor { name, shape, data }
         })
         .collect();

@@ -15,7 +15,7 @@ use selfreward::weights::{ModelSource, save_adapter};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 2] = ["all", "qv"];
+const ADAPTERS: [&str; 4] = ["all", "qv", "fused", "post_norms"];
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

@@ -20,7 +20,10 @@ const OTHERS: &[(&str, u32)] = &[
     ("HD", 64),
     ("DP", 64),
     ("LDA", 64),
+    ("ROT", 64),
     ("QK_NORM", 1),
+    ("OFFSET", 1),
+    ("GELU", 1),
 ];
 
 #[test]

@@ -48,7 +48,7 @@ fn selfreward(args: &[&str], paths: &[(&str, &Path)]) {
 #[test]
 fn logits_and_gradients_are_those_of_peft() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["all", "qv"] {
+    for name in ["all", "qv", "fused", "post_norms"] {
         let adapter = golden("lora").join(name);
         let expected = json(&adapter.join("expected.json"));
         let base = golden(expected["base"].as_str().unwrap());

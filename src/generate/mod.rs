@@ -131,7 +131,7 @@ impl<'a> Generator<'a> {
             return Err(Error::Input(format!("{what} is empty")));
         }
         self.model.check_tokens(&what, &request.prompt)?;
-        let most = self.model.arch.max_position_embeddings;
+        let most = self.model.arch.context();
         if request.prompt.len() >= most {
             return Err(Error::Input(format!(
                 "{what} has {} tokens, which leaves no room for an answer in the model's context of {most}",

@@ -3,11 +3,12 @@
 
 use super::{Output, Request, Settings};
 use crate::gpu::{Gpu, Plan, Tensor};
-use crate::kernels::attention::Mask;
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};
+use crate::kernels::rope::Turn;
 use crate::kernels::rows;
 use crate::kernels::sample::{self, State};
 use crate::layout::Forest;
+use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head, params};
 use crate::{Error, Observer, Result};
 
@@ -24,6 +25,13 @@ struct Sequence {
     /// Most tokens of its answer.
     limit: usize,
     pages: Vec<u32>,
+}
+
+impl Sequence {
+    /// Tokens of prompt and answer at most.
+    fn longest(&self) -> usize {
+        self.prompt + self.limit
+    }
 }
 
 /// What lives on the GPU for as long as the wave.
@@ -45,8 +53,9 @@ struct Batch {
     state: State,
     share: Option<Tensor>,
     plan: Plan,
-    /// Read by the plan at every run, so nobody else may get its memory.
+    /// Read by the plan at every run, so nobody else may get their memory.
     _table: Tensor,
+    _turns: Vec<Turn>,
 }
 
 pub(super) fn run(
@@ -61,7 +70,7 @@ pub(super) fn run(
         0 => settings.max_new_tokens,
         n => n,
     };
-    let context = model.arch.max_position_embeddings;
+    let context = model.arch.context();
     let mut sequences = Vec::new();
     let mut next_page = 0u32;
     for (request, r) in requests.iter().enumerate() {
@@ -171,10 +180,16 @@ impl Wave<'_> {
             }
         }
         let gpu = self.gpu;
-        let mask = Mask::new(gpu, &forest, self.model.arch.sliding_window)?;
+        // A prompt turns by the angles of what it will grow to, so that its keys suit its answers.
+        let mut lengths = Vec::with_capacity(forest.len());
+        for (request, node) in nodes.iter().enumerate() {
+            let grown = sequences.iter().filter(|s| s.request == request).map(Sequence::longest).max();
+            lengths.extend(vec![grown.unwrap_or(node.len) as u32; node.len]);
+        }
+        let view = View::of_lengths(gpu, self.model, &forest, &lengths)?;
         let (row, slot) = (gpu.vector(&row)?, gpu.vector(&slot)?);
         let token = gpu.vector(&forest.tokens)?;
-        let context = decoder::Context::Forest { mask: &mask, store: Some((&self.arena, &row, &slot)) };
+        let context = decoder::Context::Forest { view: &view, store: Some((&self.arena, &row, &slot)) };
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, self.model, &token, forest.len())?;
         let (x, delta) = decoder::stack(&mut rec, self.model, x, &context, drop)?;
@@ -247,11 +262,14 @@ impl Wave<'_> {
         let place = Rows {
             table: gpu.upload(b, pages, &table)?,
             pos: state.pos.clone(),
-            longest: rows.iter().map(|r| of(r).prompt + of(r).limit).max().unwrap_or(1),
-            window: self.model.arch.sliding_window.map_or(u32::MAX, |w| w as u32),
+            longest: rows.iter().map(|r| of(r).longest()).max().unwrap_or(1),
+            window: u32::MAX,
+            scale: None,
         };
-        let plan = self.step(&state, share.as_ref(), &place)?;
-        Ok(Batch { rows, state, share, plan, _table: place.table })
+        let lengths: Vec<u32> = rows.iter().map(|r| of(r).longest() as u32).collect();
+        let turns = view::turns(gpu, self.model, &lengths)?;
+        let plan = self.step(&state, share.as_ref(), &place, &turns)?;
+        Ok(Batch { rows, state, share, plan, _table: place.table, _turns: turns })
     }
 
     /// The bits of each row's prompt tokens, for the repetition penalty.
@@ -266,10 +284,10 @@ impl Wave<'_> {
     }
 
     /// Records one token of every row.
-    fn step(&self, state: &State, share: Option<&Tensor>, place: &Rows) -> Result<Plan> {
+    fn step(&self, state: &State, share: Option<&Tensor>, place: &Rows, turns: &[Turn]) -> Result<Plan> {
         let (gpu, model) = (self.gpu, self.model);
         let mut rec = gpu.record();
-        let context = decoder::Context::Arena { arena: &self.arena, rows: place };
+        let context = decoder::Context::Arena { arena: &self.arena, rows: place, turns };
         let x = decoder::embed(&mut rec, model, &state.token, place.table.rows)?;
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
         let norm = head::final_norm(&mut rec, model, &x, &delta)?;

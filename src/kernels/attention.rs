@@ -33,6 +33,8 @@ pub struct Mask {
     pub pos: Tensor,
     /// Positions a row sees back, itself included.
     pub window: u32,
+    /// Factor on the scores, head_dim^-0.5 if None.
+    pub scale: Option<f32>,
     /// (row, visible row) pairs: the work of one head.
     pub area: f64,
 }
@@ -43,15 +45,16 @@ impl Mask {
     /// # Errors
     /// Out of memory.
     pub fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
+        let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
+        Ok(Mask { end, root, pos, window: 0, scale: None, area: 0.0 }.seeing(forest, window, None))
+    }
+
+    /// The same rows with another window and another factor on the scores.
+    pub fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
         let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
-        Ok(Mask {
-            end: gpu.vector(&forest.end)?,
-            root: gpu.vector(&forest.root)?,
-            pos: gpu.vector(&forest.pos)?,
-            window,
-            // A row sees its whole path: pos + 1 rows.
-            area: forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum(),
-        })
+        // A row sees its whole path: pos + 1 rows.
+        let area = forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum();
+        Mask { window, scale, area, ..self.clone() }
     }
 }
 
@@ -68,18 +71,18 @@ fn constants(heads: Heads) -> Vec<(&'static str, u32)> {
     vec![("D4", (heads.padded() / 4) as u32)]
 }
 
-fn params(qkv: &Tensor, heads: Heads, window: u32, head0: usize) -> Result<Vec<u32>> {
+fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
     if qkv.ld != heads.width() || heads.kv_heads == 0 || !heads.heads.is_multiple_of(heads.kv_heads) {
         return Err(Error::Input(format!("rows of {} do not hold the heads {heads:?}", qkv.ld)));
     }
-    let scale = 1.0 / (heads.head_dim as f32).sqrt();
+    let scale = mask.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     Ok(vec![
         word(qkv.rows, "rows")?,
         heads.heads as u32,
         heads.kv_heads as u32,
         (qkv.ld / 4) as u32,
         scale.to_bits(),
-        window,
+        mask.window,
         head0 as u32,
         (heads.padded() / 4) as u32,
     ])
@@ -103,7 +106,7 @@ fn by_heads(
             source: &SOURCE,
             entry,
             constants: constants(heads),
-            params: params(qkv, heads, mask.window, first)?,
+            params: params(qkv, heads, mask, first)?,
             bind,
             groups: [qkv.rows.div_ceil(wg) as u32, here as u32, 1],
             cost: Cost { flops: per_head * here as f64, bytes: stream(bind, 0.0).bytes * here as f64 / count as f64 },
@@ -143,7 +146,7 @@ pub fn backward(
         source: &SOURCE,
         entry: "backward_delta",
         constants: constants(heads),
-        params: params(qkv, heads, mask.window, 0)?,
+        params: params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
         groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
         cost: stream(&[&out.o, d_o], 2.0),

@@ -47,6 +47,8 @@ pub struct Rows {
     pub longest: usize,
     /// Positions a row sees back, itself included.
     pub window: u32,
+    /// Factor on the scores, head_dim^-0.5 if None.
+    pub scale: Option<f32>,
 }
 
 /// o `[B, H pad4(head_dim)]` of rotated rows qkv `[B, width]`, whose own k and v are already in the arena.
@@ -68,7 +70,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
     let part = gpu.empty(1, b * heads.heads * chunks * d4 * 4)?;
     let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
     let o = gpu.empty(b, heads.heads * heads.padded())?;
-    let scale = 1.0 / (heads.head_dim as f32).sqrt();
+    let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     let params = vec![
         word(b, "rows")?,
         heads.heads as u32,
@@ -164,6 +166,7 @@ fn cases() -> Vec<Case> {
                     pos: t.gpu.vector(&pos)?,
                     longest,
                     window: window.min(u32::MAX as usize) as u32,
+                    scale: None,
                 };
                 let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
                 t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));

@@ -30,15 +30,20 @@ pub enum Table {
     Columns(Weight),
 }
 
+fn params(sizes: [usize; 6], factor: f32) -> Result<Vec<u32>> {
+    let sizes = sizes.iter().map(|v| word(*v, "an embedding size")).collect::<Result<Vec<_>>>()?;
+    Ok([sizes, vec![factor.to_bits()]].concat())
+}
+
 fn strides(table: &Tensor, by_rows: bool) -> (usize, usize) {
     if by_rows { (table.ld, 1) } else { (1, table.ld) }
 }
 
-/// x `[T, D]` = table\[token\[t\]\]. Ids are checked where they enter the library.
+/// x `[T, D]` = factor · table\[token\[t\]\]. Ids are checked where they enter the library.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, token: &Tensor, table: &Table, x: &Tensor) -> Result<()> {
+pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Table, f32), x: &Tensor) -> Result<()> {
     if token.cols < x.rows {
         return Err(Error::Input(format!("{} token ids for {} rows", token.cols, x.rows)));
     }
@@ -47,10 +52,7 @@ pub fn forward(rec: &mut Recorder, token: &Tensor, table: &Table, x: &Tensor) ->
             source: &SOURCE,
             entry,
             constants,
-            params: [x.rows, x.cols, x.ld, strides.0, strides.1, ldw]
-                .iter()
-                .map(|v| word(*v, "an embedding size"))
-                .collect::<Result<_>>()?,
+            params: params([x.rows, x.cols, x.ld, strides.0, strides.1, ldw], factor)?,
             bind,
             groups: lanes(&SOURCE, rec.variant(), x.len()),
             cost: stream(&[x, x], 0.0),
@@ -97,16 +99,19 @@ impl ByToken {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, dtable: &Tensor, by_rows: bool) -> Result<()> {
+pub fn backward(
+    rec: &mut Recorder,
+    by: &ByToken,
+    dx: &Tensor,
+    (dtable, factor): (&Tensor, f32),
+    by_rows: bool,
+) -> Result<()> {
     let s = strides(dtable, by_rows);
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
         constants: vec![],
-        params: [by.distinct.cols, dx.cols, dx.ld, s.0, s.1, 0]
-            .iter()
-            .map(|v| word(*v, "an embedding size"))
-            .collect::<Result<_>>()?,
+        params: params([by.distinct.cols, dx.cols, dx.ld, s.0, s.1, 0], factor)?,
         bind: &[&by.distinct, &by.start, &by.row, dx, dtable],
         groups: lanes(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
         cost: Cost { flops: dx.len() as f64, bytes: 8.0 * dx.len() as f64 },
@@ -138,11 +143,12 @@ fn cases() -> Vec<Case> {
                 t.gpu.vector(&token)?,
                 if by_rows { Table::Rows(table) } else { Table::Columns(Weight::Dense(table)) },
             );
-            forward(&mut t.rec, &ids, &place, &x)?;
+            // A power of two, so that the product is exact.
+            forward(&mut t.rec, &ids, (&place, 0.5), &x)?;
             t.expect("x", &x, || {
                 let at = |v_: usize, d: usize| if by_rows { host[v_ * cols + d] } else { host[d * v + v_] };
                 let by_row: Vec<f64> = (0..v * cols).map(|i| at(i / cols, i % cols)).collect();
-                twin(&token, &by_row, cols)
+                twin(&token, &by_row, cols).iter().map(|x| x * 0.5).collect()
             });
             Ok(())
         }));
@@ -151,9 +157,10 @@ fn cases() -> Vec<Case> {
             let (dx, host) = t.matrix(rows, cols)?;
             let d = if by_rows { t.gpu.zeros(v, cols)? } else { t.gpu.zeros(cols, v)? };
             let by = ByToken::new(t.gpu, &token)?;
-            backward(&mut t.rec, &by, &dx, &d, by_rows)?;
+            backward(&mut t.rec, &by, &dx, (&d, 0.5), by_rows)?;
             t.expect("dtable", &d, || {
-                let want = twin_backward(&token, &host, v, cols);
+                let half: Vec<f64> = host.iter().map(|x| x * 0.5).collect();
+                let want = twin_backward(&token, &half, v, cols);
                 if by_rows { want } else { (0..v * cols).map(|i| want[(i % v) * cols + i / v]).collect() }
             });
             Ok(())
@@ -165,7 +172,7 @@ fn cases() -> Vec<Case> {
             let token: Vec<u32> = (0..9).map(|_| t.below(37) as u32).collect();
             let x = t.gpu.empty(9, 64)?;
             let ids = t.gpu.vector(&token)?;
-            forward(&mut t.rec, &ids, &Table::Columns(weight), &x)?;
+            forward(&mut t.rec, &ids, (&Table::Columns(weight), 1.0), &x)?;
             t.expect("x", &x, || (0..9 * 64).map(|i| dense[(i % 64) * 37 + token[i / 64] as usize]).collect());
             Ok(())
         }));

@@ -100,6 +100,7 @@ fn cases() -> Vec<Case> {
                     pos: t.gpu.vector(&pos)?,
                     longest: 64,
                     window: u32::MAX,
+                    scale: None,
                 };
                 let other = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };
                 decode(&mut t.rec, &qkv, h, &place, &other)?;

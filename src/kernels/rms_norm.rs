@@ -16,9 +16,18 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "residual addition and RMSNorm",
-    constants: &[&[("ADD", 0)], &[("ADD", 1)]],
+    constants: &[&[("ADD", 0), ("OFFSET", 1)], &[("ADD", 1), ("OFFSET", 0)]],
     cases,
 };
+
+/// The factor on the normalised channels.
+#[derive(Clone, Copy)]
+pub struct Gain<'a> {
+    /// `[D]`
+    pub weight: &'a Tensor,
+    /// Whether the factor is 1 + weight (Gemma) instead of the weight itself.
+    pub plus_one: bool,
+}
 
 /// What a forward pass leaves for the backward one.
 #[derive(Clone)]
@@ -35,12 +44,12 @@ fn params(x: &Tensor, eps: f32) -> Vec<u32> {
     vec![x.rows as u32, x.cols as u32, (x.ld / 4) as u32, eps.to_bits()]
 }
 
-/// h = x + delta (or x itself), y = norm(h) * gain; x and delta are `[T, D]`, gain `[D]`.
+/// h = x + delta (or x itself), y = norm(h) * gain; x and delta are `[T, D]`.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: &Tensor, eps: f32) -> Result<Norm> {
-    gain.expect_shape("RMSNorm's gain", 1, x.cols)?;
+pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gain, eps: f32) -> Result<Norm> {
+    gain.weight.expect_shape("RMSNorm's gain", 1, x.cols)?;
     let gpu = rec.gpu();
     let (y, inv) = (gpu.empty(x.rows, x.cols)?, gpu.empty(1, x.rows)?);
     let h = match delta {
@@ -53,25 +62,26 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: &Te
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
-        constants: vec![("ADD", u32::from(delta.is_some()))],
+        constants: vec![("ADD", u32::from(delta.is_some())), ("OFFSET", u32::from(gain.plus_one))],
         params: params(x, eps),
-        bind: &[x, delta.unwrap_or(x), gain, &h, &y, &inv],
+        bind: &[x, delta.unwrap_or(x), gain.weight, &h, &y, &inv],
         groups: row_groups(&SOURCE, rec.variant(), x.rows),
         cost: stream(&[x, delta.unwrap_or(&inv), &h, &y], 5.0),
     })?;
     Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
 }
 
-/// dh += the gradient by the residual stream, dgain += the gradient by the gain; dy `[T, D]`.
+/// The gradient by the stream is added to dh where `add`, else overwrites it; the gradient by the gain's weight is added to
+/// dgain; dy `[T, D]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn backward(
     rec: &mut Recorder,
     norm: &Norm,
-    gain: &Tensor,
+    gain: Gain,
     dy: &Tensor,
-    dh: &Tensor,
+    (dh, add): (&Tensor, bool),
     dgain: Option<&Tensor>,
 ) -> Result<()> {
     let h = &norm.h;
@@ -80,9 +90,9 @@ pub fn backward(
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
-        constants: vec![],
+        constants: vec![("ADD", u32::from(add)), ("OFFSET", u32::from(gain.plus_one))],
         params: params(h, 0.0),
-        bind: &[h, gain, &norm.inv, dy, dh],
+        bind: &[h, gain.weight, &norm.inv, dy, dh],
         groups: row_groups(&SOURCE, rec.variant(), h.rows),
         cost: stream(&[h, dy, dh, dh], 8.0),
     })?;
@@ -122,28 +132,42 @@ pub fn twin_backward(h: &[f64], gain: &[f64], eps: f64, dy: &[f64]) -> (Vec<f64>
     (dh, dgain)
 }
 
+/// The gain that [`Gain`] stands for.
+pub(super) fn whole(weight: &[f64], plus_one: bool) -> Vec<f64> {
+    weight.iter().map(|w| w + f64::from(u8::from(plus_one))).collect()
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, cols) in [(1, 1), (7, 10), (33, 36), (640, 64), (9, 1027)] {
-        all.push(Case::new(format!("forward {rows}x{cols}"), 2e-6, move |t| {
+    for (i, (rows, cols)) in [(1, 1), (7, 10), (33, 36), (640, 64), (9, 1027)].into_iter().enumerate() {
+        let plus_one = i % 2 == 1;
+        all.push(Case::new(format!("forward {rows}x{cols} plus_one={plus_one}"), 2e-6, move |t| {
             let ((x, hx), (d, hd), (g, hg)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?, t.matrix(1, cols)?);
-            let plain = forward(&mut t.rec, &x, None, &g, 1e-5)?;
-            let added = forward(&mut t.rec, &x, Some(&d), &g, 1e-5)?;
+            let gain = Gain { weight: &g, plus_one };
+            let plain = forward(&mut t.rec, &x, None, gain, 1e-5)?;
+            let added = forward(&mut t.rec, &x, Some(&d), gain, 1e-5)?;
             let sum: Vec<f64> = hx.iter().zip(&hd).map(|(a, b)| a + b).collect();
+            let hg = whole(&hg, plus_one);
             t.expect("y", &plain.y, || twin(&hx, &hg, f64::from(1e-5f32)).0);
             t.expect("h", &added.h, || sum.clone());
             t.expect("y with residual", &added.y, || twin(&sum, &hg, f64::from(1e-5f32)).0);
             t.expect("inv", &added.inv, || twin(&sum, &hg, f64::from(1e-5f32)).1);
             Ok(())
         }));
-        all.push(Case::new(format!("backward {rows}x{cols}"), 8e-6, move |t| {
+        all.push(Case::new(format!("backward {rows}x{cols} plus_one={plus_one}"), 8e-6, move |t| {
             let ((x, hx), (g, hg)) = (t.matrix(rows, cols)?, t.matrix(1, cols)?);
             let ((dy, hdy), (dh, hdh)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?);
-            let dgain = t.gpu.zeros(1, cols)?;
-            let norm = forward(&mut t.rec, &x, None, &g, 1e-5)?;
-            backward(&mut t.rec, &norm, &g, &dy, &dh, Some(&dgain))?;
-            let want = twin_backward(&hx, &hg, f64::from(1e-5f32), &hdy);
+            let (dgain, alone) = (t.gpu.zeros(1, cols)?, t.gpu.empty(rows, cols)?);
+            let gain = Gain { weight: &g, plus_one };
+            let norm = forward(&mut t.rec, &x, None, gain, 1e-5)?;
+            backward(&mut t.rec, &norm, gain, &dy, (&dh, true), Some(&dgain))?;
+            backward(&mut t.rec, &norm, gain, &dy, (&alone, false), None)?;
+            let want = twin_backward(&hx, &whole(&hg, plus_one), f64::from(1e-5f32), &hdy);
             t.expect("dh", &dh, || want.0.iter().zip(&hdh).map(|(a, b)| a + b).collect());
+            // The norm of one channel is its sign: the gradient is what cancels, without a digit of its own.
+            if cols > 1 {
+                t.expect("dh overwritten", &alone, || want.0.clone());
+            }
             t.expect("dgain", &dgain, || want.1.clone());
             Ok(())
         }));
@@ -151,13 +175,13 @@ fn cases() -> Vec<Case> {
     all.push(Case::new("forward of extreme rows", 2e-6, |t| {
         let values = [1e15f32, -1e15, 3e14, 0.0, 1e-20, -1e-20, 0.0, 0.0];
         let (x, g) = (t.gpu.upload(2, 4, &values)?, t.gpu.vector(&[1f32; 4])?);
-        let norm = forward(&mut t.rec, &x, None, &g, 1e-6)?;
+        let norm = forward(&mut t.rec, &x, None, Gain { weight: &g, plus_one: false }, 1e-6)?;
         t.expect("y", &norm.y, || twin(&values.map(f64::from), &[1.0; 4], f64::from(1e-6f32)).0);
         Ok(())
     }));
     all.push(Case::timed("forward 1024x576", |t| {
         let ((x, _), (d, _), (g, _)) = (t.matrix(1024, 576)?, t.matrix(1024, 576)?, t.matrix(1, 576)?);
-        let norm = forward(&mut t.rec, &x, Some(&d), &g, 1e-5)?;
+        let norm = forward(&mut t.rec, &x, Some(&d), Gain { weight: &g, plus_one: false }, 1e-5)?;
         t.expect("y", &norm.y, Vec::new);
         Ok(())
     }));

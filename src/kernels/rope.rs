@@ -1,5 +1,6 @@
-//! Rotary position embedding (arXiv 2104.09864, half-split form) on the fused q, k, v rows, with Qwen3's QK-norm.
+//! Rotary position embedding (arXiv 2104.09864, half-split form) on the fused q, k, v rows, with QK-norm.
 
+use super::rms_norm::Gain;
 use super::{Case, Kernel, lanes, stream, word};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -17,8 +18,9 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "rotary embedding of q and k, QK-norm",
     constants: &[
-        &[("HD", 16), ("DP", 16), ("LDA", 16), ("QK_NORM", 0)],
-        &[("HD", 10), ("DP", 12), ("LDA", 12), ("QK_NORM", 1)],
+        &[("HD", 16), ("DP", 16), ("ROT", 16), ("LDA", 16), ("QK_NORM", 0), ("OFFSET", 0)],
+        &[("HD", 10), ("DP", 12), ("ROT", 6), ("LDA", 8), ("QK_NORM", 1), ("OFFSET", 1)],
+        &[("HD", 10), ("DP", 12), ("ROT", 0), ("LDA", 4), ("QK_NORM", 1), ("OFFSET", 0)],
     ],
     cases,
 };
@@ -30,7 +32,7 @@ pub struct Heads {
     pub heads: usize,
     /// KV
     pub kv_heads: usize,
-    /// Channels of a head that mean something; even.
+    /// Channels of a head that mean something.
     pub head_dim: usize,
 }
 
@@ -46,20 +48,33 @@ impl Heads {
     }
 }
 
-/// cos and sin of every position's angles, `[positions, head_dim]` (cos first), computed on the host: a GPU's sine is too
-/// coarse for large arguments. The product position x frequency is rounded to f32, as transformers does.
+/// cos and sin of every position's angles, `[positions, rotated channels]` (cos first), the sections (frequencies, number of
+/// positions) below one another. Computed on the host: a GPU's sine is too coarse for large arguments. The product position x
+/// frequency is rounded to f32, as transformers does.
 ///
 /// # Errors
 /// Out of memory.
-pub fn angles(gpu: &Gpu, inv_freq: &[f32], scaling: f32, positions: usize) -> Result<Tensor> {
-    let half = inv_freq.len();
-    let mut all = Vec::with_capacity(positions * 2 * half);
-    for p in 0..positions {
-        let angle = |f: &f32| f64::from(p as f32 * f);
-        all.extend(inv_freq.iter().map(|f| (angle(f).cos() * f64::from(scaling)) as f32));
-        all.extend(inv_freq.iter().map(|f| (angle(f).sin() * f64::from(scaling)) as f32));
+pub fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<Tensor> {
+    let half = sections.first().map_or(0, |s| s.0.len());
+    let rows = sections.iter().map(|s| s.1).sum();
+    let mut all = Vec::with_capacity(rows * 2 * half);
+    for (inv_freq, positions) in sections {
+        for p in 0..*positions {
+            let angle = |f: &f32| f64::from(p as f32 * f);
+            all.extend(inv_freq.iter().map(|f| (angle(f).cos() * f64::from(scaling)) as f32));
+            all.extend(inv_freq.iter().map(|f| (angle(f).sin() * f64::from(scaling)) as f32));
+        }
     }
-    gpu.upload(positions, 2 * half, &all)
+    gpu.upload(rows, 2 * half, &all)
+}
+
+/// By which angles rows turn.
+#[derive(Clone)]
+pub struct Turn {
+    /// From [`angles`]; its width is the number of channels that turn.
+    pub angle: Tensor,
+    /// Row of the table at which position 0 of each row's section stands, `[T]`.
+    pub start: Tensor,
 }
 
 /// What the two directions share.
@@ -69,24 +84,29 @@ pub struct Place<'a> {
     pub heads: Heads,
     /// `[T]`
     pub pos: &'a Tensor,
-    /// From [`angles`].
-    pub angle: &'a Tensor,
+    /// None where the layer knows no positions.
+    pub turn: Option<&'a Turn>,
     /// Gains of the QK-norm, `[2 head_dim]` (q first), and its eps.
-    pub qk_norm: Option<(&'a Tensor, f32)>,
+    pub qk_norm: Option<(Gain<'a>, f32)>,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
     fn constants(&self) -> Vec<(&'static str, u32)> {
         vec![
             ("HD", self.heads.head_dim as u32),
             ("DP", self.heads.padded() as u32),
-            ("LDA", self.angle.ld as u32),
+            ("ROT", self.turn.map_or(0, |t| t.angle.cols as u32)),
+            ("LDA", self.turn.map_or(4, |t| t.angle.ld as u32)),
             ("QK_NORM", u32::from(self.qk_norm.is_some())),
+            ("OFFSET", u32::from(self.qk_norm.is_some_and(|(g, _)| g.plus_one))),
         ]
     }
 
     fn params(&self, x: &Tensor) -> Result<Vec<u32>> {
-        if x.ld != self.heads.width() || self.pos.cols < x.rows || self.heads.head_dim % 2 == 1 {
+        let turns = self.turn.is_none_or(|t| {
+            t.start.cols >= x.rows && t.angle.cols <= self.heads.head_dim && t.angle.cols.is_multiple_of(2)
+        });
+        if x.ld != self.heads.width() || self.pos.cols < x.rows || !turns {
             return Err(Error::Input(format!("rows of {} do not hold the heads {:?}", x.ld, self.heads)));
         }
         let h = &self.heads;
@@ -94,8 +114,13 @@ impl Place<'_> {
         Ok(vec![word(x.rows, "rows")?, h.heads as u32, h.kv_heads as u32, x.ld as u32, eps.to_bits()])
     }
 
-    fn gain(&self) -> &Tensor {
-        self.qk_norm.map_or(self.angle, |(g, _)| g)
+    /// pos, start, angle; what a layer does not have is not read, so any tensor may stand for it.
+    fn bind(&self) -> [&'a Tensor; 3] {
+        self.turn.map_or([self.pos; 3], |t| [self.pos, &t.start, &t.angle])
+    }
+
+    fn gain(&self) -> &'a Tensor {
+        self.qk_norm.map_or(self.pos, |(g, _)| g.weight)
     }
 }
 
@@ -107,13 +132,14 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
     let gpu = rec.gpu();
     let y = gpu.empty(raw.rows, raw.cols)?;
     let normed = place.heads.heads + place.heads.kv_heads;
+    let [pos, start, angle] = place.bind();
     let inv = gpu.empty(1, if place.qk_norm.is_some() { raw.rows * normed } else { 4 })?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
         constants: place.constants(),
         params: place.params(raw)?,
-        bind: &[raw, place.pos, place.angle, place.gain(), &y, &inv],
+        bind: &[raw, pos, start, angle, place.gain(), &y, &inv],
         groups: lanes(&SOURCE, rec.variant(), raw.rows * (normed + place.heads.kv_heads)),
         cost: stream(&[raw, &y], 3.0),
     })?;
@@ -134,12 +160,13 @@ pub fn backward(
 ) -> Result<Tensor> {
     let dx = rec.gpu().empty(dy.rows, dy.cols)?;
     let params = place.params(dy)?;
+    let [pos, start, angle] = place.bind();
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
         constants: place.constants(),
         params: params.clone(),
-        bind: &[dy, place.pos, place.angle, place.gain(), raw, inv, &dx],
+        bind: &[dy, pos, start, angle, place.gain(), raw, inv, &dx],
         groups: lanes(&SOURCE, rec.variant(), dy.rows * (place.heads.heads + 2 * place.heads.kv_heads)),
         cost: stream(&[dy, &dx], 3.0),
     })?;
@@ -149,7 +176,7 @@ pub fn backward(
             entry: "backward_gain",
             constants: place.constants(),
             params,
-            bind: &[dy, place.pos, place.angle, raw, inv, dgain],
+            bind: &[dy, pos, start, angle, raw, inv, dgain],
             groups: lanes(&SOURCE, rec.variant(), 2 * place.heads.head_dim),
             cost: stream(&[dy, raw], 4.0),
         })?;
@@ -157,7 +184,8 @@ pub fn backward(
     Ok(dx)
 }
 
-/// The plain algorithm on unpadded heads: x is `[T, H + 2 KV, head_dim]`, `gain` empty without QK-norm.
+/// The plain algorithm on unpadded heads: x is `[T, H + 2 KV, head_dim]`, `gain` empty without QK-norm; the first
+/// 2 inv_freq.len() channels of a head turn.
 pub fn twin(x: &[f64], heads: Heads, pos: &[u32], inv_freq: &[f32], gain: &[f64], eps: f64) -> Vec<f64> {
     let (hd, all) = (heads.head_dim, heads.heads + 2 * heads.kv_heads);
     let mut y = x.to_vec();
@@ -171,11 +199,12 @@ pub fn twin(x: &[f64], heads: Heads, pos: &[u32], inv_freq: &[f32], gain: &[f64]
             let g = &gain[if h >= heads.heads { hd } else { 0 }..];
             head.iter_mut().zip(g).for_each(|(v, g)| *v *= inv * g);
         }
-        for d in 0..hd / 2 {
+        let half = inv_freq.len();
+        for d in 0..half {
             let (s, c) = f64::from(pos[t] as f32 * inv_freq[d]).sin_cos();
-            let (a, b) = (head[d], head[d + hd / 2]);
+            let (a, b) = (head[d], head[d + half]);
             head[d] = a * c - b * s;
-            head[d + hd / 2] = b * c + a * s;
+            head[d + half] = b * c + a * s;
         }
     }
     y
@@ -198,11 +227,12 @@ pub fn twin_backward(
         if h >= heads.heads + heads.kv_heads {
             continue;
         }
-        for d in 0..hd / 2 {
+        let half = inv_freq.len();
+        for d in 0..half {
             let (s, c) = f64::from(pos[t] as f32 * inv_freq[d]).sin_cos();
-            let (a, b) = (head[d], head[d + hd / 2]);
+            let (a, b) = (head[d], head[d + half]);
             head[d] = a * c + b * s;
-            head[d + hd / 2] = b * c - a * s;
+            head[d + half] = b * c - a * s;
         }
         if !gain.is_empty() {
             let first = if h >= heads.heads { hd } else { 0 };
@@ -229,31 +259,51 @@ pub(super) fn head_matrix(t: &mut super::Trial, rows: usize, count: usize, hd: u
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, heads, kv_heads, head_dim) in
-        [(1, 1, 1, 2), (7, 4, 2, 10), (33, 9, 3, 64), (601, 2, 1, 16), (3, 1, 1, 256)]
-    {
-        for normed in [false, true] {
+    for (rows, heads, kv_heads, head_dim, turned) in [
+        (1, 1, 1, 2, 2),
+        (7, 4, 2, 10, 10),
+        (5, 3, 1, 10, 6),
+        (9, 2, 2, 7, 0),
+        (33, 9, 3, 64, 64),
+        (601, 2, 1, 16, 16),
+        (3, 1, 1, 256, 256),
+    ] {
+        for (normed, plus_one) in [(false, false), (true, false), (true, true)] {
             let h = Heads { heads, kv_heads, head_dim };
             all.push(Case::new(
-                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} norm={normed}"),
+                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} turned={turned} norm={normed} plus_one={plus_one}"),
                 1e-5,
                 move |t| {
                     let inv_freq: Vec<f32> =
-                        (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
+                        (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
+                    let halved: Vec<f32> = inv_freq.iter().map(|f| f / 2.0).collect();
                     let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
+                    // Half the rows turn by the second section, whose halved frequencies make a position count half.
+                    let second: Vec<bool> = (0..rows).map(|_| t.below(2) == 1).collect();
+                    let pos: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p & !1 } else { *p }).collect();
+                    let felt: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p / 2 } else { *p }).collect();
+                    let start: Vec<u32> = second.iter().map(|s| if *s { 900 } else { 0 }).collect();
                     let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                     let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                     let (gain, hg) = t.matrix(1, 2 * head_dim)?;
-                    let (angle, dgain) = (angles(t.gpu, &inv_freq, 1.0, 900)?, t.gpu.zeros(1, 2 * head_dim)?);
+                    let dgain = t.gpu.zeros(1, 2 * head_dim)?;
+                    let turn = match turned {
+                        0 => None,
+                        _ => Some(Turn {
+                            angle: angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?,
+                            start: t.gpu.vector(&start)?,
+                        }),
+                    };
                     let positions = t.gpu.vector(&pos)?;
-                    let place =
-                        Place { heads: h, pos: &positions, angle: &angle, qk_norm: normed.then_some((&gain, 1e-6)) };
+                    let gain = Gain { weight: &gain, plus_one };
+                    let qk_norm = normed.then_some((gain, 1e-6));
+                    let place = Place { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
                     let (y, inv) = forward(&mut t.rec, &place, &raw)?;
                     let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
-                    let hg = if normed { hg } else { Vec::new() };
+                    let hg = if normed { super::rms_norm::whole(&hg, plus_one) } else { Vec::new() };
                     let eps = f64::from(1e-6f32);
-                    t.expect("y", &y, || pad_heads(&twin(&host, h, &pos, &inv_freq, &hg, eps), head_dim));
-                    let (wx, wg) = twin_backward(&host, h, &pos, &inv_freq, &hg, eps, &hdy);
+                    t.expect("y", &y, || pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim));
+                    let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);
                     t.expect("dx", &dx, || pad_heads(&wx, head_dim));
                     if normed {
                         t.expect("dgain", &dgain, || wg);
@@ -275,9 +325,11 @@ mod tests {
     fn the_gradients_are_the_slopes() {
         let h = Heads { heads: 2, kv_heads: 1, head_dim: 6 };
         let (x, c, g) = (numbers(3 * 4 * 6, 1), numbers(3 * 4 * 6, 2), numbers(12, 3));
-        let (pos, freq) = ([0u32, 5, 2], [1.0f32, 0.3, 0.1]);
-        let (dx, dg) = twin_backward(&x, h, &pos, &freq, &g, 1e-6, &c);
-        finite_difference("x", &x, &dx, |x| dot(&twin(x, h, &pos, &freq, &g, 1e-6), &c));
-        finite_difference("gain", &g, &dg, |g| dot(&twin(&x, h, &pos, &freq, g, 1e-6), &c));
+        let pos = [0u32, 5, 2];
+        for freq in [&[1.0f32, 0.3, 0.1][..], &[1.0, 0.3], &[]] {
+            let (dx, dg) = twin_backward(&x, h, &pos, freq, &g, 1e-6, &c);
+            finite_difference("x", &x, &dx, |x| dot(&twin(x, h, &pos, freq, &g, 1e-6), &c));
+            finite_difference("gain", &g, &dg, |g| dot(&twin(&x, h, &pos, freq, g, 1e-6), &c));
+        }
     }
 }

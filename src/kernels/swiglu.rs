@@ -13,7 +13,25 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel { source: || &SOURCE, about: "silu(gate) * up", constants: &[&[]], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "silu(gate) * up, gelu(gate) * up",
+    constants: &[&[("GELU", 0)], &[("GELU", 1)]],
+    cases,
+};
+
+/// The gate's activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x · sigmoid(x)
+    Silu,
+    /// GELU in its tanh form (`gelu_pytorch_tanh`; arXiv 1606.08415, section 2).
+    GeluTanh,
+}
+
+fn constants(act: Activation) -> Vec<(&'static str, u32)> {
+    vec![("GELU", u32::from(act == Activation::GeluTanh))]
+}
 
 fn check(gu: &Tensor, width: usize) -> Result<Vec<u32>> {
     if gu.ld != 2 * pad4(width) {
@@ -26,11 +44,11 @@ fn check(gu: &Tensor, width: usize) -> Result<Vec<u32>> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, gu: &Tensor, a: &Tensor) -> Result<()> {
+pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
-        constants: vec![],
+        constants: constants(act),
         params: check(gu, a.cols)?,
         bind: &[gu, a],
         groups: lanes(&SOURCE, rec.variant(), a.len() / 4),
@@ -42,11 +60,11 @@ pub fn forward(rec: &mut Recorder, gu: &Tensor, a: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn backward(rec: &mut Recorder, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
+pub fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
-        constants: vec![],
+        constants: constants(act),
         params: check(gu, da.cols)?,
         bind: &[gu, da, dgu],
         groups: lanes(&SOURCE, rec.variant(), da.len() / 4),
@@ -54,16 +72,26 @@ pub fn backward(rec: &mut Recorder, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> R
     })
 }
 
+/// What the sigmoid is taken of, and its slope.
+fn inner(act: Activation, x: f64) -> (f64, f64) {
+    let c = (8.0 / std::f64::consts::PI).sqrt();
+    match act {
+        Activation::Silu => (x, 1.0),
+        Activation::GeluTanh => (c * (x + 0.044715 * x.powi(3)), c * (1.0 + 3.0 * 0.044715 * x * x)),
+    }
+}
+
 /// a from gate and up.
-pub fn twin(gate: &[f64], up: &[f64]) -> Vec<f64> {
-    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+pub fn twin(act: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
+    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-inner(act, *g).0).exp()) * u).collect()
 }
 
 /// (dgate, dup) of [`twin`].
-pub fn twin_backward(gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64>) {
+pub fn twin_backward(act: Activation, gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let one = |i: usize| {
-        let s = 1.0 / (1.0 + (-gate[i]).exp());
-        (da[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s)), da[i] * gate[i] * s)
+        let (z, slope) = inner(act, gate[i]);
+        let s = 1.0 / (1.0 + (-z).exp());
+        (da[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s) * slope), da[i] * gate[i] * s)
     };
     (0..gate.len()).map(one).unzip()
 }
@@ -76,8 +104,10 @@ fn join(gate: &[f64], up: &[f64], cols: usize) -> Vec<f64> {
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, cols) in [(1, 1), (7, 33), (640, 10), (33, 160)] {
-        all.push(Case::new(format!("forward and backward {rows}x{cols}"), 4e-6, move |t| {
+    let acts = [Activation::Silu, Activation::GeluTanh];
+    let shapes = [(1, 1), (7, 33), (640, 10), (33, 160)];
+    for (act, (rows, cols)) in acts.into_iter().flat_map(|a| shapes.map(|s| (a, s))) {
+        all.push(Case::new(format!("forward and backward {rows}x{cols} {act:?}"), 4e-6, move |t| {
             let n = rows * cols;
             let mut host = |scale: f64| t.values(n).iter().map(|x| f64::from(*x) * scale).collect::<Vec<_>>();
             let (gate, up) = (host(8.0), host(1.0));
@@ -85,23 +115,25 @@ fn cases() -> Vec<Case> {
             let gu = t.gpu.upload(rows, 2 * pad4(cols), &both)?;
             let (a, dgu) = (t.gpu.empty(rows, cols)?, t.gpu.empty(rows, 2 * pad4(cols))?);
             let (da, hda) = t.matrix(rows, cols)?;
-            forward(&mut t.rec, &gu, &a)?;
-            backward(&mut t.rec, &gu, &da, &dgu)?;
-            t.expect("a", &a, || twin(&gate, &up));
+            forward(&mut t.rec, act, &gu, &a)?;
+            backward(&mut t.rec, act, &gu, &da, &dgu)?;
+            t.expect("a", &a, || twin(act, &gate, &up));
             t.expect("dgu", &dgu, || {
-                let (dg, du) = twin_backward(&gate, &up, &hda);
+                let (dg, du) = twin_backward(act, &gate, &up, &hda);
                 join(&dg, &du, cols)
             });
             Ok(())
         }));
     }
-    all.push(Case::new("forward of extreme gates", 4e-6, |t| {
-        let v = [200f32, -200.0, 1e30, -1e30, 1.0, 1.0, 1.0, 1.0];
-        let (gu, a) = (t.gpu.upload(1, 8, &v)?, t.gpu.empty(1, 4)?);
-        forward(&mut t.rec, &gu, &a)?;
-        t.expect("a", &a, || vec![200.0, 0.0, f64::from(1e30f32), 0.0]);
-        Ok(())
-    }));
+    for act in acts {
+        all.push(Case::new(format!("forward of extreme gates {act:?}"), 4e-6, move |t| {
+            let v = [200f32, -200.0, 1e30, -1e30, 1.0, 1.0, 1.0, 1.0];
+            let (gu, a) = (t.gpu.upload(1, 8, &v)?, t.gpu.empty(1, 4)?);
+            forward(&mut t.rec, act, &gu, &a)?;
+            t.expect("a", &a, || vec![200.0, 0.0, f64::from(1e30f32), 0.0]);
+            Ok(())
+        }));
+    }
     all
 }
 
@@ -113,8 +145,10 @@ mod tests {
     #[test]
     fn the_gradients_are_the_slopes() {
         let (g, u, c) = (numbers(15, 1), numbers(15, 2), numbers(15, 3));
-        let (dg, du) = twin_backward(&g, &u, &c);
-        finite_difference("gate", &g, &dg, |x| dot(&twin(x, &u), &c));
-        finite_difference("up", &u, &du, |x| dot(&twin(&g, x), &c));
+        for act in [Activation::Silu, Activation::GeluTanh] {
+            let (dg, du) = twin_backward(act, &g, &u, &c);
+            finite_difference("gate", &g, &dg, |x| dot(&twin(act, x, &u), &c));
+            finite_difference("up", &u, &du, |x| dot(&twin(act, &g, x), &c));
+        }
     }
 }

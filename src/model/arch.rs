@@ -1,12 +1,49 @@
 //! What a decoder is made of. One `Arch` parameterises the one decoder; a family file reads it from config.json.
 
+pub use crate::kernels::swiglu::Activation;
+
 /// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Angle per position of each rotated pair, `[head_dim / 2]`; pair i is channels i and i + head_dim / 2.
+    /// Angle per position of each rotated pair, `[n]`; pair i is channels i and i + n, those from 2n on do not turn.
     pub inv_freq: Vec<f32>,
     /// Factor on the rotated q and k (1 but for yarn and longrope).
     pub scaling: f32,
+    /// How the angles depend on the sequence's length.
+    pub stretch: Stretch,
+}
+
+/// What long sequences change about the angles. The length that counts is that of the longest path of a tree, and for
+/// generation prompt + max_new_tokens, so that no other sequence of a batch changes a number.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stretch {
+    /// Nothing.
+    Never,
+    /// LongRoPE (arXiv 2402.13753): other frequencies beyond the context of the first training.
+    Long {
+        /// The longest sequence that turns by `Rope::inv_freq`.
+        original: usize,
+        /// The others' frequencies.
+        inv_freq: Vec<f32>,
+    },
+    /// NTK-aware scaling by length: the base grows with what goes beyond the context.
+    Dynamic {
+        /// `rope_theta`
+        theta: f64,
+        /// `factor`
+        factor: f32,
+        /// The longest sequence that turns by `Rope::inv_freq`.
+        original: usize,
+    },
+}
+
+/// What one block's attention sees and how it knows positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// A position sees only this many positions back, itself included.
+    pub window: Option<usize>,
+    /// Which of `Arch::ropes`; None in a layer without positions.
+    pub rope: Option<usize>,
 }
 
 /// The shape of a decoder. Field names are config.json's own keys where it has them.
@@ -32,8 +69,10 @@ pub struct Arch {
     pub max_position_embeddings: usize,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: f32,
-    /// Rotary embedding.
-    pub rope: Rope,
+    /// The rotary embeddings that `layers` choose from.
+    pub ropes: Vec<Rope>,
+    /// Each block's attention, `[L]`.
+    pub layers: Vec<Layer>,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
     /// Bias on q, k and v.
@@ -42,8 +81,29 @@ pub struct Arch {
     pub o_bias: bool,
     /// Bias on gate, up and down.
     pub mlp_bias: bool,
-    /// RMSNorm on each head of q and k before the rotation (Qwen3).
+    /// RMSNorm on each head of q and k before the rotation (Qwen3, Gemma 3).
     pub qk_norm: bool,
-    /// A position sees only this many positions back, itself included.
-    pub sliding_window: Option<usize>,
+    /// Norms multiply by 1 + weight (Gemma).
+    pub norm_plus_one: bool,
+    /// A norm on the output of attention and of the MLP before it joins the residual stream (Gemma 3).
+    pub post_norms: bool,
+    /// The gate's activation.
+    pub activation: Activation,
+    /// Factor on the embedding.
+    pub embedding_scale: f32,
+    /// Factor on the scores, head_dim^-0.5 if None.
+    pub query_scale: Option<f32>,
+    /// q, k and v in one named matrix, gate and up in another (Phi 3).
+    pub fused: bool,
+}
+
+impl Arch {
+    /// The longest sequence that is computed, in tokens: `max_position_embeddings`, stretched where the angles are.
+    pub fn context(&self) -> usize {
+        let stretched = |r: &Rope| match r.stretch {
+            Stretch::Dynamic { factor, original, .. } => (f64::from(factor) * original as f64) as usize,
+            _ => 0,
+        };
+        self.ropes.iter().map(stretched).fold(self.max_position_embeddings, usize::max)
+    }
 }

@@ -4,23 +4,24 @@
 //! gradient of the residual stream, which passes through every block in place; all other gradients are overwritten.
 
 use super::params::{Outer, Slot, heads, layer_param};
+use super::view::View;
 use super::{Model, lora};
 use crate::gpu::{Recorder, Tensor, pad4};
-use crate::kernels::attention::{self, Attended, Mask};
+use crate::kernels::attention::{self, Attended};
 use crate::kernels::attention_decode::{self, Arena, Rows};
 use crate::kernels::embedding::{self, ByToken, Table};
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
-use crate::kernels::rope::{self, Place};
+use crate::kernels::rope::{self, Place, Turn};
 use crate::kernels::{column_sum, kv_write, swiglu, transpose};
 use crate::{Error, Result};
 
 /// Where the rows of a step find their keys and values.
 pub(crate) enum Context<'a> {
     /// Rows see the step's own forest; `store` also puts keys and values into the arena: (row, slot) of each entry.
-    Forest { mask: &'a Mask, store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)> },
-    /// Single rows continue paths in the arena.
-    Arena { arena: &'a [Arena], rows: &'a Rows },
+    Forest { view: &'a View, store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)> },
+    /// Single rows continue paths in the arena; the window and the scale of `rows` are each layer's own.
+    Arena { arena: &'a [Arena], rows: &'a Rows, turns: &'a [Turn] },
 }
 
 /// What a block keeps for its backward pass.
@@ -30,9 +31,11 @@ pub(crate) struct Acts {
     raw: Option<(Tensor, Tensor)>,
     qkv: Tensor,
     attended: Attended,
+    post1: Option<Norm>,
     norm2: Norm,
     gu: Tensor,
     a: Tensor,
+    post2: Option<Norm>,
 }
 
 impl Acts {
@@ -42,12 +45,43 @@ impl Acts {
     }
 }
 
-fn place<'a>(model: &'a Model, layer: usize, pos: &'a Tensor) -> Result<Place<'a>> {
+fn place<'a>(model: &'a Model, layer: usize, pos: &'a Tensor, turns: &'a [Turn]) -> Result<Place<'a>> {
     let qk_norm = match model.arch.qk_norm {
-        true => Some((model.dense(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
+        true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
         false => None,
     };
-    Ok(Place { heads: heads(&model.arch), pos, angle: &model.angle, qk_norm })
+    let turn = model.arch.layers[layer].rope.map(|r| &turns[r]);
+    Ok(Place { heads: heads(&model.arch), pos, turn, qk_norm })
+}
+
+/// The norm of x + delta by a parameter's gain.
+fn norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: Option<&Tensor>, param: usize) -> Result<Norm> {
+    rms_norm::forward(rec, x, delta, model.gain(param)?, model.arch.rms_norm_eps)
+}
+
+/// What a branch adds to the stream: its output, normalised where the family does so.
+fn post(rec: &mut Recorder, model: &Model, out: Tensor, param: usize) -> Result<(Tensor, Option<Norm>)> {
+    match model.arch.post_norms {
+        false => Ok((out, None)),
+        true => {
+            let normed = norm(rec, model, &out, None, param)?;
+            Ok((normed.y.clone(), Some(normed)))
+        }
+    }
+}
+
+/// The gradient by a branch's output from dh, that by what it added to the stream.
+fn post_backward(
+    rec: &mut Recorder,
+    model: &Model,
+    grads: &Grads,
+    (normed, param): (&Option<Norm>, usize),
+    dh: &Tensor,
+) -> Result<Tensor> {
+    let Some(normed) = normed else { return Ok(dh.clone()) };
+    let d = rec.gpu().empty(dh.rows, dh.cols)?;
+    rms_norm::backward(rec, normed, model.gain(param)?, dh, (&d, false), grads[param].as_ref())?;
+    Ok(d)
 }
 
 /// y = x W (+ bias) (+ LoRA)
@@ -105,7 +139,7 @@ pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usi
         Some(t) => Table::Rows(t.dense()?.clone()),
         None => Table::Columns(model.weight(Outer::Head as usize)?.clone()),
     };
-    embedding::forward(rec, token, &table, &x)?;
+    embedding::forward(rec, token, (&table, model.arch.embedding_scale), &x)?;
     Ok(x)
 }
 
@@ -120,9 +154,10 @@ pub(crate) fn embed_backward(
     if model.lora.is_some() {
         return Ok(());
     }
+    let factor = model.arch.embedding_scale;
     match model.arch.tie_word_embeddings {
-        true => embedding::backward(rec, by, dx, grad(grads, Outer::Head as usize)?, false),
-        false => embedding::backward(rec, by, dx, grad(grads, Outer::Embedding as usize)?, true),
+        true => embedding::backward(rec, by, dx, (grad(grads, Outer::Head as usize)?, factor), false),
+        false => embedding::backward(rec, by, dx, (grad(grads, Outer::Embedding as usize)?, factor), true),
     }
 }
 
@@ -137,35 +172,38 @@ pub(crate) fn forward(
     let (arch, gpu) = (&model.arch, rec.gpu());
     let at = |slot| layer_param(layer, slot);
     let heads = heads(arch);
-    let norm1 = rms_norm::forward(rec, x, delta, model.dense(at(Slot::Norm1))?, arch.rms_norm_eps)?;
+    let norm1 = norm(rec, model, x, delta, at(Slot::Norm1))?;
     let raw = linear(rec, model, &norm1.y, QKV.map(at))?;
-    let pos = match context {
-        Context::Forest { mask, .. } => &mask.pos,
-        Context::Arena { rows, .. } => &rows.pos,
+    let (pos, turns) = match context {
+        Context::Forest { view, .. } => (&view.masks[layer].pos, &view.turns[..]),
+        Context::Arena { rows, turns, .. } => (&rows.pos, *turns),
     };
-    let (qkv, inv) = rope::forward(rec, &place(model, layer, pos)?, &raw)?;
+    let (qkv, inv) = rope::forward(rec, &place(model, layer, pos, turns)?, &raw)?;
     let attended = match context {
-        Context::Forest { mask, store } => {
+        Context::Forest { view, store } => {
             if let Some((arena, row, slot)) = store {
                 kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
             }
-            attention::forward(rec, &qkv, heads, mask)?
+            attention::forward(rec, &qkv, heads, &view.masks[layer])?
         }
-        Context::Arena { arena, rows } => {
-            kv_write::decode(rec, &qkv, heads, rows, &arena[layer])?;
-            let o = attention_decode::forward(rec, &qkv, heads, &arena[layer], rows)?;
+        Context::Arena { arena, rows, .. } => {
+            let window = arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
+            let rows = Rows { window, scale: arch.query_scale, ..(*rows).clone() };
+            kv_write::decode(rec, &qkv, heads, &rows, &arena[layer])?;
+            let o = attention_decode::forward(rec, &qkv, heads, &arena[layer], &rows)?;
             Attended { lse: o.clone(), o }
         }
     };
     let attention_out = linear(rec, model, &attended.o, O.map(at))?;
-    let gain2 = model.dense(at(Slot::Norm2))?;
-    let norm2 = rms_norm::forward(rec, &norm1.h, Some(&attention_out), gain2, arch.rms_norm_eps)?;
+    let (added, post1) = post(rec, model, attention_out, at(Slot::PostNorm1))?;
+    let norm2 = norm(rec, model, &norm1.h, Some(&added), at(Slot::Norm2))?;
     let gu = linear(rec, model, &norm2.y, GATE_UP.map(at))?;
     let a = gpu.empty(x.rows, arch.intermediate_size)?;
-    swiglu::forward(rec, &gu, &a)?;
+    swiglu::forward(rec, arch.activation, &gu, &a)?;
     let out = linear(rec, model, &a, DOWN.map(at))?;
+    let (out, post2) = post(rec, model, out, at(Slot::PostNorm2))?;
     let raw = arch.qk_norm.then_some((raw, inv));
-    Ok((Acts { norm1, raw, qkv, attended, norm2, gu, a }, out))
+    Ok((Acts { norm1, raw, qkv, attended, post1, norm2, gu, a, post2 }, out))
 }
 
 /// All blocks on the embedded rows x; `each` takes what every block left. Gives the stream and the last block's
@@ -197,26 +235,30 @@ pub(crate) fn backward(
     grads: &Grads,
     layer: usize,
     acts: &Acts,
-    mask: &Mask,
+    view: &View,
     dh: &Tensor,
 ) -> Result<()> {
     let (gpu, heads) = (rec.gpu(), heads(&model.arch));
     let at = |slot| layer_param(layer, slot);
-    let da = linear_backward(rec, model, grads, (&acts.a, dh), DOWN.map(at))?;
+    let act = model.arch.activation;
+    let d_out = post_backward(rec, model, grads, (&acts.post2, at(Slot::PostNorm2)), dh)?;
+    let da = linear_backward(rec, model, grads, (&acts.a, &d_out), DOWN.map(at))?;
     let dgu = gpu.empty(dh.rows, 2 * pad4(model.arch.intermediate_size))?;
-    swiglu::backward(rec, &acts.gu, &da, &dgu)?;
+    swiglu::backward(rec, act, &acts.gu, &da, &dgu)?;
     let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at))?;
-    let gain2 = model.dense(at(Slot::Norm2))?;
-    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, dh, grads[at(Slot::Norm2)].as_ref())?;
-    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, dh), O.map(at))?;
+    let gain2 = model.gain(at(Slot::Norm2))?;
+    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), grads[at(Slot::Norm2)].as_ref())?;
+    let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), dh)?;
+    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at))?;
+    let mask = &view.masks[layer];
     let dqkv = attention::backward(rec, &acts.qkv, heads, mask, &acts.attended, &d_o)?;
-    let place = place(model, layer, &mask.pos)?;
+    let place = place(model, layer, &mask.pos, &view.turns)?;
     let (raw, inv) = acts.raw.as_ref().map_or((&acts.qkv, &acts.attended.lse), |(r, i)| (r, i));
     let dgain = grads[at(Slot::QkGain)].as_ref();
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at))?;
-    let gain1 = model.dense(at(Slot::Norm1))?;
-    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, dh, grads[at(Slot::Norm1)].as_ref())
+    let gain1 = model.gain(at(Slot::Norm1))?;
+    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), grads[at(Slot::Norm1)].as_ref())
 }
 
 /// Zeroed gradients of every parameter that is trained: all, or the adapter's alone.

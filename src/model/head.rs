@@ -67,7 +67,7 @@ pub(crate) fn chunk_rows(gpu: &Gpu, vocabulary: usize) -> usize {
 
 /// The final norm of the stream x + delta.
 pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: &Tensor) -> Result<Norm> {
-    rms_norm::forward(rec, x, Some(delta), model.dense(Outer::Norm as usize)?, model.arch.rms_norm_eps)
+    rms_norm::forward(rec, x, Some(delta), model.gain(Outer::Norm as usize)?, model.arch.rms_norm_eps)
 }
 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
@@ -136,5 +136,5 @@ pub(crate) fn backward(
     }
     rows::fill(rec, dh)?;
     let dgain = grads[Outer::Norm as usize].as_ref();
-    rms_norm::backward(rec, norm, model.dense(Outer::Norm as usize)?, &dy, dh, dgain)
+    rms_norm::backward(rec, norm, model.gain(Outer::Norm as usize)?, &dy, (dh, true), dgain)
 }

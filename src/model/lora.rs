@@ -3,7 +3,7 @@
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
-use super::params::{self, Place};
+use super::params::{self, Part, Place};
 use super::{Arch, Model, NamedTensor};
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue, Weight};
@@ -171,8 +171,13 @@ struct Layer {
 impl Layer {
     /// How A or B lies on the GPU.
     fn place(&self, side: usize) -> Place {
-        let Place { param, head_out, head_in, .. } = self.at;
-        Place { param, turned: true, first: 0, head_out: head_out && side == 1, head_in: head_in && side == 0 }
+        let Place { param, head_in, ref parts, .. } = self.at;
+        let first = self.at.first();
+        let parts = match side {
+            0 => vec![Part::all(0, false)],
+            _ => parts.iter().map(|p| Part { first: p.first - first, ..p.clone() }).collect(),
+        };
+        Place { param, turned: true, head_in: head_in && side == 0, parts }
     }
 }
 
@@ -225,9 +230,7 @@ impl Lora {
     fn shape(&self, arch: &Arch, layer: &Layer, side: usize) -> Result<(usize, usize)> {
         let missing = || Error::Input(format!("no weight for {}", layer.name[0]));
         let rows = params::shape(arch, layer.at.param).ok_or_else(missing)?.0;
-        let heads = params::heads(arch);
-        let out = layer.shape[1][0];
-        let wide = if layer.at.head_out { out / heads.head_dim * heads.padded() } else { out };
+        let wide = layer.at.span(params::heads(arch), layer.shape[1][0]);
         Ok(if side == 0 { (rows, self.config.rank) } else { (crate::gpu::pad4(self.config.rank), wide) })
     }
 
@@ -266,7 +269,7 @@ pub(crate) fn forward(rec: &mut Recorder, model: &Model, weight: usize, x: &Tens
         let u = between(rec, model, layer, x)?;
         let z = rec.gpu().empty(x.rows, b.cols())?;
         matmul::forward(rec, &u, b, &z, Epilogue::default())?;
-        columns::add(rec, &z, layer.at.first, lora.config.scale(), y)?;
+        columns::add(rec, &z, layer.at.first(), lora.config.scale(), y)?;
     }
     Ok(())
 }
@@ -292,7 +295,7 @@ pub(crate) fn backward(
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let (a, b) = (model.dense(layer.a)?, model.dense(layer.a + 1)?);
         let dz = rec.gpu().empty(dy.rows, b.cols)?;
-        columns::take(rec, dy, layer.at.first, lora.config.scale(), &dz)?;
+        columns::take(rec, dy, layer.at.first(), lora.config.scale(), &dz)?;
         let u = between(rec, model, layer, x)?;
         matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
         let turned = Weight::Dense(transpose::forward(rec, b, a.cols)?);

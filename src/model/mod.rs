@@ -7,12 +7,13 @@ pub(crate) mod head;
 pub mod lora;
 pub(crate) mod params;
 pub mod score;
+pub(crate) mod view;
 
-pub use arch::{Arch, Rope};
+pub use arch::{Activation, Arch, Layer, Rope, Stretch};
 
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::matmul::Weight;
-use crate::kernels::rope;
+use crate::kernels::rms_norm::Gain;
 use crate::weights::ModelSource;
 use crate::{Error, Result};
 
@@ -33,16 +34,15 @@ pub struct Model {
     pub arch: Arch,
     /// By number (`params`); None where this architecture has no such parameter.
     pub(crate) params: Vec<Option<Weight>>,
-    /// cos and sin by position.
-    pub(crate) angle: Tensor,
+    /// cos and sin by position, one table for each of `Arch::ropes`.
+    pub(crate) angles: Vec<Tensor>,
     /// An adapter beside the weights, which are frozen then.
     pub(crate) lora: Option<lora::Lora>,
 }
 
 impl Model {
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
-        let angle = rope::angles(gpu, &arch.rope.inv_freq, arch.rope.scaling, arch.max_position_embeddings)?;
-        Ok(Model { arch: arch.clone(), params, angle, lora: None })
+        Ok(Model { arch: arch.clone(), params, angles: view::angles(gpu, arch)?, lora: None })
     }
 
     /// A model with f32 weights from named tensors (every parameter of `arch`, once).
@@ -119,6 +119,11 @@ impl Model {
         self.weight(param)?.dense()
     }
 
+    /// A norm's gain.
+    pub(crate) fn gain(&self, param: usize) -> Result<Gain<'_>> {
+        Ok(Gain { weight: self.dense(param)?, plus_one: self.arch.norm_plus_one })
+    }
+
     /// Rows that one pass may have: the widest activation must fit a binding.
     pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
         let heads = params::heads(&self.arch);
@@ -128,7 +133,7 @@ impl Model {
 
     /// Refuses token ids that the model does not know and paths longer than its context.
     pub(crate) fn check_tokens(&self, what: &str, tokens: &[u32]) -> Result<()> {
-        let (v, most) = (self.arch.vocab_size, self.arch.max_position_embeddings);
+        let (v, most) = (self.arch.vocab_size, self.arch.context());
         if let Some(id) = tokens.iter().find(|t| **t as usize >= v) {
             return Err(Error::Input(format!("{what}: token id {id} is outside the vocabulary of {v}")));
         }

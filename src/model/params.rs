@@ -7,6 +7,7 @@ use crate::kernels::matmul::Weight;
 use crate::kernels::rope::Heads;
 use crate::weights::{Dtype, ModelSource, WeightView};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// What a layer's parameters are called here; `Layer * PER_LAYER + slot` is a parameter's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +23,11 @@ pub(crate) enum Slot {
     GateUpBias,
     Down,
     DownBias,
+    PostNorm1,
+    PostNorm2,
 }
 
-const PER_LAYER: usize = 11;
+const PER_LAYER: usize = 13;
 
 /// Parameters that belong to no layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +45,33 @@ pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
     3 + layer * PER_LAYER + slot as usize
 }
 
-/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column `first + out` (or to row out,
-/// column in where not `turned`), with heads spread to their padded width where said.
+/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in where
+/// not `turned`), both as the parts and `head_in` say.
 pub(crate) struct Place {
     pub(crate) param: usize,
     pub(crate) turned: bool,
+    pub(crate) head_in: bool,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Rows `outs` of a named tensor go to `first` and on, heads spread to their padded width where said.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) outs: Range<usize>,
     pub(crate) first: usize,
     pub(crate) head_out: bool,
-    pub(crate) head_in: bool,
+}
+
+impl Part {
+    /// All rows.
+    pub(crate) fn all(first: usize, head_out: bool) -> Part {
+        Part { outs: 0..usize::MAX, first, head_out }
+    }
+
+    /// The rows of a tensor of `outs` rows that it takes.
+    fn of(&self, outs: usize) -> Range<usize> {
+        self.outs.start..self.outs.end.min(outs)
+    }
 }
 
 /// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
@@ -71,7 +93,8 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
             x if x == Slot::GateUp as usize => Some((pad4(d), f2)),
             x if x == Slot::GateUpBias as usize => arch.mlp_bias.then_some((1, f2)),
             x if x == Slot::Down as usize => Some((pad4(arch.intermediate_size), d)),
-            _ => arch.mlp_bias.then_some((1, d)),
+            x if x == Slot::DownBias as usize => arch.mlp_bias.then_some((1, d)),
+            _ => arch.post_norms.then_some((1, d)),
         },
     }
 }
@@ -88,7 +111,8 @@ pub(crate) fn heads(arch: &Arch) -> Heads {
 
 /// Where a named tensor lies.
 pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
-    let plain = |param, turned| Place { param, turned, first: 0, head_out: false, head_in: false };
+    let plain = |param, turned| Place { param, turned, head_in: false, parts: vec![Part::all(0, false)] };
+    let part = Part::all;
     match name {
         "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
         "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, false)),
@@ -101,33 +125,56 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
     let layer: usize = layer.parse().map_err(|_| unknown())?;
     let heads = heads(arch);
     let (q, kv) = (heads.heads * heads.padded(), heads.kv_heads * heads.padded());
+    let (f, padded) = (arch.intermediate_size, pad4(arch.intermediate_size));
     let at = |slot: Slot| layer_param(layer, slot);
-    let head = |slot, first| Place { param: at(slot), turned: true, first, head_out: true, head_in: false };
-    let part = |slot, first| Place { param: at(slot), turned: true, first, head_out: false, head_in: false };
+    let to = |slot, parts| Place { param: at(slot), turned: true, head_in: false, parts };
+    let vector = |slot, parts| Place { turned: false, ..to(slot, parts) };
     Ok(match rest {
         "input_layernorm.weight" => plain(at(Slot::Norm1), false),
+        "post_attention_layernorm.weight" if arch.post_norms => plain(at(Slot::PostNorm1), false),
         "post_attention_layernorm.weight" => plain(at(Slot::Norm2), false),
-        "self_attn.q_proj.weight" => head(Slot::Qkv, 0),
-        "self_attn.k_proj.weight" => head(Slot::Qkv, q),
-        "self_attn.v_proj.weight" => head(Slot::Qkv, q + kv),
-        "self_attn.q_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, 0) },
-        "self_attn.k_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, q) },
-        "self_attn.v_proj.bias" => Place { turned: false, ..head(Slot::QkvBias, q + kv) },
+        "pre_feedforward_layernorm.weight" => plain(at(Slot::Norm2), false),
+        "post_feedforward_layernorm.weight" => plain(at(Slot::PostNorm2), false),
+        // q, k and v follow one another head by head, as they do here.
+        "self_attn.q_proj.weight" | "self_attn.qkv_proj.weight" => to(Slot::Qkv, vec![part(0, true)]),
+        "self_attn.k_proj.weight" => to(Slot::Qkv, vec![part(q, true)]),
+        "self_attn.v_proj.weight" => to(Slot::Qkv, vec![part(q + kv, true)]),
+        "self_attn.q_proj.bias" => vector(Slot::QkvBias, vec![part(0, true)]),
+        "self_attn.k_proj.bias" => vector(Slot::QkvBias, vec![part(q, true)]),
+        "self_attn.v_proj.bias" => vector(Slot::QkvBias, vec![part(q + kv, true)]),
         "self_attn.q_norm.weight" => plain(at(Slot::QkGain), false),
-        "self_attn.k_norm.weight" => Place { first: arch.head_dim, ..plain(at(Slot::QkGain), false) },
-        "self_attn.o_proj.weight" => Place { head_in: true, ..part(Slot::O, 0) },
+        "self_attn.k_norm.weight" => vector(Slot::QkGain, vec![part(arch.head_dim, false)]),
+        "self_attn.o_proj.weight" => Place { head_in: true, ..plain(at(Slot::O), true) },
         "self_attn.o_proj.bias" => plain(at(Slot::OBias), false),
-        "mlp.gate_proj.weight" => part(Slot::GateUp, 0),
-        "mlp.up_proj.weight" => part(Slot::GateUp, pad4(arch.intermediate_size)),
+        "mlp.gate_proj.weight" => plain(at(Slot::GateUp), true),
+        "mlp.up_proj.weight" => to(Slot::GateUp, vec![part(padded, false)]),
+        "mlp.gate_up_proj.weight" => {
+            let half = |outs, first| Part { outs, first, head_out: false };
+            to(Slot::GateUp, vec![half(0..f, 0), half(f..2 * f, padded)])
+        }
         "mlp.gate_proj.bias" => plain(at(Slot::GateUpBias), false),
-        "mlp.up_proj.bias" => Place { first: pad4(arch.intermediate_size), ..plain(at(Slot::GateUpBias), false) },
-        "mlp.down_proj.weight" => part(Slot::Down, 0),
+        "mlp.up_proj.bias" => vector(Slot::GateUpBias, vec![part(padded, false)]),
+        "mlp.down_proj.weight" => plain(at(Slot::Down), true),
         "mlp.down_proj.bias" => plain(at(Slot::DownBias), false),
         _ => return Err(unknown()),
     })
 }
 
 impl Place {
+    /// The first column.
+    pub(crate) fn first(&self) -> usize {
+        self.parts.iter().map(|p| p.first).min().unwrap_or(0)
+    }
+
+    /// The columns from the first that a tensor of `outs` rows spans.
+    pub(crate) fn span(&self, heads: Heads, outs: usize) -> usize {
+        let end = |p: &Part| {
+            let n = p.of(outs).len();
+            p.first + if p.head_out { n / heads.head_dim * heads.padded() } else { n }
+        };
+        self.parts.iter().map(end).max().unwrap_or(0) - self.first()
+    }
+
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
     pub(crate) fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let heads = heads(arch);
@@ -136,15 +183,17 @@ impl Place {
             false => i,
         };
         let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
-        for o in 0..outs {
-            let out = self.first + spread(o, self.head_out);
-            for i in 0..ins {
-                let to = match (shape.len(), self.turned) {
-                    (1, _) => out,
-                    (_, true) => spread(i, self.head_in) * cols + out,
-                    (_, false) => o * cols + i,
-                };
-                f(o * ins + i, to);
+        for part in &self.parts {
+            for o in part.of(outs) {
+                let out = part.first + spread(o - part.outs.start, part.head_out);
+                for i in 0..ins {
+                    let to = match (shape.len(), self.turned) {
+                        (1, _) => out,
+                        (_, true) => spread(i, self.head_in) * cols + out,
+                        (_, false) => out * cols + i,
+                    };
+                    f(o * ins + i, to);
+                }
             }
         }
     }
@@ -273,11 +322,10 @@ fn quantised(
         let block = view.dtype.block().1;
         let ins = view.shape[1];
         let mut bad = None;
-        place.each(arch, &[view.shape[0], ins / 32], cols, |at, _| {
-            let (out, b) = (at / (ins / 32), at % (ins / 32));
+        // Heads are not padded here (blocks need a head_dim that is a multiple of 4), so a block's row is its number.
+        place.each(arch, &[view.shape[0], ins / 32], cols, |at, to| {
+            let (out, b) = (to % cols, to / cols);
             let raw = &view.data[at * block..(at + 1) * block];
-            // Heads are not padded here: blocks need a head_dim that is a multiple of 4.
-            let out = place.first + out;
             let d = half(raw);
             let (m, q0) = match view.dtype {
                 Dtype::Q4_0 => (-8.0 * d, 2),

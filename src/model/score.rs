@@ -1,9 +1,9 @@
 //! Numbers of given text, without generating: log-probs, logits, the residual stream.
 
 use super::head::{self, Wanted};
+use super::view::View;
 use super::{Model, decoder};
 use crate::gpu::{Gpu, Recorder};
-use crate::kernels::attention::Mask;
 use crate::kernels::rms_norm::Norm;
 use crate::kernels::rows;
 use crate::layout::{Forest, Node};
@@ -28,10 +28,10 @@ pub(crate) fn predicted(node: &Node, tokens: &[u32], sequence: u32) -> Vec<(u32,
 }
 
 /// The final norm of a whole forest; nothing of the blocks is kept.
-pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, mask: &Mask) -> Result<Norm> {
+pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, view: &View) -> Result<Norm> {
     let gpu = rec.gpu();
     let token = gpu.vector(&forest.tokens)?;
-    let context = decoder::Context::Forest { mask, store: None };
+    let context = decoder::Context::Forest { view, store: None };
     let x = decoder::embed(rec, model, &token, forest.len())?;
     let (x, delta) = decoder::stack(rec, model, x, &context, drop)?;
     head::final_norm(rec, model, &x, &delta)
@@ -80,9 +80,9 @@ fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<
         forest.close();
     }
     let lists = wanted.upload(gpu)?;
-    let mask = Mask::new(gpu, &forest, model.arch.sliding_window)?;
+    let view = View::new(gpu, model, &forest)?;
     let mut rec = gpu.record();
-    let norm = run(&mut rec, model, &forest, &mask)?;
+    let norm = run(&mut rec, model, &forest, &view)?;
     let scored = head::logps(&mut rec, model, &norm, &lists)?;
     rec.submit()?;
     let sorted: Vec<f32> = gpu.download(&scored.logp)?;
@@ -96,9 +96,9 @@ fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<
 /// # Errors
 /// As [`logps`].
 pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
-    let (forest, mask) = alone(gpu, model, tokens)?;
+    let (forest, view) = alone(gpu, model, tokens)?;
     let mut rec = gpu.record();
-    let norm = run(&mut rec, model, &forest, &mask)?;
+    let norm = run(&mut rec, model, &forest, &view)?;
     rec.submit()?;
     let mut all = Vec::with_capacity(tokens.len() * model.arch.vocab_size);
     let row: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -119,8 +119,8 @@ pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
 /// # Errors
 /// As [`logps`].
 pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-    let (forest, mask) = alone(gpu, model, tokens)?;
-    let context = decoder::Context::Forest { mask: &mask, store: None };
+    let (forest, view) = alone(gpu, model, tokens)?;
+    let context = decoder::Context::Forest { view: &view, store: None };
     let mut rec = gpu.record();
     let token = gpu.vector(&forest.tokens)?;
     let x = decoder::embed(&mut rec, model, &token, forest.len())?;
@@ -131,13 +131,13 @@ pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>>
     gpu.download_all(&streams.iter().collect::<Vec<_>>())
 }
 
-fn alone(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<(Forest, Mask)> {
+fn alone(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<(Forest, View)> {
     if tokens.is_empty() {
         return Err(Error::Input("an empty sequence has no logits".into()));
     }
     model.check_tokens("the sequence", tokens)?;
     let mut forest = Forest::new();
     forest.leaf(tokens);
-    let mask = Mask::new(gpu, &forest, model.arch.sliding_window)?;
-    Ok((forest, mask))
+    let view = View::new(gpu, model, &forest)?;
+    Ok((forest, view))
 }

@@ -33,12 +33,7 @@ impl<'a> ChatLanguage<'a> {
     pub fn new(source: &'a ModelSource) -> Result<Self> {
         let text = source.text()?;
         let adds_bos = text.tokenizer_config().get("add_bos_token").and_then(|v| v.as_bool()) == Some(true);
-        Ok(Self {
-            text,
-            stop: &source.stop_ids,
-            bos: text.bos().filter(|_| adds_bos),
-            context: source.arch.max_position_embeddings,
-        })
+        Ok(Self { text, stop: &source.stop_ids, bos: text.bos().filter(|_| adds_bos), context: source.arch.context() })
     }
 }
 

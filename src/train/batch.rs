@@ -3,12 +3,12 @@
 use super::Trainer;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor, pad4};
-use crate::kernels::attention::Mask;
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::Forest;
 use crate::model::decoder::{self, Acts, Context};
 use crate::model::head::{self, Lists, Scored, Wanted};
+use crate::model::view::View;
 use crate::model::{Arch, Model, params};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
@@ -21,7 +21,9 @@ pub(super) fn most_rows(gpu: &Gpu, model: &Model) -> usize {
 /// Bytes of activations that one row leaves for the backward pass.
 fn kept_bytes(arch: &Arch) -> usize {
     let heads = params::heads(arch);
-    let wide = 4 * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(arch.intermediate_size);
+    let streams = if arch.post_norms { 8 } else { 4 };
+    let wide =
+        streams * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(arch.intermediate_size);
     4 * wide * arch.num_hidden_layers
 }
 
@@ -34,7 +36,7 @@ fn kept_budget(gpu: &Gpu) -> usize {
 pub(super) struct Batch {
     token: Tensor,
     by_token: ByToken,
-    mask: Mask,
+    view: View,
     pub(super) lists: Lists,
     pub(super) rows: usize,
 }
@@ -44,7 +46,7 @@ impl Batch {
         Ok(Batch {
             token: gpu.vector(&forest.tokens)?,
             by_token: ByToken::new(gpu, &forest.tokens)?,
-            mask: Mask::new(gpu, forest, model.arch.sliding_window)?,
+            view: View::new(gpu, model, forest)?,
             lists: wanted.upload(gpu)?,
             rows: forest.len(),
         })
@@ -68,7 +70,7 @@ pub(super) struct Tape {
 /// Log-probs of the batch's entries; `keep` says whether a backward pass follows.
 pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: bool) -> Result<Tape> {
     let gpu = rec.gpu();
-    let context = Context::Forest { mask: &batch.mask, store: None };
+    let context = Context::Forest { view: &batch.view, store: None };
     let all = keep && batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu);
     let x = decoder::embed(rec, model, &batch.token, batch.rows)?;
     let mut blocks = Vec::new();
@@ -89,13 +91,13 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
     let Tape { blocks, norm, scored } = tape;
     head::backward(rec, model, grads, (&norm, &batch.lists, &scored), coef, &dh)?;
     drop((norm, scored));
-    let context = Context::Forest { mask: &batch.mask, store: None };
+    let context = Context::Forest { view: &batch.view, store: None };
     for (layer, kept) in blocks.into_iter().enumerate().rev() {
         let acts = match kept {
             Kept::All(acts) => *acts,
             Kept::Input(x) => decoder::forward(rec, model, layer, (&x, None), &context)?.0,
         };
-        decoder::backward(rec, model, grads, layer, &acts, &batch.mask, &dh)?;
+        decoder::backward(rec, model, grads, layer, &acts, &batch.view, &dh)?;
     }
     decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
 }

@@ -243,7 +243,7 @@ impl Model<'_> {
 
     fn shape(&mut self) -> Result<()> {
         let arch = self.arch;
-        let rotated = 2 * arch.rope.inv_freq.len();
+        let rotated = 2 * arch.ropes[0].inv_freq.len();
         for (key, n) in [
             ("vocab_size", arch.vocab_size),
             ("context_length", arch.max_position_embeddings),
@@ -363,7 +363,7 @@ impl Model<'_> {
                 }
             }
             "llama3" => {
-                let rotated = 2 * self.arch.rope.inv_freq.len();
+                let rotated = 2 * self.arch.ropes[0].inv_freq.len();
                 let inv_freq = |rope: Value| family::inv_freq(&serde_json::json!({"rope_parameters": rope}), rotated);
                 let plain = inv_freq(serde_json::json!({"rope_theta": theta}))?;
                 let mut with_theta = rope.clone();
@@ -381,10 +381,10 @@ impl Model<'_> {
                 if self.family.architecture == "phi3" {
                     let original = original.unwrap_or(self.arch.max_position_embeddings);
                     self.count("rope.scaling.original_context_length", original)?;
-                    self.number("rope.scaling.attn_factor", f64::from(self.arch.rope.scaling));
+                    self.number("rope.scaling.attn_factor", f64::from(self.arch.ropes[0].scaling));
                     self.extra.push(("rope_factors_long.weight", long));
                     self.extra.push(("rope_factors_short.weight", short));
-                } else if short == long && self.arch.rope.scaling == 1.0 {
+                } else if short == long && self.arch.ropes[0].scaling == 1.0 {
                     self.extra.push(("rope_freqs.weight", long));
                 } else {
                     return Err(self.cannot("longrope has two lists of factors"));

@@ -113,7 +113,7 @@ mod tests {
         let a = arch();
         assert_eq!((a.vocab_size, a.hidden_size, a.intermediate_size, a.num_hidden_layers), (128, 64, 160, 4));
         assert_eq!((a.num_attention_heads, a.num_key_value_heads, a.head_dim), (4, 4, 16));
-        assert!(a.tie_word_embeddings && a.rope.inv_freq.len() == 8 && a.rms_norm_eps == 1e-5);
+        assert!(a.tie_word_embeddings && a.ropes[0].inv_freq.len() == 8 && a.rms_norm_eps == 1e-5);
         let count: usize = parameters().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
         assert_eq!(count, 197_184);
     }

@@ -3,19 +3,30 @@
 //! A family is one file with the defaults of Hugging Face's configuration class and one arm in [`arch`]. Keys are
 //! config.json's own. What cannot be computed exactly (an activation or a rope type that is not built) is refused here.
 
+mod gemma3;
 mod llama;
+mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod smollm3;
 
 use serde_json::Value;
 
-use super::{Arch, Rope};
+use super::{Activation, Arch, Layer, Rope, Stretch};
 use crate::{Error, Result};
 
 /// The `model_type`s that are known, with the class that `architectures` names.
-pub const FAMILIES: &[(&str, &str)] =
-    &[("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM")];
+pub const FAMILIES: &[(&str, &str)] = &[
+    ("gemma3_text", "Gemma3ForCausalLM"),
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("smollm3", "SmolLM3ForCausalLM"),
+];
 
 /// More blocks than any model has; keeps a damaged configuration from asking for endless names.
 const MAX_LAYERS: usize = 4096;
@@ -34,7 +45,15 @@ pub fn arch(config: &Value) -> Result<Arch> {
     let keys = Keys(config);
     let model_type = keys.text("model_type")?.unwrap_or_default();
     let arch = match model_type {
+        "gemma3_text" => gemma3::arch(&keys)?,
         "llama" => llama::arch(&keys)?,
+        "mistral" => mistral::arch(&keys)?,
+        "phi3" => phi3::arch(&keys)?,
+        "smollm3" => smollm3::arch(&keys)?,
+        "gemma3" => {
+            let what = "model_type \"gemma3\" holds images too; only its text part, saved as \"gemma3_text\", is read";
+            return Err(Error::Input(what.into()));
+        }
         "qwen2" => qwen2::arch(&keys)?,
         "qwen3" => qwen3::arch(&keys)?,
         unknown => {
@@ -53,40 +72,56 @@ pub fn class_name(model_type: &str) -> Option<&'static str> {
 
 /// The rotation frequencies a configuration asks for, `[head_dim / 2]`.
 pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
-    rope::rope(&Keys(config), head_dim).map(|rope| rope.inv_freq)
+    rope::rope(&Keys(config), &rope::Context { head_dim, theta: 10000.0, longest: 2048, original: None })
+        .map(|rope| rope.inv_freq)
 }
+
+pub(crate) use rope::dynamic;
 
 /// Names and shapes of all parameters in Hugging Face's order; the output matrix only where it is not the embedding.
 pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
     let (d, f, hd) = (arch.hidden_size, arch.intermediate_size, arch.head_dim);
     let (q, kv) = (arch.num_attention_heads * hd, arch.num_key_value_heads * hd);
+    // (name, out, in, whether it has a bias)
+    let matrices: &[(&str, usize, usize, bool)] = match arch.fused {
+        false => &[
+            ("self_attn.q_proj", q, d, arch.qkv_bias),
+            ("self_attn.k_proj", kv, d, arch.qkv_bias),
+            ("self_attn.v_proj", kv, d, arch.qkv_bias),
+            ("self_attn.o_proj", d, q, arch.o_bias),
+            ("mlp.gate_proj", f, d, arch.mlp_bias),
+            ("mlp.up_proj", f, d, arch.mlp_bias),
+            ("mlp.down_proj", d, f, arch.mlp_bias),
+        ],
+        true => &[
+            ("self_attn.o_proj", d, q, false),
+            ("self_attn.qkv_proj", q + 2 * kv, d, false),
+            ("mlp.gate_up_proj", 2 * f, d, false),
+            ("mlp.down_proj", d, f, false),
+        ],
+    };
+    let norms: &[&str] = match arch.post_norms {
+        false => &["input_layernorm", "post_attention_layernorm"],
+        true => {
+            &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        }
+    };
     let mut list = vec![("model.embed_tokens.weight".to_string(), vec![arch.vocab_size, d])];
     for layer in 0..arch.num_hidden_layers {
         let mut add = |name: &str, shape: &[usize]| list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        for (name, out, bias) in
-            [("q_proj", q, arch.qkv_bias), ("k_proj", kv, arch.qkv_bias), ("v_proj", kv, arch.qkv_bias)]
-        {
-            add(&format!("self_attn.{name}.weight"), &[out, d]);
-            if bias {
-                add(&format!("self_attn.{name}.bias"), &[out]);
+        for (i, (name, out, of, bias)) in matrices.iter().enumerate() {
+            add(&format!("{name}.weight"), &[*out, *of]);
+            if *bias {
+                add(&format!("{name}.bias"), &[*out]);
+            }
+            if arch.qk_norm && matrices.get(i + 1).is_some_and(|(next, ..)| *next == "mlp.gate_proj") {
+                add("self_attn.q_norm.weight", &[hd]);
+                add("self_attn.k_norm.weight", &[hd]);
             }
         }
-        add("self_attn.o_proj.weight", &[d, q]);
-        if arch.o_bias {
-            add("self_attn.o_proj.bias", &[d]);
+        for name in norms {
+            add(&format!("{name}.weight"), &[d]);
         }
-        if arch.qk_norm {
-            add("self_attn.q_norm.weight", &[hd]);
-            add("self_attn.k_norm.weight", &[hd]);
-        }
-        for (name, out, of) in [("gate_proj", f, d), ("up_proj", f, d), ("down_proj", d, f)] {
-            add(&format!("mlp.{name}.weight"), &[out, of]);
-            if arch.mlp_bias {
-                add(&format!("mlp.{name}.bias"), &[out]);
-            }
-        }
-        add("input_layernorm.weight", &[d]);
-        add("post_attention_layernorm.weight", &[d]);
     }
     list.push(("model.norm.weight".into(), vec![d]));
     if !arch.tie_word_embeddings {
@@ -118,11 +153,8 @@ fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
     if arch.rms_norm_eps.is_nan() || arch.rms_norm_eps < 0.0 || arch.rms_norm_eps.is_infinite() {
         return wrong(format!("rms_norm_eps is {}; expected a small positive number", arch.rms_norm_eps));
     }
-    if let Some(act) = keys.text("hidden_act")?
-        && act != "silu"
-        && act != "swish"
-    {
-        return wrong(format!("hidden_act {act:?} is not supported; the families read here use silu"));
+    if arch.layers.iter().any(|l| l.window == Some(0)) {
+        return wrong("sliding_window is 0; expected 1 or more, or null".into());
     }
     if keys.value("quantization_config").is_some() {
         return wrong("quantization_config: quantised Hugging Face folders are not read; use a GGUF file".into());
@@ -168,16 +200,70 @@ impl<'a> Keys<'a> {
 /// What the configuration classes of the families disagree on when a key is missing.
 struct Defaults {
     vocab_size: usize,
+    hidden_size: usize,
     intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     max_position_embeddings: usize,
+    rms_norm_eps: f64,
+    tie_word_embeddings: bool,
+    rope_theta: f64,
+    original_max_position_embeddings: Option<usize>,
 }
 
-/// The keys that all Llama-like families share; biases, norms and windows are the family's own.
+/// transformers' `LlamaConfig`.
+const LLAMA: Defaults = Defaults {
+    vocab_size: 32000,
+    hidden_size: 4096,
+    intermediate_size: 11008,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    num_key_value_heads: None,
+    head_dim: None,
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-6,
+    tie_word_embeddings: false,
+    rope_theta: 10000.0,
+    original_max_position_embeddings: None,
+};
+
+/// `Qwen2Config`; `Qwen3Config` but for the head_dim.
+const QWEN: Defaults = Defaults {
+    vocab_size: 151936,
+    intermediate_size: 22016,
+    num_key_value_heads: Some(32),
+    max_position_embeddings: 32768,
+    ..LLAMA
+};
+
+/// An [`Arch`] without the families' peculiarities: no biases, no windows, one rope of the configuration's own for all
+/// blocks.
 fn common(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch> {
-    let hidden_size = keys.size("hidden_size")?.unwrap_or(4096);
-    let num_attention_heads = keys.size("num_attention_heads")?.unwrap_or(32);
+    let arch = sizes(keys, model_type, defaults)?;
+    let context = rope::Context {
+        head_dim: arch.head_dim,
+        theta: defaults.rope_theta,
+        longest: arch.max_position_embeddings,
+        original: keys.size("original_max_position_embeddings")?.or(defaults.original_max_position_embeddings),
+    };
+    let rope = rope::rope(keys, &context)?;
+    // Only Phi 3's attention leaves channels unturned.
+    if 2 * rope.inv_freq.len() != arch.head_dim && model_type != "phi3" {
+        return Err(Error::Input(format!(
+            "{} of {} channels of a head would turn; {model_type} turns all of them",
+            2 * rope.inv_freq.len(),
+            arch.head_dim
+        )));
+    }
+    Ok(Arch { ropes: vec![rope], ..arch })
+}
+
+/// As [`common`], but without ropes.
+fn sizes(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch> {
+    let hidden_size = keys.size("hidden_size")?.unwrap_or(defaults.hidden_size);
+    let num_attention_heads = keys.size("num_attention_heads")?.unwrap_or(defaults.num_attention_heads);
     // null means as many as query heads; only a missing key takes the class's default.
     let kv_default = if keys.0.get("num_key_value_heads").is_some() { None } else { defaults.num_key_value_heads };
     let num_key_value_heads = keys.size("num_key_value_heads")?.or(kv_default).unwrap_or(num_attention_heads);
@@ -190,48 +276,88 @@ fn common(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch
         }
         None => hidden_size / num_attention_heads,
     };
-    if head_dim == 0 || head_dim % 2 != 0 || head_dim > 1 << 16 {
-        return Err(Error::Input(format!("head_dim is {head_dim}; expected an even number of channels up to 65536")));
+    if head_dim == 0 || head_dim > 1 << 16 {
+        return Err(Error::Input(format!("head_dim is {head_dim}; expected 1 to 65536")));
     }
+    let num_hidden_layers = keys.size("num_hidden_layers")?.unwrap_or(defaults.num_hidden_layers);
+    if num_hidden_layers > MAX_LAYERS {
+        return Err(Error::Input(format!("num_hidden_layers is {num_hidden_layers}; expected 1 to {MAX_LAYERS}")));
+    }
+    let activation = match keys.text("hidden_act")?.unwrap_or("silu") {
+        "silu" | "swish" => Activation::Silu,
+        "gelu_pytorch_tanh" => Activation::GeluTanh,
+        act => {
+            let what = format!("hidden_act {act:?} is not supported; supported are silu and gelu_pytorch_tanh");
+            return Err(Error::Input(what));
+        }
+    };
     Ok(Arch {
         model_type: model_type.into(),
         vocab_size: keys.size("vocab_size")?.unwrap_or(defaults.vocab_size),
         hidden_size,
         intermediate_size: keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size),
-        num_hidden_layers: keys.size("num_hidden_layers")?.unwrap_or(32),
+        num_hidden_layers,
         num_attention_heads,
         num_key_value_heads,
         head_dim,
         max_position_embeddings: keys.size("max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings),
-        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope: rope::rope(keys, head_dim)?,
-        tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
+        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
+        ropes: Vec::new(),
+        layers: vec![Layer { window: None, rope: Some(0) }; num_hidden_layers],
+        tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
         qk_norm: false,
-        sliding_window: None,
+        norm_plus_one: false,
+        post_norms: false,
+        activation,
+        embedding_scale: 1.0,
+        query_scale: None,
+        fused: false,
     })
 }
 
-/// Qwen's window: used if `use_sliding_window`, in the blocks that `layer_types` names, else from `max_window_layers` on.
-fn qwen_window(keys: &Keys<'_>, layers: usize) -> Result<Option<usize>> {
-    if !keys.flag("use_sliding_window")?.unwrap_or(false) {
-        return Ok(None);
+/// Which blocks have a sliding window by `layer_types`, None where the key is missing.
+fn sliding(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(types) = keys.typed("layer_types", "a list", Value::as_array)? else { return Ok(None) };
+    if types.len() != layers {
+        return Err(Error::Input(format!("layer_types has {} entries for {layers} blocks", types.len())));
     }
-    let default = if keys.0.get("sliding_window").is_some() { None } else { Some(4096) };
-    let Some(window) = keys.size("sliding_window")?.or(default) else { return Ok(None) };
-    let sliding = match keys.typed("layer_types", "a list", Value::as_array)? {
-        Some(types) => types.iter().filter(|t| t.as_str() == Some("sliding_attention")).count(),
-        None => layers.saturating_sub(keys.size("max_window_layers")?.unwrap_or(28)),
+    let one = |t: &Value| match t.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(Error::Input(format!("layer_types: expected sliding_attention or full_attention, found {t}"))),
     };
-    match sliding {
-        0 => Ok(None),
-        n if n == layers && window > 0 => Ok(Some(window)),
-        n => Err(Error::Input(format!(
-            "sliding_window {window} in {n} of {layers} blocks: only all or none is supported"
-        ))),
+    types.iter().map(one).collect::<Result<_>>().map(Some)
+}
+
+/// Gives `window` to the blocks that slide.
+fn set_windows(arch: &mut Arch, slides: &[bool], window: Option<usize>) -> Result<()> {
+    if slides.contains(&true) && window.is_none() {
+        return Err(Error::Input("layer_types asks for sliding_attention, but sliding_window is not given".into()));
     }
+    for (layer, slides) in arch.layers.iter_mut().zip(slides) {
+        layer.window = window.filter(|_| *slides);
+    }
+    Ok(())
+}
+
+/// `sliding_window` of a class that has a default for it; null means none.
+fn window(keys: &Keys<'_>, default: Option<usize>) -> Result<Option<usize>> {
+    Ok(keys.size("sliding_window")?.or(if keys.0.get("sliding_window").is_some() { None } else { default }))
+}
+
+/// Qwen's window: used if `use_sliding_window`, in the blocks that `layer_types` names, else from `max_window_layers` on.
+fn qwen_windows(keys: &Keys<'_>, arch: &mut Arch) -> Result<()> {
+    if !keys.flag("use_sliding_window")?.unwrap_or(false) {
+        return Ok(());
+    }
+    let window = window(keys, Some(4096))?;
+    let layers = arch.num_hidden_layers;
+    let from = keys.size("max_window_layers")?.unwrap_or(28);
+    let slides = sliding(keys, layers)?.unwrap_or_else(|| (0..layers).map(|i| window.is_some() && i >= from).collect());
+    set_windows(arch, &slides, window)
 }
 
 #[cfg(test)]
@@ -257,7 +383,7 @@ mod tests {
     fn families_differ_where_hugging_face_does() {
         let llama =
             arch(&with(tiny("llama"), json!({"attention_bias": true, "mlp_bias": true}))).unwrap_err().to_string();
-        assert!(llama.contains("head_dim is 9"), "36 / 4 is odd: {llama}");
+        assert!(llama.contains("of 9 channels"), "36 / 4 is odd: {llama}");
         let llama =
             arch(&with(tiny("llama"), json!({"head_dim": 12, "attention_bias": true, "mlp_bias": true}))).unwrap();
         assert_eq!((llama.qkv_bias, llama.o_bias, llama.mlp_bias, llama.qk_norm), (true, true, true, false));
@@ -300,20 +426,56 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_for_all_blocks_or_none() {
-        let window = |changes: Value| arch(&with(tiny("qwen3"), changes)).map(|arch| arch.sliding_window);
-        assert_eq!(window(json!({"sliding_window": 8})).unwrap(), None);
-        assert_eq!(window(json!({"use_sliding_window": true, "sliding_window": 8})).unwrap(), None);
-        let all = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 0});
-        assert_eq!(window(all).unwrap(), Some(8));
-        let types = json!({"use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
-        assert!(window(types).unwrap_err().to_string().contains("1 of 2 blocks"));
+    fn windows_are_those_of_the_layers_named() {
+        let windows = |family: &str, changes: Value| {
+            let config = with(with(tiny(family), json!({"head_dim": 12})), changes);
+            arch(&config).map(|a| a.layers.iter().map(|l| l.window).collect::<Vec<_>>())
+        };
+        assert_eq!(windows("qwen3", json!({"sliding_window": 8})).unwrap(), [None, None]);
+        let late = json!({"use_sliding_window": true, "sliding_window": 8});
+        assert_eq!(windows("qwen3", late).unwrap(), [None, None]);
+        let all = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+        assert_eq!(windows("qwen2", all).unwrap(), [None, Some(8)]);
+        let types = json!(["sliding_attention", "full_attention"]);
+        let mixed = json!({"use_sliding_window": true, "layer_types": types});
+        assert_eq!(windows("qwen3", mixed).unwrap(), [Some(4096), None]);
+        assert_eq!(windows("mistral", json!({})).unwrap(), [Some(4096), Some(4096)]);
+        assert_eq!(windows("mistral", json!({"sliding_window": null})).unwrap(), [None, None]);
+        assert_eq!(windows("phi3", json!({"sliding_window": 5})).unwrap(), [Some(5), Some(5)]);
+        assert_eq!(windows("gemma3_text", json!({"layer_types": types})).unwrap(), [Some(4096), None]);
+        let pattern = json!({"sliding_window_pattern": 2, "sliding_window": 3});
+        assert_eq!(windows("gemma3_text", pattern).unwrap(), [Some(3), None]);
+        let nope = json!({"use_sliding_window": true, "sliding_window": 3, "no_rope_layers": [0, 1]});
+        assert_eq!(windows("smollm3", nope).unwrap(), [Some(3), None]);
+        for (family, wrong) in [
+            ("smollm3", json!({"layer_types": types})),
+            ("mistral", json!({"sliding_window": 0})),
+            ("gemma3_text", json!({"layer_types": ["sliding_attention"]})),
+            ("gemma3_text", json!({"layer_types": ["sliding_attention", "chunked_attention"]})),
+        ] {
+            assert!(windows(family, wrong.clone()).is_err(), "{family} {wrong}");
+        }
+    }
+
+    #[test]
+    fn layers_without_positions_are_smollm3s() {
+        let ropes = |changes: Value| {
+            let a =
+                arch(&with(with(tiny("smollm3"), json!({"head_dim": 12, "num_hidden_layers": 5})), changes)).unwrap();
+            a.layers.iter().map(|l| l.rope).collect::<Vec<_>>()
+        };
+        assert_eq!(ropes(json!({})), [Some(0), Some(0), Some(0), None, Some(0)]);
+        assert_eq!(ropes(json!({"no_rope_layer_interval": 2})), [Some(0), None, Some(0), None, Some(0)]);
+        assert_eq!(ropes(json!({"no_rope_layers": [0, 1, 1, 0, 1]})), [None, Some(0), Some(0), None, Some(0)]);
     }
 
     #[test]
     fn unknown_types_list_the_known_ones() {
         let error = arch(&tiny("mamba")).unwrap_err().to_string();
-        assert_eq!(error, "model_type \"mamba\" is not known; known are llama, qwen2, qwen3");
+        assert_eq!(
+            error,
+            "model_type \"mamba\" is not known; known are gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3"
+        );
         assert!(arch(&json!([])).is_err());
         assert!(arch(&json!({})).is_err());
     }
@@ -325,10 +487,10 @@ mod tests {
             (json!({"num_attention_heads": 0}), "num_attention_heads"),
             (json!({"hidden_size": "36"}), "hidden_size: expected a whole number"),
             (json!({"hidden_size": -1}), "hidden_size"),
-            (json!({"head_dim": 7}), "head_dim"),
+            (json!({"head_dim": 7}), "channels"),
             (json!({"num_hidden_layers": 1_000_000_000_000u64}), "num_hidden_layers"),
             (json!({"hidden_act": "gelu"}), "hidden_act"),
-            (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
+            (json!({"rope_scaling": {"rope_type": "proportional", "factor": 4.0}}), "proportional"),
             (json!({"quantization_config": {}}), "quantization_config"),
         ] {
             let error = arch(&with(with(tiny("llama"), json!({"head_dim": 12})), changes)).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-"""Makes tests/golden/lora/{all,qv}: PEFT adapters on tests/golden/{llama,qwen3} and what torch + PEFT compute with them.
+"""Makes the folders of tests/golden/lora: PEFT adapters on other golden models and what torch + PEFT compute with them.
 
-usage: python tests/golden/make/lora.py        (torch, transformers, peft, safetensors; needs the folders of tiny.py)
+usage: python tests/golden/make/lora.py        (torch, transformers, peft, safetensors; needs the folders of tiny.py, families.py)
 
 Each folder holds the adapter as PEFT saves it (adapter_config.json with a relative base path, adapter_model.safetensors) and
   logits.safetensors   logits.I [len, V] of the base's tokens.json
@@ -25,6 +25,10 @@ CASES = {
     # Every linear layer, odd rank, alpha / sqrt(r).
     "all": ("llama", 800, dict(r=3, lora_alpha=5, target_modules=LINEAR, use_rslora=True)),
     "qv": ("qwen3", 801, dict(r=8, lora_alpha=12, target_modules=["q_proj", "v_proj"])),
+    # q, k and v in one matrix, gate and up in another.
+    "fused": ("phi3", 802, dict(r=3, lora_alpha=5, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
+    # Norms behind the adapted layers.
+    "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
 
 

@@ -1,0 +1,138 @@
+"""Makes the other families' folders of tests/golden: tiny models with random weights and what transformers computes from them.
+
+usage: python tests/golden/make/families.py        (torch, transformers, safetensors; writes beside this script's folder)
+
+The files are those that tiny.py describes, without the AdamW trajectory, the other losses and SFT. Folders named rope_*
+hold a model and its logits alone: one set of weights under several kinds of rope scaling.
+"""
+import copy, json, os, shutil, sys
+import torch, transformers, safetensors
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config
+import torch.nn.functional as F
+
+OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+BETA, NEW = 0.3, 12
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+common = dict(num_hidden_layers=2, max_position_embeddings=128, bos_token_id=1, pad_token_id=0, rms_norm_eps=1e-5)
+default = {"rope_type": "default", "rope_theta": 10000.0}
+LENGTHS = (1, 7, 20, 41)
+CASES = {
+    # As many key as query heads, every bias.
+    "llama_bias": (710, LlamaConfig(**common, vocab_size=61, hidden_size=24, intermediate_size=27, num_attention_heads=3, num_key_value_heads=3,
+                                    head_dim=6, attention_bias=True, mlp_bias=True, rope_parameters=default)),
+    "qwen2": (711, Qwen2Config(**common, vocab_size=67, hidden_size=20, intermediate_size=30, num_attention_heads=2, num_key_value_heads=1,
+                               use_sliding_window=True, sliding_window=5, max_window_layers=1, rope_parameters=default)),
+    "mistral": (712, MistralConfig(**common, vocab_size=65, hidden_size=22, intermediate_size=26, num_attention_heads=4, num_key_value_heads=2,
+                                   head_dim=10, sliding_window=9, rope_parameters=default)),
+    "gemma3": (713, Gemma3TextConfig(**{**common, "num_hidden_layers": 3}, vocab_size=63, hidden_size=21, intermediate_size=30, num_attention_heads=3,
+                                     num_key_value_heads=1, head_dim=14, query_pre_attn_scalar=11, sliding_window=6,
+                                     layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                                     rope_parameters={"sliding_attention": default,
+                                                      "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}})),
+    "phi3": (714, Phi3Config(**common, vocab_size=62, hidden_size=24, intermediate_size=27, num_attention_heads=2, num_key_value_heads=1,
+                             original_max_position_embeddings=36, sliding_window=17, partial_rotary_factor=0.5,
+                             rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+                                              "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.5, 3.0, 5.0]})),
+    "smollm3": (715, SmolLM3Config(**{**common, "num_hidden_layers": 3}, vocab_size=64, hidden_size=20, intermediate_size=31, num_attention_heads=2,
+                                   num_key_value_heads=1, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8,
+                                   tie_word_embeddings=True, rope_parameters=default)),
+}
+ROPES = {
+    "rope_linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
+    "rope_dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+    "rope_yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16},
+}
+
+
+def token_logps(model, ids):
+    """log p of ids[1:], each given what precedes it."""
+    lp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    return lp.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def answer_logps(model, pairs, side):
+    return torch.stack([token_logps(model, p["prompt_ids"] + p[side])[len(p["prompt_ids"]) - 1:].sum() for p in pairs])
+
+
+def greedy(model, ids):
+    out, gaps = [], []
+    with torch.no_grad():
+        while len(out) < NEW:
+            top = model(torch.tensor([ids + out])).logits[0, -1].topk(2)
+            out.append(int(top.indices[0]))
+            gaps.append(round(float(top.values[0] - top.values[1]), 6))
+    return out, gaps
+
+
+def make(seed, config):
+    torch.manual_seed(seed)
+    config.eos_token_id = None
+    m = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for p in m.parameters():
+            p.normal_(0, 0.2) if p.dim() > 1 else p.add_(torch.randn_like(p) * 0.1)
+    g = torch.Generator().manual_seed(seed)
+    return m, g, lambda n: torch.randint(3, config.vocab_size, (n,), generator=g).tolist()
+
+
+def origin(seed, config):
+    return {"script": "tests/golden/make/families.py", "seed": seed, "python": sys.version.split()[0], "torch": torch.__version__,
+            "transformers": transformers.__version__, "safetensors": safetensors.__version__, "config": json.loads(config.to_json_string())}
+
+
+def fresh(name):
+    dir = os.path.join(OUT, name)
+    shutil.rmtree(dir, ignore_errors=True)
+    os.makedirs(dir)
+    return dir
+
+
+for name, (seed, config) in CASES.items():
+    dir = fresh(name)
+    m, g, draw = make(seed, config)
+    tokens = [draw(n) for n in LENGTHS]
+    # One tree beyond phi3's first context with both answers, the others within it.
+    pairs = [dict(prompt_ids=draw(a), chosen_ids=draw(b), rejected_ids=draw(c)) for a, b, c in ((5, 9, 4), (12, 3, 17), (33, 8, 6))]
+    m.save_pretrained(dir)
+    ref = copy.deepcopy(m)
+    with torch.no_grad():
+        for p in ref.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.01)
+    ref.half().save_pretrained(os.path.join(dir, "ref"))
+    ref = AutoModelForCausalLM.from_pretrained(os.path.join(dir, "ref"), dtype=torch.float32, attn_implementation="eager").eval()
+    json.dump(tokens, open(f"{dir}/tokens.json", "w"))
+    with open(f"{dir}/pairs.jsonl", "w") as f:
+        f.writelines(json.dumps(r) + "\n" for r in pairs)
+    with torch.no_grad():
+        outs = [m(torch.tensor([t]), output_hidden_states=True) for t in tokens]
+        save_file({f"logits.{i}": o.logits[0].contiguous() for i, o in enumerate(outs)}, f"{dir}/logits.safetensors")
+        save_file({f"hidden.{i}.{l}": h[0].contiguous().clone() for i, o in enumerate(outs[:3]) for l, h in enumerate(o.hidden_states)}, f"{dir}/hidden.safetensors")
+        logps = [token_logps(m, t).tolist() if len(t) > 1 else [] for t in tokens]
+        rc, rr = answer_logps(ref, pairs, "chosen_ids"), answer_logps(ref, pairs, "rejected_ids")
+    continued = [greedy(m, t) for t in tokens]
+    pc, pr = answer_logps(m, pairs, "chosen_ids"), answer_logps(m, pairs, "rejected_ids")
+    loss = -F.logsigmoid(BETA * ((pc - rc) - (pr - rr))).mean()
+    loss.backward()
+    save_file({k: p.grad.contiguous().clone() for k, p in m.named_parameters()}, f"{dir}/grads.sigmoid.safetensors")
+    expected = {"origin": origin(seed, config), "logps": logps, "greedy": [c[0] for c in continued], "greedy_gaps": [c[1] for c in continued],
+                "max_new_tokens": NEW,
+                "dpo": {"beta": BETA, "label_smoothing": {"sigmoid": 0.0}, "ref_logps_chosen": rc.tolist(), "ref_logps_rejected": rr.tolist(),
+                        "logps_chosen": pc.tolist(), "logps_rejected": pr.tolist(), "loss": {"sigmoid": loss.item()}}}
+    json.dump(expected, open(f"{dir}/expected.json", "w"), indent=1)
+    print(name, loss.item(), min(min(c[1]) for c in continued))
+
+for name, rope in ROPES.items():
+    dir = fresh(name)
+    sizes = dict(common, max_position_embeddings=20 if name == "rope_dynamic" else 128)
+    config = LlamaConfig(**sizes, vocab_size=61, hidden_size=20, intermediate_size=20, num_attention_heads=2, num_key_value_heads=1,
+                         rope_parameters=dict(rope))
+    m, g, draw = make(720, config)
+    tokens = [draw(n) for n in LENGTHS]
+    m.save_pretrained(dir)
+    json.dump(tokens, open(f"{dir}/tokens.json", "w"))
+    with torch.no_grad():
+        # In rising length: transformers keeps the longest sequence's dynamic angles for shorter ones beyond the context.
+        save_file({f"logits.{i}": m(torch.tensor([t])).logits[0].contiguous() for i, t in enumerate(tokens)}, f"{dir}/logits.safetensors")
+    json.dump({"origin": origin(720, config)}, open(f"{dir}/expected.json", "w"), indent=1)
