@@ -50,11 +50,13 @@ for name in sorted(os.listdir(GOLDEN)):
             json.dump(tokens, open(f"{t}/tokens.json", "w"))
             row[1] = f"{worst(dump('hidden', f'{t}/h', '--model', d, '--tokens', f'{t}/tokens.json'), f'{d}/hidden.safetensors')[0]:.1e}"
         if os.path.exists(f"{d}/grads.sigmoid.safetensors"):
-            a, o = e["adamw"], f"{t}/dpo"
-            dump("dpo", o, "--model", d, "--ref", f"{d}/ref", "--data", f"{d}/pairs.jsonl", "--loss", "sigmoid", "--beta", e["dpo"]["beta"],
-                 "--steps", len(a["trajectory"]), "--lr", a["lr"], "--betas", ",".join(map(str, a["betas"])), "--eps", a["eps"],
-                 "--weight-decay", a["weight_decay"], "--max-grad-norm", a["max_grad_norm"])
+            a, o = e.get("adamw"), f"{t}/dpo"
+            steps = ["--steps", len(a["trajectory"]), "--lr", a["lr"], "--betas", ",".join(map(str, a["betas"])), "--eps", a["eps"],
+                     "--weight-decay", a["weight_decay"], "--max-grad-norm", a["max_grad_norm"]] if a else []
+            dump("dpo", o, "--model", d, "--ref", f"{d}/ref", "--data", f"{d}/pairs.jsonl", "--loss", "sigmoid", "--beta", e["dpo"]["beta"], *steps)
             error, parameter = worst(f"{o}/grads.safetensors", f"{d}/grads.sigmoid.safetensors")
-            got, want = np.array(json.load(open(f"{o}/metrics.json"))["trajectory"]), np.array(a["trajectory"])
-            row[2:] = [f"{error:.1e}", parameter, f"{(np.abs(got - want).max(0) / np.abs(want).max(0)).max():.1e}"]
+            row[2:4] = [f"{error:.1e}", parameter]
+            if a:
+                got, want = np.array(json.load(open(f"{o}/metrics.json"))["trajectory"]), np.array(a["trajectory"])
+                row[4] = f"{(np.abs(got - want).max(0) / np.abs(want).max(0)).max():.1e}"
     print(f"| {name} | " + " | ".join(row) + " |", flush=True)
