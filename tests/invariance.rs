@@ -1,0 +1,39 @@
+//! Under the `soft` kernels a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order
+//! that depends on the sequence alone.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use selfreward::Silent;
+use selfreward::gpu::{Gpu, Options, Variant};
+use selfreward::model::{Model, score};
+use selfreward::weights::ModelSource;
+use std::path::Path;
+
+/// Texts of 2 to 60 tokens below `vocabulary`.
+fn texts(n: usize, vocabulary: usize) -> Vec<score::Branch> {
+    let ids =
+        |i: usize, len: usize| (0..len).map(|k| ((i * 31 + k * k * 7 + k * 13 + 5) % vocabulary) as u32).collect();
+    (0..n)
+        .map(|i| score::Branch { prompt: ids(i, 1 + i * 5 % 23), completions: vec![ids(i + 7, 1 + i * 11 % 37)] })
+        .collect()
+}
+
+#[test]
+fn log_probs_do_not_depend_on_the_batch() {
+    let gpu = Gpu::with(&Options { variant: Some(Variant::Soft), ..Options::default() }).unwrap();
+    for name in ["qwen3", "gemma3", "mistral", "phi3"] {
+        let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();
+        let model = Model::load(&gpu, &source).unwrap();
+        let bits = |branches: &[score::Branch]| -> Vec<Vec<u32>> {
+            let all = score::logps(&gpu, &model, branches, &Silent).unwrap();
+            all.iter().map(|b| b[0].iter().map(|x| x.to_bits()).collect()).collect()
+        };
+        let all = texts(33, source.arch.vocab_size);
+        let alone: Vec<Vec<u32>> = all.iter().flat_map(|b| bits(std::slice::from_ref(b))).collect();
+        for n in [7, 8, 33] {
+            assert_eq!(bits(&all[..n]), alone[..n], "{name}: {n} texts together");
+        }
+        let turned: Vec<score::Branch> = all.iter().rev().cloned().collect();
+        assert_eq!(bits(&turned), alone.iter().rev().cloned().collect::<Vec<_>>(), "{name}: the other way round");
+    }
+}
