@@ -1,8 +1,6 @@
 //! Under the `soft` kernels a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order
 //! that depends on the sequence alone.
 
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
-
 use selfreward::Silent;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::model::{Model, score};
