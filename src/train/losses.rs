@@ -69,6 +69,23 @@ fn per_token(s: &Seen, f: impl Fn(f64) -> (f64, f64)) -> Slope {
     Slope::pair(loss, d / s.nc, -d / s.nr)
 }
 
+/// The squared distance of the margin a token from 1 / 2β.
+fn ipo(s: &Seen, o: &Objective) -> Slope {
+    per_token(s, |x| {
+        let x = x - 0.5 / f64::from(o.beta);
+        (x * x, 2.0 * x)
+    })
+}
+
+/// The smoothed −log σ of β times the margin a token, less γ.
+fn sigmoid_per_token(s: &Seen, o: &Objective, gamma: f64) -> Slope {
+    let beta = f64::from(o.beta);
+    per_token(s, |x| {
+        let (loss, d) = smoothed(beta * x - gamma, o.label_smoothing.into());
+        (loss, beta * d)
+    })
+}
+
 /// log(1 − eᵃ) and its slope for a < 0, without loss of digits at either end (Mächler 2012).
 fn log1mexp(a: f64) -> (f64, f64) {
     let a = a.min(-1e-12);
@@ -147,12 +164,7 @@ pub const LOSSES: &[Loss] = &[
         |s, o| margin(s, o, |x| smoothed(x, o.label_smoothing.into())),
     ),
     row("hinge", "SLiC (arXiv 2305.10425)", Family::Margin, |s, o| margin(s, o, hinge)),
-    row("ipo", "IPO (arXiv 2310.12036), per token", Family::Margin, |s, o| {
-        per_token(s, |x| {
-            let x = x - 0.5 / f64::from(o.beta);
-            (x * x, 2.0 * x)
-        })
-    }),
+    row("ipo", "IPO (arXiv 2310.12036), per token", Family::Margin, ipo),
     row("exo_pair", "EXO (arXiv 2402.00856) on pairs; label smoothing 0 is taken as 1e-3", Family::Margin, |s, o| {
         margin(s, o, |x| {
             let e = if o.label_smoothing == 0.0 { 1e-3 } else { f64::from(o.label_smoothing) };
@@ -223,29 +235,14 @@ pub const LOSSES: &[Loss] = &[
         dsum: -s.chosen_share,
         ..Slope::default()
     }),
-    row("sigmoid_norm", "DPO on log-ratios per token", Family::Margin, |s, o| {
-        let beta = f64::from(o.beta);
-        per_token(s, |x| {
-            let (loss, d) = smoothed(beta * x, o.label_smoothing.into());
-            (loss, beta * d)
-        })
-    }),
+    row("sigmoid_norm", "DPO on log-ratios per token", Family::Margin, |s, o| sigmoid_per_token(s, o, 0.0)),
     row("cpo", "CPO (arXiv 2401.08417), no reference; with its NLL term: cpo,sft:ALPHA", Family::Free, |s, o| {
         margin(s, o, |x| smoothed(x, o.label_smoothing.into()))
     }),
     row("cpo_hinge", "CPO with SLiC's loss, no reference", Family::Free, |s, o| margin(s, o, hinge)),
-    row("cpo_ipo", "CPO with IPO's loss on log-probs per token, no reference", Family::Free, |s, o| {
-        per_token(s, |x| {
-            let x = x - 0.5 / f64::from(o.beta);
-            (x * x, 2.0 * x)
-        })
-    }),
+    row("cpo_ipo", "CPO with IPO's loss on log-probs per token, no reference", Family::Free, ipo),
     row("simpo", "SimPO (arXiv 2405.14734): log-probs per token and a margin, no reference", Family::Free, |s, o| {
-        let beta = f64::from(o.beta);
-        per_token(s, |x| {
-            let (loss, d) = smoothed(beta * x - f64::from(o.simpo_gamma), o.label_smoothing.into());
-            (loss, beta * d)
-        })
+        sigmoid_per_token(s, o, o.simpo_gamma.into())
     }),
     row(
         "orpo",

@@ -17,8 +17,8 @@ struct Step {
 }
 
 impl Trainer<'_> {
-    /// Writes weights (of an adapter's training the adapter alone), moments and the step number into `dir` so that [`Trainer::load_state`] goes on bit for bit. The
-    /// step number is written last: a folder without it is unfinished.
+    /// Writes weights (of an adapter's training the adapter alone), moments and the step number into `dir` so that
+    /// [`Trainer::load_state`] goes on bit for bit. The step number is written last: a folder without it is unfinished.
     ///
     /// # Errors
     /// The folder cannot be written; GPU errors.
