@@ -56,6 +56,8 @@ pub struct Options {
     /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no more,
     /// whatever the adapter has; wgpu then refuses what a browser would refuse.
     pub webgpu_limits: bool,
+    /// Read and keep no picks of the autotuner on disk (for tests).
+    pub forgetful: bool,
 }
 
 struct Inner {
@@ -116,7 +118,10 @@ impl Gpu {
         .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
         let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
         let gpu = Gpu(Arc::new(Inner {
-            tuning: Mutex::new(tune::Table::for_device(&info, variant)),
+            tuning: Mutex::new(match options.forgetful {
+                true => tune::Table::default(),
+                false => tune::Table::for_device(&info, variant),
+            }),
             device,
             queue,
             info,

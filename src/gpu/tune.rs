@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Picks already made, kept on disk under adapter, driver and crate version.
+#[derive(Default)]
 pub struct Table {
     picks: BTreeMap<String, u32>,
     file: Option<PathBuf>,
@@ -52,6 +53,8 @@ fn cache_dir() -> Option<PathBuf> {
 impl Gpu {
     /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
     /// candidate. One warm-up, then the least of three runs; a candidate twice as slow as the best is dropped at once.
+    /// The runs happen while other launches may stand recorded and not submitted, so what they write to must come from
+    /// [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give memory that those launches still read.
     ///
     /// # Errors
     /// Device errors.
