@@ -25,6 +25,8 @@ fn wide() -> u32 {
 }
 
 //@ forward
+// With CHUNK > 0 the keys of each row's path are summed up in chunks of CHUNK positions counted from position 0, then the
+// chunks in their order, as attention_decode does it: then a token's bits are the same in both.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
@@ -47,6 +49,10 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     var c: array<vec4f, HELD>;
     var top = -3.0e38;
     var sum = 0.0;
+    var chunk = 0u;
+    var all: array<vec4f, select(1u, HELD, CHUNK > 0u)>;
+    var all_top = -3.0e38;
+    var all_sum = 0.0;
     var j = root[i0];
     while j <= last {
         let e = end[j];
@@ -61,16 +67,40 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             dots = fma(q[d], qkv[ki + d], dots);
         }
         let seen = visible(i, j, e, pos[i] - pos[j]);
+        if CHUNK > 0u && seen && pos[j] / max(CHUNK, 1u) != chunk {
+            let higher = max(all_top, top);
+            let keep = exp(all_top - higher);
+            let w = exp(top - higher);
+            all_sum = fma(all_sum, keep, sum * w);
+            for (var d = 0u; d < wide(); d++) {
+                all[d] = fma(all[d], vec4f(keep), c[d] * w);
+                c[d] = vec4f();
+            }
+            all_top = higher;
+            top = -3.0e38;
+            sum = 0.0;
+            chunk = pos[j] / max(CHUNK, 1u);
+        }
         let s = select(-3.0e38, dots.x + dots.y + dots.z + dots.w, seen);
         let higher = max(top, s);
         let keep = exp(top - higher);
         let w = select(0.0, exp(s - higher), seen);
-        sum = sum * keep + w;
+        sum = fma(sum, keep, w);
         for (var d = 0u; d < wide(); d++) {
             c[d] = fma(c[d], vec4f(keep), qkv[vi + d] * w);
         }
         top = higher;
         j++;
+    }
+    if CHUNK > 0u {
+        let higher = max(all_top, top);
+        let keep = exp(all_top - higher);
+        let w = exp(top - higher);
+        sum = fma(all_sum, keep, sum * w);
+        for (var d = 0u; d < wide(); d++) {
+            c[d] = fma(all[d], vec4f(keep), c[d] * w);
+        }
+        top = higher;
     }
     if i0 + lane < p.rows {
         let oi = (i * p.heads + h) * D4;

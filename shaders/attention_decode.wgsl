@@ -62,7 +62,7 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         let higher = max(top, score);
         let keep = exp(top - higher);
         let w = exp(score - higher);
-        sum = sum * keep + w;
+        sum = fma(sum, keep, w);
         for (var d = 0u; d < wide(); d++) {
             c[d] = fma(c[d], vec4f(keep), values[ki + d] * w);
         }
@@ -87,15 +87,15 @@ fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     }
     let first = (at / D4) * p.chunks;
     var top = -3.0e38;
-    for (var s = first; s < first + p.chunks; s++) {
-        top = max(top, norm[s].x);
-    }
-    var c = vec4f();
     var sum = 0.0;
+    var c = vec4f();
     for (var s = first; s < first + p.chunks; s++) {
-        let keep = exp(norm[s].x - top);
-        sum += norm[s].y * keep;
-        c += part[s * D4 + at % D4] * keep;
+        let higher = max(top, norm[s].x);
+        let keep = exp(top - higher);
+        let w = exp(norm[s].x - higher);
+        sum = fma(sum, keep, norm[s].y * w);
+        c = fma(c, vec4f(keep), part[s * D4 + at % D4] * w);
+        top = higher;
     }
     o[at] = c / sum;
 }

@@ -1,19 +1,19 @@
-// x[t] = factor * table[token[t]]. The table may be stored by rows (untied) or as the output matrix's columns (tied), so element
-// (token, d) stands at token * stride_token + d * stride_channel.
+// x[t] = factor * column token[t] of the table [D, V], which lies in blocks of columns: a launch serves the tokens of one
+// block, `first .. first + count`.
 struct Params {
-    rows: u32,           // T, or the number of distinct tokens
-    cols: u32,           // D
-    ld: u32,             // of x
-    stride_token: u32,
-    stride_channel: u32,
-    ldw: u32,            // of the quantised words
+    rows: u32,      // T, or the number of distinct tokens
+    cols: u32,      // D
+    ld: u32,        // of x
+    table_ld4: u32, // row distance of the table in four elements
+    first: u32,
+    count: u32,
     factor: f32,
 }
 
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
-@group(0) @binding(2) var<storage, read> table: array<f32>;        // [V, D] or [D, V]
+@group(0) @binding(2) var<storage, read> table: array<Operand>;    // [D, count]
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -23,16 +23,20 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     if t >= p.rows {
         return;
     }
-    x[i] = select(0.0, p.factor * table[token[t] * p.stride_token + min(d, p.cols - 1u) * p.stride_channel], d < p.cols);
+    let v = token[t] - p.first;
+    if v < p.count {
+        let four = wide(table[min(d, p.cols - 1u) * p.table_ld4 + v / 4u]);
+        x[i] = select(0.0, p.factor * four[v % 4u], d < p.cols);
+    }
 }
 
 //@ forward_q
-// The table is a quantised output matrix: BITS-bit words down the channels, a scale and a minimum per 32 of them.
+// The table is quantised: BITS-bit words down the channels, a scale and a minimum per 32 of them.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
-@group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, V]
-@group(0) @binding(3) var<storage, read> scale: array<f32>;        // [D / 32, V]
-@group(0) @binding(4) var<storage, read> minimum: array<f32>;      // [D / 32, V]
+@group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]
+@group(0) @binding(3) var<storage, read> scale: array<f32>;        // [D / 32, count]
+@group(0) @binding(4) var<storage, read> minimum: array<f32>;      // [D / 32, count]
 @group(0) @binding(5) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -43,10 +47,12 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         return;
     }
     let per = 32u / BITS;
-    let v = token[t];
-    let q = (words[(d / per) * p.ldw + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-    let at = (d / 32u) * p.ldw + v;
-    x[i] = select(0.0, p.factor * (f32(q) * scale[at] + minimum[at]), i % p.ld < p.cols);
+    let v = token[t] - p.first;
+    if v < p.count {
+        let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
+        let at = (d / 32u) * p.table_ld4 * 4u + v;
+        x[i] = select(0.0, p.factor * (f32(q) * scale[at] + minimum[at]), i % p.ld < p.cols);
+    }
 }
 
 //@ backward
@@ -56,7 +62,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(2) var<storage, read> start: array<u32>;        // [U + 1]
 @group(0) @binding(3) var<storage, read> row: array<u32>;          // [T]
 @group(0) @binding(4) var<storage, read> dx: array<f32>;           // [T, D]
-@group(0) @binding(5) var<storage, read_write> dtable: array<f32>; // as table
+@group(0) @binding(5) var<storage, read_write> dtable: array<f32>; // [D, count]
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
@@ -65,9 +71,12 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
     if u >= p.rows {
         return;
     }
-    var sum = 0.0;
-    for (var e = start[u]; e < start[u + 1u]; e++) {
-        sum += dx[row[e] * p.ld + d];
+    let v = distinct[u] - p.first;
+    if v < p.count {
+        var sum = 0.0;
+        for (var e = start[u]; e < start[u + 1u]; e++) {
+            sum += dx[row[e] * p.ld + d];
+        }
+        dtable[d * p.table_ld4 * 4u + v] += p.factor * sum;
     }
-    dtable[distinct[u] * p.stride_token + d * p.stride_channel] += p.factor * sum;
 }

@@ -10,13 +10,16 @@ struct Params {
     ldb4: u32,
     ldc4: u32,
     row0: u32,   // first row of this dispatch
+    a0: u32,     // vec4 of a row of A before its first one
+    b0: u32,     // the same of B
+    c0: u32,     // the same of C and of the bias
 }
 
 //@ forward
 // A [M, K] by rows; K is a multiple of 4, B has that many rows.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
-@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(WG)
@@ -26,24 +29,24 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     if col >= p.n4 {
         return;
     }
-    var at$ = min(row + $u, p.m - 1u) * p.lda4; //*MR
+    var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$ = vec4f(); //*MR
     var bi = col;
     for (var k = 0u; k < p.k; k += 4u) {
-        let b0 = b[bi];
-        let b1 = b[bi + p.ldb4];
-        let b2 = b[bi + 2u * p.ldb4];
-        let b3 = b[bi + 3u * p.ldb4];
+        let b0 = wide(b[bi]);
+        let b1 = wide(b[bi + p.ldb4]);
+        let b2 = wide(b[bi + 2u * p.ldb4]);
+        let b3 = wide(b[bi + 3u * p.ldb4]);
         bi += 4u * p.ldb4;
         let a$ = a[at$]; //*MR
         c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
         at$ += 1u; //*MR
     }
     if BIAS == 1u {
-        let add = bias[col];
+        let add = bias[p.c0 + col];
         c$ += add; //*MR
     }
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + p.c0 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
 }
 
 //@ forward_tn
@@ -70,7 +73,7 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     var c7 = vec4f();
     var ai = row4;
     var aj = second;
-    var bi = col;
+    var bi = p.b0 + col;
     for (var k = 0u; k < p.k; k++) {
         let v = b[bi];
         let x = a[ai];
@@ -108,7 +111,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
         return;
     }
     let mask = vec4u((1u << BITS) - 1u);
-    var at$ = min(row + $u, p.m - 1u) * p.lda4; //*MR
+    var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$ = vec4f(); //*MR
     var wi = col;
     for (var block = 0u; block < p.k / 32u; block++) {
@@ -133,8 +136,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
         c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
     }
     if BIAS == 1u {
-        let add = bias[col];
+        let add = bias[p.c0 + col];
         c$ += add; //*MR
     }
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + p.c0 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
 }

@@ -1,6 +1,7 @@
 // C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 8 results a lane (64 lanes). Rows and
 // vec4 columns of a lane lie 8 apart, so that neighbouring lanes read neighbouring banks. Few rows (decode) take
-// forward_rows: there the weights are read once, K is split over 8 slices of a workgroup, and a tree adds them.
+// forward_rows: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
+// result's bits must not depend on the number of rows, the blocked form sums up in the same 8 slices (SLICES).
 // A line that ends in //*NAME stands NAME times, $ being its number.
 struct Params {
     m: u32,      // rows of C
@@ -10,18 +11,25 @@ struct Params {
     ldb4: u32,
     ldc4: u32,
     row0: u32,   // first row of this dispatch
+    a0: u32,     // vec4 of a row of A before its first one
+    b0: u32,     // the same of B
+    c0: u32,     // the same of C and of the bias
 }
 
 var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
-fn store(row: u32, col: u32, v: vec4f) {
+fn store(row: u32, col: u32, v: vec4f, more: bool) {
     if row < p.m && col < p.n4 {
-        let at = row * p.ldc4 + col;
-        if ADD == 1u {
+        let at = row * p.ldc4 + p.c0 + col;
+        if ADD == 1u || more {
             c[at] += v;
         } else {
             c[at] = v;
         }
     }
+}
+// Elements of one of `slices` neighbouring slices of K.
+fn slice_length(slices: u32) -> u32 {
+    return (p.k / 4u + slices - 1u) / slices * 4u;
 }
 // Adds up the 8 slices of K and stores.
 fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
@@ -30,7 +38,7 @@ fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
     if lane < 32u {
         var sum = v;
         sum += part[lane + 32u * ($u + 1u)]; //*7
-        store(row, col, sum);
+        store(row, col, sum, false);
     }
     workgroupBarrier();
 }
@@ -38,7 +46,7 @@ fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
-@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
 // 5 vec4 a row instead of 4: eight lanes then hit eight banks.
@@ -50,45 +58,49 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     let ty = lane / 8u;
     let row0 = p.row0 + g.y * 64u;
     let col0 = g.x * 16u;
-    var x$ = vec4f(); //*8
-    var y$ = vec4f(); //*8
-    for (var k = 0u; k < p.k; k += 16u) {
-        for (var i = lane; i < 256u; i += 64u) {
-            let r = i / 4u;
-            let ka = k / 4u + i % 4u;
-            var v = vec4f();
-            if row0 + r < p.m && ka * 4u < p.k {
-                v = a[(row0 + r) * p.lda4 + ka];
-            }
-            as_[r * 5u + i % 4u] = v;
-            let kb = k + i / 16u;
-            let cb = col0 + i % 16u;
-            var w = vec4f();
-            if kb < p.k && cb < p.n4 {
-                w = b[kb * p.ldb4 + cb];
-            }
-            bs[i] = w;
-        }
-        workgroupBarrier();
-        for (var q = 0u; q < 4u; q++) {
-            let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
-            let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
-            let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
-            x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
-            y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
-        }
-        workgroupBarrier();
-    }
     let cx = col0 + tx;
     let cy = cx + 8u;
-    if BIAS == 1u {
-        let add_x = bias[min(cx, p.n4 - 1u)];
-        let add_y = bias[min(cy, p.n4 - 1u)];
-        x$ += add_x; //*8
-        y$ += add_y; //*8
+    let length = slice_length(SLICES);
+    for (var start = 0u; start < p.k; start += length) {
+        let stop = min(start + length, p.k);
+        var x$ = vec4f(); //*8
+        var y$ = vec4f(); //*8
+        for (var k = start; k < stop; k += 16u) {
+            for (var i = lane; i < 256u; i += 64u) {
+                let r = i / 4u;
+                let ka = k / 4u + i % 4u;
+                var v = vec4f();
+                if row0 + r < p.m && ka * 4u < stop {
+                    v = a[(row0 + r) * p.lda4 + p.a0 + ka];
+                }
+                as_[r * 5u + i % 4u] = v;
+                let kb = k + i / 16u;
+                let cb = col0 + i % 16u;
+                var w = vec4f();
+                if kb < stop && cb < p.n4 {
+                    w = wide(b[kb * p.ldb4 + cb]);
+                }
+                bs[i] = w;
+            }
+            workgroupBarrier();
+            for (var q = 0u; q < 4u; q++) {
+                let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
+                let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
+                let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
+                x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
+                y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
+            }
+            workgroupBarrier();
+        }
+        if BIAS == 1u && start == 0u {
+            let add_x = bias[p.c0 + min(cx, p.n4 - 1u)];
+            let add_y = bias[p.c0 + min(cy, p.n4 - 1u)];
+            x$ += add_x; //*8
+            y$ += add_y; //*8
+        }
+        store(row0 + ty + 8u * $u, cx, x$, start > 0u); //*8
+        store(row0 + ty + 8u * $u, cy, y$, start > 0u); //*8
     }
-    store(row0 + ty + 8u * $u, cx, x$); //*8
-    store(row0 + ty + 8u * $u, cy, y$); //*8
 }
 
 //@ forward_tn
@@ -118,7 +130,7 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
                 v = a[ki * p.lda4 + ra];
             }
             if ki < p.k && cb < p.n4 {
-                w = b[ki * p.ldb4 + cb];
+                w = b[ki * p.ldb4 + p.b0 + cb];
             }
             as_[i] = v;
             bs[i] = w;
@@ -149,14 +161,14 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         workgroupBarrier();
     }
     let cx = col0 + tx;
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$); //*8
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$, false); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$, false); //*8
 }
 
 //@ forward_rows
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
-@group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [K, N]
+@group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(256)
@@ -166,17 +178,18 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
     let col = min(g.x * 32u + tx, p.n4 - 1u);
     let row = p.row0 + g.y * MR;
     var c$ = vec4f(); //*MR
-    for (var k4 = slice; k4 * 4u < p.k; k4 += 8u) {
+    let length = slice_length(8u) / 4u;
+    for (var k4 = slice * length; k4 < min((slice + 1u) * length, p.k / 4u); k4++) {
         let bi = k4 * 4u * p.ldb4 + col;
-        let b0 = b[bi];
-        let b1 = b[bi + p.ldb4];
-        let b2 = b[bi + 2u * p.ldb4];
-        let b3 = b[bi + 3u * p.ldb4];
-        let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + k4]; //*MR
+        let b0 = wide(b[bi]);
+        let b1 = wide(b[bi + p.ldb4]);
+        let b2 = wide(b[bi + 2u * p.ldb4]);
+        let b3 = wide(b[bi + 3u * p.ldb4]);
+        let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
         c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
     }
     if BIAS == 1u && slice == 0u {
-        let add = bias[col];
+        let add = bias[p.c0 + col];
         c$ += add; //*MR
     }
     finish(row + $u, g.x * 32u + tx, lane, c$); //*MR
@@ -210,7 +223,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
                 let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
                 let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
                 let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
-                let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + k4]; //*MR
+                let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
                 t$ += a$; //*MR
                 k4 += 1u;
@@ -221,7 +234,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
         c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
     }
     if BIAS == 1u && slice == 0u {
-        let add = bias[col];
+        let add = bias[p.c0 + col];
         c$ += add; //*MR
     }
     finish(row + $u, g.x * 32u + tx, lane, c$); //*MR

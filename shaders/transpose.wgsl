@@ -1,31 +1,54 @@
 // y[c, r] = x[r, c] over the padded matrix, so that zeros between rows stay zeros.
 struct Params {
     rows: u32,  // of x, a multiple of 4
-    cols: u32,  // of x with padding
+    cols: u32,  // of x, rounded up to a multiple of 4
+    ld4: u32,   // row distance of x in four elements
 }
-
-//@ forward
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [R, C]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [C, R]
-@compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let c4 = p.cols / 4u;
+fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
     let r4 = p.rows / 4u;
-    let c = i % c4;
-    let r = i / c4;
-    if r >= r4 {
-        return;
-    }
-    let source = r * 4u * c4 + c;
-    let x0 = x[source];
-    let x1 = x[source + c4];
-    let x2 = x[source + 2u * c4];
-    let x3 = x[source + 3u * c4];
     let to = c * 4u * r4 + r;
     y[to] = vec4f(x0.x, x1.x, x2.x, x3.x);
     y[to + r4] = vec4f(x0.y, x1.y, x2.y, x3.y);
     y[to + 2u * r4] = vec4f(x0.z, x1.z, x2.z, x3.z);
     y[to + 3u * r4] = vec4f(x0.w, x1.w, x2.w, x3.w);
+}
+
+//@ forward
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<Operand>;        // [R, C]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [C, R]
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let c = i % (p.cols / 4u);
+    let r = i / (p.cols / 4u);
+    if r >= p.rows / 4u {
+        return;
+    }
+    let at = r * 4u * p.ld4 + c;
+    store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
+}
+
+//@ forward_q
+// x in blocks of 32 along R: BITS-bit words, a scale and a minimum per block.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
+@group(0) @binding(2) var<storage, read> scale: array<vec4f>;      // [R / 32, C]
+@group(0) @binding(3) var<storage, read> minimum: array<vec4f>;    // [R / 32, C]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;    // [C, R]
+fn element(r: u32, c: u32) -> vec4f {
+    let per = 32u / BITS;
+    let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
+    let at = (r / 32u) * p.ld4 + c;
+    return vec4f(q) * scale[at] + minimum[at];
+}
+@compute @workgroup_size(WG)
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let c = i % (p.cols / 4u);
+    let r = i / (p.cols / 4u);
+    if r >= p.rows / 4u {
+        return;
+    }
+    store(c, r, element(r * 4u, c), element(r * 4u + 1u, c), element(r * 4u + 2u, c), element(r * 4u + 3u, c));
 }

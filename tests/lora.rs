@@ -7,7 +7,7 @@
 use selfreward::Silent;
 use selfreward::gpu::Gpu;
 use selfreward::model::lora::{Adapter, LoraConfig};
-use selfreward::model::{Model, NamedTensor, score};
+use selfreward::model::{Model, NamedTensor, Storage, score};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
@@ -122,7 +122,7 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
         };
         let want = a["trajectory"].as_array().unwrap();
         let config = config(float(&d["beta"]), want.len(), data.len(), float(&a["lr"]));
-        let mut trainer = Trainer::new(&gpu, Model::load_f32(&gpu, &source).unwrap(), optimiser).unwrap();
+        let mut trainer = Trainer::new(&gpu, Model::load_as(&gpu, &source, Storage::F32).unwrap(), optimiser).unwrap();
         let steps = train(&mut trainer, &data, &config, Some(&reference));
         for (step, want) in steps.iter().zip(want.iter().map(list)) {
             let error = relative(&[step.loss, step.grad_norm], &want);
@@ -148,8 +148,8 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets: vec!["all-linear".into()] };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
     assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
-    let model = || Model::load_f32(&gpu, &source).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();
-    assert_eq!(sums(&gpu, &model(), &data), sums(&gpu, &Model::load_f32(&gpu, &source).unwrap(), &data));
+    let model = || Model::load_as(&gpu, &source, Storage::F32).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();
+    assert_eq!(sums(&gpu, &model(), &data), sums(&gpu, &Model::load_as(&gpu, &source, Storage::F32).unwrap(), &data));
 
     let trainer = || Trainer::new(&gpu, model(), Optimiser::default()).unwrap();
     let config = config(0.1, 3, 2, 1e-2);

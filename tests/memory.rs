@@ -1,15 +1,16 @@
 //! Memory that changes hands: what a recorded launch still reads stays as it was until it ran.
 
 use selfreward::gpu::{Gpu, Options};
-use selfreward::kernels::matmul::{self, Epilogue, Weight};
+use selfreward::kernels::matmul::{self, Epilogue};
 use selfreward::kernels::rows;
+use selfreward::kernels::weight::Weight;
 
 #[test]
 fn tuning_leaves_recorded_launches_alone() {
     let gpu = Gpu::with(&Options { forgetful: true, ..Options::default() }).unwrap();
     let (m, k, n) = (64, 36, 128);
     let values: Vec<f32> = (0..m * n).map(|i| i as f32).collect();
-    let (a, b) = (gpu.zeros(m, k).unwrap(), Weight::Dense(gpu.zeros(k, n).unwrap()));
+    let (a, b) = (gpu.zeros(m, k).unwrap(), Weight::from(gpu.zeros(k, n).unwrap()));
     let (kept, c) = (gpu.zeros(m, n).unwrap(), gpu.zeros(m, n).unwrap());
     let all = gpu.vector(&(0..m as u32).collect::<Vec<_>>()).unwrap();
     let mut rec = gpu.record();

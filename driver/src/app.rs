@@ -5,6 +5,8 @@ use crate::progress::{Progress, Verbosity};
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
+use selfreward::kernels::weight::Half;
+use selfreward::model::{Model, Storage};
 use selfreward::weights::ModelSource;
 use serde::Serialize;
 use std::io::Write;
@@ -39,6 +41,7 @@ impl App {
             variant: pin.variant.map(Variant::from),
             plain: pin.no_features,
             webgpu_limits: self.common.limits == LimitSet::Webgpu,
+            invariant: self.common.invariant,
             ..Options::default()
         })?;
         let info = gpu.info();
@@ -62,6 +65,52 @@ impl App {
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
         self.line(serde_json::to_string_pretty(value)?)
     }
+}
+
+/// In which type a model's matrices are kept.
+#[derive(clap::Args, Default)]
+pub(crate) struct DtypeArg {
+    /// Type of the model's matrices on the device; sums and activations are always in f32 (default: as the file has them;
+    /// sft and dpo train all weights in f32, and with bf16 or f16 their products read rounded copies)
+    #[arg(long, value_enum, value_name = "T")]
+    dtype: Option<DtypeName>,
+}
+
+impl DtypeArg {
+    /// How to load a model that is not trained itself.
+    pub(crate) fn storage(&self) -> Storage {
+        match (self.dtype, self.half()) {
+            (_, Some(half)) => Storage::Half(half),
+            (Some(_), None) => Storage::F32,
+            (None, None) => Storage::Own,
+        }
+    }
+
+    /// Loads a model to be trained: all of it, in f32; or, frozen beside an adapter, as the flag says.
+    pub(crate) fn trainable(&self, gpu: &Gpu, source: &ModelSource, adapter: bool) -> Result<Model> {
+        Ok(Model::load_as(gpu, source, if adapter { self.storage() } else { Storage::F32 })?)
+    }
+
+    /// The type of the copies that products read in the training of all weights.
+    pub(crate) fn copies(&self, model: &Model) -> Option<Half> {
+        self.half().filter(|_| !model.has_adapter())
+    }
+
+    /// The 16-bit type that was asked for.
+    pub(crate) fn half(&self) -> Option<Half> {
+        match self.dtype {
+            Some(DtypeName::Bf16) => Some(Half::Bf16),
+            Some(DtypeName::F16) => Some(Half::F16),
+            Some(DtypeName::F32) | None => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum DtypeName {
+    F32,
+    Bf16,
+    F16,
 }
 
 /// Flags of commands that compare or measure: they fix what a device would choose by itself.

@@ -29,6 +29,9 @@ pub(crate) struct Common {
     /// Limits to ask the device for
     #[arg(long, global = true, value_enum, default_value_t, value_name = "SET")]
     pub(crate) limits: LimitSet,
+    /// Give each sequence the same bits in any batch, and in generation those of scoring and training (slower)
+    #[arg(long, global = true)]
+    pub(crate) invariant: bool,
     /// Seed of all random numbers
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,

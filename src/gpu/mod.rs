@@ -56,6 +56,8 @@ pub struct Options {
     /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no more,
     /// whatever the adapter has; wgpu then refuses what a browser would refuse.
     pub webgpu_limits: bool,
+    /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike (slower).
+    pub invariant: bool,
     /// Read and keep no picks of the autotuner on disk (for tests).
     pub forgetful: bool,
 }
@@ -67,6 +69,7 @@ struct Inner {
     limits: wgpu::Limits,
     variant: Variant,
     checked: bool,
+    invariant: bool,
     memory: Option<u64>,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
@@ -128,6 +131,7 @@ impl Gpu {
             limits,
             variant,
             checked: options.checked,
+            invariant: options.invariant,
             memory: options.memory,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
@@ -163,6 +167,11 @@ impl Gpu {
     /// Which kernel texts it runs.
     pub fn variant(&self) -> Variant {
         self.0.variant
+    }
+
+    /// Whether a row's bits must not depend on the other rows ([`Options::invariant`]).
+    pub fn invariant(&self) -> bool {
+        self.0.invariant
     }
 
     /// Bytes of buffers now in use.

@@ -15,7 +15,8 @@ pub struct Source {
     pub soft: &'static str,
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
-    /// Stems of shaders/lib/ to put in front. `reduce` exists once per variant.
+    /// Stems of shaders/lib/ to put in front. `reduce` exists once per variant, `operand` once per storage type, which the
+    /// constant HALF says.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -26,6 +27,13 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("reduce", include_str!("../../shaders/lib/reduce.soft.wgsl"), include_str!("../../shaders/lib/reduce.tile.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
+];
+
+/// How weights are stored, by the constant HALF: in f32 where it is missing.
+const OPERANDS: [&str; 3] = [
+    include_str!("../../shaders/lib/operand.f32.wgsl"),
+    include_str!("../../shaders/lib/operand.bf16.wgsl"),
+    include_str!("../../shaders/lib/operand.f16.wgsl"),
 ];
 
 impl Source {
@@ -46,6 +54,12 @@ impl Source {
             let _ = writeln!(out, "const {name}: u32 = {value}u;");
         }
         for lib in self.libs {
+            if *lib == "operand" {
+                let half = constants.iter().find(|(n, _)| *n == "HALF").map_or(0, |(_, v)| *v as usize);
+                let text = OPERANDS.get(half);
+                out.push_str(text.ok_or_else(|| Error::Input(format!("{}: no storage type {half}", self.name)))?);
+                continue;
+            }
             let found = LIBS.iter().find(|(n, ..)| n == lib);
             let (_, soft, tile) = found.ok_or_else(|| Error::Input(format!("{}: no shaders/lib/{lib}", self.name)))?;
             out.push_str(if variant == Variant::Soft { soft } else { tile });

@@ -1,5 +1,6 @@
 //! Attention over the token forest, forward and backward.
 
+use super::attention_decode::CHUNK;
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, lanes, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor};
@@ -18,7 +19,7 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest and its gradients",
-    constants: &[&[("D4", 3)], &[("D4", 16)], &[("D4", 64)]],
+    constants: &[&[("D4", 3), ("CHUNK", 0)], &[("D4", 16), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", 0)]],
     cases,
 };
 
@@ -91,7 +92,7 @@ fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u
 /// One dispatch per slice of heads, so that none runs too long. `products` counts the [T, T]-sized products.
 fn by_heads(
     rec: &mut Recorder,
-    entry: &'static str,
+    (entry, chunk): (&'static str, usize),
     qkv: &Tensor,
     (heads, count, products): (Heads, usize, f64),
     mask: &Mask,
@@ -105,7 +106,7 @@ fn by_heads(
         rec.launch(Launch {
             source: &SOURCE,
             entry,
-            constants: constants(heads),
+            constants: [constants(heads), vec![("CHUNK", chunk as u32)]].concat(),
             params: params(qkv, heads, mask, first)?,
             bind,
             groups: [qkv.rows.div_ceil(wg) as u32, here as u32, 1],
@@ -123,7 +124,8 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     let o = gpu.empty(qkv.rows, heads.heads * heads.padded())?;
     let lse = gpu.empty(1, qkv.rows * heads.heads)?;
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
-    by_heads(rec, "forward", qkv, (heads, heads.heads, 2.0), mask, &bind)?;
+    let chunk = if gpu.invariant() { CHUNK } else { 0 };
+    by_heads(rec, ("forward", chunk), qkv, (heads, heads.heads, 2.0), mask, &bind)?;
     Ok(Attended { o, lse })
 }
 
@@ -152,9 +154,9 @@ pub fn backward(
         cost: stream(&[&out.o, d_o], 2.0),
     })?;
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    by_heads(rec, "backward_q", qkv, (heads, heads.heads, 3.0), mask, &bind)?;
+    by_heads(rec, ("backward_q", 0), qkv, (heads, heads.heads, 3.0), mask, &bind)?;
     let bind = [qkv, &mask.end, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    by_heads(rec, "backward_kv", qkv, (heads, heads.kv_heads, 4.0), mask, &bind)?;
+    by_heads(rec, ("backward_kv", 0), qkv, (heads, heads.kv_heads, 4.0), mask, &bind)?;
     Ok(dqkv)
 }
 

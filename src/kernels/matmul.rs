@@ -1,6 +1,7 @@
-//! C = A B: dense, with B quantised, and with A stored by columns (weight gradients).
+//! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a weight).
 
-use super::{Case, Kernel, bytes, word};
+use super::weight::{Block, Half, Weight};
+use super::{Case, Kernel, bytes, transpose, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, pad4};
 use crate::{Error, Result};
 
@@ -8,62 +9,24 @@ static SOURCE: Source = Source {
     name: "matmul",
     soft: include_str!("../../shaders/matmul.soft.wgsl"),
     tile: include_str!("../../shaders/matmul.tile.wgsl"),
-    libs: &[],
+    libs: &["operand"],
     tile_size: 64,
 };
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
-    about: "C = A B, dense or quantised, and A^T B",
+    about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
     constants: &[
         &[("MR", 1), ("BIAS", 0), ("ADD", 0), ("BITS", 4)],
-        &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8)],
-        &[("MR", 8), ("BIAS", 0), ("ADD", 1), ("BITS", 4)],
+        &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1), ("SLICES", SLICES)],
+        &[("MR", 8), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
     ],
     cases,
 };
 
-/// The right-hand matrix `[K, N]` of a projection. Rows are padded to a multiple of 4 with zeros.
-#[derive(Clone)]
-pub enum Weight {
-    /// f32 elements: a tensor `[pad4(K), N]`.
-    Dense(Tensor),
-    /// Blocks of 32 along K: value = word bits x scale + minimum.
-    Quantised {
-        /// 4 or 8.
-        bits: u32,
-        /// `[K * bits / 32, N]`; a word holds 32 / bits neighbours along K, the first in its low bits.
-        words: Tensor,
-        /// `[K / 32, N]`
-        scale: Tensor,
-        /// `[K / 32, N]`
-        minimum: Tensor,
-    },
-}
-
-impl Weight {
-    /// N.
-    pub fn cols(&self) -> usize {
-        match self {
-            Weight::Dense(w) => w.cols,
-            Weight::Quantised { scale, .. } => scale.cols,
-        }
-    }
-
-    /// The f32 tensor.
-    ///
-    /// # Errors
-    /// A quantised weight.
-    pub fn dense(&self) -> Result<&Tensor> {
-        match self {
-            Weight::Dense(w) => Ok(w),
-            Weight::Quantised { .. } => {
-                Err(Error::Input("training needs f32 weights; load the model dequantised".into()))
-            }
-        }
-    }
-}
+/// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
+const SLICES: u32 = 8;
 
 /// What happens to C besides the product.
 #[derive(Clone, Copy, Default)]
@@ -77,36 +40,74 @@ pub struct Epilogue<'a> {
 /// Rows that one lane of the soft and of the few-row kernels holds.
 const ROWS: [u32; 4] = [1, 2, 4, 8];
 
+/// One block's part of a product.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    a: &'a Tensor,
+    /// A's first column.
+    a0: usize,
+    b: &'a Block,
+    c: &'a Tensor,
+    /// C's first column.
+    c0: usize,
+    epilogue: Epilogue<'a>,
+}
+
 /// C `[M, N]` = A `[M, K]` B.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue: Epilogue) -> Result<()> {
-    let (m, n) = (a.rows, b.cols());
-    c.expect_shape("matmul's result", m, n)?;
+    c.expect_shape("matmul's result", a.rows, b.cols())?;
     if let Some(bias) = epilogue.bias {
-        bias.expect_shape("matmul's bias", 1, n)?;
+        bias.expect_shape("matmul's bias", 1, b.cols())?;
     }
-    let k = match b {
-        Weight::Dense(w) => w.rows,
-        Weight::Quantised { scale, .. } => scale.rows * 32,
-    };
+    let k = b.rows();
     if a.ld != k {
         return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld)));
     }
-    let rows = rows_per_lane(rec, b, m, k, n)?;
-    dispatch(rec, a, b, c, epilogue, k, rows)
+    b.blocks().try_for_each(|(c0, b)| product(rec, Part { a, a0: 0, b, c, c0, epilogue }))
+}
+
+/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. Each block of B is turned around first, a
+/// share of 1 / M of the product's work, so that one form of the product serves both directions.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: bool) -> Result<()> {
+    if a.cols != b.cols() || c.ld != b.rows() || a.rows != c.rows {
+        let shape = [b.rows(), b.cols()];
+        return Err(Error::Input(format!("{:?} by {shape:?} turned does not give {:?}", a.shape(), c.shape())));
+    }
+    let mut wide = c.clone();
+    wide.cols = c.ld;
+    for (a0, block) in b.blocks() {
+        let turned = Block::Dense(transpose::forward(rec, block)?);
+        let epilogue = Epilogue { bias: None, add: add || a0 > 0 };
+        product(rec, Part { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
+    }
+    Ok(())
+}
+
+fn product(rec: &mut Recorder, part: Part) -> Result<()> {
+    let rows = rows_per_lane(rec, part.b, part.a.rows)?;
+    dispatch(rec, part, rows)
 }
 
 /// The tuned choice; few rows leave none.
-fn rows_per_lane(rec: &Recorder, b: &Weight, m: usize, k: usize, n: usize) -> Result<u32> {
+fn rows_per_lane(rec: &Recorder, b: &Block, m: usize) -> Result<u32> {
     let most = ROWS.iter().copied().find(|r| *r as usize >= m).unwrap_or(8);
     let soft = rec.variant() == Variant::Soft;
     if !soft || most < 8 || rec.variant() != rec.gpu().variant() {
         return Ok(most);
     }
     let class = |x: usize| x.next_power_of_two();
-    let kind = if matches!(b, Weight::Dense(_)) { "f32" } else { "q" };
+    let kind = match b {
+        Block::Dense(_) => "f32",
+        Block::Half { half, .. } => half.name(),
+        Block::Quantised { .. } => "q",
+    };
+    let (k, n) = (b.rows(), b.cols());
     let name = format!("matmul {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
     let gpu = rec.gpu();
     gpu.tuned(&name, &[8, 4], |rows| {
@@ -114,38 +115,39 @@ fn rows_per_lane(rec: &Recorder, b: &Weight, m: usize, k: usize, n: usize) -> Re
         let m = m.min(64);
         let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
-        dispatch(&mut rec, &a, b, &c, Epilogue::default(), k, rows)?;
+        dispatch(&mut rec, Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue::default() }, rows)?;
         Ok(rec.compile())
     })
 }
 
-fn dispatch(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, e: Epilogue, k: usize, rows: u32) -> Result<()> {
-    let (m, n4) = (a.rows, c.ld / 4);
+fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
+    let Part { a, a0, b, c, c0, epilogue: e } = part;
+    let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
     let soft = rec.variant() == Variant::Soft;
+    let quantised = matches!(b, Block::Quantised { .. });
     // The blocked form only pays when its 64 rows are mostly there.
-    let blocked = !soft && m > 8 && matches!(b, Weight::Dense(_));
+    let blocked = !soft && m > 8 && !quantised;
     let (rows, columns) = match (soft, blocked) {
         (true, _) => (rows, n4.div_ceil(8)),
         (_, true) => (64, n4.div_ceil(16)),
         _ => (rows, n4.div_ceil(32)),
     };
-    let mut constants = vec![("BIAS", u32::from(e.bias.is_some())), ("ADD", u32::from(e.add))];
-    if !blocked {
-        constants.push(("MR", rows));
+    let (weight, mut constants) = b.bind();
+    constants.extend([("BIAS", u32::from(e.bias.is_some())), ("ADD", u32::from(e.add))]);
+    match blocked {
+        true => constants.push(("SLICES", if rec.gpu().invariant() { SLICES } else { 1 })),
+        false => constants.push(("MR", rows)),
     }
-    let bias = e.bias.unwrap_or(a);
-    let (entry, ldb, bind): (&'static str, usize, Vec<&Tensor>) = match b {
-        Weight::Dense(w) if soft || blocked => ("forward", w.ld, vec![a, w, bias, c]),
-        Weight::Dense(w) => ("forward_rows", w.ld, vec![a, w, bias, c]),
-        Weight::Quantised { bits, words, scale, minimum } => {
-            constants.push(("BITS", *bits));
-            ("forward_q", scale.ld, vec![a, words, scale, minimum, bias, c])
-        }
+    let entry = match (quantised, soft || blocked) {
+        (true, _) => "forward_q",
+        (_, true) => "forward",
+        _ => "forward_rows",
     };
-    let per_row = 2.0 * k as f64 * c.cols as f64;
-    let weight_bytes = bytes(&bind) - bytes(&[a, c]);
+    let bind = [&[a], &weight[..], &[e.bias.unwrap_or(a), c]].concat();
+    let per_row = 2.0 * k as f64 * b.cols() as f64;
     split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
-        let all = [m, n4, k, a.ld / 4, ldb / 4, c.ld / 4, first];
+        let all = [m, n4, k, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4];
+        let rows_bytes = 4.0 * (count * (k + b.cols())) as f64;
         rec.launch(Launch {
             source: &SOURCE,
             entry,
@@ -153,7 +155,7 @@ fn dispatch(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, e: Epilogue,
             params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
             bind: &bind,
             groups: [columns as u32, count.div_ceil(rows as usize) as u32, 1],
-            cost: Cost { flops: per_row * count as f64, bytes: weight_bytes + 4.0 * (count * (a.ld + c.ld)) as f64 },
+            cost: Cost { flops: per_row * count as f64, bytes: bytes(&weight) + rows_bytes },
         })
     })
 }
@@ -174,34 +176,33 @@ fn split_rows(
 /// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Tensor, add: bool) -> Result<()> {
-    if a.rows != b.rows || c.rows != a.ld || c.cols != b.cols {
-        return Err(Error::Input(format!(
-            "A^T B of {:?} and {:?} does not give {:?}",
-            a.shape(),
-            b.shape(),
-            c.shape()
-        )));
+/// Shapes that do not fit; a result that is not in f32.
+pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: bool) -> Result<()> {
+    let shape = [c.rows(), c.cols()];
+    if a.rows != b.rows || shape != [a.ld, b.cols] {
+        return Err(Error::Input(format!("A^T B of {:?} and {:?} does not give {shape:?}", a.shape(), b.shape())));
     }
-    let (m, k, n4) = (c.rows, a.rows, c.ld / 4);
-    let (rows, columns) = match rec.variant() {
-        Variant::Soft => (8, n4.div_ceil(8)),
-        Variant::Tile => (64, n4.div_ceil(16)),
+    let (rows, wide) = match rec.variant() {
+        Variant::Soft => (8, 8),
+        Variant::Tile => (64, 16),
     };
-    let per_row = 2.0 * k as f64 * c.cols as f64;
-    split_rows(rec, m, rows, per_row, |rec, first, count| {
-        let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first];
-        rec.launch(Launch {
-            source: &SOURCE,
-            entry: "forward_tn",
-            constants: vec![("ADD", u32::from(add))],
-            params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
-            bind: &[a, b, c],
-            groups: [columns as u32, count.div_ceil(rows) as u32, 1],
-            cost: Cost { flops: per_row * count as f64, bytes: bytes(&[a, b, c]) * count as f64 / m as f64 },
-        })
-    })
+    for (b0, c) in c.tensors()? {
+        let (m, k, n4) = (c.rows, a.rows, c.ld / 4);
+        let per_row = 2.0 * k as f64 * c.cols as f64;
+        split_rows(rec, m, rows, per_row, |rec, first, count| {
+            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0];
+            rec.launch(Launch {
+                source: &SOURCE,
+                entry: "forward_tn",
+                constants: vec![("ADD", u32::from(add))],
+                params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+                bind: &[a, b, c],
+                groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
+                cost: Cost { flops: per_row * count as f64, bytes: bytes(&[a, b, c]) * count as f64 / m as f64 },
+            })
+        })?;
+    }
+    Ok(())
 }
 
 /// C = A B in f64, A `[M, K]`, B `[K, N]`.
@@ -224,7 +225,7 @@ pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
 }
 
 /// Rows of zeros up to a multiple of 4.
-fn pad_rows(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+pub(super) fn pad_rows(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut all = values.to_vec();
     all.resize(pad4(rows) * cols, 0.0);
     all
@@ -239,7 +240,7 @@ fn cases() -> Vec<Case> {
                 let (a, ha) = t.matrix(m, k)?;
                 let vb = t.values(k * n);
                 let hb: Vec<f64> = vb.iter().map(|x| f64::from(*x)).collect();
-                let b = Weight::Dense(t.gpu.upload(pad4(k), n, &pad_rows(&vb, k, n))?);
+                let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&vb, k, n))?;
                 let (bias, hbias) = t.matrix(1, n)?;
                 let (c, hc) = t.matrix(m, n)?;
                 let e = Epilogue { bias: (mode == 1).then_some(&bias), add: mode == 2 };
@@ -260,7 +261,7 @@ fn cases() -> Vec<Case> {
             let (a, ha) = t.matrix(k, m)?;
             let (b, hb) = t.matrix(k, n)?;
             let c = t.gpu.zeros(pad4(m), n)?;
-            forward_tn(&mut t.rec, &a, &b, &c, true)?;
+            forward_tn(&mut t.rec, &a, &b, &c.clone().into(), true)?;
             t.expect("c", &c, || {
                 let mut want = twin_tn(&ha, &hb, m, k, n);
                 want.resize(pad4(m) * n, 0.0);
@@ -279,6 +280,40 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
+    for (half, m, k, n) in
+        [(Half::Bf16, 1, 36, 36), (Half::F16, 7, 33, 10), (Half::Bf16, 65, 10, 130), (Half::F16, 9, 96, 6)]
+    {
+        all.push(Case::new(format!("forward {m}x{k}x{n} {}", half.name()), 4e-6, move |t| {
+            let (a, ha) = t.matrix(m, k)?;
+            let (b, hb) = random_half(t, half, k, n)?;
+            let c = t.gpu.empty(m, n)?;
+            forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
+            t.expect("c", &c, || twin(&ha, &hb, m, k, n));
+            Ok(())
+        }));
+    }
+    for (kind, m, k, n) in [("f32", 7, 33, 10), ("bf16", 65, 10, 130), ("q4", 9, 64, 34), ("q8", 3, 32, 7)] {
+        all.push(Case::new(format!("forward_nt {m}x{n}x{k} {kind}"), 4e-6, move |t| {
+            let (a, ha) = t.matrix(m, n)?;
+            let (b, hb) = match kind {
+                "bf16" => random_half(t, Half::Bf16, k, n)?,
+                "q4" => random_quantised(t, 4, k, n)?,
+                "q8" => random_quantised(t, 8, k, n)?,
+                _ => {
+                    let v = t.values(k * n);
+                    let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?;
+                    (b, v.iter().map(|x| f64::from(*x)).collect())
+                }
+            };
+            let (c, hc) = t.matrix(m, k)?;
+            forward_nt(&mut t.rec, &a, &b, &c, true)?;
+            t.expect("c", &c, || {
+                let product = twin(&ha, &transpose::twin(&hb, k, n), m, n, k);
+                product.iter().zip(&hc).map(|(x, y)| x + y).collect()
+            });
+            Ok(())
+        }));
+    }
     // The shapes of SmolLM2's layers, a square, and those of the small world.
     let layers = [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576)];
     for (m, k, n) in layers.into_iter().chain([(512, 512, 512), (4096, 64, 64), (4096, 64, 320), (4096, 160, 64)]) {
@@ -286,7 +321,7 @@ fn cases() -> Vec<Case> {
             let (a, _) = t.matrix(m, k)?;
             let (b, _) = t.matrix(k, n)?;
             let c = t.gpu.empty(m, n)?;
-            forward(&mut t.rec, &a, &Weight::Dense(b), &c, Epilogue::default())?;
+            forward(&mut t.rec, &a, &b.into(), &c, Epilogue::default())?;
             t.expect("c", &c, Vec::new);
             Ok(())
         }));
@@ -296,12 +331,20 @@ fn cases() -> Vec<Case> {
             let (a, _) = t.matrix(k, m)?;
             let (b, _) = t.matrix(k, n)?;
             let c = t.gpu.empty(m, n)?;
-            forward_tn(&mut t.rec, &a, &b, &c, false)?;
+            forward_tn(&mut t.rec, &a, &b, &c.clone().into(), false)?;
             t.expect("c", &c, Vec::new);
             Ok(())
         }));
     }
     for m in [1, 8, 128] {
+        all.push(Case::timed(format!("forward {m}x576x1536 bf16"), move |t| {
+            let (a, _) = t.matrix(m, 576)?;
+            let (b, _) = random_half(t, Half::Bf16, 576, 1536)?;
+            let c = t.gpu.empty(m, 1536)?;
+            forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
+            t.expect("c", &c, Vec::new);
+            Ok(())
+        }));
         all.push(Case::timed(format!("forward_q4 {m}x576x1536"), move |t| {
             let (a, _) = t.matrix(m, 576)?;
             let (b, _) = random_quantised(t, 4, 576, 1536)?;
@@ -312,6 +355,13 @@ fn cases() -> Vec<Case> {
         }));
     }
     all
+}
+
+/// Random 16-bit values and the same in f64, `[K, N]`.
+pub(super) fn random_half(t: &mut super::Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
+    let v: Vec<f32> = t.values(k * n).iter().map(|x| half.value(half.bits(*x))).collect();
+    let weight = Weight::upload_half(t.gpu, half, pad4(k), n, &pad_rows(&v, k, n))?;
+    Ok((weight, v.iter().map(|x| f64::from(*x)).collect()))
 }
 
 /// Random blocks and the dense matrix `[K, N]` that they stand for.
@@ -327,11 +377,5 @@ pub(super) fn random_quantised(t: &mut super::Trial, bits: u32, k: usize, n: usi
             f64::from(q) * f64::from(scale[row / 32 * n + col]) + f64::from(minimum[row / 32 * n + col])
         })
         .collect();
-    let weight = Weight::Quantised {
-        bits,
-        words: t.gpu.upload(k / per, n, &words)?,
-        scale: t.gpu.upload(k / 32, n, &scale)?,
-        minimum: t.gpu.upload(k / 32, n, &minimum)?,
-    };
-    Ok((weight, dense))
+    Ok((Weight::upload_quantised(t.gpu, (bits, k, n), &words, [&scale, &minimum])?, dense))
 }

@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod attention_decode;
+pub mod cast;
 pub mod check;
 pub mod column_sum;
 pub mod columns;
@@ -18,6 +19,7 @@ pub mod rows;
 pub mod sample;
 pub mod swiglu;
 pub mod transpose;
+pub mod weight;
 
 use crate::Result;
 use crate::gpu::{Cost, Gpu, Recorder, Source, Tensor, Variant};
@@ -47,6 +49,7 @@ pub const ALL: &[Kernel] = &[
     rms_norm::KERNEL,
     matmul::KERNEL,
     transpose::KERNEL,
+    cast::KERNEL,
     column_sum::KERNEL,
     columns::KERNEL,
     rope::KERNEL,

@@ -1,36 +1,43 @@
 //! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is a
 //! share of 1 / rows of the product it prepares.
 
-use super::{Case, Kernel, lanes, stream, word};
+use super::weight::{Block, Half};
+use super::{Case, Kernel, Trial, bytes, lanes, matmul, word};
 use crate::Result;
-use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
+use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 
 static SOURCE: Source = Source {
     name: "transpose",
     soft: include_str!("../../shaders/transpose.wgsl"),
     tile: include_str!("../../shaders/transpose.wgsl"),
-    libs: &["grid"],
+    libs: &["grid", "operand"],
     tile_size: 64,
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel { source: || &SOURCE, about: "a matrix turned around", constants: &[&[]], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "a block of a matrix turned around, in f32",
+    constants: &[&[("BITS", 4)], &[("BITS", 8), ("HALF", 1)], &[("HALF", 2)]],
+    cases,
+};
 
-/// x `[pad4(R), C]` turned into `[pad4(C), R]`; `rows` is R.
+/// x `[R, C]`, R a multiple of 4, turned into f32 `[pad4(C), R]`.
 ///
 /// # Errors
-/// A number of rows that is no multiple of 4; out of memory.
-pub fn forward(rec: &mut Recorder, x: &Tensor, rows: usize) -> Result<Tensor> {
-    x.expect_shape("transpose's input", pad4(rows), x.cols)?;
-    let y = rec.gpu().empty(pad4(x.cols), rows)?;
+/// Out of memory.
+pub fn forward(rec: &mut Recorder, x: &Block) -> Result<Tensor> {
+    let (rows, cols) = (x.rows(), x.cols());
+    let y = rec.gpu().empty(pad4(cols), rows)?;
+    let (weight, constants) = x.bind();
     rec.launch(Launch {
         source: &SOURCE,
-        entry: "forward",
-        constants: vec![],
-        params: vec![word(x.rows, "rows")?, word(x.ld, "columns")?],
-        bind: &[x, &y],
-        groups: lanes(&SOURCE, rec.variant(), x.len() / 16),
-        cost: stream(&[x, &y], 0.0),
+        entry: if matches!(x, Block::Quantised { .. }) { "forward_q" } else { "forward" },
+        constants,
+        params: vec![word(rows, "rows")?, word(pad4(cols), "columns")?, word(x.ld4(), "a row")?],
+        groups: lanes(&SOURCE, rec.variant(), y.len() / 16),
+        cost: Cost { flops: 0.0, bytes: bytes(&weight) + bytes(&[&y]) },
+        bind: &[&weight[..], &[&y]].concat(),
     })?;
     Ok(y)
 }
@@ -40,24 +47,41 @@ pub fn twin(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect()
 }
 
+/// Compares a block's turned copy with `host` `[rows, cols]`, its values without padding.
+fn expect_turned(t: &mut Trial, block: &Block, host: Vec<f64>, rows: usize, cols: usize) -> Result<()> {
+    let y = forward(&mut t.rec, block)?;
+    t.expect("y", &y, || {
+        let padded = [host, vec![0.0; (pad4(rows) - rows) * cols]].concat();
+        let mut want = twin(&padded, pad4(rows), cols);
+        want.resize(pad4(cols) * pad4(rows), 0.0);
+        want
+    });
+    Ok(())
+}
+
 fn cases() -> Vec<Case> {
-    [(4, 4), (36, 10), (33, 97), (1, 7), (640, 33)]
-        .into_iter()
-        .map(|(rows, cols)| {
-            Case::new(format!("forward {rows}x{cols}"), 0.0, move |t| {
-                let v = t.values(rows * cols);
-                let mut padded = v.clone();
-                padded.resize(pad4(rows) * cols, 0.0);
-                let x = t.gpu.upload(pad4(rows), cols, &padded)?;
-                let y = forward(&mut t.rec, &x, rows)?;
-                t.expect("y", &y, || {
-                    let host: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
-                    let mut want = twin(&host, rows, cols);
-                    want.resize(pad4(cols) * rows, 0.0);
-                    want
-                });
-                Ok(())
-            })
-        })
-        .collect()
+    let mut all = Vec::new();
+    for (rows, cols) in [(4, 4), (36, 10), (33, 97), (1, 7), (640, 33)] {
+        all.push(Case::new(format!("forward {rows}x{cols}"), 0.0, move |t| {
+            let v = t.values(rows * cols);
+            let x = Block::Dense(t.gpu.upload(pad4(rows), cols, &matmul::pad_rows(&v, rows, cols))?);
+            expect_turned(t, &x, v.iter().map(|x| f64::from(*x)).collect(), rows, cols)
+        }));
+    }
+    for (half, rows, cols) in [(Half::Bf16, 36, 10), (Half::F16, 33, 97), (Half::F16, 4, 4)] {
+        all.push(Case::new(format!("forward {rows}x{cols} {}", half.name()), 0.0, move |t| {
+            let (weight, host) = matmul::random_half(t, half, rows, cols)?;
+            let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
+            expect_turned(t, &block[0], host, rows, cols)
+        }));
+    }
+    for bits in [4u32, 8] {
+        // One multiplication and one addition, which a device may round once or twice.
+        all.push(Case::new(format!("forward_q{bits} 64x37"), 1e-6, move |t| {
+            let (weight, host) = matmul::random_quantised(t, bits, 64, 37)?;
+            let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
+            expect_turned(t, &block[0], host, 64, 37)
+        }));
+    }
+    all
 }

@@ -9,11 +9,12 @@ use super::{Model, lora};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
 use crate::kernels::attention_decode::{self, Arena, Rows};
-use crate::kernels::embedding::{self, ByToken, Table};
+use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
 use crate::kernels::rope::{self, Place, Turn};
-use crate::kernels::{column_sum, kv_write, swiglu, transpose};
+use crate::kernels::weight::Weight;
+use crate::kernels::{column_sum, kv_write, swiglu};
 use crate::{Error, Result};
 
 /// Where the rows of a step find their keys and values.
@@ -80,13 +81,13 @@ fn post_backward(
 ) -> Result<Tensor> {
     let Some(normed) = normed else { return Ok(dh.clone()) };
     let d = rec.gpu().empty(dh.rows, dh.cols)?;
-    rms_norm::backward(rec, normed, model.gain(param)?, dh, (&d, false), grads[param].as_ref())?;
+    rms_norm::backward(rec, normed, model.gain(param)?, dh, (&d, false), vector_grad(grads, param)?)?;
     Ok(d)
 }
 
 /// y = x W (+ bias) (+ LoRA)
 fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [number, bias]: [usize; 2]) -> Result<Tensor> {
-    let weight = model.weight(number)?;
+    let weight = model.operand(number)?;
     let y = rec.gpu().empty(x.rows, weight.cols())?;
     let bias = match &model.params[bias] {
         Some(b) => Some(b.dense()?),
@@ -98,10 +99,15 @@ fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [number, bias]: [usize;
 }
 
 /// Gradients by parameter number; None where the model has no such parameter, or it is frozen beside an adapter.
-pub(crate) type Grads = [Option<Tensor>];
+pub(crate) type Grads = [Option<Weight>];
 
-pub(crate) fn grad(grads: &Grads, param: usize) -> Result<&Tensor> {
+pub(crate) fn grad(grads: &Grads, param: usize) -> Result<&Weight> {
     grads[param].as_ref().ok_or_else(|| Error::Input(format!("no gradient for parameter number {param}")))
+}
+
+/// A vector's gradient, where it is trained.
+pub(crate) fn vector_grad(grads: &Grads, param: usize) -> Result<Option<&Tensor>> {
+    grads[param].as_ref().map(Weight::dense).transpose()
 }
 
 /// dx = dy W^T; dW += x^T dy; dbias += column sums of dy; what is frozen costs nothing.
@@ -115,14 +121,11 @@ fn linear_backward(
     if let Some(dweight) = &grads[weight] {
         matmul::forward_tn(rec, x, dy, dweight, true)?;
     }
-    if let Some(dbias) = &grads[bias] {
+    if let Some(dbias) = vector_grad(grads, bias)? {
         column_sum::forward(rec, dy, dbias)?;
     }
-    // The padded rows of W stand for x's padding, so x's own width is its padded one here.
-    let turned = transpose::forward(rec, model.dense(weight)?, model.dense(weight)?.rows)?;
-    let mut dx = rec.gpu().empty(x.rows, turned.cols)?;
-    matmul::forward(rec, dy, &matmul::Weight::Dense(turned), &dx, Epilogue::default())?;
-    dx.cols = x.cols;
+    let dx = rec.gpu().empty(x.rows, x.cols)?;
+    matmul::forward_nt(rec, dy, model.operand(weight)?, &dx, false)?;
     lora::backward(rec, model, grads, weight, (x, dy), &dx)?;
     Ok(dx)
 }
@@ -135,12 +138,14 @@ const DOWN: [Slot; 2] = [Slot::Down, Slot::DownBias];
 /// x `[T, D]` of the step's tokens.
 pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usize) -> Result<Tensor> {
     let x = rec.gpu().empty(rows, model.arch.hidden_size)?;
-    let table = match &model.params[Outer::Embedding as usize] {
-        Some(t) => Table::Rows(t.dense()?.clone()),
-        None => Table::Columns(model.weight(Outer::Head as usize)?.clone()),
-    };
-    embedding::forward(rec, token, (&table, model.arch.embedding_scale), &x)?;
+    let table = model.operand(embedding_param(model) as usize)?;
+    embedding::forward(rec, token, (table, model.arch.embedding_scale), &x)?;
     Ok(x)
+}
+
+/// Where the embedding lies.
+fn embedding_param(model: &Model) -> Outer {
+    if model.arch.tie_word_embeddings { Outer::Head } else { Outer::Embedding }
 }
 
 /// Adds the embedding's gradient from dx `[T, D]`.
@@ -151,13 +156,9 @@ pub(crate) fn embed_backward(
     by: &ByToken,
     dx: &Tensor,
 ) -> Result<()> {
-    if model.lora.is_some() {
-        return Ok(());
-    }
-    let factor = model.arch.embedding_scale;
-    match model.arch.tie_word_embeddings {
-        true => embedding::backward(rec, by, dx, (grad(grads, Outer::Head as usize)?, factor), false),
-        false => embedding::backward(rec, by, dx, (grad(grads, Outer::Embedding as usize)?, factor), true),
+    match &grads[embedding_param(model) as usize] {
+        Some(dtable) => embedding::backward(rec, by, dx, (dtable, model.arch.embedding_scale)),
+        None => Ok(()),
     }
 }
 
@@ -247,25 +248,25 @@ pub(crate) fn backward(
     swiglu::backward(rec, act, &acts.gu, &da, &dgu)?;
     let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at))?;
     let gain2 = model.gain(at(Slot::Norm2))?;
-    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), grads[at(Slot::Norm2)].as_ref())?;
+    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), vector_grad(grads, at(Slot::Norm2))?)?;
     let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), dh)?;
     let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at))?;
     let mask = &view.masks[layer];
     let dqkv = attention::backward(rec, &acts.qkv, heads, mask, &acts.attended, &d_o)?;
     let place = place(model, layer, &mask.pos, &view.turns)?;
     let (raw, inv) = acts.raw.as_ref().map_or((&acts.qkv, &acts.attended.lse), |(r, i)| (r, i));
-    let dgain = grads[at(Slot::QkGain)].as_ref();
+    let dgain = vector_grad(grads, at(Slot::QkGain))?;
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at))?;
     let gain1 = model.gain(at(Slot::Norm1))?;
-    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), grads[at(Slot::Norm1)].as_ref())
+    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), vector_grad(grads, at(Slot::Norm1))?)
 }
 
 /// Zeroed gradients of every parameter that is trained: all, or the adapter's alone.
-pub(crate) fn gradients(model: &Model, gpu: &crate::gpu::Gpu) -> Result<Vec<Option<Tensor>>> {
+pub(crate) fn gradients(model: &Model, gpu: &crate::gpu::Gpu) -> Result<Vec<Option<Weight>>> {
     let trained = |p: usize| model.lora.as_ref().is_none_or(|lora| lora.owns(p));
-    let zeros = |(p, weight): (usize, &Option<matmul::Weight>)| match weight {
-        Some(w) if trained(p) => w.dense().and_then(|w| gpu.zeros(w.rows, w.cols)).map(Some),
+    let zeros = |(p, weight): (usize, &Option<Weight>)| match weight {
+        Some(w) if trained(p) => w.zeros_like(gpu).map(Some),
         _ => Ok(None),
     };
     model.params.iter().enumerate().map(zeros).collect()

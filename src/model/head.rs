@@ -2,13 +2,13 @@
 //! `[T, V]` is ever kept: backward computes each chunk's logits again.
 
 use super::Model;
-use super::decoder::Grads;
+use super::decoder::{Grads, vector_grad};
 use super::params::Outer;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::log_softmax::{self, Targets};
-use crate::kernels::matmul::{self, Epilogue, Weight};
+use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
-use crate::kernels::{rows, transpose};
+use crate::kernels::rows;
 use crate::{Error, Result};
 
 /// What is scored: for each row that predicts something, its targets; each target belongs to a sequence.
@@ -73,7 +73,7 @@ pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: &
 /// Logits `[R, V]` of normalised rows `[R, D]`.
 pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
     let out = rec.gpu().empty(y.rows, model.arch.vocab_size)?;
-    matmul::forward(rec, y, model.weight(Outer::Head as usize)?, &out, Epilogue::default())?;
+    matmul::forward(rec, y, model.operand(Outer::Head as usize)?, &out, Epilogue::default())?;
     Ok(out)
 }
 
@@ -119,8 +119,7 @@ pub(crate) fn backward(
     dh: &Tensor,
 ) -> Result<()> {
     let gpu = rec.gpu();
-    let weight = model.dense(Outer::Head as usize)?;
-    let turned = Weight::Dense(transpose::forward(rec, weight, weight.rows)?);
+    let weight = model.operand(Outer::Head as usize)?;
     let dy = gpu.empty(norm.y.rows, norm.y.cols)?;
     rows::fill(rec, &dy)?;
     for (first, row, chunk) in &scored.chunks {
@@ -129,12 +128,11 @@ pub(crate) fn backward(
         if let Some(dweight) = &grads[Outer::Head as usize] {
             matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
         }
-        let mut dchunk = gpu.empty(chunk.rows, weight.rows)?;
-        matmul::forward(rec, &dlogits, &turned, &dchunk, Epilogue::default())?;
-        dchunk.cols = chunk.cols;
+        let dchunk = gpu.empty(chunk.rows, chunk.cols)?;
+        matmul::forward_nt(rec, &dlogits, weight, &dchunk, false)?;
         rows::scatter(rec, &dchunk, row, &dy)?;
     }
     rows::fill(rec, dh)?;
-    let dgain = grads[Outer::Norm as usize].as_ref();
+    let dgain = vector_grad(grads, Outer::Norm as usize)?;
     rms_norm::backward(rec, norm, model.gain(Outer::Norm as usize)?, &dy, (dh, true), dgain)
 }

@@ -6,8 +6,9 @@
 use super::params::{self, Part, Place};
 use super::{Arch, Model, NamedTensor};
 use crate::gpu::{Gpu, Recorder, Tensor};
-use crate::kernels::matmul::{self, Epilogue, Weight};
-use crate::kernels::{columns, transpose};
+use crate::kernels::columns;
+use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::weight::Weight;
 use crate::rng::{Stream, fnv};
 use crate::{Error, Result};
 
@@ -216,7 +217,7 @@ impl Lora {
                 let (rows, cols) = lora.shape(arch, &layer, side)?;
                 let mut host = vec![0f32; rows * cols];
                 layer.place(side).each(arch, &shape, cols, |from, to| host[to] = t.data[from]);
-                uploaded.push(Some(Weight::Dense(gpu.upload(rows, cols, &host)?)));
+                uploaded.push(Some(Weight::upload(gpu, rows, cols, &host)?));
             }
             lora.layers.push(layer);
         }
@@ -235,17 +236,17 @@ impl Lora {
     }
 
     /// Named tensors back from those of parameter number `of(number)`.
-    pub(crate) fn download(
+    pub(crate) fn download<'w>(
         &self,
         gpu: &Gpu,
         arch: &Arch,
-        of: impl Fn(usize) -> Result<Tensor>,
+        of: impl Fn(usize) -> Result<&'w Weight>,
     ) -> Result<Vec<NamedTensor>> {
         gpu.wait()?;
         let mut all = Vec::new();
         for layer in &self.layers {
             for side in 0..2 {
-                let values: Vec<f32> = gpu.download(&of(layer.a + side)?)?;
+                let values = of(layer.a + side)?.values(gpu)?;
                 let (shape, cols) = (layer.shape[side], self.shape(arch, layer, side)?.1);
                 let mut data = vec![0f32; shape[0] * shape[1]];
                 layer.place(side).each(arch, &shape, cols, |to, from| data[to] = values[from]);
@@ -293,20 +294,15 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let Some(lora) = &model.lora else { return Ok(()) };
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
-        let (a, b) = (model.dense(layer.a)?, model.dense(layer.a + 1)?);
-        let dz = rec.gpu().empty(dy.rows, b.cols)?;
+        let (a, b) = (model.weight(layer.a)?, model.weight(layer.a + 1)?);
+        let dz = rec.gpu().empty(dy.rows, b.cols())?;
         columns::take(rec, dy, layer.at.first(), lora.config.scale(), &dz)?;
         let u = between(rec, model, layer, x)?;
         matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
-        let turned = Weight::Dense(transpose::forward(rec, b, a.cols)?);
-        let du = rec.gpu().empty(dy.rows, a.cols)?;
-        matmul::forward(rec, &dz, &turned, &du, Epilogue::default())?;
+        let du = rec.gpu().empty(dy.rows, a.cols())?;
+        matmul::forward_nt(rec, &dz, b, &du, false)?;
         matmul::forward_tn(rec, x, &du, super::decoder::grad(grads, layer.a)?, true)?;
-        let turned = Weight::Dense(transpose::forward(rec, a, a.rows)?);
-        // dx's own width is its padded one here, as in the base product.
-        let mut wide = dx.clone();
-        wide.cols = turned.cols();
-        matmul::forward(rec, &du, &turned, &wide, Epilogue { add: true, ..Epilogue::default() })?;
+        matmul::forward_nt(rec, &du, a, dx, true)?;
     }
     Ok(())
 }

@@ -10,10 +10,11 @@ pub mod score;
 pub(crate) mod view;
 
 pub use arch::{Activation, Arch, Layer, Rope, Stretch};
+pub use params::Storage;
 
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::matmul::Weight;
 use crate::kernels::rms_norm::Gain;
+use crate::kernels::weight::Weight;
 use crate::weights::ModelSource;
 use crate::{Error, Result};
 
@@ -34,6 +35,8 @@ pub struct Model {
     pub arch: Arch,
     /// By number (`params`); None where this architecture has no such parameter.
     pub(crate) params: Vec<Option<Weight>>,
+    /// The 16-bit copies that products read instead, by number; empty where they read `params`.
+    pub(crate) copies: Vec<Option<Weight>>,
     /// cos and sin by position, one table for each of `Arch::ropes`.
     pub(crate) angles: Vec<Tensor>,
     /// An adapter beside the weights, which are frozen then.
@@ -42,7 +45,7 @@ pub struct Model {
 
 impl Model {
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
-        Ok(Model { arch: arch.clone(), params, angles: view::angles(gpu, arch)?, lora: None })
+        Ok(Model { arch: arch.clone(), params, copies: Vec::new(), angles: view::angles(gpu, arch)?, lora: None })
     }
 
     /// A model with f32 weights from named tensors (every parameter of `arch`, once).
@@ -53,20 +56,20 @@ impl Model {
         Self::with(gpu, arch, params::upload(gpu, arch, tensors)?)
     }
 
-    /// A model from disk for inference: 4- and 8-bit blocks stay quantised, all else becomes f32.
+    /// A model from disk for inference: what is stored in blocks or in 16 bits stays so.
     ///
     /// # Errors
     /// As [`Model::from_tensors`].
     pub fn load(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Self::with(gpu, &source.arch, params::load(gpu, source)?)?.with_adapter(gpu, source.adapter.as_ref())
+        Self::load_as(gpu, source, Storage::Own)
     }
 
-    /// A model from disk with all weights in f32, for training; an adapter stays apart.
+    /// A model from disk with its matrices in a type of choice; an adapter stays apart, in f32.
     ///
     /// # Errors
-    /// As [`Model::from_tensors`].
-    pub fn load_f32(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Self::from_tensors(gpu, &source.arch, source.base_f32()?)?.with_adapter(gpu, source.adapter.as_ref())
+    /// As [`Model::from_tensors`]; a value beyond the type.
+    pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
+        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
     /// The model with an adapter beside its weights; with None it stays as it is.
@@ -84,13 +87,18 @@ impl Model {
         Ok(self)
     }
 
+    /// Whether an adapter lies beside the weights.
+    pub fn has_adapter(&self) -> bool {
+        self.lora.is_some()
+    }
+
     /// The adapter, if there is one.
     ///
     /// # Errors
     /// GPU errors.
     pub fn adapter(&self, gpu: &Gpu) -> Result<Option<lora::Adapter>> {
         let Some(lora) = &self.lora else { return Ok(None) };
-        let tensors = lora.download(gpu, &self.arch, |p| self.dense(p).cloned())?;
+        let tensors = lora.download(gpu, &self.arch, |p| self.weight(p))?;
         Ok(Some(lora::Adapter { config: lora.config.clone(), tensors }))
     }
 
@@ -100,7 +108,7 @@ impl Model {
     /// GPU errors.
     pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
         let mut tensors = params::download(gpu, &self.arch, |p| match &self.params[p] {
-            Some(w) => params::values(gpu, w),
+            Some(w) => w.values(gpu),
             None => Ok(Vec::new()),
         })?;
         if let Some(adapter) = self.adapter(gpu)? {
@@ -114,7 +122,15 @@ impl Model {
         self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
     }
 
-    /// A parameter in f32.
+    /// What products read of a parameter.
+    pub(crate) fn operand(&self, param: usize) -> Result<&Weight> {
+        match self.copies.get(param) {
+            Some(Some(copy)) => Ok(copy),
+            _ => self.weight(param),
+        }
+    }
+
+    /// A vector parameter, which is in f32.
     pub(crate) fn dense(&self, param: usize) -> Result<&Tensor> {
         self.weight(param)?.dense()
     }

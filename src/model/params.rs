@@ -2,9 +2,9 @@
 //! stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and gradients.
 
 use super::{Arch, NamedTensor};
-use crate::gpu::{Gpu, Tensor, pad4};
-use crate::kernels::matmul::Weight;
+use crate::gpu::{Gpu, pad4};
 use crate::kernels::rope::Heads;
+use crate::kernels::weight::{Half, Weight};
 use crate::weights::{Dtype, ModelSource, WeightView};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -29,10 +29,22 @@ pub(crate) enum Slot {
 
 const PER_LAYER: usize = 13;
 
+/// In which type matrices are kept on the GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// As the file has them: quantised blocks and 16 bits stay, all else becomes f32. No value changes.
+    #[default]
+    Own,
+    /// f32.
+    F32,
+    /// Rounded to 16 bits; sums, activations and vectors stay in f32.
+    Half(Half),
+}
+
 /// Parameters that belong to no layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outer {
-    /// The embedding of an untied model, `[V, D]`.
+    /// The embedding of an untied model, `[D, V]`.
     Embedding,
     /// The last norm's gain.
     Norm,
@@ -80,7 +92,7 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
     let (d, f2, q) = (arch.hidden_size, 2 * pad4(arch.intermediate_size), arch.num_attention_heads * heads.padded());
     let vector = |n: usize| Some((1, n));
     match param {
-        0 => (!arch.tie_word_embeddings).then_some((arch.vocab_size, d)),
+        0 => (!arch.tie_word_embeddings).then_some((pad4(d), arch.vocab_size)),
         1 => vector(d),
         2 => Some((pad4(d), arch.vocab_size)),
         n => match (n - 3) % PER_LAYER {
@@ -115,7 +127,7 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
     let part = Part::all;
     match name {
         "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
-        "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, false)),
+        "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, true)),
         "model.norm.weight" => return Ok(plain(Outer::Norm as usize, false)),
         "lm_head.weight" => return Ok(plain(Outer::Head as usize, true)),
         _ => {}
@@ -231,7 +243,7 @@ pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Resul
         for (place, t) in &parts {
             place.each(arch, &t.shape, cols, |a, b| host[b] = t.data[a]);
         }
-        params[param] = Some(Weight::Dense(gpu.upload(rows, cols, &host)?));
+        params[param] = Some(Weight::upload(gpu, rows, cols, &host)?);
     }
     Ok(params)
 }
@@ -262,8 +274,26 @@ pub(crate) fn download(
         .collect()
 }
 
-/// Parameters from a model on disk; projections whose tensors are all in 4- or 8-bit blocks stay quantised.
-pub(crate) fn load(gpu: &Gpu, source: &ModelSource) -> Result<Vec<Option<Weight>>> {
+/// The 16-bit type in which a matrix is kept: the one that is asked for, else the one in which all its tensors are stored.
+fn half(asked: Storage, parts: &[(Place, WeightView)]) -> Option<Half> {
+    let own = |v: &WeightView| match v.dtype {
+        Dtype::BF16 => Some(Half::Bf16),
+        Dtype::F16 => Some(Half::F16),
+        _ => None,
+    };
+    match asked {
+        Storage::F32 => None,
+        Storage::Half(half) => Some(half),
+        Storage::Own => {
+            let first = own(&parts.first()?.1)?;
+            parts.iter().all(|(_, v)| own(v) == Some(first)).then_some(first)
+        }
+    }
+}
+
+/// Parameters from a model on disk. Matrices whose tensors are all in 4- or 8-bit blocks stay quantised unless f32 or 16
+/// bits are asked for; vectors are in f32.
+pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
     let arch = &source.arch;
     let mut by_param: Vec<Vec<(Place, WeightView)>> = (0..count(arch)).map(|_| Vec::new()).collect();
     for (name, _) in super::family::parameters(arch) {
@@ -283,6 +313,7 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource) -> Result<Vec<Option<Weight>
         let bits = blocks.collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
         if let Some(bits) = bits
             && rows % 32 == 0
+            && storage == Storage::Own
         {
             params[param] = Some(quantised(gpu, arch, bits, (rows, cols), &parts)?);
             continue;
@@ -300,9 +331,24 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource) -> Result<Vec<Option<Weight>
             }
             place.each(arch, view.shape, cols, |a, b| host[b] = values[a]);
         }
-        params[param] = Some(Weight::Dense(gpu.upload(rows, cols, &host)?));
+        let matrix = parts.iter().all(|(_, view)| view.shape.len() == 2);
+        params[param] = Some(match half(storage, &parts).filter(|_| matrix) {
+            Some(half) => Weight::upload_half(gpu, half, rows, cols, &host).map_err(|e| named(source, &parts, e))?,
+            None => Weight::upload(gpu, rows, cols, &host)?,
+        });
     }
     Ok(params)
+}
+
+/// Names the tensors of a parameter that holds what its type cannot.
+fn named(source: &ModelSource, parts: &[(Place, WeightView)], error: Error) -> Error {
+    let names: Vec<&str> = parts.iter().map(|(_, view)| view.name).collect();
+    match error {
+        Error::NonFinite(what) => {
+            Error::NonFinite(format!("{}: tensor {}: {what}", source.path.display(), names.join(", ")))
+        }
+        other => other,
+    }
 }
 
 /// Blocks of 32 along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
@@ -353,33 +399,10 @@ fn quantised(
             )));
         }
     }
-    Ok(Weight::Quantised {
-        bits,
-        words: gpu.upload(rows / per, cols, &words)?,
-        scale: gpu.upload(rows / 32, cols, &scale)?,
-        minimum: gpu.upload(rows / 32, cols, &minimum)?,
-    })
-}
-
-/// A parameter's values without padding between rows, dequantised.
-pub(crate) fn values(gpu: &Gpu, weight: &Weight) -> Result<Vec<f32>> {
-    match weight {
-        Weight::Dense(t) => gpu.download(t),
-        Weight::Quantised { bits, words, scale, minimum } => {
-            let (w, s, m) = (gpu.download::<u32>(words)?, gpu.download::<f32>(scale)?, gpu.download::<f32>(minimum)?);
-            let (cols, per) = (scale.cols, 32 / *bits as usize);
-            let one = |i: usize| {
-                let (row, col) = (i / cols, i % cols);
-                let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
-                let at = row / 32 * cols + col;
-                q as f32 * s[at] + m[at]
-            };
-            Ok((0..scale.rows * 32 * cols).map(one).collect())
-        }
-    }
+    Weight::upload_quantised(gpu, (bits, rows, cols), &words, [&scale, &minimum])
 }
 
 /// Whether a parameter is a matrix (weight decay acts on matrices alone).
-pub(crate) fn is_matrix(tensor: &Tensor) -> bool {
-    tensor.rows > 1
+pub(crate) fn is_matrix(weight: &Weight) -> bool {
+    weight.rows() > 1
 }

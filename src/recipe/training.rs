@@ -4,6 +4,7 @@ use super::config::Method;
 use super::records::{PairRecord, line, read_json, read_jsonl, write_json, write_jsonl};
 use super::round::{Context, RoundFiles};
 use crate::gpu::Gpu;
+use crate::kernels::weight::Half;
 use crate::model::Model;
 use crate::train::{Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
@@ -41,6 +42,8 @@ pub struct Job<'a> {
     pub save_every: u64,
     /// [`Trainer::micro_rows`].
     pub micro_rows: Option<usize>,
+    /// [`Trainer::read_half`].
+    pub half: Option<Half>,
     /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
     pub dir: &'a Path,
     /// Told what goes on.
@@ -72,6 +75,7 @@ pub fn run(
         optimiser: d.optimiser(),
         save_every: d.save_every as u64,
         micro_rows: None,
+        half: None,
         dir: &files.dir,
         observer: ctx.observer,
     };
@@ -111,6 +115,9 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
     };
     let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
     trainer.micro_rows = job.micro_rows;
+    if let Some(half) = job.half {
+        trainer.read_half(half)?;
+    }
     let checkpoints = Checkpoints::open(job.dir)?;
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;

@@ -9,7 +9,8 @@ mod state;
 
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::adamw::{self, Rates};
-use crate::kernels::rows;
+use crate::kernels::weight::{Half, Weight};
+use crate::kernels::{cast, rows};
 use crate::model::{Model, NamedTensor, decoder, params};
 use crate::{Error, Result};
 
@@ -91,9 +92,9 @@ pub struct Trainer<'a> {
     pub micro_rows: Option<usize>,
     optimiser: Optimiser,
     /// By parameter number, as all of these.
-    grads: Vec<Option<Tensor>>,
-    moment1: Vec<Option<Tensor>>,
-    moment2: Vec<Option<Tensor>>,
+    grads: Vec<Option<Weight>>,
+    moment1: Vec<Option<Weight>>,
+    moment2: Vec<Option<Weight>>,
     /// Partial sums of squares of all gradients.
     parts: Tensor,
 }
@@ -104,13 +105,44 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// Out of memory; a model with quantised weights.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
-        for weight in model.params.iter().flatten() {
-            weight.dense()?;
-        }
         let grads = decoder::gradients(&model, gpu)?;
-        let parts = gpu.zeros(1, grads.iter().flatten().map(adamw::parts).sum())?;
+        let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
+        trained.try_for_each(|weight| weight.tensors().map(drop))?;
+        let tensors = Self::tensors(&grads)?;
+        let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
         Ok(Self { gpu, model, step: 0, micro_rows: None, optimiser, grads, moment1, moment2, parts })
+    }
+
+    /// The tensors of all gradients (or moments), in the order of the parameters.
+    fn tensors(all: &[Option<Weight>]) -> Result<Vec<&Tensor>> {
+        let each = all.iter().flatten().map(Weight::tensors);
+        Ok(each.collect::<Result<Vec<_>>>()?.into_iter().flatten().map(|(_, t)| t).collect())
+    }
+
+    /// Lets products read copies of the trained matrices in 16 bits, made anew after each step; weights, gradients,
+    /// moments, activations and sums stay in f32.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn read_half(&mut self, half: Half) -> Result<()> {
+        let matrix = |(p, w): (usize, &Option<Weight>)| match (w, &self.grads[p]) {
+            (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
+            _ => Ok(None),
+        };
+        self.model.copies = self.model.params.iter().enumerate().map(matrix).collect::<Result<_>>()?;
+        self.copy()
+    }
+
+    /// Brings the 16-bit copies up to date.
+    fn copy(&self) -> Result<()> {
+        let mut rec = self.gpu.record();
+        for (weight, copy) in self.model.params.iter().zip(&self.model.copies) {
+            if let (Some(weight), Some(copy)) = (weight, copy) {
+                cast::forward(&mut rec, weight, copy)?;
+            }
+        }
+        rec.submit()
     }
 
     fn micro_rows(&self) -> usize {
@@ -125,13 +157,13 @@ impl<'a> Trainer<'a> {
         self.named(&self.grads)
     }
 
-    fn named(&self, tensors: &[Option<Tensor>]) -> Result<Vec<NamedTensor>> {
+    fn named(&self, tensors: &[Option<Weight>]) -> Result<Vec<NamedTensor>> {
         if let Some(lora) = &self.model.lora {
             let missing = |p| Error::Input(format!("no tensor for parameter number {p}"));
-            return lora.download(self.gpu, &self.model.arch, |p| tensors[p].clone().ok_or_else(|| missing(p)));
+            return lora.download(self.gpu, &self.model.arch, |p| tensors[p].as_ref().ok_or_else(|| missing(p)));
         }
         params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
-            Some(t) => self.gpu.download(t),
+            Some(t) => t.values(self.gpu),
             None => Ok(Vec::new()),
         })
     }
@@ -139,7 +171,7 @@ impl<'a> Trainer<'a> {
     /// Starts a step: all gradients become 0.
     fn zero_gradients(&self) -> Result<()> {
         let mut rec = self.gpu.record();
-        self.grads.iter().flatten().try_for_each(|g| rows::fill(&mut rec, g))?;
+        Self::tensors(&self.grads)?.into_iter().try_for_each(|g| rows::fill(&mut rec, g))?;
         rec.submit()
     }
 
@@ -149,15 +181,15 @@ impl<'a> Trainer<'a> {
         let norm = gpu.empty(1, 2)?;
         let mut rec = gpu.record();
         let mut slot = 0;
-        for grad in self.grads.iter().flatten() {
+        for grad in Self::tensors(&self.grads)? {
             adamw::square_sum(&mut rec, grad, &self.parts, slot)?;
             slot += adamw::parts(grad);
         }
         adamw::clip(&mut rec, &self.parts, self.optimiser.max_grad_norm, &norm)?;
         for p in 0..self.grads.len() {
             let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moment1[p], &self.moment2[p]) else { continue };
-            let w = self.model.dense(p)?;
-            let decays = self.optimiser.decay_vectors || params::is_matrix(w);
+            let weight = self.model.weight(p)?;
+            let decays = self.optimiser.decay_vectors || params::is_matrix(weight);
             let rates = Rates {
                 lr,
                 betas: self.optimiser.betas,
@@ -165,7 +197,10 @@ impl<'a> Trainer<'a> {
                 weight_decay: if decays { self.optimiser.weight_decay } else { 0.0 },
                 step: self.step + 1,
             };
-            adamw::step(&mut rec, &rates, grad, &norm, [w, m, v])?;
+            let state = weight.tensors()?.into_iter().zip(m.tensors()?).zip(v.tensors()?);
+            for ((_, grad), (((_, w), (_, m)), (_, v))) in grad.tensors()?.into_iter().zip(state) {
+                adamw::step(&mut rec, &rates, grad, &norm, [w, m, v])?;
+            }
         }
         rec.submit()?;
         let norm = f64::from(gpu.download::<f32>(&norm)?[0]);
@@ -176,6 +211,7 @@ impl<'a> Trainer<'a> {
                 self.step + 1
             )));
         }
+        self.copy()?;
         self.step += 1;
         Ok(norm)
     }

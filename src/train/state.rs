@@ -1,8 +1,7 @@
 //! The state of a training on disk: weights, moments, step number; going on from it gives the same bits.
 
 use super::Trainer;
-use crate::gpu::Tensor;
-use crate::kernels::matmul::Weight;
+use crate::kernels::weight::Weight;
 use crate::model::{NamedTensor, lora, params};
 use crate::weights::{Dtype, Weights, write_file, write_safetensors};
 use crate::{Error, Result};
@@ -61,17 +60,14 @@ impl Trainer<'_> {
             }
         };
         let [weights, first, second] = [read(FILES[0])?, read(FILES[1])?, read(FILES[2])?];
-        let dense = |all: Vec<Option<Weight>>| -> Result<Vec<Option<Tensor>>> {
-            all.iter().map(|w| w.as_ref().map(|w| w.dense().cloned()).transpose()).collect()
-        };
         // The base of an adapter is frozen and stays where it is.
         let first_trained = self.model.params.len() - weights.len();
         let frozen = || vec![None; first_trained];
-        self.moment1 = [frozen(), dense(first)?].concat();
-        self.moment2 = [frozen(), dense(second)?].concat();
+        self.moment1 = [frozen(), first].concat();
+        self.moment2 = [frozen(), second].concat();
         self.model.params.truncate(first_trained);
         self.model.params.extend(weights);
         self.step = step.step;
-        Ok(())
+        self.copy()
     }
 }

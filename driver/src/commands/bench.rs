@@ -1,6 +1,6 @@
 //! `bench`: the speed of the kernels, and of a model.
 
-use crate::app::{App, Pin};
+use crate::app::{App, DtypeArg, Pin};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     compare: Option<PathBuf>,
     #[command(flatten)]
     pin: Pin,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 #[derive(Serialize)]
@@ -92,7 +94,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                 decode: args.decode.map_or(decode, |n| n as usize),
                 pairs,
             };
-            Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), sizes)?)
+            Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), &args.dtype, sizes)?)
         }
     };
     // With a model the kernels are measured only when one is named.

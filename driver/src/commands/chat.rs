@@ -1,6 +1,6 @@
 //! `chat`: a conversation in the terminal; answers appear as they are written.
 
-use crate::app::App;
+use crate::app::{App, DtypeArg};
 use crate::sample::SampleArgs;
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request, Settings};
@@ -21,6 +21,8 @@ pub(crate) struct Args {
     system: Option<String>,
     #[command(flatten)]
     sample: SampleArgs,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
@@ -33,7 +35,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         bail!("{}: has no chat template; use generate --raw", source.path.display());
     }
     let gpu = app.gpu()?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut generator = Generator::new(&gpu, &model);
     let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
     let asks = std::io::stdin().is_terminal();

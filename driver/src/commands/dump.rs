@@ -1,6 +1,6 @@
 //! `dump`: numbers for comparison with other programs, in f32.
 
-use crate::app::{App, Pin, check_writable};
+use crate::app::{App, DtypeArg, Pin, check_writable};
 use anyhow::{Result, bail, ensure};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -57,6 +57,8 @@ pub(crate) struct IdsArgs {
     out: PathBuf,
     #[command(flatten)]
     pin: Pin,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 #[derive(clap::Args)]
@@ -75,6 +77,8 @@ pub(crate) struct GenerateArgs {
     out: PathBuf,
     #[command(flatten)]
     pin: Pin,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 /// A string, or a conversation with or without tools.
@@ -119,7 +123,7 @@ fn open(
     model: &Path,
     tokens: &Path,
     out: &Path,
-    pin: &Pin,
+    (pin, dtype): (&Pin, &DtypeArg),
 ) -> Result<(Vec<Vec<u32>>, ModelSource, Gpu, Model)> {
     check_writable(out)?;
     let source = app.source(model)?;
@@ -132,7 +136,7 @@ fn open(
         }
     }
     let gpu = app.pinned_gpu(pin)?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, dtype.storage())?;
     Ok((lists, source, gpu, model))
 }
 
@@ -141,7 +145,7 @@ fn tensor(name: String, shape: Vec<usize>, data: Vec<f32>) -> NamedTensor {
 }
 
 fn logits(app: &App, args: &IdsArgs) -> Result<()> {
-    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
+    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, (&args.pin, &args.dtype))?;
     let mut tensors = Vec::new();
     for (i, list) in lists.iter().enumerate() {
         let values = score::logits(&gpu, &model, list)?;
@@ -151,7 +155,7 @@ fn logits(app: &App, args: &IdsArgs) -> Result<()> {
 }
 
 fn hidden(app: &App, args: &IdsArgs) -> Result<()> {
-    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
+    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, (&args.pin, &args.dtype))?;
     let mut tensors = Vec::new();
     for (i, list) in lists.iter().enumerate() {
         for (layer, values) in score::hidden(&gpu, &model, list)?.into_iter().enumerate() {
@@ -163,7 +167,7 @@ fn hidden(app: &App, args: &IdsArgs) -> Result<()> {
 }
 
 fn logps(app: &App, args: &IdsArgs) -> Result<()> {
-    let (lists, _, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
+    let (lists, _, gpu, model) = open(app, &args.model, &args.tokens, &args.out, (&args.pin, &args.dtype))?;
     let scored = |list: &&Vec<u32>| list.len() > 1;
     let branch = |list: &Vec<u32>| score::Branch { prompt: list[..1].to_vec(), completions: vec![list[1..].to_vec()] };
     let branches: Vec<score::Branch> = lists.iter().filter(scored).map(branch).collect();
@@ -178,7 +182,7 @@ fn logps(app: &App, args: &IdsArgs) -> Result<()> {
 }
 
 fn generate(app: &App, args: &GenerateArgs) -> Result<()> {
-    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, &args.pin)?;
+    let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, (&args.pin, &args.dtype))?;
     let requests: Vec<Request> = lists.into_iter().map(|prompt| Request { prompt, samples: vec![0] }).collect();
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -1,6 +1,6 @@
 //! `generate`: answers to one prompt or to a file of them.
 
-use crate::app::{App, check_writable};
+use crate::app::{App, DtypeArg, check_writable};
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::Observer;
@@ -27,6 +27,8 @@ pub(crate) struct Args {
     n: u32,
     #[command(flatten)]
     sample: SampleArgs,
+    #[command(flatten)]
+    dtype: DtypeArg,
     /// Cut the answer before this text; may be given several times
     #[arg(long, value_name = "S")]
     stop: Vec<String>,
@@ -117,7 +119,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let requests: Vec<Request> =
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let gpu = app.gpu()?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = Settings {
         sampling: args.sample.sampling(),
         max_new_tokens: args.sample.max_new_tokens(),

@@ -1,6 +1,6 @@
 //! `judge`: scores for responses, and how well a model judges at all.
 
-use crate::app::{App, check_writable};
+use crate::app::{App, DtypeArg, check_writable};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -36,6 +36,8 @@ pub(crate) struct Args {
     /// A judge prompt of one's own (with {{ question }} and {{ answer }}) for the first mode listed
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
+    #[command(flatten)]
+    dtype: DtypeArg,
     /// Measure every mode on a shipped set of ranked answers and recommend one
     #[arg(long, conflicts_with_all = ["responses", "out", "template"])]
     calibrate: bool,
@@ -135,7 +137,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         items.push(Item { key, question: &r.prompt, answer: &r.response });
     }
     let gpu = app.gpu()?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut engine = GpuEngine::new(&gpu, &model);
     let mut scored: Vec<Scored> = list
         .iter()
@@ -237,7 +239,7 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let source = app.source(&args.model)?;
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed, &app.progress)?;
     app.progress.clear();
     if app.common.json {

@@ -1,6 +1,6 @@
 //! `prompts`: new prompts in the manner of given ones, by self-instruct.
 
-use crate::app::{App, check_writable};
+use crate::app::{App, DtypeArg, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::judge::GpuEngine;
 use selfreward::model::Model;
@@ -34,6 +34,8 @@ pub(crate) struct Args {
     /// Most tokens of a new prompt
     #[arg(long, default_value_t = PromptSection::default().max_new_tokens as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
@@ -51,7 +53,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let domain = ChatDomain::new(&source, &section)?;
     let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
     let gpu = app.gpu()?;
-    let model = Model::load(&gpu, &source)?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let ctx =
         Context { domain: &domain, settings: &settings, seed: app.common.seed, round: 1, observer: &app.progress };
     let dropped = args.out.with_extension("dropped.jsonl");

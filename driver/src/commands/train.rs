@@ -1,12 +1,13 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
-use crate::app::{App, check_writable};
+use crate::app::{App, DtypeArg, check_writable};
 use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
+use selfreward::kernels::weight::Half;
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LoraConfig};
-use selfreward::model::{Arch, Model, score};
+use selfreward::model::{Arch, Model, Storage, score};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
@@ -178,6 +179,8 @@ struct TrainArgs {
     resume: bool,
     #[command(flatten)]
     lora: LoraArgs,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 /// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
@@ -258,7 +261,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let settings = format!("{config:?} {:?}", args.reference);
     start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
         let reference = match &args.reference {
-            Some(path) => Some(model_logps(app, gpu, path, &pairs)?),
+            Some(path) => Some(model_logps(app, gpu, path, args.common.dtype.storage(), &pairs)?),
             None => None,
         };
         Ok(Data::Pairs { pairs: &pairs, config: &config, reference })
@@ -270,10 +273,11 @@ pub(crate) fn model_logps(
     app: &App,
     gpu: &selfreward::gpu::Gpu,
     path: &Path,
+    storage: Storage,
     pairs: &[Pair],
 ) -> Result<Vec<PairLogps>> {
     let source = app.source(path)?;
-    let model = Model::load(gpu, &source)?;
+    let model = Model::load_as(gpu, &source, storage)?;
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
     let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
@@ -339,7 +343,8 @@ impl Start {
         let plan = json!({
             "model": self.source.path, "data": args.data, "records": records, "settings": settings,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
-            "lora": format!("{:?}", args.lora.config()),
+            "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
+            "invariant": app.common.invariant,
         });
         let plan_file = self.work.join("plan.json");
         if plan_file.exists() {
@@ -355,13 +360,15 @@ impl Start {
         let gpu = app.gpu()?;
         let data = data(app, &gpu)?;
         let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
-        let model = Model::load_f32(&gpu, &self.source)?.with_adapter(&gpu, adapter.as_ref())?;
+        let lora = adapter.is_some() || self.source.adapter.is_some();
+        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
         let optimiser =
             Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
         let job = Job {
             optimiser,
             save_every: u64::from(args.save_every),
             micro_rows: args.micro_batch.map(|n| n as usize),
+            half: args.dtype.copies(&model),
             dir: &self.work,
             observer: &app.progress,
         };

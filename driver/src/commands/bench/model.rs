@@ -1,6 +1,6 @@
 //! A model's speed: prefill, decode at several batch sizes, a DPO step.
 
-use crate::app::App;
+use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -47,14 +47,15 @@ pub(super) fn measure(
     gpu: &Gpu,
     model: Option<&Path>,
     config: Option<&Path>,
+    dtype: &DtypeArg,
     sizes: Sizes,
 ) -> Result<Speed> {
     let source = model.map(|path| app.source(path)).transpose()?;
     // Quantised weights answer as they are and are trained as f32.
     let load = |trainable: bool| -> Result<Model> {
         match (&source, config) {
-            (Some(source), _) if trainable => Ok(Model::load_f32(gpu, source)?),
-            (Some(source), _) => Ok(Model::load(gpu, source)?),
+            (Some(source), _) if trainable => dtype.trainable(gpu, source, source.adapter.is_some()),
+            (Some(source), _) => Ok(Model::load_as(gpu, source, dtype.storage())?),
             (None, Some(path)) => {
                 let arch = family::arch(&read_json(path)?)?;
                 Ok(Model::from_tensors(gpu, &arch, random_weights(&arch))?)
@@ -80,7 +81,7 @@ pub(super) fn measure(
         app.progress.advance(1);
     }
     drop(model);
-    let (step, forward, tokens) = dpo_step(gpu, load(true)?, sizes.pairs)?;
+    let (step, forward, tokens) = dpo_step(gpu, load(true)?, dtype, sizes.pairs)?;
     app.progress.end();
     Ok(Speed {
         prefill_tok_s: sizes.prefill as f64 / prefill,
@@ -120,7 +121,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
 }
 
 /// Seconds of a DPO step and of a forward pass on its pairs, and the tokens of the step.
-fn dpo_step(gpu: &Gpu, model: Model, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
+fn dpo_step(gpu: &Gpu, model: Model, dtype: &DtypeArg, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
     let list = |key, n| ids(&model.arch, key, n);
     let pair = |i| Pair {
         prompt: list(3 * i, prompt),
@@ -147,6 +148,9 @@ fn dpo_step(gpu: &Gpu, model: Model, [n, prompt, answer]: [usize; 3]) -> Result<
     };
     let reference = vec![PairLogps::default(); n];
     let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
+    if let Some(half) = dtype.copies(&trainer.model) {
+        trainer.read_half(half)?;
+    }
     let (mut start, mut step, mut tokens) = (Instant::now(), 0.0, 0);
     dpo::run(&mut trainer, &pairs, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, done| {
         (step, tokens) = (start.elapsed().as_secs_f64(), done.tokens);

@@ -1,12 +1,12 @@
 //! `dump dpo` and `dump sft`: one full batch, its gradients, and what AdamW makes of it.
 
-use crate::app::{App, Pin, check_writable};
+use crate::app::{App, DtypeArg, Pin, check_writable};
 use crate::commands::train::{LossArgs, model_logps};
 use crate::data::{self, Limit};
 use crate::sample::at_least_0;
 use anyhow::Result;
 use selfreward::gpu::Gpu;
-use selfreward::model::{Model, NamedTensor};
+use selfreward::model::NamedTensor;
 use selfreward::recipe::records::write_json;
 use selfreward::train::dpo::{self, DpoConfig, PairLogps};
 use selfreward::train::sft::{self, SftConfig};
@@ -67,6 +67,8 @@ struct BatchArgs {
     micro_batch: Option<u32>,
     #[command(flatten)]
     pin: Pin,
+    #[command(flatten)]
+    dtype: DtypeArg,
 }
 
 /// What the first step shows, and `[loss, gradient norm]` of every step.
@@ -113,7 +115,11 @@ impl BatchArgs {
             decay_vectors: true,
             max_grad_norm: self.max_grad_norm,
         };
-        let mut trainer = Trainer::new(gpu, Model::load_f32(gpu, source)?, optimiser)?;
+        let model = self.dtype.trainable(gpu, source, source.adapter.is_some())?;
+        let mut trainer = Trainer::new(gpu, model, optimiser)?;
+        if let Some(half) = self.dtype.copies(&trainer.model) {
+            trainer.read_half(half)?;
+        }
         trainer.micro_rows = self.micro_batch.map(|n| n as usize);
         Ok(trainer)
     }
@@ -131,9 +137,9 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, dropped) = args.loss.data(&batch.data, &source, limit, None)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
-    let own = model_logps(app, &gpu, &batch.model, &pairs)?;
+    let own = model_logps(app, &gpu, &batch.model, batch.dtype.storage(), &pairs)?;
     let reference = match &args.reference {
-        Some(path) => Some(model_logps(app, &gpu, path, &pairs)?),
+        Some(path) => Some(model_logps(app, &gpu, path, batch.dtype.storage(), &pairs)?),
         None => None,
     };
     let config = DpoConfig {

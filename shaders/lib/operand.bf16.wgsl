@@ -1,0 +1,10 @@
+// Four neighbouring elements of a weight in bf16, the upper half of an f32; the first one lies lowest.
+alias Operand = vec2u;
+fn wide(x: Operand) -> vec4f {
+    return bitcast<vec4f>(vec4u(x.x << 16u, x.x & 0xffff0000u, x.y << 16u, x.y & 0xffff0000u));
+}
+// The nearest bf16, ties to even, in the low bits.
+fn rounded(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+}

@@ -1,0 +1,5 @@
+// Four neighbouring elements of a weight in f32.
+alias Operand = vec4f;
+fn wide(x: Operand) -> vec4f {
+    return x;
+}

@@ -1,0 +1,87 @@
+//! The 16-bit copies of f32 weights that products read in training with 16-bit weights.
+
+use super::weight::{Block, Half, Weight};
+use super::{Case, Kernel, lanes, stream, word};
+use crate::gpu::{Launch, Recorder, Source, pad4};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "cast",
+    soft: include_str!("../../shaders/cast.wgsl"),
+    tile: include_str!("../../shaders/cast.wgsl"),
+    libs: &["grid", "operand"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "f32 weights rounded to bf16 or f16",
+    constants: &[&[("HALF", 1)], &[("HALF", 2)]],
+    cases,
+};
+
+/// y = x rounded to y's type; x in f32, y from [`Weight::empty_half`] of x.
+///
+/// # Errors
+/// Weights of other types or shapes.
+pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
+    if [x.rows(), x.cols()] != [y.rows(), y.cols()] {
+        let shape = |w: &Weight| [w.rows(), w.cols()];
+        return Err(Error::Input(format!("a copy of {:?} does not fit {:?}", shape(x), shape(y))));
+    }
+    for ((_, from), (_, to)) in x.tensors()?.into_iter().zip(y.blocks()) {
+        let Block::Half { half, words, .. } = to else {
+            return Err(Error::Input("the copy of a weight is not in 16 bits".into()));
+        };
+        let cols4 = from.cols.div_ceil(4);
+        let sizes = [from.rows, cols4, from.ld / 4, to.ld4()];
+        rec.launch(Launch {
+            source: &SOURCE,
+            entry: "forward",
+            constants: vec![("HALF", half.constant())],
+            params: sizes.iter().map(|n| word(*n, "a weight's size")).collect::<Result<_>>()?,
+            bind: &[from, words],
+            groups: lanes(&SOURCE, rec.variant(), from.rows * cols4),
+            cost: stream(&[from, words], 0.0),
+        })?;
+    }
+    Ok(())
+}
+
+/// The words of a row.
+pub fn twin(half: Half, row: &[f32]) -> Vec<u32> {
+    let bits: Vec<u16> = row.iter().map(|x| half.bits(*x)).collect();
+    let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |b| u32::from(*b) << 16);
+    let mut words: Vec<u32> = bits.chunks(2).map(word).collect();
+    words.resize(pad4(row.len()) / 2, 0);
+    words
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for half in [Half::Bf16, Half::F16] {
+        for (rows, cols) in [(4, 1), (8, 33), (640, 36)] {
+            all.push(Case::new(format!("{} {rows}x{cols}", half.name()), 0.0, move |t| {
+                // From far below the smallest f16 to its largest, ties among them.
+                let mut x = t.values(rows * cols);
+                for v in &mut x {
+                    *v *= 2f32.powi(t.below(40) as i32 - 26);
+                    if t.below(3) == 0 {
+                        *v = f32::from_bits(v.to_bits() & 0xffff_8000 | 0x1000);
+                    }
+                }
+                let source = Weight::upload(t.gpu, rows, cols, &x)?;
+                let copy = source.empty_half(t.gpu, half)?;
+                forward(&mut t.rec, &source, &copy)?;
+                for (_, block) in copy.blocks() {
+                    if let Block::Half { words, .. } = block {
+                        t.expect_words("y", words, || x.chunks_exact(cols).flat_map(|row| twin(half, row)).collect());
+                    }
+                }
+                Ok(())
+            }));
+        }
+    }
+    all
+}

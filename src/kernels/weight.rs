@@ -1,0 +1,303 @@
+//! The matrices of a model on the GPU: cut by columns into blocks that each fit a binding, and stored in f32, in 16 bits or
+//! in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
+
+use crate::gpu::{Gpu, Tensor, pad4};
+use crate::{Error, Result};
+
+/// A 16-bit storage type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// bfloat16: f32's exponent, 8 bits of precision.
+    Bf16,
+    /// IEEE half: 11 bits of precision up to 65,504.
+    F16,
+}
+
+impl Half {
+    /// Its name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::Bf16 => "bf16",
+            Half::F16 => "f16",
+        }
+    }
+
+    /// The nearest value's bits, ties to even.
+    pub fn bits(self, x: f32) -> u16 {
+        match self {
+            Half::Bf16 => half::bf16::from_f32(x).to_bits(),
+            Half::F16 => half::f16::from_f32(x).to_bits(),
+        }
+    }
+
+    /// The value of such bits.
+    pub fn value(self, bits: u16) -> f32 {
+        match self {
+            Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
+            Half::F16 => half::f16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// What the shaders' constant HALF says.
+    pub(super) fn constant(self) -> u32 {
+        match self {
+            Half::Bf16 => 1,
+            Half::F16 => 2,
+        }
+    }
+}
+
+/// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
+#[derive(Clone)]
+pub enum Block {
+    /// f32 elements, `[pad4(K), n]`.
+    Dense(Tensor),
+    /// 16-bit elements, two neighbours of a row in a word, the first in its low bits.
+    Half {
+        /// Their type.
+        half: Half,
+        /// `[pad4(K), pad4(n) / 2]`
+        words: Tensor,
+        /// n
+        cols: usize,
+    },
+    /// Blocks of 32 along K: value = word bits x scale + minimum.
+    Quantised {
+        /// 4 or 8.
+        bits: u32,
+        /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
+        words: Tensor,
+        /// `[K / 32, n]`
+        scale: Tensor,
+        /// `[K / 32, n]`
+        minimum: Tensor,
+    },
+}
+
+impl Block {
+    /// K with its padding.
+    pub fn rows(&self) -> usize {
+        match self {
+            Block::Dense(t) => t.rows,
+            Block::Half { words, .. } => words.rows,
+            Block::Quantised { scale, .. } => scale.rows * 32,
+        }
+    }
+
+    /// n.
+    pub fn cols(&self) -> usize {
+        match self {
+            Block::Dense(t) => t.cols,
+            Block::Half { cols, .. } => *cols,
+            Block::Quantised { scale, .. } => scale.cols,
+        }
+    }
+
+    /// Distance between rows in vec4 of elements.
+    pub(super) fn ld4(&self) -> usize {
+        match self {
+            Block::Dense(t) => t.ld / 4,
+            Block::Half { words, .. } => words.ld / 2,
+            Block::Quantised { scale, .. } => scale.ld / 4,
+        }
+    }
+
+    /// What the kernels bind of it, and the constants that say how it is stored.
+    pub(super) fn bind(&self) -> (Vec<&Tensor>, Vec<(&'static str, u32)>) {
+        match self {
+            Block::Dense(t) => (vec![t], vec![]),
+            Block::Half { half, words, .. } => (vec![words], vec![("HALF", half.constant())]),
+            Block::Quantised { bits, words, scale, minimum } => (vec![words, scale, minimum], vec![("BITS", *bits)]),
+        }
+    }
+}
+
+/// A matrix `[K, N]`, or a vector (one row).
+#[derive(Clone)]
+pub struct Weight {
+    /// Columns of every block but the last, a multiple of 4.
+    width: usize,
+    blocks: Vec<Block>,
+}
+
+impl From<Tensor> for Weight {
+    fn from(t: Tensor) -> Weight {
+        Weight { width: pad4(t.cols).max(4), blocks: vec![Block::Dense(t)] }
+    }
+}
+
+/// Columns of a block of which `rows` words a column are stored in one buffer.
+fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
+    let most = (gpu.max_binding_bytes() / (4 * rows.max(1) as u64)) as usize;
+    match most {
+        _ if pad4(cols) <= most => Ok(pad4(cols).max(4)),
+        64.. => Ok(most / 64 * 64),
+        4.. => Ok(most / 4 * 4),
+        _ => Err(Error::OutOfMemory(format!(
+            "four columns of a matrix of {rows} rows exceed the {} bytes that {} binds",
+            gpu.max_binding_bytes(),
+            gpu.info().name
+        ))),
+    }
+}
+
+/// Columns `first .. first + n` of row-major values.
+fn columns<T: Copy>(values: &[T], cols: usize, first: usize, n: usize) -> Vec<T> {
+    values.chunks_exact(cols.max(1)).flat_map(|row| &row[first..first + n]).copied().collect()
+}
+
+impl Weight {
+    fn cut(cols: usize, width: usize, block: impl Fn(usize, usize) -> Result<Block>) -> Result<Weight> {
+        let one = |first: usize| block(first, width.min(cols - first));
+        let blocks = (0..cols.max(1)).step_by(width).map(one).collect::<Result<_>>()?;
+        Ok(Weight { width, blocks })
+    }
+
+    /// f32 elements from row-major host values `[rows, cols]`.
+    ///
+    /// # Errors
+    /// Out of memory; a slice of another length.
+    pub fn upload(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
+        let width = width(gpu, rows, cols)?;
+        if width >= cols {
+            return Ok(gpu.upload(rows, cols, values)?.into());
+        }
+        Self::cut(cols, width, |first, n| Ok(Block::Dense(gpu.upload(rows, n, &columns(values, cols, first, n))?)))
+    }
+
+    /// 16-bit elements from row-major host values `[rows, cols]`, rounded to the nearest.
+    ///
+    /// # Errors
+    /// As [`Weight::upload`]; a value that f16 cannot hold.
+    pub fn upload_half(gpu: &Gpu, half: Half, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
+        if let Some(x) = values.iter().find(|x| !half.value(half.bits(**x)).is_finite()) {
+            return Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", half.name())));
+        }
+        Self::cut(cols, width(gpu, rows, cols)?, |first, n| {
+            let row = |row: &[f32]| super::cast::twin(half, &row[first..first + n]);
+            let words: Vec<u32> = values.chunks_exact(cols.max(1)).flat_map(row).collect();
+            Ok(Block::Half { half, words: gpu.upload(rows, pad4(n) / 2, &words)?, cols: n })
+        })
+    }
+
+    /// Quantised blocks: words `[rows * bits / 32, cols]`, scales and minima `[rows / 32, cols]`.
+    ///
+    /// # Errors
+    /// As [`Weight::upload`].
+    pub fn upload_quantised(
+        gpu: &Gpu,
+        (bits, rows, cols): (u32, usize, usize),
+        words: &[u32],
+        [scale, minimum]: [&[f32]; 2],
+    ) -> Result<Weight> {
+        let deep = rows * bits as usize / 32;
+        Self::cut(cols, width(gpu, deep, cols)?, |first, n| {
+            Ok(Block::Quantised {
+                bits,
+                words: gpu.upload(deep, n, &columns(words, cols, first, n))?,
+                scale: gpu.upload(rows / 32, n, &columns(scale, cols, first, n))?,
+                minimum: gpu.upload(rows / 32, n, &columns(minimum, cols, first, n))?,
+            })
+        })
+    }
+
+    /// f32 zeros, cut as this one.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn zeros_like(&self, gpu: &Gpu) -> Result<Weight> {
+        let zeros = |b: &Block| gpu.zeros(b.rows(), b.cols()).map(Block::Dense);
+        Ok(Weight { width: self.width, blocks: self.blocks.iter().map(zeros).collect::<Result<_>>()? })
+    }
+
+    /// Memory for a copy in 16 bits; `super::cast` fills it.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn empty_half(&self, gpu: &Gpu, half: Half) -> Result<Weight> {
+        let empty =
+            |b: &Block| Ok(Block::Half { half, words: gpu.empty(b.rows(), pad4(b.cols()) / 2)?, cols: b.cols() });
+        Ok(Weight { width: self.width, blocks: self.blocks.iter().map(empty).collect::<Result<_>>()? })
+    }
+
+    /// K with its padding.
+    pub fn rows(&self) -> usize {
+        self.blocks.first().map_or(0, Block::rows)
+    }
+
+    /// N.
+    pub fn cols(&self) -> usize {
+        self.blocks.iter().map(Block::cols).sum()
+    }
+
+    /// The blocks, each with its first column.
+    pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
+        self.blocks.iter().enumerate().map(|(i, b)| (i * self.width, b))
+    }
+
+    /// The blocks' f32 tensors, each with its first column.
+    ///
+    /// # Errors
+    /// A weight in fewer bits.
+    pub fn tensors(&self) -> Result<Vec<(usize, &Tensor)>> {
+        fn dense((first, block): (usize, &Block)) -> Result<(usize, &Tensor)> {
+            match block {
+                Block::Dense(t) => Ok((first, t)),
+                _ => Err(Error::Input("training needs f32 weights; load the model dequantised".into())),
+            }
+        }
+        self.blocks().map(dense).collect()
+    }
+
+    /// The one f32 tensor of a vector or of a matrix that is not cut.
+    ///
+    /// # Errors
+    /// A weight in fewer bits, or in several blocks.
+    pub fn dense(&self) -> Result<&Tensor> {
+        match self.tensors()?[..] {
+            [(_, tensor)] => Ok(tensor),
+            _ => {
+                Err(Error::Input(format!("a matrix of {} columns lies in {} buffers", self.cols(), self.blocks.len())))
+            }
+        }
+    }
+
+    /// All values, row-major, without padding between rows.
+    ///
+    /// # Errors
+    /// GPU errors.
+    pub fn values(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        let (rows, cols) = (self.rows(), self.cols());
+        let mut all = vec![0f32; rows * cols];
+        for (first, block) in self.blocks() {
+            let n = block.cols();
+            let values = block_values(gpu, block)?;
+            for (to, from) in all.chunks_exact_mut(cols.max(1)).zip(values.chunks_exact(n.max(1))) {
+                to[first..first + n].copy_from_slice(from);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
+    match block {
+        Block::Dense(t) => gpu.download(t),
+        Block::Half { half, words, cols } => {
+            let all: Vec<u32> = gpu.download(words)?;
+            let one = |row: &[u32], c: usize| half.value((row[c / 2] >> (16 * (c % 2))) as u16);
+            Ok(all.chunks_exact(words.cols).flat_map(|row| (0..*cols).map(move |c| one(row, c))).collect())
+        }
+        Block::Quantised { bits, words, scale, minimum } => {
+            let (w, s, m) = (gpu.download::<u32>(words)?, gpu.download::<f32>(scale)?, gpu.download::<f32>(minimum)?);
+            let (cols, per) = (scale.cols, 32 / *bits as usize);
+            let one = |i: usize| {
+                let (row, col) = (i / cols, i % cols);
+                let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
+                let at = row / 32 * cols + col;
+                q as f32 * s[at] + m[at]
+            };
+            Ok((0..scale.rows * 32 * cols).map(one).collect())
+        }
+    }
+}
