@@ -1,5 +1,5 @@
-//! Under the `soft` kernels a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order
-//! that depends on the sequence alone.
+//! With `invariant` a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order that depends
+//! on the sequence alone. The `soft` kernels are so without it.
 
 use selfreward::Silent;
 use selfreward::gpu::{Gpu, Options, Variant};
@@ -18,20 +18,30 @@ fn texts(n: usize, vocabulary: usize) -> Vec<score::Branch> {
 
 #[test]
 fn log_probs_do_not_depend_on_the_batch() {
-    let gpu = Gpu::with(&Options { variant: Some(Variant::Soft), ..Options::default() }).unwrap();
+    for (variant, invariant) in [(Variant::Soft, false), (Variant::Soft, true), (Variant::Tile, true)] {
+        let gpu = Gpu::with(&Options { variant: Some(variant), invariant, ..Options::default() }).unwrap();
+        any_batch(&gpu, variant.name());
+    }
+}
+
+fn any_batch(gpu: &Gpu, variant: &str) {
     for name in ["qwen3", "gemma3", "mistral", "phi3"] {
         let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();
-        let model = Model::load(&gpu, &source).unwrap();
+        let model = Model::load(gpu, &source).unwrap();
         let bits = |branches: &[score::Branch]| -> Vec<Vec<u32>> {
-            let all = score::logps(&gpu, &model, branches, &Silent).unwrap();
+            let all = score::logps(gpu, &model, branches, &Silent).unwrap();
             all.iter().map(|b| b[0].iter().map(|x| x.to_bits()).collect()).collect()
         };
         let all = texts(33, source.arch.vocab_size);
         let alone: Vec<Vec<u32>> = all.iter().flat_map(|b| bits(std::slice::from_ref(b))).collect();
         for n in [7, 8, 33] {
-            assert_eq!(bits(&all[..n]), alone[..n], "{name}: {n} texts together");
+            assert_eq!(bits(&all[..n]), alone[..n], "{variant} {name}: {n} texts together");
         }
         let turned: Vec<score::Branch> = all.iter().rev().cloned().collect();
-        assert_eq!(bits(&turned), alone.iter().rev().cloned().collect::<Vec<_>>(), "{name}: the other way round");
+        assert_eq!(
+            bits(&turned),
+            alone.iter().rev().cloned().collect::<Vec<_>>(),
+            "{variant} {name}: the other way round"
+        );
     }
 }

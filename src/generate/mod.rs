@@ -1,5 +1,7 @@
 //! Generation: many sequences at once, the token loop on the GPU, prefixes shared.
 
+#[cfg(test)]
+mod tests;
 mod wave;
 
 pub use crate::kernels::sample::Sampling;

@@ -58,6 +58,8 @@ pub struct Options {
     pub webgpu_limits: bool,
     /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike (slower).
     pub invariant: bool,
+    /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
+    pub block: Option<u64>,
     /// Read and keep no picks of the autotuner on disk (for tests).
     pub forgetful: bool,
 }
@@ -70,6 +72,7 @@ struct Inner {
     variant: Variant,
     checked: bool,
     invariant: bool,
+    block: Option<u64>,
     memory: Option<u64>,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
@@ -132,6 +135,7 @@ impl Gpu {
             variant,
             checked: options.checked,
             invariant: options.invariant,
+            block: options.block,
             memory: options.memory,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
@@ -192,6 +196,11 @@ impl Gpu {
     /// Largest buffer that a kernel can bind, in bytes.
     pub fn max_binding_bytes(&self) -> u64 {
         self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size)
+    }
+
+    /// Most bytes of one buffer of a weight.
+    pub fn block_bytes(&self) -> u64 {
+        self.0.block.map_or(self.max_binding_bytes(), |most| most.min(self.max_binding_bytes()))
     }
 
     /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which

@@ -128,14 +128,14 @@ impl From<Tensor> for Weight {
 
 /// Columns of a block of which `rows` words a column are stored in one buffer.
 fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
-    let most = (gpu.max_binding_bytes() / (4 * rows.max(1) as u64)) as usize;
+    let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
     match most {
         _ if pad4(cols) <= most => Ok(pad4(cols).max(4)),
         64.. => Ok(most / 64 * 64),
         4.. => Ok(most / 4 * 4),
         _ => Err(Error::OutOfMemory(format!(
             "four columns of a matrix of {rows} rows exceed the {} bytes that {} binds",
-            gpu.max_binding_bytes(),
+            gpu.block_bytes(),
             gpu.info().name
         ))),
     }

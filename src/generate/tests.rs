@@ -1,0 +1,68 @@
+//! With invariant sums a token's logits have the same bits whether it was decoded or scored.
+
+use crate::gpu::{Gpu, Options, Variant};
+use crate::kernels::attention_decode::{Arena, PAGE, Rows};
+use crate::model::{Layer, Model, decoder, head, params, score, view};
+use crate::world;
+
+/// A small model with a windowed block, whose context spans several chunks of the attention.
+fn model(gpu: &Gpu) -> Model {
+    let mut arch = world::arch();
+    arch.max_position_embeddings = 512;
+    arch.layers[1] = Layer { window: Some(150), ..arch.layers[1] };
+    Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
+}
+
+/// Logits `[token][V]` of each sequence, its tokens fed one by one beside those of the others that are long enough.
+fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let heads = params::heads(&model.arch);
+    let pages = sequences[0].len().div_ceil(PAGE);
+    let (slots, width) = (sequences.len() * pages * PAGE, heads.kv_heads * heads.padded());
+    let memory = || gpu.empty(slots, width).unwrap();
+    let arena: Vec<Arena> = model.arch.layers.iter().map(|_| Arena { keys: memory(), values: memory() }).collect();
+    let mut all = vec![Vec::new(); sequences.len()];
+    for at in 0..sequences[0].len() {
+        let running = sequences.iter().take_while(|s| s.len() > at).count();
+        let lengths: Vec<u32> = sequences[..running].iter().map(|s| s.len() as u32).collect();
+        let turns = view::turns(gpu, model, &lengths).unwrap();
+        let rows = Rows {
+            table: gpu.upload(running, pages, &(0..(running * pages) as u32).collect::<Vec<_>>()).unwrap(),
+            pos: gpu.vector(&vec![at as u32; running]).unwrap(),
+            longest: sequences[0].len(),
+            window: u32::MAX,
+            scale: None,
+        };
+        let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
+        let context = decoder::Context::Arena { arena: &arena, rows: &rows, turns: &turns };
+        let mut rec = gpu.record();
+        let x = decoder::embed(&mut rec, model, &token, running).unwrap();
+        let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
+        let norm = head::final_norm(&mut rec, model, &x, &delta).unwrap();
+        let logits = head::logits(&mut rec, model, &norm.y).unwrap();
+        rec.submit().unwrap();
+        let values: Vec<f32> = gpu.download(&logits).unwrap();
+        for (to, row) in all.iter_mut().zip(values.chunks_exact(model.arch.vocab_size)) {
+            to.extend_from_slice(row);
+        }
+    }
+    all
+}
+
+#[test]
+fn decoding_gives_the_bits_of_scoring() {
+    let tokens = |n: usize, k: usize| (0..n).map(|i| ((i * i * 7 + i * 13 + k) % 128) as u32).collect::<Vec<u32>>();
+    // Nine sequences, so that products of few and of many rows both occur.
+    let lengths = [300, 141, 130, 128, 40, 33, 32, 9, 3];
+    let sequences: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(k, n)| tokens(*n, k)).collect();
+    for variant in Variant::ALL {
+        let options = Options { variant: Some(variant), invariant: true, ..Options::default() };
+        let gpu = Gpu::with(&options).unwrap();
+        let model = model(&gpu);
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for (decoded, sequence) in decoded(&gpu, &model, &sequences).iter().zip(&sequences) {
+            let scored = score::logits(&gpu, &model, sequence).unwrap();
+            let off = bits(decoded).iter().zip(bits(&scored)).filter(|(a, b)| **a != *b).count();
+            assert_eq!(off, 0, "{}: {} tokens, {} logits", variant.name(), sequence.len(), scored.len());
+        }
+    }
+}
