@@ -97,7 +97,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             if args.merge && adapter.is_none() {
                 app.progress.note(&format!("{model}: has no adapter to merge"));
             }
-            save_whole(args, format, &source, dtype)?
+            save_whole(app, args, format, &source, dtype)?
         }
     };
     if app.common.json {
@@ -118,7 +118,7 @@ fn default_dtype(format: Format, source: &ModelSource) -> Result<Dtype> {
 }
 
 /// Writes every weight, an adapter merged into them, and returns how many there are.
-fn save_whole(args: &Args, format: Format, source: &ModelSource, dtype: Dtype) -> Result<usize> {
+fn save_whole(app: &App, args: &Args, format: Format, source: &ModelSource, dtype: Dtype) -> Result<usize> {
     let tensors = source.tensors_f32()?;
     let parts = ModelParts {
         config: &source.config,
@@ -128,7 +128,9 @@ fn save_whole(args: &Args, format: Format, source: &ModelSource, dtype: Dtype) -
         dtype,
     };
     match format {
-        Format::Gguf => save_gguf(&args.out, &parts)?,
+        Format::Gguf => {
+            save_gguf(&args.out, &parts)?.iter().for_each(|note| app.progress.note(&format!("warning: {note}")));
+        }
         _ => save_model_parts(&args.out, &parts)?,
     }
     Ok(tensors.len())
