@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use selfreward::model::{NamedTensor, family};
 use selfreward::text::Text;
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf, save_model_parts, write_safetensors};
+use selfreward::weights::{Dtype, Gguf, ModelParts, ModelSource, save_gguf, save_model_parts, write_safetensors};
 use serde_json::{Value, json};
 
 /// The golden folders whose family GGUF can express.
@@ -85,7 +85,9 @@ fn golden_models_come_back() {
         }
         let tensors = source.tensors_f32().unwrap();
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8_0] {
-            save_gguf(&path, &parts(&source, &tensors, dtype)).unwrap();
+            let notes = save_gguf(&path, &parts(&source, &tensors, dtype)).unwrap();
+            // Windows that llama.cpp does not know.
+            assert_eq!(notes.len(), usize::from(["mistral", "phi3"].contains(&name)), "{name}: {notes:?}");
             let again = ModelSource::open(&path).unwrap();
             let (mut got_arch, want_arch) = (again.arch.clone(), source.arch.clone());
             for (got, want) in got_arch.ropes.iter().zip(&want_arch.ropes) {
@@ -155,6 +157,83 @@ fn tokenizers_go_along_or_are_refused() {
     few["add_prefix_space"] = true.into();
     source.text = Some(tokenizer(few, template));
     assert!(save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).is_err());
+}
+
+/// The golden SentencePiece-style tokenizer with every way to join its pieces, as a vocabulary with scores means it; its
+/// own file has only the merges that its trainer found.
+fn sentencepiece() -> Value {
+    let file = fs::read_to_string(golden("tokenizers/metaspace/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&file).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let added: Vec<&str> =
+        json["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap()).collect();
+    let mut pieces: Vec<(&str, u64)> = vocab.iter().map(|(piece, id)| (piece.as_str(), id.as_u64().unwrap())).collect();
+    pieces.retain(|(piece, _)| !added.contains(piece) && !piece.starts_with("<0x"));
+    pieces.sort_by_key(|(_, id)| *id);
+    let mut merges: Vec<[&str; 2]> = Vec::new();
+    for (piece, _) in pieces {
+        let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
+        let known = cuts.filter(|(left, right)| vocab.contains_key(*left) && vocab.contains_key(*right));
+        // The longer left part first.
+        merges.extend(known.map(|(left, right)| [left, right]).collect::<Vec<_>>().into_iter().rev());
+    }
+    assert!(merges.len() > 200);
+    let merges = json!(merges);
+    json["model"]["merges"] = merges;
+    json
+}
+
+#[test]
+fn sentencepiece_tokenizers_go_along_as_scores() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let json = sentencepiece();
+    let rows = 600;
+    let config = json!({
+        "model_type": "llama", "vocab_size": rows, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64, "tie_word_embeddings": true
+    });
+    let tensors: Vec<NamedTensor> = family::parameters(&family::arch(&config).unwrap())
+        .into_iter()
+        .map(|(name, shape)| NamedTensor { name, data: vec![0.5; shape.iter().product()], shape })
+        .collect();
+    let save = |json: &Value, tokenizer_config: Value| -> selfreward::Result<Text> {
+        let text = Text::from_json(json.to_string(), tokenizer_config)?;
+        let (generation_config, dtype) = (None, Dtype::F32);
+        let parts = ModelParts { config: &config, generation_config, text: Some(&text), tensors: &tensors, dtype };
+        save_gguf(&path, &parts)?;
+        Ok(text)
+    };
+    let file = fs::read_to_string(golden("tokenizers/metaspace/expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&file).unwrap();
+    let strings = expected["strings"].as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap());
+    let special = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
+    let mut bare = special.clone();
+    bare["tokenizer_class"] = "LlamaTokenizer".into();
+    bare["add_prefix_space"] = false.into();
+    for (tokenizer_config, prefix) in [(special, true), (bare, false)] {
+        let want = save(&json, tokenizer_config).unwrap();
+        let again = ModelSource::open(&path).unwrap();
+        let got = again.text().unwrap();
+        for text in strings.clone() {
+            assert_eq!(got.encode(text).unwrap(), want.encode(text).unwrap(), "{text:?}");
+        }
+        assert_eq!((got.bos(), got.eos()), (Some(1), Some(2)));
+        let gguf = Gguf::open(&path).unwrap();
+        let key = |key: &str| gguf.get(&format!("tokenizer.ggml.{key}")).unwrap();
+        assert_eq!((key("model").as_str(), key("add_space_prefix").as_bool()), (Some("llama"), Some(prefix)));
+        // llama.cpp's types: unknown, control, byte, normal, unused.
+        let (tokens, types) = (key("tokens").as_array().unwrap(), key("token_type").as_array().unwrap());
+        assert_eq!((tokens.len(), types.len(), key("scores").as_array().unwrap().len()), (rows, rows, rows));
+        for (token, kind) in [("<unk>", 2), ("</s>", 3), ("[TURN]", 3), ("<0x0A>", 6), ("e", 1), ("[PAD599]", 5)] {
+            let id = tokens.iter().position(|t| t.as_str() == Some(token)).unwrap();
+            assert_eq!(types[id].as_usize(), Some(kind), "{token}");
+        }
+    }
+    // Merges that no scores mean: those of the trainer.
+    let trained = fs::read_to_string(golden("tokenizers/metaspace/tokenizer.json")).unwrap();
+    let error = save(&serde_json::from_str(&trained).unwrap(), json!({})).unwrap_err().to_string();
+    assert!(error.contains("SentencePiece"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! With `invariant` a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order that depends
 //! on the sequence alone. The `soft` kernels are so without it.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 use selfreward::Silent;
+use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::model::{Model, score};
 use selfreward::weights::ModelSource;
@@ -36,6 +39,24 @@ fn any_batch(gpu: &Gpu, variant: &str) {
         let alone: Vec<Vec<u32>> = all.iter().flat_map(|b| bits(std::slice::from_ref(b))).collect();
         for n in [7, 8, 33] {
             assert_eq!(bits(&all[..n]), alone[..n], "{variant} {name}: {n} texts together");
+        }
+        let requests: Vec<Request> = (0..)
+            .zip(&all)
+            .map(|(i, b)| Request { prompt: b.prompt.clone(), samples: vec![3 * i, 3 * i + 1] })
+            .collect();
+        let settings = Settings {
+            sampling: Sampling { temperature: 1.3, top_p: 0.95, ..Sampling::default() },
+            max_new_tokens: 9,
+            stop: vec![1],
+            seed: 4,
+            choices: vec![],
+        };
+        let written = |requests: &[Request]| {
+            Generator::new(gpu, &model).run(requests, &settings, &Silent, &mut |_, _, _| {}).unwrap()
+        };
+        let together = written(&requests);
+        for i in [0, 7, 20, 32] {
+            assert_eq!(written(&requests[i..i + 1])[0], together[i], "{variant} {name}: the answers to text {i}");
         }
         let turned: Vec<score::Branch> = all.iter().rev().cloned().collect();
         assert_eq!(

@@ -6,16 +6,16 @@
 
 use selfreward::Silent;
 use selfreward::gpu::Gpu;
-use selfreward::model::lora::{Adapter, LoraConfig};
+use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Model, NamedTensor, Storage, score};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
-use selfreward::weights::{ModelSource, save_adapter};
+use selfreward::weights::{Dtype, ModelSource, save_adapter};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 4] = ["all", "qv", "fused", "post_norms"];
+const ADAPTERS: [&str; 6] = ["all", "qv", "fused", "post_norms", "patterns", "blocks"];
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -145,7 +145,8 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     let gpu = Gpu::open(None, None).unwrap();
     let source = ModelSource::open(&golden("qwen3")).unwrap();
     let data = pairs("qwen3");
-    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets: vec!["all-linear".into()] };
+    let targets = Modules::Names(vec!["all-linear".into()]);
+    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets, layers: LayerRules::default() };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
     assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
     let model = || Model::load_as(&gpu, &source, Storage::F32).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();
@@ -187,7 +188,7 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
 
     let adapter = whole.model.adapter(&gpu).unwrap().unwrap();
     let out = dir.path().join("adapter");
-    save_adapter(&out, &adapter, &source.path).unwrap();
+    save_adapter(&out, &source, &adapter, Dtype::F32).unwrap();
     let back = ModelSource::open(&out).unwrap();
     assert_eq!(back.adapter.as_ref(), Some(&adapter));
     assert_eq!(back.text.is_some(), source.text.is_some());
@@ -199,7 +200,7 @@ fn broken_adapters_are_refused_by_name() {
     let (source, _) = open("qv");
     let adapter = source.adapter.clone().unwrap();
     let message = |adapter: &Adapter| {
-        save_adapter(dir.path(), adapter, &source.path).unwrap();
+        save_adapter(dir.path(), &source, adapter, Dtype::F32).unwrap();
         ModelSource::open(dir.path()).unwrap_err().to_string()
     };
     let mut missing = adapter.clone();
@@ -212,6 +213,6 @@ fn broken_adapters_are_refused_by_name() {
     rank.config.rank = 4;
     assert!(message(&rank).contains("[4, 36]"), "{}", message(&rank));
     let mut target = adapter;
-    target.config.targets = vec!["q_proj".into()];
+    target.config.targets = Modules::Names(vec!["q_proj".into()]);
     assert!(message(&target).contains("v_proj"), "{}", message(&target));
 }

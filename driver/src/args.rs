@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Sft(train::SftArgs),
     /// Train a model on preferences
     Dpo(train::DpoArgs),
-    /// Write a model as a Hugging Face folder or a GGUF file
+    /// Write a model as a Hugging Face folder, a GGUF file or a PEFT folder
     Export(export::Args),
     /// Write numbers for comparison with other programs
     #[command(subcommand)]

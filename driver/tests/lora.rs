@@ -48,7 +48,7 @@ fn selfreward(args: &[&str], paths: &[(&str, &Path)]) {
 #[test]
 fn logits_and_gradients_are_those_of_peft() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["all", "qv", "fused", "post_norms"] {
+    for name in ["all", "qv", "fused", "post_norms", "patterns", "blocks"] {
         let adapter = golden("lora").join(name);
         let expected = json(&adapter.join("expected.json"));
         let base = golden(expected["base"].as_str().unwrap());
@@ -88,4 +88,78 @@ fn a_trained_adapter_is_a_model_and_trains_on() {
     assert_eq!((&step["rewards/chosen"], &step["rewards/rejected"]), (&Value::from(0.0), &Value::from(0.0)));
     selfreward(&["dpo", "--batch", "4"], &[("--model", &first), ("--data", &data), ("--out", &second)]);
     assert_eq!(shapes(&first), shapes(&second));
+}
+
+fn export(model: &Path, out: &Path, args: &[&str]) -> assert_cmd::assert::Assert {
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.arg("export").arg("--model").arg(model).arg("--out").arg(out).args(args).assert()
+}
+
+/// An adapter goes through `export` unchanged, and so do the rules that say which layers have one.
+#[test]
+fn an_adapter_is_exported_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["all", "patterns", "blocks"] {
+        let (adapter, out) = (golden("lora").join(name), dir.path().join(name));
+        let done = export(&adapter, &out, &["--json"]).success();
+        let document: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        assert_eq!((&document["format"], &document["dtype"]), (&"peft".into(), &"F32".into()));
+        let tensors = |folder: &Path| tensors(&folder.join("adapter_model.safetensors"));
+        assert_eq!(tensors(&out), tensors(&adapter), "{name}");
+        let [got, want] = [&out, &adapter].map(|folder| json(&folder.join("adapter_config.json")));
+        for key in ["r", "lora_alpha", "use_rslora", "exclude_modules", "layers_to_transform", "layers_pattern"] {
+            let number = |v: &Value| v.as_f64().map_or(v.clone(), Value::from);
+            assert_eq!(number(&got[key]), number(&want[key]), "{name}: {key}");
+        }
+        assert_eq!(got["target_modules"], want["target_modules"], "{name}");
+        for key in ["rank_pattern", "alpha_pattern"] {
+            let numbers = |v: &Value| -> Vec<(String, Option<f64>)> {
+                v[key].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.as_f64())).collect()
+            };
+            assert_eq!(numbers(&got), numbers(&want), "{name}: {key}");
+        }
+        let base = Path::new(got["base_model_name_or_path"].as_str().unwrap());
+        assert!(base.is_absolute() && base.join("config.json").exists(), "{}", base.display());
+    }
+    let half = dir.path().join("half.gguf");
+    export(&golden("lora/qv"), &half, &["--format", "peft", "--dtype", "bf16"]).success();
+    let bytes = std::fs::read(half.join("adapter_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert!(file.tensors().iter().all(|(_, t)| t.dtype() == safetensors::Dtype::BF16));
+}
+
+#[test]
+fn an_adapter_is_merged_only_when_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (adapter, base) = (golden("lora/qv"), golden("qwen3"));
+    let out = |name: &str| dir.path().join(name);
+    for (model, name, args, words) in [
+        (&adapter, "m.gguf", &[][..], &["--merge", "--format peft"][..]),
+        (&adapter, "m", &["--format", "hf"], &["--merge", "--format peft"]),
+        (&adapter, "m", &["--merge", "--format", "peft"], &["exclude each other"]),
+        (&adapter, "m", &["--quantize", "q8_0"], &["--quantize"]),
+        (&base, "m", &["--format", "peft"], &["qwen3", "no adapter"]),
+    ] {
+        let failed = export(model, &out(name), args).code(1);
+        let stderr = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+        assert!(words.iter().all(|word| stderr.contains(word)), "{args:?}: {stderr}");
+        assert!(!out(name).exists(), "{args:?}");
+    }
+    // Nothing to merge: the model as it is, with a note.
+    let done = export(&base, &out("base"), &["--merge"]).success();
+    let stderr = String::from_utf8(done.get_output().stderr.clone()).unwrap();
+    assert!(stderr.contains("no adapter to merge"), "{stderr}");
+    let weights = |folder: &Path| tensors(&folder.join("model.safetensors"));
+    assert_eq!(weights(&out("base")), weights(&base));
+    // A merged model gives the adapter's logits from the base's graph.
+    export(&adapter, &out("merged"), &["--merge"]).success();
+    export(&adapter, &out("merged.gguf"), &["--merge"]).success();
+    for name in ["merged", "merged.gguf"] {
+        let logits = out("logits.safetensors");
+        selfreward(
+            &["dump", "logits"],
+            &[("--model", &out(name)), ("--tokens", &base.join("tokens.json")), ("--out", &logits)],
+        );
+        compare(&logits, &adapter.join("logits.safetensors"));
+    }
 }

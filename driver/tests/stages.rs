@@ -182,6 +182,8 @@ fn a_model_is_exported_once_and_only_as_what_is_known() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains(word), "{error}");
     };
+    let adapter = world().join("../../../tests/golden/lora/qv").to_str().unwrap().to_owned();
+    hold("export", &document(&["export", "--model", &adapter, "--out", &text("adapter"), "--dtype", "f16"]));
     refused(&[&text("m")], "exists already");
     refused(&[&text("m.onnx")], ".onnx files are not written");
     refused(&[&text("q"), "--quantize", "q8_0"], "--quantize is for GGUF");

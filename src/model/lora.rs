@@ -3,6 +3,8 @@
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
+pub use super::lora_layers::{ALL_LINEAR, LayerRules, Modules};
+use super::lora_layers::{Rules, names_match};
 use super::params::{self, Part, Place};
 use super::{Arch, Model, NamedTensor};
 use crate::gpu::{Gpu, Recorder, Tensor};
@@ -14,8 +16,6 @@ use crate::{Error, Result};
 
 /// PEFT puts this before every module's name.
 const PREFIX: &str = "base_model.model.";
-/// Stands for every linear layer of the blocks.
-pub const ALL_LINEAR: &str = "all-linear";
 /// The largest rank that is taken: more would cost more than the full matrices.
 const MAX_RANK: usize = 4096;
 
@@ -28,23 +28,10 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
     pub rslora: bool,
-    /// Module names, each matching a layer's whole name or its end after a dot; or [`ALL_LINEAR`].
-    pub targets: Vec<String>,
-}
-
-impl LoraConfig {
-    /// s, by which the adapter's output is multiplied.
-    pub fn scale(&self) -> f32 {
-        let r = self.rank as f32;
-        self.alpha / if self.rslora { r.sqrt() } else { r }
-    }
-
-    fn wants(&self, module: &str) -> bool {
-        self.targets.iter().any(|t| {
-            t == ALL_LINEAR
-                || module.strip_suffix(t.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
-    }
+    /// The layers that get an adapter.
+    pub targets: Modules,
+    /// Exceptions among them.
+    pub layers: LayerRules,
 }
 
 /// An adapter on the host: its tensors under PEFT's names, A then B of each layer in the model's order.
@@ -61,6 +48,9 @@ struct Target {
     module: String,
     out: usize,
     inner: usize,
+    rank: usize,
+    /// s, by which the adapter's output is multiplied.
+    scale: f32,
 }
 
 impl Target {
@@ -70,30 +60,46 @@ impl Target {
 }
 
 fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
-    if config.rank == 0 || config.rank > MAX_RANK || !config.alpha.is_finite() {
-        let (r, alpha) = (config.rank, config.alpha);
-        return Err(Error::Input(format!("LoRA of rank {r} and alpha {alpha}; expected 1 to {MAX_RANK}, finite")));
-    }
-    let linear: Vec<Target> = super::family::parameters(arch)
-        .into_iter()
-        .filter_map(|(name, shape)| {
-            let module = name.strip_suffix(".weight").filter(|m| m.ends_with("_proj"))?;
-            Some(Target { module: module.into(), out: shape[0], inner: *shape.get(1)? })
-        })
-        .collect();
-    for t in &config.targets {
-        let one = LoraConfig { targets: vec![t.clone()], ..config.clone() };
-        if !linear.iter().any(|l| one.wants(&l.module)) {
-            let mut known: Vec<&str> = linear.iter().filter_map(|l| l.module.rsplit('.').next()).collect();
+    let rules = Rules::new(config)?;
+    let parameters = super::family::parameters(arch);
+    let modules = parameters.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)));
+    let (linear, others): (Vec<_>, Vec<_>) = modules.partition(|(m, _)| m.ends_with("_proj"));
+    if let Modules::Names(names) = &config.targets {
+        let unknown = |name: &&String| {
+            *name != ALL_LINEAR && !linear.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
+        };
+        if let Some(name) = names.iter().find(unknown) {
+            let mut known: Vec<&str> = linear.iter().filter_map(|(module, _)| module.rsplit('.').next()).collect();
             known.sort_unstable();
             known.dedup();
             return Err(Error::Input(format!(
-                "LoRA target '{t}' is no linear layer of this model; there are {} and {ALL_LINEAR}",
+                "LoRA target '{name}' is no linear layer of this model; there are {} and {ALL_LINEAR}",
                 known.join(", ")
             )));
         }
+    } else {
+        // A tied output matrix is a module too where the pattern comes from.
+        for module in others.iter().map(|(module, _)| *module).chain(["lm_head"]) {
+            if rules.wants(module)? {
+                return Err(Error::Input(format!(
+                    "a LoRA target is {module}, but only linear layers of the blocks can be"
+                )));
+            }
+        }
     }
-    let wanted: Vec<Target> = linear.into_iter().filter(|l| config.wants(&l.module)).collect();
+    let mut wanted = Vec::new();
+    for (module, shape) in linear {
+        let [out, inner] = shape[..] else { continue };
+        if rules.wants(module)? {
+            let (rank, scale) = rules.rank_and_scale(module)?;
+            if rank == 0 || rank > MAX_RANK || !scale.is_finite() {
+                return Err(Error::Input(format!(
+                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a finite alpha"
+                )));
+            }
+            wanted.push(Target { module: module.into(), out, inner, rank, scale });
+        }
+    }
     if wanted.is_empty() {
         return Err(Error::Input("LoRA without a target layer".into()));
     }
@@ -110,10 +116,10 @@ impl Adapter {
         for t in targets(arch, config)? {
             let mut draw = Stream::new(seed, fnv(t.module.as_bytes()));
             let bound = 1.0 / (t.inner as f32).sqrt();
-            let a = (0..config.rank * t.inner).map(|_| (2.0 * draw.uniform() - 1.0) * bound).collect();
-            tensors.push(NamedTensor { name: t.name("A"), shape: vec![config.rank, t.inner], data: a });
-            let b = vec![0.0; t.out * config.rank];
-            tensors.push(NamedTensor { name: t.name("B"), shape: vec![t.out, config.rank], data: b });
+            let a = (0..t.rank * t.inner).map(|_| (2.0 * draw.uniform() - 1.0) * bound).collect();
+            tensors.push(NamedTensor { name: t.name("A"), shape: vec![t.rank, t.inner], data: a });
+            let b = vec![0.0; t.out * t.rank];
+            tensors.push(NamedTensor { name: t.name("B"), shape: vec![t.out, t.rank], data: b });
         }
         Ok(Adapter { config: config.clone(), tensors })
     }
@@ -123,8 +129,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::fresh`].
     pub fn parameters(arch: &Arch, config: &LoraConfig) -> Result<Vec<(String, Vec<usize>)>> {
-        let r = config.rank;
-        let both = |t: Target| [(t.name("A"), vec![r, t.inner]), (t.name("B"), vec![t.out, r])];
+        let both = |t: Target| [(t.name("A"), vec![t.rank, t.inner]), (t.name("B"), vec![t.out, t.rank])];
         Ok(targets(arch, config)?.into_iter().flat_map(both).collect())
     }
 
@@ -133,12 +138,13 @@ impl Adapter {
     /// # Errors
     /// An adapter of another model.
     pub fn merge(&self, base: &mut [NamedTensor]) -> Result<()> {
-        let (scale, r) = (f64::from(self.config.scale()), self.config.rank);
+        let rules = Rules::new(&self.config)?;
         for pair in self.tensors.chunks_exact(2) {
             let (a, b) = (&pair[0], &pair[1]);
             let module = a.name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
             let weight = module.and_then(|m| base.iter_mut().find(|t| t.name.strip_suffix(".weight") == Some(m)));
-            let (out, inner) = (b.shape[0], a.shape[1]);
+            let (out, r, inner) = (b.shape[0], a.shape[0], a.shape[1]);
+            let scale = f64::from(rules.rank_and_scale(module.unwrap_or_default())?.1);
             let Some(weight) = weight.filter(|w| w.shape == [out, inner]) else {
                 return Err(Error::Input(format!("{} has no weight of its shape in the base model", a.name)));
             };
@@ -164,6 +170,7 @@ pub(crate) struct Lora {
 struct Layer {
     name: [String; 2],
     shape: [[usize; 2]; 2],
+    scale: f32,
     /// Where the layer's weight lies.
     at: Place,
     a: usize,
@@ -200,7 +207,8 @@ impl Lora {
             let at = params::place(arch, &format!("{}.weight", t.module))?;
             let layer = Layer {
                 name: [t.name("A"), t.name("B")],
-                shape: [[config.rank, t.inner], [t.out, config.rank]],
+                shape: [[t.rank, t.inner], [t.out, t.rank]],
+                scale: t.scale,
                 at,
                 a: first + uploaded.len(),
             };
@@ -232,7 +240,8 @@ impl Lora {
         let missing = || Error::Input(format!("no weight for {}", layer.name[0]));
         let rows = params::shape(arch, layer.at.param).ok_or_else(missing)?.0;
         let wide = layer.at.span(params::heads(arch), layer.shape[1][0]);
-        Ok(if side == 0 { (rows, self.config.rank) } else { (crate::gpu::pad4(self.config.rank), wide) })
+        let rank = layer.shape[0][0];
+        Ok(if side == 0 { (rows, rank) } else { (crate::gpu::pad4(rank), wide) })
     }
 
     /// Named tensors back from those of parameter number `of(number)`.
@@ -270,7 +279,7 @@ pub(crate) fn forward(rec: &mut Recorder, model: &Model, weight: usize, x: &Tens
         let u = between(rec, model, layer, x)?;
         let z = rec.gpu().empty(x.rows, b.cols())?;
         matmul::forward(rec, &u, b, &z, Epilogue::default())?;
-        columns::add(rec, &z, layer.at.first(), lora.config.scale(), y)?;
+        columns::add(rec, &z, layer.at.first(), layer.scale, y)?;
     }
     Ok(())
 }
@@ -296,7 +305,7 @@ pub(crate) fn backward(
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let (a, b) = (model.weight(layer.a)?, model.weight(layer.a + 1)?);
         let dz = rec.gpu().empty(dy.rows, b.cols())?;
-        columns::take(rec, dy, layer.at.first(), lora.config.scale(), &dz)?;
+        columns::take(rec, dy, layer.at.first(), layer.scale, &dz)?;
         let u = between(rec, model, layer, x)?;
         matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
         let du = rec.gpu().empty(dy.rows, a.cols())?;
@@ -312,15 +321,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_match_whole_names_or_what_follows_a_dot() {
-        let config = |t: &str| LoraConfig { rank: 4, alpha: 8.0, rslora: true, targets: vec![t.into()] };
-        assert!(config("q_proj").wants("model.layers.0.self_attn.q_proj"));
-        assert!(config("self_attn.q_proj").wants("model.layers.0.self_attn.q_proj"));
-        assert!(!config("proj").wants("model.layers.0.self_attn.q_proj"));
-        assert!(config(ALL_LINEAR).wants("anything"));
-        assert!((config("x").scale() - 4.0).abs() < 1e-6);
+    fn targets_that_the_model_does_not_have_are_refused() {
         let arch = crate::world::arch();
-        assert!(Adapter::fresh(&arch, &config("nothing"), 0).unwrap_err().to_string().contains("down_proj"));
-        assert!(Adapter::fresh(&arch, &LoraConfig { rank: 0, ..config("q_proj") }, 0).is_err());
+        let refused = |rank: usize, targets: Modules, word: &str| {
+            let config = LoraConfig { rank, alpha: 8.0, rslora: true, targets, layers: LayerRules::default() };
+            let error = Adapter::fresh(&arch, &config, 0).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        let names = |name: &str| Modules::Names(vec![name.into()]);
+        refused(4, names("nothing"), "down_proj");
+        refused(0, names("q_proj"), "rank 0");
+        refused(MAX_RANK + 1, names("q_proj"), "4097");
+        refused(4, Modules::Pattern(".*".into()), "linear layers");
+        refused(4, Modules::Pattern("model.*_proj|lm_head".into()), "lm_head");
+        refused(4, Modules::Pattern("q_proj".into()), "without a target");
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod decoder;
 pub mod family;
 pub(crate) mod head;
 pub mod lora;
+mod lora_layers;
 pub(crate) mod params;
 pub mod score;
 pub(crate) mod view;

@@ -216,6 +216,11 @@ impl Text {
         &self.config
     }
 
+    /// Whether tokenizer_config.json takes back the blank that tokenizer.json puts in front of a text.
+    pub(crate) fn takes_back_blank(&self) -> bool {
+        matches!(llama_prefix(&self.tokenizer_json, &self.config), Some(PrependScheme::Never))
+    }
+
     /// The chat template's text; of several the one that is used.
     pub fn chat_template(&self) -> Option<&str> {
         template::source(&self.config).ok().flatten()

@@ -153,21 +153,36 @@ impl Default for Objective {
 /// # Errors
 /// An unknown or repeated name, a weight that is not a finite number of at least 0.
 pub fn parse(text: &str) -> Result<Vec<(String, f32)>> {
-    let mut all: Vec<(String, f32)> = Vec::new();
-    for part in text.split(',').map(str::trim) {
+    let part = |part: &str| -> Result<(String, f32)> {
         let (name, weight) = part.split_once(':').unwrap_or((part, "1"));
         losses::find(name)?;
-        let weight: f32 = weight
-            .parse()
-            .ok()
-            .filter(|w: &f32| w.is_finite() && *w >= 0.0)
-            .ok_or_else(|| Error::Input(format!("loss '{part}': the weight must be a number of at least 0")))?;
-        if all.iter().any(|(n, _)| n == name) {
-            return Err(Error::Input(format!("the loss '{name}' stands twice in '{text}'; add up its weights")));
-        }
-        all.push((name.to_owned(), weight));
-    }
+        Ok((name.to_owned(), weight.parse().map_err(|_| wrong_weight(part))?))
+    };
+    let all = text.split(',').map(|p| part(p.trim())).collect::<Result<Vec<_>>>()?;
+    check(&all)?;
     Ok(all)
+}
+
+/// The row of each loss of a list.
+fn check(all: &[(String, f32)]) -> Result<Vec<&'static Loss>> {
+    let text = |(name, weight): &(String, f32)| format!("{name}:{weight}");
+    let mut rows: Vec<&Loss> = Vec::new();
+    for loss @ (name, weight) in all {
+        let row = losses::find(name)?;
+        if !(weight.is_finite() && *weight >= 0.0) {
+            return Err(wrong_weight(&text(loss)));
+        }
+        if rows.iter().any(|r| r.name == row.name) {
+            let list = all.iter().map(text).collect::<Vec<_>>().join(",");
+            return Err(Error::Input(format!("the loss '{name}' stands twice in '{list}'; add up its weights")));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn wrong_weight(loss: &str) -> Error {
+    Error::Input(format!("loss '{loss}': the weight must be a number of at least 0"))
 }
 
 impl Objective {
@@ -179,8 +194,7 @@ impl Objective {
         if self.losses.is_empty() {
             return Err(Error::Input("no loss is given".into()));
         }
-        let text: Vec<String> = self.losses.iter().map(|(n, w)| format!("{n}:{w}")).collect();
-        let rows = parse(&text.join(","))?.iter().map(|(n, _)| losses::find(n)).collect::<Result<Vec<_>>>()?;
+        let rows = check(&self.losses)?;
         let all = |f: fn(Family) -> bool| rows.iter().all(|l| f(l.family));
         let paired = all(|f| f != Family::Unpaired);
         let reference = all(|f| !matches!(f, Family::Free | Family::Unpaired));
@@ -368,6 +382,8 @@ mod tests {
             (Objective { losses: parse("kto,sigmoid").unwrap(), ..of("kto") }, "mixed"),
             (Objective { nll: 1.0, ..of("kto") }, "NLL"),
             (Objective { beta: 0.0, ..of("sigmoid") }, "beta"),
+            (Objective { losses: vec![("ipo".into(), f32::NAN)], ..of("ipo") }, "'ipo:NaN'"),
+            (Objective { losses: vec![("ipo".into(), 1.0), ("ipo".into(), 2.0)], ..of("ipo") }, "'ipo:1,ipo:2'"),
         ] {
             assert!(o.rows().err().unwrap().to_string().contains(word), "{word}");
         }

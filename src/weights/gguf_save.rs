@@ -94,12 +94,13 @@ enum Source<'a> {
 }
 
 /// Writes a GGUF file: matrices in `parts.dtype` (F32, F16, BF16 or Q8_0; rows that are no multiple of 32 in F16 instead of
-/// Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all.
+/// Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all. Returns sentences
+/// worth telling the user.
 ///
 /// # Errors
 /// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; values beyond the storage type's
 /// range; tensors that do not fit the configuration; what the file system says.
-pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<()> {
+pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     save::check_tensors(parts)?;
     let arch = family::arch(parts.config)?;
     let Some(known) = GGUF_FAMILIES.iter().find(|family| family.model_type == arch.model_type) else {
@@ -117,15 +118,17 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<()> {
     let mut head = GgufHead::default();
     head.string("general.architecture", known.architecture);
     head.string("general.type", "model");
-    head.string("general.name", known.model_type);
+    // Not the model type: transformers takes a file whose name is "mistral" for an architecture that its reader lacks.
+    head.string("general.name", family::class_name(known.model_type).unwrap_or(known.model_type));
     head.count("general.file_type", kind)?;
     if parts.dtype == Dtype::Q8_0 {
         head.count("general.quantization_version", 2)?;
     }
-    let mut writer = Model { head, family: known, arch: &arch, config: parts.config, extra: Vec::new() };
+    let mut writer =
+        Model { head, family: known, arch: &arch, config: parts.config, extra: Vec::new(), notes: Vec::new() };
     writer.shape()?;
     writer.family_keys()?;
-    let Model { mut head, extra, .. } = writer;
+    let Model { mut head, extra, notes, .. } = writer;
     gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?;
     let mut list = Vec::new();
     for tensor in parts.tensors {
@@ -155,7 +158,8 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<()> {
             put(&bytes)?;
         }
         out.flush().map_err(Error::io(temporary))
-    })
+    })?;
+    Ok(notes)
 }
 
 /// Everything before the data, padded.
@@ -211,6 +215,7 @@ struct Model<'a> {
     config: &'a Value,
     /// Tensors of divisors of the rotation's frequencies.
     extra: Vec<(&'static str, Vec<f32>)>,
+    notes: Vec<String>,
 }
 
 impl Model<'_> {
@@ -271,14 +276,13 @@ impl Model<'_> {
         match self.family.model_type {
             "gemma3_text" => self.gemma3(&rope),
             "phi3" => {
-                if let Some(window) = self.size("sliding_window") {
-                    self.count("attention.sliding_window", window)?;
-                }
+                // Without the key older versions of llama.cpp guess a window.
+                self.window(self.size("sliding_window").unwrap_or(0))?;
                 self.rope(&rope)
             }
             "mistral" => {
                 if let Some(window) = self.size("sliding_window") {
-                    self.count("attention.sliding_window", window)?;
+                    self.window(window)?;
                 }
                 self.rope(&rope)
             }
@@ -290,6 +294,17 @@ impl Model<'_> {
                 self.rope(&rope)
             }
         }
+    }
+
+    /// A window of every block, which llama.cpp's graphs of these families leave out.
+    fn window(&mut self, window: usize) -> Result<()> {
+        if (1..self.arch.max_position_embeddings).contains(&window) {
+            self.notes.push(format!(
+                "llama.cpp computes {} without the sliding window of {window} tokens: behind it its results differ",
+                self.family.model_type
+            ));
+        }
+        self.count("attention.sliding_window", window)
     }
 
     fn gemma3(&mut self, rope: &Value) -> Result<()> {

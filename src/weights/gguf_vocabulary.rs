@@ -1,6 +1,8 @@
 //! A tokenizer.json as a GGUF file's metadata: the reverse of `gguf_tokenizer`. What llama.cpp's tokenizers would cut
 //! otherwise than the given one is refused.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::gguf_save::GgufHead;
@@ -25,11 +27,11 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
     let (tokens, types) = vocabulary(text, &json, rows)?;
     let merges = merges(model)?;
     if model["byte_fallback"] == true {
-        let prefix = sentencepiece_prefix(&json)?;
+        let prefix = sentencepiece_prefix(&json)? && !text.takes_back_blank();
         head.string("tokenizer.ggml.model", "llama");
         head.string("tokenizer.ggml.pre", "default");
         head.flag("tokenizer.ggml.add_space_prefix", prefix);
-        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges)?);
+        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &split_out(&json))?);
     } else {
         let name = PRE_TOKENIZERS.iter().find(|name| pre_tokenizer(name).is_some_and(|known| same(&known, &json)));
         let name = name.ok_or_else(|| {
@@ -111,10 +113,17 @@ fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
     }
 }
 
+/// Added tokens that are cut out of a text before anything is joined. What holds a blank is not: the text has a blank
+/// there, the token `▁`.
+fn split_out(json: &Value) -> HashSet<&str> {
+    let added = json["added_tokens"].as_array().into_iter().flatten().filter(|token| token["single_word"] != true);
+    added.filter_map(|token| token["content"].as_str()).filter(|content| !content.contains('▁')).collect()
+}
+
 /// SentencePiece joins by the joined piece's score, so the first merge that makes a piece gives its score; that must lead
-/// back to the same merges.
-fn scores(tokens: &[String], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
-    let mut ranks = std::collections::HashMap::new();
+/// back to the same merges, but for those with tokens that are `split_out`, which never happen.
+fn scores(tokens: &[String], merges: &[(&str, &str)], split_out: &HashSet<&str>) -> Result<Vec<f32>> {
+    let mut ranks = HashMap::new();
     for (left, right) in merges {
         let next = ranks.len();
         ranks.entry(format!("{left}{right}")).or_insert(next);
@@ -123,14 +132,18 @@ fn scores(tokens: &[String], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
     let scores: Vec<f32> = tokens.iter().map(|token| -(ranks.get(token).copied().unwrap_or(last) as f32)).collect();
     let names: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let widened: Vec<f64> = scores.iter().map(|score| f64::from(*score)).collect();
+    let happens = |(left, right): &&(&str, &str)| {
+        let joined = format!("{left}{right}");
+        ![left, right, joined.as_str()].iter().any(|piece| split_out.contains(piece))
+    };
     let again = merges_by_score(&names, &widened);
-    match again.iter().zip(merges).position(|(a, b)| a != b) {
-        None if again.len() == merges.len() => Ok(scores),
-        at => {
-            let at = at.unwrap_or(again.len().min(merges.len()));
-            Err(cannot(format!("its merges are not those of a SentencePiece vocabulary (from the {at}th on)")))
-        }
+    let again: Vec<_> = again.iter().filter(happens).collect();
+    let merges: Vec<_> = merges.iter().filter(happens).collect();
+    if again == merges {
+        return Ok(scores);
     }
+    let same = again.iter().zip(&merges).take_while(|(a, b)| a == b).count();
+    Err(cannot(format!("its merges are not those of a SentencePiece vocabulary (behind the first {same})")))
 }
 
 /// Whether a blank is put in front; the tokenizer must else do what SentencePiece does.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, Weights, save, write_safetensors};
-use crate::model::lora::{Adapter, LoraConfig};
+use super::{Dtype, ModelSource, Weights, save, write_safetensors};
+use crate::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use crate::model::{Arch, NamedTensor};
 use crate::{Error, Result};
 
@@ -17,11 +17,6 @@ const TENSORS: &str = "adapter_model.safetensors";
 const REFUSED: &[&str] = &[
     "use_dora",
     "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
     "layer_replication",
     "fan_in_fan_out",
     "lora_bias",
@@ -85,16 +80,14 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
     let alpha = value("lora_alpha").and_then(Value::as_f64).ok_or("lora_alpha: expected a number")? as f32;
     let rslora = value("use_rslora").and_then(Value::as_bool).unwrap_or(false);
     let targets = match value("target_modules") {
-        Some(Value::String(all)) if all == crate::model::lora::ALL_LINEAR => vec![all.clone()],
-        Some(Value::Array(names)) => {
-            let text = |n: &Value| n.as_str().map(str::to_owned);
-            names.iter().map(text).collect::<Option<Vec<_>>>().ok_or("target_modules: expected a list of names")?
-        }
-        Some(Value::String(regex)) => {
-            return Err(format!("target_modules is the pattern {regex:?}; write it as a list of module names"));
-        }
-        _ => return Err("target_modules: expected a list of names".into()),
+        Some(Value::String(all)) if all.eq_ignore_ascii_case(ALL_LINEAR) => Modules::Names(vec![ALL_LINEAR.into()]),
+        Some(given) => modules(given).ok_or("target_modules: expected a list of names or a pattern")?,
+        None => return Err("target_modules: expected a list of names or a pattern".into()),
     };
+    let layers = layer_rules(document)?;
+    if !matches!(value("target_modules"), Some(Value::Array(_))) && !layers.blocks.is_empty() {
+        return Err("layers_to_transform goes with a list of target_modules, as in PEFT".into());
+    }
     let base = value("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
     let path = folder.join(base);
     if base.is_empty() || !path.exists() {
@@ -102,7 +95,55 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
             "base_model_name_or_path is {base:?}; expected a model on this machine, absolute or relative to the adapter"
         ));
     }
-    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, targets } })
+    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, targets, layers } })
+}
+
+/// A list of names, or a pattern.
+fn modules(value: &Value) -> Option<Modules> {
+    match value {
+        Value::String(pattern) => Some(Modules::Pattern(pattern.clone())),
+        names => texts(names).map(Modules::Names),
+    }
+}
+
+fn texts(list: &Value) -> Option<Vec<String>> {
+    list.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+/// `{pattern: value}`, in the order of the file, which decides.
+fn pattern<T>(value: &Value, one: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
+    value.as_object()?.iter().map(|(key, value)| Some((key.clone(), one(value)?))).collect()
+}
+
+fn layer_rules(document: &Value) -> std::result::Result<LayerRules, String> {
+    let whole = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let value = |key: &str| document.get(key).filter(|v| !matches!(v, Value::Null) && v.as_str() != Some(""));
+    fn take<T: Default>(
+        value: Option<&Value>,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> std::result::Result<T, String> {
+        value.map_or(Ok(T::default()), |v| read(v).ok_or_else(|| format!("{expected}, found {v}")))
+    }
+    let rules = LayerRules {
+        exclude: take(value("exclude_modules"), "exclude_modules: expected a list of names or a pattern", |v| {
+            modules(v).map(|m| Some(m).filter(|m| *m != Modules::Names(Vec::new())))
+        })?,
+        blocks: take(value("layers_to_transform"), "layers_to_transform: expected a number or a list of them", |v| {
+            whole(v).map(|n| vec![n]).or_else(|| v.as_array()?.iter().map(whole).collect())
+        })?,
+        lists: take(value("layers_pattern"), "layers_pattern: expected a name or a list of names", |v| {
+            v.as_str().map(|one| vec![one.to_owned()]).or_else(|| texts(v))
+        })?,
+        rank: take(value("rank_pattern"), "rank_pattern: expected whole numbers by pattern", |v| pattern(v, whole))?,
+        alpha: take(value("alpha_pattern"), "alpha_pattern: expected numbers by pattern", |v| {
+            pattern(v, |v| v.as_f64().map(|x| x as f32))
+        })?,
+    };
+    if rules.blocks.is_empty() && !rules.lists.is_empty() {
+        return Err("layers_pattern needs layers_to_transform".into());
+    }
+    Ok(rules)
 }
 
 impl Peft {
@@ -132,36 +173,55 @@ impl Peft {
     }
 }
 
-/// Writes a folder that PEFT loads, whole or not at all; `base` is the model the adapter belongs to.
+/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the tokenizer of the model
+/// that it belongs to.
 ///
 /// # Errors
-/// What the file system says.
-pub fn save_adapter(folder: &Path, adapter: &Adapter, base: &Path) -> Result<()> {
-    let base = fs::canonicalize(base).map_err(Error::io(base))?;
+/// Values beyond the range of `dtype`; what the file system says.
+pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
+    let path = fs::canonicalize(&base.path).map_err(Error::io(&base.path))?;
     let c = &adapter.config;
-    let targets = match c.targets.as_slice() {
-        [all] if all == crate::model::lora::ALL_LINEAR => json!(all),
-        names => json!(names),
-    };
-    let entries: Map<String, Value> = [
+    let mut entries: Map<String, Value> = [
         ("peft_type", json!("LORA")),
         ("task_type", json!("CAUSAL_LM")),
-        ("base_model_name_or_path", json!(base)),
+        ("base_model_name_or_path", json!(path)),
         ("r", json!(c.rank)),
         ("lora_alpha", json!(c.alpha)),
         ("lora_dropout", json!(0.0)),
         ("use_rslora", json!(c.rslora)),
-        ("target_modules", targets),
+        ("target_modules", written(&c.targets)),
         ("bias", json!("none")),
         ("inference_mode", json!(true)),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
+    let mut set = |key: &str, empty: bool, value: Value| {
+        if !empty {
+            entries.insert(key.to_owned(), value);
+        }
+    };
+    let LayerRules { exclude, blocks, lists, rank, alpha } = &c.layers;
+    set("exclude_modules", exclude.is_none(), exclude.as_ref().map_or(Value::Null, written));
+    set("layers_to_transform", blocks.is_empty(), json!(blocks));
+    set("layers_pattern", lists.is_empty(), json!(lists));
+    set("rank_pattern", rank.is_empty(), rank.iter().map(|(key, r)| (key.clone(), json!(r))).collect());
+    set("alpha_pattern", alpha.is_empty(), alpha.iter().map(|(key, a)| (key.clone(), json!(a))).collect());
     save::replace_folder(folder, |folder| {
         save::write_json(&folder.join(CONFIG), &Value::Object(entries))?;
-        write_safetensors(&folder.join(TENSORS), &adapter.tensors, Dtype::F32)
+        if let Some(text) = &base.text {
+            save::write_text(folder, text)?;
+        }
+        write_safetensors(&folder.join(TENSORS), &adapter.tensors, dtype)
     })
+}
+
+fn written(modules: &Modules) -> Value {
+    match modules {
+        Modules::Names(names) if names.as_slice() == [ALL_LINEAR] => json!(ALL_LINEAR),
+        Modules::Names(names) => json!(names),
+        Modules::Pattern(pattern) => json!(pattern),
+    }
 }
 
 #[cfg(test)]
@@ -178,18 +238,44 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_layers_are_read_in_their_order() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let layers = |changes: Value| read(here, &config(changes)).ok().unwrap().config.layers;
+        let none =
+            json!({"exclude_modules": [], "layers_to_transform": null, "layers_pattern": "", "rank_pattern": {}});
+        assert_eq!(layers(none), LayerRules::default());
+        let all = layers(json!({
+            "exclude_modules": ".*mlp.*", "layers_to_transform": 0, "layers_pattern": "layers",
+            "rank_pattern": {"v_proj": 8, "a": 2}, "alpha_pattern": {"q_proj": 1.5}
+        }));
+        let want = LayerRules {
+            exclude: Some(Modules::Pattern(".*mlp.*".into())),
+            blocks: vec![0],
+            lists: vec!["layers".into()],
+            rank: vec![("v_proj".into(), 8), ("a".into(), 2)],
+            alpha: vec![("q_proj".into(), 1.5)],
+        };
+        assert_eq!(all, want);
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_by_name() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
         assert_eq!(read(here, &config(plain)).ok().unwrap().config.rank, 4);
         for (changes, word) in [
             (json!({"use_dora": true}), "use_dora"),
-            (json!({"rank_pattern": {"q_proj": 2}}), "rank_pattern"),
-            (json!({"alpha_pattern": {"q_proj": 2}}), "alpha_pattern"),
+            (json!({"rank_pattern": {"q_proj": "2"}}), "rank_pattern"),
+            (json!({"alpha_pattern": [2]}), "alpha_pattern"),
+            (json!({"layers_pattern": "layers"}), "layers_to_transform"),
+            (json!({"layers_to_transform": [-1]}), "layers_to_transform"),
+            (json!({"layers_to_transform": 0, "target_modules": ".*"}), "list of target_modules"),
+            (json!({"exclude_modules": 3}), "exclude_modules"),
+            (json!({"layer_replication": [[0, 1]]}), "layer_replication"),
             (json!({"modules_to_save": ["lm_head"]}), "modules_to_save"),
             (json!({"bias": "all"}), "bias"),
             (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
-            (json!({"target_modules": ".*_proj"}), "pattern"),
+            (json!({"target_modules": 1}), "pattern"),
             (json!({"peft_type": "IA3"}), "IA3"),
             (json!({"base_model_name_or_path": "no/such"}), "no/such"),
             (json!({"r": -1}), "r:"),

@@ -166,10 +166,15 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
         write_json(&folder.join("generation_config.json"), generation_config)?;
     }
     if let Some(text) = parts.text {
-        write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
-        write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())?;
+        write_text(folder, text)?;
     }
     write_shards(folder, parts.tensors, parts.dtype, MAX_SHARD)
+}
+
+/// tokenizer.json and tokenizer_config.json with the chat template.
+pub(super) fn write_text(folder: &Path, text: &Text) -> Result<()> {
+    write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
+    write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())
 }
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::sample::{above_0, at_least_0, share};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::kernels::weight::Half;
-use selfreward::model::lora::{ALL_LINEAR, Adapter, LoraConfig};
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, Storage, score};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
@@ -15,7 +15,7 @@ use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
 use selfreward::train::sft::SftConfig;
 use selfreward::train::{LearningRate, Optimiser, Schedule};
-use selfreward::weights::{ModelSource, save_adapter, save_model};
+use selfreward::weights::{Dtype, ModelSource, save_adapter, save_model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -204,7 +204,8 @@ impl LoraArgs {
     fn config(&self) -> Option<LoraConfig> {
         let rank = usize::from(self.lora_rank?);
         let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
-        Some(LoraConfig { rank, alpha, rslora: self.rslora, targets: self.lora_targets.clone() })
+        let targets = Modules::Names(self.lora_targets.clone());
+        Some(LoraConfig { rank, alpha, rslora: self.rslora, targets, layers: LayerRules::default() })
     }
 
     fn adapter(&self, arch: &Arch, seed: u64) -> Result<Option<Adapter>> {
@@ -374,7 +375,7 @@ impl Start {
         };
         let model = train(&gpu, model, data, &job)?;
         match model.adapter(&gpu)? {
-            Some(adapter) => save_adapter(&args.out, &adapter, &self.source.path)?,
+            Some(adapter) => save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?,
             None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
         }
         let log = self.work.join("steps.jsonl");

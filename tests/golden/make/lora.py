@@ -1,6 +1,6 @@
 """Makes the folders of tests/golden/lora: PEFT adapters on other golden models and what torch + PEFT compute with them.
 
-usage: python tests/golden/make/lora.py        (torch, transformers, peft, safetensors; needs the folders of tiny.py, families.py)
+usage: python tests/golden/make/lora.py [NAME …]   (torch, transformers, peft, safetensors; needs the folders of tiny.py, families.py)
 
 Each folder holds the adapter as PEFT saves it (adapter_config.json with a relative base path, adapter_model.safetensors) and
   logits.safetensors   logits.I [len, V] of the base's tokens.json
@@ -27,6 +27,17 @@ CASES = {
     "qv": ("qwen3", 801, dict(r=8, lora_alpha=12, target_modules=["q_proj", "v_proj"])),
     # q, k and v in one matrix, gate and up in another.
     "fused": ("phi3", 802, dict(r=3, lora_alpha=5, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
+    # Targets by a pattern, ranks and alphas by patterns, layers left out again. The first pattern that matches decides;
+    # PEFT sorts them when it saves, so the order here is the sorted one.
+    "patterns": ("qwen3", 804, dict(r=3, lora_alpha=5, use_rslora=True,
+                                    target_modules=r"model\.layers\.\d+\.(self_attn\.[qvo]|mlp\.(?!gate)\w+)_proj",
+                                    exclude_modules=r".*\.1\.mlp\.up_proj",
+                                    rank_pattern={r"layers\.0\.self_attn\.q_proj": 2, r"self_attn\.[qv]_proj": 6},
+                                    alpha_pattern={"v_proj": 7, "down_proj": 1.5})),
+    # Targets in one block of the two but for one with its whole name, and by the last part of their names elsewhere.
+    "blocks": ("llama", 805, dict(r=2, lora_alpha=3, target_modules=["k_proj", "up_proj", "model.layers.0.mlp.down_proj"],
+                                  layers_to_transform=[1], layers_pattern=["layers"], exclude_modules=["lm_head"],
+                                  rank_pattern={"up_proj": 5})),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
@@ -46,6 +57,8 @@ def stored(name):
 
 
 for name, (base, seed, settings) in CASES.items():
+    if len(sys.argv) > 1 and name not in sys.argv[1:]:
+        continue
     dir, base_dir = os.path.join(GOLDEN, "lora", name), os.path.join(GOLDEN, base)
     shutil.rmtree(dir, ignore_errors=True)
     torch.manual_seed(seed)
