@@ -40,6 +40,22 @@ impl Variant {
     }
 }
 
+/// A kernel text with the order of its sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// The text.
+    pub variant: Variant,
+    /// Whether a row's bits must not depend on the rows beside it ([`Options::invariant`]).
+    pub invariant: bool,
+}
+
+impl Form {
+    /// The words that reports use.
+    pub fn name(self) -> String {
+        format!("{}{}", self.variant.name(), if self.invariant { " invariant" } else { "" })
+    }
+}
+
 /// How a GPU is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -173,9 +189,9 @@ impl Gpu {
         self.0.variant
     }
 
-    /// Whether a row's bits must not depend on the other rows ([`Options::invariant`]).
-    pub fn invariant(&self) -> bool {
-        self.0.invariant
+    /// The kernel texts it runs, and the order of their sums.
+    pub fn form(&self) -> Form {
+        Form { variant: self.0.variant, invariant: self.0.invariant }
     }
 
     /// Bytes of buffers now in use.

@@ -2,7 +2,7 @@
 
 use super::buffer::Raw;
 use super::pipeline::{Key, Pipeline, Source};
-use super::{Gpu, Tensor, Variant};
+use super::{Form, Gpu, Tensor, Variant};
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +48,7 @@ pub struct Recorder<'g> {
     gpu: &'g Gpu,
     pub(super) steps: Vec<Step>,
     pub(super) params: Vec<u8>,
-    variant: Variant,
+    form: Form,
 }
 
 /// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
@@ -69,7 +69,12 @@ impl<'g> Recorder<'g> {
 
     /// The kernel texts in use.
     pub fn variant(&self) -> Variant {
-        self.variant
+        self.form.variant
+    }
+
+    /// Whether a row's bits must not depend on the rows beside it.
+    pub fn invariant(&self) -> bool {
+        self.form.invariant
     }
 
     /// Number of launches so far.
@@ -90,7 +95,7 @@ impl<'g> Recorder<'g> {
         if l.groups.contains(&0) {
             return Ok(());
         }
-        let key = Key { name: l.source.name, variant: self.variant, entry: l.entry, constants: l.constants };
+        let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
         let pipeline = self.gpu.pipeline(l.source, &key)?;
         if pipeline.storage != l.bind.len() || l.params.len() * 4 > SLOT || l.groups.iter().any(|g| *g > 65_535) {
             return Err(Error::Input(format!(
@@ -186,12 +191,12 @@ impl Plan {
 impl Gpu {
     /// An empty recorder.
     pub fn record(&self) -> Recorder<'_> {
-        self.record_variant(self.variant())
+        self.record_form(self.form())
     }
 
     /// An empty recorder for other kernel texts than the adapter's own.
-    pub fn record_variant(&self, variant: Variant) -> Recorder<'_> {
-        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), variant }
+    pub fn record_form(&self, form: Form) -> Recorder<'_> {
+        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), form }
     }
 
     fn encode(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) -> wgpu::CommandBuffer {

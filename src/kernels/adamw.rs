@@ -14,7 +14,7 @@ static SOURCE: Source = Source {
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", constants: &[&[]], cases };
+    Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", constants: &[&[]], ordered: &[], cases };
 
 /// Elements that one partial sum of squares covers.
 pub const SLICE: usize = 4096;

@@ -3,7 +3,7 @@
 use super::attention_decode::CHUNK;
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, lanes, stream, word};
-use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor};
+use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant};
 use crate::layout::Forest;
 use crate::{Error, Result};
 
@@ -20,6 +20,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest and its gradients",
     constants: &[&[("D4", 3), ("CHUNK", 0)], &[("D4", 16), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", 0)]],
+    ordered: &Variant::ALL,
     cases,
 };
 
@@ -124,7 +125,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     let o = gpu.empty(qkv.rows, heads.heads * heads.padded())?;
     let lse = gpu.empty(1, qkv.rows * heads.heads)?;
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
-    let chunk = if gpu.invariant() { CHUNK } else { 0 };
+    let chunk = if rec.invariant() { CHUNK } else { 0 };
     by_heads(rec, ("forward", chunk), qkv, (heads, heads.heads, 2.0), mask, &bind)?;
     Ok(Attended { o, lse })
 }

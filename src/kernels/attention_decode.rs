@@ -18,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
     constants: &[&[("D4", 3), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", CHUNK as u32)]],
+    ordered: &[],
     cases,
 };
 

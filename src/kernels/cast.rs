@@ -18,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "f32 weights rounded to bf16 or f16",
     constants: &[&[("HALF", 1)], &[("HALF", 2)]],
+    ordered: &[],
     cases,
 };
 

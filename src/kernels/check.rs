@@ -1,7 +1,7 @@
 //! Runs the cases: against the twins (`check`) and against the clock (`bench`).
 
 use super::{ALL, Case, Expected, Kernel, Trial};
-use crate::gpu::{Gpu, Variant};
+use crate::gpu::{Form, Gpu, Variant};
 use crate::{Error, Observer, Result};
 
 /// One case of one kernel in one variant, compared.
@@ -9,7 +9,7 @@ use crate::{Error, Observer, Result};
 pub struct CheckRow {
     /// The op's stem.
     pub kernel: String,
-    /// soft or tile.
+    /// soft or tile, and whether in the invariant order.
     pub variant: String,
     /// Entry point and shape.
     pub case: String,
@@ -32,7 +32,7 @@ pub struct CheckRow {
 pub struct BenchRow {
     /// The op's stem.
     pub name: String,
-    /// soft or tile.
+    /// soft or tile, and whether in the invariant order.
     pub variant: String,
     /// Entry point and shape.
     pub shape: String,
@@ -71,14 +71,14 @@ pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item
 pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn Observer) -> Result<Vec<CheckRow>> {
     let mut rows = Vec::new();
     for kernel in selected(filter)? {
-        for &variant in variants {
+        for form in kernel.forms(variants) {
             for case in (kernel.cases)().iter().filter(|c| !c.timed) {
                 if observer.stop_requested() {
                     return Err(Error::Stopped);
                 }
                 let mut row = CheckRow {
                     kernel: kernel.name().to_owned(),
-                    variant: variant.name().to_owned(),
+                    variant: form.name(),
                     case: case.name.clone(),
                     max_abs_error: 0.0,
                     max_error: 0.0,
@@ -87,7 +87,7 @@ pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn
                     passed: true,
                     note: String::new(),
                 };
-                match compare(gpu, variant, case, &mut row) {
+                match compare(gpu, form, case, &mut row) {
                     Ok(()) => {}
                     Err(e @ Error::DeviceLost(_)) => return Err(e),
                     Err(e) => {
@@ -114,8 +114,8 @@ fn ulp(size: f64) -> f64 {
     f64::from(size.next_up()) - f64::from(size)
 }
 
-fn compare(gpu: &Gpu, variant: Variant, case: &Case, row: &mut CheckRow) -> Result<()> {
-    let mut trial = Trial::new(gpu, variant, seed(case), true);
+fn compare(gpu: &Gpu, form: Form, case: &Case, row: &mut CheckRow) -> Result<()> {
+    let mut trial = Trial::new(gpu, form, seed(case), true);
     (case.run)(&mut trial)?;
     let Trial { rec, outputs, .. } = trial;
     rec.submit()?;
@@ -173,7 +173,7 @@ pub fn bench(gpu: &Gpu, filter: Option<&str>, n: usize, observer: &dyn Observer)
 }
 
 fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize) -> Result<BenchRow> {
-    let mut trial = Trial::new(gpu, gpu.variant(), seed(case), false);
+    let mut trial = Trial::new(gpu, gpu.form(), seed(case), false);
     (case.run)(&mut trial)?;
     let Trial { rec, outputs, .. } = trial;
     let plan = rec.compile();
@@ -188,7 +188,7 @@ fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize) -> Result<BenchR
     let (median, cost) = (quantile(0.5), plan.cost());
     Ok(BenchRow {
         name: kernel.name().to_owned(),
-        variant: gpu.variant().name().to_owned(),
+        variant: gpu.form().name(),
         shape: case.name.clone(),
         dtype: if case.name.contains("q4") { "q4" } else { "f32" }.to_owned(),
         median_ms: median * 1e3,

@@ -13,7 +13,8 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel { source: || &SOURCE, about: "sums of columns", constants: &[&[]], cases };
+pub const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "sums of columns", constants: &[&[]], ordered: &[], cases };
 
 /// sum `[C]` += the columns of x `[R, C]`.
 ///

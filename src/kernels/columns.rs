@@ -13,8 +13,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "a range of columns taken out, and added to", constants: &[&[]], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "a range of columns taken out, and added to",
+    constants: &[&[]],
+    ordered: &[],
+    cases,
+};
 
 fn launch(
     rec: &mut Recorder,

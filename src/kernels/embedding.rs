@@ -18,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "token columns of the embedding, and its gradient by token",
     constants: &[&[("BITS", 4)], &[("BITS", 8), ("HALF", 1)], &[("HALF", 2)]],
+    ordered: &[],
     cases,
 };
 

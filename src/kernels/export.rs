@@ -30,13 +30,13 @@ pub fn write(
     let (mut cases, mut data) = (Vec::new(), Vec::new());
     let mut texts: HashMap<String, String> = HashMap::new();
     for kernel in selected(filter)? {
-        for &variant in variants {
+        for form in kernel.forms(variants) {
             for case in (kernel.cases)().iter().filter(|c| !c.timed) {
                 if observer.stop_requested() {
                     return Err(Error::Stopped);
                 }
                 observer.advance(1);
-                let mut trial = Trial::new(gpu, variant, seed(case), true);
+                let mut trial = Trial::new(gpu, form, seed(case), true);
                 (case.run)(&mut trial)?;
                 let Trial { rec, outputs, .. } = trial;
                 let recording = rec.export(&outputs.iter().map(|(_, t, _)| t).collect::<Vec<_>>())?;
@@ -75,7 +75,7 @@ pub fn write(
                     })
                     .collect();
                 cases.push(json!({
-                    "kernel": kernel.name(), "variant": variant.name(), "case": case.name, "tolerance": case.tolerance,
+                    "kernel": kernel.name(), "variant": form.name(), "case": case.name, "tolerance": case.tolerance,
                     "buffers": buffers, "dispatches": dispatches, "outputs": outputs,
                 }));
             }

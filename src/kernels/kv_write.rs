@@ -15,8 +15,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "keys and values into the paged arena", constants: &[&[]], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "keys and values into the paged arena",
+    constants: &[&[]],
+    ordered: &[],
+    cases,
+};
 
 fn launch(
     rec: &mut Recorder,

@@ -17,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "chunked log-softmax and gather, and its gradient in place",
     constants: &[&[]],
+    ordered: &[],
     cases,
 };
 

@@ -22,6 +22,7 @@ pub const KERNEL: Kernel = Kernel {
         &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1), ("SLICES", SLICES)],
         &[("MR", 8), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
     ],
+    ordered: &[Variant::Tile],
     cases,
 };
 
@@ -135,7 +136,7 @@ fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
     let (weight, mut constants) = b.bind();
     constants.extend([("BIAS", u32::from(e.bias.is_some())), ("ADD", u32::from(e.add))]);
     match blocked {
-        true => constants.push(("SLICES", if rec.gpu().invariant() { SLICES } else { 1 })),
+        true => constants.push(("SLICES", if rec.invariant() { SLICES } else { 1 })),
         false => constants.push(("MR", rows)),
     }
     let entry = match (quantised, soft || blocked) {

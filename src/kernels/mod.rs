@@ -22,7 +22,7 @@ pub mod transpose;
 pub mod weight;
 
 use crate::Result;
-use crate::gpu::{Cost, Gpu, Recorder, Source, Tensor, Variant};
+use crate::gpu::{Cost, Form, Gpu, Recorder, Source, Tensor, Variant};
 
 /// One op as the reports see it.
 pub struct Kernel {
@@ -32,6 +32,8 @@ pub struct Kernel {
     pub about: &'static str,
     /// The constants of every pipeline that the launchers can ask for, for translation tests.
     pub constants: &'static [&'static [(&'static str, u32)]],
+    /// The variants that add up in another order where a row's bits must not depend on the others (`--invariant`).
+    pub ordered: &'static [Variant],
     /// Comparisons with the twin, and shapes to time.
     pub cases: fn() -> Vec<Case>,
 }
@@ -40,6 +42,12 @@ impl Kernel {
     /// The op's stem.
     pub fn name(&self) -> &'static str {
         (self.source)().name
+    }
+
+    /// What there is to check in `variants`: each one as it is, and with its invariant order where that is another one.
+    pub fn forms(&self, variants: &[Variant]) -> Vec<Form> {
+        let all = variants.iter().flat_map(|v| [false, true].map(|invariant| Form { variant: *v, invariant }));
+        all.filter(|f| !f.invariant || self.ordered.contains(&f.variant)).collect()
     }
 }
 
@@ -103,8 +111,8 @@ enum Expected {
 }
 
 impl<'g> Trial<'g> {
-    fn new(gpu: &'g Gpu, variant: Variant, seed: u64, with_twin: bool) -> Trial<'g> {
-        Trial { gpu, rec: gpu.record_variant(variant), state: seed, with_twin, outputs: Vec::new() }
+    fn new(gpu: &'g Gpu, form: Form, seed: u64, with_twin: bool) -> Trial<'g> {
+        Trial { gpu, rec: gpu.record_form(form), state: seed, with_twin, outputs: Vec::new() }
     }
 
     /// splitmix64: plenty for test inputs.

@@ -17,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "residual addition and RMSNorm",
     constants: &[&[("ADD", 0), ("OFFSET", 1)], &[("ADD", 1), ("OFFSET", 0)]],
+    ordered: &[],
     cases,
 };
 

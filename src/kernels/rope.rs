@@ -22,6 +22,7 @@ pub const KERNEL: Kernel = Kernel {
         &[("HD", 10), ("DP", 12), ("ROT", 6), ("LDA", 8), ("QK_NORM", 1), ("OFFSET", 1)],
         &[("HD", 10), ("DP", 12), ("ROT", 0), ("LDA", 4), ("QK_NORM", 1), ("OFFSET", 0)],
     ],
+    ordered: &[],
     cases,
 };
 

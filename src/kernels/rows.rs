@@ -14,7 +14,7 @@ static SOURCE: Source = Source {
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "gather, scatter and fill of rows", constants: &[&[]], cases };
+    Kernel { source: || &SOURCE, about: "gather, scatter and fill of rows", constants: &[&[]], ordered: &[], cases };
 
 fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tensor]) -> Result<()> {
     rec.launch(Launch {

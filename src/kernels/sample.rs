@@ -18,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "repetition penalty, temperature, top-k, top-p, min-p, draw by Philox",
     constants: &[&[]],
+    ordered: &[],
     cases,
 };
 

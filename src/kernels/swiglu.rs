@@ -17,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "silu(gate) * up, gelu(gate) * up",
     constants: &[&[("GELU", 0)], &[("GELU", 1)]],
+    ordered: &[],
     cases,
 };
 

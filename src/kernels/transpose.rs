@@ -19,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a block of a matrix turned around, in f32",
     constants: &[&[("BITS", 4)], &[("BITS", 8), ("HALF", 1)], &[("HALF", 2)]],
+    ordered: &[],
     cases,
 };
 

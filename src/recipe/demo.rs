@@ -5,7 +5,7 @@ use super::demo_report::{DemoMetrics, DemoReport, compare, model, round, samples
 use super::domain::Domain;
 use super::evaluation::{self, QuestionRecord};
 use super::records::{PairRecord, PromptRecord, read_json, read_jsonl, write_json};
-use super::round::{Context, RoundFiles, play};
+use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::RunFolder;
 use super::world_domain::{OracleJudge, WorldDomain, self_judge, settings};
 use crate::gpu::Gpu;
@@ -13,7 +13,6 @@ use crate::judge::{GpuEngine, Judge, RandomJudge};
 use crate::world;
 use crate::world::train::{FromScratch, from_scratch};
 use crate::{Error, Observer, Result};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
@@ -181,13 +180,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, observer: &dyn Observer) -> Result<De
         }
     };
     let settings = config.round();
-    let sizes = BTreeMap::from([
-        ("device".to_owned(), gpu.info().name.clone().into()),
-        ("prompts.wave".to_owned(), settings.prompts.wave.into()),
-        ("candidates.wave".to_owned(), settings.candidates.wave.into()),
-        ("judge.wave".to_owned(), settings.judge.wave.into()),
-        ("dpo.batch".to_owned(), settings.dpo.batch.into()),
-    ]);
+    let sizes = sizes(gpu, &settings);
     let mut folder = RunFolder::open(&place.path, &config.table(), sizes, config.resume)?;
     if !folder.model(1).exists() {
         let tensors = match &config.from_scratch {

@@ -28,6 +28,19 @@ pub struct Context<'a> {
     pub observer: &'a dyn Observer,
 }
 
+/// What a run must have in common with its resume for the same bytes: the device, the order of its sums, the sizes of waves
+/// and steps.
+pub(super) fn sizes(gpu: &Gpu, settings: &RoundSettings) -> BTreeMap<String, serde_json::Value> {
+    BTreeMap::from([
+        ("device".to_owned(), gpu.info().name.clone().into()),
+        ("kernels".to_owned(), gpu.form().name().into()),
+        ("prompts.wave".to_owned(), settings.prompts.wave.into()),
+        ("candidates.wave".to_owned(), settings.candidates.wave.into()),
+        ("judge.wave".to_owned(), settings.judge.wave.into()),
+        ("dpo.batch".to_owned(), settings.dpo.batch.into()),
+    ])
+}
+
 /// A round in numbers: `round-N/metrics.json`, a pure function of the round's files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundMetrics {

@@ -5,7 +5,7 @@ use super::config::{JudgeSection, RunConfig};
 use super::demo::earlier_prompts;
 use super::domain::Domain;
 use super::records::{read_json, write_file, write_json};
-use super::round::{Context, RoundFiles, play};
+use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::{RunFolder, Status, status};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
@@ -14,7 +14,6 @@ use crate::rng::fnv;
 use crate::weights::{ModelSource, SOURCE_FILE};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Plays the rounds that `config` asks for; a finished run is left as it is.
@@ -29,13 +28,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
     let table = toml::Table::try_from(config).map_err(|e| Error::Input(format!("configuration: {e}")))?;
-    let sizes = BTreeMap::from([
-        ("device".to_owned(), gpu.info().name.clone().into()),
-        ("prompts.wave".to_owned(), config.prompts.wave.into()),
-        ("candidates.wave".to_owned(), config.candidates.wave.into()),
-        ("judge.wave".to_owned(), config.judge.wave.into()),
-        ("dpo.batch".to_owned(), config.dpo.batch.into()),
-    ]);
+    let sizes = sizes(gpu, &config.round());
     let mut folder = RunFolder::open(&config.run.out, &table, sizes, resume)?;
     refer(&folder.model(0), &std::path::absolute(&source.path).map_err(Error::io(&source.path))?)?;
     // Without supervised data the first model that plays is the given one.

@@ -5,9 +5,9 @@ use crate::tables::Table;
 use anyhow::{Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{DeviceInfo, Variant};
-use selfreward::kernels::ALL;
 use selfreward::kernels::check::{self, CheckRow};
 use selfreward::kernels::export;
+use selfreward::kernels::{ALL, Kernel};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -39,8 +39,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let own = [gpu.variant()];
     let variants = if args.quick || args.pin.is_variant() { &own[..] } else { &Variant::ALL[..] };
     let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
-    let cases: usize = selected.map(|k| (k.cases)().iter().filter(|c| !c.timed).count()).sum();
-    app.progress.begin("check", Some((cases * variants.len()) as u64), "cases");
+    let cases = |k: &Kernel| (k.cases)().iter().filter(|c| !c.timed).count() * k.forms(variants).len();
+    app.progress.begin("check", Some(selected.map(cases).sum::<usize>() as u64), "cases");
     if let Some(dir) = &args.export {
         let written = export::write(&gpu, dir, args.kernel.as_deref(), variants, &app.progress)?;
         app.progress.end();
