@@ -112,7 +112,8 @@ fn rows_per_lane(rec: &Recorder, b: &Weight, m: usize, k: usize, n: usize) -> Re
     gpu.tuned(&name, &[8, 4], |rows| {
         // A slice of the real shape, so that tuning costs milliseconds.
         let m = m.min(64);
-        let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.empty(m, n)?);
+        // This runs at once: memory that launches recorded before still use must stay as it is, so no scratch here.
+        let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
         dispatch(&mut rec, &a, b, &c, Epilogue::default(), k, rows)?;
         Ok(rec.compile())
