@@ -145,7 +145,7 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     let gpu = Gpu::open(None, None).unwrap();
     let source = ModelSource::open(&golden("qwen3")).unwrap();
     let data = pairs("qwen3");
-    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets: vec!["all-linear".into()] };
+    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, dropout: 0.0, targets: vec!["all-linear".into()] };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
     assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
     let model = || Model::load_f32(&gpu, &source).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();

@@ -7,6 +7,7 @@ pub mod attention_decode;
 pub mod check;
 pub mod column_sum;
 pub mod columns;
+pub mod dropout;
 pub mod embedding;
 pub mod export;
 pub mod kv_write;
@@ -54,6 +55,7 @@ pub const ALL: &[Kernel] = &[
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
+    dropout::KERNEL,
     rows::KERNEL,
     log_softmax::KERNEL,
     sample::KERNEL,

@@ -4,7 +4,7 @@
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
 use super::params::{self, Part, Place};
-use super::{Arch, Model, NamedTensor};
+use super::{Arch, Model, NamedTensor, dropout};
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue, Weight};
 use crate::kernels::{columns, transpose};
@@ -27,6 +27,8 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
     pub rslora: bool,
+    /// Share of A's input that is dropped in training, from 0 to below 1.
+    pub dropout: f32,
     /// Module names, each matching a layer's whole name or its end after a dot; or [`ALL_LINEAR`].
     pub targets: Vec<String>,
 }
@@ -162,6 +164,8 @@ pub(crate) struct Lora {
 
 struct Layer {
     name: [String; 2],
+    /// For dropout.
+    site: u64,
     shape: [[usize; 2]; 2],
     /// Where the layer's weight lies.
     at: Place,
@@ -199,6 +203,7 @@ impl Lora {
             let at = params::place(arch, &format!("{}.weight", t.module))?;
             let layer = Layer {
                 name: [t.name("A"), t.name("B")],
+                site: dropout::site(&t.module),
                 shape: [[config.rank, t.inner], [t.out, config.rank]],
                 at,
                 a: first + uploaded.len(),
@@ -261,12 +266,20 @@ impl Lora {
     }
 }
 
-/// y += s · x A B at the columns of every adapter on `weight`.
-pub(crate) fn forward(rec: &mut Recorder, model: &Model, weight: usize, x: &Tensor, y: &Tensor) -> Result<()> {
+/// y += s · drop(x) A B at the columns of every adapter on `weight`.
+pub(crate) fn forward(
+    rec: &mut Recorder,
+    model: &Model,
+    weight: usize,
+    x: &Tensor,
+    y: &Tensor,
+    drop: Option<&dropout::Masks>,
+) -> Result<()> {
     let Some(lora) = &model.lora else { return Ok(()) };
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let b = model.weight(layer.a + 1)?;
-        let u = between(rec, model, layer, x)?;
+        let x = dropout::apply(rec, drop, layer.site, lora.config.dropout, x)?;
+        let u = between(rec, model, layer, &x)?;
         let z = rec.gpu().empty(x.rows, b.cols())?;
         matmul::forward(rec, &u, b, &z, Epilogue::default())?;
         columns::add(rec, &z, layer.at.first(), lora.config.scale(), y)?;
@@ -282,7 +295,7 @@ fn between(rec: &mut Recorder, model: &Model, layer: &Layer, x: &Tensor) -> Resu
     Ok(u)
 }
 
-/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += xᵀ du, dx += du Aᵀ.
+/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += drop(x)ᵀ du, dx += drop(du Aᵀ).
 pub(crate) fn backward(
     rec: &mut Recorder,
     model: &Model,
@@ -290,23 +303,33 @@ pub(crate) fn backward(
     weight: usize,
     (x, dy): (&Tensor, &Tensor),
     dx: &Tensor,
+    drop: Option<&dropout::Masks>,
 ) -> Result<()> {
     let Some(lora) = &model.lora else { return Ok(()) };
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let (a, b) = (model.dense(layer.a)?, model.dense(layer.a + 1)?);
         let dz = rec.gpu().empty(dy.rows, b.cols)?;
         columns::take(rec, dy, layer.at.first(), lora.config.scale(), &dz)?;
-        let u = between(rec, model, layer, x)?;
+        let rate = lora.config.dropout;
+        let x = dropout::apply(rec, drop, layer.site, rate, x)?;
+        let u = between(rec, model, layer, &x)?;
         matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
         let turned = Weight::Dense(transpose::forward(rec, b, a.cols)?);
         let du = rec.gpu().empty(dy.rows, a.cols)?;
         matmul::forward(rec, &dz, &turned, &du, Epilogue::default())?;
-        matmul::forward_tn(rec, x, &du, super::decoder::grad(grads, layer.a)?, true)?;
+        matmul::forward_tn(rec, &x, &du, super::decoder::grad(grads, layer.a)?, true)?;
         let turned = Weight::Dense(transpose::forward(rec, a, a.rows)?);
         // dx's own width is its padded one here, as in the base product.
         let mut wide = dx.clone();
         wide.cols = turned.cols();
-        matmul::forward(rec, &du, &turned, &wide, Epilogue { add: true, ..Epilogue::default() })?;
+        if drop.is_some() && rate > 0.0 {
+            let masked = rec.gpu().empty(wide.rows, wide.cols)?;
+            matmul::forward(rec, &du, &turned, &masked, Epilogue::default())?;
+            let masked = dropout::apply(rec, drop, layer.site, rate, &masked)?;
+            columns::add(rec, &masked, 0, 1.0, &wide)?;
+        } else {
+            matmul::forward(rec, &du, &turned, &wide, Epilogue { add: true, ..Epilogue::default() })?;
+        }
     }
     Ok(())
 }
@@ -317,7 +340,7 @@ mod tests {
 
     #[test]
     fn targets_match_whole_names_or_what_follows_a_dot() {
-        let config = |t: &str| LoraConfig { rank: 4, alpha: 8.0, rslora: true, targets: vec![t.into()] };
+        let config = |t: &str| LoraConfig { rank: 4, alpha: 8.0, rslora: true, dropout: 0.0, targets: vec![t.into()] };
         assert!(config("q_proj").wants("model.layers.0.self_attn.q_proj"));
         assert!(config("self_attn.q_proj").wants("model.layers.0.self_attn.q_proj"));
         assert!(!config("proj").wants("model.layers.0.self_attn.q_proj"));

@@ -5,7 +5,7 @@ use super::records::{PairRecord, line, read_json, read_jsonl, write_json, write_
 use super::round::{Context, RoundFiles};
 use crate::gpu::Gpu;
 use crate::model::Model;
-use crate::train::{Optimiser, Trainer, dpo, sft};
+use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub save_every: u64,
     /// [`Trainer::micro_rows`].
     pub micro_rows: Option<usize>,
+    /// [`Trainer::dropout`].
+    pub dropout: Dropout,
     /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
     pub dir: &'a Path,
     /// Told what goes on.
@@ -72,6 +74,7 @@ pub fn run(
         optimiser: d.optimiser(),
         save_every: d.save_every as u64,
         micro_rows: None,
+        dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
         observer: ctx.observer,
     };
@@ -111,6 +114,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
     };
     let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
     trainer.micro_rows = job.micro_rows;
+    trainer.dropout = job.dropout;
     let checkpoints = Checkpoints::open(job.dir)?;
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
