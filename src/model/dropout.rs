@@ -80,9 +80,9 @@ pub(crate) fn branch(
 mod tests {
     use super::*;
 
-    /// As the formula in docs/NUMERICS.md gives them in numpy.
+    /// That they are the formula's is compared with numpy in tests/dropout.rs.
     #[test]
-    fn keys_are_those_of_the_formula() {
+    fn keys_tell_every_part_apart() {
         let gpu = Gpu::open(None, None).unwrap();
         let mut forest = Forest::new();
         forest.leaf(&[5]);
