@@ -1,7 +1,8 @@
 //! Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
 //! A number is a pure function of seed, record id and position, so nothing depends on the order in which work is done.
-//! The sampler on the GPU uses counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`.
+//! The sampler on the GPU uses counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`, the keys
+//! of dropout's masks are drawn at `[step, 2, site_lo, site_hi]`.
 
 /// Philox 4x32 with ten rounds.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -28,7 +29,8 @@ pub fn sampler_uniform(seed: u64, id: u64, position: u32) -> f32 {
     unit(philox([position, 0, lo, hi], halves(seed))[0])
 }
 
-fn unit(x: u32) -> f32 {
+/// Uniform in [0, 1), a multiple of 2^-24.
+pub(crate) fn unit(x: u32) -> f32 {
     (x >> 8) as f32 / (1 << 24) as f32
 }
 

@@ -146,7 +146,7 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     let source = ModelSource::open(&golden("qwen3")).unwrap();
     let data = pairs("qwen3");
     let targets = Modules::Names(vec!["all-linear".into()]);
-    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, targets, layers: LayerRules::default() };
+    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
     assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
     let model = || Model::load_as(&gpu, &source, Storage::F32).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();

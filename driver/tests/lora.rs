@@ -163,3 +163,45 @@ fn an_adapter_is_merged_only_when_asked_to() {
         compare(&logits, &adapter.join("logits.safetensors"));
     }
 }
+
+#[test]
+fn an_adapter_keeps_its_dropout_until_another_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, data) = (golden("llama"), golden("llama").join("pairs.jsonl"));
+    let train = |options: &[&str], model: &Path, out: &str| -> (PathBuf, String) {
+        let out = dir.path().join(out);
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.args(["dpo", "--batch", "4", "--lr", "1e-2"]).args(options);
+        let output =
+            command.arg("--model").arg(model).arg("--data").arg(&data).arg("--out").arg(&out).output().unwrap();
+        (out, String::from_utf8(output.stderr).unwrap())
+    };
+    let rate = |folder: &Path| json(&folder.join("adapter_config.json"))["lora_dropout"].clone();
+    let loss = |folder: &Path| {
+        let steps = std::fs::read_to_string(folder.join("steps.jsonl")).unwrap();
+        serde_json::from_str::<Value>(steps.lines().next().unwrap()).unwrap()["loss"].as_f64().unwrap()
+    };
+    let even = std::f64::consts::LN_2;
+
+    let new = ["--lora-rank", "3", "--lora-dropout", "0.3", "--dropout", "0.1"];
+    let (first, notes) = train(&new, &base, "first");
+    assert!(notes.contains("dropout is on"), "{notes}");
+    assert_eq!(rate(&first), Value::from(0.3));
+    assert!((loss(&first) - even).abs() > 1e-6);
+    let (kept, _) = train(&[], &first, "kept");
+    assert_eq!(rate(&kept), Value::from(0.3));
+    assert!((loss(&kept) - even).abs() > 1e-6);
+    let (off, notes) = train(&["--lora-dropout", "0"], &first, "off");
+    assert_eq!((rate(&off), notes.contains("dropout")), (Value::from(0.0), false));
+    assert!((loss(&off) - even).abs() <= 1e-12);
+
+    // What `dump` writes is without dropout.
+    let dumped = dir.path().join("dumped");
+    selfreward(&["dump", "dpo"], &[("--model", &first), ("--data", &data), ("--out", &dumped)]);
+    assert!((json(&dumped.join("metrics.json"))["loss"].as_f64().unwrap() - even).abs() <= 1e-12);
+
+    let (out, error) = train(&["--lora-dropout", "0.1"], &base, "refused");
+    assert!(error.contains("--lora-rank") && !out.exists(), "{error}");
+    let (_, error) = train(&["--dropout", "1"], &base, "refused");
+    assert!(error.contains("below 1"), "{error}");
+}

@@ -76,8 +76,6 @@ pub struct Options {
     pub invariant: bool,
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
-    /// Read and keep no picks of the autotuner on disk (for tests).
-    pub forgetful: bool,
 }
 
 struct Inner {
@@ -140,10 +138,7 @@ impl Gpu {
         .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
         let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
         let gpu = Gpu(Arc::new(Inner {
-            tuning: Mutex::new(match options.forgetful {
-                true => tune::Table::default(),
-                false => tune::Table::for_device(&info, variant),
-            }),
+            tuning: Mutex::new(tune::Table::for_device(&info, variant)),
             device,
             queue,
             info,

@@ -8,6 +8,7 @@ pub mod cast;
 pub mod check;
 pub mod column_sum;
 pub mod columns;
+pub mod dropout;
 pub mod embedding;
 pub mod export;
 pub mod kv_write;
@@ -65,6 +66,7 @@ pub const ALL: &[Kernel] = &[
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
+    dropout::KERNEL,
     rows::KERNEL,
     log_softmax::KERNEL,
     sample::KERNEL,

@@ -5,7 +5,7 @@
 
 use super::params::{Outer, Slot, heads, layer_param};
 use super::view::View;
-use super::{Model, lora};
+use super::{Model, dropout, lora};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
 use crate::kernels::attention_decode::{self, Arena, Rows};
@@ -86,7 +86,13 @@ fn post_backward(
 }
 
 /// y = x W (+ bias) (+ LoRA)
-fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [number, bias]: [usize; 2]) -> Result<Tensor> {
+fn linear(
+    rec: &mut Recorder,
+    model: &Model,
+    x: &Tensor,
+    [number, bias]: [usize; 2],
+    drop: Option<&dropout::Masks>,
+) -> Result<Tensor> {
     let weight = model.operand(number)?;
     let y = rec.gpu().empty(x.rows, weight.cols())?;
     let bias = match &model.params[bias] {
@@ -94,7 +100,7 @@ fn linear(rec: &mut Recorder, model: &Model, x: &Tensor, [number, bias]: [usize;
         None => None,
     };
     matmul::forward(rec, x, weight, &y, Epilogue { bias, add: false })?;
-    lora::forward(rec, model, number, x, &y)?;
+    lora::forward(rec, model, number, x, &y, drop)?;
     Ok(y)
 }
 
@@ -117,6 +123,7 @@ fn linear_backward(
     grads: &Grads,
     (x, dy): (&Tensor, &Tensor),
     [weight, bias]: [usize; 2],
+    drop: Option<&dropout::Masks>,
 ) -> Result<Tensor> {
     if let Some(dweight) = &grads[weight] {
         matmul::forward_tn(rec, x, dy, dweight, true)?;
@@ -126,7 +133,7 @@ fn linear_backward(
     }
     let dx = rec.gpu().empty(x.rows, x.cols)?;
     matmul::forward_nt(rec, dy, model.operand(weight)?, &dx, false)?;
-    lora::backward(rec, model, grads, weight, (x, dy), &dx)?;
+    lora::backward(rec, model, grads, weight, (x, dy), &dx, drop)?;
     Ok(dx)
 }
 
@@ -173,8 +180,12 @@ pub(crate) fn forward(
     let (arch, gpu) = (&model.arch, rec.gpu());
     let at = |slot| layer_param(layer, slot);
     let heads = heads(arch);
+    let drop = match context {
+        Context::Forest { view, .. } => view.dropout.as_ref(),
+        Context::Arena { .. } => None,
+    };
     let norm1 = norm(rec, model, x, delta, at(Slot::Norm1))?;
-    let raw = linear(rec, model, &norm1.y, QKV.map(at))?;
+    let raw = linear(rec, model, &norm1.y, QKV.map(at), drop)?;
     let (pos, turns) = match context {
         Context::Forest { view, .. } => (&view.masks[layer].pos, &view.turns[..]),
         Context::Arena { rows, turns, .. } => (&rows.pos, *turns),
@@ -195,14 +206,16 @@ pub(crate) fn forward(
             Attended { lse: o.clone(), o }
         }
     };
-    let attention_out = linear(rec, model, &attended.o, O.map(at))?;
+    let attention_out = linear(rec, model, &attended.o, O.map(at), drop)?;
     let (added, post1) = post(rec, model, attention_out, at(Slot::PostNorm1))?;
+    let added = dropout::branch(rec, drop, layer, "self_attn", &added)?;
     let norm2 = norm(rec, model, &norm1.h, Some(&added), at(Slot::Norm2))?;
-    let gu = linear(rec, model, &norm2.y, GATE_UP.map(at))?;
+    let gu = linear(rec, model, &norm2.y, GATE_UP.map(at), drop)?;
     let a = gpu.empty(x.rows, arch.intermediate_size)?;
     swiglu::forward(rec, arch.activation, &gu, &a)?;
-    let out = linear(rec, model, &a, DOWN.map(at))?;
+    let out = linear(rec, model, &a, DOWN.map(at), drop)?;
     let (out, post2) = post(rec, model, out, at(Slot::PostNorm2))?;
+    let out = dropout::branch(rec, drop, layer, "mlp", &out)?;
     let raw = arch.qk_norm.then_some((raw, inv));
     Ok((Acts { norm1, raw, qkv, attended, post1, norm2, gu, a, post2 }, out))
 }
@@ -241,23 +254,25 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let (gpu, heads) = (rec.gpu(), heads(&model.arch));
     let at = |slot| layer_param(layer, slot);
-    let act = model.arch.activation;
-    let d_out = post_backward(rec, model, grads, (&acts.post2, at(Slot::PostNorm2)), dh)?;
-    let da = linear_backward(rec, model, grads, (&acts.a, &d_out), DOWN.map(at))?;
+    let (act, drop) = (model.arch.activation, view.dropout.as_ref());
+    let d_out = dropout::branch(rec, drop, layer, "mlp", dh)?;
+    let d_out = post_backward(rec, model, grads, (&acts.post2, at(Slot::PostNorm2)), &d_out)?;
+    let da = linear_backward(rec, model, grads, (&acts.a, &d_out), DOWN.map(at), drop)?;
     let dgu = gpu.empty(dh.rows, 2 * pad4(model.arch.intermediate_size))?;
     swiglu::backward(rec, act, &acts.gu, &da, &dgu)?;
-    let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at))?;
+    let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at), drop)?;
     let gain2 = model.gain(at(Slot::Norm2))?;
     rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), vector_grad(grads, at(Slot::Norm2))?)?;
-    let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), dh)?;
-    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at))?;
+    let d_out = dropout::branch(rec, drop, layer, "self_attn", dh)?;
+    let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), &d_out)?;
+    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at), drop)?;
     let mask = &view.masks[layer];
     let dqkv = attention::backward(rec, &acts.qkv, heads, mask, &acts.attended, &d_o)?;
     let place = place(model, layer, &mask.pos, &view.turns)?;
     let (raw, inv) = acts.raw.as_ref().map_or((&acts.qkv, &acts.attended.lse), |(r, i)| (r, i));
     let dgain = vector_grad(grads, at(Slot::QkGain))?;
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
-    let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at))?;
+    let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at), drop)?;
     let gain1 = model.gain(at(Slot::Norm1))?;
     rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), vector_grad(grads, at(Slot::Norm1))?)
 }

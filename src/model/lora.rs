@@ -6,7 +6,7 @@
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, Modules};
 use super::lora_layers::{Rules, names_match};
 use super::params::{self, Part, Place};
-use super::{Arch, Model, NamedTensor};
+use super::{Arch, Model, NamedTensor, dropout};
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::matmul::{self, Epilogue};
@@ -28,6 +28,8 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
     pub rslora: bool,
+    /// Share of A's input that is dropped in training, from 0 to below 1.
+    pub dropout: f32,
     /// The layers that get an adapter.
     pub targets: Modules,
     /// Exceptions among them.
@@ -169,6 +171,8 @@ pub(crate) struct Lora {
 
 struct Layer {
     name: [String; 2],
+    /// For dropout.
+    site: u64,
     shape: [[usize; 2]; 2],
     scale: f32,
     /// Where the layer's weight lies.
@@ -207,6 +211,7 @@ impl Lora {
             let at = params::place(arch, &format!("{}.weight", t.module))?;
             let layer = Layer {
                 name: [t.name("A"), t.name("B")],
+                site: dropout::site(&t.module),
                 shape: [[t.rank, t.inner], [t.out, t.rank]],
                 scale: t.scale,
                 at,
@@ -271,12 +276,20 @@ impl Lora {
     }
 }
 
-/// y += s · x A B at the columns of every adapter on `weight`.
-pub(crate) fn forward(rec: &mut Recorder, model: &Model, weight: usize, x: &Tensor, y: &Tensor) -> Result<()> {
+/// y += s · drop(x) A B at the columns of every adapter on `weight`.
+pub(crate) fn forward(
+    rec: &mut Recorder,
+    model: &Model,
+    weight: usize,
+    x: &Tensor,
+    y: &Tensor,
+    drop: Option<&dropout::Masks>,
+) -> Result<()> {
     let Some(lora) = &model.lora else { return Ok(()) };
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let b = model.weight(layer.a + 1)?;
-        let u = between(rec, model, layer, x)?;
+        let x = dropout::apply(rec, drop, layer.site, lora.config.dropout, x)?;
+        let u = between(rec, model, layer, &x)?;
         let z = rec.gpu().empty(x.rows, b.cols())?;
         matmul::forward(rec, &u, b, &z, Epilogue::default())?;
         columns::add(rec, &z, layer.at.first(), layer.scale, y)?;
@@ -292,7 +305,7 @@ fn between(rec: &mut Recorder, model: &Model, layer: &Layer, x: &Tensor) -> Resu
     Ok(u)
 }
 
-/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += xᵀ du, dx += du Aᵀ.
+/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += drop(x)ᵀ du, dx += drop(du Aᵀ).
 pub(crate) fn backward(
     rec: &mut Recorder,
     model: &Model,
@@ -300,18 +313,28 @@ pub(crate) fn backward(
     weight: usize,
     (x, dy): (&Tensor, &Tensor),
     dx: &Tensor,
+    drop: Option<&dropout::Masks>,
 ) -> Result<()> {
     let Some(lora) = &model.lora else { return Ok(()) };
     for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
         let (a, b) = (model.weight(layer.a)?, model.weight(layer.a + 1)?);
         let dz = rec.gpu().empty(dy.rows, b.cols())?;
         columns::take(rec, dy, layer.at.first(), layer.scale, &dz)?;
-        let u = between(rec, model, layer, x)?;
+        let rate = lora.config.dropout;
+        let x = dropout::apply(rec, drop, layer.site, rate, x)?;
+        let u = between(rec, model, layer, &x)?;
         matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
         let du = rec.gpu().empty(dy.rows, a.cols())?;
         matmul::forward_nt(rec, &dz, b, &du, false)?;
-        matmul::forward_tn(rec, x, &du, super::decoder::grad(grads, layer.a)?, true)?;
-        matmul::forward_nt(rec, &du, a, dx, true)?;
+        matmul::forward_tn(rec, &x, &du, super::decoder::grad(grads, layer.a)?, true)?;
+        if drop.is_some() && rate > 0.0 {
+            let masked = rec.gpu().empty(dx.rows, dx.cols)?;
+            matmul::forward_nt(rec, &du, a, &masked, false)?;
+            let masked = dropout::apply(rec, drop, layer.site, rate, &masked)?;
+            columns::add(rec, &masked, 0, 1.0, dx)?;
+        } else {
+            matmul::forward_nt(rec, &du, a, dx, true)?;
+        }
     }
     Ok(())
 }
@@ -324,7 +347,8 @@ mod tests {
     fn targets_that_the_model_does_not_have_are_refused() {
         let arch = crate::world::arch();
         let refused = |rank: usize, targets: Modules, word: &str| {
-            let config = LoraConfig { rank, alpha: 8.0, rslora: true, targets, layers: LayerRules::default() };
+            let config =
+                LoraConfig { rank, alpha: 8.0, rslora: true, dropout: 0.0, targets, layers: LayerRules::default() };
             let error = Adapter::fresh(&arch, &config, 0).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };

@@ -164,7 +164,7 @@ mod tests {
     const K12: &str = "model.layers.12.self_attn.k_proj";
 
     fn config(targets: Modules, layers: LayerRules) -> LoraConfig {
-        LoraConfig { rank: 4, alpha: 8.0, rslora: false, targets, layers }
+        LoraConfig { rank: 4, alpha: 8.0, rslora: false, dropout: 0.0, targets, layers }
     }
 
     fn names(list: &[&str]) -> Modules {

@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub(crate) mod decoder;
+pub(crate) mod dropout;
 pub mod family;
 pub(crate) mod head;
 pub mod lora;

@@ -1,6 +1,6 @@
 //! What the rows of a step see and by which angles they turn, for every kind of layer.
 
-use super::{Arch, Model, Stretch, family};
+use super::{Arch, Model, Stretch, dropout, family};
 use crate::Result;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::attention::Mask;
@@ -13,6 +13,8 @@ pub(crate) struct View {
     pub(crate) masks: Vec<Mask>,
     /// By rope of the architecture.
     pub(crate) turns: Vec<Turn>,
+    /// In training with dropout.
+    pub(crate) dropout: Option<dropout::Masks>,
 }
 
 impl View {
@@ -26,7 +28,7 @@ impl View {
         let mask = Mask::new(gpu, forest, None)?;
         let arch = &model.arch;
         let masks = arch.layers.iter().map(|l| mask.seeing(forest, l.window, arch.query_scale)).collect();
-        Ok(View { masks, turns: turns(gpu, model, lengths)? })
+        Ok(View { masks, turns: turns(gpu, model, lengths)?, dropout: None })
     }
 }
 

@@ -282,6 +282,8 @@ pub struct DpoSection {
     pub weight_decay: f32,
     /// 0 is off.
     pub max_grad_norm: f32,
+    /// Share of what each attention and MLP branch adds to the residual stream that is dropped in training; 0 is off.
+    pub dropout: f32,
     /// Steps between checkpoints.
     pub save_every: usize,
 }
@@ -309,6 +311,7 @@ impl Default for DpoSection {
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            dropout: 0.0,
             save_every: 25,
         }
     }
@@ -436,6 +439,7 @@ impl RunConfig {
                 "[dpo] batch, epochs and save_every must be at least 1",
             ),
             (d.lr > 0.0 && d.lr.is_finite(), "[dpo] lr must be above 0"),
+            ((0.0..1.0).contains(&d.dropout), "[dpo] dropout must be from 0 to below 1"),
         ] {
             if !fine {
                 return Err(Error::Input(what.to_owned()));
@@ -495,6 +499,7 @@ mod tests {
             ("[model]\npath = \"m\"\n[judge]\nmode = \"best\"\n", "best"),
             ("[model]\npath = \"m\"\n[candidates]\nn = 1\n", "[candidates] n"),
             ("[model]\npath = \"m\"\n[dpo]\nschedule = \"step\"\n", "step"),
+            ("[model]\npath = \"m\"\n[dpo]\ndropout = 1.0\n", "[dpo] dropout"),
             ("[model\n", "line 1"),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -6,7 +6,7 @@ use super::round::{Context, RoundFiles};
 use crate::gpu::Gpu;
 use crate::kernels::weight::Half;
 use crate::model::Model;
-use crate::train::{Optimiser, Trainer, dpo, sft};
+use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -44,6 +44,8 @@ pub struct Job<'a> {
     pub micro_rows: Option<usize>,
     /// [`Trainer::read_half`].
     pub half: Option<Half>,
+    /// [`Trainer::dropout`].
+    pub dropout: Dropout,
     /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
     pub dir: &'a Path,
     /// Told what goes on.
@@ -76,6 +78,7 @@ pub fn run(
         save_every: d.save_every as u64,
         micro_rows: None,
         half: None,
+        dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
         observer: ctx.observer,
     };
@@ -118,6 +121,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
     if let Some(half) = job.half {
         trainer.read_half(half)?;
     }
+    trainer.dropout = job.dropout;
     let checkpoints = Checkpoints::open(job.dir)?;
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;

@@ -9,7 +9,7 @@ use crate::layout::Forest;
 use crate::model::decoder::{self, Acts, Context};
 use crate::model::head::{self, Lists, Scored, Wanted};
 use crate::model::view::View;
-use crate::model::{Arch, Model, params};
+use crate::model::{Arch, Model, dropout, params};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
@@ -42,14 +42,42 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(gpu: &Gpu, model: &Model, forest: &Forest, wanted: &Wanted) -> Result<Batch> {
+    /// `dropout` is None for a pass in which nothing is dropped.
+    pub(super) fn new(
+        gpu: &Gpu,
+        model: &Model,
+        forest: &Forest,
+        wanted: &Wanted,
+        dropout: Option<dropout::Masks>,
+    ) -> Result<Batch> {
         Ok(Batch {
             token: gpu.vector(&forest.tokens)?,
             by_token: ByToken::new(gpu, &forest.tokens)?,
-            view: View::new(gpu, model, forest)?,
+            view: View { dropout, ..View::new(gpu, model, forest)? },
             lists: wanted.upload(gpu)?,
             rows: forest.len(),
         })
+    }
+}
+
+/// What a forward pass keeps of the blocks for a backward one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// None follows.
+    Nothing,
+    /// The blocks' inputs.
+    Inputs,
+    /// All activations.
+    All,
+}
+
+impl Keep {
+    /// All that fits the memory planned for.
+    pub(super) fn most(gpu: &Gpu, model: &Model, batch: &Batch) -> Keep {
+        match batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu) {
+            true => Keep::All,
+            false => Keep::Inputs,
+        }
     }
 }
 
@@ -67,17 +95,15 @@ pub(super) struct Tape {
     pub(super) scored: Scored,
 }
 
-/// Log-probs of the batch's entries; `keep` says whether a backward pass follows.
-pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: bool) -> Result<Tape> {
-    let gpu = rec.gpu();
+/// Log-probs of the batch's entries.
+pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: Keep) -> Result<Tape> {
     let context = Context::Forest { view: &batch.view, store: None };
-    let all = keep && batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu);
     let x = decoder::embed(rec, model, &batch.token, batch.rows)?;
     let mut blocks = Vec::new();
-    let (x, delta) = decoder::stack(rec, model, x, &context, |acts| match (keep, all) {
-        (true, true) => blocks.push(Kept::All(Box::new(acts))),
-        (true, false) => blocks.push(Kept::Input(acts.input().clone())),
-        (false, _) => {}
+    let (x, delta) = decoder::stack(rec, model, x, &context, |acts| match keep {
+        Keep::All => blocks.push(Kept::All(Box::new(acts))),
+        Keep::Inputs => blocks.push(Kept::Input(acts.input().clone())),
+        Keep::Nothing => {}
     })?;
     let norm = head::final_norm(rec, model, &x, &delta)?;
     let scored = head::logps(rec, model, &norm, &batch.lists)?;
@@ -100,4 +126,55 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
         decoder::backward(rec, model, grads, layer, &acts, &batch.view, &dh)?;
     }
     decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Storage;
+    use crate::model::dropout::node_key;
+    use crate::model::score::predicted;
+    use crate::train::{Dropout, Optimiser};
+    use crate::weights::ModelSource;
+    use std::path::Path;
+
+    /// Blocks that run forward again draw the masks that they drew before, at every site.
+    #[test]
+    fn gradients_have_the_same_bits_whatever_is_kept() {
+        let gpu = Gpu::open(None, None).unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        for (name, rate, lora) in
+            [("llama", 0.0, 0.0), ("llama", 0.3, 0.0), ("lora/post_norms", 0.0, 0.4), ("lora/post_norms", 0.3, 0.4)]
+        {
+            let mut source = ModelSource::open(&golden.join(name)).unwrap();
+            if let Some(adapter) = &mut source.adapter {
+                adapter.config.dropout = lora;
+            }
+            let mut trainer =
+                Trainer::new(&gpu, Model::load_as(&gpu, &source, Storage::F32).unwrap(), Optimiser::default()).unwrap();
+            trainer.dropout = Dropout { rate, seed: 5 };
+            let (mut forest, mut wanted) = (Forest::new(), Wanted::default());
+            forest.open(&[3, 4, 5]);
+            let answer = [6, 7, 8, 9];
+            wanted.entries.extend(predicted(&forest.leaf(&answer), &answer, 0));
+            forest.close();
+            let nodes = [vec![node_key(0, &[3, 4, 5]); 3], vec![1; 4]].concat();
+            let coef = gpu.vector(&[-1f32]).unwrap();
+            let bits = |keep: Keep| -> Vec<u32> {
+                trainer.zero_gradients().unwrap();
+                let masks = trainer.masks(&forest, &nodes).unwrap();
+                assert_eq!(masks.is_some(), rate + lora > 0.0);
+                let batch = Batch::new(&gpu, &trainer.model, &forest, &wanted, masks).unwrap();
+                let mut rec = gpu.record();
+                let tape = forward(&mut rec, &trainer.model, &batch, keep).unwrap();
+                assert!(tape.blocks.iter().all(|b| matches!(b, Kept::All(_)) == (keep == Keep::All)));
+                backward(&mut rec, &trainer, &batch, tape, &coef).unwrap();
+                rec.submit().unwrap();
+                trainer.gradients().unwrap().iter().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect()
+            };
+            let all = bits(Keep::All);
+            assert!(all.iter().any(|b| *b != 0));
+            assert_eq!(all, bits(Keep::Inputs), "{name} {rate} {lora}");
+        }
+    }
 }

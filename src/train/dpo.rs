@@ -2,11 +2,12 @@
 //! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in f64,
 //! and each token's log-prob gets its coefficient in the backward pass.
 
-use super::batch::{self, Batch};
+use super::batch::{self, Batch, Keep};
 use super::losses::{Family, Loss, Of};
 use super::objective::{Objective, Seen, Slope};
 use super::{Trainer, sft};
 use crate::layout::Forest;
+use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
 use crate::{Error, Observer, Result};
@@ -140,10 +141,11 @@ pub struct DpoStep {
 }
 
 /// Trains on `pairs` from `trainer.step` on. The order and the micro-batches are fixed first; the reference is the
-/// trainer's model as it stands at step 0, run through the same micro-batches, so that every reward of the first step is
-/// exactly 0, which is asserted; or it is `reference_logps` (one per pair): those of another model, or those of a first
-/// call, with which a resumed training skips that pass. Where no loss needs a reference there is none: zeros. The logps
-/// used are handed to `on_reference` before the first step, so that they can be kept.
+/// trainer's model as it stands at step 0, run through the same micro-batches without dropout, so that every reward of the
+/// first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run without); or it is
+/// `reference_logps` (one per pair): those of another model, or those of a first call, with which a resumed training skips
+/// that pass. Where no loss needs a reference there is none: zeros. The logps used are handed to `on_reference` before the
+/// first step, so that they can be kept.
 ///
 /// # Errors
 /// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or gradient
@@ -158,6 +160,7 @@ pub fn run(
     on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<()>,
 ) -> Result<()> {
     let plan = Plan::new(trainer, pairs, config)?;
+    let drops = trainer.drops()? != [0.0; 2];
     let per_epoch = pairs.len().div_ceil(config.batch.max(1));
     let steps = per_epoch * config.epochs;
     let mut own_reference = false;
@@ -176,12 +179,19 @@ pub fn run(
         }
     };
     on_reference(&reference)?;
+    if own_reference && drops {
+        plan.check_undropped(trainer, &reference, per_epoch)?;
+        observer.note(
+            "dropout is on, so the rewards of the first step are not 0; without it the first micro-batch gave the \
+             reference's log-probs bit for bit",
+        );
+    }
     while (trainer.step as usize) < steps {
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
         let at = trainer.step as usize;
-        let asserted = own_reference && at == 0;
+        let asserted = own_reference && at == 0 && !drops;
         let step = plan.step(trainer, &reference, at, per_epoch, config.lr.at(at, steps), asserted)?;
         observer.advance(1);
         on_step(trainer, &step)?;
@@ -260,7 +270,8 @@ impl<'p> Plan<'p> {
         cuts
     }
 
-    fn micro(&self, trainer: &Trainer, numbers: &[usize]) -> Result<Micro> {
+    /// `drop`: with the masks of the step that begins.
+    fn micro(&self, trainer: &Trainer, numbers: &[usize], drop: bool) -> Result<Micro> {
         // Pairs of one prompt stand together; each distinct answer of it is one leaf.
         let mut prompts: Vec<(&[u32], Vec<usize>)> = Vec::new();
         let mut known: HashMap<&[u32], usize> = HashMap::new();
@@ -273,7 +284,7 @@ impl<'p> Plan<'p> {
             prompts[place].1.push(at);
         }
         let with_prompt = self.rows.iter().any(|l| l.name == "orpo");
-        let (mut forest, mut wanted) = (Forest::new(), Wanted::default());
+        let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
         let mut side = vec![[0..0, 0..0]; numbers.len()];
         let mut prompt_of = vec![0..0; numbers.len()];
         // Each entry is a sequence of its own, so that each gets its own coefficient.
@@ -285,18 +296,26 @@ impl<'p> Plan<'p> {
         for (prompt, members) in &prompts {
             let mut leaves: HashMap<&[u32], Range<usize>> = HashMap::new();
             let node = forest.open(prompt);
+            // Records with one prompt share it in a micro-batch, so they share its mask in every one.
+            let record = node_key(0, prompt);
+            nodes.resize(forest.len(), record);
             let span = if with_prompt { add(predicted(&node, prompt, 0)) } else { 0..0 };
             for at in members {
                 let p = &self.pairs[numbers[*at]];
                 prompt_of[*at] = span.clone();
                 for (k, answer) in [&p.chosen, &p.rejected].into_iter().enumerate() {
-                    let leaf = leaves.entry(answer).or_insert_with(|| add(predicted(&forest.leaf(answer), answer, 0)));
+                    let leaf = leaves.entry(answer).or_insert_with(|| {
+                        let leaf = forest.leaf(answer);
+                        nodes.resize(forest.len(), node_key(record, answer));
+                        add(predicted(&leaf, answer, 0))
+                    });
                     side[*at][k] = leaf.clone();
                 }
             }
             forest.close();
         }
-        Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted)?, side, prompt: prompt_of })
+        let masks = if drop { trainer.masks(&forest, &nodes)? } else { None };
+        Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?, side, prompt: prompt_of })
     }
 
     /// Summed log-probs of every pair, through the micro-batches of the first epoch.
@@ -307,7 +326,7 @@ impl<'p> Plan<'p> {
                 return Err(Error::Stopped);
             }
             for numbers in self.cut(at, per_epoch) {
-                let micro = self.micro(trainer, &numbers)?;
+                let micro = self.micro(trainer, &numbers, false)?;
                 let (_, tokens) = micro.forward(trainer, false)?;
                 for (i, side) in numbers.iter().zip(&micro.side) {
                     all[*i] = tokens.pair(side);
@@ -315,6 +334,14 @@ impl<'p> Plan<'p> {
             }
         }
         Ok(all)
+    }
+
+    /// That the first micro-batch, with nothing dropped, gives the reference's bits.
+    fn check_undropped(&self, trainer: &Trainer, reference: &[PairLogps], per_epoch: usize) -> Result<()> {
+        let Some(numbers) = self.cut(0, per_epoch).into_iter().next() else { return Ok(()) };
+        let micro = self.micro(trainer, &numbers, false)?;
+        let (_, tokens) = micro.forward(trainer, false)?;
+        micro.assert_equal(&tokens, &numbers, reference)
     }
 
     fn totals(&self, numbers: impl Iterator<Item = usize>) -> Totals {
@@ -381,7 +408,7 @@ impl<'p> Plan<'p> {
         if self.coupled() && cuts.len() > 1 {
             let mut seen = Vec::new();
             for numbers in &cuts {
-                let micro = self.micro(trainer, numbers)?;
+                let micro = self.micro(trainer, numbers, true)?;
                 let (_, tokens) = micro.forward(trainer, false)?;
                 seen.extend(self.seen(&micro, &tokens, numbers, reference, &totals));
             }
@@ -389,7 +416,7 @@ impl<'p> Plan<'p> {
         }
         let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0);
         for numbers in cuts {
-            let micro = self.micro(trainer, &numbers)?;
+            let micro = self.micro(trainer, &numbers, true)?;
             let (tape, tokens) = micro.forward(trainer, true)?;
             if asserted {
                 micro.assert_equal(&tokens, &numbers, reference)?;
@@ -471,6 +498,7 @@ impl Tokens {
 impl Micro {
     fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
         let mut rec = trainer.gpu.record();
+        let keep = if keep { Keep::most(trainer.gpu, &trainer.model, &self.batch) } else { Keep::Nothing };
         let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
         rec.submit()?;
         let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();

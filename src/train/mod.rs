@@ -11,7 +11,8 @@ use crate::gpu::{Gpu, Tensor};
 use crate::kernels::adamw::{self, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
-use crate::model::{Model, NamedTensor, decoder, params};
+use crate::layout::Forest;
+use crate::model::{Model, NamedTensor, decoder, dropout, params};
 use crate::{Error, Result};
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
@@ -80,6 +81,17 @@ impl LearningRate {
     }
 }
 
+/// Dropout in training; scoring, generation and the reference pass of DPO never drop. The rate on the input of an adapter
+/// is the adapter's own setting, [`crate::model::lora::LoraConfig::dropout`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Share of what each attention and MLP branch adds to the residual stream, from 0 to below 1. Kept values are
+    /// divided by 1 minus it.
+    pub rate: f32,
+    /// Of the masks; beside it only the step, the place in the model and the tokens decide.
+    pub seed: u64,
+}
+
 /// A model in training: gradients and optimiser state beside the weights, all f32 on the GPU.
 pub struct Trainer<'a> {
     gpu: &'a Gpu,
@@ -90,6 +102,8 @@ pub struct Trainer<'a> {
     /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
     /// None. A step's gradient is the same whatever it is, but for rounding.
     pub micro_rows: Option<usize>,
+    /// None at first, but for an adapter's.
+    pub dropout: Dropout,
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Weight>>,
@@ -111,7 +125,8 @@ impl<'a> Trainer<'a> {
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
-        Ok(Self { gpu, model, step: 0, micro_rows: None, optimiser, grads, moment1, moment2, parts })
+        let dropout = Dropout::default();
+        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, optimiser, grads, moment1, moment2, parts })
     }
 
     /// The tensors of all gradients (or moments), in the order of the parameters.
@@ -147,6 +162,27 @@ impl<'a> Trainer<'a> {
 
     fn micro_rows(&self) -> usize {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
+    }
+
+    /// The rates of dropout on the branches and on the input of an adapter.
+    ///
+    /// # Errors
+    /// One that is not from 0 to below 1.
+    fn drops(&self) -> Result<[f32; 2]> {
+        let rates = [self.dropout.rate, self.model.lora.as_ref().map_or(0.0, |lora| lora.config.dropout)];
+        match rates.iter().find(|p| !(0.0..1.0).contains(*p)) {
+            Some(p) => Err(Error::Input(format!("dropout of {p}; expected a share from 0 to below 1"))),
+            None => Ok(rates),
+        }
+    }
+
+    /// The masks of the step that begins, on a forest with the key of each row's node; None where nothing is dropped.
+    fn masks(&self, forest: &Forest, nodes: &[u64]) -> Result<Option<dropout::Masks>> {
+        if self.drops()? == [0.0; 2] {
+            return Ok(None);
+        }
+        let Dropout { rate, seed } = self.dropout;
+        dropout::Masks::new(self.gpu, forest, nodes, (seed, self.step), rate).map(Some)
     }
 
     /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under PEFT's.

@@ -2,12 +2,14 @@
 //! however the step is cut into micro-batches.
 
 use super::Trainer;
-use super::batch::{self, Batch};
+use super::batch::{self, Batch, Keep};
 use crate::layout::Forest;
+use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
 use crate::rng::Stream;
 use crate::{Error, Observer, Result};
+use std::collections::HashMap;
 
 /// One training record.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,9 +65,12 @@ impl Trainer<'_> {
         let most = self.micro_rows();
         let all: Vec<(usize, &Example)> =
             groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x))).collect();
+        // Records with one prompt draw masks of their own, told apart by their number in the step.
+        let mut seen: HashMap<&[u32], u64> = HashMap::new();
         let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, 0);
         while first < all.len() {
             let (mut forest, mut wanted, mut last) = (Forest::new(), Wanted::default(), first);
+            let mut nodes = Vec::new();
             while last < all.len() {
                 let (group, e) = all[last];
                 let rows = e.prompt.len() + e.completion.len();
@@ -78,15 +83,20 @@ impl Trainer<'_> {
                     )));
                 }
                 self.model.check_tokens(&format!("record {last}"), &[&e.prompt[..], &e.completion].concat())?;
+                let number = seen.entry(&e.prompt).or_default();
+                let record = node_key(*number, &e.prompt);
+                *number += 1;
                 forest.open(&e.prompt);
+                nodes.resize(forest.len(), record);
                 let node = forest.leaf(&e.completion);
+                nodes.resize(forest.len(), node_key(record, &e.completion));
                 forest.close();
                 wanted.entries.extend(predicted(&node, &e.completion, group as u32));
                 last += 1;
             }
-            let micro = Batch::new(gpu, &self.model, &forest, &wanted)?;
+            let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
             let mut rec = gpu.record();
-            let tape = batch::forward(&mut rec, &self.model, &micro, true)?;
+            let tape = batch::forward(&mut rec, &self.model, &micro, Keep::most(gpu, &self.model, &micro))?;
             let logp = tape.scored.logp.clone();
             batch::backward(&mut rec, self, &micro, tape, &coef)?;
             rec.submit()?;

@@ -79,6 +79,8 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
     let rank = rank.ok_or("r: expected a whole number")?;
     let alpha = value("lora_alpha").and_then(Value::as_f64).ok_or("lora_alpha: expected a number")? as f32;
     let rslora = value("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let dropout = value("lora_dropout").map_or(Some(0.0), Value::as_f64).filter(|p| (0.0..1.0).contains(p));
+    let dropout = dropout.ok_or("lora_dropout: expected a number from 0 to below 1")? as f32;
     let targets = match value("target_modules") {
         Some(Value::String(all)) if all.eq_ignore_ascii_case(ALL_LINEAR) => Modules::Names(vec![ALL_LINEAR.into()]),
         Some(given) => modules(given).ok_or("target_modules: expected a list of names or a pattern")?,
@@ -95,7 +97,7 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
             "base_model_name_or_path is {base:?}; expected a model on this machine, absolute or relative to the adapter"
         ));
     }
-    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, targets, layers } })
+    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
 }
 
 /// A list of names, or a pattern.
@@ -187,7 +189,8 @@ pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype:
         ("base_model_name_or_path", json!(path)),
         ("r", json!(c.rank)),
         ("lora_alpha", json!(c.alpha)),
-        ("lora_dropout", json!(0.0)),
+        // As short as an f32 can be told, not its digits as an f64.
+        ("lora_dropout", json!(c.dropout.to_string().parse::<f64>().unwrap_or_default())),
         ("use_rslora", json!(c.rslora)),
         ("target_modules", written(&c.targets)),
         ("bias", json!("none")),
@@ -279,6 +282,7 @@ mod tests {
             (json!({"peft_type": "IA3"}), "IA3"),
             (json!({"base_model_name_or_path": "no/such"}), "no/such"),
             (json!({"r": -1}), "r:"),
+            (json!({"lora_dropout": 1.0}), "lora_dropout"),
         ] {
             let error = read(here, &config(changes)).err().unwrap();
             assert!(error.contains(word), "{error}");

@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::data::{self, Limit};
-use crate::sample::{above_0, at_least_0, share};
+use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::kernels::weight::Half;
@@ -14,7 +14,7 @@ use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
 use selfreward::train::sft::SftConfig;
-use selfreward::train::{LearningRate, Optimiser, Schedule};
+use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule};
 use selfreward::weights::{Dtype, ModelSource, save_adapter, save_model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -165,6 +165,9 @@ struct TrainArgs {
     /// Clip the gradient's norm to this; 0 is off
     #[arg(long, default_value_t = 1.0, value_name = "G", value_parser = at_least_0)]
     max_grad_norm: f32,
+    /// Share of what each attention and MLP branch adds to the residual stream that is dropped (the paper used 0.1)
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share_below_1)]
+    dropout: f32,
     /// Most tokens of prompt and answer; longer records are dropped and counted (default: the model's context)
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
@@ -198,14 +201,19 @@ struct LoraArgs {
     /// Scale by A / √R instead (rsLoRA)
     #[arg(long, requires = "lora_rank")]
     rslora: bool,
+    /// Share of the input of the adapter's layers that is dropped; needs an adapter, new or the model's (default: the
+    /// PEFT folder's own, else 0)
+    #[arg(long, value_name = "P", value_parser = share_below_1)]
+    lora_dropout: Option<f32>,
 }
 
 impl LoraArgs {
     fn config(&self) -> Option<LoraConfig> {
         let rank = usize::from(self.lora_rank?);
         let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
+        let dropout = self.lora_dropout.unwrap_or_default();
         let targets = Modules::Names(self.lora_targets.clone());
-        Some(LoraConfig { rank, alpha, rslora: self.rslora, targets, layers: LayerRules::default() })
+        Some(LoraConfig { rank, alpha, rslora: self.rslora, dropout, targets, layers: LayerRules::default() })
     }
 
     fn adapter(&self, arch: &Arch, seed: u64) -> Result<Option<Adapter>> {
@@ -321,7 +329,14 @@ impl Start {
         if work.exists() && !args.resume {
             bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
         }
-        let source = app.source(&args.model)?;
+        let mut source = app.source(&args.model)?;
+        if let Some(p) = args.lora.lora_dropout {
+            match &mut source.adapter {
+                Some(adapter) => adapter.config.dropout = p,
+                None if args.lora.lora_rank.is_some() => {}
+                None => bail!("--lora-dropout needs an adapter: give --lora-rank, or a PEFT folder as --model"),
+            }
+        }
         let context = source.arch.max_position_embeddings;
         let limit = Limit { max_length: args.max_length.unwrap_or(context).min(context), truncate: args.truncate };
         Ok(Self { source, limit, work, began })
@@ -346,6 +361,7 @@ impl Start {
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
             "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
             "invariant": app.common.invariant,
+            "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
         let plan_file = self.work.join("plan.json");
         if plan_file.exists() {
@@ -370,6 +386,7 @@ impl Start {
             save_every: u64::from(args.save_every),
             micro_rows: args.micro_batch.map(|n| n as usize),
             half: args.dtype.copies(&model),
+            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
             dir: &self.work,
             observer: &app.progress,
         };

@@ -34,7 +34,7 @@ pub(crate) struct SftArgs {
 
 #[derive(clap::Args)]
 struct BatchArgs {
-    /// Hugging Face folder, GGUF file, or run folder
+    /// Hugging Face folder, GGUF file, PEFT folder, or run folder; its lora_dropout is left off
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Lines with prompt_ids and chosen_ids, rejected_ids (dpo) or completion_ids (sft; dpo with kto, which needs label
@@ -102,7 +102,10 @@ impl Taken {
 impl BatchArgs {
     fn open(&self, app: &App) -> Result<(ModelSource, Limit)> {
         check_writable(&self.out.join("metrics.json"))?;
-        let source = app.source(&self.model)?;
+        let mut source = app.source(&self.model)?;
+        if let Some(adapter) = &mut source.adapter {
+            adapter.config.dropout = 0.0;
+        }
         let limit = Limit { max_length: source.arch.max_position_embeddings, truncate: false };
         Ok((source, limit))
     }
