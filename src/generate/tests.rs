@@ -1,5 +1,6 @@
-//! With invariant sums a token's logits have the same bits whether it was decoded or scored.
+//! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings.
 
+use crate::Silent;
 use crate::gpu::{Gpu, Options, Variant};
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};
 use crate::model::{Layer, Model, decoder, head, params, score, view};
@@ -48,9 +49,31 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
     all
 }
 
+/// Repeatable ids.
+fn tokens(n: usize, key: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i * 7 + i * 13 + key) % 128) as u32).collect()
+}
+
+#[test]
+fn siblings_change_no_bit_of_a_text() {
+    for variant in Variant::ALL {
+        let gpu = Gpu::with(&Options { variant: Some(variant), invariant: true, ..Options::default() }).unwrap();
+        let model = model(&gpu);
+        let branch =
+            |completions: &[Vec<u32>]| score::Branch { prompt: tokens(123, 1), completions: completions.to_vec() };
+        let all: Vec<Vec<u32>> = [3, 147, 9, 140].iter().enumerate().map(|(k, n)| tokens(*n, k + 50)).collect();
+        let scored = |b: score::Branch| score::logps(&gpu, &model, &[b], &Silent).unwrap().swap_remove(0);
+        let together = scored(branch(&all));
+        for (k, completion) in all.iter().enumerate() {
+            let alone = scored(branch(std::slice::from_ref(completion)));
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&together[k]), bits(&alone[0]), "{}: completion {k}", variant.name());
+        }
+    }
+}
+
 #[test]
 fn decoding_gives_the_bits_of_scoring() {
-    let tokens = |n: usize, k: usize| (0..n).map(|i| ((i * i * 7 + i * 13 + k) % 128) as u32).collect::<Vec<u32>>();
     // Nine sequences, so that products of few and of many rows both occur.
     let lengths = [300, 141, 130, 128, 40, 33, 32, 9, 3];
     let sequences: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(k, n)| tokens(*n, k)).collect();

@@ -226,32 +226,44 @@ fn random_forest(t: &mut Trial, rows: usize) -> Forest {
     f
 }
 
+/// Compares both passes over a forest with their twins.
+fn compare(t: &mut Trial, forest: &Forest, h: Heads, window: Option<usize>) -> Result<()> {
+    let mask = Mask::new(t.gpu, forest, window)?;
+    let (qkv, host) = head_matrix(t, forest.len(), h.heads + 2 * h.kv_heads, h.head_dim)?;
+    let (d_o, hd) = head_matrix(t, forest.len(), h.heads, h.head_dim)?;
+    let out = forward(&mut t.rec, &qkv, h, &mask)?;
+    let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+    let (o, lse) = twin(&host, h, forest, mask.window);
+    t.expect("o", &out.o, || pad_heads(&o, h.head_dim));
+    t.expect("lse", &out.lse, || lse);
+    t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, forest, mask.window, &hd), h.head_dim));
+    Ok(())
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let shapes = [(1, 1, 1, 10), (7, 4, 2, 12), (33, 3, 1, 64), (150, 2, 2, 16), (70, 2, 1, 256), (610, 1, 1, 10)];
     for (rows, heads, kv_heads, head_dim) in shapes {
         for window in [None, Some(5)] {
             let h = Heads { heads, kv_heads, head_dim };
-            all.push(Case::new(
-                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} window={window:?}"),
-                2e-5,
-                move |t| {
-                    let forest = random_forest(t, rows);
-                    let mask = Mask::new(t.gpu, &forest, window)?;
-                    let (qkv, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                    let (d_o, hd) = head_matrix(t, rows, heads, head_dim)?;
-                    let out = forward(&mut t.rec, &qkv, h, &mask)?;
-                    let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
-                    let (o, lse) = twin(&host, h, &forest, mask.window);
-                    t.expect("o", &out.o, || pad_heads(&o, head_dim));
-                    t.expect("lse", &out.lse, || lse);
-                    t.expect("dqkv", &dqkv, || {
-                        pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim)
-                    });
-                    Ok(())
-                },
-            ));
+            let name = format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} window={window:?}");
+            all.push(Case::new(name, 2e-5, move |t| {
+                let forest = random_forest(t, rows);
+                compare(t, &forest, h, window)
+            }));
         }
+    }
+    for window in [None, Some(140)] {
+        // Siblings on both sides of the chunks' borders, in blocks of queries that hold several of them.
+        all.push(Case::new(format!("forward and backward paths of 270 window={window:?}"), 2e-5, move |t| {
+            let mut forest = Forest::new();
+            forest.open(&[0; 123]);
+            for n in [3, 2, 147, 9, 140] {
+                forest.leaf(&vec![0; n]);
+            }
+            forest.close();
+            compare(t, &forest, Heads { heads: 2, kv_heads: 1, head_dim: 12 }, window)
+        }));
     }
     all.push(Case::timed("forward 64x48 rows 4/4x16", |t| {
         let h = Heads { heads: 4, kv_heads: 4, head_dim: 16 };

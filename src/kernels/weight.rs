@@ -5,7 +5,8 @@ use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
 
 /// A 16-bit storage type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Half {
     /// bfloat16: f32's exponent, 8 bits of precision.
     Bf16,

@@ -3,6 +3,7 @@
 use super::pairs::PairRule;
 use crate::generate::Sampling;
 use crate::judge::ModelJudgeSettings;
+use crate::kernels::weight::Half;
 use crate::train::objective::{self, Divergence, Objective};
 use crate::train::{LearningRate, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
 use crate::{Error, Result};
@@ -284,6 +285,8 @@ pub struct DpoSection {
     pub max_grad_norm: f32,
     /// Share of what each attention and MLP branch adds to the residual stream that is dropped in training; 0 is off.
     pub dropout: f32,
+    /// `bf16` or `f16`: products of the training read copies of the weights rounded so; they read the f32 weights without.
+    pub dtype: Option<Half>,
     /// Steps between checkpoints.
     pub save_every: usize,
 }
@@ -312,6 +315,7 @@ impl Default for DpoSection {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             dropout: 0.0,
+            dtype: None,
             save_every: 25,
         }
     }

@@ -77,7 +77,7 @@ pub fn run(
         optimiser: d.optimiser(),
         save_every: d.save_every as u64,
         micro_rows: None,
-        half: None,
+        half: d.dtype,
         dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
         observer: ctx.observer,
