@@ -5,7 +5,6 @@
 mod app;
 mod args;
 mod commands;
-mod data;
 mod progress;
 mod sample;
 mod tables;

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod demo_report;
 pub mod domain;
 pub mod evaluation;
+pub mod examples;
 pub mod metrics;
 pub mod pair_stage;
 pub mod pairs;

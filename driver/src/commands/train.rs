@@ -1,13 +1,13 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
 use crate::app::{App, DtypeArg, check_writable};
-use crate::data::{self, Limit};
 use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::kernels::weight::Half;
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, Storage, score};
+use selfreward::recipe::examples::{self, Limit};
 use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
@@ -117,9 +117,9 @@ impl LossArgs {
     ) -> Result<(Vec<Pair>, usize)> {
         let objective = self.objective()?;
         if !objective.unpaired()? {
-            return data::pairs(path, source, limit);
+            return Ok(examples::pairs(path, source, limit)?);
         }
-        let (records, dropped) = data::labelled(path, source, limit)?;
+        let (records, dropped) = examples::labelled(path, source, limit)?;
         let mut pairs = dpo::unpaired(&records, batch.unwrap_or(records.len()));
         if objective.losses.iter().all(|(name, _)| name != "kto") {
             // Nobody asks for the mismatched answers: the answer itself is computed once.
@@ -248,7 +248,7 @@ fn loss_help() -> String {
 
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let start = Start::new(app, &args.common)?;
-    let (examples, dropped) = data::examples(&args.common.data, &start.source, start.limit)?;
+    let (examples, dropped) = examples::examples(&args.common.data, &start.source, start.limit)?;
     let config = SftConfig {
         epochs: args.common.epochs as usize,
         batch: args.common.batch as usize,

@@ -2,11 +2,11 @@
 
 use crate::app::{App, DtypeArg, Pin, check_writable};
 use crate::commands::train::{LossArgs, model_logps};
-use crate::data::{self, Limit};
 use crate::sample::at_least_0;
 use anyhow::Result;
 use selfreward::gpu::Gpu;
 use selfreward::model::NamedTensor;
+use selfreward::recipe::examples::{self, Limit};
 use selfreward::recipe::records::write_json;
 use selfreward::train::dpo::{self, DpoConfig, PairLogps};
 use selfreward::train::sft::{self, SftConfig};
@@ -179,7 +179,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let batch = &args.batch;
     let (source, limit) = batch.open(app)?;
-    let (examples, dropped) = data::examples(&batch.data, &source, limit)?;
+    let (examples, dropped) = examples::examples(&batch.data, &source, limit)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
     let config =

@@ -3,14 +3,18 @@
 //! Prompt and answer are encoded apart and their ids joined. A plain answer gets the end token; an answer in a conversation ends
 //! with the template's end of turn, and what the template writes after that is left out.
 
-use anyhow::{Context, Result, bail, ensure};
-use selfreward::recipe::records::read_jsonl;
-use selfreward::text::{Message, Text};
-use selfreward::train::dpo::{Labelled, Pair};
-use selfreward::train::sft::Example;
-use selfreward::weights::ModelSource;
+use super::records::read_jsonl;
+use crate::text::{Message, Text};
+use crate::train::dpo::{Labelled, Pair};
+use crate::train::sft::Example;
+use crate::weights::ModelSource;
+use crate::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
+
+fn wrong<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::Input(what.into()))
+}
 
 /// A plain text or a conversation.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,11 +48,12 @@ struct ExampleRecord {
 }
 
 /// What happens to records longer than `max_length` tokens (prompt and answer).
-#[derive(Clone, Copy)]
-pub(crate) struct Limit {
-    pub(crate) max_length: usize,
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Most tokens of prompt and answer.
+    pub max_length: usize,
     /// Cut the answer's end off instead of dropping the record.
-    pub(crate) truncate: bool,
+    pub truncate: bool,
 }
 
 impl Limit {
@@ -65,13 +70,17 @@ impl Limit {
 }
 
 /// Reads preferences; also returns how many were too long and dropped.
-pub(crate) fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pair>, usize)> {
+///
+/// # Errors
+/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the model does
+/// not have; by file and record.
+pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pair>, usize)> {
     let records: Vec<PairRecord> = read_jsonl(path)?;
     let total = records.len();
     let mut pairs = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
         let ids = pair_ids(record, source).and_then(|ids| checked(ids, source));
-        let [prompt, chosen, rejected] = ids.with_context(|| format!("{}: record {}", path.display(), i + 1))?;
+        let [prompt, chosen, rejected] = ids.map_err(|e| at(path, i, &e))?;
         if let (Some(chosen), Some(rejected)) = (limit.fit(&prompt, chosen), limit.fit(&prompt, rejected)) {
             pairs.push(Pair { prompt, chosen, rejected, desirable: true });
         }
@@ -82,14 +91,23 @@ pub(crate) fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(
 }
 
 /// Reads answers to learn; also returns how many were too long and dropped.
-pub(crate) fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Example>, usize)> {
+///
+/// # Errors
+/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the model does
+/// not have; by file and record.
+pub fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Example>, usize)> {
     answers(path, source, limit, |_, prompt, completion| Ok(Example { prompt, completion }))
 }
 
 /// Reads answers with labels; also returns how many were too long and dropped.
-pub(crate) fn labelled(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Labelled>, usize)> {
+///
+/// # Errors
+/// As [`examples`]; a record without a label.
+pub fn labelled(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Labelled>, usize)> {
     answers(path, source, limit, |label, prompt, completion| {
-        let desirable = label.context("has no label; the losses on single answers need true or false")?;
+        let Some(desirable) = label else {
+            return wrong("has no label; the losses on single answers need true or false");
+        };
         Ok(Labelled { prompt, completion, desirable })
     })
 }
@@ -104,12 +122,11 @@ fn answers<T>(
     let total = records.len();
     let mut kept = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
-        let at = || format!("{}: record {}", path.display(), i + 1);
         let label = record.label;
         let ids = example_ids(record, source).and_then(|ids| checked(ids, source));
-        let [prompt, completion] = ids.with_context(at)?;
+        let [prompt, completion] = ids.map_err(|e| at(path, i, &e))?;
         if let Some(completion) = limit.fit(&prompt, completion) {
-            kept.push(make(label, prompt, completion).with_context(at)?);
+            kept.push(make(label, prompt, completion).map_err(|e| at(path, i, &e))?);
         }
     }
     usable(path, total, kept.len())?;
@@ -117,23 +134,30 @@ fn answers<T>(
     Ok((kept, dropped))
 }
 
+fn at(path: &Path, record: usize, error: &Error) -> Error {
+    Error::file(path, format!("record {}: {error}", record + 1))
+}
+
 fn usable(path: &Path, total: usize, kept: usize) -> Result<()> {
-    ensure!(total > 0, "{}: holds no record", path.display());
-    ensure!(
-        kept > 0,
-        "{}: all {total} records are longer than --max-length; raise it or give --truncate",
-        path.display()
-    );
-    Ok(())
+    match (total, kept) {
+        (0, _) => Err(Error::file(path, "holds no record")),
+        (_, 0) => {
+            let what = format!("all {total} records are longer than the most tokens allowed; raise that, or cut them");
+            Err(Error::file(path, what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Nothing empty, and every id in the vocabulary.
 fn checked<const N: usize>(lists: [Vec<u32>; N], source: &ModelSource) -> Result<[Vec<u32>; N]> {
     let vocabulary = source.arch.vocab_size;
     for (i, list) in lists.iter().enumerate() {
-        ensure!(!list.is_empty(), "the {} is empty", if i == 0 { "prompt" } else { "answer" });
+        if list.is_empty() {
+            return wrong(format!("the {} is empty", if i == 0 { "prompt" } else { "answer" }));
+        }
         if let Some(id) = list.iter().find(|id| **id as usize >= vocabulary) {
-            bail!("token {id} is outside the model's {vocabulary} tokens");
+            return wrong(format!("token {id} is outside the model's {vocabulary} tokens"));
         }
     }
     Ok(lists)
@@ -144,8 +168,8 @@ fn pair_ids(record: PairRecord, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
         return Ok([prompt, chosen, rejected]);
     }
     let (Some(chosen), Some(rejected)) = (record.chosen, record.rejected) else {
-        bail!(
-            "expected prompt, chosen and rejected (texts or message lists), or prompt_ids, chosen_ids and rejected_ids"
+        return wrong(
+            "expected prompt, chosen and rejected (texts or message lists), or prompt_ids, chosen_ids and rejected_ids",
         );
     };
     let text = source.text()?;
@@ -159,7 +183,7 @@ fn pair_ids(record: PairRecord, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
             let at = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
             (Side::Chat(a[..at].to_vec()), Side::Chat(a[at..].to_vec()), Side::Chat(b[at..].to_vec()))
         }
-        (None, ..) => bail!("chosen and rejected are of different kinds"),
+        (None, ..) => return wrong("chosen and rejected are of different kinds"),
     };
     let chosen = encode(text, source, &prompt, &chosen)?;
     Ok([chosen.0, chosen.1, encode(text, source, &prompt, &rejected)?.1])
@@ -171,12 +195,14 @@ fn example_ids(record: ExampleRecord, source: &ModelSource) -> Result<[Vec<u32>;
     }
     let (prompt, completion) = match (record.messages, record.prompt, record.completion) {
         (Some(mut messages), _, _) => {
-            let last = messages.pop().context("messages is empty")?;
-            ensure!(last.role == "assistant", "the last message is the {}'s; the assistant's was expected", last.role);
+            let Some(last) = messages.pop() else { return wrong("messages is empty") };
+            if last.role != "assistant" {
+                return wrong(format!("the last message is the {}'s; the assistant's was expected", last.role));
+            }
             (Side::Chat(messages), Side::Chat(vec![last]))
         }
         (None, Some(prompt), Some(completion)) => (prompt, completion),
-        _ => bail!("expected messages, or prompt and completion, or prompt_ids and completion_ids"),
+        _ => return wrong("expected messages, or prompt and completion, or prompt_ids and completion_ids"),
     };
     let (prompt, completion) = encode(source.text()?, source, &prompt, &completion)?;
     Ok([prompt, completion])
@@ -186,18 +212,24 @@ fn example_ids(record: ExampleRecord, source: &ModelSource) -> Result<[Vec<u32>;
 fn encode(text: &Text, source: &ModelSource, prompt: &Side, answer: &Side) -> Result<(Vec<u32>, Vec<u32>)> {
     match (prompt, answer) {
         (Side::Plain(prompt), Side::Plain(answer)) => {
-            ensure!(!answer.is_empty(), "the answer is empty");
+            if answer.is_empty() {
+                return wrong("the answer is empty");
+            }
             let mut ids = text.encode(answer)?;
             ids.extend(text.eos().or(source.stop_ids.first().copied()));
             Ok((text.encode(prompt)?, ids))
         }
         (Side::Chat(prompt), Side::Chat(answer)) => {
-            ensure!(!prompt.is_empty(), "the prompt is empty");
-            ensure!(answer.iter().any(|m| !m.content.is_empty()), "the answer is empty");
+            if prompt.is_empty() {
+                return wrong("the prompt is empty");
+            }
+            if answer.iter().all(|m| m.content.is_empty()) {
+                return wrong("the answer is empty");
+            }
             let before = text.render_chat(prompt, true)?;
             let whole = text.render_chat(&[prompt.as_slice(), answer].concat(), false)?;
             let Some(rest) = whole.strip_prefix(&before) else {
-                bail!("this model's chat template writes the prompt differently once it is answered");
+                return wrong("this model's chat template writes the prompt differently once it is answered");
             };
             let mut ids = text.encode(rest)?;
             // The last end of turn is the answer's own; what stands behind it is the template's business.
@@ -206,7 +238,7 @@ fn encode(text: &Text, source: &ModelSource, prompt: &Side, answer: &Side) -> Re
             }
             Ok((text.encode(&before)?, ids))
         }
-        _ => bail!("prompt and answer must both be texts, or both be message lists"),
+        _ => wrong("prompt and answer must both be texts, or both be message lists"),
     }
 }
 
