@@ -6,6 +6,7 @@
 pub mod candidates;
 pub mod chat;
 pub mod config;
+pub mod data;
 pub mod demo;
 pub mod demo_report;
 pub mod domain;
