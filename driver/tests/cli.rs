@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft",
-    "dpo", "export", "dump",
+    "dpo", "eval", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 
@@ -95,6 +95,15 @@ fn wrong_usage_is_exit_code_2() {
         &["judge", "--model", "m", "--responses", "r", "--out", "o", "--mode", "feeling"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--loss", "nonsense"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--schedule", "never"],
+        &["eval"],
+        &["eval", "--model", "m", "--against", "n", "--prompts", "p"],
+        &["eval", "--model", "m", "--prompts", "p", "--judge", "j"],
+        &["eval", "--model", "m", "--against", "n", "--judge", "j"],
+        &["eval", "--task", "judge", "--model", "m"],
+        &["eval", "--task", "perplexity", "--data", "d"],
+        &["eval", "--task", "beauty"],
+        &["eval", "--task", "perplexity", "--model", "m", "--data", "d", "--stride", "0"],
+        &["eval", "--sampled", "--mode", "yes"],
         &["devices", "--memory", "much"],
         &["devices", "-q", "-v"],
     ] {

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod dump;
+pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod judge;
@@ -34,6 +35,7 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Pairs(a) => pairs::run(app, &a),
         Command::Sft(a) => train::sft(app, &a),
         Command::Dpo(a) => train::dpo(app, &a),
+        Command::Eval(a) => eval::run(app, &a),
         Command::Export(a) => export::run(app, &a),
         Command::Dump(kind) => dump::run(app, &kind),
     }
