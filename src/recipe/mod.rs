@@ -15,6 +15,7 @@ pub mod pair_stage;
 pub mod pairs;
 pub mod prompts;
 pub mod records;
+pub mod report;
 pub mod rouge;
 pub mod round;
 pub mod run;
