@@ -7,7 +7,7 @@ use super::samples::{Answer, Sample};
 use super::tables::{self, Grid};
 use super::{Bin, Report, Round, curves};
 use crate::{Error, Result};
-use minijinja::{AutoEscape, Environment};
+use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
 
 const TEMPLATES: [(&str, &str); 3] = [
@@ -92,6 +92,12 @@ pub fn html(report: &Report) -> Result<String> {
     let failed = |e: minijinja::Error| Error::Input(format!("the report's template: {e:#}"));
     let mut env = Environment::new();
     env.set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
+    env.set_formatter(|out, state, value| match value.as_str() {
+        Some(text) if text.chars().any(char::is_control) => {
+            minijinja::escape_formatter(out, state, &keep_safe(value, visible(text)))
+        }
+        _ => minijinja::escape_formatter(out, state, value),
+    });
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
     for (name, source) in TEMPLATES {
@@ -102,14 +108,14 @@ pub fn html(report: &Report) -> Result<String> {
 }
 
 fn page(report: &Report) -> Page {
-    let subject = visible(&subject(report));
+    let subject = subject(report);
     Page {
         title: format!("Self-rewarding run: {subject}"),
         subject,
         finished: report.finished,
         facts: facts(report),
-        warnings: report.warnings().iter().map(|w| visible(w)).collect(),
-        partial: report.partial.iter().map(|(stage, waves)| visible(&format!("{stage}: {waves} waves done"))).collect(),
+        warnings: report.warnings(),
+        partial: report.partial.iter().map(|(stage, waves)| format!("{stage}: {waves} waves done")).collect(),
         models: tables::models(report),
         head_to_head: tables::head_to_head(report),
         truth: truth(report),
@@ -135,7 +141,7 @@ fn page(report: &Report) -> Page {
             .collect(),
         stages: tables::stages(report),
         plan: tables::plan(report),
-        config: visible(&report.config),
+        config: report.config.clone(),
     }
 }
 
@@ -173,7 +179,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     facts.push(("Optimiser steps", steps.to_string()));
     facts.push(("Time", duration(report.seconds())));
     if let Some(device) = report.plan.as_ref().and_then(|p| p.sizes.get("device")).and_then(serde_json::Value::as_str) {
-        facts.push(("Device", visible(device)));
+        facts.push(("Device", device.to_owned()));
     }
     facts
 }
@@ -246,7 +252,7 @@ fn answer(what: &'static str, class: &'static str, answer: &Answer) -> ShownAnsw
         tokens: answer.tokens,
         score: format!("{:.2}", answer.score),
         truth: answer.truth.map(tables::short),
-        mode: visible(&answer.mode),
+        mode: answer.mode.clone(),
         verdicts: answer.verdicts.iter().map(|v| text(v)).collect(),
         verdicts_are_short: answer.verdicts.iter().map(|v| v.chars().count()).sum::<usize>() <= SHOWN,
     }
@@ -255,7 +261,12 @@ fn answer(what: &'static str, class: &'static str, answer: &Answer) -> ShownAnsw
 fn text(whole: &str) -> Text {
     let at = whole.char_indices().nth(SHOWN).map_or(whole.len(), |(at, _)| at);
     let (head, rest) = whole.split_at(at);
-    Text { head: visible(head), rest: visible(rest), rest_chars: rest.chars().count() }
+    Text { head: head.to_owned(), rest: rest.to_owned(), rest_chars: rest.chars().count() }
+}
+
+/// `text` in the place of `value`, markup where that was.
+fn keep_safe(value: &Value, text: String) -> Value {
+    if value.is_safe() { Value::from_safe_string(text) } else { text.into() }
 }
 
 /// Control characters as their pictures, for HTML has no place for them.
@@ -278,8 +289,8 @@ mod tests {
     fn long_texts_are_cut_between_characters_and_lose_nothing() {
         let whole = "ä".repeat(SHOWN) + "\u{0}é";
         let cut = text(&whole);
-        assert_eq!((cut.head.chars().count(), cut.rest.as_str(), cut.rest_chars), (SHOWN, "\u{2400}é", 2));
-        assert_eq!(text("a\tb\nc\u{7f}").head, "a\tb\nc\u{2421}");
+        assert_eq!((cut.head.chars().count(), cut.rest.as_str(), cut.rest_chars), (SHOWN, "\u{0}é", 2));
+        assert_eq!(visible("\u{0}a\tb\nc\u{7f}"), "\u{2400}a\tb\nc\u{2421}");
         assert_eq!(text("short").rest_chars, 0);
     }
 

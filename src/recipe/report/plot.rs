@@ -215,8 +215,11 @@ fn ends(columns: &[(&str, Vec<Vec<Option<f64>>>)], trainings: &[Training]) -> St
     let span = |(training, values): (&Training, &Vec<Option<f64>>)| {
         let mut known = values.iter().flatten();
         let first = known.next()?;
-        let last = known.next_back().unwrap_or(first);
-        Some(format!("{} from {} to {}", curves::name(training), short(*first), short(*last)))
+        let (name, first) = (curves::name(training), short(*first));
+        Some(match known.next_back() {
+            Some(last) => format!("{name} from {first} to {}", short(*last)),
+            None => format!("{name} {first}"),
+        })
     };
     let sentence = |(name, parts): &(&str, Vec<Vec<Option<f64>>>)| {
         let spans: Vec<String> = trainings.iter().zip(parts).filter_map(span).collect();
@@ -283,7 +286,11 @@ pub(super) fn bars(
 fn around(values: &[f64]) -> Option<RangeInclusive<f64>> {
     let low = values.iter().copied().reduce(f64::min)?;
     let high = values.iter().copied().reduce(f64::max)?;
-    let air = if high > low { (high - low) * 0.05 } else { (low.abs() * 0.1).max(1e-9) };
+    let air = match (high > low, low == 0.0) {
+        (true, _) => (high - low) * 0.05,
+        (false, true) => 1.0,
+        (false, false) => low.abs() * 0.1,
+    };
     // Quantities that are never negative keep an axis that is not.
     let floor = if low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
     Some((low - air).max(floor)..=high + air)
@@ -347,11 +354,7 @@ mod tests {
         assert_eq!(chart.lines[0].path.matches('M').count(), 2);
         assert_eq!((chart.lines[0].dots.len(), chart.table.rows.len()), (3, 3));
         assert_eq!(chart.table.rows[2], ["round 2", "1", "0.5"]);
-        assert!(
-            chart.description.contains("Loss: round 1 from 0.7 to 0.6, round 2 from 0.5 to 0.5."),
-            "{}",
-            chart.description
-        );
+        assert!(chart.description.contains("Loss: round 1 from 0.7 to 0.6, round 2 0.5."), "{}", chart.description);
         // Higher values stand higher.
         let y: Vec<f64> = chart.lines[0].dots.iter().map(|d| d[1].parse().unwrap()).collect();
         assert!(y[0] < y[1] && y[1] < y[2]);

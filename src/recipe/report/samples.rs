@@ -71,7 +71,7 @@ pub(super) fn samples(
             Some(pair) => (find(&pair.chosen_id), find(&pair.rejected_id)),
             None => {
                 let by_score = |a: &&(&CandidateRecord, f64), b: &&(&CandidateRecord, f64)| a.1.total_cmp(&b.1);
-                (scored.iter().rev().max_by(by_score), scored.iter().min_by(by_score))
+                (scored.iter().rev().max_by(by_score), scored.iter().rev().min_by(by_score))
             }
         };
         let (Some(&(best, high)), Some(&(worst, low))) = ends else { continue };
