@@ -60,7 +60,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     print(app, &report, &gpu.info().name)?;
     match &args.out {
         Some(out) => app.line(format!("report: {}", out.join(FILE).display())),
-        None => Ok(()),
+        None => app.line("With --out DIR the run is kept, with a report as a web page."),
     }
 }
 

@@ -137,7 +137,7 @@ fn length_bins(tokens: &[usize], longest: usize) -> Vec<Bin> {
 
 /// Every folder of the run with a steps.jsonl: those that are no round first, then the rounds.
 fn trainings(run: &Path) -> Result<Vec<Training>> {
-    let log: Vec<LogLine> = appended(&run.join("log.jsonl"))?;
+    let log = log(&run.join("log.jsonl"))?;
     let mut found: Vec<(Option<u32>, String)> = std::fs::read_dir(run)
         .map_err(Error::io(run))?
         .flatten()
@@ -158,6 +158,15 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
         .collect()
 }
 
+/// The lines of log.jsonl that can be read: a kill tears a line, and what a resume appends makes that one line with it.
+fn log(path: &Path) -> Result<Vec<LogLine>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// A line of log.jsonl, as far as it tells of stages.
 #[derive(Deserialize)]
 struct LogLine {
@@ -172,7 +181,7 @@ impl LogLine {
     }
 }
 
-/// Lines of a file that is appended to: there may be none, and the last one may be torn.
+/// The records of a file that is appended to: it may be missing, and its last line may be torn.
 fn appended<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     if !path.exists() {
         return Ok(Vec::new());

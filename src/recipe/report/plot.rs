@@ -240,7 +240,9 @@ pub(super) fn histogram(title: &str, x_title: &str, bins: &[Bin], table: Grid, m
     let labels: Vec<String> = bins.iter().map(|b| short(b.at)).collect();
     let values: Vec<(f64, f64)> = bins.iter().map(|b| (b.count as f64, 0.0)).collect();
     let description = format!("{all} in all; the highest bar ({x_title} {}) has {}.", short(fullest.at), fullest.count);
-    let chart = bars(&(0.0..=(most.max(1)) as f64), &labels, &values, &|v| short(v));
+    let mut chart = bars(&(0.0..=(most.max(1)) as f64), &labels, &values, &|v| short(v));
+    // There is no half a count.
+    chart.y_ticks.retain(|t| !t.label.contains('.'));
     Some(Chart { title: title.to_owned(), description, x_title: x_title.to_owned(), table, ..chart })
 }
 

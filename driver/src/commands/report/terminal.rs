@@ -29,7 +29,8 @@ pub(super) fn text(report: &Report, width: usize) -> String {
     section("TRAINING, from the first step to the last", training(report, width));
     section("SCORES, 0 to 5, and LENGTHS in tokens", histograms(report, width));
     section("TIMING", grid(tables::stages(report), width));
-    out
+    // What files say does not steer the terminal.
+    out.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// A table; one that is too wide is cut into several with some of the columns each.
