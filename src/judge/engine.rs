@@ -4,7 +4,7 @@ use crate::generate::{Generator, Output, Request, Settings};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::model::score::{self, Branch};
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result};
 
 /// Generation and scoring by one model. The GPU is one implementation; tests use a scripted one.
 pub trait Engine {
@@ -59,6 +59,19 @@ impl Engine for GpuEngine<'_> {
         let logps = score::logps(self.gpu, self.model, branches, observer);
         observer.end();
         logps
+    }
+}
+
+/// The engine of judges that ask no model.
+pub struct NoEngine;
+
+impl Engine for NoEngine {
+    fn generate(&mut self, _: &[Request], _: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+        Err(Error::Input("a model was asked, but none is loaded".into()))
+    }
+
+    fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+        Err(Error::Input("a model was asked, but none is loaded".into()))
     }
 }
 

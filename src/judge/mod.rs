@@ -7,6 +7,7 @@ pub mod calibrate;
 mod engine;
 mod marks;
 mod model_judge;
+mod pairwise;
 mod parse;
 mod probability;
 mod sampled;
@@ -14,10 +15,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Engine, GpuEngine, Language};
+pub use engine::{Engine, GpuEngine, Language, NoEngine};
 pub use marks::MarksTemplate;
 pub use model_judge::{Mode, ModelJudge, ModelJudgeSettings};
-pub use parse::{NoScore, parse_score};
+pub use pairwise::{Match, PairwiseJudge, Preference};
+pub use parse::{NoScore, parse_choice, parse_score};
 pub use template::{Template, Templates};
 
 use crate::rng::Stream;

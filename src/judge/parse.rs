@@ -18,6 +18,40 @@ pub enum NoScore {
     /// The score is given out of another total than 5.
     #[error("the score is out of another total than 5")]
     OtherScale,
+    /// Neither response is named as the better one.
+    #[error("no \"Better: A\", \"Better: B\" or \"Better: tie\" in the verdict")]
+    NoChoice,
+}
+
+/// What stands after the last `word:` in `text`, decoration left out.
+fn after_last<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let behind = |at: usize| {
+        let after = text[at + word.len()..].trim_start_matches(is_decoration);
+        after.strip_prefix([':', '=']).map(|rest| rest.trim_start_matches(is_decoration))
+    };
+    text.match_indices(word).filter_map(|(at, _)| behind(at)).last()
+}
+
+/// 1 for `Better: A`, 0 for `Better: B`, 0.5 for `Better: tie` (any case; the last one counts; the words "response" before the
+/// letter and emphasis do not matter).
+///
+/// # Errors
+/// Why there is no choice.
+pub fn parse_choice(verdict: &str) -> Result<f64, NoScore> {
+    if verdict.trim().is_empty() {
+        return Err(NoScore::Empty);
+    }
+    let lower = verdict.to_ascii_lowercase();
+    let rest = after_last(&lower, "better").ok_or(NoScore::NoChoice)?;
+    let mut words = rest.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty() && *w != "response");
+    let (first, second) = (words.next(), words.next());
+    match first {
+        // "A or B" and "A, B" are no decision.
+        Some("a") if !matches!(second, Some("or" | "and" | "b")) => Ok(1.0),
+        Some("b") if !matches!(second, Some("or" | "and" | "a")) => Ok(0.0),
+        Some("tie") => Ok(0.5),
+        _ => Err(NoScore::NoChoice),
+    }
 }
 
 /// The score after the last `Score:` (any case; emphasis, angle brackets, quotes and spaces around it do not matter; decimals,
@@ -29,16 +63,8 @@ pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
     if verdict.trim().is_empty() {
         return Err(NoScore::Empty);
     }
-    // ASCII lower-casing keeps every byte position.
     let lower = verdict.to_ascii_lowercase();
-    let mut rest = None;
-    for (at, _) in lower.match_indices("score") {
-        let after = lower[at + "score".len()..].trim_start_matches(is_decoration);
-        if let Some(after) = after.strip_prefix([':', '=']) {
-            rest = Some(after.trim_start_matches(is_decoration));
-        }
-    }
-    let rest = rest.ok_or(NoScore::Missing)?;
+    let rest = after_last(&lower, "score").ok_or(NoScore::Missing)?;
     let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     let number = rest[..number_end].trim_end_matches('.');
     if rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
@@ -126,12 +152,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn choices_that_are_there_and_not() {
+        for (verdict, p) in [
+            ("A is wrong. Better: B", 0.0),
+            ("**Better:** A", 1.0),
+            ("Better: Response A.", 1.0),
+            ("better = <response_b>", 0.0),
+            ("Better: A. No, better: tie", 0.5),
+            ("Better: A, because B is wrong", 1.0),
+        ] {
+            assert_eq!(parse_choice(verdict), Ok(p), "{verdict:?}");
+        }
+        assert_eq!(parse_choice(" "), Err(NoScore::Empty));
+        for verdict in
+            ["A", "A is better", "Better: A or B", "Better: <A, B or tie>", "Better: neither", "Better:", "Better: an"]
+        {
+            assert_eq!(parse_choice(verdict), Err(NoScore::NoChoice), "{verdict:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn never_panics_and_never_leaves_the_scale(text in ".{0,40}", tail in "[-0-9./ a-z*<>%é]{0,12}") {
             for verdict in [text.clone(), format!("{text}Score: {tail}"), format!("score:{tail}{text}")] {
                 if let Ok(score) = parse_score(&verdict) {
                     prop_assert!((0.0..=5.0).contains(&score));
+                }
+                if let Ok(choice) = parse_choice(&verdict.replace("core", "better")) {
+                    prop_assert!([0.0, 0.5, 1.0].contains(&choice));
                 }
             }
         }

@@ -38,16 +38,27 @@ pub(super) fn yes(
     items: &[Item],
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
-    let (yes, no) = (spellings(language, "yes")?, spellings(language, "no")?);
-    let completions: Vec<Vec<u32>> = yes.iter().chain(&no).map(|&id| vec![id]).collect();
-    let mut branches = Vec::with_capacity(items.len());
-    for item in items {
-        let prompt = template.ids(language, item.question, item.answer)?;
-        branches.push(Branch { prompt, completions: completions.clone() });
-    }
+    let asked =
+        items.iter().map(|item| template.ids(language, item.question, item.answer)).collect::<Result<Vec<_>>>()?;
+    either(engine, language, asked, ["yes", "no"], 5.0, observer)
+}
+
+/// After each prompt, `scale` times the probability of the first word against the second, each in all its spellings.
+pub(super) fn either(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    asked: Vec<Vec<u32>>,
+    [one, other]: [&str; 2],
+    scale: f64,
+    observer: &dyn Observer,
+) -> Result<Vec<Verdict>> {
+    let (one, other) = (spellings(language, one)?, spellings(language, other)?);
+    let completions: Vec<Vec<u32>> = one.iter().chain(&other).map(|&id| vec![id]).collect();
+    let branches: Vec<Branch> =
+        asked.into_iter().map(|prompt| Branch { prompt, completions: completions.clone() }).collect();
     score(engine, language, &branches, observer, |logps| {
         let p = softmax(&logps.iter().map(|tokens| sum(tokens)).collect::<Vec<_>>());
-        5.0 * p[..yes.len()].iter().sum::<f64>()
+        scale * p[..one.len()].iter().sum::<f64>()
     })
 }
 

@@ -1,18 +1,34 @@
 //! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
 
-use super::{Engine, Item, Language, ModelJudgeSettings, Template, Verdict, parse_score};
+use super::{Engine, Item, Language, ModelJudgeSettings, NoScore, Template, Verdict, parse_score};
 use crate::generate::{Request, Settings};
 use crate::rng::{halves, record_id};
 use crate::{Error, Observer, Result};
 
-/// K verdicts per item; those that do not parse are drawn again, at most `retries` times; the score is the mean of those
-/// that parse.
+/// K verdicts per item; the score is the mean of those that parse.
 pub(super) fn judge(
     engine: &mut dyn Engine,
     language: &dyn Language,
     template: &Template,
     settings: &ModelJudgeSettings,
     items: &[Item],
+    observer: &dyn Observer,
+) -> Result<Vec<Verdict>> {
+    let asked = items
+        .iter()
+        .map(|item| Ok((item.key, template.ids(language, item.question, item.answer)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write(engine, language, &asked, settings, parse_score, observer)
+}
+
+/// K verdicts per (key, prompt); those that do not parse are drawn again, at most `retries` times; the score is the mean of those
+/// that do.
+pub(super) fn write(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    asked: &[(u64, Vec<u32>)],
+    settings: &ModelJudgeSettings,
+    parse: fn(&str) -> std::result::Result<f64, NoScore>,
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
     let draw = Settings {
@@ -22,16 +38,12 @@ pub(super) fn judge(
         seed: settings.seed,
         choices: Vec::new(),
     };
-    let mut prompts = Vec::with_capacity(items.len());
-    for item in items {
-        prompts.push(template.ids(language, item.question, item.answer)?);
-    }
-    let fits: Vec<bool> = prompts.iter().map(|p| p.len() + settings.max_new_tokens <= language.context()).collect();
-    let mut verdicts = vec![Verdict::none(""); items.len()];
-    let mut scores: Vec<Vec<f64>> = vec![Vec::new(); items.len()];
-    let mut drawn = vec![0u32; items.len()];
+    let fits: Vec<bool> = asked.iter().map(|(_, p)| p.len() + settings.max_new_tokens <= language.context()).collect();
+    let mut verdicts = vec![Verdict::none(""); asked.len()];
+    let mut scores: Vec<Vec<f64>> = vec![Vec::new(); asked.len()];
+    let mut drawn = vec![0u32; asked.len()];
     for attempt in 0..=settings.retries {
-        let missing: Vec<(usize, usize)> = (0..items.len())
+        let missing: Vec<(usize, usize)> = (0..asked.len())
             .filter(|&i| fits[i])
             .map(|i| (i, settings.samples.saturating_sub(scores[i].len())))
             .filter(|&(_, n)| n > 0)
@@ -44,8 +56,8 @@ pub(super) fn judge(
             .map(|&(i, n)| {
                 let first = drawn[i];
                 drawn[i] += n as u32;
-                let id = |k| record_id(0, "verdict", &halves(items[i].key), k);
-                Request { prompt: prompts[i].clone(), samples: (first..drawn[i]).map(id).collect() }
+                let id = |k| record_id(0, "verdict", &halves(asked[i].0), k);
+                Request { prompt: asked[i].1.clone(), samples: (first..drawn[i]).map(id).collect() }
             })
             .collect();
         let outputs = engine.generate(&requests, &draw, observer)?;
@@ -58,7 +70,7 @@ pub(super) fn judge(
                 let text = language.decode(&output.tokens[..end])?;
                 let verdict = &mut verdicts[i];
                 verdict.tokens += output.tokens.len();
-                match parse_score(&text) {
+                match parse(&text) {
                     Ok(score) => scores[i].push(score),
                     Err(why) => {
                         verdict.unparsed += 1;

@@ -23,11 +23,22 @@ impl Template {
     /// # Errors
     /// A template that does not parse or uses what it has not.
     pub fn fill(&self, question: &str, answer: &str) -> Result<String> {
+        self.render(minijinja::context! { question, answer }, "{{ question }} and {{ answer }}")
+    }
+
+    /// The text for a question and two answers.
+    ///
+    /// # Errors
+    /// As [`Template::fill`].
+    pub fn fill_pair(&self, question: &str, a: &str, b: &str) -> Result<String> {
+        self.render(minijinja::context! { question, a, b }, "{{ question }}, {{ a }} and {{ b }}")
+    }
+
+    fn render(&self, values: minijinja::Value, names: &str) -> Result<String> {
         let mut env = minijinja::Environment::new();
         env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        env.render_str(&self.text, minijinja::context! { question, answer }).map_err(|e| {
-            Error::Input(format!("judge template: {e:#}; it may use {{{{ question }}}} and {{{{ answer }}}}"))
-        })
+        env.render_str(&self.text, values)
+            .map_err(|e| Error::Input(format!("judge template: {e:#}; it may use {names}")))
     }
 
     /// The ids the judge reads.
@@ -35,8 +46,12 @@ impl Template {
     /// # Errors
     /// As [`Template::fill`] and [`Language::ask`].
     pub fn ids(&self, language: &dyn Language, question: &str, answer: &str) -> Result<Vec<u32>> {
-        let text = self.fill(question, answer)?;
-        if self.raw { language.raw(&text) } else { language.ask(&text) }
+        self.encode(language, &self.fill(question, answer)?)
+    }
+
+    /// The ids of a text that was filled in.
+    pub(super) fn encode(&self, language: &dyn Language, text: &str) -> Result<Vec<u32>> {
+        if self.raw { language.raw(text) } else { language.ask(text) }
     }
 }
 
@@ -114,7 +129,9 @@ mod tests {
     fn a_broken_template_is_named() {
         for text in ["{{ question", "{{ nothing_such }}"] {
             let e = Template::message(text).fill("q", "a").unwrap_err().to_string();
-            assert!(e.contains("judge template"), "{e}");
+            assert!(e.contains("judge template") && e.contains("{{ answer }}"), "{e}");
         }
+        let e = Template::message("{{ answer }}").fill_pair("q", "a", "b").unwrap_err().to_string();
+        assert!(e.contains("{{ a }} and {{ b }}"), "{e}");
     }
 }

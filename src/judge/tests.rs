@@ -42,12 +42,12 @@ impl Language for Letters {
     }
 }
 
-type Write = dyn Fn(&str, u64, &Settings) -> Output;
+type Write<'a> = dyn Fn(&str, u64, &Settings) -> Output + 'a;
 type Score = dyn Fn(&str, &[u32]) -> Vec<f32>;
 
 /// Writes and scores as the closures say; remembers how many samples and branches it was asked for.
 struct Played<'a> {
-    write: &'a Write,
+    write: &'a Write<'a>,
     score: &'a Score,
     asked: RefCell<Vec<usize>>,
 }
@@ -67,7 +67,7 @@ impl Engine for Played<'_> {
     }
 }
 
-fn judged(mode: Mode, write: &Write, score: &Score, context: usize) -> (Result<Vec<Verdict>>, Vec<usize>) {
+fn judged(mode: Mode, write: &Write<'_>, score: &Score, context: usize) -> (Result<Vec<Verdict>>, Vec<usize>) {
     let language = Letters { context };
     let judge = ModelJudge {
         mode,
@@ -244,4 +244,74 @@ fn what_does_not_fit_or_is_not_finite_has_no_score() {
         let verdicts = judged(mode, &no_write, &nan, 10_000).0.unwrap();
         assert!(verdicts.iter().all(|v| v.score.is_none() && v.status.contains("not finite")), "{mode:?}");
     }
+}
+
+const TWO: [Match<'static>; 3] = [
+    Match { key: 1, question: "q", a: "good", b: "bad" },
+    Match { key: 2, question: "q", a: "alike", b: "alike" },
+    Match { key: 3, question: "q", a: "bad", b: "good" },
+];
+
+/// Whether the prompt shows the good answer first.
+fn good_first(prompt: &str) -> bool {
+    let (good, bad) = (prompt.find("good").unwrap(), prompt.find("bad").unwrap());
+    good < bad
+}
+
+#[test]
+fn a_pair_is_read_in_both_orders_and_every_spelling() {
+    let score = |prompt: &str, completion: &[u32]| {
+        assert!(prompt.ends_with("only.\n>"), "{prompt:?}");
+        let first = completion == [u32::from('A')];
+        assert!(first || completion == [u32::from('B')], "{completion:?}");
+        // The place counts too: P(A) : P(B) is 3 : 1 for a good first answer, 2 : 3 for a bad one.
+        let weight = match (good_first(prompt), first) {
+            (true, true) => 0.3,
+            (true, false) => 0.1,
+            (false, true) => 0.2,
+            (false, false) => 0.3f32,
+        };
+        vec![weight.ln()]
+    };
+    let language = Letters { context: 900 };
+    let judge = PairwiseJudge {
+        template: Template::message("{{ question }} {{ a }} {{ b }}? only."),
+        ..PairwiseJudge::new(&language, None)
+    };
+    let mut engine = Played { write: &no_write, score: &score, asked: RefCell::default() };
+    let preferences = judge.judge(&mut engine, &TWO, &Silent).unwrap();
+    assert_eq!(engine.asked.into_inner(), [4], "two matches in two orders; equal texts are not asked about");
+    let p = |i: usize| preferences[i].p.map(|p| (p.unwrap() * 1e6).round() / 1e6);
+    assert_eq!((p(0), p(1), p(2)), ([0.75, 0.6], [0.5, 0.5], [0.4, 0.25]));
+    assert_eq!((preferences[0].status.as_str(), preferences[1].status.as_str()), ("ok", "same text"));
+    let short = Letters { context: 20 };
+    let judge = PairwiseJudge::new(&short, None);
+    let mut engine = Played { write: &no_write, score: &no_score, asked: RefCell::default() };
+    let none = judge.judge(&mut engine, &TWO, &Silent).unwrap();
+    assert_eq!((none[0].p, none[0].status.as_str()), ([None, None], "longer than the context"));
+}
+
+#[test]
+fn written_choices_are_averaged_and_never_guessed() {
+    let keys = RefCell::new(Vec::new());
+    let write = |prompt: &str, id: u64, _: &Settings| {
+        keys.borrow_mut().push(id);
+        match (good_first(prompt), keys.borrow().len() % 2) {
+            (true, 0) => written("Better: A"),
+            (true, _) => written("Better: tie"),
+            (false, _) => written("Both are fine."),
+        }
+    };
+    let settings = ModelJudgeSettings { samples: 2, retries: 0, ..ModelJudgeSettings::default() };
+    let language = Letters { context: 9000 };
+    let judge = PairwiseJudge::new(&language, Some(settings));
+    let mut engine = Played { write: &write, score: &no_score, asked: RefCell::default() };
+    let preferences = judge.judge(&mut engine, &TWO[..1], &Silent).unwrap();
+    assert_eq!(preferences[0].p, [Some(0.75), None]);
+    assert!(preferences[0].status.contains("Better: A"), "{}", preferences[0].status);
+    assert_eq!((preferences[0].texts.len(), preferences[0].unparsed), (4, 2));
+    let mut keys = keys.borrow().clone();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 4, "each verdict of each order has a key of its own");
 }

@@ -1,5 +1,6 @@
 //! Real text models as a [`Domain`]: their tokenizer and chat template, instructions from a seed file.
 
+use super::answers::Prompt;
 use super::config::PromptSection;
 use super::domain::Domain;
 use super::records::{SeedRecord, read_jsonl};
@@ -34,6 +35,17 @@ impl<'a> ChatLanguage<'a> {
         let text = source.text()?;
         let adds_bos = text.tokenizer_config().get("add_bos_token").and_then(|v| v.as_bool()) == Some(true);
         Ok(Self { text, stop: &source.stop_ids, bos: text.bos().filter(|_| adds_bos), context: source.arch.context() })
+    }
+
+    /// Context in which the model answers a prompt.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded; a conversation without a template, or one that the template refuses.
+    pub fn ask_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        match prompt {
+            Prompt::Plain(text) => self.ask(text),
+            Prompt::Chat(messages) => self.text.encode_chat(messages, true),
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Every model is asked the same questions under the same sampling keys, so that differences between models are paired.
 
+use super::answers::ask;
 use super::metrics;
 use super::records::{read_jsonl, write_jsonl};
-use crate::generate::{Output, Request, Sampling, Settings};
+use crate::generate::{Output, Sampling, Settings};
 use crate::judge::{Engine, Item, Judge};
-use crate::rng::{Stream, fnv, record_id};
+use crate::rng::{Stream, fnv};
 use crate::world::respond::{EFT_WEIGHTS, response};
 use crate::world::score::{MAX_RESPONSE, cut};
 use crate::world::{Task, held_out, marks, text};
@@ -124,16 +125,11 @@ fn answers(
         seed,
         choices: Vec::new(),
     };
-    let mut requests = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        let prompt = text::question(&task.prompt)?;
-        let samples = (0..n).map(|k| record_id(0, "evaluation", &prompt, k)).collect();
-        requests.push(Request { prompt, samples });
-    }
+    let prompts = tasks.iter().map(|task| text::question(&task.prompt)).collect::<Result<Vec<_>>>()?;
     let read = |output: &Output| {
         let ends = usize::from(output.stopped && !output.tokens.is_empty());
         cut(&text::decode(&output.tokens[..output.tokens.len() - ends]))
     };
-    let outputs = engine.generate(&requests, &settings, observer)?;
+    let outputs = ask(engine, &prompts, n, &settings, observer)?;
     Ok(outputs.iter().map(|samples| samples.iter().map(read).collect()).collect())
 }

@@ -33,17 +33,56 @@ pub struct HeadToHead {
     pub loss: usize,
 }
 
-/// Compares two lists item by item.
-pub fn head_to_head(a: &[f64], b: &[f64]) -> HeadToHead {
-    let mut out = HeadToHead::default();
-    for (a, b) in a.iter().zip(b) {
-        match a.total_cmp(b) {
-            std::cmp::Ordering::Greater => out.win += 1,
-            std::cmp::Ordering::Equal => out.tie += 1,
-            std::cmp::Ordering::Less => out.loss += 1,
+/// How one comparison came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// a above b.
+    Win,
+    /// Too near one another.
+    Tie,
+    /// a below b.
+    Loss,
+}
+
+impl Outcome {
+    /// Of a's lead over b; one of at most `margin` is a tie.
+    pub fn of(lead: f64, margin: f64) -> Self {
+        match lead.abs() > margin {
+            true if lead > 0.0 => Self::Win,
+            true => Self::Loss,
+            false => Self::Tie,
         }
     }
-    out
+
+    /// 1, 0.5 or 0: their mean is the win rate.
+    pub fn points(self) -> f64 {
+        match self {
+            Self::Win => 1.0,
+            Self::Tie => 0.5,
+            Self::Loss => 0.0,
+        }
+    }
+}
+
+impl HeadToHead {
+    /// Counts outcomes.
+    pub fn count(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        let mut out = Self::default();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Win => out.win += 1,
+                Outcome::Tie => out.tie += 1,
+                Outcome::Loss => out.loss += 1,
+            }
+        }
+        out
+    }
+}
+
+/// Compares two lists item by item.
+pub fn head_to_head(a: &[f64], b: &[f64]) -> HeadToHead {
+    HeadToHead::count(a.iter().zip(b).map(|(a, b)| Outcome::of(a - b, 0.0)))
 }
 
 /// Ranks from 1; equal values share the mean of their ranks.
@@ -193,6 +232,7 @@ mod tests {
         assert_eq!(paired_gain(&[3.0, 4.0], &[1.0, 2.0]), (2.0, 0.0));
         assert_eq!(mean_se(&[]), (0.0, 0.0));
         assert_eq!(head_to_head(&[1.0, 2.0, 3.0], &[2.0, 2.0, 1.0]), HeadToHead { win: 1, tie: 1, loss: 1 });
+        assert_eq!([0.5, -0.5, 0.4, 0.0].map(|lead| Outcome::of(lead, 0.4).points()), [1.0, 0.0, 0.5, 0.5]);
         assert_eq!(distinct(&["a", "b", "a", "a"]), 0.5);
         assert_eq!(histogram(&[0.4, 0.6, 5.0, 7.0, -1.0, f64::NAN]), [2, 1, 0, 0, 0, 2]);
     }

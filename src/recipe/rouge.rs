@@ -23,14 +23,18 @@ impl Kept {
     }
 
     fn ids(&mut self, text: &str) -> Vec<u32> {
-        text.split(|c: char| !c.is_alphanumeric())
-            .filter(|w| !w.is_empty())
+        words(text)
             .map(|w| {
                 let next = self.words.len() as u32;
-                *self.words.entry(w.to_lowercase()).or_insert(next)
+                *self.words.entry(w).or_insert(next)
             })
             .collect()
     }
+}
+
+/// Runs of letters and digits, lower-cased.
+pub fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase)
 }
 
 /// ROUGE-L F1 of two texts: words lower-cased, punctuation left out.

@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::generate::{Generator, Request, Settings};
 use selfreward::model::Model;
+use selfreward::recipe::answers::Prompt;
 use selfreward::recipe::records::{read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
-use selfreward::text::{Message, Text};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -52,31 +52,6 @@ struct Input {
 #[derive(Deserialize)]
 struct PromptRecord {
     prompt: Prompt,
-}
-
-/// A plain prompt, or a conversation so far.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Prompt {
-    Plain(String),
-    Chat(Vec<Message>),
-}
-
-impl Prompt {
-    fn encode(&self, text: &Text, raw: bool) -> selfreward::Result<Vec<u32>> {
-        match self {
-            Prompt::Plain(p) if raw || !text.has_chat_template() => text.encode(p),
-            Prompt::Plain(p) => text.encode_chat(&[Message::new("user", p)], true),
-            Prompt::Chat(messages) => text.encode_chat(messages, true),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Prompt::Plain(p) => p.is_empty(),
-            Prompt::Chat(messages) => messages.iter().all(|m| m.content.is_empty()),
-        }
-    }
 }
 
 /// One answer.

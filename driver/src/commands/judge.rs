@@ -8,8 +8,8 @@ use selfreward::judge::{
     GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict, calibrate,
 };
 use selfreward::model::Model;
+use selfreward::recipe::agreement::{Against, Agreement, agreement};
 use selfreward::recipe::chat::ChatLanguage;
-use selfreward::recipe::metrics;
 use selfreward::recipe::records::{hex, read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
 use serde::{Deserialize, Serialize};
@@ -27,20 +27,76 @@ pub(crate) struct Args {
     /// The scored responses
     #[arg(long, value_name = "F.jsonl")]
     out: Option<PathBuf>,
-    /// How a score is read; several may be listed, the first one is the score
-    #[arg(long, value_delimiter = ',', default_value = "sampled", value_name = "MODE,…", value_parser = modes())]
-    mode: Vec<Mode>,
-    /// Verdicts an answer in mode sampled
-    #[arg(long, default_value_t = ModelJudgeSettings::default().samples as u32, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    samples: u32,
-    /// A judge prompt of one's own (with {{ question }} and {{ answer }}) for the first mode listed
-    #[arg(long, value_name = "FILE")]
-    template: Option<PathBuf>,
+    #[command(flatten)]
+    reading: JudgeArgs,
     #[command(flatten)]
     dtype: DtypeArg,
     /// Measure every mode on a shipped set of ranked answers and recommend one
     #[arg(long, conflicts_with_all = ["responses", "out", "template"])]
     calibrate: bool,
+}
+
+/// How scores are read out of a model.
+#[derive(clap::Args)]
+pub(crate) struct JudgeArgs {
+    /// How a score is read; several may be listed, the first one is the score (default: sampled; eval's head to head: none, side by
+    /// side)
+    #[arg(long, value_delimiter = ',', value_name = "MODE,…", value_parser = modes())]
+    pub(crate) mode: Vec<Mode>,
+    /// Verdicts an answer where they are written
+    #[arg(long, default_value_t = ModelJudgeSettings::default().samples as u32, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
+    /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the first mode listed
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+impl JudgeArgs {
+    /// The modes listed.
+    pub(crate) fn modes(&self) -> &[Mode] {
+        if self.mode.is_empty() { &[Mode::Sampled] } else { &self.mode }
+    }
+
+    /// The text of `--template`.
+    pub(crate) fn own_template(&self) -> Result<Option<String>> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        self.template.as_ref().map(read).transpose()
+    }
+
+    /// How verdicts are written.
+    pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
+        ModelJudgeSettings { samples: self.samples as usize, seed, ..ModelJudgeSettings::default() }
+    }
+
+    /// The judge of a mode, with a prompt of one's own where there is one.
+    pub(crate) fn judge<'a>(
+        &self,
+        mode: Mode,
+        own: Option<&str>,
+        language: &'a dyn Language,
+        seed: u64,
+    ) -> ModelJudge<'a> {
+        let mut templates = Templates::default();
+        if let Some(text) = own {
+            templates.replace(mode, text);
+        }
+        ModelJudge { mode, language, templates, settings: self.settings(seed) }
+    }
+}
+
+/// Questions and answers to be judged; equal questions number their answers.
+pub(crate) fn items<'a>(
+    language: &dyn Language,
+    list: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<Item<'a>>> {
+    let mut samples: HashMap<&str, u32> = HashMap::new();
+    list.map(|(question, answer)| {
+        let sample = samples.entry(question).or_default();
+        let key = record_id(0, "judge", &language.ask(question)?, *sample);
+        *sample += 1;
+        Ok(Item { key, question, answer })
+    })
+    .collect()
 }
 
 fn modes() -> impl TypedValueParser<Value = Mode> {
@@ -90,27 +146,6 @@ impl From<Verdict> for Reading {
     }
 }
 
-/// How a mode did.
-#[derive(Serialize)]
-struct Agreement {
-    mode: &'static str,
-    scored: usize,
-    unscored: usize,
-    mean: f64,
-    /// The rest only where reference scores are given.
-    #[serde(flatten)]
-    against: Option<Against>,
-}
-
-#[derive(Serialize)]
-struct Against {
-    pairwise: Option<f64>,
-    five_best: Option<f64>,
-    exact: Option<f64>,
-    spearman: Option<f64>,
-    kendall: Option<f64>,
-}
-
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.calibrate {
         return calibrate_modes(app, args);
@@ -122,20 +157,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if let Some(i) = list.iter().position(|r| r.prompt.trim().is_empty()) {
         bail!("{}: record {}: the prompt is empty", responses.display(), i + 1);
     }
-    let own = match &args.template {
-        Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
-        None => None,
-    };
+    let own = args.reading.own_template()?;
     let source = app.source(&args.model)?;
     let language = ChatLanguage::new(&source)?;
-    let mut samples: HashMap<&str, u32> = HashMap::new();
-    let mut items = Vec::new();
-    for r in &list {
-        let sample = samples.entry(&r.prompt).or_default();
-        let key = record_id(0, "judge", &language.ask(&r.prompt)?, *sample);
-        *sample += 1;
-        items.push(Item { key, question: &r.prompt, answer: &r.response });
-    }
+    let items = items(&language, list.iter().map(|r| (r.prompt.as_str(), r.response.as_str())))?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut engine = GpuEngine::new(&gpu, &model);
@@ -152,17 +177,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             verdicts: BTreeMap::new(),
         })
         .collect();
-    for (i, mode) in args.mode.iter().enumerate() {
-        let mut templates = Templates::default();
-        if let (0, Some(text)) = (i, &own) {
-            templates.replace(*mode, text);
-        }
-        let settings = ModelJudgeSettings {
-            samples: args.samples as usize,
-            seed: app.common.seed,
-            ..ModelJudgeSettings::default()
-        };
-        let judge = ModelJudge { mode: *mode, language: &language, templates, settings };
+    for (i, &mode) in args.reading.modes().iter().enumerate() {
+        let judge = args.reading.judge(mode, own.as_deref().filter(|_| i == 0), &language, app.common.seed);
         let verdicts = judge.judge(&mut engine, &items, &app.progress)?;
         for (record, verdict) in scored.iter_mut().zip(verdicts) {
             if i == 0 {
@@ -173,7 +189,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     app.progress.clear();
     write_jsonl(out, &scored)?;
-    let agreement: Vec<Agreement> = args.mode.iter().map(|m| agreement(m.name(), &scored)).collect();
+    let of = |mode: &Mode| {
+        let score = |s: &Scored| s.verdicts.get(mode.name()).and_then(|r| r.score);
+        let triples: Vec<_> = scored.iter().map(|s| (s.prompt, s.score_reference, score(s))).collect();
+        agreement(mode.name(), &triples)
+    };
+    let agreement: Vec<Agreement> = args.reading.modes().iter().map(of).collect();
     if app.common.json {
         return app.json(&agreement);
     }
@@ -181,47 +202,15 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn agreement(mode: &'static str, scored: &[Scored]) -> Agreement {
-    let score = |s: &Scored| s.verdicts.get(mode).and_then(|r| r.score);
-    let scores: Vec<f64> = scored.iter().filter_map(score).collect();
-    let mut groups: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
-    for s in scored {
-        if let (Some(truth), Some(own)) = (s.score_reference, score(s)) {
-            let group = groups.entry(s.prompt).or_default();
-            group.0.push(truth);
-            group.1.push(own);
-        }
-    }
-    let groups: Vec<(Vec<f64>, Vec<f64>)> = groups.into_values().collect();
-    let (truth, own) = (
-        groups.iter().flat_map(|g| g.0.clone()).collect::<Vec<f64>>(),
-        groups.iter().flat_map(|g| g.1.clone()).collect::<Vec<f64>>(),
-    );
-    // Answers to different questions are not compared: each prompt orders its own.
-    let pairwise: Vec<f64> = groups.iter().filter_map(|(t, p)| metrics::pairwise_accuracy(t, p)).collect();
-    Agreement {
-        mode,
-        scored: scores.len(),
-        unscored: scored.len() - scores.len(),
-        mean: metrics::mean_se(&scores).0,
-        against: (!groups.is_empty()).then(|| Against {
-            pairwise: (!pairwise.is_empty()).then(|| metrics::mean_se(&pairwise).0),
-            five_best: metrics::five_best(&groups),
-            exact: metrics::exact_match(&groups),
-            spearman: metrics::spearman(&truth, &own),
-            kendall: metrics::kendall_tau_b(&truth, &own),
-        }),
-    }
-}
-
-fn table(agreement: &[Agreement]) -> Table {
+/// The metrics of some modes.
+pub(crate) fn table(agreement: &[Agreement]) -> Table {
     let mut table =
         Table::new(&["mode", "scored", "unscored", "mean", "pairwise", "5-best", "exact", "spearman", "kendall"]);
     let show = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     for a in agreement {
         let of = |f: fn(&Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
         table.row([
-            a.mode.into(),
+            a.mode.clone(),
             a.scored.to_string(),
             a.unscored.to_string(),
             format!("{:.2}", a.mean),

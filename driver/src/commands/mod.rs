@@ -6,11 +6,13 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod dump;
+pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod judge;
 pub(crate) mod pairs;
 pub(crate) mod prompts;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod train;
 
@@ -29,11 +31,13 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Chat(a) => chat::run(app, &a),
         Command::Run(a) => run::run(app, &a),
         Command::Status(a) => run::status(app, &a),
+        Command::Report(a) => report::run(app, &a),
         Command::Prompts(a) => prompts::run(app, &a),
         Command::Judge(a) => judge::run(app, &a),
         Command::Pairs(a) => pairs::run(app, &a),
         Command::Sft(a) => train::sft(app, &a),
         Command::Dpo(a) => train::dpo(app, &a),
+        Command::Eval(a) => eval::run(app, &a),
         Command::Export(a) => export::run(app, &a),
         Command::Dump(kind) => dump::run(app, &kind),
     }

@@ -1,0 +1,416 @@
+//! `eval`: two models head to head, a model as a judge, a model's perplexity.
+
+use crate::app::{App, DtypeArg, check_writable};
+use crate::args::Cli;
+use crate::commands::judge::{self, JudgeArgs};
+use crate::data::{self, Limit};
+use crate::sample::{SampleArgs, at_least_0};
+use crate::tables::Table;
+use anyhow::{Context, Result, bail, ensure};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use selfreward::Observer;
+use selfreward::generate::Settings;
+use selfreward::judge::{Engine, GpuEngine, Item, Judge, NoEngine, PairwiseJudge, Template};
+use selfreward::model::Model;
+use selfreward::recipe::agreement::{agreement, read_ranked};
+use selfreward::recipe::answers::{
+    AnswerSet, Prompt, answer_all, read_answers, read_prompts, read_records, write_alpaca,
+};
+use selfreward::recipe::chat::ChatLanguage;
+use selfreward::recipe::diversity::Diversity;
+use selfreward::recipe::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
+use selfreward::recipe::perplexity::{Passage, Perplexity, Windows, measure};
+use selfreward::recipe::records::write_jsonl;
+use selfreward::recipe::win_rate::Estimate;
+use selfreward::recipe::world_domain::OracleJudge;
+use selfreward::weights::ModelSource;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// `--judge` by the small world's exact scorer.
+const ORACLE: &str = "oracle";
+/// Tokens of a window where the context is longer: what a pass scores at once.
+const WINDOW: usize = 4096;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What is measured
+    #[arg(long, value_enum, default_value_t, value_name = "T")]
+    task: Task,
+    /// The model: Hugging Face folder, GGUF file, or run folder (its newest model)
+    #[arg(long, value_name = "A")]
+    model: Option<PathBuf>,
+    /// The model to compare it with (perplexity: measured beside it)
+    #[arg(long, value_name = "B")]
+    against: Option<PathBuf>,
+    #[command(flatten)]
+    dtype: DtypeArg,
+    #[command(flatten)]
+    duel: DuelArgs,
+    #[command(flatten)]
+    reading: JudgeArgs,
+    #[command(flatten)]
+    sample: SampleArgs,
+    /// judge: ranked or scored responses. perplexity: lines with text, messages, or prompt and completion
+    #[arg(long, value_name = "F", help_heading = "Judge and perplexity")]
+    data: Option<PathBuf>,
+    /// perplexity: tokens read at once (default: the context, at most 4096)
+    #[arg(long, value_name = "N", help_heading = "Judge and perplexity", value_parser = clap::value_parser!(u32).range(2..))]
+    window: Option<u32>,
+    /// perplexity: how far windows over a longer text move on (default: half a window)
+    #[arg(long, value_name = "N", help_heading = "Judge and perplexity", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: Option<u32>,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Head to head")]
+struct DuelArgs {
+    /// Prompts to answer: lines with prompt (or instruction), or a JSON list of them (default: those of --answers-a)
+    #[arg(long, value_name = "F")]
+    prompts: Option<PathBuf>,
+    /// Answers to read in place of --model: lines of generate --out, or an AlpacaEval file
+    #[arg(long, value_name = "F")]
+    answers_a: Option<PathBuf>,
+    /// Answers to read in place of --against
+    #[arg(long, value_name = "F")]
+    answers_b: Option<PathBuf>,
+    /// Who decides: a model, by default side by side in both orders, with --mode by scores; or oracle, the small world's scorer
+    #[arg(long, value_name = "M|oracle")]
+    judge: Option<PathBuf>,
+    /// Side by side, let the judge write verdicts (--samples of them an order) in place of reading its probabilities
+    #[arg(long, conflicts_with = "mode")]
+    sampled: bool,
+    /// By scores, how far apart two scores must be for a win
+    #[arg(long, default_value_t = 0.0, value_name = "X", value_parser = at_least_0)]
+    margin: f32,
+    /// Answers to each prompt
+    #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    n: u32,
+    /// Write every prompt with its answers, verdicts and outcome here
+    #[arg(long, value_name = "F.jsonl")]
+    out: Option<PathBuf>,
+    /// Write model_outputs.json and reference_outputs.json here, as alpaca_eval reads them
+    #[arg(long, value_name = "DIR")]
+    alpaca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Task {
+    /// Win, tie and loss of --model against --against, judged by --judge
+    #[default]
+    HeadToHead,
+    /// How well --model's scores agree with the ranking in --data
+    Judge,
+    /// How well --model predicts the texts in --data
+    Perplexity,
+}
+
+/// Ends the program with exit code 2.
+fn usage(what: &str) -> ! {
+    Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit()
+}
+
+fn needed<'a>(path: &'a Option<PathBuf>, what: &str) -> &'a Path {
+    path.as_deref().unwrap_or_else(|| usage(what))
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    match args.task {
+        Task::HeadToHead => head_to_head(app, args),
+        Task::Judge => as_judge(app, args),
+        Task::Perplexity => perplexity(app, args),
+    }
+}
+
+/// The last part of a model's path.
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// Where one side's answers come from.
+struct Side<'a> {
+    model: Option<&'a Path>,
+    file: Option<&'a Path>,
+    name: String,
+}
+
+fn sides(args: &Args) -> [Side<'_>; 2] {
+    fn side<'a>(model: &'a Option<PathBuf>, file: &'a Option<PathBuf>, what: &str) -> Side<'a> {
+        let (model, file) = (model.as_deref(), file.as_deref());
+        let path = model.or(file).unwrap_or_else(|| usage(what));
+        Side { model, file, name: name_of(path) }
+    }
+    let mut both = [
+        side(&args.model, &args.duel.answers_a, "head to head needs --model or --answers-a"),
+        side(&args.against, &args.duel.answers_b, "head to head needs --against or --answers-b"),
+    ];
+    if both[0].name == both[1].name {
+        for side in &mut both {
+            side.name = side.model.or(side.file).map_or_else(String::new, |p| p.display().to_string());
+        }
+    }
+    both
+}
+
+fn head_to_head(app: &App, args: &Args) -> Result<()> {
+    let d = &args.duel;
+    let [a, b] = sides(args);
+    let judge = needed(&d.judge, "head to head needs --judge: a model, or oracle in the small world");
+    let oracle = judge == Path::new(ORACLE);
+    ensure!(args.reading.mode.len() < 2, "--mode: head to head is judged by one mode");
+    let from = d.prompts.as_deref().or(a.file).unwrap_or_else(|| usage("head to head needs --prompts or --answers-a"));
+    d.out.iter().try_for_each(|out| check_writable(out))?;
+    d.alpaca.iter().try_for_each(|dir| check_writable(&dir.join("model_outputs.json")))?;
+    let own = args.reading.own_template()?;
+    let prompts = read_prompts(from)?;
+    // A judge that is not there is told before the answers are written.
+    let judge_source = if oracle { None } else { Some(app.source(judge)?) };
+    let a = answers(app, args, &a, &prompts)?;
+    let b = answers(app, args, &b, &prompts)?;
+    if let Some(dir) = &d.alpaca {
+        let dataset = from.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        write_alpaca(&dir.join("model_outputs.json"), &prompts, &a, &dataset)?;
+        write_alpaca(&dir.join("reference_outputs.json"), &prompts, &b, &dataset)?;
+    }
+    let (name, records) = match judge_source {
+        None => referee(
+            app,
+            &mut NoEngine,
+            &Referee::Scores { judge: &OracleJudge, margin: d.margin.into() },
+            (&prompts, &a, &b),
+        )?,
+        Some(source) => {
+            let language = ChatLanguage::new(&source)?;
+            let gpu = app.gpu()?;
+            let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+            let engine = &mut GpuEngine::new(&gpu, &model);
+            let seed = app.common.seed;
+            match args.reading.mode.first() {
+                Some(&mode) => {
+                    let judge = args.reading.judge(mode, own.as_deref(), &language, seed);
+                    referee(
+                        app,
+                        engine,
+                        &Referee::Scores { judge: &judge, margin: d.margin.into() },
+                        (&prompts, &a, &b),
+                    )?
+                }
+                None => {
+                    let sampled = d.sampled.then(|| args.reading.settings(seed));
+                    let mut judge = PairwiseJudge::new(&language, sampled);
+                    if let Some(text) = own {
+                        judge.template = Template::message(&text);
+                    }
+                    referee(app, engine, &Referee::Pairwise(judge), (&prompts, &a, &b))?
+                }
+            }
+        }
+    };
+    app.progress.clear();
+    if let Some(out) = &d.out {
+        write_jsonl(out, &records)?;
+    }
+    let report = summarise(&name, &a, &b, &records, app.common.seed);
+    if app.common.json {
+        return app.json(&report);
+    }
+    print_duel(app, &report)
+}
+
+/// Has the duel judged; also gives the judge's name.
+fn referee(
+    app: &App,
+    engine: &mut dyn Engine,
+    referee: &Referee,
+    (prompts, a, b): (&[Prompt], &AnswerSet, &AnswerSet),
+) -> Result<(String, Vec<DuelRecord>)> {
+    Ok((referee.name().to_owned(), play(engine, referee, prompts, a, b, &app.progress)?))
+}
+
+/// One side's answers, from its file or its model.
+fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<AnswerSet> {
+    if let Some(file) = side.file {
+        return Ok(AnswerSet { name: side.name.clone(), ..read_answers(file, prompts)? });
+    }
+    let Some(path) = side.model else { bail!("{}: has neither a model nor a file", side.name) };
+    let source = app.source(path)?;
+    let language = ChatLanguage::new(&source)?;
+    let gpu = app.gpu()?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+    let settings = Settings {
+        sampling: args.sample.sampling(),
+        max_new_tokens: args.sample.max_new_tokens(),
+        stop: source.stop_ids.clone(),
+        seed: app.common.seed,
+        choices: Vec::new(),
+    };
+    let engine = &mut GpuEngine::new(&gpu, &model);
+    Ok(answer_all(engine, &language, &side.name, prompts, args.duel.n, &settings, &app.progress)?)
+}
+
+fn percent(e: Option<Estimate>) -> String {
+    e.map_or("-".into(), |e| format!("{:.1} % ({:.1}-{:.1})", e.value * 100.0, e.low * 100.0, e.high * 100.0))
+}
+
+fn print_duel(app: &App, r: &DuelReport) -> Result<()> {
+    app.line(format!("{} against {}, judged by {}, {} prompts\n", r.a, r.b, r.judge, r.prompts))?;
+    let mut outcome = Table::new(&["win", "tie", "loss", "unjudged", "win rate", "at equal length"]);
+    outcome.row([
+        r.counts.win.to_string(),
+        r.counts.tie.to_string(),
+        r.counts.loss.to_string(),
+        r.unjudged.to_string(),
+        percent(r.win_rate),
+        percent(r.length_controlled.map(|l| l.win_rate)),
+    ]);
+    outcome.print()?;
+    app.line("")?;
+    let mut sides = Table::new(&["answers", "score", "words", "tokens", "distinct-1", "-2", "-3", "self-BLEU"]);
+    let score = |s: Option<Scores>| s.map_or("-".into(), |s| format!("{:.2} ± {:.2}", s.mean, s.se));
+    for (name, d, s) in [(&r.a, &r.diversity_a, r.scores.map(|s| s.a)), (&r.b, &r.diversity_b, r.scores.map(|s| s.b))] {
+        sides.row(side_cells(name, d, score(s)));
+    }
+    sides.print()?;
+    app.line("")?;
+    if let Some(o) = r.orders {
+        app.line(format!(
+            "Both orders agree on {:.0} % of the prompts; the answer shown first gets {:.2} on average.",
+            o.agree * 100.0,
+            o.first
+        ))?;
+    }
+    if let Some(s) = r.scores {
+        app.line(format!("Scores 0 to 5: {} {:?}, {} {:?}.", r.a, s.a.histogram, r.b, s.b.histogram))?;
+    }
+    if let Some(ratio) = r.length_drift.words {
+        app.line(format!("{}'s answers have {ratio:.2} times the words of {}'s.", r.a, r.b))?;
+    }
+    app.line("Intervals hold 95 % of 1,000 resamples of the prompts; lengths are means.")?;
+    r.warnings.iter().try_for_each(|w| app.line(format!("warning: {w}")))
+}
+
+fn side_cells(name: &str, d: &Diversity, score: String) -> [String; 8] {
+    let share = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+    [
+        name.to_owned(),
+        score,
+        format!("{:.1}", d.words.mean),
+        d.tokens.map_or("-".into(), |t| format!("{:.1}", t.mean)),
+        share(d.distinct_1),
+        share(d.distinct_2),
+        share(d.distinct_3),
+        share(d.self_bleu),
+    ]
+}
+
+fn as_judge(app: &App, args: &Args) -> Result<()> {
+    let model = needed(&args.model, "--task judge needs --model");
+    let data = needed(&args.data, "--task judge needs --data");
+    let own = args.reading.own_template()?;
+    let list = read_ranked(data)?;
+    let source = app.source(model)?;
+    let language = ChatLanguage::new(&source)?;
+    let items: Vec<Item> = judge::items(&language, list.iter().map(|r| (r.prompt.as_str(), r.response.as_str())))?;
+    let gpu = app.gpu()?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+    let mut engine = GpuEngine::new(&gpu, &model);
+    let mut all = Vec::new();
+    for (i, &mode) in args.reading.modes().iter().enumerate() {
+        let own = own.as_deref().filter(|_| i == 0);
+        let judge = args.reading.judge(mode, own, &language, app.common.seed);
+        let verdicts = judge.judge(&mut engine, &items, &app.progress)?;
+        let scored: Vec<_> =
+            list.iter().zip(verdicts).map(|(r, v)| (r.prompt.as_str(), Some(r.score), v.score)).collect();
+        all.push(agreement(mode.name(), &scored));
+    }
+    app.progress.clear();
+    if app.common.json {
+        return app.json(&all);
+    }
+    judge::table(&all).print()?;
+    app.line("")?;
+    let mut within = Table::new(&["mode", "spearman within prompts", "kendall within prompts"]);
+    let show = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+    for a in &all {
+        let of = |f: fn(&selfreward::recipe::agreement::Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
+        within.row([a.mode.clone(), of(|x| x.spearman_within), of(|x| x.kendall_within)]);
+    }
+    within.print()?;
+    Ok(())
+}
+
+/// A record with a text alone; others are training records.
+#[derive(Deserialize)]
+struct TextLine {
+    text: Option<String>,
+}
+
+fn perplexity(app: &App, args: &Args) -> Result<()> {
+    let model = needed(&args.model, "--task perplexity needs --model");
+    let data = needed(&args.data, "--task perplexity needs --data");
+    let mut all = Vec::new();
+    for path in [Some(model), args.against.as_deref()].into_iter().flatten() {
+        let source = app.source(path)?;
+        let language = ChatLanguage::new(&source)?;
+        let passages = passages(data, &source, &language)?;
+        let length = args.window.map_or(source.arch.context().min(WINDOW), |w| w as usize);
+        ensure!(
+            length <= source.arch.context(),
+            "--window {length} is longer than the context of {}, {} tokens",
+            path.display(),
+            source.arch.context()
+        );
+        let stride = args.stride.map_or((length / 2).max(1), |s| s as usize);
+        let gpu = app.gpu()?;
+        let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+        let engine = &mut GpuEngine::new(&gpu, &model);
+        let windows = Windows { length, stride };
+        all.push(measure(engine, &name_of(path), &passages, windows, app.common.seed, &app.progress)?);
+        let left_out = passages.len() - all.last().map_or(0, |p| p.texts);
+        if left_out > 0 {
+            app.progress.note(&format!("{left_out} texts are left out: they have fewer than two tokens"));
+        }
+    }
+    app.progress.clear();
+    if app.common.json {
+        return app.json(&all);
+    }
+    perplexity_table(&all).print()?;
+    Ok(())
+}
+
+fn perplexity_table(all: &[Perplexity]) -> Table {
+    let mut table = Table::new(&["model", "texts", "tokens", "perplexity", "bits a token", "bits a byte"]);
+    for p in all {
+        let e = p.perplexity;
+        table.row([
+            p.model.clone(),
+            p.texts.to_string(),
+            p.tokens.to_string(),
+            format!("{:.3} ({:.3}-{:.3})", e.value, e.low, e.high),
+            format!("{:.4}", p.bits_per_token),
+            p.bits_per_byte.map_or("-".into(), |b| format!("{b:.4}")),
+        ]);
+    }
+    table
+}
+
+/// What `--data` has to be scored.
+fn passages(path: &Path, source: &ModelSource, language: &ChatLanguage) -> Result<Vec<Passage>> {
+    let lines: Vec<TextLine> = read_records(path)?;
+    let texts: Vec<&String> = lines.iter().filter_map(|l| l.text.as_ref()).collect();
+    if texts.is_empty() {
+        let (examples, _) = data::examples(path, source, Limit { max_length: usize::MAX, truncate: false })?;
+        return examples
+            .iter()
+            .map(|e| Ok(Passage::answer(language, &e.prompt, &e.completion)?))
+            .collect::<Result<_>>();
+    }
+    ensure!(texts.len() == lines.len(), "{}: some records have text, others have not", path.display());
+    texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Passage::text(language, text).with_context(|| format!("{}: record {}", path.display(), i + 1)))
+        .collect()
+}

@@ -1,0 +1,103 @@
+//! Two answers side by side, judged in both orders: judges prefer a place as well as an answer.
+
+use super::probability::either;
+use super::sampled::write;
+use super::{Engine, Language, ModelJudgeSettings, Template, Verdict, parse_choice};
+use crate::rng::{halves, record_id};
+use crate::{Observer, Result};
+
+/// Two answers to one question.
+#[derive(Clone, Copy, Debug)]
+pub struct Match<'a> {
+    /// Keys the random numbers of its verdicts.
+    pub key: u64,
+    /// The question.
+    pub question: &'a str,
+    /// One answer.
+    pub a: &'a str,
+    /// The other.
+    pub b: &'a str,
+}
+
+/// What came of judging one match.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preference {
+    /// The probability that `a` is better: where `a` stands first, and where `b` does. None where it could not be read.
+    pub p: [Option<f64>; 2],
+    /// `ok`, `same text` (not judged), or why a probability is missing.
+    pub status: String,
+    /// What the judge wrote, where it writes.
+    pub texts: Vec<String>,
+    /// How many of `texts` held no choice.
+    pub unparsed: usize,
+}
+
+/// A judge that asks the engine's model which of two answers is better.
+pub struct PairwiseJudge<'a> {
+    /// The model's text.
+    pub language: &'a dyn Language,
+    /// The prompt, with places for `question`, `a` and `b`.
+    pub template: Template,
+    /// How verdicts are written (`Better: A`, averaged). None reads P(A) against P(B) as the next token, in every spelling that
+    /// is a single token.
+    pub sampled: Option<ModelJudgeSettings>,
+}
+
+impl<'a> PairwiseJudge<'a> {
+    /// The shipped prompt for the way that verdicts are read.
+    pub fn new(language: &'a dyn Language, sampled: Option<ModelJudgeSettings>) -> Self {
+        let text = match sampled {
+            Some(_) => include_str!("../../prompts/pairwise_verdict.txt"),
+            None => include_str!("../../prompts/pairwise.txt"),
+        };
+        Self { language, template: Template::message(text), sampled }
+    }
+
+    /// Its name in records and reports.
+    pub fn name(&self) -> &'static str {
+        if self.sampled.is_some() { "pairwise sampled" } else { "pairwise" }
+    }
+
+    /// One preference a match, in order. Equal texts are a tie and are not judged.
+    ///
+    /// # Errors
+    /// Errors of the engine; text that cannot be encoded; a model without single tokens for A and B.
+    pub fn judge(
+        &self,
+        engine: &mut dyn Engine,
+        matches: &[Match],
+        observer: &dyn Observer,
+    ) -> Result<Vec<Preference>> {
+        let mut asked = Vec::new();
+        for m in matches.iter().filter(|m| m.a != m.b) {
+            for (order, (first, second)) in (0..).zip([(m.a, m.b), (m.b, m.a)]) {
+                let text = self.template.fill_pair(m.question, first, second)?;
+                let key = record_id(0, "pairwise", &halves(m.key), order);
+                asked.push((key, self.template.encode(self.language, &text)?));
+            }
+        }
+        let verdicts = match &self.sampled {
+            Some(settings) => write(engine, self.language, &asked, settings, parse_choice, observer)?,
+            None => {
+                let prompts = asked.into_iter().map(|(_, prompt)| prompt).collect();
+                either(engine, self.language, prompts, ["A", "B"], 1.0, observer)?
+            }
+        };
+        let mut orders = verdicts.chunks_exact(2);
+        let mut next = || orders.next().map_or_else(|| preference(&[]), preference);
+        let same = || Preference { p: [Some(0.5); 2], status: "same text".into(), texts: Vec::new(), unparsed: 0 };
+        Ok(matches.iter().map(|m| if m.a == m.b { same() } else { next() }).collect())
+    }
+}
+
+/// From the verdicts of both orders; each is the probability that the answer shown first is better.
+fn preference(orders: &[Verdict]) -> Preference {
+    let score = |at: usize| orders.get(at).and_then(|v| v.score);
+    let failed = orders.iter().find(|v| v.score.is_none());
+    Preference {
+        p: [score(0), score(1).map(|p| 1.0 - p)],
+        status: failed.map_or("ok".into(), |v| v.status.clone()),
+        texts: orders.iter().flat_map(|v| v.texts.clone()).collect(),
+        unparsed: orders.iter().map(|v| v.unparsed).sum(),
+    }
+}
