@@ -1,7 +1,7 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
 use crate::commands::{
-    bench, chat, check, demo, dump, eval, export, generate, judge, pairs, prompts, report, run, train,
+    bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, prompts, report, run, train,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -85,6 +85,9 @@ pub(crate) enum Command {
     Judge(judge::Args),
     /// Make preference pairs from scored responses
     Pairs(pairs::Args),
+    /// Build training files from ranked, preferred or scored answers
+    #[command(subcommand)]
+    Data(data::Kind),
     /// Fine-tune a model on answers
     Sft(train::SftArgs),
     /// Train a model on preferences

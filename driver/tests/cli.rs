@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "report", "prompts", "judge", "pairs",
-    "sft", "dpo", "eval", "export", "dump",
+    "data", "sft", "dpo", "eval", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 

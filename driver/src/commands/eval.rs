@@ -3,7 +3,7 @@
 use crate::app::{App, DtypeArg, check_writable};
 use crate::args::Cli;
 use crate::commands::judge::{self, JudgeArgs};
-use crate::data::{self, Limit};
+
 use crate::sample::{SampleArgs, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +20,7 @@ use selfreward::recipe::answers::{
 use selfreward::recipe::chat::ChatLanguage;
 use selfreward::recipe::diversity::Diversity;
 use selfreward::recipe::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
+use selfreward::recipe::examples::{self, Limit};
 use selfreward::recipe::perplexity::{Passage, Perplexity, Windows, measure};
 use selfreward::recipe::records::write_jsonl;
 use selfreward::recipe::win_rate::Estimate;
@@ -401,7 +402,7 @@ fn passages(path: &Path, source: &ModelSource, language: &ChatLanguage) -> Resul
     let lines: Vec<TextLine> = read_records(path)?;
     let texts: Vec<&String> = lines.iter().filter_map(|l| l.text.as_ref()).collect();
     if texts.is_empty() {
-        let (examples, _) = data::examples(path, source, Limit { max_length: usize::MAX, truncate: false })?;
+        let (examples, _) = examples::examples(path, source, Limit { max_length: usize::MAX, truncate: false })?;
         return examples
             .iter()
             .map(|e| Ok(Passage::answer(language, &e.prompt, &e.completion)?))

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod check;
+pub(crate) mod data;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod dump;
@@ -35,6 +36,7 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Prompts(a) => prompts::run(app, &a),
         Command::Judge(a) => judge::run(app, &a),
         Command::Pairs(a) => pairs::run(app, &a),
+        Command::Data(kind) => data::run(app, &kind),
         Command::Sft(a) => train::sft(app, &a),
         Command::Dpo(a) => train::dpo(app, &a),
         Command::Eval(a) => eval::run(app, &a),

@@ -89,7 +89,58 @@ fn justification(verdict: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Silent;
+    use crate::generate::{Output, Request, Settings};
+    use crate::judge::Template;
+    use crate::model::score::Branch;
     use crate::recipe::data::Answer;
+    use crate::recipe::world_domain::WorldText;
+
+    /// Writes these verdicts, whatever is asked.
+    struct Script(Vec<&'static str>);
+
+    impl Engine for Script {
+        fn generate(&mut self, requests: &[Request], _: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+            let mut write = |_: &u64| {
+                let tokens = [WorldText.encode(self.0.remove(0)).unwrap(), vec![2]].concat();
+                Output { tokens, stopped: true, choice_p: vec![] }
+            };
+            Ok(requests.iter().map(|r| r.samples.iter().map(&mut write).collect()).collect())
+        }
+
+        fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+            unreachable!("sampled verdicts need no log-probs")
+        }
+    }
+
+    #[test]
+    fn questions_are_kept_where_the_verdicts_agree_with_the_ranks() {
+        let template = Template { text: "{{ question }}: {{ answer }}".into(), raw: true };
+        let templates = Templates { additive: template, ..Templates::default() };
+        let settings = ModelJudgeSettings { samples: 2, retries: 0, max_new_tokens: 30, ..Default::default() };
+        let mut engine = Script(vec![
+            "Good. Score: 5",
+            "Fine. Score: 3",
+            "Poor. Score: 1",
+            "Bad. Score: 2", // means 4 and 1.5, as ranked
+            "Score: 1",
+            "Score: 1",
+            "Score: 3",
+            "Score: 3", // the other way round
+            "Score: 4",
+            "Score: 4",
+            "nothing",
+            "nothing", // no score
+        ]);
+        let questions = [question(&[0, 1]), question(&[0, 1]), question(&[0]), question(&[0, 1])];
+        let written = write(&mut engine, &WorldText, &templates, &settings, &questions, &Silent).unwrap();
+        assert_eq!((written.questions, written.agreed, written.unscored), (3, 1, 1));
+        let learnt = |l: &Lesson| (l.record.messages[0].content.clone(), l.record.messages[1].content.clone());
+        assert_eq!(
+            written.lessons.iter().map(learnt).collect::<Vec<_>>(),
+            [("q: r0".into(), "Good.\nScore: 5".into()), ("q: r1".into(), "Poor.\nScore: 1".into())]
+        );
+    }
 
     fn question(ranks: &[usize]) -> Question {
         let answer = |rank: &usize| Answer { text: format!("r{rank}"), rank: *rank, score: None, verdict: None };

@@ -1,0 +1,230 @@
+//! `data`: training files from others' formats.
+
+use crate::app::{App, DtypeArg, check_writable};
+use crate::sample::{at_least_0, share, share_above_0};
+use anyhow::{Result, bail, ensure};
+use selfreward::Observer;
+use selfreward::generate::Sampling;
+use selfreward::judge::{GpuEngine, ModelJudgeSettings, Templates};
+use selfreward::model::Model;
+use selfreward::recipe::chat::ChatLanguage;
+use selfreward::recipe::data::{self, Counts, Lesson, Question, verdicts};
+use selfreward::recipe::records::write_jsonl;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Kind {
+    /// Answers to learn, for `sft`: the best answer of each question
+    Ift(IftArgs),
+    /// Verdicts to learn, for `sft`: the judge's prompt with an answer, then a justification and a score
+    ///
+    /// Scored answers give their score, with the justification that stands beside it (verdict, justification or rationale). Of
+    /// ranked answers --model writes verdicts by the additive prompt, and a question is kept where the mean scores of its answers
+    /// fall as the ranks do, as in the paper.
+    Eft(EftArgs),
+    /// Preferences, for `dpo`: the best answer against the worst
+    Preferences(PreferenceArgs),
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// A file with Open Assistant trees or messages, with prompt, chosen and rejected, or with prompt, response and score
+    #[arg(long, value_name = "F.jsonl")]
+    from: PathBuf,
+    /// The file to write; it must not exist yet
+    #[arg(long, value_name = "F.jsonl")]
+    out: PathBuf,
+    /// Language of Open Assistant's texts; an empty one takes all
+    #[arg(long, default_value = "en", value_name = "L")]
+    lang: String,
+    /// Share of the questions with ranked answers to leave out, for measuring a judge; which ones depends on --seed and the question
+    /// alone
+    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = share)]
+    held_out: f32,
+    /// Write what was left out here: prompt, response and score_reference, as `judge` and `eval --task judge` read it
+    #[arg(long, value_name = "F.jsonl", requires = "held_out")]
+    held_out_file: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct IftArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Leave out answers that somebody scored below this
+    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = at_least_0)]
+    min_score: f32,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct EftArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The model that judges ranked answers: Hugging Face folder, GGUF file, or run folder
+    #[arg(long, value_name = "M")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    dtype: DtypeArg,
+    /// Verdicts an answer
+    #[arg(long, default_value_t = 3, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
+    /// Softmax temperature of the verdicts
+    #[arg(long, default_value_t = 0.7, value_name = "T", value_parser = at_least_0)]
+    temperature: f32,
+    /// Keep the smallest set of likeliest tokens that reaches this probability
+    #[arg(long, default_value_t = 0.9, value_name = "P", value_parser = share_above_0)]
+    top_p: f32,
+    /// Most tokens of a verdict
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+    /// Most that one score may take of the verdicts; what is above it is dropped at random
+    #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = share_above_0)]
+    max_share: f32,
+    /// A judge prompt of one's own, with {{ question }} and {{ answer }}
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct PreferenceArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Each answer against each that is ranked below it, instead of the best against the worst
+    #[arg(long)]
+    every: bool,
+    /// Least difference of scores, where both answers have one
+    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = at_least_0)]
+    min_gap: f32,
+}
+
+pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
+    match kind {
+        Kind::Ift(args) => {
+            let input = args.common.read(app)?;
+            let records = data::examples(&input.questions, f64::from(args.min_score));
+            ensure!(!records.is_empty(), "{}: no answer has a score of {}", args.common.from.display(), args.min_score);
+            write_jsonl(&args.common.out, &records)?;
+            args.common.report(app, &input, records.len(), json!({}))
+        }
+        Kind::Eft(args) => eft(app, args),
+        Kind::Preferences(args) => {
+            let input = args.common.read(app)?;
+            let records = data::preferences(&input.questions, args.every, f64::from(args.min_gap));
+            ensure!(!records.is_empty(), "{}: no question has two answers apart", args.common.from.display());
+            write_jsonl(&args.common.out, &records)?;
+            args.common.report(app, &input, records.len(), json!({}))
+        }
+    }
+}
+
+/// What was read, without what is held out.
+struct Input {
+    questions: Vec<Question>,
+    left_out: Counts,
+    held_out: usize,
+}
+
+impl Common {
+    fn read(&self, app: &App) -> Result<Input> {
+        for path in [Some(&self.out), self.held_out_file.as_ref()].into_iter().flatten() {
+            check_writable(path)?;
+            ensure!(!path.exists(), "{}: exists already; name another file or remove it", path.display());
+        }
+        ensure!(
+            self.held_out == 0.0 || self.held_out_file.is_some(),
+            "--held-out needs --held-out-file, which takes what is left out"
+        );
+        let (questions, left_out) = data::read(&self.from, &self.lang)?;
+        let (questions, held) = data::hold_out(questions, f64::from(self.held_out), app.common.seed)?;
+        ensure!(!questions.is_empty(), "{}: every question was held out", self.from.display());
+        if let Some(path) = &self.held_out_file {
+            write_jsonl(path, &held)?;
+        }
+        Ok(Input { questions, left_out, held_out: held.len() })
+    }
+
+    /// Says what was written and what was not, with `more` in the JSON document.
+    fn report(&self, app: &App, input: &Input, records: usize, more: Value) -> Result<()> {
+        if app.common.json {
+            let mut document = json!({
+                "out": self.out, "records": records, "questions": input.questions.len(),
+                "held_out": input.held_out, "left_out": input.left_out,
+            });
+            if let (Some(all), Value::Object(more)) = (document.as_object_mut(), more) {
+                all.extend(more);
+            }
+            return app.json(&document);
+        }
+        let out = self.out.display();
+        app.line(format!("{out}: {records} records from {} questions", input.questions.len()))?;
+        if let Some(path) = &self.held_out_file {
+            app.line(format!("{}: {} answers held out", path.display(), input.held_out))?;
+        }
+        input.left_out.iter().try_for_each(|(why, n)| app.line(format!("left out: {n} {why}")))
+    }
+}
+
+fn eft(app: &App, args: &EftArgs) -> Result<()> {
+    let input = args.common.read(app)?;
+    let mut templates = Templates::default();
+    if let Some(path) = &args.template {
+        templates.replace(selfreward::judge::Mode::Sampled, &std::fs::read_to_string(path)?);
+    }
+    let mut lessons = data::lessons(&input.questions, &templates.additive)?;
+    // Scored questions taught already; a model is asked about the others.
+    let unscored = |q: &&Question| q.answers.iter().any(|a| a.score.is_none());
+    let ranked: Vec<Question> = input.questions.iter().filter(unscored).cloned().collect();
+    let mut judged = json!(null);
+    match &args.model {
+        Some(_) if ranked.is_empty() => app.progress.note("--model is not needed: every answer has a score"),
+        Some(path) => {
+            let written = write(app, args, path, &templates, &ranked)?;
+            judged = json!({"questions": written.questions, "agreed": written.agreed, "unscored": written.unscored});
+            lessons.extend(written.lessons);
+        }
+        None if lessons.is_empty() => {
+            bail!("{}: no answer has a score; give --model, which judges ranked answers", args.common.from.display())
+        }
+        None => {}
+    }
+    let total = lessons.len();
+    let (lessons, dropped) = data::balance(lessons, f64::from(args.max_share), app.common.seed);
+    ensure!(!lessons.is_empty(), "no verdict agreed with the ranks; try more --samples, or another --model");
+    write_jsonl(&args.common.out, &lessons.iter().map(|l| &l.record).collect::<Vec<_>>())?;
+    let mut histogram = [0usize; 6];
+    lessons.iter().for_each(|l: &Lesson| histogram[l.score] += 1);
+    let more = json!({"scores": histogram, "dropped_for_balance": dropped, "judged": judged});
+    args.common.report(app, &input, lessons.len(), more)?;
+    if !app.common.json {
+        let counts: Vec<String> = histogram.iter().enumerate().map(|(s, n)| format!("{s}: {n}")).collect();
+        app.line(format!("scores: {}; {} dropped for balance", counts.join(", "), total - lessons.len()))?;
+        if let Some(questions) = judged["questions"].as_u64() {
+            app.line(format!("{} of {questions} questions were judged in the order of their ranks", judged["agreed"]))?;
+        }
+    }
+    Ok(())
+}
+
+fn write(
+    app: &App,
+    args: &EftArgs,
+    path: &std::path::Path,
+    templates: &Templates,
+    ranked: &[Question],
+) -> Result<verdicts::Written> {
+    let source = app.source(path)?;
+    let language = ChatLanguage::new(&source)?;
+    let gpu = app.gpu()?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+    let settings = ModelJudgeSettings {
+        samples: args.samples as usize,
+        sampling: Sampling { temperature: args.temperature, top_p: args.top_p, ..Sampling::default() },
+        max_new_tokens: args.max_new_tokens as usize,
+        seed: app.common.seed,
+        ..ModelJudgeSettings::default()
+    };
+    let mut engine = GpuEngine::new(&gpu, &model);
+    let written = verdicts::write(&mut engine, &language, templates, &settings, ranked, &app.progress)?;
+    app.progress.clear();
+    Ok(written)
+}

@@ -1,0 +1,83 @@
+//! `data`: what it builds is what `sft` and `dpo` read.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use common::{schema, validate};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn run(args: &[&str]) -> assert_cmd::assert::Assert {
+    cargo_bin_cmd!("selfreward").args(args).assert()
+}
+
+fn document(args: &[&str]) -> Value {
+    let done = run(&[args, &["--json"]].concat()).success();
+    let document = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    validate(&schema("data_report"), &document, "data_report").unwrap();
+    document
+}
+
+fn lines(path: &str) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn what_is_built_can_be_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let record = |q: usize, score: f64| {
+        json!({"prompt": format!("upper: {}", ["abc", "bcd", "cde", "def"][q]), "response": format!("r{score}"), "score": score,
+               "verdict": "Because."})
+    };
+    let all: Vec<String> =
+        (0..4).flat_map(|q| [1.0, 4.0, 5.0].map(|s| record(q, s - 0.2 * q as f64).to_string() + "\n")).collect();
+    std::fs::write(file("scored.jsonl"), all.concat()).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
+    let model = model.to_str().unwrap();
+    let from = ["--from", &file("scored.jsonl")];
+
+    let ift = document(&[&["data", "ift"][..], &from, &["--out", &file("ift.jsonl"), "--min-score", "4.5"]].concat());
+    assert_eq!((&ift["records"], &ift["questions"]), (&json!(3), &json!(4)));
+    let train = ["sft", "--model", model, "--data", &file("ift.jsonl"), "--out", &file("tuned"), "-q"];
+    run(&train).success();
+
+    let pairs = document(&[&["data", "preferences"][..], &from, &["--out", &file("pairs.jsonl"), "--every"]].concat());
+    assert_eq!(pairs["records"], json!(12));
+    let train = ["dpo", "--model", model, "--data", &file("pairs.jsonl"), "--out", &file("preferred"), "-q"];
+    run(&train).success();
+
+    let held = ["--held-out", "0.5", "--held-out-file", &file("held.jsonl"), "--max-share", "0.5"];
+    let eft = document(&[&["data", "eft"][..], &from, &["--out", &file("eft.jsonl")], &held].concat());
+    assert_eq!(eft["records"].as_u64().unwrap() + eft["held_out"].as_u64().unwrap(), 12 - dropped(&eft));
+    assert!(lines(&file("held.jsonl")).iter().all(|r| r["score_reference"].is_f64()));
+    let said = lines(&file("eft.jsonl"))[0]["messages"][1]["content"].as_str().unwrap().to_owned();
+    assert!(said.starts_with("Because.\nScore: "), "{said}");
+}
+
+fn dropped(report: &Value) -> u64 {
+    report["dropped_for_balance"].as_array().unwrap().iter().filter_map(Value::as_u64).sum()
+}
+
+#[test]
+fn what_cannot_be_built_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let ranked = json!({"prompt": "upper: abc", "chosen": "ABC", "rejected": "x"}).to_string();
+    std::fs::write(file("ranked.jsonl"), ranked + "\n").unwrap();
+    let (from, out) = (file("ranked.jsonl"), file("out.jsonl"));
+    let fails = |args: &[&str], word: &str| {
+        let done = run(&[args, &["--from", &from, "--out", &out]].concat()).code(1);
+        let stderr = String::from_utf8(done.get_output().stderr.clone()).unwrap();
+        assert!(stderr.contains(word), "{args:?}: {stderr}");
+        assert!(!Path::new(&out).exists(), "{args:?}");
+    };
+    fails(&["data", "eft"], "--model");
+    fails(&["data", "ift", "--held-out", "0.5"], "--held-out-file");
+    fails(&["data", "ift", "--held-out", "1", "--held-out-file", &file("h.jsonl")], "every question");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
+    fails(&["data", "eft", "--model", model.to_str().unwrap()], "no verdict agreed");
+}
