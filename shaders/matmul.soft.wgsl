@@ -13,6 +13,7 @@ struct Params {
     a0: u32,     // vec4 of a row of A before its first one
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
+    k0: u32,     // where the sum begins; always 0 here
 }
 
 //@ forward

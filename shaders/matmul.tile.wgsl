@@ -1,12 +1,13 @@
 // C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 8 results a lane (64 lanes). Rows and
 // vec4 columns of a lane lie 8 apart, so that neighbouring lanes read neighbouring banks. Few rows (decode) take
 // forward_rows: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
-// result's bits must not depend on the number of rows, the blocked form sums up in the same 8 slices (SLICES).
+// result's bits must not depend on the number of rows, the blocked form is launched once for each of the same 8 slices. (A
+// loop over slices in the kernel took SwiftShader's compiler minutes.)
 // A line that ends in //*NAME stands NAME times, $ being its number.
 struct Params {
     m: u32,      // rows of C
     n4: u32,     // columns of C in vec4
-    k: u32,      // length of the sum
+    k: u32,      // where the sum ends
     lda4: u32,
     ldb4: u32,
     ldc4: u32,
@@ -14,22 +15,19 @@ struct Params {
     a0: u32,     // vec4 of a row of A before its first one
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
+    k0: u32,     // where the sum begins
 }
 
 var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
-fn store(row: u32, col: u32, v: vec4f, more: bool) {
+fn store(row: u32, col: u32, v: vec4f) {
     if row < p.m && col < p.n4 {
         let at = row * p.ldc4 + p.c0 + col;
-        if ADD == 1u || more {
+        if ADD == 1u {
             c[at] += v;
         } else {
             c[at] = v;
         }
     }
-}
-// Elements of one of `slices` neighbouring slices of K.
-fn slice_length(slices: u32) -> u32 {
-    return (p.k / 4u + slices - 1u) / slices * 4u;
 }
 // Adds up the 8 slices of K and stores.
 fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
@@ -38,7 +36,7 @@ fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
     if lane < 32u {
         var sum = v;
         sum += part[lane + 32u * ($u + 1u)]; //*7
-        store(row, col, sum, false);
+        store(row, col, sum);
     }
     workgroupBarrier();
 }
@@ -60,47 +58,43 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     let col0 = g.x * 16u;
     let cx = col0 + tx;
     let cy = cx + 8u;
-    let length = slice_length(SLICES);
-    for (var start = 0u; start < p.k; start += length) {
-        let stop = min(start + length, p.k);
-        var x$ = vec4f(); //*8
-        var y$ = vec4f(); //*8
-        for (var k = start; k < stop; k += 16u) {
-            for (var i = lane; i < 256u; i += 64u) {
-                let r = i / 4u;
-                let ka = k / 4u + i % 4u;
-                var v = vec4f();
-                if row0 + r < p.m && ka * 4u < stop {
-                    v = a[(row0 + r) * p.lda4 + p.a0 + ka];
-                }
-                as_[r * 5u + i % 4u] = v;
-                let kb = k + i / 16u;
-                let cb = col0 + i % 16u;
-                var w = vec4f();
-                if kb < stop && cb < p.n4 {
-                    w = wide(b[kb * p.ldb4 + cb]);
-                }
-                bs[i] = w;
+    var x$ = vec4f(); //*8
+    var y$ = vec4f(); //*8
+    for (var k = p.k0; k < p.k; k += 16u) {
+        for (var i = lane; i < 256u; i += 64u) {
+            let r = i / 4u;
+            let ka = k / 4u + i % 4u;
+            var v = vec4f();
+            if row0 + r < p.m && ka * 4u < p.k {
+                v = a[(row0 + r) * p.lda4 + p.a0 + ka];
             }
-            workgroupBarrier();
-            for (var q = 0u; q < 4u; q++) {
-                let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
-                let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
-                let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
-                x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
-                y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
+            as_[r * 5u + i % 4u] = v;
+            let kb = k + i / 16u;
+            let cb = col0 + i % 16u;
+            var w = vec4f();
+            if kb < p.k && cb < p.n4 {
+                w = wide(b[kb * p.ldb4 + cb]);
             }
-            workgroupBarrier();
+            bs[i] = w;
         }
-        if BIAS == 1u && start == 0u {
-            let add_x = bias[p.c0 + min(cx, p.n4 - 1u)];
-            let add_y = bias[p.c0 + min(cy, p.n4 - 1u)];
-            x$ += add_x; //*8
-            y$ += add_y; //*8
+        workgroupBarrier();
+        for (var q = 0u; q < 4u; q++) {
+            let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
+            let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
+            let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
+            x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
+            y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
         }
-        store(row0 + ty + 8u * $u, cx, x$, start > 0u); //*8
-        store(row0 + ty + 8u * $u, cy, y$, start > 0u); //*8
+        workgroupBarrier();
     }
+    if BIAS == 1u {
+        let add_x = bias[p.c0 + min(cx, p.n4 - 1u)];
+        let add_y = bias[p.c0 + min(cy, p.n4 - 1u)];
+        x$ += add_x; //*8
+        y$ += add_y; //*8
+    }
+    store(row0 + ty + 8u * $u, cx, x$); //*8
+    store(row0 + ty + 8u * $u, cy, y$); //*8
 }
 
 //@ forward_tn
@@ -161,8 +155,8 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         workgroupBarrier();
     }
     let cx = col0 + tx;
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$, false); //*8
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$, false); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$); //*8
 }
 
 //@ forward_rows
@@ -178,7 +172,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
     let col = min(g.x * 32u + tx, p.n4 - 1u);
     let row = p.row0 + g.y * MR;
     var c$ = vec4f(); //*MR
-    let length = slice_length(8u) / 4u;
+    let length = (p.k / 4u + 7u) / 8u;
     for (var k4 = slice * length; k4 < min((slice + 1u) * length, p.k / 4u); k4++) {
         let bi = k4 * 4u * p.ldb4 + col;
         let b0 = wide(b[bi]);

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 /// Constants that launchers pass to some entry points; a text that does not use one is none the worse for it.
 const OTHERS: &[(&str, u32)] = &[
     ("MR", 4),
-    ("SLICES", 8),
     ("BIAS", 1),
     ("ADD", 1),
     ("BITS", 4),

@@ -1,6 +1,8 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
-use crate::commands::{bench, chat, check, demo, dump, eval, export, generate, judge, pairs, prompts, run, train};
+use crate::commands::{
+    bench, chat, check, demo, dump, eval, export, generate, judge, pairs, prompts, report, run, train,
+};
 use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.
@@ -75,6 +77,8 @@ pub(crate) enum Command {
     Run(run::Args),
     /// Say where a run stands
     Status(run::StatusArgs),
+    /// Write a run's report: one HTML page, or tables in the terminal, or files for experiment trackers
+    Report(report::Args),
     /// Let a model write new prompts (self-instruct)
     Prompts(prompts::Args),
     /// Let a model score responses

@@ -14,6 +14,11 @@ impl Table {
         Self { head: head.iter().map(|h| (*h).to_owned()).collect(), rows: Vec::new() }
     }
 
+    /// A table of these columns and rows.
+    pub(crate) fn of(head: Vec<String>, rows: Vec<Vec<String>>) -> Self {
+        Self { head, rows }
+    }
+
     /// Adds a row, one cell a column.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
@@ -57,18 +62,20 @@ impl Table {
 
     /// Writes the table to stdout, as wide as the terminal (any width where stdout is none).
     pub(crate) fn print(&self) -> std::io::Result<()> {
-        let stdout = std::io::stdout();
-        let width = match terminal_size::terminal_size() {
-            Some((w, _)) if stdout.is_terminal() => w.0.into(),
-            _ => usize::MAX,
-        };
-        stdout.lock().write_all(self.render(width).as_bytes())
+        let width = screen_width().unwrap_or(usize::MAX);
+        std::io::stdout().lock().write_all(self.render(width).as_bytes())
     }
+}
+
+/// Columns of the terminal; None where stdout is none.
+pub(crate) fn screen_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal())?;
+    Some(width.0.into())
 }
 
 /// Whether a cell belongs to a column of numbers: it starts like one, or stands for a missing one.
 fn is_number(cell: &str) -> bool {
-    cell == "-" || cell.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit())
+    matches!(cell, "-" | "–") || cell.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]

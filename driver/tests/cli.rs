@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 16] = [
-    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "prompts", "judge", "pairs", "sft",
-    "dpo", "eval", "export", "dump",
+const COMMANDS: [&str; 17] = [
+    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "report", "prompts", "judge", "pairs",
+    "sft", "dpo", "eval", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 
@@ -87,6 +87,8 @@ fn wrong_usage_is_exit_code_2() {
         &["chat"],
         &["run"],
         &["status"],
+        &["report"],
+        &["report", "run", "--terminal", "--json"],
         &["dump"],
         &["dump", "logits", "--model", "m"],
         &["demo", "--judge", "coin"],
@@ -266,6 +268,7 @@ fn an_unwritable_folder_is_named() {
 fn a_run_config_and_a_run_folder_that_are_missing_are_named() {
     fails_naming(&["run", "/nowhere/config.toml"], &["/nowhere/config.toml"]);
     fails_naming(&["status", "/nowhere/run"], &["/nowhere/run"]);
+    fails_naming(&["report", "/nowhere/run"], &["/nowhere/run"]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ fn demo(args: &[&str]) -> Value {
     for model in ["M1", "M2", "M3"] {
         assert!(out.join(model).exists(), "{model} was not kept");
     }
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("True score by model") && !page.contains("Not finished"));
     serde_json::from_slice(&output).unwrap()
 }
 

@@ -120,6 +120,8 @@ fn the_smallest_run_ends_with_a_model_that_speaks() {
     let prompt = ["--prompt", "What is the capital of France?", "--temperature", "0", "--max-new-tokens", "8"];
     let answers = json(&[&["generate", "--model", run.to_str().unwrap()], &prompt[..]].concat());
     assert!(!answers[0]["response"].as_str().unwrap().is_empty());
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("M1 → M2") && page.contains("Samples") && !page.contains("Not finished"));
     // Finished runs are left as they are.
     let again = json(&["run", config.to_str().unwrap(), "--resume"]);
     assert_eq!(again["models"], status["models"]);

@@ -121,6 +121,36 @@ fn pairs_take_the_best_against_the_worst_and_count_the_rest() {
 }
 
 #[test]
+fn a_report_is_a_page_a_text_a_document_and_files_for_trackers() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir_all(run.join("round-1")).unwrap();
+    fs::write(run.join("config.toml"), "[demo]\nseed = \"0\"\n").unwrap();
+    let step = |s: u32| json!({"step": s, "loss": 0.7 / f64::from(s), "grad_norm": 2.0});
+    write(&run.join("round-1/steps.jsonl"), &[step(1), step(2)]);
+    let run = run.to_str().unwrap();
+    let found = document(&["report", run]);
+    hold("report", &found);
+    assert_eq!(found["trainings"][0]["steps"][1]["values"]["loss"], json!(0.35));
+    assert!(!dir.path().join("run/report.html").exists(), "the document alone was asked for");
+    let text = |args: &[&str]| {
+        let mut command = cargo_bin_cmd!("selfreward");
+        String::from_utf8(command.args(args).assert().success().get_output().stdout.clone()).unwrap()
+    };
+    assert_eq!(text(&["report", run]).trim(), format!("{run}/report.html"));
+    assert!(fs::read_to_string(format!("{run}/report.html")).unwrap().contains("Loss: round 1 from 0.7 to 0.35."));
+    let terminal = text(&["report", run, "--terminal"]);
+    assert!(terminal.contains("Loss           round 1  █▁    0.7  0.35"), "{terminal}");
+    assert!(terminal.lines().all(|l| l.chars().count() <= 80), "{terminal}");
+    let (board, metrics) = (file("board"), file("metrics.jsonl"));
+    assert_eq!(text(&["report", run, "-q", "--tensorboard", &board, "--metrics", &metrics]), "");
+    assert_eq!(fs::read_dir(Path::new(&board).join("round-1")).unwrap().count(), 1);
+    lines(Path::new(&metrics)).iter().for_each(|l| hold("tracked_step", l));
+    assert!(text(&["status", run]).contains("report: "));
+}
+
+#[test]
 fn dpo_and_sft_write_models_that_can_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

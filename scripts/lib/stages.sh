@@ -124,3 +124,49 @@ in_dawn() {
   cargo run --locked -q -p selfreward-cli -- check --variant tile --export "$target/cases" || return 1
   node "$dir/run.mjs" "$target/cases"
 }
+
+# report_in_browser [install]: the report's test pages, with hostile texts in them, in headless Chromium at the width of a phone,
+# in the light and in the dark: something is drawn, nothing runs, the page does not scroll sideways. Measured by a script that is
+# put into copies of the pages without their policy, which would not let it run.
+report_in_browser() {
+  local dir=$target/report file name scheme browser problems=0
+  rm -rf "$dir"
+  REPORT_OUT=$dir cargo test --workspace --locked -q --test report || return 1
+  if [ "${1:-}" = install ] && ! find_browser >/dev/null && has_apt && [ "$(. /etc/os-release && printf '%s' "$ID")" = debian ]; then
+    say "Installing chromium"
+    (apt_install chromium) || true
+  fi
+  browser=$(find_browser) || { echo "skipped: the report in a browser, for Chromium is missing (on Debian: apt-get install chromium)"; return 0; }
+  for file in "$dir"/*.html; do
+    name=$(basename "$file" .html)
+    {
+      grep -v 'http-equiv="Content-Security-Policy"' "$file"
+      cat "$root/scripts/lib/measure.html"
+    } >"$dir/$name.measured.html"
+    browse "$browser" --dump-dom "file://$dir/$name.measured.html" >"$dir/$name.dom" || return 1
+    if ! grep -q 'data-measured="360 0 [1-9][0-9]* 0"' "$dir/$name.dom"; then
+      echo "$name: width, pixels beyond it, height, empty plots: $(grep -o 'data-measured="[^"]*"' "$dir/$name.dom")"
+      problems=1
+    fi
+    if grep -q 'data-hurt' "$dir/$name.dom"; then echo "$name: a text of the run was run as a script"; problems=1; fi
+    for scheme in 1 0; do
+      browse "$browser" --window-size=360,800 --blink-settings=preferredColorScheme=$scheme "--screenshot=$dir/$name.$scheme.png" "file://$file" || return 1
+      # A blank page of this size has some 2 kB.
+      if [ "$(wc -c <"$dir/$name.$scheme.png")" -lt 8000 ]; then echo "$name: the picture is blank"; problems=1; fi
+    done
+    if cmp -s "$dir/$name.0.png" "$dir/$name.1.png"; then echo "$name: light and dark look alike"; problems=1; fi
+  done
+  [ "$problems" = 0 ] && echo "the report in a browser: $(find "$dir" -name '*.dom' | wc -l) pages fit a phone, in the light and in the dark"
+}
+
+find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+# browse BROWSER OPTION…: headless, without a word, and without calls to anywhere.
+browse() {
+  local browser=$1 profile status=0; shift
+  profile=$(mktemp -d)
+  timeout 60 "$browser" --headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update \
+    --disable-sync --no-first-run --hide-scrollbars --user-data-dir="$profile" "$@" 2>/dev/null || status=$?
+  rm -rf "$profile"
+  return $status
+}

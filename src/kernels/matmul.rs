@@ -19,7 +19,7 @@ pub const KERNEL: Kernel = Kernel {
     about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
     constants: &[
         &[("MR", 1), ("BIAS", 0), ("ADD", 0), ("BITS", 4)],
-        &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1), ("SLICES", SLICES)],
+        &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1)],
         &[("MR", 8), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
     ],
     ordered: &[Variant::Tile],
@@ -27,7 +27,7 @@ pub const KERNEL: Kernel = Kernel {
 };
 
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
-const SLICES: u32 = 8;
+const SLICES: usize = 8;
 
 /// What happens to C besides the product.
 #[derive(Clone, Copy, Default)]
@@ -134,10 +134,8 @@ fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
         _ => (rows, n4.div_ceil(32)),
     };
     let (weight, mut constants) = b.bind();
-    constants.extend([("BIAS", u32::from(e.bias.is_some())), ("ADD", u32::from(e.add))]);
-    match blocked {
-        true => constants.push(("SLICES", if rec.invariant() { SLICES } else { 1 })),
-        false => constants.push(("MR", rows)),
+    if !blocked {
+        constants.push(("MR", rows));
     }
     let entry = match (quantised, soft || blocked) {
         (true, _) => "forward_q",
@@ -145,20 +143,27 @@ fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
         _ => "forward_rows",
     };
     let bind = [&[a], &weight[..], &[e.bias.unwrap_or(a), c]].concat();
-    let per_row = 2.0 * k as f64 * b.cols() as f64;
-    split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
-        let all = [m, n4, k, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4];
-        let rows_bytes = 4.0 * (count * (k + b.cols())) as f64;
-        rec.launch(Launch {
-            source: &SOURCE,
-            entry,
-            constants: constants.clone(),
-            params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
-            bind: &bind,
-            groups: [columns as u32, count.div_ceil(rows as usize) as u32, 1],
-            cost: Cost { flops: per_row * count as f64, bytes: bytes(&weight) + rows_bytes },
-        })
-    })
+    // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
+    let length = if blocked && rec.invariant() { (k / 4).div_ceil(SLICES).max(1) * 4 } else { k.max(1) };
+    for k0 in (0..k.max(1)).step_by(length) {
+        let end = k.min(k0 + length);
+        let first_slice = [("BIAS", u32::from(e.bias.is_some() && k0 == 0)), ("ADD", u32::from(e.add || k0 > 0))];
+        let per_row = 2.0 * (end - k0) as f64 * b.cols() as f64;
+        split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
+            let all = [m, n4, end, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4, k0];
+            let rows_bytes = 4.0 * (count * (end - k0 + b.cols())) as f64;
+            rec.launch(Launch {
+                source: &SOURCE,
+                entry,
+                constants: [&constants[..], &first_slice].concat(),
+                params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+                bind: &bind,
+                groups: [columns as u32, count.div_ceil(rows as usize) as u32, 1],
+                cost: Cost { flops: per_row * count as f64, bytes: bytes(&weight) + rows_bytes },
+            })
+        })?;
+    }
+    Ok(())
 }
 
 /// Cuts `m` rows so that no dispatch runs too long or has too many workgroups.
@@ -191,7 +196,7 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
         let (m, k, n4) = (c.rows, a.rows, c.ld / 4);
         let per_row = 2.0 * k as f64 * c.cols as f64;
         split_rows(rec, m, rows, per_row, |rec, first, count| {
-            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0];
+            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0, 0];
             rec.launch(Launch {
                 source: &SOURCE,
                 entry: "forward_tn",

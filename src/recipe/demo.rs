@@ -1,10 +1,11 @@
 //! `demo`: the whole loop in the small world, measured against the truth.
 
 use super::config::{Method, RoundSettings};
-use super::demo_report::{DemoMetrics, DemoReport, compare, model, round, samples};
+use super::demo_report::{self, DemoMetrics, DemoReport, round, samples};
 use super::domain::Domain;
 use super::evaluation::{self, QuestionRecord};
 use super::records::{PairRecord, PromptRecord, read_json, read_jsonl, write_json};
+use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::RunFolder;
 use super::world_domain::{OracleJudge, WorldDomain, self_judge, settings};
@@ -196,6 +197,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, observer: &dyn Observer) -> Result<De
     let metrics = summarise(config, folder.path())?;
     write_json(&folder.path().join("metrics.json"), &metrics)?;
     folder.finish()?;
+    report::refresh(folder.path(), observer);
     let round_seconds = (1..=config.rounds).map(|r| folder.seconds(&format!("round-{r}/"))).collect();
     Ok(DemoReport { metrics, round_seconds, seconds: start.elapsed().as_secs_f64() })
 }
@@ -236,7 +238,9 @@ fn step(
     let earlier = earlier_prompts(folder.path(), number)?;
     play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
         folder.stage_done(&format!("round-{number}/{stage}"))
-    })
+    })?;
+    report::refresh(folder.path(), observer);
+    Ok(())
 }
 
 fn evaluation_file(run: &Path, number: u32) -> PathBuf {
@@ -271,22 +275,12 @@ pub fn summarise(config: &DemoConfig, run: &Path) -> Result<DemoMetrics> {
         let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs"))?;
         rounds.push(round(read_json(&files.dir.join("metrics.json"))?, &pairs));
     }
-    let side = |at: usize| (models[at].0.as_str(), models[at].1.as_slice());
-    let last = models.len() - 1;
-    let mut head_to_head: Vec<_> = (1..=last).map(|at| compare(side(at), side(at - 1))).collect();
-    if last > 1 {
-        head_to_head.push(compare(side(last), side(0)));
-    }
     Ok(DemoMetrics {
         seed: config.seed,
         judge: config.judge.name().to_owned(),
         train: config.train.name().to_owned(),
-        head_to_head,
-        models: models
-            .iter()
-            .enumerate()
-            .map(|(at, (name, records))| model(name, records, at.checked_sub(1).map(|b| models[b].1.as_slice())))
-            .collect(),
+        head_to_head: demo_report::comparisons(&models),
+        models: demo_report::models(&models),
         rounds,
         samples: samples(&models),
     })

@@ -113,7 +113,7 @@ pub struct DemoReport {
     pub seconds: f64,
 }
 
-pub(super) fn model(name: &str, records: &[QuestionRecord], before: Option<&[QuestionRecord]>) -> ModelReport {
+fn model(name: &str, records: &[QuestionRecord], before: Option<&[QuestionRecord]>) -> ModelReport {
     let truth = means(records);
     let (truth_mean, truth_se) = metrics::mean_se(&truth);
     let greedy: Vec<f64> = records.iter().map(|r| marks(&r.gold, &r.greedy).score() as f64).collect();
@@ -143,14 +143,36 @@ fn means(records: &[QuestionRecord]) -> Vec<f64> {
     records.iter().map(QuestionRecord::mean_truth).collect()
 }
 
-pub(super) fn compare(a: (&str, &[QuestionRecord]), b: (&str, &[QuestionRecord])) -> Comparison {
+fn compare(a: (&str, &[QuestionRecord]), b: (&str, &[QuestionRecord])) -> Comparison {
     let (ta, tb) = (means(a.1), means(b.1));
     let metrics::HeadToHead { win, tie, loss } = metrics::head_to_head(&ta, &tb);
     let (gain, gain_se) = metrics::paired_gain(&ta, &tb);
     Comparison { a: a.0.to_owned(), b: b.0.to_owned(), win, tie, loss, gain, gain_se }
 }
 
+/// The models by name, each with its gain over the one before.
+pub(super) fn models(models: &[(String, Vec<QuestionRecord>)]) -> Vec<ModelReport> {
+    let before = |at: usize| at.checked_sub(1).map(|b| models[b].1.as_slice());
+    models.iter().enumerate().map(|(at, (name, records))| model(name, records, before(at))).collect()
+}
+
+/// Each model against the one before, then the last against the first.
+pub(super) fn comparisons(models: &[(String, Vec<QuestionRecord>)]) -> Vec<Comparison> {
+    let side = |at: usize| (models[at].0.as_str(), models[at].1.as_slice());
+    let mut all: Vec<Comparison> = (1..models.len()).map(|at| compare(side(at), side(at - 1))).collect();
+    if models.len() > 2 {
+        all.push(compare(side(models.len() - 1), side(0)));
+    }
+    all
+}
+
 pub(super) fn round(metrics: RoundMetrics, pairs: &[PairRecord]) -> RoundReport {
+    let (pairs_right, pairs_wrong) = truth_of(pairs);
+    RoundReport { metrics, pairs_right, pairs_wrong }
+}
+
+/// Of how many pairs the chosen answer is truly better, and truly worse.
+pub(super) fn truth_of(pairs: &[PairRecord]) -> (usize, usize) {
     let score = |messages: &[Message], gold: &str| messages.first().map_or(0, |m| marks(gold, &m.content).score());
     let (mut right, mut wrong) = (0, 0);
     for pair in pairs {
@@ -160,7 +182,7 @@ pub(super) fn round(metrics: RoundMetrics, pairs: &[PairRecord]) -> RoundReport 
             wrong += usize::from(chosen < rejected);
         }
     }
-    RoundReport { metrics, pairs_right: right, pairs_wrong: wrong }
+    (right, wrong)
 }
 
 /// The first question of each of three kinds, so that the same ones are shown in every run.

@@ -20,6 +20,7 @@ pub mod pairs;
 pub mod perplexity;
 pub mod prompts;
 pub mod records;
+pub mod report;
 pub mod rouge;
 pub mod round;
 pub mod run;

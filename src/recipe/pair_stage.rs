@@ -50,7 +50,8 @@ pub(super) fn without_pair(
     (ties, too_few)
 }
 
-fn scored<'a>(
+/// Every prompt with its candidates that have a score.
+pub(super) fn scored<'a>(
     prompts: &'a [PromptRecord],
     candidates: &'a [CandidateRecord],
     verdicts: &[VerdictRecord],

@@ -144,7 +144,11 @@ pub fn hex(id: u64) -> String {
 /// # Errors
 /// The file cannot be read; a line is no JSON or lacks a field: the error names file and line.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    parse_jsonl(path, &std::fs::read_to_string(path).map_err(Error::io(path))?)
+}
+
+/// The records of a text from the file `path`.
+pub(super) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<T>> {
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())

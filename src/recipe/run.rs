@@ -5,6 +5,7 @@ use super::config::{JudgeSection, RunConfig};
 use super::demo::earlier_prompts;
 use super::domain::Domain;
 use super::records::{read_json, write_file, write_json};
+use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::{RunFolder, Status, status};
 use crate::gpu::Gpu;
@@ -53,8 +54,10 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
+        report::refresh(folder.path(), observer);
     }
     folder.finish()?;
+    report::refresh(folder.path(), observer);
     let path = folder.path().to_path_buf();
     drop(folder);
     status(&path)
@@ -90,12 +93,15 @@ fn templates(section: &JudgeSection) -> Result<Templates> {
     Ok(templates)
 }
 
+/// The file of [`Kept`] in a run folder.
+pub(super) const CALIBRATION_FILE: &str = "calibration.json";
+
 /// `calibration.json`.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+pub(super) struct Kept {
     /// Hash of the given model's configuration and weights.
     model: String,
-    calibration: calibrate::Calibration,
+    pub(super) calibration: calibrate::Calibration,
 }
 
 #[expect(clippy::too_many_arguments, reason = "called once; the arguments have nothing else in common")]
@@ -130,7 +136,7 @@ fn calibrated(
     run: &Path,
     observer: &dyn Observer,
 ) -> Result<Mode> {
-    let path = run.join("calibration.json");
+    let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
     let kept: Kept = if path.exists() {
         read_json(&path)?

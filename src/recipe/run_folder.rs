@@ -9,6 +9,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The plan's file in a run folder.
+pub(super) const PLAN_FILE: &str = "plan.json";
+
 /// A finished stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageState {
@@ -67,7 +70,7 @@ impl RunFolder {
         std::fs::create_dir_all(path).map_err(Error::io(path))?;
         let lock = lock(path)?;
         let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
-        let (config_path, plan_path) = (path.join("config.toml"), path.join("plan.json"));
+        let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
         if exists {
             let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
             let before: toml::Table =
@@ -154,7 +157,7 @@ fn unix_seconds() -> f64 {
 
 /// What a run that was killed while it began leaves behind.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
-    ["lock", "plan.json", "plan.json.tmp", "config.toml.tmp"].iter().any(|ours| name == *ours)
+    ["lock", PLAN_FILE, "plan.json.tmp", "config.toml.tmp"].iter().any(|ours| name == *ours)
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::recipe::demo::{self, DemoConfig, JudgeKind, TrainKind};
 use selfreward::recipe::demo_report::DemoReport;
+use selfreward::recipe::report::FILE;
 use selfreward::world::train::FromScratch;
 use std::path::PathBuf;
 
@@ -56,7 +57,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if app.common.json {
         return app.json(&report);
     }
-    print(app, &report, &gpu.info().name)
+    print(app, &report, &gpu.info().name)?;
+    match &args.out {
+        Some(out) => app.line(format!("report: {}", out.join(FILE).display())),
+        None => app.line("With --out DIR the run is kept, with a report as a web page."),
+    }
 }
 
 fn print(app: &App, report: &DemoReport, device: &str) -> Result<()> {

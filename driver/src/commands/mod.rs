@@ -12,6 +12,7 @@ pub(crate) mod generate;
 pub(crate) mod judge;
 pub(crate) mod pairs;
 pub(crate) mod prompts;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod train;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Chat(a) => chat::run(app, &a),
         Command::Run(a) => run::run(app, &a),
         Command::Status(a) => run::status(app, &a),
+        Command::Report(a) => report::run(app, &a),
         Command::Prompts(a) => prompts::run(app, &a),
         Command::Judge(a) => judge::run(app, &a),
         Command::Pairs(a) => pairs::run(app, &a),

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::tables::Table;
 use anyhow::Result;
 use selfreward::recipe::config::RunConfig;
+use selfreward::recipe::report;
 use selfreward::recipe::round::RoundMetrics;
 use selfreward::recipe::run_folder::{self, Status};
 use std::path::PathBuf;
@@ -65,6 +66,10 @@ fn show(app: &App, status: &Status) -> Result<()> {
     if !status.rounds.is_empty() {
         app.line("")?;
         rounds(&status.rounds).print()?;
+    }
+    let report = status.path.join(report::FILE);
+    if report.exists() {
+        app.line(format!("\nreport: {}", report.display()))?;
     }
     Ok(())
 }

@@ -1,0 +1,74 @@
+//! What is drawn of a training's steps: one list for the page and the terminal.
+
+use super::Training;
+use std::ops::RangeInclusive;
+
+/// A plot of one or two quantities over the steps.
+pub struct Curve {
+    /// Its heading.
+    pub title: &'static str,
+    /// What it shows, in a sentence.
+    pub about: &'static str,
+    /// Keys of a step's record, each with its name in the plot.
+    pub series: &'static [(&'static str, &'static str)],
+    /// The axis, where the quantity has natural ends.
+    pub range: Option<RangeInclusive<f64>>,
+}
+
+/// All curves, in their order. One that no step has a value for is left out.
+pub const CURVES: [Curve; 7] = [
+    Curve {
+        title: "Loss",
+        about: "The objective of each step before its update.",
+        series: &[("loss", "loss")],
+        range: None,
+    },
+    Curve {
+        title: "Rewards",
+        about: "β times the log-prob gained over the reference, mean over a step's answers.",
+        series: &[("rewards/chosen", "chosen"), ("rewards/rejected", "rejected")],
+        range: None,
+    },
+    Curve {
+        title: "Margins",
+        about: "Reward of the chosen answer minus that of the rejected one, mean over a step's pairs.",
+        series: &[("rewards/margins", "margin")],
+        range: None,
+    },
+    Curve {
+        title: "Accuracy",
+        about: "Share of a step's pairs whose chosen answer has the larger reward.",
+        series: &[("rewards/accuracies", "accuracy")],
+        range: Some(0.0..=1.0),
+    },
+    Curve {
+        title: "Log-probs",
+        about: "Summed log-prob of an answer under the model in training, mean over a step's answers.",
+        series: &[("logps/chosen", "chosen"), ("logps/rejected", "rejected")],
+        range: None,
+    },
+    Curve {
+        title: "Gradient norm",
+        about: "Norm of the gradient of all weights before clipping.",
+        series: &[("grad_norm", "norm")],
+        range: None,
+    },
+    Curve {
+        title: "Learning rate",
+        about: "The rate that each step used.",
+        series: &[("learning_rate", "rate")],
+        range: None,
+    },
+];
+
+/// The values of one key over a training's steps; None where a step has none that can be drawn.
+pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
+    // Differences of larger values than these overflow.
+    let drawn = |v: &f64| v.abs() < 1e300;
+    training.steps.iter().map(|s| s.values.get(key).copied().filter(drawn)).collect()
+}
+
+/// What a training is called: `round 1`, or its folder's name.
+pub fn name(training: &Training) -> String {
+    training.round.map_or_else(|| training.name.clone(), |n| format!("round {n}"))
+}
