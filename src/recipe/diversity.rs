@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn self_bleu_is_nltks() {
-        // nltk 3.9: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1); by text 0.23462…,
+        // nltk 3.10: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1); by text 0.23462…,
         // 0.15557…, 0.24446…, 0.05183…, 0.
         let mean = self_bleu(&TEXTS).unwrap();
         assert!((mean - 0.137_298_930_301_861_4).abs() < 1e-12, "{mean}");

@@ -261,7 +261,9 @@ pub fn summarise(judge: &str, a: &AnswerSet, b: &AnswerSet, records: &[DuelRecor
     all_warnings.extend(told(b, warnings(&diversity_b, None, &all_b)));
     if let Some(o) = orders.filter(|o| o.agree < 0.5) {
         let share = (1.0 - o.agree) * 100.0;
-        all_warnings.push(format!("the judge changes its mind with the order on {share:.0} % of the prompts"));
+        all_warnings.push(format!(
+            "the judge changes its mind with the order on {share:.0} % of the prompts: scores of each answer (--mode) may serve better"
+        ));
     }
     DuelReport {
         a: a.name.clone(),

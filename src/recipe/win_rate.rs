@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_fit_is_scipys() {
-        // scipy 1.16, BFGS on the same objective to a gradient of 1e-12.
+        // scipy 1.17, BFGS on the same objective to a gradient of 1e-12.
         let [theta, phi] = fit(&Y, &D);
         assert!((theta - 0.046_879_94).abs() < 1e-6 && (phi - 3.168_813_48).abs() < 1e-6, "{theta} {phi}");
         // Separable: a always wins.

@@ -276,9 +276,11 @@ fn print_duel(app: &App, r: &DuelReport) -> Result<()> {
     app.line("")?;
     if let Some(o) = r.orders {
         app.line(format!(
-            "Both orders agree on {:.0} % of the prompts; the answer shown first gets {:.2} on average.",
+            "Both orders agree on {:.0} % of the prompts. Mean probability: {:.2} for the answer\nshown first, {:.3} for {}'s.",
             o.agree * 100.0,
-            o.first
+            o.first,
+            o.preference,
+            r.a
         ))?;
     }
     if let Some(s) = r.scores {
