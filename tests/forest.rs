@@ -46,6 +46,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         activation: Activation::GeluTanh,
         embedding_scale: 5.5,
         query_scale: Some(0.25),
+        pad_token_id: None,
         fused: false,
     };
     let mut seed = 1u64;

@@ -304,3 +304,25 @@ fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
     let losses: Vec<f64> = (0..3).map(|_| trainer.sft_step(&[(&data, 1.0)], 1e-2).unwrap().loss).collect();
     assert!((losses[0] - (arch.vocab_size as f64).ln()).abs() < 1.0 && losses[2] < losses[0] - 0.5, "{losses:?}");
 }
+
+/// torch's Embedding gives the padding token's lookup no gradient; an untied model's row of it stays where it is.
+#[test]
+fn the_padding_tokens_embedding_is_not_trained() {
+    let gpu = open(None);
+    let source = golden("llama");
+    assert!(!source.arch.tie_word_embeddings);
+    for pad in [None, Some(3)] {
+        let mut model = Model::load_as(&gpu, &source, Storage::F32).unwrap();
+        model.arch.pad_token_id = pad;
+        let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
+        let data = [Example { prompt: vec![5, 3, 7], completion: vec![3, 9] }];
+        trainer.sft_step(&[(&data, 1.0)], 1e-3).unwrap();
+        let gradients = trainer.gradients().unwrap();
+        let embedding = gradients.iter().find(|t| t.name == "model.embed_tokens.weight").unwrap();
+        let moves = |token: usize| {
+            let d = source.arch.hidden_size;
+            embedding.data[token * d..(token + 1) * d].iter().any(|x| *x != 0.0)
+        };
+        assert_eq!([moves(3), moves(5), moves(7)], [pad.is_none(), true, true], "pad {pad:?}");
+    }
+}

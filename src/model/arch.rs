@@ -73,6 +73,8 @@ pub struct Arch {
     pub ropes: Vec<Rope>,
     /// Each block's attention, `[L]`.
     pub layers: Vec<Layer>,
+    /// The token whose embedding transformers does not train: its lookup gives no gradient (`padding_idx` of torch's Embedding).
+    pub pad_token_id: Option<u32>,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
     /// Bias on q, k and v.

@@ -52,7 +52,7 @@ impl Batch {
     ) -> Result<Batch> {
         Ok(Batch {
             token: gpu.vector(&forest.tokens)?,
-            by_token: ByToken::new(gpu, &forest.tokens)?,
+            by_token: ByToken::new(gpu, &forest.tokens, model.arch.pad_token_id)?,
             view: View { dropout, ..View::new(gpu, model, forest)? },
             lists: wanted.upload(gpu)?,
             rows: forest.len(),

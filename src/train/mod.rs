@@ -139,12 +139,22 @@ impl<'a> Trainer<'a> {
     /// moments, activations and sums stay in f32.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of memory; a weight that f16 cannot hold, by tensor.
     pub fn read_half(&mut self, half: Half) -> Result<()> {
         let matrix = |(p, w): (usize, &Option<Weight>)| match (w, &self.grads[p]) {
             (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
             _ => Ok(None),
         };
+        if half == Half::F16 {
+            for tensor in self.model.tensors(self.gpu)?.iter().filter(|t| t.shape.len() > 1) {
+                if let Some(x) = tensor.data.iter().find(|x| !half.value(half.bits(**x)).is_finite()) {
+                    let name = &tensor.name;
+                    return Err(Error::NonFinite(format!(
+                        "tensor '{name}' holds {x}, beyond what f16 holds; take bf16"
+                    )));
+                }
+            }
+        }
         self.model.copies = self.model.params.iter().enumerate().map(matrix).collect::<Result<_>>()?;
         self.copy()
     }

@@ -202,6 +202,8 @@ impl Head<'_> {
                 }
             }
         }
+        // Where the key is missing, some of transformers' classes take a padding token that the vocabulary need not have.
+        set("pad_token_id", Value::Null);
         for (key, id) in self.special_ids() {
             set(key, json!(id));
         }

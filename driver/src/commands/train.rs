@@ -268,9 +268,10 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (objective, lr) = (args.loss.objective()?, args.common.rate(args.lr));
     let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed };
     let settings = format!("{config:?} {:?}", args.reference);
+    let vocabulary = start.source.arch.vocab_size;
     start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
         let reference = match &args.reference {
-            Some(path) => Some(model_logps(app, gpu, path, args.common.dtype.storage(), &pairs)?),
+            Some(path) => Some(model_logps(app, gpu, (path, vocabulary), args.common.dtype.storage(), &pairs)?),
             None => None,
         };
         Ok(Data::Pairs { pairs: &pairs, config: &config, reference })
@@ -281,11 +282,17 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
 pub(crate) fn model_logps(
     app: &App,
     gpu: &selfreward::gpu::Gpu,
-    path: &Path,
+    (path, vocabulary): (&Path, usize),
     storage: Storage,
     pairs: &[Pair],
 ) -> Result<Vec<PairLogps>> {
     let source = app.source(path)?;
+    ensure!(
+        source.arch.vocab_size == vocabulary,
+        "{}: has {} tokens, the model {vocabulary}; a reference must share its vocabulary",
+        path.display(),
+        source.arch.vocab_size
+    );
     let model = Model::load_as(gpu, &source, storage)?;
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };

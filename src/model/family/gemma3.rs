@@ -47,6 +47,7 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
         post_norms: true,
         activation,
         embedding_scale: (arch.hidden_size as f64).sqrt() as f32,
+        pad_token_id: None,
         query_scale: Some(scalar.powf(-0.5) as f32),
         ..arch
     };

@@ -62,7 +62,24 @@ pub fn arch(config: &Value) -> Result<Arch> {
         }
     };
     check(&keys, &arch)?;
-    Ok(arch)
+    Ok(Arch { pad_token_id: pad_token(&keys, model_type, arch.vocab_size)?, ..arch })
+}
+
+/// `pad_token_id`, by the class's default where the key is missing; torch counts negative ones from the end.
+fn pad_token(keys: &Keys<'_>, model_type: &str, vocabulary: usize) -> Result<Option<u32>> {
+    let id = match (keys.0.get("pad_token_id"), model_type) {
+        (Some(Value::Null), _) => None,
+        (Some(value), _) => {
+            let wrong = || Error::Input(format!("pad_token_id is {value}; expected a token id or null"));
+            Some(value.as_i64().ok_or_else(wrong)?)
+        }
+        (None, "gemma3_text") => Some(0),
+        (None, "phi3") => Some(32_000),
+        (None, "smollm3") => Some(128_004),
+        (None, _) => None,
+    };
+    let id = id.map(|id| if id < 0 { id + vocabulary as i64 } else { id });
+    Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocabulary))
 }
 
 /// The class name that `architectures` holds for a `model_type`.
@@ -314,6 +331,7 @@ fn sizes(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch>
         activation,
         embedding_scale: 1.0,
         query_scale: None,
+        pad_token_id: None,
         fused: false,
     })
 }
@@ -443,6 +461,7 @@ mod tests {
         assert_eq!(windows("mistral", json!({"sliding_window": null})).unwrap(), [None, None]);
         assert_eq!(windows("phi3", json!({"sliding_window": 5})).unwrap(), [Some(5), Some(5)]);
         assert_eq!(windows("gemma3_text", json!({"layer_types": types})).unwrap(), [Some(4096), None]);
+        assert_eq!(windows("mistral", json!({"layer_types": types, "sliding_window": 7})).unwrap(), [Some(7), None]);
         let pattern = json!({"sliding_window_pattern": 2, "sliding_window": 3});
         assert_eq!(windows("gemma3_text", pattern).unwrap(), [Some(3), None]);
         let nope = json!({"use_sliding_window": true, "sliding_window": 3, "no_rope_layers": [0, 1]});

@@ -94,7 +94,7 @@ mod tests {
     use crate::judge::Template;
     use crate::model::score::Branch;
     use crate::recipe::data::Answer;
-    use crate::recipe::world_domain::WorldText;
+    use crate::world::text::WorldText;
 
     /// Writes these verdicts, whatever is asked.
     struct Script(Vec<&'static str>);

@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg, Pin, check_writable};
 use crate::commands::train::{LossArgs, model_logps};
-use crate::sample::at_least_0;
+use crate::sample::{at_least_0, share_below_1};
 use anyhow::Result;
 use selfreward::gpu::Gpu;
 use selfreward::model::NamedTensor;
@@ -51,7 +51,7 @@ struct BatchArgs {
     #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
     lr: f32,
     /// AdamW's decay of the two moments
-    #[arg(long, value_delimiter = ',', default_values_t = [0.9, 0.999], value_name = "A,B", value_parser = at_least_0)]
+    #[arg(long, value_delimiter = ',', default_values_t = [0.9, 0.999], value_name = "A,B", value_parser = share_below_1)]
     betas: Vec<f32>,
     /// Added to the root of the second moment
     #[arg(long, default_value_t = 1e-8, value_parser = at_least_0)]
@@ -140,9 +140,9 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, dropped) = args.loss.data(&batch.data, &source, limit, None)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
-    let own = model_logps(app, &gpu, &batch.model, batch.dtype.storage(), &pairs)?;
+    let own = model_logps(app, &gpu, (&batch.model, source.arch.vocab_size), batch.dtype.storage(), &pairs)?;
     let reference = match &args.reference {
-        Some(path) => Some(model_logps(app, &gpu, path, batch.dtype.storage(), &pairs)?),
+        Some(path) => Some(model_logps(app, &gpu, (path, source.arch.vocab_size), batch.dtype.storage(), &pairs)?),
         None => None,
     };
     let config = DpoConfig {
