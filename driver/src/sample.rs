@@ -1,7 +1,8 @@
 //! The sampling flags that several commands share.
 
 use clap::Args;
-use selfreward::generate::Sampling;
+use selfreward::generate::{Sampling, Settings};
+use selfreward::weights::ModelSource;
 
 /// How tokens are drawn.
 #[derive(Args)]
@@ -28,18 +29,21 @@ pub(crate) struct SampleArgs {
 }
 
 impl SampleArgs {
-    pub(crate) fn sampling(&self) -> Sampling {
-        Sampling {
-            repetition_penalty: self.repetition_penalty,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
+    /// How a model answers: drawn so, to the end that it knows.
+    pub(crate) fn settings(&self, source: &ModelSource, seed: u64) -> Settings {
+        Settings {
+            sampling: Sampling {
+                repetition_penalty: self.repetition_penalty,
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+            },
+            max_new_tokens: self.max_new_tokens as usize,
+            stop: source.stop_ids.clone(),
+            seed,
+            choices: Vec::new(),
         }
-    }
-
-    pub(crate) fn max_new_tokens(&self) -> usize {
-        self.max_new_tokens as usize
     }
 }
 

@@ -39,6 +39,11 @@ impl Half {
         }
     }
 
+    /// Whether a value stays finite in it.
+    pub(crate) fn holds(self, x: f32) -> bool {
+        self.value(self.bits(x)).is_finite()
+    }
+
     /// What the shaders' constant HALF says.
     pub(super) fn constant(self) -> u32 {
         match self {
@@ -171,7 +176,7 @@ impl Weight {
     /// # Errors
     /// As [`Weight::upload`]; a value that f16 cannot hold.
     pub fn upload_half(gpu: &Gpu, half: Half, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
-        if let Some(x) = values.iter().find(|x| !half.value(half.bits(**x)).is_finite()) {
+        if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
             return Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", half.name())));
         }
         Self::cut(cols, width(gpu, rows, cols)?, |first, n| {

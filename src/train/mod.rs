@@ -147,7 +147,7 @@ impl<'a> Trainer<'a> {
         };
         if half == Half::F16 {
             for tensor in self.model.tensors(self.gpu)?.iter().filter(|t| t.shape.len() > 1) {
-                if let Some(x) = tensor.data.iter().find(|x| !half.value(half.bits(**x)).is_finite()) {
+                if let Some(x) = tensor.data.iter().find(|x| !half.holds(**x)) {
                     let name = &tensor.name;
                     return Err(Error::NonFinite(format!(
                         "tensor '{name}' holds {x}, beyond what f16 holds; take bf16"

@@ -98,6 +98,15 @@ impl Dtype {
 }
 
 impl Dtype {
+    /// Whether a value stays finite in a plain type; blocks have scales of their own.
+    pub(super) fn holds(self, value: f32) -> bool {
+        match self {
+            Dtype::F16 => f16::from_f32(value).is_finite(),
+            Dtype::BF16 => bf16::from_f32(value).is_finite(),
+            _ => true,
+        }
+    }
+
     /// The stored bytes of `values` (whole blocks), rounded to the nearest even; Q8_0 as the `gguf` package quantises.
     ///
     /// # Errors
@@ -107,11 +116,11 @@ impl Dtype {
         match self {
             Dtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
             Dtype::F16 => {
-                fits(values.iter().all(|v| f16::from_f32(*v).is_finite()))?;
+                fits(values.iter().all(|v| self.holds(*v)))?;
                 Ok(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect())
             }
             Dtype::BF16 => {
-                fits(values.iter().all(|v| bf16::from_f32(*v).is_finite()))?;
+                fits(values.iter().all(|v| self.holds(*v)))?;
                 Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())
             }
             Dtype::Q8_0 => {

@@ -204,12 +204,7 @@ pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> 
             let (name, shape, n) = (&tensor.name, &tensor.shape, tensor.data.len());
             return Err(Error::Input(format!("tensor {name} of shape {shape:?} has {n} values")));
         }
-        let fits = |v: &f32| match dtype {
-            Dtype::F16 => half::f16::from_f32(*v).is_finite(),
-            Dtype::BF16 => half::bf16::from_f32(*v).is_finite(),
-            _ => true,
-        };
-        if let Some(v) = tensor.data.iter().find(|v| !fits(v)) {
+        if let Some(v) = tensor.data.iter().find(|v| !dtype.holds(**v)) {
             return Err(Error::NonFinite(format!("tensor {}: {v} is beyond the range of {dtype}", tensor.name)));
         }
         if !seen.insert(tensor.name.as_str()) {

@@ -3,7 +3,7 @@
 use crate::app::{App, DtypeArg};
 use crate::sample::SampleArgs;
 use anyhow::{Result, bail};
-use selfreward::generate::{Generator, Request, Settings};
+use selfreward::generate::{Generator, Request};
 use selfreward::model::Model;
 use selfreward::rng::record_id;
 use selfreward::text::Message;
@@ -61,13 +61,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
-        let settings = Settings {
-            sampling: args.sample.sampling(),
-            max_new_tokens: args.sample.max_new_tokens(),
-            stop: source.stop_ids.clone(),
-            seed: app.common.seed,
-            choices: Vec::new(),
-        };
+        let settings = args.sample.settings(&source, app.common.seed);
         let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
         let mut stream = text.stream();
         let mut failed: Option<anyhow::Error> = None;

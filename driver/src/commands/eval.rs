@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use selfreward::Observer;
-use selfreward::generate::Settings;
 use selfreward::judge::{Engine, GpuEngine, Item, Judge, NoEngine, PairwiseJudge, Template};
 use selfreward::model::Model;
 use selfreward::recipe::agreement::{agreement, read_ranked};
@@ -239,13 +238,7 @@ fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<An
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = Settings {
-        sampling: args.sample.sampling(),
-        max_new_tokens: args.sample.max_new_tokens(),
-        stop: source.stop_ids.clone(),
-        seed: app.common.seed,
-        choices: Vec::new(),
-    };
+    let settings = args.sample.settings(&source, app.common.seed);
     let engine = &mut GpuEngine::new(&gpu, &model);
     Ok(answer_all(engine, &language, &side.name, prompts, args.duel.n, &settings, &app.progress)?)
 }

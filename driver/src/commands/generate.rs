@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::Observer;
-use selfreward::generate::{Generator, Request, Settings};
+use selfreward::generate::{Generator, Request};
 use selfreward::model::Model;
 use selfreward::recipe::answers::Prompt;
 use selfreward::recipe::records::{read_jsonl, write_jsonl};
@@ -95,13 +95,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = Settings {
-        sampling: args.sample.sampling(),
-        max_new_tokens: args.sample.max_new_tokens(),
-        stop: source.stop_ids.clone(),
-        seed: app.common.seed,
-        choices: Vec::new(),
-    };
+    let settings = args.sample.settings(&source, app.common.seed);
     let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
