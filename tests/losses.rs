@@ -112,8 +112,7 @@ fn data(o: &Objective) -> Vec<Pair> {
         let records: Vec<Labelled> = lines::<LabelRecord>("labelled.jsonl").into_iter().map(of).collect();
         return dpo::unpaired(&records, records.len());
     }
-    let of =
-        |r: PairRecord| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true };
+    let of = |r: PairRecord| Pair::new(r.prompt_ids, r.chosen_ids, r.rejected_ids);
     lines::<PairRecord>("pairs.jsonl").into_iter().map(of).collect()
 }
 

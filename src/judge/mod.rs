@@ -68,6 +68,14 @@ pub trait Judge {
     /// Its name in records and reports.
     fn name(&self) -> &str;
 
+    /// The text and the ids of the prompt under which verdicts on an item are written; None for a judge that writes none.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded.
+    fn prompt(&self, _item: &Item) -> Result<Option<(String, Vec<u32>)>> {
+        Ok(None)
+    }
+
     /// One verdict per item, in order. The engine holds the model of the current round.
     ///
     /// # Errors

@@ -91,6 +91,15 @@ impl Judge for ModelJudge<'_> {
         self.mode.name()
     }
 
+    fn prompt(&self, item: &Item) -> Result<Option<(String, Vec<u32>)>> {
+        if self.mode != Mode::Sampled {
+            return Ok(None);
+        }
+        let text = self.templates.additive.fill(item.question, item.answer)?;
+        let ids = self.templates.additive.encode(self.language, &text)?;
+        Ok(Some((text, ids)))
+    }
+
     fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>> {
         let (language, t) = (self.language, &self.templates);
         match self.mode {

@@ -4,6 +4,7 @@ use super::config::{Method, RoundSettings};
 use super::demo_report::{self, DemoMetrics, DemoReport, round, samples};
 use super::domain::Domain;
 use super::evaluation::{self, QuestionRecord};
+use super::models::RunModels;
 use super::records::{PairRecord, PromptRecord, read_json, read_jsonl, write_json};
 use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
@@ -234,7 +235,11 @@ fn step(
         JudgeKind::Random => Box::new(RandomJudge { seed: config.seed }),
         JudgeKind::Oracle => Box::new(OracleJudge),
     };
-    let ctx = Context { domain: &domain, settings, seed: config.seed, round: number, observer };
+    let path = folder.path().to_path_buf();
+    let models = RunModels { gpu, domain: &domain, run: &path };
+    let (seed, round) = (config.seed, number);
+    // The world keeps its held-out questions out by itself.
+    let ctx = Context { domain: &domain, settings, seed, round, observer, models: &models, held_out: &[] };
     let earlier = earlier_prompts(folder.path(), number)?;
     play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
         folder.stage_done(&format!("round-{number}/{stage}"))

@@ -1,13 +1,17 @@
 //! `run CONFIG.toml`: the loop on a real model.
 
+use super::answers::{Prompt, read_prompts};
 use super::chat::ChatDomain;
 use super::config::{JudgeSection, RunConfig};
 use super::demo::earlier_prompts;
 use super::domain::Domain;
+use super::models::RunModels;
 use super::records::{read_json, write_file, write_json};
 use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::{RunFolder, Status, status};
+use super::standing::{self, Standing};
+use super::supervised::{self, Supervision};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
 use crate::model::Model;
@@ -28,39 +32,76 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
+    let held_out = held_out(config)?;
+    let supervision = Supervision::read(&config.sft, &source, config.run.seed, observer)?;
     let table = toml::Table::try_from(config).map_err(|e| Error::Input(format!("configuration: {e}")))?;
-    let sizes = sizes(gpu, &config.round());
+    let mut sizes = sizes(gpu, &config.round());
+    if let Some(supervision) = &supervision {
+        sizes.insert("sft.records".to_owned(), super::records::hex(supervision.hash()).into());
+    }
     let mut folder = RunFolder::open(&config.run.out, &table, sizes, resume)?;
+    let path = folder.path().to_path_buf();
+    let models = RunModels { gpu, domain: &domain, run: &path };
+    let standing = Standing::open(gpu, &models, &source, config, &path, observer)?;
     refer(&folder.model(0), &std::path::absolute(&source.path).map_err(Error::io(&source.path))?)?;
-    // Without supervised data the first model that plays is the given one.
-    refer(&folder.model(1), Path::new("../M0"))?;
-    for round in 1..=config.run.rounds {
-        let files = RoundFiles::new(folder.path(), round);
+    match &supervision {
+        Some(supervision) => {
+            let dir = path.join(supervised::FOLDER);
+            let (first, next) = (folder.model(0), folder.model(1));
+            supervision.run(gpu, &domain, &config.sft, [&first, &next, &dir], observer)?;
+            folder.stage_done(&format!("{}/training", supervised::FOLDER))?;
+            report::refresh(&path, observer);
+        }
+        // Without supervised data the first model that plays is the given one.
+        None => refer(&folder.model(1), Path::new("../M0"))?,
+    }
+    for round in 1..=config.run.rounds + 1 {
+        let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
-        if next.exists() && files.dir.join("metrics.json").exists() {
+        let played = round > config.run.rounds || (next.exists() && files.dir.join("metrics.json").exists());
+        let measured = standing.as_ref().is_none_or(|s| s.done(round));
+        if played && measured {
             continue;
         }
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
         let model = domain.load_model(gpu, &folder.model(round))?;
-        let judge = judge(gpu, &model, &source, domain.language(), config, &templates, folder.path(), observer)?;
+        let judge = judge(gpu, &model, &source, domain.language(), config, &templates, &path, observer)?;
         if config.judge.mode == "auto" {
             folder.stage_done("calibration")?;
         }
+        if let Some(standing) = standing.as_ref().filter(|_| !measured) {
+            standing.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
+            folder.stage_done(&format!("{}/M{round}", standing::FOLDER))?;
+            report::refresh(&path, observer);
+        }
+        if played {
+            continue;
+        }
         let settings = config.round();
-        let ctx = Context { domain: &domain, settings: &settings, seed: config.run.seed, round, observer };
-        let earlier = earlier_prompts(folder.path(), round)?;
+        let (seed, held_out) = (config.run.seed, &held_out[..]);
+        let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
+        let earlier = earlier_prompts(&path, round)?;
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
-        report::refresh(folder.path(), observer);
+        report::refresh(&path, observer);
     }
     folder.finish()?;
-    report::refresh(folder.path(), observer);
-    let path = folder.path().to_path_buf();
+    report::refresh(&path, observer);
     drop(folder);
     status(&path)
+}
+
+/// The prompts of every file that the run is measured on.
+fn held_out(config: &RunConfig) -> Result<Vec<String>> {
+    let sets = [&config.validation.prompts, &config.evaluation.prompts].into_iter().chain(&config.prompts.exclude);
+    let mut all = Vec::new();
+    for path in sets.filter(|path| !path.as_os_str().is_empty()) {
+        all.extend(read_prompts(path)?.iter().map(Prompt::question));
+    }
+    Ok(all)
 }
 
 /// Makes `dir` a reference to another model.

@@ -1,7 +1,7 @@
 //! Finished waves of a stage on disk: one line a wave, appended and synced, so that a killed stage goes on from there.
 
-use super::records::line;
-use crate::{Error, Result};
+use super::records::{line, read_jsonl, write_jsonl};
+use crate::{Error, Observer, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions};
@@ -69,6 +69,41 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
         std::fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
         Ok(self.done)
     }
+}
+
+/// A stage whose waves stand for themselves: works through `items` in waves of `size`, and writes the records to `out` once all
+/// are there, brought into order by `sort`. A finished stage is read back. `name` and `unit` are for progress.
+///
+/// # Errors
+/// Errors of `work` and of the files; `Stopped` when the observer asks for it.
+pub fn in_waves<T, R: Clone + Serialize + DeserializeOwned>(
+    observer: &dyn Observer,
+    (name, unit): (&str, &str),
+    (items, size): (&[T], usize),
+    out: &Path,
+    work: &mut dyn FnMut(&[T]) -> Result<Vec<R>>,
+    sort: impl FnOnce(&mut Vec<R>),
+) -> Result<Vec<R>> {
+    if out.exists() {
+        return read_jsonl(out);
+    }
+    let mut waves = Waves::<Vec<R>>::open(out)?;
+    observer.begin(name, Some(items.len() as u64), unit);
+    for (i, chunk) in items.chunks(size.max(1)).enumerate() {
+        if i >= waves.done().len() {
+            if observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            waves.push(work(chunk)?)?;
+        }
+        observer.advance(chunk.len() as u64);
+    }
+    observer.end();
+    let mut all = waves.done().concat();
+    sort(&mut all);
+    write_jsonl(out, &all)?;
+    waves.remove()?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use crate::app::{App, DtypeArg, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::judge::GpuEngine;
 use selfreward::model::Model;
+use selfreward::recipe::answers::{Prompt, read_prompts};
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
+use selfreward::recipe::models::NoModels;
 use selfreward::recipe::prompts;
 use selfreward::recipe::records::{DroppedRecord, read_jsonl};
 use selfreward::recipe::round::Context;
@@ -25,6 +27,9 @@ pub(crate) struct Args {
     /// The new prompts; what was dropped, and why, goes beside them. Must not exist yet
     #[arg(long, value_name = "F.jsonl")]
     out: PathBuf,
+    /// Files of prompts, such as evaluation sets: new prompts that stand in one, or are similar to one of it, are dropped
+    #[arg(long, value_name = "F.jsonl")]
+    exclude: Vec<PathBuf>,
     /// Softmax temperature
     #[arg(long, default_value_t = PromptSection::default().temperature, value_parser = crate::sample::at_least_0)]
     temperature: f32,
@@ -54,8 +59,19 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let ctx =
-        Context { domain: &domain, settings: &settings, seed: app.common.seed, round: 1, observer: &app.progress };
+    let mut held_out = Vec::new();
+    for path in &args.exclude {
+        held_out.extend(read_prompts(path)?.iter().map(Prompt::question));
+    }
+    let ctx = Context {
+        domain: &domain,
+        settings: &settings,
+        seed: app.common.seed,
+        round: 1,
+        observer: &app.progress,
+        models: &NoModels,
+        held_out: &held_out,
+    };
     let dropped = args.out.with_extension("dropped.jsonl");
     let kept = prompts::run(&mut GpuEngine::new(&gpu, &model), &ctx, &[], &args.out, &dropped)?;
     app.progress.clear();

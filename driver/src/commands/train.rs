@@ -397,7 +397,7 @@ impl Start {
             dir: &self.work,
             observer: &app.progress,
         };
-        let model = train(&gpu, model, data, &job)?;
+        let model = train(&gpu, model, data, &job, None)?;
         match model.adapter(&gpu)? {
             Some(adapter) => save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?,
             None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
