@@ -220,6 +220,7 @@ fn the_derivatives_by_the_log_probs_are_those_of_trl() {
             chosen_share,
             whole_share,
             weight: s.weight,
+            pair_weight: 1.0,
             desirable: p.desirable,
             ..Seen::default()
         };

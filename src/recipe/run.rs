@@ -42,7 +42,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     let mut folder = RunFolder::open(&config.run.out, &table, sizes, resume)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
-    let standing = Standing::open(gpu, &models, &source, config, &path, observer)?;
+    let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
     refer(&folder.model(0), &std::path::absolute(&source.path).map_err(Error::io(&source.path))?)?;
     match &supervision {
         Some(supervision) => {

@@ -55,11 +55,13 @@ pub struct Standing<'a> {
     dir: PathBuf,
     prompts: Vec<Prompt>,
     ranked: Vec<Reference>,
+    templates: &'a Templates,
     observer: &'a dyn Observer,
 }
 
 impl<'a> Standing<'a> {
-    /// Reads what is measured on; None where the configuration asks for nothing.
+    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are scored under
+    /// `templates`, the run's.
     ///
     /// # Errors
     /// The prompts or the ranked answers cannot be read.
@@ -68,6 +70,7 @@ impl<'a> Standing<'a> {
         models: &'a dyn Models,
         source: &'a ModelSource,
         config: &'a RunConfig,
+        templates: &'a Templates,
         run: &Path,
         observer: &'a dyn Observer,
     ) -> Result<Option<Self>> {
@@ -79,7 +82,7 @@ impl<'a> Standing<'a> {
             return Ok(None);
         }
         let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
-        Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, observer }))
+        Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
     }
 
     /// Whether M`number` has been measured.
@@ -214,7 +217,7 @@ impl<'a> Standing<'a> {
         let section = &self.config.evaluation;
         let settings = self.config.judge.settings(self.config.run.seed);
         let scoring = section.scores()?.map(|mode| {
-            let templates = Templates::default();
+            let templates = self.templates.clone();
             ModelJudge { mode, language, templates, settings }
         });
         let referee = match &scoring {

@@ -14,7 +14,8 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-const LOG: &str = "validation.jsonl";
+/// Its records beside the training's steps.
+pub(super) const LOG: &str = "validation.jsonl";
 const BEST: &str = "best";
 
 /// One validation: a line of `round-N/validation.jsonl`.
