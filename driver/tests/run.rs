@@ -234,3 +234,48 @@ fn a_run_with_every_option_writes_what_it_should() {
     place.run(&["--resume"]);
     assert!(place.bytes() == one);
 }
+
+#[test]
+fn shards_make_the_round_that_one_process_makes() {
+    let options = "[dpo]\nlr = 1e-4\nbatch = 4\n";
+    let (whole, shared) = (Place::new(options), Place::new(options));
+    // Waves differ, so only --invariant gives an answer the same bits on every machine.
+    let same = ["--invariant"];
+    whole.run(&same);
+    let fails = |more: &[&str], word: &str| {
+        let mut command = cargo_bin_cmd!("selfreward");
+        let output = command
+            .arg("run")
+            .arg(shared.file("run.toml"))
+            .args(same)
+            .args(more)
+            .assert()
+            .code(1)
+            .get_output()
+            .stderr
+            .clone();
+        let text = String::from_utf8(output).unwrap();
+        assert!(text.contains(word), "{text}");
+    };
+    fails(&["--shard", "1/3"], "--until prompts");
+    for round in 1..=2 {
+        let more: &[&str] = if round == 1 { &[] } else { &["--resume"] };
+        let status = shared.run(&[&same[..], &["--until", "prompts"], more].concat());
+        assert_eq!(status["finished"], false);
+        // Once more changes nothing.
+        shared.run(&[&same[..], &["--until", "prompts", "--resume"]].concat());
+        for shard in ["3/3", "1/3"] {
+            let done = shared.run(&[&same[..], &["--shard", shard]].concat());
+            validate(&schema("shard"), &done, "shard").unwrap();
+        }
+        fails(&["--resume"], "not finished are --shard 2/3");
+        shared.run(&[&same[..], &["--shard", "2/3"]].concat());
+    }
+    let status = shared.run(&[&same[..], &["--resume"]].concat());
+    assert_eq!(status["finished"], true);
+    fails(&["--shard", "1/3"], "nothing left to share");
+    let (one, two) = (whole.bytes(), shared.bytes());
+    for (name, bytes) in &one {
+        assert!(name.starts_with("M0") || Some(bytes) == two.get(name), "{}", name.display());
+    }
+}

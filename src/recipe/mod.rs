@@ -30,6 +30,7 @@ pub mod rouge;
 pub mod round;
 pub mod run;
 pub mod run_folder;
+pub mod shards;
 pub mod standing;
 pub mod supervised;
 pub mod training;

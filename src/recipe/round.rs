@@ -6,7 +6,7 @@ use super::domain::Domain;
 use super::models::Models;
 use super::pair_stage::Inputs;
 use super::records::{CandidateRecord, DroppedRecord, PairRecord, VerdictRecord, read_jsonl, write_json};
-use super::{candidates, logps, meta, metrics, pair_stage, prompts, training, validation, verdicts};
+use super::{candidates, logps, meta, metrics, pair_stage, prompts, shards, training, validation, verdicts};
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Judge};
 use crate::model::Model;
@@ -180,6 +180,7 @@ pub fn prepare(
         ..Inputs::default()
     };
     on_stage("prompts")?;
+    shards::merge(ctx, files, &inputs.prompts)?;
     inputs.candidates = candidates::run(engine, ctx, "candidates", &inputs.prompts, &files.jsonl("candidates"))?;
     on_stage("candidates")?;
     // In round 1 the first model is the round's own.

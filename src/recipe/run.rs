@@ -7,11 +7,12 @@ use super::demo::earlier_prompts;
 use super::domain::Domain;
 use super::models::RunModels;
 use super::records::{read_json, write_file, write_json};
-use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
-use super::run_folder::{RunFolder, Status, status};
+use super::run_folder::{RunFolder, Status, join, status};
+use super::shards::{self, Shard};
 use super::standing::{self, Standing};
 use super::supervised::{self, Supervision};
+use super::{prompts, report};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
 use crate::model::Model;
@@ -21,12 +22,21 @@ use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// How far [`run`] goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To its end.
+    End,
+    /// To the prompts of a round whose answers are still to be written, by [`shard`].
+    Prompts,
+}
+
 /// Plays the rounds that `config` asks for; a finished run is left as it is.
 ///
 /// # Errors
 /// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings; errors of the
 /// stages; `Stopped` when the observer asks for it.
-pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer) -> Result<Status> {
+pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open(&config.model.path)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
@@ -34,12 +44,11 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     let templates = templates(&config.judge)?;
     let held_out = held_out(config)?;
     let supervision = Supervision::read(&config.sft, &source, config.run.seed, observer)?;
-    let table = toml::Table::try_from(config).map_err(|e| Error::Input(format!("configuration: {e}")))?;
     let mut sizes = sizes(gpu, &config.round());
     if let Some(supervision) = &supervision {
         sizes.insert("sft.records".to_owned(), super::records::hex(supervision.hash()).into());
     }
-    let mut folder = RunFolder::open(&config.run.out, &table, sizes, resume)?;
+    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, resume)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
     let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
@@ -83,6 +92,14 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
         let (seed, held_out) = (config.run.seed, &held_out[..]);
         let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
         let earlier = earlier_prompts(&path, round)?;
+        let answered = shards::begun(&files) || files.jsonl("candidates").exists();
+        if until == Until::Prompts && !answered {
+            let engine = &mut GpuEngine::new(gpu, &model);
+            prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
+            folder.stage_done(&format!("round-{round}/prompts"))?;
+            drop(folder);
+            return status(&path);
+        }
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
@@ -92,6 +109,30 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
     report::refresh(&path, observer);
     drop(folder);
     status(&path)
+}
+
+/// Writes the answers and verdicts of one share of the prompts of the round that a run has come to; the next [`run`] merges them.
+/// Several may work at the same time. Returns how many prompts the share has.
+///
+/// # Errors
+/// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for it.
+pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
+    config.check()?;
+    let source = ModelSource::open(&config.model.path)?;
+    let domain = ChatDomain::new(&source, &config.prompts)?;
+    let templates = templates(&config.judge)?;
+    let path = &config.run.out;
+    let _shared = join(path, &config.table()?)?;
+    let exists = |round: u32| path.join(format!("M{}", round + 1)).exists();
+    let Some(round) = (1..=config.run.rounds).find(|round| !exists(*round)) else {
+        return Err(Error::file(path, "is over: there is nothing left to share"));
+    };
+    let model = domain.load_model(gpu, &path.join(format!("M{round}")))?;
+    let judge = judge(gpu, &model, &source, domain.language(), config, &templates, path, observer)?;
+    let models = RunModels { gpu, domain: &domain, run: path };
+    let (settings, seed) = (config.round(), config.run.seed);
+    let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
+    shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
 }
 
 /// The prompts of every file that the run is measured on.

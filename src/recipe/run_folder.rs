@@ -68,14 +68,11 @@ impl RunFolder {
             return Err(Error::file(path, "holds other files; a run needs a folder of its own"));
         }
         std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = lock(path)?;
+        let lock = lock(path, File::try_lock)?;
         let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
         if exists {
-            let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
-            let before: toml::Table =
-                toml::from_str(&text).map_err(|e| Error::file(&config_path, e.to_string().trim().to_owned()))?;
-            refuse_difference(&config_path, &flat(before), &flat(config.clone()))?;
+            same_config(&config_path, config)?;
         }
         if plan_path.exists() {
             let before: Plan = read_json(&plan_path)?;
@@ -160,11 +157,33 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     ["lock", PLAN_FILE, "plan.json.tmp", "config.toml.tmp"].iter().any(|ours| name == *ours)
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Takes part in a run that others work on at the same time: the folder is closed to [`RunFolder::open`] as long as what is returned
+/// lives. `config` is the resolved configuration.
+///
+/// # Errors
+/// There is no such run; a whole run works on it; its configuration differs.
+pub(super) fn join(path: &Path, config: &toml::Table) -> Result<File> {
+    let config_path = path.join("config.toml");
+    if !config_path.exists() {
+        return Err(Error::file(path, "is no run folder yet: begin with run --until prompts"));
+    }
+    let lock = lock(path, File::try_lock_shared)?;
+    same_config(&config_path, config)?;
+    Ok(lock)
+}
+
+fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let before: toml::Table = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
+    refuse_difference(path, &flat(before), &flat(config.clone()))
+}
+
+/// Locks a folder to this process, or with `File::try_lock_shared` to those that share it.
+pub(super) fn lock(path: &Path, how: fn(&File) -> std::result::Result<(), TryLockError>) -> Result<File> {
     let lock_path = path.join("lock");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(Error::io(&lock_path))?;
-    match file.try_lock() {
+    match how(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::file(path, "is in use by another process; wait for it or stop it")),
         Err(TryLockError::Error(e)) => Err(Error::io(&lock_path)(e)),

@@ -92,7 +92,21 @@ pub struct RoundSettings {
     pub validation: ValidationSection,
 }
 
+/// Every key with its default, explained: `configs/reference.toml`.
+pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
+
 impl RunConfig {
+    /// All keys, as they stand in a run folder's config.toml.
+    ///
+    /// # Errors
+    /// A path that is no Unicode.
+    pub fn table(&self) -> Result<toml::Table> {
+        let failed = |e: String| Error::Input(format!("configuration: {e}"));
+        // Through text, since a table by itself would hold an f32 as the f64 next to it.
+        let text = toml::to_string(self).map_err(|e| failed(e.to_string()))?;
+        toml::from_str(&text).map_err(|e| failed(e.to_string()))
+    }
+
     /// Reads a TOML file.
     ///
     /// # Errors
@@ -171,6 +185,34 @@ mod tests {
         assert_eq!((c.sft.lr, c.sft.min_lr, c.sft.batch, c.sft.dropout), (5.5e-6, 1.1e-6, 16, 0.1));
         assert_eq!((c.dpo.beta, c.dpo.lr, c.dpo.batch), (0.1, 1e-6, 16));
         assert_eq!(toml::from_str::<RunConfig>(&toml::to_string(&c).unwrap()).unwrap(), c);
+    }
+
+    #[test]
+    fn the_reference_names_every_key_with_its_default() {
+        let c: RunConfig = toml::from_str(REFERENCE).unwrap();
+        c.check().unwrap();
+        assert_eq!(c, toml::from_str("[model]\npath = \"MODEL\"\n").unwrap());
+        let (known, named) = (c.table().unwrap(), REFERENCE.parse::<toml::Table>().unwrap());
+        let keys = |table: &toml::Table| -> Vec<String> {
+            let of = |(section, keys): (&String, &toml::Value)| {
+                keys.as_table().unwrap().keys().map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+            };
+            table.iter().flat_map(of).collect()
+        };
+        assert_eq!(keys(&known), keys(&named));
+        // What has no default stands in a comment.
+        assert_eq!(REFERENCE.matches("# dtype").count(), 2);
+    }
+
+    #[test]
+    fn values_are_written_as_they_were_given() {
+        let text = c_text("lr = 5e-7\nbeta = 0.1\n");
+        assert!(text.contains("beta = 0.1\n") && text.contains("lr = 0.0000005\n"), "{text}");
+    }
+
+    fn c_text(dpo: &str) -> String {
+        let c: RunConfig = toml::from_str(&format!("[model]\npath = \"m\"\n[dpo]\n{dpo}")).unwrap();
+        toml::to_string(&c.table().unwrap()).unwrap()
     }
 
     #[test]
