@@ -4,7 +4,7 @@
 use super::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
 use super::round::Context;
 use super::waves::in_waves;
-use crate::judge::{Engine, Item, Judge, Match, PairwiseJudge, Preference, Template, parse_score};
+use crate::judge::{Engine, Item, Judge, Match, PairwiseJudge, Preference, Template};
 use crate::rng::record_id;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
@@ -67,7 +67,11 @@ pub fn run(
     input: &Verdicts,
     out: &Path,
 ) -> Result<Vec<PairRecord>> {
-    let told = told(input);
+    if judge.prompt(&Item { key: 0, question: "", answer: "" })?.is_none() {
+        let what = format!("[judge] meta needs a judge that writes verdicts; {} writes none", judge.name());
+        return Err(Error::Input(format!("{what}: take mode = \"sampled\"")));
+    }
+    let told = told(judge, input);
     let most = most(ctx.settings.judge.meta, input.pairs);
     let told = &told[..told.len().min(most)];
     let pairs = in_waves(
@@ -95,7 +99,7 @@ fn most(share: f64, pairs: usize) -> usize {
 }
 
 /// Answers with at least two different scores, those with the widest spread first.
-fn told<'a>(input: &Verdicts<'a>) -> Vec<Told<'a>> {
+fn told<'a>(judge: &dyn Judge, input: &Verdicts<'a>) -> Vec<Told<'a>> {
     let prompts: HashMap<&str, &PromptRecord> = input.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
     let candidates: HashMap<&str, &CandidateRecord> = input.candidates.iter().map(|c| (c.id.as_str(), c)).collect();
     let of = |verdict: &'a VerdictRecord| {
@@ -103,7 +107,7 @@ fn told<'a>(input: &Verdicts<'a>) -> Vec<Told<'a>> {
         let candidate = candidates.get(verdict.candidate_ids.first()?.as_str())?;
         let (mut texts, mut scores) = (Vec::new(), Vec::new());
         for (place, text) in verdict.texts.iter().enumerate() {
-            if let (Ok(score), false) = (parse_score(text), texts.iter().any(|(_, t)| t == text)) {
+            if let (Some(score), false) = (judge.read(text), texts.iter().any(|(_, t)| t == text)) {
                 texts.push((place, text.as_str()));
                 scores.push(score);
             }
@@ -126,11 +130,7 @@ fn wave(
 ) -> Result<Vec<PairRecord>> {
     let mut asked = Vec::with_capacity(told.len());
     for t in told {
-        let Some(prompt) = judge.prompt(&Item { key: 0, question: t.question, answer: t.answer })? else {
-            let what = format!("[judge] meta needs a judge that writes verdicts; {} writes none", judge.name());
-            return Err(Error::Input(format!("{what}: take mode = \"sampled\"")));
-        };
-        asked.push(prompt);
+        asked.extend(judge.prompt(&Item { key: 0, question: t.question, answer: t.answer })?);
     }
     let mut matches = Vec::new();
     for (t, (text, ids)) in told.iter().zip(&asked) {

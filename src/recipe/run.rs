@@ -204,7 +204,7 @@ fn judge<'a>(
         "auto" => calibrated(gpu, model, source, language, config, run, observer)?,
         name => name.parse()?,
     };
-    let settings = config.judge.settings(config.run.seed);
+    let settings = config.judge.settings(config.run.seed)?;
     Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
 }
 
@@ -223,7 +223,7 @@ fn calibrated(
     let kept: Kept = if path.exists() {
         read_json(&path)?
     } else {
-        let settings = config.judge.settings(config.run.seed);
+        let settings = config.judge.settings(config.run.seed)?;
         let mut engine = GpuEngine::new(gpu, model);
         let questions = config.judge.calibration;
         let calibration = calibrate::with(&mut engine, language, &settings, &Mode::ALL, questions, observer)?;

@@ -215,14 +215,14 @@ impl<'a> Standing<'a> {
 
     fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, [number, rival]: [u32; 2]) -> Result<()> {
         let section = &self.config.evaluation;
-        let settings = self.config.judge.settings(self.config.run.seed);
+        let settings = self.config.judge.settings(self.config.run.seed)?;
         let scoring = section.scores()?.map(|mode| {
             let templates = self.templates.clone();
             ModelJudge { mode, language, templates, settings }
         });
         let referee = match &scoring {
             Some(judge) => Referee::Scores { judge, margin: section.margin },
-            None => Referee::Pairwise(PairwiseJudge::new(language, None)),
+            None => Referee::Pairwise(Box::new(PairwiseJudge::new(language, None))),
         };
         let (a, b) = (self.answers(number)?, self.answers(rival)?);
         let name = format!("M{number}-M{rival}");

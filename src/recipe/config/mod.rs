@@ -139,6 +139,7 @@ impl RunConfig {
                 (0.0..=0.15).contains(&j.meta),
                 "[judge] meta must be from 0 to 0.15: more verdict pairs than that teach the judge at the answers' cost",
             ),
+            (j.pattern.is_empty() || j.mode == "sampled", "[judge] pattern reads written verdicts: mode = \"sampled\""),
             (
                 j.meta == 0.0 || j.mode == "sampled",
                 "[judge] meta compares written verdicts, so it needs mode = \"sampled\"",
@@ -151,6 +152,7 @@ impl RunConfig {
         if !["auto", "random"].contains(&j.mode.as_str()) {
             j.mode.parse::<crate::judge::Mode>().map_err(|e| Error::Input(format!("[judge] {e}, auto and random")))?;
         }
+        j.settings(0).map_err(|e| Error::Input(format!("[judge] {e}")))?;
         self.pairs.check()?;
         self.dpo.check()?;
         self.sft.check()?;
@@ -240,6 +242,7 @@ mod tests {
             ("[model]\npath = \"m\"\n[sft]\nschedule = \"step\"\n", "[sft] schedule"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.5\n", "[judge] meta"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.1\nmode = \"yes\"\n", "sampled"),
+            ("[model]\npath = \"m\"\n[judge]\npattern = \"[0-9]\"\n", "group"),
             ("[model]\npath = \"m\"\n[validation]\nevery = 0\n", "[validation]"),
             ("[model]\npath = \"m\"\n[pairs]\nrejected = \"all\"\n", "rejected"),
             ("[model\n", "line 1"),

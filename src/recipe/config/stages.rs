@@ -1,7 +1,8 @@
 //! `[prompts]`, `[candidates]` and `[judge]`: what a round writes and scores.
 
+use crate::Result;
 use crate::generate::Sampling;
-use crate::judge::ModelJudgeSettings;
+use crate::judge::{ModelJudgeSettings, ScorePattern};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -129,6 +130,11 @@ pub struct JudgeSection {
     pub mode: String,
     /// A template to use in place of the mode's shipped one; empty takes that.
     pub template: PathBuf,
+    /// `sampled`: how a verdict is read under a prompt of one's own, a regular expression whose first group is the number; empty
+    /// reads what stands behind `Score:`.
+    pub pattern: String,
+    /// The numbers of `pattern` that mean 0 and 5.
+    pub range: [f64; 2],
     /// `sampled`: verdicts an answer.
     pub samples: usize,
     /// `sampled`: how often a verdict that did not parse is drawn again.
@@ -154,6 +160,8 @@ impl Default for JudgeSection {
         Self {
             mode: "sampled".into(),
             template: PathBuf::new(),
+            pattern: String::new(),
+            range: [0.0, 5.0],
             samples: paper.samples,
             retries: paper.retries,
             temperature: paper.sampling.temperature,
@@ -168,13 +176,18 @@ impl Default for JudgeSection {
 
 impl JudgeSection {
     /// For a judge in mode `sampled`.
-    pub fn settings(&self, seed: u64) -> ModelJudgeSettings {
-        ModelJudgeSettings {
+    ///
+    /// # Errors
+    /// A pattern or range that is none.
+    pub fn settings(&self, seed: u64) -> Result<ModelJudgeSettings> {
+        let pattern = (!self.pattern.is_empty()).then(|| ScorePattern::new(&self.pattern, self.range)).transpose()?;
+        Ok(ModelJudgeSettings {
+            pattern,
             samples: self.samples,
             retries: self.retries,
             sampling: Sampling { temperature: self.temperature, top_p: self.top_p, ..Sampling::default() },
             max_new_tokens: self.max_new_tokens,
             seed,
-        }
+        })
     }
 }
