@@ -1,8 +1,8 @@
 //! Stage 2: N responses to every prompt.
 
-use super::records::{CandidateRecord, PromptRecord, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, PromptRecord, hex, write_jsonl};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::{Waves, finished};
 use crate::generate::{Request, Settings};
 use crate::judge::Engine;
 use crate::rng::record_id;
@@ -19,8 +19,8 @@ pub fn run(
     prompts: &[PromptRecord],
     out: &Path,
 ) -> Result<Vec<CandidateRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
+    if let Some(all) = finished(out)? {
+        return Ok(all);
     }
     let c = &ctx.settings.candidates;
     let language = ctx.domain.language();

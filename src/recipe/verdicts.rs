@@ -1,8 +1,8 @@
 //! Stage 3: every different response is judged once.
 
-use super::records::{CandidateRecord, PromptRecord, VerdictRecord, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, PromptRecord, VerdictRecord, hex, write_jsonl};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::{Waves, finished};
 use crate::judge::{Engine, Item, Judge};
 use crate::rng::record_id;
 use crate::{Error, Result};
@@ -21,8 +21,8 @@ pub fn run(
     candidates: &[CandidateRecord],
     out: &Path,
 ) -> Result<Vec<VerdictRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
+    if let Some(all) = finished(out)? {
+        return Ok(all);
     }
     let mut waves = Waves::<Vec<VerdictRecord>>::open(out)?;
     ctx.observer.begin("verdicts", Some(prompts.len() as u64), "prompts");
