@@ -31,6 +31,7 @@ pub mod training;
 pub mod verdicts;
 pub mod waves;
 pub mod win_rate;
+pub mod work;
 pub mod world_domain;
 
 pub use domain::Domain;
