@@ -31,7 +31,7 @@ pub enum Error {
     #[error("out of GPU memory: {0}")]
     OutOfMemory(String),
     /// The device went away (driver reset, unplugged, suspended). A run can be resumed.
-    #[error("the GPU device was lost: {0}")]
+    #[error("the GPU device was lost: {0}; what was finished is on the disk, and a resume goes on from there")]
     DeviceLost(String),
     /// A loss or gradient is NaN or infinite; nothing was updated.
     #[error("{0}")]

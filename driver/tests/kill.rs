@@ -3,7 +3,11 @@
 //! The kill is SIGKILL, at moments drawn over the time that the undisturbed run takes. `SELFREWARD_KILLS` says how often each
 //! test kills; `scripts/test-full` asks for many, else it is few, so that all of this takes about a minute.
 
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what is wrong by panicking, and how often it killed"
+)]
 
 use assert_cmd::cargo::cargo_bin;
 use selfreward::rng::Stream;
@@ -141,7 +145,7 @@ fn a_demo() {
 #[test]
 fn a_run() {
     let config = format!(
-        "model.path = {:?}\nrun.out = \"run\"\nprompts = {{ seed_file = \"seed.jsonl\", from_seed = 8, count = 0 }}\n\
+        "model.path = {:?}\nrun = {{ out = \"run\", keep = 1 }}\nprompts = {{ seed_file = \"seed.jsonl\", from_seed = 8, count = 0 }}\n\
          candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 12, wave = 2 }}\n\
          judge = {{ mode = \"expected\", template = \"judge.txt\", wave = 2 }}\npairs.min_gap = 0.0\n\
          dpo = {{ lr = 1e-4, batch = 2, epochs = 4, save_every = 1, dropout = 0.1 }}\n",

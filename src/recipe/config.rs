@@ -54,11 +54,13 @@ pub struct RunSection {
     pub rounds: u32,
     /// Of every random number.
     pub seed: u64,
+    /// Models whose weights stay, the newest ones; M0 and M1 stay besides. 0 keeps all. A resume may change it.
+    pub keep: u32,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { out: PathBuf::from("runs/run"), rounds: 2, seed: 0 }
+        Self { out: PathBuf::from("runs/run"), rounds: 2, seed: 0, keep: 0 }
     }
 }
 

@@ -16,6 +16,8 @@ pub mod domain;
 pub mod duel;
 pub mod evaluation;
 pub mod examples;
+#[cfg(test)]
+mod interruption;
 pub mod metrics;
 pub mod pair_stage;
 pub mod pairs;

@@ -38,6 +38,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
         let files = RoundFiles::new(folder.path(), round);
         let next = folder.model(round + 1);
         if next.exists() && files.dir.join("metrics.json").exists() {
+            folder.keep_newest(config.run.keep, round + 1)?;
             continue;
         }
         if observer.stop_requested() {
@@ -54,6 +55,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer)
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
+        folder.keep_newest(config.run.keep, round + 1)?;
         report::refresh(folder.path(), observer);
     }
     folder.finish()?;

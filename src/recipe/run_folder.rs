@@ -2,6 +2,7 @@
 
 use super::records::{line, read_json, write_file, write_json};
 use crate::durable::{self, Lines};
+use crate::weights::{REMOVED_FILE, remove_weights};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -110,6 +111,19 @@ impl RunFolder {
     /// The folder of model M`number`.
     pub fn model(&self, number: u32) -> PathBuf {
         self.path.join(format!("M{number}"))
+    }
+
+    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, whose round's files are all
+    /// written; 0 keeps all.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn keep_newest(&self, keep: u32, newest: u32) -> Result<()> {
+        if keep == 0 {
+            return Ok(());
+        }
+        let why = format!("were removed after M{newest} was there: [run] keep = {keep}");
+        (2..=newest.saturating_sub(keep)).try_for_each(|number| remove_weights(&self.model(number), &why))
     }
 
     /// Notes that a stage is over; a stage that was over already (read back on resume) keeps its time.
@@ -241,6 +255,8 @@ pub struct Status {
     pub finished: bool,
     /// Finished models, oldest first.
     pub models: Vec<String>,
+    /// Those of them whose weights `[run] keep` removed.
+    pub removed: Vec<String>,
     /// Finished stages.
     pub stages: Vec<StageState>,
     /// Stages begun and not finished, with their finished waves.
@@ -293,8 +309,10 @@ fn read_status(run: &Path) -> Result<Status> {
             rounds.push(read_json(&metrics)?);
         }
     }
-    let models = models(run).into_iter().map(|n| format!("M{n}")).collect();
-    Ok(Status { path: run.into(), running, finished: state.finished, models, stages: state.stages, partial, rounds })
+    let models: Vec<String> = models(run).into_iter().map(|n| format!("M{n}")).collect();
+    let removed = models.iter().filter(|name| run.join(name).join(REMOVED_FILE).exists()).cloned().collect();
+    let (path, finished, stages) = (run.into(), state.finished, state.stages);
+    Ok(Status { path, running, finished, models, removed, stages, partial, rounds })
 }
 
 #[cfg(test)]
@@ -368,6 +386,31 @@ mod tests {
         std::fs::write(tmp.path().join("round-1/metrics.json"), "{\"round\":1}").unwrap();
         let e = status(tmp.path()).unwrap_err().to_string();
         assert!(e.contains("round-1/metrics.json: missing field") && e.contains("version 0.0.1"), "{e}");
+    }
+
+    #[test]
+    fn only_the_newest_models_keep_their_weights() {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false).unwrap();
+        for number in 1..=5 {
+            crate::world::save(&run.model(number), &crate::world::init(0)).unwrap();
+        }
+        let removed = || status(tmp.path()).unwrap().removed;
+        run.keep_newest(0, 5).unwrap();
+        run.keep_newest(9, 5).unwrap();
+        assert!(removed().is_empty());
+        run.keep_newest(2, 4).unwrap();
+        assert_eq!(removed(), ["M2"]);
+        run.keep_newest(1, 5).unwrap();
+        run.keep_newest(1, 5).unwrap();
+        assert_eq!(removed(), ["M2", "M3", "M4"]);
+        assert_eq!(status(tmp.path()).unwrap().models, ["M1", "M2", "M3", "M4", "M5"]);
+        for number in [1, 5] {
+            crate::weights::ModelSource::open(&run.model(number)).unwrap();
+        }
+        let e = crate::weights::ModelSource::open(&run.model(3)).err().unwrap().to_string();
+        assert!(e.contains("M3: its weights were removed after M5 was there: [run] keep = 1"), "{e}");
+        assert_eq!(crate::weights::ModelSource::open(tmp.path()).unwrap().path, run.model(5));
     }
 
     #[test]

@@ -79,6 +79,37 @@ pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<
     Ok(())
 }
 
+/// In a model folder without weights: says why there are none.
+pub const REMOVED_FILE: &str = "removed.json";
+
+/// Removes a model folder's weights; configuration, tokenizer and a note with the reason stay. Without weights nothing happens.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        names.push(entry.map_err(Error::io(folder))?.file_name());
+    }
+    names.retain(|name| name == INDEX || name.to_string_lossy().ends_with(".safetensors"));
+    if names.is_empty() {
+        return Ok(());
+    }
+    // First, so that a folder without weights always says why.
+    write_json(&folder.join(REMOVED_FILE), &serde_json::json!({ "weights": why }))?;
+    names.iter().try_for_each(|name| durable::remove_file(&folder.join(name)))
+}
+
+/// The reason in a folder that [`remove_weights`] left.
+pub(super) fn why_removed(folder: &Path) -> Result<Option<String>> {
+    let note = folder.join(REMOVED_FILE);
+    if !note.exists() {
+        return Ok(None);
+    }
+    let document = read_json(&note)?;
+    Ok(Some(document["weights"].as_str().unwrap_or("were removed").to_owned()))
+}
+
 pub(super) fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
     let arch = family::arch(parts.config)?;
     let expected = family::parameters(&arch);

@@ -53,7 +53,6 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         from_scratch: args.from_scratch.then(FromScratch::default),
         out: args.out.clone(),
         resume: args.resume,
-        ..DemoConfig::default()
     };
     let gpu = app.gpu()?;
     let report = demo::run(&gpu, &config, &app.progress)?;
