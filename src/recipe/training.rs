@@ -203,7 +203,11 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn latest(&self) -> Result<Option<PathBuf>> {
+    /// The folder of the newest whole state.
+    ///
+    /// # Errors
+    /// The file that names it is broken.
+    pub fn latest(&self) -> Result<Option<PathBuf>> {
         let path = self.dir.join("latest.json");
         if !path.exists() {
             return Ok(None);
@@ -212,7 +216,11 @@ impl Checkpoints {
         Ok(Some(self.dir.join(latest.folder)))
     }
 
-    fn save(&self, trainer: &Trainer) -> Result<()> {
+    /// Saves a state in place of the one before.
+    ///
+    /// # Errors
+    /// The folder cannot be written; GPU errors.
+    pub fn save(&self, trainer: &Trainer) -> Result<()> {
         let before = self.latest()?;
         let folder = format!("step-{}", trainer.step);
         let dir = self.dir.join(&folder);
