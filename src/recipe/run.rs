@@ -8,6 +8,7 @@ use super::records::{read_json, write_file, write_json};
 use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::{RunFolder, Status, status};
+use super::waves::{Waves, tidy};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
 use crate::model::Model;
@@ -141,14 +142,22 @@ fn calibrated(
     let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
     let kept: Kept = if path.exists() {
+        tidy(&path)?;
         read_json(&path)?
     } else {
         let settings = config.judge.settings(config.run.seed);
         let mut engine = GpuEngine::new(gpu, model);
         let questions = config.judge.calibration;
-        let calibration = calibrate::with(&mut engine, language, &settings, &Mode::ALL, questions, observer)?;
+        // What was measured before a stop, but with these weights only.
+        let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
+        let mut done: Vec<calibrate::ModeResult> =
+            waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
+        let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
+        let calibration =
+            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
         let kept = Kept { model: hash.clone(), calibration };
         write_json(&path, &kept)?;
+        waves.remove()?;
         kept
     };
     if kept.model != hash {

@@ -12,8 +12,15 @@ fn part(out: &Path) -> PathBuf {
     out.with_extension("part.jsonl")
 }
 
-/// The records of a finished stage; None as long as its final file `out` is not there. A stage killed right after it wrote that
-/// leaves its part file behind, which goes.
+/// Removes what a stage killed right after it wrote its final file `out` leaves behind.
+///
+/// # Errors
+/// The part file cannot be removed.
+pub fn tidy(out: &Path) -> Result<()> {
+    durable::remove_file(&part(out))
+}
+
+/// The records of a finished stage, tidied; None as long as its final file `out` is not there.
 ///
 /// # Errors
 /// The file is broken; the part file cannot be removed.
@@ -21,7 +28,7 @@ pub fn finished<T: DeserializeOwned>(out: &Path) -> Result<Option<Vec<T>>> {
     if !out.exists() {
         return Ok(None);
     }
-    durable::remove_file(&part(out))?;
+    tidy(out)?;
     read_jsonl(out).map(Some)
 }
 
