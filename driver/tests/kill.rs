@@ -1,4 +1,4 @@
-//! A run killed at any moment and resumed ends with the same bytes as one that is left alone.
+//! A run killed at any moment, or by a full disk, and resumed ends with the same bytes as one that is left alone.
 //!
 //! The kill is SIGKILL, at moments drawn over the time that the undisturbed run takes. `SELFREWARD_KILLS` says how often each
 //! test kills; `scripts/test-full` asks for many, else it is few, so that all of this takes about a minute.
@@ -142,8 +142,8 @@ fn a_demo() {
     Job { args: &["demo", "--rounds", "1", "--prompts", "48", "--out", "demo"], out: "demo", inputs: &[] }.survives(10);
 }
 
-#[test]
-fn a_run() {
+/// What a small run reads.
+fn run_inputs() -> [(&'static str, String); 3] {
     let config = format!(
         "model.path = {:?}\nrun = {{ out = \"run\", keep = 1 }}\nprompts = {{ seed_file = \"seed.jsonl\", from_seed = 8, count = 0 }}\n\
          candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 12, wave = 2 }}\n\
@@ -153,8 +153,57 @@ fn a_run() {
     );
     let seed = lines(TASKS.iter().map(|word| json!({ "prompt": format!("upper: {word}") })));
     let template = "{{ question }} {{ answer }}\n".to_owned();
-    let inputs = [("run.toml", config), ("seed.jsonl", seed), ("judge.txt", template)];
-    Job { args: &["run", "run.toml"], out: "run", inputs: &inputs }.survives(6);
+    [("run.toml", config), ("seed.jsonl", seed), ("judge.txt", template)]
+}
+
+#[test]
+fn a_run() {
+    Job { args: &["run", "run.toml"], out: "run", inputs: &run_inputs() }.survives(6);
+}
+
+/// On a disk that is full, made a little larger again and again: where the system lets the test mount one in memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk() {
+    struct Disk(PathBuf);
+    impl Disk {
+        fn mount(&self, options: &str) -> bool {
+            let mut mount = Command::new("mount");
+            let mount = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0).stderr(Stdio::null());
+            mount.status().is_ok_and(|status| status.success())
+        }
+    }
+    impl Drop for Disk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+        }
+    }
+    let inputs = run_inputs();
+    let job = Job { args: &["run", "run.toml"], out: "run", inputs: &inputs };
+    let (whole, place) = (job.place(), job.place());
+    let disk = Disk(place.path().join("run"));
+    fs::create_dir(&disk.0).unwrap();
+    if !disk.mount("size=4k") {
+        eprintln!("skipped: a disk that is really full, for nothing can be mounted here");
+        return;
+    }
+    assert!(job.run(whole.path(), None));
+    let (mut size, mut failures) = (4, 0);
+    loop {
+        assert!(disk.mount(&format!("remount,size={size}k")));
+        let mut command = Command::new(cargo_bin!("selfreward"));
+        let output = command.args(["run", "run.toml", "--resume", "-q"]).current_dir(place.path()).output().unwrap();
+        if output.status.success() {
+            break;
+        }
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: run/") && error.contains("No space left"), "{size}k: {error}");
+        failures += 1;
+        size += size / 2;
+    }
+    assert!(failures > 5, "{failures}");
+    assert!(files(&disk.0) == files(&whole.path().join("run")), "other bytes after {failures} full disks");
 }
 
 #[test]
