@@ -110,6 +110,7 @@ impl Command {
                 format!("Go on with the same command and --resume (--out {})", out.display())
             }
             Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
+            Command::Prompts(_) => "Go on with the same command".into(),
             _ => "What was written so far stays; the same command starts again".into(),
         }
     }

@@ -40,6 +40,7 @@ fn fails_naming(args: &[&str], words: &[&str]) {
     assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
     assert_eq!(stderr.matches("error: ").count(), 1, "{args:?}: {stderr}");
     assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    assert!(stderr.matches("os error").count() <= 1, "{args:?}: the system's words stand twice in: {stderr}");
     for word in words {
         assert!(stderr.contains(word), "{args:?}: '{word}' is missing in: {stderr}");
     }

@@ -16,6 +16,8 @@ pub mod domain;
 pub mod duel;
 pub mod evaluation;
 pub mod examples;
+#[cfg(test)]
+mod interruption;
 pub mod logps;
 pub mod meta;
 pub mod metrics;
@@ -38,6 +40,7 @@ pub mod validation;
 pub mod verdicts;
 pub mod waves;
 pub mod win_rate;
+pub mod work;
 pub mod world_domain;
 
 pub use domain::Domain;

@@ -1,9 +1,9 @@
 //! Stage 1: new prompts by few-shot self-instruct.
 
-use super::records::{DroppedRecord, PromptRecord, hex, read_jsonl, write_jsonl};
+use super::records::{DroppedRecord, PromptRecord, hex, write_jsonl};
 use super::rouge::{Kept, words};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::{Waves, finished};
 use crate::generate::{Request, Settings};
 use crate::judge::Engine;
 use crate::rng::{Stream, record_id};
@@ -30,8 +30,8 @@ pub fn run(
     out: &Path,
     dropped: &Path,
 ) -> Result<Vec<PromptRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
+    if let Some(all) = finished(out)? {
+        return Ok(all);
     }
     let p = &ctx.settings.prompts;
     let mut kept = from_seed(ctx)?;

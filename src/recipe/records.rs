@@ -4,7 +4,7 @@
 //! hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random numbers.
 
 pub use crate::text::Message;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -226,9 +226,9 @@ pub(super) fn line<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     if let Some(parent) = parent {
-        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        durable::create_folder(parent)?;
     }
-    crate::weights::write_file(path, bytes)
+    durable::write_file(path, bytes)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::run_folder::{RunFolder, Status, join, status};
 use super::shards::{self, Shard};
 use super::standing::{self, Standing};
 use super::supervised::{self, Supervision};
+use super::waves::{Waves, tidy};
 use super::{prompts, report};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
@@ -69,6 +70,9 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
         let next = folder.model(round + 1);
         let played = round > config.run.rounds || (next.exists() && files.dir.join("metrics.json").exists());
         let measured = standing.as_ref().is_none_or(|s| s.done(round));
+        if played {
+            folder.keep_newest(config.kept(), round.min(config.run.rounds) + 1)?;
+        }
         if played && measured {
             continue;
         }
@@ -103,6 +107,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
+        folder.keep_newest(config.kept(), round + 1)?;
         report::refresh(&path, observer);
     }
     folder.finish()?;
@@ -221,14 +226,22 @@ fn calibrated(
     let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
     let kept: Kept = if path.exists() {
+        tidy(&path)?;
         read_json(&path)?
     } else {
         let settings = config.judge.settings(config.run.seed)?;
         let mut engine = GpuEngine::new(gpu, model);
         let questions = config.judge.calibration;
-        let calibration = calibrate::with(&mut engine, language, &settings, &Mode::ALL, questions, observer)?;
+        // What was measured before a stop, but with these weights only.
+        let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
+        let mut done: Vec<calibrate::ModeResult> =
+            waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
+        let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
+        let calibration =
+            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
         let kept = Kept { model: hash.clone(), calibration };
         write_json(&path, &kept)?;
+        waves.remove()?;
         kept
     };
     if kept.model != hash {

@@ -3,8 +3,9 @@
 
 use super::records::{CandidateRecord, PromptRecord, VerdictRecord, read_jsonl, write_jsonl};
 use super::round::{Context, RoundFiles};
-use super::run_folder::lock;
+use super::run_folder::Lock;
 use super::{candidates, verdicts};
+use crate::durable;
 use crate::judge::{Engine, Judge};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -69,8 +70,8 @@ pub fn run(
         return Ok(own.len());
     }
     let dir = shard.dir(files);
-    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-    let _lock: File = lock(&dir, File::try_lock)?;
+    durable::create_folder(&dir)?;
+    let _lock = Lock::take(&dir, File::try_lock)?;
     let candidates = candidates::run(engine, ctx, "candidates", &own, &dir.join("candidates.jsonl"))?;
     verdicts::run(engine, judge, ctx, "verdicts", &own, &candidates, &dir.join("verdicts.jsonl"))?;
     Ok(own.len())

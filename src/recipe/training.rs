@@ -1,9 +1,10 @@
 //! Stage 5: the next model from the pairs; and training from any records, with checkpoints.
 
 use super::config::Method;
-use super::records::{PairRecord, line, read_json, read_jsonl, write_json, write_jsonl};
+use super::records::{PairRecord, line, read_json, write_json};
 use super::round::{Context, RoundFiles};
 use super::validation::{self, Validator};
+use crate::durable::{self, Lines};
 use crate::gpu::Gpu;
 use crate::judge::Judge;
 use crate::kernels::weight::Half;
@@ -12,8 +13,6 @@ use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What is trained on.
@@ -219,11 +218,30 @@ impl Checkpoints {
     /// The folder cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = dir.join("train");
-        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        Ok(Self { dir })
+        durable::create_folder(&dir)?;
+        let checkpoints = Self { dir };
+        checkpoints.tidy()?;
+        Ok(checkpoints)
     }
 
-    fn latest(&self) -> Result<Option<PathBuf>> {
+    /// Removes the folders of states that are not the newest whole one: what a kill between writing one and removing the one
+    /// before it leaves behind.
+    fn tidy(&self) -> Result<()> {
+        let latest = self.latest()?;
+        for entry in std::fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
+            let path = entry.map_err(Error::io(&self.dir))?.path();
+            if path.is_dir() && latest.as_ref() != Some(&path) {
+                durable::remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of the newest whole state.
+    ///
+    /// # Errors
+    /// The file that names it is broken.
+    pub fn latest(&self) -> Result<Option<PathBuf>> {
         let path = self.dir.join("latest.json");
         if !path.exists() {
             return Ok(None);
@@ -232,7 +250,11 @@ impl Checkpoints {
         Ok(Some(self.dir.join(latest.folder)))
     }
 
-    fn save(&self, trainer: &Trainer) -> Result<()> {
+    /// Saves a state in place of the one before.
+    ///
+    /// # Errors
+    /// The folder cannot be written; GPU errors.
+    pub fn save(&self, trainer: &Trainer) -> Result<()> {
         let before = self.latest()?;
         let folder = format!("step-{}", trainer.step);
         let dir = self.dir.join(&folder);
@@ -242,7 +264,7 @@ impl Checkpoints {
         trainer.save_state(&dir)?;
         write_json(&self.dir.join("latest.json"), &Latest { step: trainer.step, folder })?;
         match before {
-            Some(old) => std::fs::remove_dir_all(&old).map_err(Error::io(&old)),
+            Some(old) => durable::remove_folder(&old),
             None => Ok(()),
         }
     }
@@ -270,48 +292,55 @@ impl Checkpoints {
     /// # Errors
     /// The folder cannot be removed.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.dir).map_err(Error::io(&self.dir))
+        durable::remove_folder(&self.dir)
     }
 }
 
 /// A file with one line for a step, such as `steps.jsonl`, cut back to the checkpoint on resume.
 pub(super) struct StepLog {
     path: PathBuf,
-    file: File,
+    lines: Lines,
 }
 
 impl StepLog {
     /// Keeps the records of the first `done` steps.
     pub(super) fn open(path: PathBuf, done: u64) -> Result<Self> {
-        let mut kept: Vec<serde_json::Value> = Vec::new();
-        if path.exists() && done > 0 {
-            drop_torn_tail(&path)?;
-            kept = read_jsonl(&path)?;
-            kept.retain(|s: &serde_json::Value| s["step"].as_u64().is_some_and(|step| step <= done));
-        }
-        write_jsonl(&path, &kept)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
-        Ok(Self { path, file })
+        let (mut lines, bytes) = Lines::open(&path)?;
+        let step = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["step"].as_u64();
+        let known = |line: &&[u8]| step(line).is_some_and(|step| step <= done);
+        lines.cut(bytes.split_inclusive(|&b| b == b'\n').take_while(known).map(<[u8]>::len).sum())?;
+        Ok(Self { path, lines })
     }
 
     pub(super) fn push(&mut self, record: &serde_json::Value) -> Result<()> {
-        let bytes = line(&self.path, record)?;
-        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(Error::io(&self.path))
+        self.lines.push(&line(&self.path, record)?)
     }
-}
-
-fn drop_torn_tail(path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    if whole < bytes.len() {
-        super::records::write_file(path, &bytes[..whole])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::read_jsonl;
     use super::*;
+
+    #[test]
+    fn only_the_newest_whole_checkpoint_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        let train = tmp.path().join("train");
+        let names = || {
+            let mut all: Vec<_> = std::fs::read_dir(&train).unwrap().map(|f| f.unwrap().file_name()).collect();
+            all.sort();
+            all
+        };
+        ["step-4", "step-8", "step-12"].iter().for_each(|name| std::fs::create_dir_all(train.join(name)).unwrap());
+        std::fs::write(train.join("reference.json"), "[]").unwrap();
+        std::fs::write(train.join("latest.json"), "{\"step\":8,\"folder\":\"step-8\"}").unwrap();
+        Checkpoints::open(tmp.path()).unwrap();
+        assert_eq!(names(), ["latest.json", "reference.json", "step-8"]);
+        // A kill before the first one was named.
+        std::fs::remove_file(train.join("latest.json")).unwrap();
+        Checkpoints::open(tmp.path()).unwrap();
+        assert_eq!(names(), ["reference.json"]);
+    }
 
     #[test]
     fn steps_are_cut_back_to_the_checkpoint() {

@@ -5,6 +5,7 @@ use super::answers::read_prompts;
 use super::records::read_jsonl;
 use super::round::Context;
 use super::training::StepLog;
+use crate::durable;
 use crate::generate::{Request, Settings};
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Item, Judge};
@@ -133,9 +134,7 @@ impl<'a> Validator<'a> {
         self.done.push(record.clone());
         if best_of(&self.done) == Some(self.done.len() - 1) {
             let dir = self.best_dir(trainer.step);
-            if dir.exists() {
-                std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
-            }
+            durable::remove_folder(&dir)?;
             ctx.domain.save_model(&dir, &trainer.model.tensors(self.gpu)?)?;
         }
         let mut log = StepLog::open(self.dir.join(LOG), trainer.step)?;
@@ -158,7 +157,7 @@ impl<'a> Validator<'a> {
         let dir = self.dir.join(BEST);
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             if Some(entry.path()) != best {
-                std::fs::remove_dir_all(entry.path()).map_err(Error::io(entry.path()))?;
+                durable::remove_folder(&entry.path())?;
             }
         }
         Ok(())
@@ -179,7 +178,8 @@ impl<'a> Validator<'a> {
             .observer
             .note(&format!("round {}: the model of step {} is kept, score {score:.3}", self.ctx.round, best.step));
         let from = self.best_dir(best.step);
-        std::fs::rename(&from, next).map_err(Error::io(&from))?;
+        durable::rename(&from, next)?;
+        durable::sync_folder(next.parent());
         remove(self.dir)
     }
 }
@@ -189,8 +189,7 @@ impl<'a> Validator<'a> {
 /// # Errors
 /// The folder cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
-    let best = dir.join(BEST);
-    if best.exists() { std::fs::remove_dir_all(&best).map_err(Error::io(&best)) } else { Ok(()) }
+    durable::remove_folder(&dir.join(BEST))
 }
 
 /// The step whose weights were kept by the training in `dir`; None where nothing was validated.

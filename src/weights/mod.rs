@@ -21,7 +21,7 @@ pub use gguf_save::save_gguf;
 use gguf_tokenizer::GgufTokenType;
 pub use peft::save_adapter;
 pub use safetensors::write_safetensors;
-pub use save::{ModelParts, save_model, save_model_parts, write_file};
+pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model, save_model_parts, write_file};
 pub use source::{ModelSource, SOURCE_FILE};
 
 use std::borrow::Cow;

@@ -3,14 +3,16 @@
 use crate::app::{App, DtypeArg, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::judge::GpuEngine;
+use selfreward::kernels::weight::Half;
 use selfreward::model::Model;
 use selfreward::recipe::answers::{Prompt, read_prompts};
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::prompts;
-use selfreward::recipe::records::{DroppedRecord, read_jsonl};
+use selfreward::recipe::records::{DroppedRecord, read_json, read_jsonl, write_json};
 use selfreward::recipe::round::Context;
+use selfreward::recipe::waves::tidy;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -72,8 +74,19 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         models: &NoModels,
         held_out: &held_out,
     };
+    // Finished waves of an interrupted call are gone on from only where everything that shaped them is the same.
+    let plan = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings.prompts, "held_out": held_out, "seed": app.common.seed,
+        "device": gpu.info().name, "kernels": gpu.form().name(), "dtype": args.dtype.half().map(Half::name),
+    });
+    let plan_file = args.out.with_extension("part.json");
+    if !read_json::<serde_json::Value>(&plan_file).is_ok_and(|before| before == plan) {
+        tidy(&args.out)?;
+        write_json(&plan_file, &plan)?;
+    }
     let dropped = args.out.with_extension("dropped.jsonl");
     let kept = prompts::run(&mut GpuEngine::new(&gpu, &model), &ctx, &[], &args.out, &dropped)?;
+    std::fs::remove_file(&plan_file)?;
     app.progress.clear();
     let lost = read_jsonl::<DroppedRecord>(&dropped)?.len();
     if app.common.json {

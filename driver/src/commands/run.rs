@@ -85,6 +85,9 @@ fn show(app: &App, status: &Status) -> Result<()> {
         "models: {}",
         if status.models.is_empty() { "none yet".into() } else { status.models.join(" ") }
     ))?;
+    if !status.removed.is_empty() {
+        app.line(format!("weights removed by [run] keep: {}", status.removed.join(" ")))?;
+    }
     if !status.stages.is_empty() || !status.partial.is_empty() {
         app.line("")?;
         let mut stages = Table::new(&["stage", "state", "seconds"]);

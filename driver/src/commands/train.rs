@@ -2,14 +2,14 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::sample::{above_0, at_least_0, share, share_below_1};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::kernels::weight::Half;
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, Storage, score};
 use selfreward::recipe::examples::{self, Limit};
-use selfreward::recipe::records::{read_json, write_json};
 use selfreward::recipe::training::{Data, Job, train};
+use selfreward::recipe::work::Work;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
@@ -316,8 +316,6 @@ impl TrainArgs {
 struct Start {
     source: ModelSource,
     limit: Limit,
-    /// Checkpoints and the log of steps lie here until the model is written.
-    work: PathBuf,
     began: Instant,
 }
 
@@ -325,17 +323,7 @@ impl Start {
     fn new(app: &App, args: &TrainArgs) -> Result<Self> {
         let began = Instant::now();
         check_writable(&args.out)?;
-        ensure!(!args.out.exists(), "{}: exists already; name another folder or remove it", args.out.display());
-        let mut name = args.out.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let work = args.out.with_file_name(name);
-        // Without a checkpoint there is nothing that could go on.
-        if work.exists() && !work.join("train/latest.json").exists() {
-            std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
-        }
-        if work.exists() && !args.resume {
-            bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
-        }
+        Work::check(&args.out, args.resume)?;
         let mut source = app.source(&args.model)?;
         if let Some(p) = args.lora.lora_dropout {
             match &mut source.adapter {
@@ -346,10 +334,10 @@ impl Start {
         }
         let context = source.arch.max_position_embeddings;
         let limit = Limit { max_length: args.max_length.unwrap_or(context).min(context), truncate: args.truncate };
-        Ok(Self { source, limit, work, began })
+        Ok(Self { source, limit, began })
     }
 
-    /// Trains and writes the model folder. `settings` is what a resumed training must have in common with its start.
+    /// Trains, writes the model folder and tells. `settings` is what a resumed training must have in common with its start.
     fn finish<'d>(
         self,
         app: &App,
@@ -370,42 +358,11 @@ impl Start {
             "invariant": app.common.invariant,
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
-        let plan_file = self.work.join("plan.json");
-        if plan_file.exists() {
-            let old: Value = read_json(&plan_file)?;
-            ensure!(
-                old == plan,
-                "{}: was begun with other settings; give the same ones, or remove the folder",
-                self.work.display()
-            );
-        } else {
-            write_json(&plan_file, &plan)?;
+        let work = Work::begin(&args.out, args.resume, &plan)?;
+        if !work.finished() {
+            self.train(app, args, work.dir(), data)?;
         }
-        let gpu = app.gpu()?;
-        let data = data(app, &gpu)?;
-        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
-        let lora = adapter.is_some() || self.source.adapter.is_some();
-        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
-        let optimiser =
-            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
-        let job = Job {
-            optimiser,
-            save_every: u64::from(args.save_every),
-            micro_rows: args.micro_batch.map(|n| n as usize),
-            half: args.dtype.copies(&model),
-            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
-            dir: &self.work,
-            observer: &app.progress,
-        };
-        let model = train(&gpu, model, data, &job, None)?;
-        match model.adapter(&gpu)? {
-            Some(adapter) => save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?,
-            None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
-        }
-        let log = self.work.join("steps.jsonl");
-        let steps: Vec<Value> = selfreward::recipe::records::read_jsonl(&log)?;
-        std::fs::rename(&log, args.out.join("steps.jsonl"))?;
-        std::fs::remove_dir_all(&self.work)?;
+        let steps = work.close()?;
         let (first, last) = (steps.first(), steps.last());
         let seconds = self.began.elapsed().as_secs_f64();
         if app.common.json {
@@ -420,5 +377,36 @@ impl Start {
             args.out.display(),
             steps.len()
         ))
+    }
+
+    /// Trains and writes the model folder.
+    fn train<'d>(
+        &self,
+        app: &App,
+        args: &TrainArgs,
+        dir: &Path,
+        data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
+    ) -> Result<()> {
+        let gpu = app.gpu()?;
+        let data = data(app, &gpu)?;
+        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
+        let lora = adapter.is_some() || self.source.adapter.is_some();
+        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
+        let optimiser =
+            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
+        let job = Job {
+            optimiser,
+            save_every: u64::from(args.save_every),
+            micro_rows: args.micro_batch.map(|n| n as usize),
+            half: args.dtype.copies(&model),
+            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
+            dir,
+            observer: &app.progress,
+        };
+        let model = train(&gpu, model, data, &job, None)?;
+        match model.adapter(&gpu)? {
+            Some(adapter) => Ok(save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?),
+            None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?)?),
+        }
     }
 }

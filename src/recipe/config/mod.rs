@@ -67,11 +67,13 @@ pub struct RunSection {
     pub rounds: u32,
     /// Of every random number.
     pub seed: u64,
+    /// Models whose weights stay, the newest ones; M0 and M1 stay besides. 0 keeps all. A resume may change it.
+    pub keep: u32,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { out: PathBuf::from("runs/run"), rounds: 2, seed: 0 }
+        Self { out: PathBuf::from("runs/run"), rounds: 2, seed: 0, keep: 0 }
     }
 }
 
@@ -96,6 +98,13 @@ pub struct RoundSettings {
 pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 impl RunConfig {
+    /// Models whose weights stay after a round: as many as `[run] keep` says, and the one before the newest where the next round
+    /// asks it; 0 keeps all.
+    pub fn kept(&self) -> u32 {
+        let asked = self.pairs.agreement != Agreement::Off || self.pairs.implicit;
+        if self.run.keep == 0 { 0 } else { self.run.keep.max(if asked { 2 } else { 1 }) }
+    }
+
     /// All keys, as they stand in a run folder's config.toml.
     ///
     /// # Errors

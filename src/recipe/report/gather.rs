@@ -7,7 +7,7 @@ use super::super::records::{
 };
 use super::super::round::{RoundFiles, RoundMetrics};
 use super::super::run::CALIBRATION_FILE;
-use super::super::run_folder::{PLAN_FILE, status};
+use super::super::run_folder::{PLAN_FILE, explain, status};
 use super::super::standing;
 use super::super::validation::{self, ValidationRecord};
 use super::curves::VALIDATION;
@@ -28,6 +28,10 @@ const SCORE_BIN: f64 = 0.5;
 /// # Errors
 /// `run` is no run folder; a file of it is broken.
 pub fn read(run: &Path) -> Result<Report> {
+    read_files(run).map_err(|e| explain(run, e))
+}
+
+fn read_files(run: &Path) -> Result<Report> {
     let status = status(run)?;
     let config_path = run.join("config.toml");
     let config = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
@@ -190,7 +194,7 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
         .collect()
 }
 
-/// The lines of log.jsonl that can be read: a kill tears a line, and what a resume appends makes that one line with it.
+/// The lines of log.jsonl that can be read: a kill tears the last one.
 fn log(path: &Path) -> Result<Vec<LogLine>> {
     if !path.exists() {
         return Ok(Vec::new());
