@@ -97,6 +97,7 @@ fn wrong_usage_is_exit_code_2() {
         &["demo", "--rounds", "none"],
         &["judge", "--model", "m", "--responses", "r", "--out", "o", "--mode", "feeling"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--loss", "nonsense"],
+        &["sft", "--model", "m", "--data", "a,b", "--out", "o", "--mix", "1"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--schedule", "never"],
         &["eval"],
         &["eval", "--model", "m", "--against", "n", "--prompts", "p"],

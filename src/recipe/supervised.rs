@@ -46,11 +46,7 @@ impl Supervision {
             all.push(examples);
         }
         let mut config = section.sft(seed)?;
-        let examples = match section.mix.is_empty() {
-            true => all.concat(),
-            // The passes over the mixture are drawn as one, since each takes other parts of its files.
-            false => mixed(&all, &section.mix, std::mem::replace(&mut config.epochs, 1)),
-        };
+        let examples = mixture(all, &section.mix, &mut config);
         Ok(Some(Self { examples, config }))
     }
 
@@ -91,6 +87,15 @@ impl Supervision {
             domain.save_model(next, &model.tensors(gpu)?)?;
         }
         Checkpoints::open(dir)?.remove()
+    }
+}
+
+/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is empty. The
+/// passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of its files; `config` is told.
+pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) -> Vec<Example> {
+    match mix {
+        [] => files.concat(),
+        _ => mixed(&files, mix, std::mem::replace(&mut config.epochs, 1)),
     }
 }
 
