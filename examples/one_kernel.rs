@@ -1,7 +1,7 @@
 //! One kernel, checked against its f64 twin and timed: `cargo run --release --example one_kernel [KERNEL]`.
 
 use selfreward::gpu::Gpu;
-use selfreward::kernels::check;
+use selfreward::kernels::{check, peak};
 use selfreward::{Result, Silent};
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
@@ -13,7 +13,8 @@ fn main() -> Result<()> {
         let word = if row.passed { "ok" } else { "OFF" };
         println!("{word:4} {:44} error {:.1e} of {:.0e}", row.case, row.max_error, row.tolerance);
     }
-    for row in check::bench(&gpu, Some(&kernel), 5, &Silent)? {
+    let peaks = peak::measure(&gpu, gpu.form())?;
+    for row in check::bench(&gpu, &check::timed(Some(&kernel), None)?, 5, &peaks, &Silent)? {
         println!("     {:44} {:.2} ms, {:.2} GFLOP/s, {:.2} GB/s", row.shape, row.median_ms, row.gflops, row.gbs);
     }
     Ok(())

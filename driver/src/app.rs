@@ -96,6 +96,11 @@ impl DtypeArg {
         self.half().filter(|_| !model.has_adapter())
     }
 
+    /// Its name, where one was asked for.
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        self.dtype.map(|_| self.half().map_or("f32", Half::name))
+    }
+
     /// The 16-bit type that was asked for.
     pub(crate) fn half(&self) -> Option<Half> {
         match self.dtype {

@@ -1,5 +1,6 @@
 //! Runs the cases: against the twins (`check`) and against the clock (`bench`).
 
+use super::peak::Peaks;
 use super::{ALL, Case, Expected, Kernel, Trial};
 use crate::gpu::{Form, Gpu, Variant};
 use crate::{Error, Observer, Result};
@@ -48,7 +49,7 @@ pub struct BenchRow {
     pub gflops: f64,
     /// 10^9 bytes a second, each tensor counted once.
     pub gbs: f64,
-    /// Share of the device's own measured peak that bounds the case; filled in by the report.
+    /// Share of the device's own measured peak that bounds the case.
     pub share: f64,
     /// Sum of the outputs, so that a fast wrong result shows.
     pub checksum: f64,
@@ -154,25 +155,38 @@ fn compare(gpu: &Gpu, form: Form, case: &Case, row: &mut CheckRow) -> Result<()>
     Ok(())
 }
 
-/// Times the timed cases of the selected kernels: one warm-up, then `n` runs.
+/// Times cases: one warm-up, then `n` runs.
 ///
 /// # Errors
 /// As [`run`]; here a case that fails ends the bench.
-pub fn bench(gpu: &Gpu, filter: Option<&str>, n: usize, observer: &dyn Observer) -> Result<Vec<BenchRow>> {
+pub fn bench(
+    gpu: &Gpu,
+    shapes: &[(&Kernel, Case)],
+    n: usize,
+    peaks: &Peaks,
+    observer: &dyn Observer,
+) -> Result<Vec<BenchRow>> {
     let mut rows = Vec::new();
-    for kernel in selected(filter)? {
-        for case in (kernel.cases)().iter().filter(|c| c.timed) {
-            if observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            rows.push(time_case(gpu, kernel, case, n)?);
-            observer.advance(1);
+    for (kernel, case) in shapes {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
         }
+        rows.push(time_case(gpu, kernel, case, n, peaks)?);
+        observer.advance(1);
     }
     Ok(rows)
 }
 
-fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize) -> Result<BenchRow> {
+/// The timed cases of the selected kernels whose weights are of type `dtype`.
+///
+/// # Errors
+/// An unknown kernel.
+pub fn timed(filter: Option<&str>, dtype: Option<&str>) -> Result<Vec<(&'static Kernel, Case)>> {
+    let all = selected(filter)?.flat_map(|k| (k.cases)().into_iter().map(move |case| (k, case)));
+    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| d == case.dtype())).collect())
+}
+
+fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize, peaks: &Peaks) -> Result<BenchRow> {
     let mut trial = Trial::new(gpu, gpu.form(), seed(case), false);
     (case.run)(&mut trial)?;
     let Trial { rec, outputs, .. } = trial;
@@ -190,13 +204,13 @@ fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize) -> Result<BenchR
         name: kernel.name().to_owned(),
         variant: gpu.form().name(),
         shape: case.name.clone(),
-        dtype: if case.name.contains("q4") { "q4" } else { "f32" }.to_owned(),
+        dtype: case.dtype().to_owned(),
         median_ms: median * 1e3,
         spread: (quantile(0.75) - quantile(0.25)) / 2.0 / median,
         n: times.len(),
         gflops: cost.flops / median / 1e9,
         gbs: cost.bytes / median / 1e9,
-        share: 0.0,
+        share: peaks.share(cost, median),
         checksum,
     })
 }

@@ -322,16 +322,8 @@ fn cases() -> Vec<Case> {
     }
     // The shapes of SmolLM2's layers, a square, and those of the small world.
     let layers = [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576)];
-    for (m, k, n) in layers.into_iter().chain([(512, 512, 512), (4096, 64, 64), (4096, 64, 320), (4096, 160, 64)]) {
-        all.push(Case::timed(format!("forward {m}x{k}x{n}"), move |t| {
-            let (a, _) = t.matrix(m, k)?;
-            let (b, _) = t.matrix(k, n)?;
-            let c = t.gpu.empty(m, n)?;
-            forward(&mut t.rec, &a, &b.into(), &c, Epilogue::default())?;
-            t.expect("c", &c, Vec::new);
-            Ok(())
-        }));
-    }
+    let rest = [(512, 512, 512), (4096, 64, 64), (4096, 64, 320), (4096, 160, 64)];
+    all.extend(layers.into_iter().chain(rest).filter_map(|shape| timed(shape, "f32").ok()));
     for (m, k, n) in [(64, 4096, 320), (576, 128, 1536)] {
         all.push(Case::timed(format!("forward_tn {m}x{k}x{n}"), move |t| {
             let (a, _) = t.matrix(k, m)?;
@@ -342,26 +334,48 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for m in [1, 8, 128] {
-        all.push(Case::timed(format!("forward {m}x576x1536 bf16"), move |t| {
-            let (a, _) = t.matrix(m, 576)?;
-            let (b, _) = random_half(t, Half::Bf16, 576, 1536)?;
-            let c = t.gpu.empty(m, 1536)?;
-            forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
-            t.expect("c", &c, Vec::new);
-            Ok(())
-        }));
-        all.push(Case::timed(format!("forward_q4 {m}x576x1536"), move |t| {
-            let (a, _) = t.matrix(m, 576)?;
-            let (b, _) = random_quantised(t, 4, 576, 1536)?;
-            let c = t.gpu.empty(m, 1536)?;
-            forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
-            t.expect("c", &c, Vec::new);
-            Ok(())
-        }));
-    }
+    let stored = ["bf16", "q4"].into_iter().flat_map(|dtype| [1, 8, 128].map(|m| timed((m, 576, 1536), dtype)));
+    all.extend(stored.filter_map(Result::ok));
     all
 }
+
+/// A product of any shape to time: `(M, K, N)`, weights in `dtype`.
+///
+/// # Errors
+/// A size of 0; a type that there is not; quantised weights whose K is no multiple of 32.
+pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Case> {
+    let wrong = |what: String| Err(Error::Input(format!("matmul {m}x{k}x{n} {dtype}: {what}")));
+    if m == 0 || k == 0 || n == 0 {
+        return wrong("a size is 0".into());
+    }
+    if dtype.starts_with('q') && k % 32 != 0 {
+        return wrong("quantised weights need a K that is a multiple of 32".into());
+    }
+    if !DTYPES.contains(&dtype) {
+        return wrong(format!("there are the types {}", DTYPES.join(", ")));
+    }
+    let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
+    Ok(Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
+        let (a, _) = t.matrix(m, k)?;
+        let b = match dtype {
+            "bf16" => random_half(t, Half::Bf16, k, n)?.0,
+            "f16" => random_half(t, Half::F16, k, n)?.0,
+            "q4" => random_quantised(t, 4, k, n)?.0,
+            "q8" => random_quantised(t, 8, k, n)?.0,
+            _ => {
+                let v = t.values(k * n);
+                Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?
+            }
+        };
+        let c = t.gpu.empty(m, n)?;
+        forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
+        t.expect("c", &c, Vec::new);
+        Ok(())
+    }))
+}
+
+/// Types of weights that a product can be timed with.
+pub const DTYPES: [&str; 5] = ["f32", "bf16", "f16", "q4", "q8"];
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
 pub(super) fn random_half(t: &mut super::Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {

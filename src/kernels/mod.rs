@@ -14,6 +14,7 @@ pub mod export;
 pub mod kv_write;
 pub mod log_softmax;
 pub mod matmul;
+pub mod peak;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
@@ -71,6 +72,7 @@ pub const ALL: &[Kernel] = &[
     log_softmax::KERNEL,
     sample::KERNEL,
     adamw::KERNEL,
+    peak::KERNEL,
 ];
 
 /// One set of inputs for a kernel.
@@ -89,6 +91,11 @@ pub struct Case {
 impl Case {
     fn new(name: impl Into<String>, tolerance: f64, run: impl Fn(&mut Trial) -> Result<()> + 'static) -> Case {
         Case { name: name.into(), tolerance, timed: false, run: Box::new(run) }
+    }
+
+    /// Type of the weights, by the case's name.
+    pub fn dtype(&self) -> &'static str {
+        ["bf16", "f16", "q4", "q8"].into_iter().find(|t| self.name.contains(t)).unwrap_or("f32")
     }
 
     fn timed(name: impl Into<String>, run: impl Fn(&mut Trial) -> Result<()> + 'static) -> Case {

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::DeviceInfo;
 use selfreward::kernels::check::{self, BenchRow};
-use selfreward::kernels::{ALL, Kernel};
+use selfreward::kernels::peak::{self, Peaks};
+use selfreward::kernels::weight::Half;
+use selfreward::kernels::{ALL, Kernel, matmul};
 use selfreward::recipe::records::read_json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +21,9 @@ pub(crate) struct Args {
     /// Only this kernel
     #[arg(long, value_name = "K")]
     kernel: Option<String>,
+    /// Time a product C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, its weights in --dtype
+    #[arg(long, value_name = "M,N,K", conflicts_with_all = ["list", "model", "config"], value_delimiter = ',', num_args = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    shape: Vec<u32>,
     /// List the kernels and the shapes that would be timed
     #[arg(long, conflicts_with_all = ["model", "config", "compare"])]
     list: bool,
@@ -56,13 +61,6 @@ struct Report<'a> {
     model: Option<model::Speed>,
 }
 
-/// The best that any timed case reached on this device: what the shares refer to.
-#[derive(Clone, Copy, Default, Serialize)]
-struct Peaks {
-    gflops: f64,
-    gbs: f64,
-}
-
 /// What is read of an earlier report.
 #[derive(Deserialize)]
 struct Old {
@@ -82,6 +80,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.list {
         return list(app, args.kernel.as_deref());
     }
+    let shape = match args.shape[..] {
+        [] => None,
+        [m, n, k] => Some((m as usize, k as usize, n as usize)),
+        _ => bail!("--shape takes three sizes, M,N,K; {} were given", args.shape.len()),
+    };
+    if let Some(kernel) = args.kernel.as_deref().filter(|k| shape.is_some() && *k != matmul::KERNEL.name()) {
+        bail!("--shape is for products: --kernel matmul, not {kernel}");
+    }
     let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
     let gpu = app.pinned_gpu(&args.pin)?;
     let speed = match (&args.model, &args.config) {
@@ -98,19 +104,18 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
     };
     // With a model the kernels are measured only when one is named.
-    let mut kernels = Vec::new();
-    if speed.is_none() || args.kernel.is_some() {
-        let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
-        let shapes: usize = selected.map(|k| (k.cases)().iter().filter(|c| c.timed).count()).sum();
-        app.progress.begin("bench", Some(shapes as u64), "shapes");
-        kernels = check::bench(&gpu, args.kernel.as_deref(), args.runs as usize, &app.progress)?;
-        app.progress.end();
-    }
-    let peaks =
-        kernels.iter().fold(Peaks::default(), |p, r| Peaks { gflops: p.gflops.max(r.gflops), gbs: p.gbs.max(r.gbs) });
-    for row in &mut kernels {
-        row.share = (row.gflops / peaks.gflops).max(row.gbs / peaks.gbs);
-    }
+    let shapes = match (shape, speed.is_some() && args.kernel.is_none()) {
+        (Some(shape), _) => {
+            vec![(&matmul::KERNEL, matmul::timed(shape, args.dtype.half().map_or("f32", Half::name))?)]
+        }
+        (None, true) => Vec::new(),
+        (None, false) => check::timed(args.kernel.as_deref(), args.dtype.name())?,
+    };
+    app.progress.begin("bench", Some(1 + shapes.len() as u64), "shapes");
+    let peaks = peak::measure(&gpu, gpu.form())?;
+    app.progress.advance(1);
+    let kernels = check::bench(&gpu, &shapes, args.runs as usize, &peaks, &app.progress)?;
+    app.progress.end();
     let report = Report { device: gpu.info(), peaks, kernels, model: speed };
     if app.common.json {
         return app.json(&report);
@@ -141,11 +146,14 @@ fn list(app: &App, filter: Option<&str>) -> Result<()> {
 fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
     let device = report.device;
     app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
+    let p = &report.peaks;
+    app.line(format!(
+        "peaks: {:.1} GFLOP/s in f32; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
+         that bounds",
+        p.gflops, p.read_gbs, p.cached_gbs, p.copy_gbs, p.dispatch_us
+    ))?;
     if !report.kernels.is_empty() {
-        app.line(format!(
-            "best of all: {:.1} GFLOP/s, {:.1} GB/s; share is of these\n",
-            report.peaks.gflops, report.peaks.gbs
-        ))?;
+        app.line("")?;
         let mut table =
             Table::new(&["kernel", "variant", "shape", "ms", "spread", "GFLOP/s", "GB/s", "share", "was ms"]);
         for r in &report.kernels {

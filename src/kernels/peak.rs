@@ -1,0 +1,179 @@
+//! What a device can do at its best, measured by kernels that do nothing else: the ground of `bench`'s shares.
+
+use super::{Case, Kernel, lanes, word};
+use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "peak",
+    soft: include_str!("../../shaders/peak.wgsl"),
+    tile: include_str!("../../shaders/peak.wgsl"),
+    libs: &["grid"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "the device's own peaks", constants: &[&[]], ordered: &[], cases };
+
+/// Multiply-adds of a lane in a step: three chains of vec4, eight times.
+const CHAINED: usize = 3 * 4 * 8;
+
+/// Bytes that a cache is taken to hold.
+const CACHED: usize = 4 << 20;
+
+/// A device's peaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Peaks {
+    /// 10^9 operations a second in fused multiply-adds of f32, two operations each.
+    pub gflops: f64,
+    /// 10^9 bytes a second when reading alone, more than a cache holds.
+    pub read_gbs: f64,
+    /// The same when reading again and again what a cache holds.
+    pub cached_gbs: f64,
+    /// 10^9 bytes a second in a copy, read and written bytes together.
+    pub copy_gbs: f64,
+    /// Microseconds that one more dispatch costs.
+    pub dispatch_us: f64,
+}
+
+impl Peaks {
+    /// The share of the peak that bounds `cost`: the least time that its operations or its bytes would take, over `seconds`.
+    pub fn share(&self, cost: Cost, seconds: f64) -> f64 {
+        let cached = if cost.bytes <= CACHED as f64 { self.cached_gbs } else { 0.0 };
+        let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs);
+        (cost.flops / self.gflops).max(bytes) / 1e9 / seconds
+    }
+}
+
+fn launch(rec: &mut Recorder, entry: &'static str, steps: usize, x: &Tensor, y: &Tensor, cost: Cost) -> Result<()> {
+    let count = y.len() / 4;
+    if entry != "multiply" && x.len() != y.len() * steps {
+        let shapes = format!("{:?} and {:?} in {steps} steps", x.shape(), y.shape());
+        return Err(Error::Input(format!("peak: {shapes} do not fit")));
+    }
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry,
+        constants: vec![],
+        params: vec![word(count, "lanes")?, word(steps, "steps")?],
+        bind: &[x, y],
+        groups: lanes(&SOURCE, rec.variant(), count),
+        cost,
+    })
+}
+
+/// y `[L, 4]` = the sum of three chains x <- x a + b of `steps` times eight multiply-adds; ab is `[2, 4]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn multiply(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+    let flops = (y.len() / 4 * steps * CHAINED) as f64 * 2.0;
+    launch(rec, "multiply", steps, ab, y, Cost { flops, bytes: 4.0 * y.len() as f64 })
+}
+
+/// y `[L, 4]` = Σ over s of x\[s\], x `[S, 4 L]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
+    let cost = Cost { flops: x.len() as f64, bytes: 4.0 * (x.len() + y.len()) as f64 };
+    launch(rec, "sum", x.rows, x, y, cost)
+}
+
+/// y = x, both `[L, 4]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn copy(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
+    launch(rec, "copy", 1, x, y, Cost { flops: 0.0, bytes: 4.0 * (x.len() + y.len()) as f64 })
+}
+
+/// What [`multiply`] makes in lane `i`, channel `c`.
+fn twin(i: usize, steps: usize, a: f64, b: f64) -> f64 {
+    let chain = |start: f64| (0..steps * 8).fold((i % 16) as f64 * 0.0625 + start, |x, _| x * a + b);
+    chain(0.0) + chain(1.0) + chain(2.0)
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (count, steps) in [(1, 1), (37, 3), (129, 40)] {
+        all.push(Case::new(format!("multiply {count} x {steps}"), 2e-6, move |t| {
+            let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
+            let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
+            multiply(&mut t.rec, &x, &y, steps)?;
+            let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
+            t.expect("y", &y, || (0..count * 4).map(at).collect());
+            Ok(())
+        }));
+    }
+    for (rows, count) in [(1, 5), (33, 1), (7, 130)] {
+        all.push(Case::new(format!("sum and copy {rows}x{count}"), 2e-6, move |t| {
+            let (x, hx) = t.matrix(rows, count * 4)?;
+            let (y, z) = (t.gpu.zeros(count, 4)?, t.gpu.zeros(count, 4)?);
+            sum(&mut t.rec, &x, &y)?;
+            copy(&mut t.rec, &y, &z)?;
+            let at = |j: usize| (0..rows).map(|r| hx[r * count * 4 + j]).sum();
+            t.expect("z", &z, || (0..count * 4).map(at).collect());
+            Ok(())
+        }));
+    }
+    all
+}
+
+/// Measures the device: each peak is the best of some runs, since whatever disturbs a run makes it slower.
+///
+/// # Errors
+/// Out of memory; device errors.
+pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
+    // Enough lanes and steps that a run takes some milliseconds: an estimate first, then as many steps as fill the time.
+    let (count, room) = (16_384, (gpu.max_binding_bytes() as usize).min(256 << 20) / 16);
+    let ab = gpu.upload(2, 4, &[0.5f32, 0.25, 0.75, 0.125, 1.0, 1.0, 1.0, 1.0])?;
+    let y = gpu.zeros(count, 4)?;
+    let run = |work: &dyn Fn(&mut Recorder) -> Result<()>| -> Result<(f64, Cost)> {
+        let mut rec = gpu.record_form(form);
+        work(&mut rec)?;
+        let plan = rec.compile();
+        gpu.time(&plan, 1)?;
+        let best = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
+        Ok((best, plan.cost()))
+    };
+    let (mut steps, mut gflops) = (16, 0.0f64);
+    loop {
+        let (seconds, cost) = run(&|rec| multiply(rec, &ab, &y, steps))?;
+        gflops = gflops.max(cost.flops / seconds / 1e9);
+        if seconds > 0.01 || steps >= 1 << 16 {
+            break;
+        }
+        steps *= 4;
+    }
+    let reading = |bytes: usize, times: usize| -> Result<f64> {
+        let lanes = bytes / 16 / 64;
+        let (x, sums) = (gpu.zeros(64, lanes * 4)?, gpu.zeros(lanes, 4)?);
+        let (seconds, cost) = run(&|rec| (0..times).try_for_each(|_| sum(rec, &x, &sums)))?;
+        Ok(cost.bytes / seconds / 1e9)
+    };
+    let (read_gbs, cached_gbs) = (reading((room * 16).min(64 << 20), 1)?, reading(CACHED / 2, 16)?);
+    let half = room.min(1 << 22) / 2;
+    let (x, y) = (gpu.zeros(half, 4)?, gpu.zeros(half, 4)?);
+    let (seconds, cost) = run(&|rec| copy(rec, &x, &y))?;
+    let copy_gbs = cost.bytes / seconds / 1e9;
+    let small = [gpu.zeros(1, 4)?, gpu.zeros(1, 4)?];
+    let many = |n: usize| run(&|rec| (0..n).try_for_each(|_| copy(rec, &small[0], &small[1])));
+    let (long, short) = (many(600)?.0, many(100)?.0);
+    Ok(Peaks { gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us: (long - short).max(0.0) / 500.0 * 1e6 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_that_bounds_is_the_one_that_counts() {
+        let peaks = Peaks { gflops: 100.0, read_gbs: 10.0, cached_gbs: 50.0, copy_gbs: 8.0, dispatch_us: 1.0 };
+        // A second of work by either measure, done in two.
+        let share = |flops, bytes| peaks.share(Cost { flops, bytes }, 2.0);
+        assert_eq!((share(100e9, 1e9), share(1e9, 10e9)), (0.5, 0.5));
+        assert_eq!(peaks.share(Cost { flops: 0.0, bytes: 1e6 }, 2e-5), 1.0);
+    }
+}
