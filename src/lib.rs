@@ -33,6 +33,7 @@
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod hub;
 pub mod judge;
 pub mod kernels;
 pub mod layout;

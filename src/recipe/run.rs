@@ -24,7 +24,7 @@ use std::path::Path;
 /// stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
-    let source = ModelSource::open(&config.model.path)?;
+    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;

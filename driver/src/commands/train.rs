@@ -131,7 +131,7 @@ impl LossArgs {
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// Hugging Face folder, GGUF file, PEFT folder, or run folder (its newest model)
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// TRL's JSONL, plain or conversational, or token ids; for kto lines of prompt, completion and label
