@@ -1,10 +1,14 @@
 //! The cache's layout, that of huggingface_hub:
 //! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "hub")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use super::{HubId, files};
-use crate::{Error, Result};
+#[cfg(feature = "hub")]
+use crate::Error;
+use crate::Result;
 
 /// The folder that holds all models.
 pub(super) struct Cache(PathBuf);
