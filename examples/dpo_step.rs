@@ -13,12 +13,7 @@ fn main() -> Result<()> {
     let gpu = Gpu::open(None, None)?;
     let model = Model::from_tensors(&gpu, &world::arch(), world::seed_model()?)?;
     let mut trainer = Trainer::new(&gpu, model, Optimiser::default())?;
-    let pair = Pair {
-        prompt: text::question("sort: caje")?,
-        chosen: text::completion("acej")?,
-        rejected: text::completion("cajj")?,
-        desirable: true,
-    };
+    let pair = Pair::new(text::question("sort: caje")?, text::completion("acej")?, text::completion("cajj")?);
     let config = DpoConfig {
         objective: Objective::default(),
         epochs: 5,

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path}: {error}", path = .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's own words.
-        source: std::io::Error,
+        /// The system's own words. No `source`, for the message has them already.
+        error: std::io::Error,
     },
     /// A file was read but its content is not what it should be.
     #[error("{path}: {what}", path = .path.display())]
@@ -34,7 +34,7 @@ pub enum Error {
     #[error("out of GPU memory: {0}")]
     OutOfMemory(String),
     /// The device went away (driver reset, unplugged, suspended). A run can be resumed.
-    #[error("the GPU device was lost: {0}")]
+    #[error("the GPU device was lost: {0}; what was finished is on the disk, and a resume goes on from there")]
     DeviceLost(String),
     /// A loss or gradient is NaN or infinite; nothing was updated.
     #[error("{0}")]
@@ -50,7 +50,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An [`Error::Io`] for `path`; made for `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
-        move |source| Error::Io { path: path.as_ref().to_path_buf(), source }
+        move |error| Error::Io { path: path.as_ref().to_path_buf(), error }
     }
 
     /// An [`Error::File`] for `path`.

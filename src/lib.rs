@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod durable;
 pub mod error;
 pub mod generate;
 pub mod gpu;

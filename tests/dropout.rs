@@ -55,8 +55,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn pairs(base: &str) -> Vec<Pair> {
     let text = std::fs::read_to_string(golden(base).join("pairs.jsonl")).unwrap();
-    let of =
-        |r: PairRecord| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true };
+    let of = |r: PairRecord| Pair::new(r.prompt_ids, r.chosen_ids, r.rejected_ids);
     text.lines().map(|l| of(serde_json::from_str(l).unwrap())).collect()
 }
 

@@ -112,9 +112,7 @@ fn constant(peak: f32) -> LearningRate {
 
 fn pairs(name: &str) -> Vec<Pair> {
     let records = jsonl::<PairRecord>(name, "pairs.jsonl").into_iter();
-    records
-        .map(|r| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true })
-        .collect()
+    records.map(|r| Pair::new(r.prompt_ids, r.chosen_ids, r.rejected_ids)).collect()
 }
 
 #[test]

@@ -45,12 +45,7 @@ fn pairs(base: &str) -> Vec<Pair> {
     let text = std::fs::read_to_string(golden(base).join("pairs.jsonl")).unwrap();
     let pair = |line| {
         let v: Value = serde_json::from_str(line).unwrap();
-        Pair {
-            prompt: ids(&v["prompt_ids"]),
-            chosen: ids(&v["chosen_ids"]),
-            rejected: ids(&v["rejected_ids"]),
-            desirable: true,
-        }
+        Pair::new(ids(&v["prompt_ids"]), ids(&v["chosen_ids"]), ids(&v["rejected_ids"]))
     };
     text.lines().map(pair).collect()
 }

@@ -112,8 +112,7 @@ fn data(o: &Objective) -> Vec<Pair> {
         let records: Vec<Labelled> = lines::<LabelRecord>("labelled.jsonl").into_iter().map(of).collect();
         return dpo::unpaired(&records, records.len());
     }
-    let of =
-        |r: PairRecord| Pair { prompt: r.prompt_ids, chosen: r.chosen_ids, rejected: r.rejected_ids, desirable: true };
+    let of = |r: PairRecord| Pair::new(r.prompt_ids, r.chosen_ids, r.rejected_ids);
     lines::<PairRecord>("pairs.jsonl").into_iter().map(of).collect()
 }
 
@@ -221,6 +220,7 @@ fn the_derivatives_by_the_log_probs_are_those_of_trl() {
             chosen_share,
             whole_share,
             weight: s.weight,
+            pair_weight: 1.0,
             desirable: p.desirable,
             ..Seen::default()
         };

@@ -10,6 +10,7 @@ use selfreward::generate::{Output, Request, Settings};
 use selfreward::judge::{Engine, Judge, RandomJudge};
 use selfreward::model::score::Branch;
 use selfreward::recipe::config::{Method, RoundSettings};
+use selfreward::recipe::models::NoModels;
 use selfreward::recipe::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, read_jsonl};
 use selfreward::recipe::round::{Context, RoundFiles, measure, prepare};
 use selfreward::recipe::world_domain::{OracleJudge, WorldDomain, self_judge, settings};
@@ -83,7 +84,8 @@ fn play(
     round: u32,
     earlier: &[String],
 ) -> Result<()> {
-    let ctx = Context { domain: &WorldDomain, settings, seed: 9, round, observer: &Silent };
+    let ctx =
+        Context { domain: &WorldDomain, settings, seed: 9, round, observer: &Silent, models: &NoModels, held_out: &[] };
     let files = RoundFiles::new(dir, round);
     prepare(&mut Scripted { calls }, &ctx, judge, &files, earlier, &mut |_| Ok(()))?;
     std::fs::write(files.jsonl("steps"), "").unwrap();
@@ -194,7 +196,15 @@ fn a_model_that_writes_nothing_usable_is_reported() {
         }
     }
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
-    let ctx = Context { domain: &WorldDomain, settings: &settings, seed: 0, round: 1, observer: &Silent };
+    let ctx = Context {
+        domain: &WorldDomain,
+        settings: &settings,
+        seed: 0,
+        round: 1,
+        observer: &Silent,
+        models: &NoModels,
+        held_out: &[],
+    };
     let files = RoundFiles::new(tmp.path(), 1);
     let e = prepare(&mut Mute, &ctx, &self_judge(), &files, &[], &mut |_| Ok(())).unwrap_err().to_string();
     assert!(e.contains("round 1: no new prompts"), "{e}");
@@ -214,7 +224,15 @@ fn a_request_to_stop_ends_at_a_wave_and_loses_nothing() {
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
     let files = RoundFiles::new(tmp.path(), 1);
     let stop = After(Cell::new(40));
-    let ctx = Context { domain: &WorldDomain, settings: &settings, seed: 9, round: 1, observer: &stop };
+    let ctx = Context {
+        domain: &WorldDomain,
+        settings: &settings,
+        seed: 9,
+        round: 1,
+        observer: &stop,
+        models: &NoModels,
+        held_out: &[],
+    };
     let engine = &mut Scripted { calls: usize::MAX };
     let e = prepare(engine, &ctx, &self_judge(), &files, &[], &mut |_| Ok(())).unwrap_err();
     assert!(matches!(e, Error::Stopped));

@@ -87,6 +87,8 @@ fn folder(run: &Path, prompts: usize, steps: Option<usize>, finished: bool) {
                 round: 1,
                 score_chosen: 4.0,
                 score_rejected: 4.0 - (p % 4) as f64,
+                weight: 1.0,
+                flip: 0.0,
                 prompt: alone("user", &text),
                 chosen: alone("assistant", "a"),
                 rejected: alone("assistant", "b"),

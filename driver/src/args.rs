@@ -113,6 +113,7 @@ impl Command {
             }
             Command::Pull(_) => "Go on with the same command".into(),
             Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
+            Command::Prompts(_) => "Go on with the same command".into(),
             _ => "What was written so far stays; the same command starts again".into(),
         }
     }

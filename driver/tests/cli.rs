@@ -40,6 +40,7 @@ fn fails_naming(args: &[&str], words: &[&str]) {
     assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
     assert_eq!(stderr.matches("error: ").count(), 1, "{args:?}: {stderr}");
     assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    assert!(stderr.matches("os error").count() <= 1, "{args:?}: the system's words stand twice in: {stderr}");
     for word in words {
         assert!(stderr.contains(word), "{args:?}: '{word}' is missing in: {stderr}");
     }
@@ -97,6 +98,7 @@ fn wrong_usage_is_exit_code_2() {
         &["demo", "--rounds", "none"],
         &["judge", "--model", "m", "--responses", "r", "--out", "o", "--mode", "feeling"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--loss", "nonsense"],
+        &["sft", "--model", "m", "--data", "a,b", "--out", "o", "--mix", "1"],
         &["dpo", "--model", "m", "--data", "d", "--out", "o", "--schedule", "never"],
         &["eval"],
         &["eval", "--model", "m", "--against", "n", "--prompts", "p"],

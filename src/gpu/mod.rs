@@ -223,15 +223,21 @@ impl Gpu {
         }
     }
 
+    /// Takes the device away, as a driver does that was reset.
+    #[cfg(test)]
+    pub(crate) fn lose(&self) {
+        self.0.device.destroy();
+    }
+
     /// The first error that happened outside of a call, if any (an asynchronous failure of the device).
     fn take_failure(&self) -> Result<()> {
-        if let Some(why) = lock(&self.0.lost).clone() {
-            return Err(Error::DeviceLost(why));
-        }
-        match lock(&self.0.failure).take() {
-            Some(e) => Err(e),
-            None => Ok(()),
-        }
+        let lost = || lock(&self.0.lost).clone().map_or(Ok(()), |why| Err(Error::DeviceLost(why)));
+        lost()?;
+        let Some(failure) = lock(&self.0.failure).take() else { return Ok(()) };
+        // On a lost device every call fails before its callback has come, which a poll brings.
+        let _ = self.0.device.poll(wgpu::PollType::Poll);
+        lost()?;
+        Err(failure)
     }
 
     /// Waits until everything submitted so far is done.

@@ -69,19 +69,21 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Calibration> {
     let settings = ModelJudgeSettings { seed, ..ModelJudgeSettings::default() };
-    with(engine, language, &settings, &Mode::ALL, 0, observer)
+    with(engine, language, &settings, 0, &mut Vec::new(), &mut |_| Ok(()), observer)
 }
 
-/// Measures `modes` on the first `questions` of the set (0: all).
+/// Measures every mode but those in `results`, which were measured before, on the first `questions` of the set (0: all). `after` is
+/// told of each one measured.
 ///
 /// # Errors
-/// Errors of the engine; a mode that does not suit the model's vocabulary is noted, not an error.
+/// Errors of the engine and of `after`; a mode that does not suit the model's vocabulary is noted, not an error.
 pub fn with(
     engine: &mut dyn Engine,
     language: &dyn Language,
     settings: &ModelJudgeSettings,
-    modes: &[Mode],
     questions: usize,
+    results: &mut Vec<ModeResult>,
+    after: &mut dyn FnMut(&ModeResult) -> Result<()>,
     observer: &dyn Observer,
 ) -> Result<Calibration> {
     let mut set = ranked_set()?;
@@ -92,9 +94,12 @@ pub fn with(
         .iter()
         .flat_map(|r| r.answers.iter().map(|a| Item { key: fnv(a.as_bytes()), question: &r.question, answer: a }))
         .collect();
-    observer.begin("calibration", Some(modes.len() as u64), "modes");
-    let mut results = Vec::new();
-    for &mode in modes {
+    observer.begin("calibration", Some(Mode::ALL.len() as u64), "modes");
+    observer.advance(results.len() as u64);
+    for mode in Mode::ALL {
+        if results.iter().any(|r| r.mode == mode) {
+            continue;
+        }
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
@@ -106,11 +111,12 @@ pub fn with(
             }
             Err(e) => return Err(e),
         };
+        after(&result)?;
         results.push(result);
         observer.advance(1);
     }
     observer.end();
-    Ok(conclude(set.len(), results))
+    Ok(conclude(set.len(), results.clone()))
 }
 
 fn measure(mode: Mode, set: &[Ranked], verdicts: &[Verdict]) -> ModeResult {
@@ -178,6 +184,41 @@ mod tests {
         // A judge that only likes length must not look good.
         let longer = set.iter().filter(|r| r.answers[0].len() > r.answers[2].len()).count();
         assert!(longer * 10 < set.len() * 8, "{longer} of {}", set.len());
+    }
+
+    #[test]
+    fn modes_measured_before_are_not_measured_again() {
+        struct Unused;
+        impl Engine for Unused {
+            fn generate(
+                &mut self,
+                _: &[crate::generate::Request],
+                _: &crate::generate::Settings,
+                _: &dyn Observer,
+            ) -> Result<Vec<Vec<crate::generate::Output>>> {
+                Err(Error::DeviceLost("scripted".into()))
+            }
+            fn logps(&mut self, _: &[crate::model::score::Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+                Err(Error::DeviceLost("scripted".into()))
+            }
+        }
+        let result = |mode| ModeResult { mode, choosing: 0.9, reporting: 0.8, scored: 1.0, unusable: None };
+        let mut results: Vec<ModeResult> = Mode::ALL.map(result).to_vec();
+        let settings = ModelJudgeSettings::default();
+        let mut told = Vec::new();
+        let mut run = |results: &mut Vec<ModeResult>| {
+            let mut after = |r: &ModeResult| {
+                told.push(r.mode);
+                Ok(())
+            };
+            with(&mut Unused, &crate::world::text::WorldText, &settings, 2, results, &mut after, &crate::Silent)
+        };
+        let c = run(&mut results).unwrap();
+        assert_eq!((c.modes.len(), c.recommended), (Mode::ALL.len(), Some(Mode::ALL[0])));
+        // The small world's language has no words for this one, so that no model is asked.
+        let last = results.pop().unwrap().mode;
+        assert_eq!(run(&mut results).unwrap().modes.len(), Mode::ALL.len());
+        assert_eq!(told, [last]);
     }
 
     #[test]

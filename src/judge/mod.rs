@@ -19,7 +19,7 @@ pub use engine::{Engine, GpuEngine, Language, NoEngine};
 pub use marks::MarksTemplate;
 pub use model_judge::{Mode, ModelJudge, ModelJudgeSettings};
 pub use pairwise::{Match, PairwiseJudge, Preference};
-pub use parse::{NoScore, parse_choice, parse_score};
+pub use parse::{NoScore, ScorePattern, parse_choice, parse_score};
 pub use template::{Template, Templates};
 
 use crate::rng::Stream;
@@ -67,6 +67,19 @@ impl Verdict {
 pub trait Judge {
     /// Its name in records and reports.
     fn name(&self) -> &str;
+
+    /// The text and the ids of the prompt under which verdicts on an item are written; None for a judge that writes none.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded.
+    fn prompt(&self, _item: &Item) -> Result<Option<(String, Vec<u32>)>> {
+        Ok(None)
+    }
+
+    /// The score in the text of a verdict; None for a judge that writes none, and where there is no score in it.
+    fn read(&self, _text: &str) -> Option<f64> {
+        None
+    }
 
     /// One verdict per item, in order. The engine holds the model of the current round.
     ///

@@ -1,6 +1,7 @@
 //! The model as its own judge, in the mode of one's choice.
 
-use super::{Engine, Item, Judge, Language, Templates, Verdict, marks, probability, sampled};
+use super::{Engine, Item, Judge, Language, NoScore, ScorePattern, Templates, Verdict};
+use super::{marks, parse_score, probability, sampled};
 use crate::generate::Sampling;
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub struct ModelJudgeSettings {
     pub sampling: Sampling,
     /// Most tokens of a verdict.
     pub max_new_tokens: usize,
+    /// How a verdict under a prompt of one's own is read; None reads what stands behind `Score:`.
+    pub pattern: Option<ScorePattern>,
     /// Seed of the random numbers.
     pub seed: u64,
 }
@@ -70,7 +73,13 @@ pub struct ModelJudgeSettings {
 impl Default for ModelJudgeSettings {
     fn default() -> Self {
         let sampling = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() };
-        Self { samples: 3, retries: 2, sampling, max_new_tokens: 200, seed: 0 }
+        Self { samples: 3, retries: 2, sampling, max_new_tokens: 200, pattern: None, seed: 0 }
+    }
+}
+
+impl ModelJudgeSettings {
+    pub(super) fn parse(&self, verdict: &str) -> std::result::Result<f64, NoScore> {
+        self.pattern.as_ref().map_or_else(|| parse_score(verdict), |pattern| pattern.read(verdict))
     }
 }
 
@@ -89,6 +98,19 @@ pub struct ModelJudge<'a> {
 impl Judge for ModelJudge<'_> {
     fn name(&self) -> &str {
         self.mode.name()
+    }
+
+    fn prompt(&self, item: &Item) -> Result<Option<(String, Vec<u32>)>> {
+        if self.mode != Mode::Sampled {
+            return Ok(None);
+        }
+        let text = self.templates.additive.fill(item.question, item.answer)?;
+        let ids = self.templates.additive.encode(self.language, &text)?;
+        Ok(Some((text, ids)))
+    }
+
+    fn read(&self, text: &str) -> Option<f64> {
+        (self.mode == Mode::Sampled).then(|| self.settings.parse(text).ok()).flatten()
     }
 
     fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>> {

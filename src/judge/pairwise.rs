@@ -77,7 +77,7 @@ impl<'a> PairwiseJudge<'a> {
             }
         }
         let verdicts = match &self.sampled {
-            Some(settings) => write(engine, self.language, &asked, settings, parse_choice, observer)?,
+            Some(settings) => write(engine, self.language, &asked, settings, &parse_choice, observer)?,
             None => {
                 let prompts = asked.into_iter().map(|(_, prompt)| prompt).collect();
                 either(engine, self.language, prompts, ["A", "B"], 1.0, observer)?

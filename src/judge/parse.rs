@@ -1,5 +1,7 @@
 //! Reading a score out of a written verdict.
 
+use crate::Error;
+
 /// Why a verdict holds no score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoScore {
@@ -18,6 +20,9 @@ pub enum NoScore {
     /// The score is given out of another total than 5.
     #[error("the score is out of another total than 5")]
     OtherScale,
+    /// A pattern of one's own does not match.
+    #[error("the score pattern does not match the verdict")]
+    NoMatch,
     /// Neither response is named as the better one.
     #[error("no \"Better: A\", \"Better: B\" or \"Better: tie\" in the verdict")]
     NoChoice,
@@ -90,6 +95,52 @@ pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
     if (0.0..=5.0).contains(&score) { Ok(score) } else { Err(NoScore::OutOfRange) }
 }
 
+/// How a verdict under a prompt of one's own is read: the number in the pattern's last match, on a scale of its own.
+#[derive(Clone, Debug)]
+pub struct ScorePattern {
+    regex: fancy_regex::Regex,
+    range: [f64; 2],
+}
+
+impl PartialEq for ScorePattern {
+    fn eq(&self, other: &Self) -> bool {
+        (self.regex.as_str(), self.range) == (other.regex.as_str(), other.range)
+    }
+}
+
+impl ScorePattern {
+    /// `pattern` is a regular expression whose first group is the number; `range` are the numbers that mean 0 and 5.
+    ///
+    /// # Errors
+    /// No regular expression; one without a group; a range that is none.
+    pub fn new(pattern: &str, range: [f64; 2]) -> Result<Self, Error> {
+        let wrong = |what: String| Error::Input(format!("score pattern {pattern:?}: {what}"));
+        let regex = fancy_regex::Regex::new(pattern).map_err(|e| wrong(e.to_string()))?;
+        if regex.captures_len() < 2 {
+            return Err(wrong("has no group for the number, such as in 'Rating: ([0-9]+)'".into()));
+        }
+        if !(range[0].is_finite() && range[1].is_finite() && range[0] < range[1]) {
+            return Err(wrong(format!("the range {} to {} must go upwards", range[0], range[1])));
+        }
+        Ok(Self { regex, range })
+    }
+
+    /// The score, from 0 to 5.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn read(&self, verdict: &str) -> Result<f64, NoScore> {
+        if verdict.trim().is_empty() {
+            return Err(NoScore::Empty);
+        }
+        // A match that costs too much is none.
+        let last = self.regex.captures_iter(verdict).map_while(Result::ok).last().ok_or(NoScore::NoMatch)?;
+        let number: f64 = last.get(1).and_then(|m| m.as_str().trim().parse().ok()).ok_or(NoScore::NoNumber)?;
+        let [low, high] = self.range;
+        if (low..=high).contains(&number) { Ok(5.0 * (number - low) / (high - low)) } else { Err(NoScore::OutOfRange) }
+    }
+}
+
 fn is_decoration(c: char) -> bool {
     c.is_whitespace() || "*_`<>\"'[](){}#".contains(c)
 }
@@ -149,6 +200,31 @@ mod tests {
             ("Score: 4. Score: none", NoScore::NoNumber),
         ] {
             assert_eq!(parse_score(verdict), Err(why), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_ones_own_have_their_scale() {
+        let ten = ScorePattern::new(r"(?i)rating:\s*\**([0-9.]+)", [0.0, 10.0]).unwrap();
+        for (verdict, want) in [
+            ("Good. Rating: 8", Ok(4.0)),
+            ("Rating: 2, no, RATING: **10**", Ok(5.0)),
+            ("Score: 4", Err(NoScore::NoMatch)),
+            ("Rating: 11", Err(NoScore::OutOfRange)),
+            ("Rating: 1.2.3", Err(NoScore::NoNumber)),
+            (" ", Err(NoScore::Empty)),
+        ] {
+            assert_eq!(ten.read(verdict), want, "{verdict:?}");
+        }
+        assert_eq!(ScorePattern::new("([1-7])$", [1.0, 7.0]).unwrap().read("I give 4"), Ok(2.5));
+        // One that would take for ever is no match.
+        let slow = ScorePattern::new(r"(?=(a+)+b)([0-9])", [0.0, 5.0]).unwrap();
+        assert_eq!(slow.read(&"a".repeat(40)), Err(NoScore::NoMatch));
+        for (pattern, range, word) in
+            [("(", [0.0, 5.0], "pattern"), ("[0-9]", [0.0, 5.0], "group"), ("([0-9])", [5.0, 0.0], "upwards")]
+        {
+            let e = ScorePattern::new(pattern, range).unwrap_err().to_string();
+            assert!(e.contains(word) && e.contains(pattern), "{e}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
 
-use super::{Engine, Item, Language, ModelJudgeSettings, NoScore, Template, Verdict, parse_score};
+use super::{Engine, Item, Language, ModelJudgeSettings, NoScore, Template, Verdict};
 use crate::generate::{Request, Settings};
 use crate::rng::{halves, record_id};
 use crate::{Error, Observer, Result};
@@ -18,7 +18,7 @@ pub(super) fn judge(
         .iter()
         .map(|item| Ok((item.key, template.ids(language, item.question, item.answer)?)))
         .collect::<Result<Vec<_>>>()?;
-    write(engine, language, &asked, settings, parse_score, observer)
+    write(engine, language, &asked, settings, &|verdict| settings.parse(verdict), observer)
 }
 
 /// K verdicts per (key, prompt); those that do not parse are drawn again, at most `retries` times; the score is the mean of those
@@ -28,7 +28,7 @@ pub(super) fn write(
     language: &dyn Language,
     asked: &[(u64, Vec<u32>)],
     settings: &ModelJudgeSettings,
-    parse: fn(&str) -> std::result::Result<f64, NoScore>,
+    parse: &dyn Fn(&str) -> std::result::Result<f64, NoScore>,
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
     let draw = Settings {

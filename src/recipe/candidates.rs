@@ -1,27 +1,26 @@
 //! Stage 2: N responses to every prompt.
 
-use super::records::{CandidateRecord, PromptRecord, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, PromptRecord, hex};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::in_waves;
+use crate::Result;
 use crate::generate::{Request, Settings};
 use crate::judge::Engine;
 use crate::rng::record_id;
-use crate::{Error, Result};
 use std::path::Path;
 
-/// Answers the prompts in waves; writes `out`, sorted by prompt id and sample. A finished stage is read back.
+/// Answers the prompts in waves; writes `out`, sorted by prompt id and sample. `stage` names the stage in ids and in progress. A
+/// finished stage is read back.
 ///
 /// # Errors
 /// A prompt that leaves no room for an answer; errors of the engine and of the files; `Stopped` when the observer asks for it.
 pub fn run(
     engine: &mut dyn Engine,
     ctx: &Context,
+    stage: &str,
     prompts: &[PromptRecord],
     out: &Path,
 ) -> Result<Vec<CandidateRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
-    }
     let c = &ctx.settings.candidates;
     let language = ctx.domain.language();
     let settings = Settings {
@@ -31,35 +30,27 @@ pub fn run(
         seed: ctx.seed,
         choices: Vec::new(),
     };
-    let mut waves = Waves::<Vec<CandidateRecord>>::open(out)?;
-    ctx.observer.begin("candidates", Some(prompts.len() as u64), "prompts");
-    for (i, chunk) in prompts.chunks(c.wave).enumerate() {
-        if i >= waves.done().len() {
-            if ctx.observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            waves.push(wave(engine, ctx, chunk, &settings)?)?;
-        }
-        ctx.observer.advance(chunk.len() as u64);
-    }
-    ctx.observer.end();
-    let mut all: Vec<CandidateRecord> = waves.done().iter().flatten().cloned().collect();
-    all.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample)));
-    write_jsonl(out, &all)?;
-    waves.remove()?;
-    Ok(all)
+    in_waves(
+        ctx.observer,
+        (stage, "prompts"),
+        (prompts, c.wave),
+        out,
+        &mut |chunk| wave(engine, ctx, stage, chunk, &settings),
+        |all| all.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample))),
+    )
 }
 
 fn wave(
     engine: &mut dyn Engine,
     ctx: &Context,
+    stage: &str,
     prompts: &[PromptRecord],
     settings: &Settings,
 ) -> Result<Vec<CandidateRecord>> {
     let mut requests = Vec::with_capacity(prompts.len());
     for prompt in prompts {
         let ids = ctx.domain.language().ask(&prompt.prompt)?;
-        let samples = (0..ctx.settings.candidates.n).map(|k| record_id(ctx.round, "candidates", &ids, k)).collect();
+        let samples = (0..ctx.settings.candidates.n).map(|k| record_id(ctx.round, stage, &ids, k)).collect();
         requests.push(Request { prompt: ids, samples });
     }
     let outputs = engine.generate(&requests, settings, ctx.observer)?;

@@ -4,16 +4,19 @@ use super::config::{Method, RoundSettings};
 use super::demo_report::{self, DemoMetrics, DemoReport, round, samples};
 use super::domain::Domain;
 use super::evaluation::{self, QuestionRecord};
+use super::models::RunModels;
 use super::records::{PairRecord, PromptRecord, read_json, read_jsonl, write_json};
 use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
 use super::run_folder::RunFolder;
+use super::training::Checkpoints;
 use super::world_domain::{OracleJudge, WorldDomain, self_judge, settings};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, RandomJudge};
+use crate::train::Trainer;
 use crate::world;
-use crate::world::train::{FromScratch, from_scratch};
-use crate::{Error, Observer, Result};
+use crate::world::train::{FromScratch, States, from_scratch};
+use crate::{Error, Observer, Result, durable};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
@@ -183,14 +186,16 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, observer: &dyn Observer) -> Result<De
     let settings = config.round();
     let sizes = sizes(gpu, &settings);
     let mut folder = RunFolder::open(&place.path, &config.table(), sizes, config.resume)?;
+    let scratch = Scratch { dir: folder.path().join("from-scratch") };
     if !folder.model(1).exists() {
         let tensors = match &config.from_scratch {
-            Some(settings) => from_scratch(gpu, settings, observer)?,
+            Some(settings) => from_scratch(gpu, settings, &scratch, observer)?,
             None => world::seed_model()?,
         };
         world::save(&folder.model(1), &tensors)?;
         folder.stage_done("M1")?;
     }
+    durable::remove_folder(&scratch.dir)?;
     for number in 1..=config.rounds + 1 {
         step(gpu, config, &settings, &mut folder, number, observer)?;
     }
@@ -200,6 +205,24 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, observer: &dyn Observer) -> Result<De
     report::refresh(folder.path(), observer);
     let round_seconds = (1..=config.rounds).map(|r| folder.seconds(&format!("round-{r}/"))).collect();
     Ok(DemoReport { metrics, round_seconds, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// The states of the training from scratch, a folder a stage.
+struct Scratch {
+    dir: PathBuf,
+}
+
+impl States for Scratch {
+    fn load(&self, stage: &str, trainer: &mut Trainer) -> Result<()> {
+        match Checkpoints::open(&self.dir.join(stage))?.latest()? {
+            Some(state) => trainer.load_state(&state),
+            None => Ok(()),
+        }
+    }
+
+    fn save(&self, stage: &str, trainer: &Trainer) -> Result<()> {
+        Checkpoints::open(&self.dir.join(stage))?.save(trainer)
+    }
 }
 
 /// Evaluates M`number` and, unless it is the last one, plays its round.
@@ -234,7 +257,11 @@ fn step(
         JudgeKind::Random => Box::new(RandomJudge { seed: config.seed }),
         JudgeKind::Oracle => Box::new(OracleJudge),
     };
-    let ctx = Context { domain: &domain, settings, seed: config.seed, round: number, observer };
+    let path = folder.path().to_path_buf();
+    let models = RunModels { gpu, domain: &domain, run: &path };
+    let (seed, round) = (config.seed, number);
+    // The world keeps its held-out questions out by itself.
+    let ctx = Context { domain: &domain, settings, seed, round, observer, models: &models, held_out: &[] };
     let earlier = earlier_prompts(folder.path(), number)?;
     play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
         folder.stage_done(&format!("round-{number}/{stage}"))
@@ -289,6 +316,35 @@ pub fn summarise(config: &DemoConfig, run: &Path) -> Result<DemoMetrics> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Asks for a stop after so many steps.
+    struct Stops(std::cell::Cell<u64>);
+
+    impl Observer for Stops {
+        fn advance(&self, n: u64) {
+            self.0.set(self.0.get().saturating_sub(n));
+        }
+        fn stop_requested(&self) -> bool {
+            self.0.get() == 0
+        }
+    }
+
+    #[test]
+    fn a_training_from_scratch_goes_on_where_it_stopped() {
+        let (gpu, tmp) = (Gpu::open(None, None).unwrap(), tempfile::tempdir().unwrap());
+        let mut settings = FromScratch::default();
+        for stage in [&mut settings.base, &mut settings.policy] {
+            (stage.steps, stage.ift, stage.eft, stage.lists) = (3, 2, 2, 1);
+        }
+        let scratch = |name: &str| Scratch { dir: tmp.path().join(name) };
+        let whole = from_scratch(&gpu, &settings, &scratch("whole"), &crate::Silent).unwrap();
+        for steps in 1..6 {
+            let states = scratch(&steps.to_string());
+            let stopped = from_scratch(&gpu, &settings, &states, &Stops(steps.into())).unwrap_err();
+            assert!(matches!(stopped, Error::Stopped), "{stopped}");
+            assert_eq!(from_scratch(&gpu, &settings, &states, &crate::Silent).unwrap(), whole, "after {steps} steps");
+        }
+    }
 
     #[test]
     fn names_read_back() {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Who decides.
 pub enum Referee<'a> {
     /// A model that reads both answers, in both orders. Orders that disagree are a tie.
-    Pairwise(PairwiseJudge<'a>),
+    Pairwise(Box<PairwiseJudge<'a>>),
     /// A judge that scores each answer alone. A difference of at most `margin` is a tie.
     Scores {
         /// Scores 0 to 5.

@@ -33,6 +33,10 @@ struct PairRecord {
     prompt_ids: Option<Vec<u32>>,
     chosen_ids: Option<Vec<u32>>,
     rejected_ids: Option<Vec<u32>>,
+    /// [`Pair::weight`]; 1 without.
+    weight: Option<f32>,
+    /// [`Pair::flip`]; 0 without.
+    flip: Option<f32>,
 }
 
 /// An answer to learn in any of TRL's forms, or with token ids.
@@ -79,10 +83,11 @@ pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pai
     let total = records.len();
     let mut pairs = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
+        let (weight, flip) = (record.weight.unwrap_or(1.0), record.flip.unwrap_or(0.0));
         let ids = pair_ids(record, source).and_then(|ids| checked(ids, source));
         let [prompt, chosen, rejected] = ids.map_err(|e| at(path, i, &e))?;
         if let (Some(chosen), Some(rejected)) = (limit.fit(&prompt, chosen), limit.fit(&prompt, rejected)) {
-            pairs.push(Pair { prompt, chosen, rejected, desirable: true });
+            pairs.push(Pair { weight, flip, ..Pair::new(prompt, chosen, rejected) });
         }
     }
     usable(path, total, pairs.len())?;

@@ -16,7 +16,12 @@ pub mod domain;
 pub mod duel;
 pub mod evaluation;
 pub mod examples;
+#[cfg(test)]
+mod interruption;
+pub mod logps;
+pub mod meta;
 pub mod metrics;
+pub mod models;
 pub mod pair_stage;
 pub mod pairs;
 pub mod perplexity;
@@ -27,10 +32,15 @@ pub mod rouge;
 pub mod round;
 pub mod run;
 pub mod run_folder;
+pub mod shards;
+pub mod standing;
+pub mod supervised;
 pub mod training;
+pub mod validation;
 pub mod verdicts;
 pub mod waves;
 pub mod win_rate;
+pub mod work;
 pub mod world_domain;
 
 pub use domain::Domain;

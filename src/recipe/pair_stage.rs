@@ -1,53 +1,139 @@
-//! Stage 4: the pair of every prompt that has one.
+//! Stage 4: the pairs of every prompt that has some.
 
+use super::config::{Agreement, Weighting};
+use super::metrics::{kendall_tau_b, mean_se};
 use super::pairs::{Choice, Scored, choose};
-use super::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, LogpRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
+use super::records::{read_jsonl, write_jsonl};
 use super::round::Context;
 use crate::Result;
 use crate::rng::record_id;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Builds the preferences; writes `out`, sorted by prompt id. A finished stage is read back.
+/// What pairs are made of: the records of the stages before.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The round's prompts.
+    pub prompts: Vec<PromptRecord>,
+    /// The round's model's answers.
+    pub candidates: Vec<CandidateRecord>,
+    /// Their judgments, those of `anchors` among them.
+    pub verdicts: Vec<VerdictRecord>,
+    /// The first model's answers, where the rejected ones are taken from these.
+    pub anchors: Option<Vec<CandidateRecord>>,
+    /// The judgments of the model before, where their agreement counts.
+    pub before: Option<Vec<VerdictRecord>>,
+    /// Log-probs of all answers under the round's model and under the one before, where these must agree with the scores.
+    pub logps: Option<[Vec<LogpRecord>; 2]>,
+}
+
+/// The pairs of a round, and what became of the prompts without.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Sorted by prompt id.
+    pub pairs: Vec<PairRecord>,
+    /// Prompts whose best and worst are too near one another.
+    pub ties: usize,
+    /// Prompts with fewer than two scores.
+    pub too_few: usize,
+    /// Pairs left out because log-probs and scores disagree.
+    pub disagreeing: usize,
+    /// Mean of (τ + 1) / 2 over the prompts, between the round's judge and the model before; None where it was not asked.
+    pub agreement: Option<f64>,
+}
+
+/// Builds the preferences and writes `out`. A finished stage is read back.
 ///
 /// # Errors
 /// Text that cannot be encoded; the file cannot be written.
-pub fn run(
-    ctx: &Context,
-    prompts: &[PromptRecord],
-    candidates: &[CandidateRecord],
-    verdicts: &[VerdictRecord],
-    out: &Path,
-) -> Result<Vec<PairRecord>> {
+pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
     if out.exists() {
         return read_jsonl(out);
     }
-    let mut pairs = Vec::new();
-    for (prompt, scored) in scored(prompts, candidates, verdicts) {
-        if let Choice::Pair { chosen, rejected } = decide(ctx, &scored) {
-            pairs.push(record(ctx, prompt, scored[chosen], scored[rejected])?);
-        }
-    }
+    let pairs = build(ctx, inputs)?.pairs;
     write_jsonl(out, &pairs)?;
     Ok(pairs)
 }
 
-/// How many prompts gave no pair: ties, and those with fewer than two scores.
-pub(super) fn without_pair(
-    ctx: &Context,
-    prompts: &[PromptRecord],
-    candidates: &[CandidateRecord],
-    verdicts: &[VerdictRecord],
-) -> (usize, usize) {
-    let (mut ties, mut too_few) = (0, 0);
-    for (_, scored) in scored(prompts, candidates, verdicts) {
-        match decide(ctx, &scored) {
-            Choice::Pair { .. } => {}
-            Choice::Tie => ties += 1,
-            Choice::TooFew => too_few += 1,
+/// The pairs: a pure function of the records and the settings.
+///
+/// # Errors
+/// Text that cannot be encoded.
+pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
+    let section = &ctx.settings.pairs;
+    let rule = section.rule(ctx.round);
+    let own = scored(&inputs.prompts, &inputs.candidates, &inputs.verdicts);
+    let anchors = inputs.anchors.as_ref().map(|anchors| scored(&inputs.prompts, anchors, &inputs.verdicts));
+    let agreements = inputs.before.as_ref().map(|before| agreements(&own, before));
+    let implicit = inputs.logps.as_ref().map(implicit);
+    let mut out = Outcome::default();
+    for (at, (prompt, candidates)) in own.iter().enumerate() {
+        let anchors = anchors.as_ref().map(|all| &all[at].1);
+        let rejected = anchors.map(|list| texts(list));
+        match choose(&texts(candidates), rejected.as_deref(), &rule) {
+            Choice::Tie => out.ties += 1,
+            Choice::TooFew => out.too_few += 1,
+            Choice::Pairs(list) => {
+                for (c, r) in list {
+                    let (chosen, rejected) = (candidates[c], anchors.unwrap_or(candidates)[r]);
+                    let gain = |c: &CandidateRecord| implicit.as_ref()?.get(c.id.as_str()).copied();
+                    let disagree = gain(chosen.0).zip(gain(rejected.0)).is_some_and(|(c, r)| c <= r);
+                    if section.implicit && disagree {
+                        out.disagreeing += 1;
+                        continue;
+                    }
+                    let mut record = record(ctx, prompt, chosen, rejected)?;
+                    if let (Agreement::Prompt, Some(all)) = (section.agreement, &agreements) {
+                        // Rankings without an order say nothing of the preference.
+                        record.flip = (1.0 - all[at].unwrap_or(0.5)) as f32;
+                    }
+                    out.pairs.push(record);
+                }
+            }
         }
     }
-    (ties, too_few)
+    if let Some(all) = agreements {
+        let known: Vec<f64> = all.into_iter().flatten().collect();
+        out.agreement = (!known.is_empty()).then(|| mean_se(&known).0);
+    }
+    if let (Agreement::Round, Some(c)) = (section.agreement, out.agreement) {
+        out.pairs.iter_mut().for_each(|p| p.flip = (1.0 - c) as f32);
+    }
+    if section.weight == Weighting::Gap {
+        let gap = |p: &PairRecord| p.score_chosen - p.score_rejected;
+        let mean = mean_se(&out.pairs.iter().map(gap).collect::<Vec<_>>()).0;
+        out.pairs.iter_mut().for_each(|p| p.weight = (gap(p) / mean) as f32);
+    }
+    Ok(out)
+}
+
+/// (τ + 1) / 2 of each prompt's candidates under both judges; None where one of them puts all alike.
+fn agreements(own: &[(&PromptRecord, Answers)], before: &[VerdictRecord]) -> Vec<Option<f64>> {
+    let before = scores(before);
+    own.iter()
+        .map(|(_, candidates)| {
+            let both = candidates.iter().filter_map(|(c, score)| Some((*score, *before.get(c.id.as_str())?)));
+            let (now, then): (Vec<f64>, Vec<f64>) = both.unzip();
+            kendall_tau_b(&now, &then).map(|tau| (tau + 1.0) / 2.0)
+        })
+        .collect()
+}
+
+/// log π − log π_before of every answer: DPO's implicit reward over β.
+fn implicit([now, before]: &[Vec<LogpRecord>; 2]) -> HashMap<&str, f64> {
+    let before: HashMap<&str, f64> = before.iter().map(|r| (r.candidate_id.as_str(), r.logp)).collect();
+    let gain = |r: &'_ LogpRecord| Some(r.logp - before.get(r.candidate_id.as_str())?);
+    now.iter().filter_map(|r| Some((r.candidate_id.as_str(), gain(r)?))).collect()
+}
+
+/// A prompt's answers with their scores.
+type Answers<'a> = Vec<(&'a CandidateRecord, f64)>;
+
+/// The score of each candidate that has one.
+fn scores(verdicts: &[VerdictRecord]) -> HashMap<&str, f64> {
+    let scored = verdicts.iter().filter_map(|v| Some((v, v.score?)));
+    scored.flat_map(|(v, score)| v.candidate_ids.iter().map(move |id| (id.as_str(), score))).collect()
 }
 
 /// Every prompt with its candidates that have a score.
@@ -55,13 +141,9 @@ pub(super) fn scored<'a>(
     prompts: &'a [PromptRecord],
     candidates: &'a [CandidateRecord],
     verdicts: &[VerdictRecord],
-) -> Vec<(&'a PromptRecord, Vec<(&'a CandidateRecord, f64)>)> {
-    let scores: HashMap<&str, f64> = verdicts
-        .iter()
-        .filter_map(|v| Some((v, v.score?)))
-        .flat_map(|(v, score)| v.candidate_ids.iter().map(move |id| (id.as_str(), score)))
-        .collect();
-    let mut by_prompt: HashMap<&str, Vec<(&CandidateRecord, f64)>> = HashMap::new();
+) -> Vec<(&'a PromptRecord, Answers<'a>)> {
+    let scores = scores(verdicts);
+    let mut by_prompt: HashMap<&str, Answers> = HashMap::new();
     for candidate in candidates {
         if let Some(&score) = scores.get(candidate.id.as_str()) {
             by_prompt.entry(&candidate.prompt_id).or_default().push((candidate, score));
@@ -70,10 +152,8 @@ pub(super) fn scored<'a>(
     prompts.iter().map(|p| (p, by_prompt.remove(p.id.as_str()).unwrap_or_default())).collect()
 }
 
-fn decide(ctx: &Context, scored: &[(&CandidateRecord, f64)]) -> Choice {
-    let list: Vec<Scored> =
-        scored.iter().map(|(c, score)| Scored { text: &c.text, tokens: c.tokens, score: *score }).collect();
-    choose(&list, &ctx.settings.pairs)
+fn texts<'a>(answers: &Answers<'a>) -> Vec<Scored<'a>> {
+    answers.iter().map(|(c, score)| Scored { text: &c.text, tokens: c.tokens, score: *score }).collect()
 }
 
 fn record(
@@ -91,6 +171,8 @@ fn record(
         round: ctx.round,
         score_chosen,
         score_rejected,
+        weight: 1.0,
+        flip: 0.0,
         prompt: alone("user", &prompt.prompt),
         chosen: alone("assistant", &chosen.text),
         rejected: alone("assistant", &rejected.text),

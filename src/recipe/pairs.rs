@@ -1,22 +1,31 @@
-//! From scored candidates to preferences: the best against the worst.
+//! From scored candidates to preferences.
 
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
-/// Which candidates become a pair.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PairRule {
-    /// Smallest difference of the two scores; equal scores never make a pair.
-    pub min_gap: f64,
-    /// Length control: among candidates within this much of the best score the shortest is chosen, among those within
-    /// it of the worst the longest is rejected. 0 is off.
-    pub length_margin: f64,
+/// Which candidates of a prompt become pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Select {
+    /// The best against the worst (the paper).
+    #[default]
+    BestWorst,
+    /// Every two that are far enough apart.
+    All,
 }
 
-impl Default for PairRule {
-    fn default() -> Self {
-        Self { min_gap: 0.0, length_margin: 0.0 }
-    }
+/// How a prompt's candidates become pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairRule {
+    /// Which ones.
+    pub select: Select,
+    /// Most pairs a prompt under [`Select::All`], those with the largest differences first; 0 is no limit.
+    pub most: usize,
+    /// Smallest difference of the two scores; equal scores never make a pair.
+    pub min_gap: f64,
+    /// Length control of [`Select::BestWorst`]: among candidates within this much of the best score the shortest is chosen,
+    /// among those within it of the worst the longest is rejected. 0 is off.
+    pub length_margin: f64,
 }
 
 /// One candidate with a score.
@@ -30,42 +39,58 @@ pub struct Scored<'a> {
     pub score: f64,
 }
 
-/// What became of a prompt's candidates; the numbers index the list given to [`choose`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of a prompt's candidates.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// A preference.
-    Pair {
-        /// Index of the better candidate.
-        chosen: usize,
-        /// Index of the worse one.
-        rejected: usize,
-    },
-    /// Best and worst are equal, or nearer than `min_gap`.
+    /// Preferences as (chosen, rejected): indices into the lists given to [`choose`]. Never empty.
+    Pairs(Vec<(usize, usize)>),
+    /// No two are further apart than `min_gap`, or at all.
     Tie,
     /// Fewer than two candidates have a score.
     TooFew,
 }
 
-/// Highest against lowest score; among equals the earliest candidate.
-pub fn choose(candidates: &[Scored], rule: &PairRule) -> Choice {
-    if candidates.len() < 2 {
+/// Pairs among `candidates`, or of one of them with one of `rejected` where the rejected answers are another model's. Among
+/// equals the earliest candidate counts.
+pub fn choose(candidates: &[Scored], rejected: Option<&[Scored]>, rule: &PairRule) -> Choice {
+    let numbers = |list: &[Scored]| list.iter().filter(|c| c.score.is_finite()).count();
+    let needed = if rejected.is_some() { 1 } else { 2 };
+    let (chosen, rejected) = (candidates, rejected.unwrap_or(candidates));
+    if numbers(chosen) < needed || numbers(rejected) < needed {
         return Choice::TooFew;
     }
-    let best = candidates.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
-    let worst = candidates.iter().map(|c| c.score).fold(f64::INFINITY, f64::min);
-    let at = |score: f64, prefer: &dyn Fn(&Scored) -> i64| {
-        (0..candidates.len())
-            .filter(|&i| (candidates[i].score - score).abs() <= rule.length_margin.max(0.0))
-            .min_by_key(|&i| if rule.length_margin > 0.0 { prefer(&candidates[i]) } else { 0 })
+    let far = |&(c, r): &(usize, usize)| {
+        let gap = chosen[c].score - rejected[r].score;
+        gap > 0.0 && gap >= rule.min_gap && chosen[c].text != rejected[r].text
     };
-    let (Some(chosen), Some(rejected)) = (at(best, &|c| c.tokens as i64), at(worst, &|c| -(c.tokens as i64))) else {
-        return Choice::TooFew; // only scores that are not numbers
+    let pairs: Vec<(usize, usize)> = match rule.select {
+        Select::BestWorst => {
+            best_worst(chosen, rejected, rule.length_margin.max(0.0)).into_iter().filter(far).collect()
+        }
+        Select::All => {
+            let mut all: Vec<(usize, usize)> =
+                (0..chosen.len()).flat_map(|c| (0..rejected.len()).map(move |r| (c, r))).filter(far).collect();
+            let gap = |&(c, r): &(usize, usize)| chosen[c].score - rejected[r].score;
+            all.sort_by(|a, b| gap(b).total_cmp(&gap(a)));
+            // Candidates with the same text are one answer.
+            let mut seen = HashSet::new();
+            all.retain(|&(c, r)| seen.insert((chosen[c].text, rejected[r].text)));
+            all.truncate(if rule.most == 0 { usize::MAX } else { rule.most });
+            all
+        }
     };
-    let gap = candidates[chosen].score - candidates[rejected].score;
-    if gap <= 0.0 || gap < rule.min_gap || candidates[chosen].text == candidates[rejected].text {
-        return Choice::Tie;
-    }
-    Choice::Pair { chosen, rejected }
+    if pairs.is_empty() { Choice::Tie } else { Choice::Pairs(pairs) }
+}
+
+fn best_worst(chosen: &[Scored], rejected: &[Scored], margin: f64) -> Option<(usize, usize)> {
+    let best = chosen.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
+    let worst = rejected.iter().map(|c| c.score).fold(f64::INFINITY, f64::min);
+    let at = |list: &[Scored], score: f64, prefer: &dyn Fn(&Scored) -> i64| {
+        (0..list.len())
+            .filter(|&i| (list[i].score - score).abs() <= margin)
+            .min_by_key(|&i| if margin > 0.0 { prefer(&list[i]) } else { 0 })
+    };
+    at(chosen, best, &|c| c.tokens as i64).zip(at(rejected, worst, &|c| -(c.tokens as i64)))
 }
 
 #[cfg(test)]
@@ -76,32 +101,58 @@ mod tests {
         list.iter().map(|&(text, tokens, score)| Scored { text, tokens, score }).collect()
     }
 
+    fn own(list: &[(&str, usize, f64)], rule: &PairRule) -> Choice {
+        let list = scored(list);
+        choose(&list, None, rule)
+    }
+
+    fn pair(chosen: usize, rejected: usize) -> Choice {
+        Choice::Pairs(vec![(chosen, rejected)])
+    }
+
     #[test]
     fn best_against_worst_and_the_earliest_of_equals() {
         let rule = PairRule::default();
-        let c = scored(&[("a", 3, 2.0), ("b", 3, 5.0), ("c", 3, 1.0), ("d", 3, 5.0), ("e", 3, 1.0)]);
-        assert_eq!(choose(&c, &rule), Choice::Pair { chosen: 1, rejected: 2 });
-        assert_eq!(choose(&scored(&[("a", 1, 3.0), ("b", 1, 3.0)]), &rule), Choice::Tie);
-        assert_eq!(choose(&scored(&[("a", 1, 3.0)]), &rule), Choice::TooFew);
-        assert_eq!(choose(&scored(&[("a", 1, f64::NAN), ("b", 1, f64::NAN)]), &rule), Choice::TooFew);
+        let c = [("a", 3, 2.0), ("b", 3, 5.0), ("c", 3, 1.0), ("d", 3, 5.0), ("e", 3, 1.0)];
+        assert_eq!(own(&c, &rule), pair(1, 2));
+        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.0)], &rule), Choice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0)], &rule), Choice::TooFew);
+        assert_eq!(own(&[("a", 1, f64::NAN), ("b", 1, f64::NAN)], &rule), Choice::TooFew);
         // The same text with two scores says nothing.
-        assert_eq!(choose(&scored(&[("a", 1, 3.0), ("a", 1, 4.0)]), &rule), Choice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0), ("a", 1, 4.0)], &rule), Choice::Tie);
     }
 
     #[test]
     fn a_margin_keeps_near_ties_out() {
-        let rule = PairRule { min_gap: 0.5, length_margin: 0.0 };
-        assert_eq!(choose(&scored(&[("a", 1, 3.0), ("b", 1, 3.4)]), &rule), Choice::Tie);
-        assert_eq!(choose(&scored(&[("a", 1, 3.0), ("b", 1, 3.5)]), &rule), Choice::Pair { chosen: 1, rejected: 0 });
+        let rule = PairRule { min_gap: 0.5, ..PairRule::default() };
+        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.4)], &rule), Choice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.5)], &rule), pair(1, 0));
     }
 
     #[test]
     fn length_control_prefers_short_and_rejects_long() {
-        let rule = PairRule { min_gap: 0.0, length_margin: 0.2 };
-        let c = scored(&[("long", 90, 4.0), ("short", 10, 3.9), ("low", 5, 1.0), ("low and long", 50, 1.1)]);
-        assert_eq!(choose(&c, &rule), Choice::Pair { chosen: 1, rejected: 3 });
+        let rule = PairRule { length_margin: 0.2, ..PairRule::default() };
+        let c = [("long", 90, 4.0), ("short", 10, 3.9), ("low", 5, 1.0), ("low and long", 50, 1.1)];
+        assert_eq!(own(&c, &rule), pair(1, 3));
         // Margins so wide that they swallow the gap leave no pair.
-        let wide = PairRule { min_gap: 0.0, length_margin: 9.0 };
-        assert_eq!(choose(&c, &wide), Choice::Tie);
+        let wide = PairRule { length_margin: 9.0, ..PairRule::default() };
+        assert_eq!(own(&c, &wide), Choice::Tie);
+    }
+
+    #[test]
+    fn all_pairs_above_the_margin_come_by_their_difference() {
+        let rule = PairRule { select: Select::All, min_gap: 1.0, ..PairRule::default() };
+        let c = [("a", 1, 3.0), ("b", 1, 5.0), ("c", 1, 4.5), ("a", 1, 3.0), ("d", 1, f64::NAN)];
+        assert_eq!(own(&c, &rule), Choice::Pairs(vec![(1, 0), (2, 0)]));
+        assert_eq!(own(&c, &PairRule { most: 1, ..rule }), pair(1, 0));
+        assert_eq!(own(&c, &PairRule { min_gap: 3.0, ..rule }), Choice::Tie);
+    }
+
+    #[test]
+    fn rejected_answers_may_be_another_models() {
+        let (mine, theirs) = (scored(&[("a", 1, 4.0)]), scored(&[("b", 1, 3.0), ("c", 1, 1.0)]));
+        assert_eq!(choose(&mine, Some(&theirs), &PairRule::default()), pair(0, 1));
+        assert_eq!(choose(&theirs, Some(&mine), &PairRule::default()), Choice::Tie);
+        assert_eq!(choose(&mine, Some(&[]), &PairRule::default()), Choice::TooFew);
     }
 }

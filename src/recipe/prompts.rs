@@ -1,9 +1,9 @@
 //! Stage 1: new prompts by few-shot self-instruct.
 
-use super::records::{DroppedRecord, PromptRecord, hex, read_jsonl, write_jsonl};
-use super::rouge::Kept;
+use super::records::{DroppedRecord, PromptRecord, hex, write_jsonl};
+use super::rouge::{Kept, words};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::{Waves, finished};
 use crate::generate::{Request, Settings};
 use crate::judge::Engine;
 use crate::rng::{Stream, record_id};
@@ -30,13 +30,14 @@ pub fn run(
     out: &Path,
     dropped: &Path,
 ) -> Result<Vec<PromptRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
+    if let Some(all) = finished(out)? {
+        return Ok(all);
     }
     let p = &ctx.settings.prompts;
     let mut kept = from_seed(ctx)?;
     let mut seen: HashSet<String> = earlier.iter().cloned().collect();
     let mut near = Kept::default();
+    let mut held_out = HeldOut::new(ctx);
     for text in earlier.iter().chain(ctx.domain.seed_prompts()) {
         near.push(text);
         seen.insert(text.clone());
@@ -77,7 +78,7 @@ pub fn run(
             let key = hex(request.samples[0]);
             let (text, prompt) = ctx.domain.new_prompt(&output)?;
             let tokens = output.tokens.len();
-            match admit(ctx, prompt, &mut seen, &mut near, written + wave.kept.len() < p.count) {
+            match admit(ctx, prompt, &mut held_out, &mut seen, &mut near, written + wave.kept.len() < p.count) {
                 Ok(prompt) => wave.kept.push(PromptRecord {
                     id: prompt_id(ctx, &prompt)?,
                     round: ctx.round,
@@ -129,9 +130,13 @@ fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
         return Err(Error::Input(format!("[prompts] from_seed is {n}, but the seed file holds {}", all.len())));
     }
     let first = (ctx.round.saturating_sub(1) as usize) * n;
+    let mut held_out = HeldOut::new(ctx);
     (first..first + n)
-        .map(|i| {
-            let prompt = all[i % all.len()].clone();
+        .map(|i| &all[i % all.len()])
+        // A similar prompt may stay: the user put it there. One that is measured on may not.
+        .filter(|prompt| !held_out.contains(prompt, f64::INFINITY))
+        .map(|prompt| {
+            let prompt = prompt.clone();
             let id = prompt_id(ctx, &prompt)?;
             let (source, key) = ("seed".to_owned(), String::new());
             Ok(PromptRecord { id, round: ctx.round, prompt, source, key, seed: ctx.seed, tokens: 0 })
@@ -163,9 +168,30 @@ fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
         .collect()
 }
 
+/// Prompts that are measured on.
+struct HeldOut {
+    words: HashSet<Vec<String>>,
+    near: Kept,
+}
+
+impl HeldOut {
+    fn new(ctx: &Context) -> Self {
+        let mut near = Kept::default();
+        ctx.held_out.iter().for_each(|p| near.push(p));
+        Self { words: ctx.held_out.iter().map(|p| words(p).collect()).collect(), near }
+    }
+
+    /// Whether a prompt has the words of one of them, or is similar to one.
+    fn contains(&mut self, prompt: &str, max_rouge: f64) -> bool {
+        self.words.contains(&words(prompt).collect::<Vec<_>>())
+            || (max_rouge <= 1.0 && self.near.nearest(prompt) >= max_rouge)
+    }
+}
+
 fn admit(
     ctx: &Context,
     prompt: std::result::Result<String, String>,
+    held_out: &mut HeldOut,
     seen: &mut HashSet<String>,
     near: &mut Kept,
     wanted: bool,
@@ -176,6 +202,9 @@ fn admit(
     }
     if seen.contains(&prompt) {
         return Err("seen before".into());
+    }
+    if held_out.contains(&prompt, ctx.settings.prompts.max_rouge) {
+        return Err("in an evaluation set".into());
     }
     if ctx.settings.prompts.max_rouge <= 1.0 && near.nearest(&prompt) >= ctx.settings.prompts.max_rouge {
         return Err("too similar to a kept one".into());

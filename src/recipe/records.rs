@@ -4,7 +4,7 @@
 //! hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random numbers.
 
 pub use crate::text::Message;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -120,6 +120,12 @@ pub struct PairRecord {
     pub score_chosen: f64,
     /// Score of the worse one.
     pub score_rejected: f64,
+    /// Weight in training; 1 but for `[pairs] weight`.
+    #[serde(default = "one")]
+    pub weight: f32,
+    /// Probability that the preference is the other way round; 0 but for `[pairs] agreement`.
+    #[serde(default)]
+    pub flip: f32,
     /// The conversation so far.
     pub prompt: Vec<Message>,
     /// The better answer.
@@ -132,6 +138,19 @@ pub struct PairRecord {
     pub chosen_ids: Vec<u32>,
     /// Ids of the worse answer with its end.
     pub rejected_ids: Vec<u32>,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// The log-prob of one response, summed over its tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogpRecord {
+    /// The response.
+    pub candidate_id: String,
+    /// Σ log p of its tokens after the prompt.
+    pub logp: f64,
 }
 
 /// An id as it stands in records.
@@ -207,9 +226,9 @@ pub(super) fn line<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     if let Some(parent) = parent {
-        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        durable::create_folder(parent)?;
     }
-    crate::weights::write_file(path, bytes)
+    durable::write_file(path, bytes)
 }
 
 #[cfg(test)]

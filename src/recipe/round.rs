@@ -1,9 +1,12 @@
 //! One round of the loop: prompts, candidates, verdicts, pairs, training.
 
-use super::config::RoundSettings;
+use super::config::{Agreement, Rejected, RoundSettings};
+use super::diversity::{Answer, Diversity, diversity};
 use super::domain::Domain;
-use super::records::{CandidateRecord, DroppedRecord, PairRecord, PromptRecord, VerdictRecord, read_jsonl, write_json};
-use super::{candidates, metrics, pair_stage, prompts, training, verdicts};
+use super::models::Models;
+use super::pair_stage::Inputs;
+use super::records::{CandidateRecord, DroppedRecord, PairRecord, VerdictRecord, read_jsonl, write_json};
+use super::{candidates, logps, meta, metrics, pair_stage, prompts, shards, training, validation, verdicts};
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Judge};
 use crate::model::Model;
@@ -26,6 +29,10 @@ pub struct Context<'a> {
     pub round: u32,
     /// Told what goes on.
     pub observer: &'a dyn Observer,
+    /// The other models of the run.
+    pub models: &'a dyn Models,
+    /// Prompts that are measured on: no new prompt may be one of them, or like one.
+    pub held_out: &'a [String],
 }
 
 /// What a run must have in common with its resume for the same bytes: the device, the order of its sums, the sizes of waves
@@ -76,6 +83,22 @@ pub struct RoundMetrics {
     pub ties: usize,
     /// Prompts with fewer than two scores.
     pub too_few: usize,
+    /// Pairs left out because log-probs and scores disagree (`[pairs] implicit`).
+    #[serde(default)]
+    pub disagreeing: usize,
+    /// Agreement of the judge with the model before, (τ + 1) / 2, mean over prompts (`[pairs] agreement`); null where it was not
+    /// asked.
+    #[serde(default)]
+    pub agreement: Option<f64>,
+    /// Verdict pairs (`[judge] meta`).
+    #[serde(default)]
+    pub meta_pairs: usize,
+    /// How varied and how long the responses are; null in files of older versions.
+    #[serde(default)]
+    pub diversity: Option<Diversity>,
+    /// The step whose model was kept by early stopping; null without.
+    #[serde(default)]
+    pub best_step: Option<u64>,
     /// Mean length of the chosen answers in tokens.
     pub chosen_tokens: f64,
     /// Mean length of the rejected answers in tokens.
@@ -126,7 +149,7 @@ pub fn play(
     on_stage: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let pairs = prepare(&mut GpuEngine::new(gpu, &model), ctx, judge, files, earlier, on_stage)?;
-    training::run(gpu, model, ctx, &pairs, files, next)?;
+    training::run(gpu, model, ctx, judge, &pairs, files, next)?;
     on_stage("training")?;
     let path = files.dir.join("metrics.json");
     if !path.exists() {
@@ -139,7 +162,7 @@ pub fn play(
     Ok(())
 }
 
-/// The round up to its pairs.
+/// The round up to its pairs, verdict pairs among them.
 ///
 /// # Errors
 /// As [`play`].
@@ -151,15 +174,111 @@ pub fn prepare(
     earlier: &[String],
     on_stage: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Vec<PairRecord>> {
-    let prompts = prompts::run(engine, ctx, earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
+    let (section, models) = (&ctx.settings.pairs, ctx.models);
+    let mut inputs = Inputs {
+        prompts: prompts::run(engine, ctx, earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?,
+        ..Inputs::default()
+    };
     on_stage("prompts")?;
-    let candidates = candidates::run(engine, ctx, &prompts, &files.jsonl("candidates"))?;
+    shards::merge(ctx, files, &inputs.prompts)?;
+    inputs.candidates = candidates::run(engine, ctx, "candidates", &inputs.prompts, &files.jsonl("candidates"))?;
     on_stage("candidates")?;
-    let verdicts = verdicts::run(engine, judge, ctx, &prompts, &candidates, &files.jsonl("verdicts"))?;
+    // In round 1 the first model is the round's own.
+    if section.rejected == Rejected::First && ctx.round > 1 {
+        let out = files.jsonl(ANCHORS);
+        if !out.exists() {
+            models.with(1, &mut |first| candidates::run(first, ctx, ANCHORS, &inputs.prompts, &out).map(drop))?;
+        }
+        inputs.anchors = Some(read_jsonl(&out)?);
+        on_stage(ANCHORS)?;
+    }
+    inputs.verdicts =
+        verdicts::run(engine, judge, ctx, "verdicts", &inputs.prompts, &inputs.candidates, &files.jsonl("verdicts"))?;
+    let written = inputs.verdicts.clone();
+    if let Some(anchors) = &inputs.anchors {
+        let out = files.jsonl(ANCHOR_VERDICTS);
+        inputs.verdicts.extend(verdicts::run(engine, judge, ctx, ANCHOR_VERDICTS, &inputs.prompts, anchors, &out)?);
+    }
     on_stage("verdicts")?;
-    let pairs = pair_stage::run(ctx, &prompts, &candidates, &verdicts, &files.jsonl("pairs"))?;
+    second_opinions(engine, ctx, judge, files, &mut inputs, on_stage)?;
+    let mut pairs = pair_stage::run(ctx, &inputs, &files.jsonl("pairs"))?;
     on_stage("pairs")?;
+    if ctx.settings.judge.meta > 0.0 {
+        let (prompts, candidates) = (&inputs.prompts[..], &inputs.candidates[..]);
+        let input = meta::Verdicts { prompts, candidates, verdicts: &written, pairs: pairs.len() };
+        let own = meta::own_meta_judge(ctx);
+        pairs.extend(meta::run(engine, judge, &own, ctx, &input, &files.jsonl(META_PAIRS))?);
+        on_stage("meta")?;
+    }
     Ok(pairs)
+}
+
+/// Files, stages and keys of what a round takes from other models.
+const ANCHORS: &str = "anchors";
+const ANCHOR_VERDICTS: &str = "anchor-verdicts";
+const VERDICTS_BEFORE: &str = "verdicts-before";
+const LOGPS: &str = "logps";
+const LOGPS_BEFORE: &str = "logps-before";
+/// Verdict pairs.
+const META_PAIRS: &str = "meta-pairs";
+
+/// What the model before says of the round's answers, where an option of `[pairs]` asks for it.
+fn second_opinions(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    judge: &dyn Judge,
+    files: &RoundFiles,
+    inputs: &mut Inputs,
+    on_stage: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let (agreement, implicit) = (ctx.settings.pairs.agreement != Agreement::Off, ctx.settings.pairs.implicit);
+    if !agreement && !implicit {
+        return Ok(());
+    }
+    let Some(before) = ctx.models.before(ctx.round) else {
+        ctx.observer.note("round 1 has no model before it to agree with: every pair is taken as it is");
+        return Ok(());
+    };
+    let answers: Vec<&CandidateRecord> = inputs.candidates.iter().chain(inputs.anchors.iter().flatten()).collect();
+    let [out, logps_out, logps_before_out] = [VERDICTS_BEFORE, LOGPS, LOGPS_BEFORE].map(|name| files.jsonl(name));
+    let missing = agreement && !out.exists() || implicit && !logps_before_out.exists();
+    if missing {
+        ctx.models.with(before, &mut |other| {
+            if agreement {
+                verdicts::run(other, judge, ctx, VERDICTS_BEFORE, &inputs.prompts, &inputs.candidates, &out)?;
+            }
+            if implicit {
+                logps::run(other, ctx, LOGPS_BEFORE, &inputs.prompts, &answers, &logps_before_out)?;
+            }
+            Ok(())
+        })?;
+    }
+    if agreement {
+        inputs.before = Some(read_jsonl(&out)?);
+    }
+    if implicit {
+        let own = logps::run(engine, ctx, LOGPS, &inputs.prompts, &answers, &logps_out)?;
+        inputs.logps = Some([own, read_jsonl(&logps_before_out)?]);
+    }
+    on_stage("second-opinions")
+}
+
+/// The records that the pairs of a finished round were made of.
+fn inputs(files: &RoundFiles) -> Result<Inputs> {
+    fn optional<T: serde::de::DeserializeOwned>(files: &RoundFiles, name: &str) -> Result<Option<Vec<T>>> {
+        let path = files.jsonl(name);
+        if path.exists() { read_jsonl(&path).map(Some) } else { Ok(None) }
+    }
+    let mut verdicts = read_jsonl(&files.jsonl("verdicts"))?;
+    verdicts.extend(optional(files, ANCHOR_VERDICTS)?.unwrap_or_default());
+    Ok(Inputs {
+        prompts: read_jsonl(&files.jsonl("prompts"))?,
+        candidates: read_jsonl(&files.jsonl("candidates"))?,
+        verdicts,
+        anchors: optional(files, ANCHORS)?,
+        before: optional(files, VERDICTS_BEFORE)?,
+        logps: optional(files, LOGPS)?.zip(optional(files, LOGPS_BEFORE)?).map(|(now, before)| [now, before]),
+    })
 }
 
 /// Reads the round's files and counts.
@@ -167,10 +286,13 @@ pub fn prepare(
 /// # Errors
 /// A file is missing or broken.
 pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMetrics> {
-    let prompts: Vec<PromptRecord> = read_jsonl(&files.jsonl("prompts"))?;
-    let dropped: Vec<DroppedRecord> = read_jsonl(&files.jsonl("dropped"))?;
-    let candidates: Vec<CandidateRecord> = read_jsonl(&files.jsonl("candidates"))?;
+    let inputs = inputs(files)?;
+    let outcome = pair_stage::build(ctx, &inputs)?;
+    let (prompts, candidates) = (&inputs.prompts, &inputs.candidates);
     let verdicts: Vec<VerdictRecord> = read_jsonl(&files.jsonl("verdicts"))?;
+    let meta_pairs = files.jsonl(META_PAIRS);
+    let meta_pairs: Vec<PairRecord> = if meta_pairs.exists() { read_jsonl(&meta_pairs)? } else { Vec::new() };
+    let dropped: Vec<DroppedRecord> = read_jsonl(&files.jsonl("dropped"))?;
     let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs"))?;
     let steps: Vec<serde_json::Value> = read_jsonl(&files.jsonl("steps"))?;
     let mut reasons = BTreeMap::new();
@@ -178,7 +300,7 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
         *reasons.entry(d.reason.clone()).or_insert(0) += 1;
     }
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for c in &candidates {
+    for c in candidates {
         groups.entry(&c.prompt_id).or_default().push(&c.text);
     }
     let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
@@ -186,7 +308,7 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     let unparsed: usize = verdicts.iter().map(|v| v.unparsed).sum();
     let ratio = |part: f64, whole: usize| if whole == 0 { 0.0 } else { part / whole as f64 };
     let mean = |values: &mut dyn Iterator<Item = f64>| metrics::mean_se(&values.collect::<Vec<_>>()).0;
-    let (ties, too_few) = pair_stage::without_pair(ctx, &prompts, &candidates, &verdicts);
+    let answers: Vec<Vec<Answer>> = prompts.iter().map(|p| answers_of(candidates, &p.id)).collect();
     let mut out = RoundMetrics {
         round: ctx.round,
         prompts: prompts.len(),
@@ -202,8 +324,13 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
         score_mean: metrics::mean_se(&scores).0,
         score_histogram: metrics::histogram(&scores),
         pairs: pairs.len(),
-        ties,
-        too_few,
+        ties: outcome.ties,
+        too_few: outcome.too_few,
+        disagreeing: outcome.disagreeing,
+        agreement: outcome.agreement,
+        meta_pairs: meta_pairs.len(),
+        diversity: Some(diversity(&answers)),
+        best_step: validation::best(&files.dir)?,
         chosen_tokens: mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64)),
         rejected_tokens: mean(&mut pairs.iter().map(|p| p.rejected_ids.len() as f64)),
         steps: steps.len(),
@@ -212,6 +339,11 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     };
     out.warnings = warnings(&out);
     Ok(out)
+}
+
+fn answers_of(candidates: &[CandidateRecord], prompt_id: &str) -> Vec<Answer> {
+    let own = candidates.iter().filter(|c| c.prompt_id == prompt_id);
+    own.map(|c| Answer { text: c.text.clone(), tokens: Some(c.tokens) }).collect()
 }
 
 /// What looks like a collapse.

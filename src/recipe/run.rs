@@ -1,13 +1,19 @@
 //! `run CONFIG.toml`: the loop on a real model.
 
+use super::answers::{Prompt, read_prompts};
 use super::chat::ChatDomain;
 use super::config::{JudgeSection, RunConfig};
 use super::demo::earlier_prompts;
 use super::domain::Domain;
+use super::models::RunModels;
 use super::records::{read_json, write_file, write_json};
-use super::report;
 use super::round::{Context, RoundFiles, play, sizes};
-use super::run_folder::{RunFolder, Status, status};
+use super::run_folder::{RunFolder, Status, join, status};
+use super::shards::{self, Shard};
+use super::standing::{self, Standing};
+use super::supervised::{self, Supervision};
+use super::waves::{Waves, tidy};
+use super::{prompts, report};
 use crate::gpu::Gpu;
 use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
 use crate::model::Model;
@@ -17,50 +23,131 @@ use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// How far [`run`] goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To its end.
+    End,
+    /// To the prompts of a round whose answers are still to be written, by [`shard`].
+    Prompts,
+}
+
 /// Plays the rounds that `config` asks for; a finished run is left as it is.
 ///
 /// # Errors
 /// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings; errors of the
 /// stages; `Stopped` when the observer asks for it.
-pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, observer: &dyn Observer) -> Result<Status> {
+pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
-    let table = toml::Table::try_from(config).map_err(|e| Error::Input(format!("configuration: {e}")))?;
-    let sizes = sizes(gpu, &config.round());
-    let mut folder = RunFolder::open(&config.run.out, &table, sizes, resume)?;
+    let held_out = held_out(config)?;
+    let supervision = Supervision::read(&config.sft, &source, config.run.seed, observer)?;
+    let mut sizes = sizes(gpu, &config.round());
+    if let Some(supervision) = &supervision {
+        sizes.insert("sft.records".to_owned(), super::records::hex(supervision.hash()).into());
+    }
+    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, resume)?;
+    let path = folder.path().to_path_buf();
+    let models = RunModels { gpu, domain: &domain, run: &path };
+    let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
     refer(&folder.model(0), &std::path::absolute(&source.path).map_err(Error::io(&source.path))?)?;
-    // Without supervised data the first model that plays is the given one.
-    refer(&folder.model(1), Path::new("../M0"))?;
-    for round in 1..=config.run.rounds {
-        let files = RoundFiles::new(folder.path(), round);
+    match &supervision {
+        Some(supervision) => {
+            let dir = path.join(supervised::FOLDER);
+            let (first, next) = (folder.model(0), folder.model(1));
+            supervision.run(gpu, &domain, &config.sft, [&first, &next, &dir], observer)?;
+            folder.stage_done(&format!("{}/training", supervised::FOLDER))?;
+            report::refresh(&path, observer);
+        }
+        // Without supervised data the first model that plays is the given one.
+        None => refer(&folder.model(1), Path::new("../M0"))?,
+    }
+    for round in 1..=config.run.rounds + 1 {
+        let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
-        if next.exists() && files.dir.join("metrics.json").exists() {
+        let played = round > config.run.rounds || (next.exists() && files.dir.join("metrics.json").exists());
+        let measured = standing.as_ref().is_none_or(|s| s.done(round));
+        if played {
+            folder.keep_newest(config.kept(), round.min(config.run.rounds) + 1)?;
+        }
+        if played && measured {
             continue;
         }
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
         let model = domain.load_model(gpu, &folder.model(round))?;
-        let judge = judge(gpu, &model, &source, domain.language(), config, &templates, folder.path(), observer)?;
+        let judge = judge(gpu, &model, &source, domain.language(), config, &templates, &path, observer)?;
         if config.judge.mode == "auto" {
             folder.stage_done("calibration")?;
         }
+        if let Some(standing) = standing.as_ref().filter(|_| !measured) {
+            standing.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
+            folder.stage_done(&format!("{}/M{round}", standing::FOLDER))?;
+            report::refresh(&path, observer);
+        }
+        if played {
+            continue;
+        }
         let settings = config.round();
-        let ctx = Context { domain: &domain, settings: &settings, seed: config.run.seed, round, observer };
-        let earlier = earlier_prompts(folder.path(), round)?;
+        let (seed, held_out) = (config.run.seed, &held_out[..]);
+        let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
+        let earlier = earlier_prompts(&path, round)?;
+        let answered = shards::begun(&files) || files.jsonl("candidates").exists();
+        if until == Until::Prompts && !answered {
+            let engine = &mut GpuEngine::new(gpu, &model);
+            prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
+            folder.stage_done(&format!("round-{round}/prompts"))?;
+            drop(folder);
+            return status(&path);
+        }
         play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
-        report::refresh(folder.path(), observer);
+        folder.keep_newest(config.kept(), round + 1)?;
+        report::refresh(&path, observer);
     }
     folder.finish()?;
-    report::refresh(folder.path(), observer);
-    let path = folder.path().to_path_buf();
+    report::refresh(&path, observer);
     drop(folder);
     status(&path)
+}
+
+/// Writes the answers and verdicts of one share of the prompts of the round that a run has come to; the next [`run`] merges them.
+/// Several may work at the same time. Returns how many prompts the share has.
+///
+/// # Errors
+/// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for it.
+pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
+    config.check()?;
+    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
+    let domain = ChatDomain::new(&source, &config.prompts)?;
+    let templates = templates(&config.judge)?;
+    let path = &config.run.out;
+    let _shared = join(path, &config.table()?)?;
+    let exists = |round: u32| path.join(format!("M{}", round + 1)).exists();
+    let Some(round) = (1..=config.run.rounds).find(|round| !exists(*round)) else {
+        return Err(Error::file(path, "is over: there is nothing left to share"));
+    };
+    let model = domain.load_model(gpu, &path.join(format!("M{round}")))?;
+    let judge = judge(gpu, &model, &source, domain.language(), config, &templates, path, observer)?;
+    let models = RunModels { gpu, domain: &domain, run: path };
+    let (settings, seed) = (config.round(), config.run.seed);
+    let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
+    shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
+}
+
+/// The prompts of every file that the run is measured on.
+fn held_out(config: &RunConfig) -> Result<Vec<String>> {
+    let sets = [&config.validation.prompts, &config.evaluation.prompts].into_iter().chain(&config.prompts.exclude);
+    let mut all = Vec::new();
+    for path in sets.filter(|path| !path.as_os_str().is_empty()) {
+        all.extend(read_prompts(path)?.iter().map(Prompt::question));
+    }
+    Ok(all)
 }
 
 /// Makes `dir` a reference to another model.
@@ -122,7 +209,7 @@ fn judge<'a>(
         "auto" => calibrated(gpu, model, source, language, config, run, observer)?,
         name => name.parse()?,
     };
-    let settings = config.judge.settings(config.run.seed);
+    let settings = config.judge.settings(config.run.seed)?;
     Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
 }
 
@@ -139,14 +226,22 @@ fn calibrated(
     let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
     let kept: Kept = if path.exists() {
+        tidy(&path)?;
         read_json(&path)?
     } else {
-        let settings = config.judge.settings(config.run.seed);
+        let settings = config.judge.settings(config.run.seed)?;
         let mut engine = GpuEngine::new(gpu, model);
         let questions = config.judge.calibration;
-        let calibration = calibrate::with(&mut engine, language, &settings, &Mode::ALL, questions, observer)?;
+        // What was measured before a stop, but with these weights only.
+        let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
+        let mut done: Vec<calibrate::ModeResult> =
+            waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
+        let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
+        let calibration =
+            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
         let kept = Kept { model: hash.clone(), calibration };
         write_json(&path, &kept)?;
+        waves.remove()?;
         kept
     };
     if kept.model != hash {

@@ -1,16 +1,20 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
-use super::records::{read_json, write_file, write_json};
+use super::records::{line, read_json, write_file, write_json};
+use crate::durable::{self, Lines};
+use crate::weights::{REMOVED_FILE, remove_weights};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The plan's file in a run folder.
 pub(super) const PLAN_FILE: &str = "plan.json";
+
+/// Keys of the configuration that a resume may change, for they change no byte of what is made.
+pub const FREE: [&str; 1] = ["run.keep"];
 
 /// A finished stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,16 +48,16 @@ pub struct RunFolder {
     path: PathBuf,
     state: RunState,
     since: Instant,
-    /// Holds the operating system's lock until dropped, however the process ends.
-    _lock: File,
+    log: Lines,
+    _lock: Lock,
 }
 
 impl RunFolder {
     /// Creates the folder, or opens it again with `resume`. `config` is the resolved configuration.
     ///
     /// # Errors
-    /// The folder is in use by another process; it exists and `resume` is not set; its configuration, version or sizes differ (the
-    /// error names the key and both values); it cannot be written.
+    /// The folder is in use by another process; it exists and `resume` is not set; another version of this crate made it; its
+    /// configuration (but for [`FREE`]) or sizes differ (the error names the key and both values); it cannot be written.
     pub fn open(
         path: &Path,
         config: &toml::Table,
@@ -67,34 +71,33 @@ impl RunFolder {
         if !exists && path.read_dir().is_ok_and(|mut d| d.any(|f| f.is_ok_and(|f| !is_ours(&f.file_name())))) {
             return Err(Error::file(path, "holds other files; a run needs a folder of its own"));
         }
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = lock(path)?;
+        durable::create_folder(path)?;
+        let lock = Lock::take(path, File::try_lock)?;
         let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
-        if exists {
-            let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
-            let before: toml::Table =
-                toml::from_str(&text).map_err(|e| Error::file(&config_path, e.to_string().trim().to_owned()))?;
-            refuse_difference(&config_path, &flat(before), &flat(config.clone()))?;
-        }
-        if plan_path.exists() {
+        if exists && plan_path.exists() {
             let before: Plan = read_json(&plan_path)?;
-            let keys = |plan: Plan| -> BTreeMap<String, String> {
-                let version = [("version".to_owned(), plan.version)];
-                plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).chain(version).collect()
-            };
+            if before.version != plan.version {
+                let what = format!("was made by version {} of selfreward, this is {}", before.version, plan.version);
+                return Err(Error::file(path, format!("{what}; go on with that version, or name another folder")));
+            }
+            let keys = |plan: Plan| plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).collect();
             refuse_difference(&plan_path, &keys(before), &keys(plan))?;
         } else {
             write_json(&plan_path, &plan)?;
         }
-        if !exists {
+        if exists {
+            same_config(&config_path, config)?;
+        }
+        let text = toml::to_string(config).map_err(|e| Error::file(&config_path, e.to_string()))?;
+        if !std::fs::read(&config_path).is_ok_and(|before| before == text.as_bytes()) {
             // Last, so that a folder with a config.toml always has its plan.
-            let text = toml::to_string(config).map_err(|e| Error::file(&config_path, e.to_string()))?;
             write_file(&config_path, text.as_bytes())?;
         }
         let state_path = path.join("state.json");
         let state = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
-        Ok(Self { path: path.to_path_buf(), state, since: Instant::now(), _lock: lock })
+        let (log, _) = Lines::open(&path.join("log.jsonl"))?;
+        Ok(Self { path: path.to_path_buf(), state, since: Instant::now(), log, _lock: lock })
     }
 
     /// Where it is.
@@ -105,6 +108,19 @@ impl RunFolder {
     /// The folder of model M`number`.
     pub fn model(&self, number: u32) -> PathBuf {
         self.path.join(format!("M{number}"))
+    }
+
+    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, whose round's files are all
+    /// written; 0 keeps all.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn keep_newest(&self, keep: u32, newest: u32) -> Result<()> {
+        if keep == 0 {
+            return Ok(());
+        }
+        let why = format!("were removed after M{newest} was there: [run] keep = {keep}");
+        (2..=newest.saturating_sub(keep)).try_for_each(|number| remove_weights(&self.model(number), &why))
     }
 
     /// Notes that a stage is over; a stage that was over already (read back on resume) keeps its time.
@@ -140,14 +156,12 @@ impl RunFolder {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn log(&self, what: &serde_json::Value) -> Result<()> {
-        let path = self.path.join("log.jsonl");
+    pub fn log(&mut self, what: &serde_json::Value) -> Result<()> {
         let mut record = serde_json::json!({ "unix_seconds": unix_seconds() });
         if let (Some(record), Some(what)) = (record.as_object_mut(), what.as_object()) {
             record.extend(what.clone());
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        file.write_all(format!("{record}\n").as_bytes()).map_err(Error::io(&path))
+        self.log.push_unsynced(&line(&self.path, &record)?)
     }
 }
 
@@ -157,17 +171,51 @@ fn unix_seconds() -> f64 {
 
 /// What a run that was killed while it began leaves behind.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
-    ["lock", PLAN_FILE, "plan.json.tmp", "config.toml.tmp"].iter().any(|ours| name == *ours)
+    [LOCK_FILE, PLAN_FILE, ".plan.json.tmp", ".config.toml.tmp"].iter().any(|ours| name == *ours)
 }
 
-fn lock(path: &Path) -> Result<File> {
-    let lock_path = path.join("lock");
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(Error::io(&lock_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::file(path, "is in use by another process; wait for it or stop it")),
-        Err(TryLockError::Error(e)) => Err(Error::io(&lock_path)(e)),
+/// Takes part in a run that others work on at the same time: the folder is closed to [`RunFolder::open`] as long as what is returned
+/// lives. `config` is the resolved configuration.
+///
+/// # Errors
+/// There is no such run; a whole run works on it; its configuration differs.
+pub(super) fn join(path: &Path, config: &toml::Table) -> Result<Lock> {
+    let config_path = path.join("config.toml");
+    if !config_path.exists() {
+        return Err(Error::file(path, "is no run folder yet: begin with run --until prompts"));
+    }
+    let lock = Lock::take(path, File::try_lock_shared)?;
+    same_config(&config_path, config)?;
+    Ok(lock)
+}
+
+fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let before: toml::Table = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
+    refuse_difference(path, &flat(before), &flat(config.clone()))
+}
+
+/// The file that [`Lock`] locks.
+const LOCK_FILE: &str = "lock";
+
+/// Keeps other processes out of a folder until it is dropped, however the process ends: the operating system's lock on a file.
+pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Lock {
+    /// Locks the folder, to this process or, with `File::try_lock_shared`, to those that share it.
+    ///
+    /// # Errors
+    /// Another process has it; the file cannot be made.
+    pub(super) fn take(folder: &Path, how: fn(&File) -> std::result::Result<(), TryLockError>) -> Result<Self> {
+        let path = folder.join(LOCK_FILE);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+        match how(&file) {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::file(folder, "is in use by another process; wait for it or stop it"))
+            }
+            Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
+        }
     }
 }
 
@@ -187,7 +235,7 @@ fn flat(table: toml::Table) -> BTreeMap<String, String> {
 }
 
 fn refuse_difference(path: &Path, before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
-    for key in before.keys().chain(now.keys()) {
+    for key in before.keys().chain(now.keys()).filter(|key| !FREE.contains(&key.as_str())) {
         let (old, new) = (before.get(key), now.get(key));
         if old != new {
             let show = |v: Option<&String>| v.cloned().unwrap_or_else(|| "unset".to_owned());
@@ -225,6 +273,8 @@ pub struct Status {
     pub finished: bool,
     /// Finished models, oldest first.
     pub models: Vec<String>,
+    /// Those of them whose weights `[run] keep` removed.
+    pub removed: Vec<String>,
     /// Finished stages.
     pub stages: Vec<StageState>,
     /// Stages begun and not finished, with their finished waves.
@@ -238,12 +288,27 @@ pub struct Status {
 /// # Errors
 /// `run` is no run folder; a file of it is broken.
 pub fn status(run: &Path) -> Result<Status> {
+    read_status(run).map_err(|e| explain(run, e))
+}
+
+/// An error about a file's content says so where another version of this crate wrote the file.
+pub(super) fn explain(run: &Path, error: Error) -> Error {
+    match (error, read_json::<Plan>(&run.join(PLAN_FILE))) {
+        (Error::File { path, what }, Ok(plan)) if plan.version != env!("CARGO_PKG_VERSION") => {
+            let by = format!("the run was made by version {}, this is {}", plan.version, env!("CARGO_PKG_VERSION"));
+            Error::File { path, what: format!("{what} ({by})") }
+        }
+        (error, _) => error,
+    }
+}
+
+fn read_status(run: &Path) -> Result<Status> {
     if !run.join("config.toml").exists() {
         return Err(Error::file(run, "is no run folder: it has no config.toml"));
     }
     let state_path = run.join("state.json");
     let state: RunState = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
-    let running = matches!(File::open(run.join("lock")).map(|f| f.try_lock()), Ok(Err(TryLockError::WouldBlock)));
+    let running = matches!(File::open(run.join(LOCK_FILE)).map(|f| f.try_lock()), Ok(Err(TryLockError::WouldBlock)));
     let (mut partial, mut rounds) = (BTreeMap::new(), Vec::new());
     for round in 1.. {
         let dir = run.join(format!("round-{round}"));
@@ -262,8 +327,10 @@ pub fn status(run: &Path) -> Result<Status> {
             rounds.push(read_json(&metrics)?);
         }
     }
-    let models = models(run).into_iter().map(|n| format!("M{n}")).collect();
-    Ok(Status { path: run.into(), running, finished: state.finished, models, stages: state.stages, partial, rounds })
+    let models: Vec<String> = models(run).into_iter().map(|n| format!("M{n}")).collect();
+    let removed = models.iter().filter(|name| run.join(name).join(REMOVED_FILE).exists()).cloned().collect();
+    let (path, finished, stages) = (run.into(), state.finished, state.stages);
+    Ok(Status { path, running, finished, models, removed, stages, partial, rounds })
 }
 
 #[cfg(test)]
@@ -289,6 +356,10 @@ mod tests {
         assert!(status(&path).unwrap().running);
         run.stage_done("round-1/prompts").unwrap();
         drop(run);
+        let log = path.join("log.jsonl");
+        let mut torn = std::fs::read(&log).unwrap();
+        torn.extend(b"{\"unix_sec");
+        std::fs::write(&log, torn).unwrap();
         assert!(!status(&path).unwrap().running);
         let exists = RunFolder::open(&path, &config, sizes(4), false).err().unwrap().to_string();
         assert!(exists.contains("--resume"), "{exists}");
@@ -299,8 +370,74 @@ mod tests {
         assert!(missing.contains("unset"), "{missing}");
         let plan = RunFolder::open(&path, &config, sizes(5), true).err().unwrap().to_string();
         assert!(plan.contains("plan.json") && plan.contains("wave is 4"), "{plan}");
-        let run = RunFolder::open(&path, &config, sizes(4), true).unwrap();
+        let mut run = RunFolder::open(&path, &config, sizes(4), true).unwrap();
         assert_eq!(run.state.stages[0].name, "round-1/prompts");
+        run.stage_done("round-1/candidates").unwrap();
+        let logged: Vec<serde_json::Value> = super::super::records::read_jsonl(&log).unwrap();
+        assert_eq!(logged.iter().map(|l| l["stage"].as_str().unwrap()).collect::<Vec<_>>().len(), 2);
+    }
+
+    #[test]
+    fn a_run_killed_while_it_began_begins_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        for left in ["lock", "plan.json", ".plan.json.tmp", ".config.toml.tmp"] {
+            std::fs::write(tmp.path().join(left), "{\"version\":\"0\",\"sizes\":{}}").unwrap();
+        }
+        drop(RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false).unwrap());
+        RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), true).unwrap();
+    }
+
+    #[test]
+    fn runs_of_another_version_are_read_and_not_gone_on_with() {
+        let tmp = tempfile::tempdir().unwrap();
+        let config = table("[run]\nseed = 1\n");
+        let mut run = RunFolder::open(tmp.path(), &config, sizes(4), false).unwrap();
+        run.stage_done("round-1/prompts").unwrap();
+        drop(run);
+        let plan = tmp.path().join(PLAN_FILE);
+        let old = std::fs::read_to_string(&plan).unwrap().replace(env!("CARGO_PKG_VERSION"), "0.0.1");
+        std::fs::write(&plan, old).unwrap();
+        let e = RunFolder::open(tmp.path(), &config, sizes(4), true).err().unwrap().to_string();
+        assert!(e.contains("version 0.0.1") && e.contains(env!("CARGO_PKG_VERSION")), "{e}");
+        assert_eq!(status(tmp.path()).unwrap().stages.len(), 1);
+        std::fs::create_dir(tmp.path().join("round-1")).unwrap();
+        std::fs::write(tmp.path().join("round-1/metrics.json"), "{\"round\":1}").unwrap();
+        let e = status(tmp.path()).unwrap_err().to_string();
+        assert!(e.contains("round-1/metrics.json: missing field") && e.contains("version 0.0.1"), "{e}");
+    }
+
+    #[test]
+    fn only_the_newest_models_keep_their_weights() {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false).unwrap();
+        for number in 1..=5 {
+            crate::world::save(&run.model(number), &crate::world::init(0)).unwrap();
+        }
+        let removed = || status(tmp.path()).unwrap().removed;
+        run.keep_newest(0, 5).unwrap();
+        run.keep_newest(9, 5).unwrap();
+        assert!(removed().is_empty());
+        run.keep_newest(2, 4).unwrap();
+        assert_eq!(removed(), ["M2"]);
+        run.keep_newest(1, 5).unwrap();
+        run.keep_newest(1, 5).unwrap();
+        assert_eq!(removed(), ["M2", "M3", "M4"]);
+        assert_eq!(status(tmp.path()).unwrap().models, ["M1", "M2", "M3", "M4", "M5"]);
+        for number in [1, 5] {
+            crate::weights::ModelSource::open(&run.model(number)).unwrap();
+        }
+        let e = crate::weights::ModelSource::open(&run.model(3)).err().unwrap().to_string();
+        assert!(e.contains("M3: its weights were removed after M5 was there: [run] keep = 1"), "{e}");
+        assert_eq!(crate::weights::ModelSource::open(tmp.path()).unwrap().path, run.model(5));
+    }
+
+    #[test]
+    fn what_is_kept_may_change() {
+        let tmp = tempfile::tempdir().unwrap();
+        let with = |keep| table(&format!("[run]\nkeep = {keep}\nseed = 1\n"));
+        drop(RunFolder::open(tmp.path(), &with(0), sizes(4), false).unwrap());
+        drop(RunFolder::open(tmp.path(), &with(2), sizes(4), true).unwrap());
+        assert!(std::fs::read_to_string(tmp.path().join("config.toml")).unwrap().contains("keep = 2"));
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Stage 5: the next model from the pairs; and training from any records, with checkpoints.
 
 use super::config::Method;
-use super::records::{PairRecord, line, read_json, read_jsonl, write_json, write_jsonl};
+use super::records::{PairRecord, line, read_json, write_json};
 use super::round::{Context, RoundFiles};
+use super::validation::{self, Validator};
+use crate::durable::{self, Lines};
 use crate::gpu::Gpu;
+use crate::judge::Judge;
 use crate::kernels::weight::Half;
 use crate::model::Model;
 use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 /// What is trained on.
@@ -52,7 +53,8 @@ pub struct Job<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// Trains the round's next model on its pairs and writes the folder `next`. A finished training is left as it is.
+/// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its checkpoints. A
+/// finished training is left as it is.
 ///
 /// # Errors
 /// No pairs; errors of [`train`] and of writing the model.
@@ -60,12 +62,14 @@ pub fn run(
     gpu: &Gpu,
     model: Model,
     ctx: &Context,
+    judge: &dyn Judge,
     pairs: &[PairRecord],
     files: &RoundFiles,
     next: &Path,
 ) -> Result<()> {
     if next.exists() {
         // A run killed right after it wrote the model leaves its checkpoints behind.
+        validation::remove(&files.dir)?;
         return Checkpoints::open(&files.dir)?.remove();
     }
     let d = &ctx.settings.dpo;
@@ -82,40 +86,47 @@ pub fn run(
         dir: &files.dir,
         observer: ctx.observer,
     };
+    let mut validator = Validator::open(gpu, ctx, judge, &files.dir)?;
     let model = match d.method {
         Method::Dpo => {
             let pairs: Vec<dpo::Pair> = pairs
                 .iter()
                 .map(|p| dpo::Pair {
-                    prompt: p.prompt_ids.clone(),
-                    chosen: p.chosen_ids.clone(),
-                    rejected: p.rejected_ids.clone(),
-                    desirable: true,
+                    weight: p.weight,
+                    flip: p.flip,
+                    ..dpo::Pair::new(p.prompt_ids.clone(), p.chosen_ids.clone(), p.rejected_ids.clone())
                 })
                 .collect();
-            train(gpu, model, Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None }, &job)?
+            let data = Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None };
+            train(gpu, model, data, &job, validator.as_mut())?
         }
         Method::SftBest => {
             let examples: Vec<sft::Example> = pairs
                 .iter()
                 .map(|p| sft::Example { prompt: p.prompt_ids.clone(), completion: p.chosen_ids.clone() })
                 .collect();
-            train(gpu, model, Data::Examples { examples: &examples, config: &d.sft(ctx.seed)? }, &job)?
+            let data = Data::Examples { examples: &examples, config: &d.sft(ctx.seed)? };
+            train(gpu, model, data, &job, validator.as_mut())?
         }
     };
-    ctx.domain.save_model(next, &model.tensors(gpu)?)?;
+    match validator {
+        Some(validator) => validator.keep(next)?,
+        None => ctx.domain.save_model(next, &model.tensors(gpu)?)?,
+    }
     Checkpoints::open(&files.dir)?.remove()
 }
 
-/// Trains `model`, from the last checkpoint on where there is one. The checkpoints stay until [`Checkpoints::remove`].
+/// Trains `model`, from the last checkpoint on where there is one, until its end or until the `validator` has enough. The
+/// checkpoints stay until [`Checkpoints::remove`].
 ///
 /// # Errors
 /// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
-pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
+pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&mut Validator>) -> Result<Model> {
     let (records, epochs, batch) = match &data {
         Data::Pairs { pairs, config, .. } => (pairs.len(), config.epochs, config.batch),
         Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
     };
+    let validator = validator.map(RefCell::new);
     let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
     trainer.micro_rows = job.micro_rows;
     if let Some(half) = job.half {
@@ -126,16 +137,31 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
     }
-    let steps = RefCell::new(Steps::open(job.dir.join("steps.jsonl"), trainer.step)?);
+    let steps = RefCell::new(StepLog::open(job.dir.join("steps.jsonl"), trainer.step)?);
+    if let Some(validator) = &validator {
+        validator.borrow_mut().resume(trainer.step)?;
+        if validator.borrow().enough() {
+            return Ok(trainer.model);
+        }
+    }
+    let enough = Cell::new(false);
     let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
     job.observer.begin("training", Some(total), "steps");
     job.observer.advance(trainer.step);
     let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {
         steps.borrow_mut().push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
-        if trainer.step.is_multiple_of(job.save_every) && trainer.step < total {
+        let validator = validator.as_ref().filter(|v| v.borrow().due(trainer.step, total));
+        if let Some(validator) = &validator {
+            validator.borrow_mut().run(trainer)?;
+        }
+        if validator.is_some() || (trainer.step.is_multiple_of(job.save_every) && trainer.step < total) {
             checkpoints.save(trainer)?;
         }
-        Ok(())
+        if let Some(validator) = validator {
+            validator.borrow().tidy()?;
+            enough.set(validator.borrow().enough() && trainer.step < total);
+        }
+        if enough.get() { Err(Error::Stopped) } else { Ok(()) }
     };
     let done = match data {
         Data::Pairs { pairs, config, reference } => {
@@ -159,10 +185,17 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job) -> Result<Model> {
             })
         }
     };
-    if matches!(done, Err(Error::Stopped)) && trainer.step > 0 {
-        checkpoints.save(&trainer)?;
+    match done {
+        Err(Error::Stopped) if enough.get() => {
+            let validations = "the last validations brought nothing better";
+            job.observer.note(&format!("training ends after {} of {total} steps: {validations}", trainer.step));
+        }
+        Err(Error::Stopped) if trainer.step > 0 => {
+            checkpoints.save(&trainer)?;
+            return Err(Error::Stopped);
+        }
+        done => done?,
     }
-    done?;
     job.observer.end();
     Ok(trainer.model)
 }
@@ -185,11 +218,30 @@ impl Checkpoints {
     /// The folder cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = dir.join("train");
-        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        Ok(Self { dir })
+        durable::create_folder(&dir)?;
+        let checkpoints = Self { dir };
+        checkpoints.tidy()?;
+        Ok(checkpoints)
     }
 
-    fn latest(&self) -> Result<Option<PathBuf>> {
+    /// Removes the folders of states that are not the newest whole one: what a kill between writing one and removing the one
+    /// before it leaves behind.
+    fn tidy(&self) -> Result<()> {
+        let latest = self.latest()?;
+        for entry in std::fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
+            let path = entry.map_err(Error::io(&self.dir))?.path();
+            if path.is_dir() && latest.as_ref() != Some(&path) {
+                durable::remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of the newest whole state.
+    ///
+    /// # Errors
+    /// The file that names it is broken.
+    pub fn latest(&self) -> Result<Option<PathBuf>> {
         let path = self.dir.join("latest.json");
         if !path.exists() {
             return Ok(None);
@@ -198,7 +250,11 @@ impl Checkpoints {
         Ok(Some(self.dir.join(latest.folder)))
     }
 
-    fn save(&self, trainer: &Trainer) -> Result<()> {
+    /// Saves a state in place of the one before.
+    ///
+    /// # Errors
+    /// The folder cannot be written; GPU errors.
+    pub fn save(&self, trainer: &Trainer) -> Result<()> {
         let before = self.latest()?;
         let folder = format!("step-{}", trainer.step);
         let dir = self.dir.join(&folder);
@@ -208,7 +264,7 @@ impl Checkpoints {
         trainer.save_state(&dir)?;
         write_json(&self.dir.join("latest.json"), &Latest { step: trainer.step, folder })?;
         match before {
-            Some(old) => std::fs::remove_dir_all(&old).map_err(Error::io(&old)),
+            Some(old) => durable::remove_folder(&old),
             None => Ok(()),
         }
     }
@@ -236,53 +292,61 @@ impl Checkpoints {
     /// # Errors
     /// The folder cannot be removed.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.dir).map_err(Error::io(&self.dir))
+        durable::remove_folder(&self.dir)
     }
 }
 
-/// `steps.jsonl`: one line a step, cut back to the checkpoint on resume.
-struct Steps {
+/// A file with one line for a step, such as `steps.jsonl`, cut back to the checkpoint on resume.
+pub(super) struct StepLog {
     path: PathBuf,
-    file: File,
+    lines: Lines,
 }
 
-impl Steps {
-    fn open(path: PathBuf, done: u64) -> Result<Self> {
-        let mut kept: Vec<serde_json::Value> = Vec::new();
-        if path.exists() && done > 0 {
-            drop_torn_tail(&path)?;
-            kept = read_jsonl(&path)?;
-            kept.retain(|s: &serde_json::Value| s["step"].as_u64().is_some_and(|step| step <= done));
-        }
-        write_jsonl(&path, &kept)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path))?;
-        Ok(Self { path, file })
+impl StepLog {
+    /// Keeps the records of the first `done` steps.
+    pub(super) fn open(path: PathBuf, done: u64) -> Result<Self> {
+        let (mut lines, bytes) = Lines::open(&path)?;
+        let step = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["step"].as_u64();
+        let known = |line: &&[u8]| step(line).is_some_and(|step| step <= done);
+        lines.cut(bytes.split_inclusive(|&b| b == b'\n').take_while(known).map(<[u8]>::len).sum())?;
+        Ok(Self { path, lines })
     }
 
-    fn push(&mut self, record: &serde_json::Value) -> Result<()> {
-        let bytes = line(&self.path, record)?;
-        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(Error::io(&self.path))
+    pub(super) fn push(&mut self, record: &serde_json::Value) -> Result<()> {
+        self.lines.push(&line(&self.path, record)?)
     }
-}
-
-fn drop_torn_tail(path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    if whole < bytes.len() {
-        super::records::write_file(path, &bytes[..whole])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::read_jsonl;
     use super::*;
+
+    #[test]
+    fn only_the_newest_whole_checkpoint_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        let train = tmp.path().join("train");
+        let names = || {
+            let mut all: Vec<_> = std::fs::read_dir(&train).unwrap().map(|f| f.unwrap().file_name()).collect();
+            all.sort();
+            all
+        };
+        ["step-4", "step-8", "step-12"].iter().for_each(|name| std::fs::create_dir_all(train.join(name)).unwrap());
+        std::fs::write(train.join("reference.json"), "[]").unwrap();
+        std::fs::write(train.join("latest.json"), "{\"step\":8,\"folder\":\"step-8\"}").unwrap();
+        Checkpoints::open(tmp.path()).unwrap();
+        assert_eq!(names(), ["latest.json", "reference.json", "step-8"]);
+        // A kill before the first one was named.
+        std::fs::remove_file(train.join("latest.json")).unwrap();
+        Checkpoints::open(tmp.path()).unwrap();
+        assert_eq!(names(), ["reference.json"]);
+    }
 
     #[test]
     fn steps_are_cut_back_to_the_checkpoint() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("steps.jsonl");
-        let mut steps = Steps::open(path.clone(), 0).unwrap();
+        let mut steps = StepLog::open(path.clone(), 0).unwrap();
         for step in 1..=5 {
             steps.push(&serde_json::json!({ "step": step, "loss": 0.1 })).unwrap();
         }
@@ -290,10 +354,10 @@ mod tests {
         let mut torn = std::fs::read(&path).unwrap();
         torn.extend(b"{\"step\":6,\"lo");
         std::fs::write(&path, torn).unwrap();
-        drop(Steps::open(path.clone(), 3).unwrap());
+        drop(StepLog::open(path.clone(), 3).unwrap());
         let kept: Vec<serde_json::Value> = read_jsonl(&path).unwrap();
         assert_eq!(kept.iter().map(|s| s["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
-        drop(Steps::open(path.clone(), 0).unwrap());
+        drop(StepLog::open(path.clone(), 0).unwrap());
         assert!(read_jsonl::<serde_json::Value>(&path).unwrap().is_empty());
     }
 

@@ -1,15 +1,15 @@
 //! Stage 3: every different response is judged once.
 
-use super::records::{CandidateRecord, PromptRecord, VerdictRecord, hex, read_jsonl, write_jsonl};
+use super::records::{CandidateRecord, PromptRecord, VerdictRecord, hex};
 use super::round::Context;
-use super::waves::Waves;
+use super::waves::in_waves;
 use crate::judge::{Engine, Item, Judge};
 use crate::rng::record_id;
 use crate::{Error, Result};
 use std::path::Path;
 
 /// Judges in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a prompt with the same text share
-/// a verdict. A finished stage is read back.
+/// a verdict. `stage` names the stage in ids and in progress. A finished stage is read back.
 ///
 /// # Errors
 /// Errors of the judge, the engine and the files; `Stopped` when the observer asks for it.
@@ -17,29 +17,19 @@ pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
     ctx: &Context,
+    stage: &str,
     prompts: &[PromptRecord],
     candidates: &[CandidateRecord],
     out: &Path,
 ) -> Result<Vec<VerdictRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
-    }
-    let mut waves = Waves::<Vec<VerdictRecord>>::open(out)?;
-    ctx.observer.begin("verdicts", Some(prompts.len() as u64), "prompts");
-    for (i, chunk) in prompts.chunks(ctx.settings.judge.wave).enumerate() {
-        if i >= waves.done().len() {
-            if ctx.observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            waves.push(wave(engine, judge, ctx, chunk, candidates)?)?;
-        }
-        ctx.observer.advance(chunk.len() as u64);
-    }
-    ctx.observer.end();
-    let all: Vec<VerdictRecord> = waves.done().iter().flatten().cloned().collect();
-    write_jsonl(out, &all)?;
-    waves.remove()?;
-    Ok(all)
+    in_waves(
+        ctx.observer,
+        (stage, "prompts"),
+        (prompts, ctx.settings.judge.wave),
+        out,
+        &mut |chunk| wave(engine, judge, ctx, stage, chunk, candidates),
+        |_| {},
+    )
 }
 
 /// Candidates of a prompt with the same text.
@@ -53,6 +43,7 @@ fn wave(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
     ctx: &Context,
+    stage: &str,
     prompts: &[PromptRecord],
     candidates: &[CandidateRecord],
 ) -> Result<Vec<VerdictRecord>> {
@@ -69,7 +60,7 @@ fn wave(
     let mut items = Vec::with_capacity(groups.len());
     for group in &groups {
         let first = group.candidates[0];
-        let key = record_id(ctx.round, "verdicts", &ctx.domain.language().ask(&group.prompt.prompt)?, first.sample);
+        let key = record_id(ctx.round, stage, &ctx.domain.language().ask(&group.prompt.prompt)?, first.sample);
         items.push(Item { key, question: &group.prompt.prompt, answer: group.text });
     }
     let verdicts = judge.judge(engine, &items, ctx.observer)?;

@@ -1,35 +1,56 @@
 //! Finished waves of a stage on disk: one line a wave, appended and synced, so that a killed stage goes on from there.
 
-use super::records::line;
-use crate::{Error, Result};
+use super::records::{line, read_jsonl, write_jsonl};
+use crate::durable::{self, Lines};
+use crate::{Error, Observer, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// `NAME.jsonl` -> `NAME.part.jsonl`.
+fn part(out: &Path) -> PathBuf {
+    out.with_extension("part.jsonl")
+}
+
+/// Removes what a stage killed right after it wrote its final file `out` leaves behind.
+///
+/// # Errors
+/// The part file cannot be removed.
+pub fn tidy(out: &Path) -> Result<()> {
+    durable::remove_file(&part(out))
+}
+
+/// The records of a finished stage, tidied; None as long as its final file `out` is not there.
+///
+/// # Errors
+/// The file is broken; the part file cannot be removed.
+pub fn finished<T: DeserializeOwned>(out: &Path) -> Result<Option<Vec<T>>> {
+    if !out.exists() {
+        return Ok(None);
+    }
+    tidy(out)?;
+    read_jsonl(out).map(Some)
+}
 
 /// The part file of a stage.
 pub struct Waves<R> {
     path: PathBuf,
-    file: File,
+    lines: Lines,
     done: Vec<R>,
 }
 
 impl<R: Serialize + DeserializeOwned> Waves<R> {
-    /// Opens the part file beside the stage's final file `out` (`NAME.jsonl` -> `NAME.part.jsonl`), reads the finished waves
+    /// Opens the part file beside the stage's final file `out`, reads the finished waves
     /// and drops a torn tail.
     ///
     /// # Errors
     /// The file cannot be opened; a line that is not the last one is broken.
     pub fn open(out: &Path) -> Result<Self> {
         if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+            durable::create_folder(dir)?;
         }
-        let path = out.with_extension("part.jsonl");
-        let io = || Error::io(path.clone());
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io())?;
-        let bytes = std::fs::read(&path).map_err(io())?;
+        let path = part(out);
+        let (mut lines, bytes) = Lines::open(&path)?;
         let (mut done, mut good) = (Vec::new(), 0);
         while let Some(len) = bytes[good..].iter().position(|&b| b == b'\n') {
             match serde_json::from_slice(&bytes[good..good + len]) {
@@ -40,8 +61,8 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
             }
             good += len + 1;
         }
-        file.set_len(good as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io())?;
-        Ok(Self { path, file, done })
+        lines.cut(good)?;
+        Ok(Self { path, lines, done })
     }
 
     /// The waves finished so far.
@@ -54,8 +75,7 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
     /// # Errors
     /// The file cannot be written.
     pub fn push(&mut self, wave: R) -> Result<()> {
-        let bytes = line(&self.path, &wave)?;
-        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(Error::io(&self.path))?;
+        self.lines.push(&line(&self.path, &wave)?)?;
         self.done.push(wave);
         Ok(())
     }
@@ -65,10 +85,45 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(self) -> Result<Vec<R>> {
-        drop(self.file);
-        std::fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
+        drop(self.lines);
+        durable::remove_file(&self.path)?;
         Ok(self.done)
     }
+}
+
+/// A stage whose waves stand for themselves: works through `items` in waves of `size`, and writes the records to `out` once all
+/// are there, brought into order by `sort`. A finished stage is read back. `name` and `unit` are for progress.
+///
+/// # Errors
+/// Errors of `work` and of the files; `Stopped` when the observer asks for it.
+pub fn in_waves<T, R: Clone + Serialize + DeserializeOwned>(
+    observer: &dyn Observer,
+    (name, unit): (&str, &str),
+    (items, size): (&[T], usize),
+    out: &Path,
+    work: &mut dyn FnMut(&[T]) -> Result<Vec<R>>,
+    sort: impl FnOnce(&mut Vec<R>),
+) -> Result<Vec<R>> {
+    if let Some(all) = finished(out)? {
+        return Ok(all);
+    }
+    let mut waves = Waves::<Vec<R>>::open(out)?;
+    observer.begin(name, Some(items.len() as u64), unit);
+    for (i, chunk) in items.chunks(size.max(1)).enumerate() {
+        if i >= waves.done().len() {
+            if observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            waves.push(work(chunk)?)?;
+        }
+        observer.advance(chunk.len() as u64);
+    }
+    observer.end();
+    let mut all = waves.done().concat();
+    sort(&mut all);
+    write_jsonl(out, &all)?;
+    waves.remove()?;
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -98,6 +153,17 @@ mod tests {
         }
         assert_eq!(Waves::<Vec<u32>>::open(&tmp.path().join("x.jsonl")).unwrap().remove().unwrap().len(), 2);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_finished_stage_is_read_back_and_tidied() {
+        let tmp = tempfile::tempdir().unwrap();
+        let out = tmp.path().join("x.jsonl");
+        Waves::<Vec<u32>>::open(&out).unwrap().push(vec![1]).unwrap();
+        assert_eq!(finished::<u32>(&out).unwrap(), None);
+        std::fs::write(&out, "1\n").unwrap();
+        assert_eq!(finished::<u32>(&out).unwrap(), Some(vec![1]));
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 1, "the part file stays");
     }
 
     #[test]

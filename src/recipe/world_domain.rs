@@ -1,8 +1,7 @@
 //! The small world as a [`Domain`], and its oracle.
 
-use super::config::{CandidateSection, DpoSection, JudgeSection, Method, PromptSection, RoundSettings};
+use super::config::{CandidateSection, DpoSection, JudgeSection, Method, PairSection, PromptSection, RoundSettings};
 use super::domain::Domain;
-use super::pairs::PairRule;
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::judge::{
@@ -125,7 +124,7 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
             ..CandidateSection::default()
         },
         judge: JudgeSection { mode: "marks".into(), wave: 100, ..JudgeSection::default() },
-        pairs: PairRule { min_gap: 0.5, length_margin: 0.0 },
+        pairs: PairSection { min_gap: 0.5, ..PairSection::default() },
         dpo: DpoSection {
             method,
             nll,
@@ -138,6 +137,7 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
             save_every: 4,
             ..DpoSection::default()
         },
+        ..RoundSettings::default()
     }
 }
 

@@ -5,6 +5,7 @@
 use super::batch::{self, Batch, Keep};
 use super::losses::{Family, Loss, Of};
 use super::objective::{Objective, Seen, Slope};
+pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
 use super::{Trainer, sft};
 use crate::layout::Forest;
 use crate::model::dropout::node_key;
@@ -13,83 +14,6 @@ use crate::model::score::predicted;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::ops::Range;
-
-/// One preference.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
-    /// Context ids, not empty.
-    pub prompt: Vec<u32>,
-    /// Preferred answer, not empty.
-    pub chosen: Vec<u32>,
-    /// The other answer, not empty.
-    pub rejected: Vec<u32>,
-    /// The label of `chosen` where it is a single answer (see [`unpaired`]); true otherwise.
-    pub desirable: bool,
-}
-
-/// One answer with a label.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Labelled {
-    /// Context ids, not empty.
-    pub prompt: Vec<u32>,
-    /// The answer, not empty.
-    pub completion: Vec<u32>,
-    /// Whether such answers are wanted.
-    pub desirable: bool,
-}
-
-/// Single answers as the losses on them take them: in the place of the rejected answer stands a mismatched one for the
-/// estimate of the KL, as in TRL: in each run of `batch` records the answer of the record before, the first takes the
-/// last's.
-pub fn unpaired(records: &[Labelled], batch: usize) -> Vec<Pair> {
-    let of = |part: &[Labelled]| -> Vec<Pair> {
-        let before = part.iter().cycle().skip(part.len() - 1);
-        let pair = |(r, other): (&Labelled, &Labelled)| Pair {
-            prompt: r.prompt.clone(),
-            chosen: r.completion.clone(),
-            rejected: other.completion.clone(),
-            desirable: r.desirable,
-        };
-        part.iter().zip(before).map(pair).collect()
-    };
-    records.chunks(batch.max(1)).flat_map(of).collect()
-}
-
-/// Summed log-probs of one pair's answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PairLogps {
-    /// Σ log p of the chosen answer's tokens.
-    pub chosen: f32,
-    /// Σ log p of the rejected answer's tokens.
-    pub rejected: f32,
-    /// The parts of both that lie behind the shorter answer's length (LD-DPO weighs them).
-    pub tail: [f32; 2],
-}
-
-impl PairLogps {
-    /// From the log-prob of every token.
-    pub fn new(chosen: &[f32], rejected: &[f32]) -> Self {
-        let shared = chosen.len().min(rejected.len());
-        let sum = |part: &[f32]| part.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
-        Self { chosen: sum(chosen), rejected: sum(rejected), tail: [sum(&chosen[shared..]), sum(&rejected[shared..])] }
-    }
-
-    /// As bits: chosen, rejected, tails.
-    pub(crate) fn bits(&self) -> [u32; 4] {
-        [self.chosen, self.rejected, self.tail[0], self.tail[1]].map(f32::to_bits)
-    }
-
-    pub(crate) fn from_bits(bits: [u32; 4]) -> Self {
-        let [chosen, rejected, c, r] = bits.map(f32::from_bits);
-        Self { chosen, rejected, tail: [c, r] }
-    }
-
-    /// (chosen, rejected) with the tails weighted by LD-DPO's α.
-    fn weighted(&self, alpha: f32) -> [f64; 2] {
-        let of = |sum: f32, tail: f32| f64::from(sum) - (1.0 - f64::from(alpha)) * f64::from(tail);
-        [of(self.chosen, self.tail[0]), of(self.rejected, self.tail[1])]
-    }
-}
 
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
@@ -238,7 +162,19 @@ impl<'p> Plan<'p> {
                 trainer.model.check_tokens(&format!("pair {i}"), &[&p.prompt[..], answer].concat())?;
             }
         }
-        Ok(Plan { pairs, config, rows: config.objective.rows()?, most: trainer.micro_rows() })
+        let rows = config.objective.rows()?;
+        for (i, p) in pairs.iter().enumerate().filter(|(_, p)| p.soft()) {
+            if !(p.weight >= 0.0 && p.weight.is_finite() && (0.0..=1.0).contains(&p.flip)) {
+                let what = format!("weight {} and flip {}; expected at least 0, and 0 to 1", p.weight, p.flip);
+                return Err(Error::Input(format!("pair {i}: {what}")));
+            }
+            if let Some(loss) = rows.iter().find(|l| matches!(l.of, Of::Step(_))) {
+                let what =
+                    format!("the loss '{}' compares the pairs of a step, so none can weigh by itself", loss.name);
+                return Err(Error::Input(format!("pair {i} has a weight or a soft label: {what}")));
+            }
+        }
+        Ok(Plan { pairs, config, rows, most: trainer.micro_rows() })
     }
 
     fn needs_reference(&self) -> bool {
@@ -370,6 +306,8 @@ impl<'p> Plan<'p> {
                 whole_share: all.pairs / all.whole,
                 weight: if o.wpo { tokens.aligned(&side[0]) * tokens.aligned(&side[1]) } else { 1.0 },
                 desirable: p.desirable,
+                pair_weight: p.weight.into(),
+                flip: p.flip.into(),
                 ..Seen::default()
             }
         };
@@ -523,18 +461,5 @@ impl Micro {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mismatched_answers_are_those_of_the_record_before() {
-        let record = |i: u32| Labelled { prompt: vec![i], completion: vec![10 + i], desirable: i.is_multiple_of(2) };
-        let pairs = unpaired(&(0..5).map(record).collect::<Vec<_>>(), 3);
-        assert_eq!(pairs.iter().map(|p| p.rejected[0]).collect::<Vec<_>>(), [12, 10, 11, 14, 13]);
-        assert_eq!(pairs.iter().map(|p| p.chosen[0]).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
     }
 }

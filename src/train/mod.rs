@@ -4,6 +4,7 @@ mod batch;
 pub mod dpo;
 pub mod losses;
 pub mod objective;
+mod pair;
 pub mod sft;
 mod state;
 

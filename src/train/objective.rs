@@ -30,6 +30,26 @@ pub struct Seen {
     pub weight: f64,
     /// The label of a single answer.
     pub desirable: bool,
+    /// Weight of the pair in the step's mean.
+    pub pair_weight: f64,
+    /// Probability that the rejected answer is the better one.
+    pub flip: f64,
+}
+
+impl Seen {
+    /// The pair the other way round, as far as the answers are compared: what is learnt of the chosen answer alone stays.
+    fn turned(&self) -> Self {
+        let swap = |[a, b]: [f64; 2]| [b, a];
+        Self {
+            c: self.r,
+            r: self.c,
+            policy: swap(self.policy),
+            reference: swap(self.reference),
+            nc: self.nr,
+            nr: self.nc,
+            ..*self
+        }
+    }
 }
 
 /// A loss and its derivatives.
@@ -48,6 +68,23 @@ pub struct Slope {
 }
 
 impl Slope {
+    /// A loss on pairs under the pair's soft label.
+    fn soft(s: &Seen, of: impl Fn(&Seen) -> Slope) -> Self {
+        let here = of(s);
+        if s.flip == 0.0 {
+            return here;
+        }
+        let (there, p) = (of(&s.turned()), s.flip);
+        let mix = |a: f64, b: f64| (1.0 - p) * a + p * b;
+        Self {
+            loss: mix(here.loss, there.loss),
+            dc: mix(here.dc, there.dr),
+            dr: mix(here.dr, there.dc),
+            dsum: mix(here.dsum, there.dsum),
+            dprompt: mix(here.dprompt, there.dprompt),
+        }
+    }
+
     pub(super) fn pair(loss: f64, dc: f64, dr: f64) -> Self {
         Self { loss, dc, dr, ..Self::default() }
     }
@@ -268,7 +305,7 @@ impl Objective {
                 }
             }
             let slopes = match row.of {
-                Of::Pair(f) => seen.iter().map(|s| f(s, self)).collect(),
+                Of::Pair(f) => seen.iter().map(|s| Slope::soft(s, |s| f(s, self))).collect(),
                 Of::Step(f) => f(seen, self),
             };
             for (((total, slope), by), s) in total.iter_mut().zip(&slopes).zip(by).zip(&*seen) {
@@ -278,6 +315,10 @@ impl Objective {
         for (total, s) in total.iter_mut().zip(seen) {
             let d = -f64::from(self.nll) / s.nc;
             total.add(&Slope { loss: d * s.chosen_sum, dsum: d, ..Slope::default() }, 1.0, [1.0; 2]);
+            if s.pair_weight != 1.0 {
+                let plain = std::mem::take(total);
+                total.add(&plain, s.pair_weight, [1.0; 2]);
+            }
         }
         total
     }
@@ -306,6 +347,7 @@ mod tests {
                 chosen_share: 0.2,
                 whole_share: 0.1,
                 weight: 1.0,
+                pair_weight: 1.0,
                 desirable: i != 1,
                 ..Seen::default()
             })
@@ -313,9 +355,13 @@ mod tests {
     }
 
     fn slopes_hold(o: &Objective, what: &str) {
+        slopes_hold_at(o, step(), what);
+    }
+
+    fn slopes_hold_at(o: &Objective, seen: Vec<Seen>, what: &str) {
         let rows = o.rows().unwrap();
         let total = |seen: &[Seen]| o.evaluate_rows(&rows, &mut seen.to_vec()).iter().map(|s| s.loss).sum::<f64>();
-        let (seen, h) = (step(), 1e-5);
+        let h = 1e-5;
         let all = o.evaluate_rows(&rows, &mut seen.clone());
         // KTO holds its KL estimate fixed.
         let sides = if o.unpaired().unwrap() { 1 } else { 2 };
@@ -346,7 +392,31 @@ mod tests {
                 }
             }
         }
+        // Soft labels and weights of the pairs, wherever pairs stand for themselves.
+        let soft = |seen: Vec<Seen>| -> Vec<Seen> {
+            let of = |(i, s): (usize, Seen)| Seen { flip: 0.3 * i as f64, pair_weight: 0.5 + i as f64, ..s };
+            seen.into_iter().enumerate().map(of).collect()
+        };
+        for loss in LOSSES.iter().filter(|l| matches!(l.of, Of::Pair(_)) && l.family != Family::Unpaired) {
+            slopes_hold_at(&Objective { nll: 0.4, ..of(loss.name) }, soft(step()), loss.name);
+        }
         slopes_hold(&Objective { nll: 0.4, losses: parse("aot:2,sft:0.3,ipo").unwrap(), ..of("sigmoid") }, "several");
+    }
+
+    #[test]
+    fn a_soft_label_mixes_both_ways_round() {
+        let o = of("sigmoid");
+        let rows = o.rows().unwrap();
+        let at = |s: Seen| o.evaluate_rows(&rows, &mut [s])[0];
+        let hard = step()[0];
+        let (here, there) = (at(hard), at(hard.turned()));
+        let mixed = at(Seen { flip: 0.25, pair_weight: 2.0, ..hard });
+        assert!((mixed.loss - 2.0 * (0.75 * here.loss + 0.25 * there.loss)).abs() < 1e-12);
+        assert!((mixed.dc - 2.0 * (0.75 * here.dc + 0.25 * there.dr)).abs() < 1e-12);
+        // cDPO's smoothing is this very mix.
+        let plain = Objective { label_smoothing: 0.0, ..of("sigmoid") };
+        let soft = plain.evaluate_rows(&rows, &mut [Seen { flip: 0.1f32.into(), ..hard }])[0];
+        assert!((soft.loss - here.loss).abs() < 1e-12 && (soft.dr - here.dr).abs() < 1e-12);
     }
 
     #[test]

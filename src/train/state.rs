@@ -4,7 +4,7 @@ use super::Trainer;
 use crate::kernels::weight::Weight;
 use crate::model::{NamedTensor, lora, params};
 use crate::weights::{Dtype, Weights, write_file, write_safetensors};
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 use std::path::Path;
 
 const FILES: [&str; 3] = ["weights.safetensors", "moment1.safetensors", "moment2.safetensors"];
@@ -22,7 +22,7 @@ impl Trainer<'_> {
     /// # Errors
     /// The folder cannot be written; GPU errors.
     pub fn save_state(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        durable::create_folder(dir)?;
         let weights = match self.model.adapter(self.gpu)? {
             Some(adapter) => adapter.tensors,
             None => self.model.tensors(self.gpu)?,

@@ -1,6 +1,5 @@
 //! Writing a model as a GGUF file that llama.cpp's graphs read: the reverse of `gguf_model`.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use serde_json::Value;
 use super::gguf_names::{Family, GGUF_FAMILIES, gguf_rows};
 use super::{Dtype, ModelParts, gguf_vocabulary, save};
 use crate::model::{Arch, NamedTensor, family};
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// The file's alignment, GGUF's default.
 const ALIGNMENT: usize = 32;
@@ -147,8 +146,8 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     for ((name, values), shape) in extra.into_iter().zip(&lengths) {
         list.push(Part { name: name.into(), shape, dtype: Dtype::F32, source: Source::Values(values) });
     }
-    save::replace(path, |temporary| {
-        let file = File::create(temporary).map_err(Error::io(temporary))?;
+    durable::replace(path, |temporary| {
+        let file = durable::create(temporary)?;
         let mut out = BufWriter::new(file);
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(temporary));
         put(&start(&head, &list)?)?;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Change, Dtype, Entry, Mapped, Weights, save};
 use crate::model::NamedTensor;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// The single file's name in a Hugging Face folder.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -225,10 +225,11 @@ pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> 
     }
     let stubs: Vec<Stub<'_>> = tensors.iter().map(|tensor| Stub(tensor, dtype)).collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    save::replace(path, |temporary| {
+    durable::replace(path, |temporary| {
+        durable::create(temporary)?;
         let named = stubs.iter().map(|stub| (stub.0.name.as_str(), stub));
         safetensors::serialize_to_file(named, Some(metadata.clone()), temporary).map_err(|error| match error {
-            safetensors::SafeTensorError::IoError(source) => Error::Io { path: temporary.to_path_buf(), source },
+            safetensors::SafeTensorError::IoError(error) => Error::io(temporary)(error),
             other => Error::file(temporary, other.to_string()),
         })
     })

@@ -1,8 +1,7 @@
 //! Writing: single files that appear whole or not at all, and model folders that `transformers` loads.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::model::{NamedTensor, family};
 use crate::text::Text;
-use crate::{Error, Result};
+use crate::{Error, Result, durable};
 
 /// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
@@ -20,48 +19,12 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("is not JSON: {error}")))
 }
 
-/// Calls `write` with a temporary name beside `path`, syncs what it wrote and renames it to `path`.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let temporary = beside(path)?;
-    let done = write(&temporary)
-        .and_then(|()| {
-            File::options().write(true).open(&temporary).and_then(|f| f.sync_all()).map_err(Error::io(&temporary))
-        })
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path)));
-    if done.is_err() {
-        // The first error is the one to report; a leftover is overwritten by the next attempt.
-        let _ = fs::remove_file(&temporary);
-    }
-    done?;
-    sync_folder(path.parent());
-    Ok(())
-}
-
 /// Writes a small file so that it appears whole or not at all.
 ///
 /// # Errors
 /// What the file system says.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, |temporary| {
-        let mut file = File::create(temporary).map_err(Error::io(temporary))?;
-        file.write_all(bytes).map_err(Error::io(temporary))
-    })
-}
-
-/// `.NAME.tmp` in the same folder: a fixed name, so that what a killed run left behind is overwritten by its resume.
-fn beside(path: &Path) -> Result<PathBuf> {
-    match path.file_name() {
-        Some(name) => Ok(path.with_file_name(format!(".{}.tmp", name.to_string_lossy()))),
-        None => Err(Error::Input(format!("{} does not end in a file or folder name", path.display()))),
-    }
-}
-
-fn sync_folder(folder: Option<&Path>) {
-    let folder = folder.filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Some systems cannot open a folder (Windows); there the rename itself is what there is.
-    if let Ok(file) = File::open(folder) {
-        let _ = file.sync_all();
-    }
+    durable::write_file(path, bytes)
 }
 
 /// What a model folder is made of.
@@ -101,26 +64,50 @@ pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
 
 /// Calls `write` with a new folder beside `folder` and moves what it wrote there.
 pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let temporary = beside(folder)?;
-    let io = || Error::io(&temporary);
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(io())?;
-    }
-    fs::create_dir_all(&temporary).map_err(io())?;
+    let temporary = durable::beside(folder)?;
+    durable::remove_folder(&temporary)?;
+    durable::create_folder(&temporary)?;
     let done = write(&temporary).and_then(|()| {
-        if folder.exists() {
-            move_files(&temporary, folder)
-        } else {
-            fs::rename(&temporary, folder).map_err(Error::io(folder))
-        }
+        if folder.exists() { move_files(&temporary, folder) } else { durable::rename(&temporary, folder) }
     });
     if done.is_err() {
-        // As in `replace`.
+        // The first error is the one to report; a leftover is removed by the next attempt.
         let _ = fs::remove_dir_all(&temporary);
     }
     done?;
-    sync_folder(folder.parent());
+    durable::sync_folder(folder.parent());
     Ok(())
+}
+
+/// In a model folder without weights: says why there are none.
+pub const REMOVED_FILE: &str = "removed.json";
+
+/// Removes a model folder's weights; configuration, tokenizer and a note with the reason stay. Without weights nothing happens.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        names.push(entry.map_err(Error::io(folder))?.file_name());
+    }
+    names.retain(|name| name == INDEX || name.to_string_lossy().ends_with(".safetensors"));
+    if names.is_empty() {
+        return Ok(());
+    }
+    // First, so that a folder without weights always says why.
+    write_json(&folder.join(REMOVED_FILE), &serde_json::json!({ "weights": why }))?;
+    names.iter().try_for_each(|name| durable::remove_file(&folder.join(name)))
+}
+
+/// The reason in a folder that [`remove_weights`] left.
+pub(super) fn why_removed(folder: &Path) -> Result<Option<String>> {
+    let note = folder.join(REMOVED_FILE);
+    if !note.exists() {
+        return Ok(None);
+    }
+    let document = read_json(&note)?;
+    Ok(Some(document["weights"].as_str().unwrap_or("were removed").to_owned()))
 }
 
 pub(super) fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
@@ -190,13 +177,11 @@ fn move_files(from: &Path, to: &Path) -> Result<()> {
     names.sort_by_key(|name| (name == INDEX, name.to_string_lossy().ends_with(".safetensors")));
     let sharded = names.iter().any(|name| name == INDEX);
     for name in names {
-        fs::rename(from.join(&name), to.join(&name)).map_err(Error::io(to.join(&name)))?;
+        durable::rename(&from.join(&name), &to.join(&name))?;
     }
     // What was there in the other form would be another model.
     let stale = to.join(if sharded { SINGLE } else { INDEX });
-    if stale.exists() {
-        fs::remove_file(&stale).map_err(Error::io(&stale))?;
-    }
-    sync_folder(Some(to));
+    durable::remove_file(&stale)?;
+    durable::sync_folder(Some(to));
     fs::remove_dir(from).map_err(Error::io(from))
 }

@@ -259,6 +259,9 @@ fn open_base(path: &Path) -> Result<ModelSource> {
 }
 
 fn open_folder(path: &Path) -> Result<ModelSource> {
+    if let Some(why) = save::why_removed(path)? {
+        return Err(Error::file(path, format!("its weights {why}")));
+    }
     let config_path = path.join("config.json");
     let config = save::read_json(&config_path)?;
     let arch = family::arch(&config).map_err(|error| Error::file(&config_path, error.to_string()))?;

@@ -100,19 +100,45 @@ impl Batch {
     }
 }
 
-/// Trains M1 from random weights; returns its parameters.
+/// Keeps the states of [`from_scratch`] between its steps, each stage's by its name.
+pub trait States {
+    /// Sets the trainer to the stage's last state, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn load(&self, stage: &str, trainer: &mut Trainer) -> Result<()>;
+
+    /// Keeps the stage's state in place of the one before.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn save(&self, stage: &str, trainer: &Trainer) -> Result<()>;
+}
+
+/// Steps between two states.
+const SAVE_EVERY: u64 = 10;
+
+/// Trains M1 from random weights, from the last state on where there is one; returns its parameters.
 ///
 /// # Errors
-/// GPU errors, a non-finite loss; `Stopped` when the observer asks for it (nothing is kept).
-pub fn from_scratch(gpu: &Gpu, settings: &FromScratch, observer: &dyn Observer) -> Result<Vec<NamedTensor>> {
+/// GPU errors, a non-finite loss; errors of the states; `Stopped` when the observer asks for it (the last step is kept).
+pub fn from_scratch(
+    gpu: &Gpu,
+    settings: &FromScratch,
+    states: &dyn States,
+    observer: &dyn Observer,
+) -> Result<Vec<NamedTensor>> {
     let mut model = Model::from_tensors(gpu, &arch(), init(settings.seed))?;
     for (name, stage, gold) in [("base", &settings.base, true), ("policy", &settings.policy, false)] {
         let optimiser =
             Optimiser { betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.01, decay_vectors: true, max_grad_norm: 1.0 };
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
+        states.load(name, &mut trainer)?;
         observer.begin(&format!("train from scratch: {name}"), Some(stage.steps as u64), "steps");
-        for it in 0..stage.steps {
+        observer.advance(trainer.step);
+        for it in trainer.step as usize..stage.steps {
             if observer.stop_requested() {
+                states.save(name, &trainer)?;
                 return Err(Error::Stopped);
             }
             let batch = Batch::draw(settings.seed, name, it as u32, stage, gold)?;
@@ -125,6 +151,9 @@ pub fn from_scratch(gpu: &Gpu, settings: &FromScratch, observer: &dyn Observer) 
             if (it + 1) % 50 == 0 || it + 1 == stage.steps {
                 let losses: Vec<String> = done.group_loss.iter().map(|l| format!("{l:.3}")).collect();
                 observer.note(&format!("{name} step {}: loss {:.3} ({})", it + 1, done.loss, losses.join(", ")));
+            }
+            if trainer.step.is_multiple_of(SAVE_EVERY) || it + 1 == stage.steps {
+                states.save(name, &trainer)?;
             }
         }
         observer.end();

@@ -23,6 +23,13 @@ pub(crate) fn validate(schema: &Value, value: &Value, at: &str) -> Result<(), St
                 let name = rule.as_str().unwrap_or_default().trim_end_matches(".json");
                 validate(&self::schema(name), value, at)?;
             }
+            "anyOf" => {
+                let tried = rule.as_array().into_iter().flatten().map(|one| validate(one, value, at));
+                let failed: Vec<String> = tried.filter_map(Result::err).collect();
+                if failed.len() == rule.as_array().map_or(0, Vec::len) {
+                    return Err(failed.join("; or "));
+                }
+            }
             "type" => {
                 let allowed: Vec<&str> = match rule {
                     Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),

@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Rounds of the loop; there is one model more
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// New prompts a round
+    #[arg(long, default_value_t = DemoConfig::default().prompts, value_name = "N")]
+    prompts: usize,
     /// Train M1 from random weights instead of taking the shipped ones (seconds on a GPU, an hour in software)
     #[arg(long)]
     from_scratch: bool,
@@ -44,12 +47,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let config = DemoConfig {
         seed: app.common.seed,
         rounds: args.rounds,
+        prompts: args.prompts,
         judge: args.judge,
         train: args.train,
         from_scratch: args.from_scratch.then(FromScratch::default),
         out: args.out.clone(),
         resume: args.resume,
-        ..DemoConfig::default()
     };
     let gpu = app.gpu()?;
     let report = demo::run(&gpu, &config, &app.progress)?;

@@ -202,7 +202,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
                     if let Some(text) = own {
                         judge.template = Template::message(&text);
                     }
-                    referee(app, engine, &Referee::Pairwise(judge), (&prompts, &a, &b))?
+                    referee(app, engine, &Referee::Pairwise(Box::new(judge)), (&prompts, &a, &b))?
                 }
             }
         }

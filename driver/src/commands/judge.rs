@@ -5,7 +5,7 @@ use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::judge::{
-    GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict, calibrate,
+    GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict, calibrate,
 };
 use selfreward::model::Model;
 use selfreward::recipe::agreement::{Against, Agreement, agreement};
@@ -49,6 +49,26 @@ pub(crate) struct JudgeArgs {
     /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the first mode listed
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
+    /// How a written verdict is read: a regular expression whose first group is the number (default: what stands behind `Score:`)
+    #[arg(long, value_name = "REGEX", value_parser = one_with_a_group)]
+    score_pattern: Option<String>,
+    /// The numbers of --score-pattern that mean 0 and 5
+    #[arg(long, value_name = "LOW,HIGH", default_value = "0,5", requires = "score_pattern", value_parser = range)]
+    score_range: Range,
+}
+
+/// The ends of a scale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range([f64; 2]);
+
+fn range(text: &str) -> Result<Range, String> {
+    let ends = text.split_once(',').and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    let ends = ends.ok_or("expected two numbers such as 1,10")?;
+    ScorePattern::new("(.)", ends).map(|_| Range(ends)).map_err(|e| e.to_string())
+}
+
+fn one_with_a_group(text: &str) -> Result<String, String> {
+    ScorePattern::new(text, [0.0, 5.0]).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 impl JudgeArgs {
@@ -65,7 +85,9 @@ impl JudgeArgs {
 
     /// How verdicts are written.
     pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
-        ModelJudgeSettings { samples: self.samples as usize, seed, ..ModelJudgeSettings::default() }
+        // Both were read when the arguments were.
+        let pattern = self.score_pattern.as_ref().and_then(|p| ScorePattern::new(p, self.score_range.0).ok());
+        ModelJudgeSettings { samples: self.samples as usize, pattern, seed, ..ModelJudgeSettings::default() }
     }
 
     /// The judge of a mode, with a prompt of one's own where there is one.

@@ -2,7 +2,7 @@
 
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
-use selfreward::recipe::pairs::{Choice, PairRule, Scored, choose};
+use selfreward::recipe::pairs::{Choice, PairRule, Scored, Select, choose};
 use selfreward::recipe::records::{read_jsonl, write_jsonl};
 use selfreward::text::Message;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,12 @@ pub(crate) struct Args {
     /// Among responses within this much of the best score take the shortest, of the worst the longest; 0 is off
     #[arg(long, default_value_t = PairRule::default().length_margin, value_name = "X")]
     length_margin: f64,
+    /// Take every two responses that differ by --min-gap or more, not only the best and the worst
+    #[arg(long, conflicts_with = "length_margin")]
+    all: bool,
+    /// --all: most pairs a prompt, those with the largest differences; 0 is no limit
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "all")]
+    most: usize,
 }
 
 /// What is read of a line.
@@ -69,7 +75,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         groups[place].1.push(verdict);
     }
-    let rule = PairRule { min_gap: args.min_gap, length_margin: args.length_margin };
+    let rule = PairRule {
+        select: if args.all { Select::All } else { Select::BestWorst },
+        most: args.most,
+        min_gap: args.min_gap,
+        length_margin: args.length_margin,
+    };
     let mut report = Report { prompts: groups.len(), ..Report::default() };
     let mut preferences = Vec::new();
     for (prompt, group) in groups {
@@ -80,16 +91,16 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                 Some(Scored { text: &v.response, tokens, score: v.score? })
             })
             .collect();
-        match choose(&scored, &rule) {
+        match choose(&scored, None, &rule) {
             Choice::Tie => report.ties += 1,
             Choice::TooFew => report.too_few += 1,
-            Choice::Pair { chosen, rejected } => preferences.push(Preference {
+            Choice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
                 prompt: vec![Message::new("user", prompt)],
                 chosen: vec![Message::new("assistant", scored[chosen].text)],
                 rejected: vec![Message::new("assistant", scored[rejected].text)],
                 score_chosen: scored[chosen].score,
                 score_rejected: scored[rejected].score,
-            }),
+            })),
         }
     }
     report.pairs = preferences.len();

@@ -3,12 +3,16 @@
 use crate::app::{App, DtypeArg, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::judge::GpuEngine;
+use selfreward::kernels::weight::Half;
 use selfreward::model::Model;
+use selfreward::recipe::answers::{Prompt, read_prompts};
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
+use selfreward::recipe::models::NoModels;
 use selfreward::recipe::prompts;
-use selfreward::recipe::records::{DroppedRecord, read_jsonl};
+use selfreward::recipe::records::{DroppedRecord, read_json, read_jsonl, write_json};
 use selfreward::recipe::round::Context;
+use selfreward::recipe::waves::tidy;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -25,6 +29,9 @@ pub(crate) struct Args {
     /// The new prompts; what was dropped, and why, goes beside them. Must not exist yet
     #[arg(long, value_name = "F.jsonl")]
     out: PathBuf,
+    /// Files of prompts, such as evaluation sets: new prompts that stand in one, or are similar to one of it, are dropped
+    #[arg(long, value_name = "F.jsonl")]
+    exclude: Vec<PathBuf>,
     /// Softmax temperature
     #[arg(long, default_value_t = PromptSection::default().temperature, value_parser = crate::sample::at_least_0)]
     temperature: f32,
@@ -54,10 +61,32 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let ctx =
-        Context { domain: &domain, settings: &settings, seed: app.common.seed, round: 1, observer: &app.progress };
+    let mut held_out = Vec::new();
+    for path in &args.exclude {
+        held_out.extend(read_prompts(path)?.iter().map(Prompt::question));
+    }
+    let ctx = Context {
+        domain: &domain,
+        settings: &settings,
+        seed: app.common.seed,
+        round: 1,
+        observer: &app.progress,
+        models: &NoModels,
+        held_out: &held_out,
+    };
+    // Finished waves of an interrupted call are gone on from only where everything that shaped them is the same.
+    let plan = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings.prompts, "held_out": held_out, "seed": app.common.seed,
+        "device": gpu.info().name, "kernels": gpu.form().name(), "dtype": args.dtype.half().map(Half::name),
+    });
+    let plan_file = args.out.with_extension("part.json");
+    if !read_json::<serde_json::Value>(&plan_file).is_ok_and(|before| before == plan) {
+        tidy(&args.out)?;
+        write_json(&plan_file, &plan)?;
+    }
     let dropped = args.out.with_extension("dropped.jsonl");
     let kept = prompts::run(&mut GpuEngine::new(&gpu, &model), &ctx, &[], &args.out, &dropped)?;
+    std::fs::remove_file(&plan_file)?;
     app.progress.clear();
     let lost = read_jsonl::<DroppedRecord>(&dropped)?.len();
     if app.common.json {

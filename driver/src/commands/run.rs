@@ -3,13 +3,16 @@
 use crate::app::App;
 use crate::tables::Table;
 use anyhow::Result;
-use selfreward::recipe::config::RunConfig;
+use selfreward::recipe::config::{self, RunConfig};
 use selfreward::recipe::report;
 use selfreward::recipe::round::RoundMetrics;
+use selfreward::recipe::run::{self, Until};
 use selfreward::recipe::run_folder::{self, Status};
+use selfreward::recipe::shards::Shard;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
+#[command(after_long_help = format!("Keys of CONFIG.toml with their defaults (configs/reference.toml):\n\n{}", config::REFERENCE.trim()))]
 pub(crate) struct Args {
     /// What to run, such as configs/smollm2-tiny.toml
     #[arg(value_name = "CONFIG.toml")]
@@ -17,6 +20,26 @@ pub(crate) struct Args {
     /// Go on with an interrupted run
     #[arg(long)]
     resume: bool,
+    /// Stop at a round's prompts, for shards to answer and judge them; goes on from finished shards
+    #[arg(long, value_enum, value_name = "STAGE")]
+    until: Option<Stage>,
+    /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines with a
+    /// common folder, once --until prompts has written the prompts
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
+    shard: Option<Shard>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Stage {
+    /// The prompts of the next round to be answered
+    Prompts,
+}
+
+/// What `--shard` did.
+#[derive(serde::Serialize)]
+struct Shared {
+    shard: String,
+    prompts: usize,
 }
 
 #[derive(clap::Args)]
@@ -29,7 +52,17 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     let gpu = app.gpu()?;
-    let status = selfreward::recipe::run::run(&gpu, &config, args.resume, &app.progress)?;
+    if let Some(shard) = args.shard {
+        let prompts = run::shard(&gpu, &config, shard, &app.progress)?;
+        app.progress.clear();
+        let name = format!("{}/{}", shard.number, shard.of);
+        return match app.common.json {
+            true => app.json(&Shared { shard: name, prompts }),
+            false => app.line(format!("shard {name}: {prompts} prompts answered and judged")),
+        };
+    }
+    let until = args.until.map_or(Until::End, |Stage::Prompts| Until::Prompts);
+    let status = run::run(&gpu, &config, args.resume, until, &app.progress)?;
     app.progress.clear();
     show(app, &status)
 }
@@ -52,6 +85,9 @@ fn show(app: &App, status: &Status) -> Result<()> {
         "models: {}",
         if status.models.is_empty() { "none yet".into() } else { status.models.join(" ") }
     ))?;
+    if !status.removed.is_empty() {
+        app.line(format!("weights removed by [run] keep: {}", status.removed.join(" ")))?;
+    }
     if !status.stages.is_empty() || !status.partial.is_empty() {
         app.line("")?;
         let mut stages = Table::new(&["stage", "state", "seconds"]);

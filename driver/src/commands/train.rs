@@ -1,15 +1,19 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::args::Cli;
 use crate::sample::{above_0, at_least_0, share, share_below_1};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use selfreward::Observer;
 use selfreward::kernels::weight::Half;
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, Storage, score};
 use selfreward::recipe::examples::{self, Limit};
-use selfreward::recipe::records::{read_json, write_json};
+use selfreward::recipe::supervised::mixture;
 use selfreward::recipe::training::{Data, Job, train};
+use selfreward::recipe::work::Work;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
@@ -24,6 +28,13 @@ use std::time::Instant;
 pub(crate) struct SftArgs {
     #[command(flatten)]
     common: TrainArgs,
+    /// TRL's JSONL, plain or conversational, or token ids; several files may be listed
+    #[arg(long, value_name = "F.jsonl,…", required = true, value_delimiter = ',')]
+    data: Vec<PathBuf>,
+    /// Records of each file for one of the others, such as 2,1: as many records as all files hold are taken in this ratio, and a
+    /// file is gone through again where it is too short (default: every record once)
+    #[arg(long, value_name = "M,…", value_delimiter = ',', value_parser = crate::sample::above_0)]
+    mix: Vec<f32>,
     /// Peak learning rate
     #[arg(long, default_value_t = 5.5e-6, value_parser = at_least_0)]
     lr: f32,
@@ -33,6 +44,10 @@ pub(crate) struct SftArgs {
 pub(crate) struct DpoArgs {
     #[command(flatten)]
     common: TrainArgs,
+    /// TRL's JSONL, plain or conversational, or token ids, with a weight and a flip where a pair has its own; for kto lines of
+    /// prompt, completion and label
+    #[arg(long, value_name = "F.jsonl")]
+    data: PathBuf,
     /// Peak learning rate
     #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
     lr: f32,
@@ -134,9 +149,6 @@ struct TrainArgs {
     /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// TRL's JSONL, plain or conversational, or token ids; for kto lines of prompt, completion and label
-    #[arg(long, value_name = "F.jsonl")]
-    data: PathBuf,
     /// The model folder to write; it must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -247,15 +259,26 @@ fn loss_help() -> String {
 }
 
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
+    if !args.mix.is_empty() && args.mix.len() != args.data.len() {
+        let what = format!("--mix has {} numbers for {} files of --data", args.mix.len(), args.data.len());
+        Cli::command().error(ErrorKind::WrongNumberOfValues, what).exit();
+    }
     let start = Start::new(app, &args.common)?;
-    let (examples, dropped) = examples::examples(&args.common.data, &start.source, start.limit)?;
-    let config = SftConfig {
+    let (mut all, mut dropped) = (Vec::new(), 0);
+    for path in &args.data {
+        let (examples, longer) = examples::examples(path, &start.source, start.limit)?;
+        dropped += longer;
+        all.push(examples);
+    }
+    let mut config = SftConfig {
         epochs: args.common.epochs as usize,
         batch: args.common.batch as usize,
         lr: args.common.rate(args.lr),
         seed: app.common.seed,
     };
-    start.finish(app, &args.common, dropped, examples.len(), format!("{config:?}"), |_, _| {
+    let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut config);
+    let settings = format!("{config:?} {:?} {:?}", args.data, args.mix);
+    start.finish(app, &args.common, dropped, examples.len(), settings, |_, _| {
         Ok(Data::Examples { examples: &examples, config: &config })
     })
 }
@@ -263,11 +286,11 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let start = Start::new(app, &args.common)?;
     let per_step = Some(args.common.batch as usize);
-    let (pairs, dropped) = args.loss.data(&args.common.data, &start.source, start.limit, per_step)?;
+    let (pairs, dropped) = args.loss.data(&args.data, &start.source, start.limit, per_step)?;
     let (epochs, batch) = (args.common.epochs as usize, args.common.batch as usize);
     let (objective, lr) = (args.loss.objective()?, args.common.rate(args.lr));
     let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed };
-    let settings = format!("{config:?} {:?}", args.reference);
+    let settings = format!("{config:?} {:?} {:?}", args.data, args.reference);
     let vocabulary = start.source.arch.vocab_size;
     start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
         let reference = match &args.reference {
@@ -316,8 +339,6 @@ impl TrainArgs {
 struct Start {
     source: ModelSource,
     limit: Limit,
-    /// Checkpoints and the log of steps lie here until the model is written.
-    work: PathBuf,
     began: Instant,
 }
 
@@ -325,17 +346,7 @@ impl Start {
     fn new(app: &App, args: &TrainArgs) -> Result<Self> {
         let began = Instant::now();
         check_writable(&args.out)?;
-        ensure!(!args.out.exists(), "{}: exists already; name another folder or remove it", args.out.display());
-        let mut name = args.out.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let work = args.out.with_file_name(name);
-        // Without a checkpoint there is nothing that could go on.
-        if work.exists() && !work.join("train/latest.json").exists() {
-            std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
-        }
-        if work.exists() && !args.resume {
-            bail!("{}: holds an interrupted training; add --resume to go on with it, or remove it", work.display());
-        }
+        Work::check(&args.out, args.resume)?;
         let mut source = app.source(&args.model)?;
         if let Some(p) = args.lora.lora_dropout {
             match &mut source.adapter {
@@ -346,10 +357,10 @@ impl Start {
         }
         let context = source.arch.max_position_embeddings;
         let limit = Limit { max_length: args.max_length.unwrap_or(context).min(context), truncate: args.truncate };
-        Ok(Self { source, limit, work, began })
+        Ok(Self { source, limit, began })
     }
 
-    /// Trains and writes the model folder. `settings` is what a resumed training must have in common with its start.
+    /// Trains, writes the model folder and tells. `settings` is what a resumed training must have in common with its start.
     fn finish<'d>(
         self,
         app: &App,
@@ -364,48 +375,17 @@ impl Start {
                 .note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
         }
         let plan = json!({
-            "model": self.source.path, "data": args.data, "records": records, "settings": settings,
+            "model": self.source.path, "records": records, "settings": settings,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
             "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
             "invariant": app.common.invariant,
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
-        let plan_file = self.work.join("plan.json");
-        if plan_file.exists() {
-            let old: Value = read_json(&plan_file)?;
-            ensure!(
-                old == plan,
-                "{}: was begun with other settings; give the same ones, or remove the folder",
-                self.work.display()
-            );
-        } else {
-            write_json(&plan_file, &plan)?;
+        let work = Work::begin(&args.out, args.resume, &plan)?;
+        if !work.finished() {
+            self.train(app, args, work.dir(), data)?;
         }
-        let gpu = app.gpu()?;
-        let data = data(app, &gpu)?;
-        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
-        let lora = adapter.is_some() || self.source.adapter.is_some();
-        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
-        let optimiser =
-            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
-        let job = Job {
-            optimiser,
-            save_every: u64::from(args.save_every),
-            micro_rows: args.micro_batch.map(|n| n as usize),
-            half: args.dtype.copies(&model),
-            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
-            dir: &self.work,
-            observer: &app.progress,
-        };
-        let model = train(&gpu, model, data, &job)?;
-        match model.adapter(&gpu)? {
-            Some(adapter) => save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?,
-            None => save_model(&args.out, &self.source, &model.tensors(&gpu)?)?,
-        }
-        let log = self.work.join("steps.jsonl");
-        let steps: Vec<Value> = selfreward::recipe::records::read_jsonl(&log)?;
-        std::fs::rename(&log, args.out.join("steps.jsonl"))?;
-        std::fs::remove_dir_all(&self.work)?;
+        let steps = work.close()?;
         let (first, last) = (steps.first(), steps.last());
         let seconds = self.began.elapsed().as_secs_f64();
         if app.common.json {
@@ -420,5 +400,36 @@ impl Start {
             args.out.display(),
             steps.len()
         ))
+    }
+
+    /// Trains and writes the model folder.
+    fn train<'d>(
+        &self,
+        app: &App,
+        args: &TrainArgs,
+        dir: &Path,
+        data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
+    ) -> Result<()> {
+        let gpu = app.gpu()?;
+        let data = data(app, &gpu)?;
+        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
+        let lora = adapter.is_some() || self.source.adapter.is_some();
+        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
+        let optimiser =
+            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
+        let job = Job {
+            optimiser,
+            save_every: u64::from(args.save_every),
+            micro_rows: args.micro_batch.map(|n| n as usize),
+            half: args.dtype.copies(&model),
+            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
+            dir,
+            observer: &app.progress,
+        };
+        let model = train(&gpu, model, data, &job, None)?;
+        match model.adapter(&gpu)? {
+            Some(adapter) => Ok(save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?),
+            None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?)?),
+        }
     }
 }

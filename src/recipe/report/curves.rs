@@ -16,7 +16,7 @@ pub struct Curve {
 }
 
 /// All curves, in their order. One that no step has a value for is left out.
-pub const CURVES: [Curve; 7] = [
+pub const CURVES: [Curve; 8] = [
     Curve {
         title: "Loss",
         about: "The objective of each step before its update.",
@@ -42,6 +42,12 @@ pub const CURVES: [Curve; 7] = [
         range: Some(0.0..=1.0),
     },
     Curve {
+        title: "Validation",
+        about: "The judge's mean score of the answers to held-out prompts, at the last validation.",
+        series: &[(VALIDATION, "score")],
+        range: None,
+    },
+    Curve {
         title: "Log-probs",
         about: "Summed log-prob of an answer under the model in training, mean over a step's answers.",
         series: &[("logps/chosen", "chosen"), ("logps/rejected", "rejected")],
@@ -61,11 +67,24 @@ pub const CURVES: [Curve; 7] = [
     },
 ];
 
-/// The values of one key over a training's steps; None where a step has none that can be drawn.
+/// The key under which a step has the score of the validation after it.
+pub const VALIDATION: &str = "validation/score";
+
+/// The values of one key over a training's steps; None where a step has none that can be drawn. A validation's score holds until
+/// the next one.
 pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
     // Differences of larger values than these overflow.
     let drawn = |v: &f64| v.abs() < 1e300;
-    training.steps.iter().map(|s| s.values.get(key).copied().filter(drawn)).collect()
+    let mut last = None;
+    let value = |step: &super::Step| {
+        let own = step.values.get(key).copied().filter(drawn);
+        if key != VALIDATION {
+            return own;
+        }
+        last = own.or(last);
+        last
+    };
+    training.steps.iter().map(value).collect()
 }
 
 /// What a training is called: `round 1`, or its folder's name.

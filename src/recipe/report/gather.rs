@@ -7,9 +7,12 @@ use super::super::records::{
 };
 use super::super::round::{RoundFiles, RoundMetrics};
 use super::super::run::CALIBRATION_FILE;
-use super::super::run_folder::{PLAN_FILE, status};
+use super::super::run_folder::{PLAN_FILE, explain, status};
+use super::super::standing;
+use super::super::validation::{self, ValidationRecord};
+use super::curves::VALIDATION;
 use super::samples::samples;
-use super::{Bin, Report, Round, Step, Training};
+use super::{Bin, Judging, Report, Round, Step, Training};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +28,10 @@ const SCORE_BIN: f64 = 0.5;
 /// # Errors
 /// `run` is no run folder; a file of it is broken.
 pub fn read(run: &Path) -> Result<Report> {
+    read_files(run).map_err(|e| explain(run, e))
+}
+
+fn read_files(run: &Path) -> Result<Report> {
     let status = status(run)?;
     let config_path = run.join("config.toml");
     let config = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
@@ -56,6 +63,11 @@ pub fn read(run: &Path) -> Result<Report> {
         models: status.models,
         evaluations: demo_report::models(&evaluated),
         head_to_head: demo_report::comparisons(&evaluated),
+        duels: measured(run, |name| name.contains("-M"))?.into_iter().map(|(_, duel)| duel).collect(),
+        judging: measured(run, |name| name.ends_with("-judge"))?
+            .into_iter()
+            .map(|(name, agreement)| Judging { model: name.trim_end_matches("-judge").to_owned(), agreement })
+            .collect(),
         calibration: calibration(&run.join(CALIBRATION_FILE))?,
         rounds,
         trainings: trainings(run)?,
@@ -69,6 +81,23 @@ pub fn read(run: &Path) -> Result<Report> {
 
 fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
     if path.exists() { read_jsonl(path).map(Some) } else { Ok(None) }
+}
+
+/// The documents of the run's evaluation whose stems are wanted, those of earlier models first.
+fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
+    let mut found: Vec<(u32, String)> = Vec::new();
+    for entry in std::fs::read_dir(run.join(standing::FOLDER)).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".json").filter(|stem| wanted(stem)) else { continue };
+        let number = stem.trim_start_matches('M').split('-').next().and_then(|n| n.parse().ok());
+        found.extend(number.map(|n| (n, stem.to_owned())));
+    }
+    found.sort();
+    let read = |(_, stem): (u32, String)| {
+        let document = read_json(&run.join(standing::FOLDER).join(format!("{stem}.json")))?;
+        Ok((stem, document))
+    };
+    found.into_iter().map(read).collect()
 }
 
 fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibration>> {
@@ -153,12 +182,19 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
                 appended(&run.join(&name).join("steps.jsonl"))?;
             let stage = format!("{name}/training");
             let time = log.iter().find(|l| l.stage.as_ref() == Some(&stage)).and_then(LogLine::span);
-            Ok(Training { name, round, time, steps: records.iter().filter_map(step).collect() })
+            let mut steps: Vec<Step> = records.iter().filter_map(step).collect();
+            let validations: Vec<ValidationRecord> = appended(&run.join(&name).join(validation::LOG))?;
+            for (at, score) in validations.iter().filter_map(|v| Some((v.step, v.score?))) {
+                if let Some(step) = steps.iter_mut().find(|s| s.step == at) {
+                    step.values.insert(VALIDATION.to_owned(), score);
+                }
+            }
+            Ok(Training { name, round, time, steps })
         })
         .collect()
 }
 
-/// The lines of log.jsonl that can be read: a kill tears a line, and what a resume appends makes that one line with it.
+/// The lines of log.jsonl that can be read: a kill tears the last one.
 fn log(path: &Path) -> Result<Vec<LogLine>> {
     if !path.exists() {
         return Ok(Vec::new());

@@ -15,7 +15,9 @@ pub mod trackers;
 pub use gather::read;
 pub use page::html;
 
+use super::agreement::Agreement;
 use super::demo_report::{Comparison, ModelReport, SampleReport};
+use super::duel::DuelReport;
 use super::round::RoundMetrics;
 use super::run_folder::{Plan, StageState};
 use crate::judge::calibrate::Calibration;
@@ -39,6 +41,10 @@ pub struct Report {
     pub evaluations: Vec<ModelReport>,
     /// The models against one another, by the exact scorer.
     pub head_to_head: Vec<Comparison>,
+    /// The models against one another, by `[evaluation]`.
+    pub duels: Vec<DuelReport>,
+    /// Each model as a judge of ranked answers, by `[evaluation]`.
+    pub judging: Vec<Judging>,
     /// How the judge mode was chosen, where it was.
     pub calibration: Option<Calibration>,
     /// The rounds begun.
@@ -55,6 +61,16 @@ pub struct Report {
     pub plan: Option<Plan>,
     /// `config.toml` as it stands.
     pub config: String,
+}
+
+/// A model as a judge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judging {
+    /// M1 and the like.
+    pub model: String,
+    /// How its scores agree with the reference.
+    #[serde(flatten)]
+    pub agreement: Agreement,
 }
 
 /// A round, finished or not. Counts are null where the stage that makes them has not ended.
@@ -126,7 +142,9 @@ impl Report {
         let rounds = self.rounds.iter().filter_map(|r| r.metrics.as_ref());
         let by_round = rounds.flat_map(|m| m.warnings.iter().map(move |w| format!("round {}: {w}", m.round)));
         let judge = self.calibration.iter().filter_map(|c| c.warning.as_ref().map(|w| format!("judge: {w}")));
-        judge.chain(by_round).collect()
+        let duels =
+            self.duels.iter().flat_map(|d| d.warnings.iter().map(move |w| format!("{} against {}: {w}", d.a, d.b)));
+        judge.chain(by_round).chain(duels).collect()
     }
 }
 

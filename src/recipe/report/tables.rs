@@ -1,8 +1,10 @@
 //! The report's tables, as text: one form for the page and the terminal. Quantities are rows, so that a table with few models or
 //! rounds is narrow.
 
-use super::{Bin, Report, Round};
+use super::{Bin, Judging, Report, Round};
+use crate::recipe::agreement::Against;
 use crate::recipe::demo_report::ModelReport;
+use crate::recipe::diversity::Diversity;
 use crate::recipe::round::RoundMetrics;
 
 /// A table; every row is as long as `head`, and its first cell names it.
@@ -31,11 +33,25 @@ const MODELS: [Row<ModelReport>; 9] = [
     ("different answers over the questions", |m| Some(percent(m.distinct))),
 ];
 
-const ROUNDS: [Row<Round>; 17] = [
+const JUDGING: [Row<Judging>; 8] = [
+    ("mode", |j| Some(j.agreement.mode.clone())),
+    ("pairs ordered right", |j| against(j, |a| a.pairwise).map(percent)),
+    ("5-best", |j| against(j, |a| a.five_best).map(percent)),
+    ("whole rankings right", |j| against(j, |a| a.exact).map(percent)),
+    ("rank correlation (Spearman)", |j| against(j, |a| a.spearman).and_then(decimals)),
+    ("rank correlation (Kendall τ-b)", |j| against(j, |a| a.kendall).and_then(decimals)),
+    ("score, mean", |j| decimals(j.agreement.mean)),
+    ("answers without a score", |j| Some(j.agreement.unscored.to_string())),
+];
+
+const ROUNDS: [Row<Round>; 25] = [
     ("new prompts", |r| number(r.prompts)),
     ("dropped prompts", |r| metric(r, |m| m.dropped.values().sum::<usize>().to_string())),
     ("answers", |r| number(r.candidates)),
     ("different answers to a prompt", |r| metric(r, |m| percent(m.distinct))),
+    ("different words over all answers", |r| diverse(r, |d| d.distinct_1).map(percent)),
+    ("different word pairs over all answers", |r| diverse(r, |d| d.distinct_2).map(percent)),
+    ("likeness of the answers (self-BLEU)", |r| diverse(r, |d| d.self_bleu).and_then(decimals)),
     ("answers that the model ended", |r| metric(r, |m| percent(m.stopped))),
     ("tokens an answer, mean", |r| metric(r, |m| format!("{:.1}", m.candidate_tokens))),
     ("judge", |r| metric(r, |m| m.judge.clone())),
@@ -47,8 +63,13 @@ const ROUNDS: [Row<Round>; 17] = [
     ("pairs truly wrong", |r| share(r.pairs_wrong, r.pairs)),
     ("ties", |r| metric(r, |m| m.ties.to_string())),
     ("prompts with too few scores", |r| metric(r, |m| m.too_few.to_string())),
+    ("pairs left out by log-probs", |r| counted(r, |m| m.disagreeing)),
+    ("agreement with the model before", |r| r.metrics.as_ref()?.agreement.and_then(decimals)),
+    ("verdict pairs", |r| counted(r, |m| m.meta_pairs)),
     ("tokens of chosen / rejected", |r| metric(r, |m| format!("{:.1} / {:.1}", m.chosen_tokens, m.rejected_tokens))),
     ("optimiser steps", |r| metric(r, |m| m.steps.to_string())),
+    ("step whose model was kept", |r| r.metrics.as_ref()?.best_step.map(|s| s.to_string())),
+    ("warnings", |r| counted(r, |m| m.warnings.len())),
 ];
 
 /// A model a column: scores and judgment against the truth. None outside the small world.
@@ -76,6 +97,34 @@ pub fn head_to_head(report: &Report) -> Option<Grid> {
         vec![format!("{} against {}", c.a, c.b), part(c.win), part(c.tie), part(c.loss), gain]
     });
     filled(&["questions", "win", "tie", "loss", "gain"], rows.collect())
+}
+
+/// A comparison by `[evaluation]` a row.
+pub fn duels(report: &Report) -> Option<Grid> {
+    let rows = report.duels.iter().map(|d| {
+        let all = (d.counts.win + d.counts.tie + d.counts.loss).max(1) as f64;
+        let part = |n: usize| format!("{n} ({})", percent(n as f64 / all));
+        let interval =
+            |value: f64, low: f64, high: f64| format!("{} ({:.0}–{:.0})", percent(value), low * 100.0, high * 100.0);
+        vec![
+            format!("{} against {}", d.a, d.b),
+            part(d.counts.win),
+            part(d.counts.tie),
+            part(d.counts.loss),
+            d.unjudged.to_string(),
+            d.win_rate.map_or_else(|| NONE.to_owned(), |w| interval(w.value, w.low, w.high)),
+            d.length_controlled.map_or_else(|| NONE.to_owned(), |w| percent(w.win_rate.value)),
+            d.length_drift.characters.map_or_else(|| NONE.to_owned(), |x| format!("{x:.2}")),
+        ]
+    });
+    let head = ["prompts", "win", "tie", "loss", "unjudged", "win rate", "at equal length", "length ratio"];
+    filled(&head, rows.collect())
+}
+
+/// A model a column: its judgment of ranked answers. None without any.
+pub fn judging(report: &Report) -> Option<Grid> {
+    let columns: Vec<_> = report.judging.iter().map(|j| (j.model.clone(), j)).collect();
+    grid("", &columns, &JUDGING)
 }
 
 /// The judge modes as calibrated. None where the mode was given.
@@ -156,6 +205,19 @@ fn seconds_of(report: &Report, round: u32) -> String {
 
 fn metric(round: &Round, of: impl Fn(&RoundMetrics) -> String) -> Option<String> {
     round.metrics.as_ref().map(of)
+}
+
+/// A count that is worth a row only where it is not 0.
+fn counted(round: &Round, of: impl Fn(&RoundMetrics) -> usize) -> Option<String> {
+    round.metrics.as_ref().map(of).filter(|n| *n > 0).map(|n| n.to_string())
+}
+
+fn diverse(round: &Round, of: impl Fn(&Diversity) -> Option<f64>) -> Option<f64> {
+    round.metrics.as_ref()?.diversity.as_ref().and_then(of)
+}
+
+fn against(judging: &Judging, of: impl Fn(&Against) -> Option<f64>) -> Option<f64> {
+    judging.agreement.against.as_ref().and_then(of)
 }
 
 fn number(n: Option<usize>) -> Option<String> {

@@ -123,12 +123,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
 /// Seconds of a DPO step and of a forward pass on its pairs, and the tokens of the step.
 fn dpo_step(gpu: &Gpu, model: Model, dtype: &DtypeArg, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
     let list = |key, n| ids(&model.arch, key, n);
-    let pair = |i| Pair {
-        prompt: list(3 * i, prompt),
-        chosen: list(3 * i + 1, answer),
-        rejected: list(3 * i + 2, answer),
-        desirable: true,
-    };
+    let pair = |i| Pair::new(list(3 * i, prompt), list(3 * i + 1, answer), list(3 * i + 2, answer));
     let pairs: Vec<Pair> = (0..n as u64).map(pair).collect();
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };

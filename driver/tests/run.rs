@@ -1,0 +1,281 @@
+//! `run` with everything that its configuration can ask for, through the binary, on the small world's model as a chat model like
+//! any other: M1 from supervised data, early stopping, all of `[pairs]`, and the evaluation of every model.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use assert_cmd::cargo::cargo_bin_cmd;
+use common::{schema, validate};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn write(path: &Path, records: &[Value]) {
+    fs::write(path, records.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
+}
+
+/// Tasks of the small world, in letters that stand for `kind`.
+fn tasks(kind: &str, from: usize, n: usize) -> Vec<String> {
+    let word =
+        |i: usize| -> String { [i % 10, i / 10 % 10, 3, i % 7].iter().map(|d| (b'a' + *d as u8) as char).collect() };
+    (from..from + n).map(|i| format!("{kind}: {}", word(i))).collect()
+}
+
+/// A folder with the data and the configuration of a run.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(more: &str) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let prompts = |list: Vec<String>| list.iter().map(|p| json!({ "prompt": p })).collect::<Vec<_>>();
+        let mut seeds = tasks("upper", 0, 12);
+        seeds.extend(tasks("reverse", 20, 12));
+        // One of the seeds is measured on, so it is no prompt of a round.
+        let mut held_out = tasks("sort", 40, 5);
+        held_out.push(seeds[3].clone());
+        write(&place.file("seeds.jsonl"), &prompts(seeds));
+        write(&place.file("held-out.jsonl"), &prompts(held_out));
+        let chat = |(q, a): (&str, &str)| json!({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]});
+        write(&place.file("ift.jsonl"), &[("upper: abc", "ABC"), ("sort: cab", "abc"), ("next: abc", "bcd")].map(chat));
+        write(
+            &place.file("eft.jsonl"),
+            &[json!({"prompt": "Judge\nQ: upper: ab\nA: AB\nPoints: ", "completion": "ECLHX Score: 5"})],
+        );
+        write(
+            &place.file("ranked.jsonl"),
+            &[
+                json!({"prompt": "upper: cab", "responses": ["CAB", "cab", "j"]}),
+                json!({"prompt": "sort: dca", "responses": ["acd", "dca", "bbbbbbbb"]}),
+            ],
+        );
+        fs::write(place.file("judge.txt"), "{{ answer }}\n").unwrap();
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
+        let path = |name: &str| place.file(name).to_str().unwrap().to_owned();
+        let config = format!(
+            r#"
+[model]
+path = {model:?}
+[run]
+out = {run:?}
+rounds = 2
+[prompts]
+seed_file = {seeds:?}
+from_seed = 8
+count = 0
+wave = 4
+[candidates]
+n = 3
+temperature = 1.0
+max_new_tokens = 8
+wave = 4
+[judge]
+mode = "backward"
+template = {judge:?}
+wave = 4
+{more}
+[evaluation]
+prompts = {held_out:?}
+mode = "backward"
+ranked = {ranked:?}
+samples = 2
+"#,
+            run = path("run"),
+            seeds = path("seeds.jsonl"),
+            judge = path("judge.txt"),
+            held_out = path("held-out.jsonl"),
+            ranked = path("ranked.jsonl"),
+        );
+        fs::write(place.file("run.toml"), config.replace("PLACE", place.0.path().to_str().unwrap())).unwrap();
+        place
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, more: &[&str]) -> Value {
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.arg("run").arg(self.file("run.toml")).arg("--json").args(more);
+        serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap()
+    }
+
+    fn lines(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.file("run").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    fn document(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.file("run").join(name)).unwrap()).unwrap()
+    }
+
+    /// Every file that is the same for every run of one seed.
+    fn bytes(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let (mut all, mut folders) = (BTreeMap::new(), vec![self.file("run")]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+                let name = entry.file_name().unwrap().to_str().unwrap();
+                if entry.is_dir() {
+                    folders.push(entry);
+                } else if !["state.json", "plan.json", "log.jsonl", "report.html", "config.toml", "lock"]
+                    .contains(&name)
+                {
+                    all.insert(entry.strip_prefix(self.file("run")).unwrap().to_owned(), fs::read(&entry).unwrap());
+                }
+            }
+        }
+        all
+    }
+}
+
+const EVERYTHING: &str = r#"
+[pairs]
+select = "all"
+most = 2
+weight = "gap"
+rejected = "first"
+agreement = "prompt"
+implicit = true
+[sft]
+files = ["PLACE/ift.jsonl", "PLACE/eft.jsonl"]
+mix = [2, 1]
+lr = 1e-3
+batch = 2
+epochs = 3
+save_every = 2
+[dpo]
+lr = 1e-4
+batch = 4
+[validation]
+prompts = "PLACE/held-out.jsonl"
+every = 1
+patience = 2
+"#;
+
+#[test]
+fn a_run_with_every_option_writes_what_it_should() {
+    let place = Place::new(EVERYTHING);
+    let status = place.run(&[]);
+    assert_eq!((&status["finished"], &status["models"]), (&json!(true), &json!(["M0", "M1", "M2", "M3"])));
+    let stages: Vec<&str> = status["stages"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(stages[..2], ["sft/training", "evaluation/M1"]);
+    assert!(stages.contains(&"round-2/anchors") && stages.contains(&"round-1/second-opinions"), "{stages:?}");
+    // M0 is a reference, M1 was trained: 4 records three times, 8 of them instructions, 2 a step.
+    assert!(place.file("run/M0/source.json").exists() && place.file("run/M1/model.safetensors").exists());
+    let steps = place.lines("sft/steps.jsonl");
+    assert_eq!(steps.len(), 6);
+    assert!(steps[5]["loss"].as_f64().unwrap() < steps[0]["loss"].as_f64().unwrap());
+    for round in [1, 2] {
+        let name = |file: &str| format!("round-{round}/{file}.jsonl");
+        let prompts = place.lines(&name("prompts"));
+        // Eight seeds a round, but the one that is measured on.
+        assert_eq!(prompts.len(), if round == 1 { 7 } else { 8 });
+        let pairs = place.lines(&name("pairs"));
+        assert!(!pairs.is_empty() && pairs.iter().any(|p| p["weight"] != 1.0));
+        // M1 was trained far from M0, M2 hardly away from M1.
+        assert!(round == 2 || pairs.iter().any(|p| p["flip"] != 0.0));
+        let validations = place.lines(&name("validation"));
+        let metrics = place.document(&format!("round-{round}/metrics.json"));
+        assert!(validations.iter().any(|v| v["step"] == metrics["best_step"]) && !metrics["agreement"].is_null());
+        for (file, of) in
+            [("pairs", "pair"), ("validation", "validation"), ("logps", "logp"), ("verdicts-before", "verdict")]
+        {
+            place.lines(&name(file)).iter().for_each(|r| validate(&schema(of), r, of).unwrap());
+        }
+        validate(&schema("round_metrics"), &metrics, "round_metrics").unwrap();
+    }
+    // The rejected answers of round 2 are M1's own.
+    let anchors: Vec<Value> = place.lines("round-2/anchors.jsonl").iter().map(|a| a["id"].clone()).collect();
+    assert!(place.lines("round-2/pairs.jsonl").iter().all(|p| anchors.contains(&p["rejected_id"])));
+    for model in ["M1", "M2", "M3"] {
+        let answers = place.lines(&format!("evaluation/{model}.jsonl"));
+        assert_eq!(answers.len(), 12);
+        answers.iter().for_each(|a| validate(&schema("answer"), a, "answer").unwrap());
+        place
+            .lines(&format!("evaluation/{model}-judge.jsonl"))
+            .iter()
+            .for_each(|a| validate(&schema("ranked_score"), a, "ranked_score").unwrap());
+        let alpaca = place.document(&format!("evaluation/{model}.json"));
+        validate(&schema("alpaca"), &alpaca, "alpaca").unwrap();
+        assert_eq!((alpaca.as_array().unwrap().len(), &alpaca[0]["generator"]), (6, &json!(model)));
+    }
+    let mut command = cargo_bin_cmd!("selfreward");
+    let output =
+        command.arg("report").arg(place.file("run")).arg("--json").assert().success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&output).unwrap();
+    validate(&schema("report"), &report, "report").unwrap();
+    let sides = |d: &Value| format!("{} {}", d["a"].as_str().unwrap(), d["b"].as_str().unwrap());
+    let duels: Vec<String> = report["duels"].as_array().unwrap().iter().map(sides).collect();
+    assert_eq!(duels, ["M2 M1", "M3 M1", "M3 M2"]);
+    assert_eq!(report["judging"].as_array().unwrap().len(), 3);
+    let page = fs::read_to_string(place.file("run/report.html")).unwrap();
+    for words in
+        ["M3 against M2", "As judges", "Validation", "agreement with the model before", "step whose model was kept"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    let mut command = cargo_bin_cmd!("selfreward");
+    let text =
+        command.arg("report").arg(place.file("run")).arg("--terminal").assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(text).unwrap().contains("MODELS AS JUDGES"));
+
+    // The same again, and a finished run is left as it is.
+    let again = Place::new(EVERYTHING);
+    again.run(&[]);
+    let (one, two) = (place.bytes(), again.bytes());
+    let names = |all: &BTreeMap<PathBuf, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&one), names(&two));
+    for (name, bytes) in &one {
+        // M0 names its model by its path.
+        assert!(name.starts_with("M0") || *bytes == two[name], "{}", name.display());
+    }
+    place.run(&["--resume"]);
+    assert!(place.bytes() == one);
+}
+
+#[test]
+fn shards_make_the_round_that_one_process_makes() {
+    let options = "[dpo]\nlr = 1e-4\nbatch = 4\n";
+    let (whole, shared) = (Place::new(options), Place::new(options));
+    // Waves differ, so only --invariant gives an answer the same bits on every machine.
+    let same = ["--invariant"];
+    whole.run(&same);
+    let fails = |more: &[&str], word: &str| {
+        let mut command = cargo_bin_cmd!("selfreward");
+        let output = command
+            .arg("run")
+            .arg(shared.file("run.toml"))
+            .args(same)
+            .args(more)
+            .assert()
+            .code(1)
+            .get_output()
+            .stderr
+            .clone();
+        let text = String::from_utf8(output).unwrap();
+        assert!(text.contains(word), "{text}");
+    };
+    fails(&["--shard", "1/3"], "--until prompts");
+    for round in 1..=2 {
+        let more: &[&str] = if round == 1 { &[] } else { &["--resume"] };
+        let status = shared.run(&[&same[..], &["--until", "prompts"], more].concat());
+        assert_eq!(status["finished"], false);
+        // Once more changes nothing.
+        shared.run(&[&same[..], &["--until", "prompts", "--resume"]].concat());
+        for shard in ["3/3", "1/3"] {
+            let done = shared.run(&[&same[..], &["--shard", shard]].concat());
+            validate(&schema("shard"), &done, "shard").unwrap();
+        }
+        fails(&["--resume"], "not finished are --shard 2/3");
+        shared.run(&[&same[..], &["--shard", "2/3"]].concat());
+    }
+    let status = shared.run(&[&same[..], &["--resume"]].concat());
+    assert_eq!(status["finished"], true);
+    fails(&["--shard", "1/3"], "nothing left to share");
+    let (one, two) = (whole.bytes(), shared.bytes());
+    for (name, bytes) in &one {
+        assert!(name.starts_with("M0") || Some(bytes) == two.get(name), "{}", name.display());
+    }
+}

@@ -1,0 +1,165 @@
+//! `[pairs]`: how verdicts become preferences.
+
+use crate::recipe::pairs::{PairRule, Select};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A value for every round, or one for each round of which the last holds on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ByRound {
+    /// The same in every round.
+    Always(f64),
+    /// The first round's, the second's, ….
+    Each(Vec<f64>),
+}
+
+impl ByRound {
+    /// The value of `round`, from 1; 0 where a list is empty.
+    pub fn at(&self, round: u32) -> f64 {
+        match self {
+            Self::Always(value) => *value,
+            Self::Each(list) => list.get(round.max(1) as usize - 1).or(list.last()).copied().unwrap_or(0.0),
+        }
+    }
+
+    fn all(&self) -> &[f64] {
+        match self {
+            Self::Always(value) => std::slice::from_ref(value),
+            Self::Each(list) => list,
+        }
+    }
+}
+
+/// How much a pair weighs in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// All alike.
+    #[default]
+    None,
+    /// By the difference of its scores; the round's mean weight is 1.
+    Gap,
+}
+
+/// Whose answers are rejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rejected {
+    /// The round's model's.
+    #[default]
+    Own,
+    /// From round 2 on the first model's, M1, so that the difference does not shrink (Temporal Self-Rewarding, arXiv
+    /// 2508.06026).
+    First,
+}
+
+/// What is made of the agreement of the round's judge with the model before it (CREAM, arXiv 2410.12735). C is (τ + 1) / 2 of
+/// their rankings of a prompt's candidates (Kendall's τ-b); a pair's preference counts as the other way round with probability
+/// 1 − C.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Agreement {
+    /// Nothing.
+    #[default]
+    Off,
+    /// C is the mean over the round's prompts, as in the paper.
+    Round,
+    /// C is each prompt's own.
+    Prompt,
+}
+
+/// `[pairs]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairSection {
+    /// `best-worst` (the paper) or `all`: every two that differ by `min_gap` or more.
+    pub select: Select,
+    /// `all`: most pairs a prompt, those with the largest differences; 0 is no limit.
+    pub most: usize,
+    /// Smallest difference of the two scores; equal scores never make a pair.
+    pub min_gap: f64,
+    /// Length control of `best-worst`: among candidates within this much of the best score the shortest is chosen, among those
+    /// within it of the worst the longest is rejected. A number, or a list with one for each round. 0 is off.
+    pub length_margin: ByRound,
+    /// `none`, or `gap`: pairs weigh by the difference of their scores.
+    pub weight: Weighting,
+    /// `own`, or `first`: rejected answers are the first model's.
+    pub rejected: Rejected,
+    /// `off`, `round` or `prompt`: soft labels by the agreement with the model before.
+    pub agreement: Agreement,
+    /// Keep only pairs on which the model's own log-probs against those of the model before (DPO's implicit reward) agree with
+    /// the scores (SCIR, arXiv 2502.08922).
+    pub implicit: bool,
+}
+
+impl Default for PairSection {
+    fn default() -> Self {
+        Self {
+            select: Select::BestWorst,
+            most: 0,
+            min_gap: 0.0,
+            length_margin: ByRound::Always(0.0),
+            weight: Weighting::None,
+            rejected: Rejected::Own,
+            agreement: Agreement::Off,
+            implicit: false,
+        }
+    }
+}
+
+impl PairSection {
+    /// The rule of a round, from 1.
+    pub fn rule(&self, round: u32) -> PairRule {
+        let length_margin = self.length_margin.at(round);
+        PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin }
+    }
+
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub(super) fn check(&self) -> Result<()> {
+        let margins = self.length_margin.all();
+        for (fine, what) in [
+            (self.min_gap >= 0.0 && self.min_gap.is_finite(), "min_gap must be a number of at least 0"),
+            (margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0"),
+            (!margins.is_empty(), "length_margin is an empty list"),
+            (
+                self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
+                "length_margin goes with select = \"best-worst\"",
+            ),
+            (self.select == Select::All || self.most == 0, "most goes with select = \"all\""),
+        ] {
+            if !fine {
+                return Err(Error::Input(format!("[pairs] {what}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_gives_each_round_its_margin() {
+        let read = |text: &str| toml::from_str::<PairSection>(text).unwrap();
+        let margins = |s: &PairSection| [1, 2, 3, 9].map(|round| s.rule(round).length_margin);
+        assert_eq!(margins(&read("length_margin = [0, 0, 0.1]")), [0.0, 0.0, 0.1, 0.1]);
+        assert_eq!(margins(&read("length_margin = 0.2")), [0.2; 4]);
+        for (text, word) in [
+            ("length_margin = []", "empty"),
+            ("length_margin = [0, -1]", "at least 0"),
+            ("select = \"all\"\nlength_margin = 0.1", "best-worst"),
+            ("most = 2", "\"all\""),
+            ("min_gap = nan", "min_gap"),
+        ] {
+            let e = read(text).check().unwrap_err().to_string();
+            assert!(e.contains("[pairs]") && e.contains(word), "{text}: {e}");
+        }
+        let all = "select = \"all\"\nmost = 3\nweight = \"gap\"\nrejected = \"first\"\nagreement = \"prompt\"\nimplicit = true\n";
+        assert_eq!(read(&toml::to_string(&read(all)).unwrap()), read(all));
+    }
+}

@@ -1,0 +1,180 @@
+//! A round's answers and verdicts on several machines: each takes a share of the prompts and writes into a folder of its own; the run
+//! that goes on checks that nothing is missing, and merges.
+
+use super::records::{CandidateRecord, PromptRecord, VerdictRecord, read_jsonl, write_jsonl};
+use super::round::{Context, RoundFiles};
+use super::run_folder::Lock;
+use super::{candidates, verdicts};
+use crate::durable;
+use crate::judge::{Engine, Judge};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+const FOLDER: &str = "shards";
+
+/// One of several shares, written `2/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl FromStr for Shard {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::Input(format!("shard {text:?}: expected NUMBER/OF such as 2/8, numbers from 1"));
+        let (number, of) = text.split_once('/').ok_or_else(wrong)?;
+        match (number.parse(), of.parse()) {
+            (Ok(number), Ok(of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl Shard {
+    fn dir(self, files: &RoundFiles) -> PathBuf {
+        files.dir.join(FOLDER).join(format!("{}-of-{}", self.number, self.of))
+    }
+
+    /// Its prompts of all of a round.
+    fn prompts(self, all: &[PromptRecord]) -> Vec<PromptRecord> {
+        all.iter().skip(self.number - 1).step_by(self.of).cloned().collect()
+    }
+}
+
+/// Writes the answers and the verdicts of one share of the round's prompts. A finished share is left as it is.
+///
+/// # Errors
+/// The round has no prompts yet; another process works on this share; errors of the stages.
+pub fn run(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    judge: &dyn Judge,
+    files: &RoundFiles,
+    shard: Shard,
+) -> Result<usize> {
+    let prompts = files.jsonl("prompts");
+    if !prompts.exists() {
+        let what = format!("round {} has no prompts yet: write them with run --until prompts", ctx.round);
+        return Err(Error::file(&files.dir, what));
+    }
+    let own = shard.prompts(&read_jsonl::<PromptRecord>(&prompts)?);
+    if files.jsonl("verdicts").exists() {
+        ctx.observer.note(&format!("round {}: answers and verdicts are merged already", ctx.round));
+        return Ok(own.len());
+    }
+    let dir = shard.dir(files);
+    durable::create_folder(&dir)?;
+    let _lock = Lock::take(&dir, File::try_lock)?;
+    let candidates = candidates::run(engine, ctx, "candidates", &own, &dir.join("candidates.jsonl"))?;
+    verdicts::run(engine, judge, ctx, "verdicts", &own, &candidates, &dir.join("verdicts.jsonl"))?;
+    Ok(own.len())
+}
+
+/// Whether shards have begun on a round that is not merged yet.
+pub fn begun(files: &RoundFiles) -> bool {
+    files.dir.join(FOLDER).is_dir() && !files.jsonl("verdicts").exists()
+}
+
+/// Merges the shards of a round, where there are any, into its candidates and verdicts.
+///
+/// # Errors
+/// A shard is missing or not finished, or they are of different numbers: the error says which, and what to run; their records do
+/// not fit the round's prompts.
+pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Result<()> {
+    if !begun(files) {
+        return Ok(());
+    }
+    let folder = files.dir.join(FOLDER);
+    let of = count(&folder)?;
+    let shards = || (1..=of).map(|number| Shard { number, of });
+    let missing: Vec<String> = shards()
+        .filter(|shard| !shard.dir(files).join("verdicts.jsonl").exists())
+        .map(|shard| format!("--shard {}/{of}", shard.number))
+        .collect();
+    if !missing.is_empty() {
+        let what =
+            format!("not finished are {}; run these, or remove the folder to go on without shards", missing.join(", "));
+        return Err(Error::file(&folder, what));
+    }
+    let (mut candidates, mut verdicts) = (Vec::new(), Vec::new());
+    for shard in shards() {
+        candidates.extend(read_jsonl::<CandidateRecord>(&shard.dir(files).join("candidates.jsonl"))?);
+        verdicts.extend(read_jsonl::<VerdictRecord>(&shard.dir(files).join("verdicts.jsonl"))?);
+    }
+    complete(ctx, prompts, &candidates, &verdicts).map_err(|what| Error::file(&folder, what))?;
+    // As a run without shards has them.
+    candidates.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample)));
+    let place: HashMap<&str, usize> = prompts.iter().enumerate().map(|(at, p)| (p.id.as_str(), at)).collect();
+    verdicts.sort_by_key(|v| place.get(v.prompt_id.as_str()).copied());
+    write_jsonl(&files.jsonl("candidates"), &candidates)?;
+    write_jsonl(&files.jsonl("verdicts"), &verdicts)?;
+    ctx.observer.note(&format!("round {}: merged {of} shards", ctx.round));
+    Ok(())
+}
+
+/// How many shards there are to be.
+fn count(folder: &std::path::Path) -> Result<usize> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        found.extend(name.split_once("-of-").and_then(|(_, of)| of.parse::<usize>().ok()));
+    }
+    found.sort_unstable();
+    found.dedup();
+    match found[..] {
+        [of] => Ok(of),
+        [] => Err(Error::file(folder, "holds no shard; remove it to go on without shards")),
+        _ => {
+            let all: Vec<String> = found.iter().map(usize::to_string).collect();
+            let what = format!("holds shards of {}; keep those of one number", all.join(" and of "));
+            Err(Error::file(folder, what))
+        }
+    }
+}
+
+/// Every prompt has all of its candidates, and every candidate one verdict.
+fn complete(
+    ctx: &Context,
+    prompts: &[PromptRecord],
+    candidates: &[CandidateRecord],
+    verdicts: &[VerdictRecord],
+) -> std::result::Result<(), String> {
+    let mut answers: HashMap<&str, u32> = prompts.iter().map(|p| (p.id.as_str(), 0)).collect();
+    for c in candidates {
+        let n = answers.get_mut(c.prompt_id.as_str());
+        *n.ok_or_else(|| format!("candidate {} answers no prompt of this round", c.id))? += 1;
+    }
+    if let Some((id, n)) = answers.iter().find(|(_, n)| **n != ctx.settings.candidates.n) {
+        return Err(format!("prompt {id} has {n} candidates, expected {}", ctx.settings.candidates.n));
+    }
+    let mut judged: HashMap<&str, u32> = candidates.iter().map(|c| (c.id.as_str(), 0)).collect();
+    for id in verdicts.iter().flat_map(|v| &v.candidate_ids) {
+        let n = judged.get_mut(id.as_str());
+        *n.ok_or_else(|| format!("a verdict names candidate {id}, which is none"))? += 1;
+    }
+    match judged.iter().find(|(_, n)| **n != 1) {
+        Some((id, n)) => Err(format!("candidate {id} has {n} verdicts, expected 1")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_read_and_refused() {
+        assert_eq!("2/8".parse::<Shard>().unwrap(), Shard { number: 2, of: 8 });
+        for text in ["0/8", "9/8", "1", "a/b", "1/0", "-1/2", ""] {
+            let e = text.parse::<Shard>().unwrap_err().to_string();
+            assert!(e.contains("2/8"), "{text}: {e}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What is measured of every model of a run: its answers to held-out prompts against those of other models, and its own judgment on
+//! ranked answers. The small world has a measure of its own (`evaluation.rs`).
+
+use super::agreement::{Reference, agreement, read_ranked};
+use super::answers::{AnswerSet, Prompt, ask, read_answers, read_prompts, write_alpaca};
+use super::chat::ChatLanguage;
+use super::config::RunConfig;
+use super::duel::{DuelRecord, Referee, play, summarise};
+use super::models::Models;
+use super::records::write_json;
+use super::waves::in_waves;
+use crate::generate::Settings;
+use crate::gpu::Gpu;
+use crate::judge::{Engine, GpuEngine, Item, Judge, Language, ModelJudge, PairwiseJudge, Templates};
+use crate::model::Model;
+use crate::rng::fnv;
+use crate::weights::ModelSource;
+use crate::{Observer, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The folder of it in a run folder.
+pub(super) const FOLDER: &str = "evaluation";
+
+/// One answer to a held-out prompt: a line of `evaluation/M1.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// The model's answer.
+    pub response: String,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+/// A ranked answer with the model's own score: a line of `evaluation/M1-judge.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedRecord {
+    /// The question.
+    pub prompt: String,
+    /// An answer to it.
+    pub response: String,
+    /// Its place in the reference; higher is better.
+    pub score_reference: f64,
+    /// The model's score; null when none could be read.
+    pub score: Option<f64>,
+}
+
+/// The measures of one run.
+pub struct Standing<'a> {
+    gpu: &'a Gpu,
+    models: &'a dyn Models,
+    language: ChatLanguage<'a>,
+    config: &'a RunConfig,
+    dir: PathBuf,
+    prompts: Vec<Prompt>,
+    ranked: Vec<Reference>,
+    templates: &'a Templates,
+    observer: &'a dyn Observer,
+}
+
+impl<'a> Standing<'a> {
+    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are scored under
+    /// `templates`, the run's.
+    ///
+    /// # Errors
+    /// The prompts or the ranked answers cannot be read.
+    pub fn open(
+        gpu: &'a Gpu,
+        models: &'a dyn Models,
+        source: &'a ModelSource,
+        config: &'a RunConfig,
+        templates: &'a Templates,
+        run: &Path,
+        observer: &'a dyn Observer,
+    ) -> Result<Option<Self>> {
+        let section = &config.evaluation;
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        let prompts = if given(&section.prompts) { read_prompts(&section.prompts)? } else { Vec::new() };
+        let ranked = if given(&section.ranked) { read_ranked(&section.ranked)? } else { Vec::new() };
+        if prompts.is_empty() && ranked.is_empty() {
+            return Ok(None);
+        }
+        let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
+        Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
+    }
+
+    /// Whether M`number` has been measured.
+    pub fn done(&self, number: u32) -> bool {
+        let duels = self.rivals(number).into_iter().map(|rival| self.file(&format!("M{number}-M{rival}.json")));
+        let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("M{number}.json")));
+        let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("M{number}-judge.json")));
+        duels.chain(answers).chain(judged).all(|path| path.exists())
+    }
+
+    /// Measures M`number`, which `engine` runs, with the judge of the run; finished parts are left as they are.
+    ///
+    /// # Errors
+    /// Errors of the engine, of the judges and of the files; `Stopped` when the observer asks for it.
+    pub fn measure(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
+        if !self.prompts.is_empty() {
+            self.answer(engine, number)?;
+        }
+        if !self.ranked.is_empty() {
+            self.judge(engine, number, judge)?;
+        }
+        self.duels(number)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The models that M`number` is compared with: the one before it, and the first.
+    fn rivals(&self, number: u32) -> Vec<u32> {
+        match number {
+            _ if self.prompts.is_empty() => Vec::new(),
+            0 | 1 => Vec::new(),
+            2 => vec![1],
+            _ => vec![number - 1, 1],
+        }
+    }
+
+    fn answer(&self, engine: &mut dyn Engine, number: u32) -> Result<()> {
+        let c = &self.config.candidates;
+        let settings = Settings {
+            sampling: c.sampling(),
+            max_new_tokens: c.max_new_tokens,
+            stop: self.language.stop().to_vec(),
+            seed: self.config.run.seed,
+            choices: Vec::new(),
+        };
+        let name = format!("evaluation/M{number}");
+        in_waves(
+            self.observer,
+            (&name, "prompts"),
+            (&self.prompts, c.wave),
+            &self.answers_file(number),
+            &mut |prompts| {
+                let ids = prompts.iter().map(|p| self.language.ask_prompt(p)).collect::<Result<Vec<_>>>()?;
+                let outputs = ask(engine, &ids, self.config.evaluation.samples, &settings, self.observer)?;
+                let mut records = Vec::new();
+                for (prompt, outputs) in prompts.iter().zip(outputs) {
+                    for output in outputs {
+                        let response = self.language.decode(&output.tokens)?.trim().to_owned();
+                        let tokens = output.tokens.len();
+                        records.push(AnswerRecord { prompt: prompt.clone(), response, tokens });
+                    }
+                }
+                Ok(records)
+            },
+            |_| {},
+        )?;
+        let dataset =
+            self.config.evaluation.prompts.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
+        let out = self.file(&format!("M{number}.json"));
+        if out.exists() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(number)?, &dataset) }
+    }
+
+    fn answers_file(&self, number: u32) -> PathBuf {
+        self.file(&format!("M{number}.jsonl"))
+    }
+
+    fn answers(&self, number: u32) -> Result<AnswerSet> {
+        read_answers(&self.answers_file(number), &self.prompts)
+    }
+
+    fn judge(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
+        let name = format!("evaluation/M{number}-judge");
+        let records = in_waves(
+            self.observer,
+            (&name, "answers"),
+            (&self.ranked, self.config.judge.wave),
+            &self.file(&format!("M{number}-judge.jsonl")),
+            &mut |ranked| {
+                let key = |r: &Reference| fnv(format!("{}\0{}", r.prompt, r.response).as_bytes());
+                let item = |r| Item { key: key(r), question: &r.prompt, answer: &r.response };
+                let items: Vec<Item> = ranked.iter().map(item).collect();
+                let verdicts = judge.judge(engine, &items, self.observer)?;
+                let record = |(r, score): (&Reference, Option<f64>)| JudgedRecord {
+                    prompt: r.prompt.clone(),
+                    response: r.response.clone(),
+                    score_reference: r.score,
+                    score,
+                };
+                Ok(ranked.iter().zip(verdicts.iter().map(|v| v.score)).map(record).collect())
+            },
+            |_| {},
+        )?;
+        let out = self.file(&format!("M{number}-judge.json"));
+        if out.exists() {
+            return Ok(());
+        }
+        let scored: Vec<_> = records.iter().map(|r| (r.prompt.as_str(), Some(r.score_reference), r.score)).collect();
+        write_json(&out, &agreement(judge.name(), &scored))
+    }
+
+    fn duels(&self, number: u32) -> Result<()> {
+        let path = &self.config.evaluation.judge;
+        for rival in self.rivals(number) {
+            if self.file(&format!("M{number}-M{rival}.json")).exists() {
+                continue;
+            }
+            if path.as_os_str().is_empty() {
+                self.models.with(1, &mut |engine| self.duel(engine, &self.language, [number, rival]))?;
+            } else {
+                let source = ModelSource::open_or_fetch(path, self.observer)?;
+                let model = Model::load(self.gpu, &source)?;
+                let engine = &mut GpuEngine::new(self.gpu, &model);
+                self.duel(engine, &ChatLanguage::new(&source)?, [number, rival])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, [number, rival]: [u32; 2]) -> Result<()> {
+        let section = &self.config.evaluation;
+        let settings = self.config.judge.settings(self.config.run.seed)?;
+        let scoring = section.scores()?.map(|mode| {
+            let templates = self.templates.clone();
+            ModelJudge { mode, language, templates, settings }
+        });
+        let referee = match &scoring {
+            Some(judge) => Referee::Scores { judge, margin: section.margin },
+            None => Referee::Pairwise(Box::new(PairwiseJudge::new(language, None))),
+        };
+        let (a, b) = (self.answers(number)?, self.answers(rival)?);
+        let name = format!("M{number}-M{rival}");
+        let places: Vec<usize> = (0..self.prompts.len()).collect();
+        let records: Vec<DuelRecord> = in_waves(
+            self.observer,
+            (&format!("{FOLDER}/{name}"), "prompts"),
+            (&places, self.config.judge.wave),
+            &self.file(&format!("{name}.jsonl")),
+            &mut |places| {
+                let of = |set: &AnswerSet| AnswerSet {
+                    name: set.name.clone(),
+                    answers: places.iter().map(|at| set.answers[*at].clone()).collect(),
+                };
+                let prompts: Vec<Prompt> = places.iter().map(|at| self.prompts[*at].clone()).collect();
+                play(engine, &referee, &prompts, &of(&a), &of(&b), self.observer)
+            },
+            |_| {},
+        )?;
+        let report = summarise(referee.name(), &a, &b, &records, self.config.run.seed);
+        write_json(&self.file(&format!("{name}.json")), &report)
+    }
+}

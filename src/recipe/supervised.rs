@@ -1,0 +1,127 @@
+//! M1 from M0: supervised training on instruction data and on judgments, as the paper begins.
+
+use super::config::SftSection;
+use super::domain::Domain;
+use super::examples::{self, Limit};
+use super::training::{Checkpoints, Data, Job, train};
+use crate::gpu::Gpu;
+use crate::rng::fnv;
+use crate::train::sft::Example;
+use crate::train::{Dropout, sft::SftConfig};
+use crate::weights::ModelSource;
+use crate::{Observer, Result};
+use std::path::Path;
+
+/// The folder of its steps in a run folder.
+pub(super) const FOLDER: &str = "sft";
+
+/// What is learnt, in its mixture.
+pub struct Supervision {
+    examples: Vec<Example>,
+    config: SftConfig,
+}
+
+impl Supervision {
+    /// Reads and mixes the files of `section`; None where there are none.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or hold no record that fits; records of no known form.
+    pub fn read(
+        section: &SftSection,
+        source: &ModelSource,
+        seed: u64,
+        observer: &dyn Observer,
+    ) -> Result<Option<Self>> {
+        if section.files.is_empty() {
+            return Ok(None);
+        }
+        let limit = Limit { max_length: section.max_length, truncate: section.truncate };
+        let mut all = Vec::with_capacity(section.files.len());
+        for path in &section.files {
+            let (examples, dropped) = examples::examples(path, source, limit)?;
+            if dropped > 0 {
+                let longer = format!("longer than [sft] max_length = {}", section.max_length);
+                observer.note(&format!("{}: {dropped} records are {longer} and were left out", path.display()));
+            }
+            all.push(examples);
+        }
+        let mut config = section.sft(seed)?;
+        let examples = mixture(all, &section.mix, &mut config);
+        Ok(Some(Self { examples, config }))
+    }
+
+    /// A number that differs where the records differ.
+    pub fn hash(&self) -> u64 {
+        self.examples.iter().fold(fnv(b"sft"), |all, e| {
+            let ids = e.prompt.iter().chain([&u32::MAX]).chain(&e.completion);
+            fnv(&[&all.to_le_bytes()[..], &ids.flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()].concat())
+        })
+    }
+
+    /// Trains M0 and writes M1 into the folder `next`; `dir` keeps the steps and, until the end, the checkpoints. A finished
+    /// training is left as it is.
+    ///
+    /// # Errors
+    /// Errors of the training and of the files; `Stopped` when the observer asks for it.
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        domain: &dyn Domain,
+        section: &SftSection,
+        [first, next, dir]: [&Path; 3],
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        if !next.exists() {
+            let job = Job {
+                optimiser: section.optimiser(),
+                save_every: section.save_every as u64,
+                micro_rows: None,
+                half: section.dtype,
+                dropout: Dropout { rate: section.dropout, seed: self.config.seed },
+                dir,
+                observer,
+            };
+            let model = domain.load_model(gpu, first)?;
+            let data = Data::Examples { examples: &self.examples, config: &self.config };
+            let model = train(gpu, model, data, &job, None)?;
+            domain.save_model(next, &model.tensors(gpu)?)?;
+        }
+        Checkpoints::open(dir)?.remove()
+    }
+}
+
+/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is empty. The
+/// passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of its files; `config` is told.
+pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) -> Vec<Example> {
+    match mix {
+        [] => files.concat(),
+        _ => mixed(&files, mix, std::mem::replace(&mut config.epochs, 1)),
+    }
+}
+
+/// As many records as `epochs` passes over all lists have, taken from the lists in the ratio `mix`; each list goes round and round.
+fn mixed<T: Clone>(lists: &[Vec<T>], mix: &[f64], epochs: usize) -> Vec<T> {
+    let total = (lists.iter().map(Vec::len).sum::<usize>() * epochs) as f64;
+    let whole: f64 = mix.iter().sum();
+    // Rounded sums, so that the counts add up.
+    let until = |parts: &[f64]| (total * parts.iter().sum::<f64>() / whole).round() as usize;
+    let counts = (0..lists.len()).map(|i| until(&mix[..=i]) - until(&mix[..i]));
+    lists.iter().zip(counts).flat_map(|(list, n)| list.iter().cycle().take(n).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mixture_has_its_ratio_and_as_many_records_as_its_files() {
+        let lists = [vec!['a'; 30], ('A'..='J').collect::<Vec<_>>()];
+        let count = |all: &[char]| (all.len(), all.iter().filter(|c| c.is_lowercase()).count());
+        assert_eq!(count(&mixed(&lists, &[1.0, 1.0], 1)), (40, 20));
+        assert_eq!(count(&mixed(&lists, &[3.0, 1.0], 2)), (80, 60));
+        assert_eq!(count(&mixed(&lists, &[1.0, 2.0], 1)), (40, 13));
+        // The shorter list is gone through evenly.
+        let all = mixed(&lists, &[1.0, 1.0], 1);
+        assert!(('A'..='J').all(|c| all.iter().filter(|x| **x == c).count() == 2));
+    }
+}

@@ -1,0 +1,107 @@
+//! What preference training is given: pairs, single answers with labels, and the log-probs of their answers.
+
+/// One preference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// Context ids, not empty.
+    pub prompt: Vec<u32>,
+    /// Preferred answer, not empty.
+    pub chosen: Vec<u32>,
+    /// The other answer, not empty.
+    pub rejected: Vec<u32>,
+    /// The label of `chosen` where it is a single answer (see [`unpaired`]); true otherwise.
+    pub desirable: bool,
+    /// Weight of its loss in the mean of a step; 1 for pairs that weigh alike.
+    pub weight: f32,
+    /// Probability that the preference is the other way round: the loss is (1 − flip) L(chosen, rejected) + flip
+    /// L(rejected, chosen); 0 is a hard label.
+    pub flip: f32,
+}
+
+impl Pair {
+    /// A preference like any other: weight 1, a hard label.
+    pub fn new(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
+        Self { prompt, chosen, rejected, desirable: true, weight: 1.0, flip: 0.0 }
+    }
+
+    /// Whether it has a weight or a soft label of its own.
+    pub(super) fn soft(&self) -> bool {
+        self.weight != 1.0 || self.flip != 0.0
+    }
+}
+
+/// One answer with a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labelled {
+    /// Context ids, not empty.
+    pub prompt: Vec<u32>,
+    /// The answer, not empty.
+    pub completion: Vec<u32>,
+    /// Whether such answers are wanted.
+    pub desirable: bool,
+}
+
+/// Single answers as the losses on them take them: in the place of the rejected answer stands a mismatched one for the
+/// estimate of the KL, as in TRL: in each run of `batch` records the answer of the record before, the first takes the
+/// last's.
+pub fn unpaired(records: &[Labelled], batch: usize) -> Vec<Pair> {
+    let of = |part: &[Labelled]| -> Vec<Pair> {
+        let before = part.iter().cycle().skip(part.len() - 1);
+        let pair = |(r, other): (&Labelled, &Labelled)| Pair {
+            desirable: r.desirable,
+            ..Pair::new(r.prompt.clone(), r.completion.clone(), other.completion.clone())
+        };
+        part.iter().zip(before).map(pair).collect()
+    };
+    records.chunks(batch.max(1)).flat_map(of).collect()
+}
+
+/// Summed log-probs of one pair's answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairLogps {
+    /// Σ log p of the chosen answer's tokens.
+    pub chosen: f32,
+    /// Σ log p of the rejected answer's tokens.
+    pub rejected: f32,
+    /// The parts of both that lie behind the shorter answer's length (LD-DPO weighs them).
+    pub tail: [f32; 2],
+}
+
+impl PairLogps {
+    /// From the log-prob of every token.
+    pub fn new(chosen: &[f32], rejected: &[f32]) -> Self {
+        let shared = chosen.len().min(rejected.len());
+        let sum = |part: &[f32]| part.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+        Self { chosen: sum(chosen), rejected: sum(rejected), tail: [sum(&chosen[shared..]), sum(&rejected[shared..])] }
+    }
+
+    /// As bits: chosen, rejected, tails.
+    pub(crate) fn bits(&self) -> [u32; 4] {
+        [self.chosen, self.rejected, self.tail[0], self.tail[1]].map(f32::to_bits)
+    }
+
+    /// The reverse of [`PairLogps::bits`].
+    pub(crate) fn from_bits(bits: [u32; 4]) -> Self {
+        let [chosen, rejected, c, r] = bits.map(f32::from_bits);
+        Self { chosen, rejected, tail: [c, r] }
+    }
+
+    /// (chosen, rejected) with the tails weighted by LD-DPO's α.
+    pub(super) fn weighted(&self, alpha: f32) -> [f64; 2] {
+        let of = |sum: f32, tail: f32| f64::from(sum) - (1.0 - f64::from(alpha)) * f64::from(tail);
+        [of(self.chosen, self.tail[0]), of(self.rejected, self.tail[1])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mismatched_answers_are_those_of_the_record_before() {
+        let record = |i: u32| Labelled { prompt: vec![i], completion: vec![10 + i], desirable: i.is_multiple_of(2) };
+        let pairs = unpaired(&(0..5).map(record).collect::<Vec<_>>(), 3);
+        assert_eq!(pairs.iter().map(|p| p.rejected[0]).collect::<Vec<_>>(), [12, 10, 11, 14, 13]);
+        assert_eq!(pairs.iter().map(|p| p.chosen[0]).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
+    }
+}
