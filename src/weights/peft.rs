@@ -272,6 +272,8 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
         assert_eq!(read(here, &config(plain)).ok().unwrap().config.rank, 4);
+        let hub = json!({"base_model_name_or_path": "org/name", "revision": "v2"});
+        assert_eq!(read(here, &config(hub)).ok().unwrap().base, Path::new("org/name@v2"));
         for (changes, word) in [
             (json!({"use_dora": true}), "use_dora"),
             (json!({"rank_pattern": {"q_proj": "2"}}), "rank_pattern"),
@@ -286,7 +288,7 @@ mod tests {
             (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
             (json!({"target_modules": 1}), "pattern"),
             (json!({"peft_type": "IA3"}), "IA3"),
-            (json!({"base_model_name_or_path": "no/such"}), "no/such"),
+            (json!({"base_model_name_or_path": "./no/such"}), "./no/such"),
             (json!({"r": -1}), "r:"),
             (json!({"lora_dropout": 1.0}), "lora_dropout"),
         ] {
