@@ -24,6 +24,9 @@ pub enum Error {
     /// A value handed in by the caller is out of its range or does not fit another one.
     #[error("{0}")]
     Input(String),
+    /// The hub has no such model, refuses it, cannot be reached, or sent something else.
+    #[error("{0}")]
+    Hub(String),
     /// No usable GPU, or the GPU cannot do what was asked.
     #[error("{0}")]
     Device(String),

@@ -34,6 +34,7 @@ mod durable;
 pub mod error;
 pub mod generate;
 pub mod gpu;
+pub mod hub;
 pub mod judge;
 pub mod kernels;
 pub mod layout;

@@ -49,9 +49,9 @@ impl App {
         Ok(gpu)
     }
 
-    /// Finds a model's files; what is odd about them is told.
+    /// Finds a model's files, fetching those of a hub id that is not cached; what is odd about them is told.
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
-        let source = ModelSource::open(path)?;
+        let source = ModelSource::open_or_fetch(path, &self.progress)?;
         source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
         Ok(source)
     }

@@ -1,7 +1,7 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
 use crate::commands::{
-    bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, prompts, report, run, train,
+    bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, prompts, pull, report, run, train,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// Measure kernels, or a model's speed
     Bench(bench::Args),
+    /// Fetch a model from the Hugging Face hub into the cache
+    Pull(pull::Args),
     /// Write answers to prompts
     Generate(generate::Args),
     /// Talk with a model
@@ -109,6 +111,7 @@ impl Command {
             Command::Demo(demo::Args { out: Some(out), .. }) => {
                 format!("Go on with the same command and --resume (--out {})", out.display())
             }
+            Command::Pull(_) => "Go on with the same command".into(),
             Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
             Command::Prompts(_) => "Go on with the same command".into(),
             _ => "What was written so far stays; the same command starts again".into(),

@@ -102,9 +102,12 @@ impl Observer for Progress {
             total,
             if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        let form = match total {
-            Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg}, {rate}, {eta} left",
-            None => "{prefix} {spinner} {pos} {msg}, {rate}, {elapsed}",
+        let form = match (total, unit) {
+            (Some(_), "bytes") => {
+                "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {msg}, {decimal_bytes_per_sec}, {eta} left"
+            }
+            (Some(_), _) => "{prefix} {wide_bar} {pos}/{len} {msg}, {rate}, {eta} left",
+            (None, _) => "{prefix} {spinner} {pos} {msg}, {rate}, {elapsed}",
         };
         bar.set_style(
             ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate),

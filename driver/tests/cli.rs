@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 18] = [
-    "demo", "devices", "check", "bench", "generate", "chat", "run", "status", "report", "prompts", "judge", "pairs",
-    "data", "sft", "dpo", "eval", "export", "dump",
+const COMMANDS: [&str; 19] = [
+    "demo", "devices", "check", "bench", "pull", "generate", "chat", "run", "status", "report", "prompts", "judge",
+    "pairs", "data", "sft", "dpo", "eval", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 
@@ -86,6 +86,7 @@ fn wrong_usage_is_exit_code_2() {
         &["generate", "--model", "m", "--prompt", "a", "--top-p", "1.5"],
         &["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "0"],
         &["chat"],
+        &["pull"],
         &["run"],
         &["status"],
         &["report"],

@@ -39,7 +39,7 @@ pub enum Until {
 /// stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
-    let source = ModelSource::open(&config.model.path)?;
+    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
@@ -123,7 +123,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
 /// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for it.
 pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
     config.check()?;
-    let source = ModelSource::open(&config.model.path)?;
+    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
     let path = &config.run.out;

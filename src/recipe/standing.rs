@@ -204,7 +204,7 @@ impl<'a> Standing<'a> {
             if path.as_os_str().is_empty() {
                 self.models.with(1, &mut |engine| self.duel(engine, &self.language, [number, rival]))?;
             } else {
-                let source = ModelSource::open(path)?;
+                let source = ModelSource::open_or_fetch(path, self.observer)?;
                 let model = Model::load(self.gpu, &source)?;
                 let engine = &mut GpuEngine::new(self.gpu, &model);
                 self.duel(engine, &ChatLanguage::new(&source)?, [number, rival])?;

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{Dtype, ModelSource, Weights, save, write_safetensors};
+use crate::hub::HubId;
 use crate::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use crate::model::{Arch, NamedTensor};
 use crate::{Error, Result};
 
 /// What makes a folder an adapter.
-pub(super) const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+/// Its tensors.
+pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 /// Settings that change what is computed and are not built: they must be missing, null, false, 0 or empty.
 const REFUSED: &[&str] = &[
     "use_dora",
@@ -36,7 +38,7 @@ const INITS: &[&str] = &["gaussian", "eva", "orthogonal"];
 
 /// adapter_config.json, checked.
 pub(super) struct Peft {
-    /// The base model's folder or file.
+    /// The base model's folder or file, or its hub id.
     pub(super) base: PathBuf,
     config: LoraConfig,
 }
@@ -92,12 +94,16 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
     }
     let base = value("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
     let path = folder.join(base);
-    if base.is_empty() || !path.exists() {
-        return Err(format!(
-            "base_model_name_or_path is {base:?}; expected a model on this machine, absolute or relative to the adapter"
-        ));
-    }
-    Ok(Peft { base: path, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
+    let base = if !base.is_empty() && path.exists() {
+        path
+    } else {
+        let revision = value("revision").and_then(Value::as_str).map_or(String::new(), |r| format!("@{r}"));
+        let id = HubId::parse(&format!("{base}{revision}")).map_err(|_| {
+            format!("base_model_name_or_path is {base:?}; expected a model, absolute or relative to the adapter, or a hub id")
+        })?;
+        PathBuf::from(id.to_string())
+    };
+    Ok(Peft { base, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
 }
 
 /// A list of names, or a pattern.
@@ -266,6 +272,8 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
         assert_eq!(read(here, &config(plain)).ok().unwrap().config.rank, 4);
+        let hub = json!({"base_model_name_or_path": "org/name", "revision": "v2"});
+        assert_eq!(read(here, &config(hub)).ok().unwrap().base, Path::new("org/name@v2"));
         for (changes, word) in [
             (json!({"use_dora": true}), "use_dora"),
             (json!({"rank_pattern": {"q_proj": "2"}}), "rank_pattern"),
@@ -280,7 +288,7 @@ mod tests {
             (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
             (json!({"target_modules": 1}), "pattern"),
             (json!({"peft_type": "IA3"}), "IA3"),
-            (json!({"base_model_name_or_path": "no/such"}), "no/such"),
+            (json!({"base_model_name_or_path": "./no/such"}), "./no/such"),
             (json!({"r": -1}), "r:"),
             (json!({"lora_dropout": 1.0}), "lora_dropout"),
         ] {

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::path::{Component, Path};
 
 use safetensors::tensor::{Dtype as Stored, SafeTensors, View};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Change, Dtype, Entry, Mapped, Weights, save};
 use crate::model::NamedTensor;
 use crate::{Error, Result, durable};
 
 /// The single file's name in a Hugging Face folder.
-pub(super) const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// The shards' index in a Hugging Face folder.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names.
 pub(super) fn open_folder(folder: &Path) -> Result<Weights> {
@@ -45,13 +45,13 @@ impl Weights {
     }
 }
 
-fn open_sharded(folder: &Path, index: &Path) -> Result<Weights> {
-    let document = save::read_json(index)?;
-    let Some(map) = document.get("weight_map").and_then(Value::as_object) else {
-        return Err(Error::file(index, "key weight_map: expected an object of tensor name -> file name"));
-    };
-    let mut shards: Vec<&str> = Vec::new();
-    for (tensor, shard) in map {
+/// The files that an index names, each once, in the order of its tensors.
+///
+/// # Errors
+/// A broken index; a name that is not one of a file beside it.
+pub(crate) fn shards(index: &Path) -> Result<Vec<String>> {
+    let mut shards: Vec<String> = Vec::new();
+    for (tensor, shard) in &weight_map(index)? {
         let Some(shard) = shard.as_str() else {
             return Err(Error::file(index, format!("tensor {tensor}: expected a file name, found {shard}")));
         };
@@ -63,14 +63,26 @@ fn open_sharded(folder: &Path, index: &Path) -> Result<Weights> {
                 format!("tensor {tensor}: shard {shard:?} is not a file name in this folder"),
             ));
         }
-        if !shards.contains(&shard) {
-            shards.push(shard);
+        if !shards.iter().any(|known| known == shard) {
+            shards.push(shard.to_owned());
         }
     }
+    Ok(shards)
+}
+
+fn weight_map(index: &Path) -> Result<Map<String, Value>> {
+    match save::read_json(index)?.get_mut("weight_map").map(Value::take) {
+        Some(Value::Object(map)) => Ok(map),
+        _ => Err(Error::file(index, "key weight_map: expected an object of tensor name -> file name")),
+    }
+}
+
+fn open_sharded(folder: &Path, index: &Path) -> Result<Weights> {
+    let map = weight_map(index)?;
     let mut weights = Weights::default();
-    for shard in shards {
-        let here = |name: &str| map.get(name).and_then(Value::as_str) == Some(shard);
-        add_file(&mut weights, &folder.join(shard), here)?;
+    for shard in shards(index)? {
+        let here = |name: &str| map.get(name).and_then(Value::as_str) == Some(&shard);
+        add_file(&mut weights, &folder.join(&shard), here)?;
     }
     match map.iter().find(|(name, _)| !weights.contains(name)) {
         Some((name, shard)) => {

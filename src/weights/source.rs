@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{Weights, first_non_finite, gguf_model, gguf_tokenizer, peft, safetensors, save};
+use crate::hub::{Hub, HubId};
 use crate::model::lora::Adapter;
 use crate::model::{Arch, NamedTensor, family};
 use crate::text::Text;
-use crate::{Error, Result};
+use crate::{Error, Observer, Result};
 
 /// In place of a model: `{"path": P}` points to the real one; a relative P starts at the folder that holds this file.
 pub const SOURCE_FILE: &str = "source.json";
@@ -44,16 +45,21 @@ pub struct ModelSource {
 
 impl ModelSource {
     /// Opens a Hugging Face folder, a `.gguf` file, a PEFT adapter with its base, or a run folder (its newest finished
-    /// model). Weights stay on disk until they are asked for.
+    /// model). A name that nothing on disk has may be a hub id ([`crate::hub::HubId`]) whose model is in the cache. Weights stay
+    /// on disk until they are asked for.
     ///
     /// # Errors
     /// Nothing there, files that are missing, truncated or contradict one another, an unknown architecture.
     pub fn open(path: &Path) -> Result<ModelSource> {
-        let path = resolve(path)?;
-        if is_adapter(&path) {
-            return open_adapter(&path);
-        }
-        open_base(&path)
+        open(path, None)
+    }
+
+    /// The same, fetching what is a hub id and not in the cache; the observer is told.
+    ///
+    /// # Errors
+    /// Those, and those of [`crate::hub::Hub::pull`].
+    pub fn open_or_fetch(path: &Path, observer: &dyn Observer) -> Result<ModelSource> {
+        open(path, Some(observer))
     }
 
     /// The tokenizer.
@@ -167,12 +173,25 @@ impl ModelSource {
     }
 }
 
-/// Follows run folders and pointers to a model folder or file.
-fn resolve(start: &Path) -> Result<PathBuf> {
-    let mut path = start.to_path_buf();
+/// An observer allows the network.
+fn open(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
+    let path = resolve(path, network)?;
+    if is_adapter(&path) {
+        return open_adapter(&path, network);
+    }
+    open_base(&path)
+}
+
+/// Follows hub ids, run folders and pointers to a model folder or file.
+fn resolve(start: &Path, network: Option<&dyn Observer>) -> Result<PathBuf> {
+    let mut path = match HubId::of_path(start) {
+        Some(id) => Hub::from_env()?.find(&id, network)?,
+        None => start.to_path_buf(),
+    };
     for _ in 0..MAX_POINTERS {
         if !path.exists() {
-            let what = "does not exist; expected a Hugging Face folder, a .gguf file or a run folder";
+            let what =
+                "does not exist; expected a Hugging Face folder, a .gguf file, a run folder or a hub id (ORG/NAME)";
             return Err(Error::file(path, what));
         }
         if path.is_file() {
@@ -218,9 +237,9 @@ fn is_adapter(path: &Path) -> bool {
     path.join(peft::CONFIG).exists() && !whole
 }
 
-fn open_adapter(path: &Path) -> Result<ModelSource> {
+fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
     let adapter = peft::open(path)?;
-    let base = resolve(&adapter.base)?;
+    let base = resolve(&adapter.base, network)?;
     if is_adapter(&base) {
         return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
     }

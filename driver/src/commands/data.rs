@@ -60,7 +60,7 @@ pub(crate) struct IftArgs {
 pub(crate) struct EftArgs {
     #[command(flatten)]
     common: Common,
-    /// The model that judges ranked answers: Hugging Face folder, GGUF file, or run folder
+    /// The model that judges ranked answers: Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: Option<PathBuf>,
     #[command(flatten)]

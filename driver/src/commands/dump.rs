@@ -33,7 +33,7 @@ pub(crate) enum Kind {
 
 #[derive(clap::Args)]
 pub(crate) struct TokensArgs {
-    /// Hugging Face folder, GGUF file, or run folder
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// A JSON list of strings, of message lists (chat template with the generation prompt), or of {"messages": …, "tools": …}
@@ -46,7 +46,7 @@ pub(crate) struct TokensArgs {
 
 #[derive(clap::Args)]
 pub(crate) struct IdsArgs {
-    /// Hugging Face folder, GGUF file, or run folder
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// A JSON list of token-id lists
@@ -63,7 +63,7 @@ pub(crate) struct IdsArgs {
 
 #[derive(clap::Args)]
 pub(crate) struct GenerateArgs {
-    /// Hugging Face folder, GGUF file, or run folder
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// A JSON list of token-id lists

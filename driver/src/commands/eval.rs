@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// What is measured
     #[arg(long, value_enum, default_value_t, value_name = "T")]
     task: Task,
-    /// The model: Hugging Face folder, GGUF file, or run folder (its newest model)
+    /// The model: Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
     #[arg(long, value_name = "A")]
     model: Option<PathBuf>,
     /// The model to compare it with (perplexity: measured beside it)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face folder, GGUF file, PEFT folder, or run folder
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// What to write: a folder, or a file that ends in .gguf

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face folder, GGUF file, or run folder (its newest model)
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Examples to follow: lines with a prompt (default: the shipped ones)

@@ -146,7 +146,7 @@ impl LossArgs {
 
 #[derive(clap::Args)]
 struct TrainArgs {
-    /// Hugging Face folder, GGUF file, PEFT folder, or run folder (its newest model)
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// The model folder to write; it must not exist yet

@@ -53,7 +53,7 @@ pub struct RunConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face folder, a GGUF file or a run folder; relative paths start at the working directory.
+    /// A Hugging Face folder, a GGUF file, a run folder or a hub id; relative paths start at the working directory.
     pub path: PathBuf,
 }
 

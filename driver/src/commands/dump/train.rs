@@ -34,7 +34,7 @@ pub(crate) struct SftArgs {
 
 #[derive(clap::Args)]
 struct BatchArgs {
-    /// Hugging Face folder, GGUF file, PEFT folder, or run folder; its lora_dropout is left off
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id; its lora_dropout is left off
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Lines with prompt_ids and chosen_ids, rejected_ids (dpo) or completion_ids (sft; dpo with kto, which needs label

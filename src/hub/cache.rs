@@ -1,0 +1,122 @@
+//! The cache's layout, that of huggingface_hub:
+//! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
+
+#[cfg(feature = "hub")]
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::{HubId, files};
+#[cfg(feature = "hub")]
+use crate::Error;
+use crate::Result;
+
+/// The folder that holds all models.
+pub(super) struct Cache(PathBuf);
+
+/// One repository's folders.
+#[cfg(feature = "hub")]
+pub(super) struct RepoFolder {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+impl std::fmt::Display for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+fn folder_name(id: &HubId) -> String {
+    format!("models--{}", id.repo.replace('/', "--"))
+}
+
+/// Whether a word that the hub sent (a commit, an ETag) can be a file's name.
+pub(super) fn is_word(word: &str) -> bool {
+    (1..=128).contains(&word.len()) && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+impl Cache {
+    pub(super) fn new(root: PathBuf) -> Cache {
+        Cache(root)
+    }
+
+    /// A model that is wholly here: its folder or GGUF file.
+    pub(super) fn find(&self, id: &HubId) -> Result<Option<PathBuf>> {
+        let root = self.0.join(folder_name(id));
+        let reference = root.join("refs").join(&id.revision);
+        let commit = match std::fs::read_to_string(&reference) {
+            Ok(commit) => commit.trim().to_owned(),
+            // A commit names itself.
+            Err(_) => id.revision.clone(),
+        };
+        if !is_word(&commit) {
+            return Ok(None);
+        }
+        let snapshot = root.join("snapshots").join(commit);
+        if snapshot.is_dir() { files::complete(id, &snapshot) } else { Ok(None) }
+    }
+
+    #[cfg(feature = "hub")]
+    pub(super) fn repo(&self, id: &HubId) -> RepoFolder {
+        let name = folder_name(id);
+        RepoFolder { root: self.0.join(&name), locks: self.0.join(".locks").join(name) }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl RepoFolder {
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(etag)
+    }
+
+    /// What of a blob has come so far; huggingface_hub gives it the same name.
+    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    pub(super) fn lock(&self, etag: &str) -> PathBuf {
+        self.locks.join(format!("{etag}.lock"))
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    /// Makes `name` of a snapshot stand for a blob.
+    pub(super) fn link(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
+        let path = self.snapshot(commit).join(name);
+        make_folder(path.parent())?;
+        if path.is_symlink() || path.exists() {
+            std::fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+        // From snapshots/COMMIT/a/b up to the repository's folder.
+        let up = "../".repeat(2 + name.matches('/').count());
+        point(Path::new(&format!("{up}blobs/{etag}")), &self.blob(etag), &path).map_err(Error::io(&path))
+    }
+
+    /// Says which commit a revision stands for.
+    pub(super) fn refer(&self, revision: &str, commit: &str) -> Result<()> {
+        if revision == commit {
+            return Ok(());
+        }
+        let path = self.root.join("refs").join(revision);
+        make_folder(path.parent())?;
+        crate::weights::write_file(&path, commit.as_bytes())
+    }
+}
+
+#[cfg(feature = "hub")]
+pub(super) fn make_folder(folder: Option<&Path>) -> Result<()> {
+    folder.map_or(Ok(()), |folder| std::fs::create_dir_all(folder).map_err(Error::io(folder)))
+}
+
+#[cfg(all(unix, feature = "hub"))]
+fn point(relative: &Path, _blob: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(relative, link)
+}
+
+/// Symbolic links need a privilege on Windows, hard links and copies do not.
+#[cfg(all(not(unix), feature = "hub"))]
+fn point(_relative: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
+    std::fs::hard_link(blob, link).or_else(|_| std::fs::copy(blob, link).map(drop))
+}

@@ -1,0 +1,181 @@
+//! Which of a repository's files make a model, by their names alone.
+
+use std::path::{Path, PathBuf};
+
+use super::{HubId, is_gguf};
+use crate::weights::{ADAPTER_CONFIG, ADAPTER_TENSORS, INDEX, SINGLE, shards};
+use crate::{Error, Result};
+
+const CONFIG: &str = "config.json";
+/// What may stand beside the weights: what is read, and what transformers wants with it.
+const SMALL: [&str; 8] = [
+    CONFIG,
+    ADAPTER_CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
+/// Most names that an error lists.
+const LISTED: usize = 30;
+
+/// The files to fetch.
+#[derive(Debug, PartialEq)]
+pub(super) enum Choice {
+    /// A folder: these files; if the shards' index is among them, the shards it names too.
+    Folder(Vec<String>),
+    /// One GGUF file.
+    Gguf(String),
+}
+
+/// Whether a name stays inside the folder it is put in, on every system.
+pub(super) fn is_plain(name: &str) -> bool {
+    let part = |part: &str| !["", ".", ".."].contains(&part);
+    name.split('/').all(part) && !name.contains(['\\', ':']) && !name.chars().any(char::is_control)
+}
+
+/// Chooses from all the files of a repository.
+///
+/// # Errors
+/// None of them is a model that can be read, or several GGUF files are and the id names none of them.
+pub(super) fn choose(id: &HubId, all: &[String]) -> Result<Choice> {
+    let has = |name: &str| all.iter().any(|file| file == name);
+    let ggufs: Vec<&str> = all.iter().map(String::as_str).filter(|name| is_gguf(name) && is_plain(name)).collect();
+    let refuse = |what: String| Err(Error::Hub(format!("{id}: {what}")));
+    if let Some(file) = &id.file {
+        return match (has(file), ggufs.is_empty()) {
+            (true, _) => Ok(Choice::Gguf(file.clone())),
+            (false, true) => refuse(format!("there is no {file} in it, nor any other GGUF file")),
+            (false, false) => refuse(format!("there is no {file} in it; its GGUF files are {}", list(&ggufs))),
+        };
+    }
+    let weights: &[&str] = if has(CONFIG) && has(SINGLE) {
+        &[SINGLE]
+    } else if has(CONFIG) && has(INDEX) {
+        &[INDEX]
+    } else if has(ADAPTER_CONFIG) && has(ADAPTER_TENSORS) {
+        &[ADAPTER_TENSORS]
+    } else {
+        &[]
+    };
+    match (weights, ggufs.as_slice()) {
+        ([], [one]) => Ok(Choice::Gguf((*one).to_owned())),
+        ([], []) => {
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            let wanted = format!("{CONFIG} with {SINGLE} or {INDEX}, a PEFT adapter in safetensors, or a GGUF file");
+            refuse(format!("holds no model that can be read: expected {wanted}; it has {}", list(&all)))
+        }
+        ([], several) => refuse(format!(
+            "holds several GGUF files; name one of them, as in {}/{}: {}",
+            id.repo,
+            several[0],
+            list(several)
+        )),
+        (weights, _) => {
+            let files = SMALL.into_iter().filter(|name| has(name)).chain(weights.iter().copied());
+            Ok(Choice::Folder(files.map(str::to_owned).collect()))
+        }
+    }
+}
+
+/// The model in a folder of the cache, if all its weights are there.
+pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
+    let mut all = Vec::new();
+    walk(folder, "", &mut all)?;
+    if id.file.as_ref().is_some_and(|file| !all.contains(file)) {
+        return Ok(None);
+    }
+    let several = id.file.is_none() && all.iter().filter(|name| is_gguf(name)).count() > 1;
+    match choose(id, &all) {
+        Ok(Choice::Gguf(file)) => Ok(Some(folder.join(file))),
+        Ok(Choice::Folder(files)) => {
+            let shards = if files.iter().any(|f| f == INDEX) { shards(&folder.join(INDEX))? } else { Vec::new() };
+            Ok(shards.iter().all(|shard| all.contains(shard)).then(|| folder.to_path_buf()))
+        }
+        // Which of those that were fetched by name?
+        Err(error) if several => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The files in `folder` whose content is there, by their paths below it.
+fn walk(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
+    let mut entries: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        entries.push(entry.map_err(Error::io(folder))?.path());
+    }
+    entries.sort();
+    for path in entries {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let name = format!("{prefix}{name}");
+        // A folder is none of ours if it is a link; a file is a link whose target may be missing.
+        if path.is_file() {
+            all.push(name);
+        } else if path.is_dir() && !path.is_symlink() {
+            walk(&path, &format!("{name}/"), all)?;
+        }
+    }
+    Ok(())
+}
+
+fn list(names: &[&str]) -> String {
+    let shown = names.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "no files".into(),
+        n if n > LISTED => format!("{shown} and {} more", n - LISTED),
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(id: &str, all: &[&str]) -> Result<Choice> {
+        choose(&HubId::parse(id).unwrap(), &all.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+    }
+
+    fn folder(files: &[&str]) -> Choice {
+        Choice::Folder(files.iter().map(|n| (*n).to_owned()).collect())
+    }
+
+    #[test]
+    fn of_other_formats_and_pictures_nothing_is_taken() {
+        let all = [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "onnx/model.onnx",
+            "tokenizer.json",
+            "x.png",
+        ];
+        assert_eq!(chosen("o/n", &all).unwrap(), folder(&["config.json", "tokenizer.json", "model.safetensors"]));
+        let sharded = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "m.gguf"];
+        assert_eq!(chosen("o/n", &sharded).unwrap(), folder(&["config.json", "model.safetensors.index.json"]));
+        assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), Choice::Gguf("m.gguf".into()));
+        let adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+        assert_eq!(chosen("o/n", &adapter).unwrap(), folder(&["adapter_config.json", "adapter_model.safetensors"]));
+    }
+
+    #[test]
+    fn what_cannot_be_chosen_is_listed() {
+        assert_eq!(chosen("o/n", &["config.json", "q/a.gguf"]).unwrap(), Choice::Gguf("q/a.gguf".into()));
+        let several = chosen("o/n", &["a.gguf", "b.gguf"]).unwrap_err().to_string();
+        assert!(several.contains("o/n/a.gguf: a.gguf, b.gguf"), "{several}");
+        let other = chosen("o/n/c.gguf", &["a.gguf", "b.gguf"]).unwrap_err().to_string();
+        assert!(other.contains("no c.gguf") && other.contains("a.gguf, b.gguf"), "{other}");
+        let none = chosen("o/n", &["config.json", "pytorch_model.bin"]).unwrap_err().to_string();
+        assert!(none.contains("pytorch_model.bin"), "{none}");
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_not_plain() {
+        for name in ["../x", "a/../../x", "/etc/x", "a//b", "./x", "a\\x", "C:x", "a\0b", "", "a/", "x\ny"] {
+            assert!(!is_plain(name), "{name:?}");
+        }
+        assert!(["x", "a/b.gguf", "..x", "a b"].iter().all(|name| is_plain(name)));
+    }
+}
