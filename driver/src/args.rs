@@ -34,9 +34,9 @@ pub(crate) struct Common {
     /// Give each sequence the same bits in any batch, and in generation those of scoring and training (slower)
     #[arg(long, global = true)]
     pub(crate) invariant: bool,
-    /// Seed of all random numbers
-    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
-    pub(crate) seed: u64,
+    /// Seed of all random numbers (default: 0; `run`: the configuration's)
+    #[arg(long = "seed", global = true, value_name = "N")]
+    pub(crate) given_seed: Option<u64>,
     /// Print one JSON document on stdout and nothing else
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -46,6 +46,13 @@ pub(crate) struct Common {
     /// Say more: what was chosen, how long it took
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+}
+
+impl Common {
+    /// The seed given, or 0.
+    pub(crate) fn seed(&self) -> u64 {
+        self.given_seed.unwrap_or(0)
+    }
 }
 
 /// What a kernel may bind and how large a workgroup may be.

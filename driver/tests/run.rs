@@ -268,7 +268,7 @@ fn shards_make_the_round_that_one_process_makes() {
             let done = shared.run(&[&same[..], &["--shard", shard]].concat());
             validate(&schema("shard"), &done, "shard").unwrap();
         }
-        fails(&["--resume"], "not finished are --shard 2/3");
+        fails(&["--resume"], "not finished are the shards 2/3");
         shared.run(&[&same[..], &["--shard", "2/3"]].concat());
     }
     let status = shared.run(&[&same[..], &["--resume"]].concat());
@@ -278,4 +278,50 @@ fn shards_make_the_round_that_one_process_makes() {
     for (name, bytes) in &one {
         assert!(name.starts_with("M0") || Some(bytes) == two.get(name), "{}", name.display());
     }
+}
+
+/// The run must fail with exit code 1 and say `word`.
+#[track_caller]
+fn fails(place: &Place, more: &[&str], word: &str) {
+    let mut command = cargo_bin_cmd!("selfreward");
+    let output = command.arg("run").arg(place.file("run.toml")).args(more).assert().code(1).get_output().stderr.clone();
+    let text = String::from_utf8(output).unwrap();
+    assert!(text.contains(word), "{text}");
+}
+
+#[test]
+fn what_a_run_reads_and_how_far_it_goes() {
+    let place = Place::new("[dpo]\nlr = 1e-4\nbatch = 4\n");
+    let change = |from: &str, to: &str| {
+        let text = fs::read_to_string(place.file("run.toml")).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(place.file("run.toml"), text.replace(from, to)).unwrap();
+    };
+    change("rounds = 2", "rounds = 1");
+    place.run(&["--seed", "7"]);
+    assert!(fs::read_to_string(place.file("run/config.toml")).unwrap().contains("seed = 7"));
+    fails(&place, &["--resume"], "run.seed is 7 in this folder and 0 now");
+    // A finished run goes on when more rounds are asked for.
+    change("rounds = 1", "rounds = 2");
+    let status = place.run(&["--seed", "7", "--resume"]);
+    assert_eq!((&status["finished"], &status["models"][3]), (&json!(true), &json!("M3")));
+    // Other contents under the same name are other settings.
+    fs::write(place.file("judge.txt"), "{{ answer }}!\n").unwrap();
+    fails(&place, &["--resume", "--seed", "7"], "judge.template");
+}
+
+#[test]
+fn a_round_without_pairs_says_why() {
+    let wide = Place::new("[pairs]\nmin_gap = 4.9\n");
+    fails(&wide, &[], "7 of 7 prompts are ties");
+    let unread = Place::new("[dpo]\nlr = 1e-4\n");
+    let text = fs::read_to_string(unread.file("run.toml")).unwrap();
+    let sampled = text.replace(
+        "[judge]\nmode = \"backward\"",
+        "[judge]\nmode = \"sampled\"\nmax_new_tokens = 8\npattern = \"([0-9])$\"",
+    );
+    assert_ne!(sampled, text);
+    fs::write(unread.file("run.toml"), sampled).unwrap();
+    fails(&unread, &[], "7 of 7 prompts have fewer than two scores");
+    fails(&unread, &["--resume"], "other settings need another [run] out");
 }

@@ -18,7 +18,7 @@ mod tests;
 pub use engine::{Engine, GpuEngine, Language, NoEngine};
 pub use marks::MarksTemplate;
 pub use model_judge::{Mode, ModelJudge, ModelJudgeSettings};
-pub use pairwise::{Match, PairwiseJudge, Preference};
+pub use pairwise::{Match, PairwiseJudge, Preference, SAME_TEXT};
 pub use parse::{NoScore, ScorePattern, parse_choice, parse_score};
 pub use template::{Template, Templates};
 

@@ -6,6 +6,9 @@ use super::{Engine, Language, ModelJudgeSettings, Template, Verdict, parse_choic
 use crate::rng::{halves, record_id};
 use crate::{Observer, Result};
 
+/// The status of a match of equal answers.
+pub const SAME_TEXT: &str = "same text";
+
 /// Two answers to one question.
 #[derive(Clone, Copy, Debug)]
 pub struct Match<'a> {
@@ -85,7 +88,7 @@ impl<'a> PairwiseJudge<'a> {
         };
         let mut orders = verdicts.chunks_exact(2);
         let mut next = || orders.next().map_or_else(|| preference(&[]), preference);
-        let same = || Preference { p: [Some(0.5); 2], status: "same text".into(), texts: Vec::new(), unparsed: 0 };
+        let same = || Preference { p: [Some(0.5); 2], status: SAME_TEXT.into(), texts: Vec::new(), unparsed: 0 };
         Ok(matches.iter().map(|m| if m.a == m.b { same() } else { next() }).collect())
     }
 }

@@ -145,6 +145,10 @@ impl Domain for ChatDomain<'_> {
         &self.language
     }
 
+    fn ask(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        self.language.ask_prompt(prompt)
+    }
+
     fn seed_prompts(&self) -> &[String] {
         &self.seeds
     }

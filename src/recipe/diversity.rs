@@ -31,6 +31,8 @@ pub struct Length {
 /// A set of answers in numbers. A word is a run of letters and digits, lower-cased.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diversity {
+    /// Prompts.
+    pub prompts: usize,
     /// Answers.
     pub answers: usize,
     /// [`distinct_n`] of single words.
@@ -163,6 +165,7 @@ pub fn diversity(answers: &[Vec<Answer>]) -> Diversity {
     }
     let commonest = firsts.values().copied().max().unwrap_or(0);
     Diversity {
+        prompts: answers.len(),
         answers: all.len(),
         distinct_1: distinct_n(&texts, 1),
         distinct_2: distinct_n(&texts, 2),
@@ -198,7 +201,7 @@ pub fn warnings(own: &Diversity, before: Option<&Diversity>, scores: &[f64]) -> 
     {
         out.push(format!("distinct-1 has fallen from {then:.3} to {now:.3}: the answers repeat themselves"));
     }
-    if own.answers >= 10 && own.same_answer > 0.1 {
+    if own.prompts >= 10 && own.same_answer > 0.1 {
         out.push(format!("{:.0} % of the prompts get one and the same answer", own.same_answer * 100.0));
     }
     out

@@ -1,5 +1,6 @@
 //! What a loop works on, apart from its model: how new prompts are asked for and checked, how answers are read.
 
+use super::answers::Prompt;
 use crate::Result;
 use crate::generate::Output;
 use crate::gpu::Gpu;
@@ -12,6 +13,14 @@ use std::path::Path;
 pub trait Domain {
     /// The model's text.
     fn language(&self) -> &dyn Language;
+
+    /// Context in which the model answers a prompt, which may be a conversation.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded; a conversation that the model's template refuses.
+    fn ask(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        self.language().ask(&prompt.question())
+    }
 
     /// Prompts that a round may take as they are; empty where all prompts are made up.
     fn seed_prompts(&self) -> &[String];

@@ -4,7 +4,7 @@ use super::answers::{AnswerSet, Prompt};
 use super::diversity::{Diversity, Drift, diversity, drift, warnings};
 use super::metrics::{HeadToHead, Outcome, histogram, mean_se, paired_gain};
 use super::win_rate::{Estimate, LengthControlled, length_controlled, win_rate};
-use crate::judge::{Engine, Item, Judge, Match, PairwiseJudge};
+use crate::judge::{Engine, Item, Judge, Match, PairwiseJudge, Preference, SAME_TEXT};
 use crate::rng::{fnv, halves, record_id};
 use crate::{Observer, Result};
 use serde::{Deserialize, Serialize};
@@ -195,8 +195,13 @@ fn side_by_side(
     let mut preferences = judge.judge(engine, &matches, observer)?.into_iter();
     for r in records {
         let own: Vec<_> = preferences.by_ref().take(r.a.len().min(r.b.len())).collect();
+        // Equal answers are a tie by themselves, but say nothing for those that could not be read.
+        let told: Vec<&Preference> = match own.iter().any(|p| p.p.contains(&None)) {
+            true => own.iter().filter(|p| p.status != SAME_TEXT).collect(),
+            false => own.iter().collect(),
+        };
         let mean = |order: usize| {
-            let read: Vec<f64> = own.iter().filter_map(|p| p.p[order]).collect();
+            let read: Vec<f64> = told.iter().filter_map(|p| p.p[order]).collect();
             (!read.is_empty()).then(|| mean_se(&read).0)
         };
         (r.p_first, r.p_second) = (mean(0), mean(1));

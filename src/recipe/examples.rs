@@ -84,6 +84,10 @@ pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pai
     let mut pairs = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
         let (weight, flip) = (record.weight.unwrap_or(1.0), record.flip.unwrap_or(0.0));
+        if !(weight >= 0.0 && weight.is_finite() && (0.0..=1.0).contains(&flip)) {
+            let what = format!("weight {weight} and flip {flip}; expected at least 0, and 0 to 1");
+            return Err(Error::file(path, format!("record {}: {what}", i + 1)));
+        }
         let ids = pair_ids(record, source).and_then(|ids| checked(ids, source));
         let [prompt, chosen, rejected] = ids.map_err(|e| at(path, i, &e))?;
         if let (Some(chosen), Some(rejected)) = (limit.fit(&prompt, chosen), limit.fit(&prompt, rejected)) {

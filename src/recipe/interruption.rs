@@ -1,4 +1,4 @@
-//! A round on the GPU that a full disk or a lost device ends anywhere says what went wrong; resumed, it gives the same bytes.
+//! A round on the GPU that a full disk, a lost device or a wish to stop ends anywhere says so; resumed, it gives the same bytes.
 //! With `SELFREWARD_KILLS` set, as `scripts/test-full` does, every place is tried, else one in some.
 
 use super::config::{Method, RoundSettings};
@@ -134,4 +134,40 @@ fn a_lost_device_is_named_and_costs_nothing() {
         assert!(bytes(&dir) == expected, "other bytes after {words} words");
     }
     assert!(losses >= 4, "{losses}");
+}
+
+/// Wishes to stop once it was asked so often whether it does.
+struct Stops(Cell<usize>);
+
+impl Observer for Stops {
+    fn stop_requested(&self) -> bool {
+        match self.0.get() {
+            0 => true,
+            left => {
+                self.0.set(left - 1);
+                false
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_at_any_safe_point_costs_nothing() {
+    let (gpu, tmp) = (Gpu::open(None, None).unwrap(), tempfile::tempdir().unwrap());
+    held_out(tmp.path());
+    let whole = tmp.path().join("whole");
+    run(&gpu, &whole, &Silent).unwrap();
+    let expected = bytes(&whole);
+    let mut stops = 0;
+    for asked in (0..).step_by(one_in(5)) {
+        let dir = tmp.path().join(asked.to_string());
+        match run(&gpu, &dir, &Stops(Cell::new(asked))) {
+            Ok(()) => break,
+            Err(Error::Stopped) => stops += 1,
+            Err(other) => panic!("after {asked} questions: {other}"),
+        }
+        run(&gpu, &dir, &Silent).unwrap();
+        assert!(bytes(&dir) == expected, "other bytes after {asked} questions");
+    }
+    assert!(stops >= 5, "{stops}");
 }

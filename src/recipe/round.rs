@@ -11,7 +11,7 @@ use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Judge};
 use crate::model::Model;
 use crate::train::dpo::DpoStep;
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -149,6 +149,9 @@ pub fn play(
     on_stage: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let pairs = prepare(&mut GpuEngine::new(gpu, &model), ctx, judge, files, earlier, on_stage)?;
+    if pairs.is_empty() {
+        return Err(Error::Input(no_pairs(ctx, files)?));
+    }
     training::run(gpu, model, ctx, judge, &pairs, files, next)?;
     on_stage("training")?;
     let path = files.dir.join("metrics.json");
@@ -213,9 +216,34 @@ pub fn prepare(
     Ok(pairs)
 }
 
+/// Why a round has no pairs, and what may help.
+fn no_pairs(ctx: &Context, files: &RoundFiles) -> Result<String> {
+    let inputs = inputs(files)?;
+    let outcome = pair_stage::build(ctx, &inputs)?;
+    let unscored = inputs.verdicts.iter().filter(|v| v.score.is_none()).count();
+    let counts = [
+        (outcome.ties, "are ties: lower [pairs] min_gap, raise [candidates] temperature or n, or change [judge] mode"),
+        (outcome.too_few, "have fewer than two scores: change [judge] mode, or its template and pattern"),
+    ];
+    let mut why: Vec<String> = counts
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} of {} prompts {what}", inputs.prompts.len()))
+        .collect();
+    if unscored > 0 {
+        let first = inputs.verdicts.iter().find(|v| v.score.is_none()).map_or("", |v| v.status.as_str());
+        why.push(format!("{unscored} of {} answers have no score ({first})", inputs.verdicts.len()));
+    }
+    if outcome.disagreeing > 0 {
+        why.push(format!("[pairs] implicit left out {} pairs", outcome.disagreeing));
+    }
+    let folder = "other settings need another [run] out";
+    Ok(format!("round {}: no pairs to train on. {}; {folder}", ctx.round, why.join("; ")))
+}
+
 /// Files, stages and keys of what a round takes from other models.
-const ANCHORS: &str = "anchors";
-const ANCHOR_VERDICTS: &str = "anchor-verdicts";
+pub(super) const ANCHORS: &str = "anchors";
+pub(super) const ANCHOR_VERDICTS: &str = "anchor-verdicts";
 const VERDICTS_BEFORE: &str = "verdicts-before";
 const LOGPS: &str = "logps";
 const LOGPS_BEFORE: &str = "logps-before";

@@ -42,13 +42,20 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
+    let contents = contents(config)?;
     let templates = templates(&config.judge)?;
     let held_out = held_out(config)?;
+    if !config.validation.prompts.as_os_str().is_empty() {
+        let prompts = read_prompts(&config.validation.prompts)?;
+        let language = super::chat::ChatLanguage::new(&source)?;
+        standing::fits(&config.validation.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
+    }
     let supervision = Supervision::read(&config.sft, &source, config.run.seed, observer)?;
     let mut sizes = sizes(gpu, &config.round());
     if let Some(supervision) = &supervision {
         sizes.insert("sft.records".to_owned(), super::records::hex(supervision.hash()).into());
     }
+    sizes.extend(contents);
     let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, resume)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
@@ -96,11 +103,16 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
         let (seed, held_out) = (config.run.seed, &held_out[..]);
         let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
         let earlier = earlier_prompts(&path, round)?;
-        let answered = shards::begun(&files) || files.jsonl("candidates").exists();
+        let missing = shards::missing(&files)?;
+        let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").exists();
         if until == Until::Prompts && !answered {
             let engine = &mut GpuEngine::new(gpu, &model);
             prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
             folder.stage_done(&format!("round-{round}/prompts"))?;
+            observer.note(&match missing.is_empty() {
+                true => format!("round {round}: the prompts are there; answer and judge them with --shard I/N"),
+                false => format!("round {round}: shards that are not finished: {}", missing.join(", ")),
+            });
             drop(folder);
             return status(&path);
         }
@@ -129,6 +141,9 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     let path = &config.run.out;
     let _shared = join(path, &config.table()?)?;
     let exists = |round: u32| path.join(format!("M{}", round + 1)).exists();
+    if !exists(0) {
+        return Err(Error::file(path, "has no M1 yet: run --until prompts first"));
+    }
     let Some(round) = (1..=config.run.rounds).find(|round| !exists(*round)) else {
         return Err(Error::file(path, "is over: there is nothing left to share"));
     };
@@ -138,6 +153,26 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     let (settings, seed) = (config.round(), config.run.seed);
     let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
     shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
+}
+
+/// What stands in the files that a run reads, as hashes: a resume must find the same.
+fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
+    let single = [
+        ("judge.template", &config.judge.template),
+        ("prompts.seed_file", &config.prompts.seed_file),
+        ("validation.prompts", &config.validation.prompts),
+        ("evaluation.prompts", &config.evaluation.prompts),
+        ("evaluation.ranked", &config.evaluation.ranked),
+    ];
+    let several = config.prompts.exclude.iter().map(|path| ("prompts.exclude", path));
+    let given = single.into_iter().chain(several).filter(|(_, path)| !path.as_os_str().is_empty());
+    let mut all: Vec<(String, serde_json::Value)> = Vec::new();
+    for (key, path) in given {
+        let bytes = std::fs::read(path).map_err(|e| Error::Input(format!("{key}: {}: {e}", path.display())))?;
+        let name = format!("{key} {}", path.display());
+        all.push((name, super::records::hex(fnv(&bytes)).into()));
+    }
+    Ok(all)
 }
 
 /// The prompts of every file that the run is measured on.

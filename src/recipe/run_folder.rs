@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub(super) const PLAN_FILE: &str = "plan.json";
 
 /// Keys of the configuration that a resume may change, for they change no byte of what is made.
-pub const FREE: [&str; 1] = ["run.keep"];
+pub const FREE: [&str; 2] = ["run.keep", "run.rounds"];
 
 /// A finished stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,10 +77,7 @@ impl RunFolder {
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
         if exists && plan_path.exists() {
             let before: Plan = read_json(&plan_path)?;
-            if before.version != plan.version {
-                let what = format!("was made by version {} of selfreward, this is {}", before.version, plan.version);
-                return Err(Error::file(path, format!("{what}; go on with that version, or name another folder")));
-            }
+            same_version(path, &before)?;
             let keys = |plan: Plan| plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).collect();
             refuse_difference(&plan_path, &keys(before), &keys(plan))?;
         } else {
@@ -133,6 +130,8 @@ impl RunFolder {
         if self.state.stages.iter().any(|s| s.name == name) {
             return Ok(());
         }
+        // A finished run goes on when more rounds are asked for.
+        self.state.finished = false;
         self.state.stages.push(StageState { name: name.to_owned(), seconds });
         self.log(&serde_json::json!({ "stage": name, "seconds": seconds }))?;
         write_json(&self.path.join("state.json"), &self.state)
@@ -186,7 +185,17 @@ pub(super) fn join(path: &Path, config: &toml::Table) -> Result<Lock> {
     }
     let lock = Lock::take(path, File::try_lock_shared)?;
     same_config(&config_path, config)?;
+    same_version(&path.join(PLAN_FILE), &read_json(&path.join(PLAN_FILE))?)?;
     Ok(lock)
+}
+
+fn same_version(path: &Path, plan: &Plan) -> Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    if plan.version == own {
+        return Ok(());
+    }
+    let what = format!("was made by version {} of selfreward, this is {own}", plan.version);
+    Err(Error::file(path, format!("{what}; go on with that version, or name another folder")))
 }
 
 fn same_config(path: &Path, config: &toml::Table) -> Result<()> {

@@ -82,6 +82,20 @@ pub fn begun(files: &RoundFiles) -> bool {
     files.dir.join(FOLDER).is_dir() && !files.jsonl("verdicts").exists()
 }
 
+/// Shards of a round that are begun, or to be begun, and not finished, as `--shard` names them; empty where there are none.
+///
+/// # Errors
+/// The shards are of different numbers.
+pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
+    if !begun(files) {
+        return Ok(Vec::new());
+    }
+    let of = count(&files.dir.join(FOLDER))?;
+    let shards = (1..=of).map(|number| Shard { number, of });
+    let open = shards.filter(|shard| !shard.dir(files).join("verdicts.jsonl").exists());
+    Ok(open.map(|shard| format!("{}/{of}", shard.number)).collect())
+}
+
 /// Merges the shards of a round, where there are any, into its candidates and verdicts.
 ///
 /// # Errors
@@ -93,18 +107,15 @@ pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Res
     }
     let folder = files.dir.join(FOLDER);
     let of = count(&folder)?;
-    let shards = || (1..=of).map(|number| Shard { number, of });
-    let missing: Vec<String> = shards()
-        .filter(|shard| !shard.dir(files).join("verdicts.jsonl").exists())
-        .map(|shard| format!("--shard {}/{of}", shard.number))
-        .collect();
+    let missing = missing(files)?;
     if !missing.is_empty() {
+        let list = missing.join(", ");
         let what =
-            format!("not finished are {}; run these, or remove the folder to go on without shards", missing.join(", "));
+            format!("not finished are the shards {list}; run these, or remove the folder to go on without shards");
         return Err(Error::file(&folder, what));
     }
     let (mut candidates, mut verdicts) = (Vec::new(), Vec::new());
-    for shard in shards() {
+    for shard in (1..=of).map(|number| Shard { number, of }) {
         candidates.extend(read_jsonl::<CandidateRecord>(&shard.dir(files).join("candidates.jsonl"))?);
         verdicts.extend(read_jsonl::<VerdictRecord>(&shard.dir(files).join("verdicts.jsonl"))?);
     }

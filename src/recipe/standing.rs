@@ -15,7 +15,7 @@ use crate::judge::{Engine, GpuEngine, Item, Judge, Language, ModelJudge, Pairwis
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::weights::ModelSource;
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,21 @@ pub struct Standing<'a> {
     observer: &'a dyn Observer,
 }
 
+/// Whether every prompt of a file leaves room for an answer of `new` tokens.
+///
+/// # Errors
+/// One that does not, by number; text that cannot be encoded.
+pub(super) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new: usize) -> Result<()> {
+    for (i, prompt) in prompts.iter().enumerate() {
+        let (tokens, context) = (language.ask_prompt(prompt)?.len(), language.context());
+        if tokens + new > context {
+            let what = format!("prompt {} has {tokens} tokens; with [candidates] max_new_tokens = {new}", i + 1);
+            return Err(Error::file(path, format!("{what} that is more than the model's context of {context}")));
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Standing<'a> {
     /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are scored under
     /// `templates`, the run's.
@@ -81,7 +96,12 @@ impl<'a> Standing<'a> {
         if prompts.is_empty() && ranked.is_empty() {
             return Ok(None);
         }
+        if given(&section.judge) {
+            // Found out here, not after the first models are made.
+            ModelSource::open(&section.judge)?.text()?;
+        }
         let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
+        fits(&section.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
         Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
     }
 

@@ -35,12 +35,13 @@ impl Supervision {
         if section.files.is_empty() {
             return Ok(None);
         }
-        let limit = Limit { max_length: section.max_length, truncate: section.truncate };
+        let most = section.max_length.min(source.arch.context());
+        let limit = Limit { max_length: most, truncate: section.truncate };
         let mut all = Vec::with_capacity(section.files.len());
         for path in &section.files {
             let (examples, dropped) = examples::examples(path, source, limit)?;
             if dropped > 0 {
-                let longer = format!("longer than [sft] max_length = {}", section.max_length);
+                let longer = format!("longer than {most} tokens ([sft] max_length, the model's context)");
                 observer.note(&format!("{}: {dropped} records are {longer} and were left out", path.display()));
             }
             all.push(examples);

@@ -74,8 +74,7 @@ pub fn run(
     }
     let d = &ctx.settings.dpo;
     if pairs.is_empty() {
-        let hint = "every prompt is a tie: lower [pairs] min_gap, raise [candidates] temperature or n, or change the judge mode";
-        return Err(Error::Input(format!("round {}: no pairs to train on; {hint}", ctx.round)));
+        return Err(Error::Input(format!("round {}: no pairs to train on", ctx.round)));
     }
     let job = Job {
         optimiser: d.optimiser(),
@@ -137,15 +136,20 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
     }
+    let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
     let steps = RefCell::new(StepLog::open(job.dir.join("steps.jsonl"), trainer.step)?);
     if let Some(validator) = &validator {
         validator.borrow_mut().resume(trainer.step)?;
+        // One that a stop cut short.
+        if validator.borrow().due(trainer.step, total) {
+            validator.borrow_mut().run(&trainer)?;
+            validator.borrow().tidy()?;
+        }
         if validator.borrow().enough() {
             return Ok(trainer.model);
         }
     }
     let enough = Cell::new(false);
-    let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
     job.observer.begin("training", Some(total), "steps");
     job.observer.advance(trainer.step);
     let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {

@@ -1,14 +1,14 @@
 //! Early stopping: the model in training answers held-out prompts, the round's judge scores them, and the weights with the best
 //! mean score are the ones that are kept.
 
-use super::answers::read_prompts;
+use super::answers::{Prompt, read_prompts};
 use super::records::read_jsonl;
 use super::round::Context;
 use super::training::StepLog;
 use crate::durable;
 use crate::generate::{Request, Settings};
 use crate::gpu::Gpu;
-use crate::judge::{Engine, GpuEngine, Item, Judge};
+use crate::judge::{Engine, GpuEngine, Item, Judge, Verdict};
 use crate::rng::record_id;
 use crate::train::Trainer;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ const BEST: &str = "best";
 pub struct ValidationRecord {
     /// Optimiser steps taken.
     pub step: u64,
-    /// Mean score of the answers that have one; null where none has.
+    /// Mean score over the prompts, of their answers that have one; null where none has.
     pub score: Option<f64>,
     /// Its standard error over the prompts.
     pub se: f64,
@@ -41,7 +41,7 @@ pub struct Validator<'a> {
     gpu: &'a Gpu,
     ctx: &'a Context<'a>,
     judge: &'a dyn Judge,
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
     dir: &'a Path,
     done: Vec<ValidationRecord>,
 }
@@ -56,8 +56,7 @@ impl<'a> Validator<'a> {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        let prompts = read_prompts(path)?.iter().map(super::answers::Prompt::question).collect();
-        Ok(Some(Self { gpu, ctx, judge, prompts, dir, done: Vec::new() }))
+        Ok(Some(Self { gpu, ctx, judge, prompts: read_prompts(path)?, dir, done: Vec::new() }))
     }
 
     /// Takes up the validations of the first `step` steps; later ones, of steps that were lost, are forgotten.
@@ -70,9 +69,10 @@ impl<'a> Validator<'a> {
         Ok(())
     }
 
-    /// Whether there is a validation after step `step` of `steps`.
+    /// Whether a validation after step `step` of `steps` is still to be made: there is one every so many steps and after the last.
     pub fn due(&self, step: u64, steps: u64) -> bool {
-        step == steps || step.is_multiple_of(self.ctx.settings.validation.every as u64)
+        let asked = step == steps || step.is_multiple_of(self.ctx.settings.validation.every as u64);
+        step > 0 && asked && self.done.last().is_none_or(|last| last.step < step)
     }
 
     /// Whether the last validations brought nothing better.
@@ -93,7 +93,7 @@ impl<'a> Validator<'a> {
         let c = &ctx.settings.candidates;
         let mut requests = Vec::with_capacity(self.prompts.len());
         for prompt in &self.prompts {
-            let prompt = language.ask(prompt)?;
+            let prompt = ctx.domain.ask(prompt)?;
             let key = |k| record_id(ctx.round, "validation", &prompt, k);
             let samples = (0..ctx.settings.validation.samples).map(key).collect();
             requests.push(Request { prompt, samples });
@@ -106,10 +106,11 @@ impl<'a> Validator<'a> {
             choices: Vec::new(),
         };
         let outputs = GpuEngine::new(self.gpu, &trainer.model).generate(&requests, &settings, ctx.observer)?;
+        let questions: Vec<String> = self.prompts.iter().map(Prompt::question).collect();
         let (mut answers, mut tokens) = (Vec::new(), Vec::new());
-        for ((prompt, request), outputs) in self.prompts.iter().zip(&requests).zip(&outputs) {
+        for ((question, request), outputs) in questions.iter().zip(&requests).zip(&outputs) {
             for (output, key) in outputs.iter().zip(&request.samples) {
-                answers.push((*key, prompt, ctx.domain.response(output)?.0));
+                answers.push((*key, question, ctx.domain.response(output)?.0));
                 tokens.push(output.tokens.len() as f64);
             }
         }
@@ -121,14 +122,19 @@ impl<'a> Validator<'a> {
             verdicts = self.judge.judge(engine, &items, ctx.observer)?;
             Ok(())
         })?;
-        let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
+        let samples = (ctx.settings.validation.samples as usize).max(1);
+        let of_prompt = |verdicts: &[Verdict]| -> Option<f64> {
+            let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
+            (!scores.is_empty()).then(|| super::metrics::mean_se(&scores).0)
+        };
+        let scores: Vec<f64> = verdicts.chunks(samples).filter_map(of_prompt).collect();
         let (mean, se) = super::metrics::mean_se(&scores);
         let record = ValidationRecord {
             step: trainer.step,
             score: (!scores.is_empty()).then_some(mean),
             se,
             answers: items.len(),
-            unscored: items.len() - scores.len(),
+            unscored: verdicts.iter().filter(|v| v.score.is_none()).count(),
             tokens: super::metrics::mean_se(&tokens).0,
         };
         self.done.push(record.clone());
@@ -169,14 +175,13 @@ impl<'a> Validator<'a> {
     /// There are none; the folder cannot be moved.
     pub fn keep(self, next: &Path) -> Result<()> {
         let Some(best) = best_of(&self.done).map(|at| &self.done[at]) else {
-            let what =
-                "no validation has a score, so there is no best model; look at the judge's mode and at the prompts";
-            return Err(Error::file(self.dir.join(LOG), what));
+            return Err(Error::file(self.dir.join(LOG), "holds no validation; remove the file and resume"));
         };
-        let score = best.score.unwrap_or(0.0);
-        self.ctx
-            .observer
-            .note(&format!("round {}: the model of step {} is kept, score {score:.3}", self.ctx.round, best.step));
+        let score = best.score.map_or_else(
+            || "no answer to the held-out prompts has a score: look at the judge's mode and at the prompts".to_owned(),
+            |score| format!("score {score:.3}"),
+        );
+        self.ctx.observer.note(&format!("round {}: the model of step {} is kept; {score}", self.ctx.round, best.step));
         let from = self.best_dir(best.step);
         durable::rename(&from, next)?;
         durable::sync_folder(next.parent());
@@ -205,7 +210,7 @@ pub fn best(dir: &Path) -> Result<Option<u64>> {
     Ok(best_of(&done).map(|at| done[at].step))
 }
 
-/// The earliest of the best; None where none has a score.
+/// The earliest of the best; the last one where none has a score; None where there is none.
 fn best_of(done: &[ValidationRecord]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (at, score) in done.iter().enumerate().filter_map(|(at, r)| Some((at, r.score?))) {
@@ -213,7 +218,7 @@ fn best_of(done: &[ValidationRecord]) -> Option<usize> {
             best = Some((at, score));
         }
     }
-    best.map(|(at, _)| at)
+    best.map(|(at, _)| at).or(done.len().checked_sub(1))
 }
 
 #[cfg(test)]
@@ -234,6 +239,6 @@ mod tests {
             best_of(&scores.iter().map(record).collect::<Vec<_>>())
         };
         assert_eq!(of(&[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0)]), Some(2));
-        assert_eq!(of(&[None]), None);
+        assert_eq!((of(&[None, None]), of(&[])), (Some(1), None));
     }
 }

@@ -31,6 +31,27 @@ pub struct Optimiser {
     pub max_grad_norm: f32,
 }
 
+impl Optimiser {
+    /// Whether every value can be computed with.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub fn check(&self) -> Result<()> {
+        let at_least_0 = |x: f32| x >= 0.0 && x.is_finite();
+        for (fine, what) in [
+            (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
+            (self.eps > 0.0 && self.eps.is_finite(), "eps must be above 0"),
+            (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
+            (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0"),
+        ] {
+            if !fine {
+                return Err(Error::Input(format!("optimiser: {what}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for Optimiser {
     fn default() -> Self {
         Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, decay_vectors: false, max_grad_norm: 1.0 }
@@ -120,6 +141,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// Out of memory; a model with quantised weights.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
+        optimiser.check()?;
         let grads = decoder::gradients(&model, gpu)?;
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
         trained.try_for_each(|weight| weight.tensors().map(drop))?;

@@ -279,6 +279,15 @@ impl Objective {
         Ok(self.rows()?.iter().any(|l| l.family == Family::Unpaired))
     }
 
+    /// Whether every loss takes each pair by itself, so that a pair may have a weight and a soft label of its own.
+    ///
+    /// # Errors
+    /// As [`Objective::rows`].
+    pub fn takes_pairs_apart(&self) -> Result<bool> {
+        let apart = |l: &&Loss| matches!(l.of, Of::Pair(_)) && l.family != Family::Unpaired;
+        Ok(self.rows()?.iter().all(apart))
+    }
+
     /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r are
     /// set here.
     ///

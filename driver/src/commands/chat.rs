@@ -61,7 +61,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
-        let settings = args.sample.settings(&source, app.common.seed);
+        let settings = args.sample.settings(&source, app.common.seed());
         let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
         let mut stream = text.stream();
         let mut failed: Option<anyhow::Error> = None;

@@ -135,7 +135,7 @@ impl Common {
             "--held-out needs --held-out-file, which takes what is left out"
         );
         let (questions, left_out) = data::read(&self.from, &self.lang)?;
-        let (questions, held) = data::hold_out(questions, f64::from(self.held_out), app.common.seed)?;
+        let (questions, held) = data::hold_out(questions, f64::from(self.held_out), app.common.seed())?;
         ensure!(!questions.is_empty(), "{}: every question was held out", self.from.display());
         if let Some(path) = &self.held_out_file {
             write_jsonl(path, &held)?;
@@ -188,7 +188,7 @@ fn eft(app: &App, args: &EftArgs) -> Result<()> {
         None => {}
     }
     let total = lessons.len();
-    let (lessons, dropped) = data::balance(lessons, f64::from(args.max_share), app.common.seed);
+    let (lessons, dropped) = data::balance(lessons, f64::from(args.max_share), app.common.seed());
     ensure!(!lessons.is_empty(), "no verdict agreed with the ranks; try more --samples, or another --model");
     write_jsonl(&args.common.out, &lessons.iter().map(|l| &l.record).collect::<Vec<_>>())?;
     let mut histogram = [0usize; 6];
@@ -220,7 +220,7 @@ fn write(
         samples: args.samples as usize,
         sampling: Sampling { temperature: args.temperature, top_p: args.top_p, ..Sampling::default() },
         max_new_tokens: args.max_new_tokens as usize,
-        seed: app.common.seed,
+        seed: app.common.seed(),
         ..ModelJudgeSettings::default()
     };
     let mut engine = GpuEngine::new(&gpu, &model);

@@ -45,7 +45,7 @@ fn trainings() -> impl TypedValueParser<Value = TrainKind> {
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let config = DemoConfig {
-        seed: app.common.seed,
+        seed: app.common.seed(),
         rounds: args.rounds,
         prompts: args.prompts,
         judge: args.judge,

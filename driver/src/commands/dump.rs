@@ -188,7 +188,7 @@ fn generate(app: &App, args: &GenerateArgs) -> Result<()> {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: args.max_new_tokens as usize,
         stop: source.stop_ids.clone(),
-        seed: app.common.seed,
+        seed: app.common.seed(),
         choices: Vec::new(),
     };
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;

@@ -185,7 +185,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
             let gpu = app.gpu()?;
             let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
             let engine = &mut GpuEngine::new(&gpu, &model);
-            let seed = app.common.seed;
+            let seed = app.common.seed();
             match args.reading.mode.first() {
                 Some(&mode) => {
                     let judge = args.reading.judge(mode, own.as_deref(), &language, seed);
@@ -211,7 +211,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     if let Some(out) = &d.out {
         write_jsonl(out, &records)?;
     }
-    let report = summarise(&name, &a, &b, &records, app.common.seed);
+    let report = summarise(&name, &a, &b, &records, app.common.seed());
     if app.common.json {
         return app.json(&report);
     }
@@ -238,7 +238,7 @@ fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<An
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = args.sample.settings(&source, app.common.seed);
+    let settings = args.sample.settings(&source, app.common.seed());
     let engine = &mut GpuEngine::new(&gpu, &model);
     Ok(answer_all(engine, &language, &side.name, prompts, args.duel.n, &settings, &app.progress)?)
 }
@@ -314,7 +314,7 @@ fn as_judge(app: &App, args: &Args) -> Result<()> {
     let mut all = Vec::new();
     for (i, &mode) in args.reading.modes().iter().enumerate() {
         let own = own.as_deref().filter(|_| i == 0);
-        let judge = args.reading.judge(mode, own, &language, app.common.seed);
+        let judge = args.reading.judge(mode, own, &language, app.common.seed());
         let verdicts = judge.judge(&mut engine, &items, &app.progress)?;
         let scored: Vec<_> =
             list.iter().zip(verdicts).map(|(r, v)| (r.prompt.as_str(), Some(r.score), v.score)).collect();
@@ -362,7 +362,7 @@ fn perplexity(app: &App, args: &Args) -> Result<()> {
         let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
         let engine = &mut GpuEngine::new(&gpu, &model);
         let windows = Windows { length, stride };
-        all.push(measure(engine, &name_of(path), &passages, windows, app.common.seed, &app.progress)?);
+        all.push(measure(engine, &name_of(path), &passages, windows, app.common.seed(), &app.progress)?);
         let left_out = passages.len() - all.last().map_or(0, |p| p.texts);
         if left_out > 0 {
             app.progress.note(&format!("{left_out} texts are left out: they have fewer than two tokens"));

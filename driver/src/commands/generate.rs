@@ -95,7 +95,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = args.sample.settings(&source, app.common.seed);
+    let settings = args.sample.settings(&source, app.common.seed());
     let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;

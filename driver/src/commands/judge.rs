@@ -200,7 +200,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         })
         .collect();
     for (i, &mode) in args.reading.modes().iter().enumerate() {
-        let judge = args.reading.judge(mode, own.as_deref().filter(|_| i == 0), &language, app.common.seed);
+        let judge = args.reading.judge(mode, own.as_deref().filter(|_| i == 0), &language, app.common.seed());
         let verdicts = judge.judge(&mut engine, &items, &app.progress)?;
         for (record, verdict) in scored.iter_mut().zip(verdicts) {
             if i == 0 {
@@ -251,7 +251,7 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed, &app.progress)?;
+    let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed(), &app.progress)?;
     app.progress.clear();
     if app.common.json {
         return app.json(&report);

@@ -68,7 +68,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let ctx = Context {
         domain: &domain,
         settings: &settings,
-        seed: app.common.seed,
+        seed: app.common.seed(),
         round: 1,
         observer: &app.progress,
         models: &NoModels,
@@ -76,7 +76,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     };
     // Finished waves of an interrupted call are gone on from only where everything that shaped them is the same.
     let plan = serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings.prompts, "held_out": held_out, "seed": app.common.seed,
+        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings.prompts, "held_out": held_out, "seed": app.common.seed(),
         "device": gpu.info().name, "kernels": gpu.form().name(), "dtype": args.dtype.half().map(Half::name),
     });
     let plan_file = args.out.with_extension("part.json");

@@ -50,7 +50,8 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
-    let config = RunConfig::read(&args.config)?;
+    let mut config = RunConfig::read(&args.config)?;
+    config.run.seed = app.common.given_seed.unwrap_or(config.run.seed);
     let gpu = app.gpu()?;
     if let Some(shard) = args.shard {
         let prompts = run::shard(&gpu, &config, shard, &app.progress)?;
@@ -78,7 +79,7 @@ fn show(app: &App, status: &Status) -> Result<()> {
     let state = match (status.finished, status.running) {
         (true, _) => "finished",
         (_, true) => "running",
-        _ => "interrupted; go on with --resume",
+        _ => "not finished; go on with --resume",
     };
     app.line(format!("{}: {state}", status.path.display()))?;
     app.line(format!(

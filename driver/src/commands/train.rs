@@ -274,7 +274,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
         epochs: args.common.epochs as usize,
         batch: args.common.batch as usize,
         lr: args.common.rate(args.lr),
-        seed: app.common.seed,
+        seed: app.common.seed(),
     };
     let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut config);
     let settings = format!("{config:?} {:?} {:?}", args.data, args.mix);
@@ -289,7 +289,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, dropped) = args.loss.data(&args.data, &start.source, start.limit, per_step)?;
     let (epochs, batch) = (args.common.epochs as usize, args.common.batch as usize);
     let (objective, lr) = (args.loss.objective()?, args.common.rate(args.lr));
-    let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed };
+    let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed() };
     let settings = format!("{config:?} {:?} {:?}", args.data, args.reference);
     let vocabulary = start.source.arch.vocab_size;
     start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
@@ -412,7 +412,7 @@ impl Start {
     ) -> Result<()> {
         let gpu = app.gpu()?;
         let data = data(app, &gpu)?;
-        let adapter = args.lora.adapter(&self.source.arch, app.common.seed)?;
+        let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
         let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
         let optimiser =
@@ -422,7 +422,7 @@ impl Start {
             save_every: u64::from(args.save_every),
             micro_rows: args.micro_batch.map(|n| n as usize),
             half: args.dtype.copies(&model),
-            dropout: Dropout { rate: args.dropout, seed: app.common.seed },
+            dropout: Dropout { rate: args.dropout, seed: app.common.seed() },
             dir,
             observer: &app.progress,
         };

@@ -1,5 +1,6 @@
 //! `[evaluation]`: what is measured of every model of a run.
 
+use super::fine;
 use crate::judge::Mode;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -50,14 +51,13 @@ impl EvaluationSection {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        for (fine, what) in [
-            (self.samples >= 1, "samples must be at least 1"),
-            (self.margin >= 0.0 && self.margin.is_finite(), "margin must be at least 0"),
-        ] {
-            if !fine {
-                return Err(Error::Input(format!("[evaluation] {what}")));
-            }
-        }
+        fine(
+            "evaluation",
+            &[
+                (self.samples >= 1, "samples must be at least 1"),
+                (self.margin >= 0.0 && self.margin.is_finite(), "margin must be at least 0"),
+            ],
+        )?;
         self.scores().map(|_| ())
     }
 }

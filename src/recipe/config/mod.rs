@@ -94,6 +94,24 @@ pub struct RoundSettings {
     pub validation: ValidationSection,
 }
 
+/// The first of a section's demands that does not hold.
+fn fine(section: &str, demands: &[(bool, &str)]) -> Result<()> {
+    match demands.iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(Error::Input(format!("[{section}] {what}"))),
+        None => Ok(()),
+    }
+}
+
+/// A number that is neither negative nor none at all.
+fn at_least_0(x: f32) -> bool {
+    x >= 0.0 && x.is_finite()
+}
+
+/// A probability that keeps something.
+fn share(x: f32) -> bool {
+    x > 0.0 && x <= 1.0
+}
+
 /// Every key with its default, explained: `configs/reference.toml`.
 pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
@@ -132,41 +150,38 @@ impl RunConfig {
     /// # Errors
     /// The first one that is not.
     pub fn check(&self) -> Result<()> {
-        let (p, c, j) = (&self.prompts, &self.candidates, &self.judge);
-        let share = |x: f32| x > 0.0 && x <= 1.0;
-        for (fine, what) in [
-            (self.run.rounds >= 1, "[run] rounds must be at least 1"),
-            (p.count + p.from_seed >= 1, "[prompts] count and from_seed are both 0: there would be nothing to answer"),
-            (p.temperature >= 0.0 && c.temperature >= 0.0 && j.temperature >= 0.0, "a temperature is negative"),
-            (share(p.top_p) && share(c.top_p) && share(j.top_p), "a top_p is outside 0 to 1"),
-            (p.max_new_tokens >= 1 && c.max_new_tokens >= 1 && j.max_new_tokens >= 1, "a max_new_tokens is 0"),
-            (p.wave >= 1 && c.wave >= 1 && j.wave >= 1, "a wave is 0"),
-            (p.seed_shots + p.own_shots >= 1 || p.count == 0, "[prompts] an invitation needs at least one shot"),
-            (c.n >= 2, "[candidates] n must be at least 2: a pair needs two"),
-            (j.samples >= 1, "[judge] samples must be at least 1"),
-            (
-                (0.0..=0.15).contains(&j.meta),
-                "[judge] meta must be from 0 to 0.15: more verdict pairs than that teach the judge at the answers' cost",
-            ),
-            (j.pattern.is_empty() || j.mode == "sampled", "[judge] pattern reads written verdicts: mode = \"sampled\""),
-            (
-                j.meta == 0.0 || j.mode == "sampled",
-                "[judge] meta compares written verdicts, so it needs mode = \"sampled\"",
-            ),
-        ] {
-            if !fine {
-                return Err(Error::Input(what.to_owned()));
-            }
-        }
-        if !["auto", "random"].contains(&j.mode.as_str()) {
-            j.mode.parse::<crate::judge::Mode>().map_err(|e| Error::Input(format!("[judge] {e}, auto and random")))?;
-        }
-        j.settings(0).map_err(|e| Error::Input(format!("[judge] {e}")))?;
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        fine("model", &[(given(&self.model.path), "path is empty: name a model folder, a GGUF file or a hub id")])?;
+        fine(
+            "run",
+            &[
+                (self.run.rounds >= 1, "rounds must be at least 1"),
+                (given(&self.run.out), "out is empty: name the run folder"),
+            ],
+        )?;
+        self.prompts.check()?;
+        self.candidates.check()?;
+        self.judge.check()?;
         self.pairs.check()?;
         self.dpo.check()?;
         self.sft.check()?;
         self.validation.check()?;
-        self.evaluation.check()
+        self.evaluation.check()?;
+        let own_labels = self.pairs.weight != Weighting::None || self.pairs.agreement != Agreement::Off;
+        let apart = self.dpo.objective()?.takes_pairs_apart()?;
+        fine(
+            "pairs",
+            &[
+                (
+                    !own_labels || self.dpo.method == Method::Dpo,
+                    "weight and agreement are for preferences: they go with [dpo] method = \"dpo\"",
+                ),
+                (
+                    !own_labels || apart,
+                    "weight and agreement go with losses that take each pair by itself: not with [dpo] loss = \"aot\"",
+                ),
+            ],
+        )
     }
 
     /// The part that the stages need.
@@ -242,6 +257,16 @@ mod tests {
         for (text, word) in [
             ("[model]\npath = \"m\"\n[dpo]\nbteta = 1\n", "bteta"),
             ("[dpo]\nbeta = 1\n", "model"),
+            ("[model]\npath = \"\"\n", "[model] path"),
+            ("[model]\npath = \"m\"\n[run]\nout = \"\"\n", "[run] out"),
+            ("[model]\npath = \"m\"\n[prompts]\ntemperature = nan\n", "[prompts] temperature"),
+            ("[model]\npath = \"m\"\n[candidates]\nmin_p = 2.0\n", "[candidates] min_p"),
+            ("[model]\npath = \"m\"\n[judge]\nrange = [1, 9]\n", "[judge] range"),
+            ("[model]\npath = \"m\"\n[dpo]\nweight_decay = nan\n", "[dpo] weight_decay"),
+            ("[model]\npath = \"m\"\n[sft]\nbetas = [0.9, 1.5]\n", "[sft] betas"),
+            ("[model]\npath = \"m\"\n[pairs]\nlength_margin = \"a\"\n", "a number, or a list"),
+            ("[model]\npath = \"m\"\n[pairs]\nweight = \"gap\"\n[dpo]\nloss = \"aot\"\n", "[pairs] weight"),
+            ("[model]\npath = \"m\"\n[pairs]\nweight = \"gap\"\n[dpo]\nmethod = \"sft-best\"\n", "[pairs] weight"),
             ("[model]\npath = 3\n", "path"),
             ("[model]\npath = \"m\"\n[judge]\nmode = \"best\"\n", "best"),
             ("[model]\npath = \"m\"\n[candidates]\nn = 1\n", "[candidates] n"),

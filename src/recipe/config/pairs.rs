@@ -1,12 +1,13 @@
 //! `[pairs]`: how verdicts become preferences.
 
+use super::fine;
+use crate::Result;
 use crate::recipe::pairs::{PairRule, Select};
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// A value for every round, or one for each round of which the last holds on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number, or a list of numbers, one for each round")]
 pub enum ByRound {
     /// The same in every round.
     Always(f64),
@@ -121,21 +122,19 @@ impl PairSection {
     /// The first one that is not.
     pub(super) fn check(&self) -> Result<()> {
         let margins = self.length_margin.all();
-        for (fine, what) in [
-            (self.min_gap >= 0.0 && self.min_gap.is_finite(), "min_gap must be a number of at least 0"),
-            (margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0"),
-            (!margins.is_empty(), "length_margin is an empty list"),
-            (
-                self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
-                "length_margin goes with select = \"best-worst\"",
-            ),
-            (self.select == Select::All || self.most == 0, "most goes with select = \"all\""),
-        ] {
-            if !fine {
-                return Err(Error::Input(format!("[pairs] {what}")));
-            }
-        }
-        Ok(())
+        fine(
+            "pairs",
+            &[
+                (self.min_gap >= 0.0 && self.min_gap.is_finite(), "min_gap must be a number of at least 0"),
+                (margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0"),
+                (!margins.is_empty(), "length_margin is an empty list"),
+                (
+                    self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
+                    "length_margin goes with select = \"best-worst\"",
+                ),
+                (self.select == Select::All || self.most == 0, "most goes with select = \"all\""),
+            ],
+        )
     }
 }
 

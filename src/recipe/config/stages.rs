@@ -1,8 +1,9 @@
 //! `[prompts]`, `[candidates]` and `[judge]`: what a round writes and scores.
 
-use crate::Result;
+use super::{at_least_0, fine, share};
 use crate::generate::Sampling;
-use crate::judge::{ModelJudgeSettings, ScorePattern};
+use crate::judge::{Mode, ModelJudgeSettings, ScorePattern};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -66,6 +67,27 @@ impl Default for PromptSection {
 }
 
 impl PromptSection {
+    pub(super) fn check(&self) -> Result<()> {
+        let own = self.count > 0;
+        fine(
+            "prompts",
+            &[
+                (self.count + self.from_seed >= 1, "count and from_seed are both 0: there would be nothing to answer"),
+                (at_least_0(self.temperature), "temperature must be at least 0"),
+                (share(self.top_p), "top_p must be above 0 and at most 1"),
+                (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+                (self.max_rouge >= 0.0, "max_rouge must be at least 0"),
+                (self.max_chars >= self.min_chars, "max_chars must be at least min_chars"),
+                (self.wave >= 1, "wave must be at least 1"),
+                (self.max_attempts >= 1 || !own, "max_attempts must be at least 1"),
+                (
+                    self.seed_shots + self.own_shots >= 1 || !own,
+                    "seed_shots and own_shots are both 0: an invitation needs one",
+                ),
+            ],
+        )
+    }
+
     /// How prompts are drawn.
     pub fn sampling(&self) -> Sampling {
         Sampling { temperature: self.temperature, top_p: self.top_p, ..Sampling::default() }
@@ -110,6 +132,24 @@ impl Default for CandidateSection {
 }
 
 impl CandidateSection {
+    pub(super) fn check(&self) -> Result<()> {
+        fine(
+            "candidates",
+            &[
+                (self.n >= 2, "n must be at least 2: a pair needs two"),
+                (at_least_0(self.temperature), "temperature must be at least 0"),
+                (share(self.top_p), "top_p must be above 0 and at most 1"),
+                ((0.0..=1.0).contains(&self.min_p), "min_p must be from 0 to 1"),
+                (
+                    self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+                    "repetition_penalty must be above 0; 1 is off",
+                ),
+                (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+                (self.wave >= 1, "wave must be at least 1"),
+            ],
+        )
+    }
+
     /// How responses are drawn.
     pub fn sampling(&self) -> Sampling {
         Sampling {
@@ -175,6 +215,31 @@ impl Default for JudgeSection {
 }
 
 impl JudgeSection {
+    pub(super) fn check(&self) -> Result<()> {
+        let sampled = self.mode == "sampled";
+        fine(
+            "judge",
+            &[
+                (at_least_0(self.temperature), "temperature must be at least 0"),
+                (share(self.top_p), "top_p must be above 0 and at most 1"),
+                (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+                (self.wave >= 1, "wave must be at least 1"),
+                (self.samples >= 1, "samples must be at least 1"),
+                (
+                    (0.0..=0.15).contains(&self.meta),
+                    "meta must be from 0 to 0.15: more verdict pairs than that teach the judge at the answers' cost",
+                ),
+                (self.meta == 0.0 || sampled, "meta compares written verdicts, so it needs mode = \"sampled\""),
+                (self.pattern.is_empty() || sampled, "pattern reads written verdicts: mode = \"sampled\""),
+                (!self.pattern.is_empty() || self.range == [0.0, 5.0], "range is that of pattern, which is not given"),
+            ],
+        )?;
+        if !["auto", "random"].contains(&self.mode.as_str()) {
+            self.mode.parse::<Mode>().map_err(|e| Error::Input(format!("[judge] {e}, auto and random")))?;
+        }
+        self.settings(0).map(|_| ()).map_err(|e| Error::Input(format!("[judge] {e}")))
+    }
+
     /// For a judge in mode `sampled`.
     ///
     /// # Errors

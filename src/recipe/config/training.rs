@@ -1,5 +1,6 @@
 //! `[sft]`, `[dpo]` and `[validation]`: how models are trained.
 
+use super::{at_least_0, fine};
 use crate::kernels::weight::Half;
 use crate::train::objective::{self, Divergence, Objective};
 use crate::train::{LearningRate, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
@@ -116,24 +117,24 @@ impl SftSection {
     /// The first one that is not.
     pub(super) fn check(&self) -> Result<()> {
         let positive = |m: &f64| *m > 0.0 && m.is_finite();
-        for (fine, what) in [
-            (
-                self.mix.is_empty() || self.mix.len() == self.files.len(),
-                "mix needs one number for each of files, or none",
-            ),
-            (self.mix.iter().all(positive), "mix must be above 0"),
-            (
-                self.batch >= 1 && self.epochs >= 1 && self.save_every >= 1,
-                "batch, epochs and save_every must be at least 1",
-            ),
-            (self.max_length >= 2, "max_length must be at least 2"),
-            (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
-            ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
-        ] {
-            if !fine {
-                return Err(Error::Input(format!("[sft] {what}")));
-            }
-        }
+        let one_each = self.mix.is_empty() || self.mix.len() == self.files.len();
+        fine(
+            "sft",
+            &[
+                (one_each, "mix needs one number for each of files, or none"),
+                (self.mix.iter().all(positive), "mix must be above 0"),
+                (self.batch >= 1, "batch must be at least 1"),
+                (self.epochs >= 1, "epochs must be at least 1"),
+                (self.save_every >= 1, "save_every must be at least 1"),
+                (self.max_length >= 2, "max_length must be at least 2"),
+                (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
+                ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
+                (at_least_0(self.min_lr), "min_lr must be at least 0"),
+                (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
+                (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
+                (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
+            ],
+        )?;
         self.sft(0).map(|_| ())
     }
 }
@@ -161,10 +162,10 @@ impl Default for ValidationSection {
 
 impl ValidationSection {
     pub(super) fn check(&self) -> Result<()> {
-        match self.every >= 1 && self.samples >= 1 {
-            true => Ok(()),
-            false => Err(Error::Input("[validation] every and samples must be at least 1".into())),
-        }
+        fine(
+            "validation",
+            &[(self.every >= 1, "every must be at least 1"), (self.samples >= 1, "samples must be at least 1")],
+        )
     }
 }
 
@@ -277,19 +278,22 @@ impl DpoSection {
     /// # Errors
     /// The first one that is not.
     pub(super) fn check(&self) -> Result<()> {
-        for (fine, what) in [
-            (
-                self.batch >= 1 && self.epochs >= 1 && self.save_every >= 1,
-                "batch, epochs and save_every must be at least 1",
-            ),
-            (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
-            ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
-        ] {
-            if !fine {
-                return Err(Error::Input(format!("[dpo] {what}")));
-            }
-        }
-        self.objective().map_err(|e| Error::Input(format!("[dpo] {e}")))?;
+        fine(
+            "dpo",
+            &[
+                (self.batch >= 1, "batch must be at least 1"),
+                (self.epochs >= 1, "epochs must be at least 1"),
+                (self.save_every >= 1, "save_every must be at least 1"),
+                (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
+                ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
+                (self.warmup_offset <= 1, "warmup_offset must be 0 or 1"),
+                (at_least_0(self.min_lr), "min_lr must be at least 0"),
+                (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
+                (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
+                (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
+            ],
+        )?;
+        self.objective()?;
         self.rate().map(|_| ())
     }
 
@@ -299,7 +303,7 @@ impl DpoSection {
     /// Unknown losses, options that do not go with them, losses on single answers.
     pub fn objective(&self) -> Result<Objective> {
         let objective = Objective {
-            losses: objective::parse(&self.loss)?,
+            losses: objective::parse(&self.loss).map_err(|e| Error::Input(format!("[dpo] loss: {e}")))?,
             beta: self.beta,
             label_smoothing: self.label_smoothing,
             nll: self.nll,
@@ -310,7 +314,7 @@ impl DpoSection {
             simpo_gamma: self.simpo_gamma,
             ..Objective::default()
         };
-        if objective.unpaired()? {
+        if objective.unpaired().map_err(|e| Error::Input(format!("[dpo] {e}")))? {
             return Err(Error::Input(format!(
                 "[dpo] loss = \"{}\" is on single answers; a round makes pairs",
                 self.loss

@@ -5,7 +5,7 @@ use super::super::evaluation::QuestionRecord;
 use super::super::records::{
     CandidateRecord, PairRecord, PromptRecord, VerdictRecord, parse_jsonl, read_json, read_jsonl,
 };
-use super::super::round::{RoundFiles, RoundMetrics};
+use super::super::round::{ANCHOR_VERDICTS, ANCHORS, RoundFiles, RoundMetrics};
 use super::super::run::CALIBRATION_FILE;
 use super::super::run_folder::{PLAN_FILE, explain, status};
 use super::super::standing;
@@ -114,6 +114,9 @@ fn round(run: &Path, number: u32, metrics: Option<RoundMetrics>, small_world: bo
     let prompts: Option<Vec<PromptRecord>> = optional(&files.jsonl("prompts"))?;
     let candidates: Option<Vec<CandidateRecord>> = optional(&files.jsonl("candidates"))?;
     let verdicts: Option<Vec<VerdictRecord>> = optional(&files.jsonl("verdicts"))?;
+    let anchors: Option<Vec<CandidateRecord>> = optional(&files.jsonl(ANCHORS))?;
+    let of_anchors: Option<Vec<VerdictRecord>> = optional(&files.jsonl(ANCHOR_VERDICTS))?;
+    let judged: Vec<VerdictRecord> = verdicts.iter().chain(&of_anchors).flatten().cloned().collect();
     let pairs: Option<Vec<PairRecord>> = optional(&files.jsonl("pairs"))?;
     let truth = pairs.as_ref().filter(|_| small_world).map(|pairs| demo_report::truth_of(pairs));
     let scores: Vec<f64> = verdicts.iter().flatten().filter_map(|v| v.score).collect();
@@ -130,7 +133,8 @@ fn round(run: &Path, number: u32, metrics: Option<RoundMetrics>, small_world: bo
         samples: samples(
             prompts.as_deref().unwrap_or_default(),
             candidates.as_deref().unwrap_or_default(),
-            verdicts.as_deref().unwrap_or_default(),
+            anchors.as_deref().unwrap_or_default(),
+            &judged,
             pairs.as_deref().unwrap_or_default(),
             small_world,
         ),

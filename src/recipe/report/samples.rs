@@ -44,13 +44,16 @@ pub struct Answer {
 pub(super) fn samples(
     prompts: &[PromptRecord],
     candidates: &[CandidateRecord],
+    anchors: &[CandidateRecord],
     verdicts: &[VerdictRecord],
     pairs: &[PairRecord],
     small_world: bool,
 ) -> Vec<Sample> {
     let of: HashMap<&str, &VerdictRecord> =
         verdicts.iter().flat_map(|v| v.candidate_ids.iter().map(move |id| (id.as_str(), v))).collect();
-    let pair_of: HashMap<&str, &PairRecord> = pairs.iter().map(|p| (p.prompt_id.as_str(), p)).collect();
+    // Of several pairs of a prompt the first one is the widest.
+    let pair_of: HashMap<&str, &PairRecord> = pairs.iter().rev().map(|p| (p.prompt_id.as_str(), p)).collect();
+    let anchors: HashMap<&str, &CandidateRecord> = anchors.iter().map(|c| (c.id.as_str(), c)).collect();
     let answer = |prompt: &PromptRecord, candidate: &CandidateRecord, score: f64| {
         let verdict = of.get(candidate.id.as_str());
         let task = if small_world { Task::parse(&prompt.prompt) } else { None };
@@ -66,15 +69,18 @@ pub(super) fn samples(
     let (mut paired, mut others) = (Vec::new(), Vec::new());
     for (prompt, scored) in pair_stage::scored(prompts, candidates, verdicts) {
         let pair = pair_of.get(prompt.id.as_str());
-        let find = |id: &str| scored.iter().find(|(c, _)| c.id == id);
+        let find = |id: &str, score: f64| {
+            let own = scored.iter().map(|(c, _)| *c).find(|c| c.id == id);
+            own.or(anchors.get(id).copied()).map(|c| (c, score))
+        };
         let ends = match pair {
-            Some(pair) => (find(&pair.chosen_id), find(&pair.rejected_id)),
+            Some(pair) => (find(&pair.chosen_id, pair.score_chosen), find(&pair.rejected_id, pair.score_rejected)),
             None => {
                 let by_score = |a: &&(&CandidateRecord, f64), b: &&(&CandidateRecord, f64)| a.1.total_cmp(&b.1);
-                (scored.iter().rev().max_by(by_score), scored.iter().rev().min_by(by_score))
+                (scored.iter().rev().max_by(by_score).copied(), scored.iter().rev().min_by(by_score).copied())
             }
         };
-        let (Some(&(best, high)), Some(&(worst, low))) = ends else { continue };
+        let (Some((best, high)), Some((worst, low))) = ends else { continue };
         if best.id == worst.id {
             continue;
         }

@@ -150,7 +150,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
         epochs: batch.steps.max(1),
         batch: pairs.len(),
         lr: batch.rate(),
-        seed: app.common.seed,
+        seed: app.common.seed(),
     };
     let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
     let mut trainer = batch.trainer(&gpu, &source)?;
@@ -183,7 +183,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
     let config =
-        SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed };
+        SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed() };
     let mut taken = Taken::default();
     let mut trainer = batch.trainer(&gpu, &source)?;
     sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
