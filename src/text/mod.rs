@@ -4,6 +4,7 @@
 //! `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is how a
 //! rendered chat gets its own. Prompt and answer are to be encoded apart and their ids joined.
 
+pub(crate) mod sandbox;
 mod stream;
 mod template;
 
