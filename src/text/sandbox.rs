@@ -211,6 +211,7 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     // They print all that the template sees, or indent without end.
     environment.remove_global("debug");
     environment.remove_filter("pprint");
+    environment.add_filter("tojson", super::template::to_json);
     let paid: [(&'static str, Value, Price); 6] = [
         ("replace", Value::from_function(filters::replace), |args| Ok(replaced(args))),
         ("join", Value::from_function(filters::join), |args| Ok(joined(args.first(), args.get(1)))),
@@ -501,6 +502,7 @@ mod tests {
             "{{ [1] | slice(999999999) }}",
             "{{ debug() }}",
             "{{ [1] | pprint }}",
+            "{{ [1] | tojson(indent=99999999999) }}",
             "{% include '/etc/passwd' %}",
             "{% import '../x' as x %}",
             "{% extends '/etc/passwd' %}",

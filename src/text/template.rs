@@ -57,12 +57,13 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the "{%": the two do not share their sign, as in "{%}".
+        let Some(end) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        let word = tag[2..end].trim_matches(['-', '+']).trim();
+        let (tag, after) = tag.split_at(2 + end + 2);
+        let word = tag[2..2 + end].trim_matches(['-', '+']).trim();
         match word {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
@@ -97,7 +98,6 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Jinja, JinjaError> {
         Err(JinjaError::new(ErrorKind::InvalidOperation, message))
     });
@@ -109,7 +109,7 @@ fn environment() -> Environment<'static> {
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
+pub(super) fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
     let indent: Option<usize> = options.get("indent")?;
     if let Some(width) = indent.filter(|width| *width > MAX_INDENT) {
         let what = format!("tojson: an indent of {width}; up to {MAX_INDENT} are possible");
@@ -260,6 +260,7 @@ mod tests {
         for (source, word) in [
             ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
             ("{% for %}", "syntax"),
+            ("{%}", "syntax"),
             ("{% include '/etc/passwd' %}", "failed"),
             ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end"),
             ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed"),

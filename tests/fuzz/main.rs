@@ -23,7 +23,7 @@ use targets::{TARGETS, Target};
 static ALLOCATOR: allocator::Counting = allocator::Counting;
 
 /// Inputs where nothing else is said.
-const INPUTS: u64 = 20_000;
+const INPUTS: u64 = 100_000;
 /// Longest that one input may take; a busy machine is granted a lot.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -66,6 +66,7 @@ fn hostile_files_are_errors() {
         }
     };
     std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    let _ = std::panic::take_hook();
     println!("{}", reports.into_inner().unwrap().join("\n"));
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
@@ -77,7 +78,6 @@ fn run(target: &'static Target, numbers: std::ops::Range<u64>, failures: &Mutex<
     fs::create_dir(&folder).unwrap();
     let seeds = (target.seeds)(&folder);
     let file = folder.join(target.file);
-    // Valid files first: a seed that is not read would test nothing behind it.
     let mut worst = Worst::default();
     let trace = std::env::var_os("SELFREWARD_FUZZ_TRACE").is_some();
     for number in numbers {
