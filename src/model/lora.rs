@@ -95,7 +95,7 @@ fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         let [out, inner] = shape[..] else { continue };
         if rules.wants(module)? {
             let (rank, scale) = rules.rank_and_scale(module)?;
-            if rank == 0 || rank > MAX_RANK || !(scale.abs() <= LARGEST) {
+            if rank == 0 || rank > MAX_RANK || !(-LARGEST..=LARGEST).contains(&scale) {
                 return Err(Error::Input(format!(
                     "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a scale up to {LARGEST:e}"
                 )));

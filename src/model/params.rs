@@ -374,7 +374,7 @@ fn quantised(
                 Dtype::Q4_1 => (half(&raw[2..]), 4),
                 _ => (-128.0 * d, 2),
             };
-            if !(255.0 * d.abs() <= LARGEST && m.abs() <= LARGEST) {
+            if ![255.0 * d, m].iter().all(|v| (-LARGEST..=LARGEST).contains(v)) {
                 bad = Some(at);
             }
             (scale[b * cols + out], minimum[b * cols + out]) = (d, m);

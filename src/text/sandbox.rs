@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use minijinja::machinery::{self, Instruction, Instructions, Token, Vm, WhitespaceConfig};
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, filters};
 
@@ -67,7 +66,7 @@ pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Val
     Ok(text)
 }
 
-/// Whether a rendering failed because it ran out of steps.
+/// What went wrong, as a part of a sentence.
 pub(crate) fn explain(error: &Error) -> String {
     match (error.kind(), error.detail(), error.line()) {
         (ErrorKind::OutOfFuel, ..) => format!("it did not end within {FUEL} steps"),
@@ -84,7 +83,7 @@ fn prepared(source: &str) -> Result<String> {
     }
     let mut out = String::with_capacity(source.len());
     let (mut copied, mut length, mut operand) = (0, 0, false);
-    for token in machinery::tokenize(source, false, SyntaxConfig::default(), WhitespaceConfig::default()) {
+    for token in machinery::tokenize(source, false, Default::default(), WhitespaceConfig::default()) {
         // What the lexer refuses the compiler will refuse with its place.
         let Ok((token, span)) = token else { break };
         length = if matches!(token, Token::VariableStart | Token::BlockStart) { 0 } else { length + 1 };
@@ -230,9 +229,9 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     let b = budget.clone();
     environment.set_unknown_method_callback(move |state, value, method, args| {
         match (method, value.as_str()) {
-            ("replace", Some(_)) => b.spend(replaced(&[&[value.clone()], args].concat()))?,
+            ("replace", Some(_)) => b.spend(replaced(&[std::slice::from_ref(value), args].concat()))?,
             ("join", Some(_)) => b.spend(joined(args.first(), Some(value)))?,
-            ("format", Some(_)) => b.spend(formatted(&[&[value.clone()], args].concat())?)?,
+            ("format", Some(_)) => b.spend(formatted(&[std::slice::from_ref(value), args].concat())?)?,
             _ => {}
         }
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)

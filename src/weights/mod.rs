@@ -59,7 +59,7 @@ pub const LARGEST: f32 = 1e9;
 
 /// The position and value of the first weight that cannot be computed with: NaN, an infinity, or beyond [`LARGEST`].
 pub fn first_unusable(values: &[f32]) -> Option<(usize, f32)> {
-    values.iter().position(|v| !(v.abs() <= LARGEST)).map(|at| (at, values[at]))
+    values.iter().position(|v| !(-LARGEST..=LARGEST).contains(v)).map(|at| (at, values[at]))
 }
 
 /// What is wrong with value `at` of a tensor.

@@ -1,8 +1,10 @@
 //! Hostile input: files of every kind that is read, broken in many ways. Each is an error or is read; none panics, takes
 //! memory or time without bound, or reaches out of its folder.
 //!
-//! `SELFREWARD_FUZZ=N` makes it N inputs, `SELFREWARD_FUZZ_ONLY=TARGET:NUMBER` the one that a failure names.
+//! `SELFREWARD_FUZZ=N` makes it N inputs, `SELFREWARD_FUZZ_ONLY=TARGET:NUMBER` the one that a failure names,
+//! and `SELFREWARD_FUZZ_TRACE=1` names each input before it is fed, for what ends the process (a stack that overflows).
 #![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reports to whoever runs it")]
 
 mod allocator;
 mod mutate;
