@@ -204,6 +204,12 @@ fn broken_adapters_are_refused_by_name() {
     let mut nan = adapter.clone();
     nan.tensors[1].data[3] = f32::NAN;
     assert!(message(&nan).contains("value 3"), "{}", message(&nan));
+    let mut giant = adapter.clone();
+    giant.tensors[1].data[3] = 1e30;
+    assert!(message(&giant).contains("value 3"), "{}", message(&giant));
+    let mut scale = adapter.clone();
+    scale.config.alpha = 1e30;
+    assert!(message(&scale).contains("q_proj") && message(&scale).contains("scale"), "{}", message(&scale));
     let mut rank = adapter.clone();
     rank.config.rank = 4;
     assert!(message(&rank).contains("[4, 36]"), "{}", message(&rank));

@@ -4,6 +4,8 @@
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
+use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::weights::{Dtype, ModelParts, ModelSource, save_adapter, save_gguf, save_model_parts};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -172,6 +174,43 @@ fn a_truncated_weight_file_is_named() {
             &["dump", "logits", "--model", dir, "--tokens", &tokens(), "--out", "/dev/null"],
             &["model.safetensors"],
         );
+    }
+}
+
+#[test]
+fn a_poisoned_weight_is_named_by_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| path(dir.path().join(name));
+    let source = ModelSource::open(&golden("../../src/world/m1")).unwrap();
+    let targets = Modules::Names(vec!["q_proj".into()]);
+    let layers = LayerRules::default();
+    let config = LoraConfig { rank: 2, alpha: 4.0, rslora: false, dropout: 0.0, targets, layers };
+    let adapter = Adapter::fresh(&source.arch, &config, 0).unwrap();
+    let (pairs, examples) = (at("pairs.jsonl"), at("examples.jsonl"));
+    fs::write(&pairs, "{\"prompt_ids\": [5, 6], \"chosen_ids\": [7], \"rejected_ids\": [8]}\n").unwrap();
+    fs::write(&examples, "{\"prompt_ids\": [5, 6], \"completion_ids\": [7]}\n").unwrap();
+    for (number, value) in [f32::NAN, f32::INFINITY, 1e30].into_iter().enumerate() {
+        let mut tensors = source.tensors_f32().unwrap();
+        tensors[3].data[7] = value;
+        let name = tensors[3].name.clone();
+        let text = source.text.as_ref();
+        let parts =
+            ModelParts { config: &source.config, generation_config: None, text, tensors: &tensors, dtype: Dtype::F32 };
+        let (folder, gguf, lora) =
+            (at(&format!("model{number}")), at(&format!("{number}.gguf")), at(&format!("lora{number}")));
+        save_model_parts(folder.as_ref(), &parts).unwrap();
+        save_gguf(gguf.as_ref(), &ModelParts { text: None, ..parts }).unwrap();
+        let mut poisoned = adapter.clone();
+        poisoned.tensors[1].data[7] = value;
+        save_adapter(lora.as_ref(), &source, &poisoned, Dtype::F32).unwrap();
+        for (model, tensor) in [(&folder, &name), (&gguf, &name), (&lora, &poisoned.tensors[1].name)] {
+            let words = [tensor.as_str(), "value 7"];
+            if *model != gguf {
+                fails_naming(&["generate", "--model", model, "--prompt", "upper: abc", "--raw"], &words);
+            }
+            fails_naming(&["dpo", "--model", model, "--data", &pairs, "--out", &at("out")], &words);
+            fails_naming(&["sft", "--model", model, "--data", &examples, "--out", &at("out")], &words);
+        }
     }
 }
 

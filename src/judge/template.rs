@@ -1,6 +1,7 @@
 //! The judge's prompts: minijinja templates with `question` and `answer`, shipped in `prompts/`.
 
 use super::Language;
+use crate::text::sandbox;
 use crate::{Error, Result};
 
 /// A prompt with places for the question and the answer.
@@ -37,8 +38,8 @@ impl Template {
     fn render(&self, values: minijinja::Value, names: &str) -> Result<String> {
         let mut env = minijinja::Environment::new();
         env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        env.render_str(&self.text, values)
-            .map_err(|e| Error::Input(format!("judge template: {e:#}; it may use {names}")))
+        sandbox::render(env, &self.text, values)
+            .map_err(|e| Error::Input(format!("judge template: {}; it may use {names}", sandbox::explain(&e))))
     }
 
     /// The ids the judge reads.

@@ -12,6 +12,7 @@ use crate::kernels::columns;
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::weight::Weight;
 use crate::rng::{Stream, fnv};
+use crate::weights::{LARGEST, first_unusable, unusable};
 use crate::{Error, Result};
 
 /// PEFT puts this before every module's name.
@@ -94,9 +95,9 @@ fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         let [out, inner] = shape[..] else { continue };
         if rules.wants(module)? {
             let (rank, scale) = rules.rank_and_scale(module)?;
-            if rank == 0 || rank > MAX_RANK || !scale.is_finite() {
+            if rank == 0 || rank > MAX_RANK || !(-LARGEST..=LARGEST).contains(&scale) {
                 return Err(Error::Input(format!(
-                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a finite alpha"
+                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a scale up to {LARGEST:e}"
                 )));
             }
             wanted.push(Target { module: module.into(), out, inner, rank, scale });
@@ -138,7 +139,7 @@ impl Adapter {
     /// Adds s · B A to the weights of the base model, summed in f64.
     ///
     /// # Errors
-    /// An adapter of another model.
+    /// An adapter of another model; a sum that is no weight any more.
     pub fn merge(&self, base: &mut [NamedTensor]) -> Result<()> {
         let rules = Rules::new(&self.config)?;
         for pair in self.tensors.chunks_exact(2) {
@@ -155,6 +156,11 @@ impl Adapter {
                     let product = |j: usize| f64::from(b.data[o * r + j]) * f64::from(a.data[j * inner + i]);
                     *w = (f64::from(*w) + scale * (0..r).map(product).sum::<f64>()) as f32;
                 }
+            }
+            if let Some(first) = first_unusable(&weight.data) {
+                return Err(Error::NonFinite(
+                    unusable(&weight.name, &weight.shape, first) + ", once the adapter is added",
+                ));
             }
         }
         Ok(())
@@ -224,8 +230,8 @@ impl Lora {
                     let found = found.map_or("missing".into(), |t| format!("{:?}", t.shape));
                     return Err(Error::Input(format!("adapter tensor '{name}' is {found}, expected {shape:?}")));
                 };
-                if let Some(i) = t.data.iter().position(|x| !x.is_finite()) {
-                    return Err(Error::NonFinite(format!("adapter tensor '{name}' holds {} at {i}", t.data[i])));
+                if let Some(first) = first_unusable(&t.data) {
+                    return Err(Error::NonFinite(unusable(name, &shape, first)));
                 }
                 let (rows, cols) = lora.shape(arch, &layer, side)?;
                 let mut host = vec![0f32; rows * cols];

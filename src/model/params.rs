@@ -5,7 +5,7 @@ use super::{Arch, NamedTensor};
 use crate::gpu::{Gpu, pad4};
 use crate::kernels::rope::Heads;
 use crate::kernels::weight::{Half, Weight};
-use crate::weights::{Dtype, ModelSource, WeightView};
+use crate::weights::{Dtype, LARGEST, ModelSource, WeightView, first_unusable, unusable};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -228,8 +228,8 @@ pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Resul
         if t.shape != *shape || t.data.len() != shape.iter().product::<usize>() {
             return Err(Error::Input(format!("parameter '{name}' has shape {:?}, expected {shape:?}", t.shape)));
         }
-        if let Some(i) = t.data.iter().position(|x| !x.is_finite()) {
-            return Err(Error::NonFinite(format!("parameter '{name}' holds {} at element {i}", t.data[i])));
+        if let Some(first) = first_unusable(&t.data) {
+            return Err(Error::NonFinite(unusable(name, shape, first)));
         }
         let p = place(arch, name)?;
         by_param[p.param].push((p, t));
@@ -315,19 +315,15 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<
             && rows % 32 == 0
             && storage == Storage::Own
         {
-            params[param] = Some(quantised(gpu, arch, bits, (rows, cols), &parts)?);
+            params[param] = Some(quantised(gpu, source, bits, (rows, cols), &parts)?);
             continue;
         }
         let mut host = vec![0f32; rows * cols];
         for (place, view) in &parts {
             let values = view.to_f32();
-            if let Some(i) = values.iter().position(|x| !x.is_finite()) {
-                return Err(Error::NonFinite(format!(
-                    "{}: tensor '{}' holds {} at element {i}",
-                    source.path.display(),
-                    view.name,
-                    values[i]
-                )));
+            if let Some(first) = first_unusable(&values) {
+                let path = source.weights.file_of(view.name).unwrap_or(&source.path);
+                return Err(Error::file(path, unusable(view.name, view.shape, first)));
             }
             place.each(arch, view.shape, cols, |a, b| host[b] = values[a]);
         }
@@ -354,12 +350,12 @@ fn named(source: &ModelSource, parts: &[(Place, WeightView)], error: Error) -> E
 /// Blocks of 32 along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
 fn quantised(
     gpu: &Gpu,
-    arch: &Arch,
+    source: &ModelSource,
     bits: u32,
     (rows, cols): (usize, usize),
     parts: &[(Place, WeightView)],
 ) -> Result<Weight> {
-    let per = 32 / bits as usize;
+    let (arch, per) = (&source.arch, 32 / bits as usize);
     let mut words = vec![0u32; rows / per * cols];
     let mut scale = vec![0f32; rows / 32 * cols];
     let mut minimum = vec![0f32; rows / 32 * cols];
@@ -378,7 +374,7 @@ fn quantised(
                 Dtype::Q4_1 => (half(&raw[2..]), 4),
                 _ => (-128.0 * d, 2),
             };
-            if !(d.is_finite() && m.is_finite()) {
+            if ![255.0 * d, m].iter().all(|v| (-LARGEST..=LARGEST).contains(v)) {
                 bad = Some(at);
             }
             (scale[b * cols + out], minimum[b * cols + out]) = (d, m);
@@ -393,10 +389,9 @@ fn quantised(
             }
         });
         if let Some(block) = bad {
-            return Err(Error::NonFinite(format!(
-                "tensor '{}' has a scale that is not finite in block {block}",
-                view.name
-            )));
+            let path = source.weights.file_of(view.name).unwrap_or(&source.path);
+            let what = format!("tensor {}: the scale of block {block} is no number or too large", view.name);
+            return Err(Error::file(path, what));
         }
     }
     Weight::upload_quantised(gpu, (bits, rows, cols), &words, [&scale, &minimum])

@@ -4,6 +4,8 @@
 //! `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is how a
 //! rendered chat gets its own. Prompt and answer are to be encoded apart and their ids joined.
 
+mod bounds;
+pub(crate) mod sandbox;
 mod stream;
 mod template;
 
@@ -264,10 +266,12 @@ fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
     })
 }
 
-/// `tokenizers` panics on some broken files: on JSON that ends early, on a damaged SentencePiece normaliser.
+/// `tokenizers` panics on some broken files (merges shorter than the prefix that they are to lose, a damaged SentencePiece
+/// normaliser). Telling these apart beforehand would be to read the file a second time, so the panic is caught.
 fn read_tokenizer(json: &str) -> Result<Tokenizer> {
     let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
-    serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|error| broken(&error))?;
+    let document: Value = serde_json::from_str(json).map_err(|error| broken(&error))?;
+    bounds::check(&document).map_err(|what| broken(&what))?;
     match std::panic::catch_unwind(|| Tokenizer::from_bytes(json.as_bytes())) {
         Ok(read) => read.map_err(|error| broken(&error)),
         Err(_) => Err(broken(&"its reader gave up; convert the tokenizer again")),

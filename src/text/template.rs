@@ -1,16 +1,19 @@
 //! Chat templates: Jinja as `transformers` runs it (trimmed blocks, Python's string methods, `raise_exception`,
-//! `strftime_now`, Python-like `tojson`), without access to files and with a limit on steps.
+//! `strftime_now`, Python-like `tojson`), in the [`sandbox`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Output, State};
+use minijinja::value::{Kwargs, Value as Jinja};
+use minijinja::{Environment, Error as JinjaError, ErrorKind};
 use serde_json::Value;
 
+use super::sandbox;
 use crate::{Error, Result};
 
-/// Steps of one rendering; a conversation of a thousand messages takes a small part of it.
-const FUEL: u64 = 10_000_000;
+/// Blanks before a line of indented JSON, for each level.
+const MAX_INDENT: usize = 64;
+/// Bytes of JSON that are indented.
+const MAX_JSON: usize = 64 << 20;
 /// The names under which tokenizer_config.json's tokens are visible to the template.
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
@@ -54,12 +57,13 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the "{%": the two do not share their sign, as in "{%}".
+        let Some(end) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        let word = tag[2..end].trim_matches(['-', '+']).trim();
+        let (tag, after) = tag.split_at(2 + end + 2);
+        let word = tag[2..2 + end].trim_matches(['-', '+']).trim();
         match word {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
@@ -78,9 +82,6 @@ impl Template {
         tools: Option<&Value>,
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let failed = |error: JinjaError| Error::Input(format!("the chat template failed: {}", explain(&error)));
-        let environment = environment();
-        let template = environment.template_from_str(&self.source).map_err(failed)?;
         let mut context: Vec<(&str, Jinja)> = vec![
             ("messages", Jinja::from_serialize(messages)),
             ("add_generation_prompt", add_generation_prompt.into()),
@@ -88,18 +89,8 @@ impl Template {
             ("documents", ().into()),
         ];
         context.extend(self.tokens.iter().map(|(key, token)| (*key, Jinja::from(token.as_str()))));
-        template.render(context.into_iter().collect::<Jinja>()).map_err(failed)
-    }
-}
-
-fn explain(error: &JinjaError) -> String {
-    match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!("it did not end within {FUEL} steps"),
-        (ErrorKind::InvalidOperation, Some(detail)) => match error.line() {
-            Some(line) => format!("{detail} (line {line})"),
-            None => detail.to_string(),
-        },
-        _ => error.to_string(),
+        sandbox::render(environment(), &self.source, context.into_iter().collect::<Jinja>())
+            .map_err(|error| Error::Input(format!("the chat template failed: {}", sandbox::explain(&error))))
     }
 }
 
@@ -107,11 +98,6 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(python_format);
-    environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Jinja, JinjaError> {
         Err(JinjaError::new(ErrorKind::InvalidOperation, message))
     });
@@ -122,20 +108,13 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// Python prints True, False and None where Jinja in Rust prints them in lower case.
-fn python_format(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> std::result::Result<(), JinjaError> {
-    let word = match value.kind() {
-        ValueKind::Bool if value.is_true() => "True",
-        ValueKind::Bool => "False",
-        ValueKind::None => "None",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(word).map_err(JinjaError::from)
-}
-
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
+pub(super) fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
     let indent: Option<usize> = options.get("indent")?;
+    if let Some(width) = indent.filter(|width| *width > MAX_INDENT) {
+        let what = format!("tojson: an indent of {width}; up to {MAX_INDENT} are possible");
+        return Err(JinjaError::new(ErrorKind::InvalidOperation, what));
+    }
     let value = serde_json::to_value(&value)
         .map_err(|error| JinjaError::new(ErrorKind::BadSerialization, format!("tojson: {error}")))?;
     let mut out = String::new();
@@ -147,7 +126,9 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     let line = |depth: usize, out: &mut String| {
         if let Some(width) = indent {
             out.push('\n');
-            out.extend(std::iter::repeat_n(' ', width.saturating_mul(depth).min(1 << 10)));
+            // Beyond the sandbox's bounds it is refused whatever follows, so no more is made of it.
+            let blanks = if out.len() > MAX_JSON { 0 } else { width * depth };
+            out.extend(std::iter::repeat_n(' ', blanks));
         }
     };
     let comma = if indent.is_some() { "," } else { ", " };
@@ -279,6 +260,7 @@ mod tests {
         for (source, word) in [
             ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
             ("{% for %}", "syntax"),
+            ("{%}", "syntax"),
             ("{% include '/etc/passwd' %}", "failed"),
             ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end"),
             ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed"),

@@ -172,8 +172,8 @@ impl Peft {
                 return Err(Error::file(&path, what));
             }
             let data = view.to_f32();
-            if let Some((at, value)) = super::first_non_finite(&data) {
-                return Err(Error::file(&path, format!("tensor {name}: value {at} of shape {shape:?} is {value}")));
+            if let Some(first) = super::first_unusable(&data) {
+                return Err(Error::file(&path, super::unusable(&name, &shape, first)));
             }
             tensors.push(NamedTensor { name, shape, data });
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Weights, first_non_finite, gguf_model, gguf_tokenizer, peft, safetensors, save};
+use super::{Weights, first_unusable, gguf_model, gguf_tokenizer, peft, safetensors, save, unusable};
 use crate::hub::{Hub, HubId};
 use crate::model::lora::Adapter;
 use crate::model::{Arch, NamedTensor, family};
@@ -75,7 +75,7 @@ impl ModelSource {
     /// All parameters in the family's order, dequantised to f32; an adapter is merged into them.
     ///
     /// # Errors
-    /// A value that is NaN or infinite, by tensor and position; an unsupported storage type.
+    /// A value that is NaN, infinite or too large, by tensor and position; an unsupported storage type.
     pub fn tensors_f32(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = self.base_f32()?;
         if let Some(adapter) = &self.adapter {
@@ -89,9 +89,9 @@ impl ModelSource {
         let mut tensors = Vec::new();
         for (name, shape) in family::parameters(&self.arch) {
             let data = self.weights.get(&name)?.to_f32();
-            if let Some((at, value)) = first_non_finite(&data) {
+            if let Some(first) = first_unusable(&data) {
                 let path = self.weights.file_of(&name).unwrap_or(&self.path);
-                return Err(Error::file(path, format!("tensor {name}: value {at} of shape {shape:?} is {value}")));
+                return Err(Error::file(path, unusable(&name, &shape, first)));
             }
             tensors.push(NamedTensor { name, shape, data });
         }

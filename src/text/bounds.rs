@@ -1,0 +1,84 @@
+//! Bounds of a tokenizer.json: what real ones keep far below, and what beyond would take memory or time without end.
+
+use serde_json::Value;
+
+/// Bytes of an added token, a pattern or a text that is put in.
+const TEXT: usize = 1 << 12;
+/// How many times longer a text may become on its way through the steps of one part.
+const GROWTH: usize = 1 << 12;
+/// Steps of one part.
+const STEPS: usize = 64;
+/// Characters that a word may have for the models that try every substring.
+const WORD: u64 = 1000;
+
+/// # Errors
+/// What is beyond its bound.
+pub(super) fn check(tokenizer: &Value) -> Result<(), String> {
+    for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
+        short("added_tokens", &token["content"])?;
+    }
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        let (mut steps, mut growth) = (0, 1);
+        walk(part, &tokenizer[part], &mut steps, &mut growth)?;
+    }
+    match tokenizer["model"]["max_input_chars_per_word"].as_u64() {
+        Some(most) if most > WORD => Err(format!("max_input_chars_per_word is {most}; up to {WORD} are possible")),
+        _ => Ok(()),
+    }
+}
+
+fn short(part: &str, text: &Value) -> Result<(), String> {
+    match text.as_str().map_or(0, str::len) {
+        n if n > TEXT => Err(format!("{part}: a text of {n} bytes; up to {TEXT} are possible")),
+        _ => Ok(()),
+    }
+}
+
+fn walk(part: &str, step: &Value, steps: &mut usize, growth: &mut usize) -> Result<(), String> {
+    for list in ["normalizers", "pretokenizers", "decoders"] {
+        for inner in step[list].as_array().into_iter().flatten() {
+            walk(part, inner, steps, growth)?;
+        }
+    }
+    for key in ["content", "prepend", "prefix", "suffix", "pad_token", "word_delimiter_token"] {
+        short(part, &step[key])?;
+    }
+    for kind in ["String", "Regex"] {
+        short(part, &step["pattern"][kind])?;
+    }
+    *steps += 1;
+    // An empty match stands at every place, so each letter is followed by what is put in.
+    *growth = growth.saturating_mul(match step["type"].as_str() {
+        Some("Replace") => 1 + step["content"].as_str().map_or(0, str::len),
+        Some("ByteLevel" | "Metaspace") => 2,
+        _ => 1,
+    });
+    match (*steps > STEPS, *growth > GROWTH) {
+        (true, _) => Err(format!("{part} has more than {STEPS} steps")),
+        (_, true) => Err(format!("{part} may make a text more than {GROWTH} times longer")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_grows_without_end_is_refused() {
+        let replace = |content: &str| json!({"type": "Replace", "pattern": {"Regex": ""}, "content": content});
+        let steps = |list: Vec<Value>| json!({"normalizer": {"type": "Sequence", "normalizers": list}});
+        assert_eq!(check(&steps(vec![replace("▁"); 6])), Ok(()));
+        for (tokenizer, word) in [
+            (steps(vec![replace("aa"); 40]), "times longer"),
+            (steps(vec![json!({"type": "ByteLevel"}); 40]), "times longer"),
+            (steps(vec![json!({"type": "NFC"}); 65]), "steps"),
+            (json!({"decoder": replace(&"a".repeat(5000))}), "decoder"),
+            (json!({"added_tokens": [{"content": "a".repeat(5000)}]}), "added_tokens"),
+            (json!({"model": {"max_input_chars_per_word": 1_000_000}}), "max_input_chars_per_word"),
+        ] {
+            assert!(check(&tokenizer).unwrap_err().contains(word), "{tokenizer}");
+        }
+    }
+}

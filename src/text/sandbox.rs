@@ -1,0 +1,527 @@
+//! Running templates that come with a model or from a user: they read no file and end within bounds of steps, time and memory.
+//!
+//! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two of a million
+//! entries. So the compiled template is changed before it runs: what an instruction made is handed to a function that counts
+//! it ([`guarded`]). Constants are computed while compiling, where nothing counts, so products in the source are kept from
+//! being constant ([`prepared`]).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use minijinja::machinery::{self, Instruction, Instructions, Token, Vm, WhitespaceConfig};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, filters};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Steps of one rendering; a conversation of a thousand messages takes a small part of it.
+const FUEL: u64 = 10_000_000;
+/// Longest that one rendering may take; what is legitimate takes milliseconds.
+const TIME: Duration = Duration::from_secs(5);
+/// Bytes of the source.
+const SOURCE: usize = 1 << 20;
+/// Tokens between one pair of braces: the compiler descends once for each operator of a chain.
+const EXPRESSION: usize = 2000;
+/// Bytes of one value with all that it holds, beside what the input may make it.
+const VALUE: usize = 4 << 20;
+/// Bytes of all values that a rendering makes, beside what the input may make them.
+const VALUES: usize = 64 << 20;
+/// Entries of one list.
+const ENTRIES: usize = 1 << 20;
+/// Lists within lists.
+const DEPTH: usize = 160;
+/// Digits of a width or precision in a format.
+const DIGITS: usize = 3;
+
+// Not identifiers, so no template can name or replace them.
+const MADE: &str = "(made)";
+const KEPT: &str = "(kept)";
+const SLICE: &str = "(slice)";
+const PASS: &str = "(pass)";
+/// 1, but not to the compiler.
+const ONE: &str = "__one__";
+
+fn refused(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
+
+/// Renders `source` with what `environment` offers.
+pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Value) -> Result<String> {
+    let source = prepared(source)?;
+    let mut input = usize::MAX;
+    size(&values, 0, &mut input)?;
+    let budget = Arc::new(Budget::new(usize::MAX - input));
+    guard(&mut environment, &budget);
+    let template = environment.template_from_str(&source)?;
+    let compiled = machinery::get_compiled_template(&template);
+    let main = guarded(&compiled.instructions);
+    let blocks: BTreeMap<&str, Instructions<'_>> = compiled.blocks.iter().map(|(k, i)| (*k, guarded(i))).collect();
+    let mut text = String::new();
+    let mut out = machinery::make_string_output(&mut text);
+    Vm::new(&environment).eval(&main, values, &blocks, &mut out, minijinja::AutoEscape::None)?;
+    drop(out);
+    Ok(text)
+}
+
+/// What went wrong, as a part of a sentence.
+pub(crate) fn explain(error: &Error) -> String {
+    match (error.kind(), error.detail(), error.line()) {
+        (ErrorKind::OutOfFuel, ..) => format!("it did not end within {FUEL} steps"),
+        (ErrorKind::InvalidOperation, Some(detail), Some(line)) => format!("{detail} (line {line})"),
+        (ErrorKind::InvalidOperation, Some(detail), None) => detail.to_string(),
+        _ => format!("{error:#}"),
+    }
+}
+
+/// The source with its products made opaque to the compiler; refuses what would take it too deep.
+fn prepared(source: &str) -> Result<String> {
+    if source.len() > SOURCE {
+        return Err(refused(format!("it has {} bytes; at most {SOURCE} are read", source.len())));
+    }
+    let mut out = String::with_capacity(source.len());
+    let (mut copied, mut length, mut operand) = (0, 0, false);
+    for token in machinery::tokenize(source, false, Default::default(), WhitespaceConfig::default()) {
+        // What the lexer refuses the compiler will refuse with its place.
+        let Ok((token, span)) = token else { break };
+        length = if matches!(token, Token::VariableStart | Token::BlockStart) { 0 } else { length + 1 };
+        if length > EXPRESSION {
+            return Err(refused(format!("line {}: an expression has more than {EXPRESSION} parts", span.start_line)));
+        }
+        // Behind a value it multiplies; `f(*list)` has none before it.
+        if matches!(token, Token::Mul) && operand {
+            let end = span.end_offset as usize;
+            out.push_str(&source[copied..end]);
+            out.push_str(ONE);
+            out.push('*');
+            copied = end;
+        }
+        operand = !matches!(token, Token::Comma | Token::ParenOpen);
+    }
+    out.push_str(&source[copied..]);
+    Ok(out)
+}
+
+/// What a rendering may still make.
+struct Budget {
+    left: AtomicUsize,
+    /// Bytes of one value.
+    value: usize,
+    until: Instant,
+}
+
+impl Budget {
+    /// For an input of so many bytes: a template that adds message by message to a text copies it as often as there are
+    /// messages.
+    fn new(input: usize) -> Self {
+        let value = VALUE.saturating_add(input.saturating_mul(4));
+        let all = VALUES.saturating_add(input.saturating_mul(512));
+        Self { left: AtomicUsize::new(all), value, until: Instant::now() + TIME }
+    }
+
+    fn spend(&self, bytes: usize) -> Result<()> {
+        if Instant::now() > self.until {
+            return Err(refused(format!("it did not end within {} seconds", TIME.as_secs())));
+        }
+        let less = |left: usize| left.checked_sub(bytes);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(refused("it makes too much text or too long lists")),
+        }
+    }
+
+    /// Counts a value that an instruction made. Lists that compute their entries are computed, so that what is built of lists
+    /// has a size.
+    fn made(&self, value: Value) -> Result<Value> {
+        let value = match value.kind() {
+            ValueKind::Iterable => listed(&value)?,
+            ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Bytes | ValueKind::Plain => value,
+            _ => return self.spend(0).map(|()| value),
+        };
+        let mut left = self.value;
+        size(&value, 0, &mut left)?;
+        let own = match value.kind() {
+            ValueKind::String | ValueKind::Bytes => self.value - left,
+            _ => value.len().unwrap_or(0).saturating_mul(size_of::<Value>()),
+        };
+        self.spend(own)?;
+        Ok(value)
+    }
+}
+
+fn listed(value: &Value) -> Result<Value> {
+    let long = || refused(format!("it makes a list of more than {ENTRIES} entries"));
+    if value.len().is_some_and(|n| n > ENTRIES) {
+        return Err(long());
+    }
+    let list: Vec<Value> = value.try_iter()?.take(ENTRIES + 1).collect();
+    if list.len() > ENTRIES { Err(long()) } else { Ok(Value::from(list)) }
+}
+
+/// Takes a value's bytes, with all that it holds, off `left`.
+fn size(value: &Value, depth: usize, left: &mut usize) -> Result<()> {
+    if depth > DEPTH {
+        return Err(refused(format!("it nests lists more than {DEPTH} deep")));
+    }
+    let own = size_of::<Value>() + value.as_str().map_or_else(|| value.as_bytes().map_or(0, <[u8]>::len), str::len);
+    *left = left.checked_sub(own).ok_or_else(|| refused("it makes a value that is too large"))?;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.try_for_each(|one| size(&one, depth + 1, left)),
+        ValueKind::Map => value.try_iter()?.try_for_each(|key| {
+            size(&key, depth + 1, left)?;
+            size(&value.get_item(&key)?, depth + 1, left)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A namespace that holds itself would be printed for ever.
+fn without_namespace(value: &Value) -> Result<()> {
+    if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
+        return Err(refused("a namespace cannot be put into a namespace"));
+    }
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.try_for_each(|one| without_namespace(&one)),
+        ValueKind::Map => value.try_iter()?.try_for_each(|key| without_namespace(&value.get_item(&key)?)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the bounds and what the changed instructions call.
+fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
+    environment.set_fuel(Some(FUEL));
+    environment.add_global(ONE, 1);
+    let b = budget.clone();
+    environment.add_function(MADE, move |value: Value| b.made(value));
+    let b = budget.clone();
+    environment.add_function(KEPT, move |value: Value| {
+        // It was counted when it was made, so the walk is bounded.
+        b.spend(0)?;
+        without_namespace(&value)?;
+        Ok::<_, Error>(value)
+    });
+    environment.add_function(SLICE, slice);
+    let b = budget.clone();
+    environment.add_function(PASS, move || b.spend(0));
+    let b = budget.clone();
+    environment.set_formatter(move |out, _, value| format(&b, out, value));
+    // They print all that the template sees, or indent without end.
+    environment.remove_global("debug");
+    environment.remove_filter("pprint");
+    environment.add_filter("tojson", super::template::to_json);
+    let paid: [(&'static str, Value, Price); 6] = [
+        ("replace", Value::from_function(filters::replace), |args| Ok(replaced(args))),
+        ("join", Value::from_function(filters::join), |args| Ok(joined(args.first(), args.get(1)))),
+        ("indent", Value::from_function(filters::indent), |args| Ok(indented(args))),
+        ("format", Value::from_function(filters::format), formatted),
+        ("batch", Value::from_function(filters::batch), |args| Ok(entries(args))),
+        ("slice", Value::from_function(filters::slice), |args| Ok(entries(args))),
+    ];
+    for (name, filter, price) in paid {
+        let b = budget.clone();
+        environment.add_filter(name, move |state: &State<'_, '_>, args: Rest<Value>| {
+            b.spend(price(&args)?)?;
+            filter.call(state, &args)
+        });
+    }
+    let b = budget.clone();
+    environment.set_unknown_method_callback(move |state, value, method, args| {
+        match (method, value.as_str()) {
+            ("replace", Some(_)) => b.spend(replaced(&[std::slice::from_ref(value), args].concat()))?,
+            ("join", Some(_)) => b.spend(joined(args.first(), Some(value)))?,
+            ("format", Some(_)) => b.spend(formatted(&[std::slice::from_ref(value), args].concat())?)?,
+            _ => {}
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+    });
+}
+
+/// Most bytes that a filter makes of its arguments.
+type Price = fn(&[Value]) -> Result<usize>;
+
+/// A whole number that is given by name.
+fn option(args: &[Value], name: &str) -> Option<usize> {
+    Kwargs::try_from(args.last()?.clone()).ok()?.get(name).ok()
+}
+
+/// Most bytes of `text.replace(from, to)`.
+fn replaced(args: &[Value]) -> usize {
+    let text = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
+    let places = match text(1) {
+        "" => text(0).len() + 1,
+        from => text(0).matches(from).count(),
+    };
+    places.saturating_mul(text(2).len()).saturating_add(text(0).len())
+}
+
+/// Bytes that the lines of `text` are moved by.
+fn indented(args: &[Value]) -> usize {
+    let width = args.iter().skip(1).filter_map(Value::as_usize).chain(option(args, "width")).max().unwrap_or(4);
+    let lines = args.first().and_then(Value::as_str).map_or(0, |text| text.split('\n').count());
+    lines.saturating_add(1).saturating_mul(width)
+}
+
+/// Bytes of as many entries as a filter is asked to make.
+fn entries(args: &[Value]) -> usize {
+    let count = args.iter().skip(1).filter_map(Value::as_usize).chain(option(args, "count")).max().unwrap_or(0);
+    count.saturating_mul(2 * size_of::<Value>())
+}
+
+/// Bytes of the separators of a joined list; its entries are part of a value that was counted.
+fn joined(list: Option<&Value>, separator: Option<&Value>) -> usize {
+    let separator = separator.and_then(Value::as_str).map_or(0, str::len);
+    list.and_then(Value::len).unwrap_or(0).saturating_mul(separator)
+}
+
+/// Most bytes of a format: each place may hold every argument.
+fn formatted(args: &[Value]) -> Result<usize> {
+    let format = args.first().and_then(Value::as_str).unwrap_or_default();
+    let digits = format.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    if digits > DIGITS || format.contains('*') {
+        return Err(refused("a format holds a width that is too large"));
+    }
+    let mut left = usize::MAX;
+    args.iter().skip(1).try_for_each(|arg| size(arg, 0, &mut left))?;
+    let places = format.matches(['%', '{']).count();
+    Ok(places.saturating_mul((usize::MAX - left).saturating_mul(8).saturating_add(1000)))
+}
+
+/// Python prints True, False and None where Jinja in Rust prints them in lower case.
+fn format(budget: &Budget, out: &mut Output<'_>, value: &Value) -> Result<()> {
+    struct Counted<'a, 'b>(&'a Budget, &'a mut Output<'b>, Option<Error>);
+    impl Write for Counted<'_, '_> {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            if let Err(error) = self.0.spend(text.len()) {
+                self.2 = Some(error);
+                return Err(std::fmt::Error);
+            }
+            self.1.write_str(text)
+        }
+    }
+    let mut counted = Counted(budget, out, None);
+    let written = match value.kind() {
+        ValueKind::Bool if value.is_true() => counted.write_str("True"),
+        ValueKind::Bool => counted.write_str("False"),
+        ValueKind::None => counted.write_str("None"),
+        _ => write!(counted, "{value}"),
+    };
+    match counted.2 {
+        Some(error) => Err(error),
+        None => written.map_err(Error::from),
+    }
+}
+
+/// `value[start:stop:step]` as Python has it.
+fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value> {
+    let number = |value: &Value| match value.is_none() {
+        true => Ok(None),
+        false => i64::try_from(value.clone()).map(|n| Some(i128::from(n))),
+    };
+    let (start, stop, step) = (number(start)?, number(stop)?, number(step)?.unwrap_or(1));
+    if step == 0 {
+        return Err(refused("a slice's step cannot be 0"));
+    }
+    let places = |n: usize| {
+        let n = n as i128;
+        let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
+        let at = |place: i128| (if place < 0 { place + n } else { place }).clamp(low, high);
+        let first = start.map_or(if step > 0 { low } else { high }, at);
+        let end = stop.map_or(if step > 0 { high } else { low }, at);
+        let mut next = first;
+        std::iter::from_fn(move || {
+            let here = next;
+            next += step;
+            (if step > 0 { here < end } else { here > end }).then_some(here as usize)
+        })
+    };
+    if let Some(text) = value.as_str() {
+        let letters: Vec<char> = text.chars().collect();
+        return Ok(Value::from(places(letters.len()).map(|i| letters[i]).collect::<String>()));
+    }
+    match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Ok(Value::from(Vec::<Value>::new())),
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = listed(value)?.try_iter()?.collect();
+            Ok(Value::from(places(items.len()).map(|i| items[i].clone()).collect::<Vec<_>>()))
+        }
+        kind => Err(refused(format!("value of type {kind} cannot be sliced"))),
+    }
+}
+
+/// Instructions that do the same and count what they make.
+fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
+    use Instruction as I;
+    let made = || I::CallFunction(MADE, Some(1));
+    let (mut all, mut starts) = (Vec::new(), Vec::new());
+    for i in 0..given.len() as u32 {
+        let Some(instruction) = given.get(i) else { break };
+        starts.push(all.len() as u32);
+        let one = instruction.clone();
+        let replacement = match instruction {
+            // Only what is emitted is counted, raw text is not.
+            I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
+            I::Slice => vec![I::CallFunction(SLICE, Some(4)), made()],
+            // The namespace lies on top of what is put into it.
+            I::SetAttr(_) => vec![I::Swap, I::CallFunction(KEPT, Some(1)), I::Swap, one],
+            I::Iterate(_) => vec![I::CallFunction(PASS, Some(0)), I::DiscardTop, one],
+            I::BuildMap(_)
+            | I::BuildKwargs(_)
+            | I::MergeKwargs(_)
+            | I::BuildList(_)
+            | I::Add
+            | I::Mul
+            | I::StringConcat
+            | I::In
+            | I::Eq
+            | I::Ne
+            | I::Lt
+            | I::Lte
+            | I::Gt
+            | I::Gte
+            | I::ApplyFilter(..)
+            | I::PerformTest(..)
+            | I::EndCapture
+            | I::CallFunction(..)
+            | I::CallMethod(..)
+            | I::CallObject(_) => vec![one, made()],
+            _ => vec![one],
+        };
+        all.extend(replacement.into_iter().map(|instruction| (instruction, given.get_line(i))));
+    }
+    starts.push(all.len() as u32);
+    let moved = |to: &u32| starts.get(*to as usize).copied().unwrap_or(u32::MAX);
+    let mut out = Instructions::new(given.name(), given.source());
+    for (mut instruction, line) in all {
+        match &mut instruction {
+            I::Iterate(to)
+            | I::Jump(to)
+            | I::JumpIfFalse(to)
+            | I::JumpIfFalseOrPop(to)
+            | I::JumpIfTrueOrPop(to)
+            | I::BuildMacro(_, to, _) => *to = moved(to),
+            _ => {}
+        }
+        match line.and_then(|line| u16::try_from(line).ok()) {
+            Some(line) => out.add_with_line(instruction, line),
+            None => out.add(instruction),
+        };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(source: &str) -> std::result::Result<String, String> {
+        let mut environment = Environment::new();
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let values = minijinja::context! { list => (0..5).collect::<Vec<_>>(), text => "äbcde" };
+        render(environment, source, values).map_err(|error| explain(&error))
+    }
+
+    #[test]
+    fn what_templates_do_stays_as_it_was() {
+        for (source, want) in [
+            ("{% for i in range(3) %}{{ i }}{% if loop.last %}!{% endif %}{% else %}none{% endfor %}", "012!"),
+            ("{% for i in [] %}{{ i }}{% else %}none{% endfor %}", "none"),
+            ("{% macro f(x, y=2) %}<{{ x * y }}>{% endmacro %}{{ f(3) }}{{ f(1, y=5) }}{{ f(*[2, 7]) }}", "<6><5><14>"),
+            (
+                "{% set ns = namespace(x='a') %}{% for i in list %}{% set ns.x = ns.x ~ i %}{% endfor %}{{ ns.x }}",
+                "a01234",
+            ),
+            ("{% for x in [[1, [2]], [3]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "123"),
+            ("{% set x %}a{{ 1 }}b{% endset %}{{ x + x }}", "a1ba1b"),
+            ("{% filter upper %}abc{{ text }}{% endfilter %}", "ABCÄBCDE"),
+            (
+                "{{ 'ab' * 3 }} {{ 2 * 3 * 4 }} {{ 7 // 2 * 2 }} {{ 2 ** 3 }} {{ ([1, 2] * 2) | join('-') }}",
+                "ababab 24 6 8 1-2-1-2",
+            ),
+            (
+                "{{ list[1:3] }} {{ list[::-1] }} {{ list[:-2] }} {{ list[-2:] }} {{ list[10:] }} {{ list[3:0:-2] }}",
+                "[1, 2] [4, 3, 2, 1, 0] [0, 1, 2] [3, 4] [] [3, 1]",
+            ),
+            ("{{ text[1:] }} {{ text[::-1] }} {{ text[-9:2] }} {{ text[5:1:-2] }}", "bcde edcbä äb ec"),
+            (
+                "{{ list | map('string') | join(', ') }} {{ 'a,b'.split(',') | length }} {{ 'x-y'.replace('-', '+') }}",
+                "0, 1, 2, 3, 4 2 x+y",
+            ),
+            ("{{ '%s-%03d' | format('a', 7) }} {{ 'a\nb' | indent(2) }} {{ {'a': list}['a'][2] }}", "a-007 a\n  b 2"),
+            (
+                "{{ (list | select('odd') | list) + [9] }}{% if 3 in list and 'b' in text %}yes{% endif %}",
+                "[1, 3, 9]yes",
+            ),
+            ("{% with a = 1 %}{{ a }}{% endwith %}{{ none }}{{ true }}{{ undefined_name }}", "1NoneTrue"),
+            ("{% block b %}{{ 1 + 1 }}{% endblock %}", "2"),
+        ] {
+            assert_eq!(run(source).as_deref(), Ok(want), "{source}");
+        }
+    }
+
+    #[test]
+    fn no_template_takes_memory_or_time_without_bound() {
+        let twice = "{% set x = x + x %}".repeat(60);
+        let nested = "{% set x = [x, x] %}".repeat(60);
+        let long = format!("{{{{ {}1 }}}}", "1 + ".repeat(200_000));
+        let products = format!("{{{{ {}'b' }}}}", "'a' * 99999999 ~ ".repeat(50));
+        let literal =
+            format!("{{% set x %}}{{% for i in range(99999) %}}{}{{% endfor %}}{{% endset %}}", "a".repeat(9999));
+        for source in [
+            &format!("{{% set x = 'aaaaaaaa' %}}{twice}{{{{ x | length }}}}"),
+            &format!("{{% set x = [1] %}}{nested}{{{{ x }}}}"),
+            &format!("{{% set x = [1] %}}{twice}{{{{ x | length }}}}"),
+            &long,
+            &products,
+            &literal,
+            "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+            "{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = ns.x[0:] + ns.x %}{% endfor %}",
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+            "{% set ns = namespace() %}{% set ns.x = [{'a': ns}] %}{{ ns }}",
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('aaaaaaaa') }}",
+            "{{ 'a' * 99999999 }}",
+            "{{ ('a') * 9999 * 9999 }}",
+            "{{ ([1] * 999999999) | list | length }}",
+            "{{ 1 in [0] * 999999999 }}",
+            "{{ [1] * 999999999 == [1] * 999999999 }}",
+            "{{ ('a' * 99999) | replace('', 'b' * 99999) }}",
+            "{{ ('a' * 99999).replace('', 'b' * 99999) }}",
+            "{{ range(99999) | join('a' * 99999) }}",
+            "{{ ('a' * 99999).join(range(99999)) }}",
+            "{{ ('\n' * 99999) | indent(99999) }}",
+            "{{ ('\n' * 99999) | indent(width=99999) }}",
+            "{{ '%99999999999d' | format(1) }}",
+            "{{ '%.*f' | format(999999999, 1.0) }}",
+            "{{ '{:>999999999}'.format(1) }}",
+            "{{ ('{0}' * 99999).format('a' * 99999) }}",
+            "{{ [1] | batch(999999999, 0) }}",
+            "{{ [1] | slice(999999999) }}",
+            "{{ debug() }}",
+            "{{ [1] | pprint }}",
+            "{{ [1] | tojson(indent=99999999999) }}",
+            "{% include '/etc/passwd' %}",
+            "{% import '../x' as x %}",
+            "{% extends '/etc/passwd' %}",
+        ] {
+            let start = Instant::now();
+            let error = run(source).unwrap_err();
+            assert!(!error.is_empty() && start.elapsed() < 2 * TIME, "{} {error}", &source[..source.len().min(99)]);
+        }
+    }
+
+    #[test]
+    fn what_was_too_much_is_said() {
+        for (source, word) in [
+            ("{% for a in range(9999) %}\n{% for b in range(9999) %}{% endfor %}{% endfor %}", "10000000 steps"),
+            ("\n{% set x = 'a' * 9999999 %}", "too large (line 2)"),
+            ("{% set ns = namespace() %}{% set ns.x = ns %}", "namespace"),
+            ("{{ [1] * 99999999 }}", "more than 1048576 entries"),
+        ] {
+            let error = run(source).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
