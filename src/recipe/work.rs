@@ -103,7 +103,8 @@ impl Work {
     }
 }
 
-fn folder(out: &Path) -> PathBuf {
+/// The working folder of a training that will write `out`.
+pub fn folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     out.with_file_name(name)
