@@ -38,12 +38,11 @@ fn main() -> ExitCode {
     let mut stderr = std::io::stderr().lock();
     // Nothing sensible is left to do when stderr itself is gone.
     if error.chain().any(|e| matches!(e.downcast_ref::<Error>(), Some(Error::Stopped))) {
-        if app.ranks.exchange().first() {
-            let _ = writeln!(stderr, "stopped. {resume}");
-        }
+        let _ = writeln!(stderr, "{}stopped. {resume}", app.ranks.name());
+        app.ranks.end_all(130);
         return ExitCode::from(130);
     }
     let _ = writeln!(stderr, "{}error: {error:#}", app.ranks.name());
-    app.ranks.end_all();
+    app.ranks.end_all(1);
     ExitCode::FAILURE
 }

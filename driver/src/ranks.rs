@@ -73,10 +73,10 @@ impl Ranks {
         self.mpi.as_ref().map_or(0, |(_, turn)| *turn)
     }
 
-    /// After a failure: ends the others, which would wait for ever.
-    pub(crate) fn end_all(&self) {
+    /// Ends this one and the others, which would wait for it for ever.
+    pub(crate) fn end_all(&self, code: u8) {
         if let Some((mpi, _)) = &self.mpi {
-            mpi.abort(1);
+            mpi.abort(code);
         }
     }
 }
@@ -106,6 +106,6 @@ impl Ranks {
         0
     }
 
-    /// After a failure: ends the others, which would wait for ever.
-    pub(crate) fn end_all(&self) {}
+    /// There are none to end.
+    pub(crate) fn end_all(&self, _: u8) {}
 }

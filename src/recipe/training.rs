@@ -214,8 +214,12 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
             let validations = "the last validations brought nothing better";
             job.observer.note(&format!("training ends after {} of {total} steps: {validations}", trainer.step));
         }
-        Err(Error::Stopped) if trainer.step > 0 && writes => {
-            checkpoints.save(&trainer)?;
+        Err(Error::Stopped) if trainer.step > 0 => {
+            if writes {
+                checkpoints.save(&trainer)?;
+            }
+            // A rank that ends ends the others.
+            job.exchange.barrier()?;
             return Err(Error::Stopped);
         }
         done => done?,

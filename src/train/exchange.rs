@@ -127,15 +127,15 @@ mod tests {
     #[test]
     fn shares_are_neighbours_that_cover_a_step() {
         for (rows, ranks, want) in [
-            (vec![5; 4], 2, vec![0..2, 2..4]),
-            (vec![5; 3], 2, vec![0..1, 1..3]),
-            (vec![10, 1], 2, vec![0..1, 1..2]),
-            (vec![7], 3, vec![0..0, 0..1, 1..1]),
-            (vec![], 2, vec![0..0, 0..0]),
-            (vec![30, 10, 10, 10], 2, vec![0..1, 1..4]),
-            (vec![4; 7], 1, vec![0..7]),
+            (vec![5; 4], 2, vec![(0, 2), (2, 4)]),
+            (vec![5; 3], 2, vec![(0, 1), (1, 3)]),
+            (vec![10, 1], 2, vec![(0, 1), (1, 2)]),
+            (vec![7], 3, vec![(0, 0), (0, 1), (1, 1)]),
+            (vec![], 2, vec![(0, 0), (0, 0)]),
+            (vec![30, 10, 10, 10], 2, vec![(0, 1), (1, 4)]),
+            (vec![4; 7], 1, vec![(0, 7)]),
         ] {
-            let got: Vec<_> = (0..ranks).map(|rank| share(&rows, rank, ranks)).collect();
+            let got: Vec<_> = (0..ranks).map(|rank| share(&rows, rank, ranks)).map(|r| (r.start, r.end)).collect();
             assert_eq!(got, want, "{rows:?}");
         }
     }
