@@ -2,6 +2,7 @@
 
 use crate::args::{Common, LimitSet};
 use crate::progress::{Progress, Verbosity};
+use crate::ranks::Ranks;
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
@@ -16,16 +17,18 @@ use std::path::Path;
 pub(crate) struct App {
     pub(crate) common: Common,
     pub(crate) progress: Progress,
+    pub(crate) ranks: Ranks,
 }
 
 impl App {
-    pub(crate) fn new(common: Common) -> Self {
-        let verbosity = match (common.quiet, common.verbose) {
+    pub(crate) fn new(common: Common, ranks: Ranks) -> Self {
+        // One rank speaks for all.
+        let verbosity = match (common.quiet || !ranks.exchange().first(), common.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         };
-        Self { common, progress: Progress::new(verbosity) }
+        Self { common, progress: Progress::new(verbosity), ranks }
     }
 
     /// Opens the GPU that `--device` and `--memory` ask for.
@@ -37,6 +40,7 @@ impl App {
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
         let gpu = Gpu::with(&Options {
             device: self.common.device.clone(),
+            turn: self.ranks.turn(),
             memory: self.common.memory,
             variant: pin.variant.map(Variant::from),
             plain: pin.no_features,

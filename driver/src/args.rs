@@ -111,6 +111,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether this is one part of work that others do at the same time.
+    pub(crate) fn is_shard(&self) -> bool {
+        matches!(self, Command::Run(a) if a.shard.is_some())
+    }
+
     /// What to tell someone who pressed Ctrl-C.
     pub(crate) fn resume_hint(&self) -> String {
         match self {

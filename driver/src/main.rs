@@ -6,6 +6,7 @@ mod app;
 mod args;
 mod commands;
 mod progress;
+mod ranks;
 mod sample;
 mod tables;
 
@@ -17,7 +18,15 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     let resume = cli.command.resume_hint();
-    let app = app::App::new(cli.common);
+    let ranks = match ranks::Ranks::join(&cli.command) {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            // Nothing sensible is left to do when stderr itself is gone.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let app = app::App::new(cli.common, ranks);
     let Err(error) = commands::run(&app, cli.command) else {
         return ExitCode::SUCCESS;
     };
@@ -29,9 +38,11 @@ fn main() -> ExitCode {
     let mut stderr = std::io::stderr().lock();
     // Nothing sensible is left to do when stderr itself is gone.
     if error.chain().any(|e| matches!(e.downcast_ref::<Error>(), Some(Error::Stopped))) {
-        let _ = writeln!(stderr, "stopped. {resume}");
+        let _ = writeln!(stderr, "{}stopped. {resume}", app.ranks.name());
+        app.ranks.end_all(130);
         return ExitCode::from(130);
     }
-    let _ = writeln!(stderr, "error: {error:#}");
+    let _ = writeln!(stderr, "{}error: {error:#}", app.ranks.name());
+    app.ranks.end_all(1);
     ExitCode::FAILURE
 }

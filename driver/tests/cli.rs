@@ -348,3 +348,20 @@ fn path(p: impl AsRef<Path>) -> String {
 fn tokens() -> String {
     path(golden("llama/tokens.json"))
 }
+
+#[test]
+fn what_mpirun_starts_several_times_shares_its_work_or_is_refused() {
+    for (args, word) in [
+        (&["devices"][..], "only sft and dpo share"),
+        #[cfg(not(feature = "mpi"))]
+        (&["sft", "--model", "m", "--data", "d", "--out", "o"][..], "built without MPI"),
+    ] {
+        for size in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"] {
+            let out = selfreward(args).env(size, "2").output().unwrap();
+            let told = String::from_utf8(out.stderr).unwrap();
+            assert_eq!(out.status.code(), Some(1), "{told}");
+            assert!(out.stdout.is_empty() && told.contains(word), "{told}");
+        }
+    }
+    assert!(selfreward(&["devices"]).env("OMPI_COMM_WORLD_SIZE", "1").output().unwrap().status.success());
+}

@@ -135,6 +135,14 @@ need_adapter() {
   has_gpu || has_software_driver || fail "Mesa is installed, but no Vulkan driver is to be found under /usr/share/vulkan/icd.d"
 }
 
+# MPI, and libclang, through which its bindings are made; for the feature mpi alone.
+need_mpi() {
+  command -v mpicc >/dev/null && command -v mpirun >/dev/null && command -v clang >/dev/null && return
+  has_apt || fail "MPI or clang is missing. Install Open MPI with its headers, and clang with libclang."
+  say "Installing Open MPI and clang (libopenmpi-dev, openmpi-bin, clang, libclang-dev; some 500 MB)"
+  apt_install libopenmpi-dev openmpi-bin clang libclang-dev
+}
+
 setup() {
   need_rust
   if [ "$(uname -s)" = Linux ]; then

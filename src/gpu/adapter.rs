@@ -77,7 +77,8 @@ fn rank(info: &DeviceInfo) -> usize {
     }
 }
 
-pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, DeviceInfo)> {
+/// `turn` counts round and round the adapters of the best kind, for processes that share a machine; a software adapter is shared.
+pub(super) fn choose(wanted: Option<&str>, turn: usize) -> Result<(wgpu::Adapter, DeviceInfo)> {
     let mut all = adapters();
     if all.is_empty() {
         return Err(Error::Device(
@@ -89,7 +90,11 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, DeviceInfo)
     }
     all.sort_by_key(|(_, i)| (rank(i), i.index));
     let Some(wanted) = wanted else {
-        return Ok(all.swap_remove(0));
+        let best = &all[0].1;
+        let alike = |i: &DeviceInfo| !i.software && i.kind == best.kind && i.backend == best.backend;
+        let places: Vec<usize> = (0..all.len()).filter(|p| alike(&all[*p].1)).collect();
+        let place = if places.is_empty() { 0 } else { places[turn % places.len()] };
+        return Ok(all.swap_remove(place));
     };
     let place = match wanted.parse::<usize>() {
         Ok(n) => all.iter().position(|(_, i)| i.index == n),

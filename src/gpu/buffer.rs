@@ -161,25 +161,30 @@ impl Gpu {
     /// # Errors
     /// Out of memory; a slice of another length than rows x cols.
     pub fn upload<T: bytemuck::Pod + Default>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Tensor> {
-        if std::mem::size_of::<T>() != 4 || data.len() != rows * cols {
-            return Err(Error::Input(format!(
-                "{} values of {} bytes do not make a tensor [{rows}, {cols}]",
-                data.len(),
-                size_of::<T>()
-            )));
-        }
+        check_values([rows, cols], data)?;
         let ld = pad4(cols);
         let tensor = Tensor { rows, cols, ld, own: self.allocate(rows * ld, true)? };
+        self.overwrite(&tensor, data)?;
+        Ok(tensor)
+    }
+
+    /// Gives a tensor that no unsubmitted launch uses new values, row-major and without padding; padding becomes zero.
+    ///
+    /// # Errors
+    /// A slice of another length than rows x cols.
+    pub fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
+        let Tensor { rows, cols, ld, .. } = *tensor;
+        check_values([rows, cols], data)?;
         if ld == cols {
-            self.write(&tensor, data);
+            self.write(tensor, data);
         } else {
             let mut padded = vec![T::default(); rows * ld];
             for (to, from) in padded.chunks_exact_mut(ld).zip(data.chunks_exact(cols.max(1))) {
                 to[..cols].copy_from_slice(from);
             }
-            self.write(&tensor, &padded);
+            self.write(tensor, &padded);
         }
-        Ok(tensor)
+        Ok(())
     }
 
     /// A vector (one row) from host values.
@@ -258,6 +263,17 @@ impl Gpu {
     pub fn download<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
         Ok(self.download_all(&[tensor])?.swap_remove(0))
     }
+}
+
+fn check_values<T>([rows, cols]: [usize; 2], data: &[T]) -> Result<()> {
+    if size_of::<T>() == 4 && data.len() == rows * cols {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "{} values of {} bytes do not make a tensor [{rows}, {cols}]",
+        data.len(),
+        size_of::<T>()
+    )))
 }
 
 /// Bytes as a person reads them.

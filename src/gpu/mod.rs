@@ -61,6 +61,9 @@ impl Form {
 pub struct Options {
     /// Part of the adapter's name, or its index in [`list`]; None takes the best one.
     pub device: Option<String>,
+    /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn` modulo n. A
+    /// software adapter serves all.
+    pub turn: usize,
     /// Cap on the bytes of live buffers.
     pub memory: Option<u64>,
     /// Kernel texts to use; None lets the adapter's kind decide.
@@ -121,7 +124,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::open`].
     pub fn with(options: &Options) -> Result<Gpu> {
-        let (adapter, info) = adapter::choose(options.device.as_deref())?;
+        let (adapter, info) = adapter::choose(options.device.as_deref(), options.turn)?;
         let limits = if options.plain || options.webgpu_limits {
             wgpu::Limits { max_storage_buffers_per_shader_stage: 8, ..wgpu::Limits::default() }
         } else {

@@ -6,6 +6,7 @@ use super::examples::{self, Limit};
 use super::training::{Checkpoints, Data, Job, train};
 use crate::gpu::Gpu;
 use crate::rng::fnv;
+use crate::train::exchange::Alone;
 use crate::train::sft::Example;
 use crate::train::{Dropout, sft::SftConfig};
 use crate::weights::ModelSource;
@@ -81,6 +82,7 @@ impl Supervision {
                 dropout: Dropout { rate: section.dropout, seed: self.config.seed },
                 dir,
                 observer,
+                exchange: &Alone,
             };
             let model = domain.load_model(gpu, first)?;
             let data = Data::Examples { examples: &self.examples, config: &self.config };

@@ -9,6 +9,8 @@ use crate::gpu::Gpu;
 use crate::judge::Judge;
 use crate::kernels::weight::Half;
 use crate::model::Model;
+use crate::rng::fnv;
+use crate::train::exchange::{Alone, Exchange};
 use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,17 @@ pub enum Data<'a> {
     },
 }
 
+impl Data<'_> {
+    /// Tells one training's records and settings from another's.
+    fn digest(&self) -> u32 {
+        let text = match self {
+            Self::Pairs { pairs, config, reference } => format!("{config:?} {pairs:?} {}", reference.is_some()),
+            Self::Examples { examples, config } => format!("{config:?} {examples:?}"),
+        };
+        fnv(text.as_bytes()) as u32
+    }
+}
+
 /// The rest of a training.
 pub struct Job<'a> {
     /// The optimiser.
@@ -51,6 +64,8 @@ pub struct Job<'a> {
     pub dir: &'a Path,
     /// Told what goes on.
     pub observer: &'a dyn Observer,
+    /// The processes that train together; the first one alone writes into `dir`, which all must see.
+    pub exchange: &'a dyn Exchange,
 }
 
 /// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its checkpoints. A
@@ -84,6 +99,7 @@ pub fn run(
         dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
         observer: ctx.observer,
+        exchange: &Alone,
     };
     let mut validator = Validator::open(gpu, ctx, judge, &files.dir)?;
     let model = match d.method {
@@ -116,7 +132,7 @@ pub fn run(
 }
 
 /// Trains `model`, from the last checkpoint on where there is one, until its end or until the `validator` has enough. The
-/// checkpoints stay until [`Checkpoints::remove`].
+/// checkpoints stay until [`Checkpoints::remove`]. A validator is for a training by one process.
 ///
 /// # Errors
 /// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
@@ -132,12 +148,17 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
         trainer.read_half(half)?;
     }
     trainer.dropout = job.dropout;
-    let checkpoints = Checkpoints::open(job.dir)?;
+    trainer.exchange = job.exchange;
+    let writes = job.exchange.first();
+    let checkpoints = Checkpoints::shared(job.dir, job.exchange)?;
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
     }
     let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
-    let steps = RefCell::new(StepLog::open(job.dir.join("steps.jsonl"), trainer.step)?);
+    job.exchange.agree("the step that they go on from", || trainer.step as u32)?;
+    job.exchange.agree("the data or its settings", || data.digest())?;
+    let log = writes.then(|| StepLog::open(job.dir.join("steps.jsonl"), trainer.step)).transpose()?;
+    let steps = RefCell::new(log);
     if let Some(validator) = &validator {
         validator.borrow_mut().resume(trainer.step)?;
         // One that a stop cut short.
@@ -153,7 +174,9 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
     job.observer.begin("training", Some(total), "steps");
     job.observer.advance(trainer.step);
     let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {
-        steps.borrow_mut().push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
+        let mut steps = steps.borrow_mut();
+        let Some(log) = steps.as_mut() else { return Ok(()) };
+        log.push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
         let validator = validator.as_ref().filter(|v| v.borrow().due(trainer.step, total));
         if let Some(validator) = &validator {
             validator.borrow_mut().run(trainer)?;
@@ -173,13 +196,14 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
                 Some(given) => Some(given),
                 None => checkpoints.reference(pairs.len())?,
             };
+            job.exchange.agree("the reference's log-probs that they find", || reference.is_some().into())?;
             dpo::run(
                 &mut trainer,
                 pairs,
                 config,
                 reference.as_deref(),
                 job.observer,
-                &mut |logps| checkpoints.keep_reference(logps),
+                &mut |logps| if writes { checkpoints.keep_reference(logps) } else { Ok(()) },
                 &mut |trainer, step| after(trainer, serde_json::to_value(step)),
             )
         }
@@ -195,7 +219,11 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
             job.observer.note(&format!("training ends after {} of {total} steps: {validations}", trainer.step));
         }
         Err(Error::Stopped) if trainer.step > 0 => {
-            checkpoints.save(&trainer)?;
+            if writes {
+                checkpoints.save(&trainer)?;
+            }
+            // A rank that ends ends the others.
+            job.exchange.barrier()?;
             return Err(Error::Stopped);
         }
         done => done?,
@@ -226,6 +254,13 @@ impl Checkpoints {
         let checkpoints = Self { dir };
         checkpoints.tidy()?;
         Ok(checkpoints)
+    }
+
+    /// Those that several ranks train from: the first one opens them, then the others may read.
+    fn shared(dir: &Path, exchange: &dyn Exchange) -> Result<Self> {
+        let opened = exchange.first().then(|| Self::open(dir)).transpose()?;
+        exchange.barrier()?;
+        Ok(opened.unwrap_or_else(|| Self { dir: dir.join("train") }))
     }
 
     /// Removes the folders of states that are not the newest whole one: what a kill between writing one and removing the one

@@ -77,11 +77,6 @@ impl Work {
         write_json(&path, &plan)
     }
 
-    /// Where checkpoints and the log of steps lie until the model is written.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Whether the model is written and only [`Work::close`] is left to do.
     pub fn finished(&self) -> bool {
         self.out.exists()
@@ -103,7 +98,8 @@ impl Work {
     }
 }
 
-fn folder(out: &Path) -> PathBuf {
+/// The working folder of a training that will write `out`: where checkpoints and the log of steps lie until the model is written.
+pub fn folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     out.with_file_name(name)

@@ -3,6 +3,7 @@
 //! and each token's log-prob gets its coefficient in the backward pass.
 
 use super::batch::{self, Batch, Keep};
+use super::exchange::Exchange;
 use super::losses::{Family, Loss, Of};
 use super::objective::{Objective, Seen, Slope};
 pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
@@ -69,7 +70,8 @@ pub struct DpoStep {
 /// first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run without); or it is
 /// `reference_logps` (one per pair): those of another model, or those of a first call, with which a resumed training skips
 /// that pass. Where no loss needs a reference there is none: zeros. The logps used are handed to `on_reference` before the
-/// first step, so that they can be kept.
+/// first step, so that they can be kept. With several ranks ([`Trainer::exchange`]) each runs its share of every step's pairs;
+/// what the callbacks are told is that of all of them.
 ///
 /// # Errors
 /// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or gradient
@@ -111,7 +113,7 @@ pub fn run(
         );
     }
     while (trainer.step as usize) < steps {
-        if observer.stop_requested() {
+        if plan.exchange.any(observer.stop_requested())? {
             return Err(Error::Stopped);
         }
         let at = trainer.step as usize;
@@ -130,6 +132,7 @@ struct Plan<'p> {
     rows: Vec<&'static Loss>,
     /// Rows of a micro-batch.
     most: usize,
+    exchange: &'p dyn Exchange,
 }
 
 /// One micro-batch on the GPU: prompts shared by the answers of neighbouring pairs, each distinct answer once.
@@ -150,7 +153,7 @@ struct Totals {
 }
 
 impl<'p> Plan<'p> {
-    fn new(trainer: &Trainer, pairs: &'p [Pair], config: &'p DpoConfig) -> Result<Plan<'p>> {
+    fn new(trainer: &Trainer<'p>, pairs: &'p [Pair], config: &'p DpoConfig) -> Result<Plan<'p>> {
         if pairs.is_empty() {
             return Err(Error::Input("no pairs to train on".into()));
         }
@@ -174,7 +177,7 @@ impl<'p> Plan<'p> {
                 return Err(Error::Input(format!("pair {i} has a weight or a soft label: {what}")));
             }
         }
-        Ok(Plan { pairs, config, rows, most: trainer.micro_rows() })
+        Ok(Plan { pairs, config, rows, most: trainer.micro_rows(), exchange: trainer.exchange })
     }
 
     fn needs_reference(&self) -> bool {
@@ -186,24 +189,29 @@ impl<'p> Plan<'p> {
         self.rows.iter().any(|l| matches!(l.of, Of::Step(_)))
     }
 
-    /// Pair numbers of each micro-batch of step `at`.
-    fn cut(&self, at: usize, per_epoch: usize) -> Vec<Vec<usize>> {
+    /// Pair numbers of step `at`.
+    fn numbers(&self, at: usize, per_epoch: usize) -> Vec<usize> {
         let order = sft::order(self.pairs.len(), self.config.seed, at / per_epoch);
-        let here = order.into_iter().skip(at % per_epoch * self.config.batch).take(self.config.batch);
-        let (mut cuts, mut rows) = (vec![Vec::new()], 0);
-        for i in here {
-            let p = &self.pairs[i];
-            let size = p.prompt.len() + p.chosen.len() + p.rejected.len();
-            let last = cuts.len() - 1;
-            if rows + size > self.most && !cuts[last].is_empty() {
-                cuts.push(Vec::new());
-                rows = 0;
+        order.into_iter().skip(at % per_epoch * self.config.batch).take(self.config.batch).collect()
+    }
+
+    /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
+    fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
+        let size =
+            |i: &usize| self.pairs[*i].prompt.len() + self.pairs[*i].chosen.len() + self.pairs[*i].rejected.len();
+        let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
+        let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
+        for i in &numbers[share.clone()] {
+            match cuts.last_mut().filter(|_| rows + size(i) <= self.most) {
+                Some(last) => last.push(*i),
+                None => {
+                    cuts.push(vec![*i]);
+                    rows = 0;
+                }
             }
-            rows += size;
-            let last = cuts.len() - 1;
-            cuts[last].push(i);
+            rows += size(i);
         }
-        cuts
+        (share, cuts)
     }
 
     /// `drop`: with the masks of the step that begins.
@@ -254,19 +262,23 @@ impl<'p> Plan<'p> {
         Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?, side, prompt: prompt_of })
     }
 
-    /// Summed log-probs of every pair, through the micro-batches of the first epoch.
+    /// Summed log-probs of every pair, through the micro-batches of the first epoch, each by the rank that will train on it.
     fn reference(&self, trainer: &Trainer, per_epoch: usize, observer: &dyn Observer) -> Result<Vec<PairLogps>> {
         let mut all = vec![PairLogps::default(); self.pairs.len()];
         for at in 0..per_epoch {
-            if observer.stop_requested() {
+            if self.exchange.any(observer.stop_requested())? {
                 return Err(Error::Stopped);
             }
-            for numbers in self.cut(at, per_epoch) {
+            let (step, mut here) = (self.numbers(at, per_epoch), Vec::new());
+            for numbers in self.cut(&step).1 {
                 let micro = self.micro(trainer, &numbers, false)?;
                 let (_, tokens) = micro.forward(trainer, false)?;
-                for (i, side) in numbers.iter().zip(&micro.side) {
-                    all[*i] = tokens.pair(side);
-                }
+                here.extend(micro.side.iter().flat_map(|side| tokens.pair(side).bits().map(f64::from)));
+            }
+            // f64 holds 32 bits exactly.
+            let bits: Vec<u32> = self.exchange.gather(&here)?.into_iter().map(|x| x as u32).collect();
+            for (i, bits) in step.iter().zip(bits.as_chunks().0) {
+                all[*i] = PairLogps::from_bits(*bits);
             }
         }
         Ok(all)
@@ -274,7 +286,7 @@ impl<'p> Plan<'p> {
 
     /// That the first micro-batch, with nothing dropped, gives the reference's bits.
     fn check_undropped(&self, trainer: &Trainer, reference: &[PairLogps], per_epoch: usize) -> Result<()> {
-        let Some(numbers) = self.cut(0, per_epoch).into_iter().next() else { return Ok(()) };
+        let Some(numbers) = self.cut(&self.numbers(0, per_epoch)).1.into_iter().next() else { return Ok(()) };
         let micro = self.micro(trainer, &numbers, false)?;
         let (_, tokens) = micro.forward(trainer, false)?;
         micro.assert_equal(&tokens, &numbers, reference)
@@ -293,25 +305,45 @@ impl<'p> Plan<'p> {
     fn seen(&self, micro: &Micro, tokens: &Tokens, numbers: &[usize], refs: &[PairLogps], all: &Totals) -> Vec<Seen> {
         let o = &self.config.objective;
         let of = |(k, i): (usize, &usize)| {
-            let (side, p) = (&micro.side[k], &self.pairs[*i]);
+            let side = &micro.side[k];
             let logps = tokens.pair(side);
-            Seen {
-                policy: logps.weighted(o.ld_alpha),
-                reference: refs[*i].weighted(o.ld_alpha),
-                nc: p.chosen.len() as f64,
-                nr: p.rejected.len() as f64,
-                chosen_sum: f64::from(logps.chosen),
-                prompt_sum: tokens.logp[micro.prompt[k].clone()].iter().map(|x| f64::from(*x)).sum(),
-                chosen_share: all.pairs / all.chosen,
-                whole_share: all.pairs / all.whole,
-                weight: if o.wpo { tokens.aligned(&side[0]) * tokens.aligned(&side[1]) } else { 1.0 },
-                desirable: p.desirable,
-                pair_weight: p.weight.into(),
-                flip: p.flip.into(),
-                ..Seen::default()
-            }
+            let prompt_sum = tokens.logp[micro.prompt[k].clone()].iter().map(|x| f64::from(*x)).sum();
+            let weight = if o.wpo { tokens.aligned(&side[0]) * tokens.aligned(&side[1]) } else { 1.0 };
+            let [chosen, rejected] = logps.weighted(o.ld_alpha);
+            self.seen_pair(*i, [chosen, rejected, logps.chosen.into(), prompt_sum, weight], refs, all)
         };
         numbers.iter().enumerate().map(of).collect()
+    }
+
+    /// What the losses see of pair `i`, of which forward gave the weighted log-probs of both answers, the chosen one's plain
+    /// one, the prompt's, and WPO's weight.
+    fn seen_pair(&self, i: usize, given: [f64; 5], refs: &[PairLogps], all: &Totals) -> Seen {
+        let ([chosen, rejected, chosen_sum, prompt_sum, weight], p) = (given, &self.pairs[i]);
+        Seen {
+            policy: [chosen, rejected],
+            reference: refs[i].weighted(self.config.objective.ld_alpha),
+            nc: p.chosen.len() as f64,
+            nr: p.rejected.len() as f64,
+            chosen_sum,
+            prompt_sum,
+            chosen_share: all.pairs / all.chosen,
+            whole_share: all.pairs / all.whole,
+            weight,
+            desirable: p.desirable,
+            pair_weight: p.weight.into(),
+            flip: p.flip.into(),
+            ..Seen::default()
+        }
+    }
+
+    /// What the losses see of all pairs of a step, from what they see of this rank's.
+    fn gather(&self, numbers: &[usize], here: Vec<Seen>, refs: &[PairLogps], all: &Totals) -> Result<Vec<Seen>> {
+        if self.exchange.ranks() == 1 {
+            return Ok(here);
+        }
+        let of = |s: &Seen| [s.policy[0], s.policy[1], s.chosen_sum, s.prompt_sum, s.weight];
+        let given = self.exchange.gather(&here.iter().flat_map(of).collect::<Vec<f64>>())?;
+        Ok(numbers.iter().zip(given.as_chunks().0).map(|(i, given)| self.seen_pair(*i, *given, refs, all)).collect())
     }
 
     /// The coefficient of each entry: Σ over the pairs in which it stands, times `scale`.
@@ -340,19 +372,22 @@ impl<'p> Plan<'p> {
         asserted: bool,
     ) -> Result<DpoStep> {
         trainer.zero_gradients()?;
-        let cuts = self.cut(at, per_epoch);
-        let totals = self.totals(cuts.iter().flatten().copied());
+        let step = self.numbers(at, per_epoch);
+        let (share, cuts) = self.cut(&step);
+        let totals = self.totals(step.iter().copied());
         let mut known = None;
-        if self.coupled() && cuts.len() > 1 {
+        if self.coupled() && (cuts.len() > 1 || self.exchange.ranks() > 1) {
             let mut seen = Vec::new();
             for numbers in &cuts {
                 let micro = self.micro(trainer, numbers, true)?;
                 let (_, tokens) = micro.forward(trainer, false)?;
                 seen.extend(self.seen(&micro, &tokens, numbers, reference, &totals));
             }
-            known = Some(self.config.objective.evaluate_rows(&self.rows, &mut seen).into_iter());
+            let mut seen = self.gather(&step, seen, reference, &totals)?;
+            let slopes = self.config.objective.evaluate_rows(&self.rows, &mut seen);
+            known = Some(slopes.into_iter().skip(share.start));
         }
-        let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0);
+        let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0.0);
         for numbers in cuts {
             let micro = self.micro(trainer, &numbers, true)?;
             let (tape, tokens) = micro.forward(trainer, true)?;
@@ -380,10 +415,13 @@ impl<'p> Plan<'p> {
             let mut rec = trainer.gpu.record();
             batch::backward(&mut rec, trainer, &micro.batch, tape, &coef)?;
             rec.submit()?;
-            rows += micro.batch.rows as u64;
+            rows += micro.batch.rows as f64;
             seen.extend(here);
         }
-        let [chosen, rejected, accuracies] = self.rewards(&seen);
+        let mut sums = [loss, logps[0], logps[1], rows];
+        self.exchange.total(&mut sums)?;
+        let [loss, logps_chosen, logps_rejected, rows] = sums;
+        let [chosen, rejected, accuracies] = self.rewards(&self.gather(&step, seen, reference, &totals)?);
         let grad_norm = trainer.update(lr)?;
         Ok(DpoStep {
             step: trainer.step,
@@ -392,11 +430,11 @@ impl<'p> Plan<'p> {
             rewards_rejected: rejected,
             rewards_accuracies: accuracies,
             rewards_margins: chosen - rejected,
-            logps_chosen: logps[0],
-            logps_rejected: logps[1],
+            logps_chosen,
+            logps_rejected,
             grad_norm,
             learning_rate: f64::from(lr),
-            tokens: rows,
+            tokens: rows as u64,
         })
     }
 

@@ -2,7 +2,10 @@
 
 mod batch;
 pub mod dpo;
+pub mod exchange;
 pub mod losses;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod objective;
 mod pair;
 pub mod sft;
@@ -15,6 +18,7 @@ use crate::kernels::{cast, rows};
 use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
 use crate::{Error, Result};
+use exchange::{Alone, Exchange};
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +130,8 @@ pub struct Trainer<'a> {
     pub micro_rows: Option<usize>,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
+    /// The other processes of this training; none at first.
+    pub exchange: &'a dyn Exchange,
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Weight>>,
@@ -149,7 +155,8 @@ impl<'a> Trainer<'a> {
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
         let dropout = Dropout::default();
-        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, optimiser, grads, moment1, moment2, parts })
+        let exchange: &dyn Exchange = &Alone;
+        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, exchange, optimiser, grads, moment1, moment2, parts })
     }
 
     /// The tensors of all gradients (or moments), in the order of the parameters.
@@ -244,9 +251,23 @@ impl<'a> Trainer<'a> {
         rec.submit()
     }
 
-    /// Ends a step: clips by the global norm, moves the weights, gives the norm before clipping.
+    /// Adds up the gradients of all ranks' shares of the step.
+    fn sum_gradients(&self) -> Result<()> {
+        if self.exchange.ranks() == 1 {
+            return Ok(());
+        }
+        for grad in Self::tensors(&self.grads)? {
+            let mut values = self.gpu.download::<f32>(grad)?;
+            self.exchange.sum(&mut values)?;
+            self.gpu.overwrite(grad, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a step: adds up the shares, clips by the global norm, moves the weights, gives the norm before clipping.
     fn update(&mut self, lr: f32) -> Result<f64> {
         let gpu = self.gpu;
+        self.sum_gradients()?;
         let norm = gpu.empty(1, 2)?;
         let mut rec = gpu.record();
         let mut slot = 0;

@@ -55,7 +55,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Empty prompts or completions, ids outside the vocabulary; a non-finite loss or gradient (nothing is updated).
-    pub fn sft_step(&mut self, groups: &[(&[Example], f32)], lr: f32) -> Result<SftStep> {
+    pub fn sft_step<'e>(&mut self, groups: &[(&'e [Example], f32)], lr: f32) -> Result<SftStep> {
         let gpu = self.gpu;
         let count = |examples: &[Example]| examples.iter().map(|e| e.completion.len()).sum::<usize>();
         let sizes: Vec<usize> = groups.iter().map(|(e, _)| count(e)).collect();
@@ -63,17 +63,24 @@ impl Trainer<'_> {
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
         self.zero_gradients()?;
         let most = self.micro_rows();
-        let all: Vec<(usize, &Example)> =
-            groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x))).collect();
         // Records with one prompt draw masks of their own, told apart by their number in the step.
         let mut seen: HashMap<&[u32], u64> = HashMap::new();
-        let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, 0);
-        while first < all.len() {
+        let mut keyed = |(group, e): (usize, &'e Example)| {
+            let number = seen.entry(&e.prompt).or_default();
+            *number += 1;
+            (group, e, node_key(*number - 1, &e.prompt))
+        };
+        let each = groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x)));
+        let all: Vec<(usize, &Example, u64)> = each.map(&mut keyed).collect();
+        let size = |e: &Example| e.prompt.len() + e.completion.len();
+        let share = self.exchange.share(&all.iter().map(|(_, e, _)| size(e)).collect::<Vec<_>>());
+        let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, share.start);
+        while first < share.end {
             let (mut forest, mut wanted, mut last) = (Forest::new(), Wanted::default(), first);
             let mut nodes = Vec::new();
-            while last < all.len() {
-                let (group, e) = all[last];
-                let rows = e.prompt.len() + e.completion.len();
+            while last < share.end {
+                let (group, e, record) = all[last];
+                let rows = size(e);
                 if last > first && forest.len() + rows > most {
                     break;
                 }
@@ -83,9 +90,6 @@ impl Trainer<'_> {
                     )));
                 }
                 self.model.check_tokens(&format!("record {last}"), &[&e.prompt[..], &e.completion].concat())?;
-                let number = seen.entry(&e.prompt).or_default();
-                let record = node_key(*number, &e.prompt);
-                *number += 1;
                 forest.open(&e.prompt);
                 nodes.resize(forest.len(), record);
                 let node = forest.leaf(&e.completion);
@@ -107,6 +111,10 @@ impl Trainer<'_> {
             tokens += micro.rows as u64;
             first = last;
         }
+        let mut totals = [&sums[..], &[tokens as f64]].concat();
+        self.exchange.total(&mut totals)?;
+        sums.copy_from_slice(&totals[..groups.len()]);
+        tokens = totals[groups.len()] as u64;
         let group_loss: Vec<f64> = sums.iter().zip(&sizes).map(|(s, n)| -s / (*n).max(1) as f64).collect();
         let loss: f64 = group_loss.iter().zip(groups).map(|(l, (_, w))| l * f64::from(*w)).sum();
         if !loss.is_finite() {
@@ -132,7 +140,7 @@ pub fn run(
     let per_epoch = data.len().div_ceil(config.batch.max(1));
     let steps = per_epoch * config.epochs;
     while (trainer.step as usize) < steps {
-        if observer.stop_requested() {
+        if trainer.exchange.any(observer.stop_requested())? {
             return Err(Error::Stopped);
         }
         let at = trainer.step as usize;

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines with a
     /// common folder, once --until prompts has written the prompts
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
-    shard: Option<Shard>,
+    pub(crate) shard: Option<Shard>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

@@ -13,7 +13,8 @@ use selfreward::model::{Arch, Model, Storage, score};
 use selfreward::recipe::examples::{self, Limit};
 use selfreward::recipe::supervised::mixture;
 use selfreward::recipe::training::{Data, Job, train};
-use selfreward::recipe::work::Work;
+use selfreward::recipe::work::{self, Work};
+use selfreward::rng::fnv;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::{self, Divergence, Objective};
@@ -381,10 +382,14 @@ impl Start {
             "invariant": app.common.invariant,
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
-        let work = Work::begin(&args.out, args.resume, &plan)?;
-        if !work.finished() {
-            self.train(app, args, work.dir(), data)?;
+        let ranks = app.ranks.exchange();
+        let work = ranks.first().then(|| Work::begin(&args.out, args.resume, &plan)).transpose()?;
+        let finished = ranks.any(work.as_ref().is_some_and(Work::finished))?;
+        ranks.agree("their flags", || fnv(plan.to_string().as_bytes()) as u32)?;
+        if !finished {
+            self.train(app, args, &work::folder(&args.out), data)?;
         }
+        let Some(work) = work else { return Ok(()) };
         let steps = work.close()?;
         let (first, last) = (steps.first(), steps.last());
         let seconds = self.began.elapsed().as_secs_f64();
@@ -425,8 +430,12 @@ impl Start {
             dropout: Dropout { rate: args.dropout, seed: app.common.seed() },
             dir,
             observer: &app.progress,
+            exchange: app.ranks.exchange(),
         };
         let model = train(&gpu, model, data, &job, None)?;
+        if !app.ranks.exchange().first() {
+            return Ok(());
+        }
         match model.adapter(&gpu)? {
             Some(adapter) => Ok(save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?),
             None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?)?),

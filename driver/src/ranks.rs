@@ -1,0 +1,111 @@
+//! The processes that one mpirun started, which train together.
+
+use crate::args::Command;
+use anyhow::{Result, bail};
+use selfreward::train::exchange::{Alone, Exchange};
+
+/// How many processes were started, as Open MPI's mpirun says, and MPICH's and its kin's.
+const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+/// Set by what starts processes without saying here how many, such as srun.
+#[cfg(feature = "mpi")]
+const STARTED: &str = "PMIX_RANK";
+
+/// This process among them; by itself where there are no others.
+pub(crate) struct Ranks {
+    #[cfg(feature = "mpi")]
+    mpi: Option<(selfreward::train::mpi::Mpi, usize)>,
+}
+
+impl Ranks {
+    /// Joins the others that mpirun started, where there are any. Only `sft` and `dpo` share their work; the shards of a run
+    /// are told apart by their flag.
+    pub(crate) fn join(command: &Command) -> Result<Self> {
+        let several = |name: &&str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
+        let ranks = SIZES.iter().find_map(several);
+        if matches!(command, Command::Sft(_) | Command::Dpo(_)) {
+            return Self::several(ranks);
+        }
+        if let Some(ranks) = ranks
+            && !command.is_shard()
+        {
+            bail!(
+                "mpirun started this {ranks} times, and every one would do the same: only sft and dpo share their work among \
+                 the processes of MPI. Start it once (docs/SCALING.md says how a run is shared)"
+            );
+        }
+        Ok(Self::alone())
+    }
+
+    /// Begins the name of a process that failed.
+    pub(crate) fn name(&self) -> String {
+        match self.exchange().ranks() {
+            1 => String::new(),
+            n => format!("rank {} of {n}: ", self.exchange().rank()),
+        }
+    }
+}
+
+#[cfg(feature = "mpi")]
+impl Ranks {
+    fn alone() -> Self {
+        Self { mpi: None }
+    }
+
+    fn several(ranks: Option<usize>) -> Result<Self> {
+        if ranks.is_none() && std::env::var_os(STARTED).is_none() {
+            return Ok(Self::alone());
+        }
+        let mpi = selfreward::train::mpi::Mpi::start()?;
+        let turn = mpi.local_rank();
+        Ok(Self { mpi: Some((mpi, turn)) })
+    }
+
+    /// What they tell each other.
+    pub(crate) fn exchange(&self) -> &dyn Exchange {
+        match &self.mpi {
+            Some((mpi, _)) => mpi,
+            None => &Alone,
+        }
+    }
+
+    /// The place among those on this machine.
+    pub(crate) fn turn(&self) -> usize {
+        self.mpi.as_ref().map_or(0, |(_, turn)| *turn)
+    }
+
+    /// Ends this one and the others, which would wait for it for ever.
+    pub(crate) fn end_all(&self, code: u8) {
+        if let Some((mpi, _)) = &self.mpi {
+            mpi.abort(code);
+        }
+    }
+}
+
+#[cfg(not(feature = "mpi"))]
+impl Ranks {
+    fn alone() -> Self {
+        Self {}
+    }
+
+    fn several(ranks: Option<usize>) -> Result<Self> {
+        match ranks {
+            None => Ok(Self::alone()),
+            Some(n) => bail!(
+                "mpirun started this {n} times, but it was built without MPI: build it with --features mpi, or start it once"
+            ),
+        }
+    }
+
+    /// What they tell each other.
+    pub(crate) fn exchange(&self) -> &dyn Exchange {
+        &Alone
+    }
+
+    /// The place among those on this machine.
+    pub(crate) fn turn(&self) -> usize {
+        0
+    }
+
+    /// There are none to end.
+    pub(crate) fn end_all(&self, _: u8) {}
+}
