@@ -23,13 +23,7 @@ pub fn run(
 ) -> Result<Vec<CandidateRecord>> {
     let c = &ctx.settings.candidates;
     let language = ctx.domain.language();
-    let settings = Settings {
-        sampling: c.sampling(),
-        max_new_tokens: c.max_new_tokens,
-        stop: language.stop().to_vec(),
-        seed: ctx.seed,
-        choices: Vec::new(),
-    };
+    let settings = c.settings(language.stop(), ctx.seed);
     in_waves(
         ctx.observer,
         (stage, "prompts"),

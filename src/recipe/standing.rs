@@ -9,7 +9,6 @@ use super::duel::{DuelRecord, Referee, play, summarise};
 use super::models::Models;
 use super::records::write_json;
 use super::waves::in_waves;
-use crate::generate::Settings;
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Item, Judge, Language, ModelJudge, PairwiseJudge, Templates};
 use crate::model::Model;
@@ -143,13 +142,7 @@ impl<'a> Standing<'a> {
 
     fn answer(&self, engine: &mut dyn Engine, number: u32) -> Result<()> {
         let c = &self.config.candidates;
-        let settings = Settings {
-            sampling: c.sampling(),
-            max_new_tokens: c.max_new_tokens,
-            stop: self.language.stop().to_vec(),
-            seed: self.config.run.seed,
-            choices: Vec::new(),
-        };
+        let settings = c.settings(self.language.stop(), self.config.run.seed);
         let name = format!("evaluation/M{number}");
         in_waves(
             self.observer,

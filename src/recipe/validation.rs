@@ -6,7 +6,7 @@ use super::records::read_jsonl;
 use super::round::Context;
 use super::training::StepLog;
 use crate::durable;
-use crate::generate::{Request, Settings};
+use crate::generate::Request;
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Item, Judge, Verdict};
 use crate::rng::record_id;
@@ -90,7 +90,6 @@ impl<'a> Validator<'a> {
         let ctx = self.ctx;
         ctx.observer.begin("validation", Some(self.prompts.len() as u64), "prompts");
         let language = ctx.domain.language();
-        let c = &ctx.settings.candidates;
         let mut requests = Vec::with_capacity(self.prompts.len());
         for prompt in &self.prompts {
             let prompt = ctx.domain.ask(prompt)?;
@@ -98,13 +97,7 @@ impl<'a> Validator<'a> {
             let samples = (0..ctx.settings.validation.samples).map(key).collect();
             requests.push(Request { prompt, samples });
         }
-        let settings = Settings {
-            sampling: c.sampling(),
-            max_new_tokens: c.max_new_tokens,
-            stop: language.stop().to_vec(),
-            seed: ctx.seed,
-            choices: Vec::new(),
-        };
+        let settings = ctx.settings.candidates.settings(language.stop(), ctx.seed);
         let outputs = GpuEngine::new(self.gpu, &trainer.model).generate(&requests, &settings, ctx.observer)?;
         let questions: Vec<String> = self.prompts.iter().map(Prompt::question).collect();
         let (mut answers, mut tokens) = (Vec::new(), Vec::new());

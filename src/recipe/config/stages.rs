@@ -1,7 +1,7 @@
 //! `[prompts]`, `[candidates]` and `[judge]`: what a round writes and scores.
 
 use super::{at_least_0, fine, share};
-use crate::generate::Sampling;
+use crate::generate::{Sampling, Settings};
 use crate::judge::{Mode, ModelJudgeSettings, ScorePattern};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,17 @@ impl Default for CandidateSection {
 }
 
 impl CandidateSection {
+    /// How answers that end with one of `stop` are written.
+    pub fn settings(&self, stop: &[u32], seed: u64) -> Settings {
+        Settings {
+            sampling: self.sampling(),
+            max_new_tokens: self.max_new_tokens,
+            stop: stop.to_vec(),
+            seed,
+            choices: Vec::new(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         fine(
             "candidates",
