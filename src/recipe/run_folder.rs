@@ -1,5 +1,6 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
+use super::config::REFERENCE;
 use super::records::{line, read_json, write_file, write_json};
 use crate::durable::{self, Lines};
 use crate::weights::{REMOVED_FILE, remove_weights};
@@ -201,7 +202,15 @@ fn same_version(path: &Path, plan: &Plan) -> Result<()> {
 fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let before: toml::Table = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
-    refuse_difference(path, &flat(before), &flat(config.clone()))
+    let (mut before, now) = (flat(before), flat(config.clone()));
+    // A key that is newer than the folder had its default there.
+    let defaults = REFERENCE.parse::<toml::Table>().map(flat).unwrap_or_default();
+    for key in now.keys() {
+        if let (None, Some(default)) = (before.get(key), defaults.get(key)) {
+            before.insert(key.clone(), default.clone());
+        }
+    }
+    refuse_difference(path, &before, &now)
 }
 
 /// The file that [`Lock`] locks.
@@ -447,6 +456,18 @@ mod tests {
         drop(RunFolder::open(tmp.path(), &with(0), sizes(4), false).unwrap());
         drop(RunFolder::open(tmp.path(), &with(2), sizes(4), true).unwrap());
         assert!(std::fs::read_to_string(tmp.path().join("config.toml")).unwrap().contains("keep = 2"));
+    }
+
+    #[test]
+    fn a_newer_key_had_its_default_in_an_older_folder() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("run");
+        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\n"), sizes(4), false).unwrap());
+        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\nnll = 0.0\n"), sizes(4), true).unwrap());
+        std::fs::write(path.join("config.toml"), "[dpo]\nbeta = 0.2\n").unwrap();
+        let newer = table("[dpo]\nbeta = 0.2\nnll = 0.3\n");
+        let e = RunFolder::open(&path, &newer, sizes(4), true).err().unwrap().to_string();
+        assert!(e.contains("dpo.nll is 0.0 in this folder and 0.3 now"), "{e}");
     }
 
     #[test]
