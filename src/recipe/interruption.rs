@@ -71,13 +71,19 @@ fn bytes(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-#[test]
-fn a_full_disk_is_named_and_costs_nothing() {
+/// A device, a place for run folders, and what an undisturbed run leaves there.
+fn undisturbed() -> (Gpu, tempfile::TempDir, BTreeMap<PathBuf, Vec<u8>>) {
     let (gpu, tmp) = (Gpu::open(None, None).unwrap(), tempfile::tempdir().unwrap());
     held_out(tmp.path());
     let whole = tmp.path().join("whole");
     run(&gpu, &whole, &Silent).unwrap();
     let expected = bytes(&whole);
+    (gpu, tmp, expected)
+}
+
+#[test]
+fn a_full_disk_is_named_and_costs_nothing() {
+    let (gpu, tmp, expected) = undisturbed();
     assert!(expected.keys().any(|name| name.ends_with("M2/model.safetensors")), "{:?}", expected.keys());
     let mut operations = 0;
     loop {
@@ -115,11 +121,7 @@ impl Observer for Loses<'_> {
 
 #[test]
 fn a_lost_device_is_named_and_costs_nothing() {
-    let (gpu, tmp) = (Gpu::open(None, None).unwrap(), tempfile::tempdir().unwrap());
-    held_out(tmp.path());
-    let whole = tmp.path().join("whole");
-    run(&gpu, &whole, &Silent).unwrap();
-    let expected = bytes(&whole);
+    let (gpu, tmp, expected) = undisturbed();
     let mut losses = 0;
     for words in (0..).step_by(one_in(25)) {
         let dir = tmp.path().join(words.to_string());
@@ -153,11 +155,7 @@ impl Observer for Stops {
 
 #[test]
 fn a_stop_at_any_safe_point_costs_nothing() {
-    let (gpu, tmp) = (Gpu::open(None, None).unwrap(), tempfile::tempdir().unwrap());
-    held_out(tmp.path());
-    let whole = tmp.path().join("whole");
-    run(&gpu, &whole, &Silent).unwrap();
-    let expected = bytes(&whole);
+    let (gpu, tmp, expected) = undisturbed();
     let mut stops = 0;
     for asked in (0..).step_by(one_in(5)) {
         let dir = tmp.path().join(asked.to_string());

@@ -166,6 +166,14 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     parse_jsonl(path, &std::fs::read_to_string(path).map_err(Error::io(path))?)
 }
 
+/// [`read_jsonl`] of a file that may not be there.
+///
+/// # Errors
+/// As [`read_jsonl`], but for a file that is missing.
+pub(super) fn read_jsonl_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
+    if path.exists() { read_jsonl(path).map(Some) } else { Ok(None) }
+}
+
 /// The records of a text from the file `path`.
 pub(super) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<T>> {
     text.lines()

@@ -5,7 +5,9 @@ use super::diversity::{Answer, Diversity, diversity};
 use super::domain::Domain;
 use super::models::Models;
 use super::pair_stage::Inputs;
-use super::records::{CandidateRecord, DroppedRecord, PairRecord, VerdictRecord, read_jsonl, write_json};
+use super::records::{CandidateRecord, DroppedRecord, PairRecord, VerdictRecord};
+use super::records::{read_jsonl, read_jsonl_if_there, write_json};
+use super::waves::finished;
 use super::{candidates, logps, meta, metrics, pair_stage, prompts, shards, training, validation, verdicts};
 use crate::gpu::Gpu;
 use crate::judge::{Engine, GpuEngine, Judge};
@@ -189,10 +191,13 @@ pub fn prepare(
     // In round 1 the first model is the round's own.
     if section.rejected == Rejected::First && ctx.round > 1 {
         let out = files.jsonl(ANCHORS);
-        if !out.exists() {
-            models.with(1, &mut |first| candidates::run(first, ctx, ANCHORS, &inputs.prompts, &out).map(drop))?;
+        inputs.anchors = finished(&out)?;
+        if inputs.anchors.is_none() {
+            models.with(1, &mut |first| {
+                inputs.anchors = Some(candidates::run(first, ctx, ANCHORS, &inputs.prompts, &out)?);
+                Ok(())
+            })?;
         }
-        inputs.anchors = Some(read_jsonl(&out)?);
         on_stage(ANCHORS)?;
     }
     inputs.verdicts =
@@ -268,34 +273,32 @@ fn second_opinions(
         return Ok(());
     };
     let answers: Vec<&CandidateRecord> = inputs.candidates.iter().chain(inputs.anchors.iter().flatten()).collect();
-    let [out, logps_out, logps_before_out] = [VERDICTS_BEFORE, LOGPS, LOGPS_BEFORE].map(|name| files.jsonl(name));
-    let missing = agreement && !out.exists() || implicit && !logps_before_out.exists();
-    if missing {
+    let [verdicts_out, logps_out, own_out] = [VERDICTS_BEFORE, LOGPS_BEFORE, LOGPS].map(|name| files.jsonl(name));
+    let (mut verdicts_before, mut logps_before) = (finished(&verdicts_out)?, finished(&logps_out)?);
+    if agreement && verdicts_before.is_none() || implicit && logps_before.is_none() {
+        let (prompts, own) = (&inputs.prompts, &inputs.candidates);
         ctx.models.with(before, &mut |other| {
             if agreement {
-                verdicts::run(other, judge, ctx, VERDICTS_BEFORE, &inputs.prompts, &inputs.candidates, &out)?;
+                verdicts_before = Some(verdicts::run(other, judge, ctx, VERDICTS_BEFORE, prompts, own, &verdicts_out)?);
             }
             if implicit {
-                logps::run(other, ctx, LOGPS_BEFORE, &inputs.prompts, &answers, &logps_before_out)?;
+                logps_before = Some(logps::run(other, ctx, LOGPS_BEFORE, prompts, &answers, &logps_out)?);
             }
             Ok(())
         })?;
     }
-    if agreement {
-        inputs.before = Some(read_jsonl(&out)?);
+    if let Some(before) = logps_before {
+        let own = logps::run(engine, ctx, LOGPS, &inputs.prompts, &answers, &own_out)?;
+        inputs.logps = Some([own, before]);
     }
-    if implicit {
-        let own = logps::run(engine, ctx, LOGPS, &inputs.prompts, &answers, &logps_out)?;
-        inputs.logps = Some([own, read_jsonl(&logps_before_out)?]);
-    }
+    inputs.before = verdicts_before;
     on_stage("second-opinions")
 }
 
 /// The records that the pairs of a finished round were made of.
 fn inputs(files: &RoundFiles) -> Result<Inputs> {
     fn optional<T: serde::de::DeserializeOwned>(files: &RoundFiles, name: &str) -> Result<Option<Vec<T>>> {
-        let path = files.jsonl(name);
-        if path.exists() { read_jsonl(&path).map(Some) } else { Ok(None) }
+        read_jsonl_if_there(&files.jsonl(name))
     }
     let mut verdicts = read_jsonl(&files.jsonl("verdicts"))?;
     verdicts.extend(optional(files, ANCHOR_VERDICTS)?.unwrap_or_default());
@@ -318,8 +321,7 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     let outcome = pair_stage::build(ctx, &inputs)?;
     let (prompts, candidates) = (&inputs.prompts, &inputs.candidates);
     let verdicts: Vec<VerdictRecord> = read_jsonl(&files.jsonl("verdicts"))?;
-    let meta_pairs = files.jsonl(META_PAIRS);
-    let meta_pairs: Vec<PairRecord> = if meta_pairs.exists() { read_jsonl(&meta_pairs)? } else { Vec::new() };
+    let meta_pairs: Option<Vec<PairRecord>> = read_jsonl_if_there(&files.jsonl(META_PAIRS))?;
     let dropped: Vec<DroppedRecord> = read_jsonl(&files.jsonl("dropped"))?;
     let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs"))?;
     let steps: Vec<serde_json::Value> = read_jsonl(&files.jsonl("steps"))?;
@@ -327,22 +329,24 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     for d in &dropped {
         *reasons.entry(d.reason.clone()).or_insert(0) += 1;
     }
-    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<Answer>> = prompts.iter().map(|p| (p.id.as_str(), Vec::new())).collect();
     for c in candidates {
-        groups.entry(&c.prompt_id).or_default().push(&c.text);
+        groups.entry(&c.prompt_id).or_default().push(Answer { text: c.text.clone(), tokens: Some(c.tokens) });
     }
+    let answers: Vec<Vec<Answer>> = groups.into_values().collect();
+    let distinct =
+        |of_prompt: &Vec<Answer>| metrics::distinct(&of_prompt.iter().map(|a| a.text.as_str()).collect::<Vec<_>>());
     let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
     let written: usize = verdicts.iter().map(|v| v.texts.len()).sum();
     let unparsed: usize = verdicts.iter().map(|v| v.unparsed).sum();
     let ratio = |part: f64, whole: usize| if whole == 0 { 0.0 } else { part / whole as f64 };
     let mean = |values: &mut dyn Iterator<Item = f64>| metrics::mean_se(&values.collect::<Vec<_>>()).0;
-    let answers: Vec<Vec<Answer>> = prompts.iter().map(|p| answers_of(candidates, &p.id)).collect();
     let mut out = RoundMetrics {
         round: ctx.round,
         prompts: prompts.len(),
         dropped: reasons,
         candidates: candidates.len(),
-        distinct: mean(&mut groups.values().map(|texts| metrics::distinct(texts))),
+        distinct: mean(&mut answers.iter().filter(|a| !a.is_empty()).map(distinct)),
         candidate_tokens: mean(&mut candidates.iter().map(|c| c.tokens as f64)),
         stopped: ratio(candidates.iter().filter(|c| c.stopped).count() as f64, candidates.len()),
         judge: judge.to_owned(),
@@ -356,7 +360,7 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
         too_few: outcome.too_few,
         disagreeing: outcome.disagreeing,
         agreement: outcome.agreement,
-        meta_pairs: meta_pairs.len(),
+        meta_pairs: meta_pairs.map_or(0, |pairs| pairs.len()),
         diversity: Some(diversity(&answers)),
         best_step: validation::best(&files.dir)?,
         chosen_tokens: mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64)),
@@ -367,11 +371,6 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     };
     out.warnings = warnings(&out);
     Ok(out)
-}
-
-fn answers_of(candidates: &[CandidateRecord], prompt_id: &str) -> Vec<Answer> {
-    let own = candidates.iter().filter(|c| c.prompt_id == prompt_id);
-    own.map(|c| Answer { text: c.text.clone(), tokens: Some(c.tokens) }).collect()
 }
 
 /// What looks like a collapse.

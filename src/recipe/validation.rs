@@ -2,7 +2,7 @@
 //! mean score are the ones that are kept.
 
 use super::answers::{Prompt, read_prompts};
-use super::records::read_jsonl;
+use super::records::{read_jsonl, read_jsonl_if_there};
 use super::round::Context;
 use super::training::StepLog;
 use crate::durable;
@@ -195,11 +195,7 @@ pub fn remove(dir: &Path) -> Result<()> {
 /// # Errors
 /// The log is broken.
 pub fn best(dir: &Path) -> Result<Option<u64>> {
-    let path = dir.join(LOG);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let done: Vec<ValidationRecord> = read_jsonl(&path)?;
+    let done: Vec<ValidationRecord> = read_jsonl_if_there(&dir.join(LOG))?.unwrap_or_default();
     Ok(best_of(&done).map(|at| done[at].step))
 }
 

@@ -171,9 +171,8 @@ impl<'p> Plan<'p> {
                 let what = format!("weight {} and flip {}; expected at least 0, and 0 to 1", p.weight, p.flip);
                 return Err(Error::Input(format!("pair {i}: {what}")));
             }
-            if let Some(loss) = rows.iter().find(|l| matches!(l.of, Of::Step(_))) {
-                let what =
-                    format!("the loss '{}' compares the pairs of a step, so none can weigh by itself", loss.name);
+            if let Some(loss) = rows.iter().find(|l| !l.takes_pairs_apart()) {
+                let what = format!("the loss '{}' does not take its pairs one by one", loss.name);
                 return Err(Error::Input(format!("pair {i} has a weight or a soft label: {what}")));
             }
         }

@@ -39,6 +39,13 @@ pub struct Loss {
     pub of: Of,
 }
 
+impl Loss {
+    /// Whether it takes each pair by itself, so that a pair may have a weight and a soft label of its own.
+    pub(super) fn takes_pairs_apart(&self) -> bool {
+        matches!(self.of, Of::Pair(_)) && self.family != Family::Unpaired
+    }
+}
+
 pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }

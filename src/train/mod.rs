@@ -46,10 +46,10 @@ impl Optimiser {
             (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
             (self.eps > 0.0 && self.eps.is_finite(), "eps must be above 0"),
             (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
-            (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0"),
+            (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
         ] {
             if !fine {
-                return Err(Error::Input(format!("optimiser: {what}")));
+                return Err(Error::Input(what.into()));
             }
         }
         Ok(())

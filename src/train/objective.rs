@@ -284,8 +284,7 @@ impl Objective {
     /// # Errors
     /// As [`Objective::rows`].
     pub fn takes_pairs_apart(&self) -> Result<bool> {
-        let apart = |l: &&Loss| matches!(l.of, Of::Pair(_)) && l.family != Family::Unpaired;
-        Ok(self.rows()?.iter().all(apart))
+        Ok(self.rows()?.iter().all(|l| l.takes_pairs_apart()))
     }
 
     /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r are
@@ -426,6 +425,15 @@ mod tests {
         let plain = Objective { label_smoothing: 0.0, ..of("sigmoid") };
         let soft = plain.evaluate_rows(&rows, &mut [Seen { flip: 0.1f32.into(), ..hard }])[0];
         assert!((soft.loss - here.loss).abs() < 1e-12 && (soft.dr - here.dr).abs() < 1e-12);
+    }
+
+    #[test]
+    fn only_losses_on_single_pairs_take_them_apart() {
+        for (name, apart) in
+            [("sigmoid", true), ("sft", true), ("aot", false), ("kto", false), ("apo_zero_unpaired", false)]
+        {
+            assert_eq!(of(name).takes_pairs_apart().unwrap(), apart, "{name}");
+        }
     }
 
     #[test]

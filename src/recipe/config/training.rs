@@ -22,6 +22,11 @@ fn rate(section: &str, schedule: &str, rate: LearningRate) -> Result<LearningRat
     Ok(LearningRate { schedule, ..rate })
 }
 
+/// What a section says of AdamW; the rest is as usual.
+fn optimiser(betas: [f32; 2], weight_decay: f32, max_grad_norm: f32) -> Optimiser {
+    Optimiser { betas, weight_decay, max_grad_norm, ..Optimiser::default() }
+}
+
 /// `[sft]`: M1 from M0. Without files M1 is M0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -103,12 +108,7 @@ impl SftSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        Optimiser {
-            betas: self.betas,
-            weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
-            ..Optimiser::default()
-        }
+        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
     }
 
     /// Whether every value is in its range.
@@ -130,11 +130,9 @@ impl SftSection {
                 (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
                 ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
                 (at_least_0(self.min_lr), "min_lr must be at least 0"),
-                (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
-                (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
-                (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
             ],
         )?;
+        self.optimiser().check().map_err(|e| Error::Input(format!("[sft] {e}")))?;
         self.sft(0).map(|_| ())
     }
 }
@@ -288,11 +286,9 @@ impl DpoSection {
                 ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
                 (self.warmup_offset <= 1, "warmup_offset must be 0 or 1"),
                 (at_least_0(self.min_lr), "min_lr must be at least 0"),
-                (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
-                (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
-                (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
             ],
         )?;
+        self.optimiser().check().map_err(|e| Error::Input(format!("[dpo] {e}")))?;
         self.objective()?;
         self.rate().map(|_| ())
     }
@@ -341,11 +337,6 @@ impl DpoSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        Optimiser {
-            betas: self.betas,
-            weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
-            ..Optimiser::default()
-        }
+        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
     }
 }

@@ -3,7 +3,7 @@
 use super::super::demo_report;
 use super::super::evaluation::QuestionRecord;
 use super::super::records::{
-    CandidateRecord, PairRecord, PromptRecord, VerdictRecord, parse_jsonl, read_json, read_jsonl,
+    CandidateRecord, PairRecord, PromptRecord, VerdictRecord, parse_jsonl, read_json, read_jsonl_if_there,
 };
 use super::super::round::{ANCHOR_VERDICTS, ANCHORS, RoundFiles, RoundMetrics};
 use super::super::run::CALIBRATION_FILE;
@@ -41,7 +41,7 @@ fn read_files(run: &Path) -> Result<Report> {
     let mut evaluated: Vec<(String, Vec<QuestionRecord>)> = Vec::new();
     if small_world {
         for model in &status.models {
-            if let Some(records) = optional(&run.join("evaluation").join(format!("{model}.jsonl")))? {
+            if let Some(records) = read_jsonl_if_there(&run.join("evaluation").join(format!("{model}.jsonl")))? {
                 evaluated.push((model.clone(), records));
             }
         }
@@ -79,10 +79,6 @@ fn read_files(run: &Path) -> Result<Report> {
     })
 }
 
-fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
-    if path.exists() { read_jsonl(path).map(Some) } else { Ok(None) }
-}
-
 /// The documents of the run's evaluation whose stems are wanted, those of earlier models first.
 fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
     let mut found: Vec<(u32, String)> = Vec::new();
@@ -111,13 +107,13 @@ fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibratio
 /// A round without its bins of lengths, and the lengths.
 fn round(run: &Path, number: u32, metrics: Option<RoundMetrics>, small_world: bool) -> Result<(Round, Vec<usize>)> {
     let files = RoundFiles::new(run, number);
-    let prompts: Option<Vec<PromptRecord>> = optional(&files.jsonl("prompts"))?;
-    let candidates: Option<Vec<CandidateRecord>> = optional(&files.jsonl("candidates"))?;
-    let verdicts: Option<Vec<VerdictRecord>> = optional(&files.jsonl("verdicts"))?;
-    let anchors: Option<Vec<CandidateRecord>> = optional(&files.jsonl(ANCHORS))?;
-    let of_anchors: Option<Vec<VerdictRecord>> = optional(&files.jsonl(ANCHOR_VERDICTS))?;
+    let prompts: Option<Vec<PromptRecord>> = read_jsonl_if_there(&files.jsonl("prompts"))?;
+    let candidates: Option<Vec<CandidateRecord>> = read_jsonl_if_there(&files.jsonl("candidates"))?;
+    let verdicts: Option<Vec<VerdictRecord>> = read_jsonl_if_there(&files.jsonl("verdicts"))?;
+    let anchors: Option<Vec<CandidateRecord>> = read_jsonl_if_there(&files.jsonl(ANCHORS))?;
+    let of_anchors: Option<Vec<VerdictRecord>> = read_jsonl_if_there(&files.jsonl(ANCHOR_VERDICTS))?;
     let judged: Vec<VerdictRecord> = verdicts.iter().chain(&of_anchors).flatten().cloned().collect();
-    let pairs: Option<Vec<PairRecord>> = optional(&files.jsonl("pairs"))?;
+    let pairs: Option<Vec<PairRecord>> = read_jsonl_if_there(&files.jsonl("pairs"))?;
     let truth = pairs.as_ref().filter(|_| small_world).map(|pairs| demo_report::truth_of(pairs));
     let scores: Vec<f64> = verdicts.iter().flatten().filter_map(|v| v.score).collect();
     let round = Round {
