@@ -324,16 +324,7 @@ fn cases() -> Vec<Case> {
     let layers = [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576)];
     let rest = [(512, 512, 512), (4096, 64, 64), (4096, 64, 320), (4096, 160, 64)];
     all.extend(layers.into_iter().chain(rest).filter_map(|shape| timed(shape, "f32").ok()));
-    for (m, k, n) in [(64, 4096, 320), (576, 128, 1536)] {
-        all.push(Case::timed(format!("forward_tn {m}x{k}x{n}"), move |t| {
-            let (a, _) = t.matrix(k, m)?;
-            let (b, _) = t.matrix(k, n)?;
-            let c = t.gpu.empty(m, n)?;
-            forward_tn(&mut t.rec, &a, &b, &c.clone().into(), false)?;
-            t.expect("c", &c, Vec::new);
-            Ok(())
-        }));
-    }
+    all.extend([(64, 4096, 320), (576, 128, 1536)].map(timed_tn));
     let stored = ["bf16", "q4"].into_iter().flat_map(|dtype| [1, 8, 128].map(|m| timed((m, 576, 1536), dtype)));
     all.extend(stored.filter_map(Result::ok));
     all
@@ -357,21 +348,56 @@ pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Ca
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
     Ok(Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
         let (a, _) = t.matrix(m, k)?;
-        let b = match dtype {
-            "bf16" => random_half(t, Half::Bf16, k, n)?.0,
-            "f16" => random_half(t, Half::F16, k, n)?.0,
-            "q4" => random_quantised(t, 4, k, n)?.0,
-            "q8" => random_quantised(t, 8, k, n)?.0,
-            _ => {
-                let v = t.values(k * n);
-                Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?
-            }
-        };
+        let b = random_weight(t, dtype, k, n)?;
         let c = t.gpu.empty(m, n)?;
         forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
         t.expect("c", &c, Vec::new);
         Ok(())
     }))
+}
+
+/// The products of the way back through that of [`timed`]: the gradient by its input, with weights in `dtype`, and by its weights.
+///
+/// # Errors
+/// As [`timed`].
+pub fn timed_backward((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Case; 2]> {
+    timed((m, k, n), dtype)?;
+    let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
+    let nt = Case::timed(format!("forward_nt {m}x{n}x{k}{suffix}"), move |t| {
+        let (a, _) = t.matrix(m, n)?;
+        let b = random_weight(t, dtype, k, n)?;
+        let c = t.gpu.empty(m, b.rows())?;
+        forward_nt(&mut t.rec, &a, &b, &c, false)?;
+        t.expect("c", &c, Vec::new);
+        Ok(())
+    });
+    Ok([nt, timed_tn((pad4(k), m, n))])
+}
+
+/// A product C `[M, N]` = A^T B to time: `(M, K, N)`.
+fn timed_tn((m, k, n): (usize, usize, usize)) -> Case {
+    Case::timed(format!("forward_tn {m}x{k}x{n}"), move |t| {
+        let (a, _) = t.matrix(k, m)?;
+        let (b, _) = t.matrix(k, n)?;
+        let c = t.gpu.empty(m, n)?;
+        forward_tn(&mut t.rec, &a, &b, &c.clone().into(), false)?;
+        t.expect("c", &c, Vec::new);
+        Ok(())
+    })
+}
+
+/// A random matrix `[K, N]` of one of [`DTYPES`].
+fn random_weight(t: &mut super::Trial, dtype: &str, k: usize, n: usize) -> Result<Weight> {
+    match dtype {
+        "bf16" => Ok(random_half(t, Half::Bf16, k, n)?.0),
+        "f16" => Ok(random_half(t, Half::F16, k, n)?.0),
+        "q4" => Ok(random_quantised(t, 4, k, n)?.0),
+        "q8" => Ok(random_quantised(t, 8, k, n)?.0),
+        _ => {
+            let v = t.values(k * n);
+            Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))
+        }
+    }
 }
 
 /// Types of weights that a product can be timed with.

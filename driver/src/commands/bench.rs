@@ -8,7 +8,7 @@ use selfreward::gpu::DeviceInfo;
 use selfreward::kernels::check::{self, BenchRow};
 use selfreward::kernels::peak::{self, Peaks};
 use selfreward::kernels::weight::Half;
-use selfreward::kernels::{ALL, Kernel, matmul};
+use selfreward::kernels::{ALL, Case, Kernel, matmul};
 use selfreward::recipe::records::read_json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,9 +21,12 @@ pub(crate) struct Args {
     /// Only this kernel
     #[arg(long, value_name = "K")]
     kernel: Option<String>,
-    /// Time a product C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, its weights in --dtype
-    #[arg(long, value_name = "M,N,K", conflicts_with_all = ["list", "model", "config"], value_delimiter = ',', num_args = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    shape: Vec<u32>,
+    /// Time products C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, their weights in --dtype; may be given several times
+    #[arg(long, value_name = "M,N,K", conflicts_with_all = ["list", "model", "config"], value_parser = sizes)]
+    shape: Vec<[usize; 3]>,
+    /// With --shape: the gradients by A and by B as well
+    #[arg(long, requires = "shape")]
+    backward: bool,
     /// List the kernels and the shapes that would be timed
     #[arg(long, conflicts_with_all = ["model", "config", "compare"])]
     list: bool,
@@ -42,6 +45,9 @@ pub(crate) struct Args {
     /// New tokens of the decode measurement (default: 64, on a software adapter 8)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     decode: Option<u32>,
+    /// Pairs of the measured DPO step, tokens of each prompt and of each answer (default: 4,32,64, on a software adapter 2,16,16)
+    #[arg(long, value_name = "N,P,A", value_parser = sizes)]
+    pairs: Option<[usize; 3]>,
     /// Show each figure beside that of an earlier `bench --json`
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
@@ -80,12 +86,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.list {
         return list(app, args.kernel.as_deref());
     }
-    let shape = match args.shape[..] {
-        [] => None,
-        [m, n, k] => Some((m as usize, k as usize, n as usize)),
-        _ => bail!("--shape takes three sizes, M,N,K; {} were given", args.shape.len()),
-    };
-    if let Some(kernel) = args.kernel.as_deref().filter(|k| shape.is_some() && *k != matmul::KERNEL.name()) {
+    if let Some(kernel) = args.kernel.as_deref().filter(|k| !args.shape.is_empty() && *k != matmul::KERNEL.name()) {
         bail!("--shape is for products: --kernel matmul, not {kernel}");
     }
     let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
@@ -98,18 +99,16 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             let sizes = model::Sizes {
                 prefill: args.prefill.map_or(prefill, |n| n as usize),
                 decode: args.decode.map_or(decode, |n| n as usize),
-                pairs,
+                pairs: args.pairs.unwrap_or(pairs),
             };
             Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), &args.dtype, sizes)?)
         }
     };
     // With a model the kernels are measured only when one is named.
-    let shapes = match (shape, speed.is_some() && args.kernel.is_none()) {
-        (Some(shape), _) => {
-            vec![(&matmul::KERNEL, matmul::timed(shape, args.dtype.half().map_or("f32", Half::name))?)]
-        }
-        (None, true) => Vec::new(),
-        (None, false) => check::timed(args.kernel.as_deref(), args.dtype.name())?,
+    let shapes = match (&args.shape[..], speed.is_some() && args.kernel.is_none()) {
+        ([], true) => Vec::new(),
+        ([], false) => check::timed(args.kernel.as_deref(), args.dtype.name())?,
+        (given, _) => products(given, args.dtype.half().map_or("f32", Half::name), args.backward)?,
     };
     app.progress.begin("bench", Some(1 + shapes.len() as u64), "shapes");
     let peaks = peak::measure(&gpu, gpu.form())?;
@@ -121,6 +120,25 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         return app.json(&report);
     }
     print(app, &report, old.as_ref())
+}
+
+/// Three sizes above 0, separated by commas.
+fn sizes(text: &str) -> Result<[usize; 3], String> {
+    let all: Option<Vec<usize>> =
+        text.split(',').map(|s| s.trim().parse::<u32>().ok().filter(|n| *n > 0).map(|n| n as usize)).collect();
+    all.and_then(|all| all.try_into().ok()).ok_or_else(|| "expected three sizes above 0, as in 8,64,64".to_owned())
+}
+
+/// The products of the given shapes `[M, N, K]`, each followed by its gradients where these are asked for.
+fn products(shapes: &[[usize; 3]], dtype: &'static str, backward: bool) -> Result<Vec<(&'static Kernel, Case)>> {
+    let mut all = Vec::new();
+    for [m, n, k] in shapes.iter().copied() {
+        all.push((&matmul::KERNEL, matmul::timed((m, k, n), dtype)?));
+        if backward {
+            all.extend(matmul::timed_backward((m, k, n), dtype)?.map(|case| (&matmul::KERNEL, case)));
+        }
+    }
+    Ok(all)
 }
 
 fn list(app: &App, filter: Option<&str>) -> Result<()> {

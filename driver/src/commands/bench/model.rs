@@ -37,6 +37,7 @@ pub(super) struct Speed {
     decode_tok_s: f64,
     decode_tok_s_batch: BTreeMap<usize, f64>,
     dpo_tokens_s: f64,
+    dpo_pairs_s: f64,
     /// Time of an optimiser step over that of a forward pass on the same pairs.
     dpo_step_over_forward: f64,
     peak_bytes: u64,
@@ -88,6 +89,7 @@ pub(super) fn measure(
         decode_tok_s: decode[&1],
         decode_tok_s_batch: decode,
         dpo_tokens_s: tokens as f64 / step,
+        dpo_pairs_s: sizes.pairs[0] as f64 / step,
         dpo_step_over_forward: step / forward,
         peak_bytes: gpu.peak_bytes(),
     })
