@@ -1,5 +1,6 @@
-// C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 8 results a lane (64 lanes). Rows and
-// vec4 columns of a lane lie 8 apart, so that neighbouring lanes read neighbouring banks. Few rows (decode) take
+// C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 4 results a lane (128 lanes; BENCHMARKS.md has the
+// forms that lost). Rows of a lane lie 8 apart and neighbouring lanes hold neighbouring columns, so that they read neighbouring
+// banks. What is staged is written out twice, not looped over, so that all loads start together. Few rows (decode) take
 // forward_rows: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
 // result's bits must not depend on the number of rows, the blocked form is launched once for each of the same 8 slices. (A
 // loop over slices in the kernel took SwiftShader's compiler minutes.)
@@ -47,54 +48,40 @@ fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
-// 5 vec4 a row instead of 4: eight lanes then hit eight banks.
+// 5 vec4 a row instead of 4, so that the rows written together fall on different banks.
 var<workgroup> as_: array<vec4f, 320>; // [64, 16]
 var<workgroup> bs: array<vec4f, 256>;  // [16, 64]
-@compute @workgroup_size(64)
+@compute @workgroup_size(128)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let tx = lane % 8u;
-    let ty = lane / 8u;
+    let tx = lane % 16u;
+    let ty = lane / 16u;
     let row0 = p.row0 + g.y * 64u;
     let col0 = g.x * 16u;
     let cx = col0 + tx;
-    let cy = cx + 8u;
+    // What a lane stages: vec4 ka of rows r and r + 32 of A, its own column of rows ty and ty + 8 of B.
+    let r = lane / 4u;
+    let ka = lane % 4u;
     var x$ = vec4f(); //*8
-    var y$ = vec4f(); //*8
     for (var k = p.k0; k < p.k; k += 16u) {
-        for (var i = lane; i < 256u; i += 64u) {
-            let r = i / 4u;
-            let ka = k / 4u + i % 4u;
-            var v = vec4f();
-            if row0 + r < p.m && ka * 4u < p.k {
-                v = a[(row0 + r) * p.lda4 + p.a0 + ka];
-            }
-            as_[r * 5u + i % 4u] = v;
-            let kb = k + i / 16u;
-            let cb = col0 + i % 16u;
-            var w = vec4f();
-            if kb < p.k && cb < p.n4 {
-                w = wide(b[kb * p.ldb4 + cb]);
-            }
-            bs[i] = w;
-        }
+        var v$ = vec4f(); //*2
+        var w$ = vec4f(); //*2
+        if row0 + r + 32u * $u < p.m && k + ka * 4u < p.k { v$ = a[(row0 + r + 32u * $u) * p.lda4 + p.a0 + k / 4u + ka]; } //*2
+        if k + ty + 8u * $u < p.k && cx < p.n4 { w$ = wide(b[(k + ty + 8u * $u) * p.ldb4 + cx]); } //*2
+        as_[(r + 32u * $u) * 5u + ka] = v$; //*2
+        bs[lane + 128u * $u] = w$; //*2
         workgroupBarrier();
         for (var q = 0u; q < 4u; q++) {
             let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
             let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
-            let w$ = bs[(q * 4u + $u) * 16u + tx + 8u]; //*4
             x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
-            y$ = fma(vec4f(a$.w), w3, fma(vec4f(a$.z), w2, fma(vec4f(a$.y), w1, fma(vec4f(a$.x), w0, y$)))); //*8
         }
         workgroupBarrier();
     }
     if BIAS == 1u {
         let add_x = bias[p.c0 + min(cx, p.n4 - 1u)];
-        let add_y = bias[p.c0 + min(cy, p.n4 - 1u)];
         x$ += add_x; //*8
-        y$ += add_y; //*8
     }
     store(row0 + ty + 8u * $u, cx, x$); //*8
-    store(row0 + ty + 8u * $u, cy, y$); //*8
 }
 
 //@ forward_tn
@@ -105,58 +92,37 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 @group(0) @binding(3) var<storage, read_write> c: array<vec4f>;    // [M, N]
 var<workgroup> as_: array<vec4f, 256>; // [16, 64]
 var<workgroup> bs: array<vec4f, 256>;  // [16, 64]
-@compute @workgroup_size(64)
+@compute @workgroup_size(128)
 fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let tx = lane % 8u;
-    let ty = lane / 8u;
+    let tx = lane % 16u;
+    let ty = lane / 16u;
     let row0 = p.row0 + g.y * 64u;
     let col0 = g.x * 16u;
     var x$ = vec4f(); //*8
-    var y$ = vec4f(); //*8
     for (var k = 0u; k < p.k; k += 16u) {
-        for (var i = lane; i < 256u; i += 64u) {
-            let ki = k + i / 16u;
-            let ra = row0 / 4u + i % 16u;
-            let cb = col0 + i % 16u;
-            var v = vec4f();
-            var w = vec4f();
-            if ki < p.k && ra < p.lda4 {
-                v = a[ki * p.lda4 + ra];
-            }
-            if ki < p.k && cb < p.n4 {
-                w = b[ki * p.ldb4 + p.b0 + cb];
-            }
-            as_[i] = v;
-            bs[i] = w;
-        }
+        var v$ = vec4f(); //*2
+        var w$ = vec4f(); //*2
+        if k + ty + 8u * $u < p.k && row0 / 4u + tx < p.lda4 { v$ = a[(k + ty + 8u * $u) * p.lda4 + row0 / 4u + tx]; } //*2
+        if k + ty + 8u * $u < p.k && col0 + tx < p.n4 { w$ = b[(k + ty + 8u * $u) * p.ldb4 + p.b0 + col0 + tx]; } //*2
+        as_[lane + 128u * $u] = v$; //*2
+        bs[lane + 128u * $u] = w$; //*2
         workgroupBarrier();
         for (var q = 0u; q < 16u; q++) {
             let s = as_[q * 16u + ty];
             let t = as_[q * 16u + ty + 8u];
             let u = bs[q * 16u + tx];
-            let w = bs[q * 16u + tx + 8u];
             x0 = fma(vec4f(s.x), u, x0);
-            y0 = fma(vec4f(s.x), w, y0);
             x1 = fma(vec4f(s.y), u, x1);
-            y1 = fma(vec4f(s.y), w, y1);
             x2 = fma(vec4f(s.z), u, x2);
-            y2 = fma(vec4f(s.z), w, y2);
             x3 = fma(vec4f(s.w), u, x3);
-            y3 = fma(vec4f(s.w), w, y3);
             x4 = fma(vec4f(t.x), u, x4);
-            y4 = fma(vec4f(t.x), w, y4);
             x5 = fma(vec4f(t.y), u, x5);
-            y5 = fma(vec4f(t.y), w, y5);
             x6 = fma(vec4f(t.z), u, x6);
-            y6 = fma(vec4f(t.z), w, y6);
             x7 = fma(vec4f(t.w), u, x7);
-            y7 = fma(vec4f(t.w), w, y7);
         }
         workgroupBarrier();
     }
-    let cx = col0 + tx;
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx, x$); //*8
-    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, cx + 8u, y$); //*8
+    store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, col0 + tx, x$); //*8
 }
 
 //@ forward_rows
@@ -208,7 +174,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var c$ = vec4f(); //*MR
     for (var block = slice; block < p.k / 32u; block += 8u) {
         var s$ = vec4f(); //*MR
-        var t$ = vec4f(); //*MR
+        var t$ = 0.0; //*MR
         var k4 = block * 8u;
         for (var w = 0u; w < BITS; w++) {
             let q = words[(block * BITS + w) * p.ldb4 + col];
@@ -219,13 +185,13 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
                 let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
                 let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
-                t$ += a$; //*MR
+                t$ += dot(a$, vec4f(1.0)); //*MR
                 k4 += 1u;
             }
         }
         let d = scale[block * p.ldb4 + col];
         let o = minimum[block * p.ldb4 + col];
-        c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
+        c$ = fma(vec4f(t$), o, fma(s$, d, c$)); //*MR
     }
     if BIAS == 1u && slice == 0u {
         let add = bias[p.c0 + col];

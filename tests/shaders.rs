@@ -5,51 +5,23 @@
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use selfreward::gpu::{Source, Variant};
-use selfreward::kernels::ALL;
+use selfreward::gpu::Source;
 use std::path::PathBuf;
 
-/// Constants that launchers pass to some entry points; a text that does not use one is none the worse for it.
-const OTHERS: &[(&str, u32)] = &[
-    ("MR", 4),
-    ("BIAS", 1),
-    ("ADD", 1),
-    ("BITS", 4),
-    ("D4", 16),
-    ("CHUNK", 128),
-    ("HD", 64),
-    ("DP", 64),
-    ("LDA", 64),
-    ("ROT", 64),
-    ("QK_NORM", 1),
-    ("OFFSET", 1),
-    ("GELU", 1),
-];
+mod texts;
 
 #[test]
 fn every_variant_translates() {
     let out = std::env::var_os("SHADERS_OUT").map(PathBuf::from);
-    let mut texts = 0;
-    for kernel in ALL {
-        let source = (kernel.source)();
-        for variant in Variant::ALL {
-            for entry in source.entries(variant) {
-                for row in kernel.constants {
-                    let mut constants = row.to_vec();
-                    constants.extend(OTHERS.iter().filter(|(n, _)| !row.iter().any(|(m, _)| m == n)));
-                    let label = format!("{} {} {entry} {row:?}", source.name, variant.name());
-                    let text = source.wgsl(variant, entry, &constants).expect("a text");
-                    let translated = translate(&label, entry, &text);
-                    if let Some(dir) = &out {
-                        let stem = format!("{}.{}.{entry}.{texts}", source.name, variant.name());
-                        keep(dir, &stem, text.as_bytes(), &translated);
-                    }
-                    texts += 1;
-                }
-            }
+    let all = texts::texts().expect("the texts");
+    assert!(all.len() > 100, "only {} texts", all.len());
+    for (i, t) in all.iter().enumerate() {
+        let (name, variant) = (t.source.name, t.variant.name());
+        let translated = translate(&format!("{name} {variant} {} {:?}", t.entry, t.row), t.entry, &t.wgsl);
+        if let Some(dir) = &out {
+            keep(dir, &format!("{name}.{variant}.{}.{i}", t.entry), t.wgsl.as_bytes(), &translated);
         }
     }
-    assert!(texts > 100, "only {texts} texts");
 }
 
 /// SPIR-V, MSL and HLSL of one text.
