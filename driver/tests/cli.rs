@@ -111,6 +111,10 @@ fn wrong_usage_is_exit_code_2() {
         &["eval", "--task", "beauty"],
         &["eval", "--task", "perplexity", "--model", "m", "--data", "d", "--stride", "0"],
         &["eval", "--sampled", "--mode", "yes"],
+        &["bench", "--shape", "1,2"],
+        &["bench", "--shape", "1,2,0"],
+        &["bench", "--backward"],
+        &["bench", "--model", "m", "--pairs", "0,1,1"],
         &["devices", "--memory", "much"],
         &["devices", "-q", "-v"],
     ] {

@@ -196,6 +196,18 @@ fn the_lists_of_kernels_hold_to_their_schema() {
 }
 
 #[test]
+fn bench_times_the_products_that_it_is_given() {
+    let report = document(&["bench", "--runs", "1", "--backward", "--shape", "3,8,5", "--shape", "2,4,4"]);
+    hold("bench", &report);
+    let shapes: Vec<&str> =
+        report["kernels"].as_array().unwrap().iter().map(|k| k["shape"].as_str().unwrap()).collect();
+    // y = x W, dx = dy W^T, dW = x^T dy, the rows of W padded to a multiple of 4.
+    let first = ["forward 3x5x8", "forward_nt 3x8x5", "forward_tn 8x3x8"];
+    assert_eq!(shapes, [&first[..], &["forward 2x4x4", "forward_nt 2x4x4", "forward_tn 4x2x4"]].concat());
+    assert!(report["kernels"].as_array().unwrap().iter().all(|k| k["checksum"].as_f64().unwrap() != 0.0));
+}
+
+#[test]
 fn a_model_is_exported_once_and_only_as_what_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
