@@ -38,6 +38,11 @@ impl App {
 
     /// The same with kernels and features pinned.
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
+        self.opened(pin, false)
+    }
+
+    /// The same, every launch timed if `profile` says so.
+    pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
         let gpu = Gpu::with(&Options {
             device: self.common.device.clone(),
             turn: self.ranks.turn(),
@@ -46,6 +51,7 @@ impl App {
             plain: pin.no_features,
             webgpu_limits: self.common.limits == LimitSet::Webgpu,
             invariant: self.common.invariant,
+            profile,
             ..Options::default()
         })?;
         let info = gpu.info();

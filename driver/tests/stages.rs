@@ -187,6 +187,29 @@ fn dpo_and_sft_write_models_that_can_be_used() {
 }
 
 #[test]
+fn a_profile_names_the_kernels_and_writes_a_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let model = world().to_str().unwrap().to_owned();
+    let generate = ["generate", "--model", &model, "--raw", "--prompt", "upper: abc", "--max-new-tokens", "8"];
+    let plain = document(&generate);
+    let mut command = cargo_bin_cmd!("selfreward");
+    let told = command.args(generate).args(["--json", "--profile", &text("trace.json")]).assert().success();
+    let told = told.get_output();
+    assert_eq!(serde_json::from_slice::<Value>(&told.stdout).unwrap(), plain);
+    let table = String::from_utf8(told.stderr.clone()).unwrap();
+    assert!(table.contains("matmul.forward") && table.contains("of the peak"), "{table}");
+    hold("trace", &serde_json::from_slice(&fs::read(dir.path().join("trace.json")).unwrap()).unwrap());
+
+    let pair = json!({"prompt_ids": [1, 70, 71], "chosen_ids": [80, 2], "rejected_ids": [81, 2]});
+    write(&dir.path().join("pairs.jsonl"), &[pair]);
+    let mut command = cargo_bin_cmd!("selfreward");
+    let args = ["dpo", "--model", &model, "--data", &text("pairs.jsonl"), "--out", &text("m"), "--profile"];
+    let table = String::from_utf8(command.args(args).assert().success().get_output().stderr.clone()).unwrap();
+    assert!(table.contains("attention.backward_kv") && table.contains("adamw.step"), "{table}");
+}
+
+#[test]
 fn the_lists_of_kernels_hold_to_their_schema() {
     let kernels = document(&["bench", "--list"]);
     hold("kernels", &kernels);

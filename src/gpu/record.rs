@@ -40,7 +40,7 @@ pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     pub(super) buffers: Vec<Arc<Raw>>,
     pub(super) groups: [u32; 3],
-    cost: Cost,
+    pub(super) cost: Cost,
 }
 
 /// A list of launches that was not yet submitted.
@@ -165,7 +165,7 @@ impl<'g> Recorder<'g> {
 
 /// A compiled recording. The tensors it reads and writes between runs must be kept alive by its owner.
 pub struct Plan {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
 }
 
@@ -186,6 +186,14 @@ impl Plan {
             .iter()
             .fold(Cost::default(), |a, s| Cost { flops: a.flops + s.cost.flops, bytes: a.bytes + s.cost.bytes })
     }
+
+    /// Encodes launch number `i`.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass, i: usize) {
+        let step = &self.steps[i];
+        pass.set_pipeline(&step.pipeline.pipeline);
+        pass.set_bind_group(0, &self.groups[i], &[(i * SLOT) as u32]);
+        pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
+    }
 }
 
 impl Gpu {
@@ -199,20 +207,18 @@ impl Gpu {
         Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), form }
     }
 
-    fn encode(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) -> wgpu::CommandBuffer {
+    fn submit(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) {
+        if let Some(profiler) = &self.0.profiler {
+            return self.submit_timed(profiler, plan, range, times);
+        }
         let mut encoder = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for _ in 0..times {
-                for i in range.clone() {
-                    let step = &plan.steps[i];
-                    pass.set_pipeline(&step.pipeline.pipeline);
-                    pass.set_bind_group(0, &plan.groups[i], &[(i * SLOT) as u32]);
-                    pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
-                }
+                range.clone().for_each(|i| plan.dispatch(&mut pass, i));
             }
         }
-        encoder.finish()
+        self.0.queue.submit([encoder.finish()]);
     }
 
     /// Submits one run of the plan; does not wait. Long plans go in several submits, so that a desktop stays usable.
@@ -224,7 +230,7 @@ impl Gpu {
         for (i, step) in plan.steps.iter().enumerate() {
             work += step.cost.flops;
             if work > self.flops_per_dispatch() || i + 1 == plan.steps.len() {
-                self.0.queue.submit([self.encode(plan, from..i + 1, 1)]);
+                self.submit(plan, from..i + 1, 1);
                 (from, work) = (i + 1, 0.0);
             }
         }
@@ -239,7 +245,7 @@ impl Gpu {
         if plan.cost().flops * times as f64 > self.flops_per_dispatch() {
             return (0..times).try_for_each(|_| self.run(plan));
         }
-        self.0.queue.submit([self.encode(plan, 0..plan.len(), times)]);
+        self.submit(plan, 0..plan.len(), times);
         self.take_failure()
     }
 
