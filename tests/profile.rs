@@ -29,8 +29,9 @@ fn tokens(gpu: &Gpu) -> Vec<Vec<u32>> {
     answers[0].iter().map(|o| o.tokens.clone()).collect()
 }
 
-fn losses(gpu: &Gpu) -> Vec<f64> {
-    let pair = |a: u32| Pair::new(vec![1, 70, 71], vec![a, 2], vec![a + 1, a + 2, 2]);
+/// Losses of two steps, and the tokens of one.
+fn losses(gpu: &Gpu, share_prompts: bool) -> (Vec<f64>, u64) {
+    let pair = |a: u32| Pair::new(vec![1, 70, a], vec![a, 2], vec![a + 1, a + 2, 2]);
     let config = DpoConfig {
         objective: Objective::default(),
         epochs: 2,
@@ -39,13 +40,25 @@ fn losses(gpu: &Gpu) -> Vec<f64> {
         seed: 0,
     };
     let mut trainer = Trainer::new(gpu, model(gpu), Optimiser::default()).unwrap();
-    let mut losses = Vec::new();
+    trainer.share_prompts = share_prompts;
+    let (mut losses, mut tokens) = (Vec::new(), 0);
     let mut each = |_: &Trainer, done: &dpo::DpoStep| {
         losses.push(done.loss);
+        tokens = done.tokens;
         Ok(())
     };
     dpo::run(&mut trainer, &[pair(80), pair(90)], &config, None, &Silent, &mut |_| Ok(()), &mut each).unwrap();
-    losses
+    (losses, tokens)
+}
+
+#[test]
+fn prompts_that_are_not_shared_give_the_same_losses() {
+    let gpu = Gpu::with(&Options::default()).unwrap();
+    let (shared, apart) = (losses(&gpu, true), losses(&gpu, false));
+    assert_eq!(shared.1 + 6, apart.1, "each of two prompts of 3 tokens is computed once, or twice");
+    for (a, b) in shared.0.iter().zip(&apart.0) {
+        assert!((a - b).abs() < 1e-5 * a.abs(), "{a} {b}");
+    }
 }
 
 #[test]
@@ -65,7 +78,7 @@ fn a_profile_changes_no_bit_and_accounts_for_the_time() {
     assert!(kernels > 0.0 && kernels < profile.seconds, "{kernels} s of {} s", profile.seconds);
 
     timed.restart_profile().unwrap();
-    assert_eq!(losses(&timed), losses(&plain));
+    assert_eq!(losses(&timed, true), losses(&plain, true));
     let profile = timed.profile().unwrap().unwrap();
     assert!(profile.kernels.iter().any(|k| k.name == "adamw" && k.launches > 0));
     assert!(profile.kernels.iter().any(|k| k.entry == "backward_kv" && k.launches > 0));

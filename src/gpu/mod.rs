@@ -103,6 +103,7 @@ struct Inner {
     failure: Mutex<Option<Error>>,
     tuning: Mutex<tune::Table>,
     profiler: Option<profile::Profiler>,
+    work: Mutex<Cost>,
 }
 
 /// An open GPU; cheap to clone.
@@ -135,8 +136,11 @@ impl Gpu {
         } else {
             adapter.limits()
         };
-        let required_features =
+        let mut required_features =
             if options.profile { profile::feature(&adapter, &info.name)? } else { wgpu::Features::empty() };
+        if !options.plain {
+            required_features |= adapter.features() & wgpu::Features::SHADER_F16;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
             required_features,
@@ -165,6 +169,7 @@ impl Gpu {
             lost: Mutex::default(),
             failure: Mutex::default(),
             profiler: options.profile.then(profile::Profiler::new),
+            work: Mutex::default(),
         }));
         let weak = Arc::downgrade(&gpu.0);
         gpu.0.device.set_device_lost_callback(move |_, why| {
@@ -213,6 +218,16 @@ impl Gpu {
     /// Starts a new measurement of the peak.
     pub fn reset_peak(&self) {
         self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
+    }
+
+    /// Whether shaders may compute in f16.
+    pub fn has_f16(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Work of everything submitted since the device was opened.
+    pub fn work(&self) -> Cost {
+        *lock(&self.0.work)
     }
 
     /// Largest buffer that a kernel can bind, in bytes.

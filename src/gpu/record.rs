@@ -2,7 +2,7 @@
 
 use super::buffer::Raw;
 use super::pipeline::{Key, Pipeline, Source};
-use super::{Form, Gpu, Tensor, Variant};
+use super::{Form, Gpu, Tensor, Variant, lock};
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +14,13 @@ pub struct Cost {
     pub flops: f64,
     /// Bytes read and written, each once.
     pub bytes: f64,
+}
+
+impl Cost {
+    /// The work of all of them.
+    pub fn sum(all: impl Iterator<Item = Cost>) -> Cost {
+        all.fold(Cost::default(), |a, b| Cost { flops: a.flops + b.flops, bytes: a.bytes + b.bytes })
+    }
 }
 
 /// One dispatch, as a launcher describes it.
@@ -182,9 +189,7 @@ impl Plan {
 
     /// All work of one run.
     pub fn cost(&self) -> Cost {
-        self.steps
-            .iter()
-            .fold(Cost::default(), |a, s| Cost { flops: a.flops + s.cost.flops, bytes: a.bytes + s.cost.bytes })
+        Cost::sum(self.steps.iter().map(|s| s.cost))
     }
 
     /// Encodes launch number `i`.
@@ -208,6 +213,12 @@ impl Gpu {
     }
 
     fn submit(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) {
+        let cost = Cost::sum(plan.steps[range.clone()].iter().map(|s| s.cost));
+        {
+            let mut work = lock(&self.0.work);
+            let times = times as f64;
+            *work = Cost { flops: work.flops + cost.flops * times, bytes: work.bytes + cost.bytes * times };
+        }
         if let Some(profiler) = &self.0.profiler {
             return self.submit_timed(profiler, plan, range, times);
         }
