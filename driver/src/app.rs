@@ -38,6 +38,11 @@ impl App {
 
     /// The same with kernels and features pinned.
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
+        self.opened(pin, false)
+    }
+
+    /// The same, every launch timed if `profile` says so.
+    pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
         let gpu = Gpu::with(&Options {
             device: self.common.device.clone(),
             turn: self.ranks.turn(),
@@ -46,6 +51,7 @@ impl App {
             plain: pin.no_features,
             webgpu_limits: self.common.limits == LimitSet::Webgpu,
             invariant: self.common.invariant,
+            profile,
             ..Options::default()
         })?;
         let info = gpu.info();
@@ -81,6 +87,11 @@ pub(crate) struct DtypeArg {
 }
 
 impl DtypeArg {
+    /// As if this had been asked for.
+    pub(crate) fn of(dtype: Option<DtypeName>) -> Self {
+        Self { dtype }
+    }
+
     /// How to load a model that is not trained itself.
     pub(crate) fn storage(&self) -> Storage {
         match (self.dtype, self.half()) {
@@ -100,11 +111,6 @@ impl DtypeArg {
         self.half().filter(|_| !model.has_adapter())
     }
 
-    /// Its name, where one was asked for.
-    pub(crate) fn name(&self) -> Option<&'static str> {
-        self.dtype.map(|_| self.half().map_or("f32", Half::name))
-    }
-
     /// The 16-bit type that was asked for.
     pub(crate) fn half(&self) -> Option<Half> {
         match self.dtype {
@@ -116,7 +122,7 @@ impl DtypeArg {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum DtypeName {
+pub(crate) enum DtypeName {
     F32,
     Bf16,
     F16,

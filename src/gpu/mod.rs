@@ -4,6 +4,7 @@ mod adapter;
 mod buffer;
 mod export;
 mod pipeline;
+mod profile;
 mod record;
 pub mod tune;
 
@@ -11,6 +12,7 @@ pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use export::{Dispatch, Recording};
 pub use pipeline::Source;
+pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 
 use crate::{Error, Result};
@@ -79,6 +81,8 @@ pub struct Options {
     pub invariant: bool,
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
+    /// Time every launch ([`Gpu::profile`]); slower, and an error where the adapter has no timestamps.
+    pub profile: bool,
 }
 
 struct Inner {
@@ -98,6 +102,8 @@ struct Inner {
     lost: Mutex<Option<String>>,
     failure: Mutex<Option<Error>>,
     tuning: Mutex<tune::Table>,
+    profiler: Option<profile::Profiler>,
+    work: Mutex<Cost>,
 }
 
 /// An open GPU; cheap to clone.
@@ -130,9 +136,14 @@ impl Gpu {
         } else {
             adapter.limits()
         };
+        let mut required_features =
+            if options.profile { profile::feature(&adapter, &info.name)? } else { wgpu::Features::empty() };
+        if !options.plain {
+            required_features |= adapter.features() & wgpu::Features::SHADER_F16;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
-            required_features: wgpu::Features::empty(),
+            required_features,
             required_limits: limits.clone(),
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::Performance,
@@ -157,6 +168,8 @@ impl Gpu {
             peak: AtomicU64::new(0),
             lost: Mutex::default(),
             failure: Mutex::default(),
+            profiler: options.profile.then(profile::Profiler::new),
+            work: Mutex::default(),
         }));
         let weak = Arc::downgrade(&gpu.0);
         gpu.0.device.set_device_lost_callback(move |_, why| {
@@ -205,6 +218,16 @@ impl Gpu {
     /// Starts a new measurement of the peak.
     pub fn reset_peak(&self) {
         self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
+    }
+
+    /// Whether shaders may compute in f16.
+    pub fn has_f16(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Work of everything submitted since the device was opened.
+    pub fn work(&self) -> Cost {
+        *lock(&self.0.work)
     }
 
     /// Largest buffer that a kernel can bind, in bytes.

@@ -72,9 +72,9 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    /// All that fits the memory planned for.
-    pub(super) fn most(gpu: &Gpu, model: &Model, batch: &Batch) -> Keep {
-        match batch.rows * kept_bytes(&model.arch) <= kept_budget(gpu) {
+    /// All that fits the memory planned for, unless the trainer computes it again.
+    pub(super) fn most(trainer: &Trainer, batch: &Batch) -> Keep {
+        match !trainer.recompute && batch.rows * kept_bytes(&trainer.model.arch) <= kept_budget(trainer.gpu) {
             true => Keep::All,
             false => Keep::Inputs,
         }

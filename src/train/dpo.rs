@@ -132,6 +132,7 @@ struct Plan<'p> {
     rows: Vec<&'static Loss>,
     /// Rows of a micro-batch.
     most: usize,
+    share_prompts: bool,
     exchange: &'p dyn Exchange,
 }
 
@@ -176,7 +177,8 @@ impl<'p> Plan<'p> {
                 return Err(Error::Input(format!("pair {i} has a weight or a soft label: {what}")));
             }
         }
-        Ok(Plan { pairs, config, rows, most: trainer.micro_rows(), exchange: trainer.exchange })
+        let (most, share_prompts) = (trainer.micro_rows(), trainer.share_prompts);
+        Ok(Plan { pairs, config, rows, most, share_prompts, exchange: trainer.exchange })
     }
 
     fn needs_reference(&self) -> bool {
@@ -196,8 +198,11 @@ impl<'p> Plan<'p> {
 
     /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
     fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
-        let size =
-            |i: &usize| self.pairs[*i].prompt.len() + self.pairs[*i].chosen.len() + self.pairs[*i].rejected.len();
+        let prompts = if self.share_prompts { 1 } else { 2 };
+        let size = |i: &usize| {
+            let p = &self.pairs[*i];
+            prompts * p.prompt.len() + p.chosen.len() + p.rejected.len()
+        };
         let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
         let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
         for i in &numbers[share.clone()] {
@@ -248,6 +253,11 @@ impl<'p> Plan<'p> {
                 prompt_of[*at] = span.clone();
                 for (k, answer) in [&p.chosen, &p.rejected].into_iter().enumerate() {
                     let leaf = leaves.entry(answer).or_insert_with(|| {
+                        if !self.share_prompts && forest.len() > node.first + node.len {
+                            forest.close();
+                            forest.open(prompt);
+                            nodes.resize(forest.len(), record);
+                        }
                         let leaf = forest.leaf(answer);
                         nodes.resize(forest.len(), node_key(record, answer));
                         add(predicted(&leaf, answer, 0))
@@ -473,7 +483,7 @@ impl Tokens {
 impl Micro {
     fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
         let mut rec = trainer.gpu.record();
-        let keep = if keep { Keep::most(trainer.gpu, &trainer.model, &self.batch) } else { Keep::Nothing };
+        let keep = if keep { Keep::most(trainer, &self.batch) } else { Keep::Nothing };
         let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
         rec.submit()?;
         let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();

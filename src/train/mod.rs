@@ -128,6 +128,11 @@ pub struct Trainer<'a> {
     /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
     /// None. A step's gradient is the same whatever it is, but for rounding.
     pub micro_rows: Option<usize>,
+    /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a copy, for
+    /// comparison. No loss or gradient differs by more than rounding.
+    pub share_prompts: bool,
+    /// Whether each block's activations are computed again on the way back even where they could be kept.
+    pub recompute: bool,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
     /// The other processes of this training; none at first.
@@ -156,7 +161,21 @@ impl<'a> Trainer<'a> {
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
         let dropout = Dropout::default();
         let exchange: &dyn Exchange = &Alone;
-        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, exchange, optimiser, grads, moment1, moment2, parts })
+        Ok(Self {
+            gpu,
+            model,
+            step: 0,
+            micro_rows: None,
+            share_prompts: true,
+            recompute: false,
+            dropout,
+            exchange,
+            optimiser,
+            grads,
+            moment1,
+            moment2,
+            parts,
+        })
     }
 
     /// The tensors of all gradients (or moments), in the order of the parameters.

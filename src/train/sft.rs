@@ -100,7 +100,7 @@ impl Trainer<'_> {
             }
             let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
             let mut rec = gpu.record();
-            let tape = batch::forward(&mut rec, &self.model, &micro, Keep::most(gpu, &self.model, &micro))?;
+            let tape = batch::forward(&mut rec, &self.model, &micro, Keep::most(self, &micro))?;
             let logp = tape.scored.logp.clone();
             batch::backward(&mut rec, self, &micro, tape, &coef)?;
             rec.submit()?;

@@ -2,6 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::args::Cli;
+use crate::profile::ProfileArg;
 use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Result, bail, ensure};
 use clap::CommandFactory;
@@ -197,6 +198,8 @@ struct TrainArgs {
     lora: LoraArgs,
     #[command(flatten)]
     dtype: DtypeArg,
+    #[command(flatten)]
+    profile: ProfileArg,
 }
 
 /// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
@@ -415,7 +418,7 @@ impl Start {
         dir: &Path,
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
-        let gpu = app.gpu()?;
+        let (gpu, peaks) = args.profile.gpu(app)?;
         let data = data(app, &gpu)?;
         let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
@@ -433,6 +436,7 @@ impl Start {
             exchange: app.ranks.exchange(),
         };
         let model = train(&gpu, model, data, &job, None)?;
+        args.profile.tell(app, &gpu, peaks.as_ref())?;
         if !app.ranks.exchange().first() {
             return Ok(());
         }
