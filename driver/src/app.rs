@@ -8,6 +8,7 @@ use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::kernels::weight::Half;
 use selfreward::model::{Model, Storage};
+use selfreward::train::MomentType;
 use selfreward::weights::ModelSource;
 use serde::Serialize;
 use std::io::Write;
@@ -113,6 +114,30 @@ impl DtypeArg {
             Some(DtypeName::F32) | None => None,
         }
     }
+}
+
+/// Which optimiser trains.
+#[derive(clap::Args)]
+pub(crate) struct OptimizerArg {
+    /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, value_name = "O")]
+    optimizer: OptimizerName,
+}
+
+impl OptimizerArg {
+    /// The type of its moments.
+    pub(crate) fn moments(&self) -> MomentType {
+        match self.optimizer {
+            OptimizerName::Adamw => MomentType::F32,
+            OptimizerName::Adamw8bit => MomentType::Bits8,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptimizerName {
+    Adamw,
+    Adamw8bit,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

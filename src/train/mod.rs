@@ -4,6 +4,7 @@ mod batch;
 pub mod dpo;
 pub mod exchange;
 pub mod losses;
+mod moments;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod objective;
@@ -12,13 +13,15 @@ pub mod sft;
 mod state;
 
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::adamw::{self, Rates};
+use crate::kernels::adamw::{self, Codes, Moments, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
 use crate::{Error, Result};
 use exchange::{Alone, Exchange};
+use moments::Moment;
+pub use moments::MomentType;
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,8 @@ pub struct Optimiser {
     pub decay_vectors: bool,
     /// The gradient's global norm is clipped to this; 0 is off.
     pub max_grad_norm: f32,
+    /// Type of the moments.
+    pub moments: MomentType,
 }
 
 impl Optimiser {
@@ -58,7 +63,14 @@ impl Optimiser {
 
 impl Default for Optimiser {
     fn default() -> Self {
-        Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, decay_vectors: false, max_grad_norm: 1.0 }
+        Self {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decay_vectors: false,
+            max_grad_norm: 1.0,
+            moments: MomentType::F32,
+        }
     }
 }
 
@@ -118,7 +130,7 @@ pub struct Dropout {
     pub seed: u64,
 }
 
-/// A model in training: gradients and optimiser state beside the weights, all f32 on the GPU.
+/// A model in training: gradients and optimiser state beside the weights, on the GPU.
 pub struct Trainer<'a> {
     gpu: &'a Gpu,
     /// The model whose weights move.
@@ -135,8 +147,8 @@ pub struct Trainer<'a> {
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Weight>>,
-    moment1: Vec<Option<Weight>>,
-    moment2: Vec<Option<Weight>>,
+    moments: [Vec<Option<Moment>>; 2],
+    codes: Codes,
     /// Partial sums of squares of all gradients.
     parts: Tensor,
 }
@@ -153,13 +165,16 @@ impl<'a> Trainer<'a> {
         trained.try_for_each(|weight| weight.tensors().map(drop))?;
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
-        let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
+        let zeros =
+            |grad: &Option<Weight>| grad.as_ref().map(|grad| Moment::zeros(gpu, optimiser.moments, grad)).transpose();
+        let moment = || grads.iter().map(zeros).collect::<Result<Vec<_>>>();
+        let (moments, codes) = ([moment()?, moment()?], Codes::new(gpu)?);
         let dropout = Dropout::default();
         let exchange: &dyn Exchange = &Alone;
-        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, exchange, optimiser, grads, moment1, moment2, parts })
+        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, exchange, optimiser, grads, moments, codes, parts })
     }
 
-    /// The tensors of all gradients (or moments), in the order of the parameters.
+    /// The tensors of all gradients, in the order of the parameters.
     fn tensors(all: &[Option<Weight>]) -> Result<Vec<&Tensor>> {
         let each = all.iter().flatten().map(Weight::tensors);
         Ok(each.collect::<Result<Vec<_>>>()?.into_iter().flatten().map(|(_, t)| t).collect())
@@ -277,7 +292,9 @@ impl<'a> Trainer<'a> {
         }
         adamw::clip(&mut rec, &self.parts, self.optimiser.max_grad_norm, &norm)?;
         for p in 0..self.grads.len() {
-            let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moment1[p], &self.moment2[p]) else { continue };
+            let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moments[0][p], &self.moments[1][p]) else {
+                continue;
+            };
             let weight = self.model.weight(p)?;
             let decays = self.optimiser.decay_vectors || params::is_matrix(weight);
             let rates = Rates {
@@ -288,8 +305,12 @@ impl<'a> Trainer<'a> {
                 step: self.step + 1,
             };
             let state = weight.tensors()?.into_iter().zip(m.tensors()?).zip(v.tensors()?);
-            for ((_, grad), (((_, w), (_, m)), (_, v))) in grad.tensors()?.into_iter().zip(state) {
-                adamw::step(&mut rec, &rates, grad, &norm, [w, m, v])?;
+            for ((_, grad), (((_, w), t1), t2)) in grad.tensors()?.into_iter().zip(state) {
+                let moments = match m {
+                    Moment::F32(_) => Moments::F32([t1, t2]),
+                    Moment::Bits8(_) => Moments::Bits8([t1, t2], &self.codes),
+                };
+                adamw::step(&mut rec, &rates, (grad, &norm), w, moments)?;
             }
         }
         rec.submit()?;

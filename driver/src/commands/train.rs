@@ -1,6 +1,6 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
-use crate::app::{App, DtypeArg, check_writable};
+use crate::app::{App, DtypeArg, OptimizerArg, check_writable};
 use crate::args::Cli;
 use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Result, bail, ensure};
@@ -172,6 +172,8 @@ struct TrainArgs {
     /// not depend on it: means are over the pairs of the step, those of sft over all its answers' tokens
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
+    #[command(flatten)]
+    optimizer: OptimizerArg,
     /// Decoupled weight decay, on matrices only
     #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
     weight_decay: f32,
@@ -379,7 +381,7 @@ impl Start {
             "model": self.source.path, "records": records, "settings": settings,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
             "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
-            "invariant": app.common.invariant,
+            "invariant": app.common.invariant, "optimizer": args.optimizer.moments().name(),
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
         let ranks = app.ranks.exchange();
@@ -420,8 +422,12 @@ impl Start {
         let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
         let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
-        let optimiser =
-            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
+        let optimiser = Optimiser {
+            moments: args.optimizer.moments(),
+            weight_decay: args.weight_decay,
+            max_grad_norm: args.max_grad_norm,
+            ..Optimiser::default()
+        };
         let job = Job {
             optimiser,
             save_every: u64::from(args.save_every),

@@ -3,7 +3,7 @@
 use super::{at_least_0, fine};
 use crate::kernels::weight::Half;
 use crate::train::objective::{self, Divergence, Objective};
-use crate::train::{LearningRate, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
+use crate::train::{LearningRate, MomentType, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -23,8 +23,8 @@ fn rate(section: &str, schedule: &str, rate: LearningRate) -> Result<LearningRat
 }
 
 /// What a section says of AdamW; the rest is as usual.
-fn optimiser(betas: [f32; 2], weight_decay: f32, max_grad_norm: f32) -> Optimiser {
-    Optimiser { betas, weight_decay, max_grad_norm, ..Optimiser::default() }
+fn optimiser(moments: MomentType, betas: [f32; 2], weight_decay: f32, max_grad_norm: f32) -> Optimiser {
+    Optimiser { moments, betas, weight_decay, max_grad_norm, ..Optimiser::default() }
 }
 
 /// `[sft]`: M1 from M0. Without files M1 is M0.
@@ -52,6 +52,8 @@ pub struct SftSection {
     pub epochs: usize,
     /// Records a step.
     pub batch: usize,
+    /// `adamw`, or `adamw8bit` with its moments in 8 bits.
+    pub optimizer: MomentType,
     /// AdamW.
     pub betas: [f32; 2],
     /// Decoupled.
@@ -79,6 +81,7 @@ impl Default for SftSection {
             warmup: 0,
             epochs: 1,
             batch: 16,
+            optimizer: MomentType::F32,
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
@@ -108,7 +111,7 @@ impl SftSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
+        optimiser(self.optimizer, self.betas, self.weight_decay, self.max_grad_norm)
     }
 
     /// Whether every value is in its range.
@@ -215,6 +218,8 @@ pub struct DpoSection {
     pub epochs: usize,
     /// Pairs a step.
     pub batch: usize,
+    /// `adamw`, or `adamw8bit` with its moments in 8 bits.
+    pub optimizer: MomentType,
     /// AdamW.
     pub betas: [f32; 2],
     /// Decoupled.
@@ -249,6 +254,7 @@ impl Default for DpoSection {
             warmup_offset: 0,
             epochs: 1,
             batch: 16,
+            optimizer: MomentType::F32,
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
@@ -337,6 +343,6 @@ impl DpoSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
+        optimiser(self.optimizer, self.betas, self.weight_decay, self.max_grad_norm)
     }
 }

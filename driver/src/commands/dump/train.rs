@@ -1,6 +1,6 @@
 //! `dump dpo` and `dump sft`: one full batch, its gradients, and what AdamW makes of it.
 
-use crate::app::{App, DtypeArg, Pin, check_writable};
+use crate::app::{App, DtypeArg, OptimizerArg, Pin, check_writable};
 use crate::commands::train::{LossArgs, model_logps};
 use crate::sample::{at_least_0, share_below_1};
 use anyhow::Result;
@@ -66,6 +66,8 @@ struct BatchArgs {
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
     #[command(flatten)]
+    optimizer: OptimizerArg,
+    #[command(flatten)]
     pin: Pin,
     #[command(flatten)]
     dtype: DtypeArg,
@@ -117,6 +119,7 @@ impl BatchArgs {
             weight_decay: self.weight_decay,
             decay_vectors: true,
             max_grad_norm: self.max_grad_norm,
+            moments: self.optimizer.moments(),
         };
         let model = self.dtype.trainable(gpu, source, source.adapter.is_some())?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
