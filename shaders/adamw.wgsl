@@ -64,8 +64,18 @@ fn clip(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l: u32
 
 //@ step
 // Nothing moves where the norm is not finite: the last good weights stay.
+// Weights in bf16 (HALF 1) are rounded stochastically: steps are mostly smaller than half their unit, 2^-8 of them, and rounding to
+// the nearest would lose every one. The noise is a function of (seed, step, parameter, place), so a resume draws the same.
 struct Params {
     n4: u32,
+    ld4: u32,       // of grad
+    ldw4: u32,      // of w
+    first4: u32,    // where the block lies in rows of whole4
+    whole4: u32,
+    parameter: u32,
+    step: u32,
+    seed_low: u32,
+    seed_high: u32,
     lr: f32,
     beta1: f32,
     beta2: f32,
@@ -77,7 +87,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;        // [n]
 @group(0) @binding(2) var<storage, read> norm: array<f32>;          // [2]
-@group(0) @binding(3) var<storage, read_write> w: array<vec4f>;     // [n]
+@group(0) @binding(3) var<storage, read_write> w: array<Operand>;   // [n]
 @group(0) @binding(4) var<storage, read_write> m: array<vec4f>;     // [n]
 @group(0) @binding(5) var<storage, read_write> v: array<vec4f>;     // [n]
 @compute @workgroup_size(WG)
@@ -93,7 +103,15 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bui
     m[i] = m1;
     v[i] = v1;
     let bottom = sqrt(v1) / p.correction2 + p.eps;
-    w[i] = w[i] * p.decay - (p.lr / p.correction1) * m1 / bottom;
+    var at = i;
+    var noise = vec4u();
+    if HALF == 1u {
+        let r = i / p.ld4;
+        let c = i % p.ld4;
+        at = r * p.ldw4 + c;
+        noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+    }
+    w[at] = stored(wide(w[at]) * p.decay - (p.lr / p.correction1) * m1 / bottom, noise);
 }
 
 //@ step8
@@ -103,8 +121,15 @@ const BLOCK: u32 = 64u;
 struct Params {
     rows: u32,
     cols4: u32,
-    ld4: u32,  // of grad and w
-    ldm: u32,  // words of a row of the moments
+    ldm: u32,       // words of a row of the moments
+    ld4: u32,       // of grad
+    ldw4: u32,      // of w
+    first4: u32,    // where the block lies in rows of whole4
+    whole4: u32,
+    parameter: u32,
+    step: u32,
+    seed_low: u32,
+    seed_high: u32,
     lr: f32,
     beta1: f32,
     beta2: f32,
@@ -117,7 +142,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;        // [rows, cols4]
 @group(0) @binding(2) var<storage, read> norm: array<f32>;          // [2]
 @group(0) @binding(3) var<storage, read> map: array<f32>;           // [2, 2, 256] values and borders; signed, then unsigned
-@group(0) @binding(4) var<storage, read_write> w: array<vec4f>;     // [rows, cols4]
+@group(0) @binding(4) var<storage, read_write> w: array<Operand>;   // [rows, cols4]
 @group(0) @binding(5) var<storage, read_write> m: array<u32>;       // [rows + 4 blocks, cols4] codes, then scales
 @group(0) @binding(6) var<storage, read_write> v: array<u32>;       // [rows + 4 blocks, cols4]
 const SIGNED: u32 = 0u;
@@ -175,7 +200,13 @@ fn step8(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         m[word] = packed(nearest(next.m, SIGNED, most_m));
         // A second moment that became 0 would let the first one be divided by eps.
         v[word] = packed(max(nearest(next.v, UNSIGNED, most_v), vec4u(next.v > vec4f())));
-        w[e] = w[e] * p.decay - (p.lr / p.correction1) * next.m / (sqrt(next.v) / p.correction2 + p.eps);
+        let place = r * p.ldw4 + c;
+        var noise = vec4u();
+        if HALF == 1u {
+            noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+        }
+        let bottom = sqrt(next.v) / p.correction2 + p.eps;
+        w[place] = stored(wide(w[place]) * p.decay - (p.lr / p.correction1) * next.m / bottom, noise);
     }
     m[places.x] = bitcast<u32>(most_m.x);
     m[places.y] = bitcast<u32>(most_m.y);

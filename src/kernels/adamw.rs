@@ -1,20 +1,27 @@
 //! Global gradient norm, clipping and the AdamW update (arXiv 1711.05101), as torch computes them.
 
-use super::{Case, Kernel, lanes, row_groups, stream, word};
-use crate::Result;
+use super::weight::{Block, Half, Weight};
+use super::{Case, Kernel, cast, lanes, row_groups, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
+use crate::rng::{halves, philox};
+use crate::{Error, Result};
 
 static SOURCE: Source = Source {
     name: "adamw",
     soft: include_str!("../../shaders/adamw.wgsl"),
     tile: include_str!("../../shaders/adamw.wgsl"),
-    libs: &["grid", "reduce"],
+    libs: &["grid", "reduce", "philox", "operand"],
     tile_size: 128,
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", constants: &[&[]], ordered: &[], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "gradient norm, clipping, AdamW",
+    constants: &[&[("HALF", 0)], &[("HALF", 1)]],
+    ordered: &[],
+    cases,
+};
 
 /// Elements that one partial sum of squares covers.
 pub const SLICE: usize = 4096;
@@ -69,6 +76,19 @@ pub struct Rates {
     pub weight_decay: f32,
     /// Number of this step, from 1.
     pub step: u64,
+    /// Of the rounding of bf16 weights; beside it step, parameter and place decide.
+    pub seed: u64,
+}
+
+/// Which part of the model a block of weights is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The parameter's number.
+    pub parameter: usize,
+    /// The block's first column, a multiple of 4.
+    pub first: usize,
+    /// Columns of the parameter.
+    pub cols: usize,
 }
 
 /// The first and the second moment of a tensor `[rows, cols]`.
@@ -129,15 +149,15 @@ fn borders(values: &[f32]) -> Vec<f32> {
     [f32::MIN].into_iter().chain(values.windows(2).map(middle)).collect()
 }
 
-/// Moves w and its moments by one step; nothing moves where the norm is not finite.
+/// Moves w (f32, or bf16 rounded stochastically) and its moments by one step; nothing moves where the norm is not finite.
 ///
 /// # Errors
-/// Shapes that do not fit; a device error.
+/// Weights of another type, shapes that do not fit; a device error.
 pub fn step(
     rec: &mut Recorder,
     rates: &Rates,
     (grad, norm): (&Tensor, &Tensor),
-    w: &Tensor,
+    (block, part): (&Block, Part),
     moments: Moments,
 ) -> Result<()> {
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(rates.step as f64);
@@ -150,23 +170,31 @@ pub fn step(
         correction(rates.betas[0]) as f32,
         correction(rates.betas[1]).sqrt() as f32,
     ];
-    grad.expect_shape("a gradient", w.rows, w.cols)?;
-    let n4 = w.len() / 4;
+    let (w, half) = match block {
+        Block::Dense(w) => (w, 0),
+        Block::Half { half: Half::Bf16, words, .. } => (words, 1),
+        _ => return Err(Error::Input("weights are trained in f32 or bf16".into())),
+    };
+    let [rows, cols] = [block.rows(), block.cols()];
+    grad.expect_shape("a gradient", rows, cols)?;
     let (entry, sizes, bind, items) = match &moments {
         Moments::F32([m, v]) => {
-            m.expect_shape("a moment", w.rows, w.cols)?;
-            v.expect_shape("a moment", w.rows, w.cols)?;
-            ("step", vec![n4], vec![grad, norm, w, *m, *v], n4)
+            m.expect_shape("a moment", rows, cols)?;
+            v.expect_shape("a moment", rows, cols)?;
+            ("step", vec![grad.len() / 4], vec![grad, norm, w, *m, *v], grad.len() / 4)
         }
         Moments::Bits8([m, v], codes) => {
-            let [rows, cols4] = shape8(w.rows, w.cols);
-            m.expect_shape("an 8-bit moment", rows, cols4)?;
-            v.expect_shape("an 8-bit moment", rows, cols4)?;
-            let sizes = vec![w.rows, cols4, w.ld / 4, m.ld];
-            ("step8", sizes, vec![grad, norm, &codes.0, w, *m, *v], w.rows.div_ceil(BLOCK) * cols4)
+            let [deep, cols4] = shape8(rows, cols);
+            m.expect_shape("an 8-bit moment", deep, cols4)?;
+            v.expect_shape("an 8-bit moment", deep, cols4)?;
+            ("step8", vec![rows, cols4, m.ld], vec![grad, norm, &codes.0, w, *m, *v], rows.div_ceil(BLOCK) * cols4)
         }
     };
-    let mut params = sizes.iter().map(|n| word(*n, "a parameter's size")).collect::<Result<Vec<_>>>()?;
+    let places = [grad.ld / 4, block.ld4(), part.first / 4, part.cols.div_ceil(4), part.parameter];
+    let sizes = sizes.iter().chain(&places).map(|n| word(*n, "a parameter's size"));
+    let mut params = sizes.collect::<Result<Vec<_>>>()?;
+    params.push(rates.step as u32);
+    params.extend(halves(rates.seed));
     params.extend(floats.map(f32::to_bits));
     let [m, v] = match moments {
         Moments::F32(both) | Moments::Bits8(both, _) => both,
@@ -174,12 +202,23 @@ pub fn step(
     rec.launch(Launch {
         source: &SOURCE,
         entry,
-        constants: vec![],
+        constants: vec![("HALF", half)],
         params,
         bind: &bind,
         groups: lanes(&SOURCE, rec.variant(), items),
-        cost: stream(&[w, w, m, m, v, v, grad], 12.0),
+        cost: stream(&[grad, w, w, m, m, v, v], 12.0),
     })
+}
+
+/// The bf16 bits of values `[rows, cols]` of a whole parameter, rounded as a step does.
+pub fn twin_rounded(rates: &Rates, parameter: usize, cols: usize, values: &[f32]) -> Vec<u16> {
+    let bits = |(i, x): (usize, &f32)| {
+        let (row, col) = (i / cols, i % cols);
+        let place = (row * cols.div_ceil(4) + col / 4) as u32;
+        let noise = philox([place, 3, parameter as u32, rates.step as u32], halves(rates.seed))[col % 4];
+        ((x.to_bits() + (noise & 0xffff)) >> 16) as u16
+    };
+    values.iter().enumerate().map(bits).collect()
 }
 
 /// One step on (w, m, v) given the gradient and its clip factor.
@@ -242,6 +281,10 @@ impl Moment8 {
     }
 }
 
+fn whole(cols: usize) -> Part {
+    Part { cols, ..Part::default() }
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, cols, max_norm) in [(1, 1, 1.0f32), (7, 33, 1.0), (640, 33, 0.0), (1, 5000, 1e9)] {
@@ -252,10 +295,10 @@ fn cases() -> Vec<Case> {
             let mut hv: Vec<f64> = square.iter().map(|x| f64::from(*x)).collect();
             let v = t.gpu.upload(rows, cols, &square)?;
             let (part, norm) = (t.gpu.zeros(1, parts(&g) + 1)?, t.gpu.empty(1, 2)?);
-            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3 };
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
             square_sum(&mut t.rec, &g, &part, 1)?;
             clip(&mut t.rec, &part, max_norm, &norm)?;
-            step(&mut t.rec, &rates, (&g, &norm), &w, Moments::F32([&m, &v]))?;
+            step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), Moments::F32([&m, &v]))?;
             let all = hg.iter().map(|x| x * x).sum::<f64>().sqrt();
             let factor = if max_norm == 0.0 { 1.0 } else { (f64::from(max_norm) / (all + 1e-6)).min(1.0) };
             twin(&rates, &hg, factor, [&mut hw, &mut hm, &mut hv]);
@@ -286,9 +329,15 @@ fn cases() -> Vec<Case> {
             let (on_m, on_v, codes) = (upload(&m)?, upload(&v)?, Codes::new(t.gpu)?);
             let narrow = |x: &[f32]| x.chunks_exact(ld).flat_map(|row| &row[..cols]).copied().collect::<Vec<f32>>();
             let (on_g, on_w) = (t.gpu.upload(rows, cols, &narrow(&g))?, t.gpu.upload(rows, cols, &narrow(&w))?);
-            let rates = Rates { lr: 0.01, betas: [0.5, 0.5], eps: 1e-8, weight_decay: 0.1, step: 3 };
+            let rates = Rates { lr: 0.01, betas: [0.5, 0.5], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
             let norm = t.gpu.vector(&[1.0f32, 1.0])?;
-            step(&mut t.rec, &rates, (&on_g, &norm), &on_w, Moments::Bits8([&on_m, &on_v], &codes))?;
+            step(
+                &mut t.rec,
+                &rates,
+                (&on_g, &norm),
+                (&Block::Dense(on_w.clone()), whole(on_w.cols)),
+                Moments::Bits8([&on_m, &on_v], &codes),
+            )?;
             let next = |old: &Moment8, x: fn(f32) -> f32| {
                 let values: Vec<f32> = old.values().iter().zip(&g).map(|(y, g)| 0.5 * y + 0.5 * x(*g)).collect();
                 Moment8::nearest(old.signed, shape, &values).words()
@@ -308,13 +357,45 @@ fn cases() -> Vec<Case> {
             let [deep, cols4] = shape8(rows, cols);
             let (on_m, on_v) = (t.gpu.upload(deep, cols4, &m.words())?, t.gpu.upload(deep, cols4, &v.words())?);
             let (codes, norm) = (Codes::new(t.gpu)?, t.gpu.vector(&[4.0f32, 0.25])?);
-            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3 };
-            step(&mut t.rec, &rates, (&g, &norm), &w, Moments::Bits8([&on_m, &on_v], &codes))?;
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
+            step(
+                &mut t.rec,
+                &rates,
+                (&g, &norm),
+                (&Block::Dense(w.clone()), whole(w.cols)),
+                Moments::Bits8([&on_m, &on_v], &codes),
+            )?;
             let held = |x: Moment8| -> Vec<f64> {
                 x.values().chunks_exact(ld).flat_map(|row| &row[..cols]).map(|x| f64::from(*x)).collect()
             };
             twin(&rates, &hg, 0.25, [&mut hw, &mut held(m), &mut held(v)]);
             t.expect("w", &w, || hw);
+            Ok(())
+        }));
+    }
+    // Without a gradient a step is one product, the decay's, so that what is rounded is exact, and its noise is met bit for bit.
+    for (bits8, rows, cols) in [(false, 5, 33), (true, 68, 33), (false, 8, 4), (true, 4, 12)] {
+        let name = if bits8 { "step8" } else { "step" };
+        all.push(Case::new(format!("{name} {rows}x{cols} weights in bf16"), 0.0, move |t| {
+            let held: Vec<f32> = t.values(rows * cols).iter().map(|x| Half::Bf16.value(Half::Bf16.bits(*x))).collect();
+            let w = Weight::upload_half(t.gpu, Half::Bf16, rows, cols, &held)?;
+            let [deep, wide] = if bits8 { shape8(rows, cols) } else { [rows, cols] };
+            let (g, m, v) = (t.gpu.zeros(rows, cols)?, t.gpu.zeros(deep, wide)?, t.gpu.zeros(deep, wide)?);
+            let (codes, norm) = (Codes::new(t.gpu)?, t.gpu.vector(&[0.0f32, 1.0])?);
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 7, seed: 3 << 40 };
+            let moments = if bits8 { Moments::Bits8([&m, &v], &codes) } else { Moments::F32([&m, &v]) };
+            for (_, block) in w.blocks() {
+                let part = Part { parameter: 11, ..whole(cols) };
+                step(&mut t.rec, &rates, (&g, &norm), (block, part), moments)?;
+                if let Block::Half { words, .. } = block {
+                    t.expect_words("w", words, || {
+                        let decay = (1.0 - f64::from(rates.lr) * f64::from(rates.weight_decay)) as f32;
+                        let bits = twin_rounded(&rates, 11, cols, &held.iter().map(|x| x * decay).collect::<Vec<_>>());
+                        let values: Vec<f32> = bits.iter().map(|b| Half::Bf16.value(*b)).collect();
+                        values.chunks_exact(cols).flat_map(|row| cast::twin(Half::Bf16, row)).collect()
+                    });
+                }
+            }
             Ok(())
         }));
     }
@@ -325,9 +406,9 @@ fn cases() -> Vec<Case> {
             let [rows, cols] = if bits8 { shape8(2048, 2048) } else { [2048, 2048] };
             let (m, v, codes) = (t.gpu.zeros(rows, cols)?, t.gpu.zeros(rows, cols)?, Codes::new(t.gpu)?);
             let norm = t.gpu.vector(&[1.0f32, 1.0])?;
-            let rates = Rates { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, step: 1 };
+            let rates = Rates { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, step: 1, seed: 0 };
             let moments = if bits8 { Moments::Bits8([&m, &v], &codes) } else { Moments::F32([&m, &v]) };
-            step(&mut t.rec, &rates, (&g, &norm), &w, moments)?;
+            step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), moments)?;
             t.expect("w", &w, Vec::new);
             Ok(())
         }));
@@ -338,8 +419,8 @@ fn cases() -> Vec<Case> {
         let (part, norm) = (t.gpu.zeros(1, 1)?, t.gpu.empty(1, 2)?);
         square_sum(&mut t.rec, &g, &part, 0)?;
         clip(&mut t.rec, &part, 1.0, &norm)?;
-        let rates = Rates { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, step: 1 };
-        step(&mut t.rec, &rates, (&g, &norm), &w, Moments::F32([&m, &v]))?;
+        let rates = Rates { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, step: 1, seed: 0 };
+        step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), Moments::F32([&m, &v]))?;
         t.expect("w", &w, || hw);
         t.expect("m", &m, || hm);
         Ok(())

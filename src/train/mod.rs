@@ -13,11 +13,12 @@ pub mod sft;
 mod state;
 
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::adamw::{self, Codes, Moments, Rates};
+use crate::kernels::adamw::{self, Codes, Moments, Part, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
+use crate::weights::Dtype;
 use crate::{Error, Result};
 use exchange::{Alone, Exchange};
 use moments::Moment;
@@ -38,6 +39,8 @@ pub struct Optimiser {
     pub max_grad_norm: f32,
     /// Type of the moments.
     pub moments: MomentType,
+    /// Of the rounding of bf16 weights.
+    pub seed: u64,
 }
 
 impl Optimiser {
@@ -70,8 +73,20 @@ impl Default for Optimiser {
             decay_vectors: false,
             max_grad_norm: 1.0,
             moments: MomentType::F32,
+            seed: 0,
         }
     }
+}
+
+/// In which type the matrices that are trained are kept; vectors, gradients and sums are in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, each step rounded stochastically: half the bytes, and no step is lost on the mean.
+    Bf16,
 }
 
 /// How the learning rate moves over the steps of a training.
@@ -154,15 +169,16 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (dequantised to f32) into training with fresh moments. Of a model with an adapter only that is trained.
+    /// Takes `model` (its matrices in f32, or in bf16, which stay so) into training with fresh moments. Of a model with an
+    /// adapter only that is trained.
     ///
     /// # Errors
-    /// Out of memory; a model with quantised weights.
+    /// Out of memory; a model with weights in f16 or quantised.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
         optimiser.check()?;
         let grads = decoder::gradients(&model, gpu)?;
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
-        trained.try_for_each(|weight| weight.tensors().map(drop))?;
+        trained.try_for_each(Weight::check_trainable)?;
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
         let zeros =
@@ -184,8 +200,11 @@ impl<'a> Trainer<'a> {
     /// moments, activations and sums stay in f32.
     ///
     /// # Errors
-    /// Out of memory; a weight that f16 cannot hold, by tensor.
+    /// Out of memory; a weight that f16 cannot hold, by tensor; weights that are in 16 bits themselves.
     pub fn read_half(&mut self, half: Half) -> Result<()> {
+        if self.model.dtype() == Dtype::BF16 {
+            return Err(Error::Input("weights kept in bf16 need no copies in 16 bits; ask for one of the two".into()));
+        }
         let matrix = |(p, w): (usize, &Option<Weight>)| match (w, &self.grads[p]) {
             (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
             _ => Ok(None),
@@ -303,14 +322,21 @@ impl<'a> Trainer<'a> {
                 eps: self.optimiser.eps,
                 weight_decay: if decays { self.optimiser.weight_decay } else { 0.0 },
                 step: self.step + 1,
+                seed: self.optimiser.seed,
             };
-            let state = weight.tensors()?.into_iter().zip(m.tensors()?).zip(v.tensors()?);
-            for ((_, grad), (((_, w), t1), t2)) in grad.tensors()?.into_iter().zip(state) {
+            let state = weight.blocks().zip(m.tensors()?).zip(v.tensors()?);
+            for ((_, grad), (((first, w), t1), t2)) in grad.tensors()?.into_iter().zip(state) {
                 let moments = match m {
                     Moment::F32(_) => Moments::F32([t1, t2]),
                     Moment::Bits8(_) => Moments::Bits8([t1, t2], &self.codes),
                 };
-                adamw::step(&mut rec, &rates, (grad, &norm), w, moments)?;
+                adamw::step(
+                    &mut rec,
+                    &rates,
+                    (grad, &norm),
+                    (w, Part { parameter: p, first, cols: weight.cols() }),
+                    moments,
+                )?;
             }
         }
         rec.submit()?;

@@ -4,8 +4,8 @@ use super::moments::Moment;
 use super::{MomentType, Trainer};
 use crate::gpu::Gpu;
 use crate::kernels::weight::Weight;
-use crate::model::{NamedTensor, lora, params};
-use crate::weights::{Dtype, Weights, write_file, write_safetensors};
+use crate::model::{NamedTensor, lora, params, rounded};
+use crate::weights::{Dtype, Weights, write_file, write_matrices, write_safetensors};
 use crate::{Error, Result, durable};
 use std::path::Path;
 
@@ -29,7 +29,7 @@ impl Trainer<'_> {
             Some(adapter) => adapter.tensors,
             None => self.model.tensors(self.gpu)?,
         };
-        write_safetensors(&dir.join(FILES[0]), &weights, Dtype::F32)?;
+        write_matrices(&dir.join(FILES[0]), &weights, self.model.dtype())?;
         for (name, moment) in FILES[1..].iter().zip(&self.moments) {
             let tensors = match self.optimiser.moments {
                 MomentType::F32 => {
@@ -60,7 +60,11 @@ impl Trainer<'_> {
                 None => params::upload(self.gpu, &self.model.arch, tensors),
             }
         };
-        let weights = read(FILES[0])?;
+        let mut weights = read(FILES[0])?;
+        if self.model.dtype() == Dtype::BF16 {
+            weights =
+                weights.into_iter().map(|w| w.map(|w| rounded(self.gpu, w)).transpose()).collect::<Result<_>>()?;
+        }
         // The base of an adapter is frozen and stays where it is.
         let first_trained = self.model.params.len() - weights.len();
         for (name, moment) in FILES[1..].iter().zip(&mut self.moments) {
