@@ -1,7 +1,5 @@
 //! Trainings that keep their state in fewer bytes, from the command line to the folder.
 
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
-
 use assert_cmd::cargo::cargo_bin_cmd;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};

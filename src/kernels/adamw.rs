@@ -435,8 +435,8 @@ mod tests {
     /// `create_dynamic_map(signed)` of bitsandbytes 0.43.3: some of its values, and the sum of all squares.
     #[test]
     fn the_codes_are_those_of_bitsandbytes() {
-        let signed = [(0, -0.992968738), (63, -0.107031256), (127, 0.0), (128, 5.5000004e-7), (129, 3.2500002e-6)];
-        let unsigned = [(0, 0.0), (1, 3.2500003e-7), (63, 0.010703126), (128, 0.110546872), (255, 1.0)];
+        let signed = [(0, -0.992_968_74), (63, -0.107031256), (127, 0.0), (128, 5.5000004e-7), (129, 3.2500002e-6)];
+        let unsigned = [(0, 0.0), (1, 3.2500003e-7), (63, 0.010703126), (128, 0.110_546_87), (255, 1.0)];
         for (signed, some, square) in [(true, signed, 48.59583767), (false, unsigned, 48.59745210)] {
             let values = codes(signed);
             assert_eq!(values.len(), 256);

@@ -132,7 +132,7 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// Columns of a block of which `rows` words a column are stored in one buffer.
+/// Columns of a block that fits one buffer in f32, the type in which the way back turns it around, whatever it is stored in.
 fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
     let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
     match most {
@@ -197,7 +197,7 @@ impl Weight {
         [scale, minimum]: [&[f32]; 2],
     ) -> Result<Weight> {
         let deep = rows * bits as usize / 32;
-        Self::cut(cols, width(gpu, deep, cols)?, |first, n| {
+        Self::cut(cols, width(gpu, rows, cols)?, |first, n| {
             Ok(Block::Quantised {
                 bits,
                 words: gpu.upload(deep, n, &columns(words, cols, first, n))?,
