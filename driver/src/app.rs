@@ -8,6 +8,7 @@ use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::kernels::weight::Half;
 use selfreward::model::{Model, Storage};
+use selfreward::train::{MomentType, WeightType};
 use selfreward::weights::ModelSource;
 use serde::Serialize;
 use std::io::Write;
@@ -119,6 +120,70 @@ impl DtypeArg {
             Some(DtypeName::F32) | None => None,
         }
     }
+}
+
+/// In how many bytes a training keeps its state.
+#[derive(clap::Args)]
+pub(crate) struct StateArgs {
+    /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, value_name = "O")]
+    optimizer: OptimizerName,
+    /// Type of the weights that are trained, and of the matrices that are written: f32; or bf16, half the bytes, where each step is
+    /// rounded stochastically, so that small ones are not lost. An adapter is in f32
+    #[arg(long, value_enum, default_value_t = WeightsName::F32, value_name = "T")]
+    weights: WeightsName,
+}
+
+impl StateArgs {
+    /// Loads a model to be trained: all of it, as these flags say; or, frozen beside an adapter, as `dtype` says.
+    pub(crate) fn load(&self, gpu: &Gpu, source: &ModelSource, adapter: bool, dtype: &DtypeArg) -> Result<Model> {
+        if self.weights() == WeightType::F32 {
+            return dtype.trainable(gpu, source, adapter);
+        }
+        if adapter {
+            bail!("--weights bf16 is for the training of all weights; --dtype bf16 keeps an adapter's model so");
+        }
+        if let Some(half) = dtype.half() {
+            bail!("--dtype {} is for copies of f32 weights; it does not go with --weights bf16", half.name());
+        }
+        Ok(Model::load_as(gpu, source, Storage::Half(Half::Bf16))?)
+    }
+
+    /// How to load the model for passes that its training will repeat.
+    pub(crate) fn storage(&self, dtype: &DtypeArg) -> Storage {
+        match self.weights() {
+            WeightType::F32 => dtype.storage(),
+            WeightType::Bf16 => Storage::Half(Half::Bf16),
+        }
+    }
+
+    /// The type of the trained weights.
+    pub(crate) fn weights(&self) -> WeightType {
+        match self.weights {
+            WeightsName::F32 => WeightType::F32,
+            WeightsName::Bf16 => WeightType::Bf16,
+        }
+    }
+
+    /// The type of its moments.
+    pub(crate) fn moments(&self) -> MomentType {
+        match self.optimizer {
+            OptimizerName::Adamw => MomentType::F32,
+            OptimizerName::Adamw8bit => MomentType::Bits8,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WeightsName {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptimizerName {
+    Adamw,
+    Adamw8bit,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

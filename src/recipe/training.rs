@@ -11,7 +11,7 @@ use crate::kernels::weight::Half;
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::train::exchange::{Alone, Exchange};
-use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
+use crate::train::{Dropout, Optimiser, Trainer, WeightType, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
@@ -56,6 +56,8 @@ pub struct Job<'a> {
     pub save_every: u64,
     /// [`Trainer::micro_rows`].
     pub micro_rows: Option<usize>,
+    /// Type of the weights that are trained.
+    pub weights: WeightType,
     /// [`Trainer::read_half`].
     pub half: Option<Half>,
     /// [`Trainer::dropout`].
@@ -92,9 +94,10 @@ pub fn run(
         return Err(Error::Input(format!("round {}: no pairs to train on", ctx.round)));
     }
     let job = Job {
-        optimiser: d.optimiser(),
+        optimiser: Optimiser { seed: ctx.seed, ..d.optimiser() },
         save_every: d.save_every as u64,
         micro_rows: None,
+        weights: d.weights,
         half: d.dtype,
         dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
@@ -126,7 +129,7 @@ pub fn run(
     };
     match validator {
         Some(validator) => validator.keep(next)?,
-        None => ctx.domain.save_model(next, &model.tensors(gpu)?)?,
+        None => ctx.domain.save_model(gpu, next, &model)?,
     }
     Checkpoints::open(&files.dir)?.remove()
 }
@@ -142,6 +145,10 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
         Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
     };
     let validator = validator.map(RefCell::new);
+    let model = match job.weights {
+        WeightType::F32 => model,
+        WeightType::Bf16 => model.rounded(gpu)?,
+    };
     let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
     trainer.micro_rows = job.micro_rows;
     if let Some(half) = job.half {
