@@ -1,7 +1,9 @@
 // C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B, and the rows of A
-// at addresses that are uniform over the workgroup (one load and a broadcast). MR rows a lane; with all lanes along K
-// instead (weights stored [N, K]) the same adapter reaches a quarter of this.
-// A line that ends in //*NAME stands NAME times, $ being its number: loops over private arrays are not unrolled.
+// at addresses that are uniform over the workgroup (one load and a broadcast). MR rows and NC vec4
+// columns a lane, the columns a workgroup's width apart; with all lanes along K instead (weights stored [N, K]) the same
+// adapter reaches a quarter of this.
+// A line that ends in //*NAME stands NAME times, $ being its number, one that ends in //*MR*NC for every pair, # being the
+// second number: loops over private arrays are not unrolled.
 struct Params {
     m: u32,      // rows of C
     n4: u32,     // columns of C in vec4
@@ -25,29 +27,29 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let col = g.x * WG + lane;
+    let first = g.x * WG * NC + lane;
     let row = p.row0 + g.y * MR;
-    if col >= p.n4 {
+    if first >= p.n4 {
         return;
     }
+    let col# = min(first + #u * WG, p.n4 - 1u); //*1*NC
     var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
-    var c$ = vec4f(); //*MR
-    var bi = col;
+    var c$_# = vec4f(); //*MR*NC
+    var bi = 0u;
     for (var k = 0u; k < p.k; k += 4u) {
-        let b0 = wide(b[bi]);
-        let b1 = wide(b[bi + p.ldb4]);
-        let b2 = wide(b[bi + 2u * p.ldb4]);
-        let b3 = wide(b[bi + 3u * p.ldb4]);
+        let x# = wide(b[bi + col#]); //*1*NC
+        let y# = wide(b[bi + p.ldb4 + col#]); //*1*NC
+        let z# = wide(b[bi + 2u * p.ldb4 + col#]); //*1*NC
+        let w# = wide(b[bi + 3u * p.ldb4 + col#]); //*1*NC
         bi += 4u * p.ldb4;
         let a$ = a[at$]; //*MR
-        c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
+        c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
         at$ += 1u; //*MR
     }
     if BIAS == 1u {
-        let add = bias[p.c0 + col];
-        c$ += add; //*MR
+        c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + p.c0 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+    if row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }
 
 //@ forward_tn
@@ -106,39 +108,42 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let col = g.x * WG + lane;
+    let first = g.x * WG * NC + lane;
     let row = p.row0 + g.y * MR;
-    if col >= p.n4 {
+    if first >= p.n4 {
         return;
     }
     let mask = vec4u((1u << BITS) - 1u);
+    let col# = min(first + #u * WG, p.n4 - 1u); //*1*NC
     var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
-    var c$ = vec4f(); //*MR
-    var wi = col;
+    var c$_# = vec4f(); //*MR*NC
+    var wi = 0u;
     for (var block = 0u; block < p.k / 32u; block++) {
-        var s$ = vec4f(); //*MR
+        var s$_# = vec4f(); //*MR*NC
         var t$ = vec4f(); //*MR
         for (var w = 0u; w < BITS; w++) {
-            let q = words[wi];
+            let q# = words[wi + col#]; //*1*NC
             wi += p.ldb4;
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let q0 = vec4f((q >> vec4u(shift)) & mask);
-                let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
-                let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
-                let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
                 let a$ = a[at$]; //*MR
-                s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
+                let x# = vec4f((q# >> vec4u(shift)) & mask); //*1*NC
+                s$_# = fma(vec4f(a$.x), x#, s$_#); //*MR*NC
+                let y# = vec4f((q# >> vec4u(shift + BITS)) & mask); //*1*NC
+                s$_# = fma(vec4f(a$.y), y#, s$_#); //*MR*NC
+                let z# = vec4f((q# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
+                s$_# = fma(vec4f(a$.z), z#, s$_#); //*MR*NC
+                let w# = vec4f((q# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
+                s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
                 t$ += a$; //*MR
                 at$ += 1u; //*MR
             }
         }
-        let d = scale[block * p.ldb4 + col];
-        let o = minimum[block * p.ldb4 + col];
-        c$ = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o, fma(s$, d, c$)); //*MR
+        let d# = scale[block * p.ldb4 + col#]; //*1*NC
+        let o# = minimum[block * p.ldb4 + col#]; //*1*NC
+        c$_# = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o#, fma(s$_#, d#, c$_#)); //*MR*NC
     }
     if BIAS == 1u {
-        let add = bias[p.c0 + col];
-        c$ += add; //*MR
+        c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + p.c0 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*MR
+    if row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }

@@ -100,25 +100,30 @@ impl Source {
     }
 }
 
-/// Writes a line that ends in `//*COUNT` COUNT times with `$` replaced by 0, 1, …; COUNT is a number or a constant. Hot
-/// loops over registers are unrolled so, since naga emits none that a driver would unroll.
+/// Writes a line that ends in `//*COUNT` COUNT times with `$` replaced by 0, 1, …, and one that ends in `//*ROWS*COLUMNS` for
+/// every pair of the two, `$` being the first and `#` the second; a count is a number or a constant. Hot loops over
+/// registers are unrolled so, since naga emits none that a driver would unroll.
 fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<String> {
+    let times = |count: &str| {
+        let known = constants.iter().find(|(n, _)| *n == count).map(|(_, v)| *v);
+        let wrong = || Error::Input(format!("{name}: a line repeats '{count}' times, which is no constant"));
+        known.or_else(|| count.parse().ok()).ok_or_else(wrong)
+    };
     let mut out = String::with_capacity(text.len() * 2);
     for line in text.lines() {
         let repeated = if line.starts_with("//") { None } else { line.rsplit_once("//*") };
-        let Some((body, count)) = repeated else {
+        let Some((body, counts)) = repeated else {
             out.push_str(line);
             out.push('\n');
             continue;
         };
-        let count = count.trim();
-        let known = constants.iter().find(|(n, _)| *n == count).map(|(_, v)| *v);
-        let times = known
-            .or_else(|| count.parse().ok())
-            .ok_or_else(|| Error::Input(format!("{name}: a line repeats '{count}' times, which is no constant")))?;
-        for i in 0..times {
-            out.push_str(&body.trim_end().replace('$', &i.to_string()));
-            out.push('\n');
+        let (rows, columns) = counts.trim().split_once('*').unwrap_or((counts.trim(), "1"));
+        let columns = times(columns)?;
+        for i in 0..times(rows)? {
+            for j in 0..columns {
+                out.push_str(&body.trim_end().replace('$', &i.to_string()).replace('#', &j.to_string()));
+                out.push('\n');
+            }
         }
     }
     Ok(out)

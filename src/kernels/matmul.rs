@@ -18,9 +18,9 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
     constants: &[
-        &[("MR", 1), ("BIAS", 0), ("ADD", 0), ("BITS", 4)],
-        &[("MR", 4), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1)],
-        &[("MR", 8), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
+        &[("MR", 1), ("NC", 4), ("BIAS", 0), ("ADD", 0), ("BITS", 4)],
+        &[("MR", 4), ("NC", 2), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1)],
+        &[("MR", 8), ("NC", 1), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
     ],
     ordered: &[Variant::Tile],
     cases,
@@ -38,8 +38,9 @@ pub struct Epilogue<'a> {
     pub add: bool,
 }
 
-/// Rows that one lane of the soft and of the few-row kernels holds.
-const ROWS: [u32; 4] = [1, 2, 4, 8];
+/// Rows and vec4 columns of the result that one lane of the soft kernels holds. One column alone leaves the adapter's
+/// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights.
+const TILES: [(u32, u32); 9] = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1)];
 
 /// One block's part of a product.
 #[derive(Clone, Copy)]
@@ -91,37 +92,45 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
 }
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {
-    let rows = rows_per_lane(rec, part.b, part.a.rows)?;
-    dispatch(rec, part, rows)
+    let tile = tile(rec, part.b, part.a.rows)?;
+    dispatch(rec, part, tile)
 }
 
-/// The tuned choice; few rows leave none.
-fn rows_per_lane(rec: &Recorder, b: &Block, m: usize) -> Result<u32> {
-    let most = ROWS.iter().copied().find(|r| *r as usize >= m).unwrap_or(8);
-    let soft = rec.variant() == Variant::Soft;
-    if !soft || most < 8 || rec.variant() != rec.gpu().variant() {
-        return Ok(most);
+/// The tuned choice among [`TILES`]; the kernels for GPUs hold as many rows as there are, up to 8.
+fn tile(rec: &Recorder, b: &Block, m: usize) -> Result<(u32, u32)> {
+    let most = m.next_power_of_two().clamp(1, 8) as u32;
+    if rec.variant() == Variant::Tile || rec.variant() != rec.gpu().variant() {
+        return Ok((most, 1));
     }
     let class = |x: usize| x.next_power_of_two();
     let kind = match b {
-        Block::Dense(_) => "f32",
-        Block::Half { half, .. } => half.name(),
-        Block::Quantised { .. } => "q",
+        Block::Dense(_) => "f32".into(),
+        Block::Half { half, .. } => half.name().to_owned(),
+        Block::Quantised { bits, .. } => format!("q{bits}"),
     };
     let (k, n) = (b.rows(), b.cols());
     let name = format!("matmul {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
+    // Number of the pick among TILES; fewer rows than a quarter of what there is would read the weights too often.
+    let candidates: Vec<u32> =
+        (0..TILES.len() as u32).filter(|i| (most.div_ceil(4)..=most).contains(&TILES[*i as usize].0)).collect();
     let gpu = rec.gpu();
-    gpu.tuned(&name, &[8, 4], |rows| {
-        // A slice of the real shape, so that tuning costs milliseconds.
-        let m = m.min(64);
+    let pick = gpu.tuned(&name, &candidates, |pick| {
+        // A slice of a large shape and several runs of a small one, so that tuning costs milliseconds, and a launch little of it.
+        let per_row = 2.0 * k.max(1) as f64 * n.max(1) as f64;
+        let m = m.min(((1e8 / per_row) as usize).clamp(8, 64));
+        let runs = ((2e7 / (per_row * m as f64)) as usize).clamp(1, 16);
         let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
-        dispatch(&mut rec, Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue::default() }, rows)?;
+        for _ in 0..runs {
+            let part = Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue::default() };
+            dispatch(&mut rec, part, TILES[pick as usize])?;
+        }
         Ok(rec.compile())
-    })
+    })?;
+    Ok(TILES[pick as usize])
 }
 
-fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
+fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<()> {
     let Part { a, a0, b, c, c0, epilogue: e } = part;
     let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
     let soft = rec.variant() == Variant::Soft;
@@ -129,13 +138,16 @@ fn dispatch(rec: &mut Recorder, part: Part, rows: u32) -> Result<()> {
     // The blocked form only pays when its 64 rows are mostly there.
     let blocked = !soft && m > 8 && !quantised;
     let (rows, columns) = match (soft, blocked) {
-        (true, _) => (rows, n4.div_ceil(8)),
+        (true, _) => (held, n4.div_ceil(8 * wide as usize)),
         (_, true) => (64, n4.div_ceil(16)),
-        _ => (rows, n4.div_ceil(32)),
+        _ => (held, n4.div_ceil(32)),
     };
     let (weight, mut constants) = b.bind();
     if !blocked {
         constants.push(("MR", rows));
+        if soft {
+            constants.push(("NC", wide));
+        }
     }
     let entry = match (quantised, soft || blocked) {
         (true, _) => "forward_q",
@@ -424,4 +436,49 @@ pub(super) fn random_quantised(t: &mut super::Trial, bits: u32, k: usize, n: usi
         })
         .collect();
     Ok((Weight::upload_quantised(t.gpu, (bits, k, n), &words, [&scale, &minimum])?, dense))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Gpu;
+
+    /// The tuner may pick any of them without a bit changing.
+    #[test]
+    fn every_tile_gives_the_same_bits() {
+        let gpu = Gpu::with(&crate::gpu::Options { variant: Some(Variant::Soft), ..Default::default() }).unwrap();
+        let values = |n: usize| (0..n).map(|i| ((i * 7919 % 1009) as f32) / 504.5 - 1.0).collect::<Vec<f32>>();
+        for (m, k, n) in [(1, 64, 37), (3, 96, 130), (9, 32, 300)] {
+            let (a, bias) = (gpu.upload(m, k, &values(m * k)).unwrap(), gpu.upload(1, n, &values(n)).unwrap());
+            let quantised = |bits: u32| {
+                let words: Vec<u32> = (0..(k * n) as u32 * bits / 32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+                let (scale, minimum) = (values(k / 32 * n), values(k / 32 * n));
+                Weight::upload_quantised(&gpu, (bits, k, n), &words, [&scale, &minimum]).unwrap()
+            };
+            let weights = [
+                Weight::upload(&gpu, k, n, &values(k * n)).unwrap(),
+                Weight::upload_half(&gpu, Half::Bf16, k, n, &values(k * n)).unwrap(),
+                quantised(4),
+                quantised(8),
+            ];
+            for weight in &weights {
+                let of = |tile: (u32, u32), add: bool| {
+                    let c = gpu.upload(m, n, &values(m * n)).unwrap();
+                    let mut rec = gpu.record();
+                    let epilogue = Epilogue { bias: Some(&bias), add };
+                    let (_, b) = weight.blocks().next().unwrap();
+                    dispatch(&mut rec, Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue }, tile).unwrap();
+                    rec.submit().unwrap();
+                    gpu.download::<u32>(&c).unwrap()
+                };
+                for add in [false, true] {
+                    let first = of(TILES[0], add);
+                    assert!(first.iter().any(|bits| *bits != 0));
+                    for tile in &TILES[1..] {
+                        assert_eq!(of(*tile, add), first, "{m}x{k}x{n} {tile:?} add {add}");
+                    }
+                }
+            }
+        }
+    }
 }

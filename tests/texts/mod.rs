@@ -6,6 +6,7 @@ use selfreward::kernels::ALL;
 /// Constants that launchers pass to some entry points; a text that does not use one is none the worse for it.
 const OTHERS: &[(&str, u32)] = &[
     ("MR", 4),
+    ("NC", 2),
     ("BIAS", 1),
     ("ADD", 1),
     ("BITS", 4),
