@@ -2,7 +2,7 @@
 
 use super::buffer::Raw;
 use super::pipeline::{Key, Pipeline, Source};
-use super::{Form, Gpu, Tensor, Variant};
+use super::{Form, Gpu, Tensor, Variant, lock};
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +14,12 @@ pub struct Cost {
     pub flops: f64,
     /// Bytes read and written, each once.
     pub bytes: f64,
+}
+
+impl Cost {
+    fn plus(self, other: Cost) -> Cost {
+        Cost { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    }
 }
 
 /// One dispatch, as a launcher describes it.
@@ -48,7 +54,15 @@ pub struct Recorder<'g> {
     gpu: &'g Gpu,
     pub(super) steps: Vec<Step>,
     pub(super) params: Vec<u8>,
+    counted: Counted,
     form: Form,
+}
+
+/// Launches that are only counted: what they hold as long as their recording lives, and their work.
+#[derive(Default)]
+struct Counted {
+    held: Vec<Arc<Raw>>,
+    cost: Cost,
 }
 
 /// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
@@ -95,6 +109,11 @@ impl<'g> Recorder<'g> {
         if l.groups.contains(&0) {
             return Ok(());
         }
+        if self.gpu.counts() {
+            self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
+            self.counted.cost = self.counted.cost.plus(l.cost);
+            return Ok(());
+        }
         let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
         let pipeline = self.gpu.pipeline(l.source, &key)?;
         if pipeline.storage != l.bind.len() || l.params.len() * 4 > SLOT || l.groups.iter().any(|g| *g > 65_535) {
@@ -123,6 +142,9 @@ impl<'g> Recorder<'g> {
 
     /// Makes the recording repeatable: bind groups and parameters are made once.
     pub fn compile(self) -> Plan {
+        if self.gpu.counts() {
+            return Plan { steps: Vec::new(), groups: Vec::new(), counted: self.counted };
+        }
         let device = &self.gpu.0.device;
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
@@ -150,7 +172,7 @@ impl<'g> Recorder<'g> {
                 })
             })
             .collect();
-        Plan { steps: self.steps, groups }
+        Plan { steps: self.steps, groups, counted: self.counted }
     }
 
     /// Submits everything recorded; does not wait.
@@ -167,6 +189,7 @@ impl<'g> Recorder<'g> {
 pub struct Plan {
     steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
+    counted: Counted,
 }
 
 impl Plan {
@@ -182,9 +205,7 @@ impl Plan {
 
     /// All work of one run.
     pub fn cost(&self) -> Cost {
-        self.steps
-            .iter()
-            .fold(Cost::default(), |a, s| Cost { flops: a.flops + s.cost.flops, bytes: a.bytes + s.cost.bytes })
+        self.steps.iter().fold(self.counted.cost, |sum, s| sum.plus(s.cost))
     }
 }
 
@@ -196,7 +217,12 @@ impl Gpu {
 
     /// An empty recorder for other kernel texts than the adapter's own.
     pub fn record_form(&self, form: Form) -> Recorder<'_> {
-        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), form }
+        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), counted: Counted::default(), form }
+    }
+
+    /// The work of each submit so far, where it is only counted ([`Gpu::counting`]).
+    pub fn counted(&self) -> Vec<Cost> {
+        lock(&self.0.counted).clone()
     }
 
     fn encode(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) -> wgpu::CommandBuffer {
@@ -220,6 +246,10 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last look.
     pub fn run(&self, plan: &Plan) -> Result<()> {
+        if self.counts() {
+            lock(&self.0.counted).push(plan.cost());
+            return Ok(());
+        }
         let (mut from, mut work) = (0, 0.0);
         for (i, step) in plan.steps.iter().enumerate() {
             work += step.cost.flops;
@@ -236,7 +266,7 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last look.
     pub fn repeat(&self, plan: &Plan, times: usize) -> Result<()> {
-        if plan.cost().flops * times as f64 > self.flops_per_dispatch() {
+        if self.counts() || plan.cost().flops * times as f64 > self.flops_per_dispatch() {
             return (0..times).try_for_each(|_| self.run(plan));
         }
         self.0.queue.submit([self.encode(plan, 0..plan.len(), times)]);

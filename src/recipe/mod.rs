@@ -16,6 +16,7 @@ pub mod domain;
 pub mod duel;
 pub mod evaluation;
 pub mod examples;
+pub mod fit;
 #[cfg(test)]
 mod interruption;
 pub mod logps;

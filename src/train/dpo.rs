@@ -196,8 +196,7 @@ impl<'p> Plan<'p> {
 
     /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
     fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
-        let size =
-            |i: &usize| self.pairs[*i].prompt.len() + self.pairs[*i].chosen.len() + self.pairs[*i].rejected.len();
+        let size = |i: &usize| self.pairs[*i].rows();
         let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
         let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
         for i in &numbers[share.clone()] {
@@ -473,7 +472,7 @@ impl Tokens {
 impl Micro {
     fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
         let mut rec = trainer.gpu.record();
-        let keep = if keep { Keep::most(trainer.gpu, &trainer.model, &self.batch) } else { Keep::Nothing };
+        let keep = if keep { Keep::of(trainer, self.batch.rows) } else { Keep::Nothing };
         let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
         rec.submit()?;
         let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();

@@ -11,13 +11,14 @@ mod pair;
 pub mod sft;
 mod state;
 
-use crate::gpu::{Gpu, Tensor};
+use crate::gpu::{Gpu, Part, Tensor};
 use crate::kernels::adamw::{self, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
 use crate::{Error, Result};
+pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
@@ -128,6 +129,9 @@ pub struct Trainer<'a> {
     /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
     /// None. A step's gradient is the same whatever it is, but for rounding.
     pub micro_rows: Option<usize>,
+    /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations; where it
+    /// is None, only where they exceed the memory planned for. The bits are the same.
+    pub checkpoint: Option<bool>,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
     /// The other processes of this training; none at first.
@@ -148,15 +152,33 @@ impl<'a> Trainer<'a> {
     /// Out of memory; a model with quantised weights.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
         optimiser.check()?;
+        let booked = gpu.book(Part::Gradients);
         let grads = decoder::gradients(&model, gpu)?;
+        drop(booked);
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
         trained.try_for_each(|weight| weight.tensors().map(drop))?;
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
+        let booked = gpu.book(Part::Moments);
         let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
+        drop(booked);
         let dropout = Dropout::default();
+        let (micro_rows, checkpoint) = (None, None);
         let exchange: &dyn Exchange = &Alone;
-        Ok(Self { gpu, model, step: 0, micro_rows: None, dropout, exchange, optimiser, grads, moment1, moment2, parts })
+        Ok(Self {
+            gpu,
+            model,
+            step: 0,
+            micro_rows,
+            checkpoint,
+            dropout,
+            exchange,
+            optimiser,
+            grads,
+            moment1,
+            moment2,
+            parts,
+        })
     }
 
     /// The tensors of all gradients (or moments), in the order of the parameters.
@@ -175,7 +197,7 @@ impl<'a> Trainer<'a> {
             (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
             _ => Ok(None),
         };
-        if half == Half::F16 {
+        if half == Half::F16 && !self.gpu.counts() {
             for tensor in self.model.tensors(self.gpu)?.iter().filter(|t| t.shape.len() > 1) {
                 if let Some(x) = tensor.data.iter().find(|x| !half.holds(**x)) {
                     let name = &tensor.name;
@@ -185,7 +207,9 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
+        let booked = self.gpu.book(Part::Weights);
         self.model.copies = self.model.params.iter().enumerate().map(matrix).collect::<Result<_>>()?;
+        drop(booked);
         self.copy()
     }
 
@@ -202,6 +226,14 @@ impl<'a> Trainer<'a> {
 
     fn micro_rows(&self) -> usize {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
+    }
+
+    /// Rows of a micro-batch, and whether blocks keep their inputs alone, for a step of so many records, the longest of so many
+    /// rows.
+    pub(crate) fn untold(&self, longest: usize, records: usize) -> (usize, bool) {
+        let most = self.micro_rows();
+        let largest = (most / longest.max(1)).clamp(1, records.max(1)) * longest;
+        (most, self.checkpoint.unwrap_or_else(|| batch::exceeds(self, largest)))
     }
 
     /// The rates of dropout on the branches and on the input of an adapter.

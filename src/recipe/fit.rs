@@ -1,0 +1,195 @@
+//! What a training would take, and how its steps are cut so that it fits: the training's own code goes through on a device that
+//! only counts ([`Gpu::counting`]).
+
+use super::training::{Data, Job};
+use crate::gpu::{Gpu, Peak};
+use crate::model::Model;
+use crate::rng::Stream;
+use crate::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use crate::train::MOST_ROWS;
+use crate::train::sft::{self, Example, SftConfig};
+use crate::{Error, Result, Silent};
+
+/// How the records of a step are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Cut {
+    /// [`crate::train::Trainer::micro_rows`].
+    pub micro_rows: usize,
+    /// [`crate::train::Trainer::checkpoint`].
+    pub checkpoint: bool,
+}
+
+/// A training that is to fit.
+pub struct Fit<'a> {
+    /// Where it will run.
+    pub gpu: &'a Gpu,
+    /// The model in the types in which it will be trained, on any device.
+    pub model: &'a dyn Fn(&Gpu) -> Result<Model>,
+    /// Its records; their longest one stands for all.
+    pub data: &'a Data<'a>,
+    /// The rest of it.
+    pub job: &'a Job<'a>,
+    /// Bytes that others will hold meanwhile.
+    pub others: u64,
+}
+
+/// A cut and what the training then takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The cut.
+    pub cut: Cut,
+    /// What its own buffers take.
+    pub peak: Peak,
+    /// Whether that is within the memory given.
+    pub fits: bool,
+}
+
+/// Micro-batches with fewer rows than this keep only their blocks' inputs, and have more rows, where either would fit: products of
+/// few rows lose more than running the blocks forward again costs.
+const FEW: usize = 512;
+
+/// Micro-batches of a step that is gone through; more are like these.
+const MICRO_BATCHES: usize = 3;
+
+impl Fit<'_> {
+    /// The rows of the longest record, and the records of a step.
+    fn sizes(&self) -> (usize, usize) {
+        match self.data {
+            Data::Pairs { pairs, config, .. } => {
+                (pairs.iter().map(Pair::rows).max().unwrap_or(0), config.batch.min(pairs.len()))
+            }
+            Data::Examples { examples, config } => {
+                (examples.iter().map(Example::rows).max().unwrap_or(0), config.batch.min(examples.len()))
+            }
+        }
+    }
+
+    /// The peak with a cut.
+    ///
+    /// # Errors
+    /// Settings or records with which nothing can be trained; a buffer that the device cannot bind.
+    pub fn peak(&self, cut: Cut) -> Result<Peak> {
+        self.count(cut).map(|gpu| gpu.peak())
+    }
+
+    /// The cut of a trainer that is not told.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn untold(&self) -> Result<Cut> {
+        let (longest, records) = self.sizes();
+        let gpu = self.gpu.counting(None);
+        let trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        let (micro_rows, checkpoint) = trainer.untold(longest, records);
+        Ok(Cut { micro_rows, checkpoint })
+    }
+
+    /// Goes through two steps of a training whose records are all as long as the longest one.
+    fn count(&self, cut: Cut) -> Result<Gpu> {
+        let gpu = self.gpu.counting(None);
+        let mut trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
+        let (longest, records) = self.sizes();
+        let each = (cut.micro_rows / longest.max(1)).max(1);
+        let batch = records.min(MICRO_BATCHES * each);
+        let vocabulary = trainer.model.arch.vocab_size;
+        let mut stream = Stream::new(0, 0xF17);
+        let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
+        match self.data {
+            Data::Pairs { pairs, config, reference } => {
+                let Some(like) = pairs.iter().max_by_key(|p| p.rows()) else { return Ok(gpu) };
+                let pair = |_| {
+                    let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
+                    let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
+                    Pair { prompt, chosen, rejected, ..like.clone() }
+                };
+                let pairs: Vec<Pair> = (0..batch).map(pair).collect();
+                let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
+                let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
+                dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, &mut |_| Ok(()), &mut |_, _| Ok(()))?;
+            }
+            Data::Examples { examples, config } => {
+                let Some(like) = examples.iter().max_by_key(|e| e.rows()) else { return Ok(gpu) };
+                let example = |_| Example { prompt: ids(&like.prompt), completion: ids(&like.completion) };
+                let examples: Vec<Example> = (0..batch).map(example).collect();
+                let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
+                sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
+            }
+        }
+        drop(trainer);
+        Ok(gpu)
+    }
+
+    /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their activations if
+    /// these are not too few, else with their blocks' inputs alone. Where none fits, the one that takes the least.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn choose(&self, memory: u64) -> Result<Choice> {
+        let (longest, records) = self.sizes();
+        let longest = longest.max(1);
+        // Rows that the user named leave no choice but what is kept of them.
+        let most = match self.job.micro_rows {
+            Some(_) => 1,
+            None => (self.most_rows()? / longest).clamp(1, records.max(1)),
+        };
+        let at = |records: usize, checkpoint: bool| -> Result<Choice> {
+            let cut = Cut { micro_rows: self.job.micro_rows.unwrap_or(records * longest), checkpoint };
+            let peak = self.peak(cut)?;
+            let fits = peak.bytes.saturating_add(self.others) <= memory;
+            Ok(Choice { cut, peak, fits })
+        };
+        let enough = FEW.div_ceil(longest).min(most);
+        for (checkpoint, fewest) in [(false, enough), (true, 1)] {
+            // More records take more memory, so that halving finds the most.
+            let (mut low, mut high, mut middle, mut best) = (fewest, most, most, None);
+            while low <= high {
+                let choice = at(middle, checkpoint)?;
+                if choice.fits {
+                    (low, best) = (middle + 1, Some(choice));
+                } else {
+                    high = middle - 1;
+                }
+                middle = low.midpoint(high);
+            }
+            if let Some(best) = best {
+                return Ok(best);
+            }
+        }
+        at(1, true)
+    }
+
+    fn most_rows(&self) -> Result<usize> {
+        let gpu = self.gpu.counting(None);
+        Ok(MOST_ROWS.min((self.model)(&gpu)?.most_rows(&gpu)))
+    }
+
+    /// The cut of a training of a loaded model on a device whose memory is capped; None where it is not, and a trainer need not
+    /// be told.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when none fits, with what the least takes; as [`Fit::peak`].
+    pub(super) fn settle(gpu: &Gpu, model: &Model, data: &Data, job: &Job) -> Result<Option<Cut>> {
+        let Some(memory) = gpu.memory() else { return Ok(None) };
+        let counted = gpu.counting(None);
+        model.like(&counted)?;
+        let others = gpu.live_bytes().saturating_sub(counted.peak_bytes());
+        let Choice { cut, peak, fits } = Fit { gpu, model: &|gpu| model.like(gpu), data, job, others }.choose(memory)?;
+        if fits {
+            return Ok(Some(cut));
+        }
+        Err(Error::OutOfMemory(format!(
+            "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter (--lora-rank) or a \
+             base in fewer bits take less: `selfreward plan` says what would fit",
+            (peak.bytes + others).div_ceil(1 << 20),
+            memory >> 20,
+        )))
+    }
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kept = if self.checkpoint { "each block's input alone is kept" } else { "all activations are kept" };
+        write!(f, "{} rows in a micro-batch, of which {kept}", self.micro_rows)
+    }
+}
