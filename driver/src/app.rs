@@ -53,6 +53,12 @@ impl App {
         Ok(gpu)
     }
 
+    /// With `-v`: the most that live buffers took, by part.
+    pub(crate) fn tell_peak(&self, gpu: &Gpu) {
+        let peak = gpu.peak();
+        self.progress.detail(&format!("peak of live buffers: {} bytes ({peak})", peak.bytes));
+    }
+
     /// Finds a model's files, fetching those of a hub id that is not cached; what is odd about them is told.
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
         let source = ModelSource::open_or_fetch(path, &self.progress)?;
@@ -90,9 +96,14 @@ impl DtypeArg {
         }
     }
 
+    /// How the matrices of a model to be trained are kept: in f32; or, frozen beside an adapter, as the flag says.
+    pub(crate) fn trained(&self, adapter: bool) -> Storage {
+        if adapter { self.storage() } else { Storage::F32 }
+    }
+
     /// Loads a model to be trained: all of it, in f32; or, frozen beside an adapter, as the flag says.
     pub(crate) fn trainable(&self, gpu: &Gpu, source: &ModelSource, adapter: bool) -> Result<Model> {
-        Ok(Model::load_as(gpu, source, if adapter { self.storage() } else { Storage::F32 })?)
+        Ok(Model::load_as(gpu, source, self.trained(adapter))?)
     }
 
     /// The type of the copies that products read in the training of all weights.

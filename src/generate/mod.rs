@@ -6,7 +6,7 @@ mod wave;
 
 pub use crate::kernels::sample::Sampling;
 
-use crate::gpu::Gpu;
+use crate::gpu::{self, Gpu};
 use crate::kernels::attention_decode::PAGE;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
@@ -140,33 +140,29 @@ impl<'a> Generator<'a> {
         Ok(waves)
     }
 
-    /// Where a wave must end so that its memory is not more than the cap leaves: the wave itself goes through on a device that
-    /// only counts, halved until it fits.
+    /// Where a wave must end so that its memory is not more than the cap leaves: it goes through on a device that only counts.
     fn within_memory(&self, requests: &[Request], wave: Range<usize>, settings: &Settings) -> Result<usize> {
         let Some(cap) = self.gpu.memory() else { return Ok(wave.end) };
-        let mut last = wave.end;
-        loop {
+        let needed = |n: usize| -> Result<u64> {
             let counted = self.gpu.counting(None);
             let model = self.model.like(&counted)?;
             let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
-            wave::run(&counted, &model, &requests[wave.start..last], settings, &Silent, &mut |_, _, _| {})?;
-            let needed = counted.peak_bytes() + others;
-            match last - wave.start {
-                _ if needed <= cap => return Ok(last),
-                1 => {
-                    return Err(Error::OutOfMemory(format!(
-                        "prompt {} of {} tokens with {} answers of up to {} tokens takes {} MiB; the cap is {} MiB. Fewer answers \
-                         (-n), shorter ones or weights in fewer bits take less: `selfreward plan` says what would fit",
-                        wave.start,
-                        requests[wave.start].prompt.len(),
-                        requests[wave.start].samples.len(),
-                        settings.max_new_tokens,
-                        needed.div_ceil(1 << 20),
-                        cap >> 20,
-                    )));
-                }
-                n => last = wave.start + n / 2,
-            }
+            let wave = &requests[wave.start..wave.start + n];
+            wave::run(&counted, &model, wave, settings, &Silent, &mut |_, _, _| {})?;
+            Ok(counted.peak_bytes() + others)
+        };
+        match gpu::most(1, wave.len(), |n| Ok((needed(n)? <= cap).then_some(())))? {
+            Some((n, ())) => Ok(wave.start + n),
+            None => Err(Error::OutOfMemory(format!(
+                "prompt {} of {} tokens with {} answers of up to {} tokens takes {} MiB; the cap is {} MiB. Fewer answers (-n), \
+                 shorter ones or weights in fewer bits take less: `selfreward plan` says what would fit",
+                wave.start,
+                requests[wave.start].prompt.len(),
+                requests[wave.start].samples.len(),
+                settings.max_new_tokens,
+                needed(1)?.div_ceil(1 << 20),
+                cap >> 20,
+            ))),
         }
     }
 

@@ -79,7 +79,12 @@ impl Tensor {
     /// All words of a buffer that something else owns.
     pub(super) fn whole(raw: &Arc<Raw>) -> Tensor {
         let words = raw.bytes as usize / 4;
-        Tensor { rows: 1, cols: words, ld: words, own: Arc::new(Owned { raw: Some(raw.clone()), part: Part::Work, home: Weak::new() }) }
+        Tensor {
+            rows: 1,
+            cols: words,
+            ld: words,
+            own: Arc::new(Owned { raw: Some(raw.clone()), part: Part::Work, home: Weak::new() }),
+        }
     }
 
     pub(super) fn raw(&self) -> &Arc<Raw> {

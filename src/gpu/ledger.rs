@@ -1,6 +1,7 @@
 //! Who holds how much: bytes of live buffers by what they are for, and what they were when all of them together were most.
 
 use super::{Gpu, lock};
+use crate::Result;
 
 /// What memory is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -25,15 +26,8 @@ pub enum Part {
 
 impl Part {
     /// Every part, in the order that reports use.
-    pub const ALL: [Part; 7] = [
-        Part::Weights,
-        Part::Gradients,
-        Part::Moments,
-        Part::Activations,
-        Part::Arena,
-        Part::Logits,
-        Part::Work,
-    ];
+    pub const ALL: [Part; 7] =
+        [Part::Weights, Part::Gradients, Part::Moments, Part::Activations, Part::Arena, Part::Logits, Part::Work];
 
     /// The words that reports use.
     pub fn name(self) -> &'static str {
@@ -70,6 +64,23 @@ impl std::fmt::Display for Peak {
         let one = |(part, bytes): (Part, u64)| format!("{} {:.1} MiB", part.name(), bytes as f64 / f64::from(1 << 20));
         f.write_str(&self.held().map(one).collect::<Vec<_>>().join(", "))
     }
+}
+
+/// The most of something, from `low` to `high`, for which `fits` gives a result, where less takes less; tries `high` first.
+pub(crate) fn most<T>(
+    mut low: usize,
+    mut high: usize,
+    mut fits: impl FnMut(usize) -> Result<Option<T>>,
+) -> Result<Option<(usize, T)>> {
+    let (mut at, mut best) = (high, None);
+    while low <= high && high > 0 {
+        match fits(at)? {
+            Some(result) => (low, best) = (at + 1, Some((at, result))),
+            None => high = at - 1,
+        }
+        at = low.midpoint(high);
+    }
+    Ok(best)
 }
 
 #[derive(Default)]
@@ -138,5 +149,55 @@ impl Gpu {
     pub fn reset_peak(&self) {
         let ledger = &mut lock(&self.0.pool).ledger;
         ledger.peak = Peak { bytes: ledger.live(), parts: ledger.live };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_knows_its_parts_and_buffers_their_own() {
+        let gpu = Gpu::open(None, None).unwrap();
+        for gpu in [gpu.counting(None), gpu] {
+            let weights = gpu.book(Part::Weights);
+            let a = gpu.zeros(64, 64).unwrap();
+            let logits = gpu.book(Part::Logits);
+            let b = gpu.empty(1, 64).unwrap();
+            drop(logits);
+            drop(b);
+            let c = gpu.zeros(1, 1024).unwrap();
+            drop(weights);
+            let _work = gpu.empty(64, 128).unwrap();
+            assert_eq!(gpu.live_bytes(), 16384 + 4096 + 32768);
+            let held: Vec<(Part, u64)> = gpu.peak().held().collect();
+            assert_eq!(held, [(Part::Weights, 16384 + 4096), (Part::Work, 32768)]);
+            drop((a, c));
+            assert_eq!((gpu.live_bytes(), gpu.peak_bytes()), (32768, 16384 + 4096 + 32768));
+            gpu.reset_peak();
+            assert_eq!(gpu.peak().held().collect::<Vec<_>>(), [(Part::Work, 32768)]);
+        }
+    }
+
+    #[test]
+    fn a_cap_counts_what_is_kept_free() {
+        let gpu = Gpu::open(None, Some(1 << 20)).unwrap();
+        drop(gpu.empty(1, 200_000).unwrap());
+        // Not of the free one's size, and there is no room for both.
+        let other = gpu.empty(1, 100_000).unwrap();
+        assert!(gpu.empty(1, 200_000).unwrap_err().to_string().contains("`plan`"));
+        drop(other);
+        gpu.empty(1, 200_000).unwrap();
+    }
+
+    #[test]
+    fn the_most_that_fits_is_found() {
+        for high in 0..20 {
+            for limit in 0..25 {
+                let found = most(1, high, |n| Ok((n <= limit).then_some(n * 2))).unwrap();
+                let want = high.min(limit);
+                assert_eq!(found, (want > 0).then_some((want, want * 2)), "{high} {limit}");
+            }
+        }
     }
 }

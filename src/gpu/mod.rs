@@ -11,6 +11,7 @@ pub mod tune;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use export::{Dispatch, Recording};
+pub(crate) use ledger::most;
 pub use ledger::{Booking, Part, Peak};
 pub use pipeline::Source;
 pub use record::{Cost, Launch, Plan, Recorder, fold};
@@ -81,6 +82,9 @@ pub struct Options {
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
 }
+
+/// Bytes that desktops' drivers bind at least.
+const DESKTOP_BINDING: u64 = (2 << 30) - 4;
 
 struct Inner {
     device: wgpu::Device,
@@ -203,6 +207,10 @@ impl Gpu {
     /// nothing, so that any model's work can be gone through, allocation by allocation, to see its peak. What is read back is
     /// no result. Its limits are this one's, but for `memory`.
     pub fn counting(&self, memory: Option<u64>) -> Gpu {
+        self.count_as(self.0.info.clone(), self.0.limits.clone(), self.0.variant, memory)
+    }
+
+    fn count_as(&self, info: DeviceInfo, limits: wgpu::Limits, variant: Variant, memory: Option<u64>) -> Gpu {
         let inner = &self.0;
         let stand_in = inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("stand-in"),
@@ -213,9 +221,9 @@ impl Gpu {
         Gpu(Arc::new(Inner {
             device: inner.device.clone(),
             queue: inner.queue.clone(),
-            info: inner.info.clone(),
-            limits: inner.limits.clone(),
-            variant: inner.variant,
+            info,
+            limits,
+            variant,
             checked: inner.checked,
             invariant: inner.invariant,
             block: inner.block,
@@ -228,6 +236,20 @@ impl Gpu {
             failure: Mutex::default(),
             tuning: Mutex::new(tune::Table::default()),
         }))
+    }
+
+    /// The same for a desktop's GPU at large: bindings of 2 GiB and the kernels of GPUs, whatever this device is.
+    pub fn counting_desktop(&self) -> Gpu {
+        let mut limits = self.0.limits.clone();
+        (limits.max_storage_buffer_binding_size, limits.max_buffer_size) = (DESKTOP_BINDING, DESKTOP_BINDING);
+        let info = DeviceInfo {
+            name: "a desktop's GPU".into(),
+            kind: "DiscreteGpu".into(),
+            software: false,
+            max_binding_bytes: DESKTOP_BINDING,
+            ..self.0.info.clone()
+        };
+        self.count_as(info, limits, Variant::Tile, self.memory())
     }
 
     /// Whether it only counts ([`Gpu::counting`]).

@@ -40,9 +40,14 @@ pub struct Peaks {
 impl Peaks {
     /// The share of the peak that bounds `cost`: the least time that its operations or its bytes would take, over `seconds`.
     pub fn share(&self, cost: Cost, seconds: f64) -> f64 {
+        self.least(cost) / seconds
+    }
+
+    /// The least seconds that the operations or the bytes of `cost` would take.
+    pub fn least(&self, cost: Cost) -> f64 {
         let cached = if cost.bytes <= CACHED as f64 { self.cached_gbs } else { 0.0 };
         let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs);
-        (cost.flops / self.gflops).max(bytes) / 1e9 / seconds
+        (cost.flops / self.gflops).max(bytes) / 1e9
     }
 }
 

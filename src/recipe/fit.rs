@@ -2,11 +2,12 @@
 //! only counts ([`Gpu::counting`]).
 
 use super::training::{Data, Job};
-use crate::gpu::{Gpu, Peak};
+use crate::gpu::{self, Gpu, Peak};
 use crate::model::Model;
 use crate::rng::Stream;
-use crate::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use crate::train::MOST_ROWS;
+use crate::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use crate::train::exchange::Alone;
 use crate::train::sft::{self, Example, SftConfig};
 use crate::{Error, Result, Silent};
 
@@ -69,7 +70,7 @@ impl Fit<'_> {
     /// # Errors
     /// Settings or records with which nothing can be trained; a buffer that the device cannot bind.
     pub fn peak(&self, cut: Cut) -> Result<Peak> {
-        self.count(cut).map(|gpu| gpu.peak())
+        self.count(cut).map(|(gpu, _)| gpu.peak())
     }
 
     /// The cut of a trainer that is not told.
@@ -84,11 +85,13 @@ impl Fit<'_> {
         Ok(Cut { micro_rows, checkpoint })
     }
 
-    /// Goes through two steps of a training whose records are all as long as the longest one.
-    fn count(&self, cut: Cut) -> Result<Gpu> {
+    /// Goes through two steps of a training whose records are all as long as the longest one; gives the records of both too.
+    pub(super) fn count(&self, cut: Cut) -> Result<(Gpu, usize)> {
         let gpu = self.gpu.counting(None);
         let mut trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
         (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
+        // What other processes take of the step makes theirs smaller, not this one's larger.
+        trainer.exchange = &Alone;
         let (longest, records) = self.sizes();
         let each = (cut.micro_rows / longest.max(1)).max(1);
         let batch = records.min(MICRO_BATCHES * each);
@@ -97,7 +100,7 @@ impl Fit<'_> {
         let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
         match self.data {
             Data::Pairs { pairs, config, reference } => {
-                let Some(like) = pairs.iter().max_by_key(|p| p.rows()) else { return Ok(gpu) };
+                let Some(like) = pairs.iter().max_by_key(|p| p.rows()) else { return Ok((gpu, 0)) };
                 let pair = |_| {
                     let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
                     let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
@@ -106,10 +109,18 @@ impl Fit<'_> {
                 let pairs: Vec<Pair> = (0..batch).map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
                 let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
-                dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, &mut |_| Ok(()), &mut |_, _| Ok(()))?;
+                dpo::run(
+                    &mut trainer,
+                    &pairs,
+                    &config,
+                    reference.as_deref(),
+                    &Silent,
+                    &mut |_| Ok(()),
+                    &mut |_, _| Ok(()),
+                )?;
             }
             Data::Examples { examples, config } => {
-                let Some(like) = examples.iter().max_by_key(|e| e.rows()) else { return Ok(gpu) };
+                let Some(like) = examples.iter().max_by_key(|e| e.rows()) else { return Ok((gpu, 0)) };
                 let example = |_| Example { prompt: ids(&like.prompt), completion: ids(&like.completion) };
                 let examples: Vec<Example> = (0..batch).map(example).collect();
                 let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
@@ -117,7 +128,7 @@ impl Fit<'_> {
             }
         }
         drop(trainer);
-        Ok(gpu)
+        Ok((gpu, 2 * batch))
     }
 
     /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their activations if
@@ -139,24 +150,27 @@ impl Fit<'_> {
             let fits = peak.bytes.saturating_add(self.others) <= memory;
             Ok(Choice { cut, peak, fits })
         };
-        let enough = FEW.div_ceil(longest).min(most);
-        for (checkpoint, fewest) in [(false, enough), (true, 1)] {
-            // More records take more memory, so that halving finds the most.
-            let (mut low, mut high, mut middle, mut best) = (fewest, most, most, None);
-            while low <= high {
-                let choice = at(middle, checkpoint)?;
-                if choice.fits {
-                    (low, best) = (middle + 1, Some(choice));
-                } else {
-                    high = middle - 1;
-                }
-                middle = low.midpoint(high);
-            }
-            if let Some(best) = best {
-                return Ok(best);
+        for (checkpoint, fewest) in [(false, FEW.div_ceil(longest).min(most)), (true, 1)] {
+            let fitting = |records| Ok(Some(at(records, checkpoint)?).filter(|choice| choice.fits));
+            if let Some((_, choice)) = gpu::most(fewest, most, fitting)? {
+                return Ok(choice);
             }
         }
         at(1, true)
+    }
+
+    /// The cut for a device of `memory` bytes; where that is not known, the one that a trainer takes by itself.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn choose_or_untold(&self, memory: Option<u64>) -> Result<Choice> {
+        match memory {
+            Some(memory) => self.choose(memory),
+            None => {
+                let cut = self.untold()?;
+                Ok(Choice { cut, peak: self.peak(cut)?, fits: true })
+            }
+        }
     }
 
     fn most_rows(&self) -> Result<usize> {
@@ -174,7 +188,8 @@ impl Fit<'_> {
         let counted = gpu.counting(None);
         model.like(&counted)?;
         let others = gpu.live_bytes().saturating_sub(counted.peak_bytes());
-        let Choice { cut, peak, fits } = Fit { gpu, model: &|gpu| model.like(gpu), data, job, others }.choose(memory)?;
+        let Choice { cut, peak, fits } =
+            Fit { gpu, model: &|gpu| model.like(gpu), data, job, others }.choose(memory)?;
         if fits {
             return Ok(Some(cut));
         }

@@ -26,6 +26,7 @@ pub mod models;
 pub mod pair_stage;
 pub mod pairs;
 pub mod perplexity;
+pub mod plan;
 pub mod prompts;
 pub mod records;
 pub mod report;

@@ -187,9 +187,7 @@ impl Weights {
         let file = &self.files[entry.file];
         let data = &file.map[entry.range.clone()];
         let data = match (&entry.change, &entry.dtype) {
-            (Change::Interleaved(heads), _) => {
-                Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], *heads))
-            }
+            (Change::Interleaved(heads), _) => Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], *heads)),
             (Change::PlusOne, Ok(stored)) => {
                 let mut values = Vec::new();
                 stored.dequantise(data, &mut values);

@@ -100,6 +100,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     app.progress.end();
+    app.tell_peak(&gpu);
 
     let mut answers = Vec::new();
     for (index, samples) in outputs.iter().enumerate() {
