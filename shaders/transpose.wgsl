@@ -51,6 +51,6 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     if r >= p.rows / 4u {
         return;
     }
-    let from = p.first4 + c;
-    store(c, r, element(r * 4u, from), element(r * 4u + 1u, from), element(r * 4u + 2u, from), element(r * 4u + 3u, from));
+    let x = p.first4 + c;
+    store(c, r, element(r * 4u, x), element(r * 4u + 1u, x), element(r * 4u + 2u, x), element(r * 4u + 3u, x));
 }

@@ -149,7 +149,7 @@ impl<'a> Generator<'a> {
             let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
             let wave = &requests[wave.start..wave.start + n];
             wave::run(&counted, &model, wave, settings, &Silent, &mut |_, _, _| {})?;
-            Ok(counted.peak_bytes() + others)
+            Ok(gpu::with_margin(counted.peak_bytes()) + others)
         };
         match gpu::most(1, wave.len(), |n| Ok((needed(n)? <= cap).then_some(())))? {
             Some((n, ())) => Ok(wave.start + n),

@@ -59,6 +59,12 @@ impl Peak {
     }
 }
 
+/// Bytes to plan with where `bytes` were counted: free buffers serve for somewhat smaller ones, and which ones are free differs
+/// a little between the steps.
+pub(crate) fn with_margin(bytes: u64) -> u64 {
+    bytes + bytes / 64
+}
+
 impl std::fmt::Display for Peak {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let one = |(part, bytes): (Part, u64)| format!("{} {:.1} MiB", part.name(), bytes as f64 / f64::from(1 << 20));

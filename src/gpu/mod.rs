@@ -11,7 +11,7 @@ pub mod tune;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use export::{Dispatch, Recording};
-pub(crate) use ledger::most;
+pub(crate) use ledger::{most, with_margin};
 pub use ledger::{Booking, Part, Peak};
 pub use pipeline::Source;
 pub use record::{Cost, Launch, Plan, Recorder, fold};

@@ -5,10 +5,10 @@ use super::training::{Data, Job};
 use crate::gpu::{self, Gpu, Peak};
 use crate::model::Model;
 use crate::rng::Stream;
-use crate::train::MOST_ROWS;
 use crate::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use crate::train::exchange::Alone;
 use crate::train::sft::{self, Example, SftConfig};
+use crate::train::{MOST_ROWS, Trainer};
 use crate::{Error, Result, Silent};
 
 /// How the records of a step are cut.
@@ -26,7 +26,7 @@ pub struct Fit<'a> {
     pub gpu: &'a Gpu,
     /// The model in the types in which it will be trained, on any device.
     pub model: &'a dyn Fn(&Gpu) -> Result<Model>,
-    /// Its records; their longest one stands for all.
+    /// Its records; their longest ones stand for all.
     pub data: &'a Data<'a>,
     /// The rest of it.
     pub job: &'a Job<'a>,
@@ -53,16 +53,15 @@ const FEW: usize = 512;
 const MICRO_BATCHES: usize = 3;
 
 impl Fit<'_> {
-    /// The rows of the longest record, and the records of a step.
-    fn sizes(&self) -> (usize, usize) {
-        match self.data {
-            Data::Pairs { pairs, config, .. } => {
-                (pairs.iter().map(Pair::rows).max().unwrap_or(0), config.batch.min(pairs.len()))
-            }
-            Data::Examples { examples, config } => {
-                (examples.iter().map(Example::rows).max().unwrap_or(0), config.batch.min(examples.len()))
-            }
-        }
+    /// The rows of each record, the longest first; as many as a step may have.
+    fn rows(&self) -> Vec<usize> {
+        let (mut rows, batch): (Vec<usize>, usize) = match self.data {
+            Data::Pairs { pairs, config, .. } => (pairs.iter().map(Pair::rows).collect(), config.batch),
+            Data::Examples { examples, config } => (examples.iter().map(Example::rows).collect(), config.batch),
+        };
+        rows.sort_unstable_by_key(|rows| std::cmp::Reverse(*rows));
+        rows.truncate(batch);
+        rows
     }
 
     /// The peak with a cut.
@@ -78,51 +77,49 @@ impl Fit<'_> {
     /// # Errors
     /// As [`Fit::peak`].
     pub fn untold(&self) -> Result<Cut> {
-        let (longest, records) = self.sizes();
         let gpu = self.gpu.counting(None);
         let trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
-        let (micro_rows, checkpoint) = trainer.untold(longest, records);
+        let (micro_rows, checkpoint) = trainer.untold(&self.rows());
         Ok(Cut { micro_rows, checkpoint })
     }
 
-    /// Goes through two steps of a training whose records are all as long as the longest one; gives the records of both too.
+    /// Goes through two steps of a training on the longest records, as if none had anything in common with another; gives how many
+    /// records both have, too.
     pub(super) fn count(&self, cut: Cut) -> Result<(Gpu, usize)> {
         let gpu = self.gpu.counting(None);
         let mut trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
         (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
         // What other processes take of the step makes theirs smaller, not this one's larger.
         trainer.exchange = &Alone;
-        let (longest, records) = self.sizes();
-        let each = (cut.micro_rows / longest.max(1)).max(1);
-        let batch = records.min(MICRO_BATCHES * each);
+        let (mut batch, mut rows) = (0, 0);
+        for record in self.rows() {
+            if rows <= MICRO_BATCHES * cut.micro_rows {
+                (batch, rows) = (batch + 1, rows + record);
+            }
+        }
         let vocabulary = trainer.model.arch.vocab_size;
         let mut stream = Stream::new(0, 0xF17);
         let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
         match self.data {
             Data::Pairs { pairs, config, reference } => {
-                let Some(like) = pairs.iter().max_by_key(|p| p.rows()) else { return Ok((gpu, 0)) };
-                let pair = |_| {
+                let mut pairs: Vec<&Pair> = pairs.iter().collect();
+                pairs.sort_by_key(|p| std::cmp::Reverse(p.rows()));
+                let pair = |like: &&Pair| {
                     let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
                     let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
-                    Pair { prompt, chosen, rejected, ..like.clone() }
+                    Pair { prompt, chosen, rejected, ..(*like).clone() }
                 };
-                let pairs: Vec<Pair> = (0..batch).map(pair).collect();
+                let pairs: Vec<Pair> = pairs[..batch].iter().map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
                 let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
-                dpo::run(
-                    &mut trainer,
-                    &pairs,
-                    &config,
-                    reference.as_deref(),
-                    &Silent,
-                    &mut |_| Ok(()),
-                    &mut |_, _| Ok(()),
-                )?;
+                let (keep, each) = (&mut |_: &[PairLogps]| Ok(()), &mut |_: &Trainer, _: &dpo::DpoStep| Ok(()));
+                dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, keep, each)?;
             }
             Data::Examples { examples, config } => {
-                let Some(like) = examples.iter().max_by_key(|e| e.rows()) else { return Ok((gpu, 0)) };
-                let example = |_| Example { prompt: ids(&like.prompt), completion: ids(&like.completion) };
-                let examples: Vec<Example> = (0..batch).map(example).collect();
+                let mut examples: Vec<&Example> = examples.iter().collect();
+                examples.sort_by_key(|e| std::cmp::Reverse(e.rows()));
+                let example = |e: &&Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
+                let examples: Vec<Example> = examples[..batch].iter().map(example).collect();
                 let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
                 sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
             }
@@ -137,8 +134,8 @@ impl Fit<'_> {
     /// # Errors
     /// As [`Fit::peak`].
     pub fn choose(&self, memory: u64) -> Result<Choice> {
-        let (longest, records) = self.sizes();
-        let longest = longest.max(1);
+        let rows = self.rows();
+        let (longest, records) = (rows.first().copied().unwrap_or(0).max(1), rows.len());
         // Rows that the user named leave no choice but what is kept of them.
         let most = match self.job.micro_rows {
             Some(_) => 1,
@@ -147,7 +144,7 @@ impl Fit<'_> {
         let at = |records: usize, checkpoint: bool| -> Result<Choice> {
             let cut = Cut { micro_rows: self.job.micro_rows.unwrap_or(records * longest), checkpoint };
             let peak = self.peak(cut)?;
-            let fits = peak.bytes.saturating_add(self.others) <= memory;
+            let fits = gpu::with_margin(peak.bytes) + self.others <= memory;
             Ok(Choice { cut, peak, fits })
         };
         for (checkpoint, fewest) in [(false, FEW.div_ceil(longest).min(most)), (true, 1)] {
@@ -196,7 +193,7 @@ impl Fit<'_> {
         Err(Error::OutOfMemory(format!(
             "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter (--lora-rank) or a \
              base in fewer bits take less: `selfreward plan` says what would fit",
-            (peak.bytes + others).div_ceil(1 << 20),
+            (gpu::with_margin(peak.bytes) + others).div_ceil(1 << 20),
             memory >> 20,
         )))
     }

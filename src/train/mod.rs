@@ -228,11 +228,11 @@ impl<'a> Trainer<'a> {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
     }
 
-    /// Rows of a micro-batch, and whether blocks keep their inputs alone, for a step of so many records, the longest of so many
-    /// rows.
-    pub(crate) fn untold(&self, longest: usize, records: usize) -> (usize, bool) {
+    /// Rows of a micro-batch, and whether blocks keep their inputs alone, for a step of records of so many rows each.
+    pub(crate) fn untold(&self, records: &[usize]) -> (usize, bool) {
         let most = self.micro_rows();
-        let largest = (most / longest.max(1)).clamp(1, records.max(1)) * longest;
+        let longest = records.iter().copied().max().unwrap_or(0);
+        let largest = records.iter().sum::<usize>().min(most.max(longest));
         (most, self.checkpoint.unwrap_or_else(|| batch::exceeds(self, largest)))
     }
 
