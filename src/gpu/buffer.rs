@@ -4,6 +4,7 @@ use super::ledger::{Ledger, Part};
 use super::{Gpu, Inner, lock};
 use crate::{Error, Result};
 use std::any::TypeId;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
@@ -239,8 +240,17 @@ impl Gpu {
 
     /// Overwrites the tensor's memory from its start; takes effect before the next submit's work.
     fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, padded: &[T]) {
-        if !padded.is_empty() {
-            self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        if padded.is_empty() {
+            return;
+        }
+        self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        let bytes = size_of_val(padded) as u64;
+        if self.0.staged.fetch_add(bytes, Ordering::Relaxed) + bytes > STAGED {
+            // Copies of what was written stay in memory until the device took them, which a submit begins.
+            self.0.staged.store(0, Ordering::Relaxed);
+            self.0.queue.submit([]);
+            // What goes wrong comes out at the next call that can say so.
+            let _ = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         }
     }
 
@@ -301,6 +311,9 @@ impl Gpu {
         Ok(self.download_all(&[tensor])?.swap_remove(0))
     }
 }
+
+/// Bytes of uploads that may wait for the device to take them.
+const STAGED: u64 = 32 << 20;
 
 /// What is read back where bytes are only counted: zeros; of f32, -1, a log-prob with which every loss can go on.
 fn stand_in<T: bytemuck::Pod>() -> T {

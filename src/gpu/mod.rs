@@ -11,13 +11,14 @@ pub mod tune;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use export::{Dispatch, Recording};
-pub(crate) use ledger::{most, with_margin};
 pub use ledger::{Booking, Part, Peak};
+pub(crate) use ledger::{most, with_margin};
 pub use pipeline::Source;
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Which text of a kernel an adapter gets (the table is in ARCHITECTURE.md).
@@ -101,6 +102,8 @@ struct Inner {
     /// What stands for every buffer where bytes are only counted.
     stand_in: Option<wgpu::Buffer>,
     counted: Mutex<Vec<Cost>>,
+    /// Bytes of uploads since the host last waited for them to be taken.
+    staged: AtomicU64,
     lost: Mutex<Option<String>>,
     failure: Mutex<Option<Error>>,
     tuning: Mutex<tune::Table>,
@@ -161,6 +164,7 @@ impl Gpu {
             pool: Mutex::default(),
             stand_in: None,
             counted: Mutex::default(),
+            staged: AtomicU64::default(),
             lost: Mutex::default(),
             failure: Mutex::default(),
         }));
@@ -232,6 +236,7 @@ impl Gpu {
             pool: Mutex::default(),
             stand_in: Some(stand_in),
             counted: Mutex::default(),
+            staged: AtomicU64::default(),
             lost: Mutex::default(),
             failure: Mutex::default(),
             tuning: Mutex::new(tune::Table::default()),

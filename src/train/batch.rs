@@ -129,7 +129,7 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
             Kept::All(acts) => *acts,
             Kept::Input(x) => decoder::forward(rec, model, layer, (&x, None), &context)?.0,
         };
-        decoder::backward(rec, model, grads, layer, &acts, &batch.view, &dh)?;
+        decoder::backward(rec, model, grads, layer, acts, &batch.view, &dh)?;
     }
     decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
 }
