@@ -64,8 +64,18 @@ fn clip(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l: u32
 
 //@ step
 // Nothing moves where the norm is not finite: the last good weights stay.
+// Weights in bf16 (HALF 1) are rounded stochastically: steps are mostly smaller than half their unit, 2^-8 of them, and rounding to
+// the nearest would lose every one. The noise is a function of (seed, step, parameter, place), so a resume draws the same.
 struct Params {
     n4: u32,
+    ld4: u32,       // of grad
+    ldw4: u32,      // of w
+    first4: u32,    // where the block lies in rows of whole4
+    whole4: u32,
+    parameter: u32,
+    step: u32,
+    seed_low: u32,
+    seed_high: u32,
     lr: f32,
     beta1: f32,
     beta2: f32,
@@ -77,7 +87,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;        // [n]
 @group(0) @binding(2) var<storage, read> norm: array<f32>;          // [2]
-@group(0) @binding(3) var<storage, read_write> w: array<vec4f>;     // [n]
+@group(0) @binding(3) var<storage, read_write> w: array<Operand>;   // [n]
 @group(0) @binding(4) var<storage, read_write> m: array<vec4f>;     // [n]
 @group(0) @binding(5) var<storage, read_write> v: array<vec4f>;     // [n]
 @compute @workgroup_size(WG)
@@ -93,5 +103,117 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bui
     m[i] = m1;
     v[i] = v1;
     let bottom = sqrt(v1) / p.correction2 + p.eps;
-    w[i] = w[i] * p.decay - (p.lr / p.correction1) * m1 / bottom;
+    var at = i;
+    var noise = vec4u();
+    if HALF == 1u {
+        let r = i / p.ld4;
+        let c = i % p.ld4;
+        at = r * p.ldw4 + c;
+        noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+    }
+    w[at] = stored(wide(w[at]) * p.decay - (p.lr / p.correction1) * m1 / bottom, noise);
+}
+
+//@ step8
+// The same with both moments in 8 bits (arXiv 2110.02861): value = map[code] * scale, scale the largest |value| of a block. A block
+// is BLOCK rows of one column, so an embedding's tokens, which are columns, never share a scale; and one lane owns four of them.
+const BLOCK: u32 = 64u;
+struct Params {
+    rows: u32,
+    cols4: u32,
+    ldm: u32,       // words of a row of the moments
+    ld4: u32,       // of grad
+    ldw4: u32,      // of w
+    first4: u32,    // where the block lies in rows of whole4
+    whole4: u32,
+    parameter: u32,
+    step: u32,
+    seed_low: u32,
+    seed_high: u32,
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    decay: f32,
+    correction1: f32,
+    correction2: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> grad: array<vec4f>;        // [rows, cols4]
+@group(0) @binding(2) var<storage, read> norm: array<f32>;          // [2]
+@group(0) @binding(3) var<storage, read> map: array<f32>;           // [2, 2, 256] values and borders; signed, then unsigned
+@group(0) @binding(4) var<storage, read_write> w: array<Operand>;   // [rows, cols4]
+@group(0) @binding(5) var<storage, read_write> m: array<u32>;       // [rows + 4 blocks, cols4] codes, then scales
+@group(0) @binding(6) var<storage, read_write> v: array<u32>;       // [rows + 4 blocks, cols4]
+const SIGNED: u32 = 0u;
+const UNSIGNED: u32 = 512u;
+fn looked_up(at: vec4u) -> vec4f {
+    return vec4f(map[at.x], map[at.y], map[at.z], map[at.w]);
+}
+fn values(word: u32, table: u32, scale: vec4f) -> vec4f {
+    return looked_up(table + ((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u))) * scale;
+}
+// The last codes whose lower border is not above x; borders are multiplied, since a division may round as it likes.
+fn nearest(x: vec4f, table: u32, scale: vec4f) -> vec4u {
+    var q = vec4u();
+    for (var s = 128u; s > 0u; s >>= 1u) {
+        let above = q + s;
+        q = select(q, above, x >= looked_up(table + 256u + above) * scale);
+    }
+    return q;
+}
+fn packed(q: vec4u) -> u32 {
+    return q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
+}
+struct Moved {
+    m: vec4f,
+    v: vec4f,
+}
+fn moved(x: vec4f, m0: vec4f, v0: vec4f) -> Moved {
+    return Moved(p.beta1 * m0 + (1.0 - p.beta1) * x, p.beta2 * v0 + (1.0 - p.beta2) * x * x);
+}
+@compute @workgroup_size(WG)
+fn step8(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let c = i % p.cols4;
+    let first = i / p.cols4 * BLOCK;
+    if first >= p.rows || !(norm[0] <= 3.0e38) {
+        return;
+    }
+    let stop = min(first + BLOCK, p.rows);
+    let at = (p.rows + 4u * (i / p.cols4)) * p.ldm + c;
+    let places = at + vec4u(0u, 1u, 2u, 3u) * p.ldm;
+    let scale_m = bitcast<vec4f>(vec4u(m[places.x], m[places.y], m[places.z], m[places.w]));
+    let scale_v = bitcast<vec4f>(vec4u(v[places.x], v[places.y], v[places.z], v[places.w]));
+    var most_m = vec4f();
+    var most_v = vec4f();
+    for (var r = first; r < stop; r++) {
+        let word = r * p.ldm + c;
+        let next = moved(grad[r * p.ld4 + c] * norm[1], values(m[word], SIGNED, scale_m), values(v[word], UNSIGNED, scale_v));
+        most_m = max(most_m, abs(next.m));
+        most_v = max(most_v, next.v);
+    }
+    for (var r = first; r < stop; r++) {
+        let word = r * p.ldm + c;
+        let e = r * p.ld4 + c;
+        let next = moved(grad[e] * norm[1], values(m[word], SIGNED, scale_m), values(v[word], UNSIGNED, scale_v));
+        m[word] = packed(nearest(next.m, SIGNED, most_m));
+        // A second moment that became 0 would let the first one be divided by eps.
+        v[word] = packed(max(nearest(next.v, UNSIGNED, most_v), vec4u(next.v > vec4f())));
+        let place = r * p.ldw4 + c;
+        var noise = vec4u();
+        if HALF == 1u {
+            noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+        }
+        let bottom = sqrt(next.v) / p.correction2 + p.eps;
+        w[place] = stored(wide(w[place]) * p.decay - (p.lr / p.correction1) * next.m / bottom, noise);
+    }
+    m[places.x] = bitcast<u32>(most_m.x);
+    m[places.y] = bitcast<u32>(most_m.y);
+    m[places.z] = bitcast<u32>(most_m.z);
+    m[places.w] = bitcast<u32>(most_m.w);
+    v[places.x] = bitcast<u32>(most_v.x);
+    v[places.y] = bitcast<u32>(most_v.y);
+    v[places.z] = bitcast<u32>(most_v.z);
+    v[places.w] = bitcast<u32>(most_v.w);
 }

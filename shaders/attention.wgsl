@@ -1,7 +1,9 @@
 // Attention over the token forest: row i sees row j exactly when j <= i < end[j] (and pos[i] - pos[j] < window). A lane
 // holds one query row (or, for dK and dV, one key row); what the other side brings is at addresses that are uniform over
 // the workgroup. Where a whole subtree ends before the block of queries begins, the loop jumps over it: the cost follows
-// the visible area. Online softmax (FlashAttention, arXiv 2205.14135); nothing of size [T, T] exists.
+// the visible area. What lies before the windows of all rows that a key's node reaches is jumped over too: a
+// position grows by at most 1 a row. With COUNT the pairs that are computed and the jumps are counted. Online softmax
+// (FlashAttention, arXiv 2205.14135); nothing of size [T, T] exists.
 // qkv holds [q heads | k heads | v heads], each head D4 vec4 wide.
 struct Params {
     rows: u32,      // T
@@ -34,6 +36,7 @@ fn wide() -> u32 {
 @group(0) @binding(4) var<storage, read> pos: array<u32>;          // [T]
 @group(0) @binding(5) var<storage, read_write> o: array<vec4f>;    // [T, H, D4]
 @group(0) @binding(6) var<storage, read_write> lse: array<f32>;    // [T, H]
+@group(0) @binding(7) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i0 = g.x * WG;
@@ -54,12 +57,30 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     var all_top = -3.0e38;
     var all_sum = 0.0;
     var j = root[i0];
+    var under = 0u;
+    var first = 0u;
+    var done = vec2u(); //*COUNT
     while j <= last {
         let e = end[j];
         if e <= i0 {
+            done.y++; //*COUNT
             j = e;
             continue;
         }
+        if e != under {
+            under = e;
+            var low = pos[i0];
+            for (var r = i0 + 1u; r < min(e, last + 1u); r++) {
+                low = min(low, pos[r]);
+            }
+            first = max(low, p.window - 1u) - (p.window - 1u);
+        }
+        if pos[j] < first {
+            done.y++; //*COUNT
+            j += first - pos[j];
+            continue;
+        }
+        done.x++; //*COUNT
         let ki = j * p.ld4 + kv * D4;
         let vi = ki + p.kv_heads * D4;
         var dots = vec4f();
@@ -92,6 +113,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         top = higher;
         j++;
     }
+    atomicAdd(&work[0], done.x); //*COUNT
+    atomicAdd(&work[1], done.y); //*COUNT
     if CHUNK > 0u {
         let higher = max(all_top, top);
         let keep = exp(all_top - higher);
@@ -141,6 +164,7 @@ fn backward_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: v
 @group(0) @binding(6) var<storage, read> lse: array<f32>;          // [T, H]
 @group(0) @binding(7) var<storage, read> delta: array<f32>;        // [T, H]
 @group(0) @binding(8) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(9) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i0 = g.x * WG;
@@ -162,12 +186,30 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     let l = lse[i * p.heads + h];
     let d = delta[i * p.heads + h];
     var j = root[i0];
+    var under = 0u;
+    var first = 0u;
+    var done = vec2u(); //*COUNT
     while j <= last {
         let e = end[j];
         if e <= i0 {
+            done.y++; //*COUNT
             j = e;
             continue;
         }
+        if e != under {
+            under = e;
+            var low = pos[i0];
+            for (var r = i0 + 1u; r < min(e, last + 1u); r++) {
+                low = min(low, pos[r]);
+            }
+            first = max(low, p.window - 1u) - (p.window - 1u);
+        }
+        if pos[j] < first {
+            done.y++; //*COUNT
+            j += first - pos[j];
+            continue;
+        }
+        done.x++; //*COUNT
         let ki = j * p.ld4 + kv * D4;
         let vi = ki + p.kv_heads * D4;
         var dots = vec4f();
@@ -183,6 +225,8 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         }
         j++;
     }
+    atomicAdd(&work[2], done.x); //*COUNT
+    atomicAdd(&work[3], done.y); //*COUNT
     if i0 + lane < p.rows {
         for (var d = 0u; d < wide(); d++) {
             dqkv[qi + d] = c[d];
@@ -191,7 +235,8 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 }
 
 //@ backward_kv
-// dK and dV; overwrites the k and v parts of dqkv. The queries that see key j are exactly the rows j .. end[j].
+// dK and dV; overwrites the k and v parts of dqkv. The queries that see key j are exactly the rows j .. end[j];
+// a row beyond all keys' windows is jumped over with all that continues it.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
@@ -200,6 +245,7 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(5) var<storage, read> lse: array<f32>;          // [T, H]
 @group(0) @binding(6) var<storage, read> delta: array<f32>;        // [T, H]
 @group(0) @binding(7) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(8) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let j0 = g.x * WG;
@@ -224,8 +270,28 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
     var x: array<vec4f, HELD>;
     var y: array<vec4f, HELD>;
     let group = p.heads / p.kv_heads;
+    var done = vec2u(); //*COUNT
     for (var h = kv * group; h < kv * group + group; h++) {
-        for (var i = j0; i < stop; i++) {
+        var high = 0u;
+        var until = 0u;
+        var i = j0;
+        while i < stop {
+            if i >= until {
+                high = 0u;
+                until = stop;
+                for (var r = j0; r <= last; r++) {
+                    if end[r] > i {
+                        high = max(high, pos[r]);
+                        until = min(until, end[r]);
+                    }
+                }
+            }
+            if pos[i] > high && pos[i] - high >= p.window {
+                done.y++; //*COUNT
+                i = end[i];
+                continue;
+            }
+            done.x++; //*COUNT
             let qi = i * p.ld4 + h * D4;
             let oi = (i * p.heads + h) * D4;
             var dots = vec4f();
@@ -241,8 +307,11 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
                 y[d] = fma(vec4f(w), d_o[oi + d], y[d]);
                 x[d] = fma(ds, qkv[qi + d], x[d]);
             }
+            i++;
         }
     }
+    atomicAdd(&work[4], done.x); //*COUNT
+    atomicAdd(&work[5], done.y); //*COUNT
     if j0 + lane < p.rows {
         for (var d = 0u; d < wide(); d++) {
             dqkv[ki + d] = x[d];

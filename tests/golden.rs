@@ -235,6 +235,7 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
             weight_decay: a.weight_decay,
             decay_vectors: true,
             max_grad_norm: a.max_grad_norm,
+            ..Optimiser::default()
         };
         let got = train_dpo(&gpu, name, &expected, "sigmoid", constant(a.lr), optimiser, a.trajectory.len());
         for column in 0..2 {

@@ -15,7 +15,7 @@ use selfreward::train::dpo::{DpoConfig, Pair};
 use selfreward::train::exchange::Alone;
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule};
+use selfreward::train::{Dropout, LearningRate, MomentType, Optimiser, Schedule, WeightType};
 use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
 use selfreward::{Silent, world};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,8 @@ struct Case {
     storage: Storage,
     lora: Option<LoraConfig>,
     half: Option<Half>,
+    weights: WeightType,
+    moments: MomentType,
     dropout: f32,
     loss: &'static str,
     sft: bool,
@@ -84,9 +86,10 @@ impl Case {
         let dpo = DpoConfig { objective, epochs: 2, batch: 8, lr: lr.clone(), seed: 0 };
         let sft = SftConfig { epochs: 2, batch: 8, lr, seed: 0 };
         let job = Job {
-            optimiser: Optimiser::default(),
+            optimiser: Optimiser { moments: self.moments, ..Optimiser::default() },
             save_every: 100,
             micro_rows: self.micro_rows,
+            weights: self.weights,
             half: self.half,
             dropout: Dropout { rate: self.dropout, seed: 0 },
             dir,
@@ -127,6 +130,8 @@ fn cases(dir: &Path) -> Vec<Case> {
         storage: Storage::F32,
         lora: None,
         half: None,
+        weights: WeightType::F32,
+        moments: MomentType::F32,
         dropout: 0.0,
         loss: "sigmoid",
         sft: false,
@@ -141,6 +146,8 @@ fn cases(dir: &Path) -> Vec<Case> {
         Case { micro_rows: Some(320), loss: "aot", ..plain("coupled pairs", &f32) },
         Case { loss: "orpo", ..plain("prompts scored too", &f32) },
         Case { half: Some(Half::Bf16), ..plain("dpo on copies", &f32) },
+        Case { moments: MomentType::Bits8, ..plain("dpo with moments in 8 bits", &f32) },
+        Case { weights: WeightType::Bf16, moments: MomentType::Bits8, ..plain("dpo of bf16 weights", &f32) },
         Case { dropout: 0.1, ..plain("dpo with dropout", &f32) },
         Case { lora: Some(lora(0.0)), ..plain("LoRA on f32", &f32) },
         Case { lora: Some(lora(0.1)), storage: bf16, ..plain("LoRA on bf16 with dropout", &f32) },
@@ -198,7 +205,8 @@ fn a_training_that_cannot_fit_says_so_before_it_begins() {
 fn parts_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let cases = cases(dir.path());
-    let [full, adapter] = [&cases[0], &cases[10]];
+    let find = |name| cases.iter().find(|c| c.name == name).unwrap();
+    let [full, adapter] = [find("dpo"), find("LoRA on blocks")];
     let gpu = Gpu::open(None, None).unwrap();
     let parts = |case: &Case| case.fit(&gpu, |fit| fit.peak(fit.untold().unwrap()).unwrap());
     let of = |peak: &Peak, part: Part| peak.held().find(|(p, _)| *p == part).map_or(0, |(_, bytes)| bytes);

@@ -5,7 +5,8 @@
 use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options};
-use selfreward::kernels::weight::Half;
+use selfreward::kernels::matmul;
+use selfreward::kernels::weight::{Half, Weight};
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, NamedTensor, Storage, family, score};
 use selfreward::train::sft::Example;
@@ -167,6 +168,63 @@ fn adapters_train_on_bases_in_fewer_bits() {
         let far = named_distance(&run(Storage::Own).1, &run(Storage::F32).1);
         assert!(far <= most, "{dtype}: gradients {far:.1e} from those on the dequantised base");
     }
+}
+
+fn greedy(gpu: &Gpu, model: &Model) -> Vec<u32> {
+    let settings = Settings {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_new_tokens: 6,
+        stop: vec![],
+        seed: 0,
+        choices: vec![],
+    };
+    let request = Request { prompt: ids(9, 2, model.arch.vocab_size), samples: vec![0] };
+    let mut written = Generator::new(gpu, model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
+    written.remove(0).remove(0).tokens
+}
+
+/// In every type of the weights, generated and scored; and adapters on those that are not f32, whose gradients go through each
+/// buffer turned around.
+#[test]
+fn matrices_in_fewer_bits_and_several_buffers_give_the_same_numbers() {
+    let (whole, cut) = (open(None), open(Some(16 << 10)));
+    for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::Q8_0] {
+        let (_dir, source) = shipped(dtype);
+        let adapter = lora(&source);
+        let load = |gpu: &Gpu| Model::load(gpu, &source).unwrap();
+        let (a, b) = (load(&cut), load(&whole));
+        assert_eq!(bits(&logits(&cut, &a)), bits(&logits(&whole, &b)), "{dtype}: logits");
+        assert_eq!(greedy(&cut, &a), greedy(&whole, &b), "{dtype}: what is generated");
+        let run = |gpu: &Gpu, model: Model| {
+            let model = model.with_adapter(gpu, Some(&adapter)).unwrap();
+            trained(&mut Trainer::new(gpu, model, Optimiser::default()).unwrap(), gpu, 1).1
+        };
+        let far = named_distance(&run(&cut, a), &run(&whole, b));
+        assert!(far < 1e-6, "{dtype}: gradients {far:.1e} apart");
+    }
+}
+
+/// A matrix of 8 bits that fits one binding, and whose form in f32, which the way back makes, does not.
+#[test]
+fn a_quantised_matrix_above_a_binding_in_f32_goes_backward() {
+    let gpu = Gpu::with(&Options { webgpu_limits: true, ..Options::default() }).unwrap();
+    let (rows, cols) = (512, 70_001);
+    assert!(rows * cols < 128 << 20 && 4 * rows * cols > 128 << 20);
+    // Words of 0 leave the minimum, which tells block and column.
+    let minimum: Vec<f32> = (0..rows / 32 * cols).map(|i| (i / cols * 8 + i % cols % 7) as f32).collect();
+    let scale = vec![1.0; minimum.len()];
+    let shape = (8, rows, cols);
+    let matrix = Weight::upload_quantised(&gpu, shape, &vec![0; rows / 4 * cols], [&scale, &minimum]).unwrap();
+    let mut row = vec![0f32; cols];
+    let chosen = [3, 35_000, 65_535, 65_536, 70_000];
+    chosen.iter().for_each(|c| row[*c] = 1.0);
+    let (a, c) = (gpu.upload(1, cols, &row).unwrap(), gpu.empty(1, rows).unwrap());
+    let mut rec = gpu.record();
+    matmul::forward_nt(&mut rec, &a, &matrix, &c, false).unwrap();
+    rec.submit().unwrap();
+    let got: Vec<f32> = gpu.download(&c).unwrap();
+    let want = |r: usize| chosen.iter().map(|c| minimum[r / 32 * cols + c]).sum::<f32>();
+    assert_eq!(got, (0..rows).map(want).collect::<Vec<_>>());
 }
 
 /// The tolerances that docs/NUMERICS.md states for weights rounded to 16 bits: logits, gradients, a loss.

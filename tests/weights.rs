@@ -81,7 +81,7 @@ fn a_saved_model_comes_back() {
     fs::write(folder.join("notes.txt"), "mine").unwrap();
     let mut changed = tensors;
     changed[0].data[0] = -1.0;
-    save_model(&folder, &source, &changed).unwrap();
+    save_model(&folder, &source, &changed, Dtype::F32).unwrap();
     assert_eq!(ModelSource::open(&folder).unwrap().tensors_f32().unwrap(), changed);
     assert_eq!(fs::read_to_string(folder.join("notes.txt")).unwrap(), "mine");
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
@@ -324,7 +324,7 @@ fn gguf_appears_under_hugging_faces_names_and_row_order() {
     assert_eq!(source.text().unwrap().encode("ab 11").unwrap(), [2, 3, 4, 4]);
     // As a Hugging Face folder it is the same model.
     let folder = temporary.path().join("folder");
-    save_model(&folder, &source, &got).unwrap();
+    save_model(&folder, &source, &got, Dtype::F32).unwrap();
     let exported = ModelSource::open(&folder).unwrap();
     assert_eq!((exported.tensors_f32().unwrap(), exported.arch, exported.stop_ids), (got, want, vec![1]));
 }

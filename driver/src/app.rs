@@ -8,6 +8,7 @@ use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::kernels::weight::Half;
 use selfreward::model::{Model, Storage};
+use selfreward::train::{MomentType, WeightType};
 use selfreward::weights::ModelSource;
 use serde::Serialize;
 use std::io::Write;
@@ -38,6 +39,11 @@ impl App {
 
     /// The same with kernels and features pinned.
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
+        self.opened(pin, false)
+    }
+
+    /// The same, every launch timed if `profile` says so.
+    pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
         let gpu = Gpu::with(&Options {
             device: self.common.device.clone(),
             turn: self.ranks.turn(),
@@ -46,6 +52,7 @@ impl App {
             plain: pin.no_features,
             webgpu_limits: self.common.limits == LimitSet::Webgpu,
             invariant: self.common.invariant,
+            profile,
             ..Options::default()
         })?;
         let info = gpu.info();
@@ -87,6 +94,11 @@ pub(crate) struct DtypeArg {
 }
 
 impl DtypeArg {
+    /// As if this had been asked for.
+    pub(crate) fn of(dtype: Option<DtypeName>) -> Self {
+        Self { dtype }
+    }
+
     /// How to load a model that is not trained itself.
     pub(crate) fn storage(&self) -> Storage {
         match (self.dtype, self.half()) {
@@ -111,11 +123,6 @@ impl DtypeArg {
         self.half().filter(|_| !model.has_adapter())
     }
 
-    /// Its name, where one was asked for.
-    pub(crate) fn name(&self) -> Option<&'static str> {
-        self.dtype.map(|_| self.half().map_or("f32", Half::name))
-    }
-
     /// The 16-bit type that was asked for.
     pub(crate) fn half(&self) -> Option<Half> {
         match self.dtype {
@@ -126,8 +133,77 @@ impl DtypeArg {
     }
 }
 
+/// In how many bytes a training keeps its state.
+#[derive(clap::Args)]
+pub(crate) struct StateArgs {
+    /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, value_name = "O")]
+    optimizer: OptimizerName,
+    /// Type of the weights that are trained, and of the matrices that are written: f32; or bf16, half the bytes, where each step is
+    /// rounded stochastically, so that small ones are not lost. An adapter is in f32
+    #[arg(long, value_enum, default_value_t = WeightsName::F32, value_name = "T")]
+    weights: WeightsName,
+}
+
+impl StateArgs {
+    /// Loads a model to be trained: all of it, as these flags say; or, frozen beside an adapter, as `dtype` says.
+    pub(crate) fn load(&self, gpu: &Gpu, source: &ModelSource, adapter: bool, dtype: &DtypeArg) -> Result<Model> {
+        Ok(Model::load_as(gpu, source, self.trained(adapter, dtype)?)?)
+    }
+
+    /// How the matrices of such a model are kept.
+    pub(crate) fn trained(&self, adapter: bool, dtype: &DtypeArg) -> Result<Storage> {
+        if self.weights() == WeightType::F32 {
+            return Ok(dtype.trained(adapter));
+        }
+        if adapter {
+            bail!("--weights bf16 is for the training of all weights; --dtype bf16 keeps an adapter's model so");
+        }
+        if let Some(half) = dtype.half() {
+            bail!("--dtype {} is for copies of f32 weights; it does not go with --weights bf16", half.name());
+        }
+        Ok(Storage::Half(Half::Bf16))
+    }
+
+    /// How to load the model for passes that its training will repeat.
+    pub(crate) fn storage(&self, dtype: &DtypeArg) -> Storage {
+        match self.weights() {
+            WeightType::F32 => dtype.storage(),
+            WeightType::Bf16 => Storage::Half(Half::Bf16),
+        }
+    }
+
+    /// The type of the trained weights.
+    pub(crate) fn weights(&self) -> WeightType {
+        match self.weights {
+            WeightsName::F32 => WeightType::F32,
+            WeightsName::Bf16 => WeightType::Bf16,
+        }
+    }
+
+    /// The type of its moments.
+    pub(crate) fn moments(&self) -> MomentType {
+        match self.optimizer {
+            OptimizerName::Adamw => MomentType::F32,
+            OptimizerName::Adamw8bit => MomentType::Bits8,
+        }
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum DtypeName {
+enum WeightsName {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptimizerName {
+    Adamw,
+    Adamw8bit,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum DtypeName {
     F32,
     Bf16,
     F16,

@@ -5,6 +5,7 @@
 mod app;
 mod args;
 mod commands;
+mod profile;
 mod progress;
 mod ranks;
 mod sample;

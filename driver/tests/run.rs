@@ -148,6 +148,8 @@ save_every = 2
 [dpo]
 lr = 1e-4
 batch = 4
+optimizer = "adamw8bit"
+weights = "bf16"
 [validation]
 prompts = "PLACE/held-out.jsonl"
 every = 1
@@ -164,6 +166,8 @@ fn a_run_with_every_option_writes_what_it_should() {
     assert!(stages.contains(&"round-2/anchors") && stages.contains(&"round-1/second-opinions"), "{stages:?}");
     // M0 is a reference, M1 was trained: 4 records three times, 8 of them instructions, 2 a step.
     assert!(place.file("run/M0/source.json").exists() && place.file("run/M1/model.safetensors").exists());
+    let stored = |model: &str| place.document(&format!("{model}/config.json"))["dtype"].clone();
+    assert_eq!(["M1", "M2", "M3"].map(stored), ["float32", "bfloat16", "bfloat16"]);
     let steps = place.lines("sft/steps.jsonl");
     assert_eq!(steps.len(), 6);
     assert!(steps[5]["loss"].as_f64().unwrap() < steps[0]["loss"].as_f64().unwrap());

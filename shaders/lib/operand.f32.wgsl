@@ -3,3 +3,6 @@ alias Operand = vec4f;
 fn wide(x: Operand) -> vec4f {
     return x;
 }
+fn stored(x: vec4f, noise: vec4u) -> Operand {
+    return x;
+}

@@ -191,7 +191,7 @@ mod tests {
         drop(gpu.empty(1, 200_000).unwrap());
         // Not of the free one's size, and there is no room for both.
         let other = gpu.empty(1, 100_000).unwrap();
-        assert!(gpu.empty(1, 200_000).unwrap_err().to_string().contains("`plan`"));
+        assert!(gpu.empty(1, 200_000).is_err_and(|e| e.to_string().contains("`plan`")));
         drop(other);
         gpu.empty(1, 200_000).unwrap();
     }

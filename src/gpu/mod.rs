@@ -5,6 +5,7 @@ mod buffer;
 mod export;
 mod ledger;
 mod pipeline;
+mod profile;
 mod record;
 pub mod tune;
 
@@ -14,6 +15,7 @@ pub use export::{Dispatch, Recording};
 pub use ledger::{Booking, Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub use pipeline::Source;
+pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 
 use crate::{Error, Result};
@@ -82,6 +84,8 @@ pub struct Options {
     pub invariant: bool,
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
+    /// Time every launch ([`Gpu::profile`]); slower, and an error where the adapter has no timestamps.
+    pub profile: bool,
 }
 
 /// Bytes that desktops' drivers bind at least.
@@ -107,6 +111,8 @@ struct Inner {
     lost: Mutex<Option<String>>,
     failure: Mutex<Option<Error>>,
     tuning: Mutex<tune::Table>,
+    profiler: Option<profile::Profiler>,
+    work: Mutex<Cost>,
 }
 
 /// An open GPU; cheap to clone.
@@ -139,9 +145,14 @@ impl Gpu {
         } else {
             adapter.limits()
         };
+        let mut required_features =
+            if options.profile { profile::feature(&adapter, &info.name)? } else { wgpu::Features::empty() };
+        if !options.plain {
+            required_features |= adapter.features() & wgpu::Features::SHADER_F16;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
-            required_features: wgpu::Features::empty(),
+            required_features,
             required_limits: limits.clone(),
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::Performance,
@@ -167,6 +178,8 @@ impl Gpu {
             staged: AtomicU64::default(),
             lost: Mutex::default(),
             failure: Mutex::default(),
+            profiler: options.profile.then(profile::Profiler::new),
+            work: Mutex::default(),
         }));
         let weak = Arc::downgrade(&gpu.0);
         gpu.0.device.set_device_lost_callback(move |_, why| {
@@ -236,6 +249,8 @@ impl Gpu {
             pool: Mutex::default(),
             stand_in: Some(stand_in),
             counted: Mutex::default(),
+            profiler: None,
+            work: Mutex::default(),
             staged: AtomicU64::default(),
             lost: Mutex::default(),
             failure: Mutex::default(),
@@ -260,6 +275,16 @@ impl Gpu {
     /// Whether it only counts ([`Gpu::counting`]).
     pub fn counts(&self) -> bool {
         self.0.stand_in.is_some()
+    }
+
+    /// Whether shaders may compute in f16.
+    pub fn has_f16(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Work of everything submitted since the device was opened.
+    pub fn work(&self) -> Cost {
+        *lock(&self.0.work)
     }
 
     /// Largest buffer that a kernel can bind, in bytes.

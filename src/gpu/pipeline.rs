@@ -46,7 +46,9 @@ impl Source {
             Variant::Soft => self.soft,
             Variant::Tile => self.tile,
         };
-        let mut out = String::new();
+        // Directives stand before everything else.
+        let is_directive = |line: &&str| line.starts_with("enable ");
+        let mut out: String = text.lines().filter(is_directive).flat_map(|line| [line, "\n"]).collect();
         if !constants.iter().any(|(n, _)| *n == "WG") {
             let _ = writeln!(out, "const WG: u32 = {}u;", self.workgroup(variant));
         }
@@ -65,7 +67,8 @@ impl Source {
             out.push_str(if variant == Variant::Soft { soft } else { tile });
         }
         let mut sections = text.split("\n//@ ");
-        out.push_str(sections.next().unwrap_or_default());
+        let head = sections.next().unwrap_or_default().lines().filter(|line| !is_directive(line));
+        out.extend(head.flat_map(|line| [line, "\n"]));
         let section = sections.find(|s| s.split_whitespace().next() == Some(entry));
         let section = section.ok_or_else(|| Error::Input(format!("{}: no entry point '{entry}'", self.name)))?;
         out.push_str("\n// ");

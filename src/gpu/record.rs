@@ -17,8 +17,9 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn plus(self, other: Cost) -> Cost {
-        Cost { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    /// The work of all of them.
+    pub fn sum(all: impl Iterator<Item = Cost>) -> Cost {
+        all.fold(Cost::default(), |a, b| Cost { flops: a.flops + b.flops, bytes: a.bytes + b.bytes })
     }
 }
 
@@ -46,7 +47,7 @@ pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     pub(super) buffers: Vec<Arc<Raw>>,
     pub(super) groups: [u32; 3],
-    cost: Cost,
+    pub(super) cost: Cost,
 }
 
 /// A list of launches that was not yet submitted.
@@ -111,7 +112,7 @@ impl<'g> Recorder<'g> {
         }
         if self.gpu.counts() {
             self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
-            self.counted.cost = self.counted.cost.plus(l.cost);
+            self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
             return Ok(());
         }
         let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
@@ -187,7 +188,7 @@ impl<'g> Recorder<'g> {
 
 /// A compiled recording. The tensors it reads and writes between runs must be kept alive by its owner.
 pub struct Plan {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
     counted: Counted,
 }
@@ -205,7 +206,15 @@ impl Plan {
 
     /// All work of one run.
     pub fn cost(&self) -> Cost {
-        self.steps.iter().fold(self.counted.cost, |sum, s| sum.plus(s.cost))
+        Cost::sum(self.steps.iter().map(|s| s.cost).chain([self.counted.cost]))
+    }
+
+    /// Encodes launch number `i`.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass, i: usize) {
+        let step = &self.steps[i];
+        pass.set_pipeline(&step.pipeline.pipeline);
+        pass.set_bind_group(0, &self.groups[i], &[(i * SLOT) as u32]);
+        pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
     }
 }
 
@@ -225,20 +234,24 @@ impl Gpu {
         lock(&self.0.counted).clone()
     }
 
-    fn encode(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) -> wgpu::CommandBuffer {
+    fn submit(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) {
+        let cost = Cost::sum(plan.steps[range.clone()].iter().map(|s| s.cost));
+        {
+            let mut work = lock(&self.0.work);
+            let times = times as f64;
+            *work = Cost { flops: work.flops + cost.flops * times, bytes: work.bytes + cost.bytes * times };
+        }
+        if let Some(profiler) = &self.0.profiler {
+            return self.submit_timed(profiler, plan, range, times);
+        }
         let mut encoder = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for _ in 0..times {
-                for i in range.clone() {
-                    let step = &plan.steps[i];
-                    pass.set_pipeline(&step.pipeline.pipeline);
-                    pass.set_bind_group(0, &plan.groups[i], &[(i * SLOT) as u32]);
-                    pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
-                }
+                range.clone().for_each(|i| plan.dispatch(&mut pass, i));
             }
         }
-        encoder.finish()
+        self.0.queue.submit([encoder.finish()]);
     }
 
     /// Submits one run of the plan; does not wait. Long plans go in several submits, so that a desktop stays usable.
@@ -254,7 +267,7 @@ impl Gpu {
         for (i, step) in plan.steps.iter().enumerate() {
             work += step.cost.flops;
             if work > self.flops_per_dispatch() || i + 1 == plan.steps.len() {
-                self.0.queue.submit([self.encode(plan, from..i + 1, 1)]);
+                self.submit(plan, from..i + 1, 1);
                 (from, work) = (i + 1, 0.0);
             }
         }
@@ -269,7 +282,7 @@ impl Gpu {
         if self.counts() || plan.cost().flops * times as f64 > self.flops_per_dispatch() {
             return (0..times).try_for_each(|_| self.run(plan));
         }
-        self.0.queue.submit([self.encode(plan, 0..plan.len(), times)]);
+        self.submit(plan, 0..plan.len(), times);
         self.take_failure()
     }
 

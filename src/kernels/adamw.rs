@@ -1,20 +1,27 @@
 //! Global gradient norm, clipping and the AdamW update (arXiv 1711.05101), as torch computes them.
 
-use super::{Case, Kernel, lanes, row_groups, stream, word};
-use crate::Result;
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor};
+use super::weight::{Block, Half, Weight};
+use super::{Case, Kernel, cast, lanes, row_groups, stream, word};
+use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
+use crate::rng::{halves, philox};
+use crate::{Error, Result};
 
 static SOURCE: Source = Source {
     name: "adamw",
     soft: include_str!("../../shaders/adamw.wgsl"),
     tile: include_str!("../../shaders/adamw.wgsl"),
-    libs: &["grid", "reduce"],
+    libs: &["grid", "reduce", "philox", "operand"],
     tile_size: 128,
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", constants: &[&[]], ordered: &[], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "gradient norm, clipping, AdamW",
+    constants: &[&[("HALF", 0)], &[("HALF", 1)]],
+    ordered: &[],
+    cases,
+};
 
 /// Elements that one partial sum of squares covers.
 pub const SLICE: usize = 4096;
@@ -69,13 +76,90 @@ pub struct Rates {
     pub weight_decay: f32,
     /// Number of this step, from 1.
     pub step: u64,
+    /// Of the rounding of bf16 weights; beside it step, parameter and place decide.
+    pub seed: u64,
 }
 
-/// Moves w and its moments by one step; nothing moves where the norm is not finite.
+/// Which part of the model a block of weights is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The parameter's number.
+    pub parameter: usize,
+    /// The block's first column, a multiple of 4.
+    pub first: usize,
+    /// Columns of the parameter.
+    pub cols: usize,
+}
+
+/// The first and the second moment of a tensor `[rows, cols]`.
+#[derive(Clone, Copy)]
+pub enum Moments<'a> {
+    /// As large as the tensor.
+    F32([&'a Tensor; 2]),
+    /// In 8 bits (arXiv 2110.02861): each of [`shape8`], all zeros at first.
+    Bits8([&'a Tensor; 2], &'a Codes),
+}
+
+/// Rows of a column that share a scale in 8 bits.
+pub const BLOCK: usize = 64;
+
+/// Shape of an 8-bit moment in words: four neighbours of a row in each, the first in its low bits, then a row of scales (f32)
+/// for each of the four columns of a word and each [`BLOCK`] of rows.
+pub fn shape8(rows: usize, cols: usize) -> [usize; 2] {
+    [rows + 4 * rows.div_ceil(BLOCK), cols.div_ceil(4)]
+}
+
+/// What 8-bit codes mean, on the GPU.
+pub struct Codes(Tensor);
+
+impl Codes {
+    /// The tables of the signed and the unsigned codes.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(gpu: &Gpu) -> Result<Codes> {
+        let tables = [codes(true), codes(false)].map(|values| [borders(&values), values]);
+        let all: Vec<f32> = tables.into_iter().flat_map(|[borders, values]| [values, borders].concat()).collect();
+        Ok(Codes(gpu.vector(&all)?))
+    }
+}
+
+/// The 256 values from -1 to 1 (or from 0 to 1) of the dynamic code, ascending: 7 decades, each with twice the values of the
+/// one below. They are those of bitsandbytes' `create_dynamic_map`.
+pub fn codes(signed: bool) -> Vec<f32> {
+    let mut all = vec![0.0f32, 1.0];
+    for decade in 0..7 {
+        let n = if signed { 1 << decade } else { 2 << decade };
+        for i in 0..n {
+            let middle = 0.1 + 0.9 * (f64::from(i) + 0.5) / f64::from(n);
+            let value = (10f64.powi(decade - 6) * middle) as f32;
+            all.push(value);
+            if signed {
+                all.push(-value);
+            }
+        }
+    }
+    all.sort_by(f32::total_cmp);
+    all
+}
+
+/// The borders below each code: halfway to the one before.
+fn borders(values: &[f32]) -> Vec<f32> {
+    let middle = |pair: &[f32]| (pair[0] + pair[1]) / 2.0;
+    [f32::MIN].into_iter().chain(values.windows(2).map(middle)).collect()
+}
+
+/// Moves w (f32, or bf16 rounded stochastically) and its moments by one step; nothing moves where the norm is not finite.
 ///
 /// # Errors
-/// A device error.
-pub fn step(rec: &mut Recorder, rates: &Rates, grad: &Tensor, norm: &Tensor, [w, m, v]: [&Tensor; 3]) -> Result<()> {
+/// Weights of another type, shapes that do not fit; a device error.
+pub fn step(
+    rec: &mut Recorder,
+    rates: &Rates,
+    (grad, norm): (&Tensor, &Tensor),
+    (block, part): (&Block, Part),
+    moments: Moments,
+) -> Result<()> {
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(rates.step as f64);
     let floats = [
         rates.lr,
@@ -86,17 +170,55 @@ pub fn step(rec: &mut Recorder, rates: &Rates, grad: &Tensor, norm: &Tensor, [w,
         correction(rates.betas[0]) as f32,
         correction(rates.betas[1]).sqrt() as f32,
     ];
-    let mut params = vec![word(w.len() / 4, "elements")?];
+    let (w, half) = match block {
+        Block::Dense(w) => (w, 0),
+        Block::Half { half: Half::Bf16, words, .. } => (words, 1),
+        _ => return Err(Error::Input("weights are trained in f32 or bf16".into())),
+    };
+    let [rows, cols] = [block.rows(), block.cols()];
+    grad.expect_shape("a gradient", rows, cols)?;
+    let (entry, sizes, bind, items) = match &moments {
+        Moments::F32([m, v]) => {
+            m.expect_shape("a moment", rows, cols)?;
+            v.expect_shape("a moment", rows, cols)?;
+            ("step", vec![grad.len() / 4], vec![grad, norm, w, *m, *v], grad.len() / 4)
+        }
+        Moments::Bits8([m, v], codes) => {
+            let [deep, cols4] = shape8(rows, cols);
+            m.expect_shape("an 8-bit moment", deep, cols4)?;
+            v.expect_shape("an 8-bit moment", deep, cols4)?;
+            ("step8", vec![rows, cols4, m.ld], vec![grad, norm, &codes.0, w, *m, *v], rows.div_ceil(BLOCK) * cols4)
+        }
+    };
+    let places = [grad.ld / 4, block.ld4(), part.first / 4, part.cols.div_ceil(4), part.parameter];
+    let sizes = sizes.iter().chain(&places).map(|n| word(*n, "a parameter's size"));
+    let mut params = sizes.collect::<Result<Vec<_>>>()?;
+    params.push(rates.step as u32);
+    params.extend(halves(rates.seed));
     params.extend(floats.map(f32::to_bits));
+    let [m, v] = match moments {
+        Moments::F32(both) | Moments::Bits8(both, _) => both,
+    };
     rec.launch(Launch {
         source: &SOURCE,
-        entry: "step",
-        constants: vec![],
+        entry,
+        constants: vec![("HALF", half)],
         params,
-        bind: &[grad, norm, w, m, v],
-        groups: lanes(&SOURCE, rec.variant(), w.len() / 4),
-        cost: stream(&[w, w, m, m, v, v, grad], 12.0),
+        bind: &bind,
+        groups: lanes(&SOURCE, rec.variant(), items),
+        cost: stream(&[grad, w, w, m, m, v, v], 12.0),
     })
+}
+
+/// The bf16 bits of values `[rows, cols]` of a whole parameter, rounded as a step does.
+pub fn twin_rounded(rates: &Rates, parameter: usize, cols: usize, values: &[f32]) -> Vec<u16> {
+    let bits = |(i, x): (usize, &f32)| {
+        let (row, col) = (i / cols, i % cols);
+        let place = (row * cols.div_ceil(4) + col / 4) as u32;
+        let noise = philox([place, 3, parameter as u32, rates.step as u32], halves(rates.seed))[col % 4];
+        ((x.to_bits() + (noise & 0xffff)) >> 16) as u16
+    };
+    values.iter().enumerate().map(bits).collect()
 }
 
 /// One step on (w, m, v) given the gradient and its clip factor.
@@ -113,6 +235,56 @@ pub fn twin(rates: &Rates, grad: &[f64], factor: f64, [w, m, v]: [&mut [f64]; 3]
     }
 }
 
+/// Moments in 8 bits on the host: what the GPU's words say, and their exact next ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moment8 {
+    signed: bool,
+    shape: [usize; 2],
+    /// `[rows, pad4(cols)]`
+    codes: Vec<u8>,
+    /// `[ceil(rows / BLOCK), pad4(cols)]`
+    scales: Vec<f32>,
+}
+
+impl Moment8 {
+    /// The values, in f32 as the kernel computes them; `[rows, pad4(cols)]`.
+    pub fn values(&self) -> Vec<f32> {
+        let (map, ld) = (codes(self.signed), pad4(self.shape[1]));
+        let scale = |i: usize| self.scales[i / ld / BLOCK * ld + i % ld];
+        self.codes.iter().enumerate().map(|(i, q)| map[usize::from(*q)] * scale(i)).collect()
+    }
+
+    /// The nearest codes of f32 values `[rows, pad4(cols)]`; of the unsigned ones no value above 0 becomes 0.
+    pub fn nearest(signed: bool, shape: [usize; 2], values: &[f32]) -> Moment8 {
+        let (borders, ld) = (borders(&codes(signed)), pad4(shape[1]));
+        let mut scales = vec![0f32; shape[0].div_ceil(BLOCK) * ld];
+        for (i, x) in values.iter().enumerate() {
+            let scale = &mut scales[i / ld / BLOCK * ld + i % ld];
+            *scale = scale.max(x.abs());
+        }
+        let code = |(i, x): (usize, &f32)| {
+            let scale = scales[i / ld / BLOCK * ld + i % ld];
+            let q = borders[1..].partition_point(|b| *x >= b * scale);
+            q.max(usize::from(!signed && *x > 0.0)) as u8
+        };
+        let codes = values.iter().enumerate().map(code).collect();
+        Moment8 { signed, shape, codes, scales }
+    }
+
+    /// The words of a tensor of [`shape8`].
+    pub fn words(&self) -> Vec<u32> {
+        let mut words: Vec<u32> = self.codes.as_chunks::<4>().0.iter().map(|q| u32::from_le_bytes(*q)).collect();
+        for row in self.scales.chunks_exact(pad4(self.shape[1]).max(4)) {
+            words.extend((0..4).flat_map(|k| row.iter().skip(k).step_by(4)).map(|s| s.to_bits()));
+        }
+        words
+    }
+}
+
+fn whole(cols: usize) -> Part {
+    Part { cols, ..Part::default() }
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, cols, max_norm) in [(1, 1, 1.0f32), (7, 33, 1.0), (640, 33, 0.0), (1, 5000, 1e9)] {
@@ -123,10 +295,10 @@ fn cases() -> Vec<Case> {
             let mut hv: Vec<f64> = square.iter().map(|x| f64::from(*x)).collect();
             let v = t.gpu.upload(rows, cols, &square)?;
             let (part, norm) = (t.gpu.zeros(1, parts(&g) + 1)?, t.gpu.empty(1, 2)?);
-            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3 };
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
             square_sum(&mut t.rec, &g, &part, 1)?;
             clip(&mut t.rec, &part, max_norm, &norm)?;
-            step(&mut t.rec, &rates, &g, &norm, [&w, &m, &v])?;
+            step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), Moments::F32([&m, &v]))?;
             let all = hg.iter().map(|x| x * x).sum::<f64>().sqrt();
             let factor = if max_norm == 0.0 { 1.0 } else { (f64::from(max_norm) / (all + 1e-6)).min(1.0) };
             twin(&rates, &hg, factor, [&mut hw, &mut hm, &mut hv]);
@@ -137,17 +309,158 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
+    // With these decays and short gradients every sum is exact, so codes and scales must be met bit for bit.
+    for (rows, cols) in [(1, 1), (70, 33), (64, 8), (7, 260)] {
+        all.push(Case::new(format!("step8 {rows}x{cols} codes"), 0.0, move |t| {
+            let shape = [rows, cols];
+            let ld = pad4(cols);
+            let mut draw = |signed: bool| {
+                let short = |x: f32| (x * 64.0).round() / 64.0;
+                let values: Vec<f32> =
+                    t.values(rows * ld).iter().map(|x| if signed { short(*x) } else { short(x * x) }).collect();
+                let magnitude = 2f32.powi(t.below(9) as i32 - 4);
+                let held = |(i, x): (usize, &f32)| if i % ld < cols { x * magnitude } else { 0.0 };
+                values.iter().enumerate().map(held).collect::<Vec<f32>>()
+            };
+            let (g, m, v, w) = (draw(true), draw(true), draw(false), draw(true));
+            let (m, v) = (Moment8::nearest(true, shape, &m), Moment8::nearest(false, shape, &v));
+            let [deep, cols4] = shape8(rows, cols);
+            let upload = |x: &Moment8| t.gpu.upload(deep, cols4, &x.words());
+            let (on_m, on_v, codes) = (upload(&m)?, upload(&v)?, Codes::new(t.gpu)?);
+            let narrow = |x: &[f32]| x.chunks_exact(ld).flat_map(|row| &row[..cols]).copied().collect::<Vec<f32>>();
+            let (on_g, on_w) = (t.gpu.upload(rows, cols, &narrow(&g))?, t.gpu.upload(rows, cols, &narrow(&w))?);
+            let rates = Rates { lr: 0.01, betas: [0.5, 0.5], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
+            let norm = t.gpu.vector(&[1.0f32, 1.0])?;
+            step(
+                &mut t.rec,
+                &rates,
+                (&on_g, &norm),
+                (&Block::Dense(on_w.clone()), whole(on_w.cols)),
+                Moments::Bits8([&on_m, &on_v], &codes),
+            )?;
+            let next = |old: &Moment8, x: fn(f32) -> f32| {
+                let values: Vec<f32> = old.values().iter().zip(&g).map(|(y, g)| 0.5 * y + 0.5 * x(*g)).collect();
+                Moment8::nearest(old.signed, shape, &values).words()
+            };
+            t.expect_words("m", &on_m, || next(&m, |g| g));
+            t.expect_words("v", &on_v, || next(&v, |g| g * g));
+            Ok(())
+        }));
+        all.push(Case::new(format!("step8 {rows}x{cols} weights"), 4e-6, move |t| {
+            let ld = pad4(cols);
+            let ((g, hg), (w, mut hw)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?);
+            let held = |row: &[f32]| (0..ld).map(|c| row.get(c).copied().unwrap_or(0.0)).collect::<Vec<f32>>();
+            let wide = |x: Vec<f32>| x.chunks_exact(cols).flat_map(held).collect::<Vec<f32>>();
+            let square = t.values(rows * cols).iter().map(|x| x * x).collect();
+            let m = Moment8::nearest(true, [rows, cols], &wide(t.values(rows * cols)));
+            let v = Moment8::nearest(false, [rows, cols], &wide(square));
+            let [deep, cols4] = shape8(rows, cols);
+            let (on_m, on_v) = (t.gpu.upload(deep, cols4, &m.words())?, t.gpu.upload(deep, cols4, &v.words())?);
+            let (codes, norm) = (Codes::new(t.gpu)?, t.gpu.vector(&[4.0f32, 0.25])?);
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
+            step(
+                &mut t.rec,
+                &rates,
+                (&g, &norm),
+                (&Block::Dense(w.clone()), whole(w.cols)),
+                Moments::Bits8([&on_m, &on_v], &codes),
+            )?;
+            let held = |x: Moment8| -> Vec<f64> {
+                x.values().chunks_exact(ld).flat_map(|row| &row[..cols]).map(|x| f64::from(*x)).collect()
+            };
+            twin(&rates, &hg, 0.25, [&mut hw, &mut held(m), &mut held(v)]);
+            t.expect("w", &w, || hw);
+            Ok(())
+        }));
+    }
+    // Without a gradient a step is one product, the decay's, so that what is rounded is exact, and its noise is met bit for bit.
+    for (bits8, rows, cols) in [(false, 5, 33), (true, 68, 33), (false, 8, 4), (true, 4, 12)] {
+        let name = if bits8 { "step8" } else { "step" };
+        all.push(Case::new(format!("{name} {rows}x{cols} weights in bf16"), 0.0, move |t| {
+            let held: Vec<f32> = t.values(rows * cols).iter().map(|x| Half::Bf16.value(Half::Bf16.bits(*x))).collect();
+            let w = Weight::upload_half(t.gpu, Half::Bf16, rows, cols, &held)?;
+            let [deep, wide] = if bits8 { shape8(rows, cols) } else { [rows, cols] };
+            let (g, m, v) = (t.gpu.zeros(rows, cols)?, t.gpu.zeros(deep, wide)?, t.gpu.zeros(deep, wide)?);
+            let (codes, norm) = (Codes::new(t.gpu)?, t.gpu.vector(&[0.0f32, 1.0])?);
+            let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 7, seed: 3 << 40 };
+            let moments = if bits8 { Moments::Bits8([&m, &v], &codes) } else { Moments::F32([&m, &v]) };
+            for (_, block) in w.blocks() {
+                let part = Part { parameter: 11, ..whole(cols) };
+                step(&mut t.rec, &rates, (&g, &norm), (block, part), moments)?;
+                if let Block::Half { words, .. } = block {
+                    t.expect_words("w", words, || {
+                        let decay = (1.0 - f64::from(rates.lr) * f64::from(rates.weight_decay)) as f32;
+                        let bits = twin_rounded(&rates, 11, cols, &held.iter().map(|x| x * decay).collect::<Vec<_>>());
+                        let values: Vec<f32> = bits.iter().map(|b| Half::Bf16.value(*b)).collect();
+                        values.chunks_exact(cols).flat_map(|row| cast::twin(Half::Bf16, row)).collect()
+                    });
+                }
+            }
+            Ok(())
+        }));
+    }
+    for bits8 in [false, true] {
+        let name = if bits8 { "step8" } else { "step" };
+        all.push(Case::timed(format!("{name} 2048x2048"), move |t| {
+            let ((g, _), (w, _)) = (t.matrix(2048, 2048)?, t.matrix(2048, 2048)?);
+            let [rows, cols] = if bits8 { shape8(2048, 2048) } else { [2048, 2048] };
+            let (m, v, codes) = (t.gpu.zeros(rows, cols)?, t.gpu.zeros(rows, cols)?, Codes::new(t.gpu)?);
+            let norm = t.gpu.vector(&[1.0f32, 1.0])?;
+            let rates = Rates { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, step: 1, seed: 0 };
+            let moments = if bits8 { Moments::Bits8([&m, &v], &codes) } else { Moments::F32([&m, &v]) };
+            step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), moments)?;
+            t.expect("w", &w, Vec::new);
+            Ok(())
+        }));
+    }
     all.push(Case::new("a gradient that is not finite moves nothing", 0.0, |t| {
         let g = t.gpu.vector(&[1.0f32, f32::NAN, 2.0])?;
         let ((w, hw), (m, hm), (v, _)) = (t.matrix(1, 3)?, t.matrix(1, 3)?, t.matrix(1, 3)?);
         let (part, norm) = (t.gpu.zeros(1, 1)?, t.gpu.empty(1, 2)?);
         square_sum(&mut t.rec, &g, &part, 0)?;
         clip(&mut t.rec, &part, 1.0, &norm)?;
-        let rates = Rates { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, step: 1 };
-        step(&mut t.rec, &rates, &g, &norm, [&w, &m, &v])?;
+        let rates = Rates { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, step: 1, seed: 0 };
+        step(&mut t.rec, &rates, (&g, &norm), (&Block::Dense(w.clone()), whole(w.cols)), Moments::F32([&m, &v]))?;
         t.expect("w", &w, || hw);
         t.expect("m", &m, || hm);
         Ok(())
     }));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `create_dynamic_map(signed)` of bitsandbytes 0.43.3: some of its values, and the sum of all squares.
+    #[test]
+    fn the_codes_are_those_of_bitsandbytes() {
+        let signed = [(0, -0.992_968_74), (63, -0.107031256), (127, 0.0), (128, 5.5000004e-7), (129, 3.2500002e-6)];
+        let unsigned = [(0, 0.0), (1, 3.2500003e-7), (63, 0.010703126), (128, 0.110_546_87), (255, 1.0)];
+        for (signed, some, square) in [(true, signed, 48.59583767), (false, unsigned, 48.59745210)] {
+            let values = codes(signed);
+            assert_eq!(values.len(), 256);
+            assert!(values.is_sorted());
+            for (at, want) in some {
+                assert!((values[at] - want).abs() <= 1e-6 * want.abs(), "{signed} {at}: {} {want}", values[at]);
+            }
+            let all: f64 = values.iter().map(|x| f64::from(x * x)).sum();
+            assert!((all - square).abs() < 1e-4, "{signed}: {all}");
+        }
+    }
+
+    #[test]
+    fn rounding_to_codes_is_to_the_nearest_and_keeps_what_is_above_0() {
+        let values: Vec<f32> = (0..256u32).map(|i| ((i * 97 % 256) as f32 / 255.0 - 0.5).powi(3)).collect();
+        let near = Moment8::nearest(true, [64, 4], &values);
+        for (i, (x, y)) in values.iter().zip(near.values()).enumerate() {
+            let scale = values.iter().skip(i % 4).step_by(4).fold(0f32, |a, b| a.max(b.abs()));
+            let best = codes(true).iter().map(|q| (q * scale - x).abs()).fold(f32::MAX, f32::min);
+            assert!((x - y).abs() <= best * 1.0001, "{x}: {y}");
+        }
+        let tiny = Moment8::nearest(false, [2, 1], &[1.0, 0.0, 0.0, 0.0, 1e-20, 0.0, 0.0, 0.0]);
+        assert!(tiny.values()[4] > 0.0 && tiny.values()[1] == 0.0);
+        let zero = Moment8::nearest(true, [2, 1], &[0.0; 8]);
+        assert!(zero.values().iter().all(|x| *x == 0.0));
+    }
 }

@@ -19,7 +19,11 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest and its gradients",
-    constants: &[&[("D4", 3), ("CHUNK", 0)], &[("D4", 16), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", 0)]],
+    constants: &[
+        &[("D4", 3), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 16), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
+        &[("D4", 64), ("CHUNK", 0), ("COUNT", 0)],
+    ],
     ordered: &Variant::ALL,
     cases,
 };
@@ -39,6 +43,9 @@ pub struct Mask {
     pub scale: Option<f32>,
     /// (row, visible row) pairs: the work of one head.
     pub area: f64,
+    /// Where the kernels count what they compute, for tests: (query, key) pairs and jumps of the forward pass, of dQ's and of
+    /// dK and dV's, `[6]` words, added up over lanes.
+    pub work: Option<Tensor>,
 }
 
 impl Mask {
@@ -48,7 +55,7 @@ impl Mask {
     /// Out of memory.
     pub fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
         let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
-        Ok(Mask { end, root, pos, window: 0, scale: None, area: 0.0 }.seeing(forest, window, None))
+        Ok(Mask { end, root, pos, window: 0, scale: None, area: 0.0, work: None }.seeing(forest, window, None))
     }
 
     /// The same rows with another window and another factor on the scores.
@@ -101,17 +108,20 @@ fn by_heads(
 ) -> Result<()> {
     let wg = SOURCE.workgroup(rec.variant()) as usize;
     let per_head = 2.0 * products * mask.area * heads.head_dim as f64 * (heads.heads / count) as f64;
+    let constants =
+        [constants(heads), vec![("CHUNK", chunk as u32), ("COUNT", u32::from(mask.work.is_some()))]].concat();
+    let bind: Vec<&Tensor> = bind.iter().copied().chain(&mask.work).collect();
     let most = ((rec.gpu().flops_per_dispatch() / per_head.max(1.0)) as usize).clamp(1, count);
     (0..count).step_by(most).try_for_each(|first| {
         let here = most.min(count - first);
         rec.launch(Launch {
             source: &SOURCE,
             entry,
-            constants: [constants(heads), vec![("CHUNK", chunk as u32)]].concat(),
+            constants: constants.clone(),
             params: params(qkv, heads, mask, first)?,
-            bind,
+            bind: &bind,
             groups: [qkv.rows.div_ceil(wg) as u32, here as u32, 1],
-            cost: Cost { flops: per_head * here as f64, bytes: stream(bind, 0.0).bytes * here as f64 / count as f64 },
+            cost: Cost { flops: per_head * here as f64, bytes: stream(&bind, 0.0).bytes * here as f64 / count as f64 },
         })
     })
 }

@@ -12,6 +12,15 @@ static SOURCE: Source = Source {
     tile_size: 64,
 };
 
+/// The multiply-adds in f16, for devices that have it.
+static SOURCE_F16: Source = Source {
+    name: "peak_f16",
+    soft: include_str!("../../shaders/peak.f16.wgsl"),
+    tile: include_str!("../../shaders/peak.f16.wgsl"),
+    libs: &["grid"],
+    tile_size: 64,
+};
+
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "the device's own peaks", constants: &[&[]], ordered: &[], cases };
@@ -27,6 +36,9 @@ const CACHED: usize = 4 << 20;
 pub struct Peaks {
     /// 10^9 operations a second in fused multiply-adds of f32, two operations each.
     pub gflops: f64,
+    /// The same in f16, where shaders can compute in it.
+    #[serde(default)]
+    pub f16_gflops: Option<f64>,
     /// 10^9 bytes a second when reading alone, more than a cache holds.
     pub read_gbs: f64,
     /// The same when reading again and again what a cache holds.
@@ -38,12 +50,12 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    /// The share of the peak that bounds `cost`: the least time that its operations or its bytes would take, over `seconds`.
+    /// The share of the peak that bounds `cost`: [`Peaks::least`] over `seconds`.
     pub fn share(&self, cost: Cost, seconds: f64) -> f64 {
         self.least(cost) / seconds
     }
 
-    /// The least seconds that the operations or the bytes of `cost` would take.
+    /// The least seconds that the operations or the bytes of one launch would take, whichever is more.
     pub fn least(&self, cost: Cost) -> f64 {
         let cached = if cost.bytes <= CACHED as f64 { self.cached_gbs } else { 0.0 };
         let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs);
@@ -51,30 +63,38 @@ impl Peaks {
     }
 }
 
-fn launch(rec: &mut Recorder, entry: &'static str, steps: usize, x: &Tensor, y: &Tensor, cost: Cost) -> Result<()> {
+fn launch(
+    rec: &mut Recorder,
+    (source, entry): (&'static Source, &'static str),
+    steps: usize,
+    x: &Tensor,
+    y: &Tensor,
+    cost: Cost,
+) -> Result<()> {
     let count = y.len() / 4;
     if entry != "multiply" && x.len() != y.len() * steps {
         let shapes = format!("{:?} and {:?} in {steps} steps", x.shape(), y.shape());
         return Err(Error::Input(format!("peak: {shapes} do not fit")));
     }
     rec.launch(Launch {
-        source: &SOURCE,
+        source,
         entry,
         constants: vec![],
         params: vec![word(count, "lanes")?, word(steps, "steps")?],
         bind: &[x, y],
-        groups: lanes(&SOURCE, rec.variant(), count),
+        groups: lanes(source, rec.variant(), count),
         cost,
     })
 }
 
-/// y `[L, 4]` = the sum of three chains x <- x a + b of `steps` times eight multiply-adds; ab is `[2, 4]`.
+/// y `[L, 4]` = the sum of three chains x <- x a + b of `steps` times eight multiply-adds, in f16 if `half`; ab is `[2, 4]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
-pub fn multiply(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+/// Shapes that do not fit; a device without f16.
+pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
     let flops = (y.len() / 4 * steps * CHAINED) as f64 * 2.0;
-    launch(rec, "multiply", steps, ab, y, Cost { flops, bytes: 4.0 * y.len() as f64 })
+    let source = if half { &SOURCE_F16 } else { &SOURCE };
+    launch(rec, (source, "multiply"), steps, ab, y, Cost { flops, bytes: 4.0 * y.len() as f64 })
 }
 
 /// y `[L, 4]` = Σ over s of x\[s\], x `[S, 4 L]`.
@@ -83,7 +103,7 @@ pub fn multiply(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Re
 /// Shapes that do not fit.
 pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let cost = Cost { flops: x.len() as f64, bytes: 4.0 * (x.len() + y.len()) as f64 };
-    launch(rec, "sum", x.rows, x, y, cost)
+    launch(rec, (&SOURCE, "sum"), x.rows, x, y, cost)
 }
 
 /// y = x, both `[L, 4]`.
@@ -91,7 +111,7 @@ pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn copy(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
-    launch(rec, "copy", 1, x, y, Cost { flops: 0.0, bytes: 4.0 * (x.len() + y.len()) as f64 })
+    launch(rec, (&SOURCE, "copy"), 1, x, y, Cost { flops: 0.0, bytes: 4.0 * (x.len() + y.len()) as f64 })
 }
 
 /// What [`multiply`] makes in lane `i`, channel `c`.
@@ -106,7 +126,7 @@ fn cases() -> Vec<Case> {
         all.push(Case::new(format!("multiply {count} x {steps}"), 2e-6, move |t| {
             let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
             let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
-            multiply(&mut t.rec, &x, &y, steps)?;
+            multiply(&mut t.rec, false, &x, &y, steps)?;
             let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
             t.expect("y", &y, || (0..count * 4).map(at).collect());
             Ok(())
@@ -143,15 +163,19 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
         let best = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
         Ok((best, plan.cost()))
     };
-    let (mut steps, mut gflops) = (16, 0.0f64);
-    loop {
-        let (seconds, cost) = run(&|rec| multiply(rec, &ab, &y, steps))?;
-        gflops = gflops.max(cost.flops / seconds / 1e9);
-        if seconds > 0.01 || steps >= 1 << 16 {
-            break;
+    let multiplying = |half: bool| -> Result<f64> {
+        let (mut steps, mut gflops) = (16, 0.0f64);
+        loop {
+            let (seconds, cost) = run(&|rec| multiply(rec, half, &ab, &y, steps))?;
+            gflops = gflops.max(cost.flops / seconds / 1e9);
+            if seconds > 0.01 || steps >= 1 << 16 {
+                return Ok(gflops);
+            }
+            steps *= 4;
         }
-        steps *= 4;
-    }
+    };
+    let gflops = multiplying(false)?;
+    let f16_gflops = gpu.has_f16().then(|| multiplying(true)).transpose()?;
     let reading = |bytes: usize, times: usize| -> Result<f64> {
         let lanes = bytes / 16 / 64;
         let (x, sums) = (gpu.zeros(64, lanes * 4)?, gpu.zeros(lanes, 4)?);
@@ -166,7 +190,8 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
     let small = [gpu.zeros(1, 4)?, gpu.zeros(1, 4)?];
     let many = |n: usize| run(&|rec| (0..n).try_for_each(|_| copy(rec, &small[0], &small[1])));
     let (long, short) = (many(600)?.0, many(100)?.0);
-    Ok(Peaks { gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us: (long - short).max(0.0) / 500.0 * 1e6 })
+    let dispatch_us = (long - short).max(0.0) / 500.0 * 1e6;
+    Ok(Peaks { gflops, f16_gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us })
 }
 
 #[cfg(test)]
@@ -174,8 +199,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn chains_in_f16_are_those_of_the_twin() {
+        let gpu = Gpu::open(None, None).unwrap();
+        if !gpu.has_f16() {
+            return;
+        }
+        let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
+        let (x, y) = (gpu.upload(2, 4, &ab).unwrap(), gpu.zeros(37, 4).unwrap());
+        for variant in crate::gpu::Variant::ALL {
+            let mut rec = gpu.record_form(Form { variant, invariant: false });
+            multiply(&mut rec, true, &x, &y, 3).unwrap();
+            rec.submit().unwrap();
+            for (j, got) in gpu.download::<f32>(&y).unwrap().into_iter().enumerate() {
+                let want = twin(j / 4, 3, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
+                assert!((f64::from(got) - want).abs() <= 4e-3 * (1.0 + want.abs()), "{j}: {got}, {want}");
+            }
+        }
+    }
+
+    #[test]
     fn the_peak_that_bounds_is_the_one_that_counts() {
-        let peaks = Peaks { gflops: 100.0, read_gbs: 10.0, cached_gbs: 50.0, copy_gbs: 8.0, dispatch_us: 1.0 };
+        let peaks = Peaks { gflops: 100.0, read_gbs: 10.0, cached_gbs: 50.0, copy_gbs: 8.0, ..Peaks::default() };
         // A second of work by either measure, done in two.
         let share = |flops, bytes| peaks.share(Cost { flops, bytes }, 2.0);
         assert_eq!((share(100e9, 1e9), share(1e9, 10e9)), (0.5, 0.5));

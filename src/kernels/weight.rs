@@ -143,7 +143,7 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// Columns of a block of which `rows` words a column are stored in one buffer.
+/// Columns of a block that fits one buffer in f32, the type in which the way back turns it around, whatever it is stored in.
 fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
     let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
     match most {
@@ -177,7 +177,7 @@ impl Weight {
             Stored::Quantised(bits) => rows * bits as usize / 32,
             _ => rows,
         };
-        let width = width(gpu, deep, cols)?;
+        let width = width(gpu, rows, cols)?;
         let block = |first: usize| {
             let n = width.min(cols - first);
             Ok(match stored {
@@ -298,6 +298,18 @@ impl Weight {
         self.blocks.iter().enumerate().map(|(i, b)| (i * self.width, b))
     }
 
+    /// Refuses what [`super::adamw::step`] cannot move.
+    ///
+    /// # Errors
+    /// A weight in f16 or in quantised blocks.
+    pub fn check_trainable(&self) -> Result<()> {
+        let fine = |b: &Block| matches!(b, Block::Dense(_) | Block::Half { half: Half::Bf16, .. });
+        match self.blocks.iter().all(fine) {
+            true => Ok(()),
+            false => Err(Error::Input("weights are trained in f32 or bf16; load the model in one of them".into())),
+        }
+    }
+
     /// The blocks' f32 tensors, each with its first column.
     ///
     /// # Errors
@@ -306,7 +318,7 @@ impl Weight {
         fn dense((first, block): (usize, &Block)) -> Result<(usize, &Tensor)> {
             match block {
                 Block::Dense(t) => Ok((first, t)),
-                _ => Err(Error::Input("training needs f32 weights; load the model dequantised".into())),
+                _ => Err(Error::Input("an f32 weight is needed here; load the model dequantised".into())),
             }
         }
         self.blocks().map(dense).collect()

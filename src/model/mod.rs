@@ -15,8 +15,9 @@ pub use arch::{Activation, Arch, Layer, Rope, Stretch};
 pub use params::Storage;
 
 use crate::gpu::{Gpu, Part, Tensor};
+use crate::kernels::cast;
 use crate::kernels::rms_norm::Gain;
-use crate::kernels::weight::Weight;
+use crate::kernels::weight::{Block, Half, Weight};
 use crate::weights::{Dtype, ModelSource};
 use crate::{Error, Result};
 
@@ -144,6 +145,26 @@ impl Model {
         Ok(tensors)
     }
 
+    /// The model with its matrices in bf16, rounded to the nearest; those in 16 bits stay. Vectors are in f32.
+    ///
+    /// # Errors
+    /// Quantised matrices, an adapter; out of memory.
+    pub fn rounded(mut self, gpu: &Gpu) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
+        if self.lora.is_some() {
+            return Err(Error::Input("an adapter is trained in f32, whatever its model's weights are in".into()));
+        }
+        self.params = self.params.into_iter().map(|w| w.map(|w| rounded(gpu, w)).transpose()).collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// The type in which its matrices are written without loss: BF16 where they are in it, else F32.
+    pub fn dtype(&self) -> Dtype {
+        let bf16 = |w: &Weight| w.blocks().all(|(_, b)| matches!(b, Block::Half { half: Half::Bf16, .. }));
+        let mut matrices = self.params.iter().flatten().filter(|w| params::is_matrix(w));
+        if self.lora.is_none() && matrices.all(bf16) { Dtype::BF16 } else { Dtype::F32 }
+    }
+
     /// A parameter that this architecture has.
     pub(crate) fn weight(&self, param: usize) -> Result<&Weight> {
         self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
@@ -185,4 +206,17 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A matrix in bf16; a vector, or what is in 16 bits, as it is.
+pub(crate) fn rounded(gpu: &Gpu, weight: Weight) -> Result<Weight> {
+    if !params::is_matrix(&weight) || weight.blocks().all(|(_, b)| matches!(b, Block::Half { .. })) {
+        return Ok(weight);
+    }
+    let narrow = weight.empty_half(gpu, Half::Bf16)?;
+    let mut rec = gpu.record();
+    cast::forward(&mut rec, &weight, &narrow)?;
+    // Each by itself, so that its f32 form can go before the next one's.
+    rec.submit()?;
+    Ok(narrow)
 }

@@ -298,7 +298,7 @@ fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
         Storage::Own => {
             let bits = parts.iter().map(bits).collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
             let first = parts.first().and_then(half);
-            match (bits.filter(|_| rows % 32 == 0 && arch.head_dim.is_multiple_of(4)), first) {
+            match (bits.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
                 (Some(bits), _) => Stored::Quantised(bits),
                 (None, Some(of)) if parts.iter().all(|p| half(p) == first) => Stored::Half(of),
                 _ => Stored::Dense,

@@ -7,7 +7,7 @@ use super::records::{SeedRecord, read_jsonl};
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::judge::Language;
-use crate::model::{Model, NamedTensor, Storage};
+use crate::model::{Model, Storage};
 use crate::rng::Stream;
 use crate::text::{Message, Text};
 use crate::weights::{ModelSource, save_model};
@@ -197,8 +197,8 @@ impl Domain for ChatDomain<'_> {
         }
     }
 
-    fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
-        save_model(dir, self.source, tensors)
+    fn save_model(&self, gpu: &Gpu, dir: &Path, model: &Model) -> Result<()> {
+        save_model(dir, self.source, &model.tensors(gpu)?, model.dtype())
     }
 }
 

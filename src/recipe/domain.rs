@@ -5,7 +5,7 @@ use crate::Result;
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::judge::Language;
-use crate::model::{Model, NamedTensor};
+use crate::model::Model;
 use crate::rng::Stream;
 use std::path::Path;
 
@@ -62,9 +62,9 @@ pub trait Domain {
     /// A missing or broken file; out of memory.
     fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model>;
 
-    /// Writes a model folder with these parameters.
+    /// Writes a model folder.
     ///
     /// # Errors
-    /// The folder cannot be written.
-    fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()>;
+    /// The folder cannot be written; GPU errors.
+    fn save_model(&self, gpu: &Gpu, dir: &Path, model: &Model) -> Result<()>;
 }

@@ -128,6 +128,7 @@ pub fn of_run(
         optimiser: d.optimiser(),
         save_every: d.save_every as u64,
         micro_rows: None,
+        weights: d.weights,
         half: d.dtype,
         dropout: Dropout { rate: d.dropout, seed: 0 },
         dir: Path::new(""),

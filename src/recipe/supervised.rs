@@ -8,7 +8,7 @@ use crate::gpu::Gpu;
 use crate::rng::fnv;
 use crate::train::exchange::Alone;
 use crate::train::sft::Example;
-use crate::train::{Dropout, sft::SftConfig};
+use crate::train::{Dropout, Optimiser, sft::SftConfig};
 use crate::weights::ModelSource;
 use crate::{Observer, Result};
 use std::path::Path;
@@ -75,9 +75,10 @@ impl Supervision {
     ) -> Result<()> {
         if !next.exists() {
             let job = Job {
-                optimiser: section.optimiser(),
+                optimiser: Optimiser { seed: self.config.seed, ..section.optimiser() },
                 save_every: section.save_every as u64,
                 micro_rows: None,
+                weights: section.weights,
                 half: section.dtype,
                 dropout: Dropout { rate: section.dropout, seed: self.config.seed },
                 dir,
@@ -87,7 +88,7 @@ impl Supervision {
             let model = domain.load_model(gpu, first)?;
             let data = Data::Examples { examples: &self.examples, config: &self.config };
             let model = train(gpu, model, data, &job, None)?;
-            domain.save_model(next, &model.tensors(gpu)?)?;
+            domain.save_model(gpu, next, &model)?;
         }
         Checkpoints::open(dir)?.remove()
     }

@@ -12,7 +12,7 @@ use crate::kernels::weight::Half;
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::train::exchange::{Alone, Exchange};
-use crate::train::{Dropout, Optimiser, Trainer, dpo, sft};
+use crate::train::{Dropout, Optimiser, Trainer, WeightType, dpo, sft};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
@@ -57,6 +57,8 @@ pub struct Job<'a> {
     pub save_every: u64,
     /// [`Trainer::micro_rows`].
     pub micro_rows: Option<usize>,
+    /// Type of the weights that are trained.
+    pub weights: WeightType,
     /// [`Trainer::read_half`].
     pub half: Option<Half>,
     /// [`Trainer::dropout`].
@@ -72,6 +74,10 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// A trainer with all that is set here.
     pub(super) fn trainer<'t>(&'t self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
+        let model = match self.weights {
+            WeightType::F32 => model,
+            WeightType::Bf16 => model.rounded(gpu)?,
+        };
         let mut trainer = Trainer::new(gpu, model, self.optimiser.clone())?;
         trainer.micro_rows = self.micro_rows;
         if let Some(half) = self.half {
@@ -107,9 +113,10 @@ pub fn run(
         return Err(Error::Input(format!("round {}: no pairs to train on", ctx.round)));
     }
     let job = Job {
-        optimiser: d.optimiser(),
+        optimiser: Optimiser { seed: ctx.seed, ..d.optimiser() },
         save_every: d.save_every as u64,
         micro_rows: None,
+        weights: d.weights,
         half: d.dtype,
         dropout: Dropout { rate: d.dropout, seed: ctx.seed },
         dir: &files.dir,
@@ -141,7 +148,7 @@ pub fn run(
     };
     match validator {
         Some(validator) => validator.keep(next)?,
-        None => ctx.domain.save_model(next, &model.tensors(gpu)?)?,
+        None => ctx.domain.save_model(gpu, next, &model)?,
     }
     Checkpoints::open(&files.dir)?.remove()
 }

@@ -134,7 +134,7 @@ impl<'a> Validator<'a> {
         if best_of(&self.done) == Some(self.done.len() - 1) {
             let dir = self.best_dir(trainer.step);
             durable::remove_folder(&dir)?;
-            ctx.domain.save_model(&dir, &trainer.model.tensors(self.gpu)?)?;
+            ctx.domain.save_model(self.gpu, &dir, &trainer.model)?;
         }
         let mut log = StepLog::open(self.dir.join(LOG), trainer.step)?;
         log.push(&serde_json::to_value(&record).map_err(|e| Error::Input(e.to_string()))?)?;

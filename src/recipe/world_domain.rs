@@ -7,7 +7,7 @@ use crate::gpu::Gpu;
 use crate::judge::{
     Engine, Item, Judge, Language, MarksTemplate, Mode, ModelJudge, ModelJudgeSettings, Template, Templates, Verdict,
 };
-use crate::model::{Model, NamedTensor};
+use crate::model::Model;
 use crate::rng::Stream;
 use crate::world::score::{MARK_LETTERS, MAX_RESPONSE, cut};
 use crate::world::text::{self, WorldText};
@@ -59,8 +59,8 @@ impl Domain for WorldDomain {
         Model::from_tensors(gpu, &world::arch(), world::model::load(dir)?)
     }
 
-    fn save_model(&self, dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
-        world::save(dir, tensors)
+    fn save_model(&self, gpu: &Gpu, dir: &Path, model: &Model) -> Result<()> {
+        world::save(dir, &model.tensors(gpu)?)
     }
 }
 

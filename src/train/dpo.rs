@@ -132,6 +132,7 @@ struct Plan<'p> {
     rows: Vec<&'static Loss>,
     /// Rows of a micro-batch.
     most: usize,
+    share_prompts: bool,
     exchange: &'p dyn Exchange,
 }
 
@@ -176,7 +177,8 @@ impl<'p> Plan<'p> {
                 return Err(Error::Input(format!("pair {i} has a weight or a soft label: {what}")));
             }
         }
-        Ok(Plan { pairs, config, rows, most: trainer.micro_rows(), exchange: trainer.exchange })
+        let (most, share_prompts) = (trainer.micro_rows(), trainer.share_prompts);
+        Ok(Plan { pairs, config, rows, most, share_prompts, exchange: trainer.exchange })
     }
 
     fn needs_reference(&self) -> bool {
@@ -196,7 +198,11 @@ impl<'p> Plan<'p> {
 
     /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
     fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
-        let size = |i: &usize| self.pairs[*i].rows();
+        // Without sharing, each answer has its prompt to itself.
+        let size = |i: &usize| {
+            let p = &self.pairs[*i];
+            p.rows() + if self.share_prompts { 0 } else { p.prompt.len() }
+        };
         let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
         let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
         for i in &numbers[share.clone()] {
@@ -247,6 +253,11 @@ impl<'p> Plan<'p> {
                 prompt_of[*at] = span.clone();
                 for (k, answer) in [&p.chosen, &p.rejected].into_iter().enumerate() {
                     let leaf = leaves.entry(answer).or_insert_with(|| {
+                        if !self.share_prompts && forest.len() > node.first + node.len {
+                            forest.close();
+                            forest.open(prompt);
+                            nodes.resize(forest.len(), record);
+                        }
                         let leaf = forest.leaf(answer);
                         nodes.resize(forest.len(), node_key(record, answer));
                         add(predicted(&leaf, answer, 0))

@@ -4,6 +4,7 @@ mod batch;
 pub mod dpo;
 pub mod exchange;
 pub mod losses;
+mod moments;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod objective;
@@ -11,15 +12,18 @@ mod pair;
 pub mod sft;
 mod state;
 
-use crate::gpu::{Gpu, Part, Tensor};
-use crate::kernels::adamw::{self, Rates};
+use crate::gpu::{self, Gpu, Tensor};
+use crate::kernels::adamw::{self, Codes, Moments, Part, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
+use crate::weights::Dtype;
 use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
+use moments::Moment;
+pub use moments::MomentType;
 
 /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,10 @@ pub struct Optimiser {
     pub decay_vectors: bool,
     /// The gradient's global norm is clipped to this; 0 is off.
     pub max_grad_norm: f32,
+    /// Type of the moments.
+    pub moments: MomentType,
+    /// Of the rounding of bf16 weights.
+    pub seed: u64,
 }
 
 impl Optimiser {
@@ -59,8 +67,27 @@ impl Optimiser {
 
 impl Default for Optimiser {
     fn default() -> Self {
-        Self { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, decay_vectors: false, max_grad_norm: 1.0 }
+        Self {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decay_vectors: false,
+            max_grad_norm: 1.0,
+            moments: MomentType::F32,
+            seed: 0,
+        }
     }
+}
+
+/// In which type the matrices that are trained are kept; vectors, gradients and sums are in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, each step rounded stochastically: half the bytes, and no step is lost on the mean.
+    Bf16,
 }
 
 /// How the learning rate moves over the steps of a training.
@@ -119,7 +146,7 @@ pub struct Dropout {
     pub seed: u64,
 }
 
-/// A model in training: gradients and optimiser state beside the weights, all f32 on the GPU.
+/// A model in training: gradients and optimiser state beside the weights, on the GPU.
 pub struct Trainer<'a> {
     gpu: &'a Gpu,
     /// The model whose weights move.
@@ -132,6 +159,9 @@ pub struct Trainer<'a> {
     /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations; where it
     /// is None, only where they exceed the memory planned for. The bits are the same.
     pub checkpoint: Option<bool>,
+    /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a copy, for
+    /// comparison. No loss or gradient differs by more than rounding.
+    pub share_prompts: bool,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
     /// The other processes of this training; none at first.
@@ -139,28 +169,32 @@ pub struct Trainer<'a> {
     optimiser: Optimiser,
     /// By parameter number, as all of these.
     grads: Vec<Option<Weight>>,
-    moment1: Vec<Option<Weight>>,
-    moment2: Vec<Option<Weight>>,
+    moments: [Vec<Option<Moment>>; 2],
+    codes: Codes,
     /// Partial sums of squares of all gradients.
     parts: Tensor,
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (dequantised to f32) into training with fresh moments. Of a model with an adapter only that is trained.
+    /// Takes `model` (its matrices in f32, or in bf16, which stay so) into training with fresh moments. Of a model with an
+    /// adapter only that is trained.
     ///
     /// # Errors
-    /// Out of memory; a model with quantised weights.
+    /// Out of memory; a model with weights in f16 or quantised.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
         optimiser.check()?;
-        let booked = gpu.book(Part::Gradients);
+        let booked = gpu.book(gpu::Part::Gradients);
         let grads = decoder::gradients(&model, gpu)?;
         drop(booked);
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
-        trained.try_for_each(|weight| weight.tensors().map(drop))?;
+        trained.try_for_each(Weight::check_trainable)?;
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
-        let booked = gpu.book(Part::Moments);
-        let (moment1, moment2) = (decoder::gradients(&model, gpu)?, decoder::gradients(&model, gpu)?);
+        let booked = gpu.book(gpu::Part::Moments);
+        let zeros =
+            |grad: &Option<Weight>| grad.as_ref().map(|grad| Moment::zeros(gpu, optimiser.moments, grad)).transpose();
+        let moment = || grads.iter().map(zeros).collect::<Result<Vec<_>>>();
+        let (moments, codes) = ([moment()?, moment()?], Codes::new(gpu)?);
         drop(booked);
         let dropout = Dropout::default();
         let (micro_rows, checkpoint) = (None, None);
@@ -171,17 +205,18 @@ impl<'a> Trainer<'a> {
             step: 0,
             micro_rows,
             checkpoint,
+            share_prompts: true,
             dropout,
             exchange,
             optimiser,
             grads,
-            moment1,
-            moment2,
+            moments,
+            codes,
             parts,
         })
     }
 
-    /// The tensors of all gradients (or moments), in the order of the parameters.
+    /// The tensors of all gradients, in the order of the parameters.
     fn tensors(all: &[Option<Weight>]) -> Result<Vec<&Tensor>> {
         let each = all.iter().flatten().map(Weight::tensors);
         Ok(each.collect::<Result<Vec<_>>>()?.into_iter().flatten().map(|(_, t)| t).collect())
@@ -191,8 +226,11 @@ impl<'a> Trainer<'a> {
     /// moments, activations and sums stay in f32.
     ///
     /// # Errors
-    /// Out of memory; a weight that f16 cannot hold, by tensor.
+    /// Out of memory; a weight that f16 cannot hold, by tensor; weights that are in 16 bits themselves.
     pub fn read_half(&mut self, half: Half) -> Result<()> {
+        if self.model.dtype() == Dtype::BF16 {
+            return Err(Error::Input("weights kept in bf16 need no copies in 16 bits; ask for one of the two".into()));
+        }
         let matrix = |(p, w): (usize, &Option<Weight>)| match (w, &self.grads[p]) {
             (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
             _ => Ok(None),
@@ -207,7 +245,7 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        let booked = self.gpu.book(Part::Weights);
+        let booked = self.gpu.book(gpu::Part::Weights);
         self.model.copies = self.model.params.iter().enumerate().map(matrix).collect::<Result<_>>()?;
         drop(booked);
         self.copy()
@@ -309,7 +347,9 @@ impl<'a> Trainer<'a> {
         }
         adamw::clip(&mut rec, &self.parts, self.optimiser.max_grad_norm, &norm)?;
         for p in 0..self.grads.len() {
-            let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moment1[p], &self.moment2[p]) else { continue };
+            let (Some(grad), Some(m), Some(v)) = (&self.grads[p], &self.moments[0][p], &self.moments[1][p]) else {
+                continue;
+            };
             let weight = self.model.weight(p)?;
             let decays = self.optimiser.decay_vectors || params::is_matrix(weight);
             let rates = Rates {
@@ -318,10 +358,21 @@ impl<'a> Trainer<'a> {
                 eps: self.optimiser.eps,
                 weight_decay: if decays { self.optimiser.weight_decay } else { 0.0 },
                 step: self.step + 1,
+                seed: self.optimiser.seed,
             };
-            let state = weight.tensors()?.into_iter().zip(m.tensors()?).zip(v.tensors()?);
-            for ((_, grad), (((_, w), (_, m)), (_, v))) in grad.tensors()?.into_iter().zip(state) {
-                adamw::step(&mut rec, &rates, grad, &norm, [w, m, v])?;
+            let state = weight.blocks().zip(m.tensors()?).zip(v.tensors()?);
+            for ((_, grad), (((first, w), t1), t2)) in grad.tensors()?.into_iter().zip(state) {
+                let moments = match m {
+                    Moment::F32(_) => Moments::F32([t1, t2]),
+                    Moment::Bits8(_) => Moments::Bits8([t1, t2], &self.codes),
+                };
+                adamw::step(
+                    &mut rec,
+                    &rates,
+                    (grad, &norm),
+                    (w, Part { parameter: p, first, cols: weight.cols() }),
+                    moments,
+                )?;
             }
         }
         rec.submit()?;

@@ -1,9 +1,12 @@
 //! The state of a training on disk: weights, moments, step number; going on from it gives the same bits.
 
-use super::Trainer;
+use super::moments::Moment;
+use super::{MomentType, Trainer};
+use crate::gpu::{Gpu, Part};
+
 use crate::kernels::weight::Weight;
-use crate::model::{NamedTensor, lora, params};
-use crate::weights::{Dtype, Weights, write_file, write_safetensors};
+use crate::model::{NamedTensor, lora, params, rounded};
+use crate::weights::{Dtype, Weights, write_file, write_matrices, write_safetensors};
 use crate::{Error, Result, durable};
 use std::path::Path;
 
@@ -27,9 +30,16 @@ impl Trainer<'_> {
             Some(adapter) => adapter.tensors,
             None => self.model.tensors(self.gpu)?,
         };
-        let all = [weights, self.named(&self.moment1)?, self.named(&self.moment2)?];
-        for (name, tensors) in FILES.iter().zip(&all) {
-            write_safetensors(&dir.join(name), tensors, Dtype::F32)?;
+        write_matrices(&dir.join(FILES[0]), &weights, self.model.dtype())?;
+        for (name, moment) in FILES[1..].iter().zip(&self.moments) {
+            let tensors = match self.optimiser.moments {
+                MomentType::F32 => {
+                    let weight = |m: &Option<Moment>| m.as_ref().map(|m| m.weight().cloned()).transpose();
+                    self.named(&moment.iter().map(weight).collect::<Result<Vec<_>>>()?)?
+                }
+                MomentType::Bits8 => self.words(moment)?,
+            };
+            write_safetensors(&dir.join(name), &tensors, Dtype::F32)?;
         }
         let text =
             serde_json::to_vec(&Step { step: self.step }).map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
@@ -45,29 +55,75 @@ impl Trainer<'_> {
         let text = std::fs::read(&file).map_err(Error::io(&file))?;
         let step: Step = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
         let read = |name: &str| -> Result<Vec<Option<Weight>>> {
-            let weights = Weights::open_safetensors(&dir.join(name))?;
-            let tensors = weights
-                .names()
-                .iter()
-                .map(|n| {
-                    let view = weights.get(n)?;
-                    Ok(NamedTensor { name: n.clone(), shape: view.shape.to_vec(), data: view.to_f32() })
-                })
-                .collect::<Result<Vec<_>>>()?;
+            let tensors = tensors(&dir.join(name))?;
             match &self.model.lora {
                 Some(lora) => Ok(lora::Lora::upload(self.gpu, &self.model.arch, &lora.config, &tensors)?.1),
                 None => params::upload(self.gpu, &self.model.arch, tensors),
             }
         };
-        let [weights, first, second] = [read(FILES[0])?, read(FILES[1])?, read(FILES[2])?];
+        // What is read takes the place of what is there, so that going on takes no more memory than the training itself.
+        let bf16 = self.model.dtype() == Dtype::BF16;
         // The base of an adapter is frozen and stays where it is.
-        let first_trained = self.model.params.len() - weights.len();
-        let frozen = || vec![None; first_trained];
-        self.moment1 = [frozen(), first].concat();
-        self.moment2 = [frozen(), second].concat();
+        let trained = |p: &usize| self.model.lora.as_ref().is_none_or(|lora| lora.owns(*p));
+        let first_trained = (0..self.model.params.len()).find(trained).unwrap_or(self.model.params.len());
         self.model.params.truncate(first_trained);
+        if self.optimiser.moments == MomentType::F32 {
+            self.moments = [Vec::new(), Vec::new()];
+        }
+        let booked = self.gpu.book(Part::Weights);
+        let mut weights = read(FILES[0])?;
+        if bf16 {
+            weights =
+                weights.into_iter().map(|w| w.map(|w| rounded(self.gpu, w)).transpose()).collect::<Result<_>>()?;
+        }
+        drop(booked);
+        let _part = self.gpu.book(Part::Moments);
+        for (name, moment) in FILES[1..].iter().zip(&mut self.moments) {
+            match self.optimiser.moments {
+                MomentType::F32 => {
+                    let trained = read(name)?.into_iter().map(|w| w.map(Moment::F32));
+                    *moment = (0..first_trained).map(|_| None).chain(trained).collect();
+                }
+                MomentType::Bits8 => overwrite(self.gpu, moment, &dir.join(name))?,
+            }
+        }
         self.model.params.extend(weights);
         self.step = step.step;
         self.copy()
     }
+
+    /// Moments as they lie on the GPU, by parameter number and block. Words of 8-bit codes go through a file of f32 unchanged.
+    fn words(&self, moment: &[Option<Moment>]) -> Result<Vec<NamedTensor>> {
+        let mut all = Vec::new();
+        for (p, moment) in moment.iter().enumerate() {
+            for (block, tensor) in moment.as_ref().map(Moment::tensors).transpose()?.into_iter().flatten().enumerate() {
+                let data = self.gpu.download(tensor)?;
+                all.push(NamedTensor { name: format!("{p}.{block}"), shape: tensor.shape().to_vec(), data });
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn tensors(path: &Path) -> Result<Vec<NamedTensor>> {
+    let weights = Weights::open_safetensors(path)?;
+    let one = |name: &String| {
+        let view = weights.get(name)?;
+        Ok(NamedTensor { name: name.clone(), shape: view.shape.to_vec(), data: view.to_f32() })
+    };
+    weights.names().iter().map(one).collect()
+}
+
+/// Gives moments the words of a file.
+fn overwrite(gpu: &Gpu, moment: &[Option<Moment>], path: &Path) -> Result<()> {
+    let read = tensors(path)?;
+    for (p, moment) in moment.iter().enumerate() {
+        for (block, tensor) in moment.as_ref().map(Moment::tensors).transpose()?.into_iter().flatten().enumerate() {
+            let (name, shape) = (format!("{p}.{block}"), tensor.shape());
+            let found = read.iter().find(|t| t.name == name && t.shape == shape);
+            let found = found.ok_or_else(|| Error::file(path, format!("has no tensor {name} of shape {shape:?}")))?;
+            gpu.overwrite(tensor, &found.data)?;
+        }
+    }
+    Ok(())
 }

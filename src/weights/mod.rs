@@ -22,7 +22,7 @@ use gguf_tokenizer::GgufTokenType;
 pub use peft::save_adapter;
 pub(crate) use peft::{CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
 pub use safetensors::write_safetensors;
-pub(crate) use safetensors::{INDEX, SINGLE, shards};
+pub(crate) use safetensors::{INDEX, SINGLE, shards, write_matrices};
 pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model, save_model_parts, write_file};
 pub use source::{ModelSource, SOURCE_FILE};
 

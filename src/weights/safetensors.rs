@@ -148,11 +148,11 @@ pub(super) const MAX_SHARD: usize = 5_000_000_000;
 
 /// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named as
 /// transformers names them.
-pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], dtype: Dtype, limit: usize) -> Result<()> {
-    let size = |tensor: &NamedTensor| tensor.data.len() * dtype.block().1;
+pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], types: Types, limit: usize) -> Result<()> {
+    let size = |tensor: &NamedTensor| tensor.data.len() * types.of(tensor).block().1;
     let total: usize = tensors.iter().map(size).sum();
     if total <= limit {
-        return write_safetensors(&folder.join(SINGLE), tensors, dtype);
+        return write(&folder.join(SINGLE), tensors, types);
     }
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (i, tensor) in tensors.iter().enumerate() {
@@ -166,7 +166,7 @@ pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], dtype: Dtype,
     let mut map = serde_json::Map::new();
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        write_safetensors(&folder.join(&name), shard, dtype)?;
+        write(&folder.join(&name), shard, types)?;
         map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(name.as_str()))));
     }
     let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
@@ -206,11 +206,37 @@ impl View for &Stub<'_> {
 /// # Errors
 /// Another dtype, a tensor whose data does not fit its shape, a name twice; what the file system says.
 pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
-    if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-        return Err(Error::Input(format!("safetensors are written as F32, F16 or BF16, not {dtype}")));
+    write(path, tensors, Types { matrices: dtype, vectors: dtype })
+}
+
+/// The same with vectors in F32, as models are trained.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub(crate) fn write_matrices(path: &Path, tensors: &[NamedTensor], matrices: Dtype) -> Result<()> {
+    write(path, tensors, Types { matrices, vectors: Dtype::F32 })
+}
+
+/// How tensors are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Types {
+    pub(super) matrices: Dtype,
+    pub(super) vectors: Dtype,
+}
+
+impl Types {
+    fn of(self, tensor: &NamedTensor) -> Dtype {
+        if tensor.shape.len() > 1 { self.matrices } else { self.vectors }
     }
+}
+
+fn write(path: &Path, tensors: &[NamedTensor], types: Types) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
     for tensor in tensors {
+        let dtype = types.of(tensor);
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(Error::Input(format!("safetensors are written as F32, F16 or BF16, not {dtype}")));
+        }
         let count = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if count != Some(tensor.data.len()) {
             let (name, shape, n) = (&tensor.name, &tensor.shape, tensor.data.len());
@@ -223,7 +249,7 @@ pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> 
             return Err(Error::Input(format!("tensor {} is there twice", tensor.name)));
         }
     }
-    let stubs: Vec<Stub<'_>> = tensors.iter().map(|tensor| Stub(tensor, dtype)).collect();
+    let stubs: Vec<Stub<'_>> = tensors.iter().map(|tensor| Stub(tensor, types.of(tensor))).collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     durable::replace(path, |temporary| {
         durable::create(temporary)?;
@@ -292,7 +318,7 @@ mod tests {
             .enumerate()
             .map(|(i, n)| tensor(&format!("t{i}"), &[*n], &vec![i as f32; *n]))
             .collect();
-        write_shards(folder.path(), &tensors, Dtype::F32, 16).unwrap();
+        write_shards(folder.path(), &tensors, Types { matrices: Dtype::F32, vectors: Dtype::F32 }, 16).unwrap();
         let files = |number: usize| folder.path().join(format!("model-{number:05}-of-00003.safetensors"));
         let counts: Vec<usize> = (1..=3).map(|n| Weights::open_safetensors(&files(n)).unwrap().names().len()).collect();
         assert_eq!(counts, [2, 1, 2], "4 + 12 bytes, 36 alone, 8 + 8");

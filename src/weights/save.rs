@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Dtype, ModelSource,
-    safetensors::{INDEX, MAX_SHARD, SINGLE, write_shards},
+    safetensors::{INDEX, MAX_SHARD, SINGLE, Types, write_shards},
 };
 use crate::model::{NamedTensor, family};
 use crate::text::Text;
@@ -42,14 +42,15 @@ pub struct ModelParts<'a> {
     pub dtype: Dtype,
 }
 
-/// Writes a model folder in f32 with everything but the weights taken from `like`.
+/// Writes a model folder with everything but the weights taken from `like`: matrices in `dtype`, vectors in f32, as they were trained.
 ///
 /// # Errors
 /// As [`save_model_parts`].
-pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor]) -> Result<()> {
+pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
     let generation_config = like.generation_config.as_ref();
     let text = like.text.as_ref();
-    save_model_parts(folder, &ModelParts { config: &like.config, generation_config, text, tensors, dtype: Dtype::F32 })
+    let parts = ModelParts { config: &like.config, generation_config, text, tensors, dtype };
+    save_as(folder, &parts, Types { matrices: dtype, vectors: Dtype::F32 })
 }
 
 /// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a whole, the
@@ -58,8 +59,12 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor]) ->
 /// # Errors
 /// A configuration that is no object, tensors that do not fit it; what the file system says.
 pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
+    save_as(folder, parts, Types { matrices: parts.dtype, vectors: parts.dtype })
+}
+
+fn save_as(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()> {
     check_tensors(parts)?;
-    replace_folder(folder, |temporary| write_parts(temporary, parts))
+    replace_folder(folder, |temporary| write_parts(temporary, parts, types))
 }
 
 /// Calls `write` with a new folder beside `folder` and moves what it wrote there.
@@ -131,7 +136,7 @@ pub(super) fn check_tensors(parts: &ModelParts<'_>) -> Result<()> {
     }
 }
 
-fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
+fn write_parts(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()> {
     let mut config = parts.config.clone();
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_string();
     if let Some(config) = config.as_object_mut() {
@@ -155,7 +160,7 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     if let Some(text) = parts.text {
         write_text(folder, text)?;
     }
-    write_shards(folder, parts.tensors, parts.dtype, MAX_SHARD)
+    write_shards(folder, parts.tensors, types, MAX_SHARD)
 }
 
 /// tokenizer.json and tokenizer_config.json with the chat template.

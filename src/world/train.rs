@@ -130,8 +130,14 @@ pub fn from_scratch(
 ) -> Result<Vec<NamedTensor>> {
     let mut model = Model::from_tensors(gpu, &arch(), init(settings.seed))?;
     for (name, stage, gold) in [("base", &settings.base, true), ("policy", &settings.policy, false)] {
-        let optimiser =
-            Optimiser { betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.01, decay_vectors: true, max_grad_norm: 1.0 };
+        let optimiser = Optimiser {
+            betas: [0.9, 0.98],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decay_vectors: true,
+            max_grad_norm: 1.0,
+            ..Optimiser::default()
+        };
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         states.load(name, &mut trainer)?;
         observer.begin(&format!("train from scratch: {name}"), Some(stage.steps as u64), "steps");

@@ -1,13 +1,12 @@
 //! `bench`: the speed of the kernels, and of a model.
 
-use crate::app::{App, DtypeArg, Pin};
+use crate::app::{App, DtypeArg, DtypeName, Pin};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
-use selfreward::gpu::DeviceInfo;
+use selfreward::gpu::{DeviceInfo, Gpu};
 use selfreward::kernels::check::{self, BenchRow};
 use selfreward::kernels::peak::{self, Peaks};
-use selfreward::kernels::weight::Half;
 use selfreward::kernels::{ALL, Case, Kernel, matmul};
 use selfreward::recipe::records::read_json;
 use serde::{Deserialize, Serialize};
@@ -18,9 +17,9 @@ mod model;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this kernel
-    #[arg(long, value_name = "K")]
-    kernel: Option<String>,
+    /// Only these kernels
+    #[arg(long, value_name = "K,…", value_delimiter = ',')]
+    kernel: Vec<String>,
     /// Time products C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, their weights in --dtype; may be given several times
     #[arg(long, value_name = "M,N,K", conflicts_with_all = ["list", "model", "config"], value_parser = sizes)]
     shape: Vec<[usize; 3]>,
@@ -48,13 +47,51 @@ pub(crate) struct Args {
     /// Pairs of the measured DPO step, tokens of each prompt and of each answer (default: 4,32,64, on a software adapter 2,16,16)
     #[arg(long, value_name = "N,P,A", value_parser = sizes)]
     pairs: Option<[usize; 3]>,
-    /// Show each figure beside that of an earlier `bench --json`
+    /// Show each figure beside that of an earlier `bench --json`, and how many times as fast it is now
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
     #[command(flatten)]
     pin: Pin,
-    #[command(flatten)]
-    dtype: DtypeArg,
+    /// Weights of the products; with --model or --config (f32, bf16, f16) also those of the model (default: all, and as the file has
+    /// them)
+    #[arg(long, value_enum, value_name = "T")]
+    dtype: Option<Type>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Type {
+    F32,
+    Bf16,
+    F16,
+    Q4,
+    Q8,
+}
+
+impl Type {
+    fn name(self) -> &'static str {
+        match self {
+            Type::F32 => "f32",
+            Type::Bf16 => "bf16",
+            Type::F16 => "f16",
+            Type::Q4 => "q4",
+            Type::Q8 => "q8",
+        }
+    }
+
+    /// The same for a model.
+    fn of_model(self) -> Result<DtypeName> {
+        match self {
+            Type::F32 => Ok(DtypeName::F32),
+            Type::Bf16 => Ok(DtypeName::Bf16),
+            Type::F16 => Ok(DtypeName::F16),
+            Type::Q4 | Type::Q8 => {
+                bail!(
+                    "--dtype {} is for kernels; a model is quantised where its file is (leave --dtype out)",
+                    self.name()
+                )
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -84,37 +121,43 @@ struct OldRow {
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.list {
-        return list(app, args.kernel.as_deref());
+        return list(app, &args.kernel);
     }
-    if let Some(kernel) = args.kernel.as_deref().filter(|k| !args.shape.is_empty() && *k != matmul::KERNEL.name()) {
+    if let Some(kernel) = args.kernel.iter().find(|k| !args.shape.is_empty() && *k != matmul::KERNEL.name()) {
         bail!("--shape is for products: --kernel matmul, not {kernel}");
     }
-    let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
-    let gpu = app.pinned_gpu(&args.pin)?;
-    let speed = match (&args.model, &args.config) {
-        (None, None) => None,
-        (model, config) => {
-            let (prefill, decode, pairs) =
-                if gpu.info().software { (64, 8, [2, 16, 16]) } else { (512, 64, [4, 32, 64]) };
-            let sizes = model::Sizes {
-                prefill: args.prefill.map_or(prefill, |n| n as usize),
-                decode: args.decode.map_or(decode, |n| n as usize),
-                pairs: args.pairs.unwrap_or(pairs),
-            };
-            Some(model::measure(app, &gpu, model.as_deref(), config.as_deref(), &args.dtype, sizes)?)
+    let dtype = args.dtype.map(Type::name);
+    let shapes = match (&args.shape[..], args.kernel.is_empty()) {
+        (given @ [_, ..], _) => products(given, dtype.unwrap_or("f32"), args.backward)?,
+        // With a model the kernels are measured only when one is named.
+        ([], true) if args.model.is_some() || args.config.is_some() => Vec::new(),
+        ([], true) => check::timed(None, dtype)?,
+        ([], false) => {
+            let named = args.kernel.iter().map(|k| check::timed(Some(k), dtype));
+            named.collect::<selfreward::Result<Vec<_>>>()?.into_iter().flatten().collect()
         }
     };
-    // With a model the kernels are measured only when one is named.
-    let shapes = match (&args.shape[..], speed.is_some() && args.kernel.is_none()) {
-        ([], true) => Vec::new(),
-        ([], false) => check::timed(args.kernel.as_deref(), args.dtype.name())?,
-        (given, _) => products(given, args.dtype.half().map_or("f32", Half::name), args.backward)?,
-    };
+    let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
+    let gpu = app.pinned_gpu(&args.pin)?;
     app.progress.begin("bench", Some(1 + shapes.len() as u64), "shapes");
     let peaks = peak::measure(&gpu, gpu.form())?;
     app.progress.advance(1);
     let kernels = check::bench(&gpu, &shapes, args.runs as usize, &peaks, &app.progress)?;
     app.progress.end();
+    let speed = match (&args.model, &args.config) {
+        (None, None) => None,
+        (model, config) => {
+            let dtype = DtypeArg::of(args.dtype.map(Type::of_model).transpose()?);
+            Some(model::measure(
+                app,
+                &gpu,
+                (model.as_deref(), config.as_deref()),
+                &dtype,
+                model_sizes(args, &gpu),
+                &peaks,
+            )?)
+        }
+    };
     let report = Report { device: gpu.info(), peaks, kernels, model: speed };
     if app.common.json {
         return app.json(&report);
@@ -141,11 +184,26 @@ fn products(shapes: &[[usize; 3]], dtype: &'static str, backward: bool) -> Resul
     Ok(all)
 }
 
-fn list(app: &App, filter: Option<&str>) -> Result<()> {
-    let kernels: Vec<&Kernel> = ALL.iter().filter(|k| filter.is_none_or(|f| f == (k.source)().name)).collect();
-    if kernels.is_empty() {
-        bail!("no kernel is called '{}'; bench --list shows them", filter.unwrap_or_default());
+fn model_sizes(args: &Args, gpu: &Gpu) -> model::Sizes {
+    let (prefill, decode, pairs) = if gpu.info().software { (64, 8, [2, 16, 16]) } else { (512, 64, [4, 32, 64]) };
+    model::Sizes {
+        prefill: args.prefill.map_or(prefill, |n| n as usize),
+        decode: args.decode.map_or(decode, |n| n as usize),
+        pairs: args.pairs.unwrap_or(pairs),
     }
+}
+
+/// How many times as fast, where there is an earlier figure.
+fn ratio(faster: Option<f64>) -> String {
+    faster.map_or("-".into(), |x| format!("{x:.2}"))
+}
+
+fn list(app: &App, names: &[String]) -> Result<()> {
+    if let Some(name) = names.iter().find(|n| !ALL.iter().any(|k| k.name() == n.as_str())) {
+        bail!("no kernel is called '{name}'; bench --list shows them");
+    }
+    let kernels: Vec<&Kernel> =
+        ALL.iter().filter(|k| names.is_empty() || names.iter().any(|n| n == k.name())).collect();
     let shapes = |k: &Kernel| (k.cases)().into_iter().filter(|c| c.timed).map(|c| c.name).collect::<Vec<_>>();
     if app.common.json {
         let listed =
@@ -166,14 +224,26 @@ fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
     app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
     let p = &report.peaks;
     app.line(format!(
-        "peaks: {:.1} GFLOP/s in f32; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
+        "peaks: {:.1} GFLOP/s in f32{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
          that bounds",
-        p.gflops, p.read_gbs, p.cached_gbs, p.copy_gbs, p.dispatch_us
+        p.gflops,
+        p.f16_gflops.map_or(String::new(), |g| format!(", {g:.1} in f16")),
+        p.read_gbs, p.cached_gbs, p.copy_gbs, p.dispatch_us
     ))?;
     if !report.kernels.is_empty() {
         app.line("")?;
-        let mut table =
-            Table::new(&["kernel", "variant", "shape", "ms", "spread", "GFLOP/s", "GB/s", "share", "was ms"]);
+        let mut table = Table::new(&[
+            "kernel",
+            "variant",
+            "shape",
+            "ms",
+            "spread",
+            "GFLOP/s",
+            "GB/s",
+            "share",
+            "was ms",
+            "x as fast",
+        ]);
         for r in &report.kernels {
             let before = old.and_then(|o| {
                 o.kernels.iter().find(|k| (&k.name, &k.variant, &k.shape) == (&r.name, &r.variant, &r.shape))
@@ -188,17 +258,36 @@ fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
                 format!("{:.1}", r.gbs),
                 format!("{:.0} %", r.share * 100.0),
                 before.map_or("-".into(), |k| format!("{:.3}", k.median_ms)),
+                ratio(before.map(|k| k.median_ms / r.median_ms)),
             ]);
         }
         table.print()?;
     }
     if let Some(speed) = &report.model {
+        let mut table = Table::new(&["phase", "ms", "GFLOP", "GB", "GFLOP/s", "GB/s", "share", "was ms", "x as fast"]);
+        for p in &speed.phases {
+            let was = old.and_then(|o| o.model.as_ref()).and_then(|m| m["phases"].as_array());
+            let was = was.and_then(|all| all.iter().find(|w| w["name"] == p.name)).and_then(|w| w["ms"].as_f64());
+            table.row([
+                p.name.clone(),
+                format!("{:.1}", p.ms),
+                format!("{:.3}", p.flops / 1e9),
+                format!("{:.3}", p.bytes / 1e9),
+                format!("{:.1}", p.gflops),
+                format!("{:.1}", p.gbs),
+                format!("{:.0} %", p.share * 100.0),
+                was.map_or("-".into(), |ms| format!("{ms:.1}")),
+                ratio(was.map(|ms| ms / p.ms)),
+            ]);
+        }
+        app.line("")?;
+        table.print()?;
         let now = serde_json::to_value(speed)?;
         let now = now.as_object().context("a report is an object")?;
         let before = old.and_then(|o| o.model.as_ref());
         app.line("")?;
         let mut table = Table::new(&["model", "now", "was"]);
-        for (name, value) in now {
+        for (name, value) in now.iter().filter(|(name, _)| *name != "phases") {
             let was = before.and_then(|b| b.get(name)).map_or("-".into(), figure);
             table.row([name.clone(), figure(value), was]);
         }

@@ -1,6 +1,7 @@
 //! `generate`: answers to one prompt or to a file of them.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::profile::ProfileArg;
 use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::Observer;
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     /// Write JSONL records here instead of text to stdout
     #[arg(long, value_name = "F.jsonl")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    profile: ProfileArg,
 }
 
 #[derive(clap::Args)]
@@ -93,7 +96,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
     let requests: Vec<Request> =
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
-    let gpu = app.gpu()?;
+    let (gpu, peaks) = args.profile.gpu(app)?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = args.sample.settings(&source, app.common.seed());
     let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
@@ -101,6 +104,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     app.progress.end();
     app.tell_peak(&gpu);
+    args.profile.tell(app, &gpu, peaks.as_ref())?;
 
     let mut answers = Vec::new();
     for (index, samples) in outputs.iter().enumerate() {

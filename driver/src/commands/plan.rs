@@ -1,6 +1,6 @@
 //! `plan`: what a command would take, before it takes anything.
 
-use crate::app::{App, DtypeArg, Pin};
+use crate::app::{App, DtypeArg, Pin, StateArgs};
 use crate::commands::train::{LoraArgs, LossArgs};
 use crate::sample::share_below_1;
 use crate::tables::Table;
@@ -19,7 +19,7 @@ use selfreward::recipe::training::{Data, Job};
 use selfreward::train::dpo::{DpoConfig, Pair};
 use selfreward::train::exchange::Alone;
 use selfreward::train::sft::{Example, SftConfig};
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule};
+use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, WeightType};
 use selfreward::weights::{Dtype, ModelSource};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,6 +74,8 @@ pub(crate) struct Args {
     lora: LoraArgs,
     #[command(flatten)]
     loss: LossArgs,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(flatten)]
     dtype: DtypeArg,
     #[command(flatten)]
@@ -309,11 +311,12 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
         Task::Sft => (Data::Examples { examples: &examples, config: &sft }, prompt + answer),
         _ => (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, pairs[0].rows()),
     };
-    let of = |storage: Storage, lora: Option<&LoraConfig>, half: Option<Half>| -> Result<Choice> {
+    let of = |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
         let job = Job {
-            optimiser: Optimiser::default(),
+            optimiser: Optimiser { moments: args.state.moments(), ..Optimiser::default() },
             save_every: 1,
             micro_rows: args.micro_batch.map(|n| n as usize),
+            weights,
             half,
             dropout: Dropout { rate: args.dropout, seed: 0 },
             dir: Path::new(""),
@@ -327,14 +330,17 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let lora = args.lora.config();
     let adapter = lora.is_some() || shape.has_adapter();
     let half = args.dtype.half().filter(|_| !adapter);
-    let chosen = of(args.dtype.trained(adapter), lora.as_ref(), half)?;
+    let storage = args.state.trained(adapter, &args.dtype)?;
+    let chosen = of(storage, lora.as_ref(), args.state.weights(), half)?;
     let mut options = Vec::new();
     let mut option = |what: String, choice: Choice| {
         let (peak_bytes, fits) = (choice.peak.bytes, known(gpu, choice.fits));
         options.push(Way { what, peak_bytes, fits, training: Some(cut(&choice)) });
     };
     if !shape.has_adapter() {
-        option("all weights".into(), of(Storage::F32, None, None)?);
+        let full = |weights, storage| of(storage, None, weights, None);
+        option("all weights in f32".into(), full(WeightType::F32, Storage::F32)?);
+        option("all weights in bf16".into(), full(WeightType::Bf16, Storage::Half(Half::Bf16))?);
         let lora = lora.unwrap_or_else(|| LoraConfig {
             rank: 16,
             alpha: 32.0,
@@ -344,7 +350,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
             layers: LayerRules::default(),
         });
         for (base, storage) in [("bf16", Storage::Half(Half::Bf16)), ("the weights as they are stored", Storage::Own)] {
-            option(format!("LoRA of rank {} on {base}", lora.rank), of(storage, Some(&lora), None)?);
+            option(format!("LoRA of rank {} on {base}", lora.rank), of(storage, Some(&lora), WeightType::F32, None)?);
         }
     }
     let training = Some(cut(&chosen));

@@ -1,6 +1,7 @@
 //! `run` and `status`: the loop that a config file describes.
 
 use crate::app::App;
+use crate::profile::ProfileArg;
 use crate::tables::Table;
 use anyhow::Result;
 use selfreward::recipe::config::{self, RunConfig};
@@ -27,6 +28,8 @@ pub(crate) struct Args {
     /// common folder, once --until prompts has written the prompts
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
     pub(crate) shard: Option<Shard>,
+    #[command(flatten)]
+    profile: ProfileArg,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -52,10 +55,11 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut config = RunConfig::read(&args.config)?;
     config.run.seed = app.common.given_seed.unwrap_or(config.run.seed);
-    let gpu = app.gpu()?;
+    let (gpu, peaks) = args.profile.gpu(app)?;
     if let Some(shard) = args.shard {
         let prompts = run::shard(&gpu, &config, shard, &app.progress)?;
         app.progress.clear();
+        args.profile.tell(app, &gpu, peaks.as_ref())?;
         let name = format!("{}/{}", shard.number, shard.of);
         return match app.common.json {
             true => app.json(&Shared { shard: name, prompts }),
@@ -65,6 +69,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let until = args.until.map_or(Until::End, |Stage::Prompts| Until::Prompts);
     let status = run::run(&gpu, &config, args.resume, until, &app.progress)?;
     app.progress.clear();
+    args.profile.tell(app, &gpu, peaks.as_ref())?;
     show(app, &status)
 }
 

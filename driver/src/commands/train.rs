@@ -1,7 +1,8 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
-use crate::app::{App, DtypeArg, check_writable};
+use crate::app::{App, DtypeArg, StateArgs, check_writable};
 use crate::args::Cli;
+use crate::profile::ProfileArg;
 use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Result, bail, ensure};
 use clap::CommandFactory;
@@ -172,6 +173,8 @@ struct TrainArgs {
     /// not depend on it: means are over the pairs of the step, those of sft over all its answers' tokens
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
+    #[command(flatten)]
+    state: StateArgs,
     /// Decoupled weight decay, on matrices only
     #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
     weight_decay: f32,
@@ -197,6 +200,8 @@ struct TrainArgs {
     lora: LoraArgs,
     #[command(flatten)]
     dtype: DtypeArg,
+    #[command(flatten)]
+    profile: ProfileArg,
 }
 
 /// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
@@ -380,7 +385,8 @@ impl Start {
             "model": self.source.path, "records": records, "settings": settings,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
             "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
-            "invariant": app.common.invariant,
+            "invariant": app.common.invariant, "optimizer": args.state.moments().name(),
+            "weights": args.state.weights(),
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
         let ranks = app.ranks.exchange();
@@ -416,17 +422,23 @@ impl Start {
         dir: &Path,
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
-        let gpu = app.gpu()?;
+        let (gpu, peaks) = args.profile.gpu(app)?;
         let data = data(app, &gpu)?;
         let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
-        let model = args.dtype.trainable(&gpu, &self.source, lora)?.with_adapter(&gpu, adapter.as_ref())?;
-        let optimiser =
-            Optimiser { weight_decay: args.weight_decay, max_grad_norm: args.max_grad_norm, ..Optimiser::default() };
+        let model = args.state.load(&gpu, &self.source, lora, &args.dtype)?.with_adapter(&gpu, adapter.as_ref())?;
+        let optimiser = Optimiser {
+            moments: args.state.moments(),
+            weight_decay: args.weight_decay,
+            max_grad_norm: args.max_grad_norm,
+            seed: app.common.seed(),
+            ..Optimiser::default()
+        };
         let job = Job {
             optimiser,
             save_every: u64::from(args.save_every),
             micro_rows: args.micro_batch.map(|n| n as usize),
+            weights: args.state.weights(),
             half: args.dtype.copies(&model),
             dropout: Dropout { rate: args.dropout, seed: app.common.seed() },
             dir,
@@ -435,12 +447,13 @@ impl Start {
         };
         let model = train(&gpu, model, data, &job, None)?;
         app.tell_peak(&gpu);
+        args.profile.tell(app, &gpu, peaks.as_ref())?;
         if !app.ranks.exchange().first() {
             return Ok(());
         }
         match model.adapter(&gpu)? {
             Some(adapter) => Ok(save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?),
-            None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?)?),
+            None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?, model.dtype())?),
         }
     }
 }

@@ -272,6 +272,8 @@ mod tests {
             ("[model]\npath = \"m\"\n[candidates]\nn = 1\n", "[candidates] n"),
             ("[model]\npath = \"m\"\n[dpo]\nschedule = \"step\"\n", "step"),
             ("[model]\npath = \"m\"\n[dpo]\ndropout = 1.0\n", "[dpo] dropout"),
+            ("[model]\npath = \"m\"\n[dpo]\noptimizer = \"adam\"\n", "adamw8bit"),
+            ("[model]\npath = \"m\"\n[sft]\nweights = \"bf16\"\ndtype = \"f16\"\n", "[sft] dtype"),
             ("[model]\npath = \"m\"\n[sft]\nfiles = [\"a\", \"b\"]\nmix = [1.0]\n", "[sft] mix"),
             ("[model]\npath = \"m\"\n[sft]\nschedule = \"step\"\n", "[sft] schedule"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.5\n", "[judge] meta"),

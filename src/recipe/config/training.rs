@@ -3,7 +3,7 @@
 use super::{at_least_0, fine};
 use crate::kernels::weight::Half;
 use crate::train::objective::{self, Divergence, Objective};
-use crate::train::{LearningRate, Optimiser, Schedule, dpo::DpoConfig, sft::SftConfig};
+use crate::train::{LearningRate, MomentType, Optimiser, Schedule, WeightType, dpo::DpoConfig, sft::SftConfig};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,9 +22,16 @@ fn rate(section: &str, schedule: &str, rate: LearningRate) -> Result<LearningRat
     Ok(LearningRate { schedule, ..rate })
 }
 
+const ONE_TYPE: &str = "dtype is for copies of f32 weights; it does not go with weights = \"bf16\"";
+
+/// Whether only one of the two rounds.
+fn one_type(weights: WeightType, copies: Option<Half>) -> bool {
+    weights == WeightType::F32 || copies.is_none()
+}
+
 /// What a section says of AdamW; the rest is as usual.
-fn optimiser(betas: [f32; 2], weight_decay: f32, max_grad_norm: f32) -> Optimiser {
-    Optimiser { betas, weight_decay, max_grad_norm, ..Optimiser::default() }
+fn optimiser(moments: MomentType, betas: [f32; 2], weight_decay: f32, max_grad_norm: f32) -> Optimiser {
+    Optimiser { moments, betas, weight_decay, max_grad_norm, ..Optimiser::default() }
 }
 
 /// `[sft]`: M1 from M0. Without files M1 is M0.
@@ -52,6 +59,8 @@ pub struct SftSection {
     pub epochs: usize,
     /// Records a step.
     pub batch: usize,
+    /// `adamw`, or `adamw8bit` with its moments in 8 bits.
+    pub optimizer: MomentType,
     /// AdamW.
     pub betas: [f32; 2],
     /// Decoupled.
@@ -60,6 +69,8 @@ pub struct SftSection {
     pub max_grad_norm: f32,
     /// Share of what each attention and MLP branch adds to the residual stream that is dropped in training; 0 is off.
     pub dropout: f32,
+    /// `f32`, or `bf16` with stochastic rounding: what the weights themselves are kept and written in.
+    pub weights: WeightType,
     /// `bf16` or `f16`: products of the training read copies of the weights rounded so; they read the f32 weights without.
     pub dtype: Option<Half>,
     /// Steps between checkpoints.
@@ -79,10 +90,12 @@ impl Default for SftSection {
             warmup: 0,
             epochs: 1,
             batch: 16,
+            optimizer: MomentType::F32,
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             dropout: 0.1,
+            weights: WeightType::F32,
             dtype: None,
             save_every: 25,
         }
@@ -108,7 +121,7 @@ impl SftSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
+        optimiser(self.optimizer, self.betas, self.weight_decay, self.max_grad_norm)
     }
 
     /// Whether every value is in its range.
@@ -128,6 +141,7 @@ impl SftSection {
                 (self.save_every >= 1, "save_every must be at least 1"),
                 (self.max_length >= 2, "max_length must be at least 2"),
                 (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
+                (one_type(self.weights, self.dtype), ONE_TYPE),
                 ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
                 (at_least_0(self.min_lr), "min_lr must be at least 0"),
             ],
@@ -215,6 +229,8 @@ pub struct DpoSection {
     pub epochs: usize,
     /// Pairs a step.
     pub batch: usize,
+    /// `adamw`, or `adamw8bit` with its moments in 8 bits.
+    pub optimizer: MomentType,
     /// AdamW.
     pub betas: [f32; 2],
     /// Decoupled.
@@ -223,6 +239,8 @@ pub struct DpoSection {
     pub max_grad_norm: f32,
     /// Share of what each attention and MLP branch adds to the residual stream that is dropped in training; 0 is off.
     pub dropout: f32,
+    /// `f32`, or `bf16` with stochastic rounding: what the weights themselves are kept and written in.
+    pub weights: WeightType,
     /// `bf16` or `f16`: products of the training read copies of the weights rounded so; they read the f32 weights without.
     pub dtype: Option<Half>,
     /// Steps between checkpoints.
@@ -249,10 +267,12 @@ impl Default for DpoSection {
             warmup_offset: 0,
             epochs: 1,
             batch: 16,
+            optimizer: MomentType::F32,
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             dropout: 0.0,
+            weights: WeightType::F32,
             dtype: None,
             save_every: 25,
         }
@@ -283,6 +303,7 @@ impl DpoSection {
                 (self.epochs >= 1, "epochs must be at least 1"),
                 (self.save_every >= 1, "save_every must be at least 1"),
                 (self.lr > 0.0 && self.lr.is_finite(), "lr must be above 0"),
+                (one_type(self.weights, self.dtype), ONE_TYPE),
                 ((0.0..1.0).contains(&self.dropout), "dropout must be from 0 to below 1"),
                 (self.warmup_offset <= 1, "warmup_offset must be 0 or 1"),
                 (at_least_0(self.min_lr), "min_lr must be at least 0"),
@@ -337,6 +358,6 @@ impl DpoSection {
 
     /// The optimiser.
     pub fn optimiser(&self) -> Optimiser {
-        optimiser(self.betas, self.weight_decay, self.max_grad_norm)
+        optimiser(self.optimizer, self.betas, self.weight_decay, self.max_grad_norm)
     }
 }

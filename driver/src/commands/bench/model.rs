@@ -3,7 +3,8 @@
 use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
-use selfreward::gpu::Gpu;
+use selfreward::gpu::{Cost, Gpu};
+use selfreward::kernels::peak::Peaks;
 use selfreward::model::{Arch, Model, NamedTensor, family, score};
 use selfreward::recipe::records::read_json;
 use selfreward::rng::{Stream, fnv};
@@ -37,19 +38,91 @@ pub(super) struct Speed {
     decode_tok_s: f64,
     decode_tok_s_batch: BTreeMap<usize, f64>,
     dpo_tokens_s: f64,
-    dpo_pairs_s: f64,
     /// Time of an optimiser step over that of a forward pass on the same pairs.
     dpo_step_over_forward: f64,
+    /// The same where each block's activations are computed again on the way back.
+    dpo_recomputed_over_forward: f64,
+    dpo_pairs_s: f64,
+    /// Time of a step in which each answer has a copy of its prompt over that of one in which the answers share it.
+    dpo_sharing_gain: f64,
     peak_bytes: u64,
+    pub(super) phases: Vec<Phase>,
+}
+
+/// One piece of a model's work: time, counted work, and the share of the device's own peak that bounds it.
+#[derive(Clone, Serialize)]
+pub(super) struct Phase {
+    pub(super) name: String,
+    pub(super) ms: f64,
+    pub(super) flops: f64,
+    pub(super) bytes: f64,
+    pub(super) gflops: f64,
+    pub(super) gbs: f64,
+    pub(super) share: f64,
+}
+
+/// Seconds, and the work that was submitted in them.
+#[derive(Clone, Copy)]
+struct Spent {
+    seconds: f64,
+    work: Cost,
+}
+
+impl Spent {
+    /// What `self` took beyond `less`.
+    fn beyond(self, less: Spent) -> Spent {
+        let work = Cost { flops: self.work.flops - less.work.flops, bytes: self.work.bytes - less.work.bytes };
+        // A disturbed run may seem longer than a longer one; a figure must stay finite.
+        Spent { seconds: (self.seconds - less.seconds).max(1e-9), work }
+    }
+
+    fn phase(self, name: String, peaks: &Peaks) -> Phase {
+        let Spent { seconds, work } = self;
+        Phase {
+            name,
+            ms: seconds * 1e3,
+            flops: work.flops,
+            bytes: work.bytes,
+            gflops: work.flops / seconds / 1e9,
+            gbs: work.bytes / seconds / 1e9,
+            share: peaks.share(work, seconds),
+        }
+    }
+}
+
+/// The quicker of two, since whatever disturbs makes slower.
+fn quicker(a: Spent, b: Spent) -> Spent {
+    if b.seconds < a.seconds { b } else { a }
+}
+
+/// A clock and a count of the work submitted.
+struct Watch<'g> {
+    gpu: &'g Gpu,
+    start: Instant,
+    work: Cost,
+}
+
+impl<'g> Watch<'g> {
+    fn start(gpu: &'g Gpu) -> Watch<'g> {
+        Watch { gpu, start: Instant::now(), work: gpu.work() }
+    }
+
+    /// Since the start, or the last call; everything must have been waited for.
+    fn lap(&mut self) -> Spent {
+        let (seconds, work) = (self.start.elapsed().as_secs_f64(), self.gpu.work());
+        let spent = Spent { seconds, work }.beyond(Spent { seconds: 0.0, work: self.work });
+        (self.start, self.work) = (Instant::now(), work);
+        spent
+    }
 }
 
 pub(super) fn measure(
     app: &App,
     gpu: &Gpu,
-    model: Option<&Path>,
-    config: Option<&Path>,
+    (model, config): (Option<&Path>, Option<&Path>),
     dtype: &DtypeArg,
     sizes: Sizes,
+    peaks: &Peaks,
 ) -> Result<Speed> {
     let source = model.map(|path| app.source(path)).transpose()?;
     // Quantised weights answer as they are and are trained as f32.
@@ -71,27 +144,52 @@ pub(super) fn measure(
         bail!("--prefill and --decode need {longest} tokens, the model's context has {}", arch.max_position_embeddings);
     }
     gpu.reset_peak();
-    app.progress.begin("bench", Some(2 + BATCHES.len() as u64), "measurements");
+    app.progress.begin("bench", Some(5 + BATCHES.len() as u64), "measurements");
     let prefill = answer(gpu, &model, 1, sizes.prefill, 1)?;
     app.progress.advance(1);
+    let mut phases = vec![prefill.phase(format!("prefill of {}", sizes.prefill), peaks)];
     let mut decode = BTreeMap::new();
     for batch in BATCHES {
         let (long, short) =
             (answer(gpu, &model, batch, SHORT, sizes.decode + 1)?, answer(gpu, &model, batch, SHORT, 1)?);
-        decode.insert(batch, (batch * sizes.decode) as f64 / (long - short).max(f64::MIN_POSITIVE));
+        let spent = long.beyond(short);
+        decode.insert(batch, (batch * sizes.decode) as f64 / spent.seconds);
+        phases.push(spent.phase(format!("decode of {} x {batch}", sizes.decode), peaks));
         app.progress.advance(1);
     }
     drop(model);
-    let (step, forward, tokens) = dpo_step(gpu, load(true)?, dtype, sizes.pairs)?;
+    let [n, prompt, each] = sizes.pairs;
+    let pairs = pairs(&arch, sizes.pairs);
+    let model = load(true)?;
+    let forward = forward(gpu, &model, &pairs)?;
+    app.progress.advance(1);
+    let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
+    if let Some(half) = dtype.copies(&trainer.model) {
+        trainer.read_half(half)?;
+    }
+    let mut steps = Vec::new();
+    for (share_prompts, recompute) in [(true, false), (true, true), (false, false)] {
+        (trainer.share_prompts, trainer.checkpoint, trainer.step) = (share_prompts, Some(recompute), 0);
+        steps.push(step(gpu, &mut trainer, &pairs)?);
+        app.progress.advance(1);
+    }
     app.progress.end();
+    let names = ["DPO forward", "DPO step", "DPO step, activations recomputed", "DPO step, prompts not shared"];
+    let spent = [forward].into_iter().chain(steps.iter().map(|(spent, _)| *spent));
+    let shape = format!("{n} x ({prompt} + {each} + {each})");
+    phases.extend(names.iter().zip(spent).map(|(name, s)| s.phase(format!("{name}, {shape}"), peaks)));
+    let (shared, tokens) = steps[0];
     Ok(Speed {
-        prefill_tok_s: sizes.prefill as f64 / prefill,
+        prefill_tok_s: sizes.prefill as f64 / prefill.seconds,
         decode_tok_s: decode[&1],
         decode_tok_s_batch: decode,
-        dpo_tokens_s: tokens as f64 / step,
-        dpo_pairs_s: sizes.pairs[0] as f64 / step,
-        dpo_step_over_forward: step / forward,
+        dpo_tokens_s: tokens as f64 / shared.seconds,
+        dpo_step_over_forward: shared.seconds / forward.seconds,
+        dpo_recomputed_over_forward: steps[1].0.seconds / forward.seconds,
+        dpo_pairs_s: n as f64 / shared.seconds,
+        dpo_sharing_gain: steps[2].0.seconds / shared.seconds,
         peak_bytes: gpu.peak_bytes(),
+        phases,
     })
 }
 
@@ -101,8 +199,8 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
     (0..n).map(|_| stream.below(arch.vocab_size) as u32).collect()
 }
 
-/// Seconds of the second of two equal generations (the first one warms up).
-fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Result<f64> {
+/// The quicker of two equal generations behind one that warms up.
+fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Result<Spent> {
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: new,
@@ -113,48 +211,55 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
     let request = |i| Request { prompt: ids(&model.arch, i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
     let mut generator = Generator::new(gpu, model);
-    let mut seconds = 0.0;
-    for _ in 0..2 {
-        let start = Instant::now();
+    let mut run = || -> Result<Spent> {
+        let mut watch = Watch::start(gpu);
         generator.run(&requests, &settings, &Silent, &mut |_, _, _| {})?;
-        seconds = start.elapsed().as_secs_f64();
-    }
-    Ok(seconds)
+        Ok(watch.lap())
+    };
+    run()?;
+    Ok(quicker(run()?, run()?))
 }
 
-/// Seconds of a DPO step and of a forward pass on its pairs, and the tokens of the step.
-fn dpo_step(gpu: &Gpu, model: Model, dtype: &DtypeArg, [n, prompt, answer]: [usize; 3]) -> Result<(f64, f64, u64)> {
-    let list = |key, n| ids(&model.arch, key, n);
+/// `n` pairs with prompts and answers of these lengths.
+fn pairs(arch: &Arch, [n, prompt, answer]: [usize; 3]) -> Vec<Pair> {
+    let list = |key, n| ids(arch, key, n);
     let pair = |i| Pair::new(list(3 * i, prompt), list(3 * i + 1, answer), list(3 * i + 2, answer));
-    let pairs: Vec<Pair> = (0..n as u64).map(pair).collect();
+    (0..n as u64).map(pair).collect()
+}
+
+/// The quicker of two forward passes over the pairs behind one that warms up.
+fn forward(gpu: &Gpu, model: &Model, pairs: &[Pair]) -> Result<Spent> {
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
     let branches: Vec<score::Branch> = pairs.iter().map(branch).collect();
-    let mut forward = 0.0;
-    for _ in 0..2 {
-        let start = Instant::now();
-        score::logps(gpu, &model, &branches, &Silent)?;
-        forward = start.elapsed().as_secs_f64();
-    }
+    let run = || -> Result<Spent> {
+        let mut watch = Watch::start(gpu);
+        score::logps(gpu, model, &branches, &Silent)?;
+        Ok(watch.lap())
+    };
+    run()?;
+    Ok(quicker(run()?, run()?))
+}
+
+/// The quicker of two DPO steps on the pairs behind one that warms up, and its tokens.
+fn step(gpu: &Gpu, trainer: &mut Trainer, pairs: &[Pair]) -> Result<(Spent, u64)> {
     let config = DpoConfig {
         objective: Objective::default(),
-        epochs: 2,
-        batch: n,
+        epochs: 3,
+        batch: pairs.len(),
         lr: LearningRate { peak: 1e-6, min_lr: 1e-6, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
         seed: 0,
     };
-    let reference = vec![PairLogps::default(); n];
-    let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
-    if let Some(half) = dtype.copies(&trainer.model) {
-        trainer.read_half(half)?;
-    }
-    let (mut start, mut step, mut tokens) = (Instant::now(), 0.0, 0);
-    dpo::run(&mut trainer, &pairs, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, done| {
-        (step, tokens) = (start.elapsed().as_secs_f64(), done.tokens);
-        start = Instant::now();
+    let reference = vec![PairLogps::default(); pairs.len()];
+    let (mut watch, mut all) = (Watch::start(gpu), Vec::new());
+    dpo::run(trainer, pairs, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, done| {
+        all.push((watch.lap(), done.tokens));
         Ok(())
     })?;
-    Ok((step, forward, tokens))
+    match all[..] {
+        [_, (a, tokens), (b, _)] => Ok((quicker(a, b), tokens)),
+        _ => bail!("{} DPO steps were taken where 3 were asked for", all.len()),
+    }
 }
 
 /// Small random weights: speed does not depend on them.

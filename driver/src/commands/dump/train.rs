@@ -1,6 +1,6 @@
 //! `dump dpo` and `dump sft`: one full batch, its gradients, and what AdamW makes of it.
 
-use crate::app::{App, DtypeArg, Pin, check_writable};
+use crate::app::{App, DtypeArg, Pin, StateArgs, check_writable};
 use crate::commands::train::{LossArgs, model_logps};
 use crate::sample::{at_least_0, share_below_1};
 use anyhow::Result;
@@ -66,6 +66,8 @@ struct BatchArgs {
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
     #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
     pin: Pin,
     #[command(flatten)]
     dtype: DtypeArg,
@@ -110,15 +112,17 @@ impl BatchArgs {
         Ok((source, limit))
     }
 
-    fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource) -> Result<Trainer<'g>> {
+    fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource, seed: u64) -> Result<Trainer<'g>> {
         let optimiser = Optimiser {
             betas: [self.betas[0], self.betas[1]],
             eps: self.eps,
             weight_decay: self.weight_decay,
             decay_vectors: true,
             max_grad_norm: self.max_grad_norm,
+            moments: self.state.moments(),
+            seed,
         };
-        let model = self.dtype.trainable(gpu, source, source.adapter.is_some())?;
+        let model = self.state.load(gpu, source, source.adapter.is_some(), &self.dtype)?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         if let Some(half) = self.dtype.copies(&trainer.model) {
             trainer.read_half(half)?;
@@ -140,7 +144,8 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, dropped) = args.loss.data(&batch.data, &source, limit, None)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
-    let own = model_logps(app, &gpu, (&batch.model, source.arch.vocab_size), batch.dtype.storage(), &pairs)?;
+    let storage = batch.state.storage(&batch.dtype);
+    let own = model_logps(app, &gpu, (&batch.model, source.arch.vocab_size), storage, &pairs)?;
     let reference = match &args.reference {
         Some(path) => Some(model_logps(app, &gpu, (path, source.arch.vocab_size), batch.dtype.storage(), &pairs)?),
         None => None,
@@ -153,7 +158,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
         seed: app.common.seed(),
     };
     let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
-    let mut trainer = batch.trainer(&gpu, &source)?;
+    let mut trainer = batch.trainer(&gpu, &source, app.common.seed())?;
     dpo::run(
         &mut trainer,
         &pairs,
@@ -185,7 +190,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let config =
         SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed() };
     let mut taken = Taken::default();
-    let mut trainer = batch.trainer(&gpu, &source)?;
+    let mut trainer = batch.trainer(&gpu, &source, app.common.seed())?;
     sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
         taken.take(trainer, step.loss, step.grad_norm)
     })?;

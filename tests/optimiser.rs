@@ -1,0 +1,173 @@
+//! AdamW in fewer bytes: moments in 8 bits, weights in bf16.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use selfreward::gpu::{Gpu, Options};
+use selfreward::kernels::adamw::{self, Moments, Part, Rates};
+use selfreward::kernels::weight::{Half, Weight};
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::model::{Model, NamedTensor};
+use selfreward::train::{MomentType, Optimiser, Trainer};
+use selfreward::world;
+use selfreward::world::train::{Batch, Stage};
+use std::path::Path;
+
+fn open(block: Option<u64>) -> Gpu {
+    Gpu::with(&Options { block, ..Options::default() }).unwrap()
+}
+
+fn optimiser(moments: MomentType) -> Optimiser {
+    Optimiser { moments, ..Optimiser::default() }
+}
+
+fn shipped(gpu: &Gpu) -> Model {
+    Model::from_tensors(gpu, &world::arch(), world::model::seed_model().unwrap()).unwrap()
+}
+
+/// Small steps from the world's seed model on right answers and the judge, from step `first` on; the losses.
+fn train(trainer: &mut Trainer, steps: std::ops::Range<u32>) -> Vec<f64> {
+    let stage = Stage { steps: 0, schedule: 0, lr: 0.0, warmup: 0, ift: 12, eft: 8, lists: 0 };
+    let step = |step| {
+        let batch = Batch::draw(0, "optimiser", step, &stage, true).unwrap();
+        trainer.sft_step(&[(&batch.ift, 1.0), (&batch.eft, 1.0)], 1e-3).unwrap().loss
+    };
+    steps.map(step).collect()
+}
+
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|f| f.unwrap())
+        .map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+fn mean(x: &[f64]) -> f64 {
+    x.iter().sum::<f64>() / x.len() as f64
+}
+
+/// Bytes that a trainer of the model holds, and the losses of its steps.
+fn curve(gpu: &Gpu, model: impl Fn() -> Model, optimiser: Optimiser, steps: u32) -> (u64, Vec<f64>) {
+    let before = gpu.live_bytes();
+    let mut trainer = Trainer::new(gpu, model(), optimiser).unwrap();
+    let held = gpu.live_bytes() - before;
+    (held, train(&mut trainer, 0..steps))
+}
+
+/// The bounds that docs/NUMERICS.md states: the losses of single steps, and the mean of the last ten.
+#[test]
+fn training_with_8_bit_moments_stays_near_that_with_f32_ones() {
+    let gpu = open(None);
+    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::F32), 40);
+    let (small, got) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::Bits8), 40);
+    let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let (end, end_want) = (mean(&got[30..]), mean(&want[30..]));
+    // 16 bytes a parameter become 10.1; the shipped model's vectors are few.
+    assert!((small as f64) < 0.67 * wide as f64, "{small} bytes, with f32 moments {wide}");
+    assert_eq!(got[0], want[0]);
+    assert!(end_want < 0.9 * want[0], "nothing was learned: {want:?}");
+    assert!(far > 0.0 && far < 0.05, "a loss is {far} off: {got:?}, {want:?}");
+    assert!((end - end_want).abs() < 0.02 * end_want, "the last losses are {end} on the mean, in f32 {end_want}");
+}
+
+/// The bounds that docs/NUMERICS.md states.
+#[test]
+fn training_of_bf16_weights_stays_near_that_of_f32_ones() {
+    let gpu = open(None);
+    let narrow = || shipped(&gpu).rounded(&gpu).unwrap();
+    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::F32), 40);
+    for (moments, most) in [(MomentType::F32, 0.89), (MomentType::Bits8, 0.54)] {
+        let (small, got) = curve(&gpu, narrow, optimiser(moments), 40);
+        let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let (end, end_want) = (mean(&got[30..]), mean(&want[30..]));
+        assert!((small as f64) < most * wide as f64, "{small} bytes, in f32 {wide}");
+        assert!(far > 0.0 && far < 0.1, "a loss is {far} off: {got:?}, {want:?}");
+        assert!((end - end_want).abs() < 0.05 * end_want, "the last losses are {end} on the mean, in f32 {end_want}");
+    }
+}
+
+/// Steps of 1e-3 units in the last place of weights in bf16. Each moves a weight with that probability; rounding to the nearest
+/// would move none.
+#[test]
+fn small_steps_of_bf16_weights_are_not_lost() {
+    let gpu = open(None);
+    let (rows, cols, steps) = (256, 256, 400u64);
+    // Below 1 the unit is 2^-8, above 2^-7; a gradient of 1 moves a weight by lr.
+    for (sign, unit) in [(1.0f32, 1.0 / 256.0), (-1.0, 1.0 / 128.0)] {
+        let w = Weight::upload_half(&gpu, Half::Bf16, rows, cols, &vec![1.0; rows * cols]).unwrap();
+        let grad = gpu.upload(rows, cols, &vec![sign; rows * cols]).unwrap();
+        let (m, v) = (gpu.zeros(rows, cols).unwrap(), gpu.zeros(rows, cols).unwrap());
+        let norm = gpu.vector(&[1.0f32, 1.0]).unwrap();
+        let lr = 1e-3 * unit;
+        for step in 1..=steps {
+            let rates = Rates { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, step, seed: 9 };
+            let mut rec = gpu.record();
+            let part = Part { parameter: 3, first: 0, cols };
+            let block = w.blocks().next().unwrap().1;
+            adamw::step(&mut rec, &rates, (&grad, &norm), (block, part), Moments::F32([&m, &v])).unwrap();
+            rec.submit().unwrap();
+        }
+        let values = w.values(&gpu).unwrap();
+        let moved = values.iter().map(|x| (1.0 - f64::from(*x)) * f64::from(sign)).sum::<f64>() / values.len() as f64;
+        let expected = f64::from(lr) * steps as f64;
+        // 65,536 weights with 0.4 moves each: the mean is known to 0.6 % (one standard deviation).
+        assert!((moved / expected - 1.0).abs() < 0.03, "{moved} of {expected}");
+    }
+}
+
+fn adapter() -> Adapter {
+    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
+    let config =
+        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    Adapter::fresh(&world::arch(), &config, 5).unwrap()
+}
+
+fn weights(trainer: &Trainer, gpu: &Gpu) -> Vec<NamedTensor> {
+    match trainer.model.adapter(gpu).unwrap() {
+        Some(adapter) => adapter.tensors,
+        None => trainer.model.tensors(gpu).unwrap(),
+    }
+}
+
+#[test]
+fn states_in_fewer_bits_go_on_byte_for_byte() {
+    for (block, adapter, bf16) in
+        [(None, None, false), (Some(8192), None, true), (None, Some(adapter()), false), (None, None, true)]
+    {
+        let gpu = open(block);
+        let load = || if bf16 { shipped(&gpu).rounded(&gpu).unwrap() } else { shipped(&gpu) };
+        let fresh = || {
+            let model = load().with_adapter(&gpu, adapter.as_ref()).unwrap();
+            Trainer::new(&gpu, model, optimiser(MomentType::Bits8)).unwrap()
+        };
+        let (mut whole, mut first, mut second) = (fresh(), fresh(), fresh());
+        let losses = train(&mut whole, 0..6);
+        train(&mut first, 0..3);
+        let dir = tempfile::tempdir().unwrap();
+        let [middle, again, end, want] = ["middle", "again", "end", "want"].map(|name| dir.path().join(name));
+        first.save_state(&middle).unwrap();
+        second.load_state(&middle).unwrap();
+        second.save_state(&again).unwrap();
+        assert_eq!(files(&again), files(&middle));
+        assert_eq!(train(&mut second, 3..6), losses[3..]);
+        assert_eq!(weights(&second, &gpu), weights(&whole, &gpu));
+        second.save_state(&end).unwrap();
+        whole.save_state(&want).unwrap();
+        assert_eq!(files(&end), files(&want));
+        // A quarter of what f32 takes; small matrices lose some of it to their scales.
+        let size = |name| std::fs::metadata(want.join(name)).unwrap().len();
+        let share = size("moment1.safetensors") as f64 / size("weights.safetensors") as f64;
+        let most = if adapter.is_some() { 0.75 } else { 0.32 };
+        assert!(share < if bf16 { 2.0 * most } else { most }, "{share}");
+        // A state of f32 moments is another training's.
+        let other =
+            Trainer::new(&gpu, shipped(&gpu).with_adapter(&gpu, adapter.as_ref()).unwrap(), Optimiser::default());
+        let mut other = other.unwrap();
+        assert!(other.load_state(&middle).is_err());
+        other.save_state(&again).unwrap();
+        let error = second.load_state(&again).unwrap_err().to_string();
+        assert!(error.contains("moment1.safetensors") && error.contains("has no tensor"), "{error}");
+    }
+}
