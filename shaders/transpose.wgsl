@@ -1,8 +1,9 @@
-// y[c, r] = x[r, c] over the padded matrix, so that zeros between rows stay zeros.
+// y[c, r] = x[r, first + c] over the padded matrix, so that zeros between rows stay zeros.
 struct Params {
-    rows: u32,  // of x, a multiple of 4
-    cols: u32,  // of x, rounded up to a multiple of 4
-    ld4: u32,   // row distance of x in four elements
+    rows: u32,    // of x, a multiple of 4
+    cols: u32,    // of y, rounded up to a multiple of 4
+    ld4: u32,     // row distance of x in four elements
+    first4: u32,  // the first column of x in four elements
 }
 fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
     let r4 = p.rows / 4u;
@@ -16,7 +17,7 @@ fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<Operand>;        // [R, C]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [C, R]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [n, R]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
@@ -25,7 +26,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     if r >= p.rows / 4u {
         return;
     }
-    let at = r * 4u * p.ld4 + c;
+    let at = r * 4u * p.ld4 + p.first4 + c;
     store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
 }
 
@@ -35,7 +36,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
 @group(0) @binding(2) var<storage, read> scale: array<vec4f>;      // [R / 32, C]
 @group(0) @binding(3) var<storage, read> minimum: array<vec4f>;    // [R / 32, C]
-@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;    // [C, R]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;    // [n, R]
 fn element(r: u32, c: u32) -> vec4f {
     let per = 32u / BITS;
     let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
@@ -50,5 +51,6 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     if r >= p.rows / 4u {
         return;
     }
-    store(c, r, element(r * 4u, c), element(r * 4u + 1u, c), element(r * 4u + 2u, c), element(r * 4u + 3u, c));
+    let x = p.first4 + c;
+    store(c, r, element(r * 4u, x), element(r * 4u + 1u, x), element(r * 4u + 2u, x), element(r * 4u + 3u, x));
 }

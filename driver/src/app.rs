@@ -60,6 +60,12 @@ impl App {
         Ok(gpu)
     }
 
+    /// With `-v`: the most that live buffers took, by part.
+    pub(crate) fn tell_peak(&self, gpu: &Gpu) {
+        let peak = gpu.peak();
+        self.progress.detail(&format!("peak of live buffers: {} bytes ({peak})", peak.bytes));
+    }
+
     /// Finds a model's files, fetching those of a hub id that is not cached; what is odd about them is told.
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
         let source = ModelSource::open_or_fetch(path, &self.progress)?;
@@ -102,9 +108,14 @@ impl DtypeArg {
         }
     }
 
+    /// How the matrices of a model to be trained are kept: in f32; or, frozen beside an adapter, as the flag says.
+    pub(crate) fn trained(&self, adapter: bool) -> Storage {
+        if adapter { self.storage() } else { Storage::F32 }
+    }
+
     /// Loads a model to be trained: all of it, in f32; or, frozen beside an adapter, as the flag says.
     pub(crate) fn trainable(&self, gpu: &Gpu, source: &ModelSource, adapter: bool) -> Result<Model> {
-        Ok(Model::load_as(gpu, source, if adapter { self.storage() } else { Storage::F32 })?)
+        Ok(Model::load_as(gpu, source, self.trained(adapter))?)
     }
 
     /// The type of the copies that products read in the training of all weights.
@@ -137,8 +148,13 @@ pub(crate) struct StateArgs {
 impl StateArgs {
     /// Loads a model to be trained: all of it, as these flags say; or, frozen beside an adapter, as `dtype` says.
     pub(crate) fn load(&self, gpu: &Gpu, source: &ModelSource, adapter: bool, dtype: &DtypeArg) -> Result<Model> {
+        Ok(Model::load_as(gpu, source, self.trained(adapter, dtype)?)?)
+    }
+
+    /// How the matrices of such a model are kept.
+    pub(crate) fn trained(&self, adapter: bool, dtype: &DtypeArg) -> Result<Storage> {
         if self.weights() == WeightType::F32 {
-            return dtype.trainable(gpu, source, adapter);
+            return Ok(dtype.trained(adapter));
         }
         if adapter {
             bail!("--weights bf16 is for the training of all weights; --dtype bf16 keeps an adapter's model so");
@@ -146,7 +162,7 @@ impl StateArgs {
         if let Some(half) = dtype.half() {
             bail!("--dtype {} is for copies of f32 weights; it does not go with --weights bf16", half.name());
         }
-        Ok(Model::load_as(gpu, source, Storage::Half(Half::Bf16))?)
+        Ok(Storage::Half(Half::Bf16))
     }
 
     /// How to load the model for passes that its training will repeat.

@@ -1,7 +1,7 @@
 //! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
 
 use crate::commands::{
-    bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, prompts, pull, report, run, train,
+    bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, plan, prompts, pull, report, run, train,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// Measure kernels, or a model's speed
     Bench(bench::Args),
+    /// Say what a command would take: memory by part, what fits, and for a run time and disk
+    Plan(plan::Args),
     /// Fetch a model from the Hugging Face hub into the cache
     Pull(pull::Args),
     /// Write answers to prompts

@@ -6,10 +6,11 @@ mod wave;
 
 pub use crate::kernels::sample::Sampling;
 
-use crate::gpu::Gpu;
+use crate::gpu::{self, Gpu};
 use crate::kernels::attention_decode::PAGE;
 use crate::model::{Model, params};
-use crate::{Error, Observer, Result};
+use crate::{Error, Observer, Result, Silent};
+use std::ops::Range;
 
 /// One prompt and the samples wanted of it; the prompt is computed and stored once.
 #[derive(Clone, Debug)]
@@ -53,8 +54,8 @@ pub struct Generator<'a> {
     model: &'a Model,
 }
 
-/// What one wave may hold. Its composition depends on the requests, the model and the device's limits alone, so that a
-/// rerun computes the same bits.
+/// What one wave may hold. Its composition depends on the requests, the model, the device's limits and the cap on its memory
+/// alone, so that a rerun computes the same bits.
 struct Limits {
     sequences: usize,
     tokens: usize,
@@ -101,8 +102,22 @@ impl<'a> Generator<'a> {
             self.check(i, r, settings)?;
         }
         let mut all = Vec::with_capacity(requests.len());
+        for wave in self.waves(requests, settings)? {
+            let first = wave.start;
+            all.extend(wave::run(self.gpu, self.model, &requests[wave], settings, observer, &mut |r, s, t| {
+                on_token(first + r, s, t);
+            })?);
+        }
+        Ok(all)
+    }
+
+    /// The requests of each wave: as many as the device's limits and, where it is capped, its memory allow.
+    ///
+    /// # Errors
+    /// One request by itself takes more memory than the cap leaves.
+    pub fn waves(&self, requests: &[Request], settings: &Settings) -> Result<Vec<Range<usize>>> {
         let limits = Limits::new(self.gpu, self.model);
-        let mut first = 0;
+        let (mut waves, mut first) = (Vec::new(), 0);
         while first < requests.len() {
             let (mut last, mut sequences, mut tokens, mut pages) = (first, 0, 0, 0);
             while last < requests.len() {
@@ -118,13 +133,37 @@ impl<'a> Generator<'a> {
                 }
                 last += 1;
             }
-            let wave = &requests[first..last];
-            all.extend(wave::run(self.gpu, self.model, wave, settings, observer, &mut |r, s, t| {
-                on_token(first + r, s, t);
-            })?);
+            last = self.within_memory(requests, first..last, settings)?;
+            waves.push(first..last);
             first = last;
         }
-        Ok(all)
+        Ok(waves)
+    }
+
+    /// Where a wave must end so that its memory is not more than the cap leaves: it goes through on a device that only counts.
+    fn within_memory(&self, requests: &[Request], wave: Range<usize>, settings: &Settings) -> Result<usize> {
+        let Some(cap) = self.gpu.memory() else { return Ok(wave.end) };
+        let needed = |n: usize| -> Result<u64> {
+            let counted = self.gpu.counting(None);
+            let model = self.model.like(&counted)?;
+            let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
+            let wave = &requests[wave.start..wave.start + n];
+            wave::run(&counted, &model, wave, settings, &Silent, &mut |_, _, _| {})?;
+            Ok(gpu::with_margin(counted.peak_bytes()) + others)
+        };
+        match gpu::most(1, wave.len(), |n| Ok((needed(n)? <= cap).then_some(())))? {
+            Some((n, ())) => Ok(wave.start + n),
+            None => Err(Error::OutOfMemory(format!(
+                "prompt {} of {} tokens with {} answers of up to {} tokens takes {} MiB; the cap is {} MiB. Fewer answers (-n), \
+                 shorter ones or weights in fewer bits take less: `selfreward plan` says what would fit",
+                wave.start,
+                requests[wave.start].prompt.len(),
+                requests[wave.start].samples.len(),
+                settings.max_new_tokens,
+                needed(1)?.div_ceil(1 << 20),
+                cap >> 20,
+            ))),
+        }
     }
 
     fn check(&self, number: usize, request: &Request, settings: &Settings) -> Result<()> {

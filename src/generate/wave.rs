@@ -2,7 +2,7 @@
 //! few steps, at fixed counts, and drops rows that are done when they are a quarter of the batch.
 
 use super::{Output, Request, Settings};
-use crate::gpu::{Gpu, Plan, Tensor};
+use crate::gpu::{Gpu, Part, Plan, Tensor};
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};
 use crate::kernels::rope::Turn;
 use crate::kernels::rows;
@@ -103,9 +103,11 @@ pub(super) fn run(
     let heads = params::heads(&model.arch);
     let slots = next_page as usize * PAGE;
     let width = heads.kv_heads * heads.padded();
+    let booked = gpu.book(Part::Arena);
     let arena = (0..model.arch.num_hidden_layers)
         .map(|_| Ok(Arena { keys: gpu.empty(slots, width)?, values: gpu.empty(slots, width)? }))
         .collect::<Result<Vec<_>>>()?;
+    drop(booked);
     let choice = match settings.choices.is_empty() {
         true => None,
         false => Some(gpu.vector(&settings.choices.concat())?),

@@ -1,7 +1,9 @@
 //! GPU memory: tensors over pooled buffers, upload and download.
 
+use super::ledger::{Ledger, Part};
 use super::{Gpu, Inner, lock};
 use crate::{Error, Result};
+use std::any::TypeId;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
@@ -12,36 +14,46 @@ pub(super) struct Raw {
     pub(super) bytes: u64,
 }
 
-/// Buffers whose tensor is gone, kept for the next tensor of about their size.
+/// Buffers whose tensor is gone, kept for the next tensor of about their size; and what the others hold.
 #[derive(Default)]
 pub(super) struct Pool {
     free: Vec<(Arc<Raw>, ThreadId)>,
+    pub(super) ledger: Ledger,
 }
 
 impl Pool {
-    /// A free buffer of at least `bytes` and at most a quarter more. One that a recorded launch still uses may serve as
+    /// A free buffer of at least `bytes` and at most a quarter more, and not more than there is `room`. One that a recorded launch still uses may serve as
     /// scratch for launches recorded after it, so only on the thread that records them; and the host must not write
     /// into it: `write_buffer` takes effect before every pass of the next submit.
-    fn take(&mut self, bytes: u64, host_writes: bool) -> Option<Arc<Raw>> {
+    fn take(&mut self, bytes: u64, room: u64, host_writes: bool) -> Option<Arc<Raw>> {
         let here = std::thread::current().id();
-        let fits = |r: &Raw| r.bytes >= bytes && r.bytes <= bytes + bytes / 4 + 1024;
+        let fits = |r: &Raw| r.bytes >= bytes && r.bytes <= (bytes + bytes / 4 + 1024).min(room);
         let free = |(r, by): &(Arc<Raw>, ThreadId)| Arc::strong_count(r) == 1 || (!host_writes && *by == here);
         let all = self.free.iter().enumerate().filter(|(_, f)| fits(&f.0) && free(f));
         let best = all.min_by_key(|(_, f)| f.0.bytes)?.0;
         Some(self.free.swap_remove(best).0)
     }
+
+    /// Lets go of the free buffers where together they exceed `room`.
+    fn trim(&mut self, room: u64) {
+        if self.free.iter().map(|(r, _)| r.bytes).sum::<u64>() > room {
+            self.free.retain(|(r, _)| Arc::strong_count(r) > 1);
+        }
+    }
 }
 
 struct Owned {
     raw: Option<Arc<Raw>>,
+    part: Part,
     home: Weak<Inner>,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
         if let (Some(raw), Some(home)) = (self.raw.take(), self.home.upgrade()) {
-            home.live.fetch_sub(raw.bytes, Ordering::Relaxed);
-            lock(&home.pool).free.push((raw, std::thread::current().id()));
+            let mut pool = lock(&home.pool);
+            pool.ledger.remove(self.part, raw.bytes);
+            pool.free.push((raw, std::thread::current().id()));
         }
     }
 }
@@ -68,7 +80,12 @@ impl Tensor {
     /// All words of a buffer that something else owns.
     pub(super) fn whole(raw: &Arc<Raw>) -> Tensor {
         let words = raw.bytes as usize / 4;
-        Tensor { rows: 1, cols: words, ld: words, own: Arc::new(Owned { raw: Some(raw.clone()), home: Weak::new() }) }
+        Tensor {
+            rows: 1,
+            cols: words,
+            ld: words,
+            own: Arc::new(Owned { raw: Some(raw.clone()), part: Part::Work, home: Weak::new() }),
+        }
     }
 
     pub(super) fn raw(&self) -> &Arc<Raw> {
@@ -116,35 +133,42 @@ impl Gpu {
                 mib(limit)
             )));
         }
-        let reused = lock(&self.0.pool).take(bytes, host_writes);
-        let size = reused.as_ref().map_or(bytes, |r| r.bytes);
-        let live = self.0.live.load(Ordering::Relaxed) + size;
-        if let Some(cap) = self.0.memory
-            && live > cap
-        {
+        let mut pool = lock(&self.0.pool);
+        let live = pool.ledger.live();
+        let room = self.0.memory.map_or(u64::MAX, |cap| cap.saturating_sub(live));
+        if bytes > room {
             return Err(Error::OutOfMemory(format!(
-                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory",
-                mib(live - size),
-                mib(size),
-                mib(cap)
+                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory (`plan` says \
+                 what fits)",
+                mib(live),
+                mib(bytes),
+                mib(live + room)
             )));
         }
-        let raw = match reused {
+        let raw = match pool.take(bytes, room, host_writes) {
             Some(raw) => raw,
             None => {
-                let buffer = self.0.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: None,
-                    size: bytes,
-                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                });
-                self.take_failure()?;
-                Arc::new(Raw { buffer, bytes })
+                // What is kept free takes the device's memory too.
+                pool.trim(room - bytes);
+                Arc::new(Raw { buffer: self.buffer(bytes)?, bytes })
             }
         };
-        self.0.live.fetch_add(raw.bytes, Ordering::Relaxed);
-        self.0.peak.fetch_max(live, Ordering::Relaxed);
-        Ok(Arc::new(Owned { raw: Some(raw), home: Arc::downgrade(&self.0) }))
+        let part = pool.ledger.add(raw.bytes);
+        Ok(Arc::new(Owned { raw: Some(raw), part, home: Arc::downgrade(&self.0) }))
+    }
+
+    fn buffer(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        if let Some(stand_in) = &self.0.stand_in {
+            return Ok(stand_in.clone());
+        }
+        let buffer = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.take_failure()?;
+        Ok(buffer)
     }
 
     /// A `[rows, cols]` tensor with arbitrary content, for a kernel to write.
@@ -156,14 +180,22 @@ impl Gpu {
         Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, false)? })
     }
 
+    /// The same, for the host to write ([`Gpu::overwrite`]) before anything is submitted.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn room(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        let ld = pad4(cols);
+        Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, true)? })
+    }
+
     /// A `[rows, cols]` tensor from row-major host values without padding (`f32`, `u32`); padding becomes zero.
     ///
     /// # Errors
     /// Out of memory; a slice of another length than rows x cols.
     pub fn upload<T: bytemuck::Pod + Default>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Tensor> {
         check_values([rows, cols], data)?;
-        let ld = pad4(cols);
-        let tensor = Tensor { rows, cols, ld, own: self.allocate(rows * ld, true)? };
+        let tensor = self.room(rows, cols)?;
         self.overwrite(&tensor, data)?;
         Ok(tensor)
     }
@@ -175,6 +207,9 @@ impl Gpu {
     pub fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
         let Tensor { rows, cols, ld, .. } = *tensor;
         check_values([rows, cols], data)?;
+        if self.counts() {
+            return Ok(());
+        }
         if ld == cols {
             self.write(tensor, data);
         } else {
@@ -205,8 +240,17 @@ impl Gpu {
 
     /// Overwrites the tensor's memory from its start; takes effect before the next submit's work.
     fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, padded: &[T]) {
-        if !padded.is_empty() {
-            self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        if padded.is_empty() {
+            return;
+        }
+        self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        let bytes = size_of_val(padded) as u64;
+        if self.0.staged.fetch_add(bytes, Ordering::Relaxed) + bytes > STAGED {
+            // Copies of what was written stay in memory until the device took them, which a submit begins.
+            self.0.staged.store(0, Ordering::Relaxed);
+            self.0.queue.submit([]);
+            // What goes wrong comes out at the next call that can say so.
+            let _ = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         }
     }
 
@@ -218,6 +262,9 @@ impl Gpu {
         let total: u64 = tensors.iter().map(|t| (t.len() * 4) as u64).sum();
         if total == 0 {
             return Ok(tensors.iter().map(|_| Vec::new()).collect());
+        }
+        if self.counts() {
+            return Ok(tensors.iter().map(|t| vec![stand_in::<T>(); t.rows * t.cols]).collect());
         }
         let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("download"),
@@ -263,6 +310,15 @@ impl Gpu {
     pub fn download<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
         Ok(self.download_all(&[tensor])?.swap_remove(0))
     }
+}
+
+/// Bytes of uploads that may wait for the device to take them.
+const STAGED: u64 = 32 << 20;
+
+/// What is read back where bytes are only counted: zeros; of f32, -1, a log-prob with which every loss can go on.
+fn stand_in<T: bytemuck::Pod>() -> T {
+    let float = TypeId::of::<T>() == TypeId::of::<f32>();
+    bytemuck::try_cast(if float { (-1f32).to_bits() } else { 0 }).unwrap_or_else(|_| T::zeroed())
 }
 
 fn check_values<T>([rows, cols]: [usize; 2], data: &[T]) -> Result<()> {

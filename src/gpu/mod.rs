@@ -3,6 +3,7 @@
 mod adapter;
 mod buffer;
 mod export;
+mod ledger;
 mod pipeline;
 mod profile;
 mod record;
@@ -11,13 +12,15 @@ pub mod tune;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
 pub use export::{Dispatch, Recording};
+pub use ledger::{Booking, Part, Peak};
+pub(crate) use ledger::{most, with_margin};
 pub use pipeline::Source;
 pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 
 use crate::{Error, Result};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Which text of a kernel an adapter gets (the table is in ARCHITECTURE.md).
@@ -85,6 +88,9 @@ pub struct Options {
     pub profile: bool,
 }
 
+/// Bytes that desktops' drivers bind at least.
+const DESKTOP_BINDING: u64 = (2 << 30) - 4;
+
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -97,8 +103,11 @@ struct Inner {
     memory: Option<u64>,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
-    live: AtomicU64,
-    peak: AtomicU64,
+    /// What stands for every buffer where bytes are only counted.
+    stand_in: Option<wgpu::Buffer>,
+    counted: Mutex<Vec<Cost>>,
+    /// Bytes of uploads since the host last waited for them to be taken.
+    staged: AtomicU64,
     lost: Mutex<Option<String>>,
     failure: Mutex<Option<Error>>,
     tuning: Mutex<tune::Table>,
@@ -164,8 +173,9 @@ impl Gpu {
             memory: options.memory,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
-            live: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
+            stand_in: None,
+            counted: Mutex::default(),
+            staged: AtomicU64::default(),
             lost: Mutex::default(),
             failure: Mutex::default(),
             profiler: options.profile.then(profile::Profiler::new),
@@ -205,19 +215,66 @@ impl Gpu {
         Form { variant: self.0.variant, invariant: self.0.invariant }
     }
 
-    /// Bytes of buffers now in use.
-    pub fn live_bytes(&self) -> u64 {
-        self.0.live.load(Ordering::Relaxed)
+    /// The most bytes that live buffers may have, if that is limited ([`Options::memory`]).
+    pub fn memory(&self) -> Option<u64> {
+        self.0.memory
     }
 
-    /// The largest [`Gpu::live_bytes`] since the last [`Gpu::reset_peak`].
-    pub fn peak_bytes(&self) -> u64 {
-        self.0.peak.load(Ordering::Relaxed)
+    /// The same device as one that does no work and only counts: tensors have no memory behind them, launches and uploads do
+    /// nothing, so that any model's work can be gone through, allocation by allocation, to see its peak. What is read back is
+    /// no result. Its limits are this one's, but for `memory`.
+    pub fn counting(&self, memory: Option<u64>) -> Gpu {
+        self.count_as(self.0.info.clone(), self.0.limits.clone(), self.0.variant, memory)
     }
 
-    /// Starts a new measurement of the peak.
-    pub fn reset_peak(&self) {
-        self.0.peak.store(self.live_bytes(), Ordering::Relaxed);
+    fn count_as(&self, info: DeviceInfo, limits: wgpu::Limits, variant: Variant, memory: Option<u64>) -> Gpu {
+        let inner = &self.0;
+        let stand_in = inner.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("stand-in"),
+            size: 4,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        Gpu(Arc::new(Inner {
+            device: inner.device.clone(),
+            queue: inner.queue.clone(),
+            info,
+            limits,
+            variant,
+            checked: inner.checked,
+            invariant: inner.invariant,
+            block: inner.block,
+            memory,
+            pipelines: Mutex::default(),
+            pool: Mutex::default(),
+            stand_in: Some(stand_in),
+            counted: Mutex::default(),
+            profiler: None,
+            work: Mutex::default(),
+            staged: AtomicU64::default(),
+            lost: Mutex::default(),
+            failure: Mutex::default(),
+            tuning: Mutex::new(tune::Table::default()),
+        }))
+    }
+
+    /// The same for a desktop's GPU at large: bindings of 2 GiB and the kernels of GPUs, whatever this device is.
+    pub fn counting_desktop(&self) -> Gpu {
+        let mut limits = self.0.limits.clone();
+        (limits.max_storage_buffer_binding_size, limits.max_buffer_size) = (DESKTOP_BINDING, DESKTOP_BINDING);
+        let info = DeviceInfo {
+            name: "a desktop's GPU".into(),
+            kind: "DiscreteGpu".into(),
+            software: false,
+            max_binding_bytes: DESKTOP_BINDING,
+            ..self.0.info.clone()
+        };
+        self.count_as(info, limits, Variant::Tile, self.memory())
+    }
+
+    /// Whether it only counts ([`Gpu::counting`]).
+    pub fn counts(&self) -> bool {
+        self.0.stand_in.is_some()
     }
 
     /// Whether shaders may compute in f16.
@@ -271,6 +328,9 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last look.
     pub fn wait(&self) -> Result<()> {
+        if self.counts() {
+            return Ok(());
+        }
         let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         self.take_failure()?;
         polled.map(|_| ()).map_err(|e| Error::Device(format!("waiting for the GPU: {e}")))

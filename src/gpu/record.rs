@@ -55,7 +55,15 @@ pub struct Recorder<'g> {
     gpu: &'g Gpu,
     pub(super) steps: Vec<Step>,
     pub(super) params: Vec<u8>,
+    counted: Counted,
     form: Form,
+}
+
+/// Launches that are only counted: what they hold as long as their recording lives, and their work.
+#[derive(Default)]
+struct Counted {
+    held: Vec<Arc<Raw>>,
+    cost: Cost,
 }
 
 /// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
@@ -102,6 +110,11 @@ impl<'g> Recorder<'g> {
         if l.groups.contains(&0) {
             return Ok(());
         }
+        if self.gpu.counts() {
+            self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
+            self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
+            return Ok(());
+        }
         let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
         let pipeline = self.gpu.pipeline(l.source, &key)?;
         if pipeline.storage != l.bind.len() || l.params.len() * 4 > SLOT || l.groups.iter().any(|g| *g > 65_535) {
@@ -130,6 +143,9 @@ impl<'g> Recorder<'g> {
 
     /// Makes the recording repeatable: bind groups and parameters are made once.
     pub fn compile(self) -> Plan {
+        if self.gpu.counts() {
+            return Plan { steps: Vec::new(), groups: Vec::new(), counted: self.counted };
+        }
         let device = &self.gpu.0.device;
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
@@ -157,7 +173,7 @@ impl<'g> Recorder<'g> {
                 })
             })
             .collect();
-        Plan { steps: self.steps, groups }
+        Plan { steps: self.steps, groups, counted: self.counted }
     }
 
     /// Submits everything recorded; does not wait.
@@ -174,6 +190,7 @@ impl<'g> Recorder<'g> {
 pub struct Plan {
     pub(super) steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
+    counted: Counted,
 }
 
 impl Plan {
@@ -189,7 +206,7 @@ impl Plan {
 
     /// All work of one run.
     pub fn cost(&self) -> Cost {
-        Cost::sum(self.steps.iter().map(|s| s.cost))
+        Cost::sum(self.steps.iter().map(|s| s.cost).chain([self.counted.cost]))
     }
 
     /// Encodes launch number `i`.
@@ -209,7 +226,12 @@ impl Gpu {
 
     /// An empty recorder for other kernel texts than the adapter's own.
     pub fn record_form(&self, form: Form) -> Recorder<'_> {
-        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), form }
+        Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), counted: Counted::default(), form }
+    }
+
+    /// The work of each submit so far, where it is only counted ([`Gpu::counting`]).
+    pub fn counted(&self) -> Vec<Cost> {
+        lock(&self.0.counted).clone()
     }
 
     fn submit(&self, plan: &Plan, range: std::ops::Range<usize>, times: usize) {
@@ -237,6 +259,10 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last look.
     pub fn run(&self, plan: &Plan) -> Result<()> {
+        if self.counts() {
+            lock(&self.0.counted).push(plan.cost());
+            return Ok(());
+        }
         let (mut from, mut work) = (0, 0.0);
         for (i, step) in plan.steps.iter().enumerate() {
             work += step.cost.flops;
@@ -253,7 +279,7 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last look.
     pub fn repeat(&self, plan: &Plan, times: usize) -> Result<()> {
-        if plan.cost().flops * times as f64 > self.flops_per_dispatch() {
+        if self.counts() || plan.cost().flops * times as f64 > self.flops_per_dispatch() {
             return (0..times).try_for_each(|_| self.run(plan));
         }
         self.submit(plan, 0..plan.len(), times);

@@ -2,11 +2,12 @@
 //! only in tiling, never in the order of a sum, so a pick changes no bit of a result.
 
 use super::{DeviceInfo, Gpu, Plan, Variant, lock};
-use crate::Result;
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Picks already made, kept on disk under adapter, driver and crate version.
+#[derive(Default)]
 pub struct Table {
     picks: BTreeMap<String, u32>,
     file: Option<PathBuf>,
@@ -62,8 +63,15 @@ impl Gpu {
             return Ok(*p);
         }
         let mut best = (f64::INFINITY, candidates.first().copied().unwrap_or(0));
+        if self.counts() {
+            return Ok(best.1);
+        }
         for &c in candidates {
-            let plan = plan(c)?;
+            let plan = match plan(c) {
+                // Where memory is that short, the choice is left to a later call.
+                Err(Error::OutOfMemory(_)) => return Ok(candidates.first().copied().unwrap_or(0)),
+                plan => plan?,
+            };
             let mut least = f64::INFINITY;
             for run in 0..4 {
                 let t = self.time(&plan, 1)?[0];

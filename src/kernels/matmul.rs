@@ -29,6 +29,9 @@ pub const KERNEL: Kernel = Kernel {
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
+/// Bytes of a matrix that are turned around at once on a software adapter, four times as many on a GPU.
+const TURNED: usize = 32 << 20;
+
 /// What happens to C besides the product.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
@@ -71,8 +74,8 @@ pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue:
     b.blocks().try_for_each(|(c0, b)| product(rec, Part { a, a0: 0, b, c, c0, epilogue }))
 }
 
-/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. Each block of B is turned around first, a
-/// share of 1 / M of the product's work, so that one form of the product serves both directions.
+/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns
+/// at a time, a share of 1 / M of the product's work, so that one form of the product serves both directions.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -83,10 +86,15 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
     }
     let mut wide = c.clone();
     wide.cols = c.ld;
-    for (a0, block) in b.blocks() {
-        let turned = Block::Dense(transpose::forward(rec, block)?);
-        let epilogue = Epilogue { bias: None, add: add || a0 > 0 };
-        product(rec, Part { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
+    let most = if rec.gpu().info().software { TURNED } else { 4 * TURNED };
+    let step = (most / (4 * b.rows().max(1)) / 64 * 64).max(64);
+    for (b0, block) in b.blocks() {
+        for first in (0..block.cols()).step_by(step) {
+            let turned = transpose::forward(rec, block, first..block.cols().min(first + step))?;
+            let (a0, turned) = (b0 + first, Block::Dense(turned));
+            let epilogue = Epilogue { bias: None, add: add || a0 > 0 };
+            product(rec, Part { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
+        }
     }
     Ok(())
 }

@@ -58,6 +58,9 @@ impl Heads {
 pub fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<Tensor> {
     let half = sections.first().map_or(0, |s| s.0.len());
     let rows = sections.iter().map(|s| s.1).sum();
+    if gpu.counts() {
+        return gpu.room(rows, 2 * half);
+    }
     let mut all = Vec::with_capacity(rows * 2 * half);
     for (inv_freq, positions) in sections {
         for p in 0..*positions {

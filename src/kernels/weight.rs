@@ -53,6 +53,17 @@ impl Half {
     }
 }
 
+/// How the elements of a matrix are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// f32.
+    Dense,
+    /// 16 bits.
+    Half(Half),
+    /// Blocks of 32 along K, of this many bits a value.
+    Quantised(u32),
+}
+
 /// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
 #[derive(Clone)]
 pub enum Block {
@@ -147,16 +158,57 @@ fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
     }
 }
 
-/// Columns `first .. first + n` of row-major values.
-fn columns<T: Copy>(values: &[T], cols: usize, first: usize, n: usize) -> Vec<T> {
-    values.chunks_exact(cols.max(1)).flat_map(|row| &row[first..first + n]).copied().collect()
+/// Writes row-major values of `cols` columns into a tensor that holds those from `first` on.
+fn put<T: bytemuck::Pod + Default>(gpu: &Gpu, to: &Tensor, values: &[T], cols: usize, first: usize) -> Result<()> {
+    if to.cols == cols {
+        return gpu.overwrite(to, values);
+    }
+    let part = values.chunks_exact(cols.max(1)).flat_map(|row| &row[first..first + to.cols]).copied();
+    gpu.overwrite(to, &part.collect::<Vec<T>>())
 }
 
 impl Weight {
-    fn cut(cols: usize, width: usize, block: impl Fn(usize, usize) -> Result<Block>) -> Result<Weight> {
-        let one = |first: usize| block(first, width.min(cols - first));
-        let blocks = (0..cols.max(1)).step_by(width).map(one).collect::<Result<_>>()?;
+    /// Memory for a matrix `[rows, cols]`, for the host to write.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
+        let deep = match stored {
+            Stored::Quantised(bits) => rows * bits as usize / 32,
+            _ => rows,
+        };
+        let width = width(gpu, rows, cols)?;
+        let block = |first: usize| {
+            let n = width.min(cols - first);
+            Ok(match stored {
+                Stored::Dense => Block::Dense(gpu.room(rows, n)?),
+                Stored::Half(half) => Block::Half { half, words: gpu.room(rows, pad4(n) / 2)?, cols: n },
+                Stored::Quantised(bits) => Block::Quantised {
+                    bits,
+                    words: gpu.room(deep, n)?,
+                    scale: gpu.room(rows / 32, n)?,
+                    minimum: gpu.room(rows / 32, n)?,
+                },
+            })
+        };
+        let blocks = (0..cols.max(1)).step_by(width).map(block).collect::<Result<_>>()?;
         Ok(Weight { width, blocks })
+    }
+
+    /// Memory on another device, laid out as this one.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(crate) fn like(&self, gpu: &Gpu) -> Result<Weight> {
+        Self::room(gpu, self.stored(), self.rows(), self.cols())
+    }
+
+    fn stored(&self) -> Stored {
+        match self.blocks.first() {
+            Some(Block::Half { half, .. }) => Stored::Half(*half),
+            Some(Block::Quantised { bits, .. }) => Stored::Quantised(*bits),
+            Some(Block::Dense(_)) | None => Stored::Dense,
+        }
     }
 
     /// f32 elements from row-major host values `[rows, cols]`.
@@ -164,11 +216,13 @@ impl Weight {
     /// # Errors
     /// Out of memory; a slice of another length.
     pub fn upload(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
-        let width = width(gpu, rows, cols)?;
-        if width >= cols {
-            return Ok(gpu.upload(rows, cols, values)?.into());
+        let weight = Self::room(gpu, Stored::Dense, rows, cols)?;
+        for (first, block) in weight.blocks() {
+            if let Block::Dense(t) = block {
+                put(gpu, t, values, cols, first)?;
+            }
         }
-        Self::cut(cols, width, |first, n| Ok(Block::Dense(gpu.upload(rows, n, &columns(values, cols, first, n))?)))
+        Ok(weight)
     }
 
     /// 16-bit elements from row-major host values `[rows, cols]`, rounded to the nearest.
@@ -179,11 +233,14 @@ impl Weight {
         if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
             return Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", half.name())));
         }
-        Self::cut(cols, width(gpu, rows, cols)?, |first, n| {
+        let weight = Self::room(gpu, Stored::Half(half), rows, cols)?;
+        for (first, block) in weight.blocks() {
+            let Block::Half { words, cols: n, .. } = block else { continue };
             let row = |row: &[f32]| super::cast::twin(half, &row[first..first + n]);
-            let words: Vec<u32> = values.chunks_exact(cols.max(1)).flat_map(row).collect();
-            Ok(Block::Half { half, words: gpu.upload(rows, pad4(n) / 2, &words)?, cols: n })
-        })
+            let bits: Vec<u32> = values.chunks_exact(cols.max(1)).flat_map(row).collect();
+            gpu.overwrite(words, &bits)?;
+        }
+        Ok(weight)
     }
 
     /// Quantised blocks: words `[rows * bits / 32, cols]`, scales and minima `[rows / 32, cols]`.
@@ -194,17 +251,17 @@ impl Weight {
         gpu: &Gpu,
         (bits, rows, cols): (u32, usize, usize),
         words: &[u32],
-        [scale, minimum]: [&[f32]; 2],
+        [scales, minima]: [&[f32]; 2],
     ) -> Result<Weight> {
-        let deep = rows * bits as usize / 32;
-        Self::cut(cols, width(gpu, rows, cols)?, |first, n| {
-            Ok(Block::Quantised {
-                bits,
-                words: gpu.upload(deep, n, &columns(words, cols, first, n))?,
-                scale: gpu.upload(rows / 32, n, &columns(scale, cols, first, n))?,
-                minimum: gpu.upload(rows / 32, n, &columns(minimum, cols, first, n))?,
-            })
-        })
+        let weight = Self::room(gpu, Stored::Quantised(bits), rows, cols)?;
+        for (first, block) in weight.blocks() {
+            if let Block::Quantised { words: to, scale, minimum, .. } = block {
+                put(gpu, to, words, cols, first)?;
+                put(gpu, scale, scales, cols, first)?;
+                put(gpu, minimum, minima, cols, first)?;
+            }
+        }
+        Ok(weight)
     }
 
     /// f32 zeros, cut as this one.

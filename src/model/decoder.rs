@@ -16,6 +16,7 @@ use crate::kernels::rope::{self, Place, Turn};
 use crate::kernels::weight::Weight;
 use crate::kernels::{column_sum, kv_write, swiglu};
 use crate::{Error, Result};
+use std::mem;
 
 /// Where the rows of a step find their keys and values.
 pub(crate) enum Context<'a> {
@@ -242,39 +243,48 @@ pub(crate) fn stack(
     }
 }
 
-/// The block's gradients from dh, the gradient of its output stream, which becomes that of its input stream.
+/// The block's gradients from dh, the gradient of its output stream, which becomes that of its input stream. What was kept is let go
+/// of where it was read last, so that what comes after may lie there.
 pub(crate) fn backward(
     rec: &mut Recorder,
     model: &Model,
     grads: &Grads,
     layer: usize,
-    acts: &Acts,
+    acts: Acts,
     view: &View,
     dh: &Tensor,
 ) -> Result<()> {
     let (gpu, heads) = (rec.gpu(), heads(&model.arch));
     let at = |slot| layer_param(layer, slot);
     let (act, drop) = (model.arch.activation, view.dropout.as_ref());
+    let Acts { norm1, raw, qkv, attended, post1, norm2, gu, a, post2 } = acts;
     let d_out = dropout::branch(rec, drop, layer, "mlp", dh)?;
-    let d_out = post_backward(rec, model, grads, (&acts.post2, at(Slot::PostNorm2)), &d_out)?;
-    let da = linear_backward(rec, model, grads, (&acts.a, &d_out), DOWN.map(at), drop)?;
+    let d_out = post_backward(rec, model, grads, (&post2, at(Slot::PostNorm2)), &d_out)?;
+    let da = linear_backward(rec, model, grads, (&a, &d_out), DOWN.map(at), drop)?;
+    mem::drop((a, d_out, post2));
     let dgu = gpu.empty(dh.rows, 2 * pad4(model.arch.intermediate_size))?;
-    swiglu::backward(rec, act, &acts.gu, &da, &dgu)?;
-    let dy2 = linear_backward(rec, model, grads, (&acts.norm2.y, &dgu), GATE_UP.map(at), drop)?;
+    swiglu::backward(rec, act, &gu, &da, &dgu)?;
+    mem::drop((gu, da));
+    let dy2 = linear_backward(rec, model, grads, (&norm2.y, &dgu), GATE_UP.map(at), drop)?;
+    mem::drop(dgu);
     let gain2 = model.gain(at(Slot::Norm2))?;
-    rms_norm::backward(rec, &acts.norm2, gain2, &dy2, (dh, true), vector_grad(grads, at(Slot::Norm2))?)?;
+    rms_norm::backward(rec, &norm2, gain2, &dy2, (dh, true), vector_grad(grads, at(Slot::Norm2))?)?;
+    mem::drop((norm2, dy2));
     let d_out = dropout::branch(rec, drop, layer, "self_attn", dh)?;
-    let d_out = post_backward(rec, model, grads, (&acts.post1, at(Slot::PostNorm1)), &d_out)?;
-    let d_o = linear_backward(rec, model, grads, (&acts.attended.o, &d_out), O.map(at), drop)?;
+    let d_out = post_backward(rec, model, grads, (&post1, at(Slot::PostNorm1)), &d_out)?;
+    let d_o = linear_backward(rec, model, grads, (&attended.o, &d_out), O.map(at), drop)?;
+    mem::drop((d_out, post1));
     let mask = &view.masks[layer];
-    let dqkv = attention::backward(rec, &acts.qkv, heads, mask, &acts.attended, &d_o)?;
+    let dqkv = attention::backward(rec, &qkv, heads, mask, &attended, &d_o)?;
+    mem::drop(d_o);
     let place = place(model, layer, &mask.pos, &view.turns)?;
-    let (raw, inv) = acts.raw.as_ref().map_or((&acts.qkv, &acts.attended.lse), |(r, i)| (r, i));
+    let (raw, inv) = raw.as_ref().map_or((&qkv, &attended.lse), |(r, i)| (r, i));
     let dgain = vector_grad(grads, at(Slot::QkGain))?;
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
-    let dy1 = linear_backward(rec, model, grads, (&acts.norm1.y, &draw), QKV.map(at), drop)?;
+    mem::drop(dqkv);
+    let dy1 = linear_backward(rec, model, grads, (&norm1.y, &draw), QKV.map(at), drop)?;
     let gain1 = model.gain(at(Slot::Norm1))?;
-    rms_norm::backward(rec, &acts.norm1, gain1, &dy1, (dh, true), vector_grad(grads, at(Slot::Norm1))?)
+    rms_norm::backward(rec, &norm1, gain1, &dy1, (dh, true), vector_grad(grads, at(Slot::Norm1))?)
 }
 
 /// Zeroed gradients of every parameter that is trained: all, or the adapter's alone.

@@ -4,7 +4,7 @@
 use super::Model;
 use super::decoder::{Grads, vector_grad};
 use super::params::Outer;
-use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::log_softmax::{self, Targets};
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
@@ -72,6 +72,7 @@ pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: &
 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
 pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
+    let _part = rec.gpu().book(Part::Logits);
     let out = rec.gpu().empty(y.rows, model.arch.vocab_size)?;
     matmul::forward(rec, y, model.operand(Outer::Head as usize)?, &out, Epilogue::default())?;
     Ok(out)

@@ -10,7 +10,7 @@ use super::{Arch, Model, NamedTensor, dropout};
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::matmul::{self, Epilogue};
-use crate::kernels::weight::Weight;
+use crate::kernels::weight::{Stored, Weight};
 use crate::rng::{Stream, fnv};
 use crate::weights::{LARGEST, first_unusable, unusable};
 use crate::{Error, Result};
@@ -168,6 +168,7 @@ impl Adapter {
 }
 
 /// The adapter of a model on the GPU; its tensors are parameters of the model, after those of the base.
+#[derive(Clone)]
 pub(crate) struct Lora {
     pub(crate) config: LoraConfig,
     /// Parameter number of the first A; B follows A, layer after layer.
@@ -175,6 +176,7 @@ pub(crate) struct Lora {
     layers: Vec<Layer>,
 }
 
+#[derive(Clone)]
 struct Layer {
     name: [String; 2],
     /// For dropout.
@@ -200,7 +202,7 @@ impl Layer {
 }
 
 impl Lora {
-    /// Puts an adapter's tensors (weights, moments) behind `params`, the base's.
+    /// Puts an adapter's tensors (weights, moments) behind `params`, the base's; a device that counts needs none.
     ///
     /// # Errors
     /// Tensors that are not those of the configuration on this model, or not finite; out of memory.
@@ -225,6 +227,11 @@ impl Lora {
             };
             for side in 0..2 {
                 let (name, shape) = (&layer.name[side], layer.shape[side]);
+                let (rows, cols) = lora.shape(arch, &layer, side)?;
+                if gpu.counts() {
+                    uploaded.push(Some(Weight::room(gpu, Stored::Dense, rows, cols)?));
+                    continue;
+                }
                 let found = tensors.iter().find(|t| t.name == *name);
                 let Some(t) = found.filter(|t| t.shape == shape && t.data.len() == shape[0] * shape[1]) else {
                     let found = found.map_or("missing".into(), |t| format!("{:?}", t.shape));
@@ -233,7 +240,6 @@ impl Lora {
                 if let Some(first) = first_unusable(&t.data) {
                     return Err(Error::NonFinite(unusable(name, &shape, first)));
                 }
-                let (rows, cols) = lora.shape(arch, &layer, side)?;
                 let mut host = vec![0f32; rows * cols];
                 layer.place(side).each(arch, &shape, cols, |from, to| host[to] = t.data[from]);
                 uploaded.push(Some(Weight::upload(gpu, rows, cols, &host)?));

@@ -14,7 +14,7 @@ pub(crate) mod view;
 pub use arch::{Activation, Arch, Layer, Rope, Stretch};
 pub use params::Storage;
 
-use crate::gpu::{Gpu, Tensor};
+use crate::gpu::{Gpu, Part, Tensor};
 use crate::kernels::cast;
 use crate::kernels::rms_norm::Gain;
 use crate::kernels::weight::{Block, Half, Weight};
@@ -48,6 +48,7 @@ pub struct Model {
 
 impl Model {
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
         Ok(Model { arch: arch.clone(), params, copies: Vec::new(), angles: view::angles(gpu, arch)?, lora: None })
     }
 
@@ -56,7 +57,29 @@ impl Model {
     /// # Errors
     /// A missing, surplus or wrongly shaped tensor; a non-finite value; out of memory.
     pub fn from_tensors(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
         Self::with(gpu, arch, params::upload(gpu, arch, tensors)?)
+    }
+
+    /// A model of a shape alone, for a device that counts ([`Gpu::counting`]): as [`Model::load_as`] would load it from a file
+    /// whose matrices are stored as `dtype`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn of_shape(gpu: &Gpu, arch: &Arch, dtype: Dtype, storage: Storage) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
+        Self::with(gpu, arch, params::room(gpu, arch, storage, &|_| Ok(dtype))?)
+    }
+
+    /// Its shape alone, on a device that counts.
+    pub(crate) fn like(&self, gpu: &Gpu) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
+        let like = |all: &[Option<Weight>]| -> Result<Vec<Option<Weight>>> {
+            all.iter().map(|w| w.as_ref().map(|w| w.like(gpu)).transpose()).collect()
+        };
+        let lora = self.lora.clone();
+        let copies = like(&self.copies)?;
+        Ok(Model { copies, lora, ..Self::with(gpu, &self.arch, like(&self.params)?)? })
     }
 
     /// A model from disk for inference: what is stored in blocks or in 16 bits stays so.
@@ -72,6 +95,7 @@ impl Model {
     /// # Errors
     /// As [`Model::from_tensors`]; a value beyond the type.
     pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
         Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
@@ -84,6 +108,7 @@ impl Model {
         if self.lora.is_some() {
             return Err(Error::Input("the model has an adapter already; merge it first".into()));
         }
+        let _part = gpu.book(Part::Weights);
         let (lora, tensors) = lora::Lora::upload(gpu, &self.arch, &adapter.config, &adapter.tensors)?;
         self.params.extend(tensors);
         self.lora = Some(lora);
@@ -125,6 +150,7 @@ impl Model {
     /// # Errors
     /// Quantised matrices, an adapter; out of memory.
     pub fn rounded(mut self, gpu: &Gpu) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
         if self.lora.is_some() {
             return Err(Error::Input("an adapter is trained in f32, whatever its model's weights are in".into()));
         }

@@ -4,8 +4,8 @@
 use super::{Arch, NamedTensor};
 use crate::gpu::{Gpu, pad4};
 use crate::kernels::rope::Heads;
-use crate::kernels::weight::{Half, Weight};
-use crate::weights::{Dtype, LARGEST, ModelSource, WeightView, first_unusable, unusable};
+use crate::kernels::weight::{Half, Stored, Weight};
+use crate::weights::{Dtype, LARGEST, ModelSource, first_unusable, unusable};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -59,6 +59,7 @@ pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
 
 /// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in where
 /// not `turned`), both as the parts and `head_in` say.
+#[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) param: usize,
     pub(crate) turned: bool,
@@ -274,52 +275,78 @@ pub(crate) fn download(
         .collect()
 }
 
-/// The 16-bit type in which a matrix is kept: the one that is asked for, else the one in which all its tensors are stored.
-fn half(asked: Storage, parts: &[(Place, WeightView)]) -> Option<Half> {
-    let own = |v: &WeightView| match v.dtype {
+/// How each tensor of a parameter lies in the file: its place, name and type.
+type Parts = Vec<(Place, String, Dtype)>;
+
+/// How a parameter's matrix is kept. Where its tensors are all in 4- or 8-bit blocks it stays quantised unless f32 or 16 bits are
+/// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
+fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
+    let bits = |(place, _, dtype): &(Place, String, Dtype)| match dtype {
+        Dtype::Q4_0 | Dtype::Q4_1 if place.turned => Some(4u32),
+        Dtype::Q8_0 if place.turned => Some(8),
+        _ => None,
+    };
+    let half = |(_, _, dtype): &(Place, String, Dtype)| match dtype {
         Dtype::BF16 => Some(Half::Bf16),
         Dtype::F16 => Some(Half::F16),
         _ => None,
     };
     match asked {
-        Storage::F32 => None,
-        Storage::Half(half) => Some(half),
+        _ if rows == 1 => Stored::Dense,
+        Storage::F32 => Stored::Dense,
+        Storage::Half(half) => Stored::Half(half),
         Storage::Own => {
-            let first = own(&parts.first()?.1)?;
-            parts.iter().all(|(_, v)| own(v) == Some(first)).then_some(first)
+            let bits = parts.iter().map(bits).collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
+            let first = parts.first().and_then(half);
+            match (bits.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
+                (Some(bits), _) => Stored::Quantised(bits),
+                (None, Some(of)) if parts.iter().all(|p| half(p) == first) => Stored::Half(of),
+                _ => Stored::Dense,
+            }
         }
     }
 }
 
-/// Parameters from a model on disk. Matrices whose tensors are all in 4- or 8-bit blocks stay quantised unless f32 or 16
-/// bits are asked for; vectors are in f32.
-pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
-    let arch = &source.arch;
-    let mut by_param: Vec<Vec<(Place, WeightView)>> = (0..count(arch)).map(|_| Vec::new()).collect();
+/// Memory for all parameters of a model whose tensors are stored as `dtype` says of their names, without values.
+pub(crate) fn room(
+    gpu: &Gpu,
+    arch: &Arch,
+    storage: Storage,
+    dtype: &dyn Fn(&str) -> Result<Dtype>,
+) -> Result<Vec<Option<Weight>>> {
+    each(arch, dtype, |(rows, cols), parts| Weight::room(gpu, stored(arch, storage, rows, parts), rows, cols))
+}
+
+/// Makes every parameter from its shape and the tensors that lie in it.
+fn each(
+    arch: &Arch,
+    dtype: &dyn Fn(&str) -> Result<Dtype>,
+    make: impl Fn((usize, usize), &Parts) -> Result<Weight>,
+) -> Result<Vec<Option<Weight>>> {
+    let mut by_param: Vec<Parts> = (0..count(arch)).map(|_| Vec::new()).collect();
     for (name, _) in super::family::parameters(arch) {
-        let p = place(arch, &name)?;
-        let view = source.weights.get(&name)?;
-        by_param[p.param].push((p, view));
+        let place = place(arch, &name)?;
+        let dtype = dtype(&name)?;
+        by_param[place.param].push((place, name, dtype));
     }
-    let mut params: Vec<Option<Weight>> = vec![None; count(arch)];
-    for (param, parts) in by_param.into_iter().enumerate() {
-        let Some((rows, cols)) = shape(arch, param) else { continue };
-        let bits = |v: &WeightView| match v.dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 => Some(4u32),
-            Dtype::Q8_0 => Some(8),
-            _ => None,
-        };
-        let blocks = parts.iter().map(|(p, v)| bits(v).filter(|_| p.turned && arch.head_dim.is_multiple_of(4)));
-        let bits = blocks.collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
-        if let Some(bits) = bits
-            && rows % 32 == 0
-            && storage == Storage::Own
-        {
-            params[param] = Some(quantised(gpu, source, bits, (rows, cols), &parts)?);
-            continue;
+    let one = |(param, parts): (usize, &Parts)| shape(arch, param).map(|shape| make(shape, parts)).transpose();
+    by_param.iter().enumerate().map(one).collect()
+}
+
+/// Parameters from a model on disk, one after the other: the host holds one of them at a time.
+pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
+    let (arch, dtype) = (&source.arch, |name: &str| source.weights.dtype(name));
+    if gpu.counts() {
+        return room(gpu, arch, storage, &dtype);
+    }
+    each(arch, &dtype, |(rows, cols), parts| {
+        let stored = stored(arch, storage, rows, parts);
+        if let Stored::Quantised(bits) = stored {
+            return quantised(gpu, source, bits, (rows, cols), parts);
         }
         let mut host = vec![0f32; rows * cols];
-        for (place, view) in &parts {
+        for (place, name, _) in parts {
+            let view = source.weights.get(name)?;
             let values = view.to_f32();
             if let Some(first) = first_unusable(&values) {
                 let path = source.weights.file_of(view.name).unwrap_or(&source.path);
@@ -327,18 +354,18 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<
             }
             place.each(arch, view.shape, cols, |a, b| host[b] = values[a]);
         }
-        let matrix = parts.iter().all(|(_, view)| view.shape.len() == 2);
-        params[param] = Some(match half(storage, &parts).filter(|_| matrix) {
-            Some(half) => Weight::upload_half(gpu, half, rows, cols, &host).map_err(|e| named(source, &parts, e))?,
-            None => Weight::upload(gpu, rows, cols, &host)?,
-        });
-    }
-    Ok(params)
+        match stored {
+            Stored::Half(half) => {
+                Weight::upload_half(gpu, half, rows, cols, &host).map_err(|e| named(source, parts, e))
+            }
+            _ => Weight::upload(gpu, rows, cols, &host),
+        }
+    })
 }
 
 /// Names the tensors of a parameter that holds what its type cannot.
-fn named(source: &ModelSource, parts: &[(Place, WeightView)], error: Error) -> Error {
-    let names: Vec<&str> = parts.iter().map(|(_, view)| view.name).collect();
+fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
+    let names: Vec<&str> = parts.iter().map(|(_, name, _)| name.as_str()).collect();
     match error {
         Error::NonFinite(what) => {
             Error::NonFinite(format!("{}: tensor {}: {what}", source.path.display(), names.join(", ")))
@@ -353,14 +380,15 @@ fn quantised(
     source: &ModelSource,
     bits: u32,
     (rows, cols): (usize, usize),
-    parts: &[(Place, WeightView)],
+    parts: &Parts,
 ) -> Result<Weight> {
     let (arch, per) = (&source.arch, 32 / bits as usize);
     let mut words = vec![0u32; rows / per * cols];
     let mut scale = vec![0f32; rows / 32 * cols];
     let mut minimum = vec![0f32; rows / 32 * cols];
     let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-    for (place, view) in parts {
+    for (place, name, _) in parts {
+        let view = source.weights.get(name)?;
         let block = view.dtype.block().1;
         let ins = view.shape[1];
         let mut bad = None;

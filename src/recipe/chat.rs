@@ -7,7 +7,7 @@ use super::records::{SeedRecord, read_jsonl};
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::judge::Language;
-use crate::model::Model;
+use crate::model::{Model, Storage};
 use crate::rng::Stream;
 use crate::text::{Message, Text};
 use crate::weights::{ModelSource, save_model};
@@ -191,7 +191,10 @@ impl Domain for ChatDomain<'_> {
 
     fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model> {
         let source = ModelSource::open(dir)?;
-        Model::from_tensors(gpu, &source.arch, source.tensors_f32()?)
+        match source.adapter {
+            Some(_) => Model::from_tensors(gpu, &source.arch, source.tensors_f32()?),
+            None => Model::load_as(gpu, &source, Storage::F32),
+        }
     }
 
     fn save_model(&self, gpu: &Gpu, dir: &Path, model: &Model) -> Result<()> {

@@ -16,6 +16,7 @@ pub mod domain;
 pub mod duel;
 pub mod evaluation;
 pub mod examples;
+pub mod fit;
 #[cfg(test)]
 mod interruption;
 pub mod logps;
@@ -25,6 +26,7 @@ pub mod models;
 pub mod pair_stage;
 pub mod pairs;
 pub mod perplexity;
+pub mod plan;
 pub mod prompts;
 pub mod records;
 pub mod report;

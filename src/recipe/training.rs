@@ -1,6 +1,7 @@
 //! Stage 5: the next model from the pairs; and training from any records, with checkpoints.
 
 use super::config::Method;
+use super::fit::Fit;
 use super::records::{PairRecord, line, read_json, write_json};
 use super::round::{Context, RoundFiles};
 use super::validation::{self, Validator};
@@ -68,6 +69,24 @@ pub struct Job<'a> {
     pub observer: &'a dyn Observer,
     /// The processes that train together; the first one alone writes into `dir`, which all must see.
     pub exchange: &'a dyn Exchange,
+}
+
+impl Job<'_> {
+    /// A trainer with all that is set here.
+    pub(super) fn trainer<'t>(&'t self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
+        let model = match self.weights {
+            WeightType::F32 => model,
+            WeightType::Bf16 => model.rounded(gpu)?,
+        };
+        let mut trainer = Trainer::new(gpu, model, self.optimiser.clone())?;
+        trainer.micro_rows = self.micro_rows;
+        if let Some(half) = self.half {
+            trainer.read_half(half)?;
+        }
+        trainer.dropout = self.dropout;
+        trainer.exchange = self.exchange;
+        Ok(trainer)
+    }
 }
 
 /// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its checkpoints. A
@@ -145,17 +164,12 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
         Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
     };
     let validator = validator.map(RefCell::new);
-    let model = match job.weights {
-        WeightType::F32 => model,
-        WeightType::Bf16 => model.rounded(gpu)?,
-    };
-    let mut trainer = Trainer::new(gpu, model, job.optimiser.clone())?;
-    trainer.micro_rows = job.micro_rows;
-    if let Some(half) = job.half {
-        trainer.read_half(half)?;
+    let cut = Fit::settle(gpu, &model, &data, job)?;
+    let mut trainer = job.trainer(gpu, model)?;
+    if let Some(cut) = cut {
+        (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
+        job.observer.note(&format!("to fit the memory given: {cut}"));
     }
-    trainer.dropout = job.dropout;
-    trainer.exchange = job.exchange;
     let writes = job.exchange.first();
     let checkpoints = Checkpoints::shared(job.dir, job.exchange)?;
     if let Some(dir) = checkpoints.latest()? {

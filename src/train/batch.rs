@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Tensor, pad4};
+use crate::gpu::{Gpu, Part, Recorder, Tensor, pad4};
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::Forest;
@@ -15,8 +15,11 @@ use crate::model::{Arch, Model, dropout, params};
 /// the backward pass grows with them.
 pub(super) fn most_rows(gpu: &Gpu, model: &Model) -> usize {
     let rows = kept_budget(gpu) / kept_bytes(&model.arch);
-    rows.clamp(512, 8192).min(model.most_rows(gpu))
+    rows.clamp(512, MOST_ROWS).min(model.most_rows(gpu))
 }
+
+/// Rows beyond which products gain nothing more.
+pub(crate) const MOST_ROWS: usize = 8192;
 
 /// Bytes of activations that one row leaves for the backward pass.
 fn kept_bytes(arch: &Arch) -> usize {
@@ -30,6 +33,11 @@ fn kept_bytes(arch: &Arch) -> usize {
 /// Bytes of activations that may be kept.
 fn kept_budget(gpu: &Gpu) -> usize {
     if gpu.info().software { 3 << 30 } else { 4 << 30 }
+}
+
+/// Whether the activations of so many rows exceed the memory planned for.
+pub(super) fn exceeds(trainer: &Trainer, rows: usize) -> bool {
+    rows * kept_bytes(&trainer.model.arch) > kept_budget(trainer.gpu)
 }
 
 /// A forest with its targets, on the GPU.
@@ -72,12 +80,9 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    /// All that fits the memory planned for, unless the trainer computes it again.
-    pub(super) fn most(trainer: &Trainer, batch: &Batch) -> Keep {
-        match !trainer.recompute && batch.rows * kept_bytes(&trainer.model.arch) <= kept_budget(trainer.gpu) {
-            true => Keep::All,
-            false => Keep::Inputs,
-        }
+    /// What the trainer asks for; else all that fits the memory planned for.
+    pub(super) fn of(trainer: &Trainer, rows: usize) -> Keep {
+        if trainer.checkpoint.unwrap_or_else(|| exceeds(trainer, rows)) { Keep::Inputs } else { Keep::All }
     }
 }
 
@@ -97,6 +102,7 @@ pub(super) struct Tape {
 
 /// Log-probs of the batch's entries.
 pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: Keep) -> Result<Tape> {
+    let _part = rec.gpu().book(Part::Activations);
     let context = Context::Forest { view: &batch.view, store: None };
     let x = decoder::embed(rec, model, &batch.token, batch.rows)?;
     let mut blocks = Vec::new();
@@ -123,7 +129,7 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
             Kept::All(acts) => *acts,
             Kept::Input(x) => decoder::forward(rec, model, layer, (&x, None), &context)?.0,
         };
-        decoder::backward(rec, model, grads, layer, &acts, &batch.view, &dh)?;
+        decoder::backward(rec, model, grads, layer, acts, &batch.view, &dh)?;
     }
     decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
 }

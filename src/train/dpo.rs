@@ -198,10 +198,10 @@ impl<'p> Plan<'p> {
 
     /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
     fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
-        let prompts = if self.share_prompts { 1 } else { 2 };
+        // Without sharing, each answer has its prompt to itself.
         let size = |i: &usize| {
             let p = &self.pairs[*i];
-            prompts * p.prompt.len() + p.chosen.len() + p.rejected.len()
+            p.rows() + if self.share_prompts { 0 } else { p.prompt.len() }
         };
         let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
         let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
@@ -483,7 +483,7 @@ impl Tokens {
 impl Micro {
     fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
         let mut rec = trainer.gpu.record();
-        let keep = if keep { Keep::most(trainer, &self.batch) } else { Keep::Nothing };
+        let keep = if keep { Keep::of(trainer, self.batch.rows) } else { Keep::Nothing };
         let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
         rec.submit()?;
         let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();

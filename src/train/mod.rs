@@ -12,7 +12,7 @@ mod pair;
 pub mod sft;
 mod state;
 
-use crate::gpu::{Gpu, Tensor};
+use crate::gpu::{self, Gpu, Tensor};
 use crate::kernels::adamw::{self, Codes, Moments, Part, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
@@ -20,6 +20,7 @@ use crate::layout::Forest;
 use crate::model::{Model, NamedTensor, decoder, dropout, params};
 use crate::weights::Dtype;
 use crate::{Error, Result};
+pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
 use moments::Moment;
 pub use moments::MomentType;
@@ -155,11 +156,12 @@ pub struct Trainer<'a> {
     /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
     /// None. A step's gradient is the same whatever it is, but for rounding.
     pub micro_rows: Option<usize>,
+    /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations; where it
+    /// is None, only where they exceed the memory planned for. The bits are the same.
+    pub checkpoint: Option<bool>,
     /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a copy, for
     /// comparison. No loss or gradient differs by more than rounding.
     pub share_prompts: bool,
-    /// Whether each block's activations are computed again on the way back even where they could be kept.
-    pub recompute: bool,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
     /// The other processes of this training; none at first.
@@ -181,24 +183,29 @@ impl<'a> Trainer<'a> {
     /// Out of memory; a model with weights in f16 or quantised.
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
         optimiser.check()?;
+        let booked = gpu.book(gpu::Part::Gradients);
         let grads = decoder::gradients(&model, gpu)?;
+        drop(booked);
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
         trained.try_for_each(Weight::check_trainable)?;
         let tensors = Self::tensors(&grads)?;
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
+        let booked = gpu.book(gpu::Part::Moments);
         let zeros =
             |grad: &Option<Weight>| grad.as_ref().map(|grad| Moment::zeros(gpu, optimiser.moments, grad)).transpose();
         let moment = || grads.iter().map(zeros).collect::<Result<Vec<_>>>();
         let (moments, codes) = ([moment()?, moment()?], Codes::new(gpu)?);
+        drop(booked);
         let dropout = Dropout::default();
+        let (micro_rows, checkpoint) = (None, None);
         let exchange: &dyn Exchange = &Alone;
         Ok(Self {
             gpu,
             model,
             step: 0,
-            micro_rows: None,
+            micro_rows,
+            checkpoint,
             share_prompts: true,
-            recompute: false,
             dropout,
             exchange,
             optimiser,
@@ -228,7 +235,7 @@ impl<'a> Trainer<'a> {
             (Some(w), Some(_)) if params::is_matrix(w) => w.empty_half(self.gpu, half).map(Some),
             _ => Ok(None),
         };
-        if half == Half::F16 {
+        if half == Half::F16 && !self.gpu.counts() {
             for tensor in self.model.tensors(self.gpu)?.iter().filter(|t| t.shape.len() > 1) {
                 if let Some(x) = tensor.data.iter().find(|x| !half.holds(**x)) {
                     let name = &tensor.name;
@@ -238,7 +245,9 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
+        let booked = self.gpu.book(gpu::Part::Weights);
         self.model.copies = self.model.params.iter().enumerate().map(matrix).collect::<Result<_>>()?;
+        drop(booked);
         self.copy()
     }
 
@@ -255,6 +264,14 @@ impl<'a> Trainer<'a> {
 
     fn micro_rows(&self) -> usize {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
+    }
+
+    /// Rows of a micro-batch, and whether blocks keep their inputs alone, for a step of records of so many rows each.
+    pub(crate) fn untold(&self, records: &[usize]) -> (usize, bool) {
+        let most = self.micro_rows();
+        let longest = records.iter().copied().max().unwrap_or(0);
+        let largest = records.iter().sum::<usize>().min(most.max(longest));
+        (most, self.checkpoint.unwrap_or_else(|| batch::exceeds(self, largest)))
     }
 
     /// The rates of dropout on the branches and on the input of an adapter.

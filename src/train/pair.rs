@@ -19,6 +19,11 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Rows that it takes at most: the prompt stands once.
+    pub fn rows(&self) -> usize {
+        self.prompt.len() + self.chosen.len() + self.rejected.len()
+    }
+
     /// A preference like any other: weight 1, a hard label.
     pub fn new(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
         Self { prompt, chosen, rejected, desirable: true, weight: 1.0, flip: 0.0 }

@@ -20,6 +20,13 @@ pub struct Example {
     pub completion: Vec<u32>,
 }
 
+impl Example {
+    /// Rows that it takes.
+    pub fn rows(&self) -> usize {
+        self.prompt.len() + self.completion.len()
+    }
+}
+
 /// What a step did.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SftStep {
@@ -72,15 +79,14 @@ impl Trainer<'_> {
         };
         let each = groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x)));
         let all: Vec<(usize, &Example, u64)> = each.map(&mut keyed).collect();
-        let size = |e: &Example| e.prompt.len() + e.completion.len();
-        let share = self.exchange.share(&all.iter().map(|(_, e, _)| size(e)).collect::<Vec<_>>());
+        let share = self.exchange.share(&all.iter().map(|(_, e, _)| e.rows()).collect::<Vec<_>>());
         let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, share.start);
         while first < share.end {
             let (mut forest, mut wanted, mut last) = (Forest::new(), Wanted::default(), first);
             let mut nodes = Vec::new();
             while last < share.end {
                 let (group, e, record) = all[last];
-                let rows = size(e);
+                let rows = e.rows();
                 if last > first && forest.len() + rows > most {
                     break;
                 }
@@ -100,7 +106,7 @@ impl Trainer<'_> {
             }
             let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
             let mut rec = gpu.record();
-            let tape = batch::forward(&mut rec, &self.model, &micro, Keep::most(self, &micro))?;
+            let tape = batch::forward(&mut rec, &self.model, &micro, Keep::of(self, micro.rows))?;
             let logp = tape.scored.logp.clone();
             batch::backward(&mut rec, self, &micro, tape, &coef)?;
             rec.submit()?;

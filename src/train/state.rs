@@ -2,7 +2,8 @@
 
 use super::moments::Moment;
 use super::{MomentType, Trainer};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Part};
+
 use crate::kernels::weight::Weight;
 use crate::model::{NamedTensor, lora, params, rounded};
 use crate::weights::{Dtype, Weights, write_file, write_matrices, write_safetensors};
@@ -60,13 +61,23 @@ impl Trainer<'_> {
                 None => params::upload(self.gpu, &self.model.arch, tensors),
             }
         };
+        // What is read takes the place of what is there, so that going on takes no more memory than the training itself.
+        let bf16 = self.model.dtype() == Dtype::BF16;
+        // The base of an adapter is frozen and stays where it is.
+        let trained = |p: &usize| self.model.lora.as_ref().is_none_or(|lora| lora.owns(*p));
+        let first_trained = (0..self.model.params.len()).find(trained).unwrap_or(self.model.params.len());
+        self.model.params.truncate(first_trained);
+        if self.optimiser.moments == MomentType::F32 {
+            self.moments = [Vec::new(), Vec::new()];
+        }
+        let booked = self.gpu.book(Part::Weights);
         let mut weights = read(FILES[0])?;
-        if self.model.dtype() == Dtype::BF16 {
+        if bf16 {
             weights =
                 weights.into_iter().map(|w| w.map(|w| rounded(self.gpu, w)).transpose()).collect::<Result<_>>()?;
         }
-        // The base of an adapter is frozen and stays where it is.
-        let first_trained = self.model.params.len() - weights.len();
+        drop(booked);
+        let _part = self.gpu.book(Part::Moments);
         for (name, moment) in FILES[1..].iter().zip(&mut self.moments) {
             match self.optimiser.moments {
                 MomentType::F32 => {
@@ -76,7 +87,6 @@ impl Trainer<'_> {
                 MomentType::Bits8 => overwrite(self.gpu, moment, &dir.join(name))?,
             }
         }
-        self.model.params.truncate(first_trained);
         self.model.params.extend(weights);
         self.step = step.step;
         self.copy()

@@ -151,36 +151,49 @@ impl Weights {
         self.entries.get(name).map(|entry| self.files[entry.file].path.as_path())
     }
 
-    /// A tensor.
+    /// How a tensor's values are stored, as [`Weights::get`] gives them.
     ///
     /// # Errors
     /// There is none of this name, or its storage type is not supported.
-    pub fn get<'a>(&'a self, name: &str) -> Result<WeightView<'a>> {
-        let Some((name, entry)) = self.entries.get_key_value(name) else {
-            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            return Err(Error::file(path, format!("there is no tensor {name}")));
-        };
-        let file = &self.files[entry.file];
+    pub fn dtype(&self, name: &str) -> Result<Dtype> {
+        let (_, entry) = self.entry(name)?;
         let dtype = entry.dtype.clone().map_err(|found| {
             Error::file(
-                &file.path,
+                &self.files[entry.file].path,
                 format!(
                     "tensor {name} is stored as {found}; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, \
                      Q4_K, Q5_K and Q6_K"
                 ),
             )
         })?;
+        Ok(if matches!(entry.change, Change::PlusOne) { Dtype::F32 } else { dtype })
+    }
+
+    fn entry(&self, name: &str) -> Result<(&str, &Entry)> {
+        let found = self.entries.get_key_value(name).map(|(name, entry)| (name.as_str(), entry));
+        found.ok_or_else(|| {
+            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            Error::file(path, format!("there is no tensor {name}"))
+        })
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// As [`Weights::dtype`].
+    pub fn get<'a>(&'a self, name: &str) -> Result<WeightView<'a>> {
+        let dtype = self.dtype(name)?;
+        let (name, entry) = self.entry(name)?;
+        let file = &self.files[entry.file];
         let data = &file.map[entry.range.clone()];
-        let (dtype, data) = match entry.change {
-            Change::None => (dtype, Cow::Borrowed(data)),
-            Change::Interleaved(heads) => {
-                (dtype, Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], heads)))
-            }
-            Change::PlusOne => {
+        let data = match (&entry.change, &entry.dtype) {
+            (Change::Interleaved(heads), _) => Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], *heads)),
+            (Change::PlusOne, Ok(stored)) => {
                 let mut values = Vec::new();
-                dtype.dequantise(data, &mut values);
-                (Dtype::F32, Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect()))
+                stored.dequantise(data, &mut values);
+                Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect())
             }
+            _ => Cow::Borrowed(data),
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
     }

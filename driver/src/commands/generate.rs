@@ -103,6 +103,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     app.progress.end();
+    app.tell_peak(&gpu);
     args.profile.tell(app, &gpu, peaks.as_ref())?;
 
     let mut answers = Vec::new();

@@ -12,6 +12,7 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod judge;
 pub(crate) mod pairs;
+pub(crate) mod plan;
 pub(crate) mod prompts;
 pub(crate) mod pull;
 pub(crate) mod report;
@@ -29,6 +30,7 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Devices => devices::run(app),
         Command::Check(a) => check::run(app, &a),
         Command::Bench(a) => bench::run(app, &a),
+        Command::Plan(a) => plan::run(app, &a),
         Command::Pull(a) => pull::run(app, &a),
         Command::Generate(a) => generate::run(app, &a),
         Command::Chat(a) => chat::run(app, &a),

@@ -206,7 +206,7 @@ struct TrainArgs {
 
 /// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
 #[derive(clap::Args)]
-struct LoraArgs {
+pub(crate) struct LoraArgs {
     /// Train a LoRA adapter of this rank, and write a PEFT folder
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=4096))]
     lora_rank: Option<u16>,
@@ -226,7 +226,8 @@ struct LoraArgs {
 }
 
 impl LoraArgs {
-    fn config(&self) -> Option<LoraConfig> {
+    /// The adapter that is asked for.
+    pub(crate) fn config(&self) -> Option<LoraConfig> {
         let rank = usize::from(self.lora_rank?);
         let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
         let dropout = self.lora_dropout.unwrap_or_default();
@@ -445,6 +446,7 @@ impl Start {
             exchange: app.ranks.exchange(),
         };
         let model = train(&gpu, model, data, &job, None)?;
+        app.tell_peak(&gpu);
         args.profile.tell(app, &gpu, peaks.as_ref())?;
         if !app.ranks.exchange().first() {
             return Ok(());

@@ -169,7 +169,7 @@ pub(super) fn measure(
     }
     let mut steps = Vec::new();
     for (share_prompts, recompute) in [(true, false), (true, true), (false, false)] {
-        (trainer.share_prompts, trainer.recompute, trainer.step) = (share_prompts, recompute, 0);
+        (trainer.share_prompts, trainer.checkpoint, trainer.step) = (share_prompts, Some(recompute), 0);
         steps.push(step(gpu, &mut trainer, &pairs)?);
         app.progress.advance(1);
     }

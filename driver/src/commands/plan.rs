@@ -1,0 +1,437 @@
+//! `plan`: what a command would take, before it takes anything.
+
+use crate::app::{App, DtypeArg, Pin, StateArgs};
+use crate::commands::train::{LoraArgs, LossArgs};
+use crate::sample::share_below_1;
+use crate::tables::Table;
+use anyhow::{Context, Result, bail, ensure};
+use selfreward::Silent;
+use selfreward::gpu::{Gpu, Peak};
+use selfreward::kernels::peak;
+use selfreward::kernels::weight::Half;
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::model::{Arch, Model, Storage, family};
+use selfreward::recipe::config::RunConfig;
+use selfreward::recipe::fit::{Choice, Fit};
+use selfreward::recipe::plan::{self, RunPlan};
+use selfreward::recipe::records::read_json;
+use selfreward::recipe::training::{Data, Job};
+use selfreward::train::dpo::{DpoConfig, Pair};
+use selfreward::train::exchange::Alone;
+use selfreward::train::sft::{Example, SftConfig};
+use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, WeightType};
+use selfreward::weights::{Dtype, ModelSource};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What is to be done
+    #[arg(long, value_enum, value_name = "T")]
+    task: Task,
+    /// The run's configuration, with --task run
+    #[arg(value_name = "CONFIG.toml", required_if_eq("task", "run"))]
+    run: Option<PathBuf>,
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id; its weights are not read (a run's
+    /// default: the one that its configuration names)
+    #[arg(long, value_name = "M", required_unless_present_any = ["config", "run"], conflicts_with = "config")]
+    model: Option<PathBuf>,
+    /// A model of the shape that a config.json describes
+    #[arg(long, value_name = "config.json")]
+    config: Option<PathBuf>,
+    /// How the matrices of --config are stored (default: as its dtype says, else f32)
+    #[arg(long, value_enum, value_name = "T", requires = "config")]
+    stored: Option<StoredName>,
+    /// Prompts to answer
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    prompts: u32,
+    /// Answers to each prompt
+    #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    n: u32,
+    /// Tokens of the longest prompt (default: 256, or half of --max-length)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_length: Option<u32>,
+    /// Most tokens of an answer that is written
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+    /// Tokens of the longest answer that is trained on (default: 256, or what --max-length leaves)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    completion_length: Option<u32>,
+    /// Most tokens of prompt and answer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    max_length: Option<u32>,
+    /// Records a step
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Most rows (tokens) of a micro-batch, but for a longer record (default: what --memory allows)
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batch: Option<u32>,
+    /// Share of what each branch adds to the residual stream that is dropped
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share_below_1)]
+    dropout: f32,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    loss: LossArgs,
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    dtype: DtypeArg,
+    #[command(flatten)]
+    pin: Pin,
+    /// Plan for a desktop's GPU, with bindings of 2 GiB, whatever is in this machine; not for --task run, whose time needs the device
+    #[arg(long, conflicts_with_all = ["run", "variant"])]
+    desktop: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Task {
+    Generate,
+    Sft,
+    Dpo,
+    Run,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+#[clap(rename_all = "snake_case")]
+enum StoredName {
+    F32,
+    Bf16,
+    F16,
+    #[clap(name = "q8_0")]
+    Q8,
+    #[clap(name = "q4_0")]
+    Q4,
+    #[clap(name = "q4_1")]
+    Q41,
+}
+
+/// A plan.
+#[derive(Serialize)]
+struct Report {
+    task: Task,
+    device: String,
+    /// `--memory`.
+    memory: Option<u64>,
+    /// None where no memory is given.
+    fits: Option<bool>,
+    peak_bytes: u64,
+    parts: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<Waves>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Cut>,
+    /// The same work with other weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<Way>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Run>,
+}
+
+#[derive(Serialize)]
+struct Waves {
+    prompts: usize,
+    /// Prompts of each wave; none where one prompt alone does not fit.
+    waves: Vec<usize>,
+}
+
+#[derive(Clone, Serialize)]
+struct Cut {
+    /// Rows of the longest record.
+    longest: usize,
+    micro_rows: usize,
+    checkpoint: bool,
+}
+
+/// Another way to do it.
+#[derive(Serialize)]
+struct Way {
+    what: String,
+    peak_bytes: u64,
+    fits: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Cut>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    stages: Vec<Stage>,
+    least_seconds: f64,
+    disk_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Stage {
+    name: &'static str,
+    peak_bytes: u64,
+    fits: Option<bool>,
+    least_seconds: f64,
+}
+
+/// The model's shape: a file's, or a configuration's with a type for its matrices.
+enum Shape {
+    Source(Box<ModelSource>),
+    Config(Arch, Dtype),
+}
+
+impl Shape {
+    fn open(app: &App, model: Option<&Path>, args: &Args) -> Result<Shape> {
+        let Some(path) = &args.config else {
+            return Ok(Shape::Source(Box::new(app.source(model.context("no model to plan with")?)?)));
+        };
+        let config: serde_json::Value = read_json(path)?;
+        let arch = family::arch(&config).with_context(|| path.display().to_string())?;
+        let own = config.get("dtype").or(config.get("torch_dtype")).and_then(|d| d.as_str());
+        let dtype = match (args.stored, own) {
+            (Some(StoredName::Bf16), _) | (None, Some("bfloat16")) => Dtype::BF16,
+            (Some(StoredName::F16), _) | (None, Some("float16")) => Dtype::F16,
+            (Some(StoredName::Q8), _) => Dtype::Q8_0,
+            (Some(StoredName::Q4), _) => Dtype::Q4_0,
+            (Some(StoredName::Q41), _) => Dtype::Q4_1,
+            _ => Dtype::F32,
+        };
+        Ok(Shape::Config(arch, dtype))
+    }
+
+    fn arch(&self) -> &Arch {
+        match self {
+            Shape::Source(source) => &source.arch,
+            Shape::Config(arch, _) => arch,
+        }
+    }
+
+    fn has_adapter(&self) -> bool {
+        matches!(self, Shape::Source(source) if source.adapter.is_some())
+    }
+
+    fn load(&self, gpu: &Gpu, storage: Storage, lora: Option<&LoraConfig>) -> selfreward::Result<Model> {
+        let model = match self {
+            Shape::Source(source) => Model::load_as(gpu, source, storage)?,
+            Shape::Config(arch, dtype) => Model::of_shape(gpu, arch, *dtype, storage)?,
+        };
+        // A device that counts needs no values.
+        model.with_adapter(gpu, lora.map(|config| Adapter { config: config.clone(), tensors: Vec::new() }).as_ref())
+    }
+}
+
+pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    let config = args.run.as_deref().map(RunConfig::read).transpose()?;
+    if args.task != Task::Run && config.is_some() {
+        bail!("a run's configuration goes with --task run");
+    }
+    let model = args.model.as_deref().or(config.as_ref().map(|c| c.model.path.as_path()));
+    let shape = Shape::open(app, model, args)?;
+    let mut gpu = app.pinned_gpu(&args.pin)?;
+    if args.desktop {
+        gpu = gpu.counting_desktop();
+    }
+    let report = match (args.task, &config) {
+        (Task::Generate, _) => generate(&gpu, args, &shape)?,
+        (Task::Run, Some(config)) => whole_run(&gpu, args, &shape, config)?,
+        _ => train(&gpu, args, &shape)?,
+    };
+    if app.common.json {
+        return app.json(&report);
+    }
+    print(app, &report)
+}
+
+/// Tokens of the longest prompt and of the longest answer that is trained on.
+fn lengths(args: &Args) -> Result<(usize, usize)> {
+    let (prompt, answer) = (args.prompt_length.map(|n| n as usize), args.completion_length.map(|n| n as usize));
+    let Some(most) = args.max_length.map(|n| n as usize) else {
+        return Ok((prompt.unwrap_or(256), answer.unwrap_or(256)));
+    };
+    let prompt = prompt.unwrap_or_else(|| answer.map_or(most / 2, |a| most.saturating_sub(a)));
+    ensure!((1..most).contains(&prompt), "--max-length {most} leaves no room for a prompt of {prompt} and an answer");
+    let left = most - prompt;
+    Ok((prompt, answer.map_or(left, |a| a.min(left))))
+}
+
+fn report(gpu: &Gpu, task: Task, peak: &Peak, fits: bool) -> Report {
+    Report {
+        task,
+        device: gpu.info().name.clone(),
+        memory: gpu.memory(),
+        fits: known(gpu, fits),
+        peak_bytes: peak.bytes,
+        parts: peak.held().map(|(part, bytes)| (part.name(), bytes)).collect(),
+        generation: None,
+        training: None,
+        options: Vec::new(),
+        run: None,
+    }
+}
+
+fn known(gpu: &Gpu, fits: bool) -> Option<bool> {
+    gpu.memory().map(|_| fits)
+}
+
+fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
+    let (prompt, answer) = (args.prompt_length.unwrap_or(256) as usize, args.max_new_tokens as usize);
+    let requests = plan::requests(shape.arch().vocab_size, args.prompts as usize, prompt, args.n as usize);
+    let of = |storage: Storage| -> Result<(Peak, Vec<usize>, bool)> {
+        let load = |gpu: &Gpu| shape.load(gpu, storage, None);
+        match plan::generation(gpu, &load, (&requests, answer), gpu.memory()) {
+            Ok((counted, waves)) => Ok((counted.peak(), waves, true)),
+            Err(selfreward::Error::OutOfMemory(_)) if gpu.memory().is_some() => {
+                // What one prompt takes.
+                let (counted, _) = plan::generation(gpu, &load, (&requests[..1], answer), None)?;
+                Ok((counted.peak(), Vec::new(), false))
+            }
+            Err(other) => Err(other.into()),
+        }
+    };
+    let (peak, waves, fits) = of(args.dtype.storage())?;
+    let mut options = Vec::new();
+    for (what, storage) in
+        [("weights in f32", Storage::F32), ("in bf16", Storage::Half(Half::Bf16)), ("as they are stored", Storage::Own)]
+    {
+        let (peak, _, fits) = of(storage)?;
+        options.push(Way { what: what.into(), peak_bytes: peak.bytes, fits: known(gpu, fits), training: None });
+    }
+    let generation = Some(Waves { prompts: requests.len(), waves });
+    Ok(Report { generation, options, ..report(gpu, args.task, &peak, fits) })
+}
+
+fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
+    let (prompt, answer) = lengths(args)?;
+    let context = shape.arch().context();
+    ensure!(prompt + answer <= context, "{prompt} + {answer} tokens exceed the model's context of {context}");
+    let list = |key, n| plan::ids(shape.arch().vocab_size, key, n);
+    let batch = args.batch as usize;
+    let lr = LearningRate { peak: 1e-6, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
+    let dpo = DpoConfig { objective: args.loss.objective()?, epochs: 1, batch, lr: lr.clone(), seed: 0 };
+    let sft = SftConfig { epochs: 1, batch, lr, seed: 0 };
+    let pairs = vec![Pair::new(list(0, prompt), list(1, answer), list(2, answer)); batch];
+    let examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; batch];
+    let (data, longest) = match args.task {
+        Task::Sft => (Data::Examples { examples: &examples, config: &sft }, prompt + answer),
+        _ => (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, pairs[0].rows()),
+    };
+    let of = |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
+        let job = Job {
+            optimiser: Optimiser { moments: args.state.moments(), ..Optimiser::default() },
+            save_every: 1,
+            micro_rows: args.micro_batch.map(|n| n as usize),
+            weights,
+            half,
+            dropout: Dropout { rate: args.dropout, seed: 0 },
+            dir: Path::new(""),
+            observer: &Silent,
+            exchange: &Alone,
+        };
+        let model = |gpu: &Gpu| shape.load(gpu, storage, lora);
+        Ok(Fit { gpu, model: &model, data: &data, job: &job, others: 0 }.choose_or_untold(gpu.memory())?)
+    };
+    let cut = |choice: &Choice| Cut { longest, micro_rows: choice.cut.micro_rows, checkpoint: choice.cut.checkpoint };
+    let lora = args.lora.config();
+    let adapter = lora.is_some() || shape.has_adapter();
+    let half = args.dtype.half().filter(|_| !adapter);
+    let storage = args.state.trained(adapter, &args.dtype)?;
+    let chosen = of(storage, lora.as_ref(), args.state.weights(), half)?;
+    let mut options = Vec::new();
+    let mut option = |what: String, choice: Choice| {
+        let (peak_bytes, fits) = (choice.peak.bytes, known(gpu, choice.fits));
+        options.push(Way { what, peak_bytes, fits, training: Some(cut(&choice)) });
+    };
+    if !shape.has_adapter() {
+        let full = |weights, storage| of(storage, None, weights, None);
+        option("all weights in f32".into(), full(WeightType::F32, Storage::F32)?);
+        option("all weights in bf16".into(), full(WeightType::Bf16, Storage::Half(Half::Bf16))?);
+        let lora = lora.unwrap_or_else(|| LoraConfig {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            dropout: 0.0,
+            targets: Modules::Names(vec![ALL_LINEAR.into()]),
+            layers: LayerRules::default(),
+        });
+        for (base, storage) in [("bf16", Storage::Half(Half::Bf16)), ("the weights as they are stored", Storage::Own)] {
+            option(format!("LoRA of rank {} on {base}", lora.rank), of(storage, Some(&lora), WeightType::F32, None)?);
+        }
+    }
+    let training = Some(cut(&chosen));
+    Ok(Report { training, options, ..report(gpu, args.task, &chosen.peak, chosen.fits) })
+}
+
+fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Result<Report> {
+    let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
+    let peaks = peak::measure(gpu, gpu.form())?;
+    // Runs load their models in f32, an adapter merged.
+    let model = |gpu: &Gpu| shape.load(gpu, Storage::F32, None);
+    let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &model, config, prompt, &peaks)?;
+    let fits = stages.iter().all(|s| s.fits);
+    let largest = stages.iter().map(|s| &s.peak).max_by_key(|p| p.bytes).context("a run has stages")?;
+    let stage = |s: &plan::Stage| Stage {
+        name: s.name,
+        peak_bytes: s.peak.bytes,
+        fits: known(gpu, s.fits),
+        least_seconds: s.seconds,
+    };
+    let run = Run {
+        least_seconds: stages.iter().map(|s| s.seconds).sum(),
+        stages: stages.iter().map(stage).collect(),
+        disk_bytes,
+    };
+    Ok(Report { run: Some(run), ..report(gpu, args.task, largest, fits) })
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
+fn yes(fits: Option<bool>) -> String {
+    fits.map_or("-", |fits| if fits { "yes" } else { "no" }).into()
+}
+
+fn print(app: &App, report: &Report) -> Result<()> {
+    let given = report.memory.map_or(String::new(), |memory| {
+        format!(" of {} MiB given: {}", mib(memory), if report.fits == Some(true) { "fits" } else { "does not fit" })
+    });
+    app.line(format!("{}: {} MiB at most{given}", report.device, mib(report.peak_bytes)))?;
+    for (part, bytes) in &report.parts {
+        app.line(format!("  {part:12} {:>10} MiB", mib(*bytes)))?;
+    }
+    if let Some(Cut { longest, micro_rows, checkpoint }) = &report.training {
+        let kept = if *checkpoint { "each block keeps its input alone" } else { "all activations are kept" };
+        app.line(format!(
+            "micro-batches of {micro_rows} rows, {} records of {longest}; {kept}",
+            (micro_rows / longest).max(1)
+        ))?;
+    }
+    if let Some(Waves { prompts, waves }) = &report.generation {
+        let sizes: Vec<String> = waves.iter().map(ToString::to_string).collect();
+        let cut = if waves.is_empty() {
+            "one alone does not fit".into()
+        } else {
+            format!("in waves of {}", sizes.join(", "))
+        };
+        app.line(format!("{prompts} prompts, {cut}"))?;
+    }
+    if !report.options.is_empty() {
+        app.line("")?;
+        let mut table = Table::new(&["with", "MiB", "rows", "kept", "fits"]);
+        for Way { what, peak_bytes, fits, training } in &report.options {
+            let kept = training.as_ref().map_or("-", |t| if t.checkpoint { "inputs" } else { "all" });
+            let rows = training.as_ref().map_or("-".into(), |t| t.micro_rows.to_string());
+            table.row([what.clone(), mib(*peak_bytes), rows, kept.into(), yes(*fits)]);
+        }
+        table.print()?;
+    }
+    if let Some(Run { stages, least_seconds, disk_bytes }) = &report.run {
+        app.line("")?;
+        let mut table = Table::new(&["stage", "MiB", "fits", "seconds at least"]);
+        for s in stages {
+            table.row([s.name.into(), mib(s.peak_bytes), yes(s.fits), format!("{:.0}", s.least_seconds)]);
+        }
+        table.print()?;
+        app.line(format!(
+            "\nall rounds: {least_seconds:.0} s at least, at this device's peaks and with answers as long as allowed; {} MiB of disk",
+            mib(*disk_bytes)
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! What a whole run would take: the memory of each stage, its least time at the device's peaks, and room on disk.
+
+use super::config::{Method, RunConfig};
+use super::fit::{Choice, Cut, Fit};
+use super::training::{Data, Job};
+use crate::generate::{Generator, Request, Sampling, Settings};
+use crate::gpu::{Gpu, Peak};
+use crate::kernels::peak::Peaks;
+use crate::model::Model;
+use crate::rng::Stream;
+use crate::train::Dropout;
+use crate::train::dpo::Pair;
+use crate::train::exchange::Alone;
+use crate::train::sft::Example;
+use crate::{Error, Result, Silent};
+use std::path::Path;
+
+/// Tokens that a judge's prompt has beside the question and the answer: the shipped templates stay below.
+const JUDGE_PROMPT: usize = 256;
+
+/// A stage of every round.
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// What its buffers take.
+    pub peak: Peak,
+    /// Least seconds of all rounds, where every answer is as long as it may be.
+    pub seconds: f64,
+    /// How a training is cut.
+    pub cut: Option<Cut>,
+    /// Whether that is within the memory given; true where none is given.
+    pub fits: bool,
+}
+
+/// A run before it begins.
+pub struct RunPlan {
+    /// Its stages.
+    pub stages: Vec<Stage>,
+    /// Most bytes of the run folder: models, and the states of a training.
+    pub disk_bytes: u64,
+}
+
+/// Token ids to plan with.
+pub fn ids(vocabulary: usize, key: u64, n: usize) -> Vec<u32> {
+    let mut stream = Stream::new(0, key);
+    (0..n).map(|_| stream.below(vocabulary) as u32).collect()
+}
+
+/// `count` prompts of `prompt` tokens with `samples` answers each.
+pub fn requests(vocabulary: usize, count: usize, prompt: usize, samples: usize) -> Vec<Request> {
+    let one = |i: u64| Request { prompt: ids(vocabulary, i, prompt), samples: (0..samples as u64).collect() };
+    (0..count as u64).map(one).collect()
+}
+
+/// What answers to requests take, wave by wave, on a device of `memory` bytes; and the sizes of the waves.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where one request alone does not fit; prompts that cannot be answered.
+pub fn generation(
+    gpu: &Gpu,
+    model: &dyn Fn(&Gpu) -> Result<Model>,
+    (requests, answer): (&[Request], usize),
+    memory: Option<u64>,
+) -> Result<(Gpu, Vec<usize>)> {
+    let counted = gpu.counting(memory);
+    let model = model(&counted)?;
+    let settings = Settings {
+        sampling: Sampling::default(),
+        max_new_tokens: answer,
+        stop: Vec::new(),
+        seed: 0,
+        choices: Vec::new(),
+    };
+    let mut generator = Generator::new(&counted, &model);
+    let waves = generator.waves(requests, &settings)?.iter().map(ExactSizeIterator::len).collect();
+    generator.run(requests, &settings, &Silent, &mut |_, _, _| {})?;
+    drop(model);
+    Ok((counted, waves))
+}
+
+/// Least seconds of what was counted.
+pub fn seconds(counted: &Gpu, peaks: &Peaks) -> f64 {
+    counted.counted().into_iter().map(|cost| peaks.least(cost)).sum()
+}
+
+/// Plans a run whose prompts have `prompt` tokens. Times are of every round; its models are in f32, as runs load them.
+///
+/// # Errors
+/// A configuration that is none; a buffer that the device cannot bind.
+pub fn of_run(
+    gpu: &Gpu,
+    model: &dyn Fn(&Gpu) -> Result<Model>,
+    config: &RunConfig,
+    prompt: usize,
+    peaks: &Peaks,
+) -> Result<RunPlan> {
+    let (memory, rounds) = (gpu.memory(), f64::from(config.run.rounds));
+    let shape = model(&gpu.counting(None))?;
+    let (vocabulary, context) = (shape.arch.vocab_size, shape.arch.context());
+    let parameters: u64 = shape.params.iter().flatten().map(|w| (w.rows() * w.cols()) as u64).sum();
+    let answer = config.candidates.max_new_tokens.min(context.saturating_sub(prompt));
+    let mut stages = Vec::new();
+    let mut answers = |name, wave: usize, all: usize, (prompt, samples, answer): (usize, usize, usize)| -> Result<()> {
+        let (wave, prompt) = (wave.min(all).max(1), prompt.min(context.saturating_sub(answer)));
+        let one = requests(vocabulary, wave, prompt, samples);
+        let (counted, fits) = match generation(gpu, model, (&one, answer), memory) {
+            Ok((counted, _)) => (counted, true),
+            Err(Error::OutOfMemory(_)) => (generation(gpu, model, (&one, answer), None)?.0, false),
+            Err(other) => return Err(other),
+        };
+        let seconds = seconds(&counted, peaks) * all as f64 / wave as f64 * rounds;
+        stages.push(Stage { name, peak: counted.peak(), seconds, cut: None, fits });
+        Ok(())
+    };
+    let (p, c, j) = (&config.prompts, &config.candidates, &config.judge);
+    if p.count > 0 {
+        let shots = (p.seed_shots + p.own_shots) * prompt;
+        answers("prompts", p.wave, p.count, (shots, 1, p.max_new_tokens))?;
+    }
+    let all = p.count + p.from_seed;
+    answers("candidates", c.wave, all, (prompt, c.n as usize, answer))?;
+    if j.mode != "random" {
+        let asked = (JUDGE_PROMPT + prompt + answer, j.samples, j.max_new_tokens);
+        answers("judge", j.wave * c.n as usize, all * c.n as usize, asked)?;
+    }
+    let d = &config.dpo;
+    let job = Job {
+        optimiser: d.optimiser(),
+        save_every: d.save_every as u64,
+        micro_rows: None,
+        weights: d.weights,
+        half: d.dtype,
+        dropout: Dropout { rate: d.dropout, seed: 0 },
+        dir: Path::new(""),
+        observer: &Silent,
+        exchange: &Alone,
+    };
+    let list = |key, n| ids(vocabulary, key, n);
+    let (pairs, examples, dpo, sft);
+    let (data, records, epochs) = match d.method {
+        Method::Dpo => {
+            dpo = d.dpo(0)?;
+            pairs = vec![Pair::new(list(0, prompt), list(1, answer), list(2, answer)); all];
+            (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, dpo.batch, dpo.epochs)
+        }
+        Method::SftBest => {
+            sft = d.sft(0)?;
+            examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; all];
+            (Data::Examples { examples: &examples, config: &sft }, sft.batch, sft.epochs)
+        }
+    };
+    let fit = Fit { gpu, model, data: &data, job: &job, others: 0 };
+    let Choice { cut, peak, fits } = fit.choose_or_untold(memory)?;
+    let (counted, taken) = fit.count(cut)?;
+    let seconds = seconds(&counted, peaks) / taken as f64 * (all * epochs) as f64 * rounds;
+    stages.push(Stage { name: "training", peak, seconds, cut: Some(cut), fits });
+    let models = if config.run.keep == 0 { u64::from(config.run.rounds) } else { u64::from(config.kept()) + 1 };
+    // A checkpoint holds the weights and two moments, and is written before the one before it goes.
+    let states = if all * epochs > records * d.save_every { 6 } else { 0 };
+    Ok(RunPlan { stages, disk_bytes: 4 * parameters * (models + u64::from(!config.sft.files.is_empty()) + states) })
+}

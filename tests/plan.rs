@@ -1,0 +1,267 @@
+//! What is planned against what is measured: the peak of live buffers of generation, SFT and DPO, of all weights and of adapters,
+//! on bases in every type, with and without checkpointing; and that a cap is kept.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use selfreward::generate::{Generator, Sampling, Settings};
+use selfreward::gpu::{Gpu, Part, Peak};
+use selfreward::kernels::weight::Half;
+use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::model::{Model, Storage};
+use selfreward::recipe::fit::{Cut, Fit};
+use selfreward::recipe::plan::{self, ids};
+use selfreward::recipe::training::{Data, Job, train};
+use selfreward::train::dpo::{DpoConfig, Pair};
+use selfreward::train::exchange::Alone;
+use selfreward::train::objective::Objective;
+use selfreward::train::sft::{Example, SftConfig};
+use selfreward::train::{Dropout, LearningRate, MomentType, Optimiser, Schedule, WeightType};
+use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
+use selfreward::{Silent, world};
+use std::path::{Path, PathBuf};
+
+/// Within 10 %.
+#[track_caller]
+fn close(what: &str, planned: &Peak, measured: &Peak) {
+    let ratio = planned.bytes as f64 / measured.bytes as f64;
+    assert!((0.9..1.1).contains(&ratio), "{what}: planned {planned}, measured {measured}");
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The small world's model as a folder in f32, and as a GGUF file in 8-bit blocks.
+fn models(dir: &Path) -> [PathBuf; 2] {
+    let (folder, gguf) = (dir.join("M"), dir.join("M.gguf"));
+    world::save(&folder, &world::init(0)).unwrap();
+    let source = ModelSource::open(&folder).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let parts = ModelParts {
+        config: &source.config,
+        generation_config: None,
+        text: None,
+        tensors: &tensors,
+        dtype: Dtype::Q8_0,
+    };
+    save_gguf(&gguf, &parts).unwrap();
+    [folder, gguf]
+}
+
+fn lora(dropout: f32) -> LoraConfig {
+    let targets = Modules::Names(vec!["all-linear".into()]);
+    LoraConfig { rank: 8, alpha: 16.0, rslora: false, dropout, targets, layers: LayerRules::default() }
+}
+
+struct Case {
+    name: &'static str,
+    model: PathBuf,
+    storage: Storage,
+    lora: Option<LoraConfig>,
+    half: Option<Half>,
+    weights: WeightType,
+    moments: MomentType,
+    dropout: f32,
+    loss: &'static str,
+    sft: bool,
+    micro_rows: Option<usize>,
+}
+
+/// Lengths of prompt, chosen and rejected answer.
+const LENGTHS: [[usize; 3]; 8] =
+    [[60, 50, 50], [61, 49, 50], [40, 60, 30], [60, 50, 49], [20, 40, 60], [60, 48, 52], [10, 20, 30], [58, 50, 50]];
+
+impl Case {
+    fn load(&self, gpu: &Gpu) -> Model {
+        let source = ModelSource::open(&self.model).unwrap();
+        let adapter = self.lora.as_ref().map(|config| Adapter::fresh(&source.arch, config, 0).unwrap());
+        Model::load_as(gpu, &source, self.storage).unwrap().with_adapter(gpu, adapter.as_ref()).unwrap()
+    }
+
+    /// Calls `with` the data and the job.
+    fn with<R>(&self, dir: &Path, with: impl FnOnce(Data, &Job) -> R) -> R {
+        let lr = LearningRate { peak: 1e-4, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
+        let losses = vec![(self.loss.to_owned(), 1.0)];
+        let objective = Objective { losses, ..Objective::default() };
+        let dpo = DpoConfig { objective, epochs: 2, batch: 8, lr: lr.clone(), seed: 0 };
+        let sft = SftConfig { epochs: 2, batch: 8, lr, seed: 0 };
+        let job = Job {
+            optimiser: Optimiser { moments: self.moments, ..Optimiser::default() },
+            save_every: 100,
+            micro_rows: self.micro_rows,
+            weights: self.weights,
+            half: self.half,
+            dropout: Dropout { rate: self.dropout, seed: 0 },
+            dir,
+            observer: &Silent,
+            exchange: &Alone,
+        };
+        let tokens = |key: usize, n| ids(60, key as u64, n);
+        let pair =
+            |(i, l): (usize, &[usize; 3])| Pair::new(tokens(i, l[0]), tokens(i + 50, l[1]), tokens(i + 99, l[2]));
+        let pairs: Vec<Pair> = LENGTHS.iter().enumerate().map(pair).collect();
+        let example = |p: &Pair| Example { prompt: p.prompt.clone(), completion: p.chosen.clone() };
+        let examples: Vec<Example> = pairs.iter().map(example).collect();
+        match self.sft {
+            true => with(Data::Examples { examples: &examples, config: &sft }, &job),
+            false => with(Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, &job),
+        }
+    }
+
+    fn fit<R>(&self, gpu: &Gpu, with: impl FnOnce(&Fit) -> R) -> R {
+        let load = |gpu: &Gpu| Ok(self.load(gpu));
+        self.with(Path::new(""), |data, job| with(&Fit { gpu, model: &load, data: &data, job, others: 0 }))
+    }
+
+    /// The peak of a training, and its steps as they are logged.
+    fn train(&self, memory: Option<u64>) -> selfreward::Result<(Peak, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let gpu = Gpu::open(None, memory).unwrap();
+        self.with(dir.path(), |data, job| train(&gpu, self.load(&gpu), data, job, None).map(drop))?;
+        Ok((gpu.peak(), std::fs::read_to_string(dir.path().join("steps.jsonl")).unwrap()))
+    }
+}
+
+fn cases(dir: &Path) -> Vec<Case> {
+    let [f32, q8] = models(dir);
+    let plain = |name, model: &Path| Case {
+        name,
+        model: model.to_path_buf(),
+        storage: Storage::F32,
+        lora: None,
+        half: None,
+        weights: WeightType::F32,
+        moments: MomentType::F32,
+        dropout: 0.0,
+        loss: "sigmoid",
+        sft: false,
+        micro_rows: None,
+    };
+    let bf16 = Storage::Half(Half::Bf16);
+    vec![
+        plain("dpo", &f32),
+        Case { sft: true, ..plain("sft", &f32) },
+        Case { micro_rows: Some(320), ..plain("dpo in micro-batches", &f32) },
+        Case { micro_rows: Some(320), sft: true, ..plain("sft in micro-batches", &f32) },
+        Case { micro_rows: Some(320), loss: "aot", ..plain("coupled pairs", &f32) },
+        Case { loss: "orpo", ..plain("prompts scored too", &f32) },
+        Case { half: Some(Half::Bf16), ..plain("dpo on copies", &f32) },
+        Case { moments: MomentType::Bits8, ..plain("dpo with moments in 8 bits", &f32) },
+        Case { weights: WeightType::Bf16, moments: MomentType::Bits8, ..plain("dpo of bf16 weights", &f32) },
+        Case { dropout: 0.1, ..plain("dpo with dropout", &f32) },
+        Case { lora: Some(lora(0.0)), ..plain("LoRA on f32", &f32) },
+        Case { lora: Some(lora(0.1)), storage: bf16, ..plain("LoRA on bf16 with dropout", &f32) },
+        Case { lora: Some(lora(0.0)), storage: Storage::Own, ..plain("LoRA on blocks", &q8) },
+        Case { lora: Some(lora(0.0)), storage: Storage::Own, sft: true, ..plain("LoRA on blocks, sft", &q8) },
+        plain("an untied family", &golden("llama")),
+        plain("norms behind the branches", &golden("gemma3")),
+    ]
+}
+
+#[test]
+fn trainings_take_what_is_planned_and_checkpointing_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let gpu = Gpu::open(None, None).unwrap();
+    for case in cases(dir.path()) {
+        let (cut, planned) = case.fit(&gpu, |fit| {
+            let cut = fit.untold().unwrap();
+            (cut, fit.peak(cut).unwrap())
+        });
+        assert!(!cut.checkpoint, "{}", case.name);
+        let (measured, steps) = case.train(None).unwrap();
+        close(case.name, &planned, &measured);
+        // A cap below which only the blocks' inputs can be kept.
+        let inputs = case.fit(&gpu, |fit| fit.peak(Cut { checkpoint: true, ..cut }).unwrap());
+        assert!(inputs.bytes < planned.bytes, "{}", case.name);
+        let cap = inputs.bytes.midpoint(planned.bytes);
+        assert!(cap > inputs.bytes / 63 * 64, "{}", case.name);
+        let choice = case.fit(&gpu, |fit| fit.choose(cap).unwrap());
+        assert!(choice.fits && choice.peak.bytes <= cap, "{}: {choice:?}", case.name);
+        let (measured, capped) = case.train(Some(cap)).unwrap();
+        assert!(measured.bytes <= cap, "{}", case.name);
+        close(case.name, &choice.peak, &measured);
+        if choice.cut.micro_rows >= cut.micro_rows.min(LENGTHS.as_flattened().iter().sum()) {
+            assert_eq!(capped, steps, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_training_that_cannot_fit_says_so_before_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = &cases(dir.path())[0];
+    let gpu = Gpu::open(None, None).unwrap();
+    let least = case.fit(&gpu, |fit| fit.choose(0).unwrap());
+    assert!(!least.fits && least.cut.checkpoint);
+    case.train(Some(least.peak.bytes / 63 * 64)).unwrap();
+    let error = case.train(Some(least.peak.bytes - 1)).unwrap_err().to_string();
+    for word in ["this training takes", "weights", "moments", "--lora-rank", "selfreward plan"] {
+        assert!(error.contains(word), "{word} is missing in: {error}");
+    }
+}
+
+/// Every part of a planned training stands where it belongs.
+#[test]
+fn parts_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = cases(dir.path());
+    let find = |name| cases.iter().find(|c| c.name == name).unwrap();
+    let [full, adapter] = [find("dpo"), find("LoRA on blocks")];
+    let gpu = Gpu::open(None, None).unwrap();
+    let parts = |case: &Case| case.fit(&gpu, |fit| fit.peak(fit.untold().unwrap()).unwrap());
+    let of = |peak: &Peak, part: Part| peak.held().find(|(p, _)| *p == part).map_or(0, |(_, bytes)| bytes);
+    let peak = parts(full);
+    let (weights, gradients) = (of(&peak, Part::Weights), of(&peak, Part::Gradients));
+    let parameters: usize = world::init(0).iter().map(|t| t.data.len()).sum();
+    // Buffers are multiples of 256 bytes.
+    assert!((gradients as f64 / (4 * parameters) as f64 - 1.0).abs() < 0.02, "{peak}");
+    assert!(weights >= gradients && of(&peak, Part::Moments) == 2 * gradients, "{peak}");
+    assert_eq!(peak.held().map(|(_, bytes)| bytes).sum::<u64>(), peak.bytes);
+    let adapter = parts(adapter);
+    assert!(of(&adapter, Part::Gradients) < gradients && of(&adapter, Part::Weights) < weights, "{adapter}");
+    assert_eq!(of(&adapter, Part::Moments), 2 * of(&adapter, Part::Gradients), "{adapter}");
+}
+
+#[test]
+fn generation_takes_what_is_planned_and_waves_fit_the_cap() {
+    let dir = tempfile::tempdir().unwrap();
+    let [f32, q8] = models(dir.path());
+    let settings = |answer| Settings {
+        sampling: Sampling::default(),
+        max_new_tokens: answer,
+        stop: vec![],
+        seed: 0,
+        choices: vec![],
+    };
+    for (model, storage) in [(&f32, Storage::F32), (&f32, Storage::Half(Half::Bf16)), (&q8, Storage::Own)] {
+        let source = ModelSource::open(model).unwrap();
+        for (prompts, prompt, n, answer) in [(1, 40, 1, 40), (6, 33, 4, 24), (12, 8, 2, 60)] {
+            let requests = plan::requests(60, prompts, prompt, n);
+            let measure = |memory: Option<u64>| {
+                let gpu = Gpu::open(None, memory).unwrap();
+                let model = Model::load_as(&gpu, &source, storage).unwrap();
+                let out = Generator::new(&gpu, &model).run(&requests, &settings(answer), &Silent, &mut |_, _, _| {});
+                out.map(|out| (gpu.peak(), out))
+            };
+            let gpu = Gpu::open(None, None).unwrap();
+            let load = |gpu: &Gpu| Model::load_as(gpu, &source, storage);
+            let (counted, waves) = plan::generation(&gpu, &load, (&requests, answer), None).unwrap();
+            let what = format!("{storage:?}, {prompts} prompts of {prompt}, {n} answers of {answer}");
+            assert_eq!(waves, [prompts], "{what}");
+            let (measured, free) = measure(None).unwrap();
+            close(&what, &counted.peak(), &measured);
+            let one = plan::generation(&gpu, &load, (&requests[..1], answer), None).unwrap().0.peak();
+            if prompts > 1 {
+                let cap = one.bytes.midpoint(measured.bytes);
+                let (counted, waves) = plan::generation(&gpu, &load, (&requests, answer), Some(cap)).unwrap();
+                assert!(waves.len() > 1 && waves.iter().sum::<usize>() == prompts, "{what}: {waves:?}");
+                let (capped, out) = measure(Some(cap)).unwrap();
+                assert!(capped.bytes <= cap, "{what}");
+                close(&what, &counted.peak(), &capped);
+                assert_eq!(out.len(), free.len());
+            }
+            let error = measure(Some(one.bytes - 1)).unwrap_err().to_string();
+            assert!(error.contains("takes") && error.contains("selfreward plan"), "{what}: {error}");
+        }
+    }
+}
