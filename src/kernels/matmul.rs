@@ -118,9 +118,9 @@ fn tile(rec: &Recorder, b: &Block, m: usize) -> Result<(u32, u32)> {
     };
     let (k, n) = (b.rows(), b.cols());
     let name = format!("matmul {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
-    // Number of the pick among TILES; fewer rows than a quarter of what there is would read the weights too often.
+    // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
     let candidates: Vec<u32> =
-        (0..TILES.len() as u32).filter(|i| (most.div_ceil(4)..=most).contains(&TILES[*i as usize].0)).collect();
+        (0..TILES.len() as u32).filter(|i| (most.div_ceil(2)..=most).contains(&TILES[*i as usize].0)).collect();
     let gpu = rec.gpu();
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A slice of a large shape and several runs of a small one, so that tuning costs milliseconds, and a launch little of it.
