@@ -162,11 +162,14 @@ fn states_in_fewer_bits_go_on_byte_for_byte() {
         let most = if adapter.is_some() { 0.75 } else { 0.32 };
         assert!(share < if bf16 { 2.0 * most } else { most }, "{share}");
         // A state of f32 moments is another training's.
-        let other =
-            Trainer::new(&gpu, shipped(&gpu).with_adapter(&gpu, adapter.as_ref()).unwrap(), Optimiser::default());
-        let mut other = other.unwrap();
-        assert!(other.load_state(&middle).is_err());
-        other.save_state(&again).unwrap();
+        let other = || {
+            let model = shipped(&gpu).with_adapter(&gpu, adapter.as_ref()).unwrap();
+            Trainer::new(&gpu, model, Optimiser::default()).unwrap()
+        };
+        let mut emptied = other();
+        assert!(emptied.load_state(&middle).is_err());
+        assert!(emptied.save_state(&again).is_err());
+        other().save_state(&again).unwrap();
         let error = second.load_state(&again).unwrap_err().to_string();
         assert!(error.contains("moment1.safetensors") && error.contains("has no tensor"), "{error}");
     }

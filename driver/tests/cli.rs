@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every command, as the help must list it.
-const COMMANDS: [&str; 19] = [
-    "demo", "devices", "check", "bench", "pull", "generate", "chat", "run", "status", "report", "prompts", "judge",
-    "pairs", "data", "sft", "dpo", "eval", "export", "dump",
+const COMMANDS: [&str; 20] = [
+    "demo", "devices", "check", "bench", "plan", "pull", "generate", "chat", "run", "status", "report", "prompts",
+    "judge", "pairs", "data", "sft", "dpo", "eval", "export", "dump",
 ];
 const DUMPS: [&str; 7] = ["tokens", "logits", "hidden", "logps", "generate", "dpo", "sft"];
 
@@ -89,6 +89,12 @@ fn wrong_usage_is_exit_code_2() {
         &["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "0"],
         &["chat"],
         &["pull"],
+        &["plan"],
+        &["plan", "--task", "dpo"],
+        &["plan", "--task", "run", "--model", "m"],
+        &["plan", "--task", "sft", "--model", "m", "--config", "c"],
+        &["plan", "--task", "sft", "--model", "m", "--stored", "q4_1"],
+        &["plan", "--task", "sft", "--config", "c", "--stored", "q9"],
         &["run"],
         &["status"],
         &["report"],

@@ -88,6 +88,14 @@ pub struct Options {
     pub profile: bool,
 }
 
+/// [`Gpu::chunk_bytes`] of a device.
+fn chunk(info: &DeviceInfo, memory: Option<u64>) -> u64 {
+    match info.software {
+        true => 32 << 20,
+        false => memory.map_or(u64::MAX, |memory| memory / 32).clamp(32 << 20, 256 << 20),
+    }
+}
+
 /// Bytes that desktops' drivers bind at least.
 const DESKTOP_BINDING: u64 = (2 << 30) - 4;
 
@@ -101,6 +109,8 @@ struct Inner {
     invariant: bool,
     block: Option<u64>,
     memory: Option<u64>,
+    /// Most bytes of what is cut into chunks.
+    chunk: u64,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
     /// What stands for every buffer where bytes are only counted.
@@ -160,6 +170,7 @@ impl Gpu {
         }))
         .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
         let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
+        let chunk = chunk(&info, options.memory);
         let gpu = Gpu(Arc::new(Inner {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
             device,
@@ -171,6 +182,7 @@ impl Gpu {
             invariant: options.invariant,
             block: options.block,
             memory: options.memory,
+            chunk,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
             stand_in: None,
@@ -224,10 +236,17 @@ impl Gpu {
     /// nothing, so that any model's work can be gone through, allocation by allocation, to see its peak. What is read back is
     /// no result. Its limits are this one's, but for `memory`.
     pub fn counting(&self, memory: Option<u64>) -> Gpu {
-        self.count_as(self.0.info.clone(), self.0.limits.clone(), self.0.variant, memory)
+        let inner = &self.0;
+        self.count_as(inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk), memory)
     }
 
-    fn count_as(&self, info: DeviceInfo, limits: wgpu::Limits, variant: Variant, memory: Option<u64>) -> Gpu {
+    fn count_as(
+        &self,
+        info: DeviceInfo,
+        limits: wgpu::Limits,
+        (variant, chunk): (Variant, u64),
+        memory: Option<u64>,
+    ) -> Gpu {
         let inner = &self.0;
         let stand_in = inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("stand-in"),
@@ -245,6 +264,7 @@ impl Gpu {
             invariant: inner.invariant,
             block: inner.block,
             memory,
+            chunk,
             pipelines: Mutex::default(),
             pool: Mutex::default(),
             stand_in: Some(stand_in),
@@ -269,7 +289,8 @@ impl Gpu {
             max_binding_bytes: DESKTOP_BINDING,
             ..self.0.info.clone()
         };
-        self.count_as(info, limits, Variant::Tile, self.memory())
+        let chunk = chunk(&info, self.memory());
+        self.count_as(info, limits, (Variant::Tile, chunk), self.memory())
     }
 
     /// Whether it only counts ([`Gpu::counting`]).
@@ -295,6 +316,12 @@ impl Gpu {
     /// Most bytes of one buffer of a weight.
     pub fn block_bytes(&self) -> u64 {
         self.0.block.map_or(self.max_binding_bytes(), |most| most.min(self.max_binding_bytes()))
+    }
+
+    /// Most bytes of what is computed in chunks so that it need not lie in memory as a whole: 32 MiB on adapters that share the
+    /// CPU's caches; on GPUs 256 MiB, or 1/32 of a cap where that is less.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.0.chunk.min(self.max_binding_bytes())
     }
 
     /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which

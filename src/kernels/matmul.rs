@@ -29,9 +29,6 @@ pub const KERNEL: Kernel = Kernel {
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
-/// Bytes of a matrix that are turned around at once on a software adapter, four times as many on a GPU.
-const TURNED: usize = 32 << 20;
-
 /// What happens to C besides the product.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
@@ -86,8 +83,7 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
     }
     let mut wide = c.clone();
     wide.cols = c.ld;
-    let most = if rec.gpu().info().software { TURNED } else { 4 * TURNED };
-    let step = (most / (4 * b.rows().max(1)) / 64 * 64).max(64);
+    let step = (rec.gpu().chunk_bytes() as usize / (4 * b.rows().max(1)) / 64 * 64).max(64);
     for (b0, block) in b.blocks() {
         for first in (0..block.cols()).step_by(step) {
             let turned = transpose::forward(rec, block, first..block.cols().min(first + step))?;

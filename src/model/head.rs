@@ -58,10 +58,9 @@ impl Wanted {
     }
 }
 
-/// Rows of logits that are in memory at once: 32 MiB on adapters that share the CPU's caches, more on GPUs.
+/// Rows of logits that are in memory at once.
 pub(crate) fn chunk_rows(gpu: &Gpu, vocabulary: usize) -> usize {
-    let bytes = if gpu.info().software { 32 << 20 } else { 256 << 20 };
-    let most = bytes.min(gpu.max_binding_bytes()) as usize / (4 * vocabulary.max(1));
+    let most = gpu.chunk_bytes() as usize / (4 * vocabulary.max(1));
     (most / 8 * 8).max(8)
 }
 

@@ -265,10 +265,13 @@ pub(crate) fn download(
             if cache.as_ref().is_none_or(|(p, _)| *p != place.param) {
                 cache = Some((place.param, of(place.param)?));
             }
-            let cols = shape(arch, place.param).map_or(0, |s| s.1);
+            let (rows, cols) = shape(arch, place.param).unwrap_or_default();
             let mut data = vec![0f32; dims.iter().product()];
-            if let Some((_, values)) = &cache {
-                place.each(arch, &dims, cols, |a, b| data[a] = values[b]);
+            match &cache {
+                Some((_, values)) if values.len() == rows * cols => {
+                    place.each(arch, &dims, cols, |a, b| data[a] = values[b]);
+                }
+                _ => return Err(Error::Input(format!("parameter '{name}' has no values"))),
             }
             Ok(NamedTensor { name, shape: dims, data })
         })

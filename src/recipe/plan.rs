@@ -98,10 +98,10 @@ pub fn of_run(
     let shape = model(&gpu.counting(None))?;
     let (vocabulary, context) = (shape.arch.vocab_size, shape.arch.context());
     let parameters: u64 = shape.params.iter().flatten().map(|w| (w.rows() * w.cols()) as u64).sum();
-    let answer = config.candidates.max_new_tokens.min(context.saturating_sub(prompt));
+    let answer = config.candidates.max_new_tokens.min(context.saturating_sub(prompt)).max(1);
     let mut stages = Vec::new();
     let mut answers = |name, wave: usize, all: usize, (prompt, samples, answer): (usize, usize, usize)| -> Result<()> {
-        let (wave, prompt) = (wave.min(all).max(1), prompt.min(context.saturating_sub(answer)));
+        let (wave, prompt) = (wave.min(all).max(1), prompt.min(context.saturating_sub(1)).max(1));
         let one = requests(vocabulary, wave, prompt, samples);
         let (counted, fits) = match generation(gpu, model, (&one, answer), memory) {
             Ok((counted, _)) => (counted, true),

@@ -49,7 +49,7 @@ impl Trainer<'_> {
     /// Reads what [`Trainer::save_state`] wrote.
     ///
     /// # Errors
-    /// A missing or broken file, tensors that do not fit the model.
+    /// A missing or broken file, tensors that do not fit the model; the trainer has no weights then.
     pub fn load_state(&mut self, dir: &Path) -> Result<()> {
         let file = dir.join(STEP);
         let text = std::fs::read(&file).map_err(Error::io(&file))?;
@@ -66,9 +66,9 @@ impl Trainer<'_> {
         // The base of an adapter is frozen and stays where it is.
         let trained = |p: &usize| self.model.lora.as_ref().is_none_or(|lora| lora.owns(*p));
         let first_trained = (0..self.model.params.len()).find(trained).unwrap_or(self.model.params.len());
-        self.model.params.truncate(first_trained);
+        self.model.params[first_trained..].fill(None);
         if self.optimiser.moments == MomentType::F32 {
-            self.moments = [Vec::new(), Vec::new()];
+            self.moments.iter_mut().flatten().for_each(|moment| *moment = None);
         }
         let booked = self.gpu.book(Part::Weights);
         let mut weights = read(FILES[0])?;
@@ -87,6 +87,7 @@ impl Trainer<'_> {
                 MomentType::Bits8 => overwrite(self.gpu, moment, &dir.join(name))?,
             }
         }
+        self.model.params.truncate(first_trained);
         self.model.params.extend(weights);
         self.step = step.step;
         self.copy()

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "config.json")]
     config: Option<PathBuf>,
     /// How the matrices of --config are stored (default: as its dtype says, else f32)
-    #[arg(long, value_enum, value_name = "T", requires = "config")]
+    #[arg(long, value_enum, value_name = "T", requires = "config", conflicts_with = "model")]
     stored: Option<StoredName>,
     /// Prompts to answer
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
