@@ -13,7 +13,8 @@ MODELS = ["SmolLM2-135M", "SmolLM2-360M", "Qwen2.5-0.5B", "Llama-3.2-1B", "Qwen2
           "Qwen2.5-7B", "Llama-3.1-8B"]
 # A driver, a desktop and what the ledger does not see (pipelines, staging) want their share.
 USABLE = 0.92
-WAYS = [("all weights", "f32", []), ("LoRA, bf16", "bf16", ["--lora-rank", "16"]), ("LoRA, Q4", "q4_1", ["--lora-rank", "16"])]
+WAYS = [("all weights", "f32", []), ("all in bf16, Adam in 8 bits", "bf16", ["--weights", "bf16", "--optimizer", "adamw8bit"]),
+        ("LoRA, bf16", "bf16", ["--lora-rank", "16"]), ("LoRA, Q4", "q4_1", ["--lora-rank", "16"])]
 
 
 def plan(model, stored, flags, gib=None):
