@@ -215,10 +215,8 @@ fn parts_are_told_apart() {
     let parameters: usize = world::init(0).iter().map(|t| t.data.len()).sum();
     // Buffers are multiples of 256 bytes.
     assert!((gradients as f64 / (4 * parameters) as f64 - 1.0).abs() < 0.02, "{peak}");
-    // The moments' part holds the tables of the 8-bit codes too.
-    let twice = |peak: &Peak| {
-        of(peak, Part::Moments).checked_sub(2 * of(peak, Part::Gradients)).is_some_and(|more| more <= 4096)
-    };
+    // Beside them the moments' part holds the tables of the 8-bit codes: two of 256 values and their borders.
+    let twice = |peak: &Peak| of(peak, Part::Moments) == 2 * of(peak, Part::Gradients) + 2 * 2 * 256 * 4;
     assert!(weights >= gradients && twice(&peak), "{weights} {gradients} {}: {peak}", of(&peak, Part::Moments));
     assert_eq!(peak.held().map(|(_, bytes)| bytes).sum::<u64>(), peak.bytes);
     let adapter = parts(adapter);

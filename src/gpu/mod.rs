@@ -125,6 +125,39 @@ struct Inner {
     work: Mutex<Cost>,
 }
 
+impl Inner {
+    /// With nothing allocated, built or tuned yet.
+    fn new(
+        (device, queue): (wgpu::Device, wgpu::Queue),
+        (info, limits): (DeviceInfo, wgpu::Limits),
+        (variant, chunk): (Variant, u64),
+        options: &Options,
+    ) -> Inner {
+        Inner {
+            device,
+            queue,
+            info,
+            limits,
+            variant,
+            checked: options.checked,
+            invariant: options.invariant,
+            block: options.block,
+            memory: options.memory,
+            chunk,
+            pipelines: Mutex::default(),
+            pool: Mutex::default(),
+            stand_in: None,
+            counted: Mutex::default(),
+            staged: AtomicU64::default(),
+            lost: Mutex::default(),
+            failure: Mutex::default(),
+            tuning: Mutex::default(),
+            profiler: None,
+            work: Mutex::default(),
+        }
+    }
+}
+
 /// An open GPU; cheap to clone.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
@@ -173,25 +206,8 @@ impl Gpu {
         let chunk = chunk(&info, options.memory);
         let gpu = Gpu(Arc::new(Inner {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
-            device,
-            queue,
-            info,
-            limits,
-            variant,
-            checked: options.checked,
-            invariant: options.invariant,
-            block: options.block,
-            memory: options.memory,
-            chunk,
-            pipelines: Mutex::default(),
-            pool: Mutex::default(),
-            stand_in: None,
-            counted: Mutex::default(),
-            staged: AtomicU64::default(),
-            lost: Mutex::default(),
-            failure: Mutex::default(),
             profiler: options.profile.then(profile::Profiler::new),
-            work: Mutex::default(),
+            ..Inner::new((device, queue), (info, limits), (variant, chunk), options)
         }));
         let weak = Arc::downgrade(&gpu.0);
         gpu.0.device.set_device_lost_callback(move |_, why| {
@@ -254,27 +270,12 @@ impl Gpu {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
+        let Inner { checked, invariant, block, .. } = **inner;
+        let options = Options { checked, invariant, block, memory, ..Options::default() };
+        let device = (inner.device.clone(), inner.queue.clone());
         Gpu(Arc::new(Inner {
-            device: inner.device.clone(),
-            queue: inner.queue.clone(),
-            info,
-            limits,
-            variant,
-            checked: inner.checked,
-            invariant: inner.invariant,
-            block: inner.block,
-            memory,
-            chunk,
-            pipelines: Mutex::default(),
-            pool: Mutex::default(),
             stand_in: Some(stand_in),
-            counted: Mutex::default(),
-            profiler: None,
-            work: Mutex::default(),
-            staged: AtomicU64::default(),
-            lost: Mutex::default(),
-            failure: Mutex::default(),
-            tuning: Mutex::new(tune::Table::default()),
+            ..Inner::new(device, (info, limits), (variant, chunk), &options)
         }))
     }
 

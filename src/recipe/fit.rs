@@ -52,16 +52,25 @@ const FEW: usize = 512;
 /// Micro-batches of a step that is gone through; more are like these.
 const MICRO_BATCHES: usize = 3;
 
+/// At most `count` records, the longest first.
+fn longest<T>(records: &[T], rows: impl Fn(&T) -> usize, count: usize) -> Vec<&T> {
+    let mut all: Vec<&T> = records.iter().collect();
+    all.sort_by_key(|record| std::cmp::Reverse(rows(record)));
+    all.truncate(count);
+    all
+}
+
 impl Fit<'_> {
     /// The rows of each record, the longest first; as many as a step may have.
     fn rows(&self) -> Vec<usize> {
-        let (mut rows, batch): (Vec<usize>, usize) = match self.data {
-            Data::Pairs { pairs, config, .. } => (pairs.iter().map(Pair::rows).collect(), config.batch),
-            Data::Examples { examples, config } => (examples.iter().map(Example::rows).collect(), config.batch),
-        };
-        rows.sort_unstable_by_key(|rows| std::cmp::Reverse(*rows));
-        rows.truncate(batch);
-        rows
+        match self.data {
+            Data::Pairs { pairs, config, .. } => {
+                longest(pairs, Pair::rows, config.batch).into_iter().map(Pair::rows).collect()
+            }
+            Data::Examples { examples, config } => {
+                longest(examples, Example::rows, config.batch).into_iter().map(Example::rows).collect()
+            }
+        }
     }
 
     /// The peak with a cut.
@@ -102,24 +111,20 @@ impl Fit<'_> {
         let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
         match self.data {
             Data::Pairs { pairs, config, reference } => {
-                let mut pairs: Vec<&Pair> = pairs.iter().collect();
-                pairs.sort_by_key(|p| std::cmp::Reverse(p.rows()));
-                let pair = |like: &&Pair| {
+                let pair = |like: &Pair| {
                     let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
                     let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
-                    Pair { prompt, chosen, rejected, ..(*like).clone() }
+                    Pair { prompt, chosen, rejected, ..like.clone() }
                 };
-                let pairs: Vec<Pair> = pairs[..batch].iter().map(pair).collect();
+                let pairs: Vec<Pair> = longest(pairs, Pair::rows, batch).into_iter().map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
                 let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
                 let (keep, each) = (&mut |_: &[PairLogps]| Ok(()), &mut |_: &Trainer, _: &dpo::DpoStep| Ok(()));
                 dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, keep, each)?;
             }
             Data::Examples { examples, config } => {
-                let mut examples: Vec<&Example> = examples.iter().collect();
-                examples.sort_by_key(|e| std::cmp::Reverse(e.rows()));
-                let example = |e: &&Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
-                let examples: Vec<Example> = examples[..batch].iter().map(example).collect();
+                let example = |e: &Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
+                let examples: Vec<Example> = longest(examples, Example::rows, batch).into_iter().map(example).collect();
                 let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
                 sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
             }
