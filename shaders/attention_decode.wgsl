@@ -1,6 +1,7 @@
 // Attention of single rows onto the paged KV arena: row b at position pos[b] sees positions 0 ..= pos[b] of its own page
 // table (within the window). The positions are cut into chunks of CHUNK counted from position 0; `split` gives each
-// chunk's softmax numerators and log-sum-exp, `merge` adds them up (Flash-Decoding). So the order of every sum depends
+// chunk's softmax numerators and log-sum-exp, `merge` adds them up (Flash-Decoding); where there is one chunk, split gives
+// its quotient at once (WHOLE), which has the bits that merge would give. So the order of every sum depends
 // on the position alone, not on what else is decoded.
 struct Params {
     rows: u32,      // B
@@ -28,7 +29,7 @@ fn wide() -> u32 {
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [slots, KV, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
-@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4]
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
 @group(0) @binding(7) var<storage, read_write> norm: array<vec2f>; // [B, H, S] (maximum, sum)
 @compute @workgroup_size(WG)
 fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -69,9 +70,15 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         top = higher;
     }
     for (var d = 0u; d < wide(); d++) {
-        part[at * D4 + d] = c[d];
+        if WHOLE == 1u {
+            part[at * D4 + d] = c[d] / sum;
+        } else {
+            part[at * D4 + d] = c[d];
+        }
     }
-    norm[at] = vec2f(top, sum);
+    if WHOLE == 0u {
+        norm[at] = vec2f(top, sum);
+    }
 }
 
 //@ merge

@@ -1,10 +1,9 @@
-// Copies the k and v heads of fused rows into the paged KV arena.
+// Copies the k and v heads of a prompt's fused rows into the paged KV arena; those of a decoding step go there by rope.decode.
 struct Params {
     rows: u32,   // entries
     ld4: u32,    // row distance of qkv in vec4
     k4: u32,     // where k begins in a row, in vec4
     kv4: u32,    // KV D4
-    pages: u32,  // row distance of the page table
 }
 
 //@ listed
@@ -26,26 +25,4 @@ fn listed(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
     let source = row[e] * p.ld4 + p.k4 + d;
     keys[slot[e] * p.kv4 + d] = qkv[source];
     values[slot[e] * p.kv4 + d] = qkv[source + p.kv4];
-}
-
-//@ decode
-// Row b goes to its own position.
-@group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;           // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> table: array<u32>;           // [B, pages]
-@group(0) @binding(3) var<storage, read> pos: array<u32>;             // [B]
-@group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;    // [slots, KV, D4]
-@group(0) @binding(5) var<storage, read_write> values: array<vec4f>;  // [slots, KV, D4]
-@compute @workgroup_size(WG)
-fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let b = i / p.kv4;
-    let d = i % p.kv4;
-    if b >= p.rows {
-        return;
-    }
-    let slot = table[b * p.pages + pos[b] / PAGE] * PAGE + pos[b] % PAGE;
-    let source = b * p.ld4 + p.k4 + d;
-    keys[slot * p.kv4 + d] = qkv[source];
-    values[slot * p.kv4 + d] = qkv[source + p.kv4];
 }

@@ -2,13 +2,14 @@
 // in layers without positions) on the fused projection [q heads | k heads | v heads], each head padded to DP channels; v is
 // copied. Where QK_NORM, each head of q and k is RMS-normalised first (Qwen3, Gemma 3), with gain OFFSET + gain. Angles come
 // from a table: a GPU's own sine is too coarse at large positions. It may hold several sections; start says where a row's is.
-// forward and backward overwrite; backward_gain adds.
+// forward and backward overwrite; decode turns in place and fills the arena; backward_gain adds.
 struct Params {
     rows: u32,      // T
     heads: u32,     // H
     kv_heads: u32,  // KV
     ld: u32,        // (H + 2 KV) DP
     eps: f32,
+    pages: u32,     // row distance of the page table in decode
 }
 
 //@ forward
@@ -69,6 +70,78 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     }
     for (var d = HD; d < DP; d++) {
         y[at + d] = 0.0;
+    }
+}
+
+//@ decode
+// Row b of a decoding step: q turns in place; k, turned, and v go to the row's own slot of the paged arena.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> raw: array<f32>;    // [B, (H + 2 KV) DP]
+@group(0) @binding(2) var<storage, read> pos: array<u32>;          // [B]
+@group(0) @binding(3) var<storage, read> start: array<u32>;        // [B]
+@group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
+@group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
+@group(0) @binding(6) var<storage, read> table: array<u32>;        // [B, pages]
+@group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [slots, KV DP]
+@group(0) @binding(8) var<storage, read_write> values: array<f32>; // [slots, KV DP]
+fn put(is_key: bool, at: u32, key: u32, v: f32) {
+    if is_key {
+        keys[key] = v;
+    } else {
+        raw[at] = v;
+    }
+}
+@compute @workgroup_size(WG)
+fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = flat(g, n) * WG + lane;
+    let all = p.heads + 2u * p.kv_heads;
+    let t = i / all;
+    let h = i % all;
+    if t >= p.rows {
+        return;
+    }
+    let at = t * p.ld + h * DP;
+    let slot = table[t * p.pages + pos[t] / PAGE] * PAGE + pos[t] % PAGE;
+    let is_key = h >= p.heads;
+    let to = (slot * p.kv_heads + select(0u, (h - p.heads) % p.kv_heads, is_key)) * DP;
+    if h >= p.heads + p.kv_heads {
+        for (var d = 0u; d < DP; d++) {
+            values[to + d] = raw[at + d];
+        }
+        return;
+    }
+    var scale = 1.0;
+    let which = select(0u, HD, is_key);
+    if QK_NORM == 1u {
+        var sum = 0.0;
+        for (var d = 0u; d < HD; d++) {
+            sum += raw[at + d] * raw[at + d];
+        }
+        scale = inverseSqrt(sum / f32(HD) + p.eps);
+    }
+    let half = ROT / 2u;
+    let turn = (start[t] + pos[t]) * LDA;
+    for (var d = 0u; d < half; d++) {
+        var a = raw[at + d];
+        var b = raw[at + d + half];
+        if QK_NORM == 1u {
+            a *= scale * (f32(OFFSET) + gain[which + d]);
+            b *= scale * (f32(OFFSET) + gain[which + d + half]);
+        }
+        let c = angle[turn + d];
+        let s = angle[turn + half + d];
+        put(is_key, at + d, to + d, a * c - b * s);
+        put(is_key, at + d + half, to + d + half, b * c + a * s);
+    }
+    for (var d = ROT; d < HD; d++) {
+        var v = raw[at + d];
+        if QK_NORM == 1u {
+            v *= scale * (f32(OFFSET) + gain[which + d]);
+        }
+        put(is_key, at + d, to + d, v);
+    }
+    for (var d = HD; d < DP; d++) {
+        put(is_key, at + d, to + d, 0.0);
     }
 }
 

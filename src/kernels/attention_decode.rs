@@ -17,7 +17,10 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
-    constants: &[&[("D4", 3), ("CHUNK", CHUNK as u32)], &[("D4", 64), ("CHUNK", CHUNK as u32)]],
+    constants: &[
+        &[("D4", 3), ("CHUNK", CHUNK as u32), ("WHOLE", 1)],
+        &[("D4", 64), ("CHUNK", CHUNK as u32), ("WHOLE", 0)],
+    ],
     ordered: &[],
     cases,
 };
@@ -68,9 +71,9 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
     }
     let chunks = rows.longest.div_ceil(CHUNK).max(1);
     let d4 = heads.padded() / 4;
-    let part = gpu.empty(1, b * heads.heads * chunks * d4 * 4)?;
-    let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
     let o = gpu.empty(b, heads.heads * heads.padded())?;
+    let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
+    let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * d4 * 4)? };
     let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     let params = vec![
         word(b, "rows")?,
@@ -83,7 +86,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         rows.table.ld as u32,
         d4 as u32,
     ];
-    let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32)];
+    let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
     let seen = (b * rows.longest * heads.padded()) as f64;
     rec.launch(Launch {
         source: &SOURCE,
@@ -94,6 +97,9 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         groups: lanes(&SOURCE, rec.variant(), b * heads.heads * chunks),
         cost: Cost { flops: 4.0 * seen * heads.heads as f64, bytes: 8.0 * seen * heads.kv_heads as f64 },
     })?;
+    if chunks == 1 {
+        return Ok(o);
+    }
     rec.launch(Launch {
         source: &SOURCE,
         entry: "merge",

@@ -1,6 +1,6 @@
 //! Puts keys and values into the paged arena.
 
-use super::attention_decode::{Arena, Rows};
+use super::attention_decode::Arena;
 use super::rope::Heads;
 use super::{Case, Kernel, lanes, stream, word};
 use crate::Result;
@@ -10,7 +10,7 @@ static SOURCE: Source = Source {
     name: "kv_write",
     soft: include_str!("../../shaders/kv_write.wgsl"),
     tile: include_str!("../../shaders/kv_write.wgsl"),
-    libs: &["grid", "pages"],
+    libs: &["grid"],
     tile_size: 64,
 };
 
@@ -22,30 +22,6 @@ pub const KERNEL: Kernel = Kernel {
     ordered: &[],
     cases,
 };
-
-fn launch(
-    rec: &mut Recorder,
-    entry: &'static str,
-    (qkv, heads, count, pages): (&Tensor, Heads, usize, usize),
-    bind: &[&Tensor],
-) -> Result<()> {
-    let kv4 = heads.kv_heads * heads.padded() / 4;
-    rec.launch(Launch {
-        source: &SOURCE,
-        entry,
-        constants: vec![],
-        params: vec![
-            word(count, "entries")?,
-            (qkv.ld / 4) as u32,
-            (heads.heads * heads.padded() / 4) as u32,
-            kv4 as u32,
-            pages as u32,
-        ],
-        bind,
-        groups: lanes(&SOURCE, rec.variant(), count * kv4),
-        cost: stream(&[qkv], 0.0),
-    })
-}
 
 /// Copies the k and v heads of qkv row `row[e]` to `slot[e]` for every entry.
 ///
@@ -59,16 +35,17 @@ pub fn listed(
     arena: &Arena,
 ) -> Result<()> {
     slot.expect_shape("the slots", 1, row.cols)?;
-    launch(rec, "listed", (qkv, heads, row.cols, 0), &[qkv, row, slot, &arena.keys, &arena.values])
-}
-
-/// Copies row b to its own position's slot.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn decode(rec: &mut Recorder, qkv: &Tensor, heads: Heads, rows: &Rows, arena: &Arena) -> Result<()> {
-    let bind = [qkv, &rows.table, &rows.pos, &arena.keys, &arena.values];
-    launch(rec, "decode", (qkv, heads, qkv.rows, rows.table.ld), &bind)
+    let kv4 = heads.kv_heads * heads.padded() / 4;
+    let k4 = heads.heads * heads.padded() / 4;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "listed",
+        constants: vec![],
+        params: vec![word(row.cols, "entries")?, (qkv.ld / 4) as u32, k4 as u32, kv4 as u32],
+        bind: &[qkv, row, slot, &arena.keys, &arena.values],
+        groups: lanes(&SOURCE, rec.variant(), row.cols * kv4),
+        cost: stream(&[qkv], 0.0),
+    })
 }
 
 /// The arena `[slots, width]` after `width` values of each listed row, from column `first` on, went to its slot.
@@ -84,7 +61,7 @@ fn cases() -> Vec<Case> {
     [(3, 2, 1, 10), (33, 4, 2, 16), (1, 1, 1, 64)]
         .into_iter()
         .map(|(rows, heads, kv_heads, head_dim)| {
-            Case::new(format!("listed and decode {rows}x{heads}/{kv_heads}x{head_dim}"), 0.0, move |t| {
+            Case::new(format!("listed {rows}x{heads}/{kv_heads}x{head_dim}"), 0.0, move |t| {
                 let h = Heads { heads, kv_heads, head_dim };
                 let (qkv, host) = super::rope::head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                 let padded = super::rope::pad_heads(&host, head_dim);
@@ -98,23 +75,6 @@ fn cases() -> Vec<Case> {
                 let k = heads * h.padded();
                 t.expect("keys", &arena.keys, || twin(&padded, ld, k, width, &list, slots));
                 t.expect("values", &arena.values, || twin(&padded, ld, k + width, width, &list, slots));
-                let pos: Vec<u32> = (0..rows).map(|_| t.below(64) as u32).collect();
-                let table: Vec<u32> = (0..rows as u32 * 2).rev().collect();
-                let place = Rows {
-                    table: t.gpu.upload(rows, 2, &table)?,
-                    pos: t.gpu.vector(&pos)?,
-                    longest: 64,
-                    window: u32::MAX,
-                    scale: None,
-                };
-                let other = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };
-                decode(&mut t.rec, &qkv, h, &place, &other)?;
-                t.expect("decoded keys", &other.keys, || {
-                    let list: Vec<(u32, u32)> = (0..rows as u32)
-                        .map(|b| (b, table[(b * 2 + pos[b as usize] / 32) as usize] * 32 + pos[b as usize] % 32))
-                        .collect();
-                    twin(&padded, ld, k, width, &list, slots)
-                });
                 Ok(())
             })
         })

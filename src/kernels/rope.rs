@@ -1,5 +1,6 @@
 //! Rotary position embedding (arXiv 2104.09864, half-split form) on the fused q, k, v rows, with QK-norm.
 
+use super::attention_decode::{Arena, PAGE, Rows};
 use super::rms_norm::Gain;
 use super::{Case, Kernel, lanes, stream, word};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor, pad4};
@@ -9,14 +10,14 @@ static SOURCE: Source = Source {
     name: "rope",
     soft: include_str!("../../shaders/rope.wgsl"),
     tile: include_str!("../../shaders/rope.wgsl"),
-    libs: &["grid"],
+    libs: &["grid", "pages"],
     tile_size: 64,
 };
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
-    about: "rotary embedding of q and k, QK-norm",
+    about: "rotary embedding of q and k, QK-norm, a step's keys and values into the arena",
     constants: &[
         &[("HD", 16), ("DP", 16), ("ROT", 16), ("LDA", 16), ("QK_NORM", 0), ("OFFSET", 0)],
         &[("HD", 10), ("DP", 12), ("ROT", 6), ("LDA", 8), ("QK_NORM", 1), ("OFFSET", 1)],
@@ -115,7 +116,7 @@ impl<'a> Place<'a> {
         }
         let h = &self.heads;
         let eps = self.qk_norm.map_or(0.0, |(_, e)| e);
-        Ok(vec![word(x.rows, "rows")?, h.heads as u32, h.kv_heads as u32, x.ld as u32, eps.to_bits()])
+        Ok(vec![word(x.rows, "rows")?, h.heads as u32, h.kv_heads as u32, x.ld as u32, eps.to_bits(), 0])
     }
 
     /// pos, start, angle; what a layer does not have is not read, so any tensor may stand for it.
@@ -148,6 +149,31 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
         cost: stream(&[raw, &y], 3.0),
     })?;
     Ok((y, inv))
+}
+
+/// A decoding step's rows, raw `[B, width]`: q turns in place, k (turned) and v go to each row's own slot of the arena; `place.pos`
+/// is the rows' own.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
+    let heads = place.heads;
+    if rows.table.rows != raw.rows || arena.keys.cols != heads.kv_heads * heads.padded() {
+        let (table, keys) = (rows.table.shape(), arena.keys.shape());
+        return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
+    }
+    let [pos, start, angle] = place.bind();
+    let mut params = place.params(raw)?;
+    params[5] = word(rows.table.ld, "pages")?;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "decode",
+        constants: place.constants(),
+        params,
+        bind: &[raw, pos, start, angle, place.gain(), &rows.table, &arena.keys, &arena.values],
+        groups: lanes(&SOURCE, rec.variant(), raw.rows * (heads.heads + 2 * heads.kv_heads)),
+        cost: stream(&[raw, raw], 3.0),
+    })
 }
 
 /// The gradient by the raw rows from dy; `raw` and `inv` as in [`forward`]; dgain `[2 head_dim]` is added to.
@@ -303,10 +329,43 @@ fn cases() -> Vec<Case> {
                     let qk_norm = normed.then_some((gain, 1e-6));
                     let place = Place { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
                     let (y, inv) = forward(&mut t.rec, &place, &raw)?;
+                    // The same rows as a decoding step, their pages in falling order.
+                    let (pages, width) = (900usize.div_ceil(PAGE), kv_heads * h.padded());
+                    let table: Vec<u32> = (0..(rows * pages) as u32).rev().collect();
+                    let steps = Rows {
+                        table: t.gpu.upload(rows, pages, &table)?,
+                        pos: positions.clone(),
+                        longest: 900,
+                        window: u32::MAX,
+                        scale: None,
+                    };
+                    let slots = rows * pages * PAGE;
+                    let arena = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };
+                    let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
+                    let step = t.gpu.upload(rows, raw.cols, &padded)?;
+                    decode(&mut t.rec, &place, &step, &steps, &arena)?;
+                    let own = |(b, p): (usize, &u32)| table[b * pages + *p as usize / PAGE] * PAGE as u32 + p % PAGE as u32;
+                    let own = t.gpu.vector(&pos.iter().enumerate().map(own).collect::<Vec<_>>())?;
+                    let (keys, values) = (t.gpu.empty(rows, width)?, t.gpu.empty(rows, width)?);
+                    super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
+                    super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
                     let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
                     let hg = if normed { super::rms_norm::whole(&hg, plus_one) } else { Vec::new() };
                     let eps = f64::from(1e-6f32);
-                    t.expect("y", &y, || pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim));
+                    let turned = pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim);
+                    // Columns of every row: what is left of q, k and v heads.
+                    let columns = |from: &[f64], first: usize, count: usize| -> Vec<f64> {
+                        let rows = from.chunks_exact(h.width());
+                        rows.flat_map(|r| &r[first..first + count]).copied().collect()
+                    };
+                    let (k, all) = (heads * h.padded(), pad_heads(&host, head_dim));
+                    t.expect("keys", &keys, || columns(&turned, k, width));
+                    t.expect("values", &values, || columns(&all, k + width, width));
+                    t.expect("step", &step, || {
+                        let q = |r: (&[f64], &[f64])| [&r.0[..k], &r.1[k..]].concat();
+                        turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(q).collect()
+                    });
+                    t.expect("y", &y, || turned.clone());
                     let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);
                     t.expect("dx", &dx, || pad_heads(&wx, head_dim));
                     if normed {

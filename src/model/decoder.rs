@@ -187,24 +187,24 @@ pub(crate) fn forward(
     };
     let norm1 = norm(rec, model, x, delta, at(Slot::Norm1))?;
     let raw = linear(rec, model, &norm1.y, QKV.map(at), drop)?;
-    let (pos, turns) = match context {
-        Context::Forest { view, .. } => (&view.masks[layer].pos, &view.turns[..]),
-        Context::Arena { rows, turns, .. } => (&rows.pos, *turns),
-    };
-    let (qkv, inv) = rope::forward(rec, &place(model, layer, pos, turns)?, &raw)?;
-    let attended = match context {
+    let mut inv = None;
+    let (qkv, attended) = match context {
         Context::Forest { view, store } => {
+            let mask = &view.masks[layer];
+            let (qkv, rms) = rope::forward(rec, &place(model, layer, &mask.pos, &view.turns)?, &raw)?;
+            inv = Some(rms);
             if let Some((arena, row, slot)) = store {
                 kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
             }
-            attention::forward(rec, &qkv, heads, &view.masks[layer])?
+            let attended = attention::forward(rec, &qkv, heads, mask)?;
+            (qkv, attended)
         }
-        Context::Arena { arena, rows, .. } => {
+        Context::Arena { arena, rows, turns } => {
             let window = arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
             let rows = Rows { window, scale: arch.query_scale, ..(*rows).clone() };
-            kv_write::decode(rec, &qkv, heads, &rows, &arena[layer])?;
-            let o = attention_decode::forward(rec, &qkv, heads, &arena[layer], &rows)?;
-            Attended { lse: o.clone(), o }
+            rope::decode(rec, &place(model, layer, &rows.pos, turns)?, &raw, &rows, &arena[layer])?;
+            let o = attention_decode::forward(rec, &raw, heads, &arena[layer], &rows)?;
+            (raw.clone(), Attended { lse: o.clone(), o })
         }
     };
     let attention_out = linear(rec, model, &attended.o, O.map(at), drop)?;
@@ -217,7 +217,7 @@ pub(crate) fn forward(
     let out = linear(rec, model, &a, DOWN.map(at), drop)?;
     let (out, post2) = post(rec, model, out, at(Slot::PostNorm2))?;
     let out = dropout::branch(rec, drop, layer, "mlp", &out)?;
-    let raw = arch.qk_norm.then_some((raw, inv));
+    let raw = inv.filter(|_| arch.qk_norm).map(|inv| (raw, inv));
     Ok((Acts { norm1, raw, qkv, attended, post1, norm2, gu, a, post2 }, out))
 }
 
