@@ -16,7 +16,14 @@ struct Params {
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
     k0: u32,     // where the sum begins; always 0 here
+    channels: u32, // of a row of A that are no padding, where NORM
+    eps: f32,
 }
+// NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET + gain). The factor of a row leaves the sum.
+fn rms(squares: vec4f) -> vec4f {
+    return vec4f(inverseSqrt(dot(squares, vec4f(1.0)) / f32(p.channels) + p.eps));
+}
+// GATED: B is [gate | up], C = act(A gate) * (A up); a lane's two columns (NC is 2) stand half of N apart.
 
 //@ forward
 // A [M, K] by rows; K is a multiple of 4, B has that many rows.
@@ -24,17 +31,20 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@group(0) @binding(4) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.x * WG * NC + lane;
+    let first = g.x * WG * select(NC, 1u, GATED == 1u) + lane;
     let row = p.row0 + g.y * MR;
-    if first >= p.n4 {
+    if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
         return;
     }
-    let col# = min(first + #u * WG, p.n4 - 1u); //*1*NC
+    let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
     var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
+    var q$ = vec4f(); //*MR
+    var gi = 0u;
     var bi = 0u;
     for (var k = 0u; k < p.k; k += 4u) {
         let x# = wide(b[bi + col#]); //*1*NC
@@ -42,14 +52,20 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         let z# = wide(b[bi + 2u * p.ldb4 + col#]); //*1*NC
         let w# = wide(b[bi + 3u * p.ldb4 + col#]); //*1*NC
         bi += 4u * p.ldb4;
-        let a$ = a[at$]; //*MR
+        var a$ = a[at$]; //*MR
+        if NORM == 1u { q$ = fma(a$, a$, q$); a$ *= f32(OFFSET) + gain[gi]; } //*MR
         c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
         at$ += 1u; //*MR
+        gi += 1u;
+    }
+    if NORM == 1u {
+        c$_# *= rms(q$); //*MR*NC
     }
     if BIAS == 1u {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
+    if row + $u < p.m { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }
 
 //@ forward_tn
@@ -105,45 +121,54 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
 @group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
 @group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@group(0) @binding(6) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.x * WG * NC + lane;
+    let first = g.x * WG * select(NC, 1u, GATED == 1u) + lane;
     let row = p.row0 + g.y * MR;
-    if first >= p.n4 {
+    if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
         return;
     }
     let mask = vec4u((1u << BITS) - 1u);
-    let col# = min(first + #u * WG, p.n4 - 1u); //*1*NC
+    let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
     var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
+    var q$ = vec4f(); //*MR
+    var gi = 0u;
     var wi = 0u;
     for (var block = 0u; block < p.k / 32u; block++) {
         var s$_# = vec4f(); //*MR*NC
         var t$ = vec4f(); //*MR
         for (var w = 0u; w < BITS; w++) {
-            let q# = words[wi + col#]; //*1*NC
+            let u# = words[wi + col#]; //*1*NC
             wi += p.ldb4;
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let a$ = a[at$]; //*MR
-                let x# = vec4f((q# >> vec4u(shift)) & mask); //*1*NC
+                var a$ = a[at$]; //*MR
+                if NORM == 1u { q$ = fma(a$, a$, q$); a$ *= f32(OFFSET) + gain[gi]; } //*MR
+                let x# = vec4f((u# >> vec4u(shift)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.x), x#, s$_#); //*MR*NC
-                let y# = vec4f((q# >> vec4u(shift + BITS)) & mask); //*1*NC
+                let y# = vec4f((u# >> vec4u(shift + BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.y), y#, s$_#); //*MR*NC
-                let z# = vec4f((q# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
+                let z# = vec4f((u# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.z), z#, s$_#); //*MR*NC
-                let w# = vec4f((q# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
+                let w# = vec4f((u# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
                 t$ += a$; //*MR
                 at$ += 1u; //*MR
+                gi += 1u;
             }
         }
         let d# = scale[block * p.ldb4 + col#]; //*1*NC
         let o# = minimum[block * p.ldb4 + col#]; //*1*NC
         c$_# = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o#, fma(s$_#, d#, c$_#)); //*MR*NC
     }
+    if NORM == 1u {
+        c$_# *= rms(q$); //*MR*NC
+    }
     if BIAS == 1u {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
+    if row + $u < p.m { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }

@@ -17,6 +17,8 @@ struct Params {
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
     k0: u32,     // where the sum begins
+    channels: u32, // of a row of A that are no padding, where NORM
+    eps: f32,
 }
 
 var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
@@ -30,16 +32,43 @@ fn store(row: u32, col: u32, v: vec4f) {
         }
     }
 }
-// Adds up the 8 slices of K and stores.
-fn finish(row: u32, col: u32, lane: u32, v: vec4f) {
+var<workgroup> square: array<f32, 8>; // of a row's slices, where NORM
+// Adds up the 8 slices of K and stores. NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET +
+// gain), and late is added after the row's factor. GATED: B is [gate | up], of each 16 columns; C = act(A gate) * (A up).
+fn finish(row: u32, group: u32, lane: u32, v: vec4f, squares: vec4f, late: vec4f) {
     part[lane] = v;
+    if NORM == 1u && lane % 32u == 0u {
+        square[lane / 32u] = dot(squares, vec4f(1.0));
+    }
     workgroupBarrier();
     if lane < 32u {
         var sum = v;
         sum += part[lane + 32u * ($u + 1u)]; //*7
-        store(row, col, sum);
+        if NORM == 1u {
+            var all = 0.0;
+            all += square[$u]; //*8
+            sum = sum * inverseSqrt(all / f32(p.channels) + p.eps) + late;
+        }
+        if GATED == 1u {
+            part[lane] = sum;
+        } else {
+            store(row, group * 32u + lane, sum);
+        }
     }
     workgroupBarrier();
+    if GATED == 1u {
+        if lane < 16u && group * 16u + lane < p.n4 / 2u {
+            store(row, group * 16u + lane, gated(GELU, part[lane], part[lane + 16u]));
+        }
+        workgroupBarrier();
+    }
+}
+// The column of B that lane tx of 32 takes.
+fn column(group: u32, tx: u32) -> u32 {
+    if GATED == 1u {
+        return min(group * 16u + tx % 16u, p.n4 / 2u - 1u) + tx / 16u * (p.n4 / 2u);
+    }
+    return min(group * 32u + tx, p.n4 - 1u);
 }
 
 //@ forward
@@ -130,14 +159,17 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@group(0) @binding(4) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(256)
 fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let tx = lane % 32u;
     let slice = lane / 32u;
-    let col = min(g.x * 32u + tx, p.n4 - 1u);
+    let col = column(g.x, tx);
     let row = p.row0 + g.y * MR;
     var c$ = vec4f(); //*MR
+    var n$ = vec4f(); //*MR
+    var late = vec4f();
     let length = (p.k / 4u + 7u) / 8u;
     for (var k4 = slice * length; k4 < min((slice + 1u) * length, p.k / 4u); k4++) {
         let bi = k4 * 4u * p.ldb4 + col;
@@ -145,14 +177,15 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
         let b1 = wide(b[bi + p.ldb4]);
         let b2 = wide(b[bi + 2u * p.ldb4]);
         let b3 = wide(b[bi + 3u * p.ldb4]);
-        let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
+        var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
+        if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
         c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
     }
     if BIAS == 1u && slice == 0u {
-        let add = bias[p.c0 + col];
-        c$ += add; //*MR
+        late = bias[p.c0 + col];
+        if NORM == 0u { c$ += late; } //*MR
     }
-    finish(row + $u, g.x * 32u + tx, lane, c$); //*MR
+    finish(row + $u, g.x, lane, c$, n$, late); //*MR
 }
 
 //@ forward_q
@@ -163,15 +196,18 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 @group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
 @group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
 @group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@group(0) @binding(6) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(256)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let tx = lane % 32u;
     let slice = lane / 32u;
-    let col = min(g.x * 32u + tx, p.n4 - 1u);
+    let col = column(g.x, tx);
     let row = p.row0 + g.y * MR;
     let mask = vec4u((1u << BITS) - 1u);
     var c$ = vec4f(); //*MR
+    var n$ = vec4f(); //*MR
+    var late = vec4f();
     for (var block = slice; block < p.k / 32u; block += 8u) {
         var s$ = vec4f(); //*MR
         var t$ = 0.0; //*MR
@@ -183,7 +219,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
                 let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
                 let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
                 let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
-                let a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
+                var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
+                if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
                 s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
                 t$ += dot(a$, vec4f(1.0)); //*MR
                 k4 += 1u;
@@ -194,8 +231,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
         c$ = fma(vec4f(t$), o, fma(s$, d, c$)); //*MR
     }
     if BIAS == 1u && slice == 0u {
-        let add = bias[p.c0 + col];
-        c$ += add; //*MR
+        late = bias[p.c0 + col];
+        if NORM == 0u { c$ += late; } //*MR
     }
-    finish(row + $u, g.x * 32u + tx, lane, c$); //*MR
+    finish(row + $u, g.x, lane, c$, n$, late); //*MR
 }

@@ -25,6 +25,7 @@ pub struct Source {
 const LIBS: &[(&str, &str, &str)] = &[
     ("grid", include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/lib/grid.wgsl")),
     ("reduce", include_str!("../../shaders/lib/reduce.soft.wgsl"), include_str!("../../shaders/lib/reduce.tile.wgsl")),
+    ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];

@@ -1,5 +1,7 @@
 //! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a weight).
 
+use super::rms_norm::Gain;
+use super::swiglu::{self, Activation};
 use super::weight::{Block, Half, Weight};
 use super::{Case, Kernel, bytes, transpose, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, pad4};
@@ -9,7 +11,7 @@ static SOURCE: Source = Source {
     name: "matmul",
     soft: include_str!("../../shaders/matmul.soft.wgsl"),
     tile: include_str!("../../shaders/matmul.tile.wgsl"),
-    libs: &["operand"],
+    libs: &["operand", "gate"],
     tile_size: 64,
 };
 
@@ -18,9 +20,41 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
     constants: &[
-        &[("MR", 1), ("NC", 4), ("BIAS", 0), ("ADD", 0), ("BITS", 4)],
-        &[("MR", 4), ("NC", 2), ("BIAS", 1), ("ADD", 0), ("BITS", 8), ("HALF", 1)],
-        &[("MR", 8), ("NC", 1), ("BIAS", 0), ("ADD", 1), ("BITS", 4), ("HALF", 2)],
+        &[
+            ("MR", 1),
+            ("NC", 4),
+            ("BIAS", 0),
+            ("ADD", 0),
+            ("BITS", 4),
+            ("NORM", 0),
+            ("OFFSET", 0),
+            ("GATED", 0),
+            ("GELU", 0),
+        ],
+        &[
+            ("MR", 4),
+            ("NC", 2),
+            ("BIAS", 1),
+            ("ADD", 0),
+            ("BITS", 8),
+            ("HALF", 1),
+            ("NORM", 1),
+            ("OFFSET", 1),
+            ("GATED", 1),
+            ("GELU", 1),
+        ],
+        &[
+            ("MR", 8),
+            ("NC", 1),
+            ("BIAS", 0),
+            ("ADD", 1),
+            ("BITS", 4),
+            ("HALF", 2),
+            ("NORM", 1),
+            ("OFFSET", 0),
+            ("GATED", 0),
+            ("GELU", 0),
+        ],
     ],
     ordered: &[Variant::Tile],
     cases,
@@ -29,14 +63,37 @@ pub const KERNEL: Kernel = Kernel {
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
-/// What happens to C besides the product.
+/// What happens to A and to C besides the product.
 #[derive(Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// Added to every row, `[N]`.
     pub bias: Option<&'a Tensor>,
     /// Add to C instead of overwriting it.
     pub add: bool,
+    /// RMS-normalise A's rows first, with this gain `[K]` and eps; only where [`normalises`] says so.
+    pub norm: Option<(Gain<'a>, f32)>,
+    /// B is `[gate | up]`; C `[M, N / 2]` is act(A gate) · (A up); only where [`gates`] says so.
+    pub gate: Option<Activation>,
 }
+
+/// Most rows whose norm the soft products take on: each workgroup does it anew, which pays while the dispatch costs more.
+const NORMALISED: usize = 2;
+
+/// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in any product:
+/// the row's factor comes after the sum.
+pub fn normalises(rec: &Recorder, m: usize) -> bool {
+    let most = if rec.variant() == Variant::Soft { NORMALISED } else { ROWS };
+    m <= most && !rec.invariant()
+}
+
+/// Whether a product of `m` rows by `b` can end in the gated activation.
+pub fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
+    let whole = b.blocks().count() == 1 && b.cols().is_multiple_of(8);
+    whole && (rec.variant() == Variant::Soft || m <= ROWS)
+}
+
+/// Most rows of a product that the tile variant splits along K.
+const ROWS: usize = 8;
 
 /// Rows and vec4 columns of the result that one lane of the soft kernels holds. One column alone leaves the adapter's
 /// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights.
@@ -60,7 +117,16 @@ struct Part<'a> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue: Epilogue) -> Result<()> {
-    c.expect_shape("matmul's result", a.rows, b.cols())?;
+    match epilogue.gate {
+        None => c.expect_shape("matmul's result", a.rows, b.cols())?,
+        Some(_) => swiglu::check(a.rows, b.cols(), c)?,
+    }
+    if (epilogue.norm.is_some() && !normalises(rec, a.rows)) || (epilogue.gate.is_some() && !gates(rec, a.rows, b)) {
+        return Err(Error::Input(format!("a product of {} rows neither normalises nor gates them here", a.rows)));
+    }
+    if let Some((gain, _)) = epilogue.norm {
+        gain.weight.expect_shape("the gain of matmul's rows", 1, a.cols)?;
+    }
     if let Some(bias) = epilogue.bias {
         bias.expect_shape("matmul's bias", 1, b.cols())?;
     }
@@ -88,7 +154,7 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
         for first in (0..block.cols()).step_by(step) {
             let turned = transpose::forward(rec, block, first..block.cols().min(first + step))?;
             let (a0, turned) = (b0 + first, Block::Dense(turned));
-            let epilogue = Epilogue { bias: None, add: add || a0 > 0 };
+            let epilogue = Epilogue { add: add || a0 > 0, ..Epilogue::default() };
             product(rec, Part { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
         }
     }
@@ -96,15 +162,15 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
 }
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {
-    let tile = tile(rec, part.b, part.a.rows)?;
+    let tile = tile(rec, part.b, part.a.rows, part.epilogue.gate)?;
     dispatch(rec, part, tile)
 }
 
 /// The tuned choice among [`TILES`]; the kernels for GPUs hold as many rows as there are, up to 8.
-fn tile(rec: &Recorder, b: &Block, m: usize) -> Result<(u32, u32)> {
+fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result<(u32, u32)> {
     let most = m.next_power_of_two().clamp(1, 8) as u32;
     if rec.variant() == Variant::Tile || rec.variant() != rec.gpu().variant() {
-        return Ok((most, 1));
+        return Ok((most, if gate.is_some() { 2 } else { 1 }));
     }
     let class = |x: usize| x.next_power_of_two();
     let kind = match b {
@@ -113,10 +179,11 @@ fn tile(rec: &Recorder, b: &Block, m: usize) -> Result<(u32, u32)> {
         Block::Quantised { bits, .. } => format!("q{bits}"),
     };
     let (k, n) = (b.rows(), b.cols());
-    let name = format!("matmul {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
+    let gated = if gate.is_some() { " gated" } else { "" };
+    let name = format!("matmul{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
     // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
-    let candidates: Vec<u32> =
-        (0..TILES.len() as u32).filter(|i| (most.div_ceil(2)..=most).contains(&TILES[*i as usize].0)).collect();
+    let suits = |(rows, wide): (u32, u32)| (most.div_ceil(2)..=most).contains(&rows) && (gate.is_none() || wide == 2);
+    let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
     let gpu = rec.gpu();
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A slice of a large shape and several runs of a small one, so that tuning costs milliseconds, and a launch little of it.
@@ -126,7 +193,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize) -> Result<(u32, u32)> {
         let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
         for _ in 0..runs {
-            let part = Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue::default() };
+            let part = Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
             dispatch(&mut rec, part, TILES[pick as usize])?;
         }
         Ok(rec.compile())
@@ -140,9 +207,11 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     let soft = rec.variant() == Variant::Soft;
     let quantised = matches!(b, Block::Quantised { .. });
     // The blocked form only pays when its 64 rows are mostly there.
-    let blocked = !soft && m > 8 && !quantised;
+    let blocked = !soft && m > ROWS && !quantised;
+    // A gated lane's second column stands half of N away.
+    let (lanes4, wide4) = if e.gate.is_some() { (n4 / 2, wide as usize / 2) } else { (n4, wide as usize) };
     let (rows, columns) = match (soft, blocked) {
-        (true, _) => (held, n4.div_ceil(8 * wide as usize)),
+        (true, _) => (held, lanes4.div_ceil(8 * wide4)),
         (_, true) => (64, n4.div_ceil(16)),
         _ => (held, n4.div_ceil(32)),
     };
@@ -158,7 +227,14 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         (_, true) => "forward",
         _ => "forward_rows",
     };
-    let bind = [&[a], &weight[..], &[e.bias.unwrap_or(a), c]].concat();
+    constants.extend(fused(&e));
+    let gain = e.norm.map(|(gain, _)| gain.weight);
+    let mut bind = [&[a], &weight[..], &[e.bias.unwrap_or(a)]].concat();
+    if !blocked || soft {
+        bind.push(gain.unwrap_or(a));
+    }
+    bind.push(c);
+    let eps = e.norm.map_or(0.0, |(_, eps)| eps).to_bits() as usize;
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = if blocked && rec.invariant() { (k / 4).div_ceil(SLICES).max(1) * 4 } else { k.max(1) };
     for k0 in (0..k.max(1)).step_by(length) {
@@ -166,7 +242,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         let first_slice = [("BIAS", u32::from(e.bias.is_some() && k0 == 0)), ("ADD", u32::from(e.add || k0 > 0))];
         let per_row = 2.0 * (end - k0) as f64 * b.cols() as f64;
         split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
-            let all = [m, n4, end, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4, k0];
+            let all = [m, n4, end, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4, k0, a.cols, eps];
             let rows_bytes = 4.0 * (count * (end - k0 + b.cols())) as f64;
             rec.launch(Launch {
                 source: &SOURCE,
@@ -180,6 +256,16 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         })?;
     }
     Ok(())
+}
+
+/// What an epilogue says besides BIAS and ADD.
+fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
+    [
+        ("NORM", u32::from(e.norm.is_some())),
+        ("OFFSET", u32::from(e.norm.is_some_and(|(gain, _)| gain.plus_one))),
+        ("GATED", u32::from(e.gate.is_some())),
+        e.gate.unwrap_or(Activation::Silu).constant(),
+    ]
 }
 
 /// Cuts `m` rows so that no dispatch runs too long or has too many workgroups.
@@ -212,11 +298,11 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
         let (m, k, n4) = (c.rows, a.rows, c.ld / 4);
         let per_row = 2.0 * k as f64 * c.cols as f64;
         split_rows(rec, m, rows, per_row, |rec, first, count| {
-            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0, 0];
+            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0, 0, 0, 0];
             rec.launch(Launch {
                 source: &SOURCE,
                 entry: "forward_tn",
-                constants: vec![("ADD", u32::from(add))],
+                constants: [&[("ADD", u32::from(add))], &fused(&Epilogue::default())[..]].concat(),
                 params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
                 bind: &[a, b, c],
                 groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
@@ -265,7 +351,7 @@ fn cases() -> Vec<Case> {
                 let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&vb, k, n))?;
                 let (bias, hbias) = t.matrix(1, n)?;
                 let (c, hc) = t.matrix(m, n)?;
-                let e = Epilogue { bias: (mode == 1).then_some(&bias), add: mode == 2 };
+                let e = Epilogue { bias: (mode == 1).then_some(&bias), add: mode == 2, ..Epilogue::default() };
                 forward(&mut t.rec, &a, &b, &c, e)?;
                 t.expect("c", &c, || {
                     let mut want = twin(&ha, &hb, m, k, n);
@@ -276,6 +362,58 @@ fn cases() -> Vec<Case> {
                 });
                 Ok(())
             }));
+        }
+    }
+    for (dtype, m, k, f) in [
+        ("f32", 1, 33, 4),
+        ("bf16", 2, 10, 36),
+        ("q4", 1, 64, 132),
+        ("q8", 2, 96, 8),
+        ("f32", 7, 20, 12),
+        ("q4", 33, 32, 36),
+    ] {
+        for act in [None, Some(Activation::Silu), Some(Activation::GeluTanh)] {
+            for (plus_one, biased) in [(false, true), (true, false)] {
+                let what = format!("{m}x{k}x{} {dtype} {act:?} plus_one={plus_one} bias={biased}", 2 * f);
+                all.push(Case::new(format!("forward of normalised rows {what}"), 4e-6, move |t| {
+                    let n = 2 * f;
+                    let (a, ha) = t.matrix(m, k)?;
+                    let (b, hb) = random(t, dtype, k, n)?;
+                    let (gain, hg) = t.matrix(1, k)?;
+                    let (bias, hbias) = t.matrix(1, n)?;
+                    let (norm, eps) = (Gain { weight: &gain, plus_one }, 1e-5f32);
+                    let normed = normalises(&t.rec, m);
+                    let gated = act.filter(|_| gates(&t.rec, m, &b));
+                    let c = t.gpu.empty(m, if gated.is_some() { f } else { n })?;
+                    let e = Epilogue {
+                        bias: biased.then_some(&bias),
+                        add: false,
+                        norm: normed.then_some((norm, eps)),
+                        gate: gated,
+                    };
+                    forward(&mut t.rec, &a, &b, &c, e)?;
+                    t.expect("c", &c, || {
+                        let hg = super::rms_norm::whole(&hg, plus_one);
+                        let rows = ha.chunks_exact(k).flat_map(|x| match normed {
+                            true => super::rms_norm::twin(x, &hg, f64::from(eps)).0,
+                            false => x.to_vec(),
+                        });
+                        let mut want = twin(&rows.collect::<Vec<_>>(), &hb, m, k, n);
+                        if biased {
+                            want.iter_mut().enumerate().for_each(|(i, x)| *x += hbias[i % n]);
+                        }
+                        match gated {
+                            Some(act) => {
+                                let halves =
+                                    want.chunks_exact(f).step_by(2).zip(want.chunks_exact(f).skip(1).step_by(2));
+                                halves.flat_map(|(gate, up)| swiglu::twin(act, gate, up)).collect()
+                            }
+                            None => want,
+                        }
+                    });
+                    Ok(())
+                }));
+            }
         }
     }
     for (m, k, n) in [(1, 1, 1), (36, 7, 10), (64, 640, 33), (12, 33, 97)] {
@@ -317,16 +455,7 @@ fn cases() -> Vec<Case> {
     for (kind, m, k, n) in [("f32", 7, 33, 10), ("bf16", 65, 10, 130), ("q4", 9, 64, 34), ("q8", 3, 32, 7)] {
         all.push(Case::new(format!("forward_nt {m}x{n}x{k} {kind}"), 4e-6, move |t| {
             let (a, ha) = t.matrix(m, n)?;
-            let (b, hb) = match kind {
-                "bf16" => random_half(t, Half::Bf16, k, n)?,
-                "q4" => random_quantised(t, 4, k, n)?,
-                "q8" => random_quantised(t, 8, k, n)?,
-                _ => {
-                    let v = t.values(k * n);
-                    let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?;
-                    (b, v.iter().map(|x| f64::from(*x)).collect())
-                }
-            };
+            let (b, hb) = random(t, kind, k, n)?;
             let (c, hc) = t.matrix(m, k)?;
             forward_nt(&mut t.rec, &a, &b, &c, true)?;
             t.expect("c", &c, || {
@@ -364,7 +493,7 @@ pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Ca
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
     Ok(Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
         let (a, _) = t.matrix(m, k)?;
-        let b = random_weight(t, dtype, k, n)?;
+        let (b, _) = random(t, dtype, k, n)?;
         let c = t.gpu.empty(m, n)?;
         forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
         t.expect("c", &c, Vec::new);
@@ -381,7 +510,7 @@ pub fn timed_backward((m, k, n): (usize, usize, usize), dtype: &'static str) -> 
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
     let nt = Case::timed(format!("forward_nt {m}x{n}x{k}{suffix}"), move |t| {
         let (a, _) = t.matrix(m, n)?;
-        let b = random_weight(t, dtype, k, n)?;
+        let (b, _) = random(t, dtype, k, n)?;
         let c = t.gpu.empty(m, b.rows())?;
         forward_nt(&mut t.rec, &a, &b, &c, false)?;
         t.expect("c", &c, Vec::new);
@@ -403,15 +532,17 @@ fn timed_tn((m, k, n): (usize, usize, usize)) -> Case {
 }
 
 /// A random matrix `[K, N]` of one of [`DTYPES`].
-fn random_weight(t: &mut super::Trial, dtype: &str, k: usize, n: usize) -> Result<Weight> {
+/// A random matrix `[K, N]` in `dtype`, and the same in f64.
+fn random(t: &mut super::Trial, dtype: &str, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
     match dtype {
-        "bf16" => Ok(random_half(t, Half::Bf16, k, n)?.0),
-        "f16" => Ok(random_half(t, Half::F16, k, n)?.0),
-        "q4" => Ok(random_quantised(t, 4, k, n)?.0),
-        "q8" => Ok(random_quantised(t, 8, k, n)?.0),
+        "bf16" => random_half(t, Half::Bf16, k, n),
+        "f16" => random_half(t, Half::F16, k, n),
+        "q4" => random_quantised(t, 4, k, n),
+        "q8" => random_quantised(t, 8, k, n),
         _ => {
             let v = t.values(k * n);
-            Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))
+            let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?;
+            Ok((b, v.iter().map(|x| f64::from(*x)).collect()))
         }
     }
 }
@@ -469,7 +600,7 @@ mod tests {
                 let of = |tile: (u32, u32), add: bool| {
                     let c = gpu.upload(m, n, &values(m * n)).unwrap();
                     let mut rec = gpu.record();
-                    let epilogue = Epilogue { bias: Some(&bias), add };
+                    let epilogue = Epilogue { bias: Some(&bias), add, ..Epilogue::default() };
                     let (_, b) = weight.blocks().next().unwrap();
                     dispatch(&mut rec, Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue }, tile).unwrap();
                     rec.submit().unwrap();

@@ -8,7 +8,7 @@ static SOURCE: Source = Source {
     name: "swiglu",
     soft: include_str!("../../shaders/swiglu.wgsl"),
     tile: include_str!("../../shaders/swiglu.wgsl"),
-    libs: &["grid"],
+    libs: &["grid", "gate"],
     tile_size: 64,
 };
 
@@ -30,15 +30,25 @@ pub enum Activation {
     GeluTanh,
 }
 
-fn constants(act: Activation) -> Vec<(&'static str, u32)> {
-    vec![("GELU", u32::from(act == Activation::GeluTanh))]
+impl Activation {
+    /// As the shaders know it.
+    pub(super) fn constant(self) -> (&'static str, u32) {
+        ("GELU", u32::from(self == Activation::GeluTanh))
+    }
 }
 
-fn check(gu: &Tensor, width: usize) -> Result<Vec<u32>> {
-    if gu.ld != 2 * pad4(width) {
-        return Err(Error::Input(format!("gate and up are {} wide where 2 x {width} (padded) is needed", gu.ld)));
+/// Whether rows `[gate | up]` of a width give a.
+pub(super) fn check(rows: usize, width: usize, a: &Tensor) -> Result<()> {
+    if a.rows != rows || width != 2 * a.ld {
+        let given = format!("{rows} rows of gate and up, {width} wide");
+        return Err(Error::Input(format!("{given}, do not give {:?}: 2 x {} (padded) is needed", a.shape(), a.ld)));
     }
-    Ok(vec![gu.rows as u32, (pad4(width) / 4) as u32])
+    Ok(())
+}
+
+fn params(gu: &Tensor, a: &Tensor) -> Result<Vec<u32>> {
+    check(gu.rows, gu.ld, a)?;
+    Ok(vec![gu.rows as u32, (a.ld / 4) as u32])
 }
 
 /// a `[T, F]` from gu `[T, 2 pad4(F)]`, gate first.
@@ -49,8 +59,8 @@ pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> 
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
-        constants: constants(act),
-        params: check(gu, a.cols)?,
+        constants: vec![act.constant()],
+        params: params(gu, a)?,
         bind: &[gu, a],
         groups: lanes(&SOURCE, rec.variant(), a.len() / 4),
         cost: stream(&[a, gu], 6.0),
@@ -65,8 +75,8 @@ pub fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, d
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
-        constants: constants(act),
-        params: check(gu, da.cols)?,
+        constants: vec![act.constant()],
+        params: params(gu, da)?,
         bind: &[gu, da, dgu],
         groups: lanes(&SOURCE, rec.variant(), da.len() / 4),
         cost: stream(&[da, gu, dgu], 14.0),

@@ -5,10 +5,10 @@
 
 use super::params::{Outer, Slot, heads, layer_param};
 use super::view::View;
-use super::{Model, dropout, lora};
+use super::{Model, dropout, lora, step};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
-use crate::kernels::attention_decode::{self, Arena, Rows};
+use crate::kernels::attention_decode::{Arena, Rows};
 use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
@@ -47,7 +47,7 @@ impl Acts {
     }
 }
 
-fn place<'a>(model: &'a Model, layer: usize, pos: &'a Tensor, turns: &'a [Turn]) -> Result<Place<'a>> {
+pub(super) fn place<'a>(model: &'a Model, layer: usize, pos: &'a Tensor, turns: &'a [Turn]) -> Result<Place<'a>> {
     let qk_norm = match model.arch.qk_norm {
         true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
         false => None,
@@ -100,7 +100,7 @@ fn linear(
         Some(b) => Some(b.dense()?),
         None => None,
     };
-    matmul::forward(rec, x, weight, &y, Epilogue { bias, add: false })?;
+    matmul::forward(rec, x, weight, &y, Epilogue { bias, ..Epilogue::default() })?;
     lora::forward(rec, model, number, x, &y, drop)?;
     Ok(y)
 }
@@ -138,10 +138,10 @@ fn linear_backward(
     Ok(dx)
 }
 
-const QKV: [Slot; 2] = [Slot::Qkv, Slot::QkvBias];
-const O: [Slot; 2] = [Slot::O, Slot::OBias];
-const GATE_UP: [Slot; 2] = [Slot::GateUp, Slot::GateUpBias];
-const DOWN: [Slot; 2] = [Slot::Down, Slot::DownBias];
+pub(super) const QKV: [Slot; 2] = [Slot::Qkv, Slot::QkvBias];
+pub(super) const O: [Slot; 2] = [Slot::O, Slot::OBias];
+pub(super) const GATE_UP: [Slot; 2] = [Slot::GateUp, Slot::GateUpBias];
+pub(super) const DOWN: [Slot; 2] = [Slot::Down, Slot::DownBias];
 
 /// x `[T, D]` of the step's tokens.
 pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usize) -> Result<Tensor> {
@@ -200,10 +200,7 @@ pub(crate) fn forward(
             (qkv, attended)
         }
         Context::Arena { arena, rows, turns } => {
-            let window = arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
-            let rows = Rows { window, scale: arch.query_scale, ..(*rows).clone() };
-            rope::decode(rec, &place(model, layer, &rows.pos, turns)?, &raw, &rows, &arena[layer])?;
-            let o = attention_decode::forward(rec, &raw, heads, &arena[layer], &rows)?;
+            let o = step::attend(rec, model, layer, &raw, (arena, rows, turns))?;
             (raw.clone(), Attended { lse: o.clone(), o })
         }
     };
@@ -231,6 +228,11 @@ pub(crate) fn stack(
     mut each: impl FnMut(Acts),
 ) -> Result<(Tensor, Tensor)> {
     let mut delta = None;
+    if let Context::Arena { arena, rows, turns } = context
+        && step::suits(rec, model)
+    {
+        return step::stack(rec, model, x, (arena, rows, turns));
+    }
     for layer in 0..model.arch.num_hidden_layers {
         let (acts, out) = forward(rec, model, layer, (&x, delta.as_ref()), context)?;
         x = acts.norm2.h.clone();

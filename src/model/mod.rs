@@ -9,6 +9,7 @@ pub mod lora;
 mod lora_layers;
 pub(crate) mod params;
 pub mod score;
+mod step;
 pub(crate) mod view;
 
 pub use arch::{Activation, Arch, Layer, Rope, Stretch};

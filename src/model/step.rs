@@ -1,0 +1,90 @@
+//! The blocks of a decoding step. Nothing is kept for a way back, so the products take over what stands around them: the norm
+//! before, the gated activation and the residual addition after. Six dispatches a block where there is one chunk of positions,
+//! with the merge of several seven.
+
+use super::decoder::{DOWN, GATE_UP, O, QKV, place};
+use super::params::{Slot, heads, layer_param};
+use super::{Model, lora};
+use crate::gpu::{Recorder, Tensor};
+use crate::kernels::attention_decode::{self, Arena, Rows};
+use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::rms_norm;
+use crate::kernels::rope::{self, Turn};
+use crate::kernels::swiglu::{self, Activation};
+use crate::{Error, Result};
+
+/// Keys and values of each layer, where the rows stand, and their angles.
+pub(super) type Past<'a> = (&'a [Arena], &'a Rows, &'a [Turn]);
+
+/// Whether a step may add up in another order than scoring does, and a branch's output goes to the stream as it is.
+pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
+    !rec.invariant() && !model.arch.post_norms
+}
+
+/// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which are overwritten.
+pub(super) fn attend(rec: &mut Recorder, model: &Model, layer: usize, raw: &Tensor, past: Past) -> Result<Tensor> {
+    let (arena, rows, turns) = past;
+    let window = model.arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
+    let rows = Rows { window, scale: model.arch.query_scale, ..rows.clone() };
+    rope::decode(rec, &place(model, layer, &rows.pos, turns)?, raw, &rows, &arena[layer])?;
+    attention_decode::forward(rec, raw, heads(&model.arch), &arena[layer], &rows)
+}
+
+/// norm(x) W (+ bias) (+ LoRA), or act(gate) * up of it; `gain` is the norm's parameter.
+fn branch(
+    rec: &mut Recorder,
+    model: &Model,
+    x: &Tensor,
+    (gain, [number, bias]): (usize, [usize; 2]),
+    act: Option<Activation>,
+) -> Result<Tensor> {
+    let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(number)?);
+    let (gain, eps) = (model.gain(gain)?, arch.rms_norm_eps);
+    // An adapter reads the normalised rows and adds to what is gated.
+    let plain = model.lora.is_none();
+    let norm = (plain && matmul::normalises(rec, x.rows)).then_some((gain, eps));
+    let gate = act.filter(|_| plain && matmul::gates(rec, x.rows, weight));
+    let y = match norm {
+        Some(_) => x.clone(),
+        None => rms_norm::forward(rec, x, None, gain, eps)?.y,
+    };
+    let bias = model.params[bias].as_ref().map(|b| b.dense()).transpose()?;
+    let cols = if gate.is_some() { arch.intermediate_size } else { weight.cols() };
+    let out = gpu.empty(x.rows, cols)?;
+    matmul::forward(rec, &y, weight, &out, Epilogue { bias, norm, gate, add: false })?;
+    lora::forward(rec, model, number, &y, &out, None)?;
+    let Some(act) = act.filter(|_| gate.is_none()) else { return Ok(out) };
+    let a = gpu.empty(x.rows, arch.intermediate_size)?;
+    swiglu::forward(rec, act, &out, &a)?;
+    Ok(a)
+}
+
+/// y += x W (+ bias) (+ LoRA), or y = where not `add`.
+fn project(
+    rec: &mut Recorder,
+    model: &Model,
+    (x, y, add): (&Tensor, &Tensor, bool),
+    [number, bias]: [usize; 2],
+) -> Result<()> {
+    let bias = model.params[bias].as_ref().map(|b| b.dense()).transpose()?;
+    matmul::forward(rec, x, model.operand(number)?, y, Epilogue { bias, add, ..Epilogue::default() })?;
+    lora::forward(rec, model, number, x, y, None)
+}
+
+/// All blocks on the embedded rows x, which become the stream; gives it and the last block's addition, as the final norm wants them.
+pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) -> Result<(Tensor, Tensor)> {
+    let added = rec.gpu().empty(x.rows, x.cols)?;
+    let Some(last) = model.arch.num_hidden_layers.checked_sub(1) else {
+        return Err(Error::Input("a model without layers".into()));
+    };
+    for layer in 0..=last {
+        let at = |slot| layer_param(layer, slot);
+        let raw = branch(rec, model, &x, (at(Slot::Norm1), QKV.map(at)), None)?;
+        let o = attend(rec, model, layer, &raw, past)?;
+        project(rec, model, (&o, &x, true), O.map(at))?;
+        let a = branch(rec, model, &x, (at(Slot::Norm2), GATE_UP.map(at)), Some(model.arch.activation))?;
+        let to = if layer == last { (&a, &added, false) } else { (&a, &x, true) };
+        project(rec, model, to, DOWN.map(at))?;
+    }
+    Ok((x, added))
+}
