@@ -54,6 +54,33 @@ fn tokens(n: usize, key: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 13 + key) % 128) as u32).collect()
 }
 
+/// Six dispatches a block where its positions are one chunk, with the merge seven; under `--invariant` the products fuse less.
+#[test]
+fn a_step_takes_six_dispatches_a_block() {
+    for (variant, longest, each) in [(Variant::Soft, 90, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {
+        let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
+        let model = model(&gpu);
+        let heads = params::heads(&model.arch);
+        let (pages, width) = (longest.div_ceil(PAGE), heads.kv_heads * heads.padded());
+        let memory = || gpu.empty(pages * PAGE, width).unwrap();
+        let arena: Vec<Arena> = model.arch.layers.iter().map(|_| Arena { keys: memory(), values: memory() }).collect();
+        let rows = Rows {
+            table: gpu.upload(1, pages, &(0..pages as u32).collect::<Vec<_>>()).unwrap(),
+            pos: gpu.vector(&[5u32]).unwrap(),
+            longest,
+            window: u32::MAX,
+            scale: None,
+        };
+        let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
+        let context = decoder::Context::Arena { arena: &arena, rows: &rows, turns: &turns };
+        let mut rec = gpu.record();
+        let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
+        let before = rec.len();
+        decoder::stack(&mut rec, &model, x, &context, drop).unwrap();
+        assert_eq!(rec.len() - before, each * model.arch.num_hidden_layers, "{} {longest}", variant.name());
+    }
+}
+
 #[test]
 fn siblings_change_no_bit_of_a_text() {
     for variant in Variant::ALL {
