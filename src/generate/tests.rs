@@ -57,7 +57,7 @@ fn tokens(n: usize, key: usize) -> Vec<u32> {
 /// Six dispatches a block where its positions are one chunk, with the merge seven; under `--invariant` the products fuse less.
 #[test]
 fn a_step_takes_six_dispatches_a_block() {
-    for (variant, longest, each) in [(Variant::Soft, 90, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {
+    for (variant, longest, each) in [(Variant::Soft, 90usize, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {
         let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
         let model = model(&gpu);
         let heads = params::heads(&model.arch);
