@@ -301,7 +301,7 @@ fn cases() -> Vec<Case> {
         for (normed, plus_one) in [(false, false), (true, false), (true, true)] {
             let h = Heads { heads, kv_heads, head_dim };
             all.push(Case::new(
-                format!("forward and backward {rows}x{heads}/{kv_heads}x{head_dim} turned={turned} norm={normed} plus_one={plus_one}"),
+                format!("forward, backward and decode {rows}x{heads}/{kv_heads}x{head_dim} turned={turned} norm={normed} plus_one={plus_one}"),
                 1e-5,
                 move |t| {
                     let inv_freq: Vec<f32> =
