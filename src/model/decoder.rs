@@ -91,18 +91,29 @@ fn linear(
     rec: &mut Recorder,
     model: &Model,
     x: &Tensor,
-    [number, bias]: [usize; 2],
+    numbers: [usize; 2],
     drop: Option<&dropout::Masks>,
 ) -> Result<Tensor> {
-    let weight = model.operand(number)?;
-    let y = rec.gpu().empty(x.rows, weight.cols())?;
+    let y = rec.gpu().empty(x.rows, model.operand(numbers[0])?.cols())?;
+    project(rec, model, (x, &y), numbers, Epilogue::default(), drop)?;
+    Ok(y)
+}
+
+/// The same into y, with what else the epilogue says; the bias is the model's.
+pub(super) fn project(
+    rec: &mut Recorder,
+    model: &Model,
+    (x, y): (&Tensor, &Tensor),
+    [number, bias]: [usize; 2],
+    epilogue: Epilogue,
+    drop: Option<&dropout::Masks>,
+) -> Result<()> {
     let bias = match &model.params[bias] {
         Some(b) => Some(b.dense()?),
         None => None,
     };
-    matmul::forward(rec, x, weight, &y, Epilogue { bias, ..Epilogue::default() })?;
-    lora::forward(rec, model, number, x, &y, drop)?;
-    Ok(y)
+    matmul::forward(rec, x, model.operand(number)?, y, Epilogue { bias, ..epilogue })?;
+    lora::forward(rec, model, number, x, y, drop)
 }
 
 /// Gradients by parameter number; None where the model has no such parameter, or it is frozen beside an adapter.
@@ -227,12 +238,12 @@ pub(crate) fn stack(
     context: &Context,
     mut each: impl FnMut(Acts),
 ) -> Result<(Tensor, Tensor)> {
-    let mut delta = None;
     if let Context::Arena { arena, rows, turns } = context
         && step::suits(rec, model)
     {
         return step::stack(rec, model, x, (arena, rows, turns));
     }
+    let mut delta = None;
     for layer in 0..model.arch.num_hidden_layers {
         let (acts, out) = forward(rec, model, layer, (&x, delta.as_ref()), context)?;
         x = acts.norm2.h.clone();

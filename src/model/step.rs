@@ -2,9 +2,9 @@
 //! before, the gated activation and the residual addition after. Six dispatches a block where there is one chunk of positions,
 //! with the merge of several seven.
 
-use super::decoder::{DOWN, GATE_UP, O, QKV, place};
+use super::Model;
+use super::decoder::{DOWN, GATE_UP, O, QKV, place, project};
 use super::params::{Slot, heads, layer_param};
-use super::{Model, lora};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::attention_decode::{self, Arena, Rows};
 use crate::kernels::matmul::{self, Epilogue};
@@ -35,10 +35,10 @@ fn branch(
     rec: &mut Recorder,
     model: &Model,
     x: &Tensor,
-    (gain, [number, bias]): (usize, [usize; 2]),
+    (gain, numbers): (usize, [usize; 2]),
     act: Option<Activation>,
 ) -> Result<Tensor> {
-    let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(number)?);
+    let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(numbers[0])?);
     let (gain, eps) = (model.gain(gain)?, arch.rms_norm_eps);
     // An adapter reads the normalised rows and adds to what is gated.
     let plain = model.lora.is_none();
@@ -48,27 +48,13 @@ fn branch(
         Some(_) => x.clone(),
         None => rms_norm::forward(rec, x, None, gain, eps)?.y,
     };
-    let bias = model.params[bias].as_ref().map(|b| b.dense()).transpose()?;
     let cols = if gate.is_some() { arch.intermediate_size } else { weight.cols() };
     let out = gpu.empty(x.rows, cols)?;
-    matmul::forward(rec, &y, weight, &out, Epilogue { bias, norm, gate, add: false })?;
-    lora::forward(rec, model, number, &y, &out, None)?;
+    project(rec, model, (&y, &out), numbers, Epilogue { norm, gate, ..Epilogue::default() }, None)?;
     let Some(act) = act.filter(|_| gate.is_none()) else { return Ok(out) };
     let a = gpu.empty(x.rows, arch.intermediate_size)?;
     swiglu::forward(rec, act, &out, &a)?;
     Ok(a)
-}
-
-/// y += x W (+ bias) (+ LoRA), or y = where not `add`.
-fn project(
-    rec: &mut Recorder,
-    model: &Model,
-    (x, y, add): (&Tensor, &Tensor, bool),
-    [number, bias]: [usize; 2],
-) -> Result<()> {
-    let bias = model.params[bias].as_ref().map(|b| b.dense()).transpose()?;
-    matmul::forward(rec, x, model.operand(number)?, y, Epilogue { bias, add, ..Epilogue::default() })?;
-    lora::forward(rec, model, number, x, y, None)
 }
 
 /// All blocks on the embedded rows x, which become the stream; gives it and the last block's addition, as the final norm wants them.
@@ -77,14 +63,15 @@ pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) ->
     let Some(last) = model.arch.num_hidden_layers.checked_sub(1) else {
         return Err(Error::Input("a model without layers".into()));
     };
+    let onto = Epilogue { add: true, ..Epilogue::default() };
     for layer in 0..=last {
         let at = |slot| layer_param(layer, slot);
         let raw = branch(rec, model, &x, (at(Slot::Norm1), QKV.map(at)), None)?;
         let o = attend(rec, model, layer, &raw, past)?;
-        project(rec, model, (&o, &x, true), O.map(at))?;
+        project(rec, model, (&o, &x), O.map(at), onto, None)?;
         let a = branch(rec, model, &x, (at(Slot::Norm2), GATE_UP.map(at)), Some(model.arch.activation))?;
-        let to = if layer == last { (&a, &added, false) } else { (&a, &x, true) };
-        project(rec, model, to, DOWN.map(at))?;
+        let (to, epilogue) = if layer == last { (&added, Epilogue::default()) } else { (&x, onto) };
+        project(rec, model, (&a, to), DOWN.map(at), epilogue, None)?;
     }
     Ok((x, added))
 }
