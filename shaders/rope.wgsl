@@ -74,7 +74,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 }
 
 //@ decode
-// Row b of a decoding step: q turns in place; k, turned, and v go to the row's own slot of the paged arena.
+// Row b of a decoding step: q and k turn in place; k and v go to the row's own slot of the paged arena too.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> raw: array<f32>;    // [B, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [B]
@@ -85,10 +85,9 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [slots, KV DP]
 @group(0) @binding(8) var<storage, read_write> values: array<f32>; // [slots, KV DP]
 fn put(is_key: bool, at: u32, key: u32, v: f32) {
+    raw[at] = v;
     if is_key {
         keys[key] = v;
-    } else {
-        raw[at] = v;
     }
 }
 @compute @workgroup_size(WG)

@@ -85,7 +85,7 @@ fn commands_take_what_is_planned_and_refuse_what_does_not_fit() {
     let ratio = peak(&planned) as f64
         / measured(&["generate", "--raw", "--model", &model, "--prompt", "upper: ab", "--max-new-tokens", "20"]) as f64;
     assert!((0.9..1.1).contains(&ratio), "generate: {ratio}");
-    assert_eq!(planned["generation"], json!({"prompts": 1, "waves": [1]}));
+    assert_eq!(planned["generation"], json!({"answers": 1, "at_once": 1}));
 
     let config = at("run.toml");
     fs::write(&config, format!("[model]\npath = {model:?}\n[candidates]\nmax_new_tokens = 20\n[prompts]\ncount = 6\n"))

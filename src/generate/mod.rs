@@ -1,5 +1,8 @@
 //! Generation: many sequences at once, the token loop on the GPU, prefixes shared.
 
+mod batch;
+mod pages;
+mod prefill;
 #[cfg(test)]
 mod tests;
 mod wave;
@@ -10,7 +13,7 @@ use crate::gpu::{self, Gpu};
 use crate::kernels::attention_decode::PAGE;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
-use std::ops::Range;
+use wave::Work;
 
 /// One prompt and the samples wanted of it; the prompt is computed and stored once.
 #[derive(Clone, Debug)]
@@ -54,10 +57,10 @@ pub struct Generator<'a> {
     model: &'a Model,
 }
 
-/// What one wave may hold. Its composition depends on the requests, the model, the device's limits and the cap on its memory
-/// alone, so that a rerun computes the same bits.
+/// What may be on the device at once. It depends on the model and the device's limits alone, so that a rerun computes the same bits.
 struct Limits {
     sequences: usize,
+    /// Tokens of the prompts that are computed in one pass.
     tokens: usize,
     /// Pages of the KV arena.
     pages: usize,
@@ -101,69 +104,45 @@ impl<'a> Generator<'a> {
         for (i, r) in requests.iter().enumerate() {
             self.check(i, r, settings)?;
         }
-        let mut all = Vec::with_capacity(requests.len());
-        for wave in self.waves(requests, settings)? {
-            let first = wave.start;
-            all.extend(wave::run(self.gpu, self.model, &requests[wave], settings, observer, &mut |r, s, t| {
-                on_token(first + r, s, t);
-            })?);
-        }
-        Ok(all)
+        let at_once = self.at_once(requests, settings)?;
+        let work = Work::new(self.model, requests, settings)?;
+        let room = work.room(at_once, &Limits::new(self.gpu, self.model));
+        wave::run(self.gpu, self.model, (work, settings), &room, observer, on_token)
     }
 
-    /// The requests of each wave: as many as the device's limits and, where it is capped, its memory allow.
+    /// The most sequences that run at once: as many as the device's limits and, where it is capped, its memory allow. The others
+    /// wait until those are done.
     ///
     /// # Errors
-    /// One request by itself takes more memory than the cap leaves.
-    pub fn waves(&self, requests: &[Request], settings: &Settings) -> Result<Vec<Range<usize>>> {
+    /// One sequence by itself takes more memory than the cap leaves.
+    pub fn at_once(&self, requests: &[Request], settings: &Settings) -> Result<usize> {
         let limits = Limits::new(self.gpu, self.model);
-        let (mut waves, mut first) = (Vec::new(), 0);
-        while first < requests.len() {
-            let (mut last, mut sequences, mut tokens, mut pages) = (first, 0, 0, 0);
-            while last < requests.len() {
-                let r = &requests[last];
-                let full = (r.prompt.len() + settings.max_new_tokens.max(settings.choices.len())).div_ceil(PAGE);
-                let shared = r.prompt.len() / PAGE;
-                sequences += r.samples.len();
-                tokens += r.prompt.len();
-                pages += shared + r.samples.len() * (full - shared);
-                let fits = sequences <= limits.sequences && tokens <= limits.tokens && pages <= limits.pages;
-                if last > first && !fits {
-                    break;
-                }
-                last += 1;
-            }
-            last = self.within_memory(requests, first..last, settings)?;
-            waves.push(first..last);
-            first = last;
-        }
-        Ok(waves)
-    }
-
-    /// Where a wave must end so that its memory is not more than the cap leaves: it goes through on a device that only counts.
-    fn within_memory(&self, requests: &[Request], wave: Range<usize>, settings: &Settings) -> Result<usize> {
-        let Some(cap) = self.gpu.memory() else { return Ok(wave.end) };
-        let needed = |n: usize| -> Result<u64> {
-            let counted = self.gpu.counting(None);
-            let model = self.model.like(&counted)?;
-            let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
-            let wave = &requests[wave.start..wave.start + n];
-            wave::run(&counted, &model, wave, settings, &Silent, &mut |_, _, _| {})?;
-            Ok(gpu::with_margin(counted.peak_bytes()) + others)
-        };
-        match gpu::most(1, wave.len(), |n| Ok((needed(n)? <= cap).then_some(())))? {
-            Some((n, ())) => Ok(wave.start + n),
+        let all: usize = requests.iter().map(|r| r.samples.len()).sum();
+        let most = all.min(limits.sequences);
+        let (Some(cap), true) = (self.gpu.memory(), most > 0) else { return Ok(most) };
+        let needed = |n| self.needed(requests, settings, (n, &limits));
+        match gpu::most(1, most, |n| Ok((needed(n)? <= cap).then_some(())))? {
+            Some((n, ())) => Ok(n),
             None => Err(Error::OutOfMemory(format!(
-                "prompt {} of {} tokens with {} answers of up to {} tokens takes {} MiB; the cap is {} MiB. Fewer answers (-n), \
-                 shorter ones or weights in fewer bits take less: `selfreward plan` says what would fit",
-                wave.start,
-                requests[wave.start].prompt.len(),
-                requests[wave.start].samples.len(),
+                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {} MiB. Shorter ones or weights in fewer \
+                 bits take less: `selfreward plan` says what would fit",
                 settings.max_new_tokens,
+                requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0),
                 needed(1)?.div_ceil(1 << 20),
                 cap >> 20,
             ))),
         }
+    }
+
+    /// Bytes that `n` sequences at once take at the most, whichever of them they are: a device that only counts goes through them.
+    fn needed(&self, requests: &[Request], settings: &Settings, (n, limits): (usize, &Limits)) -> Result<u64> {
+        let counted = self.gpu.counting(None);
+        let model = self.model.like(&counted)?;
+        let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
+        let work = Work::new(&model, requests, settings)?;
+        let room = work.room(n, limits);
+        wave::run(&counted, &model, (work.heaviest(n), settings), &room, &Silent, &mut |_, _, _| {})?;
+        Ok(gpu::with_margin(counted.peak_bytes()) + others)
     }
 
     fn check(&self, number: usize, request: &Request, settings: &Settings) -> Result<()> {

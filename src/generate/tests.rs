@@ -1,9 +1,12 @@
-//! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings.
+//! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings; so answers
+//! do not depend on how many are written at once, nor on what else begins alike.
 
+use super::wave::{self, Work};
+use super::{Generator, Limits, Output, Request, Sampling, Settings};
 use crate::Silent;
 use crate::gpu::{Gpu, Options, Variant};
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};
-use crate::model::{Layer, Model, decoder, head, params, score, view};
+use crate::model::{Layer, Model, Stretch, decoder, head, params, score, view};
 use crate::world;
 
 /// A small model with a windowed block, whose context spans several chunks of the attention.
@@ -12,6 +15,96 @@ fn model(gpu: &Gpu) -> Model {
     arch.max_position_embeddings = 512;
     arch.layers[1] = Layer { window: Some(150), ..arch.layers[1] };
     Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
+}
+
+/// Prompts of which many begin alike: with the same two pages and more, one that is no more than those, one as it is twice.
+fn alike() -> Vec<Request> {
+    let beginning = tokens(70, 5);
+    let of = |n: usize, rest: usize, key: usize| [&beginning[..n], &tokens(rest, key)].concat();
+    let prompts = [
+        of(70, 9, 1),
+        of(64, 3, 2),
+        tokens(40, 7),
+        of(64, 0, 0),
+        of(70, 9, 1),
+        of(33, 60, 3),
+        of(65, 45, 4),
+        of(70, 130, 6),
+        tokens(1, 9),
+        of(70, 9, 8),
+    ];
+    let samples = |i: u64| (0..1 + i % 3).map(|s| 10 * i + s).collect();
+    (0..).zip(prompts).map(|(i, prompt)| Request { prompt, samples: samples(i) }).collect()
+}
+
+fn settings(max_new_tokens: usize) -> Settings {
+    let sampling = Sampling { temperature: 1.5, ..Sampling::default() };
+    Settings { sampling, max_new_tokens, stop: vec![7, 9], seed: 5, choices: vec![] }
+}
+
+/// Answers with `sequences` at once, `tokens` of prompts in a pass and, where it is given, an arena of `pages`.
+fn answers(
+    gpu: &Gpu,
+    model: &Model,
+    (requests, settings): (&[Request], &Settings),
+    (sequences, tokens, pages): (usize, usize, usize),
+) -> Vec<Vec<Output>> {
+    let work = Work::new(model, requests, settings).unwrap();
+    let room = work.room(sequences, &Limits { sequences, tokens, pages });
+    wave::run(gpu, model, (work, settings), &room, &Silent, &mut |_, _, _| {}).unwrap()
+}
+
+#[test]
+fn answers_do_not_depend_on_how_many_are_written_at_once() {
+    let requests = alike();
+    for (variant, dynamic) in [(Variant::Soft, false), (Variant::Tile, true)] {
+        let gpu = Gpu::with(&Options { variant: Some(variant), invariant: true, ..Options::default() }).unwrap();
+        let mut model = model(&gpu);
+        if dynamic {
+            // Prompts that begin alike turn by other angles where their answers end elsewhere.
+            model.arch.ropes[0].stretch = Stretch::Dynamic { theta: 1e4, factor: 2.0, original: 128 };
+        }
+        let settings = settings(40);
+        let alone: Vec<Vec<Output>> = requests
+            .iter()
+            .map(|r| {
+                let one = std::slice::from_ref(r);
+                Generator::new(&gpu, &model).run(one, &settings, &Silent, &mut |_, _, _| {}).unwrap().swap_remove(0)
+            })
+            .collect();
+        let lengths: Vec<usize> = alone.iter().flatten().map(|o| o.tokens.len()).collect();
+        assert!(lengths.iter().any(|n| *n < 12) && lengths.contains(&40), "{lengths:?}");
+        // All at once; few, in one pass or many; by one; as many as an arena of few pages holds.
+        for room in [(64, 16_384, 1000), (5, 16_384, 1000), (4, 150, 1000), (1, 16_384, 1000), (9, 16_384, 12)] {
+            let got = answers(&gpu, &model, (&requests, &settings), room);
+            for (i, (got, want)) in got.iter().zip(&alone).enumerate() {
+                assert_eq!(got, want, "{}: request {i}, (sequences, tokens, pages) {room:?}", variant.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_prompts_begin_with_is_computed_once() {
+    let gpu = Gpu::with(&Options { variant: Some(Variant::Soft), ..Options::default() }).unwrap();
+    let model = model(&gpu);
+    let requests: Vec<Request> = (0..8)
+        .map(|i| Request { prompt: [tokens(256, 1), tokens(16, 60 + i)].concat(), samples: vec![i as u64] })
+        .collect();
+    let flops = |requests: &[Request], room| {
+        let before = gpu.work().flops;
+        answers(&gpu, &model, (requests, &settings(1)), room);
+        gpu.work().flops - before
+    };
+    let one = flops(&requests[..1], (1, 16_384, 1000));
+    // In one pass; one after another, the first one's pages kept though nobody holds them.
+    for room in [(8, 16_384, 1000), (1, 16_384, 1000)] {
+        let all = flops(&requests, room);
+        // 16 of a prompt's 272 tokens are its own. Attention of theirs to the beginning, and the logits, come with them.
+        assert!(all > one * 1.3 && all < one * 2.0, "{room:?}: {all:e} for eight, {one:e} for one");
+    }
+    let few = flops(&requests, (8, 16_384, 9));
+    assert!(few < one * 2.0, "an arena of one sequence: {few:e} for eight, {one:e} for one");
 }
 
 /// Logits `[token][V]` of each sequence, its tokens fed one by one beside those of the others that are long enough.
@@ -34,7 +127,8 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
             scale: None,
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
-        let context = decoder::Context::Arena { arena: &arena, rows: &rows, turns: &turns };
+        let context =
+            decoder::Context::Arena(decoder::Past { arena: &arena, rows: &rows, turns: &turns, copies: None });
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, model, &token, running).unwrap();
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
@@ -72,7 +166,8 @@ fn a_step_takes_six_dispatches_a_block() {
             scale: None,
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
-        let context = decoder::Context::Arena { arena: &arena, rows: &rows, turns: &turns };
+        let context =
+            decoder::Context::Arena(decoder::Past { arena: &arena, rows: &rows, turns: &turns, copies: None });
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
         let before = rec.len();

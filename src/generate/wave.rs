@@ -1,108 +1,149 @@
-//! One wave: all prompts in one pass over the forest, then the token loop on the GPU. The host looks at the tokens every
-//! few steps, at fixed counts, and drops rows that are done when they are a quarter of the batch.
+//! One wave: sequences run in a batch, the token loop on the GPU. The host looks at the tokens every few steps, at fixed counts. When a
+//! quarter of the rows is done they make room for those that wait, whose prompts are then computed (continuous batching, Orca,
+//! OSDI 2022); what is written of their beginnings is not computed again.
 
-use super::{Output, Request, Settings};
-use crate::gpu::{Gpu, Part, Plan, Tensor};
-use crate::kernels::attention_decode::{Arena, PAGE, Rows};
-use crate::kernels::rope::Turn;
-use crate::kernels::rows;
-use crate::kernels::sample::{self, State};
-use crate::layout::Forest;
-use crate::model::view::{self, View};
-use crate::model::{Model, decoder, head, params};
+use super::batch::{Batch, Row, Shape, Written};
+use super::pages::{Key, Pages};
+use super::prefill::{self, Prompt};
+use super::{Limits, Output, Request, Settings};
+use crate::gpu::{Gpu, Part};
+use crate::kernels::attention_decode::{Arena, PAGE};
+use crate::model::{Model, params, view};
 use crate::{Error, Observer, Result};
+use std::collections::VecDeque;
 
 /// Steps between two looks of the host; fixed, so that the batch's composition never depends on timing.
 const STEPS: usize = 8;
 
 /// One sequence of the wave.
-struct Sequence {
+#[derive(Clone)]
+pub(super) struct Sequence {
     request: usize,
     sample: usize,
-    id: u64,
+    pub(super) id: u64,
     /// Length of its prompt.
     prompt: usize,
     /// Most tokens of its answer.
-    limit: usize,
-    pages: Vec<u32>,
+    pub(super) limit: usize,
+    /// In the order of its positions; none while it waits.
+    pub(super) pages: Vec<u32>,
 }
 
 impl Sequence {
     /// Tokens of prompt and answer at most.
-    fn longest(&self) -> usize {
+    pub(super) fn longest(&self) -> usize {
         self.prompt + self.limit
+    }
+
+    fn page_count(&self) -> usize {
+        self.longest().div_ceil(PAGE)
+    }
+
+    /// Its row of a page table.
+    pub(super) fn row(&self, width: usize) -> impl Iterator<Item = u32> {
+        let last = self.pages.last().copied().unwrap_or(0);
+        self.pages.iter().copied().chain(std::iter::repeat(last)).take(width)
     }
 }
 
-/// What lives on the GPU for as long as the wave.
+/// All sequences of the requests, and what their prompts' pages are known by.
+pub(super) struct Work<'a> {
+    pub(super) requests: &'a [Request],
+    sequences: Vec<Sequence>,
+    /// By request.
+    keys: Vec<Key>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(model: &Model, requests: &'a [Request], settings: &Settings) -> Result<Work<'a>> {
+        let most = match settings.choices.len() {
+            0 => settings.max_new_tokens,
+            n => n,
+        };
+        let context = model.arch.context();
+        let (mut sequences, mut keys) = (Vec::new(), Vec::new());
+        for (request, r) in requests.iter().enumerate() {
+            let prompt = r.prompt.len();
+            let limit = most.min(context.saturating_sub(prompt));
+            if limit < settings.choices.len() {
+                return Err(Error::Input(format!(
+                    "prompt {request} has {prompt} tokens, which leaves no room for {most} choices in a context of {context}"
+                )));
+            }
+            keys.push(Key::new(&view::classes(&model.arch, prompt + limit), &r.prompt));
+            let one =
+                |(sample, id): (usize, &u64)| Sequence { request, sample, id: *id, prompt, limit, pages: Vec::new() };
+            sequences.extend(r.samples.iter().enumerate().map(one));
+        }
+        Ok(Work { requests, sequences, keys })
+    }
+
+    /// What an arena holds in which `at_once` of the sequences run.
+    pub(super) fn room(&self, at_once: usize, limits: &Limits) -> Limits {
+        let largest = self.sequences.iter().map(Sequence::page_count).max().unwrap_or(0);
+        let all = super::pages::needed(self.sequences.iter().map(|s| (&self.keys[s.request], s.page_count())));
+        let pages = all.min(at_once * largest).min(limits.pages).max(largest);
+        Limits { sequences: at_once, pages, ..*limits }
+    }
+
+    /// The `n` sequences that take most: neighbours, since those begin together, with most tokens of prompts, and the longest of all.
+    pub(super) fn heaviest(mut self, n: usize) -> Work<'a> {
+        let tokens = |of: &[Sequence]| -> usize {
+            let prompts = of.chunk_by(|a, b| a.request == b.request).filter_map(<[Sequence]>::first);
+            prompts.map(|s| s.prompt).sum()
+        };
+        let windows = self.sequences.windows(n.max(1)).map(tokens).enumerate();
+        let first = windows.max_by_key(|(at, tokens)| (*tokens, usize::MAX - at)).map_or(0, |(at, _)| at);
+        let longest = self.sequences.iter().map(Sequence::longest).max().unwrap_or(0);
+        let is_longest = |s: &Sequence| s.longest() == longest;
+        let other = self.sequences.iter().position(is_longest).map(|at| self.sequences[at].clone());
+        self.sequences.truncate(first + n);
+        self.sequences.drain(..first);
+        if !self.sequences.iter().any(is_longest) {
+            self.sequences.pop();
+            self.sequences.extend(other);
+        }
+        self
+    }
+}
+
+/// What stays for as long as the wave.
 struct Wave<'a> {
-    gpu: &'a Gpu,
-    model: &'a Model,
-    requests: &'a [Request],
-    settings: &'a Settings,
+    shape: Shape<'a>,
+    room: &'a Limits,
+    work: Work<'a>,
     arena: Vec<Arena>,
-    choice: Option<Tensor>,
-    /// Memory of `out` rows: the longest answer.
-    longest: usize,
+    pages: Pages,
+    waiting: VecDeque<usize>,
+    outputs: Vec<Vec<Output>>,
+    observer: &'a dyn Observer,
+    on_token: &'a mut dyn FnMut(usize, usize, u32),
 }
 
-/// The rows of one batch and the recording of one step over them.
-struct Batch {
-    /// Index of each row's sequence.
-    rows: Vec<usize>,
-    state: State,
-    share: Option<Tensor>,
-    plan: Plan,
-    /// Read by the plan at every run, so nobody else may get their memory.
-    _table: Tensor,
-    _turns: Vec<Turn>,
+/// Sequences that begin in one pass.
+struct Start {
+    /// Their numbers.
+    sequences: Vec<usize>,
+    /// Whether they continue what is written.
+    continues: bool,
 }
 
+/// Answers all requests, as many sequences at a time as there is room for.
 pub(super) fn run(
     gpu: &Gpu,
     model: &Model,
-    requests: &[Request],
-    settings: &Settings,
+    (work, settings): (Work, &Settings),
+    room: &Limits,
     observer: &dyn Observer,
     on_token: &mut dyn FnMut(usize, usize, u32),
 ) -> Result<Vec<Vec<Output>>> {
-    let most = match settings.choices.len() {
-        0 => settings.max_new_tokens,
-        n => n,
-    };
-    let context = model.arch.context();
-    let mut sequences = Vec::new();
-    let mut next_page = 0u32;
-    for (request, r) in requests.iter().enumerate() {
-        let limit = most.min(context - r.prompt.len());
-        if limit < settings.choices.len() {
-            return Err(Error::Input(format!(
-                "prompt {request} has {} tokens, which leaves no room for {most} choices in a context of {context}",
-                r.prompt.len()
-            )));
-        }
-        // Full pages of the prompt are shared; each sample has its own from the first partial one on.
-        let shared = r.prompt.len() / PAGE;
-        let total = (r.prompt.len() + limit).div_ceil(PAGE);
-        let prompt_pages: Vec<u32> = (0..shared as u32).map(|p| next_page + p).collect();
-        next_page += shared as u32;
-        for (sample, id) in r.samples.iter().enumerate() {
-            let own = (total - shared) as u32;
-            let pages = prompt_pages.iter().copied().chain(next_page..next_page + own).collect();
-            next_page += own;
-            sequences.push(Sequence { request, sample, id: *id, prompt: r.prompt.len(), limit, pages });
-        }
-    }
-    let mut outputs: Vec<Vec<Output>> = requests
-        .iter()
-        .map(|r| vec![Output { tokens: vec![], stopped: false, choice_p: vec![] }; r.samples.len()])
-        .collect();
-    if sequences.is_empty() {
+    let empty = |r: &Request| vec![Output { tokens: vec![], stopped: false, choice_p: vec![] }; r.samples.len()];
+    let outputs: Vec<Vec<Output>> = work.requests.iter().map(empty).collect();
+    if work.sequences.is_empty() {
         return Ok(outputs);
     }
     let heads = params::heads(&model.arch);
-    let slots = next_page as usize * PAGE;
-    let width = heads.kv_heads * heads.padded();
+    let (slots, width) = (room.pages * PAGE, heads.kv_heads * heads.padded());
     let booked = gpu.book(Part::Arena);
     let arena = (0..model.arch.num_hidden_layers)
         .map(|_| Ok(Arena { keys: gpu.empty(slots, width)?, values: gpu.empty(slots, width)? }))
@@ -112,220 +153,155 @@ pub(super) fn run(
         true => None,
         false => Some(gpu.vector(&settings.choices.concat())?),
     };
-    let longest = sequences.iter().map(|s| s.limit).max().unwrap_or(1);
-    let wave = Wave { gpu, model, requests, settings, arena, choice, longest };
-    let first_logits = wave.prefill(&sequences)?;
-    let mut done: Vec<usize> = vec![0; sequences.len()];
-    let mut batch = wave.batch((0..sequences.len()).collect(), &sequences, None)?;
-    wave.pick_first(&batch, &first_logits)?;
-    drop(first_logits);
-    // The first token is drawn from the prompt's logits; the plan's steps draw the others.
-    let mut steps = 0;
+    let longest = work.sequences.iter().map(|s| s.limit).max().unwrap_or(1);
+    let shape = Shape { gpu, model, settings, vocabulary: model.arch.vocab_size, longest, choice };
+    let waiting = (0..work.sequences.len()).collect();
+    let pages = Pages::new(room.pages);
+    let mut wave = Wave { shape, room, work, arena, pages, waiting, outputs, observer, on_token };
+    let mut rows = Vec::new();
     loop {
-        if observer.stop_requested() {
-            return Err(Error::Stopped);
+        wave.admit(&mut rows)?;
+        if rows.is_empty() {
+            return Ok(wave.outputs);
         }
-        let read = wave.read(&batch)?;
-        let mut running = Vec::new();
-        for (row, s) in batch.rows.iter().enumerate() {
-            let seq = &sequences[*s];
-            let out = &mut outputs[seq.request][seq.sample];
-            let count = (read.count[row] as usize).min(seq.limit);
-            for i in done[*s]..count {
-                let token = read.out[row * read.width + i];
-                out.tokens.push(token);
-                if let Some(p) = &read.share {
-                    out.choice_p.push(p[row * read.width + i]);
-                }
-                on_token(seq.request, seq.sample, token);
-            }
-            observer.advance((count - done[*s]) as u64);
-            done[*s] = count;
-            let last = out.tokens.last().copied();
-            out.stopped = settings.choices.is_empty() && last.is_some_and(|t| settings.stop.contains(&t));
-            if !out.stopped && count < seq.limit {
-                running.push(row);
-            }
-        }
-        if running.is_empty() || steps > longest {
-            return Ok(outputs);
-        }
-        if running.len() * 4 <= batch.rows.len() * 3 {
-            let rows = running.iter().map(|r| batch.rows[*r]).collect();
-            batch = wave.batch(rows, &sequences, Some((&batch, &running)))?;
-        }
-        gpu.repeat(&batch.plan, STEPS.min(longest))?;
-        steps += STEPS;
+        rows = wave.decode(&rows)?;
     }
-}
-
-struct Read {
-    count: Vec<u32>,
-    out: Vec<u32>,
-    share: Option<Vec<f32>>,
-    width: usize,
 }
 
 impl Wave<'_> {
-    /// Runs all prompts, fills their pages, gives the logits of each prompt's last row, `[requests, V]`.
-    fn prefill(&self, sequences: &[Sequence]) -> Result<Tensor> {
-        let mut forest = Forest::new();
-        let nodes: Vec<_> = self.requests.iter().map(|r| forest.leaf(&r.prompt)).collect();
-        let (mut row, mut slot) = (Vec::new(), Vec::new());
-        for s in sequences {
-            let node = &nodes[s.request];
-            // Shared pages are written by the first sample, the partial one by each.
-            let from = if s.sample == 0 { 0 } else { s.prompt / PAGE * PAGE };
-            for p in from..s.prompt {
-                row.push((node.first + p) as u32);
-                slot.push(s.pages[p / PAGE] * PAGE as u32 + (p % PAGE) as u32);
+    /// Fills `rows` up with sequences that wait, as far as there are pages.
+    fn admit(&mut self, rows: &mut Vec<Row>) -> Result<()> {
+        let most = self.room.sequences;
+        while rows.len() < most && !self.waiting.is_empty() {
+            if self.observer.stop_requested() {
+                return Err(Error::Stopped);
             }
-        }
-        let gpu = self.gpu;
-        // A prompt turns by the angles of what it will grow to, so that its keys suit its answers.
-        let mut lengths = Vec::with_capacity(forest.len());
-        for (request, node) in nodes.iter().enumerate() {
-            let grown = sequences.iter().filter(|s| s.request == request).map(Sequence::longest).max();
-            lengths.extend(vec![grown.unwrap_or(node.len) as u32; node.len]);
-        }
-        let view = View::of_lengths(gpu, self.model, &forest, &lengths)?;
-        let (row, slot) = (gpu.vector(&row)?, gpu.vector(&slot)?);
-        let token = gpu.vector(&forest.tokens)?;
-        let context = decoder::Context::Forest { view: &view, store: Some((&self.arena, &row, &slot)) };
-        let mut rec = gpu.record();
-        let x = decoder::embed(&mut rec, self.model, &token, forest.len())?;
-        let (x, delta) = decoder::stack(&mut rec, self.model, x, &context, drop)?;
-        let last: Vec<u32> = nodes.iter().map(|n| (n.first + n.len - 1) as u32).collect();
-        let last = gpu.vector(&last)?;
-        let (lx, ld) = (gpu.empty(last.cols, x.cols)?, gpu.empty(last.cols, x.cols)?);
-        rows::gather(&mut rec, &x, &last, &lx)?;
-        rows::gather(&mut rec, &delta, &last, &ld)?;
-        let norm = head::final_norm(&mut rec, self.model, &lx, &ld)?;
-        let logits = head::logits(&mut rec, self.model, &norm.y)?;
-        rec.submit()?;
-        Ok(logits)
-    }
-
-    /// A batch over the given sequences: fresh, or taking over the kept rows of an older one.
-    fn batch(&self, rows: Vec<usize>, sequences: &[Sequence], older: Option<(&Batch, &[usize])>) -> Result<Batch> {
-        let (gpu, b) = (self.gpu, rows.len());
-        let of = |r: &usize| &sequences[*r];
-        let words = self.model.arch.vocab_size.div_ceil(32);
-        let info: Vec<u32> = rows
-            .iter()
-            .map(of)
-            .flat_map(|s| [s.id as u32, (s.id >> 32) as u32, s.request as u32, s.limit as u32])
-            .collect();
-        let state = match older {
-            None => {
-                let start: Vec<u32> = rows.iter().flat_map(|_| [0, 1]).collect();
-                State {
-                    info: gpu.upload(b, 4, &info)?,
-                    seen: gpu.upload(b, words, &self.seen(&rows, sequences, words))?,
-                    token: gpu.vector(&vec![0u32; b])?,
-                    pos: gpu.vector(&rows.iter().map(|r| of(r).prompt as u32 - 1).collect::<Vec<_>>())?,
-                    state: gpu.vector(&start)?,
-                    out: gpu.upload(b, self.longest, &vec![0u32; b * self.longest])?,
-                }
-            }
-            Some((old, kept)) => {
-                let pick = |all: Vec<u32>, width: usize| -> Vec<u32> {
-                    kept.iter().flat_map(|r| &all[r * width..][..width]).copied().collect()
+            let start = self.next(most - rows.len());
+            if start.sequences.is_empty() {
+                // Every sequence fits into an arena that nobody else holds.
+                return if rows.is_empty() {
+                    Err(Error::OutOfMemory("no page of the arena is free".into()))
+                } else {
+                    Ok(())
                 };
-                let o = &old.state;
-                let mut read = gpu.download_all::<u32>(&[&o.seen, &o.token, &o.pos, &o.state, &o.out])?.into_iter();
-                let mut next = |width: usize| pick(read.next().unwrap_or_default(), width);
-                State {
-                    info: gpu.upload(b, 4, &info)?,
-                    seen: gpu.upload(b, words, &next(words))?,
-                    token: gpu.vector(&next(1))?,
-                    pos: gpu.vector(&next(1))?,
-                    state: gpu.vector(&next(2))?,
-                    out: gpu.upload(b, self.longest, &next(self.longest))?,
+            }
+            for row in self.begin(&start)? {
+                let written = Written { count: vec![row.count], out: row.out.clone(), share: row.share.clone() };
+                match self.deliver(row.sequence, &written, 0) {
+                    true => rows.push(row),
+                    false => self.release(row.sequence),
                 }
             }
-        };
-        let share = match (&self.choice, older) {
-            (None, _) => None,
-            (Some(_), Some((Batch { share: Some(old), .. }, kept))) => {
-                let all: Vec<f32> = gpu.download(old)?;
-                let kept: Vec<f32> =
-                    kept.iter().flat_map(|r| &all[r * self.longest..][..self.longest]).copied().collect();
-                Some(gpu.upload(b, self.longest, &kept)?)
-            }
-            (Some(_), _) => Some(gpu.zeros(b, self.longest)?),
-        };
-        let pages = rows.iter().map(|r| of(r).pages.len()).max().unwrap_or(1);
-        let table: Vec<u32> = rows
-            .iter()
-            .flat_map(|r| (0..pages).map(move |p| sequences[*r].pages.get(p).or(sequences[*r].pages.last())))
-            .map(|p| p.copied().unwrap_or(0))
-            .collect();
-        let place = Rows {
-            table: gpu.upload(b, pages, &table)?,
-            pos: state.pos.clone(),
-            longest: rows.iter().map(|r| of(r).longest()).max().unwrap_or(1),
-            window: u32::MAX,
-            scale: None,
-        };
-        let lengths: Vec<u32> = rows.iter().map(|r| of(r).longest() as u32).collect();
-        let turns = view::turns(gpu, self.model, &lengths)?;
-        let plan = self.step(&state, share.as_ref(), &place, &turns)?;
-        Ok(Batch { rows, state, share, plan, _table: place.table, _turns: turns })
+        }
+        Ok(())
     }
 
-    /// The bits of each row's prompt tokens, for the repetition penalty.
-    fn seen(&self, rows: &[usize], sequences: &[Sequence], words: usize) -> Vec<u32> {
-        let mut bits = vec![0u32; rows.len() * words];
-        for (row, r) in bits.chunks_exact_mut(words).zip(rows) {
-            for t in &self.requests[sequences[*r].request].prompt {
-                row[*t as usize / 32] |= 1 << (t % 32);
+    /// The next sequences, `most` at the most, that can begin in one pass; they hold their pages from then on.
+    fn next(&mut self, most: usize) -> Start {
+        let mut start = Start { sequences: Vec::new(), continues: false };
+        let (mut tokens, mut last) = (0, None);
+        while let Some(number) = self.waiting.front().copied().filter(|_| start.sequences.len() < most) {
+            let Sequence { request, prompt, .. } = self.work.sequences[number];
+            let key = &self.work.keys[request];
+            let (cached, pending) = self.pages.cached(key);
+            let first = last != Some(request);
+            if first {
+                let continues = prefill::continues(prompt, cached);
+                let known = if continues { cached + pending } else { pending };
+                let limit = if continues { prefill::MOST_CONTINUED } else { self.room.tokens };
+                tokens += prompt - known * PAGE;
+                if last.is_some() && (continues != start.continues || tokens > limit) {
+                    break;
+                }
+                start.continues = continues;
+            }
+            let Some(pages) = self.pages.hold(key, self.work.sequences[number].page_count()) else { break };
+            self.work.sequences[number].pages = pages;
+            self.waiting.pop_front();
+            start.sequences.push(number);
+            last = Some(request);
+        }
+        start
+    }
+
+    /// Computes the prompts of sequences that begin and draws their first tokens.
+    fn begin(&mut self, start: &Start) -> Result<Vec<Row>> {
+        let Work { sequences, keys, requests } = &self.work;
+        let mut prompts: Vec<Prompt> = Vec::new();
+        let (mut rows, mut of) = (Vec::new(), Vec::new());
+        let mut last = None;
+        for number in &start.sequences {
+            let s = &sequences[*number];
+            if last != Some(s.request) {
+                prompts.push(Prompt { key: &keys[s.request], sequences: Vec::new() });
+                last = Some(s.request);
+            }
+            if let Some(prompt) = prompts.last_mut() {
+                prompt.sequences.push(s);
+            }
+            of.push(prompts.len() as u32 - 1);
+            rows.push(Row::new(*number, &requests[s.request].prompt, &self.shape));
+        }
+        let Shape { gpu, model, .. } = self.shape;
+        let logits = match start.continues {
+            true => prefill::continued(gpu, model, &self.arena, &prompts, &mut self.pages)?,
+            false => prefill::start(gpu, model, &self.arena, &prompts, &mut self.pages)?,
+        };
+        let batch = Batch::new(&self.shape, &rows, sequences, &of)?;
+        batch.first(&self.shape, &logits)?;
+        batch.take(&self.shape, |_| true)
+    }
+
+    /// Runs the rows until a quarter of them or more is done; gives the others.
+    fn decode(&mut self, rows: &[Row]) -> Result<Vec<Row>> {
+        let batch = Batch::new(&self.shape, rows, &self.work.sequences, &vec![0; rows.len()])?;
+        let step = batch.step(&self.shape, &self.work.sequences, &self.arena)?;
+        let (gpu, longest) = (self.shape.gpu, self.shape.longest);
+        let mut running = vec![true; rows.len()];
+        let mut steps = 0;
+        loop {
+            gpu.repeat(&step.plan, STEPS.min(longest))?;
+            steps += STEPS;
+            if self.observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let written = batch.read(&self.shape)?;
+            for (row, number) in batch.sequences.iter().enumerate() {
+                // A device that only counts writes nothing, so it ends by the count of steps.
+                if running[row] && (!self.deliver(*number, &written, row) || steps > longest) {
+                    running[row] = false;
+                    self.release(*number);
+                }
+            }
+            let left = running.iter().filter(|r| **r).count();
+            if left * 4 <= rows.len() * 3 {
+                drop(step);
+                return if left == 0 { Ok(Vec::new()) } else { batch.take(&self.shape, |row| running[row]) };
             }
         }
-        bits
     }
 
-    /// Records one token of every row.
-    fn step(&self, state: &State, share: Option<&Tensor>, place: &Rows, turns: &[Turn]) -> Result<Plan> {
-        let (gpu, model) = (self.gpu, self.model);
-        let mut rec = gpu.record();
-        let context = decoder::Context::Arena { arena: &self.arena, rows: place, turns };
-        let x = decoder::embed(&mut rec, model, &state.token, place.table.rows)?;
-        let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
-        let norm = head::final_norm(&mut rec, model, &x, &delta)?;
-        let logits = head::logits(&mut rec, model, &norm.y)?;
-        match (&self.choice, share) {
-            (Some(choice), Some(share)) => sample::choose(&mut rec, &logits, state, true, choice, share)?,
-            _ => {
-                let end = (&self.settings.stop[..], self.settings.seed);
-                sample::forward(&mut rec, &logits, state, true, &self.settings.sampling, end)?;
-            }
+    fn release(&mut self, number: usize) {
+        let pages = std::mem::take(&mut self.work.sequences[number].pages);
+        self.pages.release(&pages);
+    }
+
+    /// Passes on what a row wrote since; whether its sequence goes on.
+    fn deliver(&mut self, number: usize, written: &Written, row: usize) -> bool {
+        let s = &self.work.sequences[number];
+        let out = &mut self.outputs[s.request][s.sample];
+        let from = out.tokens.len();
+        let count = (written.count[row] as usize).min(s.limit);
+        let width = self.shape.longest;
+        for at in (from..count).map(|i| row * width + i) {
+            out.tokens.push(written.out[at]);
+            out.choice_p.extend(written.share.get(at));
+            (self.on_token)(s.request, s.sample, written.out[at]);
         }
-        Ok(rec.compile())
-    }
-
-    /// Draws each row's first token from its prompt's logits.
-    fn pick_first(&self, batch: &Batch, logits: &Tensor) -> Result<()> {
-        let mut rec = self.gpu.record();
-        match (&self.choice, &batch.share) {
-            (Some(choice), Some(share)) => sample::choose(&mut rec, logits, &batch.state, false, choice, share)?,
-            _ => {
-                let end = (&self.settings.stop[..], self.settings.seed);
-                sample::forward(&mut rec, logits, &batch.state, false, &self.settings.sampling, end)?;
-            }
-        }
-        rec.submit()
-    }
-
-    fn read(&self, batch: &Batch) -> Result<Read> {
-        let s = &batch.state;
-        let mut words = self.gpu.download_all::<u32>(&[&s.state, &s.out])?;
-        let out = words.pop().unwrap_or_default();
-        let state = words.pop().unwrap_or_default();
-        let share = match &batch.share {
-            Some(t) => Some(self.gpu.download(t)?),
-            None => None,
-        };
-        Ok(Read { count: state.chunks_exact(2).map(|c| c[0]).collect(), out, share, width: self.longest })
+        self.observer.advance(count.saturating_sub(from) as u64);
+        let settings = self.shape.settings;
+        let last = out.tokens.last();
+        out.stopped = settings.choices.is_empty() && last.is_some_and(|t| settings.stop.contains(t));
+        !out.stopped && count < s.limit
     }
 }

@@ -151,8 +151,8 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
     Ok((y, inv))
 }
 
-/// A decoding step's rows, raw `[B, width]`: q turns in place, k (turned) and v go to each row's own slot of the arena; `place.pos`
-/// is the rows' own.
+/// A decoding step's rows, raw `[B, width]`: q and k turn in place, k and v go to each row's own slot of the arena; `place.pos` is the
+/// rows' own.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -362,8 +362,8 @@ fn cases() -> Vec<Case> {
                     t.expect("keys", &keys, || columns(&turned, k, width));
                     t.expect("values", &values, || columns(&all, k + width, width));
                     t.expect("step", &step, || {
-                        let q = |r: (&[f64], &[f64])| [&r.0[..k], &r.1[k..]].concat();
-                        turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(q).collect()
+                        let qk = |r: (&[f64], &[f64])| [&r.0[..k + width], &r.1[k + width..]].concat();
+                        turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(qk).collect()
                     });
                     t.expect("y", &y, || turned.clone());
                     let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);

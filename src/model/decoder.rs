@@ -8,7 +8,7 @@ use super::view::View;
 use super::{Model, dropout, lora, step};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
-use crate::kernels::attention_decode::{Arena, Rows};
+use crate::kernels::attention_decode::Arena;
 use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
@@ -18,12 +18,14 @@ use crate::kernels::{column_sum, kv_write, swiglu};
 use crate::{Error, Result};
 use std::mem;
 
+pub(crate) use super::step::Past;
+
 /// Where the rows of a step find their keys and values.
 pub(crate) enum Context<'a> {
     /// Rows see the step's own forest; `store` also puts keys and values into the arena: (row, slot) of each entry.
     Forest { view: &'a View, store: Option<(&'a [Arena], &'a Tensor, &'a Tensor)> },
-    /// Single rows continue paths in the arena; the window and the scale of `rows` are each layer's own.
-    Arena { arena: &'a [Arena], rows: &'a Rows, turns: &'a [Turn] },
+    /// Single rows continue paths in the arena.
+    Arena(Past<'a>),
 }
 
 /// What a block keeps for its backward pass.
@@ -194,7 +196,7 @@ pub(crate) fn forward(
     let heads = heads(arch);
     let drop = match context {
         Context::Forest { view, .. } => view.dropout.as_ref(),
-        Context::Arena { .. } => None,
+        Context::Arena(_) => None,
     };
     let norm1 = norm(rec, model, x, delta, at(Slot::Norm1))?;
     let raw = linear(rec, model, &norm1.y, QKV.map(at), drop)?;
@@ -210,8 +212,8 @@ pub(crate) fn forward(
             let attended = attention::forward(rec, &qkv, heads, mask)?;
             (qkv, attended)
         }
-        Context::Arena { arena, rows, turns } => {
-            let o = step::attend(rec, model, layer, &raw, (arena, rows, turns))?;
+        Context::Arena(past) => {
+            let o = step::attend(rec, model, layer, &raw, *past)?;
             (raw.clone(), Attended { lse: o.clone(), o })
         }
     };
@@ -238,10 +240,10 @@ pub(crate) fn stack(
     context: &Context,
     mut each: impl FnMut(Acts),
 ) -> Result<(Tensor, Tensor)> {
-    if let Context::Arena { arena, rows, turns } = context
+    if let Context::Arena(past) = context
         && step::suits(rec, model)
     {
-        return step::stack(rec, model, x, (arena, rows, turns));
+        return step::stack(rec, model, x, *past);
     }
     let mut delta = None;
     for layer in 0..model.arch.num_hidden_layers {

@@ -7,14 +7,25 @@ use super::decoder::{DOWN, GATE_UP, O, QKV, place, project};
 use super::params::{Slot, heads, layer_param};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::attention_decode::{self, Arena, Rows};
+use crate::kernels::kv_write;
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm;
 use crate::kernels::rope::{self, Turn};
 use crate::kernels::swiglu::{self, Activation};
 use crate::{Error, Result};
 
-/// Keys and values of each layer, where the rows stand, and their angles.
-pub(super) type Past<'a> = (&'a [Arena], &'a Rows, &'a [Turn]);
+/// What the rows of a step continue.
+#[derive(Clone, Copy)]
+pub(crate) struct Past<'a> {
+    /// Keys and values of each layer.
+    pub(crate) arena: &'a [Arena],
+    /// Where the rows stand; the window and the scale are each layer's own.
+    pub(crate) rows: &'a Rows,
+    /// Their angles, by rope of the architecture.
+    pub(crate) turns: &'a [Turn],
+    /// (row, slot) of keys and values that go elsewhere too.
+    pub(crate) copies: Option<(&'a Tensor, &'a Tensor)>,
+}
 
 /// Whether a step may add up in another order than scoring does, and a branch's output goes to the stream as it is.
 pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
@@ -23,10 +34,13 @@ pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
 
 /// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which are overwritten.
 pub(super) fn attend(rec: &mut Recorder, model: &Model, layer: usize, raw: &Tensor, past: Past) -> Result<Tensor> {
-    let (arena, rows, turns) = past;
+    let Past { arena, rows, turns, copies } = past;
     let window = model.arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
     let rows = Rows { window, scale: model.arch.query_scale, ..rows.clone() };
     rope::decode(rec, &place(model, layer, &rows.pos, turns)?, raw, &rows, &arena[layer])?;
+    if let Some(copies) = copies {
+        kv_write::listed(rec, raw, heads(&model.arch), copies, &arena[layer])?;
+    }
     attention_decode::forward(rec, raw, heads(&model.arch), &arena[layer], &rows)
 }
 

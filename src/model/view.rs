@@ -46,6 +46,17 @@ pub(super) fn angles(gpu: &Gpu, arch: &Arch) -> Result<Vec<Tensor>> {
         .collect()
 }
 
+/// What the angles of a sequence of `length` tokens depend on: equal classes, equal angles.
+pub(crate) fn classes(arch: &Arch, length: usize) -> Vec<u32> {
+    let class = |r: &super::Rope| match r.stretch {
+        Stretch::Never => 0,
+        Stretch::Long { original, .. } => u32::from(length > original),
+        Stretch::Dynamic { original, .. } if length > original => length as u32,
+        Stretch::Dynamic { .. } => 0,
+    };
+    arch.ropes.iter().map(class).collect()
+}
+
 /// The angles of rows whose sequences are `lengths` tokens long.
 pub(crate) fn turns(gpu: &Gpu, model: &Model, lengths: &[u32]) -> Result<Vec<Turn>> {
     let one = |(r, angle): (&super::Rope, &Tensor)| match &r.stretch {

@@ -52,16 +52,16 @@ pub fn requests(vocabulary: usize, count: usize, prompt: usize, samples: usize) 
     (0..count as u64).map(one).collect()
 }
 
-/// What answers to requests take, wave by wave, on a device of `memory` bytes; and the sizes of the waves.
+/// What answers to requests take on a device of `memory` bytes; and how many of them run at once.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where one request alone does not fit; prompts that cannot be answered.
+/// [`Error::OutOfMemory`] where one answer alone does not fit; prompts that cannot be answered.
 pub fn generation(
     gpu: &Gpu,
     model: &dyn Fn(&Gpu) -> Result<Model>,
     (requests, answer): (&[Request], usize),
     memory: Option<u64>,
-) -> Result<(Gpu, Vec<usize>)> {
+) -> Result<(Gpu, usize)> {
     let counted = gpu.counting(memory);
     let model = model(&counted)?;
     let settings = Settings {
@@ -72,10 +72,10 @@ pub fn generation(
         choices: Vec::new(),
     };
     let mut generator = Generator::new(&counted, &model);
-    let waves = generator.waves(requests, &settings)?.iter().map(ExactSizeIterator::len).collect();
+    let at_once = generator.at_once(requests, &settings)?;
     generator.run(requests, &settings, &Silent, &mut |_, _, _| {})?;
     drop(model);
-    Ok((counted, waves))
+    Ok((counted, at_once))
 }
 
 /// Least seconds of what was counted.

@@ -120,7 +120,7 @@ struct Report {
     peak_bytes: u64,
     parts: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<Waves>,
+    generation: Option<Answers>,
     #[serde(skip_serializing_if = "Option::is_none")]
     training: Option<Cut>,
     /// The same work with other weights.
@@ -131,10 +131,10 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct Waves {
-    prompts: usize,
-    /// Prompts of each wave; none where one prompt alone does not fit.
-    waves: Vec<usize>,
+struct Answers {
+    answers: usize,
+    /// How many of them run at once; none where one alone does not fit.
+    at_once: usize,
 }
 
 #[derive(Clone, Serialize)]
@@ -272,19 +272,20 @@ fn known(gpu: &Gpu, fits: bool) -> Option<bool> {
 fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let (prompt, answer) = (args.prompt_length.unwrap_or(256) as usize, args.max_new_tokens as usize);
     let requests = plan::requests(shape.arch().vocab_size, args.prompts as usize, prompt, args.n as usize);
-    let of = |storage: Storage| -> Result<(Peak, Vec<usize>, bool)> {
+    let of = |storage: Storage| -> Result<(Peak, usize, bool)> {
         let load = |gpu: &Gpu| shape.load(gpu, storage, None);
         match plan::generation(gpu, &load, (&requests, answer), gpu.memory()) {
-            Ok((counted, waves)) => Ok((counted.peak(), waves, true)),
+            Ok((counted, at_once)) => Ok((counted.peak(), at_once, true)),
             Err(selfreward::Error::OutOfMemory(_)) if gpu.memory().is_some() => {
-                // What one prompt takes.
-                let (counted, _) = plan::generation(gpu, &load, (&requests[..1], answer), None)?;
-                Ok((counted.peak(), Vec::new(), false))
+                // What one answer takes.
+                let one = plan::requests(shape.arch().vocab_size, 1, prompt, 1);
+                let (counted, _) = plan::generation(gpu, &load, (&one, answer), None)?;
+                Ok((counted.peak(), 0, false))
             }
             Err(other) => Err(other.into()),
         }
     };
-    let (peak, waves, fits) = of(args.dtype.storage())?;
+    let (peak, at_once, fits) = of(args.dtype.storage())?;
     let mut options = Vec::new();
     for (what, storage) in
         [("weights in f32", Storage::F32), ("in bf16", Storage::Half(Half::Bf16)), ("as they are stored", Storage::Own)]
@@ -292,7 +293,8 @@ fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
         let (peak, _, fits) = of(storage)?;
         options.push(Way { what: what.into(), peak_bytes: peak.bytes, fits: known(gpu, fits), training: None });
     }
-    let generation = Some(Waves { prompts: requests.len(), waves });
+    let answers = requests.iter().map(|r| r.samples.len()).sum();
+    let generation = Some(Answers { answers, at_once });
     Ok(Report { generation, options, ..report(gpu, args.task, &peak, fits) })
 }
 
@@ -402,14 +404,11 @@ fn print(app: &App, report: &Report) -> Result<()> {
             (micro_rows / longest).max(1)
         ))?;
     }
-    if let Some(Waves { prompts, waves }) = &report.generation {
-        let sizes: Vec<String> = waves.iter().map(ToString::to_string).collect();
-        let cut = if waves.is_empty() {
-            "one alone does not fit".into()
-        } else {
-            format!("in waves of {}", sizes.join(", "))
-        };
-        app.line(format!("{prompts} prompts, {cut}"))?;
+    if let Some(Answers { answers, at_once }) = &report.generation {
+        match at_once {
+            0 => app.line(format!("{answers} answers; one alone does not fit"))?,
+            n => app.line(format!("{answers} answers, {n} at once"))?,
+        }
     }
     if !report.options.is_empty() {
         app.line("")?;

@@ -1,0 +1,213 @@
+//! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that every sequence that
+//! begins so holds the same page; pages that nobody holds stay known until their room is needed.
+
+use crate::kernels::attention_decode::PAGE;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// A prompt as its pages are known by: what its angles depend on, then its tokens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    words: Vec<u32>,
+    /// Words before the first token.
+    head: usize,
+}
+
+impl Key {
+    pub(super) fn new(classes: &[u32], prompt: &[u32]) -> Key {
+        Key { words: [classes, prompt].concat(), head: classes.len() }
+    }
+
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.words[self.head..]
+    }
+
+    /// Pages of it that others may share: full ones, without that of its last token, whose logits each prompt needs.
+    pub(super) fn shareable(&self) -> usize {
+        self.tokens().len().saturating_sub(1) / PAGE
+    }
+
+    /// What page `page` is known by.
+    fn upto(&self, page: usize) -> &[u32] {
+        &self.words[..self.head + (page + 1) * PAGE]
+    }
+
+    /// Pages at the beginning that both may share.
+    pub(super) fn common(&self, other: &Key) -> usize {
+        let equal = self.words.iter().zip(&other.words).take_while(|(a, b)| a == b).count();
+        (equal.saturating_sub(self.head) / PAGE).min(self.shareable()).min(other.shareable())
+    }
+}
+
+/// The pages of one arena.
+pub(super) struct Pages {
+    /// Pages without content, the next one last.
+    free: Vec<u32>,
+    /// Sequences that hold each page.
+    holders: Vec<u32>,
+    /// Whether each page's keys and values are written.
+    ready: Vec<bool>,
+    /// The page of each beginning.
+    known: HashMap<Vec<u32>, u32>,
+    /// What each page is known by.
+    names: Vec<Option<Vec<u32>>>,
+    /// Known pages that nobody holds, the longest unused first: (when it was let go of, page).
+    idle: BTreeSet<(u64, u32)>,
+    since: Vec<u64>,
+    clock: u64,
+}
+
+impl Pages {
+    pub(super) fn new(count: usize) -> Pages {
+        Pages {
+            free: (0..count as u32).rev().collect(),
+            holders: vec![0; count],
+            ready: vec![false; count],
+            known: HashMap::new(),
+            names: vec![None; count],
+            idle: BTreeSet::new(),
+            since: vec![0; count],
+            clock: 0,
+        }
+    }
+
+    /// Pages of the prompt's beginning that are known, written or about to be.
+    fn beginning(&self, key: &Key) -> Vec<u32> {
+        (0..key.shareable()).map_while(|p| self.known.get(key.upto(p)).copied()).collect()
+    }
+
+    /// Pages of the prompt's beginning that are written already, and those that are about to be.
+    pub(super) fn cached(&self, key: &Key) -> (usize, usize) {
+        let known = self.beginning(key);
+        let ready = known.iter().take_while(|p| self.ready[**p as usize]).count();
+        (ready, known.len() - ready)
+    }
+
+    pub(super) fn is_ready(&self, page: u32) -> bool {
+        self.ready[page as usize]
+    }
+
+    /// Says that the pages' keys and values are written.
+    pub(super) fn written(&mut self, pages: &[u32]) {
+        for page in pages {
+            self.ready[*page as usize] = true;
+        }
+    }
+
+    /// The `total` pages of a sequence that begins with the prompt, in the order of its positions; None where they are not to be had.
+    pub(super) fn hold(&mut self, key: &Key, total: usize) -> Option<Vec<u32>> {
+        let mut pages = self.beginning(key);
+        let unheld = pages.iter().filter(|p| self.holders[**p as usize] == 0).count();
+        if total.saturating_sub(pages.len()) > self.free.len() + self.idle.len() - unheld {
+            return None;
+        }
+        for page in &pages {
+            let at = *page as usize;
+            self.holders[at] += 1;
+            self.idle.remove(&(self.since[at], *page));
+        }
+        for p in pages.len()..total {
+            let page = self.fresh()?;
+            self.holders[page as usize] = 1;
+            if p < key.shareable() {
+                self.known.insert(key.upto(p).to_vec(), page);
+                self.names[page as usize] = Some(key.upto(p).to_vec());
+            }
+            pages.push(page);
+        }
+        Some(pages)
+    }
+
+    /// A page without content: a free one, else the one that has been idle for longest.
+    fn fresh(&mut self) -> Option<u32> {
+        if let Some(page) = self.free.pop() {
+            return Some(page);
+        }
+        let (_, page) = self.idle.pop_first()?;
+        if let Some(name) = self.names[page as usize].take() {
+            self.known.remove(&name);
+        }
+        self.ready[page as usize] = false;
+        Some(page)
+    }
+
+    /// A sequence lets go of its pages.
+    pub(super) fn release(&mut self, pages: &[u32]) {
+        // A beginning is of use without what follows it, so it is let go of last.
+        for page in pages.iter().rev() {
+            let at = *page as usize;
+            self.holders[at] -= 1;
+            if self.holders[at] > 0 {
+                continue;
+            }
+            if self.names[at].is_some() {
+                self.clock += 1;
+                self.since[at] = self.clock;
+                self.idle.insert((self.clock, *page));
+            } else {
+                self.ready[at] = false;
+                self.free.push(*page);
+            }
+        }
+    }
+}
+
+/// Pages that all sequences, given as (prompt, pages in all), hold together.
+pub(super) fn needed<'a>(sequences: impl Iterator<Item = (&'a Key, usize)>) -> usize {
+    let mut shared = HashSet::new();
+    let mut own = 0;
+    for (key, total) in sequences {
+        shared.extend((0..key.shareable()).map(|p| key.upto(p)));
+        own += total.saturating_sub(key.shareable());
+    }
+    shared.len() + own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(tokens: impl Iterator<Item = u32>) -> Key {
+        Key::new(&[7], &tokens.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_beginning_is_held_by_all_who_begin_so() {
+        let mut pages = Pages::new(9);
+        let (a, b) = (key(0..80), key((0..64).chain(200..210)));
+        assert_eq!((a.shareable(), a.common(&b), b.common(&a)), (2, 2, 2));
+        let one = pages.hold(&a, 4).unwrap();
+        assert_eq!((pages.cached(&b), one.len()), ((0, 2), 4));
+        pages.written(&one[..2]);
+        assert_eq!(pages.cached(&b), (2, 0));
+        let two = pages.hold(&b, 4).unwrap();
+        assert_eq!((&two[..2], needed([(&a, 4), (&b, 4)].into_iter())), (&one[..2], 6));
+        assert!(one[2..].iter().all(|p| !two.contains(p)));
+        // Three pages are left, so a third one that begins otherwise has no room until one of the two lets go.
+        let other = key(500..580);
+        assert_eq!(pages.hold(&other, 4), None);
+        pages.release(&one);
+        assert_eq!(pages.hold(&other, 4).unwrap().len(), 4);
+        assert_eq!(pages.cached(&a), (2, 0));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_known_until_its_room_is_needed() {
+        let mut pages = Pages::new(4);
+        let a = key(0..70);
+        let held = pages.hold(&a, 4).unwrap();
+        pages.written(&held);
+        pages.release(&held);
+        assert_eq!(pages.cached(&a), (2, 0));
+        // Room for three: the end of the old beginning goes first.
+        let b = key(900..910);
+        let own = pages.hold(&b, 3).unwrap();
+        assert_eq!((own.len(), pages.cached(&a)), (3, (1, 0)));
+        assert!(!own.contains(&held[0]));
+        pages.release(&own);
+        let again = pages.hold(&a, 3).unwrap();
+        assert_eq!((again[0], pages.is_ready(again[0]), pages.is_ready(again[1])), (held[0], true, false));
+        // Another angle is another beginning, and a prompt that ends with a page does not share that one.
+        assert_eq!(pages.cached(&Key::new(&[8], &(0..70).collect::<Vec<_>>())), (0, 0));
+        assert_eq!((key(0..64).shareable(), key(0..65).shareable(), key(0..0).shareable()), (1, 2, 0));
+    }
+}

@@ -1,0 +1,203 @@
+//! Prompts into the arena. Prompts that begin alike are computed once: those that nobody computed before as a forest, those whose
+//! beginning is written already as rows that continue it.
+
+use super::pages::{Key, Pages};
+use super::wave::Sequence;
+use crate::Result;
+use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::kernels::attention_decode::{Arena, PAGE, Rows};
+use crate::kernels::rows;
+use crate::layout::Forest;
+use crate::model::view::{self, View};
+use crate::model::{Model, decoder, head};
+
+/// Most rows of a pass that continues what is written. Their attention is the decoder's, which keeps partial sums of every row.
+pub(super) const MOST_CONTINUED: usize = 512;
+
+/// Whether a prompt of `tokens` whose first `cached` pages are written is continued. A long rest is quicker from the start.
+pub(super) fn continues(tokens: usize, cached: usize) -> bool {
+    let rest = tokens - cached * PAGE;
+    cached > 0 && rest <= (cached * PAGE).min(MOST_CONTINUED)
+}
+
+/// A prompt and those of its sequences that begin together.
+pub(super) struct Prompt<'a> {
+    pub(super) key: &'a Key,
+    pub(super) sequences: Vec<&'a Sequence>,
+}
+
+impl Prompt<'_> {
+    fn page(&self, position: usize) -> u32 {
+        self.sequences[0].pages[position / PAGE]
+    }
+
+    fn is_written(&self, pages: &mut Pages) {
+        pages.written(&self.sequences[0].pages[..self.key.shareable()]);
+    }
+}
+
+fn slot(page: u32, position: usize) -> u32 {
+    page * PAGE as u32 + (position % PAGE) as u32
+}
+
+/// Prompts as one forest in which a beginning of whole pages that several share stands once.
+#[derive(Default)]
+struct Shared {
+    forest: Forest,
+    /// Of each row: the length that its sequence grows to.
+    lengths: Vec<u32>,
+    /// (row, slot) of all that is to be stored.
+    row: Vec<u32>,
+    slot: Vec<u32>,
+    /// (prompt, its last row).
+    last: Vec<(usize, u32)>,
+}
+
+impl Shared {
+    fn new(prompts: &[Prompt], pages: &Pages) -> Shared {
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by(|a, b| prompts[*a].key.cmp(prompts[*b].key));
+        let mut shared = Shared::default();
+        shared.grow(prompts, &order, 0, pages);
+        shared.last.sort_unstable();
+        shared
+    }
+
+    /// Adds prompts in their order from page `from` on, before which they are equal.
+    fn grow(&mut self, prompts: &[Prompt], mut group: &[usize], from: usize, pages: &Pages) {
+        while let Some((first, rest)) = group.split_first() {
+            let key = prompts[*first].key;
+            let more = rest.iter().take_while(|p| key.common(prompts[**p].key) > from).count();
+            let (alike, others) = group.split_at(1 + more);
+            group = others;
+            if more == 0 {
+                let node = self.forest.leaf(&key.tokens()[from * PAGE..]);
+                self.last.push((*first, (node.first + node.len - 1) as u32));
+                self.store(&prompts[*first], (node.first, from * PAGE), key.tokens().len(), pages);
+                continue;
+            }
+            // In their order the first and the last one have least in common.
+            let common = key.common(prompts[alike[more]].key);
+            let node = self.forest.open(&key.tokens()[from * PAGE..common * PAGE]);
+            self.store(&prompts[*first], (node.first, from * PAGE), common * PAGE, pages);
+            self.grow(prompts, alike, common, pages);
+            self.forest.close();
+        }
+    }
+
+    /// Lists where positions `at .. end` of a prompt, which are rows from `row` on, are stored.
+    fn store(&mut self, prompt: &Prompt, (row, at): (usize, usize), end: usize, pages: &Pages) {
+        for position in at..end {
+            let row = (row + position - at) as u32;
+            self.lengths.push(prompt.sequences[0].longest() as u32);
+            if position / PAGE < prompt.key.shareable() {
+                if !pages.is_ready(prompt.page(position)) {
+                    self.row.push(row);
+                    self.slot.push(slot(prompt.page(position), position));
+                }
+            } else {
+                for s in &prompt.sequences {
+                    self.row.push(row);
+                    self.slot.push(slot(s.pages[position / PAGE], position));
+                }
+            }
+        }
+    }
+}
+
+/// Runs prompts of which nothing is written, fills their pages, gives the logits after each, `[prompts, V]`.
+pub(super) fn start(
+    gpu: &Gpu,
+    model: &Model,
+    arena: &[Arena],
+    prompts: &[Prompt],
+    pages: &mut Pages,
+) -> Result<Tensor> {
+    let shared = Shared::new(prompts, pages);
+    for prompt in prompts {
+        prompt.is_written(pages);
+    }
+    let view = View::of_lengths(gpu, model, &shared.forest, &shared.lengths)?;
+    let (row, slot) = (gpu.vector(&shared.row)?, gpu.vector(&shared.slot)?);
+    let token = gpu.vector(&shared.forest.tokens)?;
+    let context = decoder::Context::Forest { view: &view, store: Some((arena, &row, &slot)) };
+    let last: Vec<u32> = shared.last.iter().map(|(_, row)| *row).collect();
+    logits(gpu.record(), model, (&token, shared.forest.len()), &context, &last)
+}
+
+/// Runs what follows the first `cached` pages of each prompt, which are written, fills the other pages, gives the logits after each
+/// prompt, `[prompts, V]`.
+pub(super) fn continued(
+    gpu: &Gpu,
+    model: &Model,
+    arena: &[Arena],
+    prompts: &[Prompt],
+    pages: &mut Pages,
+) -> Result<Tensor> {
+    let (mut tokens, mut pos, mut of, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut row, mut copy) = (Vec::new(), Vec::new());
+    for prompt in prompts {
+        let (own, all) = (prompt.key.shareable() * PAGE, prompt.key.tokens());
+        for (position, token) in all.iter().enumerate() {
+            // A page that two of the prompts share is computed with the first of them.
+            if position < own && pages.is_ready(prompt.page(position)) {
+                continue;
+            }
+            if position >= own {
+                for s in &prompt.sequences[1..] {
+                    row.push(tokens.len() as u32);
+                    copy.push(slot(s.pages[position / PAGE], position));
+                }
+            }
+            tokens.push(*token);
+            pos.push(position as u32);
+            of.push(prompt.sequences[0]);
+        }
+        last.push(tokens.len() as u32 - 1);
+        prompt.is_written(pages);
+    }
+    let width = of.iter().map(|s| s.pages.len()).max().unwrap_or(1);
+    let table: Vec<u32> = of.iter().flat_map(|s| s.row(width)).collect();
+    let place = Rows {
+        table: gpu.upload(of.len(), width, &table)?,
+        longest: pos.iter().max().map_or(1, |p| *p as usize + 1),
+        pos: gpu.vector(&pos)?,
+        window: u32::MAX,
+        scale: None,
+    };
+    let lengths: Vec<u32> = of.iter().map(|s| s.longest() as u32).collect();
+    let turns = view::turns(gpu, model, &lengths)?;
+    let token = gpu.vector(&tokens)?;
+    let copies = match row.is_empty() {
+        true => None,
+        false => Some((gpu.vector(&row)?, gpu.vector(&copy)?)),
+    };
+    let context = decoder::Context::Arena(decoder::Past {
+        arena,
+        rows: &place,
+        turns: &turns,
+        copies: copies.as_ref().map(|(r, s)| (r, s)),
+    });
+    logits(gpu.record(), model, (&token, tokens.len()), &context, &last)
+}
+
+/// The logits after each of the rows `last`, `[last, V]`.
+fn logits(
+    mut rec: Recorder,
+    model: &Model,
+    (token, count): (&Tensor, usize),
+    context: &decoder::Context,
+    last: &[u32],
+) -> Result<Tensor> {
+    let gpu = rec.gpu();
+    let x = decoder::embed(&mut rec, model, token, count)?;
+    let (x, delta) = decoder::stack(&mut rec, model, x, context, drop)?;
+    let last = gpu.vector(last)?;
+    let (lx, ld) = (gpu.empty(last.cols, x.cols)?, gpu.empty(last.cols, x.cols)?);
+    rows::gather(&mut rec, &x, &last, &lx)?;
+    rows::gather(&mut rec, &delta, &last, &ld)?;
+    let norm = head::final_norm(&mut rec, model, &lx, &ld)?;
+    let logits = head::logits(&mut rec, model, &norm.y)?;
+    rec.submit()?;
+    Ok(logits)
+}
