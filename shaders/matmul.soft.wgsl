@@ -113,6 +113,31 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*8
 }
 
+//@ forward_nt
+// C = A B^T of so few rows that turning B around first does not pay: a lane takes 4 rows of B as they lie.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> b: array<Operand>;        // [N, K]
+@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@compute @workgroup_size(WG)
+fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let col = g.x * WG + lane;
+    let row = p.row0 + g.y * MR;
+    if col >= p.n4 {
+        return;
+    }
+    let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
+    var c$_# = vec4f(); //*MR*4
+    let b# = (col * 4u + #u) * p.ldb4; //*1*4
+    for (var k4 = 0u; k4 < p.k / 4u; k4++) {
+        let w# = wide(b[b# + k4]); //*1*4
+        let a$ = a[at$ + k4]; //*MR
+        c$_# = fma(a$, w#, c$_#); //*MR*4
+    }
+    let one = vec4f(1.0);
+    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; let v = vec4f(dot(c$_0, one), dot(c$_1, one), dot(c$_2, one), dot(c$_3, one)); if ADD == 1u { c[o] += v; } else { c[o] = v; } } //*MR
+}
+
 //@ forward_q
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;

@@ -2,15 +2,18 @@
 
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, lanes, word};
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor};
+use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, fold};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
     name: "attention_decode",
     soft: include_str!("../../shaders/attention_decode.wgsl"),
-    tile: include_str!("../../shaders/attention_decode.wgsl"),
-    libs: &["grid", "pages"],
-    tile_size: 32,
+    tile: concat!(
+        include_str!("../../shaders/attention_decode.wgsl"),
+        include_str!("../../shaders/attention_decode.tile.wgsl")
+    ),
+    libs: &["grid", "pages", "reduce"],
+    tile_size: CHUNK as u32,
 };
 
 /// The kernel's row in [`super::ALL`].
@@ -21,7 +24,7 @@ pub const KERNEL: Kernel = Kernel {
         &[("D4", 3), ("CHUNK", CHUNK as u32), ("WHOLE", 1)],
         &[("D4", 64), ("CHUNK", CHUNK as u32), ("WHOLE", 0)],
     ],
-    ordered: &[],
+    ordered: &[Variant::Tile],
     cases,
 };
 
@@ -88,13 +91,18 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
     ];
     let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
     let seen = (b * rows.longest * heads.padded()) as f64;
+    let items = b * heads.heads * chunks;
+    let (entry, groups) = match rec.variant() {
+        Variant::Tile if !rec.invariant() => ("chunk", fold(items)),
+        variant => ("split", lanes(&SOURCE, variant, items)),
+    };
     rec.launch(Launch {
         source: &SOURCE,
-        entry: "split",
+        entry,
         constants: constants.clone(),
         params: params.clone(),
         bind: &[qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm],
-        groups: lanes(&SOURCE, rec.variant(), b * heads.heads * chunks),
+        groups,
         cost: Cost { flops: 4.0 * seen * heads.heads as f64, bytes: 8.0 * seen * heads.kv_heads as f64 },
     })?;
     if chunks == 1 {

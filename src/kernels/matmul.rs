@@ -166,7 +166,8 @@ pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue:
 }
 
 /// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns
-/// at a time, a share of 1 / M of the product's work, so that one form of the product serves both directions.
+/// at a time, a share of 1 / M of the product's work, so that one form of the product serves both directions; but for a few rows
+/// on a software adapter, which read it as it lies.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -177,6 +178,9 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
     }
     let mut wide = c.clone();
     wide.cols = c.ld;
+    if rec.variant() == Variant::Soft && a.rows <= UNTURNED && !b.is_quantised() {
+        return b.blocks().try_for_each(|(b0, block)| unturned(rec, (a, b0), block, &wide, add || b0 > 0));
+    }
     let step = (rec.gpu().chunk_bytes() as usize / (4 * b.rows().max(1)) / 64 * 64).max(64);
     for (b0, block) in b.blocks() {
         for first in (0..block.cols()).step_by(step) {
@@ -187,6 +191,28 @@ pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: b
         }
     }
     Ok(())
+}
+
+/// Most rows that [`forward_nt`] multiplies by a matrix as it lies.
+const UNTURNED: usize = 4;
+
+/// C (+)= A B^T of few rows, A from column `a0` on.
+fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor, add: bool) -> Result<()> {
+    let (weight, mut constants) = b.bind();
+    let (m, k, n) = (a.rows, b.cols().next_multiple_of(4), b.rows());
+    let rows = m.next_power_of_two().min(4);
+    constants.extend([("ADD", u32::from(add)), ("MR", rows as u32)]);
+    constants.extend(fused(&Epilogue::default()));
+    let all = [m, n / 4, k, a.ld / 4, b.ld4(), c.ld / 4, 0, a0 / 4, 0, 0, 0, 0, 0];
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "forward_nt",
+        constants,
+        params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+        bind: &[&[a], &weight[..], &[c]].concat(),
+        groups: [(n / 4).div_ceil(8) as u32, m.div_ceil(rows) as u32, 1],
+        cost: Cost { flops: 2.0 * (m * k * n) as f64, bytes: bytes(&weight) + bytes(&[a, c]) },
+    })
 }
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {

@@ -211,6 +211,10 @@ impl Weight {
         }
     }
 
+    pub(super) fn is_quantised(&self) -> bool {
+        matches!(self.stored(), Stored::Quantised(_))
+    }
+
     /// f32 elements from row-major host values `[rows, cols]`.
     ///
     /// # Errors
