@@ -1,7 +1,7 @@
 // C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B, and the rows of A
 // at addresses that are uniform over the workgroup (one load and a broadcast). MR rows and NC vec4
 // columns a lane, the columns a workgroup's width apart; with all lanes along K instead (weights stored [N, K]) the same
-// adapter reaches a quarter of this.
+// adapter reaches a quarter of this. Neighbouring workgroups take neighbouring rows, so that a strip of B stays in the cache.
 // A line that ends in //*NAME stands NAME times, $ being its number, one that ends in //*MR*NC for every pair, # being the
 // second number: loops over private arrays are not unrolled.
 struct Params {
@@ -15,7 +15,7 @@ struct Params {
     a0: u32,     // vec4 of a row of A before its first one
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
-    k0: u32,     // where the sum begins; always 0 here
+    k0: u32,     // where the sum of forward_tn begins
     channels: u32, // of a row of A that are no padding, where NORM
     eps: f32,
 }
@@ -35,8 +35,8 @@ fn rms(squares: vec4f) -> vec4f {
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.x * WG * select(NC, 1u, GATED == 1u) + lane;
-    let row = p.row0 + g.y * MR;
+    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane;
+    let row = p.row0 + g.x * MR;
     if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
         return;
     }
@@ -90,10 +90,10 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     var c5 = vec4f();
     var c6 = vec4f();
     var c7 = vec4f();
-    var ai = row4;
-    var aj = second;
-    var bi = p.b0 + col;
-    for (var k = 0u; k < p.k; k++) {
+    var ai = p.k0 * p.lda4 + row4;
+    var aj = p.k0 * p.lda4 + second;
+    var bi = p.k0 * p.ldb4 + p.b0 + col;
+    for (var k = p.k0; k < p.k; k++) {
         let v = b[bi];
         let x = a[ai];
         let y = a[aj];
@@ -150,8 +150,8 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.x * WG * select(NC, 1u, GATED == 1u) + lane;
-    let row = p.row0 + g.y * MR;
+    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane;
+    let row = p.row0 + g.x * MR;
     if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
         return;
     }

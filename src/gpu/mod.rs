@@ -8,6 +8,7 @@ mod pipeline;
 mod profile;
 mod record;
 pub mod tune;
+mod widen;
 
 pub use adapter::{DeviceInfo, list};
 pub use buffer::{Tensor, pad4};
@@ -15,6 +16,7 @@ pub use export::{Dispatch, Recording};
 pub use ledger::{Booking, Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub use pipeline::Source;
+pub(crate) use pipeline::WIDE;
 pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 
@@ -192,6 +194,9 @@ impl Gpu {
             if options.profile { profile::feature(&adapter, &info.name)? } else { wgpu::Features::empty() };
         if !options.plain {
             required_features |= adapter.features() & wgpu::Features::SHADER_F16;
+            if info.software {
+                required_features |= adapter.features() & wgpu::Features::SHADER_INT64;
+            }
         }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
@@ -304,6 +309,11 @@ impl Gpu {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    /// Whether the soft kernels can read and write in words of 64 bits.
+    pub(crate) fn has_wide_words(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_INT64)
+    }
+
     /// Work of everything submitted since the device was opened.
     pub fn work(&self) -> Cost {
         *lock(&self.0.work)
@@ -326,10 +336,11 @@ impl Gpu {
     }
 
     /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which
-    /// desktops begin to stutter, from what the kind of device is known to do at least.
+    /// desktops begin to stutter, from what the kind of device is known to do at least; a software adapter draws no desktop, there it
+    /// is about the second after which one waits for a stop.
     pub fn flops_per_dispatch(&self) -> f64 {
         match self.0.info.software {
-            true => 1.0e9,
+            true => 8.0e9,
             false => 1.0e11,
         }
     }

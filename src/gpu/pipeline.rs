@@ -1,5 +1,6 @@
 //! From a kernel's text to a pipeline: variants are text blocks put one after another, constants are `const` lines.
 
+use super::widen::widen;
 use super::{Gpu, Variant, lock};
 use crate::{Error, Result};
 use std::fmt::Write;
@@ -130,6 +131,9 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<S
     Ok(out)
 }
 
+/// A constant that has a text's buffers read and written in words of 64 bits, where [`Gpu::has_wide_words`].
+pub(crate) const WIDE: (&str, u32) = ("WIDE", 1);
+
 /// What makes two pipelines the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -151,7 +155,10 @@ impl Gpu {
         if let Some(p) = lock(&self.0.pipelines).get(key) {
             return Ok(p.clone());
         }
-        let text = source.wgsl(key.variant, key.entry, &key.constants)?;
+        let mut text = source.wgsl(key.variant, key.entry, &key.constants)?;
+        if key.constants.contains(&WIDE) {
+            text = widen(&text);
+        }
         let made = Arc::new(self.build(source, key, &text)?);
         lock(&self.0.pipelines).insert(key.clone(), made.clone());
         Ok(made)

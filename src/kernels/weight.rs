@@ -110,6 +110,27 @@ impl Block {
         }
     }
 
+    /// Its first `rows` rows, a multiple of 32, and `cols` columns, a multiple of 4, where it has more.
+    pub(super) fn corner(&self, rows: usize, cols: usize) -> Block {
+        let part = |t: &Tensor, rows: usize, cols: usize| {
+            let mut t = t.clone();
+            (t.rows, t.cols) = (t.rows.min(rows), t.cols.min(cols));
+            t
+        };
+        match self {
+            Block::Dense(t) => Block::Dense(part(t, rows, cols)),
+            Block::Half { half, words, cols: all } => {
+                Block::Half { half: *half, words: part(words, rows, cols / 2), cols: cols.min(*all) }
+            }
+            Block::Quantised { bits, words, scale, minimum } => Block::Quantised {
+                bits: *bits,
+                words: part(words, rows * *bits as usize / 32, cols),
+                scale: part(scale, rows / 32, cols),
+                minimum: part(minimum, rows / 32, cols),
+            },
+        }
+    }
+
     /// Distance between rows in vec4 of elements.
     pub(super) fn ld4(&self) -> usize {
         match self {
