@@ -1,6 +1,6 @@
 // Attention over the token forest: row i sees row j exactly when j <= i < end[j] (and pos[i] - pos[j] < window). A lane
-// holds one query row (or, for dK and dV, one key row); what the other side brings is at addresses that are uniform over
-// the workgroup. Where a whole subtree ends before the block of queries begins, the loop jumps over it: the cost follows
+// holds one query row in HQ heads of one key head (or, for dK and dV, one key row); the other side's rows come NB at a time, at
+// addresses that are uniform over the workgroup. Where a whole subtree ends before the block of queries begins, the loop jumps over it: the cost follows
 // the visible area. What lies before the windows of all rows that a key's node reaches is jumped over too: a
 // position grows by at most 1 a row. With COUNT the pairs that are computed and the jumps are counted. Online softmax
 // (FlashAttention, arXiv 2205.14135); nothing of size [T, T] exists.
@@ -40,22 +40,22 @@ fn wide() -> u32 {
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i0 = g.x * WG;
-    let h = g.y + p.head0;
+    let h = g.y * HQ + p.head0;
     let last = min(i0 + WG, p.rows) - 1u;
     let i = min(i0 + lane, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
-    var q: array<vec4f, HELD>;
+    var q$: array<vec4f, HELD>; //*HQ
     for (var d = 0u; d < wide(); d++) {
-        q[d] = qkv[qi + d] * p.scale;
+        q$[d] = qkv[qi + $u * D4 + d] * p.scale; //*HQ
     }
-    var c: array<vec4f, HELD>;
-    var top = -3.0e38;
-    var sum = 0.0;
+    var c$: array<vec4f, HELD>; //*HQ
+    var top$ = -3.0e38; //*HQ
+    var sum$ = 0.0; //*HQ
     var chunk = 0u;
-    var all: array<vec4f, select(1u, HELD, CHUNK > 0u)>;
-    var all_top = -3.0e38;
-    var all_sum = 0.0;
+    var all$: array<vec4f, select(1u, HELD, CHUNK > 0u)>; //*HQ
+    var all_top$ = -3.0e38; //*HQ
+    var all_sum$ = 0.0; //*HQ
     var j = root[i0];
     var under = 0u;
     var first = 0u;
@@ -63,7 +63,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     while j <= last {
         let e = end[j];
         if e <= i0 {
-            done.y++; //*COUNT
+            done.y += HQ; //*COUNT
             j = e;
             continue;
         }
@@ -76,61 +76,70 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             first = max(low, p.window - 1u) - (p.window - 1u);
         }
         if pos[j] < first {
-            done.y++; //*COUNT
+            done.y += HQ; //*COUNT
             j += first - pos[j];
             continue;
         }
-        done.x++; //*COUNT
-        let ki = j * p.ld4 + kv * D4;
-        let vi = ki + p.kv_heads * D4;
-        var dots = vec4f();
+        done.x += HQ * NB; //*COUNT
+        let j# = min(j + #u, last); //*1*NB
+        let k# = j# * p.ld4 + kv * D4; //*1*NB
+        let v# = k# + p.kv_heads * D4; //*1*NB
+        var dots$_# = vec4f(); //*HQ*NB
         for (var d = 0u; d < wide(); d++) {
-            dots = fma(q[d], qkv[ki + d], dots);
+            let key# = qkv[k# + d]; //*1*NB
+            let x$ = q$[d]; //*HQ
+            dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
         }
-        let seen = visible(i, j, e, pos[i] - pos[j]);
-        if CHUNK > 0u && seen && pos[j] / max(CHUNK, 1u) != chunk {
-            let higher = max(all_top, top);
-            let keep = exp(all_top - higher);
-            let w = exp(top - higher);
-            all_sum = fma(all_sum, keep, sum * w);
+        let seen# = j + #u <= last && visible(i, j#, end[j#], pos[i] - pos[j#]); //*1*NB
+        if CHUNK > 0u && seen0 && pos[j] / max(CHUNK, 1u) != chunk {
+            let most$ = max(all_top$, top$); //*HQ
+            let old$ = exp(all_top$ - most$); //*HQ
+            let new$ = exp(top$ - most$); //*HQ
+            all_sum$ = fma(all_sum$, old$, sum$ * new$); //*HQ
             for (var d = 0u; d < wide(); d++) {
-                all[d] = fma(all[d], vec4f(keep), c[d] * w);
-                c[d] = vec4f();
+                all$[d] = fma(all$[d], vec4f(old$), c$[d] * new$); //*HQ
+                c$[d] = vec4f(); //*HQ
             }
-            all_top = higher;
-            top = -3.0e38;
-            sum = 0.0;
+            all_top$ = most$; //*HQ
+            top$ = -3.0e38; //*HQ
+            sum$ = 0.0; //*HQ
             chunk = pos[j] / max(CHUNK, 1u);
         }
-        let s = select(-3.0e38, dots.x + dots.y + dots.z + dots.w, seen);
-        let higher = max(top, s);
-        let keep = exp(top - higher);
-        let w = select(0.0, exp(s - higher), seen);
-        sum = fma(sum, keep, w);
+        let s$_# = select(-3.0e38, dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w, seen#); //*HQ*NB
+        var higher$ = top$; //*HQ
+        higher$ = max(higher$, s$_#); //*HQ*NB
+        let keep$ = exp(top$ - higher$); //*HQ
+        let w$_# = select(0.0, exp(s$_# - higher$), seen#); //*HQ*NB
+        var more$ = 0.0; //*HQ
+        more$ += w$_#; //*HQ*NB
+        sum$ = fma(sum$, keep$, more$); //*HQ
         for (var d = 0u; d < wide(); d++) {
-            c[d] = fma(c[d], vec4f(keep), qkv[vi + d] * w);
+            let value# = qkv[v# + d]; //*1*NB
+            var t$ = vec4f(); //*HQ
+            t$ = fma(vec4f(w$_#), value#, t$); //*HQ*NB
+            c$[d] = fma(c$[d], vec4f(keep$), t$); //*HQ
         }
-        top = higher;
-        j++;
+        top$ = higher$; //*HQ
+        j += NB;
     }
     atomicAdd(&work[0], done.x); //*COUNT
     atomicAdd(&work[1], done.y); //*COUNT
     if CHUNK > 0u {
-        let higher = max(all_top, top);
-        let keep = exp(all_top - higher);
-        let w = exp(top - higher);
-        sum = fma(all_sum, keep, sum * w);
+        let most$ = max(all_top$, top$); //*HQ
+        let old$ = exp(all_top$ - most$); //*HQ
+        let new$ = exp(top$ - most$); //*HQ
+        sum$ = fma(all_sum$, old$, sum$ * new$); //*HQ
         for (var d = 0u; d < wide(); d++) {
-            c[d] = fma(all[d], vec4f(keep), c[d] * w);
+            c$[d] = fma(all$[d], vec4f(old$), c$[d] * new$); //*HQ
         }
-        top = higher;
+        top$ = most$; //*HQ
     }
     if i0 + lane < p.rows {
         let oi = (i * p.heads + h) * D4;
         for (var d = 0u; d < wide(); d++) {
-            o[oi + d] = c[d] / sum;
+            o[oi + $u * D4 + d] = c$[d] / sum$; //*HQ
         }
-        lse[i * p.heads + h] = top + log(sum);
+        lse[i * p.heads + h + $u] = top$ + log(sum$); //*HQ
     }
 }
 
@@ -168,23 +177,21 @@ fn backward_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: v
 @compute @workgroup_size(WG)
 fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i0 = g.x * WG;
-    let h = g.y + p.head0;
+    let h = g.y * HQ + p.head0;
     let last = min(i0 + WG, p.rows) - 1u;
     let i = min(i0 + lane, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
     let qi = i * p.ld4 + h * D4;
     let oi = (i * p.heads + h) * D4;
-    var q: array<vec4f, HELD>;
+    var q$: array<vec4f, HELD>; //*HQ
+    var dout$: array<vec4f, HELD>; //*HQ
     for (var d = 0u; d < wide(); d++) {
-        q[d] = qkv[qi + d] * p.scale;
+        q$[d] = qkv[qi + $u * D4 + d] * p.scale; //*HQ
+        dout$[d] = d_o[oi + $u * D4 + d]; //*HQ
     }
-    var dout: array<vec4f, HELD>;
-    for (var d = 0u; d < wide(); d++) {
-        dout[d] = d_o[oi + d];
-    }
-    var c: array<vec4f, HELD>;
-    let l = lse[i * p.heads + h];
-    let d = delta[i * p.heads + h];
+    var c$: array<vec4f, HELD>; //*HQ
+    let l$ = lse[i * p.heads + h + $u]; //*HQ
+    let delta$ = delta[i * p.heads + h + $u]; //*HQ
     var j = root[i0];
     var under = 0u;
     var first = 0u;
@@ -192,7 +199,7 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     while j <= last {
         let e = end[j];
         if e <= i0 {
-            done.y++; //*COUNT
+            done.y += HQ; //*COUNT
             j = e;
             continue;
         }
@@ -205,31 +212,40 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
             first = max(low, p.window - 1u) - (p.window - 1u);
         }
         if pos[j] < first {
-            done.y++; //*COUNT
+            done.y += HQ; //*COUNT
             j += first - pos[j];
             continue;
         }
-        done.x++; //*COUNT
-        let ki = j * p.ld4 + kv * D4;
-        let vi = ki + p.kv_heads * D4;
-        var dots = vec4f();
-        var dp = vec4f();
+        done.x += HQ * NB; //*COUNT
+        let j# = min(j + #u, last); //*1*NB
+        let k# = j# * p.ld4 + kv * D4; //*1*NB
+        let v# = k# + p.kv_heads * D4; //*1*NB
+        var dots$_# = vec4f(); //*HQ*NB
+        var dp$_# = vec4f(); //*HQ*NB
         for (var d = 0u; d < wide(); d++) {
-            dots = fma(q[d], qkv[ki + d], dots);
-            dp = fma(dout[d], qkv[vi + d], dp);
+            let key# = qkv[k# + d]; //*1*NB
+            let x$ = q$[d]; //*HQ
+            dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
+            let value# = qkv[v# + d]; //*1*NB
+            let y$ = dout$[d]; //*HQ
+            dp$_# = fma(y$, value#, dp$_#); //*HQ*NB
         }
-        let w = select(0.0, exp(min(dots.x + dots.y + dots.z + dots.w - l, 0.0)), visible(i, j, e, pos[i] - pos[j]));
-        let ds = vec4f(w * (dp.x + dp.y + dp.z + dp.w - d) * p.scale);
+        let seen# = j + #u <= last && visible(i, j#, end[j#], pos[i] - pos[j#]); //*1*NB
+        let w$_# = select(0.0, exp(min(dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w - l$, 0.0)), seen#); //*HQ*NB
+        let ds$_# = vec4f(w$_# * (dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w - delta$) * p.scale); //*HQ*NB
         for (var d = 0u; d < wide(); d++) {
-            c[d] = fma(ds, qkv[ki + d], c[d]);
+            let key# = qkv[k# + d]; //*1*NB
+            var t$ = c$[d]; //*HQ
+            t$ = fma(ds$_#, key#, t$); //*HQ*NB
+            c$[d] = t$; //*HQ
         }
-        j++;
+        j += NB;
     }
     atomicAdd(&work[2], done.x); //*COUNT
     atomicAdd(&work[3], done.y); //*COUNT
     if i0 + lane < p.rows {
         for (var d = 0u; d < wide(); d++) {
-            dqkv[qi + d] = c[d];
+            dqkv[qi + $u * D4 + d] = c$[d]; //*HQ
         }
     }
 }
@@ -291,23 +307,31 @@ fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index)
                 i = end[i];
                 continue;
             }
-            done.x++; //*COUNT
-            let qi = i * p.ld4 + h * D4;
-            let oi = (i * p.heads + h) * D4;
-            var dots = vec4f();
-            var dp = vec4f();
+            done.x += NB; //*COUNT
+            let i# = min(i + #u, stop - 1u); //*1*NB
+            let q# = i# * p.ld4 + h * D4; //*1*NB
+            let o# = (i# * p.heads + h) * D4; //*1*NB
+            var dots# = vec4f(); //*1*NB
+            var dp# = vec4f(); //*1*NB
             for (var d = 0u; d < wide(); d++) {
-                dots = fma(k[d], qkv[qi + d], dots);
-                dp = fma(v[d], d_o[oi + d], dp);
+                let a = k[d];
+                let b = v[d];
+                dots# = fma(a, qkv[q# + d], dots#); //*1*NB
+                dp# = fma(b, d_o[o# + d], dp#); //*1*NB
             }
-            let at = i * p.heads + h;
-            let w = select(0.0, exp(min(dots.x + dots.y + dots.z + dots.w - lse[at], 0.0)), visible(i, j, e, pos[i] - pos[j]));
-            let ds = vec4f(w * (dp.x + dp.y + dp.z + dp.w - delta[at]) * p.scale);
+            let at# = i# * p.heads + h; //*1*NB
+            let seen# = i + #u < stop && visible(i#, j, e, pos[i#] - pos[j]); //*1*NB
+            let w# = select(0.0, exp(min(dots#.x + dots#.y + dots#.z + dots#.w - lse[at#], 0.0)), seen#); //*1*NB
+            let ds# = vec4f(w# * (dp#.x + dp#.y + dp#.z + dp#.w - delta[at#]) * p.scale); //*1*NB
             for (var d = 0u; d < wide(); d++) {
-                y[d] = fma(vec4f(w), d_o[oi + d], y[d]);
-                x[d] = fma(ds, qkv[qi + d], x[d]);
+                var a = x[d];
+                var b = y[d];
+                b = fma(vec4f(w#), d_o[o# + d], b); //*1*NB
+                a = fma(ds#, qkv[q# + d], a); //*1*NB
+                x[d] = a;
+                y[d] = b;
             }
-            i++;
+            i += NB;
         }
     }
     atomicAdd(&work[4], done.x); //*COUNT

@@ -54,12 +54,13 @@ fn the_cost_follows_the_visible_area() {
         ("a window of 256 over 700 with 5 leaves of 400", forest(&[(700, vec![400; 5])]), Some(256), 1.2),
         ("a window of 512 over 100 with 4 leaves of 900", forest(&[(100, vec![900; 4])]), Some(512), 1.15),
     ];
-    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 10 };
+    // Wide heads take 4 rows of the other side at a time.
+    let heads = [10, 24].map(|head_dim| Heads { heads: 2, kv_heads: 1, head_dim });
     let mut off = Vec::new();
     for variant in Variant::ALL {
         for (name, forest, window, tile) in &cases {
-            let most = if variant == Variant::Soft { 1.05 } else { *tile };
-            for invariant in [false, true] {
+            let most = if variant == Variant::Soft { 1.06 } else { *tile };
+            for (invariant, heads) in [(false, heads[0]), (true, heads[0]), (false, heads[1])] {
                 let passes = work(&gpu, Form { variant, invariant }, heads, forest, *window);
                 for (pass, [beyond, jumps]) in ["forward", "dQ", "dK and dV"].iter().zip(passes) {
                     let line =

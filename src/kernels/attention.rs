@@ -3,7 +3,7 @@
 use super::attention_decode::CHUNK;
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, lanes, stream, word};
-use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant};
+use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::layout::Forest;
 use crate::{Error, Result};
 
@@ -20,9 +20,10 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest and its gradients",
     constants: &[
-        &[("D4", 3), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 16), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
-        &[("D4", 64), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 3), ("HQ", 1), ("NB", 1), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 16), ("HQ", 1), ("NB", 1), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
+        &[("D4", 64), ("HQ", 1), ("NB", 1), ("CHUNK", 0), ("COUNT", 0)],
     ],
     ordered: &Variant::ALL,
     cases,
@@ -76,8 +77,23 @@ pub struct Attended {
     pub lse: Tensor,
 }
 
-fn constants(heads: Heads) -> Vec<(&'static str, u32)> {
-    vec![("D4", (heads.padded() / 4) as u32)]
+fn constants(rec: &Recorder, heads: Heads, together: usize) -> Vec<(&'static str, u32)> {
+    let d4 = heads.padded() / 4;
+    let soft = rec.variant() == Variant::Soft;
+    // Wide heads lie in arrays that a software adapter reads lane by lane, so each is read once for 4 rows of the other side. Where
+    // the order of sums must be that of decoding, one follows the other.
+    let rows = if soft && d4 > 4 && !rec.invariant() { 4 } else { 1 };
+    let mut all = vec![("D4", d4 as u32), ("HQ", together as u32), ("NB", rows)];
+    all.extend((soft && rec.gpu().has_wide_words()).then_some(WIDE));
+    all
+}
+
+/// Query heads that a lane holds: they read the same keys and values, and on software adapters a load costs more than what is done
+/// with it. On a GPU they would take the registers of three.
+fn together(rec: &Recorder, heads: Heads) -> usize {
+    let group = heads.heads / heads.kv_heads.max(1);
+    let most = if rec.variant() == Variant::Soft { 4 } else { 1 };
+    (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
 }
 
 fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
@@ -97,19 +113,22 @@ fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u
     ])
 }
 
-/// One dispatch per slice of heads, so that none runs too long. `products` counts the [T, T]-sized products.
+/// One dispatch per slice of heads, so that none runs too long. `together` query heads make a lane's work; `products` counts the
+/// [T, T]-sized products.
 fn by_heads(
     rec: &mut Recorder,
     (entry, chunk): (&'static str, usize),
     qkv: &Tensor,
-    (heads, count, products): (Heads, usize, f64),
+    (heads, together, products): (Heads, usize, f64),
     mask: &Mask,
     bind: &[&Tensor],
 ) -> Result<()> {
     let wg = SOURCE.workgroup(rec.variant()) as usize;
-    let per_head = 2.0 * products * mask.area * heads.head_dim as f64 * (heads.heads / count) as f64;
-    let constants =
-        [constants(heads), vec![("CHUNK", chunk as u32), ("COUNT", u32::from(mask.work.is_some()))]].concat();
+    // Of those that a workgroup takes.
+    let per_head = 2.0 * products * mask.area * heads.head_dim as f64 * together as f64;
+    let count = heads.heads / together;
+    let mut constants = constants(rec, heads, together);
+    constants.extend([("CHUNK", chunk as u32), ("COUNT", u32::from(mask.work.is_some()))]);
     let bind: Vec<&Tensor> = bind.iter().copied().chain(&mask.work).collect();
     let most = ((rec.gpu().flops_per_dispatch() / per_head.max(1.0)) as usize).clamp(1, count);
     (0..count).step_by(most).try_for_each(|first| {
@@ -118,7 +137,7 @@ fn by_heads(
             source: &SOURCE,
             entry,
             constants: constants.clone(),
-            params: params(qkv, heads, mask, first)?,
+            params: params(qkv, heads, mask, first * if entry == "backward_kv" { 1 } else { together })?,
             bind: &bind,
             groups: [qkv.rows.div_ceil(wg) as u32, here as u32, 1],
             cost: Cost { flops: per_head * here as f64, bytes: stream(&bind, 0.0).bytes * here as f64 / count as f64 },
@@ -136,7 +155,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     let lse = gpu.empty(1, qkv.rows * heads.heads)?;
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
     let chunk = if rec.invariant() { CHUNK } else { 0 };
-    by_heads(rec, ("forward", chunk), qkv, (heads, heads.heads, 2.0), mask, &bind)?;
+    by_heads(rec, ("forward", chunk), qkv, (heads, together(rec, heads), 2.0), mask, &bind)?;
     Ok(Attended { o, lse })
 }
 
@@ -158,16 +177,16 @@ pub fn backward(
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward_delta",
-        constants: constants(heads),
+        constants: constants(rec, heads, 1),
         params: params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
         groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
         cost: stream(&[&out.o, d_o], 2.0),
     })?;
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    by_heads(rec, ("backward_q", 0), qkv, (heads, heads.heads, 3.0), mask, &bind)?;
+    by_heads(rec, ("backward_q", 0), qkv, (heads, together(rec, heads), 3.0), mask, &bind)?;
     let bind = [qkv, &mask.end, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    by_heads(rec, ("backward_kv", 0), qkv, (heads, heads.kv_heads, 4.0), mask, &bind)?;
+    by_heads(rec, ("backward_kv", 0), qkv, (heads, heads.heads / heads.kv_heads, 4.0), mask, &bind)?;
     Ok(dqkv)
 }
 
