@@ -1,5 +1,5 @@
 // Attention over the token forest: row i sees row j exactly when j <= i < end[j] (and pos[i] - pos[j] < window). A lane
-// holds one query row in HQ heads of one key head (or, for dK and dV, one key row); the other side's rows come NB at a time, at
+// holds one query row in HQ heads of one key head (or, for dK and dV, KR key rows); the other side's rows come NB at a time, at
 // addresses that are uniform over the workgroup. Where a whole subtree ends before the block of queries begins, the loop jumps over it: the cost follows
 // the visible area. What lies before the windows of all rows that a key's node reaches is jumped over too: a
 // position grows by at most 1 a row. With COUNT the pairs that are computed and the jumps are counted. Online softmax
@@ -16,7 +16,8 @@ struct Params {
     d4: u32,        // D4 again, unknown to the compiler
 }
 fn visible(i: u32, j: u32, e: u32, distance: u32) -> bool {
-    return j <= i && i < e && distance < p.window;
+    // No short circuit, which would be a branch.
+    return (j <= i) & (i < e) & (distance < p.window);
 }
 
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
@@ -56,32 +57,34 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     var all$: array<vec4f, select(1u, HELD, CHUNK > 0u)>; //*HQ
     var all_top$ = -3.0e38; //*HQ
     var all_sum$ = 0.0; //*HQ
+    let here = pos[i];
     var j = root[i0];
     var under = 0u;
     var first = 0u;
     var done = vec2u(); //*COUNT
     while j <= last {
-        let e = end[j];
-        if e <= i0 {
+        let j# = min(j + #u, last); //*1*NB
+        let e# = end[j#]; //*1*NB
+        if e0 <= i0 {
             done.y += HQ; //*COUNT
-            j = e;
+            j = e0;
             continue;
         }
-        if e != under {
-            under = e;
+        if e0 != under {
+            under = e0;
             var low = pos[i0];
-            for (var r = i0 + 1u; r < min(e, last + 1u); r++) {
+            for (var r = i0 + 1u; r < min(e0, last + 1u); r++) {
                 low = min(low, pos[r]);
             }
             first = max(low, p.window - 1u) - (p.window - 1u);
         }
-        if pos[j] < first {
+        let at# = pos[j#]; //*1*NB
+        if at0 < first {
             done.y += HQ; //*COUNT
-            j += first - pos[j];
+            j += first - at0;
             continue;
         }
         done.x += HQ * NB; //*COUNT
-        let j# = min(j + #u, last); //*1*NB
         let k# = j# * p.ld4 + kv * D4; //*1*NB
         let v# = k# + p.kv_heads * D4; //*1*NB
         var dots$_# = vec4f(); //*HQ*NB
@@ -90,8 +93,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             let x$ = q$[d]; //*HQ
             dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
         }
-        let seen# = j + #u <= last && visible(i, j#, end[j#], pos[i] - pos[j#]); //*1*NB
-        if CHUNK > 0u && seen0 && pos[j] / max(CHUNK, 1u) != chunk {
+        let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
+        if CHUNK > 0u && seen0 && at0 / max(CHUNK, 1u) != chunk {
             let most$ = max(all_top$, top$); //*HQ
             let old$ = exp(all_top$ - most$); //*HQ
             let new$ = exp(top$ - most$); //*HQ
@@ -103,7 +106,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             all_top$ = most$; //*HQ
             top$ = -3.0e38; //*HQ
             sum$ = 0.0; //*HQ
-            chunk = pos[j] / max(CHUNK, 1u);
+            chunk = at0 / max(CHUNK, 1u);
         }
         let s$_# = select(-3.0e38, dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w, seen#); //*HQ*NB
         var higher$ = top$; //*HQ
@@ -192,32 +195,34 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     var c$: array<vec4f, HELD>; //*HQ
     let l$ = lse[i * p.heads + h + $u]; //*HQ
     let delta$ = delta[i * p.heads + h + $u]; //*HQ
+    let here = pos[i];
     var j = root[i0];
     var under = 0u;
     var first = 0u;
     var done = vec2u(); //*COUNT
     while j <= last {
-        let e = end[j];
-        if e <= i0 {
+        let j# = min(j + #u, last); //*1*NB
+        let e# = end[j#]; //*1*NB
+        if e0 <= i0 {
             done.y += HQ; //*COUNT
-            j = e;
+            j = e0;
             continue;
         }
-        if e != under {
-            under = e;
+        if e0 != under {
+            under = e0;
             var low = pos[i0];
-            for (var r = i0 + 1u; r < min(e, last + 1u); r++) {
+            for (var r = i0 + 1u; r < min(e0, last + 1u); r++) {
                 low = min(low, pos[r]);
             }
             first = max(low, p.window - 1u) - (p.window - 1u);
         }
-        if pos[j] < first {
+        let at# = pos[j#]; //*1*NB
+        if at0 < first {
             done.y += HQ; //*COUNT
-            j += first - pos[j];
+            j += first - at0;
             continue;
         }
         done.x += HQ * NB; //*COUNT
-        let j# = min(j + #u, last); //*1*NB
         let k# = j# * p.ld4 + kv * D4; //*1*NB
         let v# = k# + p.kv_heads * D4; //*1*NB
         var dots$_# = vec4f(); //*HQ*NB
@@ -230,7 +235,7 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
             let y$ = dout$[d]; //*HQ
             dp$_# = fma(y$, value#, dp$_#); //*HQ*NB
         }
-        let seen# = j + #u <= last && visible(i, j#, end[j#], pos[i] - pos[j#]); //*1*NB
+        let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
         let w$_# = select(0.0, exp(min(dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w - l$, 0.0)), seen#); //*HQ*NB
         let ds$_# = vec4f(w$_# * (dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w - delta$) * p.scale); //*HQ*NB
         for (var d = 0u; d < wide(); d++) {
@@ -264,82 +269,82 @@ fn backward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(8) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn backward_kv(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let j0 = g.x * WG;
+    let block = g.x * WG * KR;
     let kv = g.y + p.head0;
-    let last = min(j0 + WG, p.rows) - 1u;
-    let j = min(j0 + lane, last);
-    let e = end[j];
+    let last = min(block + WG * KR, p.rows) - 1u;
+    let j$ = min(block + $u * WG + lane, last); //*KR
+    let e$ = end[j$]; //*KR
+    let here$ = pos[j$]; //*KR
     var stop = 0u;
-    for (var r = j0; r <= last; r++) {
+    for (var r = block; r <= last; r++) {
         stop = max(stop, end[r]);
     }
-    let ki = j * p.ld4 + (p.heads + kv) * D4;
-    let vi = ki + p.kv_heads * D4;
-    var k: array<vec4f, HELD>;
+    let ki$ = j$ * p.ld4 + (p.heads + kv) * D4; //*KR
+    let vi$ = ki$ + p.kv_heads * D4; //*KR
+    var k$: array<vec4f, HELD>; //*KR
+    var v$: array<vec4f, HELD>; //*KR
     for (var d = 0u; d < wide(); d++) {
-        k[d] = qkv[ki + d] * p.scale;
+        k$[d] = qkv[ki$ + d] * p.scale; //*KR
+        v$[d] = qkv[vi$ + d]; //*KR
     }
-    var v: array<vec4f, HELD>;
-    for (var d = 0u; d < wide(); d++) {
-        v[d] = qkv[vi + d];
-    }
-    var x: array<vec4f, HELD>;
-    var y: array<vec4f, HELD>;
+    var x$: array<vec4f, HELD>; //*KR
+    var y$: array<vec4f, HELD>; //*KR
     let group = p.heads / p.kv_heads;
     var done = vec2u(); //*COUNT
     for (var h = kv * group; h < kv * group + group; h++) {
         var high = 0u;
         var until = 0u;
-        var i = j0;
+        var i = block;
         while i < stop {
+            let i# = min(i + #u, stop - 1u); //*1*NB
+            let at# = pos[i#]; //*1*NB
             if i >= until {
                 high = 0u;
                 until = stop;
-                for (var r = j0; r <= last; r++) {
+                for (var r = block; r <= last; r++) {
                     if end[r] > i {
                         high = max(high, pos[r]);
                         until = min(until, end[r]);
                     }
                 }
             }
-            if pos[i] > high && pos[i] - high >= p.window {
-                done.y++; //*COUNT
+            if at0 > high && at0 - high >= p.window {
+                done.y += KR; //*COUNT
                 i = end[i];
                 continue;
             }
-            done.x += NB; //*COUNT
-            let i# = min(i + #u, stop - 1u); //*1*NB
+            done.x += KR * NB; //*COUNT
             let q# = i# * p.ld4 + h * D4; //*1*NB
             let o# = (i# * p.heads + h) * D4; //*1*NB
-            var dots# = vec4f(); //*1*NB
-            var dp# = vec4f(); //*1*NB
+            var dots$_# = vec4f(); //*KR*NB
+            var dp$_# = vec4f(); //*KR*NB
             for (var d = 0u; d < wide(); d++) {
-                let a = k[d];
-                let b = v[d];
-                dots# = fma(a, qkv[q# + d], dots#); //*1*NB
-                dp# = fma(b, d_o[o# + d], dp#); //*1*NB
+                let a$ = k$[d]; //*KR
+                let b$ = v$[d]; //*KR
+                let query# = qkv[q# + d]; //*1*NB
+                let dout# = d_o[o# + d]; //*1*NB
+                dots$_# = fma(a$, query#, dots$_#); //*KR*NB
+                dp$_# = fma(b$, dout#, dp$_#); //*KR*NB
             }
-            let at# = i# * p.heads + h; //*1*NB
-            let seen# = i + #u < stop && visible(i#, j, e, pos[i#] - pos[j]); //*1*NB
-            let w# = select(0.0, exp(min(dots#.x + dots#.y + dots#.z + dots#.w - lse[at#], 0.0)), seen#); //*1*NB
-            let ds# = vec4f(w# * (dp#.x + dp#.y + dp#.z + dp#.w - delta[at#]) * p.scale); //*1*NB
+            let l# = lse[i# * p.heads + h]; //*1*NB
+            let delta# = delta[i# * p.heads + h]; //*1*NB
+            let seen$_# = (i + #u < stop) & visible(i#, j$, e$, at# - here$); //*KR*NB
+            let w$_# = select(0.0, exp(min(dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w - l#, 0.0)), seen$_#); //*KR*NB
+            let ds$_# = vec4f(w$_# * (dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w - delta#) * p.scale); //*KR*NB
             for (var d = 0u; d < wide(); d++) {
-                var a = x[d];
-                var b = y[d];
-                b = fma(vec4f(w#), d_o[o# + d], b); //*1*NB
-                a = fma(ds#, qkv[q# + d], a); //*1*NB
-                x[d] = a;
-                y[d] = b;
+                var a$ = x$[d]; //*KR
+                var b$ = y$[d]; //*KR
+                let query# = qkv[q# + d]; //*1*NB
+                let dout# = d_o[o# + d]; //*1*NB
+                b$ = fma(vec4f(w$_#), dout#, b$); //*KR*NB
+                a$ = fma(ds$_#, query#, a$); //*KR*NB
+                x$[d] = a$; //*KR
+                y$[d] = b$; //*KR
             }
             i += NB;
         }
     }
     atomicAdd(&work[4], done.x); //*COUNT
     atomicAdd(&work[5], done.y); //*COUNT
-    if j0 + lane < p.rows {
-        for (var d = 0u; d < wide(); d++) {
-            dqkv[ki + d] = x[d];
-            dqkv[vi + d] = y[d];
-        }
-    }
+    if block + $u * WG + lane < p.rows { for (var d = 0u; d < wide(); d++) { dqkv[ki$ + d] = x$[d]; dqkv[vi$ + d] = y$[d]; } } //*KR
 }

@@ -41,7 +41,7 @@ fn work(gpu: &Gpu, form: Form, heads: Heads, forest: &Forest, window: Option<usi
 #[test]
 fn the_cost_follows_the_visible_area() {
     let gpu = Gpu::with(&Options::default()).unwrap();
-    // A block has 8 rows in the soft variant, 32 in the tile variant; where it lies across a border of sequences or at a window's
+    // A block has 8 rows in the soft variant (16 keys of wide heads), 32 in the tile variant; where it lies across a border of sequences or at a window's
     // end, lanes wait for one another. What may be computed beyond the area by the tile variant is the last number.
     let cases: [(&str, Forest, Option<usize>, f64); 9] = [
         ("causal 256", forest(&[(256, vec![])]), None, 1.15),
@@ -59,7 +59,7 @@ fn the_cost_follows_the_visible_area() {
     let mut off = Vec::new();
     for variant in Variant::ALL {
         for (name, forest, window, tile) in &cases {
-            let most = if variant == Variant::Soft { 1.06 } else { *tile };
+            let most = if variant == Variant::Soft { 1.1 } else { *tile };
             for (invariant, heads) in [(false, heads[0]), (true, heads[0]), (false, heads[1])] {
                 let passes = work(&gpu, Form { variant, invariant }, heads, forest, *window);
                 for (pass, [beyond, jumps]) in ["forward", "dQ", "dK and dV"].iter().zip(passes) {
@@ -84,9 +84,8 @@ fn every_head_size_and_sharing_of_keys_counts_the_same() {
         let of = |heads, kv_heads, head_dim| {
             work(&gpu, Form { variant, invariant: false }, Heads { heads, kv_heads, head_dim }, &forest, None)
         };
-        let first = of(1, 1, 10);
-        for (heads, kv_heads, head_dim) in [(4, 1, 16), (6, 2, 64), (2, 2, 128), (3, 1, 256)] {
-            assert_eq!(of(heads, kv_heads, head_dim), first, "{heads}/{kv_heads} x {head_dim}");
+        for (heads, kv_heads, head_dim, like) in [(4, 1, 16, 10), (6, 2, 64, 20), (2, 2, 128, 20), (3, 1, 256, 20)] {
+            assert_eq!(of(heads, kv_heads, head_dim), of(1, 1, like), "{heads}/{kv_heads} x {head_dim}");
         }
     }
 }

@@ -20,10 +20,10 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest and its gradients",
     constants: &[
-        &[("D4", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 3), ("HQ", 1), ("NB", 1), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 16), ("HQ", 1), ("NB", 1), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
-        &[("D4", 64), ("HQ", 1), ("NB", 1), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 1), ("HQ", 2), ("NB", 4), ("KR", 2), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 3), ("HQ", 1), ("NB", 1), ("KR", 1), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 16), ("HQ", 1), ("NB", 1), ("KR", 1), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
+        &[("D4", 64), ("HQ", 1), ("NB", 1), ("KR", 1), ("CHUNK", 0), ("COUNT", 0)],
     ],
     ordered: &Variant::ALL,
     cases,
@@ -83,9 +83,14 @@ fn constants(rec: &Recorder, heads: Heads, together: usize) -> Vec<(&'static str
     // Wide heads lie in arrays that a software adapter reads lane by lane, so each is read once for 4 rows of the other side. Where
     // the order of sums must be that of decoding, one follows the other.
     let rows = if soft && d4 > 4 && !rec.invariant() { 4 } else { 1 };
-    let mut all = vec![("D4", d4 as u32), ("HQ", together as u32), ("NB", rows)];
+    let mut all = vec![("D4", d4 as u32), ("HQ", together as u32), ("NB", rows), ("KR", key_rows(rec, heads) as u32)];
     all.extend((soft && rec.gpu().has_wide_words()).then_some(WIDE));
     all
+}
+
+/// Key rows that a lane of `backward_kv` holds; narrow heads are quicker through one.
+fn key_rows(rec: &Recorder, heads: Heads) -> usize {
+    if rec.variant() == Variant::Soft && heads.padded() > 16 { 2 } else { 1 }
 }
 
 /// Query heads that a lane holds: they read the same keys and values, and on software adapters a load costs more than what is done
@@ -127,6 +132,8 @@ fn by_heads(
     // Of those that a workgroup takes.
     let per_head = 2.0 * products * mask.area * heads.head_dim as f64 * together as f64;
     let count = heads.heads / together;
+    let is_kv = entry == "backward_kv";
+    let block = if is_kv { wg * key_rows(rec, heads) } else { wg };
     let mut constants = constants(rec, heads, together);
     constants.extend([("CHUNK", chunk as u32), ("COUNT", u32::from(mask.work.is_some()))]);
     let bind: Vec<&Tensor> = bind.iter().copied().chain(&mask.work).collect();
@@ -137,9 +144,9 @@ fn by_heads(
             source: &SOURCE,
             entry,
             constants: constants.clone(),
-            params: params(qkv, heads, mask, first * if entry == "backward_kv" { 1 } else { together })?,
+            params: params(qkv, heads, mask, if is_kv { first } else { first * together })?,
             bind: &bind,
-            groups: [qkv.rows.div_ceil(wg) as u32, here as u32, 1],
+            groups: [qkv.rows.div_ceil(block) as u32, here as u32, 1],
             cost: Cost { flops: per_head * here as f64, bytes: stream(&bind, 0.0).bytes * here as f64 / count as f64 },
         })
     })
