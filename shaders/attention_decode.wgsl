@@ -1,6 +1,6 @@
 // Attention of single rows onto the paged KV arena: row b at position pos[b] sees positions 0 ..= pos[b] of its own page
 // table (within the window). The positions are cut into chunks of CHUNK counted from position 0; `split` gives each
-// chunk's softmax numerators and log-sum-exp, `merge` adds them up (Flash-Decoding); where there is one chunk, split gives
+// chunk's softmax numerators and log-sum-exp, NB positions at a time, `merge` adds them up (Flash-Decoding); where there is one chunk, split gives
 // its quotient at once (WHOLE), which has the bits that merge would give. So the order of every sum depends
 // on the position alone, not on what else is decoded.
 struct Params {
@@ -52,20 +52,26 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     let len = pos[b] + 1u;
     let first = max(s * CHUNK, select(0u, len - p.window, len > p.window));
     let stop = min(len, (s + 1u) * CHUNK);
-    for (var j = first; j < stop; j++) {
-        let slot = table[b * p.pages + j / PAGE] * PAGE + j % PAGE;
-        let ki = (slot * p.kv_heads + kv) * D4;
-        var dots = vec4f();
+    for (var j = first; j < stop; j += NB) {
+        let j# = min(j + #u, stop - 1u); //*1*NB
+        let k# = ((table[b * p.pages + j# / PAGE] * PAGE + j# % PAGE) * p.kv_heads + kv) * D4; //*1*NB
+        var dots# = vec4f(); //*1*NB
         for (var d = 0u; d < wide(); d++) {
-            dots = fma(q[d], keys[ki + d], dots);
+            let x = q[d];
+            dots# = fma(x, keys[k# + d], dots#); //*1*NB
         }
-        let score = dots.x + dots.y + dots.z + dots.w;
-        let higher = max(top, score);
+        let score# = select(-3.0e38, dots#.x + dots#.y + dots#.z + dots#.w, j + #u < stop); //*1*NB
+        var higher = top;
+        higher = max(higher, score#); //*1*NB
         let keep = exp(top - higher);
-        let w = exp(score - higher);
-        sum = fma(sum, keep, w);
+        let w# = select(0.0, exp(score# - higher), j + #u < stop); //*1*NB
+        var more = 0.0;
+        more += w#; //*1*NB
+        sum = fma(sum, keep, more);
         for (var d = 0u; d < wide(); d++) {
-            c[d] = fma(c[d], vec4f(keep), values[ki + d] * w);
+            var t = vec4f();
+            t = fma(vec4f(w#), values[k# + d], t); //*1*NB
+            c[d] = fma(c[d], vec4f(keep), t);
         }
         top = higher;
     }

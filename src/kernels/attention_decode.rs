@@ -21,8 +21,8 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
     constants: &[
-        &[("D4", 3), ("CHUNK", CHUNK as u32), ("WHOLE", 1)],
-        &[("D4", 64), ("CHUNK", CHUNK as u32), ("WHOLE", 0)],
+        &[("D4", 3), ("NB", 1), ("CHUNK", CHUNK as u32), ("WHOLE", 1)],
+        &[("D4", 64), ("NB", 1), ("CHUNK", CHUNK as u32), ("WHOLE", 0)],
     ],
     ordered: &[Variant::Tile],
     cases,
@@ -89,7 +89,10 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         rows.table.ld as u32,
         d4 as u32,
     ];
-    let constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
+    // As in the attention of scoring.
+    let together = if rec.variant() == Variant::Soft && d4 > 4 && !rec.invariant() { 4 } else { 1 };
+    let whole = u32::from(chunks == 1);
+    let constants = vec![("D4", d4 as u32), ("NB", together), ("CHUNK", CHUNK as u32), ("WHOLE", whole)];
     let seen = (b * rows.longest * heads.padded()) as f64;
     let items = b * heads.heads * chunks;
     let (entry, groups) = match rec.variant() {
