@@ -52,7 +52,7 @@ fn cache_dir() -> Option<PathBuf> {
 
 impl Gpu {
     /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
-    /// candidate. One warm-up, then the least of three runs; a candidate twice as slow as the best is dropped at once.
+    /// candidate. One warm-up, then the least of five runs; a candidate twice as slow as the best is dropped at once.
     /// The runs happen while other launches may stand recorded and not submitted, so what they write to must come from
     /// [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give memory that those launches still read.
     ///
@@ -73,7 +73,7 @@ impl Gpu {
                 plan => plan?,
             };
             let mut least = f64::INFINITY;
-            for run in 0..4 {
+            for run in 0..6 {
                 let t = self.time(&plan, 1)?[0];
                 if run > 0 {
                     least = least.min(t);

@@ -254,7 +254,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 });
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min(64);
-        let runs = ((2e7 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 16);
+        let runs = ((1e8 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 32);
         let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
         for _ in 0..runs {
