@@ -206,7 +206,7 @@ fn a_profile_names_the_kernels_and_writes_a_trace() {
     let mut command = cargo_bin_cmd!("selfreward");
     let args = ["dpo", "--model", &model, "--data", &text("pairs.jsonl"), "--out", &text("m"), "--profile"];
     let table = String::from_utf8(command.args(args).assert().success().get_output().stderr.clone()).unwrap();
-    assert!(table.contains("attention.backward_kv") && table.contains("adamw.step"), "{table}");
+    assert!(table.contains("attention_backward.keys") && table.contains("adamw.step"), "{table}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub struct Source {
     pub soft: &'static str,
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
-    /// Stems of shaders/lib/ to put in front. `reduce` exists once per variant, `operand` once per storage type, which the
+    /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
     /// constant HALF says.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
@@ -28,6 +28,8 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("reduce", include_str!("../../shaders/lib/reduce.soft.wgsl"), include_str!("../../shaders/lib/reduce.tile.wgsl")),
     ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
+    ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
+    ("parts", include_str!("../../shaders/lib/parts.soft.wgsl"), include_str!("../../shaders/lib/parts.tile.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 

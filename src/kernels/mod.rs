@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod attention_backward;
 pub mod attention_decode;
 pub mod cast;
 pub mod check;
@@ -64,6 +65,7 @@ pub const ALL: &[Kernel] = &[
     columns::KERNEL,
     rope::KERNEL,
     attention::KERNEL,
+    attention_backward::KERNEL,
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,

@@ -8,6 +8,7 @@ use super::view::View;
 use super::{Model, dropout, lora, step};
 use crate::gpu::{Recorder, Tensor, pad4};
 use crate::kernels::attention::{self, Attended};
+use crate::kernels::attention_backward;
 use crate::kernels::attention_decode::Arena;
 use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::matmul::{self, Epilogue};
@@ -290,7 +291,7 @@ pub(crate) fn backward(
     let d_o = linear_backward(rec, model, grads, (&attended.o, &d_out), O.map(at), drop)?;
     mem::drop((d_out, post1));
     let mask = &view.masks[layer];
-    let dqkv = attention::backward(rec, &qkv, heads, mask, &attended, &d_o)?;
+    let dqkv = attention_backward::backward(rec, &qkv, heads, mask, &attended, &d_o)?;
     mem::drop(d_o);
     let place = place(model, layer, &mask.pos, &view.turns)?;
     let (raw, inv) = raw.as_ref().map_or((&qkv, &attended.lse), |(r, i)| (r, i));

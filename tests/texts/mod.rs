@@ -11,6 +11,7 @@ const OTHERS: &[(&str, u32)] = &[
     ("ADD", 1),
     ("BITS", 4),
     ("D4", 16),
+    ("PARTS", 1),
     ("CHUNK", 128),
     ("HD", 64),
     ("DP", 64),

@@ -1,0 +1,219 @@
+// The gradients of attention over the token forest, by what the forward pass kept (FlashAttention, arXiv 2205.14135): a lane holds its
+// share of one query row in HQ heads (or, for dK and dV, of KR key rows), the other side's rows come NB at a time.
+
+//@ row_delta
+// delta = rowsum(dO * O), the term that all of a row's dS share.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> o: array<vec4f>;          // [T, H, D4]
+@group(0) @binding(2) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
+@group(0) @binding(3) var<storage, read_write> delta: array<f32>;  // [T, H]
+@compute @workgroup_size(WG)
+fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = (g.x + g.y * n.x) * WG + lane;
+    if i >= p.rows * p.heads {
+        return;
+    }
+    var sum = 0.0;
+    for (var d = 0u; d < p.d4; d++) {
+        sum += dot(o[i * D4 + d], d_o[i * D4 + d]);
+    }
+    delta[i] = sum;
+}
+
+//@ queries
+// dQ; overwrites the q part of dqkv.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> root: array<u32>;         // [T]
+@group(0) @binding(4) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(5) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
+@group(0) @binding(6) var<storage, read> lse: array<f32>;          // [T, H]
+@group(0) @binding(7) var<storage, read> delta: array<f32>;        // [T, H]
+@group(0) @binding(8) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(9) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
+@compute @workgroup_size(WG)
+fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let part = lane % PARTS;
+    let i0 = g.x * ROWS;
+    let h = g.y * HQ + p.head0;
+    let last = min(i0 + ROWS, p.rows) - 1u;
+    let i = min(i0 + lane / PARTS, last);
+    let kv = p.heads + h / (p.heads / p.kv_heads);
+    let qi = i * p.ld4 + h * D4;
+    let oi = (i * p.heads + h) * D4;
+    var q$: array<vec4f, HELD>; //*HQ
+    var dout$: array<vec4f, HELD>; //*HQ
+    for (var d = 0u; d < share(); d++) {
+        q$[d] = qkv[qi + $u * D4 + d * PARTS + part] * p.scale; //*HQ
+        dout$[d] = d_o[oi + $u * D4 + d * PARTS + part]; //*HQ
+    }
+    var c$: array<vec4f, HELD>; //*HQ
+    let l$ = lse[i * p.heads + h + $u]; //*HQ
+    let delta$ = delta[i * p.heads + h + $u]; //*HQ
+    let here = pos[i];
+    var j = root[i0];
+    var under = 0u;
+    var first = 0u;
+    var done = vec2u(); //*COUNT
+    while j <= last {
+        let j# = min(j + #u, last); //*1*NB
+        let e# = end[j#]; //*1*NB
+        if e0 <= i0 {
+            done.y += HQ; //*COUNT
+            j = e0;
+            continue;
+        }
+        if e0 != under {
+            under = e0;
+            var low = pos[i0];
+            for (var r = i0 + 1u; r < min(e0, last + 1u); r++) {
+                low = min(low, pos[r]);
+            }
+            first = max(low, p.window - 1u) - (p.window - 1u);
+        }
+        let at# = pos[j#]; //*1*NB
+        if at0 < first {
+            done.y += HQ; //*COUNT
+            j += first - at0;
+            continue;
+        }
+        done.x += HQ * NB; //*COUNT
+        let k# = j# * p.ld4 + kv * D4; //*1*NB
+        let v# = k# + p.kv_heads * D4; //*1*NB
+        var dots$_# = vec4f(); //*HQ*NB
+        var dp$_# = vec4f(); //*HQ*NB
+        for (var d = 0u; d < share(); d++) {
+            let key# = qkv[k# + d * PARTS + part]; //*1*NB
+            let x$ = q$[d]; //*HQ
+            dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
+            let value# = qkv[v# + d * PARTS + part]; //*1*NB
+            let y$ = dout$[d]; //*HQ
+            dp$_# = fma(y$, value#, dp$_#); //*HQ*NB
+        }
+        var score$ = vec4f(); //*HQ
+        score$[#u] = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*HQ*NB
+        score$ = across(score$, lane); //*HQ
+        var product$ = vec4f(); //*HQ
+        product$[#u] = dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w; //*HQ*NB
+        product$ = across(product$, lane); //*HQ
+        let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
+        let w$_# = select(0.0, exp(min(score$[#u] - l$, 0.0)), seen#); //*HQ*NB
+        let ds$_# = vec4f(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
+        for (var d = 0u; d < share(); d++) {
+            let key# = qkv[k# + d * PARTS + part]; //*1*NB
+            var t$ = c$[d]; //*HQ
+            t$ = fma(ds$_#, key#, t$); //*HQ*NB
+            c$[d] = t$; //*HQ
+        }
+        j += NB;
+    }
+    atomicAdd(&work[2], select(0u, done.x, part == 0u)); //*COUNT
+    atomicAdd(&work[3], select(0u, done.y, part == 0u)); //*COUNT
+    if i0 + lane / PARTS < p.rows {
+        for (var d = 0u; d < share(); d++) {
+            dqkv[qi + $u * D4 + d * PARTS + part] = c$[d]; //*HQ
+        }
+    }
+}
+
+//@ keys
+// dK and dV; overwrites the k and v parts of dqkv. The queries that see key j are exactly the rows j .. end[j];
+// a row beyond all keys' windows is jumped over with all that continues it.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(4) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
+@group(0) @binding(5) var<storage, read> lse: array<f32>;          // [T, H]
+@group(0) @binding(6) var<storage, read> delta: array<f32>;        // [T, H]
+@group(0) @binding(7) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(8) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
+@compute @workgroup_size(WG)
+fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let part = lane % PARTS;
+    let block = g.x * ROWS * KR;
+    let kv = g.y + p.head0;
+    let last = min(block + ROWS * KR, p.rows) - 1u;
+    let j$ = min(block + $u * ROWS + lane / PARTS, last); //*KR
+    let e$ = end[j$]; //*KR
+    let here$ = pos[j$]; //*KR
+    var stop = 0u;
+    for (var r = block; r <= last; r++) {
+        stop = max(stop, end[r]);
+    }
+    let ki$ = j$ * p.ld4 + (p.heads + kv) * D4; //*KR
+    let vi$ = ki$ + p.kv_heads * D4; //*KR
+    var k$: array<vec4f, HELD>; //*KR
+    var v$: array<vec4f, HELD>; //*KR
+    for (var d = 0u; d < share(); d++) {
+        k$[d] = qkv[ki$ + d * PARTS + part] * p.scale; //*KR
+        v$[d] = qkv[vi$ + d * PARTS + part]; //*KR
+    }
+    var x$: array<vec4f, HELD>; //*KR
+    var y$: array<vec4f, HELD>; //*KR
+    let group = p.heads / p.kv_heads;
+    var done = vec2u(); //*COUNT
+    for (var h = kv * group; h < kv * group + group; h++) {
+        var high = 0u;
+        var until = 0u;
+        var i = block;
+        while i < stop {
+            let i# = min(i + #u, stop - 1u); //*1*NB
+            let at# = pos[i#]; //*1*NB
+            if i >= until {
+                high = 0u;
+                until = stop;
+                for (var r = block; r <= last; r++) {
+                    if end[r] > i {
+                        high = max(high, pos[r]);
+                        until = min(until, end[r]);
+                    }
+                }
+            }
+            if at0 > high && at0 - high >= p.window {
+                done.y += KR; //*COUNT
+                i = end[i];
+                continue;
+            }
+            done.x += KR * NB; //*COUNT
+            let q# = i# * p.ld4 + h * D4; //*1*NB
+            let o# = (i# * p.heads + h) * D4; //*1*NB
+            var dots$_# = vec4f(); //*KR*NB
+            var dp$_# = vec4f(); //*KR*NB
+            for (var d = 0u; d < share(); d++) {
+                let a$ = k$[d]; //*KR
+                let b$ = v$[d]; //*KR
+                let query# = qkv[q# + d * PARTS + part]; //*1*NB
+                let dout# = d_o[o# + d * PARTS + part]; //*1*NB
+                dots$_# = fma(a$, query#, dots$_#); //*KR*NB
+                dp$_# = fma(b$, dout#, dp$_#); //*KR*NB
+            }
+            let l# = lse[i# * p.heads + h]; //*1*NB
+            let delta# = delta[i# * p.heads + h]; //*1*NB
+            var score$ = vec4f(); //*KR
+            score$[#u] = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*KR*NB
+            score$ = across(score$, lane); //*KR
+            var product$ = vec4f(); //*KR
+            product$[#u] = dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w; //*KR*NB
+            product$ = across(product$, lane); //*KR
+            let seen$_# = (i + #u < stop) & visible(i#, j$, e$, at# - here$); //*KR*NB
+            let w$_# = select(0.0, exp(min(score$[#u] - l#, 0.0)), seen$_#); //*KR*NB
+            let ds$_# = vec4f(w$_# * (product$[#u] - delta#) * p.scale); //*KR*NB
+            for (var d = 0u; d < share(); d++) {
+                var a$ = x$[d]; //*KR
+                var b$ = y$[d]; //*KR
+                let query# = qkv[q# + d * PARTS + part]; //*1*NB
+                let dout# = d_o[o# + d * PARTS + part]; //*1*NB
+                b$ = fma(vec4f(w$_#), dout#, b$); //*KR*NB
+                a$ = fma(ds$_#, query#, a$); //*KR*NB
+                x$[d] = a$; //*KR
+                y$[d] = b$; //*KR
+            }
+            i += NB;
+        }
+    }
+    atomicAdd(&work[4], select(0u, done.x, part == 0u)); //*COUNT
+    atomicAdd(&work[5], select(0u, done.y, part == 0u)); //*COUNT
+    if block + $u * ROWS + lane / PARTS < p.rows { for (var d = 0u; d < share(); d++) { dqkv[ki$ + d * PARTS + part] = x$[d]; dqkv[vi$ + d * PARTS + part] = y$[d]; } } //*KR
+}

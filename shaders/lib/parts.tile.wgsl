@@ -1,0 +1,17 @@
+// PARTS neighbouring lanes share a row; what each has of a sum is added up in the order of the lanes.
+const UNROLLED: u32 = 16u;
+var<workgroup> parts: array<vec4f, WG>; // [WG / PARTS, PARTS]
+fn across(x: vec4f, lane: u32) -> vec4f {
+    if PARTS == 1u {
+        return x;
+    }
+    parts[lane] = x;
+    workgroupBarrier();
+    let first = lane / PARTS * PARTS;
+    var all = parts[first];
+    for (var l = 1u; l < PARTS; l++) {
+        all += parts[first + l];
+    }
+    workgroupBarrier();
+    return all;
+}

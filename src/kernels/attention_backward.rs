@@ -1,0 +1,147 @@
+//! Gradients of attention over the token forest.
+
+use super::attention::{Attended, Mask, Pass, WORKGROUP, by_heads, compared, forward, params, together, twin};
+use super::rope::{Heads, head_matrix, pad_heads};
+use super::{Case, Kernel, Trial, lanes, stream};
+use crate::Result;
+use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::layout::Forest;
+
+static SOURCE: Source = Source {
+    name: "attention_backward",
+    soft: include_str!("../../shaders/attention_backward.wgsl"),
+    tile: include_str!("../../shaders/attention_backward.wgsl"),
+    libs: &["forest", "parts"],
+    tile_size: WORKGROUP as u32,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "gradients of attention over the token forest",
+    constants: &[
+        &[("D4", 1), ("PARTS", 1), ("HQ", 2), ("NB", 4), ("KR", 2), ("COUNT", 0)],
+        &[("D4", 3), ("PARTS", 1), ("HQ", 1), ("NB", 1), ("KR", 1), ("COUNT", 0)],
+        &[("D4", 16), ("PARTS", 8), ("HQ", 3), ("NB", 4), ("KR", 1), ("COUNT", 0)],
+        &[("D4", 20), ("PARTS", 4), ("HQ", 1), ("NB", 2), ("KR", 1), ("COUNT", 0)],
+        &[("D4", 32), ("PARTS", 16), ("HQ", 3), ("NB", 4), ("KR", 1), ("COUNT", 0)],
+        &[("D4", 64), ("PARTS", 16), ("HQ", 1), ("NB", 4), ("KR", 1), ("COUNT", 0)],
+    ],
+    ordered: &[],
+    cases,
+};
+
+/// The gradient by qkv from d_o.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub fn backward(
+    rec: &mut Recorder,
+    qkv: &Tensor,
+    heads: Heads,
+    mask: &Mask,
+    out: &Attended,
+    d_o: &Tensor,
+) -> Result<Tensor> {
+    let gpu = rec.gpu();
+    d_o.expect_shape("attention's output gradient", out.o.rows, out.o.cols)?;
+    let (delta, dqkv) = (gpu.empty(1, qkv.rows * heads.heads)?, gpu.empty(qkv.rows, qkv.cols)?);
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "row_delta",
+        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1)],
+        params: params(qkv, heads, mask, 0)?,
+        bind: &[&out.o, d_o, &delta],
+        groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
+        cost: stream(&[&out.o, d_o], 2.0),
+    })?;
+    let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
+    let source = &SOURCE;
+    let queries =
+        Pass { source, entry: "queries", chunk: 0, by_keys: false, together: together(rec, heads, 0), products: 3.0 };
+    by_heads(rec, &queries, qkv, heads, mask, &bind)?;
+    let bind = [qkv, &mask.end, &mask.pos, d_o, &out.lse, &delta, &dqkv];
+    let group = heads.heads / heads.kv_heads;
+    let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, together: group, products: 4.0 };
+    by_heads(rec, &keys, qkv, heads, mask, &bind)?;
+    Ok(dqkv)
+}
+
+/// Gradient of [`twin`]'s o by x.
+pub fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u32, d_o: &[f64]) -> Vec<f64> {
+    let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
+    let (o, lse) = twin(x, heads, forest, window);
+    let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;
+    let root = (d as f64).sqrt();
+    let mut dx = vec![0.0; x.len()];
+    for i in 0..forest.len() {
+        for q in 0..h {
+            let (k, here) = (h + q / (h / kv), (i * h + q) * d);
+            let delta: f64 = (0..d).map(|c| o[here + c] * d_o[here + c]).sum();
+            for j in (0..=i).filter(|j| forest.visible(i, *j, window)) {
+                let (qi, ki, vi) = (at(i, q), at(j, k), at(j, k + kv));
+                let s: f64 = (0..d).map(|c| x[qi + c] * x[ki + c]).sum::<f64>() / root;
+                let p = (s - lse[i * h + q]).exp();
+                let dp: f64 = (0..d).map(|c| d_o[here + c] * x[vi + c]).sum();
+                let ds = p * (dp - delta) / root;
+                for c in 0..d {
+                    dx[qi + c] += ds * x[ki + c];
+                    dx[ki + c] += ds * x[qi + c];
+                    dx[vi + c] += p * d_o[here + c];
+                }
+            }
+        }
+    }
+    dx
+}
+
+/// Compares the gradient with its twin.
+fn compare(t: &mut Trial, forest: &Forest, h: Heads, window: Option<usize>) -> Result<()> {
+    let mask = Mask::new(t.gpu, forest, window)?;
+    let (qkv, host) = head_matrix(t, forest.len(), h.heads + 2 * h.kv_heads, h.head_dim)?;
+    let (d_o, hd) = head_matrix(t, forest.len(), h.heads, h.head_dim)?;
+    let out = forward(&mut t.rec, &qkv, h, &mask)?;
+    let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+    t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, forest, mask.window, &hd), h.head_dim));
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = compared(compare);
+    all.push(Case::timed("4x256 rows 9/3x64", |t| {
+        let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+        let mut forest = Forest::new();
+        for _ in 0..4 {
+            forest.leaf(&[0; 256]);
+        }
+        let mask = Mask::new(t.gpu, &forest, None)?;
+        let ((qkv, _), (d_o, _)) = (head_matrix(t, 1024, 15, 64)?, head_matrix(t, 1024, 9, 64)?);
+        let out = forward(&mut t.rec, &qkv, h, &mask)?;
+        let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+        t.expect("dqkv", &dqkv, Vec::new);
+        Ok(())
+    }));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{dot, finite_difference, numbers};
+
+    #[test]
+    fn the_gradient_is_the_slope() {
+        let h = Heads { heads: 4, kv_heads: 2, head_dim: 6 };
+        let mut f = Forest::new();
+        f.open(&[0; 3]);
+        f.leaf(&[0; 2]);
+        f.leaf(&[0; 2]);
+        f.close();
+        f.leaf(&[0; 2]);
+        let (x, c) = (numbers(9 * 8 * 6, 1), numbers(9 * 4 * 6, 2));
+        for window in [u32::MAX, 2] {
+            let dx = twin_backward(&x, h, &f, window, &c);
+            finite_difference("qkv", &x, &dx, |x| dot(&twin(x, h, &f, window).0, &c));
+        }
+    }
+}
