@@ -1,5 +1,5 @@
 // The gradients of attention over the token forest, by what the forward pass kept (FlashAttention, arXiv 2205.14135): a lane holds its
-// share of one query row in HQ heads (or, for dK and dV, of KR key rows), the other side's rows come NB at a time.
+// share of one query row in HQ heads and reads NB keys at a time, or, for dK and dV, of KR key rows and reads QS queries, of HK heads.
 
 //@ row_delta
 // delta = rowsum(dO * O), the term that all of a row's dS share.
@@ -81,25 +81,25 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         done.x += HQ * NB; //*COUNT
         let k# = j# * p.ld4 + kv * D4; //*1*NB
         let v# = k# + p.kv_heads * D4; //*1*NB
-        var dots$_# = vec4f(); //*HQ*NB
-        var dp$_# = vec4f(); //*HQ*NB
+        var dots$_# = 0.0; //*HQ*NB
+        var dp$_# = 0.0; //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             let x$ = q$[d]; //*HQ
-            dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
+            dots$_# = fma(x$.w, key#.w, fma(x$.z, key#.z, fma(x$.y, key#.y, fma(x$.x, key#.x, dots$_#)))); //*HQ*NB
             let value# = qkv[v# + d * PARTS + part]; //*1*NB
             let y$ = dout$[d]; //*HQ
-            dp$_# = fma(y$, value#, dp$_#); //*HQ*NB
+            dp$_# = fma(y$.w, value#.w, fma(y$.z, value#.z, fma(y$.y, value#.y, fma(y$.x, value#.x, dp$_#)))); //*HQ*NB
         }
-        var score$ = vec4f(); //*HQ
-        score$[#u] = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*HQ*NB
-        score$ = across(score$, lane); //*HQ
-        var product$ = vec4f(); //*HQ
-        product$[#u] = dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w; //*HQ*NB
-        product$ = across(product$, lane); //*HQ
+        var score$: array<vec4f, (NB + 3u) / 4u>; //*HQ
+        score$[#u / 4u][#u % 4u] = dots$_#; //*HQ*NB
+        score$[0] = across(score$[0], lane); //*HQ
+        var product$: array<vec4f, (NB + 3u) / 4u>; //*HQ
+        product$[#u / 4u][#u % 4u] = dp$_#; //*HQ*NB
+        product$[0] = across(product$[0], lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
-        let w$_# = select(0.0, exp(min(score$[#u] - l$, 0.0)), seen#); //*HQ*NB
-        let ds$_# = vec4f(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
+        let w$_# = select(0.0, exp(min(score$[#u / 4u][#u % 4u] - l$, 0.0)), seen#); //*HQ*NB
+        let ds$_# = vec4f(w$_# * (product$[#u / 4u][#u % 4u] - delta$) * p.scale); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             var t$ = c$[d]; //*HQ
@@ -154,13 +154,13 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
     var y$: array<vec4f, HELD>; //*KR
     let group = p.heads / p.kv_heads;
     var done = vec2u(); //*COUNT
-    for (var h = kv * group; h < kv * group + group; h++) {
+    for (var h = kv * group; h < kv * group + group; h += HK) {
         var high = 0u;
         var until = 0u;
         var i = block;
         while i < stop {
-            let i# = min(i + #u, stop - 1u); //*1*NB
-            let at# = pos[i#]; //*1*NB
+            let i# = min(i + #u / HK, stop - 1u); //*1*QS
+            let at# = pos[i#]; //*1*QS
             if i >= until {
                 high = 0u;
                 until = stop;
@@ -172,45 +172,45 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
                 }
             }
             if at0 > high && at0 - high >= p.window {
-                done.y += KR; //*COUNT
+                done.y += KR * HK; //*COUNT
                 i = end[i];
                 continue;
             }
-            done.x += KR * NB; //*COUNT
-            let q# = i# * p.ld4 + h * D4; //*1*NB
-            let o# = (i# * p.heads + h) * D4; //*1*NB
-            var dots$_# = vec4f(); //*KR*NB
-            var dp$_# = vec4f(); //*KR*NB
+            done.x += KR * QS; //*COUNT
+            let q# = i# * p.ld4 + (h + #u % HK) * D4; //*1*QS
+            let o# = (i# * p.heads + h + #u % HK) * D4; //*1*QS
+            var dots$_# = 0.0; //*KR*QS
+            var dp$_# = 0.0; //*KR*QS
             for (var d = 0u; d < share(); d++) {
                 let a$ = k$[d]; //*KR
                 let b$ = v$[d]; //*KR
-                let query# = qkv[q# + d * PARTS + part]; //*1*NB
-                let dout# = d_o[o# + d * PARTS + part]; //*1*NB
-                dots$_# = fma(a$, query#, dots$_#); //*KR*NB
-                dp$_# = fma(b$, dout#, dp$_#); //*KR*NB
+                let query# = qkv[q# + d * PARTS + part]; //*1*QS
+                let dout# = d_o[o# + d * PARTS + part]; //*1*QS
+                dots$_# = fma(a$.w, query#.w, fma(a$.z, query#.z, fma(a$.y, query#.y, fma(a$.x, query#.x, dots$_#)))); //*KR*QS
+                dp$_# = fma(b$.w, dout#.w, fma(b$.z, dout#.z, fma(b$.y, dout#.y, fma(b$.x, dout#.x, dp$_#)))); //*KR*QS
             }
-            let l# = lse[i# * p.heads + h]; //*1*NB
-            let delta# = delta[i# * p.heads + h]; //*1*NB
-            var score$ = vec4f(); //*KR
-            score$[#u] = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*KR*NB
-            score$ = across(score$, lane); //*KR
-            var product$ = vec4f(); //*KR
-            product$[#u] = dp$_#.x + dp$_#.y + dp$_#.z + dp$_#.w; //*KR*NB
-            product$ = across(product$, lane); //*KR
-            let seen$_# = (i + #u < stop) & visible(i#, j$, e$, at# - here$); //*KR*NB
-            let w$_# = select(0.0, exp(min(score$[#u] - l#, 0.0)), seen$_#); //*KR*NB
-            let ds$_# = vec4f(w$_# * (product$[#u] - delta#) * p.scale); //*KR*NB
+            let l# = lse[i# * p.heads + h + #u % HK]; //*1*QS
+            let delta# = delta[i# * p.heads + h + #u % HK]; //*1*QS
+            var score$: array<vec4f, (QS + 3u) / 4u>; //*KR
+            score$[#u / 4u][#u % 4u] = dots$_#; //*KR*QS
+            score$[0] = across(score$[0], lane); //*KR
+            var product$: array<vec4f, (QS + 3u) / 4u>; //*KR
+            product$[#u / 4u][#u % 4u] = dp$_#; //*KR*QS
+            product$[0] = across(product$[0], lane); //*KR
+            let seen$_# = (i + #u / HK < stop) & visible(i#, j$, e$, at# - here$); //*KR*QS
+            let w$_# = select(0.0, exp(min(score$[#u / 4u][#u % 4u] - l#, 0.0)), seen$_#); //*KR*QS
+            let ds$_# = vec4f(w$_# * (product$[#u / 4u][#u % 4u] - delta#) * p.scale); //*KR*QS
             for (var d = 0u; d < share(); d++) {
                 var a$ = x$[d]; //*KR
                 var b$ = y$[d]; //*KR
-                let query# = qkv[q# + d * PARTS + part]; //*1*NB
-                let dout# = d_o[o# + d * PARTS + part]; //*1*NB
-                b$ = fma(vec4f(w$_#), dout#, b$); //*KR*NB
-                a$ = fma(ds$_#, query#, a$); //*KR*NB
+                let query# = qkv[q# + d * PARTS + part]; //*1*QS
+                let dout# = d_o[o# + d * PARTS + part]; //*1*QS
+                b$ = fma(vec4f(w$_#), dout#, b$); //*KR*QS
+                a$ = fma(ds$_#, query#, a$); //*KR*QS
                 x$[d] = a$; //*KR
                 y$[d] = b$; //*KR
             }
-            i += NB;
+            i += QS / HK;
         }
     }
     atomicAdd(&work[4], select(0u, done.x, part == 0u)); //*COUNT

@@ -1,4 +1,4 @@
-// PARTS neighbouring lanes share a row; what each has of a sum is added up in the order of the lanes.
+// PARTS neighbouring lanes share a row; what each has of 4 sums is added up in the order of the lanes.
 const UNROLLED: u32 = 16u;
 var<workgroup> parts: array<vec4f, WG>; // [WG / PARTS, PARTS]
 fn across(x: vec4f, lane: u32) -> vec4f {

@@ -93,14 +93,27 @@ fn parts(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
 }
 
 /// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by lane, so each is read
-/// once for 4 rows; lanes that share a row meet once for them. Where the order of sums must be that of decoding, one row follows the
+/// once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be that of decoding, one row follows the
 /// other.
 fn rows_at_once(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
     let (d4, parts) = (heads.padded() / 4, parts(rec, heads, chunk));
     match rec.variant() {
-        Variant::Soft if d4 > 4 && chunk == 0 => 4,
+        Variant::Soft if d4 > 4 && chunk == 0 => 8,
         Variant::Tile if parts > 1 => [2, 4][usize::from(d4 / parts <= 4)],
         _ => 1,
+    }
+}
+
+/// Queries that `keys` reads at a time, and of how many heads they are: as many as [`rows_at_once`] would make cost more than it saves,
+/// since each takes two products.
+fn queries_at_once(rec: &Recorder, heads: Heads) -> (usize, usize) {
+    let group = heads.heads / heads.kv_heads.max(1);
+    match (rec.variant(), rows_at_once(rec, heads, 0)) {
+        (_, 1) => (1, 1),
+        (Variant::Tile, rows) => (rows, 1),
+        (Variant::Soft, _) if group.is_multiple_of(3) => (6, 3),
+        (Variant::Soft, _) if group.is_multiple_of(2) => (6, 2),
+        (Variant::Soft, _) => (4, 1),
     }
 }
 
@@ -168,13 +181,16 @@ pub(super) fn by_heads(
     let per_head = 2.0 * pass.products * mask.area * heads.head_dim as f64 * pass.together as f64;
     let count = heads.heads / pass.together;
     let parts = parts(rec, heads, pass.chunk);
-    let rows = pass.source.workgroup(rec.variant()) as usize / parts;
-    let (block, head_step) = if pass.by_keys { (rows * key_rows(rec, heads), 1) } else { (rows, pass.together) };
+    let held = pass.source.workgroup(rec.variant()) as usize / parts;
+    let (block, head_step) = if pass.by_keys { (held * key_rows(rec, heads), 1) } else { (held, pass.together) };
+    let (rows, (queries, of)) = (rows_at_once(rec, heads, pass.chunk), queries_at_once(rec, heads));
     let mut constants = vec![
         ("D4", (heads.padded() / 4) as u32),
         ("PARTS", parts as u32),
         ("HQ", pass.together as u32),
-        ("NB", rows_at_once(rec, heads, pass.chunk) as u32),
+        ("NB", rows as u32),
+        ("HK", of as u32),
+        ("QS", queries as u32),
         ("KR", key_rows(rec, heads) as u32),
         ("CHUNK", pass.chunk as u32),
         ("COUNT", u32::from(mask.work.is_some())),
