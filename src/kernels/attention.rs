@@ -265,6 +265,15 @@ fn random_forest(t: &mut Trial, rows: usize) -> Forest {
     f
 }
 
+/// `count` sequences of `len` rows, for timing.
+pub(super) fn sequences(count: usize, len: usize) -> Forest {
+    let mut forest = Forest::new();
+    for _ in 0..count {
+        forest.leaf(&vec![0; len]);
+    }
+    forest
+}
+
 /// What a kernel over forests is compared by: heads, rows and windows of all kinds.
 pub(super) fn compared(compare: fn(&mut Trial, &Forest, Heads, Option<usize>) -> Result<()>) -> Vec<Case> {
     let mut all = Vec::new();
@@ -317,11 +326,7 @@ fn cases() -> Vec<Case> {
     let mut all = compared(compare);
     all.push(Case::timed("forward 64x48 rows 4/4x16", |t| {
         let h = Heads { heads: 4, kv_heads: 4, head_dim: 16 };
-        let mut forest = Forest::new();
-        for _ in 0..64 {
-            forest.leaf(&[0; 48]);
-        }
-        let mask = Mask::new(t.gpu, &forest, None)?;
+        let mask = Mask::new(t.gpu, &sequences(64, 48), None)?;
         let (qkv, _) = head_matrix(t, 64 * 48, 12, 16)?;
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
         t.expect("o", &out.o, Vec::new);
@@ -329,11 +334,7 @@ fn cases() -> Vec<Case> {
     }));
     all.push(Case::timed("forward 4x256 rows 9/3x64", |t| {
         let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
-        let mut forest = Forest::new();
-        for _ in 0..4 {
-            forest.leaf(&[0; 256]);
-        }
-        let mask = Mask::new(t.gpu, &forest, None)?;
+        let mask = Mask::new(t.gpu, &sequences(4, 256), None)?;
         let (qkv, _) = head_matrix(t, 1024, 15, 64)?;
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
         t.expect("o", &out.o, Vec::new);

@@ -1,6 +1,8 @@
 //! Gradients of attention over the token forest.
 
-use super::attention::{Attended, Mask, Pass, WORKGROUP, by_heads, compared, forward, params, together, twin};
+use super::attention::{
+    Attended, Mask, Pass, WORKGROUP, by_heads, compared, forward, params, sequences, together, twin,
+};
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, lanes, stream};
 use crate::Result;
@@ -110,11 +112,7 @@ fn cases() -> Vec<Case> {
     let mut all = compared(compare);
     all.push(Case::timed("4x256 rows 9/3x64", |t| {
         let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
-        let mut forest = Forest::new();
-        for _ in 0..4 {
-            forest.leaf(&[0; 256]);
-        }
-        let mask = Mask::new(t.gpu, &forest, None)?;
+        let mask = Mask::new(t.gpu, &sequences(4, 256), None)?;
         let ((qkv, _), (d_o, _)) = (head_matrix(t, 1024, 15, 64)?, head_matrix(t, 1024, 9, 64)?);
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
         let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
