@@ -1,7 +1,7 @@
 // C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 4 results a lane (128 lanes; BENCHMARKS.md has the
 // forms that lost). Rows of a lane lie 8 apart and neighbouring lanes hold neighbouring columns, so that they read neighbouring
 // banks. What is staged is written out twice, not looped over, so that all loads start together. Few rows (decode) take
-// forward_rows: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
+// forward_rows and forward_q: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
 // result's bits must not depend on the number of rows, the blocked form is launched once for each of the same 8 slices. (A
 // loop over slices in the kernel took SwiftShader's compiler minutes.)
 // A line that ends in //*NAME stands NAME times, $ being its number.
@@ -21,7 +21,6 @@ struct Params {
     eps: f32,
 }
 
-var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
 fn store(row: u32, col: u32, v: vec4f) {
     if row < p.m && col < p.n4 {
         let at = row * p.ldc4 + p.c0 + col;
@@ -32,85 +31,39 @@ fn store(row: u32, col: u32, v: vec4f) {
         }
     }
 }
-var<workgroup> square: array<f32, 8>; // of a row's slices, where NORM
-// Adds up the 8 slices of K and stores. NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET +
-// gain), and late is added after the row's factor. GATED: B is [gate | up], of each 16 columns; C = act(A gate) * (A up).
-fn finish(row: u32, group: u32, lane: u32, v: vec4f, squares: vec4f, late: vec4f) {
-    part[lane] = v;
-    if NORM == 1u && lane % 32u == 0u {
-        square[lane / 32u] = dot(squares, vec4f(1.0));
-    }
-    workgroupBarrier();
-    if lane < 32u {
-        var sum = v;
-        sum += part[lane + 32u * ($u + 1u)]; //*7
-        if NORM == 1u {
-            var all = 0.0;
-            all += square[$u]; //*8
-            sum = sum * inverseSqrt(all / f32(p.channels) + p.eps) + late;
-        }
-        if GATED == 1u {
-            part[lane] = sum;
-        } else {
-            store(row, group * 32u + lane, sum);
-        }
-    }
-    workgroupBarrier();
-    if GATED == 1u {
-        if lane < 16u && group * 16u + lane < p.n4 / 2u {
-            store(row, group * 16u + lane, gated(GELU, part[lane], part[lane + 16u]));
-        }
-        workgroupBarrier();
-    }
-}
-// The column of B that lane tx of 32 takes.
-fn column(group: u32, tx: u32) -> u32 {
-    if GATED == 1u {
-        return min(group * 16u + tx % 16u, p.n4 / 2u - 1u) + tx / 16u * (p.n4 / 2u);
-    }
-    return min(group * 32u + tx, p.n4 - 1u);
-}
 
-//@ forward
+//@ forward blocks
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
-// 5 vec4 a row instead of 4, so that the rows written together fall on different banks.
-var<workgroup> as_: array<vec4f, 320>; // [64, 16]
-var<workgroup> bs: array<vec4f, 256>;  // [16, 64]
+fn fetch(row: u32, col: u32) -> vec4f {
+    return wide(b[row * p.ldb4 + col]);
+}
 @compute @workgroup_size(128)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let tx = lane % 16u;
-    let ty = lane / 16u;
-    let row0 = p.row0 + g.y * 64u;
-    let col0 = g.x * 16u;
-    let cx = col0 + tx;
-    // What a lane stages: vec4 ka of rows r and r + 32 of A, its own column of rows ty and ty + 8 of B.
-    let r = lane / 4u;
-    let ka = lane % 4u;
-    var x$ = vec4f(); //*8
-    for (var k = p.k0; k < p.k; k += 16u) {
-        var v$ = vec4f(); //*2
-        var w$ = vec4f(); //*2
-        if row0 + r + 32u * $u < p.m && k + ka * 4u < p.k { v$ = a[(row0 + r + 32u * $u) * p.lda4 + p.a0 + k / 4u + ka]; } //*2
-        if k + ty + 8u * $u < p.k && cx < p.n4 { w$ = wide(b[(k + ty + 8u * $u) * p.ldb4 + cx]); } //*2
-        as_[(r + 32u * $u) * 5u + ka] = v$; //*2
-        bs[lane + 128u * $u] = w$; //*2
-        workgroupBarrier();
-        for (var q = 0u; q < 4u; q++) {
-            let a$ = as_[(ty + 8u * $u) * 5u + q]; //*8
-            let u$ = bs[(q * 4u + $u) * 16u + tx]; //*4
-            x$ = fma(vec4f(a$.w), u3, fma(vec4f(a$.z), u2, fma(vec4f(a$.y), u1, fma(vec4f(a$.x), u0, x$)))); //*8
-        }
-        workgroupBarrier();
-    }
-    if BIAS == 1u {
-        let add_x = bias[p.c0 + min(cx, p.n4 - 1u)];
-        x$ += add_x; //*8
-    }
-    store(row0 + ty + 8u * $u, cx, x$); //*8
+    blocks(g, lane);
+}
+
+//@ forward_q_blocks blocks
+// B in blocks of 32 along K, as in forward_q.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
+@group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
+@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
+@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
+@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+fn fetch(row: u32, col: u32) -> vec4f {
+    let per = 32u / BITS;
+    let q = words[row / per * p.ldb4 + col] >> vec4u(row % per * BITS);
+    let block = row / 32u * p.ldb4 + col;
+    return fma(vec4f(q & vec4u((1u << BITS) - 1u)), scale[block], minimum[block]);
+}
+@compute @workgroup_size(128)
+fn forward_q_blocks(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+    blocks(g, lane);
 }
 
 //@ forward_tn
@@ -154,7 +107,7 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     store(row0 + ty * 4u + ($u / 4u) * 32u + $u % 4u, col0 + tx, x$); //*8
 }
 
-//@ forward_rows
+//@ forward_rows finish
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
@@ -188,7 +141,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
     finish(row + $u, g.x, lane, c$, n$, late); //*MR
 }
 
-//@ forward_q
+//@ forward_q finish
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]

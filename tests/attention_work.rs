@@ -42,7 +42,7 @@ fn work(gpu: &Gpu, form: Form, heads: Heads, forest: &Forest, window: Option<usi
 #[test]
 fn the_cost_follows_the_visible_area() {
     let gpu = Gpu::with(&Options::default()).unwrap();
-    // A block has 8 rows in the soft variant (16 keys of wide heads) and 32 lanes in the tile variant, which share rows where heads can be
+    // A block has 8 rows in the soft variant and 32 lanes in the tile variant, which share rows where heads can be
     // parted; where it lies across a border of sequences or at a window's end, lanes wait for one another. What may be computed
     // beyond the area by the tile variant where a lane has a whole row (heads of an odd number of vec4) is the last number.
     let cases: [(&str, Forest, Option<usize>, f64); 9] = [
@@ -62,11 +62,13 @@ fn the_cost_follows_the_visible_area() {
         for (name, forest, window, tile) in &cases {
             for (invariant, heads) in [(false, heads[0]), (true, heads[0]), (false, heads[1]), (false, heads[2])] {
                 let most = match variant {
+                    // The gradients of wide heads go by tiles of 16 x 16.
+                    Variant::Soft if heads.head_dim == 64 => 1.15,
                     Variant::Soft => 1.1,
                     Variant::Tile if heads.head_dim == 10 => *tile,
                     Variant::Tile => 1.12,
                 };
-                let passes = work(&gpu, Form { variant, invariant }, heads, forest, *window);
+                let passes = work(&gpu, Form { variant, invariant, matrix_units: false }, heads, forest, *window);
                 for (pass, [beyond, jumps]) in ["forward", "dQ", "dK and dV"].iter().zip(passes) {
                     let line = format!(
                         "{} {}: {name}, {pass}: {beyond:.3} x the area, {jumps:.3} jumps a pair",
@@ -90,7 +92,13 @@ fn every_sharing_of_keys_counts_the_same() {
     let forest = forest(&[(100, vec![40, 60])]);
     for variant in Variant::ALL {
         let of = |heads, kv_heads, head_dim| {
-            work(&gpu, Form { variant, invariant: false }, Heads { heads, kv_heads, head_dim }, &forest, None)
+            work(
+                &gpu,
+                Form { variant, invariant: false, matrix_units: false },
+                Heads { heads, kv_heads, head_dim },
+                &forest,
+                None,
+            )
         };
         for (heads, kv_heads, head_dim) in [(4, 1, 16), (6, 2, 64), (2, 2, 128), (3, 1, 256)] {
             assert_eq!(of(heads, kv_heads, head_dim), of(1, 1, head_dim), "{heads}/{kv_heads} x {head_dim}");

@@ -84,7 +84,8 @@ fn kernels() -> Result<Vec<Kernel>, String> {
     let all = texts::texts().map_err(|e| e.to_string())?;
     let mut seen = HashSet::new();
     let mut made = Vec::new();
-    for t in all.iter().filter(|t| t.variant == Variant::Tile) {
+    // RDNA's matrix units are 16 x 16 x 16; RADV takes others for such.
+    for t in all.iter().filter(|t| t.variant == Variant::Tile && !t.wgsl.contains("coop_mat8x8")) {
         // A text stands once for each row of constants, whether it uses them or not.
         let used = |name: &str| t.wgsl.lines().filter(|l| !l.starts_with("const ")).any(|l| l.contains(name));
         let constants: Vec<String> =

@@ -52,6 +52,7 @@ impl App {
             plain: pin.no_features,
             webgpu_limits: self.common.limits == LimitSet::Webgpu,
             invariant: self.common.invariant,
+            matrix_units: self.common.matrix_units,
             profile,
             ..Options::default()
         })?;

@@ -34,6 +34,9 @@ pub(crate) struct Common {
     /// Give each sequence the same bits in any batch, and in generation those of scoring and training (slower)
     #[arg(long, global = true)]
     pub(crate) invariant: bool,
+    /// Multiply weights by many rows on the GPU's matrix units, rounded to f16 with sums in f32 (an error where it has none)
+    #[arg(long, global = true, conflicts_with = "invariant")]
+    pub(crate) matrix_units: bool,
     /// Seed of all random numbers (default: 0; `run`: the configuration's)
     #[arg(long = "seed", global = true, value_name = "N")]
     pub(crate) given_seed: Option<u64>,

@@ -70,6 +70,44 @@ second_vulkan() {
   done
 }
 
+# The kernels for matrix units, run by the first software driver that has cooperative matrices: Mesa 26, of Debian's next release.
+# Its packages and those they need are unpacked into a folder of their own, with their own C library; nothing is installed.
+matrix_units() {
+  local dir=$target/mesa archive deb kernel
+  cargo build --workspace --locked -q || return 1
+  if [ ! -e "$dir/root/usr/share/vulkan/icd.d/lvp_icd.json" ]; then
+    if ! has_apt || [ "$(uname -m)-$(. /etc/os-release && printf '%s' "$ID")" != x86_64-debian ]; then
+      echo "skipped: Mesa 26 is taken from Debian's packages for x86_64, and this is no such Debian"
+      return 0
+    fi
+    archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' "Release: $(. /etc/os-release && printf '%s' "$VERSION_CODENAME")" | head -n 1)
+    [ -n "$archive" ] || { echo "found no apt source for this Debian"; return 1; }
+    echo "Fetching Mesa 26 (some 80 MB, into $dir; not installed)"
+    rm -rf "$dir"; mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/root"
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$archive" trixie "$archive" trixie-backports >"$dir/sources"
+    : >"$dir/status"
+    unpacked_apt() {
+      apt-get -q -y -o Dir::State::Lists="$dir/lists" -o Dir::State::status="$dir/status" -o Dir::Cache="$dir" \
+        -o Dir::Cache::Archives="$dir/archives" -o Dir::Etc::SourceList="$dir/sources" -o Dir::Etc::SourceParts=/dev/null \
+        -o APT::Sandbox::User="$(id -un)" "$@" >"$dir/apt.log" 2>&1 || { tail -n 5 "$dir/apt.log"; return 1; }
+    }
+    unpacked_apt update || return 1
+    unpacked_apt install --no-install-recommends --download-only -t trixie-backports mesa-vulkan-drivers libvulkan1 || return 1
+    for deb in "$dir"/archives/*.deb; do dpkg-deb -x "$deb" "$dir/root" || return 1; done
+    rm -rf "$dir/archives" "$dir/lists"
+  fi
+  for kernel in peak_matrix matmul_matrix; do
+    with_mesa_26 "$target/debug/selfreward" check --quick --kernel "$kernel" --matrix-units || return 1
+  done
+}
+
+# with_mesa_26 PROGRAM…: runs it with the driver, the Vulkan loader and the C library of that folder.
+with_mesa_26() {
+  local lib=$target/mesa/root/usr/lib/x86_64-linux-gnu
+  VK_DRIVER_FILES=$target/mesa/root/usr/share/vulkan/icd.d/lvp_icd.json XDG_CACHE_HOME=$target/mesa/cache \
+    "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$@"
+}
+
 # Every shader's translations through the validators of others: SPIR-V through spirv-val, HLSL through glslang's front end,
 # the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
 shader_translations() {

@@ -1,5 +1,6 @@
 //! Which GPUs there are, and which one is taken.
 
+use super::Units;
 use crate::{Error, Result};
 
 /// A GPU as the system names it.
@@ -40,10 +41,10 @@ fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
         .map(|(index, adapter)| {
             let (i, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
             let named = [
-                (wgpu::Features::SHADER_F16, "f16"),
-                (wgpu::Features::SUBGROUP, "subgroups"),
-                (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
-                (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
+                (features.contains(wgpu::Features::SHADER_F16), "f16"),
+                (features.contains(wgpu::Features::SUBGROUP), "subgroups"),
+                (features.contains(wgpu::Features::TIMESTAMP_QUERY), "timestamps"),
+                (Units::of(&adapter).is_some(), "matrix-units"),
             ];
             let info = DeviceInfo {
                 index,
@@ -55,7 +56,7 @@ fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
                 max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
                 max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
-                features: named.iter().filter(|(f, _)| features.contains(*f)).map(|(_, n)| (*n).to_owned()).collect(),
+                features: named.iter().filter(|(has, _)| *has).map(|(_, n)| (*n).to_owned()).collect(),
             };
             (adapter, info)
         })

@@ -8,6 +8,7 @@ mod pipeline;
 mod profile;
 mod record;
 pub mod tune;
+mod units;
 mod widen;
 
 pub use adapter::{DeviceInfo, list};
@@ -19,6 +20,7 @@ pub use pipeline::Source;
 pub(crate) use pipeline::WIDE;
 pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
+pub use units::Units;
 
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -54,12 +56,15 @@ pub struct Form {
     pub variant: Variant,
     /// Whether a row's bits must not depend on the rows beside it ([`Options::invariant`]).
     pub invariant: bool,
+    /// Whether products of many rows are left to matrix units ([`Options::matrix_units`]).
+    pub matrix_units: bool,
 }
 
 impl Form {
     /// The words that reports use.
     pub fn name(self) -> String {
-        format!("{}{}", self.variant.name(), if self.invariant { " invariant" } else { "" })
+        let more = [(self.invariant, " invariant"), (self.matrix_units, " matrix-units")];
+        more.iter().filter(|(is, _)| *is).fold(self.variant.name().to_owned(), |name, (_, word)| name + word)
     }
 }
 
@@ -84,6 +89,9 @@ pub struct Options {
     pub webgpu_limits: bool,
     /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike (slower).
     pub invariant: bool,
+    /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the adapter has none.
+    /// `invariant` leaves no product to them.
+    pub matrix_units: bool,
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
     /// Time every launch ([`Gpu::profile`]); slower, and an error where the adapter has no timestamps.
@@ -109,6 +117,7 @@ struct Inner {
     variant: Variant,
     checked: bool,
     invariant: bool,
+    units: Option<Units>,
     block: Option<u64>,
     memory: Option<u64>,
     /// Most bytes of what is cut into chunks.
@@ -143,6 +152,7 @@ impl Inner {
             variant,
             checked: options.checked,
             invariant: options.invariant,
+            units: None,
             block: options.block,
             memory: options.memory,
             chunk,
@@ -198,11 +208,18 @@ impl Gpu {
                 required_features |= adapter.features() & wgpu::Features::SHADER_INT64;
             }
         }
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        let mut matrix_units = None;
+        if options.matrix_units {
+            let (units, features, experimental) = units::demand(&adapter, &info.name)?;
+            (matrix_units, experimental_features) = (Some(units), experimental);
+            required_features |= features;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
             required_features,
             required_limits: limits.clone(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         }))
@@ -212,6 +229,7 @@ impl Gpu {
         let gpu = Gpu(Arc::new(Inner {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
             profiler: options.profile.then(profile::Profiler::new),
+            units: matrix_units,
             ..Inner::new((device, queue), (info, limits), (variant, chunk), options)
         }));
         let weak = Arc::downgrade(&gpu.0);
@@ -245,7 +263,8 @@ impl Gpu {
 
     /// The kernel texts it runs, and the order of their sums.
     pub fn form(&self) -> Form {
-        Form { variant: self.0.variant, invariant: self.0.invariant }
+        let Inner { variant, invariant, units, .. } = *self.0;
+        Form { variant, invariant, matrix_units: units.is_some() && !invariant }
     }
 
     /// The most bytes that live buffers may have, if that is limited ([`Options::memory`]).
@@ -280,6 +299,7 @@ impl Gpu {
         let device = (inner.device.clone(), inner.queue.clone());
         Gpu(Arc::new(Inner {
             stand_in: Some(stand_in),
+            units: inner.units,
             ..Inner::new(device, (info, limits), (variant, chunk), &options)
         }))
     }
@@ -307,6 +327,30 @@ impl Gpu {
     /// Whether shaders may compute in f16.
     pub fn has_f16(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// The matrix units that were asked for ([`Options::matrix_units`]).
+    pub fn units(&self) -> Option<Units> {
+        self.0.units
+    }
+
+    /// Whether what the `enable` directives of `source` name was asked of the device.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn expect_buildable(&self, source: &Source) -> Result<()> {
+        let missing = source.directives(self.variant()).find_map(|name| match name {
+            "f16" if self.has_f16() => None,
+            "f16" => Some("shaders that compute in f16, which this device has not"),
+            _ if self.units().is_some() => None,
+            _ => Some("matrix units (--matrix-units, on a device that has them)"),
+        });
+        missing.map_or(Ok(()), |what| Err(Error::Device(format!("{} needs {what}", source.name))))
+    }
+
+    /// The same as a question.
+    pub fn can_build(&self, source: &Source) -> bool {
+        self.expect_buildable(source).is_ok()
     }
 
     /// Whether the soft kernels can read and write in words of 64 bits.

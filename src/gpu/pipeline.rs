@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 /// The WGSL of one op: the head shared by its entry points, then a section per entry point, each opened by a line
-/// `//@ NAME`, with bindings of its own.
+/// `//@ NAME`, with bindings of its own. Stems of shaders/lib/ behind the name stand in front of this section alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// The op's stem, which is also the label of its pipelines.
@@ -17,7 +17,7 @@ pub struct Source {
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
-    /// constant HALF says.
+    /// constant HALF says, `fragment` once per SIZE of the device's matrix units.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -30,14 +30,32 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
     ("parts", include_str!("../../shaders/lib/parts.soft.wgsl"), include_str!("../../shaders/lib/parts.tile.wgsl")),
+    ("blocks", include_str!("../../shaders/lib/blocks.wgsl"), include_str!("../../shaders/lib/blocks.wgsl")),
+    ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 
-/// How weights are stored, by the constant HALF: in f32 where it is missing.
-const OPERANDS: [&str; 3] = [
-    include_str!("../../shaders/lib/operand.f32.wgsl"),
-    include_str!("../../shaders/lib/operand.bf16.wgsl"),
-    include_str!("../../shaders/lib/operand.f16.wgsl"),
+type Choice = (u32, &'static str);
+
+/// Libraries of which a constant chooses one, 0 where it is missing: how weights are stored, and the size of matrix units.
+const CHOICES: &[(&str, &str, &[Choice])] = &[
+    (
+        "operand",
+        "HALF",
+        &[
+            (0, include_str!("../../shaders/lib/operand.f32.wgsl")),
+            (1, include_str!("../../shaders/lib/operand.bf16.wgsl")),
+            (2, include_str!("../../shaders/lib/operand.f16.wgsl")),
+        ],
+    ),
+    (
+        "fragment",
+        "SIZE",
+        &[
+            (8, include_str!("../../shaders/lib/fragment.8.wgsl")),
+            (16, include_str!("../../shaders/lib/fragment.16.wgsl")),
+        ],
+    ),
 ];
 
 impl Source {
@@ -59,25 +77,37 @@ impl Source {
         for (name, value) in constants {
             let _ = writeln!(out, "const {name}: u32 = {value}u;");
         }
-        for lib in self.libs {
-            if *lib == "operand" {
-                let half = constants.iter().find(|(n, _)| *n == "HALF").map_or(0, |(_, v)| *v as usize);
-                let text = OPERANDS.get(half);
-                out.push_str(text.ok_or_else(|| Error::Input(format!("{}: no storage type {half}", self.name)))?);
+        let section = text.split("\n//@ ").skip(1).find(|s| s.split_whitespace().next() == Some(entry));
+        let section = section.ok_or_else(|| Error::Input(format!("{}: no entry point '{entry}'", self.name)))?;
+        let own = section.lines().next().unwrap_or_default().split_whitespace().skip(1);
+        for lib in self.libs.iter().copied().chain(own) {
+            if let Some((_, constant, texts)) = CHOICES.iter().find(|(n, ..)| *n == lib) {
+                let wanted = constants.iter().find(|(n, _)| n == constant).map_or(0, |(_, v)| *v);
+                let text = texts.iter().find(|(value, _)| *value == wanted).map(|(_, text)| text);
+                let missing = || Error::Input(format!("{}: no shaders/lib/{lib} for {constant} = {wanted}", self.name));
+                out.push_str(text.ok_or_else(missing)?);
                 continue;
             }
-            let found = LIBS.iter().find(|(n, ..)| n == lib);
+            let found = LIBS.iter().find(|(n, ..)| *n == lib);
             let (_, soft, tile) = found.ok_or_else(|| Error::Input(format!("{}: no shaders/lib/{lib}", self.name)))?;
             out.push_str(if variant == Variant::Soft { soft } else { tile });
         }
-        let mut sections = text.split("\n//@ ");
-        let head = sections.next().unwrap_or_default().lines().filter(|line| !is_directive(line));
+        let head = text.split("\n//@ ").next().unwrap_or_default().lines().filter(|line| !is_directive(line));
         out.extend(head.flat_map(|line| [line, "\n"]));
-        let section = sections.find(|s| s.split_whitespace().next() == Some(entry));
-        let section = section.ok_or_else(|| Error::Input(format!("{}: no entry point '{entry}'", self.name)))?;
         out.push_str("\n// ");
         out.push_str(section);
         expand(self.name, &out, constants)
+    }
+
+    /// What its `enable` directives name.
+    pub(super) fn directives(&self, variant: Variant) -> impl Iterator<Item = &'static str> {
+        let text = if variant == Variant::Soft { self.soft } else { self.tile };
+        text.lines().filter_map(|line| line.strip_prefix("enable ")).map(|name| name.trim_end_matches(';'))
+    }
+
+    /// Whether it needs more than every device has.
+    pub fn is_optional(&self) -> bool {
+        Variant::ALL.iter().any(|v| self.directives(*v).next().is_some())
     }
 
     /// Invocations of a workgroup where a launcher does not say otherwise.

@@ -14,12 +14,28 @@ pub struct Cost {
     pub flops: f64,
     /// Bytes read and written, each once.
     pub bytes: f64,
+    /// Of `flops`, those done on matrix units.
+    pub on_units: f64,
 }
 
 impl Cost {
+    /// The same on f32 units alone.
+    pub fn new(flops: f64, bytes: f64) -> Cost {
+        Cost { flops, bytes, on_units: 0.0 }
+    }
+
     /// The work of all of them.
     pub fn sum(all: impl Iterator<Item = Cost>) -> Cost {
-        all.fold(Cost::default(), |a, b| Cost { flops: a.flops + b.flops, bytes: a.bytes + b.bytes })
+        all.fold(Cost::default(), |a, b| a.plus(b, 1.0))
+    }
+
+    /// With `times` the work of `other` added.
+    pub fn plus(self, other: Cost, times: f64) -> Cost {
+        Cost {
+            flops: self.flops + other.flops * times,
+            bytes: self.bytes + other.bytes * times,
+            on_units: self.on_units + other.on_units * times,
+        }
     }
 }
 
@@ -90,6 +106,11 @@ impl<'g> Recorder<'g> {
     /// Whether a row's bits must not depend on the rows beside it.
     pub fn invariant(&self) -> bool {
         self.form.invariant
+    }
+
+    /// Whether products of many rows are left to matrix units.
+    pub fn matrix_units(&self) -> bool {
+        self.form.matrix_units
     }
 
     /// Number of launches so far.
@@ -239,7 +260,7 @@ impl Gpu {
         {
             let mut work = lock(&self.0.work);
             let times = times as f64;
-            *work = Cost { flops: work.flops + cost.flops * times, bytes: work.bytes + cost.bytes * times };
+            *work = work.plus(cost, times);
         }
         if let Some(profiler) = &self.0.profiler {
             return self.submit_timed(profiler, plan, range, times);

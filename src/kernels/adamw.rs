@@ -59,7 +59,7 @@ pub fn clip(rec: &mut Recorder, part: &Tensor, max_norm: f32, norm: &Tensor) -> 
         params: vec![part.cols as u32, max_norm.to_bits()],
         bind: &[part, norm],
         groups: [1, 1, 1],
-        cost: Cost { flops: part.len() as f64, bytes: 4.0 * part.len() as f64 },
+        cost: Cost::new(part.len() as f64, 4.0 * part.len() as f64),
     })
 }
 

@@ -1,11 +1,13 @@
 //! Attention over the token forest.
 
 use super::attention_decode::CHUNK;
+use super::attention_tiles::Tiles;
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::layout::Forest;
 use crate::{Error, Result};
+use std::sync::{Arc, OnceLock};
 
 static SOURCE: Source = Source {
     name: "attention",
@@ -50,6 +52,9 @@ pub struct Mask {
     pub scale: Option<f32>,
     /// (row, visible row) pairs: the work of one head.
     pub area: f64,
+    /// End, root and position of every row, from which the tiles are made.
+    rows: Arc<[[u32; 3]]>,
+    tiles: Arc<OnceLock<Tiles>>,
     /// Where the kernels count what they compute, for tests: (query, key) pairs and jumps of the forward pass, of dQ's and of
     /// dK and dV's, `[6]` words, added up over lanes.
     pub work: Option<Tensor>,
@@ -62,7 +67,10 @@ impl Mask {
     /// Out of memory.
     pub fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
         let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
-        Ok(Mask { end, root, pos, window: 0, scale: None, area: 0.0, work: None }.seeing(forest, window, None))
+        let of = |i: usize| [forest.end[i], forest.root[i], forest.pos[i]];
+        let rows = (0..forest.len()).map(of).collect();
+        let none = Mask { end, root, pos, window: 0, scale: None, area: 0.0, rows, tiles: Arc::default(), work: None };
+        Ok(none.seeing(forest, window, None))
     }
 
     /// The same rows with another window and another factor on the scores.
@@ -70,7 +78,17 @@ impl Mask {
         let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
         // A row sees its whole path: pos + 1 rows.
         let area = forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum();
-        Mask { window, scale, area, ..self.clone() }
+        let tiles = if window == self.window { self.tiles.clone() } else { Arc::default() };
+        Mask { window, scale, area, tiles, ..self.clone() }
+    }
+
+    /// The tiles that hold a visible pair, made when first needed.
+    pub(super) fn tiles(&self, gpu: &Gpu) -> Result<&Tiles> {
+        if self.tiles.get().is_none() {
+            // Whoever was first has made the same.
+            let _ = self.tiles.set(Tiles::new(gpu, &self.rows, self.window)?);
+        }
+        self.tiles.get().ok_or_else(|| Error::Input("a mask's tiles were not made".into()))
     }
 }
 
@@ -137,17 +155,28 @@ pub(super) fn together(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
     (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
 }
 
-pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
+/// # Errors
+/// Rows that do not hold the heads.
+pub(super) fn heads_fit(qkv: &Tensor, heads: Heads) -> Result<()> {
     if qkv.ld != heads.width() || heads.kv_heads == 0 || !heads.heads.is_multiple_of(heads.kv_heads) {
         return Err(Error::Input(format!("rows of {} do not hold the heads {heads:?}", qkv.ld)));
     }
-    let scale = mask.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
+    Ok(())
+}
+
+/// Factor on the scores.
+pub(super) fn scale(mask: &Mask, heads: Heads) -> f32 {
+    mask.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt())
+}
+
+pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
+    heads_fit(qkv, heads)?;
     Ok(vec![
         word(qkv.rows, "rows")?,
         heads.heads as u32,
         heads.kv_heads as u32,
         (qkv.ld / 4) as u32,
-        scale.to_bits(),
+        scale(mask, heads).to_bits(),
         mask.window,
         head0 as u32,
         (heads.padded() / 4) as u32,
@@ -207,7 +236,7 @@ pub(super) fn by_heads(
             params: params(qkv, heads, mask, first * head_step)?,
             bind: &bind,
             groups: [qkv.rows.div_ceil(block) as u32, here as u32, 1],
-            cost: Cost { flops: per_head * here as f64, bytes: stream(&bind, 0.0).bytes * here as f64 / count as f64 },
+            cost: Cost::new(per_head * here as f64, stream(&bind, 0.0).bytes * here as f64 / count as f64),
         })
     })
 }
@@ -249,7 +278,7 @@ pub fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>,
 }
 
 /// A random forest of at least `rows` rows.
-fn random_forest(t: &mut Trial, rows: usize) -> Forest {
+pub(super) fn random_forest(t: &mut Trial, rows: usize) -> Forest {
     let mut f = Forest::new();
     let mut depth = 0;
     while f.len() < rows {

@@ -3,6 +3,7 @@
 use super::attention::{
     Attended, Mask, Pass, WORKGROUP, by_heads, compared, forward, params, sequences, together, twin,
 };
+use super::attention_tiles::{self, Gradient};
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, lanes, stream};
 use crate::Result;
@@ -45,18 +46,14 @@ pub fn backward(
     out: &Attended,
     d_o: &Tensor,
 ) -> Result<Tensor> {
-    let gpu = rec.gpu();
     d_o.expect_shape("attention's output gradient", out.o.rows, out.o.cols)?;
-    let (delta, dqkv) = (gpu.empty(1, qkv.rows * heads.heads)?, gpu.empty(qkv.rows, qkv.cols)?);
-    rec.launch(Launch {
-        source: &SOURCE,
-        entry: "row_delta",
-        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1)],
-        params: params(qkv, heads, mask, 0)?,
-        bind: &[&out.o, d_o, &delta],
-        groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
-        cost: stream(&[&out.o, d_o], 2.0),
-    })?;
+    let delta = row_delta(rec, (qkv, d_o), heads, mask, out)?;
+    let dqkv = rec.gpu().empty(qkv.rows, qkv.cols)?;
+    if attention_tiles::suits(rec, heads) {
+        let grad = Gradient { d_o, lse: &out.lse, delta: &delta };
+        attention_tiles::backward(rec, (qkv, heads), mask, grad, &dqkv)?;
+        return Ok(dqkv);
+    }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
     let source = &SOURCE;
     let queries =
@@ -67,6 +64,27 @@ pub fn backward(
     let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, together: group, products: 4.0 };
     by_heads(rec, &keys, qkv, heads, mask, &bind)?;
     Ok(dqkv)
+}
+
+/// rowsum(dO · O), `[T, H]`.
+pub(super) fn row_delta(
+    rec: &mut Recorder,
+    (qkv, d_o): (&Tensor, &Tensor),
+    heads: Heads,
+    mask: &Mask,
+    out: &Attended,
+) -> Result<Tensor> {
+    let delta = rec.gpu().empty(1, qkv.rows * heads.heads)?;
+    rec.launch(Launch {
+        source: &SOURCE,
+        entry: "row_delta",
+        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1)],
+        params: params(qkv, heads, mask, 0)?,
+        bind: &[&out.o, d_o, &delta],
+        groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
+        cost: stream(&[&out.o, d_o], 2.0),
+    })?;
+    Ok(delta)
 }
 
 /// Gradient of [`twin`]'s o by x.

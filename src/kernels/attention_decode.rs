@@ -106,7 +106,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         params: params.clone(),
         bind: &[qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm],
         groups,
-        cost: Cost { flops: 4.0 * seen * heads.heads as f64, bytes: 8.0 * seen * heads.kv_heads as f64 },
+        cost: Cost::new(4.0 * seen * heads.heads as f64, 8.0 * seen * heads.kv_heads as f64),
     })?;
     if chunks == 1 {
         return Ok(o);
@@ -118,7 +118,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         params,
         bind: &[&part, &norm, &o],
         groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
-        cost: Cost { flops: 2.0 * part.len() as f64, bytes: 4.0 * part.len() as f64 },
+        cost: Cost::new(2.0 * part.len() as f64, 4.0 * part.len() as f64),
     })?;
     Ok(o)
 }

@@ -68,11 +68,14 @@ pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item
 /// Compares every case of the selected kernels with its twin, in each of `variants`.
 ///
 /// # Errors
-/// An unknown kernel; a device that was lost. A case that fails to build or run is a failed row.
+/// An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to build or run is a failed row.
 pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn Observer) -> Result<Vec<CheckRow>> {
     let mut rows = Vec::new();
     for kernel in selected(filter)? {
-        for form in kernel.forms(variants) {
+        if filter.is_some() {
+            gpu.expect_buildable((kernel.source)())?;
+        }
+        for form in kernel.forms(gpu, variants) {
             for case in (kernel.cases)().iter().filter(|c| !c.timed) {
                 if observer.stop_requested() {
                     return Err(Error::Stopped);

@@ -93,7 +93,7 @@ pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor):
             params: params(by.distinct.cols, dx, part.ld / 4, (first, part.cols), factor)?,
             bind: &[&by.distinct, &by.start, &by.row, dx, part],
             groups: lanes(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
-            cost: Cost { flops: dx.len() as f64, bytes: 8.0 * dx.len() as f64 },
+            cost: Cost::new(dx.len() as f64, 8.0 * dx.len() as f64),
         })?;
     }
     Ok(())

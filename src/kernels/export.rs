@@ -15,7 +15,7 @@ const MOST_WORDS: usize = 1 << 18;
 /// Writes into `dir`: `N.wgsl`, each text once; `data.bin`, the buffers' words and the twins' f64 or u32 values, little-endian;
 /// `cases.json`, a list of cases: `buffers` as [byte offset, bytes] in data.bin, `dispatches` (wgsl, entry, params, bind:
 /// numbers of buffers for the bindings from 1 on, groups) and `outputs` (what, buffer, rows, cols, ld, type, offset of the
-/// twin's values, which have no padding between rows). Gives the number of cases.
+/// twin's values, which have no padding between rows). Kernels that need an optional feature are left out. Gives the number of cases.
 ///
 /// # Errors
 /// An unknown kernel, a shader that does not build, a folder that cannot be written, device errors.
@@ -29,8 +29,8 @@ pub fn write(
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let (mut cases, mut data) = (Vec::new(), Vec::new());
     let mut texts: HashMap<String, String> = HashMap::new();
-    for kernel in selected(filter)? {
-        for form in kernel.forms(variants) {
+    for kernel in selected(filter)?.filter(|k| !(k.source)().is_optional()) {
+        for form in kernel.forms(gpu, variants) {
             for case in (kernel.cases)().iter().filter(|c| !c.timed) {
                 if observer.stop_requested() {
                     return Err(Error::Stopped);

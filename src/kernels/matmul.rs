@@ -3,12 +3,12 @@
 mod cases;
 
 pub use cases::{DTYPES, timed, timed_backward};
-pub(super) use cases::{pad_rows, random_half, random_quantised};
+pub(super) use cases::{pad_rows, random, random_half, random_quantised};
 
 use super::rms_norm::Gain;
 use super::swiglu::{self, Activation};
 use super::weight::{Block, Weight};
-use super::{Kernel, bytes, transpose, word};
+use super::{Kernel, bytes, matmul_matrix, transpose, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::{Error, Result};
 
@@ -117,11 +117,16 @@ pub fn normalises(rec: &Recorder, m: usize) -> bool {
 /// Whether a product of `m` rows by `b` can end in the gated activation.
 pub fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
     let whole = b.blocks().count() == 1 && b.cols().is_multiple_of(8);
-    whole && (rec.variant() == Variant::Soft || m <= ROWS)
+    whole && !on_units(rec, m) && (rec.variant() == Variant::Soft || m <= ROWS)
 }
 
 /// Most rows of a product that the tile variant splits along K.
 const ROWS: usize = 8;
+
+/// Whether [`forward`] leaves a product of `m` rows to matrix units.
+fn on_units(rec: &Recorder, m: usize) -> bool {
+    rec.matrix_units() && m > ROWS
+}
 
 /// Rows and vec4 columns of the result that one lane of the soft kernels holds. One column alone leaves the adapter's
 /// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights.
@@ -163,7 +168,11 @@ pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue:
     if a.ld != k {
         return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld)));
     }
-    b.blocks().try_for_each(|(c0, b)| product(rec, Part { a, a0: 0, b, c, c0, epilogue }))
+    let on_units = on_units(rec, a.rows);
+    b.blocks().try_for_each(|(c0, b)| match on_units {
+        true => matmul_matrix::product(rec, a, (b, c0), c, epilogue),
+        false => product(rec, Part { a, a0: 0, b, c, c0, epilogue }),
+    })
 }
 
 /// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns
@@ -212,7 +221,7 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
         params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
         bind: &[&[a], &weight[..], &[c]].concat(),
         groups: [(n / 4).div_ceil(8) as u32, m.div_ceil(rows) as u32, 1],
-        cost: Cost { flops: 2.0 * (m * k * n) as f64, bytes: bytes(&weight) + bytes(&[a, c]) },
+        cost: Cost::new(2.0 * (m * k * n) as f64, bytes(&weight) + bytes(&[a, c])),
     })
 }
 
@@ -271,8 +280,9 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
     let soft = rec.variant() == Variant::Soft;
     let quantised = matches!(b, Block::Quantised { .. });
-    // The blocked form only pays when its 64 rows are mostly there.
-    let blocked = !soft && m > ROWS && !quantised;
+    // The blocked form only pays when its 64 rows are mostly there; quantised weights have their own slices of K where bits must
+    // not depend on the number of rows.
+    let blocked = !soft && m > ROWS && !(quantised && rec.invariant());
     // A gated lane's second column stands half of N away.
     let (lanes4, wide4) = if e.gate.is_some() { (n4 / 2, wide as usize / 2) } else { (n4, wide as usize) };
     let (rows, columns) = match (soft, blocked) {
@@ -290,9 +300,10 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
             constants.push(WIDE);
         }
     }
-    let entry = match (quantised, soft || blocked) {
-        (true, _) => "forward_q",
-        (_, true) => "forward",
+    let entry = match (quantised, soft, blocked) {
+        (true, _, true) => "forward_q_blocks",
+        (true, ..) => "forward_q",
+        (_, true, _) | (_, _, true) => "forward",
         _ => "forward_rows",
     };
     constants.extend(fused(&e));
@@ -320,7 +331,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
                 params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
                 bind: &bind,
                 groups: if soft { [row_groups, columns as u32, 1] } else { [columns as u32, row_groups, 1] },
-                cost: Cost { flops: per_row * count as f64, bytes: bytes(&weight) + rows_bytes },
+                cost: Cost::new(per_row * count as f64, bytes(&weight) + rows_bytes),
             })
         })?;
     }
@@ -338,7 +349,7 @@ fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
 }
 
 /// Cuts `m` rows so that no dispatch runs too long or has too many workgroups.
-fn split_rows(
+pub(super) fn split_rows(
     rec: &mut Recorder,
     m: usize,
     rows: usize,
@@ -380,7 +391,7 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
                 params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
                 bind: &[a, b, c],
                 groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
-                cost: Cost { flops: per_row * count as f64, bytes: bytes(&[a, b, c]) * count as f64 / m as f64 },
+                cost: Cost::new(per_row * count as f64, bytes(&[a, b, c]) * count as f64 / m as f64),
             })
         })?;
     }

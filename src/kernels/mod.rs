@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attention;
 pub mod attention_backward;
 pub mod attention_decode;
+pub mod attention_tiles;
 pub mod cast;
 pub mod check;
 pub mod column_sum;
@@ -15,6 +16,7 @@ pub mod export;
 pub mod kv_write;
 pub mod log_softmax;
 pub mod matmul;
+pub mod matmul_matrix;
 pub mod peak;
 pub mod rms_norm;
 pub mod rope;
@@ -47,10 +49,14 @@ impl Kernel {
         (self.source)().name
     }
 
-    /// What there is to check in `variants`: each one as it is, and with its invariant order where that is another one.
-    pub fn forms(&self, variants: &[Variant]) -> Vec<Form> {
-        let all = variants.iter().flat_map(|v| [false, true].map(|invariant| Form { variant: *v, invariant }));
-        all.filter(|f| !f.invariant || self.ordered.contains(&f.variant)).collect()
+    /// What there is to check in `variants` on this device: each one as it is, and with its invariant order where that is another one.
+    pub fn forms(&self, gpu: &Gpu, variants: &[Variant]) -> Vec<Form> {
+        let form = |variant: &Variant, invariant| Form { variant: *variant, invariant, matrix_units: false };
+        let all = variants.iter().flat_map(|v| [false, true].map(|invariant| form(v, invariant)));
+        let source = (self.source)();
+        let there = |f: &Form| gpu.can_build(source) && !source.entries(f.variant).is_empty();
+        let checked = |f: &Form| there(f) && (!f.invariant || self.ordered.contains(&f.variant));
+        all.filter(checked).collect()
     }
 }
 
@@ -59,6 +65,7 @@ pub const ALL: &[Kernel] = &[
     embedding::KERNEL,
     rms_norm::KERNEL,
     matmul::KERNEL,
+    matmul_matrix::KERNEL,
     transpose::KERNEL,
     cast::KERNEL,
     column_sum::KERNEL,
@@ -66,6 +73,7 @@ pub const ALL: &[Kernel] = &[
     rope::KERNEL,
     attention::KERNEL,
     attention_backward::KERNEL,
+    attention_tiles::KERNEL,
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
@@ -75,6 +83,8 @@ pub const ALL: &[Kernel] = &[
     sample::KERNEL,
     adamw::KERNEL,
     peak::KERNEL,
+    peak::F16,
+    peak::MATRIX,
 ];
 
 /// One set of inputs for a kernel.
@@ -188,7 +198,7 @@ fn bytes(tensors: &[&Tensor]) -> f64 {
 
 /// Cost of an op that is bound by memory: `per_element` operations on each element of `tensors[0]`.
 fn stream(tensors: &[&Tensor], per_element: f64) -> Cost {
-    Cost { flops: tensors.first().map_or(0.0, |t| t.len() as f64) * per_element, bytes: bytes(tensors) }
+    Cost::new(tensors.first().map_or(0.0, |t| t.len() as f64) * per_element, bytes(tensors))
 }
 
 /// Refuses what the shaders' 32-bit indices cannot reach.

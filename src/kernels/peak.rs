@@ -1,7 +1,7 @@
 //! What a device can do at its best, measured by kernels that do nothing else: the ground of `bench`'s shares.
 
-use super::{Case, Kernel, lanes, word};
-use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor};
+use super::{Case, Kernel, columns, lanes, word};
+use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -15,18 +15,48 @@ static SOURCE: Source = Source {
 /// The multiply-adds in f16, for devices that have it.
 static SOURCE_F16: Source = Source {
     name: "peak_f16",
-    soft: include_str!("../../shaders/peak.f16.wgsl"),
-    tile: include_str!("../../shaders/peak.f16.wgsl"),
+    soft: include_str!("../../shaders/peak_f16.wgsl"),
+    tile: include_str!("../../shaders/peak_f16.wgsl"),
     libs: &["grid"],
     tile_size: 64,
+};
+
+/// The multiply-adds of matrix units, for devices opened with them.
+static SOURCE_MATRIX: Source = Source {
+    name: "peak_matrix",
+    soft: include_str!("../../shaders/peak_matrix.wgsl"),
+    tile: include_str!("../../shaders/peak_matrix.wgsl"),
+    libs: &["grid", "fragment"],
+    tile_size: 128,
 };
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "the device's own peaks", constants: &[&[]], ordered: &[], cases };
 
+/// The same in f16.
+pub const F16: Kernel = Kernel {
+    source: || &SOURCE_F16,
+    about: "the device's peak in f16",
+    constants: &[&[]],
+    ordered: &[],
+    cases: cases_f16,
+};
+
+/// The same on matrix units.
+pub const MATRIX: Kernel = Kernel {
+    source: || &SOURCE_MATRIX,
+    about: "the peak of the device's matrix units (--matrix-units)",
+    constants: &[&[("SIZE", 16), ("WG", 256)], &[("SIZE", 8), ("WG", 128)]],
+    ordered: &[],
+    cases: cases_matrix,
+};
+
 /// Multiply-adds of a lane in a step: three chains of vec4, eight times.
 const CHAINED: usize = 3 * 4 * 8;
+
+/// Products of fragments that a subgroup does in a step: four chains, eight times.
+const FRAGMENTS: usize = 4 * 8;
 
 /// Bytes that a cache is taken to hold.
 const CACHED: usize = 4 << 20;
@@ -39,6 +69,9 @@ pub struct Peaks {
     /// The same in f16, where shaders can compute in it.
     #[serde(default)]
     pub f16_gflops: Option<f64>,
+    /// The same of matrix units, operands in f16 and sums in f32, where the device was opened with them.
+    #[serde(default)]
+    pub matrix_gflops: Option<f64>,
     /// 10^9 bytes a second when reading alone, more than a cache holds.
     pub read_gbs: f64,
     /// The same when reading again and again what a cache holds.
@@ -59,7 +92,8 @@ impl Peaks {
     pub fn least(&self, cost: Cost) -> f64 {
         let cached = if cost.bytes <= CACHED as f64 { self.cached_gbs } else { 0.0 };
         let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs);
-        (cost.flops / self.gflops).max(bytes) / 1e9
+        let on_units = cost.on_units / self.matrix_gflops.unwrap_or(self.gflops);
+        ((cost.flops - cost.on_units) / self.gflops + on_units).max(bytes) / 1e9
     }
 }
 
@@ -94,7 +128,29 @@ fn launch(
 pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
     let flops = (y.len() / 4 * steps * CHAINED) as f64 * 2.0;
     let source = if half { &SOURCE_F16 } else { &SOURCE };
-    launch(rec, (source, "multiply"), steps, ab, y, Cost { flops, bytes: 4.0 * y.len() as f64 })
+    launch(rec, (source, "multiply"), steps, ab, y, Cost::new(flops, 4.0 * y.len() as f64))
+}
+
+/// y `[G, 4]`: in each row the first element of Σ over j of `steps` times eight a b\[j\], and the number of subgroups in a workgroup;
+/// ab `[5, SIZE²]` is a and four b of the units' size.
+///
+/// # Errors
+/// Shapes that do not fit; a device without matrix units.
+pub fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+    let Some(units) = rec.gpu().units() else {
+        return Err(Error::Input("peak_matrix: the device was opened without matrix units".into()));
+    };
+    ab.expect_shape("peak's fragments", 5, (units.size * units.size) as usize)?;
+    rec.launch(Launch {
+        source: &SOURCE_MATRIX,
+        entry: "multiply",
+        constants: vec![("SIZE", units.size), ("WG", units.lanes)],
+        params: vec![word(steps, "steps")?],
+        bind: &[ab, y],
+        groups: crate::gpu::fold(y.rows),
+        // How many subgroups there are is known when it has run.
+        cost: Cost::default(),
+    })
 }
 
 /// y `[L, 4]` = Σ over s of x\[s\], x `[S, 4 L]`.
@@ -102,7 +158,7 @@ pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: 
 /// # Errors
 /// Shapes that do not fit.
 pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
-    let cost = Cost { flops: x.len() as f64, bytes: 4.0 * (x.len() + y.len()) as f64 };
+    let cost = Cost::new(x.len() as f64, 4.0 * (x.len() + y.len()) as f64);
     launch(rec, (&SOURCE, "sum"), x.rows, x, y, cost)
 }
 
@@ -111,7 +167,7 @@ pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
 /// # Errors
 /// Shapes that do not fit.
 pub fn copy(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
-    launch(rec, (&SOURCE, "copy"), 1, x, y, Cost { flops: 0.0, bytes: 4.0 * (x.len() + y.len()) as f64 })
+    launch(rec, (&SOURCE, "copy"), 1, x, y, Cost::new(0.0, 4.0 * (x.len() + y.len()) as f64))
 }
 
 /// What [`multiply`] makes in lane `i`, channel `c`.
@@ -146,6 +202,40 @@ fn cases() -> Vec<Case> {
     all
 }
 
+fn cases_f16() -> Vec<Case> {
+    let all = [(1, 1), (37, 3)].map(|(count, steps)| {
+        Case::new(format!("multiply {count} x {steps} f16"), 4e-3, move |t| {
+            let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
+            let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
+            multiply(&mut t.rec, true, &x, &y, steps)?;
+            let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
+            t.expect("y", &y, || (0..count * 4).map(at).collect());
+            Ok(())
+        })
+    });
+    all.into()
+}
+
+fn cases_matrix() -> Vec<Case> {
+    let all = [(1, 1), (5, 7)].map(|(groups, steps)| {
+        Case::new(format!("multiply {groups} x {steps}"), 1e-6, move |t| {
+            let size = t.gpu.units().map_or(8, |u| u.size as usize);
+            // Multiples of 1/8, whose products f16 and f32 hold.
+            let ab: Vec<f32> = (0..5 * size * size).map(|_| t.below(16) as f32 / 8.0 - 1.0).collect();
+            let (x, y, first) = (t.gpu.upload(5, size * size, &ab)?, t.gpu.zeros(groups, 4)?, t.gpu.zeros(groups, 1)?);
+            multiply_matrix(&mut t.rec, &x, &y, steps)?;
+            columns::take(&mut t.rec, &y, 0, 1.0, &first)?;
+            t.expect("y", &first, || {
+                let product = |j: usize, k: usize| f64::from(ab[k]) * f64::from(ab[(j * size + k) * size]);
+                let sum: f64 = (1..5).flat_map(|j| (0..size).map(move |k| product(j, k))).sum();
+                vec![sum * (8 * steps) as f64; groups]
+            });
+            Ok(())
+        })
+    });
+    all.into()
+}
+
 /// Measures the device: each peak is the best of some runs, since whatever disturbs a run makes it slower.
 ///
 /// # Errors
@@ -176,6 +266,7 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
     };
     let gflops = multiplying(false)?;
     let f16_gflops = gpu.has_f16().then(|| multiplying(true)).transpose()?;
+    let matrix_gflops = gpu.units().map(|units| on_units(gpu, units)).transpose()?;
     let reading = |bytes: usize, times: usize| -> Result<f64> {
         let lanes = bytes / 16 / 64;
         let (x, sums) = (gpu.zeros(64, lanes * 4)?, gpu.zeros(lanes, 4)?);
@@ -191,7 +282,28 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
     let many = |n: usize| run(&|rec| (0..n).try_for_each(|_| copy(rec, &small[0], &small[1])));
     let (long, short) = (many(600)?.0, many(100)?.0);
     let dispatch_us = (long - short).max(0.0) / 500.0 * 1e6;
-    Ok(Peaks { gflops, f16_gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us })
+    Ok(Peaks { gflops, f16_gflops, matrix_gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us })
+}
+
+/// 10^9 operations a second of matrix units.
+fn on_units(gpu: &Gpu, units: Units) -> Result<f64> {
+    let size = units.size as usize;
+    let (groups, mut steps, mut best) = (512, 16, 0.0f64);
+    let ab = gpu.upload(5, size * size, &vec![0.125f32; 5 * size * size])?;
+    let y = gpu.zeros(groups, 4)?;
+    loop {
+        let mut rec = gpu.record();
+        multiply_matrix(&mut rec, &ab, &y, steps)?;
+        let plan = rec.compile();
+        gpu.time(&plan, 1)?;
+        let seconds = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
+        let subgroups: f64 = gpu.download::<f32>(&y)?.chunks_exact(4).map(|row| f64::from(row[1])).sum();
+        best = best.max(subgroups * (steps * FRAGMENTS) as f64 * 2.0 * (size as f64).powi(3) / seconds / 1e9);
+        if seconds > 0.01 || steps >= 1 << 16 {
+            return Ok(best);
+        }
+        steps *= 4;
+    }
 }
 
 #[cfg(test)]
@@ -199,30 +311,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_in_f16_are_those_of_the_twin() {
-        let gpu = Gpu::open(None, None).unwrap();
-        if !gpu.has_f16() {
-            return;
-        }
-        let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
-        let (x, y) = (gpu.upload(2, 4, &ab).unwrap(), gpu.zeros(37, 4).unwrap());
-        for variant in crate::gpu::Variant::ALL {
-            let mut rec = gpu.record_form(Form { variant, invariant: false });
-            multiply(&mut rec, true, &x, &y, 3).unwrap();
-            rec.submit().unwrap();
-            for (j, got) in gpu.download::<f32>(&y).unwrap().into_iter().enumerate() {
-                let want = twin(j / 4, 3, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
-                assert!((f64::from(got) - want).abs() <= 4e-3 * (1.0 + want.abs()), "{j}: {got}, {want}");
-            }
-        }
-    }
-
-    #[test]
     fn the_peak_that_bounds_is_the_one_that_counts() {
         let peaks = Peaks { gflops: 100.0, read_gbs: 10.0, cached_gbs: 50.0, copy_gbs: 8.0, ..Peaks::default() };
         // A second of work by either measure, done in two.
-        let share = |flops, bytes| peaks.share(Cost { flops, bytes }, 2.0);
+        let share = |flops, bytes| peaks.share(Cost::new(flops, bytes), 2.0);
         assert_eq!((share(100e9, 1e9), share(1e9, 10e9)), (0.5, 0.5));
-        assert_eq!(peaks.share(Cost { flops: 0.0, bytes: 1e6 }, 2e-5), 1.0);
+        assert_eq!(peaks.share(Cost::new(0.0, 1e6), 2e-5), 1.0);
+        // Half of the operations on units that are four times as fast.
+        let peaks = Peaks { matrix_gflops: Some(400.0), ..peaks };
+        assert_eq!(peaks.share(Cost { on_units: 100e9, ..Cost::new(200e9, 0.0) }, 2.5), 0.5);
     }
 }

@@ -47,7 +47,7 @@ pub fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<T
             word(columns.start / 4, "columns")?,
         ],
         groups: lanes(&SOURCE, rec.variant(), y.len() / 16),
-        cost: Cost { flops: 0.0, bytes: bytes(&weight) * share + bytes(&[&y]) },
+        cost: Cost::new(0.0, bytes(&weight) * share + bytes(&[&y])),
         bind: &[&weight[..], &[&y]].concat(),
     })?;
     Ok(y)

@@ -27,7 +27,13 @@ impl View {
     pub(crate) fn of_lengths(gpu: &Gpu, model: &Model, forest: &Forest, lengths: &[u32]) -> Result<View> {
         let mask = Mask::new(gpu, forest, None)?;
         let arch = &model.arch;
-        let masks = arch.layers.iter().map(|l| mask.seeing(forest, l.window, arch.query_scale)).collect();
+        let mut masks: Vec<Mask> = Vec::new();
+        for layer in &arch.layers {
+            let new = mask.seeing(forest, layer.window, arch.query_scale);
+            // Layers of one window share what is made of it.
+            let like = masks.iter().find(|m| m.window == new.window).cloned();
+            masks.push(like.unwrap_or(new));
+        }
         Ok(View { masks, turns: turns(gpu, model, lengths)?, dropout: None })
     }
 }

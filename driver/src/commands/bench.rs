@@ -224,10 +224,11 @@ fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
     app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
     let p = &report.peaks;
     app.line(format!(
-        "peaks: {:.1} GFLOP/s in f32{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
+        "peaks: {:.1} GFLOP/s in f32{}{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
          that bounds",
         p.gflops,
         p.f16_gflops.map_or(String::new(), |g| format!(", {g:.1} in f16")),
+        p.matrix_gflops.map_or(String::new(), |g| format!(", {g:.1} on matrix units")),
         p.read_gbs, p.cached_gbs, p.copy_gbs, p.dispatch_us
     ))?;
     if !report.kernels.is_empty() {

@@ -39,7 +39,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let own = [gpu.variant()];
     let variants = if args.quick || args.pin.is_variant() { &own[..] } else { &Variant::ALL[..] };
     let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
-    let cases = |k: &Kernel| (k.cases)().iter().filter(|c| !c.timed).count() * k.forms(variants).len();
+    let cases = |k: &Kernel| (k.cases)().iter().filter(|c| !c.timed).count() * k.forms(&gpu, variants).len();
     app.progress.begin("check", Some(selected.map(cases).sum::<usize>() as u64), "cases");
     if let Some(dir) = &args.export {
         let written = export::write(&gpu, dir, args.kernel.as_deref(), variants, &app.progress)?;

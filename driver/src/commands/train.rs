@@ -385,7 +385,7 @@ impl Start {
             "model": self.source.path, "records": records, "settings": settings,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
             "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
-            "invariant": app.common.invariant, "optimizer": args.state.moments().name(),
+            "invariant": app.common.invariant, "matrix_units": app.common.matrix_units, "optimizer": args.state.moments().name(),
             "weights": args.state.weights(),
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });

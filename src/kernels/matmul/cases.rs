@@ -208,7 +208,7 @@ fn timed_tn((m, k, n): (usize, usize, usize)) -> Case {
 }
 
 /// A random matrix `[K, N]` of one of [`DTYPES`], and the same in f64.
-fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
+pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
     match dtype {
         "bf16" => random_half(t, Half::Bf16, k, n),
         "f16" => random_half(t, Half::F16, k, n),

@@ -71,7 +71,7 @@ struct Spent {
 impl Spent {
     /// What `self` took beyond `less`.
     fn beyond(self, less: Spent) -> Spent {
-        let work = Cost { flops: self.work.flops - less.work.flops, bytes: self.work.bytes - less.work.bytes };
+        let work = self.work.plus(less.work, -1.0);
         // A disturbed run may seem longer than a longer one; a figure must stay finite.
         Spent { seconds: (self.seconds - less.seconds).max(1e-9), work }
     }
