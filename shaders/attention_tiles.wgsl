@@ -41,44 +41,45 @@ fn tile_at(h: u32, t: u32) -> u32 {
 fn scores(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let h = p.head0 + g.y;
     let kv = p.heads + h / (p.heads / p.kv_heads);
-    let block = p.block0 + g.x;
-    let i$ = min(block * 16u + $u, p.rows - 1u); //*16
+    let row = p.block0 * 16u + g.x * 8u;
+    let block = row / 16u;
+    let i$ = min(row + $u, p.rows - 1u); //*8
+    let l$ = i$ * p.heads + h; //*8
     let blocks = (p.rows + 15u) / 16u;
-    for (var t = list[block]; t < list[block + 1u]; t++) {
-        let row# = list[blocks + 1u + t] * 16u + #u * 8u + lane; //*1*2
-        let j# = min(row#, p.rows - 1u); //*1*2
-        let end# = span[j#]; //*1*2
-        var k# = j# * p.ld4 + kv * p.d4; //*1*2
-        var q$ = i$ * p.ld4 + h * p.d4; //*16
-        var s$_# = 0.0; //*16*2
+    let past = list[block + 1u];
+    // Two tiles at a time, so that 8 queries and 4 keys of a lane share 12 loads. The last one may be there twice.
+    for (var t = list[block]; t < past; t += 2u) {
+        let t# = min(t + #u / 2u, past - 1u); //*1*4
+        let key# = #u % 2u * 8u + lane; //*1*4
+        let seen# = list[blocks + 1u + t#] * 16u + key#; //*1*4
+        let j# = min(seen#, p.rows - 1u); //*1*4
+        let span# = span[j#]; //*1*4
+        var k# = j# * p.ld4 + kv * p.d4; //*1*4
+        var q$ = i$ * p.ld4 + h * p.d4; //*8
+        var s$_# = 0.0; //*8*4
         for (var d = 0u; d < p.d4; d++) {
-            let key# = qkv[k# + d]; //*1*2
-            let x$ = qkv[q$ + d]; //*16
-            s$_# = fma(x$.w, key#.w, fma(x$.z, key#.z, fma(x$.y, key#.y, fma(x$.x, key#.x, s$_#)))); //*16*2
+            let y# = qkv[k# + d]; //*1*4
+            let x$ = qkv[q$ + d]; //*8
+            s$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, s$_#)))); //*8*4
         }
-        k# += p.kv_heads * p.d4; //*1*2
-        q$ = (i$ * p.heads + h) * p.d4; //*16
-        var dp$_# = 0.0; //*16*2
+        k# += p.kv_heads * p.d4; //*1*4
+        q$ = l$ * p.d4; //*8
+        var dp$_# = 0.0; //*8*4
         for (var d = 0u; d < p.d4; d++) {
-            let value# = qkv[k# + d]; //*1*2
-            let y$ = d_o[q$ + d]; //*16
-            dp$_# = fma(y$.w, value#.w, fma(y$.z, value#.z, fma(y$.y, value#.y, fma(y$.x, value#.x, dp$_#)))); //*16*2
+            let y# = qkv[k# + d]; //*1*4
+            let x$ = d_o[q$ + d]; //*8
+            dp$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, dp$_#)))); //*8*4
         }
         // No short circuit, which would be a branch.
-        let seen$_# = (block * 16u + $u < p.rows) & (row# < p.rows) & (j# <= i$) & (i$ < end#.x) & (span[i$].y - end#.y < p.window); //*16*2
-        let l$ = i$ * p.heads + h; //*16
-        let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), seen$_#); //*16*2
-        let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*16*2
-        let at# = tile_at(g.y, t) + lane * 4u + #u * 32u; //*1*2
-        w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*2
-        w[at# + 1u] = vec4f(e4_#, e5_#, e6_#, e7_#); //*1*2
-        w[at# + 2u] = vec4f(e8_#, e9_#, e10_#, e11_#); //*1*2
-        w[at# + 3u] = vec4f(e12_#, e13_#, e14_#, e15_#); //*1*2
-        let ds# = at# + p.heads_here * p.tiles * 64u; //*1*2
-        w[ds#] = vec4f(ds0_#, ds1_#, ds2_#, ds3_#); //*1*2
-        w[ds# + 1u] = vec4f(ds4_#, ds5_#, ds6_#, ds7_#); //*1*2
-        w[ds# + 2u] = vec4f(ds8_#, ds9_#, ds10_#, ds11_#); //*1*2
-        w[ds# + 3u] = vec4f(ds12_#, ds13_#, ds14_#, ds15_#); //*1*2
+        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < span#.x) & (span[i$].y - span#.y < p.window); //*8*4
+        let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*8*4
+        let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*8*4
+        let at# = tile_at(g.y, t#) + key# * 4u + g.x % 2u * 2u; //*1*4
+        w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*4
+        w[at# + 1u] = vec4f(e4_#, e5_#, e6_#, e7_#); //*1*4
+        let to# = at# + p.heads_here * p.tiles * 64u; //*1*4
+        w[to#] = vec4f(ds0_#, ds1_#, ds2_#, ds3_#); //*1*4
+        w[to# + 1u] = vec4f(ds4_#, ds5_#, ds6_#, ds7_#); //*1*4
     }
 }
 

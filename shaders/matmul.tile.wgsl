@@ -162,26 +162,19 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var n$ = vec4f(); //*MR
     var late = vec4f();
     for (var block = slice; block < p.k / 32u; block += 8u) {
-        var s$ = vec4f(); //*MR
-        var t$ = 0.0; //*MR
+        let d = scale[block * p.ldb4 + col];
+        let o = minimum[block * p.ldb4 + col];
         var k4 = block * 8u;
         for (var w = 0u; w < BITS; w++) {
             let q = words[(block * BITS + w) * p.ldb4 + col];
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let q0 = vec4f((q >> vec4u(shift)) & mask);
-                let q1 = vec4f((q >> vec4u(shift + BITS)) & mask);
-                let q2 = vec4f((q >> vec4u(shift + 2u * BITS)) & mask);
-                let q3 = vec4f((q >> vec4u(shift + 3u * BITS)) & mask);
+                let b# = fma(vec4f((q >> vec4u(shift + #u * BITS)) & mask), d, o); //*1*4
                 var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
-                s$ = fma(vec4f(a$.w), q3, fma(vec4f(a$.z), q2, fma(vec4f(a$.y), q1, fma(vec4f(a$.x), q0, s$)))); //*MR
-                t$ += dot(a$, vec4f(1.0)); //*MR
+                c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
                 k4 += 1u;
             }
         }
-        let d = scale[block * p.ldb4 + col];
-        let o = minimum[block * p.ldb4 + col];
-        c$ = fma(vec4f(t$), o, fma(s$, d, c$)); //*MR
     }
     if BIAS == 1u && slice == 0u {
         late = bias[p.c0 + col];

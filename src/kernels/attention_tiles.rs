@@ -263,7 +263,7 @@ fn in_chunks(
     for chunk in &chunks {
         let ds = chunk.heads * chunk.tiles.len() * QUERIES * KEYS / 4;
         let bind = [qkv, d_o, &tiles.span, &tiles.by_query, lse, delta, &w];
-        let groups = [chunk.blocks.len(), chunk.heads, 1];
+        let groups = [2 * chunk.blocks.len(), chunk.heads, 1];
         work.launch(rec, "scores", (chunk, groups), &bind, (2.0, false), None)?;
         work.to_queries(rec, chunk, (&w, ds), ((qkv, keys), (dqkv, 0)))?;
         work.to_keys(rec, chunk, (&w, 0), ((d_o, 0), (dqkv, values)))?;
