@@ -1,5 +1,5 @@
 // The gradients of attention over the token forest, by what the forward pass kept (FlashAttention, arXiv 2205.14135): a lane holds its
-// share of one query row in HQ heads and reads NB keys at a time, or, for dK and dV, of KR key rows and reads QS queries, of HK heads.
+// share of one query row in HQ heads and reads NB keys at a time, or, for dK and dV, of one key row and reads QS queries; at most 4.
 
 //@ row_delta
 // delta = rowsum(dO * O), the term that all of a row's dS share.
@@ -91,15 +91,15 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             let y$ = dout$[d]; //*HQ
             dp$_# = fma(y$.w, value#.w, fma(y$.z, value#.z, fma(y$.y, value#.y, fma(y$.x, value#.x, dp$_#)))); //*HQ*NB
         }
-        var score$: array<vec4f, (NB + 3u) / 4u>; //*HQ
-        score$[#u / 4u][#u % 4u] = dots$_#; //*HQ*NB
-        score$[0] = across(score$[0], lane); //*HQ
-        var product$: array<vec4f, (NB + 3u) / 4u>; //*HQ
-        product$[#u / 4u][#u % 4u] = dp$_#; //*HQ*NB
-        product$[0] = across(product$[0], lane); //*HQ
+        var score$ = vec4f(); //*HQ
+        score$[#u] = dots$_#; //*HQ*NB
+        score$ = across(score$, lane); //*HQ
+        var product$ = vec4f(); //*HQ
+        product$[#u] = dp$_#; //*HQ*NB
+        product$ = across(product$, lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
-        let w$_# = select(0.0, exp(min(score$[#u / 4u][#u % 4u] - l$, 0.0)), seen#); //*HQ*NB
-        let ds$_# = vec4f(w$_# * (product$[#u / 4u][#u % 4u] - delta$) * p.scale); //*HQ*NB
+        let w$_# = select(0.0, exp(min(score$[#u] - l$, 0.0)), seen#); //*HQ*NB
+        let ds$_# = vec4f(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             var t$ = c$[d]; //*HQ
@@ -132,34 +132,34 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 @compute @workgroup_size(WG)
 fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let part = lane % PARTS;
-    let block = g.x * ROWS * KR;
+    let block = g.x * ROWS;
     let kv = g.y + p.head0;
-    let last = min(block + ROWS * KR, p.rows) - 1u;
-    let j$ = min(block + $u * ROWS + lane / PARTS, last); //*KR
-    let e$ = end[j$]; //*KR
-    let here$ = pos[j$]; //*KR
+    let last = min(block + ROWS, p.rows) - 1u;
+    let j = min(block + lane / PARTS, last);
+    let e = end[j];
+    let here = pos[j];
     var stop = 0u;
     for (var r = block; r <= last; r++) {
         stop = max(stop, end[r]);
     }
-    let ki$ = j$ * p.ld4 + (p.heads + kv) * D4; //*KR
-    let vi$ = ki$ + p.kv_heads * D4; //*KR
-    var k$: array<vec4f, HELD>; //*KR
-    var v$: array<vec4f, HELD>; //*KR
+    let ki = j * p.ld4 + (p.heads + kv) * D4;
+    let vi = ki + p.kv_heads * D4;
+    var k: array<vec4f, HELD>;
+    var v: array<vec4f, HELD>;
     for (var d = 0u; d < share(); d++) {
-        k$[d] = qkv[ki$ + d * PARTS + part] * p.scale; //*KR
-        v$[d] = qkv[vi$ + d * PARTS + part]; //*KR
+        k[d] = qkv[ki + d * PARTS + part] * p.scale;
+        v[d] = qkv[vi + d * PARTS + part];
     }
-    var x$: array<vec4f, HELD>; //*KR
-    var y$: array<vec4f, HELD>; //*KR
+    var x: array<vec4f, HELD>;
+    var y: array<vec4f, HELD>;
     let group = p.heads / p.kv_heads;
     var done = vec2u(); //*COUNT
-    for (var h = kv * group; h < kv * group + group; h += HK) {
+    for (var h = kv * group; h < kv * group + group; h++) {
         var high = 0u;
         var until = 0u;
         var i = block;
         while i < stop {
-            let i# = min(i + #u / HK, stop - 1u); //*1*QS
+            let i# = min(i + #u, stop - 1u); //*1*QS
             let at# = pos[i#]; //*1*QS
             if i >= until {
                 high = 0u;
@@ -172,48 +172,53 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
                 }
             }
             if at0 > high && at0 - high >= p.window {
-                done.y += KR * HK; //*COUNT
+                done.y += 1u; //*COUNT
                 i = end[i];
                 continue;
             }
-            done.x += KR * QS; //*COUNT
-            let q# = i# * p.ld4 + (h + #u % HK) * D4; //*1*QS
-            let o# = (i# * p.heads + h + #u % HK) * D4; //*1*QS
-            var dots$_# = 0.0; //*KR*QS
-            var dp$_# = 0.0; //*KR*QS
+            done.x += QS; //*COUNT
+            let q# = i# * p.ld4 + h * D4; //*1*QS
+            let o# = (i# * p.heads + h) * D4; //*1*QS
+            var dots# = 0.0; //*1*QS
+            var dp# = 0.0; //*1*QS
             for (var d = 0u; d < share(); d++) {
-                let a$ = k$[d]; //*KR
-                let b$ = v$[d]; //*KR
+                let a = k[d];
+                let b = v[d];
                 let query# = qkv[q# + d * PARTS + part]; //*1*QS
                 let dout# = d_o[o# + d * PARTS + part]; //*1*QS
-                dots$_# = fma(a$.w, query#.w, fma(a$.z, query#.z, fma(a$.y, query#.y, fma(a$.x, query#.x, dots$_#)))); //*KR*QS
-                dp$_# = fma(b$.w, dout#.w, fma(b$.z, dout#.z, fma(b$.y, dout#.y, fma(b$.x, dout#.x, dp$_#)))); //*KR*QS
+                dots# = fma(a.w, query#.w, fma(a.z, query#.z, fma(a.y, query#.y, fma(a.x, query#.x, dots#)))); //*1*QS
+                dp# = fma(b.w, dout#.w, fma(b.z, dout#.z, fma(b.y, dout#.y, fma(b.x, dout#.x, dp#)))); //*1*QS
             }
-            let l# = lse[i# * p.heads + h + #u % HK]; //*1*QS
-            let delta# = delta[i# * p.heads + h + #u % HK]; //*1*QS
-            var score$: array<vec4f, (QS + 3u) / 4u>; //*KR
-            score$[#u / 4u][#u % 4u] = dots$_#; //*KR*QS
-            score$[0] = across(score$[0], lane); //*KR
-            var product$: array<vec4f, (QS + 3u) / 4u>; //*KR
-            product$[#u / 4u][#u % 4u] = dp$_#; //*KR*QS
-            product$[0] = across(product$[0], lane); //*KR
-            let seen$_# = (i + #u / HK < stop) & visible(i#, j$, e$, at# - here$); //*KR*QS
-            let w$_# = select(0.0, exp(min(score$[#u / 4u][#u % 4u] - l#, 0.0)), seen$_#); //*KR*QS
-            let ds$_# = vec4f(w$_# * (product$[#u / 4u][#u % 4u] - delta#) * p.scale); //*KR*QS
+            let l# = lse[i# * p.heads + h]; //*1*QS
+            let delta# = delta[i# * p.heads + h]; //*1*QS
+            var score = vec4f();
+            score[#u] = dots#; //*1*QS
+            score = across(score, lane);
+            var product = vec4f();
+            product[#u] = dp#; //*1*QS
+            product = across(product, lane);
+            let seen# = (i + #u < stop) & visible(i#, j, e, at# - here); //*1*QS
+            let w# = select(0.0, exp(min(score[#u] - l#, 0.0)), seen#); //*1*QS
+            let ds# = vec4f(w# * (product[#u] - delta#) * p.scale); //*1*QS
             for (var d = 0u; d < share(); d++) {
-                var a$ = x$[d]; //*KR
-                var b$ = y$[d]; //*KR
+                var a = x[d];
+                var b = y[d];
                 let query# = qkv[q# + d * PARTS + part]; //*1*QS
                 let dout# = d_o[o# + d * PARTS + part]; //*1*QS
-                b$ = fma(vec4f(w$_#), dout#, b$); //*KR*QS
-                a$ = fma(ds$_#, query#, a$); //*KR*QS
-                x$[d] = a$; //*KR
-                y$[d] = b$; //*KR
+                b = fma(vec4f(w#), dout#, b); //*1*QS
+                a = fma(ds#, query#, a); //*1*QS
+                x[d] = a;
+                y[d] = b;
             }
-            i += QS / HK;
+            i += QS;
         }
     }
     atomicAdd(&work[4], select(0u, done.x, part == 0u)); //*COUNT
     atomicAdd(&work[5], select(0u, done.y, part == 0u)); //*COUNT
-    if block + $u * ROWS + lane / PARTS < p.rows { for (var d = 0u; d < share(); d++) { dqkv[ki$ + d * PARTS + part] = x$[d]; dqkv[vi$ + d * PARTS + part] = y$[d]; } } //*KR
+    if block + lane / PARTS < p.rows {
+        for (var d = 0u; d < share(); d++) {
+            dqkv[ki + d * PARTS + part] = x[d];
+            dqkv[vi + d * PARTS + part] = y[d];
+        }
+    }
 }

@@ -122,27 +122,6 @@ fn rows_at_once(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
     }
 }
 
-/// Queries that `keys` reads at a time, and of how many heads they are: as many as [`rows_at_once`] would make cost more than it saves,
-/// since each takes two products.
-fn queries_at_once(rec: &Recorder, heads: Heads) -> (usize, usize) {
-    let group = heads.heads / heads.kv_heads.max(1);
-    match (rec.variant(), rows_at_once(rec, heads, 0)) {
-        (_, 1) => (1, 1),
-        (Variant::Tile, rows) => (rows, 1),
-        (Variant::Soft, _) if group.is_multiple_of(3) => (6, 3),
-        (Variant::Soft, _) if group.is_multiple_of(2) => (6, 2),
-        (Variant::Soft, _) => (4, 1),
-    }
-}
-
-/// Key rows that a lane of `keys` holds; narrow heads are quicker through one.
-fn key_rows(rec: &Recorder, heads: Heads) -> usize {
-    match rec.variant() {
-        Variant::Soft if heads.padded() > 16 => 2,
-        _ => 1,
-    }
-}
-
 /// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with it. On a GPU as
 /// many as leave registers for what is read.
 pub(super) fn together(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
@@ -211,16 +190,14 @@ pub(super) fn by_heads(
     let count = heads.heads / pass.together;
     let parts = parts(rec, heads, pass.chunk);
     let held = pass.source.workgroup(rec.variant()) as usize / parts;
-    let (block, head_step) = if pass.by_keys { (held * key_rows(rec, heads), 1) } else { (held, pass.together) };
-    let (rows, (queries, of)) = (rows_at_once(rec, heads, pass.chunk), queries_at_once(rec, heads));
+    let (block, head_step) = if pass.by_keys { (held, 1) } else { (held, pass.together) };
+    let rows = rows_at_once(rec, heads, pass.chunk) as u32;
     let mut constants = vec![
         ("D4", (heads.padded() / 4) as u32),
         ("PARTS", parts as u32),
         ("HQ", pass.together as u32),
-        ("NB", rows as u32),
-        ("HK", of as u32),
-        ("QS", queries as u32),
-        ("KR", key_rows(rec, heads) as u32),
+        ("NB", rows),
+        ("QS", rows),
         ("CHUNK", pass.chunk as u32),
         ("COUNT", u32::from(mask.work.is_some())),
     ];
