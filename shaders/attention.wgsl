@@ -71,9 +71,12 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             let x$ = q$[d]; //*HQ
             dots$_# = fma(x$, key#, dots$_#); //*HQ*NB
         }
-        var score$: array<vec4f, (NB + 3u) / 4u>; //*HQ
-        score$[#u / 4u][#u % 4u] = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*HQ*NB
-        score$[0] = across(score$[0], lane); //*HQ
+        // Of up to 8 keys; where lanes share a row, of up to 4.
+        var score$ = vec4f(); //*HQ
+        var more_scores$ = vec4f(); //*HQ
+        let sum$_# = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*HQ*NB
+        if #u < 4u { score$[#u % 4u] = sum$_#; } else { more_scores$[#u % 4u] = sum$_#; } //*HQ*NB
+        score$ = across(score$, lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
         if CHUNK > 0u && seen0 && at0 / max(CHUNK, 1u) != chunk {
             let most$ = max(all_top$, top$); //*HQ
@@ -89,7 +92,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             sum$ = 0.0; //*HQ
             chunk = at0 / max(CHUNK, 1u);
         }
-        let s$_# = select(-3.0e38, score$[#u / 4u][#u % 4u], seen#); //*HQ*NB
+        let s$_# = select(-3.0e38, select(more_scores$[#u % 4u], score$[#u % 4u], #u < 4u), seen#); //*HQ*NB
         var higher$ = top$; //*HQ
         higher$ = max(higher$, s$_#); //*HQ*NB
         let keep$ = exp(top$ - higher$); //*HQ

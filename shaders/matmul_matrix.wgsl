@@ -95,21 +95,18 @@ fn finish(at: Place, quarter: u32, row0: u32, col0: u32) {
     }
 }
 
-//@ forward
+//@ forward fetch
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]
-fn fetch(row: u32, col: u32) -> vec4f {
-    return wide(b[row * p.ldb4 + col]);
-}
 @compute @workgroup_size(WG)
 fn forward(at: Place) {
     block(at);
 }
 
-//@ forward_q
+//@ forward_q fetch_q
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -118,12 +115,6 @@ fn forward(at: Place) {
 @group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
 @group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
-fn fetch(row: u32, col: u32) -> vec4f {
-    let per = 32u / BITS;
-    let q = words[row / per * p.ldb4 + col] >> vec4u(row % per * BITS);
-    let block = row / 32u * p.ldb4 + col;
-    return fma(vec4f(q & vec4u((1u << BITS) - 1u)), scale[block], minimum[block]);
-}
 @compute @workgroup_size(WG)
 fn forward_q(at: Place) {
     block(at);

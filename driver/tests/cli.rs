@@ -81,6 +81,7 @@ fn wrong_usage_is_exit_code_2() {
         &[][..],
         &["fly"],
         &["devices", "--wings"],
+        &["devices", "--matrix-units", "--invariant"],
         &["generate"],
         &["generate", "--model", "m"],
         &["generate", "--model", "m", "--prompt", "a", "--prompts", "b"],
@@ -143,6 +144,21 @@ fn a_missing_model_is_named() {
 #[test]
 fn an_unknown_device_is_named_with_those_there_are() {
     fails_naming(&["devices", "--device", "no such gpu"], &["no such gpu", "there are"]);
+}
+
+#[test]
+fn matrix_units_are_asked_of_devices_that_have_them() {
+    let (_, devices, _) = outcome(&["devices", "--json"]);
+    let devices: serde_json::Value = serde_json::from_str(&devices).unwrap();
+    let chosen = &devices["devices"][devices["chosen"].as_u64().unwrap() as usize];
+    let has = chosen["features"].as_array().unwrap().iter().any(|f| f == "matrix-units");
+    let check = ["check", "--kernel", "peak_matrix", "--quick"];
+    fails_naming(&check, &["peak_matrix", "--matrix-units"]);
+    let asked = [&check[..], &["--matrix-units"]].concat();
+    match has {
+        true => assert_eq!(outcome(&asked).0, 0),
+        false => fails_naming(&asked, &["has no matrix units", "run without --matrix-units"]),
+    }
 }
 
 #[test]

@@ -31,6 +31,8 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
     ("parts", include_str!("../../shaders/lib/parts.soft.wgsl"), include_str!("../../shaders/lib/parts.tile.wgsl")),
     ("blocks", include_str!("../../shaders/lib/blocks.wgsl"), include_str!("../../shaders/lib/blocks.wgsl")),
+    ("fetch", include_str!("../../shaders/lib/fetch.wgsl"), include_str!("../../shaders/lib/fetch.wgsl")),
+    ("fetch_q", include_str!("../../shaders/lib/fetch_q.wgsl"), include_str!("../../shaders/lib/fetch_q.wgsl")),
     ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
