@@ -17,16 +17,13 @@ fn every_variant_translates() {
     assert!(all.len() > 100, "only {} texts", all.len());
     for (i, t) in all.iter().enumerate() {
         let (name, variant) = (t.source.name, t.variant.name());
-        let translated = translate(&format!("{name} {variant} {} {:?}", t.entry, t.row), t.entry, &t.wgsl);
+        let translated =
+            translate(&format!("{name} {variant} {} {:?}", t.entry, t.row), t.entry, t.source.is_optional(), &t.wgsl);
         // The validators know WebGPU without its optional parts.
-        if let Some(dir) = out.as_ref().filter(|_| !has_directive(&t.wgsl)) {
+        if let Some(dir) = out.as_ref().filter(|_| !t.source.is_optional()) {
             keep(dir, &format!("{name}.{variant}.{}.{i}", t.entry), t.wgsl.as_bytes(), &translated);
         }
     }
-}
-
-fn has_directive(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with("enable "))
 }
 
 /// SPIR-V, MSL and HLSL of one text.
@@ -46,9 +43,9 @@ fn keep(dir: &std::path::Path, stem: &str, wgsl: &[u8], translated: &Translated)
     }
 }
 
-fn translate(label: &str, entry: &str, text: &str) -> Translated {
+fn translate(label: &str, entry: &str, optional: bool, text: &str) -> Translated {
     // unpack2x16float is a part of WebGPU; naga counts it as a capability for old OpenGL's sake.
-    let capabilities = match has_directive(text) {
+    let capabilities = match optional {
         true => Capabilities::all(),
         false => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
     };

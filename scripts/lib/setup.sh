@@ -99,11 +99,16 @@ has_software_driver() {
   [ "$(mesa_major "$v")" -ge 24 ]
 }
 
+# debian_archive CODENAME: the address that apt takes this Debian from, and "yes" where it is trusted without a signature.
+debian_archive() {
+  apt-get indextargets --format '$(REPO_URI) $(TRUSTED)' 'Created-By: Packages' "Release: $1" 'Component: main' | head -n 1
+}
+
 # Adds Debian's backports to apt, from the same archive that this machine takes Debian itself from.
 add_backports() {
   local codename=$1 suite=$1-backports line uri trusted
   if apt-get indextargets --format '$(RELEASE)' 'Created-By: Packages' | grep -qx "$suite"; then return; fi
-  line=$(apt-get indextargets --format '$(REPO_URI) $(TRUSTED)' 'Created-By: Packages' "Release: $codename" 'Component: main' | head -n 1)
+  line=$(debian_archive "$codename")
   uri=${line%% *} trusted=
   [ -n "$uri" ] || fail "found no apt source for Debian $codename; add $suite to your apt sources by hand and run this again"
   grep -qsE "^deb .*\[[^]]*trusted=yes[^]]*\] *$uri" /etc/apt/sources.list /etc/apt/sources.list.d/*.list && trusted='Trusted: yes'

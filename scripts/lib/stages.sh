@@ -80,7 +80,8 @@ matrix_units() {
       echo "skipped: Mesa 26 is taken from Debian's packages for x86_64, and this is no such Debian"
       return 0
     fi
-    archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' "Release: $(. /etc/os-release && printf '%s' "$VERSION_CODENAME")" | head -n 1)
+    archive=$(debian_archive "$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")")
+    archive=${archive%% *}
     [ -n "$archive" ] || { echo "found no apt source for this Debian"; return 1; }
     echo "Fetching Mesa 26 (some 80 MB, into $dir; not installed)"
     rm -rf "$dir"; mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/root"

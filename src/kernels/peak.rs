@@ -176,17 +176,21 @@ fn twin(i: usize, steps: usize, a: f64, b: f64) -> f64 {
     chain(0.0) + chain(1.0) + chain(2.0)
 }
 
+fn multiplied(name: String, tolerance: f64, half: bool, count: usize, steps: usize) -> Case {
+    Case::new(name, tolerance, move |t| {
+        let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
+        let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
+        multiply(&mut t.rec, half, &x, &y, steps)?;
+        let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
+        t.expect("y", &y, || (0..count * 4).map(at).collect());
+        Ok(())
+    })
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (count, steps) in [(1, 1), (37, 3), (129, 40)] {
-        all.push(Case::new(format!("multiply {count} x {steps}"), 2e-6, move |t| {
-            let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
-            let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
-            multiply(&mut t.rec, false, &x, &y, steps)?;
-            let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
-            t.expect("y", &y, || (0..count * 4).map(at).collect());
-            Ok(())
-        }));
+        all.push(multiplied(format!("multiply {count} x {steps}"), 2e-6, false, count, steps));
     }
     for (rows, count) in [(1, 5), (33, 1), (7, 130)] {
         all.push(Case::new(format!("sum and copy {rows}x{count}"), 2e-6, move |t| {
@@ -203,17 +207,8 @@ fn cases() -> Vec<Case> {
 }
 
 fn cases_f16() -> Vec<Case> {
-    let all = [(1, 1), (37, 3)].map(|(count, steps)| {
-        Case::new(format!("multiply {count} x {steps} f16"), 4e-3, move |t| {
-            let ab = [0.75f32, -0.5, 0.25, 0.875, 0.5, 1.0, -0.25, 0.125];
-            let (x, y) = (t.gpu.upload(2, 4, &ab)?, t.gpu.zeros(count, 4)?);
-            multiply(&mut t.rec, true, &x, &y, steps)?;
-            let at = |j: usize| twin(j / 4, steps, f64::from(ab[j % 4]), f64::from(ab[4 + j % 4]));
-            t.expect("y", &y, || (0..count * 4).map(at).collect());
-            Ok(())
-        })
-    });
-    all.into()
+    let case = |(count, steps)| multiplied(format!("multiply {count} x {steps} f16"), 4e-3, true, count, steps);
+    [(1, 1), (37, 3)].map(case).into()
 }
 
 fn cases_matrix() -> Vec<Case> {
@@ -253,20 +248,32 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
         let best = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
         Ok((best, plan.cost()))
     };
-    let multiplying = |half: bool| -> Result<f64> {
+    // The most that any number of steps reaches, by the operations of so many.
+    type Work<'a> = &'a dyn Fn(&mut Recorder, usize) -> Result<()>;
+    let fastest = |work: Work, flops: &dyn Fn(usize, Cost) -> Result<f64>| -> Result<f64> {
         let (mut steps, mut gflops) = (16, 0.0f64);
         loop {
-            let (seconds, cost) = run(&|rec| multiply(rec, half, &ab, &y, steps))?;
-            gflops = gflops.max(cost.flops / seconds / 1e9);
+            let (seconds, cost) = run(&|rec| work(rec, steps))?;
+            gflops = gflops.max(flops(steps, cost)? / seconds / 1e9);
             if seconds > 0.01 || steps >= 1 << 16 {
                 return Ok(gflops);
             }
             steps *= 4;
         }
     };
+    let multiplying =
+        |half: bool| fastest(&|rec, steps| multiply(rec, half, &ab, &y, steps), &|_, cost| Ok(cost.flops));
     let gflops = multiplying(false)?;
     let f16_gflops = gpu.has_f16().then(|| multiplying(true)).transpose()?;
-    let matrix_gflops = gpu.units().map(|units| on_units(gpu, units)).transpose()?;
+    let on_units = |units: Units| {
+        let size = units.size as usize;
+        let (ab, y) = (gpu.upload(5, size * size, &vec![0.125f32; 5 * size * size])?, gpu.zeros(512, 4)?);
+        fastest(&|rec, steps| multiply_matrix(rec, &ab, &y, steps), &|steps, _| {
+            let subgroups: f64 = gpu.download::<f32>(&y)?.chunks_exact(4).map(|row| f64::from(row[1])).sum();
+            Ok(subgroups * (steps * FRAGMENTS) as f64 * 2.0 * (size as f64).powi(3))
+        })
+    };
+    let matrix_gflops = gpu.units().map(on_units).transpose()?;
     let reading = |bytes: usize, times: usize| -> Result<f64> {
         let lanes = bytes / 16 / 64;
         let (x, sums) = (gpu.zeros(64, lanes * 4)?, gpu.zeros(lanes, 4)?);
@@ -283,27 +290,6 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
     let (long, short) = (many(600)?.0, many(100)?.0);
     let dispatch_us = (long - short).max(0.0) / 500.0 * 1e6;
     Ok(Peaks { gflops, f16_gflops, matrix_gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us })
-}
-
-/// 10^9 operations a second of matrix units.
-fn on_units(gpu: &Gpu, units: Units) -> Result<f64> {
-    let size = units.size as usize;
-    let (groups, mut steps, mut best) = (512, 16, 0.0f64);
-    let ab = gpu.upload(5, size * size, &vec![0.125f32; 5 * size * size])?;
-    let y = gpu.zeros(groups, 4)?;
-    loop {
-        let mut rec = gpu.record();
-        multiply_matrix(&mut rec, &ab, &y, steps)?;
-        let plan = rec.compile();
-        gpu.time(&plan, 1)?;
-        let seconds = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
-        let subgroups: f64 = gpu.download::<f32>(&y)?.chunks_exact(4).map(|row| f64::from(row[1])).sum();
-        best = best.max(subgroups * (steps * FRAGMENTS) as f64 * 2.0 * (size as f64).powi(3) / seconds / 1e9);
-        if seconds > 0.01 || steps >= 1 << 16 {
-            return Ok(best);
-        }
-        steps *= 4;
-    }
 }
 
 #[cfg(test)]

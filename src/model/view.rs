@@ -28,11 +28,13 @@ impl View {
         let mask = Mask::new(gpu, forest, None)?;
         let arch = &model.arch;
         let mut masks: Vec<Mask> = Vec::new();
-        for layer in &arch.layers {
-            let new = mask.seeing(forest, layer.window, arch.query_scale);
+        for (i, layer) in arch.layers.iter().enumerate() {
             // Layers of one window share what is made of it.
-            let like = masks.iter().find(|m| m.window == new.window).cloned();
-            masks.push(like.unwrap_or(new));
+            let like = arch.layers[..i].iter().position(|l| l.window == layer.window);
+            masks.push(match like {
+                Some(first) => masks[first].clone(),
+                None => mask.seeing(forest, layer.window, arch.query_scale),
+            });
         }
         Ok(View { masks, turns: turns(gpu, model, lengths)?, dropout: None })
     }
