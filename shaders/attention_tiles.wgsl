@@ -32,11 +32,12 @@ fn tile_at(h: u32, t: u32) -> u32 {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
-@group(0) @binding(3) var<storage, read> span: array<vec2u>;       // [T, 2] end of a row's subtree, position
-@group(0) @binding(4) var<storage, read> list: array<u32>;         // [QB + 1 + tiles] key blocks by query block
-@group(0) @binding(5) var<storage, read> lse: array<f32>;          // [T, H]
-@group(0) @binding(6) var<storage, read> delta: array<f32>;        // [T, H]
-@group(0) @binding(7) var<storage, read_write> w: array<vec4f>;    // [2, heads here, tiles, 16, 16]
+@group(0) @binding(3) var<storage, read> end: array<u32>;          // [T]
+@group(0) @binding(4) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(5) var<storage, read> list: array<u32>;         // [QB + 1 + tiles] key blocks by query block
+@group(0) @binding(6) var<storage, read> lse: array<f32>;          // [T, H]
+@group(0) @binding(7) var<storage, read> delta: array<f32>;        // [T, H]
+@group(0) @binding(8) var<storage, read_write> w: array<vec4f>;    // [2, heads here, tiles, 16, 16]
 @compute @workgroup_size(WG)
 fn scores(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let h = p.head0 + g.y;
@@ -53,7 +54,8 @@ fn scores(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane
         let key# = #u % 2u * 8u + lane; //*1*4
         let seen# = list[blocks + 1u + t#] * 16u + key#; //*1*4
         let j# = min(seen#, p.rows - 1u); //*1*4
-        let span# = span[j#]; //*1*4
+        let end# = end[j#]; //*1*4
+        let pos# = pos[j#]; //*1*4
         var k# = j# * p.ld4 + kv * p.d4; //*1*4
         var q$ = i$ * p.ld4 + h * p.d4; //*8
         var s$_# = 0.0; //*8*4
@@ -71,7 +73,7 @@ fn scores(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane
             dp$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, dp$_#)))); //*8*4
         }
         // No short circuit, which would be a branch.
-        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < span#.x) & (span[i$].y - span#.y < p.window); //*8*4
+        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*8*4
         let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*8*4
         let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*8*4
         let at# = tile_at(g.y, t#) + key# * 4u + g.x % 2u * 2u; //*1*4

@@ -41,8 +41,6 @@ pub(super) fn suits(rec: &Recorder, heads: Heads) -> bool {
 
 /// The tiles of a mask that hold a visible pair.
 pub(super) struct Tiles {
-    /// End of each row's subtree and its position, `[T, 2]` words.
-    span: Tensor,
     /// Where each query block's tiles begin, then the key block of each tile.
     by_query: Tensor,
     /// Where each key block's part begins, then the tile and the query block of each.
@@ -66,13 +64,7 @@ impl Tiles {
             by_key.push(by_key.last().map_or(0, |n| n + column.len() as u32));
         }
         by_key.extend(columns.iter().flatten().flatten());
-        let span: Vec<u32> = rows.iter().flat_map(|[end, _, pos]| [*end, *pos]).collect();
-        Ok(Tiles {
-            span: gpu.vector(&span)?,
-            by_query: gpu.vector(&[&starts[..], &keys].concat())?,
-            by_key: gpu.vector(&by_key)?,
-            starts,
-        })
+        Ok(Tiles { by_query: gpu.vector(&[&starts[..], &keys].concat())?, by_key: gpu.vector(&by_key)?, starts })
     }
 
     fn count(&self) -> usize {
@@ -262,7 +254,7 @@ fn in_chunks(
     let Gradient { d_o, lse, delta } = grad;
     for chunk in &chunks {
         let ds = chunk.heads * chunk.tiles.len() * QUERIES * KEYS / 4;
-        let bind = [qkv, d_o, &tiles.span, &tiles.by_query, lse, delta, &w];
+        let bind = [qkv, d_o, &mask.end, &mask.pos, &tiles.by_query, lse, delta, &w];
         let groups = [2 * chunk.blocks.len(), chunk.heads, 1];
         work.launch(rec, "scores", (chunk, groups), &bind, (2.0, false), None)?;
         work.to_queries(rec, chunk, (&w, ds), ((qkv, keys), (dqkv, 0)))?;
