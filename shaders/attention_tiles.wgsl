@@ -1,5 +1,6 @@
-// The gradients of attention over the token forest for adapters that run on the CPU, by tiles of 16 queries and 16 keys: `scores`
-// writes P and dS of one tile after the other, as 16 keys of 16 queries, and their products with rows of q, k and dO follow. Which
+// Attention over the token forest and its gradients for adapters that run on the CPU, by tiles of 16 queries and 16 keys: `weights`
+// writes P, `scores` P and dS of one tile after the other, as 16 keys of 16 queries, and their products with rows of q, k and dO follow. A workgroup
+// has 16 queries or 16 keys; of what all of its lanes need each loads a share (lib/lanes). Which
 // tiles hold a visible pair is a list that the host makes; a list begins with where each block's part of it begins.
 // A line that ends in //*ROWS*COLUMNS stands for every pair, $ and # being the two.
 struct Params {
@@ -27,7 +28,78 @@ fn tile_at(h: u32, t: u32) -> u32 {
     return (h * p.tiles + t - p.tile0) * 64u;
 }
 
-//@ scores
+//@ weights lanes
+// The forward pass: P = exp(s - top) with top the largest score of a row, their sum, and lse = top + log(sum). Only where lanes load for
+// each other: they hold different keys of a row.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
+@group(0) @binding(3) var<storage, read> pos: array<u32>;          // [T]
+@group(0) @binding(4) var<storage, read> list: array<u32>;         // [QB + 1 + tiles] key blocks by query block
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>;    // [T, H]
+@group(0) @binding(6) var<storage, read_write> sum: array<f32>;    // [T, H]
+@group(0) @binding(7) var<storage, read_write> w: array<vec4f>;    // [heads here, tiles, 16, 16]
+@group(0) @binding(8) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
+@compute @workgroup_size(WG)
+fn weights(@builtin(workgroup_id) g: vec3u, lane: Lane) {
+    let h = p.head0 + g.y;
+    let kv = p.heads + h / (p.heads / p.kv_heads);
+    let block = p.block0 + g.x;
+    let row = block * 16u;
+    let i$ = min(row + $u, p.rows - 1u); //*16
+    let blocks = (p.rows + 15u) / 16u;
+    let past = list[block + 1u];
+    var top$ = -3.0e38; //*16
+    // Two tiles at a time, so that a lane has 4 keys. The last one may be there twice.
+    for (var t = list[block]; t < past; t += 2u) {
+        let t# = min(t + #u / 2u, past - 1u); //*1*4
+        let key# = #u % 2u * 8u + lane.index; //*1*4
+        let seen# = list[blocks + 1u + t#] * 16u + key#; //*1*4
+        let j# = min(seen#, p.rows - 1u); //*1*4
+        let end# = end[j#]; //*1*4
+        let pos# = pos[j#]; //*1*4
+        let k# = j# * p.ld4 + kv * p.d4; //*1*4
+        var s$_# = 0.0; //*16*4
+        for (var d0 = 0u; d0 < p.d4; d0 += LANES) {
+            let d1 = min(d0 + own(lane), p.d4 - 1u);
+            let here = min(LANES, p.d4 - d0);
+            let q$ = qkv[i$ * p.ld4 + h * p.d4 + d1]; //*16
+            for (var d = 0u; d < here; d++) {
+                let y# = qkv[k# + d0 + d]; //*1*4
+                let x$ = from_lane(q$, d); //*16
+                s$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, s$_#)))); //*16*4
+            }
+        }
+        // No short circuit, which would be a branch.
+        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*16*4
+        let e$_# = select(-3.0e38, s$_# * p.scale, sees$_#); //*16*4
+        top$ = max(top$, e$_#); //*16*4
+        let at# = tile_at(g.y, t#) + key# * 4u; //*1*4
+        w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*4
+        w[at# + 1u] = vec4f(e4_#, e5_#, e6_#, e7_#); //*1*4
+        w[at# + 2u] = vec4f(e8_#, e9_#, e10_#, e11_#); //*1*4
+        w[at# + 3u] = vec4f(e12_#, e13_#, e14_#, e15_#); //*1*4
+    }
+    let most_0 = vec4f(top0, top1, top2, top3);
+    let most_1 = vec4f(top4, top5, top6, top7);
+    let most_2 = vec4f(top8, top9, top10, top11);
+    let most_3 = vec4f(top12, top13, top14, top15);
+    let top_$ = largest(most_$, lane); //*4
+    var sum$ = vec4f(); //*4
+    for (var t = list[block]; t < past; t++) {
+        // A lane's two keys.
+        let at# = tile_at(g.y, t) + (#u * 8u + lane.index) * 4u; //*1*2
+        let e$_# = exp(w[at# + $u] - top_$); //*4*2
+        w[at# + $u] = e$_#; //*4*2
+        sum$ += e$_#; //*4*2
+    }
+    let sum_$ = total(sum$, lane); //*4
+    let r$_# = row + $u * 4u + #u; //*4*4
+    if lane.index == 0u && r$_# < p.rows { sum[r$_# * p.heads + h] = sum_$[#]; lse[r$_# * p.heads + h] = top_$[#] + log(sum_$[#]); } //*4*4
+    atomicAdd(&work[0], select(0u, (past - list[block]) * 256u, lane.index == 0u)); //*COUNT
+}
+
+//@ scores lanes
 // P = exp(s - lse), and behind it dS = P (dP - delta) scale.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
@@ -39,95 +111,100 @@ fn tile_at(h: u32, t: u32) -> u32 {
 @group(0) @binding(7) var<storage, read> delta: array<f32>;        // [T, H]
 @group(0) @binding(8) var<storage, read_write> w: array<vec4f>;    // [2, heads here, tiles, 16, 16]
 @compute @workgroup_size(WG)
-fn scores(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn scores(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let h = p.head0 + g.y;
     let kv = p.heads + h / (p.heads / p.kv_heads);
-    let row = p.block0 * 16u + g.x * 8u;
-    let block = row / 16u;
-    let i$ = min(row + $u, p.rows - 1u); //*8
-    let l$ = i$ * p.heads + h; //*8
+    let block = p.block0 + g.x;
+    let row = block * 16u;
+    let i$ = min(row + $u, p.rows - 1u); //*16
+    let l$ = i$ * p.heads + h; //*16
     let blocks = (p.rows + 15u) / 16u;
     let past = list[block + 1u];
-    // Two tiles at a time, so that 8 queries and 4 keys of a lane share 12 loads. The last one may be there twice.
+    // Two tiles at a time, so that a lane has 4 keys. The last one may be there twice.
     for (var t = list[block]; t < past; t += 2u) {
         let t# = min(t + #u / 2u, past - 1u); //*1*4
-        let key# = #u % 2u * 8u + lane; //*1*4
+        let key# = #u % 2u * 8u + lane.index; //*1*4
         let seen# = list[blocks + 1u + t#] * 16u + key#; //*1*4
         let j# = min(seen#, p.rows - 1u); //*1*4
         let end# = end[j#]; //*1*4
         let pos# = pos[j#]; //*1*4
-        var k# = j# * p.ld4 + kv * p.d4; //*1*4
-        var q$ = i$ * p.ld4 + h * p.d4; //*8
-        var s$_# = 0.0; //*8*4
-        for (var d = 0u; d < p.d4; d++) {
-            let y# = qkv[k# + d]; //*1*4
-            let x$ = qkv[q$ + d]; //*8
-            s$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, s$_#)))); //*8*4
-        }
-        k# += p.kv_heads * p.d4; //*1*4
-        q$ = l$ * p.d4; //*8
-        var dp$_# = 0.0; //*8*4
-        for (var d = 0u; d < p.d4; d++) {
-            let y# = qkv[k# + d]; //*1*4
-            let x$ = d_o[q$ + d]; //*8
-            dp$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, dp$_#)))); //*8*4
+        let k# = j# * p.ld4 + kv * p.d4; //*1*4
+        let v# = k# + p.kv_heads * p.d4; //*1*4
+        var s$_# = 0.0; //*16*4
+        var dp$_# = 0.0; //*16*4
+        for (var d0 = 0u; d0 < p.d4; d0 += LANES) {
+            let d1 = min(d0 + own(lane), p.d4 - 1u);
+            let here = min(LANES, p.d4 - d0);
+            let q$ = qkv[i$ * p.ld4 + h * p.d4 + d1]; //*16
+            for (var d = 0u; d < here; d++) {
+                let y# = qkv[k# + d0 + d]; //*1*4
+                let x$ = from_lane(q$, d); //*16
+                s$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, s$_#)))); //*16*4
+            }
+            let o$ = d_o[l$ * p.d4 + d1]; //*16
+            for (var d = 0u; d < here; d++) {
+                let y# = qkv[v# + d0 + d]; //*1*4
+                let x$ = from_lane(o$, d); //*16
+                dp$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, dp$_#)))); //*16*4
+            }
         }
         // No short circuit, which would be a branch.
-        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*8*4
-        let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*8*4
-        let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*8*4
-        let at# = tile_at(g.y, t#) + key# * 4u + g.x % 2u * 2u; //*1*4
+        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*16*4
+        let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*16*4
+        let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*16*4
+        let at# = tile_at(g.y, t#) + key# * 4u; //*1*4
         w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*4
         w[at# + 1u] = vec4f(e4_#, e5_#, e6_#, e7_#); //*1*4
+        w[at# + 2u] = vec4f(e8_#, e9_#, e10_#, e11_#); //*1*4
+        w[at# + 3u] = vec4f(e12_#, e13_#, e14_#, e15_#); //*1*4
         let to# = at# + p.heads_here * p.tiles * 64u; //*1*4
         w[to#] = vec4f(ds0_#, ds1_#, ds2_#, ds3_#); //*1*4
         w[to# + 1u] = vec4f(ds4_#, ds5_#, ds6_#, ds7_#); //*1*4
+        w[to# + 2u] = vec4f(ds8_#, ds9_#, ds10_#, ds11_#); //*1*4
+        w[to# + 3u] = vec4f(ds12_#, ds13_#, ds14_#, ds15_#); //*1*4
     }
 }
 
-//@ to_queries
-// dQ: of each query the sum over keys of dS k.
+//@ to_queries lanes
+// dQ: of each query the sum over keys of dS k. The forward pass: that of P v, divided by the sum of P (SOFTMAX).
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;          // [2, heads here, tiles, 16, 16]
 @group(0) @binding(2) var<storage, read> b: array<vec4f>;          // [T, KV, D4] by ldb4 and b0
 @group(0) @binding(3) var<storage, read> list: array<u32>;         // [QB + 1 + tiles] key blocks by query block
-@group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [T, H, D4] by ldc4 and c0
-@group(0) @binding(5) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
+@group(0) @binding(4) var<storage, read> sum: array<f32>;          // [T, H] where SOFTMAX
+@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [T, H, D4] by ldc4 and c0
+@group(0) @binding(6) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
-fn to_queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn to_queries(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let h = p.head0 + g.y;
     let kv = h / (p.heads / p.kv_heads);
-    let row = p.block0 * 16u + g.x * 8u;
-    let block = row / 16u;
+    let block = p.block0 + g.x;
+    let row = block * 16u;
     let blocks = (p.rows + 15u) / 16u;
-    let d = g.z * WG + lane;
-    if d >= p.d4 {
-        return;
-    }
-    var c$ = vec4f(); //*8
+    let channel = g.z * WG + lane.index;
+    let d = min(channel, p.d4 - 1u);
+    var c$_# = vec4f(); //*4*4
     for (var t = list[block]; t < list[block + 1u]; t++) {
-        var at = p.from_w + tile_at(g.y, t) + g.x % 2u * 2u;
+        let at = p.from_w + tile_at(g.y, t);
         let first = list[blocks + 1u + t] * 16u;
-        for (var j = first; j < first + 16u; j++) {
-            let x = b[min(j, p.rows - 1u) * p.ldb4 + p.b0 + kv * p.d4 + d];
-            let low = w[at];
-            let high = w[at + 1u];
-            c0 = fma(vec4f(low.x), x, c0);
-            c1 = fma(vec4f(low.y), x, c1);
-            c2 = fma(vec4f(low.z), x, c2);
-            c3 = fma(vec4f(low.w), x, c3);
-            c4 = fma(vec4f(high.x), x, c4);
-            c5 = fma(vec4f(high.y), x, c5);
-            c6 = fma(vec4f(high.z), x, c6);
-            c7 = fma(vec4f(high.w), x, c7);
-            at += 4u;
+        for (var j0 = 0u; j0 < 16u; j0 += LANES) {
+            let w# = w[at + (j0 + own(lane)) * 4u + #u]; //*1*4
+            for (var j = 0u; j < LANES; j++) {
+                let x = b[min(first + j0 + j, p.rows - 1u) * p.ldb4 + p.b0 + kv * p.d4 + d];
+                let s# = from_lane(w#, j); //*1*4
+                c$_# = fma(vec4f(s#[$]), x, c$_#); //*4*4
+            }
         }
     }
-    atomicAdd(&work[2], select(0u, (list[block + 1u] - list[block]) * 128u, d == 0u)); //*COUNT
-    if row + $u < p.rows { c[(row + $u) * p.ldc4 + p.c0 + h * p.d4 + d] = c$; } //*8
+    atomicAdd(&work[2], select(0u, (list[block + 1u] - list[block]) * 256u, channel == 0u)); //*COUNT
+    let i$_# = row + #u * 4u + $u; //*4*4
+    if SOFTMAX == 1u {
+        c$_# /= sum[min(i$_#, p.rows - 1u) * p.heads + h]; //*4*4
+    }
+    if i$_# < p.rows && channel < p.d4 { c[i$_# * p.ldc4 + p.c0 + h * p.d4 + d] = c$_#; } //*4*4
 }
 
-//@ to_keys
+//@ to_keys lanes
 // Of each key the sum over the queries and heads that see it: dV of P dO, dK of dS q.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;          // [2, heads here, tiles, 16, 16]
@@ -136,17 +213,15 @@ fn to_queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [T, KV, D4] by ldc4 and c0
 @group(0) @binding(5) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
-fn to_keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn to_keys(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let group = p.heads / p.kv_heads;
-    let block = g.x / 2u;
+    let block = g.x;
     let blocks = (p.rows + 15u) / 16u;
-    let row = g.x * 8u;
-    let d = g.z * WG + lane;
-    if d >= p.d4 {
-        return;
-    }
+    let row = block * 16u;
+    let channel = g.z * WG + lane.index;
+    let d = min(channel, p.d4 - 1u);
     let last = p.rows - 1u;
-    var c$ = vec4f(); //*8
+    var c$_# = vec4f(); //*2*8
     var done = 0u; //*COUNT
     for (var n = list[block]; n < list[block + 1u]; n++) {
         let t = list[blocks + 1u + 2u * n];
@@ -154,19 +229,27 @@ fn to_keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             continue;
         }
         let first = list[blocks + 2u + 2u * n] * 16u;
-        done += 128u * group; //*COUNT
+        done += 256u * group; //*COUNT
         for (var h = g.y * group; h < g.y * group + group; h++) {
             let from_ = p.b0 + (p.head0 + h) * p.d4 + d;
-            let at = p.from_w + tile_at(h, t) + g.x % 2u * 32u;
+            let at = p.from_w + tile_at(h, t);
+            var v# = vec4f(); //*1*8
+            if LANES == 8u {
+                v# = w[at + #u * 8u + own(lane)]; //*1*8
+            }
             for (var part = 0u; part < 4u; part++) {
                 let i = first + part * 4u;
                 let x# = b[min(i + #u, last) * p.ldb4 + from_]; //*1*4
-                let w$ = w[at + part + $u * 4u]; //*8
-                c$ = fma(vec4f(w$.w), x3, fma(vec4f(w$.z), x2, fma(vec4f(w$.y), x1, fma(vec4f(w$.x), x0, c$)))); //*8
+                var w$_# = from_lane(v#, $u * 4u + part); //*2*8
+                if LANES == 1u {
+                    w$_# = w[at + #u * 8u + $u * 4u + part]; //*2*8
+                }
+                c$_# = fma(vec4f(w$_#.w), x3, fma(vec4f(w$_#.z), x2, fma(vec4f(w$_#.y), x1, fma(vec4f(w$_#.x), x0, c$_#)))); //*2*8
             }
         }
     }
-    atomicAdd(&work[4], select(0u, done, d == 0u)); //*COUNT
+    atomicAdd(&work[4], select(0u, done, channel == 0u)); //*COUNT
     let kv = p.head0 / group + g.y;
-    if row + $u < p.rows { let o = (row + $u) * p.ldc4 + p.c0 + kv * p.d4 + d; if p.add == 1u { c[o] += c$; } else { c[o] = c$; } } //*8
+    let j$_# = row + #u * 2u + $u; //*2*8
+    if j$_# < p.rows && channel < p.d4 { let o = j$_# * p.ldc4 + p.c0 + kv * p.d4 + d; if p.add == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*2*8
 }

@@ -1,5 +1,5 @@
-// C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B, and the rows of A
-// at addresses that are uniform over the workgroup (one load and a broadcast). MR rows and NC vec4
+// C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B. Of the rows of A, which all
+// lanes need, each lane loads a share (lib/lanes). MR rows and NC vec4
 // columns a lane, the columns a workgroup's width apart; with all lanes along K instead (weights stored [N, K]) the same
 // adapter reaches a quarter of this. Neighbouring workgroups take neighbouring rows, so that a strip of B stays in the cache.
 // A line that ends in //*NAME stands NAME times, $ being its number, one that ends in //*MR*NC for every pair, # being the
@@ -25,7 +25,7 @@ fn rms(squares: vec4f) -> vec4f {
 }
 // GATED: B is [gate | up], C = act(A gate) * (A up); a lane's two columns (NC is 2) stand half of N apart.
 
-//@ forward
+//@ forward lanes
 // A [M, K] by rows; K is a multiple of 4, B has that many rows.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -34,37 +34,38 @@ fn rms(squares: vec4f) -> vec4f {
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane;
+fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
+    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
     let row = p.row0 + g.x * MR;
-    if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
-        return;
-    }
     let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
-    var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
+    let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
-    var gi = 0u;
     var bi = 0u;
-    for (var k = 0u; k < p.k; k += 4u) {
-        let x# = wide(b[bi + col#]); //*1*NC
-        let y# = wide(b[bi + p.ldb4 + col#]); //*1*NC
-        let z# = wide(b[bi + 2u * p.ldb4 + col#]); //*1*NC
-        let w# = wide(b[bi + 3u * p.ldb4 + col#]); //*1*NC
-        bi += 4u * p.ldb4;
-        var a$ = a[at$]; //*MR
-        if NORM == 1u { q$ = fma(a$, a$, q$); a$ *= f32(OFFSET) + gain[gi]; } //*MR
-        c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
-        at$ += 1u; //*MR
-        gi += 1u;
+    let k4 = p.k / 4u;
+    for (var k = 0u; k < k4; k += LANES) {
+        let i = min(k + own(lane), k4 - 1u);
+        var v$ = a[at$ + i]; //*MR
+        if NORM == 1u { q$ = fma(v$, select(vec4f(), v$, k + own(lane) < k4), q$); v$ *= f32(OFFSET) + gain[i]; } //*MR
+        let here = min(LANES, k4 - k);
+        for (var j = 0u; j < here; j++) {
+            let x# = wide(b[bi + col#]); //*1*NC
+            let y# = wide(b[bi + p.ldb4 + col#]); //*1*NC
+            let z# = wide(b[bi + 2u * p.ldb4 + col#]); //*1*NC
+            let w# = wide(b[bi + 3u * p.ldb4 + col#]); //*1*NC
+            bi += 4u * p.ldb4;
+            let a$ = from_lane(v$, j); //*MR
+            c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
+        }
     }
     if NORM == 1u {
-        c$_# *= rms(q$); //*MR*NC
+        let r$ = rms(total(q$, lane)); //*MR
+        c$_# *= r$; //*MR*NC
     }
     if BIAS == 1u {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }
 
@@ -138,7 +139,7 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; let v = vec4f(dot(c$_0, one), dot(c$_1, one), dot(c$_2, one), dot(c$_3, one)); if ADD == 1u { c[o] += v; } else { c[o] = v; } } //*MR
 }
 
-//@ forward_q
+//@ forward_q lanes
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -149,28 +150,38 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(6) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
-fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane;
+fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
+    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
     let row = p.row0 + g.x * MR;
-    if first >= select(p.n4, p.n4 / 2u, GATED == 1u) {
-        return;
-    }
     let mask = vec4u((1u << BITS) - 1u);
     let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
-    var at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
+    let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
-    var gi = 0u;
     var wi = 0u;
     for (var block = 0u; block < p.k / 32u; block++) {
         var s$_# = vec4f(); //*MR*NC
         var t$ = vec4f(); //*MR
+        var v$ = vec4f(); //*MR
+        var i = 8u * block + own(lane);
+        if LANES == 8u {
+            v$ = a[at$ + i]; //*MR
+            if NORM == 1u { q$ = fma(v$, v$, q$); v$ *= f32(OFFSET) + gain[i]; } //*MR
+            t$ = v$; //*MR
+        }
+        var j = 0u;
         for (var w = 0u; w < BITS; w++) {
             let u# = words[wi + col#]; //*1*NC
             wi += p.ldb4;
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                var a$ = a[at$]; //*MR
-                if NORM == 1u { q$ = fma(a$, a$, q$); a$ *= f32(OFFSET) + gain[gi]; } //*MR
+                if LANES == 1u {
+                    v$ = a[at$ + i]; //*MR
+                    if NORM == 1u { q$ = fma(v$, v$, q$); v$ *= f32(OFFSET) + gain[i]; } //*MR
+                    t$ += v$; //*MR
+                    i += 1u;
+                }
+                let a$ = from_lane(v$, j); //*MR
+                j += 1u;
                 let x# = vec4f((u# >> vec4u(shift)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.x), x#, s$_#); //*MR*NC
                 let y# = vec4f((u# >> vec4u(shift + BITS)) & mask); //*1*NC
@@ -179,21 +190,20 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
                 s$_# = fma(vec4f(a$.z), z#, s$_#); //*MR*NC
                 let w# = vec4f((u# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
-                t$ += a$; //*MR
-                at$ += 1u; //*MR
-                gi += 1u;
             }
         }
         let d# = scale[block * p.ldb4 + col#]; //*1*NC
         let o# = minimum[block * p.ldb4 + col#]; //*1*NC
-        c$_# = fma(vec4f(t$.x + t$.y + t$.z + t$.w), o#, fma(s$_#, d#, c$_#)); //*MR*NC
+        let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane); //*MR
+        c$_# = fma(e$, o#, fma(s$_#, d#, c$_#)); //*MR*NC
     }
     if NORM == 1u {
-        c$_# *= rms(q$); //*MR*NC
+        let r$ = rms(total(q$, lane)); //*MR
+        c$_# *= r$; //*MR*NC
     }
     if BIAS == 1u {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
-    if row + $u < p.m { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
 }

@@ -68,6 +68,12 @@ pub fn list() -> Vec<DeviceInfo> {
     adapters().into_iter().map(|(_, info)| info).collect()
 }
 
+/// Whether a workgroup of `lanes` lanes is one subgroup on it.
+pub(super) fn subgroups_hold(adapter: &wgpu::Adapter, lanes: u32) -> bool {
+    let info = adapter.get_info();
+    info.subgroup_min_size == info.subgroup_max_size && info.subgroup_min_size >= lanes
+}
+
 /// Discrete before integrated before anything else before software; ties go to the system's order.
 fn rank(info: &DeviceInfo) -> usize {
     match info.kind.as_str() {

@@ -17,7 +17,7 @@ pub use export::{Dispatch, Recording};
 pub use ledger::{Booking, Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub use pipeline::Source;
-pub(crate) use pipeline::WIDE;
+pub(crate) use pipeline::{LANES, WIDE};
 pub use profile::{KernelTime, Profile, Span};
 pub use record::{Cost, Launch, Plan, Recorder, fold};
 pub use units::Units;
@@ -118,6 +118,7 @@ struct Inner {
     checked: bool,
     invariant: bool,
     units: Option<Units>,
+    lanes: bool,
     block: Option<u64>,
     memory: Option<u64>,
     /// Most bytes of what is cut into chunks.
@@ -153,6 +154,7 @@ impl Inner {
             checked: options.checked,
             invariant: options.invariant,
             units: None,
+            lanes: false,
             block: options.block,
             memory: options.memory,
             chunk,
@@ -205,9 +207,10 @@ impl Gpu {
         if !options.plain {
             required_features |= adapter.features() & wgpu::Features::SHADER_F16;
             if info.software {
-                required_features |= adapter.features() & wgpu::Features::SHADER_INT64;
+                required_features |= adapter.features() & (wgpu::Features::SHADER_INT64 | wgpu::Features::SUBGROUP);
             }
         }
+        let lanes = required_features.contains(wgpu::Features::SUBGROUP) && adapter::subgroups_hold(&adapter, LANES.1);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         let mut matrix_units = None;
         if options.matrix_units {
@@ -230,6 +233,7 @@ impl Gpu {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
             profiler: options.profile.then(profile::Profiler::new),
             units: matrix_units,
+            lanes,
             ..Inner::new((device, queue), (info, limits), (variant, chunk), options)
         }));
         let weak = Arc::downgrade(&gpu.0);
@@ -300,6 +304,7 @@ impl Gpu {
         Gpu(Arc::new(Inner {
             stand_in: Some(stand_in),
             units: inner.units,
+            lanes: inner.lanes,
             ..Inner::new(device, (info, limits), (variant, chunk), &options)
         }))
     }
@@ -356,6 +361,11 @@ impl Gpu {
     /// Whether the soft kernels can read and write in words of 64 bits.
     pub(crate) fn has_wide_words(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::SHADER_INT64)
+    }
+
+    /// Whether the lanes of a soft workgroup are one subgroup, so that they can load for each other.
+    pub(crate) fn has_lanes(&self) -> bool {
+        self.0.lanes
     }
 
     /// Work of everything submitted since the device was opened.

@@ -17,7 +17,8 @@ pub struct Source {
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
-    /// constant HALF says, `fragment` once per SIZE of the device's matrix units.
+    /// constant HALF says, `fragment` once per SIZE of the device's matrix units, `lanes` for lanes that load for each other and for those
+    /// that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -39,7 +40,8 @@ const LIBS: &[(&str, &str, &str)] = &[
 
 type Choice = (u32, &'static str);
 
-/// Libraries of which a constant chooses one, 0 where it is missing: how weights are stored, and the size of matrix units.
+/// Libraries of which a constant chooses one, 0 where it is missing: how weights are stored, the size of matrix units, and how many lanes
+/// load for each other.
 const CHOICES: &[(&str, &str, &[Choice])] = &[
     (
         "operand",
@@ -56,6 +58,14 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         &[
             (8, include_str!("../../shaders/lib/fragment.8.wgsl")),
             (16, include_str!("../../shaders/lib/fragment.16.wgsl")),
+        ],
+    ),
+    (
+        "lanes",
+        LANES.0,
+        &[
+            (0, include_str!("../../shaders/lib/lanes.alone.wgsl")),
+            (LANES.1, include_str!("../../shaders/lib/lanes.together.wgsl")),
         ],
     ),
 ];
@@ -167,6 +177,9 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<S
 
 /// A constant that has a text's buffers read and written in words of 64 bits, where [`Gpu::has_wide_words`].
 pub(crate) const WIDE: (&str, u32) = ("WIDE", 1);
+
+/// A constant that has the lanes of a soft workgroup load for each other, where [`Gpu::has_lanes`].
+pub(crate) const LANES: (&str, u32) = ("LANES", 8);
 
 /// What makes two pipelines the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

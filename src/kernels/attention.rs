@@ -1,7 +1,7 @@
 //! Attention over the token forest.
 
 use super::attention_decode::CHUNK;
-use super::attention_tiles::Tiles;
+use super::attention_tiles::{self, Tiles};
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, Trial, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant, WIDE};
@@ -226,6 +226,11 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     let gpu = rec.gpu();
     let o = gpu.empty(qkv.rows, heads.heads * heads.padded())?;
     let lse = gpu.empty(1, qkv.rows * heads.heads)?;
+    if attention_tiles::suits_forward(rec, heads) {
+        let out = Attended { o, lse };
+        attention_tiles::attend(rec, (qkv, heads), mask, &out, attention_tiles::MOST_TILES)?;
+        return Ok(out);
+    }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
     let chunk = if rec.invariant() { CHUNK } else { 0 };
     let together = together(rec, heads, chunk);

@@ -1,13 +1,13 @@
-//! Gradients of attention on adapters that run on the CPU, for heads of more than 16 channels: tiles of 16 queries and 16 keys, whose
-//! weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows instead, as in
-//! `super::attention_backward`, has them in arrays that such an adapter reads lane by lane. (The forward pass was no faster so.)
+//! Attention and its gradients on adapters that run on the CPU, for heads of more than 16 channels: tiles of 16 queries and 16 keys, whose
+//! weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows instead, as in `super::attention`
+//! and `super::attention_backward`, has them in arrays that such an adapter reads lane by lane.
 
-use super::attention::{Mask, forward, heads_fit, random_forest, scale};
+use super::attention::{Attended, Mask, forward, heads_fit, random_forest, scale};
 use super::attention_backward::{row_delta, twin_backward};
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, bytes, word};
 use crate::Result;
-use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant, WIDE};
+use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use std::ops::Range;
 
 static SOURCE: Source = Source {
@@ -21,8 +21,8 @@ static SOURCE: Source = Source {
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
-    about: "gradients of attention by tiles, on software adapters",
-    constants: &[&[("COUNT", 0)]],
+    about: "attention and its gradients by tiles, on software adapters",
+    constants: &[&[("SOFTMAX", 0), ("COUNT", 0)], &[("SOFTMAX", 1), ("COUNT", 0)]],
     ordered: &[],
     cases,
 };
@@ -31,10 +31,15 @@ pub const KERNEL: Kernel = Kernel {
 const QUERIES: usize = 16;
 const KEYS: usize = 16;
 
-/// Bytes of the weights that are in memory at a time: what they are read from is a cache.
-const SCRATCH: usize = 16 << 20;
+/// Tiles of a head whose weights are in memory at a time, 16 MiB of them: what they are read from is a cache.
+pub(super) const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
 
-/// Whether heads of this width are quicker by tiles.
+/// Whether the forward pass goes by tiles: its softmax needs lanes that hand each other numbers, and sums it in an order of its own.
+pub(super) fn suits_forward(rec: &Recorder, heads: Heads) -> bool {
+    suits(rec, heads) && rec.gpu().has_lanes() && !rec.invariant()
+}
+
+/// Whether the gradients of heads of this width are quicker by tiles.
 pub(super) fn suits(rec: &Recorder, heads: Heads) -> bool {
     rec.variant() == Variant::Soft && heads.padded() > 16
 }
@@ -143,37 +148,27 @@ struct Work<'a> {
 type Rows<'a> = (&'a Tensor, usize);
 
 impl Work<'_> {
-    fn launch(
-        &self,
-        rec: &mut Recorder,
-        entry: &'static str,
-        (chunk, groups): (&Chunk, [usize; 3]),
-        bind: &[&Tensor],
-        (products, counts): (f64, bool),
-        rows: Option<(Rows, Rows, bool, usize)>,
-    ) -> Result<()> {
+    fn launch(&self, rec: &mut Recorder, chunk: &Chunk, pass: &Pass) -> Result<()> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let mut params = vec![self.qkv.rows, heads, kv_heads, self.qkv.ld / 4, self.heads.padded() / 4];
         params.extend([scale(self.mask, self.heads).to_bits() as usize, self.mask.window as usize]);
         params.extend([chunk.head0, chunk.heads, chunk.blocks.start, chunk.tiles.start, chunk.tiles.len()]);
-        if let Some(((b, b0), (c, c0), add, from)) = rows {
-            params.extend([b.ld / 4, b0, c.ld / 4, c0, usize::from(add), from]);
-        } else {
-            params.extend([0; 6]);
-        }
-        let counted = self.mask.work.as_ref().filter(|_| counts);
-        let wide = rec.gpu().has_wide_words().then_some(WIDE);
+        params.extend(pass.places);
+        let counted = self.mask.work.as_ref().filter(|_| pass.counts);
+        let gpu = rec.gpu();
+        let words = gpu.has_wide_words().then_some(WIDE).into_iter().chain(gpu.has_lanes().then_some(LANES));
+        let own = [("SOFTMAX", u32::from(pass.softmax)), ("COUNT", u32::from(counted.is_some()))];
         let pairs =
             (chunk.heads * chunk.tiles.len()) as f64 / (heads * self.tiles.count().max(1)) as f64 * self.mask.area;
-        let bind: Vec<&Tensor> = bind.iter().copied().chain(counted).collect();
+        let bind: Vec<&Tensor> = pass.bind.iter().copied().chain(counted).collect();
         rec.launch(Launch {
             source: &SOURCE,
-            entry,
-            constants: [("COUNT", u32::from(counted.is_some()))].into_iter().chain(wide).collect(),
+            entry: pass.entry,
+            constants: own.into_iter().chain(words).collect(),
             params: params.iter().map(|x| word(*x, "an attention size")).collect::<Result<_>>()?,
             bind: &bind,
-            groups: groups.map(|n| n as u32),
-            cost: Cost::new(2.0 * products * pairs * heads as f64 * head_dim as f64, bytes(&bind)),
+            groups: pass.groups.map(|n| n as u32),
+            cost: Cost::new(2.0 * pass.products * pairs * heads as f64 * head_dim as f64, bytes(&bind)),
         })
     }
 
@@ -182,17 +177,28 @@ impl Work<'_> {
         (self.heads.padded() / 4).div_ceil(8)
     }
 
-    /// dQ by dS and k.
+    /// The scores of all tiles, by `weights` or `scores`.
+    fn weigh(&self, rec: &mut Recorder, chunk: &Chunk, entry: &'static str, bind: &[&Tensor]) -> Result<()> {
+        let forward = entry == "weights";
+        let (products, places) = (if forward { 1.0 } else { 2.0 }, [0; 6]);
+        let groups = [chunk.blocks.len(), chunk.heads, 1];
+        self.launch(rec, chunk, &Pass { entry, groups, bind, products, counts: forward, softmax: false, places })
+    }
+
+    /// dQ by dS and k, or, divided by the sum of P where that is given, the output by P and v.
     fn to_queries(
         &self,
         rec: &mut Recorder,
         chunk: &Chunk,
         (w, from): (&Tensor, usize),
         (b, c): (Rows, Rows),
+        sum: Option<&Tensor>,
     ) -> Result<()> {
-        let groups = [2 * chunk.blocks.len(), chunk.heads, self.columns()];
-        let bind = [w, b.0, &self.tiles.by_query, c.0];
-        self.launch(rec, "to_queries", (chunk, groups), &bind, (1.0, true), Some((b, c, false, from)))
+        let groups = [chunk.blocks.len(), chunk.heads, self.columns()];
+        let bind = [w, b.0, &self.tiles.by_query, sum.unwrap_or(w), c.0];
+        let (counts, softmax, places) = (sum.is_none(), sum.is_some(), places(b, c, false, from));
+        let pass = Pass { entry: "to_queries", groups, bind: &bind, products: 1.0, counts, softmax, places };
+        self.launch(rec, chunk, &pass)
     }
 
     /// dV by P and dO, dK by dS, which lies behind P, and q.
@@ -204,12 +210,58 @@ impl Work<'_> {
         (b, c): (Rows, Rows),
     ) -> Result<()> {
         let group = self.heads.heads / self.heads.kv_heads;
-        let groups = [self.qkv.rows.div_ceil(8), chunk.heads / group, self.columns()];
+        let groups = [self.qkv.rows.div_ceil(KEYS), chunk.heads / group, self.columns()];
         let bind = [w, b.0, &self.tiles.by_key, c.0];
-        let add = chunk.blocks.start > 0;
         // Of the two sums over the same tiles one counts.
-        self.launch(rec, "to_keys", (chunk, groups), &bind, (1.0, from > 0), Some((b, c, add, from)))
+        let (counts, places) = (from > 0, places(b, c, chunk.blocks.start > 0, from));
+        let pass = Pass { entry: "to_keys", groups, bind: &bind, products: 1.0, counts, softmax: false, places };
+        self.launch(rec, chunk, &pass)
     }
+}
+
+/// Where a product finds its rows: ldb4, b0, ldc4, c0, whether it adds, and the vec4 before its weights.
+fn places((b, b0): Rows, (c, c0): Rows, add: bool, from: usize) -> [usize; 6] {
+    [b.ld / 4, b0, c.ld / 4, c0, usize::from(add), from]
+}
+
+/// One launch over a chunk.
+struct Pass<'a> {
+    entry: &'static str,
+    groups: [usize; 3],
+    bind: &'a [&'a Tensor],
+    /// The `[T, T]`-sized products.
+    products: f64,
+    /// Whether it counts what it computes, where that is asked for.
+    counts: bool,
+    /// Whether what is summed is divided by the sum of the weights.
+    softmax: bool,
+    places: [usize; 6],
+}
+
+/// As [`super::attention::forward`], into `out`.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub(super) fn attend(
+    rec: &mut Recorder,
+    (qkv, heads): (&Tensor, Heads),
+    mask: &Mask,
+    out: &Attended,
+    most: usize,
+) -> Result<()> {
+    heads_fit(qkv, heads)?;
+    let tiles = mask.tiles(rec.gpu())?;
+    let work = Work { qkv, heads, mask, tiles };
+    let chunks = chunks(tiles, heads, most);
+    let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
+    let (w, sum) = (rec.gpu().empty(rows, QUERIES * KEYS)?, rec.gpu().empty(1, qkv.rows * heads.heads)?);
+    let values = (heads.heads + heads.kv_heads) * heads.padded() / 4;
+    for chunk in &chunks {
+        let bind = [qkv, &mask.end, &mask.pos, &tiles.by_query, &out.lse, &sum, &w];
+        work.weigh(rec, chunk, "weights", &bind)?;
+        work.to_queries(rec, chunk, (&w, 0), ((qkv, values), (&out.o, 0)), Some(&sum))?;
+    }
+    Ok(())
 }
 
 /// The gradient by attention's output and what the way back needs besides, `[T, H D]` and `[T, H]` each.
@@ -231,7 +283,7 @@ pub(super) fn backward(
     grad: Gradient,
     dqkv: &Tensor,
 ) -> Result<()> {
-    in_chunks(rec, (qkv, heads), mask, grad, dqkv, SCRATCH / (8 * QUERIES * KEYS))
+    in_chunks(rec, (qkv, heads), mask, grad, dqkv, MOST_TILES / 2)
 }
 
 /// The same with at most so many tiles of a head in memory.
@@ -255,9 +307,8 @@ fn in_chunks(
     for chunk in &chunks {
         let ds = chunk.heads * chunk.tiles.len() * QUERIES * KEYS / 4;
         let bind = [qkv, d_o, &mask.end, &mask.pos, &tiles.by_query, lse, delta, &w];
-        let groups = [2 * chunk.blocks.len(), chunk.heads, 1];
-        work.launch(rec, "scores", (chunk, groups), &bind, (2.0, false), None)?;
-        work.to_queries(rec, chunk, (&w, ds), ((qkv, keys), (dqkv, 0)))?;
+        work.weigh(rec, chunk, "scores", &bind)?;
+        work.to_queries(rec, chunk, (&w, ds), ((qkv, keys), (dqkv, 0)), None)?;
         work.to_keys(rec, chunk, (&w, 0), ((d_o, 0), (dqkv, values)))?;
         work.to_keys(rec, chunk, (&w, ds), ((qkv, 0), (dqkv, keys)))?;
     }

@@ -9,7 +9,7 @@ use super::rms_norm::Gain;
 use super::swiglu::{self, Activation};
 use super::weight::{Block, Weight};
 use super::{Kernel, bytes, matmul_matrix, transpose, word};
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, WIDE};
+use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -128,10 +128,28 @@ fn on_units(rec: &Recorder, m: usize) -> bool {
     rec.matrix_units() && m > ROWS
 }
 
-/// Rows and vec4 columns of the result that one lane of the soft kernels holds. One column alone leaves the adapter's
-/// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights.
-const TILES: [(u32, u32); 11] =
-    [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2)];
+/// Rows and vec4 columns of the result that one lane of the soft kernels holds. With few rows one column alone leaves the adapter's
+/// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights. What more than 8 rows
+/// hold lies in memory, but each load of a weight, which costs more, serves all of them; 64 rows gain nothing more.
+const TILES: [(u32, u32); 14] =
+    [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2), (16, 1), (16, 2), (32, 1)];
+
+/// Most rows of a lane: of quantised weights, which are dequantised for all of them anyway, fewer; where each lane loads A for itself, 8.
+fn most_held(rec: &Recorder, b: &Block) -> u32 {
+    match (rec.gpu().has_lanes(), b) {
+        (false, _) => 8,
+        (true, Block::Quantised { .. }) => 16,
+        (true, _) => 32,
+    }
+}
+
+/// The tuned number of rows, or a half or a quarter of it where that leaves fewer of a lane's rows without a row of A.
+fn held(m: usize, tuned: u32) -> u32 {
+    let fewer = [tuned, tuned / 2, tuned / 4].into_iter().filter(|rows| *rows == tuned || *rows >= 8);
+    // A row of a lane that holds few costs more: loads of B are shared by fewer.
+    let cost = |rows: u32| m.next_multiple_of(rows as usize) * (rows as usize + 2) / rows as usize;
+    fewer.min_by_key(|rows| cost(*rows)).unwrap_or(tuned)
+}
 
 /// One block's part of a product.
 #[derive(Clone, Copy)]
@@ -226,8 +244,9 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
 }
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {
-    let tile = tile(rec, part.b, part.a.rows, part.epilogue.gate)?;
-    dispatch(rec, part, tile)
+    let (rows, wide) = tile(rec, part.b, part.a.rows, part.epilogue.gate)?;
+    let rows = held(part.a.rows, rows);
+    dispatch(rec, part, (rows, wide))
 }
 
 /// Whether a product of `m` rows reads in words of 64 bits: 2.0 to 2.3 times as fast where what is read comes from a cache. Few rows
@@ -239,10 +258,11 @@ fn wide_words(rec: &Recorder, m: usize) -> bool {
 
 /// The tuned choice among [`TILES`]; the kernels for GPUs hold as many rows as there are, up to 8.
 fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result<(u32, u32)> {
-    let most = m.next_power_of_two().clamp(1, 8) as u32;
+    let most = m.next_power_of_two().clamp(1, most_held(rec, b) as usize) as u32;
     if rec.variant() == Variant::Tile || rec.variant() != rec.gpu().variant() {
-        return Ok((most, if gate.is_some() { 2 } else { 1 }));
+        return Ok((most.min(ROWS as u32), if gate.is_some() { 2 } else { 1 }));
     }
+    let gpu = rec.gpu();
     let class = |x: usize| x.next_power_of_two();
     let kind = match b {
         Block::Dense(_) => "f32".into(),
@@ -252,17 +272,17 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let (k, n) = (b.rows(), b.cols());
     let gated = if gate.is_some() { " gated" } else { "" };
     let words = if wide_words(rec, m) { " wide" } else { "" };
-    let name = format!("matmul{words}{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
+    let lanes = if gpu.has_lanes() { " lanes" } else { "" };
+    let name = format!("matmul{words}{lanes}{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
     // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
     let suits = |(rows, wide): (u32, u32)| (most.div_ceil(2)..=most).contains(&rows) && (gate.is_none() || wide == 2);
     let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
-    let gpu = rec.gpu();
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch little of it;
         // as many rows as there are, if only up to 64, since a strip of the matrix is read for all of them.
         let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 });
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
-        let m = m.min(64);
+        let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
         let runs = ((1e8 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 32);
         let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
         let mut rec = gpu.record();
@@ -295,6 +315,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         constants.push(("MR", rows));
         if soft {
             constants.push(("NC", wide));
+            constants.extend(rec.gpu().has_lanes().then_some(LANES));
         }
         if wide_words(rec, m) {
             constants.push(WIDE);
