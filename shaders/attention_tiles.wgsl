@@ -1,6 +1,6 @@
 // Attention over the token forest and its gradients for adapters that run on the CPU, by tiles of 16 queries and 16 keys: `weights`
-// writes P, `scores` P and dS of one tile after the other, as 16 keys of 16 queries, and their products with rows of q, k and dO follow. A workgroup
-// has 16 queries or 16 keys; of what all of its lanes need each loads a share (lib/lanes). Which
+// writes P, `scores` P and dS of one tile after the other, as 16 keys of 16 queries, and their products with rows of q, k, v and dO
+// follow. A workgroup has 16 queries or 16 keys; of what all of its lanes need each loads a share (lib/lanes). Which
 // tiles hold a visible pair is a list that the host makes; a list begins with where each block's part of it begins.
 // A line that ends in //*ROWS*COLUMNS stands for every pair, $ and # being the two.
 struct Params {
@@ -26,6 +26,12 @@ struct Params {
 // Weights of head h of those here in tile t, in vec4.
 fn tile_at(h: u32, t: u32) -> u32 {
     return (h * p.tiles + t - p.tile0) * 64u;
+}
+
+// Whether row i sees row j, one of which may be none: they count on in a block's empty places.
+fn sees(i: u32, j: u32, end: u32, distance: u32) -> bool {
+    // No short circuit, which would be a branch.
+    return (i < p.rows) & (j < p.rows) & (j <= i) & (i < end) & (distance < p.window);
 }
 
 //@ weights lanes
@@ -70,8 +76,7 @@ fn weights(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 s$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, s$_#)))); //*16*4
             }
         }
-        // No short circuit, which would be a branch.
-        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*16*4
+        let sees$_# = sees(row + $u, seen#, end#, pos[i$] - pos#); //*16*4
         let e$_# = select(-3.0e38, s$_# * p.scale, sees$_#); //*16*4
         top$ = max(top$, e$_#); //*16*4
         let at# = tile_at(g.y, t#) + key# * 4u; //*1*4
@@ -148,8 +153,7 @@ fn scores(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 dp$_# = fma(x$.w, y#.w, fma(x$.z, y#.z, fma(x$.y, y#.y, fma(x$.x, y#.x, dp$_#)))); //*16*4
             }
         }
-        // No short circuit, which would be a branch.
-        let sees$_# = (row + $u < p.rows) & (seen# < p.rows) & (j# <= i$) & (i$ < end#) & (pos[i$] - pos# < p.window); //*16*4
+        let sees$_# = sees(row + $u, seen#, end#, pos[i$] - pos#); //*16*4
         let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*16*4
         let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*16*4
         let at# = tile_at(g.y, t#) + key# * 4u; //*1*4

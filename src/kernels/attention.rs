@@ -228,7 +228,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     let lse = gpu.empty(1, qkv.rows * heads.heads)?;
     if attention_tiles::suits_forward(rec, heads) {
         let out = Attended { o, lse };
-        attention_tiles::attend(rec, (qkv, heads), mask, &out, attention_tiles::MOST_TILES)?;
+        attention_tiles::attend(rec, (qkv, heads), mask, &out)?;
         return Ok(out);
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];

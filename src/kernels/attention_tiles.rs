@@ -2,7 +2,7 @@
 //! weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows instead, as in `super::attention`
 //! and `super::attention_backward`, has them in arrays that such an adapter reads lane by lane.
 
-use super::attention::{Attended, Mask, forward, heads_fit, random_forest, scale};
+use super::attention::{Attended, Mask, forward, heads_fit, random_forest, scale, twin};
 use super::attention_backward::{row_delta, twin_backward};
 use super::rope::{Heads, head_matrix, pad_heads};
 use super::{Case, Kernel, bytes, word};
@@ -32,7 +32,7 @@ const QUERIES: usize = 16;
 const KEYS: usize = 16;
 
 /// Tiles of a head whose weights are in memory at a time, 16 MiB of them: what they are read from is a cache.
-pub(super) const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
+const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
 
 /// Whether the forward pass goes by tiles: its softmax needs lanes that hand each other numbers, and sums it in an order of its own.
 pub(super) fn suits_forward(rec: &Recorder, heads: Heads) -> bool {
@@ -147,7 +147,21 @@ struct Work<'a> {
 /// Rows that a product reads or writes: a tensor, and the vec4 of a row before its first head.
 type Rows<'a> = (&'a Tensor, usize);
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// With its chunks of at most so many tiles of a head, and the most tiles that one of them has.
+    fn in_chunks(
+        gpu: &Gpu,
+        (qkv, heads): (&'a Tensor, Heads),
+        mask: &'a Mask,
+        most: usize,
+    ) -> Result<(Work<'a>, Vec<Chunk>, usize)> {
+        heads_fit(qkv, heads)?;
+        let tiles = mask.tiles(gpu)?;
+        let chunks = chunks(tiles, heads, most);
+        let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
+        Ok((Work { qkv, heads, mask, tiles }, chunks, rows))
+    }
+
     fn launch(&self, rec: &mut Recorder, chunk: &Chunk, pass: &Pass) -> Result<()> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let mut params = vec![self.qkv.rows, heads, kv_heads, self.qkv.ld / 4, self.heads.padded() / 4];
@@ -177,12 +191,12 @@ impl Work<'_> {
         (self.heads.padded() / 4).div_ceil(8)
     }
 
-    /// The scores of all tiles, by `weights` or `scores`.
-    fn weigh(&self, rec: &mut Recorder, chunk: &Chunk, entry: &'static str, bind: &[&Tensor]) -> Result<()> {
-        let forward = entry == "weights";
-        let (products, places) = (if forward { 1.0 } else { 2.0 }, [0; 6]);
+    /// P of all tiles, and dS unless this is the forward pass.
+    fn weigh(&self, rec: &mut Recorder, chunk: &Chunk, bind: &[&Tensor], forward: bool) -> Result<()> {
+        let (entry, products) = if forward { ("weights", 1.0) } else { ("scores", 2.0) };
         let groups = [chunk.blocks.len(), chunk.heads, 1];
-        self.launch(rec, chunk, &Pass { entry, groups, bind, products, counts: forward, softmax: false, places })
+        let pass = Pass { entry, groups, bind, products, counts: forward, softmax: false, places: [0; 6] };
+        self.launch(rec, chunk, &pass)
     }
 
     /// dQ by dS and k, or, divided by the sum of P where that is given, the output by P and v.
@@ -242,23 +256,24 @@ struct Pass<'a> {
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub(super) fn attend(
+pub(super) fn attend(rec: &mut Recorder, (qkv, heads): (&Tensor, Heads), mask: &Mask, out: &Attended) -> Result<()> {
+    attend_in_chunks(rec, (qkv, heads), mask, out, MOST_TILES)
+}
+
+/// The same with at most so many tiles of a head in memory.
+fn attend_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),
     mask: &Mask,
     out: &Attended,
     most: usize,
 ) -> Result<()> {
-    heads_fit(qkv, heads)?;
-    let tiles = mask.tiles(rec.gpu())?;
-    let work = Work { qkv, heads, mask, tiles };
-    let chunks = chunks(tiles, heads, most);
-    let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
+    let (work, chunks, rows) = Work::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
     let (w, sum) = (rec.gpu().empty(rows, QUERIES * KEYS)?, rec.gpu().empty(1, qkv.rows * heads.heads)?);
     let values = (heads.heads + heads.kv_heads) * heads.padded() / 4;
     for chunk in &chunks {
-        let bind = [qkv, &mask.end, &mask.pos, &tiles.by_query, &out.lse, &sum, &w];
-        work.weigh(rec, chunk, "weights", &bind)?;
+        let bind = [qkv, &mask.end, &mask.pos, &work.tiles.by_query, &out.lse, &sum, &w];
+        work.weigh(rec, chunk, &bind, true)?;
         work.to_queries(rec, chunk, (&w, 0), ((qkv, values), (&out.o, 0)), Some(&sum))?;
     }
     Ok(())
@@ -283,11 +298,11 @@ pub(super) fn backward(
     grad: Gradient,
     dqkv: &Tensor,
 ) -> Result<()> {
-    in_chunks(rec, (qkv, heads), mask, grad, dqkv, MOST_TILES / 2)
+    backward_in_chunks(rec, (qkv, heads), mask, grad, dqkv, MOST_TILES / 2)
 }
 
 /// The same with at most so many tiles of a head in memory.
-fn in_chunks(
+fn backward_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),
     mask: &Mask,
@@ -295,19 +310,15 @@ fn in_chunks(
     dqkv: &Tensor,
     most: usize,
 ) -> Result<()> {
-    heads_fit(qkv, heads)?;
-    let tiles = mask.tiles(rec.gpu())?;
-    let work = Work { qkv, heads, mask, tiles };
-    let chunks = chunks(tiles, heads, most);
-    let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
+    let (work, chunks, rows) = Work::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
     let w = rec.gpu().empty(2 * rows, QUERIES * KEYS)?;
     let d4 = heads.padded() / 4;
     let (keys, values) = (heads.heads * d4, (heads.heads + heads.kv_heads) * d4);
     let Gradient { d_o, lse, delta } = grad;
     for chunk in &chunks {
         let ds = chunk.heads * chunk.tiles.len() * QUERIES * KEYS / 4;
-        let bind = [qkv, d_o, &mask.end, &mask.pos, &tiles.by_query, lse, delta, &w];
-        work.weigh(rec, chunk, "scores", &bind)?;
+        let bind = [qkv, d_o, &mask.end, &mask.pos, &work.tiles.by_query, lse, delta, &w];
+        work.weigh(rec, chunk, &bind, false)?;
         work.to_queries(rec, chunk, (&w, ds), ((qkv, keys), (dqkv, 0)), None)?;
         work.to_keys(rec, chunk, (&w, 0), ((d_o, 0), (dqkv, values)))?;
         work.to_keys(rec, chunk, (&w, ds), ((qkv, 0), (dqkv, keys)))?;
@@ -328,10 +339,16 @@ fn cases() -> Vec<Case> {
             let (qkv, host) = head_matrix(t, forest.len(), heads + 2 * kv_heads, head_dim)?;
             let (d_o, hd) = head_matrix(t, forest.len(), heads, head_dim)?;
             let out = forward(&mut t.rec, &qkv, h, &mask)?;
+            if suits_forward(&t.rec, h) {
+                attend_in_chunks(&mut t.rec, (&qkv, h), &mask, &out, 12)?;
+                let (o, lse) = twin(&host, h, &forest, mask.window);
+                t.expect("o", &out.o, || pad_heads(&o, head_dim));
+                t.expect("lse", &out.lse, || lse);
+            }
             let delta = row_delta(&mut t.rec, (&qkv, &d_o), h, &mask, &out)?;
             let dqkv = t.gpu.empty(qkv.rows, qkv.cols)?;
             let grad = Gradient { d_o: &d_o, lse: &out.lse, delta: &delta };
-            in_chunks(&mut t.rec, (&qkv, h), &mask, grad, &dqkv, 12)?;
+            backward_in_chunks(&mut t.rec, (&qkv, h), &mask, grad, &dqkv, 12)?;
             t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim));
             Ok(())
         })

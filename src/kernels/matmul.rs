@@ -279,7 +279,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch little of it;
-        // as many rows as there are, if only up to 64, since a strip of the matrix is read for all of them.
+        // as many rows as there are, since a strip of the matrix is read for all of them, if only up to 64, of a small matrix up to 1,024.
         let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 });
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
