@@ -30,14 +30,13 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     }
 }
 
-//@ forward_q
+//@ forward_q scales
 // The table is quantised: BITS-bit words down the channels, a scale and a minimum per 32 of them.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
 @group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]
-@group(0) @binding(3) var<storage, read> scale: array<f32>;        // [D / 32, count]
-@group(0) @binding(4) var<storage, read> minimum: array<f32>;      // [D / 32, count]
-@group(0) @binding(5) var<storage, read_write> x: array<f32>;      // [T, D]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [D / 32, count]
+@group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
@@ -50,8 +49,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let v = token[t] - p.first;
     if v < p.count {
         let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-        let at = (d / 32u) * p.table_ld4 * 4u + v;
-        x[i] = select(0.0, p.factor * (f32(q) * scale[at] + minimum[at]), i % p.ld < p.cols);
+        let s = scales[(d / 32u) * p.table_ld4 + v / 4u];
+        x[i] = select(0.0, p.factor * (f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u]), i % p.ld < p.cols);
     }
 }
 

@@ -139,16 +139,15 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; let v = vec4f(dot(c$_0, one), dot(c$_1, one), dot(c$_2, one), dot(c$_3, one)); if ADD == 1u { c[o] += v; } else { c[o] = v; } } //*MR
 }
 
-//@ forward_q lanes
+//@ forward_q lanes scales
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
-@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
-@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(6) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
@@ -192,8 +191,9 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
             }
         }
-        let d# = scale[block * p.ldb4 + col#]; //*1*NC
-        let o# = minimum[block * p.ldb4 + col#]; //*1*NC
+        let f# = scales[block * p.ldb4 + col#]; //*1*NC
+        let d# = scale_of(f#); //*1*NC
+        let o# = minimum_of(f#); //*1*NC
         let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane); //*MR
         c$_# = fma(e$, o#, fma(s$_#, d#, c$_#)); //*MR*NC
     }

@@ -43,15 +43,14 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     blocks(g, lane);
 }
 
-//@ forward_q_blocks blocks fetch_q
+//@ forward_q_blocks scales blocks fetch_q
 // B in blocks of 32 along K, as in forward_q.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
-@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
-@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(128)
 fn forward_q_blocks(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     blocks(g, lane);
@@ -132,16 +131,15 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
     finish(row + $u, g.x, lane, c$, n$, late); //*MR
 }
 
-//@ forward_q finish
+//@ forward_q scales finish
 // B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scale: array<vec4f>;      // [K / 32, N]
-@group(0) @binding(4) var<storage, read> minimum: array<vec4f>;    // [K / 32, N]
-@group(0) @binding(5) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
-@group(0) @binding(6) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
+@group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
+@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(256)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let tx = lane % 32u;
@@ -153,8 +151,9 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var n$ = vec4f(); //*MR
     var late = vec4f();
     for (var block = slice; block < p.k / 32u; block += 8u) {
-        let d = scale[block * p.ldb4 + col];
-        let o = minimum[block * p.ldb4 + col];
+        let s = scales[block * p.ldb4 + col];
+        let d = scale_of(s);
+        let o = minimum_of(s);
         var k4 = block * 8u;
         for (var w = 0u; w < BITS; w++) {
             let q = words[(block * BITS + w) * p.ldb4 + col];

@@ -30,18 +30,17 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
 }
 
-//@ forward_q
+//@ forward_q scales
 // x in blocks of 32 along R: BITS-bit words, a scale and a minimum per block.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
-@group(0) @binding(2) var<storage, read> scale: array<vec4f>;      // [R / 32, C]
-@group(0) @binding(3) var<storage, read> minimum: array<vec4f>;    // [R / 32, C]
-@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;    // [n, R]
+@group(0) @binding(2) var<storage, read> scales: array<Scales>;    // [R / 32, C]
+@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [n, R]
 fn element(r: u32, c: u32) -> vec4f {
     let per = 32u / BITS;
     let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
-    let at = (r / 32u) * p.ld4 + c;
-    return vec4f(q) * scale[at] + minimum[at];
+    let s = scales[(r / 32u) * p.ld4 + c];
+    return vec4f(q) * scale_of(s) + minimum_of(s);
 }
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {

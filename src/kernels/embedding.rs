@@ -1,6 +1,6 @@
 //! Token embedding from the columns of a matrix `[D, V]`, which a tied model's output matrix is too, and its gradient.
 
-use super::weight::{Block, Half, Weight};
+use super::weight::{Block, Half, Quants, Weight};
 use super::{Case, Kernel, lanes, matmul, stream, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "token columns of the embedding, and its gradient by token",
-    constants: &[&[("BITS", 4)], &[("BITS", 8), ("HALF", 1)], &[("HALF", 2)]],
+    constants: &[&[("BITS", 4)], &[("BITS", 8), ("FULL", 1), ("HALF", 1)], &[("HALF", 2)]],
     ordered: &[],
     cases,
 };
@@ -148,9 +148,9 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for bits in [4u32, 8] {
-        all.push(Case::new(format!("forward_q{bits} 9x37x64"), 1e-6, move |t| {
-            let (weight, dense) = matmul::random_quantised(t, bits, 64, 37)?;
+    for quants in Quants::ALL {
+        all.push(Case::new(format!("forward_q 9x37x64 {}", quants.name()), 1e-6, move |t| {
+            let (weight, dense) = matmul::random_quantised(t, quants, 64, 37)?;
             let token: Vec<u32> = (0..9).map(|_| t.below(37) as u32).collect();
             let x = t.gpu.empty(9, 64)?;
             let ids = t.gpu.vector(&token)?;

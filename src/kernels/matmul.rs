@@ -53,6 +53,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 1),
             ("ADD", 0),
             ("BITS", 8),
+            ("FULL", 1),
             ("HALF", 1),
             ("NORM", 1),
             ("OFFSET", 1),
@@ -77,6 +78,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 0),
             ("ADD", 1),
             ("BITS", 4),
+            ("FULL", 1),
             ("HALF", 2),
             ("NORM", 0),
             ("OFFSET", 0),
@@ -267,7 +269,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let kind = match b {
         Block::Dense(_) => "f32".into(),
         Block::Half { half, .. } => half.name().to_owned(),
-        Block::Quantised { bits, .. } => format!("q{bits}"),
+        Block::Quantised { quants, .. } => quants.name().to_owned(),
     };
     let (k, n) = (b.rows(), b.cols());
     let gated = if gate.is_some() { " gated" } else { "" };
@@ -459,7 +461,7 @@ pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::gpu::Gpu;
-    use crate::kernels::weight::Half;
+    use crate::kernels::weight::{Half, Quants};
 
     /// The tuner may pick any of them without a bit changing.
     #[test]
@@ -468,18 +470,17 @@ mod tests {
         let values = |n: usize| (0..n).map(|i| ((i * 7919 % 1009) as f32) / 504.5 - 1.0).collect::<Vec<f32>>();
         for (m, k, n) in [(1, 64, 37), (3, 96, 130), (9, 32, 300)] {
             let (a, bias) = (gpu.upload(m, k, &values(m * k)).unwrap(), gpu.upload(1, n, &values(n)).unwrap());
-            let quantised = |bits: u32| {
-                let words: Vec<u32> = (0..(k * n) as u32 * bits / 32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+            let quantised = |quants: Quants| {
+                let words: Vec<u32> =
+                    (0..(k * n) as u32 * quants.bits / 32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
                 let (scale, minimum) = (values(k / 32 * n), values(k / 32 * n));
-                Weight::upload_quantised(&gpu, (bits, k, n), &words, [&scale, &minimum]).unwrap()
+                Weight::upload_quantised(&gpu, (quants, k, n), &words, [&scale, &minimum]).unwrap()
             };
-            let weights = [
+            let plain = [
                 Weight::upload(&gpu, k, n, &values(k * n)).unwrap(),
                 Weight::upload_half(&gpu, Half::Bf16, k, n, &values(k * n)).unwrap(),
-                quantised(4),
-                quantised(8),
             ];
-            for weight in &weights {
+            for weight in plain.into_iter().chain(Quants::ALL.map(quantised)) {
                 let of = |tile: (u32, u32), add: bool| {
                     let c = gpu.upload(m, n, &values(m * n)).unwrap();
                     let mut rec = gpu.record();

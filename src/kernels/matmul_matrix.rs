@@ -33,6 +33,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 0),
             ("ADD", 0),
             ("BITS", 8),
+            ("FULL", 1),
             ("HALF", 1),
         ],
         &[

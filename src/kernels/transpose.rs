@@ -1,7 +1,7 @@
 //! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is a
 //! share of 1 / rows of the product it prepares.
 
-use super::weight::{Block, Half};
+use super::weight::{Block, Half, Quants};
 use super::{Case, Kernel, Trial, bytes, lanes, matmul, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -19,7 +19,7 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a block of a matrix turned around, in f32",
-    constants: &[&[("BITS", 4)], &[("BITS", 8), ("HALF", 1)], &[("HALF", 2)]],
+    constants: &[&[("BITS", 4)], &[("BITS", 8), ("FULL", 1), ("HALF", 1)], &[("HALF", 2)]],
     ordered: &[],
     cases,
 };
@@ -89,10 +89,10 @@ fn cases() -> Vec<Case> {
             expect_turned(t, &block[0], host, rows, cols)
         }));
     }
-    for bits in [4u32, 8] {
+    for quants in Quants::ALL {
         // One multiplication and one addition, which a device may round once or twice.
-        all.push(Case::new(format!("forward_q{bits} 64x37"), 1e-6, move |t| {
-            let (weight, host) = matmul::random_quantised(t, bits, 64, 37)?;
+        all.push(Case::new(format!("forward_q 64x37 {}", quants.name()), 1e-6, move |t| {
+            let (weight, host) = matmul::random_quantised(t, quants, 64, 37)?;
             let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
             expect_turned(t, &block[0], host, 64, 37)
         }));

@@ -53,6 +53,24 @@ impl Half {
     }
 }
 
+/// How the scales and minima of quantised blocks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// Both in f16, as GGUF's blocks of 32 have them.
+    Half,
+    /// Both in f32: the blocks of 256 of GGUF make them of products, which f16 would round.
+    Full,
+}
+
+/// Blocks of 32 values along K: value = word bits x scale + minimum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quants {
+    /// 4 or 8.
+    pub bits: u32,
+    /// Of what precision scale and minimum are.
+    pub scales: Scales,
+}
+
 /// How the elements of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -60,8 +78,61 @@ pub enum Stored {
     Dense,
     /// 16 bits.
     Half(Half),
-    /// Blocks of 32 along K, of this many bits a value.
-    Quantised(u32),
+    /// Blocks of 32 along K.
+    Quantised(Quants),
+}
+
+impl Quants {
+    /// All kinds.
+    pub(super) const ALL: [Quants; 4] = [
+        Quants { bits: 4, scales: Scales::Half },
+        Quants { bits: 8, scales: Scales::Half },
+        Quants { bits: 4, scales: Scales::Full },
+        Quants { bits: 8, scales: Scales::Full },
+    ];
+
+    /// Its name among the types of weights that a product is timed with.
+    pub(super) fn name(self) -> &'static str {
+        match (self.bits, self.scales) {
+            (4, Scales::Half) => "q4",
+            (4, Scales::Full) => "q4k",
+            (_, Scales::Half) => "q8",
+            (_, Scales::Full) => "q8k",
+        }
+    }
+
+    /// Words that hold the scales and minima of a row of blocks in `n` columns.
+    fn scales_of(self, n: usize) -> usize {
+        match self.scales {
+            Scales::Half => n,
+            Scales::Full => pad4(n).saturating_mul(2),
+        }
+    }
+
+    /// A row of blocks' scales and minima as [`Block::Quantised`] holds them.
+    fn packed(self, [scales, minima]: [&[f32]; 2]) -> Vec<u32> {
+        match self.scales {
+            Scales::Half => {
+                let pair = |(s, m): (&f32, &f32)| u32::from(Half::F16.bits(*s)) | u32::from(Half::F16.bits(*m)) << 16;
+                scales.iter().zip(minima).map(pair).collect()
+            }
+            Scales::Full => {
+                let four = |all: &[f32]| [0, 1, 2, 3].map(|i| all.get(i).map_or(0, |x| x.to_bits()));
+                scales.chunks(4).zip(minima.chunks(4)).flat_map(|(s, m)| [four(s), four(m)]).flatten().collect()
+            }
+        }
+    }
+
+    /// Scale and minimum of a column from such a row.
+    fn unpacked(self, row: &[u32], col: usize) -> (f32, f32) {
+        match self.scales {
+            Scales::Half => (Half::F16.value(row[col] as u16), Half::F16.value((row[col] >> 16) as u16)),
+            Scales::Full => {
+                let at = col / 4 * 8 + col % 4;
+                (f32::from_bits(row[at]), f32::from_bits(row[at + 4]))
+            }
+        }
+    }
 }
 
 /// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
@@ -78,16 +149,15 @@ pub enum Block {
         /// n
         cols: usize,
     },
-    /// Blocks of 32 along K: value = word bits x scale + minimum.
+    /// Blocks of 32 along K.
     Quantised {
-        /// 4 or 8.
-        bits: u32,
+        /// Their kind.
+        quants: Quants,
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
-        /// `[K / 32, n]`
-        scale: Tensor,
-        /// `[K / 32, n]`
-        minimum: Tensor,
+        /// Half: words `[K / 32, n]`, the scale in the low bits. Full: f32 `[K / 32, 2 pad4(n)]`, four columns' scales and
+        /// their minima in turn.
+        scales: Tensor,
     },
 }
 
@@ -97,7 +167,7 @@ impl Block {
         match self {
             Block::Dense(t) => t.rows,
             Block::Half { words, .. } => words.rows,
-            Block::Quantised { scale, .. } => scale.rows * 32,
+            Block::Quantised { scales, .. } => scales.rows * 32,
         }
     }
 
@@ -106,7 +176,7 @@ impl Block {
         match self {
             Block::Dense(t) => t.cols,
             Block::Half { cols, .. } => *cols,
-            Block::Quantised { scale, .. } => scale.cols,
+            Block::Quantised { words, .. } => words.cols,
         }
     }
 
@@ -122,11 +192,10 @@ impl Block {
             Block::Half { half, words, cols: all } => {
                 Block::Half { half: *half, words: part(words, rows, cols / 2), cols: cols.min(*all) }
             }
-            Block::Quantised { bits, words, scale, minimum } => Block::Quantised {
-                bits: *bits,
-                words: part(words, rows * *bits as usize / 32, cols),
-                scale: part(scale, rows / 32, cols),
-                minimum: part(minimum, rows / 32, cols),
+            Block::Quantised { quants, words, scales } => Block::Quantised {
+                quants: *quants,
+                words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols),
+                scales: part(scales, rows / 32, quants.scales_of(cols)),
             },
         }
     }
@@ -136,7 +205,7 @@ impl Block {
         match self {
             Block::Dense(t) => t.ld / 4,
             Block::Half { words, .. } => words.ld / 2,
-            Block::Quantised { scale, .. } => scale.ld / 4,
+            Block::Quantised { words, .. } => words.ld / 4,
         }
     }
 
@@ -145,7 +214,9 @@ impl Block {
         match self {
             Block::Dense(t) => (vec![t], vec![]),
             Block::Half { half, words, .. } => (vec![words], vec![("HALF", half.constant())]),
-            Block::Quantised { bits, words, scale, minimum } => (vec![words, scale, minimum], vec![("BITS", *bits)]),
+            Block::Quantised { quants, words, scales } => {
+                (vec![words, scales], vec![("BITS", quants.bits), ("FULL", u32::from(quants.scales == Scales::Full))])
+            }
         }
     }
 }
@@ -195,7 +266,7 @@ impl Weight {
     /// Out of memory.
     pub fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
         let deep = match stored {
-            Stored::Quantised(bits) => rows * bits as usize / 32,
+            Stored::Quantised(quants) => rows * quants.bits as usize / 32,
             _ => rows,
         };
         let width = width(gpu, rows, cols)?;
@@ -204,11 +275,10 @@ impl Weight {
             Ok(match stored {
                 Stored::Dense => Block::Dense(gpu.room(rows, n)?),
                 Stored::Half(half) => Block::Half { half, words: gpu.room(rows, pad4(n) / 2)?, cols: n },
-                Stored::Quantised(bits) => Block::Quantised {
-                    bits,
+                Stored::Quantised(quants) => Block::Quantised {
+                    quants,
                     words: gpu.room(deep, n)?,
-                    scale: gpu.room(rows / 32, n)?,
-                    minimum: gpu.room(rows / 32, n)?,
+                    scales: gpu.room(rows / 32, quants.scales_of(n))?,
                 },
             })
         };
@@ -227,7 +297,7 @@ impl Weight {
     fn stored(&self) -> Stored {
         match self.blocks.first() {
             Some(Block::Half { half, .. }) => Stored::Half(*half),
-            Some(Block::Quantised { bits, .. }) => Stored::Quantised(*bits),
+            Some(Block::Quantised { quants, .. }) => Stored::Quantised(*quants),
             Some(Block::Dense(_)) | None => Stored::Dense,
         }
     }
@@ -271,19 +341,26 @@ impl Weight {
     /// Quantised blocks: words `[rows * bits / 32, cols]`, scales and minima `[rows / 32, cols]`.
     ///
     /// # Errors
-    /// As [`Weight::upload`].
+    /// As [`Weight::upload`]; a scale or a minimum that is to be in f16 and that f16 cannot hold.
     pub fn upload_quantised(
         gpu: &Gpu,
-        (bits, rows, cols): (u32, usize, usize),
+        (quants, rows, cols): (Quants, usize, usize),
         words: &[u32],
-        [scales, minima]: [&[f32]; 2],
+        scales: [&[f32]; 2],
     ) -> Result<Weight> {
-        let weight = Self::room(gpu, Stored::Quantised(bits), rows, cols)?;
+        let beyond = |x: &&f32| !Half::F16.holds(**x);
+        if let Some(x) = scales.iter().copied().flatten().find(beyond).filter(|_| quants.scales == Scales::Half) {
+            return Err(Error::NonFinite(format!(
+                "a block's scale or minimum of {x} is beyond what f16 holds; take f32"
+            )));
+        }
+        let weight = Self::room(gpu, Stored::Quantised(quants), rows, cols)?;
         for (first, block) in weight.blocks() {
-            if let Block::Quantised { words: to, scale, minimum, .. } = block {
+            if let Block::Quantised { words: to, scales: scales_to, .. } = block {
                 put(gpu, to, words, cols, first)?;
-                put(gpu, scale, scales, cols, first)?;
-                put(gpu, minimum, minima, cols, first)?;
+                let row = |b: usize| scales.map(|all| &all[b * cols + first..][..to.cols]);
+                let packed = (0..rows / 32).flat_map(|b| quants.packed(row(b)));
+                gpu.overwrite(scales_to, &packed.collect::<Vec<u32>>())?;
             }
         }
         Ok(weight)
@@ -388,16 +465,17 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
             let one = |row: &[u32], c: usize| half.value((row[c / 2] >> (16 * (c % 2))) as u16);
             Ok(all.chunks_exact(words.cols).flat_map(|row| (0..*cols).map(move |c| one(row, c))).collect())
         }
-        Block::Quantised { bits, words, scale, minimum } => {
-            let (w, s, m) = (gpu.download::<u32>(words)?, gpu.download::<f32>(scale)?, gpu.download::<f32>(minimum)?);
-            let (cols, per) = (scale.cols, 32 / *bits as usize);
+        Block::Quantised { quants, words, scales } => {
+            let (w, s) = (gpu.download::<u32>(words)?, gpu.download::<u32>(scales)?);
+            let (cols, bits) = (words.cols, quants.bits);
+            let per = 32 / bits as usize;
             let one = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
                 let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
-                let at = row / 32 * cols + col;
-                q as f32 * s[at] + m[at]
+                let (scale, minimum) = quants.unpacked(&s[row / 32 * scales.cols..], col);
+                q as f32 * scale + minimum
             };
-            Ok((0..scale.rows * 32 * cols).map(one).collect())
+            Ok((0..scales.rows * 32 * cols).map(one).collect())
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::{Arch, NamedTensor};
 use crate::gpu::{Gpu, pad4};
 use crate::kernels::rope::Heads;
-use crate::kernels::weight::{Half, Stored, Weight};
+use crate::kernels::weight::{Half, Quants, Scales, Stored, Weight};
 use crate::weights::{Dtype, LARGEST, ModelSource, first_unusable, unusable};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -284,10 +284,21 @@ type Parts = Vec<(Place, String, Dtype)>;
 /// How a parameter's matrix is kept. Where its tensors are all in 4- or 8-bit blocks it stays quantised unless f32 or 16 bits are
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
 fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
-    let bits = |(place, _, dtype): &(Place, String, Dtype)| match dtype {
-        Dtype::Q4_0 | Dtype::Q4_1 if place.turned => Some(4u32),
-        Dtype::Q8_0 if place.turned => Some(8),
-        _ => None,
+    let quants = |(place, _, dtype): &(Place, String, Dtype)| {
+        let (bits, scales) = match dtype {
+            Dtype::Q4_0 | Dtype::Q4_1 => (4, Scales::Half),
+            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, Scales::Half),
+            Dtype::Q4K => (4, Scales::Full),
+            Dtype::Q5K => (8, Scales::Full),
+            // Each 16 values of Q6_K have a scale of their own.
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q6K => return None,
+        };
+        place.turned.then_some(Quants { bits, scales })
+    };
+    // What holds both: the parts of a fused matrix may differ.
+    let both = |a: Quants, b: Quants| Quants {
+        bits: a.bits.max(b.bits),
+        scales: if a.scales == Scales::Full { a.scales } else { b.scales },
     };
     let half = |(_, _, dtype): &(Place, String, Dtype)| match dtype {
         Dtype::BF16 => Some(Half::Bf16),
@@ -299,10 +310,10 @@ fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
         Storage::F32 => Stored::Dense,
         Storage::Half(half) => Stored::Half(half),
         Storage::Own => {
-            let bits = parts.iter().map(bits).collect::<Option<Vec<u32>>>().and_then(|b| b.into_iter().max());
+            let quants = parts.iter().map(quants).collect::<Option<Vec<_>>>().and_then(|q| q.into_iter().reduce(both));
             let first = parts.first().and_then(half);
-            match (bits.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
-                (Some(bits), _) => Stored::Quantised(bits),
+            match (quants.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
+                (Some(quants), _) => Stored::Quantised(quants),
                 (None, Some(of)) if parts.iter().all(|p| half(p) == first) => Stored::Half(of),
                 _ => Stored::Dense,
             }
@@ -344,8 +355,8 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<
     }
     each(arch, &dtype, |(rows, cols), parts| {
         let stored = stored(arch, storage, rows, parts);
-        if let Stored::Quantised(bits) = stored {
-            return quantised(gpu, source, bits, (rows, cols), parts);
+        if let Stored::Quantised(quants) = stored {
+            return quantised(gpu, source, quants, (rows, cols), parts);
         }
         let mut host = vec![0f32; rows * cols];
         for (place, name, _) in parts {
@@ -381,42 +392,31 @@ fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
 fn quantised(
     gpu: &Gpu,
     source: &ModelSource,
-    bits: u32,
+    quants: Quants,
     (rows, cols): (usize, usize),
     parts: &Parts,
 ) -> Result<Weight> {
-    let (arch, per) = (&source.arch, 32 / bits as usize);
+    let (arch, bits, per) = (&source.arch, quants.bits, 32 / quants.bits as usize);
     let mut words = vec![0u32; rows / per * cols];
     let mut scale = vec![0f32; rows / 32 * cols];
     let mut minimum = vec![0f32; rows / 32 * cols];
-    let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
     for (place, name, _) in parts {
         let view = source.weights.get(name)?;
-        let block = view.dtype.block().1;
         let ins = view.shape[1];
         let mut bad = None;
         // Heads are not padded here (blocks need a head_dim that is a multiple of 4), so a block's row is its number.
         place.each(arch, &[view.shape[0], ins / 32], cols, |at, to| {
             let (out, b) = (to % cols, to / cols);
-            let raw = &view.data[at * block..(at + 1) * block];
-            let d = half(raw);
-            let (m, q0) = match view.dtype {
-                Dtype::Q4_0 => (-8.0 * d, 2),
-                Dtype::Q4_1 => (half(&raw[2..]), 4),
-                _ => (-128.0 * d, 2),
-            };
-            if ![255.0 * d, m].iter().all(|v| (-LARGEST..=LARGEST).contains(v)) {
+            let block = view.dtype.thirty_two(&view.data, at);
+            let fits =
+                |(_, d, m): &([u8; 32], f32, f32)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));
+            let Some((q, d, m)) = block.filter(fits) else {
                 bad = Some(at);
-            }
+                return;
+            };
             (scale[b * cols + out], minimum[b * cols + out]) = (d, m);
-            for k in 0..32 {
-                let q = match view.dtype {
-                    // 4-bit blocks hold k in the low halves, then k + 16 in the high halves.
-                    Dtype::Q4_0 | Dtype::Q4_1 => u32::from(raw[q0 + k % 16] >> (4 * (k / 16)) & 15),
-                    _ => u32::from(raw[q0 + k] ^ 0x80),
-                };
-                let row = b * 32 + k;
-                words[row / per * cols + out] |= q << ((row % per) as u32 * bits);
+            for (row, q) in (b * 32..).zip(q) {
+                words[row / per * cols + out] |= u32::from(q) << ((row % per) as u32 * bits);
             }
         });
         if let Some(block) = bad {
@@ -425,7 +425,8 @@ fn quantised(
             return Err(Error::file(path, what));
         }
     }
-    Weight::upload_quantised(gpu, (bits, rows, cols), &words, [&scale, &minimum])
+    let weight = Weight::upload_quantised(gpu, (quants, rows, cols), &words, [&scale, &minimum]);
+    weight.map_err(|e| named(source, parts, e))
 }
 
 /// Whether a parameter is a matrix (weight decay acts on matrices alone).

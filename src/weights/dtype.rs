@@ -98,6 +98,32 @@ impl Dtype {
 }
 
 impl Dtype {
+    /// Values q `[32]` of the `at`-th 32 of `data`, with scale and minimum: each is q x scale + minimum. `None` where the type has no
+    /// blocks that 32 values share, or the data end before.
+    pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<([u8; 32], f32, f32)> {
+        let (values, bytes) = self.block();
+        let g = at % (values / 32).max(1);
+        let b = data.get(at * 32 / values * bytes..)?.get(..bytes)?;
+        let (d, m) = (half_at(b, 0), half_at(b, 2));
+        let of = |q: &dyn Fn(usize) -> u8| std::array::from_fn(q);
+        Some(match self {
+            Dtype::Q8_0 => (of(&|i| b[2 + i] ^ 0x80), d, -128.0 * d),
+            Dtype::Q4_0 => (of(&|i| nibble(&b[2..], i)), d, -8.0 * d),
+            Dtype::Q4_1 => (of(&|i| nibble(&b[4..], i)), d, m),
+            Dtype::Q5_0 => (of(&|i| five(&b[2..6], &b[6..], i)), d, -16.0 * d),
+            Dtype::Q5_1 => (of(&|i| five(&b[4..8], &b[8..], i)), d, m),
+            Dtype::Q4K | Dtype::Q5K => {
+                let (s, sub) = sub_scale(&b[4..16], g);
+                let q: &dyn Fn(usize) -> u8 = match self {
+                    Dtype::Q4K => &|i| k_nibble(&b[16..], g, i),
+                    _ => &|i| k_nibble(&b[48..], g, i) | (b[16 + i] >> g & 1) << 4,
+                };
+                (of(q), d * s, -(m * sub))
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q6K => return None,
+        })
+    }
+
     /// Whether a value stays finite in a plain type; blocks have scales of their own.
     pub(super) fn holds(self, value: f32) -> bool {
         match self {
@@ -195,13 +221,17 @@ fn sub_scale(scales: &[u8], g: usize) -> (f32, f32) {
     (f32::from(s), f32::from(m))
 }
 
+/// The i-th 4-bit value of group g of 8: two groups share 32 bytes, the first has their low nibbles.
+fn k_nibble(qs: &[u8], g: usize, i: usize) -> u8 {
+    qs[g / 2 * 32 + i] >> (g % 2 * 4) & 15
+}
+
 fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for g in 0..8 {
         let (s, m) = sub_scale(&b[4..16], g);
         let (ds, dm) = (d * s, dmin * m);
-        let qs = &b[16 + g / 2 * 32..][..32];
-        out.extend(qs.iter().map(|q| ds * f32::from(q >> (g % 2 * 4) & 15) - dm));
+        out.extend((0..32).map(|i| ds * f32::from(k_nibble(&b[16..], g, i)) - dm));
     }
 }
 
@@ -211,8 +241,8 @@ fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
     for g in 0..8 {
         let (s, m) = sub_scale(&b[4..16], g);
         let (ds, dm) = (d * s, dmin * m);
-        let qs = &b[48 + g / 2 * 32..][..32];
-        out.extend(qs.iter().zip(qh).map(|(q, h)| ds * f32::from(q >> (g % 2 * 4) & 15 | (h >> g & 1) << 4) - dm));
+        let q = |i: usize| k_nibble(&b[48..], g, i) | (qh[i] >> g & 1) << 4;
+        out.extend((0..32).map(|i| ds * f32::from(q(i)) - dm));
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises, twin, 
 use crate::gpu::pad4;
 use crate::kernels::rms_norm::{self, Gain};
 use crate::kernels::swiglu::{self, Activation};
-use crate::kernels::weight::{Half, Weight};
+use crate::kernels::weight::{Half, Quants, Scales, Weight};
 use crate::kernels::{Case, Trial, transpose};
 use crate::{Error, Result};
 
@@ -106,10 +106,11 @@ pub(super) fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for (bits, m, k, n) in [(4u32, 1, 32, 5), (4, 7, 96, 36), (8, 3, 64, 33), (8, 33, 576, 10), (4, 9, 64, 130)] {
-        all.push(Case::new(format!("forward_q{bits} {m}x{k}x{n}"), 4e-6, move |t| {
+    let shapes = [(1, 32, 5), (7, 96, 36), (3, 64, 33), (33, 576, 10), (9, 64, 130)];
+    for (quants, (m, k, n)) in Quants::ALL.into_iter().flat_map(|q| shapes.map(|s| (q, s))) {
+        all.push(Case::new(format!("forward_q {m}x{k}x{n} {}", quants.name()), 4e-6, move |t| {
             let (a, ha) = t.matrix(m, k)?;
-            let (b, hb) = random_quantised(t, bits, k, n)?;
+            let (b, hb) = random_quantised(t, quants, k, n)?;
             let c = t.gpu.empty(m, n)?;
             forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
             t.expect("c", &c, || twin(&ha, &hb, m, k, n));
@@ -128,7 +129,9 @@ pub(super) fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for (kind, m, k, n) in [("f32", 7, 33, 10), ("bf16", 65, 10, 130), ("q4", 9, 64, 34), ("q8", 3, 32, 7)] {
+    for (kind, m, k, n) in
+        [("f32", 7, 33, 10), ("bf16", 65, 10, 130), ("q4", 9, 64, 34), ("q8", 3, 32, 7), ("q4k", 2, 64, 33)]
+    {
         all.push(Case::new(format!("forward_nt {m}x{n}x{k} {kind}"), 4e-6, move |t| {
             let (a, ha) = t.matrix(m, n)?;
             let (b, hb) = random(t, kind, k, n)?;
@@ -212,9 +215,10 @@ pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize)
     match dtype {
         "bf16" => random_half(t, Half::Bf16, k, n),
         "f16" => random_half(t, Half::F16, k, n),
-        "q4" => random_quantised(t, 4, k, n),
-        "q8" => random_quantised(t, 8, k, n),
         _ => {
+            if let Some(quants) = Quants::ALL.into_iter().find(|q| q.name() == dtype) {
+                return random_quantised(t, quants, k, n);
+            }
             let v = t.values(k * n);
             let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?;
             Ok((b, v.iter().map(|x| f64::from(*x)).collect()))
@@ -223,7 +227,7 @@ pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize)
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 5] = ["f32", "bf16", "f16", "q4", "q8"];
+pub const DTYPES: [&str; 7] = ["f32", "bf16", "f16", "q4", "q8", "q4k", "q8k"];
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
 pub(in crate::kernels) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
@@ -233,11 +237,20 @@ pub(in crate::kernels) fn random_half(t: &mut Trial, half: Half, k: usize, n: us
 }
 
 /// Random blocks and the dense matrix `[K, N]` that they stand for.
-pub(in crate::kernels) fn random_quantised(t: &mut Trial, bits: u32, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
-    let per = 32 / bits as usize;
+pub(in crate::kernels) fn random_quantised(
+    t: &mut Trial,
+    quants: Quants,
+    k: usize,
+    n: usize,
+) -> Result<(Weight, Vec<f64>)> {
+    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
+    let stored = |x: f32| match quants.scales {
+        Scales::Half => Half::F16.value(Half::F16.bits(x)),
+        Scales::Full => x,
+    };
     let words: Vec<u32> = (0..k / per * n).map(|_| t.below(1 << 32) as u32).collect();
-    let scale: Vec<f32> = t.values(k / 32 * n).iter().map(|x| x / (1 << bits) as f32).collect();
-    let minimum = t.values(k / 32 * n);
+    let scale: Vec<f32> = t.values(k / 32 * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
+    let minimum: Vec<f32> = t.values(k / 32 * n).into_iter().map(stored).collect();
     let dense = (0..k * n)
         .map(|i| {
             let (row, col) = (i / n, i % n);
@@ -245,5 +258,5 @@ pub(in crate::kernels) fn random_quantised(t: &mut Trial, bits: u32, k: usize, n
             f64::from(q) * f64::from(scale[row / 32 * n + col]) + f64::from(minimum[row / 32 * n + col])
         })
         .collect();
-    Ok((Weight::upload_quantised(t.gpu, (bits, k, n), &words, [&scale, &minimum])?, dense))
+    Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))
 }
