@@ -31,11 +31,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 }
 
 //@ forward_q scales
-// The table is quantised: BITS-bit words down the channels, a scale and a minimum per 32 of them.
+// The table is quantised: BITS-bit words down the channels, a scale and a minimum per GROUP of them.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
 @group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [D / 32, count]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [D / GROUP, count]
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -49,7 +49,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let v = token[t] - p.first;
     if v < p.count {
         let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-        let s = scales[(d / 32u) * p.table_ld4 + v / 4u];
+        let s = scales[(d / GROUP) * p.table_ld4 + v / 4u];
         x[i] = select(0.0, p.factor * (f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u]), i % p.ld < p.cols);
     }
 }

@@ -140,11 +140,11 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 }
 
 //@ forward_q lanes scales
-// B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
+// B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
@@ -157,19 +157,21 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
+    let once = select(1.0, f32(GROUP) / 32.0, LANES == 8u);
     var wi = 0u;
-    for (var block = 0u; block < p.k / 32u; block++) {
+    for (var group = 0u; group < p.k / GROUP; group++) {
         var s$_# = vec4f(); //*MR*NC
         var t$ = vec4f(); //*MR
         var v$ = vec4f(); //*MR
-        var i = 8u * block + own(lane);
+        // Of 16 values the lanes load each twice.
+        var i = group * (GROUP / 4u) + own(lane) % (GROUP / 4u);
         if LANES == 8u {
             v$ = a[at$ + i]; //*MR
             if NORM == 1u { q$ = fma(v$, v$, q$); v$ *= f32(OFFSET) + gain[i]; } //*MR
             t$ = v$; //*MR
         }
         var j = 0u;
-        for (var w = 0u; w < BITS; w++) {
+        for (var w = 0u; w < BITS * GROUP / 32u; w++) {
             let u# = words[wi + col#]; //*1*NC
             wi += p.ldb4;
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
@@ -191,14 +193,14 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
             }
         }
-        let f# = scales[block * p.ldb4 + col#]; //*1*NC
+        let f# = scales[group * p.ldb4 + col#]; //*1*NC
         let d# = scale_of(f#); //*1*NC
         let o# = minimum_of(f#); //*1*NC
-        let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane); //*MR
+        let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane) * once; //*MR
         c$_# = fma(e$, o#, fma(s$_#, d#, c$_#)); //*MR*NC
     }
     if NORM == 1u {
-        let r$ = rms(total(q$, lane)); //*MR
+        let r$ = rms(total(q$, lane) * once); //*MR
         c$_# *= r$; //*MR*NC
     }
     if BIAS == 1u {

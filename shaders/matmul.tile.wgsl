@@ -44,11 +44,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 }
 
 //@ forward_q_blocks scales blocks fetch_q
-// B in blocks of 32 along K, as in forward_q.
+// B in groups along K, as in forward_q.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(128)
@@ -132,11 +132,11 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 }
 
 //@ forward_q scales finish
-// B in blocks of 32 along K: BITS-bit words, a scale and a minimum per block; dequantised in registers.
+// B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / 32, N]
+@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
@@ -150,13 +150,13 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var c$ = vec4f(); //*MR
     var n$ = vec4f(); //*MR
     var late = vec4f();
-    for (var block = slice; block < p.k / 32u; block += 8u) {
-        let s = scales[block * p.ldb4 + col];
+    for (var group = slice; group < p.k / GROUP; group += 8u) {
+        let s = scales[group * p.ldb4 + col];
         let d = scale_of(s);
         let o = minimum_of(s);
-        var k4 = block * 8u;
-        for (var w = 0u; w < BITS; w++) {
-            let q = words[(block * BITS + w) * p.ldb4 + col];
+        var k4 = group * (GROUP / 4u);
+        for (var w = 0u; w < BITS * GROUP / 32u; w++) {
+            let q = words[(group * (BITS * GROUP / 32u) + w) * p.ldb4 + col];
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
                 let b# = fma(vec4f((q >> vec4u(shift + #u * BITS)) & mask), d, o); //*1*4
                 var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR

@@ -6,7 +6,8 @@ use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::matmul;
-use selfreward::kernels::weight::{Half, Quants, Scales, Weight};
+use selfreward::kernels::quants::{Quants, Scales};
+use selfreward::kernels::weight::{Half, Weight};
 use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, NamedTensor, Storage, family, score};
 use selfreward::train::sft::Example;
@@ -213,7 +214,7 @@ fn a_quantised_matrix_above_a_binding_in_f32_goes_backward() {
     // Words of 0 leave the minimum, which tells block and column.
     let minimum: Vec<f32> = (0..rows / 32 * cols).map(|i| (i / cols * 8 + i % cols % 7) as f32).collect();
     let scale = vec![1.0; minimum.len()];
-    let shape = (Quants { bits: 8, scales: Scales::Half }, rows, cols);
+    let shape = (Quants { bits: 8, group: 32, scales: Scales::Half }, rows, cols);
     let matrix = Weight::upload_quantised(&gpu, shape, &vec![0; rows / 4 * cols], [&scale, &minimum]).unwrap();
     let mut row = vec![0f32; cols];
     let chosen = [3, 35_000, 65_535, 65_536, 70_000];

@@ -1,6 +1,7 @@
 //! Token embedding from the columns of a matrix `[D, V]`, which a tied model's output matrix is too, and its gradient.
 
-use super::weight::{Block, Half, Quants, Weight};
+use super::quants::Quants;
+use super::weight::{Block, Half, Weight};
 use super::{Case, Kernel, lanes, matmul, stream, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -17,7 +18,11 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "token columns of the embedding, and its gradient by token",
-    constants: &[&[("BITS", 4)], &[("BITS", 8), ("FULL", 1), ("HALF", 1)], &[("HALF", 2)]],
+    constants: &[
+        &[("BITS", 4), ("GROUP", 32)],
+        &[("BITS", 8), ("GROUP", 16), ("FULL", 1), ("HALF", 1)],
+        &[("HALF", 2)],
+    ],
     ordered: &[],
     cases,
 };

@@ -31,6 +31,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 0),
             ("ADD", 0),
             ("BITS", 4),
+            ("GROUP", 32),
             ("NORM", 0),
             ("OFFSET", 0),
             ("GATED", 0),
@@ -42,6 +43,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 0),
             ("ADD", 0),
             ("BITS", 4),
+            ("GROUP", 32),
             ("NORM", 1),
             ("OFFSET", 0),
             ("GATED", 1),
@@ -53,6 +55,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 1),
             ("ADD", 0),
             ("BITS", 8),
+            ("GROUP", 16),
             ("FULL", 1),
             ("HALF", 1),
             ("NORM", 1),
@@ -66,6 +69,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 1),
             ("ADD", 0),
             ("BITS", 8),
+            ("GROUP", 32),
             ("HALF", 1),
             ("NORM", 0),
             ("OFFSET", 0),
@@ -78,6 +82,7 @@ pub const KERNEL: Kernel = Kernel {
             ("BIAS", 0),
             ("ADD", 1),
             ("BITS", 4),
+            ("GROUP", 32),
             ("FULL", 1),
             ("HALF", 2),
             ("NORM", 0),
@@ -461,7 +466,8 @@ pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::gpu::Gpu;
-    use crate::kernels::weight::{Half, Quants};
+    use crate::kernels::quants::Quants;
+    use crate::kernels::weight::Half;
 
     /// The tuner may pick any of them without a bit changing.
     #[test]
@@ -473,7 +479,8 @@ mod tests {
             let quantised = |quants: Quants| {
                 let words: Vec<u32> =
                     (0..(k * n) as u32 * quants.bits / 32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
-                let (scale, minimum) = (values(k / 32 * n), values(k / 32 * n));
+                let groups = k / quants.group as usize;
+                let (scale, minimum) = (values(groups * n), values(groups * n));
                 Weight::upload_quantised(&gpu, (quants, k, n), &words, [&scale, &minimum]).unwrap()
             };
             let plain = [

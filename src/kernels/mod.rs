@@ -18,6 +18,7 @@ pub mod log_softmax;
 pub mod matmul;
 pub mod matmul_matrix;
 pub mod peak;
+pub mod quants;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;

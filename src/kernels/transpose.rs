@@ -1,7 +1,8 @@
 //! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is a
 //! share of 1 / rows of the product it prepares.
 
-use super::weight::{Block, Half, Quants};
+use super::quants::Quants;
+use super::weight::{Block, Half};
 use super::{Case, Kernel, Trial, bytes, lanes, matmul, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -19,7 +20,11 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a block of a matrix turned around, in f32",
-    constants: &[&[("BITS", 4)], &[("BITS", 8), ("FULL", 1), ("HALF", 1)], &[("HALF", 2)]],
+    constants: &[
+        &[("BITS", 4), ("GROUP", 32)],
+        &[("BITS", 8), ("GROUP", 16), ("FULL", 1), ("HALF", 1)],
+        &[("HALF", 2)],
+    ],
     ordered: &[],
     cases,
 };

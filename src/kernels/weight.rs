@@ -1,6 +1,7 @@
 //! The matrices of a model on the GPU: cut by columns into blocks that each fit a binding, and stored in f32, in 16 bits or
 //! in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
 
+use super::quants::{Quants, Scales};
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -53,24 +54,6 @@ impl Half {
     }
 }
 
-/// How the scales and minima of quantised blocks are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scales {
-    /// Both in f16, as GGUF's blocks of 32 have them.
-    Half,
-    /// Both in f32: the blocks of 256 of GGUF make them of products, which f16 would round.
-    Full,
-}
-
-/// Blocks of 32 values along K: value = word bits x scale + minimum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quants {
-    /// 4 or 8.
-    pub bits: u32,
-    /// Of what precision scale and minimum are.
-    pub scales: Scales,
-}
-
 /// How the elements of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -78,61 +61,8 @@ pub enum Stored {
     Dense,
     /// 16 bits.
     Half(Half),
-    /// Blocks of 32 along K.
+    /// Groups of values along K that share a scale and a minimum.
     Quantised(Quants),
-}
-
-impl Quants {
-    /// All kinds.
-    pub(super) const ALL: [Quants; 4] = [
-        Quants { bits: 4, scales: Scales::Half },
-        Quants { bits: 8, scales: Scales::Half },
-        Quants { bits: 4, scales: Scales::Full },
-        Quants { bits: 8, scales: Scales::Full },
-    ];
-
-    /// Its name among the types of weights that a product is timed with.
-    pub(super) fn name(self) -> &'static str {
-        match (self.bits, self.scales) {
-            (4, Scales::Half) => "q4",
-            (4, Scales::Full) => "q4k",
-            (_, Scales::Half) => "q8",
-            (_, Scales::Full) => "q8k",
-        }
-    }
-
-    /// Words that hold the scales and minima of a row of blocks in `n` columns.
-    fn scales_of(self, n: usize) -> usize {
-        match self.scales {
-            Scales::Half => n,
-            Scales::Full => pad4(n).saturating_mul(2),
-        }
-    }
-
-    /// A row of blocks' scales and minima as [`Block::Quantised`] holds them.
-    fn packed(self, [scales, minima]: [&[f32]; 2]) -> Vec<u32> {
-        match self.scales {
-            Scales::Half => {
-                let pair = |(s, m): (&f32, &f32)| u32::from(Half::F16.bits(*s)) | u32::from(Half::F16.bits(*m)) << 16;
-                scales.iter().zip(minima).map(pair).collect()
-            }
-            Scales::Full => {
-                let four = |all: &[f32]| [0, 1, 2, 3].map(|i| all.get(i).map_or(0, |x| x.to_bits()));
-                scales.chunks(4).zip(minima.chunks(4)).flat_map(|(s, m)| [four(s), four(m)]).flatten().collect()
-            }
-        }
-    }
-
-    /// Scale and minimum of a column from such a row.
-    fn unpacked(self, row: &[u32], col: usize) -> (f32, f32) {
-        match self.scales {
-            Scales::Half => (Half::F16.value(row[col] as u16), Half::F16.value((row[col] >> 16) as u16)),
-            Scales::Full => {
-                let at = col / 4 * 8 + col % 4;
-                (f32::from_bits(row[at]), f32::from_bits(row[at + 4]))
-            }
-        }
-    }
 }
 
 /// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
@@ -149,13 +79,13 @@ pub enum Block {
         /// n
         cols: usize,
     },
-    /// Blocks of 32 along K.
+    /// Groups of values along K that share a scale and a minimum.
     Quantised {
         /// Their kind.
         quants: Quants,
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
-        /// Half: words `[K / 32, n]`, the scale in the low bits. Full: f32 `[K / 32, 2 pad4(n)]`, four columns' scales and
+        /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns' scales and
         /// their minima in turn.
         scales: Tensor,
     },
@@ -167,7 +97,7 @@ impl Block {
         match self {
             Block::Dense(t) => t.rows,
             Block::Half { words, .. } => words.rows,
-            Block::Quantised { scales, .. } => scales.rows * 32,
+            Block::Quantised { quants, scales, .. } => scales.rows * quants.group as usize,
         }
     }
 
@@ -195,7 +125,7 @@ impl Block {
             Block::Quantised { quants, words, scales } => Block::Quantised {
                 quants: *quants,
                 words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols),
-                scales: part(scales, rows / 32, quants.scales_of(cols)),
+                scales: part(scales, rows / quants.group as usize, quants.scales_of(cols)),
             },
         }
     }
@@ -214,9 +144,7 @@ impl Block {
         match self {
             Block::Dense(t) => (vec![t], vec![]),
             Block::Half { half, words, .. } => (vec![words], vec![("HALF", half.constant())]),
-            Block::Quantised { quants, words, scales } => {
-                (vec![words, scales], vec![("BITS", quants.bits), ("FULL", u32::from(quants.scales == Scales::Full))])
-            }
+            Block::Quantised { quants, words, scales } => (vec![words, scales], quants.constants()),
         }
     }
 }
@@ -278,7 +206,7 @@ impl Weight {
                 Stored::Quantised(quants) => Block::Quantised {
                     quants,
                     words: gpu.room(deep, n)?,
-                    scales: gpu.room(rows / 32, quants.scales_of(n))?,
+                    scales: gpu.room(rows / quants.group as usize, quants.scales_of(n))?,
                 },
             })
         };
@@ -338,7 +266,7 @@ impl Weight {
         Ok(weight)
     }
 
-    /// Quantised blocks: words `[rows * bits / 32, cols]`, scales and minima `[rows / 32, cols]`.
+    /// Quantised groups: words `[rows * bits / 32, cols]`, scales and minima `[rows / group, cols]`.
     ///
     /// # Errors
     /// As [`Weight::upload`]; a scale or a minimum that is to be in f16 and that f16 cannot hold.
@@ -359,7 +287,7 @@ impl Weight {
             if let Block::Quantised { words: to, scales: scales_to, .. } = block {
                 put(gpu, to, words, cols, first)?;
                 let row = |b: usize| scales.map(|all| &all[b * cols + first..][..to.cols]);
-                let packed = (0..rows / 32).flat_map(|b| quants.packed(row(b)));
+                let packed = (0..rows / quants.group as usize).flat_map(|b| quants.packed(row(b)));
                 gpu.overwrite(scales_to, &packed.collect::<Vec<u32>>())?;
             }
         }
@@ -472,10 +400,10 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
             let one = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
                 let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
-                let (scale, minimum) = quants.unpacked(&s[row / 32 * scales.cols..], col);
+                let (scale, minimum) = quants.unpacked(&s[row / quants.group as usize * scales.cols..], col);
                 q as f32 * scale + minimum
             };
-            Ok((0..scales.rows * 32 * cols).map(one).collect())
+            Ok((0..block.rows() * cols).map(one).collect())
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use super::{Arch, NamedTensor};
 use crate::gpu::{Gpu, pad4};
+use crate::kernels::quants::{Quants, Scales};
 use crate::kernels::rope::Heads;
-use crate::kernels::weight::{Half, Quants, Scales, Stored, Weight};
+use crate::kernels::weight::{Half, Stored, Weight};
 use crate::weights::{Dtype, LARGEST, ModelSource, first_unusable, unusable};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -285,20 +286,15 @@ type Parts = Vec<(Place, String, Dtype)>;
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
 fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
     let quants = |(place, _, dtype): &(Place, String, Dtype)| {
-        let (bits, scales) = match dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 => (4, Scales::Half),
-            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, Scales::Half),
-            Dtype::Q4K => (4, Scales::Full),
-            Dtype::Q5K => (8, Scales::Full),
-            // Each 16 values of Q6_K have a scale of their own.
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q6K => return None,
+        let (bits, group, scales) = match dtype {
+            Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
+            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, 32, Scales::Half),
+            Dtype::Q4K => (4, 32, Scales::Full),
+            Dtype::Q5K => (8, 32, Scales::Full),
+            Dtype::Q6K => (8, 16, Scales::Full),
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };
-        place.turned.then_some(Quants { bits, scales })
-    };
-    // What holds both: the parts of a fused matrix may differ.
-    let both = |a: Quants, b: Quants| Quants {
-        bits: a.bits.max(b.bits),
-        scales: if a.scales == Scales::Full { a.scales } else { b.scales },
+        place.turned.then_some(Quants { bits, group, scales })
     };
     let half = |(_, _, dtype): &(Place, String, Dtype)| match dtype {
         Dtype::BF16 => Some(Half::Bf16),
@@ -310,7 +306,9 @@ fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
         Storage::F32 => Stored::Dense,
         Storage::Half(half) => Stored::Half(half),
         Storage::Own => {
-            let quants = parts.iter().map(quants).collect::<Option<Vec<_>>>().and_then(|q| q.into_iter().reduce(both));
+            // The parts of a fused matrix may differ.
+            let quants = parts.iter().map(quants).collect::<Option<Vec<_>>>();
+            let quants = quants.and_then(|q| q.into_iter().reduce(Quants::or));
             let first = parts.first().and_then(half);
             match (quants.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
                 (Some(quants), _) => Stored::Quantised(quants),
@@ -388,7 +386,7 @@ fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
     }
 }
 
-/// Blocks of 32 along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
+/// Blocks along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
 fn quantised(
     gpu: &Gpu,
     source: &ModelSource,
@@ -398,8 +396,9 @@ fn quantised(
 ) -> Result<Weight> {
     let (arch, bits, per) = (&source.arch, quants.bits, 32 / quants.bits as usize);
     let mut words = vec![0u32; rows / per * cols];
-    let mut scale = vec![0f32; rows / 32 * cols];
-    let mut minimum = vec![0f32; rows / 32 * cols];
+    let group = quants.group as usize;
+    let mut scale = vec![0f32; rows / group * cols];
+    let mut minimum = scale.clone();
     for (place, name, _) in parts {
         let view = source.weights.get(name)?;
         let ins = view.shape[1];
@@ -408,13 +407,14 @@ fn quantised(
         place.each(arch, &[view.shape[0], ins / 32], cols, |at, to| {
             let (out, b) = (to % cols, to / cols);
             let block = view.dtype.thirty_two(&view.data, at);
-            let fits =
-                |(_, d, m): &([u8; 32], f32, f32)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));
-            let Some((q, d, m)) = block.filter(fits) else {
+            let fits = |(d, m): &(f32, f32)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));
+            let Some((q, pairs)) = block.filter(|(_, pairs)| pairs.iter().all(fits)) else {
                 bad = Some(at);
                 return;
             };
-            (scale[b * cols + out], minimum[b * cols + out]) = (d, m);
+            for (row, pair) in (b * 32 / group..).zip(pairs.iter().step_by(group / 16)) {
+                (scale[row * cols + out], minimum[row * cols + out]) = *pair;
+            }
             for (row, q) in (b * 32..).zip(q) {
                 words[row / per * cols + out] |= u32::from(q) << ((row % per) as u32 * bits);
             }

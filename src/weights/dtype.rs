@@ -97,30 +97,38 @@ impl Dtype {
     }
 }
 
+/// 32 values, and scale and minimum of each 16 of them.
+type ThirtyTwo = ([u8; 32], [(f32, f32); 2]);
+
 impl Dtype {
-    /// Values q `[32]` of the `at`-th 32 of `data`, with scale and minimum: each is q x scale + minimum. `None` where the type has no
-    /// blocks that 32 values share, or the data end before.
-    pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<([u8; 32], f32, f32)> {
+    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum. `None` where
+    /// the type is not quantised, or the data end before.
+    pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<ThirtyTwo> {
         let (values, bytes) = self.block();
         let g = at % (values / 32).max(1);
         let b = data.get(at * 32 / values * bytes..)?.get(..bytes)?;
         let (d, m) = (half_at(b, 0), half_at(b, 2));
         let of = |q: &dyn Fn(usize) -> u8| std::array::from_fn(q);
         Some(match self {
-            Dtype::Q8_0 => (of(&|i| b[2 + i] ^ 0x80), d, -128.0 * d),
-            Dtype::Q4_0 => (of(&|i| nibble(&b[2..], i)), d, -8.0 * d),
-            Dtype::Q4_1 => (of(&|i| nibble(&b[4..], i)), d, m),
-            Dtype::Q5_0 => (of(&|i| five(&b[2..6], &b[6..], i)), d, -16.0 * d),
-            Dtype::Q5_1 => (of(&|i| five(&b[4..8], &b[8..], i)), d, m),
+            Dtype::Q8_0 => (of(&|i| b[2 + i] ^ 0x80), [(d, -128.0 * d); 2]),
+            Dtype::Q4_0 => (of(&|i| nibble(&b[2..], i)), [(d, -8.0 * d); 2]),
+            Dtype::Q4_1 => (of(&|i| nibble(&b[4..], i)), [(d, m); 2]),
+            Dtype::Q5_0 => (of(&|i| five(&b[2..6], &b[6..], i)), [(d, -16.0 * d); 2]),
+            Dtype::Q5_1 => (of(&|i| five(&b[4..8], &b[8..], i)), [(d, m); 2]),
             Dtype::Q4K | Dtype::Q5K => {
                 let (s, sub) = sub_scale(&b[4..16], g);
                 let q: &dyn Fn(usize) -> u8 = match self {
                     Dtype::Q4K => &|i| k_nibble(&b[16..], g, i),
                     _ => &|i| k_nibble(&b[48..], g, i) | (b[16 + i] >> g & 1) << 4,
                 };
-                (of(q), d * s, -(m * sub))
+                (of(q), [(d * s, -(m * sub)); 2])
             }
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q6K => return None,
+            Dtype::Q6K => {
+                let d = half_at(b, 208);
+                let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
+                (of(&|i| six(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
     }
 
@@ -246,15 +254,17 @@ fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
     }
 }
 
+/// The i-th 6-bit value of a block of 256.
+fn six(b: &[u8], i: usize) -> u8 {
+    let (half, e) = (i / 128, i % 128);
+    let low = b[half * 64 + e % 64] >> (e / 64 * 4) & 15;
+    let high = b[128 + half * 32 + e % 32] >> (e / 32 * 2) & 3;
+    low | high << 4
+}
+
 fn q6_k(b: &[u8; 210], out: &mut Vec<f32>) {
     let d = half_at(b, 208);
-    out.extend((0..256).map(|i| {
-        let (half, e) = (i / 128, i % 128);
-        let low = b[half * 64 + e % 64] >> (e / 64 * 4) & 15;
-        let high = b[128 + half * 32 + e % 32] >> (e / 32 * 2) & 3;
-        let scale = f32::from(b[192 + i / 16].cast_signed());
-        d * scale * (f32::from(low | high << 4) - 32.0)
-    }));
+    out.extend((0..256).map(|i| d * f32::from(b[192 + i / 16].cast_signed()) * (f32::from(six(b, i)) - 32.0)));
 }
 
 #[cfg(test)]

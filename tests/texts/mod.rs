@@ -10,6 +10,7 @@ const OTHERS: &[(&str, u32)] = &[
     ("BIAS", 1),
     ("ADD", 1),
     ("BITS", 4),
+    ("GROUP", 32),
     ("D4", 16),
     ("PARTS", 1),
     ("NB", 1),

@@ -106,6 +106,8 @@ enum StoredName {
     Q4,
     #[clap(name = "q4_1")]
     Q41,
+    #[clap(name = "q4_k")]
+    Q4K,
 }
 
 /// A plan.
@@ -190,6 +192,7 @@ impl Shape {
             (Some(StoredName::Q8), _) => Dtype::Q8_0,
             (Some(StoredName::Q4), _) => Dtype::Q4_0,
             (Some(StoredName::Q41), _) => Dtype::Q4_1,
+            (Some(StoredName::Q4K), _) => Dtype::Q4K,
             _ => Dtype::F32,
         };
         Ok(Shape::Config(arch, dtype))

@@ -2,9 +2,10 @@
 
 use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises, twin, twin_tn};
 use crate::gpu::pad4;
+use crate::kernels::quants::{Quants, Scales};
 use crate::kernels::rms_norm::{self, Gain};
 use crate::kernels::swiglu::{self, Activation};
-use crate::kernels::weight::{Half, Quants, Scales, Weight};
+use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{Case, Trial, transpose};
 use crate::{Error, Result};
 
@@ -129,9 +130,14 @@ pub(super) fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    for (kind, m, k, n) in
-        [("f32", 7, 33, 10), ("bf16", 65, 10, 130), ("q4", 9, 64, 34), ("q8", 3, 32, 7), ("q4k", 2, 64, 33)]
-    {
+    for (kind, m, k, n) in [
+        ("f32", 7, 33, 10),
+        ("bf16", 65, 10, 130),
+        ("q4", 9, 64, 34),
+        ("q8", 3, 32, 7),
+        ("q4k", 2, 64, 33),
+        ("q6k", 1, 32, 6),
+    ] {
         all.push(Case::new(format!("forward_nt {m}x{n}x{k} {kind}"), 4e-6, move |t| {
             let (a, ha) = t.matrix(m, n)?;
             let (b, hb) = random(t, kind, k, n)?;
@@ -227,7 +233,7 @@ pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize)
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 7] = ["f32", "bf16", "f16", "q4", "q8", "q4k", "q8k"];
+pub const DTYPES: [&str; 8] = ["f32", "bf16", "f16", "q4", "q8", "q4k", "q5k", "q6k"];
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
 pub(in crate::kernels) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
@@ -243,19 +249,19 @@ pub(in crate::kernels) fn random_quantised(
     k: usize,
     n: usize,
 ) -> Result<(Weight, Vec<f64>)> {
-    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
+    let (bits, per, group) = (quants.bits, 32 / quants.bits as usize, quants.group as usize);
     let stored = |x: f32| match quants.scales {
         Scales::Half => Half::F16.value(Half::F16.bits(x)),
         Scales::Full => x,
     };
     let words: Vec<u32> = (0..k / per * n).map(|_| t.below(1 << 32) as u32).collect();
-    let scale: Vec<f32> = t.values(k / 32 * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
-    let minimum: Vec<f32> = t.values(k / 32 * n).into_iter().map(stored).collect();
+    let scale: Vec<f32> = t.values(k / group * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
+    let minimum: Vec<f32> = t.values(k / group * n).into_iter().map(stored).collect();
     let dense = (0..k * n)
         .map(|i| {
             let (row, col) = (i / n, i % n);
             let q = (words[row / per * n + col] >> ((row % per) as u32 * bits)) & ((1u32 << bits) - 1);
-            f64::from(q) * f64::from(scale[row / 32 * n + col]) + f64::from(minimum[row / 32 * n + col])
+            f64::from(q) * f64::from(scale[row / group * n + col]) + f64::from(minimum[row / group * n + col])
         })
         .collect();
     Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))

@@ -1,0 +1,90 @@
+//! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group of them.
+
+use super::weight::Half;
+use crate::gpu::pad4;
+
+/// How the scales and minima of groups are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// Both in f16, as GGUF's blocks of 32 have them.
+    Half,
+    /// Both in f32: the blocks of 256 of GGUF make them of products, which f16 would round.
+    Full,
+}
+
+/// Groups of values along K: value = word bits x scale + minimum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quants {
+    /// 4 or 8.
+    pub bits: u32,
+    /// Values that share a scale and a minimum: 16 or 32.
+    pub group: u32,
+    /// Of what precision these are.
+    pub scales: Scales,
+}
+
+impl Quants {
+    /// All kinds that GGUF's types need.
+    pub(super) const ALL: [Quants; 5] = [
+        Quants { bits: 4, group: 32, scales: Scales::Half },
+        Quants { bits: 8, group: 32, scales: Scales::Half },
+        Quants { bits: 4, group: 32, scales: Scales::Full },
+        Quants { bits: 8, group: 32, scales: Scales::Full },
+        Quants { bits: 8, group: 16, scales: Scales::Full },
+    ];
+
+    /// Its name among the types of weights that a product is timed with.
+    pub(super) fn name(self) -> &'static str {
+        match (self.bits, self.scales, self.group) {
+            (4, Scales::Half, _) => "q4",
+            (4, Scales::Full, _) => "q4k",
+            (_, Scales::Half, _) => "q8",
+            (_, Scales::Full, 32) => "q5k",
+            (_, Scales::Full, _) => "q6k",
+        }
+    }
+
+    /// What the shaders' constants say of it.
+    pub(super) fn constants(self) -> Vec<(&'static str, u32)> {
+        vec![("BITS", self.bits), ("GROUP", self.group), ("FULL", u32::from(self.scales == Scales::Full))]
+    }
+
+    /// What holds the values of both.
+    pub(crate) fn or(self, other: Quants) -> Quants {
+        let scales = if self.scales == Scales::Full { self.scales } else { other.scales };
+        Quants { bits: self.bits.max(other.bits), group: self.group.min(other.group), scales }
+    }
+
+    /// Words that hold the scales and minima of a row of groups in `n` columns.
+    pub(super) fn scales_of(self, n: usize) -> usize {
+        match self.scales {
+            Scales::Half => n,
+            Scales::Full => pad4(n).saturating_mul(2),
+        }
+    }
+
+    /// A row of groups' scales and minima as [`super::weight::Block::Quantised`] holds them.
+    pub(super) fn packed(self, [scales, minima]: [&[f32]; 2]) -> Vec<u32> {
+        match self.scales {
+            Scales::Half => {
+                let pair = |(s, m): (&f32, &f32)| u32::from(Half::F16.bits(*s)) | u32::from(Half::F16.bits(*m)) << 16;
+                scales.iter().zip(minima).map(pair).collect()
+            }
+            Scales::Full => {
+                let four = |all: &[f32]| [0, 1, 2, 3].map(|i| all.get(i).map_or(0, |x| x.to_bits()));
+                scales.chunks(4).zip(minima.chunks(4)).flat_map(|(s, m)| [four(s), four(m)]).flatten().collect()
+            }
+        }
+    }
+
+    /// Scale and minimum of a column from such a row.
+    pub(super) fn unpacked(self, row: &[u32], col: usize) -> (f32, f32) {
+        match self.scales {
+            Scales::Half => (Half::F16.value(row[col] as u16), Half::F16.value((row[col] >> 16) as u16)),
+            Scales::Full => {
+                let at = col / 4 * 8 + col % 4;
+                (f32::from_bits(row[at]), f32::from_bits(row[at + 4]))
+            }
+        }
+    }
+}

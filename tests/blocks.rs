@@ -1,0 +1,163 @@
+//! Models in GGUF's quantised blocks: what the kernels read in registers is what `f32` makes of the same file.
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
+
+use selfreward::Silent;
+use selfreward::generate::{Generator, Request, Sampling, Settings};
+use selfreward::gpu::{Gpu, Options};
+use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::model::{Model, NamedTensor, Storage, family, score};
+use selfreward::train::sft::Example;
+use selfreward::train::{Optimiser, Trainer};
+use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The types of blocks, by GGUF's numbers.
+const KINDS: [(u32, Dtype); 8] = [
+    (2, Dtype::Q4_0),
+    (3, Dtype::Q4_1),
+    (6, Dtype::Q5_0),
+    (7, Dtype::Q5_1),
+    (8, Dtype::Q8_0),
+    (12, Dtype::Q4K),
+    (13, Dtype::Q5K),
+    (14, Dtype::Q6K),
+];
+
+fn config() -> Value {
+    json!({
+        "model_type": "qwen2", "vocab_size": 37, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": true
+    })
+}
+
+/// Random blocks that fill `len` f32 values, every four bytes of which are a finite number.
+fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed | 1;
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    })
+    .take(4 * len)
+    .collect();
+    bytes.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0x3f);
+    // The high bytes of f16 scales and minima: some 2^-9 and -2^-7, where sub-scales multiply them 2^-14.
+    let of_k = matches!(dtype, Dtype::Q4K | Dtype::Q5K | Dtype::Q6K);
+    for block in bytes.chunks_exact_mut(dtype.block().1) {
+        block[if dtype == Dtype::Q6K { 209 } else { 1 }] = if of_k { 0x04 } else { 0x18 };
+        match dtype {
+            Dtype::Q4_1 | Dtype::Q5_1 => block[3] = 0xa0,
+            Dtype::Q4K | Dtype::Q5K => block[3] = 0x04,
+            _ => {}
+        }
+    }
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// A model whose matrices are of these types in turn; an F32 matrix is longer than any in blocks, so its place holds them.
+fn model(path: &Path, kinds: &[(u32, Dtype)]) -> ModelSource {
+    let config = config();
+    let parameters = family::parameters(&family::arch(&config).unwrap());
+    let matrices: Vec<usize> = (0..parameters.len()).filter(|i| parameters[*i].1.len() == 2).collect();
+    let kind = |i: usize| matrices.iter().position(|m| *m == i).map(|nth| kinds[nth % kinds.len()]);
+    let one = |(i, (name, shape)): (usize, &(String, Vec<usize>))| {
+        let n: usize = shape.iter().product();
+        let data = match kind(i) {
+            Some((_, dtype)) => blocks(dtype, n, i as u64),
+            None => (0..n).map(|j| 1.0 + ((i * 31 + j * 7) % 89) as f32 / 890.0).collect(),
+        };
+        NamedTensor { name: name.clone(), shape: shape.clone(), data }
+    };
+    let tensors: Vec<NamedTensor> = parameters.iter().enumerate().map(one).collect();
+    let parts =
+        ModelParts { config: &config, generation_config: None, text: None, tensors: &tensors, dtype: Dtype::F32 };
+    save_gguf(path, &parts).unwrap();
+    let mut file = std::fs::read(path).unwrap();
+    for i in &matrices {
+        let (hf, _) = &parameters[*i];
+        let gguf = hf
+            .replace("model.embed_tokens", "token_embd")
+            .replace("model.layers.", "blk.")
+            .replace("self_attn.o_proj", "attn_output")
+            .replace("self_attn.", "attn_")
+            .replace("mlp.", "ffn_")
+            .replace("_proj", "");
+        let at = file.windows(gguf.len()).position(|w| w == gguf.as_bytes()).unwrap() + gguf.len() + 4 + 2 * 8;
+        file[at..at + 4].copy_from_slice(&kind(*i).unwrap().0.to_le_bytes());
+    }
+    std::fs::write(path, file).unwrap();
+    ModelSource::open(path).unwrap()
+}
+
+/// |a − b| / |b|
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let of = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum::<f64>();
+    (of(&|x, y| (x - y).powi(2)) / of(&|_, y| y * y)).sqrt()
+}
+
+fn ids(n: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i * 5 + i * 11 + 3) % 37) as u32).collect()
+}
+
+fn lora(source: &ModelSource) -> Adapter {
+    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
+    let config =
+        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    let mut adapter = Adapter::fresh(&source.arch, &config, 5).unwrap();
+    // B begins at 0, which would hide what goes through it.
+    let shift = |(i, x): (usize, &mut f32)| *x += (i * 7 % 13) as f32 * 0.004 - 0.024;
+    adapter.tensors.iter_mut().for_each(|tensor| tensor.data.iter_mut().enumerate().for_each(shift));
+    adapter
+}
+
+fn greedy(gpu: &Gpu, model: &Model) -> Vec<u32> {
+    let settings = Settings {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_new_tokens: 12,
+        stop: vec![],
+        seed: 0,
+        choices: vec![],
+    };
+    let request = Request { prompt: ids(9), samples: vec![0] };
+    let mut written = Generator::new(gpu, model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
+    written.remove(0).remove(0).tokens
+}
+
+#[test]
+fn blocks_in_registers_are_the_file_in_f32() {
+    let gpu = Gpu::with(&Options::default()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let alone = KINDS.iter().map(std::slice::from_ref);
+    let mixed: [&[(u32, Dtype)]; 2] = [&KINDS[..], &[KINDS[5], KINDS[7]]];
+    for kinds in alone.chain(mixed) {
+        let names: Vec<&str> = kinds.iter().map(|(_, dtype)| dtype.name()).collect();
+        let source = model(&dir.path().join("model.gguf"), kinds);
+        let before = gpu.live_bytes();
+        let own = Model::load(&gpu, &source).unwrap();
+        let small = gpu.live_bytes() - before;
+        let wide = Model::load_as(&gpu, &source, Storage::F32).unwrap();
+        let large = gpu.live_bytes() - before - small;
+        assert!(small as f64 <= 0.4 * large as f64, "{names:?}: {small} bytes, in f32 {large}");
+        assert_eq!(own.tensors(&gpu).unwrap(), wide.tensors(&gpu).unwrap(), "{names:?}: read back");
+        // Up to 8 rows and more go by different texts.
+        for rows in [3, 23] {
+            let logits = |m: &Model| score::logits(&gpu, m, &ids(rows)).unwrap();
+            let far = distance(&logits(&own), &logits(&wide));
+            assert!(far < 1e-5, "{names:?}: logits {far:.1e} apart at {rows} rows");
+        }
+        assert_eq!(greedy(&gpu, &own), greedy(&gpu, &wide), "{names:?}: what is generated");
+
+        let adapter = lora(&source);
+        let gradients = |model: Model| {
+            let model = model.with_adapter(&gpu, Some(&adapter)).unwrap();
+            let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
+            let example = Example { prompt: ids(5), completion: ids(7) };
+            trainer.sft_step(&[(&[example], 1.0)], 1e-3).unwrap();
+            trainer.gradients().unwrap().into_iter().flat_map(|t| t.data).collect::<Vec<f32>>()
+        };
+        let far = distance(&gradients(own), &gradients(wide));
+        assert!(far < 2e-5, "{names:?}: gradients {far:.1e} apart");
+    }
+}
