@@ -282,7 +282,7 @@ pub(crate) fn download(
 /// How each tensor of a parameter lies in the file: its place, name and type.
 type Parts = Vec<(Place, String, Dtype)>;
 
-/// How a parameter's matrix is kept. Where its tensors are all in 4- or 8-bit blocks it stays quantised unless f32 or 16 bits are
+/// How a parameter's matrix is kept. Where its tensors are all in blocks it stays quantised unless f32 or 16 bits are
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
 fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
     let quants = |(place, _, dtype): &(Place, String, Dtype)| {
