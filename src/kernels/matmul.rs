@@ -263,6 +263,12 @@ fn wide_words(rec: &Recorder, m: usize) -> bool {
     rec.variant() == Variant::Soft && m > ROWS && rec.gpu().has_wide_words()
 }
 
+/// Whether the lanes of a soft workgroup load A for each other. Weights in f32 by one row come from memory, and the form that has each lane
+/// load for itself takes a tenth to a third less time there.
+fn share_loads(rec: &Recorder, b: &Block, m: usize) -> bool {
+    rec.gpu().has_lanes() && (m > 1 || !matches!(b, Block::Dense(_)))
+}
+
 /// The tuned choice among [`TILES`]; the kernels for GPUs hold as many rows as there are, up to 8.
 fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result<(u32, u32)> {
     let most = m.next_power_of_two().clamp(1, most_held(rec, b) as usize) as u32;
@@ -279,7 +285,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let (k, n) = (b.rows(), b.cols());
     let gated = if gate.is_some() { " gated" } else { "" };
     let words = if wide_words(rec, m) { " wide" } else { "" };
-    let lanes = if gpu.has_lanes() { " lanes" } else { "" };
+    let lanes = if share_loads(rec, b, m) { " lanes" } else { "" };
     let name = format!("matmul{words}{lanes}{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
     // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
     let suits = |(rows, wide): (u32, u32)| (most.div_ceil(2)..=most).contains(&rows) && (gate.is_none() || wide == 2);
@@ -322,7 +328,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         constants.push(("MR", rows));
         if soft {
             constants.push(("NC", wide));
-            constants.extend(rec.gpu().has_lanes().then_some(LANES));
+            constants.extend(share_loads(rec, b, m).then_some(LANES));
         }
         if wide_words(rec, m) {
             constants.push(WIDE);
