@@ -6,7 +6,7 @@ import sys
 
 PROGRAM = sys.argv[1] if len(sys.argv) > 1 else "target/release/selfreward"
 DTYPE = sys.argv[2] if len(sys.argv) > 2 else "f32"
-# The best of so many processes: where its buffers come to lie halves the speed of one shape or another.
+# The best of so many processes: the system may put both threads of a software driver on one core for a while.
 PROCESSES = 3
 # N x K: query and output, gate and up, down.
 LAYERS = [(576, 576), (3072, 576), (576, 1536)]
