@@ -1,10 +1,10 @@
 //! Models in GGUF's quantised blocks: what the kernels read in registers is what `f32` makes of the same file.
 #![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
 
-use selfreward::Silent;
-use selfreward::generate::{Generator, Request, Sampling, Settings};
+mod models;
+
+use models::{greedy, lora};
 use selfreward::gpu::{Gpu, Options};
-use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Model, NamedTensor, Storage, family, score};
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
@@ -101,30 +101,6 @@ fn ids(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 5 + i * 11 + 3) % 37) as u32).collect()
 }
 
-fn lora(source: &ModelSource) -> Adapter {
-    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config =
-        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
-    let mut adapter = Adapter::fresh(&source.arch, &config, 5).unwrap();
-    // B begins at 0, which would hide what goes through it.
-    let shift = |(i, x): (usize, &mut f32)| *x += (i * 7 % 13) as f32 * 0.004 - 0.024;
-    adapter.tensors.iter_mut().for_each(|tensor| tensor.data.iter_mut().enumerate().for_each(shift));
-    adapter
-}
-
-fn greedy(gpu: &Gpu, model: &Model) -> Vec<u32> {
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: 12,
-        stop: vec![],
-        seed: 0,
-        choices: vec![],
-    };
-    let request = Request { prompt: ids(9), samples: vec![0] };
-    let mut written = Generator::new(gpu, model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
-    written.remove(0).remove(0).tokens
-}
-
 #[test]
 fn blocks_in_registers_are_the_file_in_f32() {
     let gpu = Gpu::with(&Options::default()).unwrap();
@@ -147,7 +123,7 @@ fn blocks_in_registers_are_the_file_in_f32() {
             let far = distance(&logits(&own), &logits(&wide));
             assert!(far < 1e-5, "{names:?}: logits {far:.1e} apart at {rows} rows");
         }
-        assert_eq!(greedy(&gpu, &own), greedy(&gpu, &wide), "{names:?}: what is generated");
+        assert_eq!(greedy(&gpu, &own, ids(9)), greedy(&gpu, &wide, ids(9)), "{names:?}: what is generated");
 
         let adapter = lora(&source);
         let gradients = |model: Model| {

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+mod models;
+
+use models::{greedy, lora};
 use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::matmul;
 use selfreward::kernels::quants::{Quants, Scales};
 use selfreward::kernels::weight::{Half, Weight};
-use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Arch, Model, NamedTensor, Storage, family, score};
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
@@ -73,18 +75,6 @@ fn trained(trainer: &mut Trainer, gpu: &Gpu, steps: usize) -> (Vec<f64>, Vec<Nam
         None => trainer.model.tensors(gpu).unwrap(),
     };
     (losses, first, weights)
-}
-
-fn lora(source: &ModelSource) -> Adapter {
-    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config =
-        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
-    let mut adapter = Adapter::fresh(&source.arch, &config, 5).unwrap();
-    for (k, tensor) in adapter.tensors.iter_mut().enumerate() {
-        // B begins at 0, which would hide what goes through it.
-        tensor.data.iter_mut().enumerate().for_each(|(i, x)| *x += ((i * 7 + k) % 13) as f32 * 0.004 - 0.024);
-    }
-    adapter
 }
 
 #[test]
@@ -171,19 +161,6 @@ fn adapters_train_on_bases_in_fewer_bits() {
     }
 }
 
-fn greedy(gpu: &Gpu, model: &Model) -> Vec<u32> {
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: 6,
-        stop: vec![],
-        seed: 0,
-        choices: vec![],
-    };
-    let request = Request { prompt: ids(9, 2, model.arch.vocab_size), samples: vec![0] };
-    let mut written = Generator::new(gpu, model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
-    written.remove(0).remove(0).tokens
-}
-
 /// In every type of the weights, generated and scored; and adapters on those that are not f32, whose gradients go through each
 /// buffer turned around.
 #[test]
@@ -195,7 +172,11 @@ fn matrices_in_fewer_bits_and_several_buffers_give_the_same_numbers() {
         let load = |gpu: &Gpu| Model::load(gpu, &source).unwrap();
         let (a, b) = (load(&cut), load(&whole));
         assert_eq!(bits(&logits(&cut, &a)), bits(&logits(&whole, &b)), "{dtype}: logits");
-        assert_eq!(greedy(&cut, &a), greedy(&whole, &b), "{dtype}: what is generated");
+        assert_eq!(
+            greedy(&cut, &a, ids(9, 2, a.arch.vocab_size)),
+            greedy(&whole, &b, ids(9, 2, b.arch.vocab_size)),
+            "{dtype}: what is generated"
+        );
         let run = |gpu: &Gpu, model: Model| {
             let model = model.with_adapter(gpu, Some(&adapter)).unwrap();
             trained(&mut Trainer::new(gpu, model, Optimiser::default()).unwrap(), gpu, 1).1
