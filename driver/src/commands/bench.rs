@@ -2,7 +2,9 @@
 
 use crate::app::{App, DtypeArg, DtypeName, Pin};
 use crate::tables::Table;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::Observer;
 use selfreward::gpu::{DeviceInfo, Gpu};
 use selfreward::kernels::check::{self, BenchRow};
@@ -54,44 +56,22 @@ pub(crate) struct Args {
     pin: Pin,
     /// Weights of the products; with --model or --config (f32, bf16, f16) also those of the model (default: all, and as the file has
     /// them)
-    #[arg(long, value_enum, value_name = "T")]
-    dtype: Option<Type>,
+    #[arg(long, value_name = "T", value_parser = types())]
+    dtype: Option<&'static str>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Type {
-    F32,
-    Bf16,
-    F16,
-    Q4,
-    Q8,
+/// One of [`matmul::DTYPES`].
+fn types() -> impl TypedValueParser<Value = &'static str> {
+    // The parser lets nothing else through.
+    PossibleValuesParser::new(matmul::DTYPES)
+        .map(|given| matmul::DTYPES.into_iter().find(|t| *t == given).unwrap_or_default())
 }
 
-impl Type {
-    fn name(self) -> &'static str {
-        match self {
-            Type::F32 => "f32",
-            Type::Bf16 => "bf16",
-            Type::F16 => "f16",
-            Type::Q4 => "q4",
-            Type::Q8 => "q8",
-        }
-    }
-
-    /// The same for a model.
-    fn of_model(self) -> Result<DtypeName> {
-        match self {
-            Type::F32 => Ok(DtypeName::F32),
-            Type::Bf16 => Ok(DtypeName::Bf16),
-            Type::F16 => Ok(DtypeName::F16),
-            Type::Q4 | Type::Q8 => {
-                bail!(
-                    "--dtype {} is for kernels; a model is quantised where its file is (leave --dtype out)",
-                    self.name()
-                )
-            }
-        }
-    }
+/// The same for a model.
+fn of_model(dtype: &str) -> Result<DtypeName> {
+    DtypeName::from_str(dtype, false).map_err(|_| {
+        anyhow!("--dtype {dtype} is for kernels; a model is quantised where its file is (leave --dtype out)")
+    })
 }
 
 #[derive(Serialize)]
@@ -126,7 +106,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if let Some(kernel) = args.kernel.iter().find(|k| !args.shape.is_empty() && *k != matmul::KERNEL.name()) {
         bail!("--shape is for products: --kernel matmul, not {kernel}");
     }
-    let dtype = args.dtype.map(Type::name);
+    let dtype = args.dtype;
     let shapes = match (&args.shape[..], args.kernel.is_empty()) {
         (given @ [_, ..], _) => products(given, dtype.unwrap_or("f32"), args.backward)?,
         // With a model the kernels are measured only when one is named.
@@ -147,7 +127,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let speed = match (&args.model, &args.config) {
         (None, None) => None,
         (model, config) => {
-            let dtype = DtypeArg::of(args.dtype.map(Type::of_model).transpose()?);
+            let dtype = DtypeArg::of(dtype.map(of_model).transpose()?);
             Some(model::measure(
                 app,
                 &gpu,
