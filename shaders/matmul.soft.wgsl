@@ -157,13 +157,13 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
+    // Of a group of 16 two lanes load each vec4, so what the lanes add up counts it twice.
     let once = select(1.0, f32(GROUP) / 32.0, LANES == 8u);
     var wi = 0u;
     for (var group = 0u; group < p.k / GROUP; group++) {
         var s$_# = vec4f(); //*MR*NC
         var t$ = vec4f(); //*MR
         var v$ = vec4f(); //*MR
-        // Of 16 values the lanes load each twice.
         var i = group * (GROUP / 4u) + own(lane) % (GROUP / 4u);
         if LANES == 8u {
             v$ = a[at$ + i]; //*MR

@@ -3,9 +3,9 @@
 
 mod models;
 
-use models::{greedy, lora};
+use models::{distance, greedy, lora, named_distance, own_and_wide};
 use selfreward::gpu::{Gpu, Options};
-use selfreward::model::{Model, NamedTensor, Storage, family, score};
+use selfreward::model::{Model, NamedTensor, family, score};
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
 use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
@@ -90,13 +90,6 @@ fn model(path: &Path, kinds: &[(u32, Dtype)]) -> ModelSource {
     ModelSource::open(path).unwrap()
 }
 
-/// |a − b| / |b|
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let of = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum::<f64>();
-    (of(&|x, y| (x - y).powi(2)) / of(&|_, y| y * y)).sqrt()
-}
-
 fn ids(n: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 5 + i * 11 + 3) % 37) as u32).collect()
 }
@@ -109,18 +102,12 @@ fn blocks_in_registers_are_the_file_in_f32() {
     let mixed: [&[(u32, Dtype)]; 2] = [&KINDS[..], &[KINDS[5], KINDS[7]]];
     for kinds in alone.chain(mixed) {
         let names: Vec<&str> = kinds.iter().map(|(_, dtype)| dtype.name()).collect();
-        let source = model(&dir.path().join("model.gguf"), kinds);
-        let before = gpu.live_bytes();
-        let own = Model::load(&gpu, &source).unwrap();
-        let small = gpu.live_bytes() - before;
-        let wide = Model::load_as(&gpu, &source, Storage::F32).unwrap();
-        let large = gpu.live_bytes() - before - small;
-        assert!(small as f64 <= 0.4 * large as f64, "{names:?}: {small} bytes, in f32 {large}");
-        assert_eq!(own.tensors(&gpu).unwrap(), wide.tensors(&gpu).unwrap(), "{names:?}: read back");
+        let source = model(&dir.path().join(format!("{}.gguf", names.join("-"))), kinds);
+        let (own, wide) = own_and_wide(&gpu, &source, 0.4);
         // Up to 8 rows and more go by different texts.
         for rows in [3, 23] {
             let logits = |m: &Model| score::logits(&gpu, m, &ids(rows)).unwrap();
-            let far = distance(&logits(&own), &logits(&wide));
+            let far = distance(std::iter::once((&logits(&own)[..], &logits(&wide)[..])));
             assert!(far < 1e-5, "{names:?}: logits {far:.1e} apart at {rows} rows");
         }
         assert_eq!(greedy(&gpu, &own, ids(9)), greedy(&gpu, &wide, ids(9)), "{names:?}: what is generated");
@@ -131,9 +118,9 @@ fn blocks_in_registers_are_the_file_in_f32() {
             let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
             let example = Example { prompt: ids(5), completion: ids(7) };
             trainer.sft_step(&[(&[example], 1.0)], 1e-3).unwrap();
-            trainer.gradients().unwrap().into_iter().flat_map(|t| t.data).collect::<Vec<f32>>()
+            trainer.gradients().unwrap()
         };
-        let far = distance(&gradients(own), &gradients(wide));
+        let far = named_distance(&gradients(own), &gradients(wide));
         assert!(far < 2e-5, "{names:?}: gradients {far:.1e} apart");
     }
 }

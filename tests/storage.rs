@@ -4,9 +4,7 @@
 
 mod models;
 
-use models::{greedy, lora};
-use selfreward::Silent;
-use selfreward::generate::{Generator, Request, Sampling, Settings};
+use models::{distance, greedy, lora, named_distance, own_and_wide};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::matmul;
 use selfreward::kernels::quants::{Quants, Scales};
@@ -42,22 +40,6 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 fn logits(gpu: &Gpu, model: &Model) -> Vec<f32> {
     score::logits(gpu, model, &ids(23, 1, model.arch.vocab_size)).unwrap()
-}
-
-/// |a − b| / |b| over all tensors that hold something.
-fn distance<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
-    let (mut off, mut all) = (0.0, 0.0);
-    for (a, b) in pairs {
-        assert_eq!(a.len(), b.len());
-        off += a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>();
-        all += b.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>();
-    }
-    (off / all).sqrt()
-}
-
-fn named_distance(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
-    assert_eq!(a.iter().map(|t| &t.name).collect::<Vec<_>>(), b.iter().map(|t| &t.name).collect::<Vec<_>>());
-    distance(a.iter().zip(b).map(|(a, b)| (&a.data[..], &b.data[..])))
 }
 
 /// Losses of `steps` SFT steps, the first gradients and the weights that result.
@@ -119,7 +101,7 @@ fn shipped(dtype: Dtype) -> (tempfile::TempDir, ModelSource) {
     let parts = ModelParts { config: &source.config, generation_config: None, text: None, tensors: &tensors, dtype };
     let path = match dtype {
         Dtype::Q8_0 => dir.path().join("model.gguf"),
-        _ => dir.path().join("half"),
+        _ => dir.path().join(dtype.name()),
     };
     match dtype {
         Dtype::Q8_0 => assert_eq!(save_gguf(&path, &parts).unwrap(), Vec::<String>::new()),
@@ -134,15 +116,8 @@ fn a_16_bit_file_keeps_its_bits_and_half_the_memory() {
     let gpu = open(None);
     for dtype in [Dtype::BF16, Dtype::F16] {
         let (_dir, source) = shipped(dtype);
-        let before = gpu.live_bytes();
-        let own = Model::load(&gpu, &source).unwrap();
-        let small = gpu.live_bytes() - before;
-        let wide = Model::load_as(&gpu, &source, Storage::F32).unwrap();
-        let large = gpu.live_bytes() - before - small;
-        assert!(small as f64 <= 0.6 * large as f64, "{dtype}: {small} bytes, in f32 {large}");
+        let (own, wide) = own_and_wide(&gpu, &source, 0.6);
         assert_eq!(bits(&logits(&gpu, &own)), bits(&logits(&gpu, &wide)), "{dtype}");
-        let (a, b) = (own.tensors(&gpu).unwrap(), wide.tensors(&gpu).unwrap());
-        assert_eq!(a, b, "{dtype}: read back");
     }
 }
 
@@ -328,16 +303,7 @@ fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
         assert_eq!(bits(&got), bits(want));
     }
     let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]).then(b.cmp(a))).unwrap() as u32;
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: 3,
-        stop: vec![],
-        seed: 0,
-        choices: vec![],
-    };
-    let request = Request { prompt: kept.to_vec(), samples: vec![0] };
-    let written = Generator::new(&gpu, &large).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
-    assert_eq!(written[0][0].tokens[0], best(&got[(kept.len() - 1) * arch.vocab_size..]));
+    assert_eq!(greedy(&gpu, &large, kept.to_vec())[0], best(&got[(kept.len() - 1) * arch.vocab_size..]));
     // A step moves the tokens that it trains on, in both buffers.
     let mut trainer = Trainer::new(&gpu, large, Optimiser::default()).unwrap();
     let data = [Example { prompt: kept[..3].to_vec(), completion: kept[3..].to_vec() }];

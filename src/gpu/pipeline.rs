@@ -17,8 +17,8 @@ pub struct Source {
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
-    /// constant HALF says, `scales` of quantised blocks for FULL and for half precision, `fragment` once per SIZE of the device's matrix units, `lanes` for lanes that load for each other and for those
-    /// that do not.
+    /// constant HALF says, `scales` of quantised blocks for FULL and for half precision, `fragment` once per SIZE of the device's matrix
+    /// units, `lanes` for lanes that load for each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -40,8 +40,8 @@ const LIBS: &[(&str, &str, &str)] = &[
 
 type Choice = (u32, &'static str);
 
-/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are stored, the size of matrix units, and how many lanes
-/// load for each other.
+/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are stored, the size of
+/// matrix units, and how many lanes load for each other.
 const CHOICES: &[(&str, &str, &[Choice])] = &[
     (
         "operand",

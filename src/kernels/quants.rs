@@ -34,7 +34,7 @@ impl Quants {
     ];
 
     /// Its name among the types of weights that a product is timed with.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match (self.bits, self.scales, self.group) {
             (4, Scales::Half, _) => "q4",
             (4, Scales::Full, _) => "q4k",

@@ -193,10 +193,6 @@ impl Weight {
     /// # Errors
     /// Out of memory.
     pub fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
-        let deep = match stored {
-            Stored::Quantised(quants) => rows * quants.bits as usize / 32,
-            _ => rows,
-        };
         let width = width(gpu, rows, cols)?;
         let block = |first: usize| {
             let n = width.min(cols - first);
@@ -205,7 +201,7 @@ impl Weight {
                 Stored::Half(half) => Block::Half { half, words: gpu.room(rows, pad4(n) / 2)?, cols: n },
                 Stored::Quantised(quants) => Block::Quantised {
                     quants,
-                    words: gpu.room(deep, n)?,
+                    words: gpu.room(rows * quants.bits as usize / 32, n)?,
                     scales: gpu.room(rows / quants.group as usize, quants.scales_of(n))?,
                 },
             })
@@ -276,8 +272,9 @@ impl Weight {
         words: &[u32],
         scales: [&[f32]; 2],
     ) -> Result<Weight> {
-        let beyond = |x: &&f32| !Half::F16.holds(**x);
-        if let Some(x) = scales.iter().copied().flatten().find(beyond).filter(|_| quants.scales == Scales::Half) {
+        if quants.scales == Scales::Half
+            && let Some(x) = scales.iter().copied().flatten().find(|x| !Half::F16.holds(**x))
+        {
             return Err(Error::NonFinite(format!(
                 "a block's scale or minimum of {x} is beyond what f16 holds; take f32"
             )));

@@ -233,7 +233,10 @@ pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize)
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 8] = ["f32", "bf16", "f16", "q4", "q8", "q4k", "q5k", "q6k"];
+pub const DTYPES: [&str; 8] = {
+    let [q4, q8, q4k, q5k, q6k] = Quants::ALL;
+    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name()]
+};
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
 pub(in crate::kernels) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
