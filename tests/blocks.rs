@@ -12,17 +12,10 @@ use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The types of blocks, by GGUF's numbers.
-const KINDS: [(u32, Dtype); 8] = [
-    (2, Dtype::Q4_0),
-    (3, Dtype::Q4_1),
-    (6, Dtype::Q5_0),
-    (7, Dtype::Q5_1),
-    (8, Dtype::Q8_0),
-    (12, Dtype::Q4K),
-    (13, Dtype::Q5K),
-    (14, Dtype::Q6K),
-];
+/// The types of blocks.
+fn types() -> Vec<Dtype> {
+    Dtype::all().filter(|dtype| dtype.block().0 > 1).collect()
+}
 
 fn config() -> Value {
     json!({
@@ -56,7 +49,7 @@ fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// A model whose matrices are of these types in turn; an F32 matrix is longer than any in blocks, so its place holds them.
-fn model(path: &Path, kinds: &[(u32, Dtype)]) -> ModelSource {
+fn model(path: &Path, kinds: &[Dtype]) -> ModelSource {
     let config = config();
     let parameters = family::parameters(&family::arch(&config).unwrap());
     let matrices: Vec<usize> = (0..parameters.len()).filter(|i| parameters[*i].1.len() == 2).collect();
@@ -64,7 +57,7 @@ fn model(path: &Path, kinds: &[(u32, Dtype)]) -> ModelSource {
     let one = |(i, (name, shape)): (usize, &(String, Vec<usize>))| {
         let n: usize = shape.iter().product();
         let data = match kind(i) {
-            Some((_, dtype)) => blocks(dtype, n, i as u64),
+            Some(dtype) => blocks(dtype, n, i as u64),
             None => (0..n).map(|j| 1.0 + ((i * 31 + j * 7) % 89) as f32 / 890.0).collect(),
         };
         NamedTensor { name: name.clone(), shape: shape.clone(), data }
@@ -84,7 +77,7 @@ fn model(path: &Path, kinds: &[(u32, Dtype)]) -> ModelSource {
             .replace("mlp.", "ffn_")
             .replace("_proj", "");
         let at = file.windows(gguf.len()).position(|w| w == gguf.as_bytes()).unwrap() + gguf.len() + 4 + 2 * 8;
-        file[at..at + 4].copy_from_slice(&kind(*i).unwrap().0.to_le_bytes());
+        file[at..at + 4].copy_from_slice(&kind(*i).unwrap().gguf().to_le_bytes());
     }
     std::fs::write(path, file).unwrap();
     ModelSource::open(path).unwrap()
@@ -98,10 +91,11 @@ fn ids(n: usize) -> Vec<u32> {
 fn blocks_in_registers_are_the_file_in_f32() {
     let gpu = Gpu::with(&Options::default()).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let alone = KINDS.iter().map(std::slice::from_ref);
-    let mixed: [&[(u32, Dtype)]; 2] = [&KINDS[..], &[KINDS[5], KINDS[7]]];
+    let all = types();
+    let alone = all.iter().map(std::slice::from_ref);
+    let mixed: [&[Dtype]; 2] = [&all, &[Dtype::Q4K, Dtype::Q6K]];
     for kinds in alone.chain(mixed) {
-        let names: Vec<&str> = kinds.iter().map(|(_, dtype)| dtype.name()).collect();
+        let names: Vec<&str> = kinds.iter().map(|dtype| dtype.name()).collect();
         let source = model(&dir.path().join(format!("{}.gguf", names.join("-"))), kinds);
         let (own, wide) = own_and_wide(&gpu, &source, 0.4);
         // Up to 8 rows and more go by different texts.

@@ -25,7 +25,7 @@ pub(crate) struct Common {
     /// GPU to use: part of its name, or its index in `devices` (default: the best one)
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     pub(crate) device: Option<String>,
-    /// Most bytes that may be allocated on the GPU (512M and 4G are understood too)
+    /// Most bytes that may be allocated on the GPU (512M and 2.5G are understood too)
     #[arg(long, global = true, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
     /// Limits to ask the device for
@@ -136,19 +136,31 @@ impl Command {
     }
 }
 
-/// A number of bytes with an optional K, M, G or T (powers of 1024).
+/// A number of bytes, whole or with a decimal fraction, with an optional K, M, G or T (powers of 1024).
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match text[digits.len()..].trim_end_matches("iB").trim_end_matches('B') {
+    let unit = &text[digits.len()..];
+    let wrong = || format!("'{text}' is no number of bytes; 900000000, 512M and 2.5G are");
+    if digits.is_empty() {
+        return Err(wrong());
+    }
+    let shift = match unit.trim_end_matches("iB").trim_end_matches('B') {
         "" => 0,
         "K" | "k" => 10,
         "M" => 20,
         "G" => 30,
         "T" => 40,
-        other => return Err(format!("'{other}' is no unit; K, M, G and T are")),
+        _ => return Err(format!("'{unit}' is no unit; K, M, G and T are, powers of 1024 (512M, 2.5G)")),
     };
-    let n: u64 = digits.parse().map_err(|_| format!("'{text}' is no number of bytes"))?;
-    n.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 64 bits can say"))
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let most = || format!("{text} is more than 64 bits can say");
+    if ![whole, fraction].iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| most())?;
+    let fraction: f64 = format!("0.{fraction}").parse().map_err(|_| wrong())?;
+    let part = (fraction * (1u64 << shift) as f64) as u64;
+    whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add(part)).ok_or_else(most)
 }
 
 #[cfg(test)]
@@ -166,7 +178,11 @@ mod tests {
         assert_eq!(bytes("512"), Ok(512));
         assert_eq!(bytes("4G"), Ok(4 << 30));
         assert_eq!(bytes("3MiB"), Ok(3 << 20));
-        assert!(bytes("many").is_err());
+        assert_eq!(bytes("2.5G"), Ok(5 << 29));
+        assert_eq!(bytes("0.1M"), Ok(104_857));
+        for wrong in ["many", "", "G", "1..5G", ".5G", "-1", "1.2.3"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
         assert!(bytes("5X").is_err());
         assert!(bytes("99999999999T").is_err());
     }

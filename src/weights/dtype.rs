@@ -32,38 +32,45 @@ pub enum Dtype {
     Q6K,
 }
 
+/// What is known of each type: its name, GGUF's number for it, values and bytes of a block.
+const TYPES: [(Dtype, &str, u32, (usize, usize)); 11] = [
+    (Dtype::F32, "F32", 0, (1, 4)),
+    (Dtype::F16, "F16", 1, (1, 2)),
+    (Dtype::BF16, "BF16", 30, (1, 2)),
+    (Dtype::Q8_0, "Q8_0", 8, (32, 34)),
+    (Dtype::Q4_0, "Q4_0", 2, (32, 18)),
+    (Dtype::Q4_1, "Q4_1", 3, (32, 20)),
+    (Dtype::Q5_0, "Q5_0", 6, (32, 22)),
+    (Dtype::Q5_1, "Q5_1", 7, (32, 24)),
+    (Dtype::Q4K, "Q4_K", 12, (256, 144)),
+    (Dtype::Q5K, "Q5_K", 13, (256, 176)),
+    (Dtype::Q6K, "Q6_K", 14, (256, 210)),
+];
+
 impl Dtype {
+    /// Every type.
+    pub fn all() -> impl Iterator<Item = Dtype> {
+        TYPES.iter().map(|(dtype, ..)| *dtype)
+    }
+
     /// Values and bytes of one block (1 value for the plain types).
     pub fn block(self) -> (usize, usize) {
-        match self {
-            Dtype::F32 => (1, 4),
-            Dtype::F16 | Dtype::BF16 => (1, 2),
-            Dtype::Q8_0 => (32, 34),
-            Dtype::Q4_0 => (32, 18),
-            Dtype::Q4_1 => (32, 20),
-            Dtype::Q5_0 => (32, 22),
-            Dtype::Q5_1 => (32, 24),
-            Dtype::Q4K => (256, 144),
-            Dtype::Q5K => (256, 176),
-            Dtype::Q6K => (256, 210),
-        }
+        TYPES[self as usize].3
     }
 
     /// The name used in files and messages.
     pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "F32",
-            Dtype::F16 => "F16",
-            Dtype::BF16 => "BF16",
-            Dtype::Q8_0 => "Q8_0",
-            Dtype::Q4_0 => "Q4_0",
-            Dtype::Q4_1 => "Q4_1",
-            Dtype::Q5_0 => "Q5_0",
-            Dtype::Q5_1 => "Q5_1",
-            Dtype::Q4K => "Q4_K",
-            Dtype::Q5K => "Q5_K",
-            Dtype::Q6K => "Q6_K",
-        }
+        TYPES[self as usize].1
+    }
+
+    /// GGUF's number for it.
+    pub fn gguf(self) -> u32 {
+        TYPES[self as usize].2
+    }
+
+    /// The type with this number in GGUF files.
+    pub fn of_gguf(number: u32) -> Option<Dtype> {
+        Dtype::all().find(|dtype| dtype.gguf() == number)
     }
 
     /// Bytes of a tensor of this shape (rows are the last axis), `None` where the last axis is no multiple of the block or
@@ -275,6 +282,14 @@ mod tests {
         let mut out = Vec::new();
         dtype.dequantise(data, &mut out);
         out
+    }
+
+    #[test]
+    fn each_type_stands_at_its_place_in_the_table() {
+        for (i, (dtype, ..)) in TYPES.iter().enumerate() {
+            assert_eq!(*dtype as usize, i);
+            assert_eq!(Dtype::of_gguf(dtype.gguf()), Some(*dtype));
+        }
     }
 
     #[test]

@@ -300,20 +300,9 @@ impl<'a> Reader<'a> {
 }
 
 fn stored_type(number: u32) -> std::result::Result<Dtype, String> {
-    Ok(match number {
-        0 => Dtype::F32,
-        1 => Dtype::F16,
-        2 => Dtype::Q4_0,
-        3 => Dtype::Q4_1,
-        6 => Dtype::Q5_0,
-        7 => Dtype::Q5_1,
-        8 => Dtype::Q8_0,
-        12 => Dtype::Q4K,
-        13 => Dtype::Q5K,
-        14 => Dtype::Q6K,
-        30 => Dtype::BF16,
-        10 => return Err("Q2_K".into()),
-        11 => return Err("Q3_K".into()),
-        other => return Err(format!("GGML type {other}")),
+    Dtype::of_gguf(number).ok_or_else(|| match number {
+        10 => "Q2_K".into(),
+        11 => "Q3_K".into(),
+        other => format!("GGML type {other}"),
     })
 }

@@ -172,13 +172,7 @@ fn start(head: &GgufHead, list: &[Part<'_>]) -> Result<Vec<u8>> {
         GgufHead::text(&mut out, &part.name);
         out.extend((part.shape.len() as u32).to_le_bytes());
         part.shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));
-        let number: u32 = match part.dtype {
-            Dtype::F16 => 1,
-            Dtype::Q8_0 => 8,
-            Dtype::BF16 => 30,
-            _ => 0,
-        };
-        out.extend(number.to_le_bytes());
+        out.extend(part.dtype.gguf().to_le_bytes());
         out.extend((offset as u64).to_le_bytes());
         let bytes = part.dtype.bytes(part.shape);
         let bytes = bytes.ok_or_else(|| Error::Input(format!("tensor {} is too large", part.name)))?;

@@ -5,6 +5,7 @@ use crate::commands::train::{LoraArgs, LossArgs};
 use crate::sample::share_below_1;
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::Silent;
 use selfreward::gpu::{Gpu, Peak};
 use selfreward::kernels::peak;
@@ -41,8 +42,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "config.json")]
     config: Option<PathBuf>,
     /// How the matrices of --config are stored (default: as its dtype says, else f32)
-    #[arg(long, value_enum, value_name = "T", requires = "config", conflicts_with = "model")]
-    stored: Option<StoredName>,
+    #[arg(long, value_name = "T", requires = "config", conflicts_with = "model", value_parser = stored())]
+    stored: Option<Dtype>,
     /// Prompts to answer
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prompts: u32,
@@ -94,20 +95,12 @@ enum Task {
     Run,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-#[clap(rename_all = "snake_case")]
-enum StoredName {
-    F32,
-    Bf16,
-    F16,
-    #[clap(name = "q8_0")]
-    Q8,
-    #[clap(name = "q4_0")]
-    Q4,
-    #[clap(name = "q4_1")]
-    Q41,
-    #[clap(name = "q4_k")]
-    Q4K,
+/// One of the types of weights, in small letters.
+fn stored() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(Dtype::all().map(|dtype| dtype.name().to_lowercase())).try_map(|given| {
+        let named = Dtype::all().find(|dtype| dtype.name().eq_ignore_ascii_case(&given));
+        named.ok_or("no type of weights")
+    })
 }
 
 /// A plan.
@@ -186,15 +179,11 @@ impl Shape {
         let config: serde_json::Value = read_json(path)?;
         let arch = family::arch(&config).with_context(|| path.display().to_string())?;
         let own = config.get("dtype").or(config.get("torch_dtype")).and_then(|d| d.as_str());
-        let dtype = match (args.stored, own) {
-            (Some(StoredName::Bf16), _) | (None, Some("bfloat16")) => Dtype::BF16,
-            (Some(StoredName::F16), _) | (None, Some("float16")) => Dtype::F16,
-            (Some(StoredName::Q8), _) => Dtype::Q8_0,
-            (Some(StoredName::Q4), _) => Dtype::Q4_0,
-            (Some(StoredName::Q41), _) => Dtype::Q4_1,
-            (Some(StoredName::Q4K), _) => Dtype::Q4K,
+        let dtype = args.stored.unwrap_or(match own {
+            Some("bfloat16") => Dtype::BF16,
+            Some("float16") => Dtype::F16,
             _ => Dtype::F32,
-        };
+        });
         Ok(Shape::Config(arch, dtype))
     }
 
