@@ -92,26 +92,29 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> v: array<vec4f>;     // [n]
 @compute @workgroup_size(WG)
 fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
     // A NaN fails every comparison.
-    if i >= p.n4 || !(norm[0] <= 3.0e38) {
+    if !(norm[0] <= 3.0e38) {
         return;
     }
-    let x = grad[i] * norm[1];
-    let m1 = p.beta1 * m[i] + (1.0 - p.beta1) * x;
-    let v1 = p.beta2 * v[i] + (1.0 - p.beta2) * x * x;
-    m[i] = m1;
-    v[i] = v1;
-    let bottom = sqrt(v1) / p.correction2 + p.eps;
-    var at = i;
-    var noise = vec4u();
-    if HALF == 1u {
-        let r = i / p.ld4;
-        let c = i % p.ld4;
-        at = r * p.ldw4 + c;
-        noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.n4); i += WG) {
+        let x = grad[i] * norm[1];
+        let m1 = p.beta1 * m[i] + (1.0 - p.beta1) * x;
+        let v1 = p.beta2 * v[i] + (1.0 - p.beta2) * x * x;
+        m[i] = m1;
+        v[i] = v1;
+        let bottom = sqrt(v1) / p.correction2 + p.eps;
+        var at = i;
+        var noise = vec4u();
+        if HALF == 1u {
+            let r = i / p.ld4;
+            let c = i - r * p.ld4;
+            at = r * p.ldw4 + c;
+            noise = philox(vec4u(r * p.whole4 + p.first4 + c, 3u, p.parameter, p.step), vec2u(p.seed_low, p.seed_high));
+        }
+        w[at] = stored(wide(w[at]) * p.decay - (p.lr / p.correction1) * m1 / bottom, noise);
+        break; //*ONCE
     }
-    w[at] = stored(wide(w[at]) * p.decay - (p.lr / p.correction1) * m1 / bottom, noise);
 }
 
 //@ step8

@@ -1,11 +1,11 @@
 
-//@ chunk
+//@ chunk reduce
 // What `split` gives, for GPUs: a workgroup a chunk, a lane a position for the scores, then lanes side by side over the channels of
 // neighbouring positions. The sums' order depends on the channels of a head, so where a row's bits must be those of scoring, `split` runs.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [slots, KV, D4]
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [slots, KV, D4]
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
@@ -35,7 +35,7 @@ fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     workgroupBarrier();
     var score = -3.0e38;
     if seen {
-        row[lane] = ((table[b * p.pages + j / PAGE] * PAGE + j % PAGE) * p.kv_heads + kv) * D4;
+        row[lane] = row_in(table[b * p.pages + j / PAGE], p.kv_heads, kv, j) * D4;
         var dots = vec4f();
         for (var d = 0u; d < D4; d++) {
             dots = fma(query[d], keys[row[lane] + d], dots);

@@ -13,6 +13,7 @@ struct Params {
     chunks: u32,    // S
     pages: u32,     // row distance of the page table
     d4: u32,        // D4 again, unknown to the compiler
+    eps: f32,       // of the QK-norm
 }
 
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
@@ -25,8 +26,8 @@ fn wide() -> u32 {
 //@ split
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [slots, KV, D4]
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [slots, KV, D4]
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
@@ -54,7 +55,7 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     let stop = min(len, (s + 1u) * CHUNK);
     for (var j = first; j < stop; j += NB) {
         let j# = min(j + #u, stop - 1u); //*1*NB
-        let k# = ((table[b * p.pages + j# / PAGE] * PAGE + j# % PAGE) * p.kv_heads + kv) * D4; //*1*NB
+        let k# = row_in(table[b * p.pages + j# / PAGE], p.kv_heads, kv, j#) * D4; //*1*NB
         var dots# = vec4f(); //*1*NB
         for (var d = 0u; d < wide(); d++) {
             let x = q[d];

@@ -12,11 +12,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<Operand>;  // [K, N]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.cols4;
-    let c = i % p.cols4;
-    if r < p.rows {
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.cols4); i += WG) {
+        let r = i / p.cols4;
+        let c = i - r * p.cols4;
         let v = x[r * p.ldx4 + c];
         y[r * p.ldy4 + c] = vec2u(rounded(v.x) | (rounded(v.y) << 16u), rounded(v.z) | (rounded(v.w) << 16u));
+        break; //*ONCE
     }
 }

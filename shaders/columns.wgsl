@@ -13,10 +13,11 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [R, N]
 @compute @workgroup_size(WG)
 fn take(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.narrow4;
-    if r < p.rows {
-        y[i] = p.scale * x[r * p.wide4 + p.first4 + i % p.narrow4];
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.narrow4); i += WG) {
+        let r = i / p.narrow4;
+        y[i] = p.scale * x[r * p.wide4 + p.first4 + (i - r * p.narrow4)];
+        break; //*ONCE
     }
 }
 
@@ -26,9 +27,10 @@ fn take(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bui
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [R, W]
 @compute @workgroup_size(WG)
 fn add(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.narrow4;
-    if r < p.rows {
-        y[r * p.wide4 + p.first4 + i % p.narrow4] += p.scale * x[i];
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.narrow4); i += WG) {
+        let r = i / p.narrow4;
+        y[r * p.wide4 + p.first4 + (i - r * p.narrow4)] += p.scale * x[i];
+        break; //*ONCE
     }
 }

@@ -15,12 +15,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [T, N]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let t = i / p.n4;
-    if t >= p.rows {
-        return;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.n4); i += WG) {
+        let t = i / p.n4;
+        let u = philox(vec4u(i - t * p.n4, row[t].z, row[t].xy), p.key);
+        let uniform4 = vec4f(unit(u.x), unit(u.y), unit(u.z), unit(u.w));
+        y[i] = select(vec4f(), x[i] * p.scale, uniform4 >= vec4f(p.p));
+        break; //*ONCE
     }
-    let u = philox(vec4u(i % p.n4, row[t].z, row[t].xy), p.key);
-    let uniform4 = vec4f(unit(u.x), unit(u.y), unit(u.z), unit(u.w));
-    y[i] = select(vec4f(), x[i] * p.scale, uniform4 >= vec4f(p.p));
 }

@@ -17,16 +17,16 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let t = i / p.ld;
-    let d = i % p.ld;
-    if t >= p.rows {
-        return;
-    }
-    let v = token[t] - p.first;
-    if v < p.count {
-        let four = wide(table[min(d, p.cols - 1u) * p.table_ld4 + v / 4u]);
-        x[i] = select(0.0, p.factor * four[v % 4u], d < p.cols);
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
+        let t = i / p.ld;
+        let d = i - t * p.ld;
+        let v = token[t] - p.first;
+        if v < p.count {
+            let four = wide(table[min(d, p.cols - 1u) * p.table_ld4 + v / 4u]);
+            x[i] = select(0.0, p.factor * four[v % 4u], d < p.cols);
+        }
+        break; //*ONCE
     }
 }
 
@@ -39,18 +39,18 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let t = i / p.ld;
-    let d = min(i % p.ld, p.cols - 1u);
-    if t >= p.rows {
-        return;
-    }
     let per = 32u / BITS;
-    let v = token[t] - p.first;
-    if v < p.count {
-        let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-        let s = scales[(d / GROUP) * p.table_ld4 + v / 4u];
-        x[i] = select(0.0, p.factor * (f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u]), i % p.ld < p.cols);
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
+        let t = i / p.ld;
+        let d = min(i - t * p.ld, p.cols - 1u);
+        let v = token[t] - p.first;
+        if v < p.count {
+            let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
+            let s = scales[(d / GROUP) * p.table_ld4 + v / 4u];
+            x[i] = select(0.0, p.factor * (f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u]), i - t * p.ld < p.cols);
+        }
+        break; //*ONCE
     }
 }
 
@@ -64,18 +64,18 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(5) var<storage, read_write> dtable: array<f32>; // [D, count]
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let u = i / p.cols;
-    let d = i % p.cols;
-    if u >= p.rows {
-        return;
-    }
-    let v = distinct[u] - p.first;
-    if v < p.count {
-        var sum = 0.0;
-        for (var e = start[u]; e < start[u + 1u]; e++) {
-            sum += dx[row[e] * p.ld + d];
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.cols); i += WG) {
+        let u = i / p.cols;
+        let d = i - u * p.cols;
+        let v = distinct[u] - p.first;
+        if v < p.count {
+            var sum = 0.0;
+            for (var e = start[u]; e < start[u + 1u]; e++) {
+                sum += dx[row[e] * p.ld + d];
+            }
+            dtable[d * p.table_ld4 * 4u + v] += p.factor * sum;
         }
-        dtable[d * p.table_ld4 * 4u + v] += p.factor * sum;
+        break; //*ONCE
     }
 }

@@ -1,28 +1,31 @@
 // Copies the k and v heads of a prompt's fused rows into the paged KV arena; those of a decoding step go there by rope.decode.
 struct Params {
-    rows: u32,   // entries
-    ld4: u32,    // row distance of qkv in vec4
-    k4: u32,     // where k begins in a row, in vec4
-    kv4: u32,    // KV D4
+    rows: u32,      // entries
+    ld4: u32,       // row distance of qkv in vec4
+    k4: u32,        // where k begins in a row, in vec4
+    kv_heads: u32,  // KV
+    d4: u32,        // D4
 }
 
 //@ listed
-// Entry e copies row[e] to slot[e]; a prompt's last, partly filled page goes to every sequence that continues it.
+// Entry e copies row[e] to slot[e] = page * PAGE + position in it; a prompt's last, partly filled page goes to every sequence that continues it.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;           // [T, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> row: array<u32>;             // [E]
 @group(0) @binding(3) var<storage, read> slot: array<u32>;            // [E]
-@group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;    // [slots, KV, D4]
-@group(0) @binding(5) var<storage, read_write> values: array<vec4f>;  // [slots, KV, D4]
+@group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;    // [pages, KV, PAGE, D4]
+@group(0) @binding(5) var<storage, read_write> values: array<vec4f>;  // [pages, KV, PAGE, D4]
 @compute @workgroup_size(WG)
 fn listed(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let e = i / p.kv4;
-    let d = i % p.kv4;
-    if e >= p.rows {
-        return;
+    let kv4 = p.kv_heads * p.d4;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * kv4); i += WG) {
+        let e = i / kv4;
+        let d = i - e * kv4;
+        let source = row[e] * p.ld4 + p.k4 + d;
+        let to = row_in(slot[e] / PAGE, p.kv_heads, d / p.d4, slot[e]) * p.d4 + d % p.d4;
+        keys[to] = qkv[source];
+        values[to] = qkv[source + kv4];
+        break; //*ONCE
     }
-    let source = row[e] * p.ld4 + p.k4 + d;
-    keys[slot[e] * p.kv4 + d] = qkv[source];
-    values[slot[e] * p.kv4 + d] = qkv[source + p.kv4];
 }

@@ -60,22 +60,32 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(3) var<storage, read> sequence: array<u32>;        // [E]
 @group(0) @binding(4) var<storage, read> coef: array<f32>;            // [sequences]
 @group(0) @binding(5) var<storage, read> lse: array<f32>;             // [R]
-@group(0) @binding(6) var<storage, read_write> logits: array<f32>;    // [C, V]
+@group(0) @binding(6) var<storage, read_write> logits: array<vec4f>;  // [C, V]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.ld;
-    let v = i % p.ld;
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+    let r = row_of(flat(g, n), l);
+    let lane = lane_of(l);
     if r >= p.rows {
         return;
     }
+    let first = start[p.row0 + r];
+    let last = start[p.row0 + r + 1u];
     var all = 0.0;
-    var here = 0.0;
-    for (var e = start[p.row0 + r]; e < start[p.row0 + r + 1u]; e++) {
-        let w = coef[sequence[e]];
-        all += w;
-        here += select(0.0, w, target_id[e] == v);
+    for (var e = first; e < last; e++) {
+        all += coef[sequence[e]];
     }
-    let soft = exp(min(logits[i] - lse[p.row0 + r], 0.0));
-    logits[i] = select(0.0, here - all * soft, v < p.cols);
+    let shift = lse[p.row0 + r];
+    let from4 = r * (p.ld / 4u);
+    for (var v4 = lane; v4 < p.ld / 4u; v4 += LANES) {
+        let soft = exp(min(logits[from4 + v4] - shift, vec4f()));
+        let at = vec4u(4u * v4) + vec4u(0u, 1u, 2u, 3u);
+        logits[from4 + v4] = select(vec4f(), -all * soft, at < vec4u(p.cols));
+    }
+    // Each lane to what it wrote itself.
+    for (var e = first; e < last; e++) {
+        let t = target_id[e];
+        if (t / 4u) % LANES == lane {
+            logits[from4 + t / 4u][t % 4u] += coef[sequence[e]];
+        }
+    }
 }

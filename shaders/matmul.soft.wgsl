@@ -15,7 +15,7 @@ struct Params {
     a0: u32,     // vec4 of a row of A before its first one
     b0: u32,     // the same of B
     c0: u32,     // the same of C and of the bias
-    k0: u32,     // where the sum of forward_tn begins
+    k0: u32,     // where the sum begins, in forward and forward_tn
     channels: u32, // of a row of A that are no padding, where NORM
     eps: f32,
 }
@@ -41,9 +41,9 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
-    var bi = 0u;
+    var bi = p.k0 * p.ldb4;
     let k4 = p.k / 4u;
-    for (var k = 0u; k < k4; k += LANES) {
+    for (var k = p.k0 / 4u; k < k4; k += LANES) {
         let i = min(k + own(lane), k4 - 1u);
         var v$ = a[at$ + i]; //*MR
         if NORM == 1u { q$ = fma(v$, select(vec4f(), v$, k + own(lane) < k4), q$); v$ *= f32(OFFSET) + gain[i]; } //*MR

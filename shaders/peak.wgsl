@@ -48,8 +48,9 @@ fn sum(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @buil
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [L, 4]
 @compute @workgroup_size(WG)
 fn copy(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    if i < p.lanes {
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.lanes); i += WG) {
         y[i] = x[i];
+        break; //*ONCE
     }
 }

@@ -82,8 +82,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
 @group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
 @group(0) @binding(6) var<storage, read> table: array<u32>;        // [B, pages]
-@group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [slots, KV DP]
-@group(0) @binding(8) var<storage, read_write> values: array<f32>; // [slots, KV DP]
+@group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [pages, KV, PAGE, DP]
+@group(0) @binding(8) var<storage, read_write> values: array<f32>; // [pages, KV, PAGE, DP]
 fn put(is_key: bool, at: u32, key: u32, v: f32) {
     raw[at] = v;
     if is_key {
@@ -100,9 +100,9 @@ fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
         return;
     }
     let at = t * p.ld + h * DP;
-    let slot = table[t * p.pages + pos[t] / PAGE] * PAGE + pos[t] % PAGE;
     let is_key = h >= p.heads;
-    let to = (slot * p.kv_heads + select(0u, (h - p.heads) % p.kv_heads, is_key)) * DP;
+    let kv = select(0u, (h - p.heads) % p.kv_heads, is_key);
+    let to = row_in(table[t * p.pages + pos[t] / PAGE], p.kv_heads, kv, pos[t]) * DP;
     if h >= p.heads + p.kv_heads {
         for (var d = 0u; d < DP; d++) {
             values[to + d] = raw[at + d];

@@ -11,10 +11,11 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [R, D]
 @compute @workgroup_size(WG)
 fn gather(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.ld4;
-    if r < p.rows {
-        y[i] = x[row[r] * p.ld4 + i % p.ld4];
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.ld4); i += WG) {
+        let r = i / p.ld4;
+        y[i] = x[row[r] * p.ld4 + (i - r * p.ld4)];
+        break; //*ONCE
     }
 }
 
@@ -26,10 +27,11 @@ fn gather(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [T, D]
 @compute @workgroup_size(WG)
 fn scatter(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let r = i / p.ld4;
-    if r < p.rows {
-        y[row[r] * p.ld4 + i % p.ld4] = x[i];
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.ld4); i += WG) {
+        let r = i / p.ld4;
+        y[row[r] * p.ld4 + (i - r * p.ld4)] = x[i];
+        break; //*ONCE
     }
 }
 
@@ -38,8 +40,9 @@ fn scatter(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(1) var<storage, read_write> y: array<vec4f>;    // [R, D]
 @compute @workgroup_size(WG)
 fn fill(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    if i < p.rows * p.ld4 {
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.ld4); i += WG) {
         y[i] = vec4f();
+        break; //*ONCE
     }
 }

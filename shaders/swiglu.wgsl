@@ -17,13 +17,13 @@ fn inner_slope(x: vec4f) -> vec4f {
 @group(0) @binding(2) var<storage, read_write> a: array<vec4f>;    // [T, F]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let t = i / p.f4;
-    let d = i % p.f4;
-    if t >= p.rows {
-        return;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
+        // Row t's gate begins behind t rows of gates and ups.
+        let at = i + i / p.f4 * p.f4;
+        a[i] = gated(GELU, gu[at], gu[at + p.f4]);
+        break; //*ONCE
     }
-    a[i] = gated(GELU, gu[t * 2u * p.f4 + d], gu[t * 2u * p.f4 + p.f4 + d]);
 }
 
 //@ backward
@@ -33,15 +33,13 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(3) var<storage, read_write> dgu: array<vec4f>;  // [T, gate F | up F]
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let t = i / p.f4;
-    let d = i % p.f4;
-    if t >= p.rows {
-        return;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
+        let at = i + i / p.f4 * p.f4;
+        let x = gu[at];
+        let s = sigmoid(inner(GELU, x));
+        dgu[at] = da[i] * gu[at + p.f4] * s * (1.0 + x * (1.0 - s) * inner_slope(x));
+        dgu[at + p.f4] = da[i] * x * s;
+        break; //*ONCE
     }
-    let at = t * 2u * p.f4 + d;
-    let x = gu[at];
-    let s = sigmoid(inner(GELU, x));
-    dgu[at] = da[i] * gu[at + p.f4] * s * (1.0 + x * (1.0 - s) * inner_slope(x));
-    dgu[at + p.f4] = da[i] * x * s;
 }

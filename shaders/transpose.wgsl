@@ -20,14 +20,14 @@ fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [n, R]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let c = i % (p.cols / 4u);
-    let r = i / (p.cols / 4u);
-    if r >= p.rows / 4u {
-        return;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
+        let r = i / (p.cols / 4u);
+        let c = i - r * (p.cols / 4u);
+        let at = r * 4u * p.ld4 + p.first4 + c;
+        store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
+        break; //*ONCE
     }
-    let at = r * 4u * p.ld4 + p.first4 + c;
-    store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
 }
 
 //@ forward_q scales
@@ -44,12 +44,12 @@ fn element(r: u32, c: u32) -> vec4f {
 }
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = flat(g, n) * WG + lane;
-    let c = i % (p.cols / 4u);
-    let r = i / (p.cols / 4u);
-    if r >= p.rows / 4u {
-        return;
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
+        let r = i / (p.cols / 4u);
+        let c = i - r * (p.cols / 4u);
+        let x = p.first4 + c;
+        store(c, r, element(r * 4u, x), element(r * 4u + 1u, x), element(r * 4u + 2u, x), element(r * 4u + 3u, x));
+        break; //*ONCE
     }
-    let x = p.first4 + c;
-    store(c, r, element(r * 4u, x), element(r * 4u + 1u, x), element(r * 4u + 2u, x), element(r * 4u + 3u, x));
 }

@@ -15,3 +15,6 @@ fn total(x: vec4f, lane: Lane) -> vec4f {
 fn largest(x: vec4f, lane: Lane) -> vec4f {
     return x;
 }
+fn totals(x: array<vec4f, LANES>, lane: Lane) -> vec4f {
+    return x[0];
+}

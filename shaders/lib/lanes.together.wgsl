@@ -24,3 +24,13 @@ fn largest(x: vec4f, lane: Lane) -> vec4f {
     let fours = max(pairs, subgroupShuffle(pairs, lane.own ^ 2u));
     return max(fours, subgroupShuffle(fours, lane.own ^ 4u));
 }
+// Of element i the sum over the lanes, in lane i: half as many elements at each step.
+fn totals(x: array<vec4f, LANES>, lane: Lane) -> vec4f {
+    let odd = (lane.own & 1u) == 1u;
+    let pair# = select(x[2u * #u], x[2u * #u + 1u], odd) + subgroupShuffle(select(x[2u * #u + 1u], x[2u * #u], odd), lane.own ^ 1u); //*1*4
+    let second = (lane.own & 2u) == 2u;
+    let low = select(pair0, pair1, second) + subgroupShuffle(select(pair1, pair0, second), lane.own ^ 2u);
+    let high = select(pair2, pair3, second) + subgroupShuffle(select(pair3, pair2, second), lane.own ^ 2u);
+    let fourth = (lane.own & 4u) == 4u;
+    return select(low, high, fourth) + subgroupShuffle(select(high, low, fourth), lane.own ^ 4u);
+}

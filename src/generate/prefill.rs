@@ -176,6 +176,7 @@ pub(super) fn continued(
         arena,
         rows: &place,
         turns: &turns,
+        apart: false,
         copies: copies.as_ref().map(|(r, s)| (r, s)),
     });
     logits(gpu.record(), model, (&token, tokens.len()), &context, &last)

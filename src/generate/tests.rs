@@ -113,9 +113,8 @@ fn what_prompts_begin_with_is_computed_once() {
 fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let heads = params::heads(&model.arch);
     let pages = sequences[0].len().div_ceil(PAGE);
-    let (slots, width) = (sequences.len() * pages * PAGE, heads.kv_heads * heads.padded());
-    let memory = || gpu.empty(slots, width).unwrap();
-    let arena: Vec<Arena> = model.arch.layers.iter().map(|_| Arena { keys: memory(), values: memory() }).collect();
+    let room = |_| Arena::room(gpu, sequences.len() * pages, heads).unwrap();
+    let arena: Vec<Arena> = model.arch.layers.iter().map(room).collect();
     let mut all = vec![Vec::new(); sequences.len()];
     for at in 0..sequences[0].len() {
         let running = sequences.iter().take_while(|s| s.len() > at).count();
@@ -129,8 +128,13 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
             scale: None,
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
-        let context =
-            decoder::Context::Arena(decoder::Past { arena: &arena, rows: &rows, turns: &turns, copies: None });
+        let context = decoder::Context::Arena(decoder::Past {
+            arena: &arena,
+            rows: &rows,
+            turns: &turns,
+            apart: true,
+            copies: None,
+        });
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, model, &token, running).unwrap();
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
@@ -157,9 +161,9 @@ fn a_step_takes_six_dispatches_a_block() {
         let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
         let model = model(&gpu);
         let heads = params::heads(&model.arch);
-        let (pages, width) = (longest.div_ceil(PAGE), heads.kv_heads * heads.padded());
-        let memory = || gpu.empty(pages * PAGE, width).unwrap();
-        let arena: Vec<Arena> = model.arch.layers.iter().map(|_| Arena { keys: memory(), values: memory() }).collect();
+        let pages = longest.div_ceil(PAGE);
+        let room = |_| Arena::room(&gpu, pages, heads).unwrap();
+        let arena: Vec<Arena> = model.arch.layers.iter().map(room).collect();
         let rows = Rows {
             table: gpu.upload(1, pages, &(0..pages as u32).collect::<Vec<_>>()).unwrap(),
             pos: gpu.vector(&[5u32]).unwrap(),
@@ -168,8 +172,13 @@ fn a_step_takes_six_dispatches_a_block() {
             scale: None,
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
-        let context =
-            decoder::Context::Arena(decoder::Past { arena: &arena, rows: &rows, turns: &turns, copies: None });
+        let context = decoder::Context::Arena(decoder::Past {
+            arena: &arena,
+            rows: &rows,
+            turns: &turns,
+            apart: true,
+            copies: None,
+        });
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
         let before = rec.len();

@@ -143,11 +143,9 @@ pub(super) fn run(
         return Ok(outputs);
     }
     let heads = params::heads(&model.arch);
-    let (slots, width) = (room.pages * PAGE, heads.kv_heads * heads.padded());
     let booked = gpu.book(Part::Arena);
-    let arena = (0..model.arch.num_hidden_layers)
-        .map(|_| Ok(Arena { keys: gpu.empty(slots, width)?, values: gpu.empty(slots, width)? }))
-        .collect::<Result<Vec<_>>>()?;
+    let layers = 0..model.arch.num_hidden_layers;
+    let arena = layers.map(|_| Arena::room(gpu, room.pages, heads)).collect::<Result<Vec<_>>>()?;
     drop(booked);
     let choice = match settings.choices.is_empty() {
         true => None,

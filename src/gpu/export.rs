@@ -1,7 +1,6 @@
 //! A recording as plain data, for another WebGPU implementation to run.
 
 use super::buffer::Raw;
-use super::pipeline::LANES;
 use super::record::SLOT;
 use super::{Recorder, Tensor};
 use crate::Result;
@@ -31,13 +30,9 @@ pub struct Recording {
     pub places: Vec<usize>,
 }
 
-/// Without what only some devices have; the dispatches stay the same.
-fn portable(constants: &[(&'static str, u32)]) -> Vec<(&'static str, u32)> {
-    constants.iter().copied().filter(|constant| *constant != LANES).collect()
-}
-
 impl Recorder<'_> {
-    /// What was recorded so far, with the buffers as they are now; `tensors` are those whose buffers are to be found again.
+    /// What was recorded so far, with the buffers as they are now; `tensors` are those whose buffers are to be found again. Of a device
+    /// that was opened with [`super::Options::plain`] the texts run everywhere.
     ///
     /// # Errors
     /// Device errors.
@@ -55,7 +50,7 @@ impl Recorder<'_> {
             .zip(self.params.chunks_exact(SLOT))
             .map(|(step, params)| {
                 Ok(Dispatch {
-                    wgsl: step.source.wgsl(step.key.variant, step.key.entry, &portable(&step.key.constants))?,
+                    wgsl: step.source.wgsl(step.key.variant, step.key.entry, &step.key.constants)?,
                     entry: step.key.entry,
                     params: bytemuck::pod_collect_to_vec(params),
                     bind: step.buffers.iter().map(&mut number).collect(),

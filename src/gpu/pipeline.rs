@@ -35,6 +35,7 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("fetch", include_str!("../../shaders/lib/fetch.wgsl"), include_str!("../../shaders/lib/fetch.wgsl")),
     ("fetch_q", include_str!("../../shaders/lib/fetch_q.wgsl"), include_str!("../../shaders/lib/fetch_q.wgsl")),
     ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
+    ("beside", include_str!("../../shaders/lib/beside.wgsl"), include_str!("../../shaders/lib/beside.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 
@@ -94,6 +95,8 @@ impl Source {
         if !constants.iter().any(|(n, _)| *n == "WG") {
             let _ = writeln!(out, "const WG: u32 = {}u;", self.workgroup(variant));
         }
+        let per = Source::per(variant);
+        let _ = writeln!(out, "const PER: u32 = {per}u;");
         for (name, value) in constants {
             let _ = writeln!(out, "const {name}: u32 = {value}u;");
         }
@@ -116,7 +119,9 @@ impl Source {
         out.extend(head.flat_map(|line| [line, "\n"]));
         out.push_str("\n// ");
         out.push_str(section);
-        expand(self.name, &out, constants)
+        // A loop over one item ends in a break, or a GPU's compiler would not see that it is none.
+        let counts = [constants, &[("ONCE", u32::from(per == 1))]].concat();
+        expand(self.name, &out, &counts)
     }
 
     /// What its `enable` directives name.
@@ -135,6 +140,14 @@ impl Source {
         match variant {
             Variant::Soft => 8,
             Variant::Tile => self.tile_size,
+        }
+    }
+
+    /// Items of a lane where a text has its items by `first_of` and `end_of` (shaders/lib/grid.wgsl).
+    pub fn per(variant: Variant) -> u32 {
+        match variant {
+            Variant::Soft => 64,
+            Variant::Tile => 1,
         }
     }
 

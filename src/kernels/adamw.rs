@@ -1,7 +1,7 @@
 //! Global gradient norm, clipping and the AdamW update (arXiv 1711.05101), as torch computes them.
 
 use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, cast, lanes, row_groups, stream, word};
+use super::{Case, Kernel, cast, lanes, row_groups, several, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
 use crate::rng::{halves, philox};
 use crate::{Error, Result};
@@ -177,17 +177,22 @@ pub fn step(
     };
     let [rows, cols] = [block.rows(), block.cols()];
     grad.expect_shape("a gradient", rows, cols)?;
-    let (entry, sizes, bind, items) = match &moments {
+    let (entry, sizes, bind, groups) = match &moments {
         Moments::F32([m, v]) => {
             m.expect_shape("a moment", rows, cols)?;
             v.expect_shape("a moment", rows, cols)?;
-            ("step", vec![grad.len() / 4], vec![grad, norm, w, *m, *v], grad.len() / 4)
+            ("step", vec![grad.len() / 4], vec![grad, norm, w, *m, *v], several(&SOURCE, rec.variant(), grad.len() / 4))
         }
         Moments::Bits8([m, v], codes) => {
             let [deep, cols4] = shape8(rows, cols);
             m.expect_shape("an 8-bit moment", deep, cols4)?;
             v.expect_shape("an 8-bit moment", deep, cols4)?;
-            ("step8", vec![rows, cols4, m.ld], vec![grad, norm, &codes.0, w, *m, *v], rows.div_ceil(BLOCK) * cols4)
+            (
+                "step8",
+                vec![rows, cols4, m.ld],
+                vec![grad, norm, &codes.0, w, *m, *v],
+                lanes(&SOURCE, rec.variant(), rows.div_ceil(BLOCK) * cols4),
+            )
         }
     };
     let places = [grad.ld / 4, block.ld4(), part.first / 4, part.cols.div_ceil(4), part.parameter];
@@ -205,7 +210,7 @@ pub fn step(
         constants: vec![("HALF", half)],
         params,
         bind: &bind,
-        groups: lanes(&SOURCE, rec.variant(), items),
+        groups,
         cost: stream(&[grad, w, w, m, m, v, v], 12.0),
     })
 }

@@ -1,18 +1,22 @@
 //! Attention of single rows onto the paged KV arena, split over positions and merged.
 
-use super::rope::{Heads, head_matrix, pad_heads};
-use super::{Case, Kernel, lanes, word};
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, fold};
+use super::rms_norm::Gain;
+use super::rope::{self, Heads, Place, Turn, head_matrix, pad_heads};
+use super::{Case, Kernel, Trial, lanes, word};
+use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE, fold};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
     name: "attention_decode",
-    soft: include_str!("../../shaders/attention_decode.wgsl"),
+    soft: concat!(
+        include_str!("../../shaders/attention_decode.wgsl"),
+        include_str!("../../shaders/attention_decode.soft.wgsl")
+    ),
     tile: concat!(
         include_str!("../../shaders/attention_decode.wgsl"),
         include_str!("../../shaders/attention_decode.tile.wgsl")
     ),
-    libs: &["grid", "pages", "reduce"],
+    libs: &["grid", "pages"],
     tile_size: CHUNK as u32,
 };
 
@@ -21,8 +25,30 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
     constants: &[
-        &[("D4", 3), ("NB", 1), ("CHUNK", CHUNK as u32), ("WHOLE", 1)],
-        &[("D4", 64), ("NB", 1), ("CHUNK", CHUNK as u32), ("WHOLE", 0)],
+        &[
+            ("D4", 3),
+            ("NB", 1),
+            ("CHUNK", CHUNK as u32),
+            ("WHOLE", 1),
+            ("HQ", 1),
+            ("SHARE", 3),
+            ("AT_ONCE", 1),
+            ("HALF4", 1),
+            ("QK_NORM", 1),
+            ("OFFSET", 1),
+        ],
+        &[
+            ("D4", 64),
+            ("NB", 1),
+            ("CHUNK", CHUNK as u32),
+            ("WHOLE", 0),
+            ("HQ", 2),
+            ("SHARE", 8),
+            ("AT_ONCE", 1),
+            ("HALF4", 32),
+            ("QK_NORM", 0),
+            ("OFFSET", 0),
+        ],
     ],
     ordered: &[Variant::Tile],
     cases,
@@ -34,13 +60,30 @@ pub const PAGE: usize = 32;
 /// Positions of one partial sum, counted from position 0.
 pub const CHUNK: usize = 128;
 
-/// One layer's keys and values, `[slots, KV pad4(head_dim)]`; slot = page * PAGE + offset.
+/// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one another, since that is
+/// how they are read.
 #[derive(Clone)]
 pub struct Arena {
     /// Keys, rotated.
     pub keys: Tensor,
     /// Values.
     pub values: Tensor,
+}
+
+impl Arena {
+    /// Room for so many pages, of arbitrary content.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
+        let memory = || gpu.empty(pages * heads.kv_heads * PAGE, heads.head_dim);
+        Ok(Arena { keys: memory()?, values: memory()? })
+    }
+
+    /// The row of a key head at a slot, which is page * PAGE + the position's place in it.
+    pub fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
+        (slot / PAGE * kv_heads + kv) * PAGE + slot % PAGE
+    }
 }
 
 /// Where the rows of a step stand.
@@ -58,13 +101,92 @@ pub struct Rows {
     pub scale: Option<f32>,
 }
 
+impl Rows {
+    /// Partial sums of a row.
+    fn chunks(&self) -> usize {
+        self.longest.div_ceil(CHUNK).max(1)
+    }
+}
+
 /// o `[B, H pad4(head_dim)]` of rotated rows qkv `[B, width]`, whose own k and v are already in the arena.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
 pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, rows: &Rows) -> Result<Tensor> {
-    let (b, gpu) = (qkv.rows, rec.gpu());
-    if qkv.ld != heads.width() || rows.table.rows != b || rows.longest > rows.table.cols * PAGE {
+    let (b, d4, chunks) = (qkv.rows, heads.padded() / 4, rows.chunks());
+    let items = b * heads.heads * chunks;
+    let way = match (rec.variant(), rec.invariant()) {
+        (Variant::Tile, false) => ("chunk", Vec::new(), fold(items)),
+        (Variant::Soft, false) if beside(rec, heads) => ("group", group(rec, heads, b), groups(heads, items)),
+        // As in the attention of scoring.
+        (variant, ordered) => {
+            let together = if variant == Variant::Soft && d4 > 4 && !ordered { 4 } else { 1 };
+            ("split", vec![("NB", together)], lanes(&SOURCE, variant, items))
+        }
+    };
+    attend(rec, (qkv, heads), arena, rows, way, None)
+}
+
+/// The same of raw rows `[B, width]`, each of a sequence of its own: their q and k turn, and their k and v go to the arena. The raw rows may
+/// be overwritten.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
+    let (heads, gpu) = (place.heads, rec.gpu());
+    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart.
+    let even = |turn: &Turn| heads.head_dim.is_multiple_of(4) && turn.angle.cols.is_multiple_of(8);
+    let soft = rec.variant() == Variant::Soft && !rec.invariant() && gpu.max_bindings() >= 10;
+    let Some(turn) = place.turn.filter(|turn| soft && beside(rec, heads) && even(turn)) else {
+        rope::decode(rec, place, raw, rows, arena)?;
+        return forward(rec, raw, heads, arena, rows);
+    };
+    let mut constants = group(rec, heads, raw.rows);
+    constants.push(("HALF4", turn.angle.cols as u32 / 8));
+    constants.extend(place.normalises());
+    let items = raw.rows * heads.heads * rows.chunks();
+    let way = ("turned", constants, groups(heads, items));
+    attend(rec, (raw, heads), arena, rows, way, Some((place, turn)))
+}
+
+/// Whether lanes stand side by side over the channels of a head; in a narrower one some would have none.
+fn beside(rec: &Recorder, heads: Heads) -> bool {
+    rec.gpu().has_lanes() && heads.padded() / 4 >= LANES.1 as usize
+}
+
+/// vec4 of a head that a lane then has, and the query heads that a workgroup takes: each vec4 of one is 8 registers of a lane.
+fn shares(heads: Heads) -> [usize; 2] {
+    let share = (heads.padded() / 4).div_ceil(LANES.1 as usize);
+    let (most, group) = ((8 / share).clamp(1, 4), heads.heads / heads.kv_heads.max(1));
+    [share, (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)]
+}
+
+fn groups(heads: Heads, items: usize) -> [u32; 3] {
+    fold(items / shares(heads)[1])
+}
+
+fn group(rec: &Recorder, heads: Heads, b: usize) -> Vec<(&'static str, u32)> {
+    let [share, together] = shares(heads);
+    let mut constants = vec![("HQ", together as u32), ("SHARE", share as u32), ("AT_ONCE", LANES.1), LANES];
+    // Of one row keys and values come from memory (as in a product of few rows), of several often from a cache.
+    constants.extend((b > 1 && rec.gpu().has_wide_words()).then_some(WIDE));
+    constants
+}
+
+/// An entry point, its own constants and its workgroups.
+type Way = (&'static str, Vec<(&'static str, u32)>, [u32; 3]);
+
+fn attend(
+    rec: &mut Recorder,
+    (qkv, heads): (&Tensor, Heads),
+    arena: &Arena,
+    rows: &Rows,
+    (entry, own, groups): Way,
+    turns: Option<(&Place, &Turn)>,
+) -> Result<Tensor> {
+    let (b, gpu, chunks) = (qkv.rows, rec.gpu(), rows.chunks());
+    let fits = qkv.ld == heads.width() && arena.keys.ld == heads.padded() && rows.table.rows == b;
+    if !fits || rows.longest > rows.table.cols * PAGE {
         return Err(Error::Input(format!(
             "decode of {:?} with heads {heads:?}, pages {:?}, {} positions",
             qkv.shape(),
@@ -72,12 +194,12 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
             rows.longest
         )));
     }
-    let chunks = rows.longest.div_ceil(CHUNK).max(1);
     let d4 = heads.padded() / 4;
     let o = gpu.empty(b, heads.heads * heads.padded())?;
     let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
     let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * d4 * 4)? };
     let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
+    let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
     let params = vec![
         word(b, "rows")?,
         heads.heads as u32,
@@ -88,23 +210,21 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
         chunks as u32,
         rows.table.ld as u32,
         d4 as u32,
+        eps.to_bits(),
     ];
-    // As in the attention of scoring.
-    let together = if rec.variant() == Variant::Soft && d4 > 4 && !rec.invariant() { 4 } else { 1 };
-    let whole = u32::from(chunks == 1);
-    let constants = vec![("D4", d4 as u32), ("NB", together), ("CHUNK", CHUNK as u32), ("WHOLE", whole)];
+    let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
+    constants.extend(own);
+    let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm];
+    if let Some((place, turn)) = turns {
+        bind.extend([&turn.start, &turn.angle, place.gain()]);
+    }
     let seen = (b * rows.longest * heads.padded()) as f64;
-    let items = b * heads.heads * chunks;
-    let (entry, groups) = match rec.variant() {
-        Variant::Tile if !rec.invariant() => ("chunk", fold(items)),
-        variant => ("split", lanes(&SOURCE, variant, items)),
-    };
     rec.launch(Launch {
         source: &SOURCE,
         entry,
         constants: constants.clone(),
         params: params.clone(),
-        bind: &[qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm],
+        bind: &bind,
         groups,
         cost: Cost::new(4.0 * seen * heads.heads as f64, 8.0 * seen * heads.kv_heads as f64),
     })?;
@@ -145,52 +265,176 @@ pub fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f6
     o
 }
 
+/// Rows of random lengths in an arena of random numbers.
+struct Filled {
+    arena: Arena,
+    rows: Rows,
+    pos: Vec<u32>,
+    /// Slot of each row's own position.
+    own: Vec<usize>,
+    /// As [`twin`] wants it.
+    past: Vec<Vec<f64>>,
+}
+
+impl Filled {
+    fn new(t: &mut Trial, b: usize, heads: Heads, longest: usize, window: usize) -> Result<Filled> {
+        let Heads { kv_heads, head_dim, .. } = heads;
+        let (pages, padded) = (longest.div_ceil(PAGE), heads.padded());
+        let pos: Vec<u32> = (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
+        // Pages of all rows, in an order that no row finds consecutive.
+        let table: Vec<u32> = (0..b * pages).map(|i| ((i * 7 + 3) % (b * pages * 7)) as u32).collect();
+        let slot = |row: usize, j: usize| table[row * pages + j / PAGE] as usize * PAGE + j % PAGE;
+        let held = b * pages * 7 * PAGE * kv_heads;
+        let (mut keys, mut values) = (vec![0f32; held * padded], vec![0f32; held * padded]);
+        let mut past = Vec::new();
+        for (row, last) in pos.iter().enumerate() {
+            let mut mine = Vec::new();
+            for j in 0..=*last as usize {
+                for store in [&mut keys, &mut values] {
+                    let v: Vec<f64> = t.values(kv_heads * head_dim).iter().map(|x| f64::from(*x)).collect();
+                    for (kv, head) in pad_heads(&v, head_dim).chunks_exact(padded).enumerate() {
+                        let to = Arena::row(kv_heads, kv, slot(row, j)) * padded;
+                        store[to..to + padded].iter_mut().zip(head).for_each(|(to, x)| *to = *x as f32);
+                    }
+                    mine.extend(v);
+                }
+            }
+            past.push(mine);
+        }
+        let upload = |all: &[f32]| t.gpu.upload(held, padded, all);
+        let arena = Arena { keys: upload(&keys)?, values: upload(&values)? };
+        let rows = Rows {
+            table: t.gpu.upload(b, pages, &table)?,
+            pos: t.gpu.vector(&pos)?,
+            longest,
+            window: window.min(u32::MAX as usize) as u32,
+            scale: None,
+        };
+        let own = pos.iter().enumerate().map(|(row, j)| slot(row, *j as usize)).collect();
+        Ok(Filled { arena, rows, pos, own, past })
+    }
+}
+
+fn compare_forward(b: usize, h: Heads, longest: usize, window: usize) -> Case {
+    let Heads { heads, kv_heads, head_dim } = h;
+    let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}");
+    Case::new(name, 1e-5, move |t| {
+        let Filled { arena, rows, past, .. } = Filled::new(t, b, h, longest, window)?;
+        let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
+        let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
+        t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));
+        Ok(())
+    })
+}
+
+fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool) -> Case {
+    let Heads { heads, kv_heads, head_dim } = h;
+    let name = format!("step {b}x{heads}/{kv_heads}x{head_dim} turned={turned} up to {longest} norm={normed}");
+    Case::new(name, 1e-5, move |t| {
+        let Filled { arena, rows, pos, own, mut past } = Filled::new(t, b, h, longest, longest)?;
+        let (raw, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
+        let (gain, host_gain) = t.matrix(1, 2 * head_dim)?;
+        let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
+        let turn =
+            Turn { angle: rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?, start: t.gpu.vector(&vec![0u32; b])? };
+        let weight = Gain { weight: &gain, plus_one: true };
+        let place = Place { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
+        let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
+        let all = |slot: &usize| (0..kv_heads).map(|kv| Arena::row(kv_heads, kv, *slot) as u32).collect::<Vec<_>>();
+        let own = t.gpu.vector(&own.iter().flat_map(all).collect::<Vec<_>>())?;
+        let room = || t.gpu.empty(b * kv_heads, h.padded());
+        let (keys, values) = (room()?, room()?);
+        super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
+        super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
+        let gains = if normed { super::rms_norm::whole(&host_gain, true) } else { Vec::new() };
+        let rotated = rope::twin(&host, h, &pos, &inv_freq, &gains, f64::from(1e-6f32));
+        let width = kv_heads * head_dim;
+        let of = |first: usize| {
+            rotated.chunks_exact((heads + 2 * kv_heads) * head_dim).map(move |r| &r[first..first + width])
+        };
+        let (k, v): (Vec<&[f64]>, Vec<&[f64]>) =
+            (of(heads * head_dim).collect(), of(heads * head_dim + width).collect());
+        for (row, past) in past.iter_mut().enumerate() {
+            let last = past.len() - 2 * width;
+            past[last..].copy_from_slice(&[k[row], v[row]].concat());
+        }
+        t.expect("keys", &keys, || pad_heads(&k.concat(), head_dim));
+        t.expect("values", &values, || pad_heads(&v.concat(), head_dim));
+        t.expect("o", &o, || pad_heads(&twin(&rotated, h, &past, longest), head_dim));
+        Ok(())
+    })
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    let shapes: [(usize, usize, usize, usize, usize); 5] =
-        [(1, 1, 1, 10, 1), (3, 4, 2, 12, 33), (9, 9, 3, 64, 131), (2, 2, 1, 256, 300), (33, 2, 2, 16, 7)];
-    for (b, heads, kv_heads, head_dim, longest) in shapes {
-        for window in [usize::MAX, 6] {
-            let h = Heads { heads, kv_heads, head_dim };
-            let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}");
-            all.push(Case::new(name, 1e-5, move |t| {
-                let pages = longest.div_ceil(PAGE);
-                let pos: Vec<u32> =
-                    (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
-                // Pages of all rows, in an order that no row finds consecutive.
-                let table: Vec<u32> = (0..b * pages).map(|i| ((i * 7 + 3) % (b * pages * 7)) as u32).collect();
-                let slots = b * pages * 7 * PAGE;
-                let width = kv_heads * crate::gpu::pad4(head_dim);
-                let (mut keys, mut values) = (vec![0f32; slots * width], vec![0f32; slots * width]);
-                let mut past = Vec::new();
-                for row in 0..b {
-                    let mut mine = Vec::new();
-                    for j in 0..=pos[row] as usize {
-                        let slot = table[row * pages + j / PAGE] as usize * PAGE + j % PAGE;
-                        for store in [&mut keys, &mut values] {
-                            let v: Vec<f64> = t.values(kv_heads * head_dim).iter().map(|x| f64::from(*x)).collect();
-                            let padded: Vec<f32> = pad_heads(&v, head_dim).iter().map(|x| *x as f32).collect();
-                            store[slot * width..][..width].copy_from_slice(&padded);
-                            mine.extend(v);
-                        }
-                    }
-                    past.push(mine);
-                }
-                let arena =
-                    Arena { keys: t.gpu.upload(slots, width, &keys)?, values: t.gpu.upload(slots, width, &values)? };
-                let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
-                let rows = Rows {
-                    table: t.gpu.upload(b, pages, &table)?,
-                    pos: t.gpu.vector(&pos)?,
-                    longest,
-                    window: window.min(u32::MAX as usize) as u32,
-                    scale: None,
-                };
-                let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
-                t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));
-                Ok(())
-            }));
-        }
+    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+    for (b, h, longest) in [
+        (1, heads(1, 1, 10), 1),
+        (3, heads(4, 2, 12), 33),
+        (9, heads(9, 3, 64), 131),
+        (5, heads(5, 1, 40), 129),
+        (2, heads(2, 1, 256), 300),
+        (33, heads(2, 2, 16), 7),
+    ] {
+        all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window)));
+    }
+    for (b, h, turned, longest) in [
+        (7, heads(9, 3, 64), 64, 131),
+        (3, heads(4, 2, 32), 16, 40),
+        (5, heads(8, 1, 40), 40, 129),
+        (1, heads(2, 2, 80), 20, 3),
+        (2, heads(2, 1, 256), 256, 300),
+        (3, heads(3, 1, 12), 6, 40),
+    ] {
+        all.extend([false, true].map(|normed| compare_step(b, h, turned, longest, normed)));
+    }
+    // One row, few of them, and many that continue one prompt.
+    for (b, longest) in [(1, 128), (1, 1024), (8, 1024), (64, 1024)] {
+        all.push(Case::timed(format!("{b}x9/3x64 up to {longest}"), move |t| {
+            let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+            let pages = longest / PAGE;
+            let mut all = || Ok(t.matrix(longest * h.kv_heads, h.head_dim)?.0);
+            let arena = Arena { keys: all()?, values: all()? };
+            let (qkv, _) = head_matrix(t, b, h.heads + 2 * h.kv_heads, h.head_dim)?;
+            let table: Vec<u32> = (0..b).flat_map(|_| 0..pages as u32).collect();
+            let rows = Rows {
+                table: t.gpu.upload(b, pages, &table)?,
+                pos: t.gpu.vector(&vec![longest as u32 - 1; b])?,
+                longest,
+                window: u32::MAX,
+                scale: None,
+            };
+            let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
+            t.expect("o", &o, Vec::new);
+            Ok(())
+        }));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Options;
+
+    /// One dispatch where lanes load for each other and a head has a vec4 for each, else RoPE has its own.
+    #[test]
+    fn a_step_turns_within_attention() {
+        for plain in [false, true] {
+            let gpu = Gpu::with(&Options { variant: Some(Variant::Soft), plain, ..Options::default() }).unwrap();
+            for head_dim in [64, 16] {
+                let heads = Heads { heads: 3, kv_heads: 1, head_dim };
+                let (arena, pos) = (Arena::room(&gpu, 1, heads).unwrap(), gpu.vector(&[4u32]).unwrap());
+                let table = gpu.vector(&[0u32]).unwrap();
+                let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
+                let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
+                let turn = Turn { angle, start: gpu.vector(&[0u32]).unwrap() };
+                let place = Place { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
+                let (raw, mut rec) = (gpu.zeros(1, heads.width()).unwrap(), gpu.record());
+                step(&mut rec, &raw, &place, &arena, &rows).unwrap();
+                let fused = gpu.has_lanes() && head_dim == 64;
+                assert_eq!(rec.len(), if fused { 1 } else { 2 }, "heads of {head_dim}, plain: {plain}");
+            }
+        }
+    }
 }

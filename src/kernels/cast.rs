@@ -1,7 +1,7 @@
 //! The 16-bit copies of f32 weights that products read in training with 16-bit weights.
 
 use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, lanes, stream, word};
+use super::{Case, Kernel, several, stream, word};
 use crate::gpu::{Launch, Recorder, Source, pad4};
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
             constants: vec![("HALF", half.constant())],
             params: sizes.iter().map(|n| word(*n, "a weight's size")).collect::<Result<_>>()?,
             bind: &[from, words],
-            groups: lanes(&SOURCE, rec.variant(), from.rows * cols4),
+            groups: several(&SOURCE, rec.variant(), from.rows * cols4),
             cost: stream(&[from, words], 0.0),
         })?;
     }

@@ -1,6 +1,6 @@
 //! Projections that lie side by side in one matrix (q, k, v; gate, up), taken out and added to one by one.
 
-use super::{Case, Kernel, lanes, stream, word};
+use super::{Case, Kernel, several, stream, word};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
@@ -42,7 +42,7 @@ fn launch(
         constants: vec![],
         params: vec![word(wide.rows, "rows")?, four(wide.ld)?, four(narrow.ld)?, four(first)?, scale.to_bits()],
         bind,
-        groups: lanes(&SOURCE, rec.variant(), narrow.len() / 4),
+        groups: several(&SOURCE, rec.variant(), narrow.len() / 4),
         cost: stream(&[narrow, narrow], 1.0),
     })
 }

@@ -1,6 +1,6 @@
 //! Inverted dropout (Srivastava et al., JMLR 15, 2014) whose masks are drawn by counter and never stored.
 
-use super::{Case, Kernel, lanes, stream, word};
+use super::{Case, Kernel, several, stream, word};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
 use crate::rng::{halves, philox, unit};
 use crate::{Error, Result};
@@ -75,7 +75,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Te
             mask.scale().to_bits(),
         ],
         bind: &[x, rows, y],
-        groups: lanes(&SOURCE, rec.variant(), x.len() / 4),
+        groups: several(&SOURCE, rec.variant(), x.len() / 4),
         cost: stream(&[x, y], 1.0),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::quants::Quants;
 use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, lanes, matmul, stream, word};
+use super::{Case, Kernel, matmul, several, stream, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f3
             constants,
             params: params(x.rows, x, block.ld4(), (first, block.cols()), factor)?,
             bind: &[&[token], &weight[..], &[x]].concat(),
-            groups: lanes(&SOURCE, rec.variant(), x.len()),
+            groups: several(&SOURCE, rec.variant(), x.len()),
             cost: stream(&[x, x], 0.0),
         })?;
     }
@@ -97,7 +97,7 @@ pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor):
             constants: vec![],
             params: params(by.distinct.cols, dx, part.ld / 4, (first, part.cols), factor)?,
             bind: &[&by.distinct, &by.start, &by.row, dx, part],
-            groups: lanes(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
+            groups: several(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
             cost: Cost::new(dx.len() as f64, 8.0 * dx.len() as f64),
         })?;
     }

@@ -1,8 +1,8 @@
 //! Puts keys and values into the paged arena.
 
-use super::attention_decode::Arena;
+use super::attention_decode::{Arena, PAGE};
 use super::rope::Heads;
-use super::{Case, Kernel, lanes, stream, word};
+use super::{Case, Kernel, several, stream, word};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 
@@ -10,7 +10,7 @@ static SOURCE: Source = Source {
     name: "kv_write",
     soft: include_str!("../../shaders/kv_write.wgsl"),
     tile: include_str!("../../shaders/kv_write.wgsl"),
-    libs: &["grid"],
+    libs: &["grid", "pages"],
     tile_size: 64,
 };
 
@@ -35,24 +35,30 @@ pub fn listed(
     arena: &Arena,
 ) -> Result<()> {
     slot.expect_shape("the slots", 1, row.cols)?;
-    let kv4 = heads.kv_heads * heads.padded() / 4;
-    let k4 = heads.heads * heads.padded() / 4;
+    let d4 = heads.padded() / 4;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "listed",
         constants: vec![],
-        params: vec![word(row.cols, "entries")?, (qkv.ld / 4) as u32, k4 as u32, kv4 as u32],
+        params: [row.cols, qkv.ld / 4, heads.heads * d4, heads.kv_heads, d4]
+            .map(|n| word(n, "a size"))
+            .into_iter()
+            .collect::<Result<_>>()?,
         bind: &[qkv, row, slot, &arena.keys, &arena.values],
-        groups: lanes(&SOURCE, rec.variant(), row.cols * kv4),
+        groups: several(&SOURCE, rec.variant(), row.cols * heads.kv_heads * d4),
         cost: stream(&[qkv], 0.0),
     })
 }
 
-/// The arena `[slots, width]` after `width` values of each listed row, from column `first` on, went to its slot.
-pub fn twin(x: &[f64], ld: usize, first: usize, width: usize, list: &[(u32, u32)], slots: usize) -> Vec<f64> {
-    let mut all = vec![0.0; slots * width];
+/// The arena after the values of each listed row, from column `first` on, went to its slot.
+pub fn twin(x: &[f64], heads: Heads, first: usize, list: &[(u32, u32)], slots: usize) -> Vec<f64> {
+    let (kv, d) = (heads.kv_heads, heads.padded());
+    let mut all = vec![0.0; slots * kv * d];
     for (row, slot) in list {
-        all[*slot as usize * width..][..width].copy_from_slice(&x[*row as usize * ld + first..][..width]);
+        for head in 0..kv {
+            let from = *row as usize * heads.width() + first + head * d;
+            all[Arena::row(kv, head, *slot as usize) * d..][..d].copy_from_slice(&x[from..from + d]);
+        }
     }
     all
 }
@@ -65,16 +71,17 @@ fn cases() -> Vec<Case> {
                 let h = Heads { heads, kv_heads, head_dim };
                 let (qkv, host) = super::rope::head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
                 let padded = super::rope::pad_heads(&host, head_dim);
-                let (slots, width, ld) = (rows * 2 * 32, kv_heads * h.padded(), h.width());
+                let slots = rows * 2 * PAGE;
                 let list: Vec<(u32, u32)> =
                     (0..rows as u32 * 2).map(|e| (e / 2, (e * 13 + 1) % slots as u32)).collect();
                 let row = t.gpu.vector(&list.iter().map(|e| e.0).collect::<Vec<_>>())?;
                 let slot = t.gpu.vector(&list.iter().map(|e| e.1).collect::<Vec<_>>())?;
-                let arena = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };
+                let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
+                let arena = Arena { keys: memory()?, values: memory()? };
                 listed(&mut t.rec, &qkv, h, (&row, &slot), &arena)?;
                 let k = heads * h.padded();
-                t.expect("keys", &arena.keys, || twin(&padded, ld, k, width, &list, slots));
-                t.expect("values", &arena.values, || twin(&padded, ld, k + width, width, &list, slots));
+                t.expect("keys", &arena.keys, || twin(&padded, h, k, &list, slots));
+                t.expect("values", &arena.values, || twin(&padded, h, k + kv_heads * h.padded(), &list, slots));
                 Ok(())
             })
         })

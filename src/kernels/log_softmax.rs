@@ -1,6 +1,6 @@
 //! Log-probs of listed targets from a chunk of logits, and the way back, in place: no `[T, V]` is ever kept.
 
-use super::{Case, Kernel, lanes, row_groups, stream};
+use super::{Case, Kernel, row_groups, stream};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 
@@ -76,7 +76,7 @@ pub fn backward(
         constants: vec![],
         params: params(logits, row0),
         bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logits],
-        groups: lanes(&SOURCE, rec.variant(), logits.len()),
+        groups: row_groups(&SOURCE, rec.variant(), logits.rows),
         cost: stream(&[logits, logits], 4.0),
     })
 }

@@ -2,7 +2,7 @@
 
 mod cases;
 
-pub use cases::{DTYPES, timed, timed_backward};
+pub use cases::{DTYPES, timed, timed_backward, twin, twin_tn};
 pub(super) use cases::{pad_rows, random, random_half, random_quantised};
 
 use super::rms_norm::Gain;
@@ -349,7 +349,11 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     bind.push(c);
     let eps = e.norm.map_or(0.0, |(_, eps)| eps).to_bits() as usize;
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
-    let length = if blocked && rec.invariant() { (k / 4).div_ceil(SLICES).max(1) * 4 } else { k.max(1) };
+    let length = match (blocked, rec.invariant()) {
+        (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
+        (false, false) if soft && m > ROWS && !quantised && e.gate.is_none() => panel(k),
+        _ => k.max(1),
+    };
     for k0 in (0..k.max(1)).step_by(length) {
         let end = k.min(k0 + length);
         let first_slice = [("BIAS", u32::from(e.bias.is_some() && k0 == 0)), ("ADD", u32::from(e.add || k0 > 0))];
@@ -370,6 +374,13 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         })?;
     }
     Ok(())
+}
+
+/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the strip of B that
+/// neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
+fn panel(k: usize) -> usize {
+    let panels = k.div_ceil(2048).max(1);
+    (k / 4).div_ceil(panels).max(1) * 4
 }
 
 /// What an epilogue says besides BIAS and ADD.
@@ -448,25 +459,6 @@ fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool)
 
 /// Fewest tokens and columns for which a copy is made.
 const TURNED: usize = 32;
-
-/// C = A B in f64, A `[M, K]`, B `[K, N]`.
-pub fn twin(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
-    let mut c = vec![0.0; m * n];
-    for i in 0..m {
-        for (t, x) in a[i * k..(i + 1) * k].iter().enumerate() {
-            for (to, y) in c[i * n..(i + 1) * n].iter_mut().zip(&b[t * n..(t + 1) * n]) {
-                *to += x * y;
-            }
-        }
-    }
-    c
-}
-
-/// C = A^T B in f64, A `[K, M]`, B `[K, N]`.
-pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
-    let turned: Vec<f64> = (0..m * k).map(|i| a[(i % k) * m + i / k]).collect();
-    twin(&turned, b, m, k, n)
-}
 
 #[cfg(test)]
 mod tests {

@@ -184,6 +184,11 @@ fn lanes(source: &Source, variant: Variant, items: usize) -> [u32; 3] {
     crate::gpu::fold(items.div_ceil(source.workgroup(variant) as usize))
 }
 
+/// Workgroups for texts whose lanes have several items each.
+fn several(source: &Source, variant: Variant, items: usize) -> [u32; 3] {
+    lanes(source, variant, items.div_ceil(Source::per(variant) as usize))
+}
+
 /// Workgroups for one reduction per row: a lane each, or a workgroup each.
 fn row_groups(source: &Source, variant: Variant, rows: usize) -> [u32; 3] {
     match variant {

@@ -1,6 +1,6 @@
 //! What a device can do at its best, measured by kernels that do nothing else: the ground of `bench`'s shares.
 
-use super::{Case, Kernel, columns, lanes, word};
+use super::{Case, Kernel, columns, lanes, several, word};
 use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 
@@ -116,7 +116,11 @@ fn launch(
         constants: vec![],
         params: vec![word(count, "lanes")?, word(steps, "steps")?],
         bind: &[x, y],
-        groups: lanes(source, rec.variant(), count),
+        groups: if entry == "copy" {
+            several(source, rec.variant(), count)
+        } else {
+            lanes(source, rec.variant(), count)
+        },
         cost,
     })
 }

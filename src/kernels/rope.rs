@@ -97,14 +97,21 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn constants(&self) -> Vec<(&'static str, u32)> {
-        vec![
+        [
             ("HD", self.heads.head_dim as u32),
             ("DP", self.heads.padded() as u32),
             ("ROT", self.turn.map_or(0, |t| t.angle.cols as u32)),
             ("LDA", self.turn.map_or(4, |t| t.angle.ld as u32)),
-            ("QK_NORM", u32::from(self.qk_norm.is_some())),
-            ("OFFSET", u32::from(self.qk_norm.is_some_and(|(g, _)| g.plus_one))),
         ]
+        .into_iter()
+        .chain(self.normalises())
+        .collect()
+    }
+
+    /// What the constants say of the QK-norm.
+    pub(super) fn normalises(&self) -> [(&'static str, u32); 2] {
+        let plus_one = self.qk_norm.is_some_and(|(gain, _)| gain.plus_one);
+        [("QK_NORM", u32::from(self.qk_norm.is_some())), ("OFFSET", u32::from(plus_one))]
     }
 
     fn params(&self, x: &Tensor) -> Result<Vec<u32>> {
@@ -124,7 +131,7 @@ impl<'a> Place<'a> {
         self.turn.map_or([self.pos; 3], |t| [self.pos, &t.start, &t.angle])
     }
 
-    fn gain(&self) -> &'a Tensor {
+    pub(super) fn gain(&self) -> &'a Tensor {
         self.qk_norm.map_or(self.pos, |(g, _)| g.weight)
     }
 }
@@ -158,7 +165,7 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
 /// Shapes that do not fit.
 pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
     let heads = place.heads;
-    if rows.table.rows != raw.rows || arena.keys.cols != heads.kv_heads * heads.padded() {
+    if rows.table.rows != raw.rows || arena.keys.ld != heads.padded() {
         let (table, keys) = (rows.table.shape(), arena.keys.shape());
         return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
     }
@@ -340,13 +347,18 @@ fn cases() -> Vec<Case> {
                         scale: None,
                     };
                     let slots = rows * pages * PAGE;
-                    let arena = Arena { keys: t.gpu.zeros(slots, width)?, values: t.gpu.zeros(slots, width)? };
+                    let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
+                    let arena = Arena { keys: memory()?, values: memory()? };
                     let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
                     let step = t.gpu.upload(rows, raw.cols, &padded)?;
                     decode(&mut t.rec, &place, &step, &steps, &arena)?;
-                    let own = |(b, p): (usize, &u32)| table[b * pages + *p as usize / PAGE] * PAGE as u32 + p % PAGE as u32;
-                    let own = t.gpu.vector(&pos.iter().enumerate().map(own).collect::<Vec<_>>())?;
-                    let (keys, values) = (t.gpu.empty(rows, width)?, t.gpu.empty(rows, width)?);
+                    let own = |(b, p): (usize, &u32)| {
+                        let slot = table[b * pages + *p as usize / PAGE] as usize * PAGE + *p as usize % PAGE;
+                        (0..kv_heads).map(move |kv| Arena::row(kv_heads, kv, slot) as u32)
+                    };
+                    let own = t.gpu.vector(&pos.iter().enumerate().flat_map(own).collect::<Vec<_>>())?;
+                    let room = || t.gpu.empty(rows * kv_heads, h.padded());
+                    let (keys, values) = (room()?, room()?);
                     super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
                     super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
                     let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;

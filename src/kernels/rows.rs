@@ -1,6 +1,6 @@
 //! Picking rows out of a matrix and putting them back.
 
-use super::{Case, Kernel, lanes, stream, word};
+use super::{Case, Kernel, several, stream, word};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tens
         constants: vec![],
         params: vec![word(small.rows, "rows")?, (small.ld / 4) as u32],
         bind,
-        groups: lanes(&SOURCE, rec.variant(), small.len() / 4),
+        groups: several(&SOURCE, rec.variant(), small.len() / 4),
         cost: stream(&[small, small], 0.0),
     })
 }

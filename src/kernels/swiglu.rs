@@ -1,6 +1,6 @@
 //! The gated MLP's activation (arXiv 2002.05202).
 
-use super::{Case, Kernel, lanes, stream};
+use super::{Case, Kernel, several, stream};
 use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -62,7 +62,7 @@ pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> 
         constants: vec![act.constant()],
         params: params(gu, a)?,
         bind: &[gu, a],
-        groups: lanes(&SOURCE, rec.variant(), a.len() / 4),
+        groups: several(&SOURCE, rec.variant(), a.len() / 4),
         cost: stream(&[a, gu], 6.0),
     })
 }
@@ -78,7 +78,7 @@ pub fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, d
         constants: vec![act.constant()],
         params: params(gu, da)?,
         bind: &[gu, da, dgu],
-        groups: lanes(&SOURCE, rec.variant(), da.len() / 4),
+        groups: several(&SOURCE, rec.variant(), da.len() / 4),
         cost: stream(&[da, gu, dgu], 14.0),
     })
 }

@@ -3,7 +3,7 @@
 
 use super::quants::Quants;
 use super::weight::{Block, Half};
-use super::{Case, Kernel, Trial, bytes, lanes, matmul, word};
+use super::{Case, Kernel, Trial, bytes, matmul, several, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -51,7 +51,7 @@ pub fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<T
             word(x.ld4(), "a row")?,
             word(columns.start / 4, "columns")?,
         ],
-        groups: lanes(&SOURCE, rec.variant(), y.len() / 16),
+        groups: several(&SOURCE, rec.variant(), y.len() / 16),
         cost: Cost::new(0.0, bytes(&weight) * share + bytes(&[&y])),
         bind: &[&weight[..], &[&y]].concat(),
     })?;

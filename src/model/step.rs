@@ -1,6 +1,6 @@
 //! The blocks of a decoding step. Nothing is kept for a way back, so the products take over what stands around them: the norm
 //! before, the gated activation and the residual addition after. Six dispatches a block where there is one chunk of positions,
-//! with the merge of several seven.
+//! with the merge of several seven; one fewer where q and k turn within attention.
 
 use super::Model;
 use super::decoder::{DOWN, GATE_UP, O, QKV, place, project};
@@ -23,6 +23,8 @@ pub(crate) struct Past<'a> {
     pub(crate) rows: &'a Rows,
     /// Their angles, by rope of the architecture.
     pub(crate) turns: &'a [Turn],
+    /// Whether each row is of a sequence of its own, so that none reads what another one writes.
+    pub(crate) apart: bool,
     /// (row, slot) of keys and values that go elsewhere too.
     pub(crate) copies: Option<(&'a Tensor, &'a Tensor)>,
 }
@@ -34,10 +36,14 @@ pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
 
 /// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which are overwritten.
 pub(super) fn attend(rec: &mut Recorder, model: &Model, layer: usize, raw: &Tensor, past: Past) -> Result<Tensor> {
-    let Past { arena, rows, turns, copies } = past;
+    let Past { arena, rows, turns, apart, copies } = past;
     let window = model.arch.layers[layer].window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
     let rows = Rows { window, scale: model.arch.query_scale, ..rows.clone() };
-    rope::decode(rec, &place(model, layer, &rows.pos, turns)?, raw, &rows, &arena[layer])?;
+    let place = place(model, layer, &rows.pos, turns)?;
+    if apart && copies.is_none() {
+        return attention_decode::step(rec, raw, &place, &arena[layer], &rows);
+    }
+    rope::decode(rec, &place, raw, &rows, &arena[layer])?;
     if let Some(copies) = copies {
         kv_write::listed(rec, raw, heads(&model.arch), copies, &arena[layer])?;
     }

@@ -1,6 +1,6 @@
 //! The products' comparisons with their twins, the shapes to time, and random weights in every type.
 
-use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises, twin, twin_tn};
+use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises};
 use crate::gpu::pad4;
 use crate::kernels::quants::{Quants, Scales};
 use crate::kernels::rms_norm::{self, Gain};
@@ -268,4 +268,23 @@ pub(in crate::kernels) fn random_quantised(
         })
         .collect();
     Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))
+}
+
+/// C = A B in f64, A `[M, K]`, B `[K, N]`.
+pub fn twin(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    for i in 0..m {
+        for (t, x) in a[i * k..(i + 1) * k].iter().enumerate() {
+            for (to, y) in c[i * n..(i + 1) * n].iter_mut().zip(&b[t * n..(t + 1) * n]) {
+                *to += x * y;
+            }
+        }
+    }
+    c
+}
+
+/// C = A^T B in f64, A `[K, M]`, B `[K, N]`.
+pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
+    let turned: Vec<f64> = (0..m * k).map(|i| a[(i % k) * m + i / k]).collect();
+    twin(&turned, b, m, k, n)
 }
