@@ -211,7 +211,7 @@ pub(crate) enum DtypeName {
 }
 
 /// Flags of commands that compare or measure: they fix what a device would choose by itself.
-#[derive(clap::Args, Default)]
+#[derive(Clone, Copy, clap::Args, Default)]
 pub(crate) struct Pin {
     /// Kernel texts to use (default: soft on software adapters, tile on GPUs)
     #[arg(long, value_enum, value_name = "V")]
@@ -222,6 +222,11 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
+    /// The same without features.
+    pub(crate) fn portable(self) -> Pin {
+        Pin { no_features: true, ..self }
+    }
+
     /// Whether a variant was named.
     pub(crate) fn is_variant(&self) -> bool {
         self.variant.is_some()

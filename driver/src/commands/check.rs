@@ -35,7 +35,9 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
-    let gpu = app.pinned_gpu(&args.pin)?;
+    // What is written out may need nothing that only this device has.
+    let pin = if args.export.is_some() { args.pin.portable() } else { args.pin };
+    let gpu = app.pinned_gpu(&pin)?;
     let own = [gpu.variant()];
     let variants = if args.quick || args.pin.is_variant() { &own[..] } else { &Variant::ALL[..] };
     let selected = ALL.iter().filter(|k| args.kernel.as_deref().is_none_or(|name| name == (k.source)().name));
