@@ -63,7 +63,7 @@ impl Gpu {
             return Ok(*p);
         }
         let mut best = (f64::INFINITY, candidates.first().copied().unwrap_or(0));
-        if self.counts() {
+        if self.counts() || candidates.len() < 2 {
             return Ok(best.1);
         }
         for &c in candidates {

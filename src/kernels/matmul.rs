@@ -505,4 +505,21 @@ mod tests {
             }
         }
     }
+
+    /// The tuner measures on a corner, which may be asked for with all columns.
+    #[test]
+    fn a_corner_is_within_its_block() {
+        let gpu = Gpu::with(&crate::gpu::Options::default()).unwrap();
+        for quants in Quants::ALL {
+            let (scale, minimum) =
+                (vec![1.0; 64 * 12 / quants.group as usize], vec![0.0; 64 * 12 / quants.group as usize]);
+            let words = vec![0; 64 * 12 * quants.bits as usize / 32];
+            let weight = Weight::upload_quantised(&gpu, (quants, 64, 12), &words, [&scale, &minimum]).unwrap();
+            let (_, block) = weight.blocks().next().unwrap();
+            for (rows, cols) in [(usize::MAX, usize::MAX), (32, 8)] {
+                let corner = block.corner(rows, cols);
+                assert_eq!((corner.rows(), corner.cols()), (rows.min(64), cols.min(12)), "{quants:?}");
+            }
+        }
+    }
 }

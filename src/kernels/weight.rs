@@ -112,6 +112,7 @@ impl Block {
 
     /// Its first `rows` rows, a multiple of 32, and `cols` columns, a multiple of 4, where it has more.
     pub(super) fn corner(&self, rows: usize, cols: usize) -> Block {
+        let (rows, cols) = (rows.min(self.rows()), cols.min(self.cols()));
         let part = |t: &Tensor, rows: usize, cols: usize| {
             let mut t = t.clone();
             (t.rows, t.cols) = (t.rows.min(rows), t.cols.min(cols));
