@@ -50,7 +50,7 @@ pub const KERNEL: Kernel = Kernel {
             ("OFFSET", 0),
         ],
     ],
-    ordered: &[Variant::Tile],
+    ordered: &Variant::ALL,
     cases,
 };
 

@@ -91,7 +91,7 @@ pub const KERNEL: Kernel = Kernel {
             ("GELU", 0),
         ],
     ],
-    ordered: &[Variant::Tile],
+    ordered: &Variant::ALL,
     cases: cases::cases,
 };
 
