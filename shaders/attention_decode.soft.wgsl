@@ -7,8 +7,7 @@
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
-@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
-@group(0) @binding(7) var<storage, read_write> norm: array<vec2f>; // [B, H, S] (maximum, sum)
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
 @compute @workgroup_size(WG)
 fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lane: Lane) {
     let at = item((flat(g, n) * WG + lane.index) / LANES);
@@ -34,11 +33,9 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
 @group(0) @binding(3) var<storage, read_write> values: array<vec4f>; // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;          // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;            // [B]
-@group(0) @binding(6) var<storage, read_write> part: array<vec4f>;   // [B, H, S, D4], o where WHOLE
-@group(0) @binding(7) var<storage, read_write> norm: array<vec2f>;   // [B, H, S] (maximum, sum)
-@group(0) @binding(8) var<storage, read> start: array<u32>;          // [B]
-@group(0) @binding(9) var<storage, read> angle: array<vec4f>;        // [sections x positions, cos HALF4 | sin HALF4]
-@group(0) @binding(10) var<storage, read> gain: array<vec4f>;        // [q D4 | k D4] where QK_NORM
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>;   // [B, H, S, D4] and [B, H, S], o where WHOLE
+@group(0) @binding(7) var<storage, read> angle: array<vec4f>;        // [positions, cos HALF4 | sin HALF4]
+@group(0) @binding(8) var<storage, read> gain: array<vec4f>;         // [q D4 | k D4] where QK_NORM
 var<private> cos#: vec4f; //*1*SHARE
 var<private> sin#: vec4f; //*1*SHARE
 var<private> far#: u32; //*1*SHARE
@@ -71,7 +68,7 @@ fn turned(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, la
     // A pair of channels lies HALF4 vec4 apart; those from 2 HALF4 on stay as they are.
     let turns# = c# < 2u * HALF4; //*1*SHARE
     far# = select(c#, (c# + HALF4) % (2u * HALF4), turns#); //*1*SHARE
-    let row = (start[at.b] + here) * 2u * HALF4;
+    let row = here * 2u * HALF4;
     cos# = select(vec4f(1.0), angle[row + c# % HALF4], turns#); //*1*SHARE
     sin# = select(vec4f(), angle[row + HALF4 + c# % HALF4] * select(1.0, -1.0, c# < HALF4), turns#); //*1*SHARE
     let q$ = turn(at.b * p.ld4 + (at.h + $u) * D4, 0u, lane); //*HQ

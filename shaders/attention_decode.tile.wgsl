@@ -8,8 +8,7 @@
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
-@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
-@group(0) @binding(7) var<storage, read_write> norm: array<vec2f>; // [B, H, S] (maximum, sum)
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
 var<workgroup> query: array<vec4f, D4>;     // [D4]
 var<workgroup> row: array<u32, CHUNK>;      // [CHUNK], where each position's vec4 begin
 var<workgroup> weight: array<f32, CHUNK>;   // [CHUNK]
@@ -66,6 +65,6 @@ fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         part[at * D4 + lane] = c;
     }
     if lane == 0u && WHOLE == 0u {
-        norm[at] = vec2f(top, sum);
+        part[norm_at(at)] = vec4f(top, sum, 0.0, 0.0);
     }
 }

@@ -16,6 +16,10 @@ struct Params {
     eps: f32,       // of the QK-norm
 }
 
+// Where a chunk's (maximum, sum) stands in part, behind all numerators.
+fn norm_at(item: u32) -> u32 {
+    return p.rows * p.heads * p.chunks * D4 + item;
+}
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
 // was slower), for narrow ones it should.
 const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
@@ -30,8 +34,7 @@ fn wide() -> u32 {
 @group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
-@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4], o where WHOLE
-@group(0) @binding(7) var<storage, read_write> norm: array<vec2f>; // [B, H, S] (maximum, sum)
+@group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
 @compute @workgroup_size(WG)
 fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let at = flat(g, n) * WG + lane;
@@ -84,15 +87,14 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
         }
     }
     if WHOLE == 0u {
-        norm[at] = vec2f(top, sum);
+        part[norm_at(at)] = vec4f(top, sum, 0.0, 0.0);
     }
 }
 
 //@ merge
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> part: array<vec4f>;       // [B, H, S, D4]
-@group(0) @binding(2) var<storage, read> norm: array<vec2f>;       // [B, H, S]
-@group(0) @binding(3) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
+@group(0) @binding(1) var<storage, read> part: array<vec4f>;       // [B, H, S, D4] and [B, H, S]
+@group(0) @binding(2) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
 @compute @workgroup_size(WG)
 fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
     let at = flat(g, n) * WG + lane;
@@ -104,10 +106,11 @@ fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     var sum = 0.0;
     var c = vec4f();
     for (var s = first; s < first + p.chunks; s++) {
-        let higher = max(top, norm[s].x);
+        let norm = part[norm_at(s)];
+        let higher = max(top, norm.x);
         let keep = exp(top - higher);
-        let w = exp(norm[s].x - higher);
-        sum = fma(sum, keep, norm[s].y * w);
+        let w = exp(norm.x - higher);
+        sum = fma(sum, keep, norm.y * w);
         c = fma(c, vec4f(keep), part[s * D4 + at % D4] * w);
         top = higher;
     }

@@ -61,7 +61,7 @@ fn put(at: Item, lane: Lane) {
     if WHOLE == 1u {
         o$_# /= all[$]; //*HQ*SHARE
     } else if own == 0u {
-        norm[to + $u * p.chunks] = vec2f(top[$], all[$]); //*HQ
+        part[norm_at(to + $u * p.chunks)] = vec4f(top[$], all[$], 0.0, 0.0); //*HQ
     }
     if inside(#u, own) { part[(to + $u * p.chunks) * D4 + c#] = o$_#; } //*HQ*SHARE
 }

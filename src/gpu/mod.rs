@@ -373,11 +373,6 @@ impl Gpu {
         *lock(&self.0.work)
     }
 
-    /// Most buffers that a kernel can bind.
-    pub fn max_bindings(&self) -> u32 {
-        self.0.limits.max_storage_buffers_per_shader_stage
-    }
-
     /// Largest buffer that a kernel can bind, in bytes.
     pub fn max_binding_bytes(&self) -> u64 {
         self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size)

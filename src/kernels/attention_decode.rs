@@ -133,10 +133,10 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
 /// # Errors
 /// Shapes that do not fit; out of memory.
 pub fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
-    let (heads, gpu) = (place.heads, rec.gpu());
-    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart.
-    let even = |turn: &Turn| heads.head_dim.is_multiple_of(4) && turn.angle.cols.is_multiple_of(8);
-    let soft = rec.variant() == Variant::Soft && !rec.invariant() && gpu.max_bindings() >= 10;
+    let heads = place.heads;
+    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart; 8 bindings have no room for sections of the angles.
+    let even = |turn: &Turn| turn.from_zero && heads.head_dim.is_multiple_of(4) && turn.angle.cols.is_multiple_of(8);
+    let soft = rec.variant() == Variant::Soft && !rec.invariant();
     let Some(turn) = place.turn.filter(|turn| soft && beside(rec, heads) && even(turn)) else {
         rope::decode(rec, place, raw, rows, arena)?;
         return forward(rec, raw, heads, arena, rows);
@@ -196,8 +196,8 @@ fn attend(
     }
     let d4 = heads.padded() / 4;
     let o = gpu.empty(b, heads.heads * heads.padded())?;
-    let norm = gpu.empty(1, b * heads.heads * chunks * 2)?;
-    let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * d4 * 4)? };
+    // Behind the chunks' numerators their maxima and sums.
+    let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * (d4 + 1) * 4)? };
     let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
     let params = vec![
@@ -214,9 +214,9 @@ fn attend(
     ];
     let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
     constants.extend(own);
-    let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part, &norm];
+    let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part];
     if let Some((place, turn)) = turns {
-        bind.extend([&turn.start, &turn.angle, place.gain()]);
+        bind.extend([&turn.angle, place.gain()]);
     }
     let seen = (b * rows.longest * heads.padded()) as f64;
     rec.launch(Launch {
@@ -236,7 +236,7 @@ fn attend(
         entry: "merge",
         constants,
         params,
-        bind: &[&part, &norm, &o],
+        bind: &[&part, &o],
         groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
         cost: Cost::new(2.0 * part.len() as f64, 4.0 * part.len() as f64),
     })?;
@@ -335,8 +335,11 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool)
         let (raw, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let (gain, host_gain) = t.matrix(1, 2 * head_dim)?;
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
-        let turn =
-            Turn { angle: rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?, start: t.gpu.vector(&vec![0u32; b])? };
+        let turn = Turn {
+            angle: rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?,
+            start: t.gpu.vector(&vec![0u32; b])?,
+            from_zero: true,
+        };
         let weight = Gain { weight: &gain, plus_one: true };
         let place = Place { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
         let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
@@ -428,7 +431,7 @@ mod tests {
                 let table = gpu.vector(&[0u32]).unwrap();
                 let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
-                let turn = Turn { angle, start: gpu.vector(&[0u32]).unwrap() };
+                let turn = Turn { angle, start: gpu.vector(&[0u32]).unwrap(), from_zero: true };
                 let place = Place { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
                 let (raw, mut rec) = (gpu.zeros(1, heads.width()).unwrap(), gpu.record());
                 step(&mut rec, &raw, &place, &arena, &rows).unwrap();

@@ -80,6 +80,8 @@ pub struct Turn {
     pub angle: Tensor,
     /// Row of the table at which position 0 of each row's section stands, `[T]`.
     pub start: Tensor,
+    /// Whether that is row 0 for all.
+    pub from_zero: bool,
 }
 
 /// What the two directions share.
@@ -329,6 +331,7 @@ fn cases() -> Vec<Case> {
                         _ => Some(Turn {
                             angle: angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?,
                             start: t.gpu.vector(&start)?,
+                            from_zero: false,
                         }),
                     };
                     let positions = t.gpu.vector(&pos)?;
