@@ -126,8 +126,7 @@ impl Batch {
         };
         let turns = view::turns(gpu, model, &of().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();
-        let context =
-            decoder::Context::Arena(decoder::Past { arena, rows: &rows, turns: &turns, apart: true, copies: None });
+        let context = decoder::Context::Arena(decoder::Past::apart(arena, &rows, &turns));
         let x = decoder::embed(&mut rec, model, &self.state.token, self.sequences.len())?;
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
         let norm = head::final_norm(&mut rec, model, &x, &delta)?;

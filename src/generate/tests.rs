@@ -128,13 +128,7 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
             scale: None,
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
-        let context = decoder::Context::Arena(decoder::Past {
-            arena: &arena,
-            rows: &rows,
-            turns: &turns,
-            apart: true,
-            copies: None,
-        });
+        let context = decoder::Context::Arena(decoder::Past::apart(&arena, &rows, &turns));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, model, &token, running).unwrap();
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
@@ -172,13 +166,7 @@ fn a_step_takes_six_dispatches_a_block() {
             scale: None,
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
-        let context = decoder::Context::Arena(decoder::Past {
-            arena: &arena,
-            rows: &rows,
-            turns: &turns,
-            apart: true,
-            copies: None,
-        });
+        let context = decoder::Context::Arena(decoder::Past::apart(&arena, &rows, &turns));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
         let before = rec.len();

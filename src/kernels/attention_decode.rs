@@ -117,7 +117,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
     let items = b * heads.heads * chunks;
     let way = match (rec.variant(), rec.invariant()) {
         (Variant::Tile, false) => ("chunk", Vec::new(), fold(items)),
-        (Variant::Soft, false) if beside(rec, heads) => ("group", group(rec, heads, b), groups(heads, items)),
+        (Variant::Soft, false) if beside(rec, heads) => by_key_head(rec, "group", heads, (b, chunks)),
         // As in the attention of scoring.
         (variant, ordered) => {
             let together = if variant == Variant::Soft && d4 > 4 && !ordered { 4 } else { 1 };
@@ -141,11 +141,9 @@ pub fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows
         rope::decode(rec, place, raw, rows, arena)?;
         return forward(rec, raw, heads, arena, rows);
     };
-    let mut constants = group(rec, heads, raw.rows);
-    constants.push(("HALF4", turn.angle.cols as u32 / 8));
-    constants.extend(place.normalises());
-    let items = raw.rows * heads.heads * rows.chunks();
-    let way = ("turned", constants, groups(heads, items));
+    let mut way = by_key_head(rec, "turned", heads, (raw.rows, rows.chunks()));
+    way.1.push(("HALF4", turn.angle.cols as u32 / 8));
+    way.1.extend(place.normalises());
     attend(rec, (raw, heads), arena, rows, way, Some((place, turn)))
 }
 
@@ -154,27 +152,20 @@ fn beside(rec: &Recorder, heads: Heads) -> bool {
     rec.gpu().has_lanes() && heads.padded() / 4 >= LANES.1 as usize
 }
 
-/// vec4 of a head that a lane then has, and the query heads that a workgroup takes: each vec4 of one is 8 registers of a lane.
-fn shares(heads: Heads) -> [usize; 2] {
+/// An entry point, its own constants and its workgroups.
+type Way = (&'static str, Vec<(&'static str, u32)>, [u32; 3]);
+
+/// The way of an entry point whose lanes stand so, for `b` rows of so many chunks.
+fn by_key_head(rec: &Recorder, entry: &'static str, heads: Heads, (b, chunks): (usize, usize)) -> Way {
     let share = (heads.padded() / 4).div_ceil(LANES.1 as usize);
+    // Each vec4 of a query head is 8 of a lane's registers.
     let (most, group) = ((8 / share).clamp(1, 4), heads.heads / heads.kv_heads.max(1));
-    [share, (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)]
-}
-
-fn groups(heads: Heads, items: usize) -> [u32; 3] {
-    fold(items / shares(heads)[1])
-}
-
-fn group(rec: &Recorder, heads: Heads, b: usize) -> Vec<(&'static str, u32)> {
-    let [share, together] = shares(heads);
+    let together = (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
     let mut constants = vec![("HQ", together as u32), ("SHARE", share as u32), ("AT_ONCE", LANES.1), LANES];
     // Of one row keys and values come from memory (as in a product of few rows), of several often from a cache.
     constants.extend((b > 1 && rec.gpu().has_wide_words()).then_some(WIDE));
-    constants
+    (entry, constants, fold(b * heads.heads * chunks / together))
 }
-
-/// An entry point, its own constants and its workgroups.
-type Way = (&'static str, Vec<(&'static str, u32)>, [u32; 3]);
 
 fn attend(
     rec: &mut Recorder,
@@ -335,11 +326,7 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool)
         let (raw, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let (gain, host_gain) = t.matrix(1, 2 * head_dim)?;
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
-        let turn = Turn {
-            angle: rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?,
-            start: t.gpu.vector(&vec![0u32; b])?,
-            from_zero: true,
-        };
+        let turn = Turn::new(t.gpu, rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?, &vec![0; b])?;
         let weight = Gain { weight: &gain, plus_one: true };
         let place = Place { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
         let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
@@ -431,7 +418,7 @@ mod tests {
                 let table = gpu.vector(&[0u32]).unwrap();
                 let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
-                let turn = Turn { angle, start: gpu.vector(&[0u32]).unwrap(), from_zero: true };
+                let turn = Turn::new(&gpu, angle, &[0]).unwrap();
                 let place = Place { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
                 let (raw, mut rec) = (gpu.zeros(1, heads.width()).unwrap(), gpu.record());
                 step(&mut rec, &raw, &place, &arena, &rows).unwrap();

@@ -84,6 +84,16 @@ pub struct Turn {
     pub from_zero: bool,
 }
 
+impl Turn {
+    /// Of rows whose sections stand at `start`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(gpu: &Gpu, angle: Tensor, start: &[u32]) -> Result<Turn> {
+        Ok(Turn { angle, start: gpu.vector(start)?, from_zero: start.iter().all(|row| *row == 0) })
+    }
+}
+
 /// What the two directions share.
 #[derive(Clone)]
 pub struct Place<'a> {
@@ -328,11 +338,7 @@ fn cases() -> Vec<Case> {
                     let dgain = t.gpu.zeros(1, 2 * head_dim)?;
                     let turn = match turned {
                         0 => None,
-                        _ => Some(Turn {
-                            angle: angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?,
-                            start: t.gpu.vector(&start)?,
-                            from_zero: false,
-                        }),
+                        _ => Some(Turn::new(t.gpu, angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?, &start)?),
                     };
                     let positions = t.gpu.vector(&pos)?;
                     let gain = Gain { weight: &gain, plus_one };

@@ -29,6 +29,13 @@ pub(crate) struct Past<'a> {
     pub(crate) copies: Option<(&'a Tensor, &'a Tensor)>,
 }
 
+impl<'a> Past<'a> {
+    /// Rows of a sequence each.
+    pub(crate) fn apart(arena: &'a [Arena], rows: &'a Rows, turns: &'a [Turn]) -> Past<'a> {
+        Past { arena, rows, turns, apart: true, copies: None }
+    }
+}
+
 /// Whether a step may add up in another order than scoring does, and a branch's output goes to the stream as it is.
 pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
     !rec.invariant() && !model.arch.post_norms

@@ -68,25 +68,18 @@ pub(crate) fn classes(arch: &Arch, length: usize) -> Vec<u32> {
 /// The angles of rows whose sequences are `lengths` tokens long.
 pub(crate) fn turns(gpu: &Gpu, model: &Model, lengths: &[u32]) -> Result<Vec<Turn>> {
     let one = |(r, angle): (&super::Rope, &Tensor)| match &r.stretch {
-        Stretch::Never => {
-            Ok(Turn { angle: angle.clone(), start: gpu.vector(&vec![0u32; lengths.len()])?, from_zero: true })
-        }
+        Stretch::Never => Turn::new(gpu, angle.clone(), &vec![0; lengths.len()]),
         Stretch::Long { original, .. } => {
             let second = model.arch.max_position_embeddings.min(*original) as u32;
             let start: Vec<u32> = lengths.iter().map(|n| if *n as usize > *original { second } else { 0 }).collect();
-            let from_zero = start.iter().all(|s| *s == 0);
-            Ok(Turn { angle: angle.clone(), start: gpu.vector(&start)?, from_zero })
+            Turn::new(gpu, angle.clone(), &start)
         }
         Stretch::Dynamic { theta, factor, original } => {
             let mut long: Vec<u32> = lengths.iter().copied().filter(|n| *n as usize > *original).collect();
             long.sort_unstable();
             long.dedup();
             if long.is_empty() {
-                return Ok(Turn {
-                    angle: angle.clone(),
-                    start: gpu.vector(&vec![0u32; lengths.len()])?,
-                    from_zero: true,
-                });
+                return Turn::new(gpu, angle.clone(), &vec![0; lengths.len()]);
             }
             // Every length has frequencies of its own, so their tables are made for the step.
             let freq: Vec<Vec<f32>> =
@@ -99,7 +92,7 @@ pub(crate) fn turns(gpu: &Gpu, model: &Model, lengths: &[u32]) -> Result<Vec<Tur
             }
             let start = |n: &u32| long.binary_search(n).map_or(0, |i| first[i]);
             let start: Vec<u32> = lengths.iter().map(start).collect();
-            Ok(Turn { angle: rope::angles(gpu, &sections, r.scaling)?, start: gpu.vector(&start)?, from_zero: false })
+            Turn::new(gpu, rope::angles(gpu, &sections, r.scaling)?, &start)
         }
     };
     model.arch.ropes.iter().zip(&model.angles).map(one).collect()

@@ -21,11 +21,11 @@ pub(crate) fn lora(source: &ModelSource) -> Adapter {
     adapter
 }
 
-/// The likeliest continuation, six tokens.
+/// The likeliest continuation, twelve tokens.
 pub(crate) fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: 6,
+        max_new_tokens: 12,
         stop: vec![],
         seed: 0,
         choices: vec![],
