@@ -8,31 +8,33 @@
 // With CHUNK > 0 the keys of each row's path are summed up in chunks of CHUNK positions counted from position 0, then the
 // chunks in their order, as attention_decode does it: then a token's bits are the same in both.
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
 @group(0) @binding(3) var<storage, read> root: array<u32>;         // [T] first row of the row's tree
 @group(0) @binding(4) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(5) var<storage, read_write> o: array<vec4f>;    // [T, H, D4]
+@group(0) @binding(5) var<storage, read_write> o: array<Part>;     // [T, H, D]
 @group(0) @binding(6) var<storage, read_write> lse: array<f32>;    // [T, H]
 @group(0) @binding(7) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let part = lane % PARTS;
+    let row = lane / PARTS % ROWS;
+    let beside = lane / PARTS / ROWS;
     let i0 = g.x * ROWS;
-    let h = g.y * HQ + p.head0;
+    let h = (g.y * ABREAST + beside % ABREAST) * HQ + p.head0;
     let last = min(i0 + ROWS, p.rows) - 1u;
-    let i = min(i0 + lane / PARTS, last);
+    let i = min(i0 + row, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
-    let qi = i * p.ld4 + h * D4;
-    var q$: array<vec4f, HELD>; //*HQ
+    let qi = i * p.ld4 * UNIT + h * D;
+    var q$: array<Part, HELD>; //*HQ
     for (var d = 0u; d < share(); d++) {
-        q$[d] = qkv[qi + $u * D4 + d * PARTS + part] * p.scale; //*HQ
+        q$[d] = qkv[qi + $u * D + d * PARTS + part] * p.scale; //*HQ
     }
-    var c$: array<vec4f, HELD>; //*HQ
+    var c$: array<Part, HELD>; //*HQ
     var top$ = -3.0e38; //*HQ
     var sum$ = 0.0; //*HQ
     var chunk = 0u;
-    var all$: array<vec4f, select(1u, HELD, CHUNK > 0u)>; //*HQ
+    var all$: array<Part, select(1u, HELD, CHUNK > 0u)>; //*HQ
     var all_top$ = -3.0e38; //*HQ
     var all_sum$ = 0.0; //*HQ
     let here = pos[i];
@@ -63,9 +65,9 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             continue;
         }
         done.x += HQ * NB; //*COUNT
-        let k# = j# * p.ld4 + kv * D4; //*1*NB
-        let v# = k# + p.kv_heads * D4; //*1*NB
-        var dots$_# = vec4f(); //*HQ*NB
+        let k# = j# * p.ld4 * UNIT + kv * D; //*1*NB
+        let v# = k# + p.kv_heads * D; //*1*NB
+        var dots$_# = Part(); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             let x$ = q$[d]; //*HQ
@@ -74,7 +76,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         // Of up to 8 keys; where lanes share a row, of up to 4.
         var score$ = vec4f(); //*HQ
         var more_scores$ = vec4f(); //*HQ
-        let sum$_# = dots$_#.x + dots$_#.y + dots$_#.z + dots$_#.w; //*HQ*NB
+        let sum$_# = added(dots$_#); //*HQ*NB
         if #u < 4u { score$[#u % 4u] = sum$_#; } else { more_scores$[#u % 4u] = sum$_#; } //*HQ*NB
         score$ = across(score$, lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
@@ -84,8 +86,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             let new$ = exp(top$ - most$); //*HQ
             all_sum$ = fma(all_sum$, old$, sum$ * new$); //*HQ
             for (var d = 0u; d < share(); d++) {
-                all$[d] = fma(all$[d], vec4f(old$), c$[d] * new$); //*HQ
-                c$[d] = vec4f(); //*HQ
+                all$[d] = fma(all$[d], Part(old$), c$[d] * new$); //*HQ
+                c$[d] = Part(); //*HQ
             }
             all_top$ = most$; //*HQ
             top$ = -3.0e38; //*HQ
@@ -102,9 +104,9 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         sum$ = fma(sum$, keep$, more$); //*HQ
         for (var d = 0u; d < share(); d++) {
             let value# = qkv[v# + d * PARTS + part]; //*1*NB
-            var t$ = vec4f(); //*HQ
-            t$ = fma(vec4f(w$_#), value#, t$); //*HQ*NB
-            c$[d] = fma(c$[d], vec4f(keep$), t$); //*HQ
+            var t$ = Part(); //*HQ
+            t$ = fma(Part(w$_#), value#, t$); //*HQ*NB
+            c$[d] = fma(c$[d], Part(keep$), t$); //*HQ
         }
         top$ = higher$; //*HQ
         j += NB;
@@ -117,14 +119,14 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         let new$ = exp(top$ - most$); //*HQ
         sum$ = fma(all_sum$, old$, sum$ * new$); //*HQ
         for (var d = 0u; d < share(); d++) {
-            c$[d] = fma(all$[d], vec4f(old$), c$[d] * new$); //*HQ
+            c$[d] = fma(all$[d], Part(old$), c$[d] * new$); //*HQ
         }
         top$ = most$; //*HQ
     }
-    if i0 + lane / PARTS < p.rows {
-        let oi = (i * p.heads + h) * D4;
+    if beside < ABREAST && i0 + row < p.rows {
+        let oi = (i * p.heads + h) * D;
         for (var d = 0u; d < share(); d++) {
-            o[oi + $u * D4 + d * PARTS + part] = c$[d] / sum$; //*HQ
+            o[oi + $u * D + d * PARTS + part] = c$[d] / sum$; //*HQ
         }
         if part == 0u {
             lse[i * p.heads + h + $u] = top$ + log(sum$); //*HQ

@@ -23,14 +23,14 @@ fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 //@ queries
 // dQ; overwrites the q part of dqkv.
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
 @group(0) @binding(3) var<storage, read> root: array<u32>;         // [T]
 @group(0) @binding(4) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(5) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
+@group(0) @binding(5) var<storage, read> d_o: array<Part>;         // [T, H, D]
 @group(0) @binding(6) var<storage, read> lse: array<f32>;          // [T, H]
 @group(0) @binding(7) var<storage, read> delta: array<f32>;        // [T, H]
-@group(0) @binding(8) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(8) var<storage, read_write> dqkv: array<Part>;  // [T, H + 2 KV, D]
 @group(0) @binding(9) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -40,15 +40,15 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     let last = min(i0 + ROWS, p.rows) - 1u;
     let i = min(i0 + lane / PARTS, last);
     let kv = p.heads + h / (p.heads / p.kv_heads);
-    let qi = i * p.ld4 + h * D4;
-    let oi = (i * p.heads + h) * D4;
-    var q$: array<vec4f, HELD>; //*HQ
-    var dout$: array<vec4f, HELD>; //*HQ
+    let qi = i * p.ld4 * UNIT + h * D;
+    let oi = (i * p.heads + h) * D;
+    var q$: array<Part, HELD>; //*HQ
+    var dout$: array<Part, HELD>; //*HQ
     for (var d = 0u; d < share(); d++) {
-        q$[d] = qkv[qi + $u * D4 + d * PARTS + part] * p.scale; //*HQ
-        dout$[d] = d_o[oi + $u * D4 + d * PARTS + part]; //*HQ
+        q$[d] = qkv[qi + $u * D + d * PARTS + part] * p.scale; //*HQ
+        dout$[d] = d_o[oi + $u * D + d * PARTS + part]; //*HQ
     }
-    var c$: array<vec4f, HELD>; //*HQ
+    var c$: array<Part, HELD>; //*HQ
     let l$ = lse[i * p.heads + h + $u]; //*HQ
     let delta$ = delta[i * p.heads + h + $u]; //*HQ
     let here = pos[i];
@@ -79,17 +79,17 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             continue;
         }
         done.x += HQ * NB; //*COUNT
-        let k# = j# * p.ld4 + kv * D4; //*1*NB
-        let v# = k# + p.kv_heads * D4; //*1*NB
+        let k# = j# * p.ld4 * UNIT + kv * D; //*1*NB
+        let v# = k# + p.kv_heads * D; //*1*NB
         var dots$_# = 0.0; //*HQ*NB
         var dp$_# = 0.0; //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             let x$ = q$[d]; //*HQ
-            dots$_# = fma(x$.w, key#.w, fma(x$.z, key#.z, fma(x$.y, key#.y, fma(x$.x, key#.x, dots$_#)))); //*HQ*NB
+            dots$_# = onto(dots$_#, x$, key#); //*HQ*NB
             let value# = qkv[v# + d * PARTS + part]; //*1*NB
             let y$ = dout$[d]; //*HQ
-            dp$_# = fma(y$.w, value#.w, fma(y$.z, value#.z, fma(y$.y, value#.y, fma(y$.x, value#.x, dp$_#)))); //*HQ*NB
+            dp$_# = onto(dp$_#, y$, value#); //*HQ*NB
         }
         var score$ = vec4f(); //*HQ
         score$[#u] = dots$_#; //*HQ*NB
@@ -99,7 +99,7 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         product$ = across(product$, lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
         let w$_# = select(0.0, exp(min(score$[#u] - l$, 0.0)), seen#); //*HQ*NB
-        let ds$_# = vec4f(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
+        let ds$_# = Part(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             var t$ = c$[d]; //*HQ
@@ -112,7 +112,7 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     atomicAdd(&work[3], select(0u, done.y, part == 0u)); //*COUNT
     if i0 + lane / PARTS < p.rows {
         for (var d = 0u; d < share(); d++) {
-            dqkv[qi + $u * D4 + d * PARTS + part] = c$[d]; //*HQ
+            dqkv[qi + $u * D + d * PARTS + part] = c$[d]; //*HQ
         }
     }
 }
@@ -121,13 +121,13 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 // dK and dV; overwrites the k and v parts of dqkv. The queries that see key j are exactly the rows j .. end[j];
 // a row beyond all keys' windows is jumped over with all that continues it.
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
+@group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
 @group(0) @binding(3) var<storage, read> pos: array<u32>;          // [T]
-@group(0) @binding(4) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
+@group(0) @binding(4) var<storage, read> d_o: array<Part>;         // [T, H, D]
 @group(0) @binding(5) var<storage, read> lse: array<f32>;          // [T, H]
 @group(0) @binding(6) var<storage, read> delta: array<f32>;        // [T, H]
-@group(0) @binding(7) var<storage, read_write> dqkv: array<vec4f>; // [T, H + 2 KV, D4]
+@group(0) @binding(7) var<storage, read_write> dqkv: array<Part>;  // [T, H + 2 KV, D]
 @group(0) @binding(8) var<storage, read_write> work: array<atomic<u32>>; // [6] pairs and jumps, by pass //*COUNT
 @compute @workgroup_size(WG)
 fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -142,16 +142,16 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
     for (var r = block; r <= last; r++) {
         stop = max(stop, end[r]);
     }
-    let ki = j * p.ld4 + (p.heads + kv) * D4;
-    let vi = ki + p.kv_heads * D4;
-    var k: array<vec4f, HELD>;
-    var v: array<vec4f, HELD>;
+    let ki = j * p.ld4 * UNIT + (p.heads + kv) * D;
+    let vi = ki + p.kv_heads * D;
+    var k: array<Part, HELD>;
+    var v: array<Part, HELD>;
     for (var d = 0u; d < share(); d++) {
         k[d] = qkv[ki + d * PARTS + part] * p.scale;
         v[d] = qkv[vi + d * PARTS + part];
     }
-    var x: array<vec4f, HELD>;
-    var y: array<vec4f, HELD>;
+    var x: array<Part, HELD>;
+    var y: array<Part, HELD>;
     let group = p.heads / p.kv_heads;
     var done = vec2u(); //*COUNT
     for (var h = kv * group; h < kv * group + group; h++) {
@@ -177,8 +177,8 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
                 continue;
             }
             done.x += QS; //*COUNT
-            let q# = i# * p.ld4 + h * D4; //*1*QS
-            let o# = (i# * p.heads + h) * D4; //*1*QS
+            let q# = i# * p.ld4 * UNIT + h * D; //*1*QS
+            let o# = (i# * p.heads + h) * D; //*1*QS
             var dots# = 0.0; //*1*QS
             var dp# = 0.0; //*1*QS
             for (var d = 0u; d < share(); d++) {
@@ -186,8 +186,8 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
                 let b = v[d];
                 let query# = qkv[q# + d * PARTS + part]; //*1*QS
                 let dout# = d_o[o# + d * PARTS + part]; //*1*QS
-                dots# = fma(a.w, query#.w, fma(a.z, query#.z, fma(a.y, query#.y, fma(a.x, query#.x, dots#)))); //*1*QS
-                dp# = fma(b.w, dout#.w, fma(b.z, dout#.z, fma(b.y, dout#.y, fma(b.x, dout#.x, dp#)))); //*1*QS
+                dots# = onto(dots#, a, query#); //*1*QS
+                dp# = onto(dp#, b, dout#); //*1*QS
             }
             let l# = lse[i# * p.heads + h]; //*1*QS
             let delta# = delta[i# * p.heads + h]; //*1*QS
@@ -199,13 +199,13 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
             product = across(product, lane);
             let seen# = (i + #u < stop) & visible(i#, j, e, at# - here); //*1*QS
             let w# = select(0.0, exp(min(score[#u] - l#, 0.0)), seen#); //*1*QS
-            let ds# = vec4f(w# * (product[#u] - delta#) * p.scale); //*1*QS
+            let ds# = Part(w# * (product[#u] - delta#) * p.scale); //*1*QS
             for (var d = 0u; d < share(); d++) {
                 var a = x[d];
                 var b = y[d];
                 let query# = qkv[q# + d * PARTS + part]; //*1*QS
                 let dout# = d_o[o# + d * PARTS + part]; //*1*QS
-                b = fma(vec4f(w#), dout#, b); //*1*QS
+                b = fma(Part(w#), dout#, b); //*1*QS
                 a = fma(ds#, query#, a); //*1*QS
                 x[d] = a;
                 y[d] = b;

@@ -17,8 +17,8 @@ pub struct Source {
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
-    /// constant HALF says, `scales` of quantised blocks for FULL and for half precision, `fragment` once per SIZE of the device's matrix
-    /// units, `lanes` for lanes that load for each other and for those that do not.
+    /// constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels` once per UNIT of them, `fragment` once per
+    /// SIZE of the device's matrix units, `lanes` for lanes that load for each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -41,8 +41,8 @@ const LIBS: &[(&str, &str, &str)] = &[
 
 type Choice = (u32, &'static str);
 
-/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are stored, the size of
-/// matrix units, and how many lanes load for each other.
+/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are stored, how the
+/// channels of attention's heads are read, the size of matrix units, and how many lanes load for each other.
 const CHOICES: &[(&str, &str, &[Choice])] = &[
     (
         "operand",
@@ -59,6 +59,15 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         &[
             (0, include_str!("../../shaders/lib/scales.half.wgsl")),
             (1, include_str!("../../shaders/lib/scales.full.wgsl")),
+        ],
+    ),
+    (
+        "channels",
+        "UNIT",
+        &[
+            (1, include_str!("../../shaders/lib/channels.fours.wgsl")),
+            (2, include_str!("../../shaders/lib/channels.pairs.wgsl")),
+            (4, include_str!("../../shaders/lib/channels.ones.wgsl")),
         ],
     ),
     (

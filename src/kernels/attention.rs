@@ -13,7 +13,7 @@ static SOURCE: Source = Source {
     name: "attention",
     soft: include_str!("../../shaders/attention.wgsl"),
     tile: include_str!("../../shaders/attention.wgsl"),
-    libs: &["forest", "parts"],
+    libs: &["channels", "forest", "parts"],
     tile_size: WORKGROUP as u32,
 };
 
@@ -25,13 +25,24 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest",
     constants: &[
-        &[("D4", 1), ("PARTS", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 1), ("HQ", 1), ("NB", 1), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 16), ("PARTS", 1), ("HQ", 1), ("NB", 1), ("CHUNK", CHUNK as u32), ("COUNT", 0)],
-        &[("D4", 16), ("PARTS", 8), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 20), ("PARTS", 4), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 32), ("PARTS", 16), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 64), ("PARTS", 16), ("HQ", 1), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[
+            ("D4", 16),
+            ("PARTS", 1),
+            ("UNIT", 1),
+            ("ABREAST", 3),
+            ("HQ", 1),
+            ("NB", 1),
+            ("CHUNK", CHUNK as u32),
+            ("COUNT", 0),
+        ],
+        &[("D4", 16), ("PARTS", 8), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 18), ("PARTS", 4), ("UNIT", 2), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 20), ("PARTS", 4), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 25), ("PARTS", 4), ("UNIT", 4), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 32), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 64), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
     ],
     ordered: &Variant::ALL,
     cases,
@@ -101,37 +112,60 @@ pub struct Attended {
     pub lse: Tensor,
 }
 
-/// Lanes that share a row: a GPU's registers hold no whole head of 64 channels, and the fewer rows a workgroup has, the fewer of its
-/// lanes wait for one another. `docs/RADV.md` has what came of it. Where a row's bits must be those of decoding (`chunk`), one lane
-/// adds up.
-fn parts(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
-    let (d4, shared) = (heads.padded() / 4, rec.variant() == Variant::Tile && chunk == 0);
-    let fits = |parts: &usize| shared && d4 >= 2 * parts && d4.is_multiple_of(*parts);
-    [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+/// How the lanes of a workgroup share rows and heads. A GPU's registers hold no whole head of 64 channels, and the fewer rows a
+/// workgroup has, the fewer of its lanes wait for one another. `docs/RADV.md` has what came of it.
+#[derive(Clone, Copy)]
+pub(super) struct Sharing {
+    /// Lanes that share a row's channels. Where a row's bits must be those of decoding, one lane adds up.
+    parts: usize,
+    /// Words that a vec4 is read in, so that many lanes can share heads of any width.
+    unit: usize,
+    /// Heads beside one another in a workgroup, where a row is one lane's.
+    abreast: usize,
+    /// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with it. On a GPU
+    /// as many as leave registers for what is read.
+    pub(super) together: usize,
+    /// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by lane, so each
+    /// is read once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be that of decoding, one row
+    /// follows the other.
+    at_once: usize,
 }
 
-/// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by lane, so each is read
-/// once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be that of decoding, one row follows the
-/// other.
-fn rows_at_once(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
-    let (d4, parts) = (heads.padded() / 4, parts(rec, heads, chunk));
-    match rec.variant() {
-        Variant::Soft if d4 > 4 && chunk == 0 => 8,
-        Variant::Tile if parts > 1 => [2, 4][usize::from(d4 / parts <= 4)],
-        _ => 1,
+impl Sharing {
+    /// Of the forward pass and of dQ's, with partial sums of `chunk` positions, 0 for one sum.
+    pub(super) fn new(rec: &Recorder, heads: Heads, chunk: usize) -> Sharing {
+        let (width, group) = (heads.padded(), heads.heads / heads.kv_heads.max(1));
+        let first = |of: &[usize], fits: &dyn Fn(usize) -> bool| of.iter().copied().find(|n| fits(*n)).unwrap_or(1);
+        let together = |most: usize| (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
+        let none = Sharing { parts: 1, unit: 1, abreast: 1, together: 1, at_once: 1 };
+        match (rec.variant(), chunk) {
+            (Variant::Soft, _) => {
+                let at_once = if width > 16 && chunk == 0 { 8 } else { 1 };
+                Sharing { together: together(4), at_once, ..none }
+            }
+            // 5 leave 2 of 32 lanes without work, 7 would leave 4.
+            (Variant::Tile, 1..) => {
+                Sharing { abreast: first(&[4, 3, 5, 2], &|n| heads.heads.is_multiple_of(n)), ..none }
+            }
+            (Variant::Tile, 0) => {
+                // Of at least two words of 16, 8 or 4 bytes a lane; more than 20 channels would leave no registers in dK and dV.
+                let parts = |unit: usize| {
+                    let fits = |n: usize| width.is_multiple_of(4 * n / unit) && width >= 8 * n / unit;
+                    first(&[16, 8, 4, 2], &fits)
+                };
+                let fits = |unit: &usize| parts(*unit) > 1 && width <= 20 * parts(*unit);
+                let unit = [1, 2, 4].into_iter().find(fits).unwrap_or(4);
+                let parts = parts(unit);
+                let at_once = if width <= 16 * parts { 4 } else { 2 };
+                Sharing { parts, unit, together: together(24 * parts / width), at_once, ..none }
+            }
+        }
     }
-}
 
-/// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with it. On a GPU as
-/// many as leave registers for what is read.
-pub(super) fn together(rec: &Recorder, heads: Heads, chunk: usize) -> usize {
-    let (group, parts) = (heads.heads / heads.kv_heads.max(1), parts(rec, heads, chunk));
-    let most = match rec.variant() {
-        Variant::Soft => 4,
-        Variant::Tile if parts > 1 => 6 / (heads.padded() / 4 / parts),
-        Variant::Tile => 1,
-    };
-    (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
+    /// Of dK and dV, where a lane goes through the query heads of a key head one by one.
+    pub(super) fn by_keys(rec: &Recorder, heads: Heads) -> Sharing {
+        Sharing { together: heads.heads / heads.kv_heads.max(1), ..Sharing::new(rec, heads, 0) }
+    }
 }
 
 /// # Errors
@@ -170,8 +204,7 @@ pub(super) struct Pass {
     pub(super) chunk: usize,
     /// Whether lanes hold key rows.
     pub(super) by_keys: bool,
-    /// Query heads that a lane works on.
-    pub(super) together: usize,
+    pub(super) sharing: Sharing,
     /// The `[T, T]`-sized products.
     pub(super) products: f64,
 }
@@ -185,19 +218,21 @@ pub(super) fn by_heads(
     mask: &Mask,
     bind: &[&Tensor],
 ) -> Result<()> {
+    let Sharing { parts, unit, abreast, together, at_once } = pass.sharing;
     // Of those that a workgroup takes.
-    let per_head = 2.0 * pass.products * mask.area * heads.head_dim as f64 * pass.together as f64;
-    let count = heads.heads / pass.together;
-    let parts = parts(rec, heads, pass.chunk);
-    let held = pass.source.workgroup(rec.variant()) as usize / parts;
-    let (block, head_step) = if pass.by_keys { (held, 1) } else { (held, pass.together) };
-    let rows = rows_at_once(rec, heads, pass.chunk) as u32;
+    let taken = together * abreast;
+    let per_head = 2.0 * pass.products * mask.area * heads.head_dim as f64 * taken as f64;
+    let count = heads.heads / taken;
+    let block = pass.source.workgroup(rec.variant()) as usize / parts / abreast;
+    let head_step = if pass.by_keys { 1 } else { taken };
     let mut constants = vec![
         ("D4", (heads.padded() / 4) as u32),
         ("PARTS", parts as u32),
-        ("HQ", pass.together as u32),
-        ("NB", rows),
-        ("QS", rows),
+        ("UNIT", unit as u32),
+        ("ABREAST", abreast as u32),
+        ("HQ", together as u32),
+        ("NB", at_once as u32),
+        ("QS", at_once as u32),
         ("CHUNK", pass.chunk as u32),
         ("COUNT", u32::from(mask.work.is_some())),
     ];
@@ -233,8 +268,8 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
     let chunk = if rec.invariant() { CHUNK } else { 0 };
-    let together = together(rec, heads, chunk);
-    let pass = Pass { source: &SOURCE, entry: "forward", chunk, by_keys: false, together, products: 2.0 };
+    let sharing = Sharing::new(rec, heads, chunk);
+    let pass = Pass { source: &SOURCE, entry: "forward", chunk, by_keys: false, sharing, products: 2.0 };
     by_heads(rec, &pass, qkv, heads, mask, &bind)?;
     Ok(Attended { o, lse })
 }
@@ -294,6 +329,8 @@ pub(super) fn compared(compare: fn(&mut Trial, &Forest, Heads, Option<usize>) ->
         (33, 3, 1, 64),
         (150, 2, 2, 16),
         (45, 6, 2, 40),
+        (40, 4, 2, 72),
+        (40, 2, 1, 100),
         (70, 4, 1, 128),
         (70, 2, 1, 256),
         (610, 1, 1, 10),

@@ -1,7 +1,7 @@
 //! Gradients of attention over the token forest.
 
 use super::attention::{
-    Attended, Mask, Pass, WORKGROUP, by_heads, compared, forward, params, sequences, together, twin,
+    Attended, Mask, Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, sequences, twin,
 };
 use super::attention_tiles::{self, Gradient};
 use super::rope::{Heads, head_matrix, pad_heads};
@@ -14,7 +14,7 @@ static SOURCE: Source = Source {
     name: "attention_backward",
     soft: include_str!("../../shaders/attention_backward.wgsl"),
     tile: include_str!("../../shaders/attention_backward.wgsl"),
-    libs: &["forest", "parts"],
+    libs: &["channels", "forest", "parts"],
     tile_size: WORKGROUP as u32,
 };
 
@@ -23,12 +23,14 @@ pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "gradients of attention over the token forest",
     constants: &[
-        &[("D4", 1), ("PARTS", 1), ("HQ", 2), ("NB", 1), ("QS", 1), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 1), ("HQ", 1), ("NB", 1), ("QS", 1), ("COUNT", 0)],
-        &[("D4", 16), ("PARTS", 8), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-        &[("D4", 20), ("PARTS", 4), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
-        &[("D4", 32), ("PARTS", 16), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-        &[("D4", 64), ("PARTS", 16), ("HQ", 1), ("NB", 4), ("QS", 4), ("COUNT", 0)],
+        &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 1), ("QS", 1), ("COUNT", 0)],
+        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("QS", 4), ("COUNT", 0)],
+        &[("D4", 16), ("PARTS", 8), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
+        &[("D4", 18), ("PARTS", 4), ("UNIT", 2), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
+        &[("D4", 20), ("PARTS", 4), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
+        &[("D4", 25), ("PARTS", 4), ("UNIT", 4), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
+        &[("D4", 32), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
+        &[("D4", 64), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 4), ("QS", 4), ("COUNT", 0)],
     ],
     ordered: &[],
     cases,
@@ -56,12 +58,12 @@ pub fn backward(
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
     let source = &SOURCE;
-    let queries =
-        Pass { source, entry: "queries", chunk: 0, by_keys: false, together: together(rec, heads, 0), products: 3.0 };
+    let sharing = Sharing::new(rec, heads, 0);
+    let queries = Pass { source, entry: "queries", chunk: 0, by_keys: false, sharing, products: 3.0 };
     by_heads(rec, &queries, qkv, heads, mask, &bind)?;
     let bind = [qkv, &mask.end, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    let group = heads.heads / heads.kv_heads;
-    let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, together: group, products: 4.0 };
+    let sharing = Sharing::by_keys(rec, heads);
+    let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, sharing, products: 4.0 };
     by_heads(rec, &keys, qkv, heads, mask, &bind)?;
     Ok(dqkv)
 }
@@ -78,7 +80,7 @@ pub(super) fn row_delta(
     rec.launch(Launch {
         source: &SOURCE,
         entry: "row_delta",
-        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1)],
+        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)],
         params: params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
         groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
