@@ -1,5 +1,5 @@
 """Products of SmolLM2's layers with 1 to 4,096 rows: whether any number of rows is a cliff beside its neighbours.
-usage: python benches/sweep.py [target/release/selfreward] [f32|bf16|f16|q4|q8]        (plain Python; prints Markdown; a minute)"""
+usage: python benches/sweep.py [target/release/selfreward] [f32|bf16|f16|q4|q8]        (plain Python; prints Markdown; ten minutes)"""
 import json
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import sys
 PROGRAM = sys.argv[1] if len(sys.argv) > 1 else "target/release/selfreward"
 DTYPE = sys.argv[2] if len(sys.argv) > 2 else "f32"
 # The best of so many processes: the system may put both threads of a software driver on one core for a while.
-PROCESSES = 3
+PROCESSES = 6
 # N x K: query and output, gate and up, down.
 LAYERS = [(576, 576), (3072, 576), (576, 1536)]
 # Every power of two with what lies around it, and points between.
@@ -15,7 +15,7 @@ POWERS = [2**i for i in range(13)]
 ROWS = sorted({m for p in POWERS for m in (p - 1, p, p + 1, p * 5 // 4, p * 3 // 2) if 1 <= m <= 4096})
 
 shapes = [option for n, k in LAYERS for m in ROWS for option in ("--shape", f"{m},{n},{k}")]
-bench = [PROGRAM, "bench", "--json", "--runs", "3", "--dtype", DTYPE, *shapes]
+bench = [PROGRAM, "bench", "--json", "--runs", "9", "--dtype", DTYPE, *shapes]
 speed = {}
 for _ in range(PROCESSES):
     found = json.loads(subprocess.run(bench, stdout=subprocess.PIPE, text=True, check=True).stdout)

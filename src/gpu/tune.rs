@@ -52,44 +52,44 @@ fn cache_dir() -> Option<PathBuf> {
 
 impl Gpu {
     /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
-    /// candidate. One warm-up, then the least of five runs; a candidate twice as slow as the best is dropped at once.
+    /// candidate. All of them run in turn, once to warm up and then five times, since a machine has slow stretches that are longer
+    /// than the runs of one of them; the least time counts, and who takes twice as long as the best is left out of what follows.
     /// The runs happen while other launches may stand recorded and not submitted, so what they write to must come from
     /// [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give memory that those launches still read.
     ///
     /// # Errors
     /// Device errors.
-    pub fn tuned(&self, class: &str, candidates: &[u32], mut plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
+    pub fn tuned(&self, class: &str, candidates: &[u32], plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
         if let Some(p) = lock(&self.0.tuning).picks.get(class).filter(|p| candidates.contains(p)) {
             return Ok(*p);
         }
-        let mut best = (f64::INFINITY, candidates.first().copied().unwrap_or(0));
+        let first = candidates.first().copied().unwrap_or(0);
         if self.counts() || candidates.len() < 2 {
-            return Ok(best.1);
+            return Ok(first);
         }
-        for &c in candidates {
-            let plan = match plan(c) {
-                // Where memory is that short, the choice is left to a later call.
-                Err(Error::OutOfMemory(_)) => return Ok(candidates.first().copied().unwrap_or(0)),
-                plan => plan?,
-            };
-            let mut least = f64::INFINITY;
-            for run in 0..6 {
-                let t = self.time(&plan, 1)?[0];
-                if run > 0 {
-                    least = least.min(t);
-                    if least > 2.0 * best.0 {
-                        break;
-                    }
+        let plans: Vec<Plan> = match candidates.iter().copied().map(plan).collect() {
+            // Where memory is that short, the choice is left to a later call.
+            Err(Error::OutOfMemory(_)) => return Ok(first),
+            plans => plans?,
+        };
+        for plan in &plans {
+            self.time(plan, 1)?;
+        }
+        let mut least = vec![f64::INFINITY; plans.len()];
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            for (plan, least) in plans.iter().zip(&mut least) {
+                if *least <= 2.0 * best || least.is_infinite() {
+                    *least = least.min(self.time(plan, 1)?[0]);
+                    best = best.min(*least);
                 }
             }
-            if least < best.0 {
-                best = (least, c);
-            }
         }
+        let pick = candidates.iter().zip(&least).min_by(|a, b| a.1.total_cmp(b.1)).map_or(first, |(c, _)| *c);
         let mut table = lock(&self.0.tuning);
-        table.picks.insert(class.to_owned(), best.1);
+        table.picks.insert(class.to_owned(), pick);
         table.save();
-        Ok(best.1)
+        Ok(pick)
     }
 
     /// All picks made so far, by shape class.

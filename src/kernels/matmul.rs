@@ -290,6 +290,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
     let suits = |(rows, wide): (u32, u32)| (most.div_ceil(2)..=most).contains(&rows) && (gate.is_none() || wide == 2);
     let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
+    let mut shared = None;
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch little of it;
         // as many rows as there are, since a strip of the matrix is read for all of them, if only up to 64, of a small matrix up to 1,024.
@@ -297,10 +298,13 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
         let runs = ((1e8 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 32);
-        let (a, c) = (gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?);
+        let (a, c) = match &mut shared {
+            Some(shared) => shared,
+            none => none.insert((gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?)),
+        };
         let mut rec = gpu.record();
         for _ in 0..runs {
-            let part = Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
+            let part = Part { a, a0: 0, b, c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
             dispatch(&mut rec, part, TILES[pick as usize])?;
         }
         Ok(rec.compile())
