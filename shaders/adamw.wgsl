@@ -156,14 +156,27 @@ fn looked_up(at: vec4u) -> vec4f {
 fn values(word: u32, table: u32, scale: vec4f) -> vec4f {
     return looked_up(table + ((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u))) * scale;
 }
-// The last codes whose lower border is not above x; borders are multiplied, since a division may round as it likes.
+// The last codes whose lower border is not above x; borders are multiplied, since a division may round as it likes. Decade and place
+// in it say between which two borders x lies, and one of them is too far away to be on the wrong side of it: the other one is read,
+// where a search would read eight.
 fn nearest(x: vec4f, table: u32, scale: vec4f) -> vec4u {
-    var q = vec4u();
-    for (var s = 128u; s > 0u; s >>= 1u) {
-        let above = q + s;
-        q = select(q, above, x >= looked_up(table + 256u + above) * scale);
+    let size = abs(x) / scale;
+    var up = vec4f(1.0); // what lifts it into the highest decade
+    var values = vec4f(select(64.0, 128.0, table == UNSIGNED)); // of the decade
+    for (var decade = 0u; decade < 6u; decade++) {
+        let below = size * up <= vec4f(0.1);
+        up = select(up, 10.0 * up, below);
+        values = select(values, 0.5 * values, below);
     }
-    return q;
+    let place = (size * up - 0.1) / 0.9 * values;
+    let whole = clamp(floor(place), vec4f(), values - 1.0);
+    let behind_zero = vec4u(values + whole);
+    let negative = x < vec4f();
+    let signed_code = select(127u + behind_zero, 127u - behind_zero, negative);
+    let code = select(signed_code, behind_zero - 1u, table == UNSIGNED);
+    let upper = (place - whole >= vec4f(0.5)) != negative;
+    let border = select(code + vec4u(upper), vec4u(255u), scale == vec4f());
+    return border - vec4u(x < looked_up(table + 256u + border) * scale);
 }
 fn packed(q: vec4u) -> u32 {
     return q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);

@@ -1,7 +1,7 @@
 //! Global gradient norm, clipping and the AdamW update (arXiv 1711.05101), as torch computes them.
 
 use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, cast, lanes, row_groups, several, stream, word};
+use super::{Case, Kernel, Trial, cast, lanes, row_groups, several, stream, word};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
 use crate::rng::{halves, philox};
 use crate::{Error, Result};
@@ -290,6 +290,28 @@ fn whole(cols: usize) -> Part {
     Part { cols, ..Part::default() }
 }
 
+/// Compares the codes after a step with those of the host, of moments that decay by `beta`; all `[rows, pad4(cols)]`.
+fn codes_match(t: &mut Trial, shape: [usize; 2], beta: f32, [g, m, v]: [&[f32]; 3]) -> Result<()> {
+    let (m, v) = (Moment8::nearest(true, shape, m), Moment8::nearest(false, shape, v));
+    let [rows, cols] = shape;
+    let [deep, cols4] = shape8(rows, cols);
+    let upload = |x: &Moment8| t.gpu.upload(deep, cols4, &x.words());
+    let (on_m, on_v, codes) = (upload(&m)?, upload(&v)?, Codes::new(t.gpu)?);
+    let narrow: Vec<f32> = g.chunks_exact(pad4(cols)).flat_map(|row| &row[..cols]).copied().collect();
+    let (on_g, w) = (t.gpu.upload(rows, cols, &narrow)?, t.gpu.upload(rows, cols, &narrow)?);
+    let rates = Rates { lr: 0.01, betas: [beta; 2], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
+    let norm = t.gpu.vector(&[1.0f32, 1.0])?;
+    let moments = Moments::Bits8([&on_m, &on_v], &codes);
+    step(&mut t.rec, &rates, (&on_g, &norm), (&Block::Dense(w), whole(cols)), moments)?;
+    let next = |old: &Moment8, x: fn(f32) -> f32| {
+        let values: Vec<f32> = old.values().iter().zip(g).map(|(y, g)| beta * y + (1.0 - beta) * x(*g)).collect();
+        Moment8::nearest(old.signed, shape, &values).words()
+    };
+    t.expect_words("m", &on_m, || next(&m, |g| g));
+    t.expect_words("v", &on_v, || next(&v, |g| g * g));
+    Ok(())
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, cols, max_norm) in [(1, 1, 1.0f32), (7, 33, 1.0), (640, 33, 0.0), (1, 5000, 1e9)] {
@@ -317,39 +339,16 @@ fn cases() -> Vec<Case> {
     // With these decays and short gradients every sum is exact, so codes and scales must be met bit for bit.
     for (rows, cols) in [(1, 1), (70, 33), (64, 8), (7, 260)] {
         all.push(Case::new(format!("step8 {rows}x{cols} codes"), 0.0, move |t| {
-            let shape = [rows, cols];
-            let ld = pad4(cols);
             let mut draw = |signed: bool| {
                 let short = |x: f32| (x * 64.0).round() / 64.0;
                 let values: Vec<f32> =
-                    t.values(rows * ld).iter().map(|x| if signed { short(*x) } else { short(x * x) }).collect();
+                    t.values(rows * pad4(cols)).iter().map(|x| short(if signed { *x } else { x * x })).collect();
                 let magnitude = 2f32.powi(t.below(9) as i32 - 4);
-                let held = |(i, x): (usize, &f32)| if i % ld < cols { x * magnitude } else { 0.0 };
+                let held = |(i, x): (usize, &f32)| if i % pad4(cols) < cols { x * magnitude } else { 0.0 };
                 values.iter().enumerate().map(held).collect::<Vec<f32>>()
             };
-            let (g, m, v, w) = (draw(true), draw(true), draw(false), draw(true));
-            let (m, v) = (Moment8::nearest(true, shape, &m), Moment8::nearest(false, shape, &v));
-            let [deep, cols4] = shape8(rows, cols);
-            let upload = |x: &Moment8| t.gpu.upload(deep, cols4, &x.words());
-            let (on_m, on_v, codes) = (upload(&m)?, upload(&v)?, Codes::new(t.gpu)?);
-            let narrow = |x: &[f32]| x.chunks_exact(ld).flat_map(|row| &row[..cols]).copied().collect::<Vec<f32>>();
-            let (on_g, on_w) = (t.gpu.upload(rows, cols, &narrow(&g))?, t.gpu.upload(rows, cols, &narrow(&w))?);
-            let rates = Rates { lr: 0.01, betas: [0.5, 0.5], eps: 1e-8, weight_decay: 0.1, step: 3, seed: 0 };
-            let norm = t.gpu.vector(&[1.0f32, 1.0])?;
-            step(
-                &mut t.rec,
-                &rates,
-                (&on_g, &norm),
-                (&Block::Dense(on_w.clone()), whole(on_w.cols)),
-                Moments::Bits8([&on_m, &on_v], &codes),
-            )?;
-            let next = |old: &Moment8, x: fn(f32) -> f32| {
-                let values: Vec<f32> = old.values().iter().zip(&g).map(|(y, g)| 0.5 * y + 0.5 * x(*g)).collect();
-                Moment8::nearest(old.signed, shape, &values).words()
-            };
-            t.expect_words("m", &on_m, || next(&m, |g| g));
-            t.expect_words("v", &on_v, || next(&v, |g| g * g));
-            Ok(())
+            let (g, m, v) = (draw(true), draw(true), draw(false));
+            codes_match(t, [rows, cols], 0.5, [&g, &m, &v])
         }));
         all.push(Case::new(format!("step8 {rows}x{cols} weights"), 4e-6, move |t| {
             let ld = pad4(cols);
@@ -376,6 +375,24 @@ fn cases() -> Vec<Case> {
             twin(&rates, &hg, 0.25, [&mut hw, &mut held(m), &mut held(v)]);
             t.expect("w", &w, || hw);
             Ok(())
+        }));
+    }
+    // What is nearest to each border of codes, on both sides of it.
+    for scale in [1.0f32, 3.7e-5] {
+        all.push(Case::new(format!("step8 borders by {scale}"), 0.0, move |t| {
+            let of = |signed: bool| borders(&codes(signed)).into_iter().skip(1);
+            let at = of(true)
+                .map(|b| b * scale)
+                .chain(of(false).map(|b| b.sqrt() * scale))
+                .chain(of(false).map(|b| -b.sqrt() * scale));
+            let around: Vec<f32> = at.flat_map(|b| [b, b.next_up(), b.next_down()]).collect();
+            let cols = pad4(around.len().div_ceil(BLOCK - 1));
+            // Each column's block begins with its scale.
+            let mut g = vec![scale; cols];
+            g.extend(&around);
+            g.resize(BLOCK * cols, 0.0);
+            let none = vec![0.0; g.len()];
+            codes_match(t, [BLOCK, cols], 0.0, [&g, &none, &none])
         }));
     }
     // Without a gradient a step is one product, the decay's, so that what is rounded is exact, and its noise is met bit for bit.
