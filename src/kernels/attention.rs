@@ -26,7 +26,7 @@ pub const KERNEL: Kernel = Kernel {
     about: "attention over the token forest",
     constants: &[
         &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
+        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 4), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
         &[
             ("D4", 16),
             ("PARTS", 1),
@@ -157,7 +157,7 @@ impl Sharing {
                 let unit = [1, 2, 4].into_iter().find(fits).unwrap_or(4);
                 let parts = parts(unit);
                 let at_once = if width <= 16 * parts { 4 } else { 2 };
-                Sharing { parts, unit, together: together(24 * parts / width), at_once, ..none }
+                Sharing { parts, unit, together: together((24 * parts / width.max(1)).min(4)), at_once, ..none }
             }
         }
     }

@@ -24,7 +24,7 @@ pub const KERNEL: Kernel = Kernel {
     about: "gradients of attention over the token forest",
     constants: &[
         &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 1), ("QS", 1), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("QS", 4), ("COUNT", 0)],
+        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 4), ("NB", 4), ("QS", 4), ("COUNT", 0)],
         &[("D4", 16), ("PARTS", 8), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
         &[("D4", 18), ("PARTS", 4), ("UNIT", 2), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
         &[("D4", 20), ("PARTS", 4), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
