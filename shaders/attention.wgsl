@@ -67,7 +67,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         done.x += HQ * NB; //*COUNT
         let k# = j# * p.ld4 * UNIT + kv * D; //*1*NB
         let v# = k# + p.kv_heads * D; //*1*NB
-        var dots$_# = Part(); //*HQ*NB
+        var dots$_# = Part(0.0); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             let x$ = q$[d]; //*HQ
@@ -87,7 +87,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             all_sum$ = fma(all_sum$, old$, sum$ * new$); //*HQ
             for (var d = 0u; d < share(); d++) {
                 all$[d] = fma(all$[d], Part(old$), c$[d] * new$); //*HQ
-                c$[d] = Part(); //*HQ
+                c$[d] = Part(0.0); //*HQ
             }
             all_top$ = most$; //*HQ
             top$ = -3.0e38; //*HQ
@@ -104,7 +104,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         sum$ = fma(sum$, keep$, more$); //*HQ
         for (var d = 0u; d < share(); d++) {
             let value# = qkv[v# + d * PARTS + part]; //*1*NB
-            var t$ = Part(); //*HQ
+            var t$ = Part(0.0); //*HQ
             t$ = fma(Part(w$_#), value#, t$); //*HQ*NB
             c$[d] = fma(c$[d], Part(keep$), t$); //*HQ
         }
