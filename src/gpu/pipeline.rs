@@ -27,6 +27,11 @@ pub struct Source {
 const LIBS: &[(&str, &str, &str)] = &[
     ("grid", include_str!("../../shaders/lib/grid.wgsl"), include_str!("../../shaders/lib/grid.wgsl")),
     ("reduce", include_str!("../../shaders/lib/reduce.soft.wgsl"), include_str!("../../shaders/lib/reduce.tile.wgsl")),
+    (
+        "reduce.tile",
+        include_str!("../../shaders/lib/reduce.tile.wgsl"),
+        include_str!("../../shaders/lib/reduce.tile.wgsl"),
+    ),
     ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),

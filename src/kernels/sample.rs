@@ -1,7 +1,7 @@
 //! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
 
 use super::{Case, Kernel, lanes, row_groups, stream, word};
-use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::gpu::{Launch, Recorder, Source, Tensor, fold};
 use crate::rng::philox;
 use crate::{Error, Result};
 
@@ -12,6 +12,19 @@ static SOURCE: Source = Source {
     libs: &["grid", "reduce", "philox"],
     tile_size: 128,
 };
+
+/// The same with a workgroup a row in both variants.
+static BY_WORKGROUP: Source = Source {
+    name: "sample.by_workgroup",
+    soft: include_str!("../../shaders/sample.wgsl"),
+    tile: include_str!("../../shaders/sample.wgsl"),
+    libs: &["grid", "reduce.tile", "philox"],
+    tile_size: 128,
+};
+
+/// Vocabulary from which on a software adapter's lanes share a row: a row goes through it 2 to 16 times, which costs more than the
+/// barriers between. It does not depend on the number of rows, which so changes no bit.
+const SHARED: usize = 4096;
 
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
@@ -111,13 +124,17 @@ pub fn forward(
     (stop, seed): (&[u32], u64),
 ) -> Result<()> {
     let rows = state.info.rows;
+    let (source, groups) = match logits.cols < SHARED {
+        true => (&SOURCE, row_groups(&SOURCE, rec.variant(), rows)),
+        false => (&BY_WORKGROUP, fold(rows)),
+    };
     rec.launch(Launch {
-        source: &SOURCE,
+        source,
         entry: "forward",
         constants: vec![],
         params: params(logits, state, rows, identity, sampling, stop, seed)?,
         bind: &[logits, &state.info, &state.seen, &state.token, &state.pos, &state.state, &state.out],
-        groups: row_groups(&SOURCE, rec.variant(), rows),
+        groups,
         cost: stream(&[logits], 4.0),
     })
 }
@@ -284,6 +301,28 @@ fn cases() -> Vec<Case> {
                 Ok(())
             }));
         }
+    }
+    for (what, rows, sampling) in [
+        ("greedy", 1, Sampling { temperature: 0.0, ..s() }),
+        ("top-p", 1, Sampling { top_p: 0.9, temperature: 0.7, ..s() }),
+        ("top-p", 32, Sampling { top_p: 0.9, temperature: 0.7, ..s() }),
+    ] {
+        all.push(Case::timed(format!("forward {what} {rows}x49152"), move |t| {
+            let (logits, _) = t.matrix(rows, 49_152)?;
+            let info: Vec<u32> = (0..rows as u32).flat_map(|b| [b, 0, b, u32::MAX]).collect();
+            let state = State {
+                info: t.gpu.upload(rows, 4, &info)?,
+                seen: t.gpu.zeros(rows, 49_152 / 32)?,
+                token: t.gpu.vector(&vec![0u32; rows])?,
+                pos: t.gpu.vector(&vec![0u32; rows])?,
+                // No row is running, so that each run draws the same.
+                state: t.gpu.vector(&vec![0u32; 2 * rows])?,
+                out: t.gpu.zeros(rows, 4)?,
+            };
+            forward(&mut t.rec, &logits, &state, true, &sampling, (&[], 7))?;
+            t.expect("logits", &logits, Vec::new);
+            Ok(())
+        }));
     }
     all.push(Case::new("choose 9x33", 1e-6, |t| {
         let (logits, host) = t.matrix(9, 33)?;
