@@ -1,6 +1,7 @@
 // Draws the next token of every row and moves the row on: repetition penalty, temperature, top-k, top-p (the crossing
 // token stays), min-p; equal logits rank by the lower id. Nothing is sorted: all three cuts keep a prefix of one order
-// (logit down, id up), so a search for the last logit kept, seven thresholds a pass, finds each.
+// (logit down, id up), so a search for the last logit kept, seven thresholds a pass, finds each. After a few passes over the
+// vocabulary what can still be kept is listed, and all others go through the list.
 struct Params {
     rows: u32,        // B
     cols: u32,        // V
@@ -37,6 +38,7 @@ fn unkey(k: u32) -> f32 {
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;      // [B]
 @group(0) @binding(6) var<storage, read_write> state: array<vec2u>;  // [B] (tokens written, 1 while running)
 @group(0) @binding(7) var<storage, read_write> out: array<u32>;      // [B, most tokens]
+@group(0) @binding(8) var<storage, read_write> list: array<u32>;     // [B, V] ids, a lane's from where its share begins; [1] if greedy
 
 // The logit of token v after penalty and temperature.
 fn value(b: u32, at: u32, v: u32) -> f32 {
@@ -45,6 +47,11 @@ fn value(b: u32, at: u32, v: u32) -> f32 {
         x = select(x * p.penalty, x / p.penalty, x > 0.0);
     }
     return select(x / p.temperature, x, p.temperature == 0.0);
+}
+
+// Where the row's next draw falls, in [0, 1).
+fn drawn(b: u32) -> f32 {
+    return unit(philox(vec4u(state[b].x, 0u, info[b].xy), p.seed).x);
 }
 
 @compute @workgroup_size(WG)
@@ -70,25 +77,71 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
             chosen = select(chosen, v - 1u, value(b, at, v - 1u) >= top);
         }
         chosen = reduce_min_index(chosen, l);
+    } else if (p.top_k == 0u || p.top_k >= p.cols) && p.top_p >= 1.0 && p.min_p <= 0.0 {
+        var weight = 0.0;
+        for (var v = first; v < stop; v++) {
+            weight += exp(value(b, at, v) - top);
+        }
+        var sum = before_sum(weight, l);
+        let draw = drawn(b) * reduce_sum(weight, l);
+        for (var v = first; v < stop; v++) {
+            sum += exp(value(b, at, v) - top);
+            chosen = select(chosen, v, chosen == p.cols && draw < sum);
+        }
+        // Rounding can leave the point just past the last weight.
+        chosen = min(reduce_min_index(chosen, l), p.cols - 1u);
     } else {
         // The kept prefix: logits above `edge`, and the first `ties` of those equal to it.
         var edge = 0u;
         var ties = p.cols;
-        if p.top_k > 0u && p.top_k < p.cols {
-            edge = search(b, at, first, stop, 0u, p.cols, top, f32(p.top_k), true, l);
-            var above = 0.0;
+        let by_rank = p.top_k > 0u && p.top_k < p.cols;
+        let by_mass = p.top_p < 1.0;
+        var all = 0.0;
+        if by_mass && !by_rank {
             for (var v = first; v < stop; v++) {
-                above += select(0.0, 1.0, key(value(b, at, v)) > edge);
+                all += exp(value(b, at, v) - top);
+            }
+            all = reduce_sum(all, l);
+        }
+        var low = 0u;
+        if by_rank || by_mass {
+            let goal = select(p.top_p * all, f32(p.top_k), by_rank);
+            for (var bit = 30u; bit > FINE; bit -= 3u) {
+                var m: array<f32, 7>;
+                for (var v = first; v < stop; v++) {
+                    tally(&m, value(b, at, v), low, bit, top, by_rank);
+                }
+                low += reached(&m, goal, l) << bit;
+            }
+        } else if p.min_p > 0.0 {
+            low = key(top + log(p.min_p));
+        }
+        let own = b * p.ld + first;
+        var end = own;
+        for (var v = first; v < stop; v++) {
+            if key(value(b, at, v)) >= low {
+                list[end] = v;
+                end++;
+            }
+        }
+        if by_rank {
+            edge = search(b, at, own, end, low, FINE, top, f32(p.top_k), true, l);
+            var above = 0.0;
+            for (var i = own; i < end; i++) {
+                above += select(0.0, 1.0, key(value(b, at, list[i])) > edge);
             }
             ties = p.top_k - u32(reduce_sum(above, l));
+            low = edge;
         }
-        if p.top_p < 1.0 {
-            let all = kept_mass(b, at, first, stop, edge, ties, top, l);
+        if by_mass {
+            if by_rank {
+                all = kept_mass(b, at, own, end, edge, ties, top, l);
+            }
             let goal = p.top_p * all;
-            let cut = search(b, at, first, stop, edge, ties, top, goal, false, l);
+            let cut = search(b, at, own, end, low, select(FINE, 30u, by_rank), top, goal, false, l);
             var above = 0.0;
-            for (var v = first; v < stop; v++) {
-                let x = value(b, at, v);
+            for (var i = own; i < end; i++) {
+                let x = value(b, at, list[i]);
                 above += select(0.0, exp(x - top), key(x) > cut);
             }
             let missing = max(goal - reduce_sum(above, l), 0.0);
@@ -104,26 +157,27 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
             }
         }
         // Weights in id order; the lane whose share holds the drawn point walks it.
-        var own = 0.0;
+        var weight = 0.0;
         var equal = 0.0;
-        for (var v = first; v < stop; v++) {
-            equal += select(0.0, 1.0, key(value(b, at, v)) == edge);
+        for (var i = own; i < end; i++) {
+            equal += select(0.0, 1.0, key(value(b, at, list[i])) == edge);
         }
         var rank = u32(before_sum(equal, l));
         let rank0 = rank;
-        for (var v = first; v < stop; v++) {
-            let x = value(b, at, v);
+        for (var i = own; i < end; i++) {
+            let x = value(b, at, list[i]);
             let k = key(x);
             let keep = k > edge || (k == edge && rank < ties);
             rank += select(0u, 1u, k == edge);
-            own += select(0.0, exp(x - top), keep);
+            weight += select(0.0, exp(x - top), keep);
         }
-        let before = before_sum(own, l);
-        let draw = unit(philox(vec4u(state[b].x, 0u, info[b].xy), p.seed).x) * reduce_sum(own, l);
+        let before = before_sum(weight, l);
+        let draw = drawn(b) * reduce_sum(weight, l);
         var sum = before;
         var last = 0u;
         rank = rank0;
-        for (var v = first; v < stop; v++) {
+        for (var i = own; i < end; i++) {
+            let v = list[i];
             let x = value(b, at, v);
             let k = key(x);
             if k > edge || (k == edge && rank < ties) {
@@ -136,7 +190,6 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
             rank += select(0u, 1u, k == edge);
         }
         chosen = reduce_min_index(chosen, l);
-        // Rounding can leave the point just past the last weight.
         let final_one = u32(reduce_max(f32(last), l));
         if chosen >= p.cols {
             chosen = max(final_one, 1u) - 1u;
@@ -156,11 +209,12 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     }
 }
 
-fn kept_mass(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: f32, l: u32) -> f32 {
+// Of the listed tokens that belong to the prefix (edge, ties).
+fn kept_mass(b: u32, at: u32, own: u32, end: u32, edge: u32, ties: u32, top: f32, l: u32) -> f32 {
     var above = 0.0;
     var equal = 0.0;
-    for (var v = first; v < stop; v++) {
-        let x = value(b, at, v);
+    for (var i = own; i < end; i++) {
+        let x = value(b, at, list[i]);
         above += select(0.0, exp(x - top), key(x) > edge);
         equal += select(0.0, 1.0, key(x) == edge);
     }
@@ -168,30 +222,37 @@ fn kept_mass(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: 
     return reduce_sum(above, l) + select(0.0, e * exp(unkey(edge) - top), e > 0.0);
 }
 
-// The largest key K with: number (counting) or weight of tokens whose key is at least K reaches `goal`. Three bits a
-// pass. Only tokens of the prefix (edge, ties) count; below its edge nothing does.
-fn search(b: u32, at: u32, first: u32, stop: u32, edge: u32, ties: u32, top: f32, goal: f32, counting: bool, l: u32) -> u32 {
-    var low = edge;
-    // The prefix reaches the goal at its own edge (rounding aside), so the answer lies in [edge, key(top)].
-    for (var bit = 30u; bit <= 30u; bit -= 3u) {
-        let step = 1u << bit;
-        var m$ = 0.0; //*7
-        for (var v = first; v < stop; v++) {
-            let x = value(b, at, v);
-            let k = key(x);
-            if k < low {
-                continue;
-            }
-            let w = select(exp(x - top), 1.0, counting);
-            let d = (k - low) >> bit;
-            m$ += select(0.0, w, d > $u); //*7
+// Bit of a key at which the search turns to the list: sign, exponent and two bits behind it are known.
+const FINE: u32 = 18u;
+
+// Adds a token to the seven counts, or weights, of those whose key is at least low + 1, 2, … 7 << bit.
+fn tally(m: ptr<function, array<f32, 7>>, x: f32, low: u32, bit: u32, top: f32, counting: bool) {
+    let k = key(x);
+    let w = select(select(exp(x - top), 1.0, counting), 0.0, k < low);
+    let d = (k - low) >> bit;
+    (*m)[$] += select(0.0, w, d > $u); //*7
+}
+
+// How many of the seven reach `goal`.
+fn reached(m: ptr<function, array<f32, 7>>, goal: f32, l: u32) -> u32 {
+    let s$ = reduce_sum((*m)[$], l); //*7
+    var take = 0u;
+    take += select(0u, 1u, s$ >= goal && s$ > 0.0); //*7
+    return take;
+}
+
+// The largest key K from `low` on with: number (counting) or weight of listed tokens whose key is at least K reaches `goal`. Three
+// bits a pass, from `high` down. Nothing counts below `low`, at which the prefix reaches the goal (rounding aside).
+fn search(b: u32, at: u32, own: u32, end: u32, low: u32, high: u32, top: f32, goal: f32, counting: bool, l: u32) -> u32 {
+    var found = low;
+    for (var bit = high; bit <= high; bit -= 3u) {
+        var m: array<f32, 7>;
+        for (var i = own; i < end; i++) {
+            tally(&m, value(b, at, list[i]), found, bit, top, counting);
         }
-        let s$ = reduce_sum(m$, l); //*7
-        var take = 0u;
-        take += select(0u, 1u, s$ >= goal && s$ > 0.0); //*7
-        low += take * step;
+        found += reached(&m, goal, l) << bit;
     }
-    return low;
+    return found;
 }
 
 //@ choose

@@ -124,6 +124,10 @@ pub fn forward(
     (stop, seed): (&[u32], u64),
 ) -> Result<()> {
     let rows = state.info.rows;
+    let list = match sampling.temperature == 0.0 {
+        true => rec.gpu().empty(1, 1)?,
+        false => rec.gpu().empty(rows, logits.cols)?,
+    };
     let (source, groups) = match logits.cols < SHARED {
         true => (&SOURCE, row_groups(&SOURCE, rec.variant(), rows)),
         false => (&BY_WORKGROUP, fold(rows)),
@@ -133,7 +137,7 @@ pub fn forward(
         entry: "forward",
         constants: vec![],
         params: params(logits, state, rows, identity, sampling, stop, seed)?,
-        bind: &[logits, &state.info, &state.seen, &state.token, &state.pos, &state.state, &state.out],
+        bind: &[logits, &state.info, &state.seen, &state.token, &state.pos, &state.state, &state.out, &list],
         groups,
         cost: stream(&[logits], 4.0),
     })
@@ -304,11 +308,13 @@ fn cases() -> Vec<Case> {
     }
     for (what, rows, sampling) in [
         ("greedy", 1, Sampling { temperature: 0.0, ..s() }),
+        ("plain", 1, s()),
         ("top-p", 1, Sampling { top_p: 0.9, temperature: 0.7, ..s() }),
         ("top-p", 32, Sampling { top_p: 0.9, temperature: 0.7, ..s() }),
     ] {
         all.push(Case::timed(format!("forward {what} {rows}x49152"), move |t| {
-            let (logits, _) = t.matrix(rows, 49_152)?;
+            let wide: Vec<f32> = t.values(rows * 49_152).iter().map(|x| 20.0 * x).collect();
+            let logits = t.gpu.upload(rows, 49_152, &wide)?;
             let info: Vec<u32> = (0..rows as u32).flat_map(|b| [b, 0, b, u32::MAX]).collect();
             let state = State {
                 info: t.gpu.upload(rows, 4, &info)?,
