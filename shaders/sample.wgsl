@@ -20,15 +20,6 @@ struct Params {
     stop: array<vec4u, 4>,
 }
 
-// Floats as words in the same order.
-fn key(x: f32) -> u32 {
-    let b = bitcast<u32>(x);
-    return select(b | 0x80000000u, ~b, b >= 0x80000000u);
-}
-fn unkey(k: u32) -> f32 {
-    return bitcast<f32>(select(~k, k & 0x7fffffffu, k >= 0x80000000u));
-}
-
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;         // [R, V]
@@ -38,7 +29,7 @@ fn unkey(k: u32) -> f32 {
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;      // [B]
 @group(0) @binding(6) var<storage, read_write> state: array<vec2u>;  // [B] (tokens written, 1 while running)
 @group(0) @binding(7) var<storage, read_write> out: array<u32>;      // [B, most tokens]
-@group(0) @binding(8) var<storage, read_write> list: array<u32>;     // [B, V] ids, a lane's from where its share begins; [1] if greedy
+@group(0) @binding(8) var<storage, read_write> list: array<u32>;     // [B, V] ids, a lane's from where its share begins; [1] where nothing is cut
 
 // The logit of token v after penalty and temperature.
 fn value(b: u32, at: u32, v: u32) -> f32 {
@@ -97,21 +88,19 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         let by_rank = p.top_k > 0u && p.top_k < p.cols;
         let by_mass = p.top_p < 1.0;
         var all = 0.0;
-        if by_mass && !by_rank {
-            for (var v = first; v < stop; v++) {
-                all += exp(value(b, at, v) - top);
-            }
-            all = reduce_sum(all, l);
-        }
         var low = 0u;
         if by_rank || by_mass {
-            let goal = select(p.top_p * all, f32(p.top_k), by_rank);
             for (var bit = 30u; bit > FINE; bit -= 3u) {
-                var m: array<f32, 7>;
+                var four = vec4f();
+                var three = vec4f();
+                var sum = 0.0;
                 for (var v = first; v < stop; v++) {
-                    tally(&m, value(b, at, v), low, bit, top, by_rank);
+                    sum += tally(&four, &three, value(b, at, v), low, bit, top, by_rank);
                 }
-                low += reached(&m, goal, l) << bit;
+                if bit == 30u {
+                    all = reduce_sum(sum, l);
+                }
+                low += reached(four, three, select(p.top_p * all, f32(p.top_k), by_rank), l) << bit;
             }
         } else if p.min_p > 0.0 {
             low = key(top + log(p.min_p));
@@ -222,35 +211,17 @@ fn kept_mass(b: u32, at: u32, own: u32, end: u32, edge: u32, ties: u32, top: f32
     return reduce_sum(above, l) + select(0.0, e * exp(unkey(edge) - top), e > 0.0);
 }
 
-// Bit of a key at which the search turns to the list: sign, exponent and two bits behind it are known.
-const FINE: u32 = 18u;
-
-// Adds a token to the seven counts, or weights, of those whose key is at least low + 1, 2, … 7 << bit.
-fn tally(m: ptr<function, array<f32, 7>>, x: f32, low: u32, bit: u32, top: f32, counting: bool) {
-    let k = key(x);
-    let w = select(select(exp(x - top), 1.0, counting), 0.0, k < low);
-    let d = (k - low) >> bit;
-    (*m)[$] += select(0.0, w, d > $u); //*7
-}
-
-// How many of the seven reach `goal`.
-fn reached(m: ptr<function, array<f32, 7>>, goal: f32, l: u32) -> u32 {
-    let s$ = reduce_sum((*m)[$], l); //*7
-    var take = 0u;
-    take += select(0u, 1u, s$ >= goal && s$ > 0.0); //*7
-    return take;
-}
-
 // The largest key K from `low` on with: number (counting) or weight of listed tokens whose key is at least K reaches `goal`. Three
 // bits a pass, from `high` down. Nothing counts below `low`, at which the prefix reaches the goal (rounding aside).
 fn search(b: u32, at: u32, own: u32, end: u32, low: u32, high: u32, top: f32, goal: f32, counting: bool, l: u32) -> u32 {
     var found = low;
     for (var bit = high; bit <= high; bit -= 3u) {
-        var m: array<f32, 7>;
+        var four = vec4f();
+        var three = vec4f();
         for (var i = own; i < end; i++) {
-            tally(&m, value(b, at, list[i]), found, bit, top, counting);
+            _ = tally(&four, &three, value(b, at, list[i]), found, bit, top, counting);
         }
-        found += reached(&m, goal, l) << bit;
+        found += reached(four, three, goal, l) << bit;
     }
     return found;
 }

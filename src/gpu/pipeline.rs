@@ -32,6 +32,7 @@ const LIBS: &[(&str, &str, &str)] = &[
         include_str!("../../shaders/lib/reduce.tile.wgsl"),
         include_str!("../../shaders/lib/reduce.tile.wgsl"),
     ),
+    ("keys", include_str!("../../shaders/lib/keys.wgsl"), include_str!("../../shaders/lib/keys.wgsl")),
     ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),

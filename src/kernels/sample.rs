@@ -9,7 +9,7 @@ static SOURCE: Source = Source {
     name: "sample",
     soft: include_str!("../../shaders/sample.wgsl"),
     tile: include_str!("../../shaders/sample.wgsl"),
-    libs: &["grid", "reduce", "philox"],
+    libs: &["grid", "reduce", "philox", "keys"],
     tile_size: 128,
 };
 
@@ -18,7 +18,7 @@ static BY_WORKGROUP: Source = Source {
     name: "sample.by_workgroup",
     soft: include_str!("../../shaders/sample.wgsl"),
     tile: include_str!("../../shaders/sample.wgsl"),
-    libs: &["grid", "reduce.tile", "philox"],
+    libs: &["grid", "reduce.tile", "philox", "keys"],
     tile_size: 128,
 };
 
@@ -56,6 +56,13 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         Self { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+}
+
+impl Sampling {
+    /// Whether only a part of the vocabulary can be drawn, and more than one token.
+    fn cuts(&self) -> bool {
+        self.temperature > 0.0 && (self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0)
     }
 }
 
@@ -124,9 +131,9 @@ pub fn forward(
     (stop, seed): (&[u32], u64),
 ) -> Result<()> {
     let rows = state.info.rows;
-    let list = match sampling.temperature == 0.0 {
-        true => rec.gpu().empty(1, 1)?,
-        false => rec.gpu().empty(rows, logits.cols)?,
+    let list = match sampling.cuts() {
+        true => rec.gpu().empty(rows, logits.cols)?,
+        false => rec.gpu().empty(1, 1)?,
     };
     let (source, groups) = match logits.cols < SHARED {
         true => (&SOURCE, row_groups(&SOURCE, rec.variant(), rows)),
