@@ -1,5 +1,5 @@
 """Products of SmolLM2's layers with 1 to 4,096 rows: whether any number of rows is a cliff beside its neighbours.
-usage: python benches/sweep.py [target/release/selfreward] [f32|bf16|f16|q4|q8]        (plain Python; prints Markdown; ten minutes)"""
+usage: python benches/sweep.py [target/release/selfreward] [f32|bf16|f16|q4|q8]        (plain Python; prints Markdown; three minutes)"""
 import json
 import subprocess
 import sys

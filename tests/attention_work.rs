@@ -43,32 +43,33 @@ fn work(gpu: &Gpu, form: Form, heads: Heads, forest: &Forest, window: Option<usi
 fn the_cost_follows_the_visible_area() {
     let gpu = Gpu::with(&Options::default()).unwrap();
     // A block has 8 rows in the soft variant and 32 lanes in the tile variant, which share rows or, for bits of decoding,
-    // heads; where it lies across a border of sequences or at a window's end, lanes wait for one another.
-    let cases: [(&str, Forest, Option<usize>); 9] = [
-        ("causal 256", forest(&[(256, vec![])]), None),
-        ("causal 1024", forest(&[(1024, vec![])]), None),
-        ("8 trees of 300", forest(&vec![(300, vec![]); 8]), None),
-        ("a window of 256 in 1024", forest(&[(1024, vec![])]), Some(256)),
-        ("a pair of 512 + 128 + 128", forest(&[(512, vec![128, 128])]), None),
-        ("512 with 24 leaves of 64", forest(&[(512, vec![64; 24])]), None),
-        ("4 prompts of 300 with 6 leaves", forest(&vec![(300, vec![45, 130, 77, 101, 64, 90]); 4]), None),
-        ("a window of 256 over 700 with 5 leaves of 400", forest(&[(700, vec![400; 5])]), Some(256)),
-        ("a window of 512 over 100 with 4 leaves of 900", forest(&[(100, vec![900; 4])]), Some(512)),
+    // heads; where it lies across a border of sequences or at a window's end, lanes wait for one another. The last number is what
+    // the tile variant may compute beyond the area.
+    let cases: [(&str, Forest, Option<usize>, f64); 9] = [
+        ("causal 256", forest(&[(256, vec![])]), None, 1.1),
+        ("causal 1024", forest(&[(1024, vec![])]), None, 1.05),
+        ("8 trees of 300", forest(&vec![(300, vec![]); 8]), None, 1.12),
+        ("a window of 256 in 1024", forest(&[(1024, vec![])]), Some(256), 1.1),
+        ("a pair of 512 + 128 + 128", forest(&[(512, vec![128, 128])]), None, 1.05),
+        ("512 with 24 leaves of 64", forest(&[(512, vec![64; 24])]), None, 1.05),
+        ("4 prompts of 300 with 6 leaves", forest(&vec![(300, vec![45, 130, 77, 101, 64, 90]); 4]), None, 1.12),
+        ("a window of 256 over 700 with 5 leaves of 400", forest(&[(700, vec![400; 5])]), Some(256), 1.12),
+        ("a window of 512 over 100 with 4 leaves of 900", forest(&[(100, vec![900; 4])]), Some(512), 1.1),
     ];
     let of = |heads, head_dim| Heads { heads, kv_heads: 1, head_dim };
     let shapes = [(false, of(2, 10)), (false, of(2, 24)), (false, of(2, 64)), (false, of(1, 100))];
     let invariant = [(true, of(2, 10)), (true, of(3, 24))];
     let mut off = Vec::new();
     for variant in Variant::ALL {
-        for (name, forest, window) in &cases {
+        for (name, forest, window, tile) in &cases {
             for (invariant, heads) in shapes.into_iter().chain(invariant) {
                 let most = match variant {
                     // The gradients of wide heads go by tiles of 16 x 16.
                     Variant::Soft if heads.head_dim > 16 => 1.15,
                     Variant::Soft => 1.1,
                     // Three heads abreast leave 2 of 32 lanes without work.
-                    Variant::Tile if invariant => 1.15,
-                    Variant::Tile => 1.12,
+                    Variant::Tile if invariant && heads.heads == 3 => 1.15,
+                    Variant::Tile => *tile,
                 };
                 let passes = work(&gpu, Form { variant, invariant, matrix_units: false }, heads, forest, *window);
                 for (pass, [beyond, jumps]) in ["forward", "dQ", "dK and dV"].iter().zip(passes) {
