@@ -16,7 +16,8 @@ struct Params {
     top_p: f32,       // 1 off
     min_p: f32,       // 0 off
     seed: vec2u,
-    pad: vec2u,
+    cuts: u32,        // 1: top-k, top-p or min-p leaves a part of the vocabulary, and `list` has room
+    pad: u32,
     stop: array<vec4u, 4>,
 }
 
@@ -68,7 +69,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
             chosen = select(chosen, v - 1u, value(b, at, v - 1u) >= top);
         }
         chosen = reduce_min_index(chosen, l);
-    } else if (p.top_k == 0u || p.top_k >= p.cols) && p.top_p >= 1.0 && p.min_p <= 0.0 {
+    } else if p.cuts == 0u {
         var weight = 0.0;
         for (var v = first; v < stop; v++) {
             weight += exp(value(b, at, v) - top);

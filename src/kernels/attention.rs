@@ -124,7 +124,7 @@ pub(super) struct Sharing {
     abreast: usize,
     /// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with it. On a GPU
     /// as many as leave registers for what is read.
-    pub(super) together: usize,
+    together: usize,
     /// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by lane, so each
     /// is read once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be that of decoding, one row
     /// follows the other.
@@ -134,37 +134,37 @@ pub(super) struct Sharing {
 impl Sharing {
     /// Of the forward pass and of dQ's, with partial sums of `chunk` positions, 0 for one sum.
     pub(super) fn new(rec: &Recorder, heads: Heads, chunk: usize) -> Sharing {
-        let (width, group) = (heads.padded(), heads.heads / heads.kv_heads.max(1));
-        let first = |of: &[usize], fits: &dyn Fn(usize) -> bool| of.iter().copied().find(|n| fits(*n)).unwrap_or(1);
-        let together = |most: usize| (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
+        let width = heads.padded();
         let none = Sharing { parts: 1, unit: 1, abreast: 1, together: 1, at_once: 1 };
         match (rec.variant(), chunk) {
             (Variant::Soft, _) => {
                 let at_once = if width > 16 && chunk == 0 { 8 } else { 1 };
-                Sharing { together: together(4), at_once, ..none }
+                Sharing { together: heads.together(4), at_once, ..none }
             }
             // 5 leave 2 of 32 lanes without work, 7 would leave 4.
             (Variant::Tile, 1..) => {
-                Sharing { abreast: first(&[4, 3, 5, 2], &|n| heads.heads.is_multiple_of(n)), ..none }
+                let abreast = [4, 3, 5, 2].into_iter().find(|n| heads.heads.is_multiple_of(*n)).unwrap_or(1);
+                Sharing { abreast, ..none }
             }
             (Variant::Tile, 0) => {
                 // Of at least two words of 16, 8 or 4 bytes a lane; more than 20 channels would leave no registers in dK and dV.
                 let parts = |unit: usize| {
-                    let fits = |n: usize| width.is_multiple_of(4 * n / unit) && width >= 8 * n / unit;
-                    first(&[16, 8, 4, 2], &fits)
+                    let fits = |n: &usize| width.is_multiple_of(4 * n / unit) && width >= 8 * n / unit;
+                    [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
                 };
                 let fits = |unit: &usize| parts(*unit) > 1 && width <= 20 * parts(*unit);
                 let unit = [1, 2, 4].into_iter().find(fits).unwrap_or(4);
                 let parts = parts(unit);
                 let at_once = if width <= 16 * parts { 4 } else { 2 };
-                Sharing { parts, unit, together: together((24 * parts / width.max(1)).min(4)), at_once, ..none }
+                let together = heads.together((24 * parts / width.max(1)).min(4));
+                Sharing { parts, unit, together, at_once, ..none }
             }
         }
     }
 
     /// Of dK and dV, where a lane goes through the query heads of a key head one by one.
     pub(super) fn by_keys(rec: &Recorder, heads: Heads) -> Sharing {
-        Sharing { together: heads.heads / heads.kv_heads.max(1), ..Sharing::new(rec, heads, 0) }
+        Sharing { together: heads.group(), ..Sharing::new(rec, heads, 0) }
     }
 }
 

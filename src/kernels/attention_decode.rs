@@ -159,8 +159,7 @@ type Way = (&'static str, Vec<(&'static str, u32)>, [u32; 3]);
 fn by_key_head(rec: &Recorder, entry: &'static str, heads: Heads, (b, chunks): (usize, usize)) -> Way {
     let share = (heads.padded() / 4).div_ceil(LANES.1 as usize);
     // Each vec4 of a query head is 8 of a lane's registers.
-    let (most, group) = ((8 / share).clamp(1, 4), heads.heads / heads.kv_heads.max(1));
-    let together = (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1);
+    let together = heads.together((8 / share).clamp(1, 4));
     let mut constants = vec![("HQ", together as u32), ("SHARE", share as u32), ("AT_ONCE", LANES.1), LANES];
     // Of one row keys and values come from memory (as in a product of few rows), of several often from a cache.
     constants.extend((b > 1 && rec.gpu().has_wide_words()).then_some(WIDE));

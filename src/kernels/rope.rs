@@ -48,6 +48,16 @@ impl Heads {
     pub fn width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.padded()
     }
+
+    /// Query heads of a key head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads.max(1)
+    }
+
+    /// Query heads of one key head that a lane can take, at most so many: they read the same keys and values.
+    pub(super) fn together(&self, most: usize) -> usize {
+        (1..=most).rev().find(|n| self.group().is_multiple_of(*n)).unwrap_or(1)
+    }
 }
 
 /// cos and sin of every position's angles, `[positions, rotated channels]` (cos first), the sections (frequencies, number of

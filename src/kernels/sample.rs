@@ -1,7 +1,7 @@
 //! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
 
 use super::{Case, Kernel, lanes, row_groups, stream, word};
-use crate::gpu::{Launch, Recorder, Source, Tensor, fold};
+use crate::gpu::{Launch, Recorder, Source, Tensor, Variant, fold};
 use crate::rng::philox;
 use crate::{Error, Result};
 
@@ -13,16 +13,11 @@ static SOURCE: Source = Source {
     tile_size: 128,
 };
 
-/// The same with a workgroup a row in both variants.
-static BY_WORKGROUP: Source = Source {
-    name: "sample.by_workgroup",
-    soft: include_str!("../../shaders/sample.wgsl"),
-    tile: include_str!("../../shaders/sample.wgsl"),
-    libs: &["grid", "reduce.tile", "philox", "keys"],
-    tile_size: 128,
-};
+/// The same with a workgroup a row in the soft variant too.
+static BY_WORKGROUP: Source =
+    Source { name: "sample.by_workgroup", libs: &["grid", "reduce.tile", "philox", "keys"], ..SOURCE };
 
-/// Vocabulary from which on a software adapter's lanes share a row: a row goes through it 2 to 16 times, which costs more than the
+/// Vocabulary from which on a software adapter's lanes share a row: a row goes through it 2 to 6 times, which costs more than the
 /// barriers between. It does not depend on the number of rows, which so changes no bit.
 const SHARED: usize = 4096;
 
@@ -60,9 +55,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Whether only a part of the vocabulary can be drawn, and more than one token.
-    fn cuts(&self) -> bool {
-        self.temperature > 0.0 && (self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0)
+    /// Whether a part of so many tokens can be drawn, and more than one of them.
+    fn cuts(&self, vocabulary: usize) -> bool {
+        let by_rank = (1..vocabulary).contains(&self.top_k);
+        self.temperature > 0.0 && (by_rank || self.top_p < 1.0 || self.min_p > 0.0)
     }
 }
 
@@ -110,7 +106,7 @@ fn params(
         s.min_p.to_bits(),
         seed as u32,
         (seed >> 32) as u32,
-        0,
+        u32::from(s.cuts(logits.cols)),
         0,
     ];
     p.extend_from_slice(stop);
@@ -131,13 +127,13 @@ pub fn forward(
     (stop, seed): (&[u32], u64),
 ) -> Result<()> {
     let rows = state.info.rows;
-    let list = match sampling.cuts() {
+    let list = match sampling.cuts(logits.cols) {
         true => rec.gpu().empty(rows, logits.cols)?,
         false => rec.gpu().empty(1, 1)?,
     };
-    let (source, groups) = match logits.cols < SHARED {
-        true => (&SOURCE, row_groups(&SOURCE, rec.variant(), rows)),
-        false => (&BY_WORKGROUP, fold(rows)),
+    let (source, groups) = match rec.variant() {
+        Variant::Soft if logits.cols >= SHARED => (&BY_WORKGROUP, fold(rows)),
+        variant => (&SOURCE, row_groups(&SOURCE, variant, rows)),
     };
     rec.launch(Launch {
         source,
