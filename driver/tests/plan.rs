@@ -25,7 +25,7 @@ fn peak(document: &Value) -> u64 {
 }
 
 fn shape(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/shapes").join(name).to_str().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/figures/shapes").join(name).to_str().unwrap().to_owned()
 }
 
 /// The peak that a command's `-v` tells.

@@ -1,8 +1,8 @@
-"""docs/cost.svg and its table in docs/SCALING.md: how the time of a model with random weights grows with tokens, layers, batch and vocabulary.
-usage: python docs/cost.py target/release/selfreward        (no packages; some minutes without a GPU)"""
+"""Draws docs/cost.svg and prints its table in docs/SCALING.md: how the time of a model with random weights grows with tokens, layers, batch and vocabulary.
+usage: python scripts/figures/cost.py target/release/selfreward        (no packages; some minutes without a GPU)"""
 import json, math, os, subprocess, sys, tempfile
 
-BIN, HERE = sys.argv[1], os.path.dirname(os.path.abspath(__file__))
+BIN, DOCS = sys.argv[1], os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs")
 BASE = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4,
         "num_key_value_heads": 2, "num_hidden_layers": 4, "vocab_size": 8192, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2}
@@ -53,4 +53,4 @@ for panel, (title, points) in enumerate(PANELS):
     line = " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in zip(sizes, ms))
     svg.append(f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>')
     svg.extend(f'<circle cx="{x(n):.1f}" cy="{y(v):.1f}" r="3" fill="#0072b2"/>' for n, v in zip(sizes, ms))
-open(os.path.join(HERE, "cost.svg"), "w").write("\n".join(svg + ["</svg>"]) + "\n")
+open(os.path.join(DOCS, "cost.svg"), "w").write("\n".join(svg + ["</svg>"]) + "\n")

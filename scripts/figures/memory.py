@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the tables of MEMORY.md from `selfreward plan`: python3 docs/memory.py [BIN]"""
+"""Writes the table of docs/MEMORY.md anew from `selfreward plan` and the shapes beside this file.
+usage: python scripts/figures/memory.py [target/release/selfreward]        (no packages)"""
 import json
 import pathlib
 import re
@@ -40,9 +41,9 @@ def table():
             yield f"| {model} | {name} | " + " | ".join(cell(model, stored, flags, gib) for gib in CARDS) + " |"
 
 
-page = HERE / "MEMORY.md"
+page = HERE.parents[1] / "docs" / "MEMORY.md"
 text = page.read_text()
-mark = "<!-- made by docs/memory.py -->\n"
+mark = "<!-- made by scripts/figures/memory.py -->\n"
 end = "<!-- end -->"
 made = re.sub(re.escape(mark) + ".*?" + end, lambda _: mark + "\n".join(table()) + "\n" + end, text, flags=re.S)
 page.write_text(made)

@@ -1,10 +1,10 @@
-"""The tables of docs/NUMERICS.md: the largest error of each kernel against its f64 twin, and of each golden model against PyTorch.
-usage: python docs/measure.py target/release/selfreward        (numpy, safetensors; walks tests/golden)"""
+"""Prints the tables of errors in docs/NUMERICS.md: the largest error of each kernel against its f64 twin, and of each golden model against PyTorch.
+usage: python scripts/figures/measure.py target/release/selfreward        (numpy, safetensors; walks tests/golden)"""
 import json, os, subprocess, sys, tempfile
 import numpy as np
 from safetensors.numpy import load_file
 
-BIN, GOLDEN = sys.argv[1], os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/golden")
+BIN, GOLDEN = sys.argv[1], os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/golden")
 
 
 def relative(got, want):

@@ -1,9 +1,9 @@
-"""docs/curves.svg and its table in docs/NUMERICS.md: the loss of a training whose products read 16-bit weights, beside f32's.
-usage: python docs/curves.py target/release/selfreward        (no packages; some minutes without a GPU)"""
+"""Draws docs/curves.svg and prints its table in docs/NUMERICS.md: the loss of a training whose products read 16-bit weights, beside f32's.
+usage: python scripts/figures/curves.py target/release/selfreward        (no packages; some minutes without a GPU)"""
 import json, os, random, subprocess, sys, tempfile
 
-BIN, HERE = sys.argv[1], os.path.dirname(os.path.abspath(__file__))
-MODEL, COLOURS = os.path.join(HERE, "../src/world/m1"), {"f32": "#444", "bf16": "#d55e00", "f16": "#0072b2"}
+BIN, ROOT = sys.argv[1], os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+MODEL, COLOURS = os.path.join(ROOT, "src/world/m1"), {"f32": "#444", "bf16": "#d55e00", "f16": "#0072b2"}
 KINDS = {"upper": str.upper, "reverse": lambda w: w[::-1], "sort": lambda w: "".join(sorted(w)), "double": lambda w: "".join(2 * c for c in w)}
 
 
@@ -53,4 +53,4 @@ for panel, (command, keys, rate) in enumerate([("sft", ["completion_ids"], "1e-3
         print(f"| {command} | {i + 1} | " + " | ".join(f"{c[i]:.5f}" for c in curves.values()) + " |")
     far = {d: max(abs(a - b) for a, b in zip(c, curves["f32"])) for d, c in curves.items() if d != "f32"}
     print(f"| {command} | largest distance | | {far['bf16']:.1e} | {far['f16']:.1e} |")
-open(os.path.join(HERE, "curves.svg"), "w").write("\n".join(svg + ["</svg>"]) + "\n")
+open(os.path.join(ROOT, "docs/curves.svg"), "w").write("\n".join(svg + ["</svg>"]) + "\n")

@@ -1,5 +1,5 @@
-"""The computed tables of docs/SCALING.md: what data-parallel training sends, and how long that takes beside the computing.
-usage: python docs/scaling.py        (plain Python; prints Markdown)"""
+"""Prints the computed tables of docs/SCALING.md: what data-parallel training sends, and how long that takes beside the computing.
+usage: python scripts/figures/scaling.py        (plain Python; prints Markdown)"""
 
 MODELS = {  # hidden, layers, query heads, key/value heads, head width, MLP width, vocabulary, whether the head is the embedding
     "SmolLM2-135M": (576, 30, 9, 3, 64, 1536, 49152, True),

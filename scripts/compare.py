@@ -1,5 +1,5 @@
-"""The first layer at which selfreward and transformers differ. Needs torch, transformers, safetensors.
-usage: python docs/compare.py MODEL_FOLDER [TEXT] [--bin target/release/selfreward] [--tolerance 1e-5]"""
+"""The first layer at which selfreward and transformers differ (docs/NUMERICS.md). Needs torch, transformers, safetensors.
+usage: python scripts/compare.py MODEL_FOLDER [TEXT] [--bin target/release/selfreward] [--tolerance 1e-5]"""
 import argparse, json, os, subprocess, sys, tempfile
 import torch
 from safetensors.torch import load_file

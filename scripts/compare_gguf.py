@@ -1,5 +1,5 @@
 """Does a GGUF file mean to transformers and the gguf package what it means to selfreward? Needs torch, transformers, gguf.
-usage: python docs/compare_gguf.py FILE.gguf [--config MODEL_FOLDER] [--bin target/release/selfreward] [--tolerance 1e-5]
+usage: python scripts/compare_gguf.py FILE.gguf [--config MODEL_FOLDER] [--bin target/release/selfreward] [--tolerance 1e-5]
 
 Names every metadata key and tensor that the gguf package does not know for the architecture, then compares logits. The
 GGUF reader of transformers (5.23) leaves out some keys: scaled and partial rotations, biases of llama, head sizes of qwen3,
