@@ -2,7 +2,7 @@
 //! rows that they compute, and the sums are compared with the visible area, forward and backward, in every variant.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
-#![expect(clippy::print_stdout, reason = "BENCHMARKS.md has the figures")]
+#![expect(clippy::print_stdout, reason = "docs/notebook/attention.md has the figures")]
 
 use selfreward::gpu::{Form, Gpu, Options, Variant};
 use selfreward::kernels::attention::{self, Mask};
