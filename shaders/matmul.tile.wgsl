@@ -1,9 +1,10 @@
 // C = A B for GPUs: blocks of 64 x 64 staged in workgroup memory 16 deep, 8 x 4 results a lane (128 lanes;
-// docs/notebook/gpu.md has the forms that lost). Rows of a lane lie 8 apart and neighbouring lanes hold neighbouring columns, so that they read neighbouring
-// banks. What is staged is written out twice, not looped over, so that all loads start together. Few rows (decode) take
-// forward_rows and forward_q: there the weights are read once, K is split into 8 slices, one a lane, which are added in order. Where a
-// result's bits must not depend on the number of rows, the blocked form is launched once for each of the same 8 slices. (A
-// loop over slices in the kernel took SwiftShader's compiler minutes.)
+// docs/notebook/gpu.md has the forms that lost). Rows of a lane lie 8 apart and neighbouring lanes hold neighbouring
+// columns, so that they read neighbouring banks. What is staged is written out twice, not looped over, so that all
+// loads start together. Few rows (decode) take forward_rows and forward_q: there the weights are read once, K is split
+// into 8 slices, one a lane, which are added in order. Where a result's bits must not depend on the number of rows, the
+// blocked form is launched once for each of the same 8 slices. (A loop over slices in the kernel took SwiftShader's
+// compiler minutes.)
 // A line that ends in //*NAME stands NAME times, $ being its number.
 struct Params {
     m: u32,      // rows of C
