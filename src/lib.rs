@@ -30,18 +30,26 @@
 //! # }
 //! ```
 
+pub mod arch;
+pub mod data;
+pub mod demo;
 mod durable;
 pub mod error;
 pub mod generate;
 pub mod gpu;
 pub mod hub;
+pub mod json;
 pub mod judge;
 pub mod kernels;
 pub mod layout;
+mod lock;
+pub mod measure;
 pub mod model;
 pub mod observe;
 pub mod recipe;
+pub mod report;
 pub mod rng;
+pub mod source;
 pub mod text;
 pub mod train;
 pub mod weights;

@@ -4,11 +4,14 @@
 mod models;
 
 use models::{distance, greedy, lora, named_distance, own_and_wide};
+use selfreward::arch::Dtype;
+use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::{Gpu, Options};
-use selfreward::model::{Model, NamedTensor, family, score};
+use selfreward::model::{Model, score};
+use selfreward::source::ModelSource;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
+use selfreward::weights::{ModelParts, save_gguf};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -3,14 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use selfreward::arch::NamedTensor;
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::gpu::Gpu;
-use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::model::{Model, NamedTensor, Storage, score};
+use selfreward::model::{Model, Storage, score};
+use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::Example;
 use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, Trainer};
-use selfreward::weights::{ModelSource, Weights};
+use selfreward::weights::Weights;
 use selfreward::{Error, Observer, Silent};
 use serde::Deserialize;
 use std::cell::RefCell;

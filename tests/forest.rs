@@ -4,10 +4,11 @@
 
 use proptest::prelude::*;
 use selfreward::Silent;
+use selfreward::arch::{Activation, Arch, Layer, NamedTensor, Rope, Stretch, family};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
+use selfreward::model::Model;
 use selfreward::model::score::{Branch, logits, logps};
-use selfreward::model::{Activation, Arch, Layer, Model, NamedTensor, Rope, Stretch, family};
 use std::sync::OnceLock;
 
 const V: usize = 61;

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use selfreward::model::{NamedTensor, family};
+use selfreward::arch::Dtype;
+use selfreward::arch::{NamedTensor, family};
+use selfreward::source::ModelSource;
 use selfreward::text::Text;
-use selfreward::weights::{Dtype, Gguf, ModelParts, ModelSource, save_gguf, save_model_parts, write_safetensors};
+use selfreward::weights::{Gguf, ModelParts, save_gguf, save_model_parts, write_safetensors};
 use serde_json::{Value, json};
 
 /// The golden folders whose family GGUF can express.

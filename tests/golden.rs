@@ -6,15 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::Silent;
+use selfreward::arch::family::FAMILIES;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
-use selfreward::model::family::FAMILIES;
 use selfreward::model::{Model, score};
+use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer, sft};
-use selfreward::weights::ModelSource;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;

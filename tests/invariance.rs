@@ -7,7 +7,7 @@ use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::model::{Model, score};
-use selfreward::weights::ModelSource;
+use selfreward::source::ModelSource;
 use std::path::Path;
 
 /// Texts of 2 to 60 tokens below `vocabulary`.

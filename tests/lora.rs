@@ -5,13 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::Silent;
+use selfreward::arch::Dtype;
+use selfreward::arch::NamedTensor;
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::gpu::Gpu;
-use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::model::{Model, NamedTensor, Storage, score};
+use selfreward::model::{Model, Storage, score};
+use selfreward::source::{ModelSource, save_adapter};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
-use selfreward::weights::{Dtype, ModelSource, save_adapter};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

@@ -6,12 +6,13 @@
 use selfreward::Silent;
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, score};
+use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Labelled, Pair, PairLogps};
 use selfreward::train::losses::{Family, LOSSES};
 use selfreward::train::objective::{Divergence, Objective, Seen};
 use selfreward::train::sft::Example;
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
-use selfreward::weights::{ModelSource, Weights};
+use selfreward::weights::Weights;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,14 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use selfreward::arch::NamedTensor;
+use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::demo::from_scratch::{Batch, Stage};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::adamw::{self, Moments, Part, Rates};
 use selfreward::kernels::weight::{Half, Weight};
-use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::model::{Model, NamedTensor};
+use selfreward::model::Model;
 use selfreward::train::{MomentType, Optimiser, Trainer};
 use selfreward::world;
-use selfreward::world::train::{Batch, Stage};
 use std::path::Path;
 
 fn open(block: Option<u64>) -> Gpu {

@@ -2,19 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
+use selfreward::demo::domain::{WorldDomain, self_judge, settings};
+use selfreward::generate::Engine;
 use selfreward::gpu::Gpu;
-use selfreward::judge::{Engine, Item, Judge, Match, ModelJudge, ModelJudgeSettings, Preference, Template};
+use selfreward::json::read_jsonl;
+use selfreward::judge::{Item, Judge, Match, ModelJudge, ModelJudgeSettings, Preference, Template};
 use selfreward::judge::{Mode, RandomJudge, Templates, Verdict};
+use selfreward::measure::metrics::mean_se;
 use selfreward::recipe::Domain;
 use selfreward::recipe::config::{Agreement, ByRound, Method, Rejected, RoundSettings, Weighting};
-use selfreward::recipe::meta::{self, MetaJudge};
-use selfreward::recipe::metrics::mean_se;
+use selfreward::recipe::context::{Context, RoundFiles};
 use selfreward::recipe::models::{Models, RunModels};
-use selfreward::recipe::pairs::Select;
-use selfreward::recipe::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, read_jsonl};
-use selfreward::recipe::round::{Context, RoundFiles, RoundMetrics, measure, play, prepare};
-use selfreward::recipe::validation::ValidationRecord;
-use selfreward::recipe::world_domain::{WorldDomain, self_judge, settings};
+use selfreward::recipe::pair_rule::Select;
+use selfreward::recipe::round::{play, prepare};
+use selfreward::recipe::round_metrics::{RoundMetrics, measure};
+use selfreward::recipe::stages::meta;
+use selfreward::recipe::stages::meta::MetaJudge;
+use selfreward::recipe::stages::validation::ValidationRecord;
 use selfreward::world::{self, Task, marks, text};
 use selfreward::{Observer, Result, Silent};
 use std::path::Path;
@@ -242,7 +247,7 @@ fn better_verdicts_are_preferred_within_their_share() {
     let candidates: Vec<CandidateRecord> = read_jsonl(&files.jsonl("candidates")).unwrap();
     let input = meta::Verdicts { prompts: &prompts, candidates: &candidates, verdicts: &verdicts, pairs: pairs.len() };
     let out = tmp.path().join("true.jsonl");
-    let mut engine = selfreward::judge::NoEngine;
+    let mut engine = selfreward::generate::NoEngine;
     let told = meta::run(&mut engine, &judge, &Oracle, &ctx, &input, &out).unwrap();
     assert!(told.len() >= 6 && told.len() as f64 <= 0.15 * (told.len() + pairs.len()) as f64, "{}", told.len());
     for pair in &told {

@@ -3,20 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use selfreward::arch::Dtype;
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::generate::{Generator, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
 use selfreward::kernels::weight::Half;
-use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::model::{Model, Storage};
-use selfreward::recipe::fit::{Cut, Fit};
 use selfreward::recipe::plan::{self, ids};
-use selfreward::recipe::training::{Data, Job, train};
+use selfreward::source::ModelSource;
 use selfreward::train::dpo::{DpoConfig, Pair};
 use selfreward::train::exchange::Alone;
+use selfreward::train::fit::{Cut, Fit};
+use selfreward::train::job::{Data, Job, train};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
 use selfreward::train::{Dropout, LearningRate, MomentType, Optimiser, Schedule, WeightType};
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf};
+use selfreward::weights::{ModelParts, save_gguf};
 use selfreward::{Silent, world};
 use std::path::{Path, PathBuf};
 

@@ -6,15 +6,20 @@
 mod common;
 
 use common::{schema, validate};
+use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
+use selfreward::demo::domain::{OracleJudge, WorldDomain, self_judge, settings};
+use selfreward::demo::evaluation;
+use selfreward::generate::Engine;
 use selfreward::generate::{Output, Request, Settings};
-use selfreward::judge::{Engine, Judge, RandomJudge};
+use selfreward::json::read_jsonl;
+use selfreward::judge::{Judge, RandomJudge};
+use selfreward::measure::metrics;
 use selfreward::model::score::Branch;
 use selfreward::recipe::config::{Method, RoundSettings};
+use selfreward::recipe::context::{Context, RoundFiles};
 use selfreward::recipe::models::NoModels;
-use selfreward::recipe::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, read_jsonl};
-use selfreward::recipe::round::{Context, RoundFiles, measure, prepare};
-use selfreward::recipe::world_domain::{OracleJudge, WorldDomain, self_judge, settings};
-use selfreward::recipe::{evaluation, metrics};
+use selfreward::recipe::round::prepare;
+use selfreward::recipe::round_metrics::measure;
 use selfreward::rng::Stream;
 use selfreward::world::respond::{IFT_WEIGHTS, response};
 use selfreward::world::{Task, marks, text};
@@ -90,7 +95,7 @@ fn play(
     prepare(&mut Scripted { calls }, &ctx, judge, &files, earlier, &mut |_| Ok(()))?;
     std::fs::write(files.jsonl("steps"), "").unwrap();
     let metrics = measure(&ctx, judge.name(), &files)?;
-    selfreward::recipe::records::write_json(&files.dir.join("metrics.json"), &metrics)
+    selfreward::json::write_json(&files.dir.join("metrics.json"), &metrics)
 }
 
 fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -171,10 +176,10 @@ fn records_link_up_and_pairs_follow_the_scores() {
 fn a_second_round_asks_nothing_twice() {
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
     play(tmp.path(), &settings, &OracleJudge, usize::MAX, 1, &[]).unwrap();
-    let earlier = selfreward::recipe::demo::earlier_prompts(tmp.path(), 2).unwrap();
+    let earlier = selfreward::recipe::stages::prompts::earlier_prompts(tmp.path(), 2).unwrap();
     assert_eq!(earlier.len(), 30);
     play(tmp.path(), &settings, &RandomJudge { seed: 9 }, usize::MAX, 2, &earlier).unwrap();
-    let all = selfreward::recipe::demo::earlier_prompts(tmp.path(), 3).unwrap();
+    let all = selfreward::recipe::stages::prompts::earlier_prompts(tmp.path(), 3).unwrap();
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), 60);
     let verdicts: Vec<VerdictRecord> = read_jsonl(&RoundFiles::new(tmp.path(), 2).jsonl("verdicts")).unwrap();
     let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
@@ -274,8 +279,8 @@ fn every_record_holds_to_its_schema() {
 
 #[test]
 fn every_document_holds_to_its_schema() {
-    use selfreward::recipe::demo::{DemoConfig, summarise};
-    use selfreward::recipe::demo_report::DemoReport;
+    use selfreward::demo::report::DemoReport;
+    use selfreward::demo::{DemoConfig, summarise};
     use selfreward::recipe::run_folder::{RunFolder, status};
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
     let run = tmp.path().join("run");

@@ -5,14 +5,17 @@
 mod models;
 
 use models::{distance, greedy, lora, named_distance, own_and_wide};
+use selfreward::arch::Dtype;
+use selfreward::arch::{Arch, NamedTensor, family};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::matmul;
 use selfreward::kernels::quants::{Quants, Scales};
 use selfreward::kernels::weight::{Half, Weight};
-use selfreward::model::{Arch, Model, NamedTensor, Storage, family, score};
+use selfreward::model::{Model, Storage, score};
+use selfreward::source::ModelSource;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf, save_model_parts};
+use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use selfreward::world;
 use std::path::Path;
 

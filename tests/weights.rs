@@ -6,11 +6,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use selfreward::Error;
-use selfreward::model::{NamedTensor, family};
+use selfreward::arch::Dtype;
+use selfreward::arch::{NamedTensor, family};
+use selfreward::source::{ModelSource, SOURCE_FILE, save_model};
 use selfreward::text::{Message, Text};
-use selfreward::weights::{
-    Dtype, ModelParts, ModelSource, SOURCE_FILE, save_model, save_model_parts, write_safetensors,
-};
+use selfreward::weights::{ModelParts, save_model_parts, write_safetensors};
 use serde_json::{Value, json};
 
 fn config() -> Value {

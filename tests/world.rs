@@ -1,7 +1,7 @@
 //! The small world from outside: its model folder is an ordinary one.
 
+use selfreward::source::ModelSource;
 use selfreward::text::Message;
-use selfreward::weights::ModelSource;
 use selfreward::world;
 
 #[test]

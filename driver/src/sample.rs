@@ -2,7 +2,7 @@
 
 use clap::Args;
 use selfreward::generate::{Sampling, Settings};
-use selfreward::weights::ModelSource;
+use selfreward::source::ModelSource;
 
 /// How tokens are drawn.
 #[derive(Args)]

@@ -4,8 +4,10 @@
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
-use selfreward::model::lora::{Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_adapter, save_gguf, save_model_parts};
+use selfreward::arch::Dtype;
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::source::{ModelSource, save_adapter};
+use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -7,8 +7,8 @@ mod common;
 
 use assert_cmd::cargo::cargo_bin_cmd;
 use common::{schema, validate};
-use selfreward::recipe::evaluation::QuestionRecord;
-use selfreward::recipe::metrics::head_to_head;
+use selfreward::demo::evaluation::QuestionRecord;
+use selfreward::measure::metrics::head_to_head;
 use selfreward::world::{Task, held_out, marks};
 use serde_json::{Value, json};
 use std::fs;

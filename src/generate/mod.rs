@@ -1,6 +1,8 @@
 //! Generation: many sequences at once, the token loop on the GPU, prefixes shared.
 
 mod batch;
+mod engine;
+mod language;
 mod pages;
 mod prefill;
 #[cfg(test)]
@@ -8,6 +10,9 @@ mod tests;
 mod wave;
 
 pub use crate::kernels::sample::Sampling;
+pub use crate::text::Language;
+pub use engine::{Engine, GpuEngine, NoEngine};
+pub use language::ChatLanguage;
 
 use crate::gpu::{self, Gpu};
 use crate::kernels::attention_decode::PAGE;

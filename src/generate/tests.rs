@@ -4,9 +4,10 @@
 use super::wave::{self, Work};
 use super::{Generator, Limits, Output, Request, Sampling, Settings};
 use crate::Silent;
+use crate::arch::{Layer, Stretch};
 use crate::gpu::{Gpu, Options, Variant};
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};
-use crate::model::{Layer, Model, Stretch, decoder, head, params, score, view};
+use crate::model::{Model, decoder, head, params, score, view};
 use crate::world;
 
 /// A small model with a windowed block, whose context spans several chunks of the attention.

@@ -2,8 +2,10 @@
 //!
 //! The mode is chosen on one half of the questions; what is reported of it comes from the other half.
 
-use super::{Engine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict};
+use super::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, Templates, Verdict};
+use crate::generate::Engine;
 use crate::rng::fnv;
+use crate::text::Language;
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 

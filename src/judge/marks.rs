@@ -1,7 +1,9 @@
 //! Mode `marks`: the judge writes one letter per point earned, `-` where not, and each letter's probability is read.
 
-use super::{Engine, Item, Language, Template, Verdict};
+use super::{Item, Template, Verdict};
+use crate::generate::Engine;
 use crate::generate::{Request, Sampling, Settings};
+use crate::text::Language;
 use crate::{Error, Observer, Result};
 
 /// A prompt after which the model writes its marks.

@@ -4,7 +4,6 @@
 //! is never a score: it is counted, and the answer stays without one.
 
 pub mod calibrate;
-mod engine;
 mod marks;
 mod model_judge;
 mod pairwise;
@@ -15,13 +14,13 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Engine, GpuEngine, Language, NoEngine};
 pub use marks::MarksTemplate;
 pub use model_judge::{Mode, ModelJudge, ModelJudgeSettings};
 pub use pairwise::{Match, PairwiseJudge, Preference, SAME_TEXT};
 pub use parse::{NoScore, ScorePattern, parse_choice, parse_score};
 pub use template::{Template, Templates};
 
+use crate::generate::Engine;
 use crate::rng::Stream;
 use crate::{Observer, Result};
 

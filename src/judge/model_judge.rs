@@ -1,8 +1,10 @@
 //! The model as its own judge, in the mode of one's choice.
 
-use super::{Engine, Item, Judge, Language, NoScore, ScorePattern, Templates, Verdict};
+use super::{Item, Judge, NoScore, ScorePattern, Templates, Verdict};
 use super::{marks, parse_score, probability, sampled};
+use crate::generate::Engine;
 use crate::generate::Sampling;
+use crate::text::Language;
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;

@@ -2,8 +2,10 @@
 
 use super::probability::either;
 use super::sampled::write;
-use super::{Engine, Language, ModelJudgeSettings, Template, Verdict, parse_choice};
+use super::{ModelJudgeSettings, Template, Verdict, parse_choice};
+use crate::generate::Engine;
 use crate::rng::{halves, record_id};
+use crate::text::Language;
 use crate::{Observer, Result};
 
 /// The status of a match of equal answers.

@@ -1,7 +1,9 @@
 //! Modes that read a score from probabilities instead of written text: `expected`, `criteria`, `yes`, `backward`.
 
-use super::{Engine, Item, Language, Template, Verdict};
+use super::{Item, Template, Verdict};
+use crate::generate::Engine;
 use crate::model::score::Branch;
+use crate::text::Language;
 use crate::{Error, Observer, Result};
 
 /// Expectation over the digits 0..=5 right after `Score: `, renormalised over them.

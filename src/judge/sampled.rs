@@ -1,8 +1,10 @@
 //! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
 
-use super::{Engine, Item, Language, ModelJudgeSettings, NoScore, Template, Verdict};
+use super::{Item, ModelJudgeSettings, NoScore, Template, Verdict};
+use crate::generate::Engine;
 use crate::generate::{Request, Settings};
 use crate::rng::{halves, record_id};
+use crate::text::Language;
 use crate::{Error, Observer, Result};
 
 /// K verdicts per item; the score is the mean of those that parse.

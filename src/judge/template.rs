@@ -1,6 +1,6 @@
 //! The judge's prompts: minijinja templates with `question` and `answer`, shipped in `prompts/`.
 
-use super::Language;
+use crate::text::Language;
 use crate::text::sandbox;
 use crate::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! Every mode against a scripted engine and a language of single letters.
 
 use super::*;
+use crate::generate::Language;
 use crate::generate::{Output, Request, Settings};
 use crate::model::score::Branch;
 use crate::{Error, Silent};

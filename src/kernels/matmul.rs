@@ -6,9 +6,10 @@ pub use cases::{DTYPES, timed, timed_backward, twin, twin_tn};
 pub(super) use cases::{pad_rows, random, random_half, random_quantised};
 
 use super::rms_norm::Gain;
-use super::swiglu::{self, Activation};
+use super::swiglu;
 use super::weight::{Block, Weight};
 use super::{Kernel, bytes, matmul_matrix, transpose, word};
+use crate::arch::Activation;
 use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::{Error, Result};
 

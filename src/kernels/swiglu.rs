@@ -1,6 +1,7 @@
 //! The gated MLP's activation (arXiv 2002.05202).
 
 use super::{Case, Kernel, several, stream};
+use crate::arch::Activation;
 use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -20,15 +21,6 @@ pub const KERNEL: Kernel = Kernel {
     ordered: &[],
     cases,
 };
-
-/// The gate's activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x · sigmoid(x)
-    Silu,
-    /// GELU in its tanh form (`gelu_pytorch_tanh`; arXiv 1606.08415, section 2).
-    GeluTanh,
-}
 
 impl Activation {
     /// As the shaders know it.

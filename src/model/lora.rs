@@ -3,169 +3,15 @@
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
-pub use super::lora_layers::{ALL_LINEAR, LayerRules, Modules};
-use super::lora_layers::{Rules, names_match};
 use super::params::{self, Part, Place};
-use super::{Arch, Model, NamedTensor, dropout};
+use super::{Model, dropout};
+use crate::arch::lora::{LoraConfig, targets};
+use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::weight::{Stored, Weight};
-use crate::rng::{Stream, fnv};
-use crate::weights::{LARGEST, first_unusable, unusable};
 use crate::{Error, Result};
-
-/// PEFT puts this before every module's name.
-const PREFIX: &str = "base_model.model.";
-/// The largest rank that is taken: more would cost more than the full matrices.
-const MAX_RANK: usize = 4096;
-
-/// What adapter_config.json says.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// r, the width between A and B.
-    pub rank: usize,
-    /// α of the scale.
-    pub alpha: f32,
-    /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
-    pub rslora: bool,
-    /// Share of A's input that is dropped in training, from 0 to below 1.
-    pub dropout: f32,
-    /// The layers that get an adapter.
-    pub targets: Modules,
-    /// Exceptions among them.
-    pub layers: LayerRules,
-}
-
-/// An adapter on the host: its tensors under PEFT's names, A then B of each layer in the model's order.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Adapter {
-    /// Its settings.
-    pub config: LoraConfig,
-    /// `base_model.model.MODULE.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`.
-    pub tensors: Vec<NamedTensor>,
-}
-
-/// A layer that an adapter changes.
-struct Target {
-    module: String,
-    out: usize,
-    inner: usize,
-    rank: usize,
-    /// s, by which the adapter's output is multiplied.
-    scale: f32,
-}
-
-impl Target {
-    fn name(&self, side: &str) -> String {
-        format!("{PREFIX}{}.lora_{side}.weight", self.module)
-    }
-}
-
-fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
-    let rules = Rules::new(config)?;
-    let parameters = super::family::parameters(arch);
-    let modules = parameters.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)));
-    let (linear, others): (Vec<_>, Vec<_>) = modules.partition(|(m, _)| m.ends_with("_proj"));
-    if let Modules::Names(names) = &config.targets {
-        let unknown = |name: &&String| {
-            *name != ALL_LINEAR && !linear.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
-        };
-        if let Some(name) = names.iter().find(unknown) {
-            let mut known: Vec<&str> = linear.iter().filter_map(|(module, _)| module.rsplit('.').next()).collect();
-            known.sort_unstable();
-            known.dedup();
-            return Err(Error::Input(format!(
-                "LoRA target '{name}' is no linear layer of this model; there are {} and {ALL_LINEAR}",
-                known.join(", ")
-            )));
-        }
-    } else {
-        // A tied output matrix is a module too where the pattern comes from.
-        for module in others.iter().map(|(module, _)| *module).chain(["lm_head"]) {
-            if rules.wants(module)? {
-                return Err(Error::Input(format!(
-                    "a LoRA target is {module}, but only linear layers of the blocks can be"
-                )));
-            }
-        }
-    }
-    let mut wanted = Vec::new();
-    for (module, shape) in linear {
-        let [out, inner] = shape[..] else { continue };
-        if rules.wants(module)? {
-            let (rank, scale) = rules.rank_and_scale(module)?;
-            if rank == 0 || rank > MAX_RANK || !(-LARGEST..=LARGEST).contains(&scale) {
-                return Err(Error::Input(format!(
-                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a scale up to {LARGEST:e}"
-                )));
-            }
-            wanted.push(Target { module: module.into(), out, inner, rank, scale });
-        }
-    }
-    if wanted.is_empty() {
-        return Err(Error::Input("LoRA without a target layer".into()));
-    }
-    Ok(wanted)
-}
-
-impl Adapter {
-    /// As PEFT begins: A uniform in ±1 / √in (Kaiming with a = √5), B zero, so the model is unchanged at first.
-    ///
-    /// # Errors
-    /// Targets that the model does not have; a rank of 0.
-    pub fn fresh(arch: &Arch, config: &LoraConfig, seed: u64) -> Result<Adapter> {
-        let mut tensors = Vec::new();
-        for t in targets(arch, config)? {
-            let mut draw = Stream::new(seed, fnv(t.module.as_bytes()));
-            let bound = 1.0 / (t.inner as f32).sqrt();
-            let a = (0..t.rank * t.inner).map(|_| (2.0 * draw.uniform() - 1.0) * bound).collect();
-            tensors.push(NamedTensor { name: t.name("A"), shape: vec![t.rank, t.inner], data: a });
-            let b = vec![0.0; t.out * t.rank];
-            tensors.push(NamedTensor { name: t.name("B"), shape: vec![t.out, t.rank], data: b });
-        }
-        Ok(Adapter { config: config.clone(), tensors })
-    }
-
-    /// Names and shapes of an adapter's tensors on a model.
-    ///
-    /// # Errors
-    /// As [`Adapter::fresh`].
-    pub fn parameters(arch: &Arch, config: &LoraConfig) -> Result<Vec<(String, Vec<usize>)>> {
-        let both = |t: Target| [(t.name("A"), vec![t.rank, t.inner]), (t.name("B"), vec![t.out, t.rank])];
-        Ok(targets(arch, config)?.into_iter().flat_map(both).collect())
-    }
-
-    /// Adds s · B A to the weights of the base model, summed in f64.
-    ///
-    /// # Errors
-    /// An adapter of another model; a sum that is no weight any more.
-    pub fn merge(&self, base: &mut [NamedTensor]) -> Result<()> {
-        let rules = Rules::new(&self.config)?;
-        for pair in self.tensors.chunks_exact(2) {
-            let (a, b) = (&pair[0], &pair[1]);
-            let module = a.name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
-            let weight = module.and_then(|m| base.iter_mut().find(|t| t.name.strip_suffix(".weight") == Some(m)));
-            let (out, r, inner) = (b.shape[0], a.shape[0], a.shape[1]);
-            let scale = f64::from(rules.rank_and_scale(module.unwrap_or_default())?.1);
-            let Some(weight) = weight.filter(|w| w.shape == [out, inner]) else {
-                return Err(Error::Input(format!("{} has no weight of its shape in the base model", a.name)));
-            };
-            for (o, row) in weight.data.chunks_exact_mut(inner).enumerate() {
-                for (i, w) in row.iter_mut().enumerate() {
-                    let product = |j: usize| f64::from(b.data[o * r + j]) * f64::from(a.data[j * inner + i]);
-                    *w = (f64::from(*w) + scale * (0..r).map(product).sum::<f64>()) as f32;
-                }
-            }
-            if let Some(first) = first_unusable(&weight.data) {
-                return Err(Error::NonFinite(
-                    unusable(&weight.name, &weight.shape, first) + ", once the adapter is added",
-                ));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The adapter of a model on the GPU; its tensors are parameters of the model, after those of the base.
 #[derive(Clone)]
@@ -349,27 +195,4 @@ pub(crate) fn backward(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_that_the_model_does_not_have_are_refused() {
-        let arch = crate::world::arch();
-        let refused = |rank: usize, targets: Modules, word: &str| {
-            let config =
-                LoraConfig { rank, alpha: 8.0, rslora: true, dropout: 0.0, targets, layers: LayerRules::default() };
-            let error = Adapter::fresh(&arch, &config, 0).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        };
-        let names = |name: &str| Modules::Names(vec![name.into()]);
-        refused(4, names("nothing"), "down_proj");
-        refused(0, names("q_proj"), "rank 0");
-        refused(MAX_RANK + 1, names("q_proj"), "4097");
-        refused(4, Modules::Pattern(".*".into()), "linear layers");
-        refused(4, Modules::Pattern("model.*_proj|lm_head".into()), "lm_head");
-        refused(4, Modules::Pattern("q_proj".into()), "without a target");
-    }
 }

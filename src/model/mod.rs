@@ -1,37 +1,24 @@
 //! The decoder: one implementation for every family, forward and backward beside one another.
 
-pub mod arch;
 pub(crate) mod decoder;
 pub(crate) mod dropout;
-pub mod family;
 pub(crate) mod head;
 pub mod lora;
-mod lora_layers;
 pub(crate) mod params;
 pub mod score;
 mod step;
 pub(crate) mod view;
 
-pub use arch::{Activation, Arch, Layer, Rope, Stretch};
 pub use params::Storage;
 
+use crate::arch::lora::Adapter;
+use crate::arch::{Arch, Dtype, NamedTensor};
 use crate::gpu::{Gpu, Part, Tensor};
 use crate::kernels::cast;
 use crate::kernels::rms_norm::Gain;
 use crate::kernels::weight::{Block, Half, Weight};
-use crate::weights::{Dtype, ModelSource};
+use crate::source::ModelSource;
 use crate::{Error, Result};
-
-/// One named parameter on the host, in Hugging Face's name, shape and row-major order.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedTensor {
-    /// Hugging Face's parameter name.
-    pub name: String,
-    /// `[out, in]` for matrices, `[n]` for vectors.
-    pub shape: Vec<usize>,
-    /// Row-major values.
-    pub data: Vec<f32>,
-}
 
 /// A model's weights on the GPU.
 pub struct Model {
@@ -104,7 +91,7 @@ impl Model {
     ///
     /// # Errors
     /// It has one already, or the adapter is another model's; out of memory.
-    pub fn with_adapter(mut self, gpu: &Gpu, adapter: Option<&lora::Adapter>) -> Result<Model> {
+    pub fn with_adapter(mut self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
         let Some(adapter) = adapter else { return Ok(self) };
         if self.lora.is_some() {
             return Err(Error::Input("the model has an adapter already; merge it first".into()));
@@ -125,10 +112,10 @@ impl Model {
     ///
     /// # Errors
     /// GPU errors.
-    pub fn adapter(&self, gpu: &Gpu) -> Result<Option<lora::Adapter>> {
+    pub fn adapter(&self, gpu: &Gpu) -> Result<Option<Adapter>> {
         let Some(lora) = &self.lora else { return Ok(None) };
         let tensors = lora.download(gpu, &self.arch, |p| self.weight(p))?;
-        Ok(Some(lora::Adapter { config: lora.config.clone(), tensors }))
+        Ok(Some(Adapter { config: lora.config.clone(), tensors }))
     }
 
     /// All parameters, dequantised to f32, in the family's order; an adapter is merged into them.

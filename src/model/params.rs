@@ -1,12 +1,12 @@
 //! Where each Hugging Face parameter lies on the GPU: q, k and v side by side in one matrix, gate and up in another, all
 //! stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and gradients.
 
-use super::{Arch, NamedTensor};
+use crate::arch::{Arch, Dtype, LARGEST, NamedTensor, family, first_unusable, unusable};
 use crate::gpu::{Gpu, pad4};
 use crate::kernels::quants::{Quants, Scales};
 use crate::kernels::rope::Heads;
 use crate::kernels::weight::{Half, Stored, Weight};
-use crate::weights::{Dtype, LARGEST, ModelSource, first_unusable, unusable};
+use crate::source::ModelSource;
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -215,7 +215,7 @@ impl Place {
 
 /// All parameters in f32 from named tensors.
 pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Vec<Option<Weight>>> {
-    let expected = super::family::parameters(arch);
+    let expected = family::parameters(arch);
     let mut named: std::collections::HashMap<String, NamedTensor> = std::collections::HashMap::new();
     for t in tensors {
         if let Some(twice) = named.insert(t.name.clone(), t) {
@@ -258,7 +258,7 @@ pub(crate) fn download(
 ) -> Result<Vec<NamedTensor>> {
     gpu.wait()?;
     let mut cache: Option<(usize, Vec<f32>)> = None;
-    super::family::parameters(arch)
+    family::parameters(arch)
         .into_iter()
         .map(|(name, dims)| {
             let place = place(arch, &name)?;
@@ -336,7 +336,7 @@ fn each(
     make: impl Fn((usize, usize), &Parts) -> Result<Weight>,
 ) -> Result<Vec<Option<Weight>>> {
     let mut by_param: Vec<Parts> = (0..count(arch)).map(|_| Vec::new()).collect();
-    for (name, _) in super::family::parameters(arch) {
+    for (name, _) in family::parameters(arch) {
         let place = place(arch, &name)?;
         let dtype = dtype(&name)?;
         by_param[place.param].push((place, name, dtype));

@@ -5,13 +5,14 @@
 use super::Model;
 use super::decoder::{DOWN, GATE_UP, O, QKV, place, project};
 use super::params::{Slot, heads, layer_param};
+use crate::arch::Activation;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::attention_decode::{self, Arena, Rows};
 use crate::kernels::kv_write;
 use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm;
 use crate::kernels::rope::{self, Turn};
-use crate::kernels::swiglu::{self, Activation};
+use crate::kernels::swiglu;
 use crate::{Error, Result};
 
 /// What the rows of a step continue.

@@ -1,7 +1,8 @@
 //! What the rows of a step see and by which angles they turn, for every kind of layer.
 
-use super::{Arch, Model, Stretch, dropout, family};
+use super::{Model, dropout};
 use crate::Result;
+use crate::arch::{Arch, Rope, Stretch, family};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::attention::Mask;
 use crate::kernels::rope::{self, Turn};
@@ -56,7 +57,7 @@ pub(super) fn angles(gpu: &Gpu, arch: &Arch) -> Result<Vec<Tensor>> {
 
 /// What the angles of a sequence of `length` tokens depend on: equal classes, equal angles.
 pub(crate) fn classes(arch: &Arch, length: usize) -> Vec<u32> {
-    let class = |r: &super::Rope| match r.stretch {
+    let class = |r: &Rope| match r.stretch {
         Stretch::Never => 0,
         Stretch::Long { original, .. } => u32::from(length > original),
         Stretch::Dynamic { original, .. } if length > original => length as u32,
@@ -67,7 +68,7 @@ pub(crate) fn classes(arch: &Arch, length: usize) -> Vec<u32> {
 
 /// The angles of rows whose sequences are `lengths` tokens long.
 pub(crate) fn turns(gpu: &Gpu, model: &Model, lengths: &[u32]) -> Result<Vec<Turn>> {
-    let one = |(r, angle): (&super::Rope, &Tensor)| match &r.stretch {
+    let one = |(r, angle): (&Rope, &Tensor)| match &r.stretch {
         Stretch::Never => Turn::new(gpu, angle.clone(), &vec![0; lengths.len()]),
         Stretch::Long { original, .. } => {
             let second = model.arch.max_position_embeddings.min(*original) as u32;

@@ -1,12 +1,12 @@
 //! What a loop works on, apart from its model: how new prompts are asked for and checked, how answers are read.
 
-use super::answers::Prompt;
 use crate::Result;
 use crate::generate::Output;
 use crate::gpu::Gpu;
-use crate::judge::Language;
 use crate::model::Model;
 use crate::rng::Stream;
+use crate::text::Language;
+use crate::text::Prompt;
 use std::path::Path;
 
 /// Real text models and the small world differ in this only.

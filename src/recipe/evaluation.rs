@@ -1,135 +1,264 @@
-//! How good a model of the small world is: its answers to held-out questions, and its judgment, against the truth.
-//!
-//! Every model is asked the same questions under the same sampling keys, so that differences between models are paired.
+//! What is measured of every model of a run: its answers to held-out prompts against those of other models, and its own judgment on
+//! ranked answers. The small world has a measure of its own (`evaluation.rs`).
 
-use super::answers::ask;
-use super::metrics;
-use super::records::{read_jsonl, write_jsonl};
-use crate::generate::{Output, Sampling, Settings};
-use crate::judge::{Engine, Item, Judge};
-use crate::rng::{Stream, fnv};
-use crate::world::respond::{EFT_WEIGHTS, response};
-use crate::world::score::{MAX_RESPONSE, cut};
-use crate::world::{Task, held_out, marks, text};
-use crate::{Observer, Result};
+use super::config::RunConfig;
+use super::models::Models;
+use super::waves::in_waves;
+use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
+use crate::generate::ChatLanguage;
+use crate::generate::{Engine, GpuEngine};
+use crate::gpu::Gpu;
+use crate::json::write_json;
+use crate::judge::{Item, Judge, ModelJudge, PairwiseJudge, Templates};
+use crate::measure::agreement::{Reference, agreement, read_ranked};
+use crate::measure::duel::{DuelRecord, Referee, play, summarise};
+use crate::model::Model;
+use crate::rng::fnv;
+use crate::source::ModelSource;
+use crate::text::Language;
+use crate::text::Prompt;
+use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Samples of each question.
-pub const SAMPLES: u32 = 8;
-/// Responses of each question that the model judges.
-pub const JUDGED: usize = 2;
-/// The judged responses are the same in every run.
-const JUDGED_SEED: u64 = 0x5EED_0400;
+/// The folder of it in a run folder.
+pub(crate) const FOLDER: &str = "evaluation";
 
-/// One response that the model judged.
+/// One answer to a held-out prompt: a line of `evaluation/M1.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judged {
-    /// The response; not the model's own.
-    pub answer: String,
-    /// Its true score.
-    pub truth: f64,
-    /// The model's score.
+pub struct AnswerRecord {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// The model's answer.
+    pub response: String,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+/// A ranked answer with the model's own score: a line of `evaluation/M1-judge.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedRecord {
+    /// The question.
+    pub prompt: String,
+    /// An answer to it.
+    pub response: String,
+    /// Its place in the reference; higher is better.
+    pub score_reference: f64,
+    /// The model's score; null when none could be read.
     pub score: Option<f64>,
 }
 
-/// One held-out question: a line of `evaluation/M1.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct QuestionRecord {
-    /// The question.
-    pub prompt: String,
-    /// The right answer.
-    pub gold: String,
-    /// The model's greedy answer.
-    pub greedy: String,
-    /// Its sampled answers.
-    pub answers: Vec<String>,
-    /// Their true scores.
-    pub truth: Vec<f64>,
-    /// Responses judged by the model.
-    pub judged: Vec<Judged>,
+/// The measures of one run.
+pub struct Standing<'a> {
+    gpu: &'a Gpu,
+    models: &'a dyn Models,
+    language: ChatLanguage<'a>,
+    config: &'a RunConfig,
+    dir: PathBuf,
+    prompts: Vec<Prompt>,
+    ranked: Vec<Reference>,
+    templates: &'a Templates,
+    observer: &'a dyn Observer,
 }
 
-impl QuestionRecord {
-    /// The mean true score of the sampled answers.
-    pub fn mean_truth(&self) -> f64 {
-        metrics::mean_se(&self.truth).0
-    }
-}
-
-/// Asks and measures; writes `out`. A finished evaluation is read back.
+/// Whether every prompt of a file leaves room for an answer of `new` tokens.
 ///
 /// # Errors
-/// Errors of the engine and the file.
-pub fn run(
-    engine: &mut dyn Engine,
-    judge: &dyn Judge,
-    seed: u64,
-    out: &Path,
-    observer: &dyn Observer,
-) -> Result<Vec<QuestionRecord>> {
-    if out.exists() {
-        return read_jsonl(out);
+/// One that does not, by number; text that cannot be encoded.
+pub(crate) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new: usize) -> Result<()> {
+    for (i, prompt) in prompts.iter().enumerate() {
+        let (tokens, context) = (language.ask_prompt(prompt)?.len(), language.context());
+        if tokens + new > context {
+            let what = format!("prompt {} has {tokens} tokens; with [candidates] max_new_tokens = {new}", i + 1);
+            return Err(Error::file(path, format!("{what} that is more than the model's context of {context}")));
+        }
     }
-    let tasks = held_out();
-    observer.begin("evaluation", Some(3), "passes");
-    let sampled = answers(engine, tasks, 0.8, SAMPLES, seed, observer)?;
-    observer.advance(1);
-    let greedy = answers(engine, tasks, 0.0, 1, seed, observer)?;
-    observer.advance(1);
-    let others: Vec<(&Task, String)> = tasks
-        .iter()
-        .flat_map(|task| {
-            let mut rng = Stream::new(JUDGED_SEED, fnv(task.prompt.as_bytes()));
-            (0..JUDGED).map(|_| (task, response(task, &EFT_WEIGHTS, &mut rng))).collect::<Vec<_>>()
-        })
-        .collect();
-    let items: Vec<Item> =
-        others.iter().map(|(task, y)| Item { key: fnv(y.as_bytes()), question: &task.prompt, answer: y }).collect();
-    let verdicts = judge.judge(engine, &items, observer)?;
-    observer.end();
-    let mut judged = others.iter().zip(verdicts).map(|((task, y), verdict)| Judged {
-        answer: y.clone(),
-        truth: marks(&task.gold, y).score() as f64,
-        score: verdict.score,
-    });
-    let records: Vec<QuestionRecord> = tasks
-        .iter()
-        .zip(sampled)
-        .zip(greedy)
-        .map(|((task, answers), greedy)| QuestionRecord {
-            prompt: task.prompt.clone(),
-            gold: task.gold.clone(),
-            truth: answers.iter().map(|y| marks(&task.gold, y).score() as f64).collect(),
-            greedy: greedy.into_iter().next().unwrap_or_default(),
-            answers,
-            judged: judged.by_ref().take(JUDGED).collect(),
-        })
-        .collect();
-    write_jsonl(out, &records)?;
-    Ok(records)
+    Ok(())
 }
 
-fn answers(
-    engine: &mut dyn Engine,
-    tasks: &[Task],
-    temperature: f32,
-    n: u32,
-    seed: u64,
-    observer: &dyn Observer,
-) -> Result<Vec<Vec<String>>> {
-    let settings = Settings {
-        sampling: Sampling { temperature, top_p: 0.95, ..Sampling::default() },
-        max_new_tokens: MAX_RESPONSE,
-        stop: vec![text::EOS, text::NEWLINE],
-        seed,
-        choices: Vec::new(),
-    };
-    let prompts = tasks.iter().map(|task| text::question(&task.prompt)).collect::<Result<Vec<_>>>()?;
-    let read = |output: &Output| {
-        let ends = usize::from(output.stopped && !output.tokens.is_empty());
-        cut(&text::decode(&output.tokens[..output.tokens.len() - ends]))
-    };
-    let outputs = ask(engine, &prompts, n, &settings, observer)?;
-    Ok(outputs.iter().map(|samples| samples.iter().map(read).collect()).collect())
+impl<'a> Standing<'a> {
+    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are scored under
+    /// `templates`, the run's.
+    ///
+    /// # Errors
+    /// The prompts or the ranked answers cannot be read.
+    pub fn open(
+        gpu: &'a Gpu,
+        models: &'a dyn Models,
+        source: &'a ModelSource,
+        config: &'a RunConfig,
+        templates: &'a Templates,
+        run: &Path,
+        observer: &'a dyn Observer,
+    ) -> Result<Option<Self>> {
+        let section = &config.evaluation;
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        let prompts = if given(&section.prompts) { read_prompts(&section.prompts)? } else { Vec::new() };
+        let ranked = if given(&section.ranked) { read_ranked(&section.ranked)? } else { Vec::new() };
+        if prompts.is_empty() && ranked.is_empty() {
+            return Ok(None);
+        }
+        if given(&section.judge) {
+            // Found out here, not after the first models are made.
+            ModelSource::open(&section.judge)?.text()?;
+        }
+        let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
+        fits(&section.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
+        Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
+    }
+
+    /// Whether M`number` has been measured.
+    pub fn done(&self, number: u32) -> bool {
+        let duels = self.rivals(number).into_iter().map(|rival| self.file(&format!("M{number}-M{rival}.json")));
+        let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("M{number}.json")));
+        let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("M{number}-judge.json")));
+        duels.chain(answers).chain(judged).all(|path| path.exists())
+    }
+
+    /// Measures M`number`, which `engine` runs, with the judge of the run; finished parts are left as they are.
+    ///
+    /// # Errors
+    /// Errors of the engine, of the judges and of the files; `Stopped` when the observer asks for it.
+    pub fn measure(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
+        if !self.prompts.is_empty() {
+            self.answer(engine, number)?;
+        }
+        if !self.ranked.is_empty() {
+            self.judge(engine, number, judge)?;
+        }
+        self.duels(number)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The models that M`number` is compared with: the one before it, and the first.
+    fn rivals(&self, number: u32) -> Vec<u32> {
+        match number {
+            _ if self.prompts.is_empty() => Vec::new(),
+            0 | 1 => Vec::new(),
+            2 => vec![1],
+            _ => vec![number - 1, 1],
+        }
+    }
+
+    fn answer(&self, engine: &mut dyn Engine, number: u32) -> Result<()> {
+        let c = &self.config.candidates;
+        let settings = c.settings(self.language.stop(), self.config.run.seed);
+        let name = format!("evaluation/M{number}");
+        in_waves(
+            self.observer,
+            (&name, "prompts"),
+            (&self.prompts, c.wave),
+            &self.answers_file(number),
+            &mut |prompts| {
+                let ids = prompts.iter().map(|p| self.language.ask_prompt(p)).collect::<Result<Vec<_>>>()?;
+                let outputs = ask(engine, &ids, self.config.evaluation.samples, &settings, self.observer)?;
+                let mut records = Vec::new();
+                for (prompt, outputs) in prompts.iter().zip(outputs) {
+                    for output in outputs {
+                        let response = self.language.decode(&output.tokens)?.trim().to_owned();
+                        let tokens = output.tokens.len();
+                        records.push(AnswerRecord { prompt: prompt.clone(), response, tokens });
+                    }
+                }
+                Ok(records)
+            },
+            |_| {},
+        )?;
+        let dataset =
+            self.config.evaluation.prompts.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
+        let out = self.file(&format!("M{number}.json"));
+        if out.exists() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(number)?, &dataset) }
+    }
+
+    fn answers_file(&self, number: u32) -> PathBuf {
+        self.file(&format!("M{number}.jsonl"))
+    }
+
+    fn answers(&self, number: u32) -> Result<AnswerSet> {
+        read_answers(&self.answers_file(number), &self.prompts)
+    }
+
+    fn judge(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
+        let name = format!("evaluation/M{number}-judge");
+        let records = in_waves(
+            self.observer,
+            (&name, "answers"),
+            (&self.ranked, self.config.judge.wave),
+            &self.file(&format!("M{number}-judge.jsonl")),
+            &mut |ranked| {
+                let key = |r: &Reference| fnv(format!("{}\0{}", r.prompt, r.response).as_bytes());
+                let item = |r| Item { key: key(r), question: &r.prompt, answer: &r.response };
+                let items: Vec<Item> = ranked.iter().map(item).collect();
+                let verdicts = judge.judge(engine, &items, self.observer)?;
+                let record = |(r, score): (&Reference, Option<f64>)| JudgedRecord {
+                    prompt: r.prompt.clone(),
+                    response: r.response.clone(),
+                    score_reference: r.score,
+                    score,
+                };
+                Ok(ranked.iter().zip(verdicts.iter().map(|v| v.score)).map(record).collect())
+            },
+            |_| {},
+        )?;
+        let out = self.file(&format!("M{number}-judge.json"));
+        if out.exists() {
+            return Ok(());
+        }
+        let scored: Vec<_> = records.iter().map(|r| (r.prompt.as_str(), Some(r.score_reference), r.score)).collect();
+        write_json(&out, &agreement(judge.name(), &scored))
+    }
+
+    fn duels(&self, number: u32) -> Result<()> {
+        let path = &self.config.evaluation.judge;
+        for rival in self.rivals(number) {
+            if self.file(&format!("M{number}-M{rival}.json")).exists() {
+                continue;
+            }
+            if path.as_os_str().is_empty() {
+                self.models.with(1, &mut |engine| self.duel(engine, &self.language, [number, rival]))?;
+            } else {
+                let source = ModelSource::open_or_fetch(path, self.observer)?;
+                let model = Model::load(self.gpu, &source)?;
+                let engine = &mut GpuEngine::new(self.gpu, &model);
+                self.duel(engine, &ChatLanguage::new(&source)?, [number, rival])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, [number, rival]: [u32; 2]) -> Result<()> {
+        let section = &self.config.evaluation;
+        let settings = self.config.judge.settings(self.config.run.seed)?;
+        let scoring = section.scores()?.map(|mode| {
+            let templates = self.templates.clone();
+            ModelJudge { mode, language, templates, settings }
+        });
+        let referee = match &scoring {
+            Some(judge) => Referee::Scores { judge, margin: section.margin },
+            None => Referee::Pairwise(Box::new(PairwiseJudge::new(language, None))),
+        };
+        let (a, b) = (self.answers(number)?, self.answers(rival)?);
+        let name = format!("M{number}-M{rival}");
+        let places: Vec<usize> = (0..self.prompts.len()).collect();
+        let records: Vec<DuelRecord> = in_waves(
+            self.observer,
+            (&format!("{FOLDER}/{name}"), "prompts"),
+            (&places, self.config.judge.wave),
+            &self.file(&format!("{name}.jsonl")),
+            &mut |places| {
+                let of = |set: &AnswerSet| AnswerSet {
+                    name: set.name.clone(),
+                    answers: places.iter().map(|at| set.answers[*at].clone()).collect(),
+                };
+                let prompts: Vec<Prompt> = places.iter().map(|at| self.prompts[*at].clone()).collect();
+                play(engine, &referee, &prompts, &of(&a), &of(&b), self.observer)
+            },
+            |_| {},
+        )?;
+        let report = summarise(referee.name(), &a, &b, &records, self.config.run.seed);
+        write_json(&self.file(&format!("{name}.json")), &report)
+    }
 }

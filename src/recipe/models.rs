@@ -1,9 +1,9 @@
 //! The other models of a run, for the stages that need more than the one whose round it is.
 
 use super::domain::Domain;
+use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
-use crate::judge::{Engine, GpuEngine};
-use crate::weights::SOURCE_FILE;
+use crate::source::SOURCE_FILE;
 use crate::{Error, Result};
 use std::path::Path;
 

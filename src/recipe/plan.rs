@@ -1,8 +1,6 @@
 //! What a whole run would take: the memory of each stage, its least time at the device's peaks, and room on disk.
 
 use super::config::{Method, RunConfig};
-use super::fit::{Choice, Cut, Fit};
-use super::training::{Data, Job};
 use crate::generate::{Generator, Request, Sampling, Settings};
 use crate::gpu::{Gpu, Peak};
 use crate::kernels::peak::Peaks;
@@ -11,6 +9,8 @@ use crate::rng::Stream;
 use crate::train::Dropout;
 use crate::train::dpo::Pair;
 use crate::train::exchange::Alone;
+use crate::train::fit::{Choice, Cut, Fit};
+use crate::train::job::{Data, Job};
 use crate::train::sft::Example;
 use crate::{Error, Result, Silent};
 use std::path::Path;

@@ -1,26 +1,27 @@
 //! `run CONFIG.toml`: the loop on a real model.
 
-use super::answers::{Prompt, read_prompts};
 use super::chat::ChatDomain;
-use super::config::{JudgeSection, RunConfig};
-use super::demo::earlier_prompts;
+use super::config::RunConfig;
+use super::context::{Context, Renewed, RoundFiles, sizes};
 use super::domain::Domain;
+use super::evaluation::{self, Standing};
+use super::judging::{judge, templates};
 use super::models::RunModels;
-use super::records::{read_json, write_file, write_json};
-use super::round::{Context, RoundFiles, play, sizes};
+use super::round::play;
 use super::run_folder::{RunFolder, Status, join, status};
 use super::shards::{self, Shard};
-use super::standing::{self, Standing};
+use super::stages::prompts;
+use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
-use super::waves::{Waves, tidy};
-use super::{prompts, report};
+use crate::data::answers::read_prompts;
+use crate::data::records::hex;
+use crate::generate::{ChatLanguage, GpuEngine};
 use crate::gpu::Gpu;
-use crate::judge::{GpuEngine, Judge, Language, Mode, ModelJudge, RandomJudge, Templates, calibrate};
-use crate::model::Model;
+use crate::json::write_file;
 use crate::rng::fnv;
-use crate::weights::{ModelSource, SOURCE_FILE};
+use crate::source::{ModelSource, SOURCE_FILE};
+use crate::text::Prompt;
 use crate::{Error, Observer, Result};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// How far [`run`] goes.
@@ -32,12 +33,22 @@ pub enum Until {
     Prompts,
 }
 
+/// How [`run`] goes about it.
+pub struct How<'a> {
+    /// Whether to go on with a run folder that exists.
+    pub resume: bool,
+    /// How far.
+    pub until: Until,
+    /// Called after each stage that a report shows.
+    pub renewed: &'a Renewed<'a>,
+}
+
 /// Plays the rounds that `config` asks for; a finished run is left as it is.
 ///
 /// # Errors
 /// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings; errors of the
 /// stages; `Stopped` when the observer asks for it.
-pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: &dyn Observer) -> Result<Status> {
+pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
@@ -47,16 +58,16 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
     let held_out = held_out(config)?;
     if !config.validation.prompts.as_os_str().is_empty() {
         let prompts = read_prompts(&config.validation.prompts)?;
-        let language = super::chat::ChatLanguage::new(&source)?;
-        standing::fits(&config.validation.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
+        let language = ChatLanguage::new(&source)?;
+        evaluation::fits(&config.validation.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
     }
     let supervision = Supervision::read(&config.sft, &source, config.run.seed, observer)?;
     let mut sizes = sizes(gpu, &config.round());
     if let Some(supervision) = &supervision {
-        sizes.insert("sft.records".to_owned(), super::records::hex(supervision.hash()).into());
+        sizes.insert("sft.records".to_owned(), hex(supervision.hash()).into());
     }
     sizes.extend(contents);
-    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, resume)?;
+    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
     let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
@@ -67,7 +78,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
             let (first, next) = (folder.model(0), folder.model(1));
             supervision.run(gpu, &domain, &config.sft, [&first, &next, &dir], observer)?;
             folder.stage_done(&format!("{}/training", supervised::FOLDER))?;
-            report::refresh(&path, observer);
+            (how.renewed)(&path, observer);
         }
         // Without supervised data the first model that plays is the given one.
         None => refer(&folder.model(1), Path::new("../M0"))?,
@@ -93,8 +104,8 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
         }
         if let Some(standing) = standing.as_ref().filter(|_| !measured) {
             standing.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
-            folder.stage_done(&format!("{}/M{round}", standing::FOLDER))?;
-            report::refresh(&path, observer);
+            folder.stage_done(&format!("{}/M{round}", evaluation::FOLDER))?;
+            (how.renewed)(&path, observer);
         }
         if played {
             continue;
@@ -105,7 +116,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
         let earlier = earlier_prompts(&path, round)?;
         let missing = shards::missing(&files)?;
         let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").exists();
-        if until == Until::Prompts && !answered {
+        if how.until == Until::Prompts && !answered {
             let engine = &mut GpuEngine::new(gpu, &model);
             prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
             folder.stage_done(&format!("round-{round}/prompts"))?;
@@ -120,10 +131,10 @@ pub fn run(gpu: &Gpu, config: &RunConfig, resume: bool, until: Until, observer: 
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
         folder.keep_newest(config.kept(), round + 1)?;
-        report::refresh(&path, observer);
+        (how.renewed)(&path, observer);
     }
     folder.finish()?;
-    report::refresh(&path, observer);
+    (how.renewed)(&path, observer);
     drop(folder);
     status(&path)
 }
@@ -170,7 +181,7 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
     for (key, path) in given {
         let bytes = std::fs::read(path).map_err(|e| Error::Input(format!("{key}: {}: {e}", path.display())))?;
         let name = format!("{key} {}", path.display());
-        all.push((name, super::records::hex(fnv(&bytes)).into()));
+        all.push((name, hex(fnv(&bytes)).into()));
     }
     Ok(all)
 }
@@ -193,106 +204,4 @@ fn refer(dir: &Path, to: &Path) -> Result<()> {
     }
     let json = serde_json::json!({ "path": to });
     write_file(&path, format!("{json}\n").as_bytes())
-}
-
-/// The shipped templates, with the user's own in the place that the mode reads.
-fn templates(section: &JudgeSection) -> Result<Templates> {
-    let mut templates = Templates::default();
-    if !section.template.as_os_str().is_empty() {
-        let path = &section.template;
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let mode: Mode = section
-            .mode
-            .parse()
-            .map_err(|_| Error::Input(format!("[judge] template needs a mode, not {:?}", section.mode)))?;
-        templates.replace(mode, &text);
-        // Found out here, not after the first candidates are written.
-        let all = [&templates.additive, &templates.yes, &templates.backward, &templates.marks.template];
-        for template in all.into_iter().chain(&templates.criteria) {
-            template.fill("question", "answer").map_err(|e| Error::file(path, e.to_string()))?;
-        }
-    }
-    Ok(templates)
-}
-
-/// The file of [`Kept`] in a run folder.
-pub(super) const CALIBRATION_FILE: &str = "calibration.json";
-
-/// `calibration.json`.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Kept {
-    /// Hash of the given model's configuration and weights.
-    model: String,
-    pub(super) calibration: calibrate::Calibration,
-}
-
-#[expect(clippy::too_many_arguments, reason = "called once; the arguments have nothing else in common")]
-fn judge<'a>(
-    gpu: &Gpu,
-    model: &Model,
-    source: &ModelSource,
-    language: &'a dyn Language,
-    config: &RunConfig,
-    templates: &Templates,
-    run: &Path,
-    observer: &dyn Observer,
-) -> Result<Box<dyn Judge + 'a>> {
-    if config.judge.mode == "random" {
-        return Ok(Box::new(RandomJudge { seed: config.run.seed }));
-    }
-    let mode = match config.judge.mode.as_str() {
-        "auto" => calibrated(gpu, model, source, language, config, run, observer)?,
-        name => name.parse()?,
-    };
-    let settings = config.judge.settings(config.run.seed)?;
-    Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
-}
-
-/// The mode that suits the given model; measured once a run, before round 1.
-fn calibrated(
-    gpu: &Gpu,
-    model: &Model,
-    source: &ModelSource,
-    language: &dyn Language,
-    config: &RunConfig,
-    run: &Path,
-    observer: &dyn Observer,
-) -> Result<Mode> {
-    let path = run.join(CALIBRATION_FILE);
-    let hash = hash(source)?;
-    let kept: Kept = if path.exists() {
-        tidy(&path)?;
-        read_json(&path)?
-    } else {
-        let settings = config.judge.settings(config.run.seed)?;
-        let mut engine = GpuEngine::new(gpu, model);
-        let questions = config.judge.calibration;
-        // What was measured before a stop, but with these weights only.
-        let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
-        let mut done: Vec<calibrate::ModeResult> =
-            waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
-        let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
-        let calibration =
-            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
-        let kept = Kept { model: hash.clone(), calibration };
-        write_json(&path, &kept)?;
-        waves.remove()?;
-        kept
-    };
-    if kept.model != hash {
-        return Err(Error::file(&path, "was measured with another model; name another folder"));
-    }
-    if let Some(warning) = &kept.calibration.warning {
-        observer.note(warning);
-    }
-    let none = "no judge mode can be used with this model; see the file for the reasons";
-    kept.calibration.recommended.ok_or_else(|| Error::file(&path, none))
-}
-
-fn hash(source: &ModelSource) -> Result<String> {
-    let mut all = fnv(source.config.to_string().as_bytes());
-    for name in source.weights.names() {
-        all = fnv(&[all.to_le_bytes(), fnv(&source.weights.get(name)?.data).to_le_bytes()].concat());
-    }
-    Ok(super::records::hex(all))
 }

@@ -1,18 +1,19 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
 use super::config::REFERENCE;
-use super::records::{line, read_json, write_file, write_json};
 use crate::durable::{self, Lines};
+use crate::json::{line, read_json, write_file, write_json};
+use crate::lock::{LOCK_FILE, Lock};
 use crate::weights::{REMOVED_FILE, remove_weights};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The plan's file in a run folder.
-pub(super) const PLAN_FILE: &str = "plan.json";
+pub(crate) const PLAN_FILE: &str = "plan.json";
 
 /// Keys of the configuration that a resume may change, for they change no byte of what is made.
 pub const FREE: [&str; 2] = ["run.keep", "run.rounds"];
@@ -213,30 +214,6 @@ fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
     refuse_difference(path, &before, &now)
 }
 
-/// The file that [`Lock`] locks.
-const LOCK_FILE: &str = "lock";
-
-/// Keeps other processes out of a folder until it is dropped, however the process ends: the operating system's lock on a file.
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
-
-impl Lock {
-    /// Locks the folder, to this process or, with `File::try_lock_shared`, to those that share it.
-    ///
-    /// # Errors
-    /// Another process has it; the file cannot be made.
-    pub(super) fn take(folder: &Path, how: fn(&File) -> std::result::Result<(), TryLockError>) -> Result<Self> {
-        let path = folder.join(LOCK_FILE);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
-        match how(&file) {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::file(folder, "is in use by another process; wait for it or stop it"))
-            }
-            Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
-        }
-    }
-}
-
 fn flat(table: toml::Table) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     for (key, value) in table {
@@ -298,7 +275,7 @@ pub struct Status {
     /// Stages begun and not finished, with their finished waves.
     pub partial: BTreeMap<String, usize>,
     /// The metrics of each finished round.
-    pub rounds: Vec<super::round::RoundMetrics>,
+    pub rounds: Vec<super::round_metrics::RoundMetrics>,
 }
 
 /// Reads a run folder without disturbing it.
@@ -310,7 +287,7 @@ pub fn status(run: &Path) -> Result<Status> {
 }
 
 /// An error about a file's content says so where another version of this crate wrote the file.
-pub(super) fn explain(run: &Path, error: Error) -> Error {
+pub(crate) fn explain(run: &Path, error: Error) -> Error {
     match (error, read_json::<Plan>(&run.join(PLAN_FILE))) {
         (Error::File { path, what }, Ok(plan)) if plan.version != env!("CARGO_PKG_VERSION") => {
             let by = format!("the run was made by version {}, this is {}", plan.version, env!("CARGO_PKG_VERSION"));
@@ -391,7 +368,7 @@ mod tests {
         let mut run = RunFolder::open(&path, &config, sizes(4), true).unwrap();
         assert_eq!(run.state.stages[0].name, "round-1/prompts");
         run.stage_done("round-1/candidates").unwrap();
-        let logged: Vec<serde_json::Value> = super::super::records::read_jsonl(&log).unwrap();
+        let logged: Vec<serde_json::Value> = crate::json::read_jsonl(&log).unwrap();
         assert_eq!(logged.iter().map(|l| l["stage"].as_str().unwrap()).collect::<Vec<_>>().len(), 2);
     }
 
@@ -442,11 +419,11 @@ mod tests {
         assert_eq!(removed(), ["M2", "M3", "M4"]);
         assert_eq!(status(tmp.path()).unwrap().models, ["M1", "M2", "M3", "M4", "M5"]);
         for number in [1, 5] {
-            crate::weights::ModelSource::open(&run.model(number)).unwrap();
+            crate::source::ModelSource::open(&run.model(number)).unwrap();
         }
-        let e = crate::weights::ModelSource::open(&run.model(3)).err().unwrap().to_string();
+        let e = crate::source::ModelSource::open(&run.model(3)).err().unwrap().to_string();
         assert!(e.contains("M3: its weights were removed after M5 was there: [run] keep = 1"), "{e}");
-        assert_eq!(crate::weights::ModelSource::open(tmp.path()).unwrap().path, run.model(5));
+        assert_eq!(crate::source::ModelSource::open(tmp.path()).unwrap().path, run.model(5));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! A round's answers and verdicts on several machines: each takes a share of the prompts and writes into a folder of its own; the run
 //! that goes on checks that nothing is missing, and merges.
 
-use super::records::{CandidateRecord, PromptRecord, VerdictRecord, read_jsonl, write_jsonl};
-use super::round::{Context, RoundFiles};
-use super::run_folder::Lock;
-use super::{candidates, verdicts};
+use super::context::{Context, RoundFiles};
+use super::stages::{candidates, verdicts};
+use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord};
 use crate::durable;
-use crate::judge::{Engine, Judge};
+use crate::generate::Engine;
+use crate::json::{read_jsonl, write_jsonl};
+use crate::judge::Judge;
+use crate::lock::Lock;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::fs::File;

@@ -2,14 +2,16 @@
 
 use super::config::SftSection;
 use super::domain::Domain;
-use super::examples::{self, Limit};
-use super::training::{Checkpoints, Data, Job, train};
+use crate::data::examples;
+use crate::data::examples::Limit;
 use crate::gpu::Gpu;
 use crate::rng::fnv;
+use crate::source::ModelSource;
+use crate::train::checkpoints::Checkpoints;
 use crate::train::exchange::Alone;
+use crate::train::job::{Data, Job, train};
 use crate::train::sft::Example;
 use crate::train::{Dropout, Optimiser, sft::SftConfig};
-use crate::weights::ModelSource;
 use crate::{Observer, Result};
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Finished waves of a stage on disk: one line a wave, appended and synced, so that a killed stage goes on from there.
 
-use super::records::{line, read_jsonl, write_jsonl};
 use crate::durable::{self, Lines};
+use crate::json::{line, read_jsonl, write_jsonl};
 use crate::{Error, Observer, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

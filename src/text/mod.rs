@@ -5,10 +5,14 @@
 //! rendered chat gets its own. Prompt and answer are to be encoded apart and their ids joined.
 
 mod bounds;
+mod language;
+mod prompt;
 pub(crate) mod sandbox;
 mod stream;
 mod template;
 
+pub use language::Language;
+pub use prompt::Prompt;
 pub use stream::StreamDecoder;
 
 use std::path::Path;

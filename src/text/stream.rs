@@ -55,7 +55,7 @@ impl<'a> StreamDecoder<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::byte_level;
+    use crate::text::tests::byte_level;
     use serde_json::json;
 
     #[test]

@@ -219,8 +219,8 @@ fn strftime(format: &str, seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Message;
     use super::*;
+    use crate::text::Message;
     use serde_json::json;
 
     fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {

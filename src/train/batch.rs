@@ -2,6 +2,7 @@
 
 use super::Trainer;
 use crate::Result;
+use crate::arch::Arch;
 use crate::gpu::{Gpu, Part, Recorder, Tensor, pad4};
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
@@ -9,7 +10,7 @@ use crate::layout::Forest;
 use crate::model::decoder::{self, Acts, Context};
 use crate::model::head::{self, Lists, Scored, Wanted};
 use crate::model::view::View;
-use crate::model::{Arch, Model, dropout, params};
+use crate::model::{Model, dropout, params};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
@@ -140,8 +141,8 @@ mod tests {
     use crate::model::Storage;
     use crate::model::dropout::node_key;
     use crate::model::score::predicted;
+    use crate::source::ModelSource;
     use crate::train::{Dropout, Optimiser};
-    use crate::weights::ModelSource;
     use std::path::Path;
 
     /// Blocks that run forward again draw the masks that they drew before, at every site.

@@ -1,24 +1,29 @@
 //! Training: SFT and DPO on explicit backward passes, AdamW.
 
 mod batch;
+pub mod checkpoints;
 pub mod dpo;
 pub mod exchange;
+pub mod fit;
+pub mod job;
 pub mod losses;
 mod moments;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod objective;
+pub mod out_folder;
 mod pair;
 pub mod sft;
 mod state;
 
+use crate::arch::Dtype;
+use crate::arch::NamedTensor;
 use crate::gpu::{self, Gpu, Tensor};
 use crate::kernels::adamw::{self, Codes, Moments, Part, Rates};
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
-use crate::model::{Model, NamedTensor, decoder, dropout, params};
-use crate::weights::Dtype;
+use crate::model::{Model, decoder, dropout, params};
 use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
@@ -136,7 +141,7 @@ impl LearningRate {
 }
 
 /// Dropout in training; scoring, generation and the reference pass of DPO never drop. The rate on the input of an adapter
-/// is the adapter's own setting, [`crate::model::lora::LoraConfig::dropout`].
+/// is the adapter's own setting, [`crate::arch::lora::LoraConfig::dropout`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dropout {
     /// Share of what each attention and MLP branch adds to the residual stream, from 0 to below 1. Kept values are

@@ -334,8 +334,8 @@ impl Objective {
 
 #[cfg(test)]
 mod tests {
-    use super::super::losses::LOSSES;
     use super::*;
+    use crate::train::losses::LOSSES;
 
     fn of(name: &str) -> Objective {
         Objective { losses: vec![(name.into(), 0.7)], beta: 0.3, label_smoothing: 0.1, ..Objective::default() }

@@ -4,9 +4,11 @@ use super::moments::Moment;
 use super::{MomentType, Trainer};
 use crate::gpu::{Gpu, Part};
 
+use crate::arch::Dtype;
+use crate::arch::NamedTensor;
 use crate::kernels::weight::Weight;
-use crate::model::{NamedTensor, lora, params, rounded};
-use crate::weights::{Dtype, Weights, write_file, write_matrices, write_safetensors};
+use crate::model::{lora, params, rounded};
+use crate::weights::{Weights, write_file, write_matrices, write_safetensors};
 use crate::{Error, Result, durable};
 use std::path::Path;
 

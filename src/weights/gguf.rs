@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Dtype, Mapped};
+use super::Mapped;
+use crate::arch::Dtype;
 use crate::{Error, Result};
 
 /// More entries than any vocabulary has; a longer array is a lie.

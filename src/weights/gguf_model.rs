@@ -6,23 +6,24 @@ use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufValue};
 use super::gguf_names::{Family, GGUF_FAMILIES};
-use super::{Change, Dtype, Entry, Mapped, Weights};
+use super::{Change, Entry, Mapped, Weights};
+use crate::arch::Dtype;
 use crate::{Error, Result};
 
 /// More blocks than any model has.
 const MAX_LAYERS: usize = 4096;
 
 /// A GGUF file as a model.
-pub(super) struct GgufModel {
-    pub(super) gguf: Gguf,
-    pub(super) weights: Weights,
+pub(crate) struct GgufModel {
+    pub(crate) gguf: Gguf,
+    pub(crate) weights: Weights,
     /// As Hugging Face's config.json would say it.
-    pub(super) config: Value,
-    pub(super) generation_config: Value,
+    pub(crate) config: Value,
+    pub(crate) generation_config: Value,
 }
 
 /// Reads a GGUF file.
-pub(super) fn open(path: &Path) -> Result<GgufModel> {
+pub(crate) fn open(path: &Path) -> Result<GgufModel> {
     let file = Mapped::open(path)?;
     let gguf = Gguf::parse(&file)?;
     let head = Head { path, gguf: &gguf, family: family(path, &gguf)? };
@@ -154,7 +155,7 @@ impl Head<'_> {
         let mut set = |key: &str, value: Value| {
             config.insert(key.into(), value);
         };
-        set("architectures", json!([crate::model::family::class_name(model_type)]));
+        set("architectures", json!([crate::arch::family::class_name(model_type)]));
         set("model_type", model_type.into());
         set("vocab_size", json!(vocab_size));
         set("hidden_size", json!(hidden));
@@ -303,7 +304,7 @@ impl Head<'_> {
     /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. Those that published
     /// models have are tried; else longrope with equal lists says the same with the divisors themselves.
     fn divided_rope(&self, theta: f64, rotated: usize, divisors: Vec<f32>) -> Result<Value> {
-        let inv_freq = |rope: &Value| crate::model::family::inv_freq(&json!({"rope_parameters": rope}), rotated);
+        let inv_freq = |rope: &Value| crate::arch::family::inv_freq(&json!({"rope_parameters": rope}), rotated);
         let plain = inv_freq(&json!({"rope_theta": theta}))?;
         let factor = divisors.iter().copied().fold(1.0f32, f32::max);
         for original in (5..=20).map(|bits| 1u32 << bits) {

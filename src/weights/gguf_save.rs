@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::gguf_names::{Family, GGUF_FAMILIES, gguf_rows};
-use super::{Dtype, ModelParts, gguf_vocabulary, save};
-use crate::model::{Arch, NamedTensor, family};
+use super::{ModelParts, gguf_vocabulary, save};
+use crate::arch::Dtype;
+use crate::arch::{Arch, NamedTensor, family};
 use crate::{Error, Result, durable};
 
 /// The file's alignment, GGUF's default.

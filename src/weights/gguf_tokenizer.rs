@@ -39,7 +39,7 @@ const PATTERNS: &str =
     "gpt-2, smollm, starcoder, refact, command-r, codeshell, exaone, llama-bpe, llama3, qwen2, deepseek-r1-qwen";
 
 /// Rebuilds the tokenizer and takes over the chat template; `None` if the file has no tokenizer.
-pub(super) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
+pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     let kind = match gguf.get("tokenizer.ggml.model").and_then(GgufValue::as_str) {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some(kind) => kind,

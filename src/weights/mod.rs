@@ -3,34 +3,30 @@
 //! Whatever the container, tensors appear under Hugging Face's names, in its shapes and its row order. [`ModelSource`] is the
 //! way in: it finds the files of a model, reads its configuration and tokenizer, and checks that they agree.
 
-mod dtype;
 mod gguf;
-mod gguf_model;
+pub(crate) mod gguf_model;
 mod gguf_names;
 mod gguf_save;
-mod gguf_tokenizer;
+pub(crate) mod gguf_tokenizer;
 mod gguf_vocabulary;
-mod peft;
-mod safetensors;
-mod save;
-mod source;
+pub(crate) mod peft;
+pub(crate) mod safetensors;
+pub(crate) mod save;
 
-pub use dtype::Dtype;
 pub use gguf::{Gguf, GgufValue};
 pub use gguf_save::save_gguf;
 use gguf_tokenizer::GgufTokenType;
-pub use peft::save_adapter;
 pub(crate) use peft::{CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
 pub use safetensors::write_safetensors;
 pub(crate) use safetensors::{INDEX, SINGLE, shards, write_matrices};
-pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model, save_model_parts, write_file};
-pub use source::{ModelSource, SOURCE_FILE};
+pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model_parts, write_file};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::arch::Dtype;
 use crate::{Error, Result};
 
 /// One stored tensor.
@@ -53,22 +49,6 @@ impl WeightView<'_> {
         self.dtype.dequantise(&self.data, &mut out);
         out
     }
-}
-
-/// The largest absolute value that a weight may have. Those of trained models stay below some thousands; beyond this the
-/// products of three matrices, as in an MLP, may leave f32's range, and the model would only write NaN.
-pub const LARGEST: f32 = 1e9;
-
-/// The position and value of the first weight that cannot be computed with: NaN, an infinity, or beyond [`LARGEST`].
-pub fn first_unusable(values: &[f32]) -> Option<(usize, f32)> {
-    values.iter().position(|v| !(-LARGEST..=LARGEST).contains(v)).map(|at| (at, values[at]))
-}
-
-/// What is wrong with value `at` of a tensor.
-pub(crate) fn unusable(name: &str, shape: &[usize], (at, value): (usize, f32)) -> String {
-    format!(
-        "tensor {name}: value {at} of shape {shape:?} is {value}; a weight is a number from -{LARGEST:e} to {LARGEST:e}"
-    )
 }
 
 /// A model file, mapped into memory.

@@ -1,14 +1,16 @@
 //! PEFT's adapter folders: adapter_config.json and adapter_model.safetensors beside a base model, in and out.
 
+use crate::arch::{first_unusable, unusable};
+use crate::text::Text;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, ModelSource, Weights, save, write_safetensors};
-use crate::hub::HubId;
-use crate::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
-use crate::model::{Arch, NamedTensor};
+use super::{Weights, save, write_safetensors};
+use crate::arch::Dtype;
+use crate::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use crate::arch::{Arch, NamedTensor};
 use crate::{Error, Result};
 
 /// What makes a folder an adapter.
@@ -37,20 +39,22 @@ const REFUSED: &[&str] = &[
 const INITS: &[&str] = &["gaussian", "eva", "orthogonal"];
 
 /// adapter_config.json, checked.
-pub(super) struct Peft {
-    /// The base model's folder or file, or its hub id.
-    pub(super) base: PathBuf,
+pub(crate) struct Peft {
+    /// The base model as it is written: a folder or file, absolute or relative to the adapter, or a hub id.
+    pub(crate) base: String,
+    /// The revision of a hub id.
+    pub(crate) revision: Option<String>,
     config: LoraConfig,
 }
 
 /// Reads `folder`'s adapter_config.json.
-pub(super) fn open(folder: &Path) -> Result<Peft> {
+pub(crate) fn open(folder: &Path) -> Result<Peft> {
     let path = folder.join(CONFIG);
     let document = save::read_json(&path)?;
-    read(folder, &document).map_err(|what| Error::file(&path, what))
+    read(&document).map_err(|what| Error::file(&path, what))
 }
 
-fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
+pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
     let value = |key: &str| document.get(key).filter(|v| !v.is_null());
     let kind = value("peft_type").and_then(Value::as_str).unwrap_or_default();
     if kind != "LORA" {
@@ -92,18 +96,10 @@ fn read(folder: &Path, document: &Value) -> std::result::Result<Peft, String> {
     if !matches!(value("target_modules"), Some(Value::Array(_))) && !layers.blocks.is_empty() {
         return Err("layers_to_transform goes with a list of target_modules, as in PEFT".into());
     }
-    let base = value("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
-    let path = folder.join(base);
-    let base = if !base.is_empty() && path.exists() {
-        path
-    } else {
-        let revision = value("revision").and_then(Value::as_str).map_or(String::new(), |r| format!("@{r}"));
-        let id = HubId::parse(&format!("{base}{revision}")).map_err(|_| {
-            format!("base_model_name_or_path is {base:?}; expected a model, absolute or relative to the adapter, or a hub id")
-        })?;
-        PathBuf::from(id.to_string())
-    };
-    Ok(Peft { base, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
+    let text = |key: &str| value(key).and_then(Value::as_str).map(str::to_owned);
+    let base = text("base_model_name_or_path").unwrap_or_default();
+    let revision = text("revision");
+    Ok(Peft { base, revision, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
 }
 
 /// A list of names, or a pattern.
@@ -156,7 +152,7 @@ fn layer_rules(document: &Value) -> std::result::Result<LayerRules, String> {
 
 impl Peft {
     /// The tensors, checked against the base.
-    pub(super) fn adapter(self, folder: &Path, arch: &Arch) -> Result<Adapter> {
+    pub(crate) fn adapter(self, folder: &Path, arch: &Arch) -> Result<Adapter> {
         let path = folder.join(TENSORS);
         let wanted =
             Adapter::parameters(arch, &self.config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
@@ -172,8 +168,8 @@ impl Peft {
                 return Err(Error::file(&path, what));
             }
             let data = view.to_f32();
-            if let Some(first) = super::first_unusable(&data) {
-                return Err(Error::file(&path, super::unusable(&name, &shape, first)));
+            if let Some(first) = first_unusable(&data) {
+                return Err(Error::file(&path, unusable(&name, &shape, first)));
             }
             tensors.push(NamedTensor { name, shape, data });
         }
@@ -181,13 +177,18 @@ impl Peft {
     }
 }
 
-/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the tokenizer of the model
-/// that it belongs to.
+/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the tokenizer of the
+/// model that it belongs to.
 ///
 /// # Errors
 /// Values beyond the range of `dtype`; what the file system says.
-pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
-    let path = fs::canonicalize(&base.path).map_err(Error::io(&base.path))?;
+pub(crate) fn save_adapter(
+    folder: &Path,
+    (base, text): (&Path, Option<&Text>),
+    adapter: &Adapter,
+    dtype: Dtype,
+) -> Result<()> {
+    let path = fs::canonicalize(base).map_err(Error::io(base))?;
     let c = &adapter.config;
     let mut entries: Map<String, Value> = [
         ("peft_type", json!("LORA")),
@@ -218,7 +219,7 @@ pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype:
     set("alpha_pattern", alpha.is_empty(), alpha.iter().map(|(key, a)| (key.clone(), json!(a))).collect());
     save::replace_folder(folder, |folder| {
         save::write_json(&folder.join(CONFIG), &Value::Object(entries))?;
-        if let Some(text) = &base.text {
+        if let Some(text) = text {
             save::write_text(folder, text)?;
         }
         write_safetensors(&folder.join(TENSORS), &adapter.tensors, dtype)
@@ -248,8 +249,7 @@ mod tests {
 
     #[test]
     fn rules_for_layers_are_read_in_their_order() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let layers = |changes: Value| read(here, &config(changes)).ok().unwrap().config.layers;
+        let layers = |changes: Value| read(&config(changes)).ok().unwrap().config.layers;
         let none =
             json!({"exclude_modules": [], "layers_to_transform": null, "layers_pattern": "", "rank_pattern": {}});
         assert_eq!(layers(none), LayerRules::default());
@@ -269,11 +269,8 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
-        assert_eq!(read(here, &config(plain)).ok().unwrap().config.rank, 4);
-        let hub = json!({"base_model_name_or_path": "org/name", "revision": "v2"});
-        assert_eq!(read(here, &config(hub)).ok().unwrap().base, Path::new("org/name@v2"));
+        assert_eq!(read(&config(plain)).ok().unwrap().config.rank, 4);
         for (changes, word) in [
             (json!({"use_dora": true}), "use_dora"),
             (json!({"rank_pattern": {"q_proj": "2"}}), "rank_pattern"),
@@ -288,11 +285,10 @@ mod tests {
             (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
             (json!({"target_modules": 1}), "pattern"),
             (json!({"peft_type": "IA3"}), "IA3"),
-            (json!({"base_model_name_or_path": "./no/such"}), "./no/such"),
             (json!({"r": -1}), "r:"),
             (json!({"lora_dropout": 1.0}), "lora_dropout"),
         ] {
-            let error = read(here, &config(changes)).err().unwrap();
+            let error = read(&config(changes)).err().unwrap();
             assert!(error.contains(word), "{error}");
         }
     }

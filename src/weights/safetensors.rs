@@ -7,8 +7,9 @@ use std::path::{Component, Path};
 use safetensors::tensor::{Dtype as Stored, SafeTensors, View};
 use serde_json::{Map, Value};
 
-use super::{Change, Dtype, Entry, Mapped, Weights, save};
-use crate::model::NamedTensor;
+use super::{Change, Entry, Mapped, Weights, save};
+use crate::arch::Dtype;
+use crate::arch::NamedTensor;
 use crate::{Error, Result, durable};
 
 /// The single file's name in a Hugging Face folder.
@@ -17,7 +18,7 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names.
-pub(super) fn open_folder(folder: &Path) -> Result<Weights> {
+pub(crate) fn open_folder(folder: &Path) -> Result<Weights> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if single.exists() {
         Weights::open_safetensors(&single)

@@ -5,11 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{
-    Dtype, ModelSource,
-    safetensors::{INDEX, MAX_SHARD, SINGLE, Types, write_shards},
-};
-use crate::model::{NamedTensor, family};
+use super::safetensors::{INDEX, MAX_SHARD, SINGLE, Types, write_shards};
+use crate::arch::Dtype;
+use crate::arch::{NamedTensor, family};
 use crate::text::Text;
 use crate::{Error, Result, durable};
 
@@ -42,17 +40,6 @@ pub struct ModelParts<'a> {
     pub dtype: Dtype,
 }
 
-/// Writes a model folder with everything but the weights taken from `like`: matrices in `dtype`, vectors in f32, as they were trained.
-///
-/// # Errors
-/// As [`save_model_parts`].
-pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
-    let generation_config = like.generation_config.as_ref();
-    let text = like.text.as_ref();
-    let parts = ModelParts { config: &like.config, generation_config, text, tensors, dtype };
-    save_as(folder, &parts, Types { matrices: dtype, vectors: Dtype::F32 })
-}
-
 /// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a whole, the
 /// weights last, and other files stay.
 ///
@@ -60,6 +47,14 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
 /// A configuration that is no object, tensors that do not fit it; what the file system says.
 pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     save_as(folder, parts, Types { matrices: parts.dtype, vectors: parts.dtype })
+}
+
+/// The same with matrices in `parts.dtype` and vectors in f32, as they were trained.
+///
+/// # Errors
+/// As [`save_model_parts`].
+pub(crate) fn save_trained(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
+    save_as(folder, parts, Types { matrices: parts.dtype, vectors: Dtype::F32 })
 }
 
 fn save_as(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()> {
@@ -106,7 +101,7 @@ pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
 }
 
 /// The reason in a folder that [`remove_weights`] left.
-pub(super) fn why_removed(folder: &Path) -> Result<Option<String>> {
+pub(crate) fn why_removed(folder: &Path) -> Result<Option<String>> {
     let note = folder.join(REMOVED_FILE);
     if !note.exists() {
         return Ok(None);

@@ -8,7 +8,6 @@ pub mod respond;
 pub mod score;
 pub mod tasks;
 pub mod text;
-pub mod train;
 
 pub use model::{arch, init, save, seed_model};
 pub use score::{Marks, marks};

@@ -1,9 +1,11 @@
 //! The world's model: shape, random start, folder, and the shipped seed weights M1.
 
-use crate::model::{Arch, NamedTensor, family};
+use crate::arch::{Arch, NamedTensor, family};
 use crate::rng::{Stream, fnv};
+use crate::source::ModelSource;
 use crate::text::Text;
-use crate::weights::{self, ModelParts, ModelSource};
+use crate::weights;
+use crate::weights::ModelParts;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::Path;
@@ -71,7 +73,7 @@ pub fn save(dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
         generation_config: Some(&generation_config),
         text: Some(&text),
         tensors,
-        dtype: weights::Dtype::F32,
+        dtype: crate::arch::Dtype::F32,
     };
     weights::save_model_parts(dir, &parts)
 }

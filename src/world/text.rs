@@ -1,9 +1,7 @@
 //! The world's vocabulary (ids are ASCII bytes) and its three templates.
 
-use super::score::{MAX_RESPONSE, Marks};
-use super::tasks::Task;
-use crate::judge::Language;
-use crate::train::sft::Example;
+use super::score::MAX_RESPONSE;
+use crate::text::Language;
 use crate::{Error, Result};
 
 /// Filler, never trained.
@@ -42,7 +40,7 @@ fn sequence(text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-fn answer(text: &str) -> Result<Vec<u32>> {
+pub(crate) fn answer(text: &str) -> Result<Vec<u32>> {
     let mut ids = encode(text)?;
     ids.push(EOS);
     Ok(ids)
@@ -111,14 +109,6 @@ pub fn list<S: AsRef<str>>(shots: &[S]) -> Result<Vec<u32>> {
     sequence(&text)
 }
 
-/// What the policy learns: question and response `y`; the end is left out where `y` was cut.
-///
-/// # Errors
-/// Text that is not ASCII.
-pub fn ift_example(x: &str, y: &str) -> Result<Example> {
-    Ok(Example { prompt: question(x)?, completion: completion(y)? })
-}
-
 /// Ids of a response with its end, or without one when it did not stop within [`MAX_RESPONSE`] characters.
 ///
 /// # Errors
@@ -127,37 +117,13 @@ pub fn completion(y: &str) -> Result<Vec<u32>> {
     if y.chars().count() < MAX_RESPONSE { answer(y) } else { encode(y) }
 }
 
-/// What the judge learns: the marks and the score of response `y`.
-///
-/// # Errors
-/// Text that is not ASCII.
-pub fn eft_example(x: &str, y: &str, marks: Marks) -> Result<Example> {
-    Ok(Example { prompt: judge(x, y)?, completion: answer(&format!("{marks} Score: {}", marks.score()))? })
-}
-
-/// What the maker of new tasks learns: a list of tasks.
-///
-/// # Errors
-/// Text that is not ASCII.
-pub fn list_example(tasks: &[Task]) -> Result<Example> {
-    let lines: Vec<&str> = tasks.iter().map(|t| t.prompt.as_str()).collect();
-    Ok(Example { prompt: list::<&str>(&[])?, completion: answer(&lines.join("\n"))? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::marks;
 
     #[test]
     fn templates_to_the_letter() {
         assert_eq!(decode(&question("upper: cab").unwrap()), "\u{1}Q: upper: cab\nA: ");
-        let e = eft_example("reverse: abcd", "dcb", marks("dcba", "dcb")).unwrap();
-        assert_eq!(decode(&e.prompt), "\u{1}Judge\nQ: reverse: abcd\nA: dcb\nPoints: ");
-        assert_eq!(decode(&e.completion), "EC-H- Score: 3\u{2}");
-        let tasks: Vec<Task> = ["upper: cab", "next: hij"].iter().map(|p| Task::parse(p).unwrap()).collect();
-        let l = list_example(&tasks).unwrap();
-        assert_eq!(decode(&l.prompt) + &decode(&l.completion), "\u{1}New tasks\nupper: cab\nnext: hij\u{2}");
         assert_eq!(decode(&list(&["upper: cab"]).unwrap()), "\u{1}New tasks\nupper: cab\n");
     }
 

@@ -137,7 +137,7 @@ fn seeds_are_read() {
             fs::remove_file(&file).ok();
             fs::write(&file, &seed).unwrap();
             let path = if target.name == "gguf" { file } else { temporary.path().to_path_buf() };
-            let source = selfreward::weights::ModelSource::open(&path).unwrap();
+            let source = selfreward::source::ModelSource::open(&path).unwrap();
             source.tensors_f32().unwrap();
         }
     }

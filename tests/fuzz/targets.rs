@@ -3,13 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use selfreward::arch::Dtype;
+use selfreward::arch::{NamedTensor, family};
+use selfreward::data::examples::Limit;
+use selfreward::data::{answers, examples, import, records};
+use selfreward::json::read_jsonl;
 use selfreward::judge::Template;
-use selfreward::model::{NamedTensor, family};
+use selfreward::measure::agreement;
 use selfreward::recipe::config::RunConfig;
-use selfreward::recipe::examples::Limit;
-use selfreward::recipe::{agreement, answers, data, examples, records};
+use selfreward::source::ModelSource;
 use selfreward::text::{Message, Text};
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_gguf, save_model_parts};
+use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use serde_json::{Value, json};
 
 use crate::mutate::Format;
@@ -289,13 +293,13 @@ pub(crate) const TARGETS: &[Target] = &[
         },
         feed: |folder| {
             let path = folder.join("ranked.jsonl");
-            if let Ok((questions, _)) = data::read(&path, "en") {
-                let _ = data::examples(&questions, 4.0);
-                let _ = data::preferences(&questions, true, 0.5);
-                if let Ok(lessons) = data::lessons(&questions, &Template::message("{{ question }} {{ answer }}")) {
-                    let _ = data::balance(lessons, 0.4, 1);
+            if let Ok((questions, _)) = import::read(&path, "en") {
+                let _ = import::examples(&questions, 4.0);
+                let _ = import::preferences(&questions, true, 0.5);
+                if let Ok(lessons) = import::lessons(&questions, &Template::message("{{ question }} {{ answer }}")) {
+                    let _ = import::balance(lessons, 0.4, 1);
                 }
-                let _ = data::hold_out(questions, 0.5, 1);
+                let _ = import::hold_out(questions, 0.5, 1);
             }
             if let Ok(ranked) = agreement::read_ranked(&path) {
                 let scored: Vec<_> =
@@ -305,7 +309,7 @@ pub(crate) const TARGETS: &[Target] = &[
             if let Ok(prompts) = answers::read_prompts(&path) {
                 let _ = answers::read_answers(&path, &prompts);
             }
-            let _ = records::read_jsonl::<records::SeedRecord>(&path);
+            let _ = read_jsonl::<records::SeedRecord>(&path);
         },
     },
     Target {
@@ -325,14 +329,14 @@ pub(crate) const TARGETS: &[Target] = &[
         },
         feed: |folder| {
             let path = folder.join("run.jsonl");
-            let _ = records::read_jsonl::<records::PromptRecord>(&path);
-            let _ = records::read_jsonl::<records::CandidateRecord>(&path);
-            let verdicts = records::read_jsonl::<records::VerdictRecord>(&path).unwrap_or_default();
+            let _ = read_jsonl::<records::PromptRecord>(&path);
+            let _ = read_jsonl::<records::CandidateRecord>(&path);
+            let verdicts = read_jsonl::<records::VerdictRecord>(&path).unwrap_or_default();
             for text in verdicts.iter().flat_map(|v| &v.texts) {
                 let _ = selfreward::judge::parse_score(text);
                 let _ = selfreward::judge::parse_choice(text);
             }
-            let _ = records::read_jsonl::<records::PairRecord>(&path);
+            let _ = read_jsonl::<records::PairRecord>(&path);
         },
     },
     Target {

@@ -2,11 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::Silent;
+use selfreward::arch::NamedTensor;
+use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
-use selfreward::model::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::model::{Model, NamedTensor, Storage};
-use selfreward::weights::ModelSource;
+use selfreward::model::{Model, Storage};
+use selfreward::source::ModelSource;
 
 /// An adapter on all linear layers that adds something.
 pub(crate) fn lora(source: &ModelSource) -> Adapter {

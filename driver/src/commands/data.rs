@@ -4,12 +4,13 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::sample::{at_least_0, share, share_above_0};
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
+use selfreward::data::import::{self, Counts, Lesson, Question, verdicts};
+use selfreward::generate::ChatLanguage;
+use selfreward::generate::GpuEngine;
 use selfreward::generate::Sampling;
-use selfreward::judge::{GpuEngine, ModelJudgeSettings, Templates};
+use selfreward::json::write_jsonl;
+use selfreward::judge::{ModelJudgeSettings, Templates};
 use selfreward::model::Model;
-use selfreward::recipe::chat::ChatLanguage;
-use selfreward::recipe::data::{self, Counts, Lesson, Question, verdicts};
-use selfreward::recipe::records::write_jsonl;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -101,7 +102,7 @@ pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
     match kind {
         Kind::Ift(args) => {
             let input = args.common.read(app)?;
-            let records = data::examples(&input.questions, f64::from(args.min_score));
+            let records = import::examples(&input.questions, f64::from(args.min_score));
             ensure!(!records.is_empty(), "{}: no answer has a score of {}", args.common.from.display(), args.min_score);
             write_jsonl(&args.common.out, &records)?;
             args.common.report(app, &input, records.len(), json!({}))
@@ -109,7 +110,7 @@ pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
         Kind::Eft(args) => eft(app, args),
         Kind::Preferences(args) => {
             let input = args.common.read(app)?;
-            let records = data::preferences(&input.questions, args.every, f64::from(args.min_gap));
+            let records = import::preferences(&input.questions, args.every, f64::from(args.min_gap));
             ensure!(!records.is_empty(), "{}: no question has two answers apart", args.common.from.display());
             write_jsonl(&args.common.out, &records)?;
             args.common.report(app, &input, records.len(), json!({}))
@@ -134,8 +135,8 @@ impl Common {
             self.held_out == 0.0 || self.held_out_file.is_some(),
             "--held-out needs --held-out-file, which takes what is left out"
         );
-        let (questions, left_out) = data::read(&self.from, &self.lang)?;
-        let (questions, held) = data::hold_out(questions, f64::from(self.held_out), app.common.seed())?;
+        let (questions, left_out) = import::read(&self.from, &self.lang)?;
+        let (questions, held) = import::hold_out(questions, f64::from(self.held_out), app.common.seed())?;
         ensure!(!questions.is_empty(), "{}: every question was held out", self.from.display());
         if let Some(path) = &self.held_out_file {
             write_jsonl(path, &held)?;
@@ -170,7 +171,7 @@ fn eft(app: &App, args: &EftArgs) -> Result<()> {
     if let Some(path) = &args.template {
         templates.replace(selfreward::judge::Mode::Sampled, &std::fs::read_to_string(path)?);
     }
-    let mut lessons = data::lessons(&input.questions, &templates.additive)?;
+    let mut lessons = import::lessons(&input.questions, &templates.additive)?;
     // Scored questions taught already; a model is asked about the others.
     let unscored = |q: &&Question| q.answers.iter().any(|a| a.score.is_none());
     let ranked: Vec<Question> = input.questions.iter().filter(unscored).cloned().collect();
@@ -188,7 +189,7 @@ fn eft(app: &App, args: &EftArgs) -> Result<()> {
         None => {}
     }
     let total = lessons.len();
-    let (lessons, dropped) = data::balance(lessons, f64::from(args.max_share), app.common.seed());
+    let (lessons, dropped) = import::balance(lessons, f64::from(args.max_share), app.common.seed());
     ensure!(!lessons.is_empty(), "no verdict agreed with the ranks; try more --samples, or another --model");
     write_jsonl(&args.common.out, &lessons.iter().map(|l| &l.record).collect::<Vec<_>>())?;
     let mut histogram = [0usize; 6];

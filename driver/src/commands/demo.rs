@@ -4,10 +4,11 @@ use crate::app::App;
 use crate::tables::Table;
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use selfreward::recipe::demo::{self, DemoConfig, JudgeKind, TrainKind};
-use selfreward::recipe::demo_report::DemoReport;
-use selfreward::recipe::report::FILE;
-use selfreward::world::train::FromScratch;
+use selfreward::demo;
+use selfreward::demo::from_scratch::FromScratch;
+use selfreward::demo::report::DemoReport;
+use selfreward::demo::{DemoConfig, JudgeKind, TrainKind};
+use selfreward::report::{FILE, refresh};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -55,7 +56,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         resume: args.resume,
     };
     let gpu = app.gpu()?;
-    let report = demo::run(&gpu, &config, &app.progress)?;
+    let report = demo::run(&gpu, &config, &refresh, &app.progress)?;
     app.progress.clear();
     if app.common.json {
         return app.json(&report);

@@ -2,11 +2,14 @@
 
 use crate::app::{App, DtypeArg, Pin, check_writable};
 use anyhow::{Result, bail, ensure};
+use selfreward::arch::Dtype;
+use selfreward::arch::NamedTensor;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
-use selfreward::model::{Model, NamedTensor, score};
-use selfreward::recipe::records::read_json;
-use selfreward::weights::{Dtype, ModelSource, write_file, write_safetensors};
+use selfreward::json::read_json;
+use selfreward::model::{Model, score};
+use selfreward::source::ModelSource;
+use selfreward::weights::{write_file, write_safetensors};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};

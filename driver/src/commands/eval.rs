@@ -10,21 +10,22 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use selfreward::Observer;
-use selfreward::judge::{Engine, GpuEngine, Item, Judge, NoEngine, PairwiseJudge, Template};
+use selfreward::data::answers::{AnswerSet, answer_all, read_answers, read_prompts, read_records, write_alpaca};
+use selfreward::data::examples;
+use selfreward::data::examples::Limit;
+use selfreward::demo::domain::OracleJudge;
+use selfreward::generate::ChatLanguage;
+use selfreward::generate::{Engine, GpuEngine, NoEngine};
+use selfreward::json::write_jsonl;
+use selfreward::judge::{Item, Judge, PairwiseJudge, Template};
+use selfreward::measure::agreement::{agreement, read_ranked};
+use selfreward::measure::diversity::Diversity;
+use selfreward::measure::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
+use selfreward::measure::perplexity::{Passage, Perplexity, Windows, measure};
+use selfreward::measure::win_rate::Estimate;
 use selfreward::model::Model;
-use selfreward::recipe::agreement::{agreement, read_ranked};
-use selfreward::recipe::answers::{
-    AnswerSet, Prompt, answer_all, read_answers, read_prompts, read_records, write_alpaca,
-};
-use selfreward::recipe::chat::ChatLanguage;
-use selfreward::recipe::diversity::Diversity;
-use selfreward::recipe::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
-use selfreward::recipe::examples::{self, Limit};
-use selfreward::recipe::perplexity::{Passage, Perplexity, Windows, measure};
-use selfreward::recipe::records::write_jsonl;
-use selfreward::recipe::win_rate::Estimate;
-use selfreward::recipe::world_domain::OracleJudge;
-use selfreward::weights::ModelSource;
+use selfreward::source::ModelSource;
+use selfreward::text::Prompt;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -329,7 +330,7 @@ fn as_judge(app: &App, args: &Args) -> Result<()> {
     let mut within = Table::new(&["mode", "spearman within prompts", "kendall within prompts"]);
     let show = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     for a in &all {
-        let of = |f: fn(&selfreward::recipe::agreement::Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
+        let of = |f: fn(&selfreward::measure::agreement::Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
         within.row([a.mode.clone(), of(|x| x.spearman_within), of(|x| x.kendall_within)]);
     }
     within.print()?;

@@ -3,7 +3,9 @@
 use crate::app::{App, check_writable};
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
-use selfreward::weights::{Dtype, ModelParts, ModelSource, save_adapter, save_gguf, save_model_parts};
+use selfreward::arch::Dtype;
+use selfreward::source::{ModelSource, save_adapter};
+use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]

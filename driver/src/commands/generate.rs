@@ -6,10 +6,10 @@ use crate::sample::SampleArgs;
 use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::generate::{Generator, Request};
+use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::model::Model;
-use selfreward::recipe::answers::Prompt;
-use selfreward::recipe::records::{read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
+use selfreward::text::Prompt;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

@@ -4,14 +4,17 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use selfreward::data::records::hex;
+use selfreward::generate::ChatLanguage;
+use selfreward::generate::GpuEngine;
+use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::{
-    GpuEngine, Item, Judge, Language, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict, calibrate,
+    Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict, calibrate,
 };
+use selfreward::measure::agreement::{Against, Agreement, agreement};
 use selfreward::model::Model;
-use selfreward::recipe::agreement::{Against, Agreement, agreement};
-use selfreward::recipe::chat::ChatLanguage;
-use selfreward::recipe::records::{hex, read_jsonl, write_jsonl};
 use selfreward::rng::record_id;
+use selfreward::text::Language;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -2,8 +2,8 @@
 
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
-use selfreward::recipe::pairs::{Choice, PairRule, Scored, Select, choose};
-use selfreward::recipe::records::{read_jsonl, write_jsonl};
+use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::recipe::pair_rule::{Choice, PairRule, Scored, Select, choose};
 use selfreward::text::Message;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

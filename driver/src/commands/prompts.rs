@@ -2,17 +2,19 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use anyhow::{Result, ensure};
-use selfreward::judge::GpuEngine;
+use selfreward::data::answers::read_prompts;
+use selfreward::data::records::DroppedRecord;
+use selfreward::generate::GpuEngine;
+use selfreward::json::{read_json, read_jsonl, write_json};
 use selfreward::kernels::weight::Half;
 use selfreward::model::Model;
-use selfreward::recipe::answers::{Prompt, read_prompts};
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
+use selfreward::recipe::context::Context;
 use selfreward::recipe::models::NoModels;
-use selfreward::recipe::prompts;
-use selfreward::recipe::records::{DroppedRecord, read_json, read_jsonl, write_json};
-use selfreward::recipe::round::Context;
+use selfreward::recipe::stages::prompts;
 use selfreward::recipe::waves::tidy;
+use selfreward::text::Prompt;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]

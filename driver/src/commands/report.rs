@@ -5,7 +5,8 @@ mod terminal;
 use crate::app::App;
 use anyhow::Result;
 use selfreward::Observer;
-use selfreward::recipe::report::{self, trackers};
+use selfreward::report;
+use selfreward::report::trackers;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]

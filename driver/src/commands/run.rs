@@ -5,11 +5,11 @@ use crate::profile::ProfileArg;
 use crate::tables::Table;
 use anyhow::Result;
 use selfreward::recipe::config::{self, RunConfig};
-use selfreward::recipe::report;
-use selfreward::recipe::round::RoundMetrics;
-use selfreward::recipe::run::{self, Until};
+use selfreward::recipe::round_metrics::RoundMetrics;
+use selfreward::recipe::run::{self, How, Until};
 use selfreward::recipe::run_folder::{self, Status};
 use selfreward::recipe::shards::Shard;
+use selfreward::report;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -67,7 +67,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         };
     }
     let until = args.until.map_or(Until::End, |Stage::Prompts| Until::Prompts);
-    let status = run::run(&gpu, &config, args.resume, until, &app.progress)?;
+    let how = How { resume: args.resume, until, renewed: &report::refresh };
+    let status = run::run(&gpu, &config, &how, &app.progress)?;
     app.progress.clear();
     args.profile.tell(app, &gpu, peaks.as_ref())?;
     show(app, &status)

@@ -1,10 +1,11 @@
 //! The products' comparisons with their twins, the shapes to time, and random weights in every type.
 
 use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises};
+use crate::arch::Activation;
 use crate::gpu::pad4;
 use crate::kernels::quants::{Quants, Scales};
 use crate::kernels::rms_norm::{self, Gain};
-use crate::kernels::swiglu::{self, Activation};
+use crate::kernels::swiglu;
 use crate::kernels::weight::{Half, Weight};
 use crate::kernels::{Case, Trial, transpose};
 use crate::{Error, Result};

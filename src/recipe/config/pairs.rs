@@ -2,7 +2,7 @@
 
 use super::fine;
 use crate::Result;
-use crate::recipe::pairs::{PairRule, Select};
+use crate::recipe::pair_rule::{PairRule, Select};
 use serde::{Deserialize, Serialize};
 
 /// A value for every round, or one for each round of which the last holds on.

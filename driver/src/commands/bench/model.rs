@@ -2,11 +2,12 @@
 
 use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
+use selfreward::arch::{Arch, NamedTensor, family};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Cost, Gpu};
+use selfreward::json::read_json;
 use selfreward::kernels::peak::Peaks;
-use selfreward::model::{Arch, Model, NamedTensor, family, score};
-use selfreward::recipe::records::read_json;
+use selfreward::model::{Model, score};
 use selfreward::rng::{Stream, fnv};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::objective::Objective;

@@ -1,8 +1,9 @@
 //! A report in the terminal: tables, and curves and histograms in block characters.
 
 use crate::tables::Table;
-use selfreward::recipe::report::tables::{self, Grid, short};
-use selfreward::recipe::report::{Report, curves};
+use selfreward::report::tables;
+use selfreward::report::tables::{Grid, short};
+use selfreward::report::{Report, curves};
 
 /// Columns that a curve or histogram takes.
 const CURVE: usize = 24;

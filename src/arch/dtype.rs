@@ -1,0 +1,354 @@
+//! How a tensor's numbers are stored, and how they become f32.
+//!
+//! Quantised rows are runs of blocks: a scale (f16), sometimes a minimum or sub-scales, and small integers. The layouts are
+//! those of GGUF; the order of the f32 operations is that of the `gguf` Python package, so that both give the same bits.
+
+use half::{bf16, f16};
+
+/// Storage type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    BF16,
+    /// 32 values: f16 scale, i8 each.
+    Q8_0,
+    /// 32 values: f16 scale, 4 bits each, less 8.
+    Q4_0,
+    /// 32 values: f16 scale and minimum, 4 bits each.
+    Q4_1,
+    /// 32 values: f16 scale, 5 bits each, less 16.
+    Q5_0,
+    /// 32 values: f16 scale and minimum, 5 bits each.
+    Q5_1,
+    /// 256 values: f16 scale and minimum, eight 6-bit sub-scales and sub-minima, 4 bits each.
+    Q4K,
+    /// As [`Dtype::Q4K`] with 5 bits each.
+    Q5K,
+    /// 256 values: f16 scale, sixteen i8 sub-scales, 6 bits each, less 32.
+    Q6K,
+}
+
+/// What is known of each type: its name, GGUF's number for it, values and bytes of a block.
+const TYPES: [(Dtype, &str, u32, (usize, usize)); 11] = [
+    (Dtype::F32, "F32", 0, (1, 4)),
+    (Dtype::F16, "F16", 1, (1, 2)),
+    (Dtype::BF16, "BF16", 30, (1, 2)),
+    (Dtype::Q8_0, "Q8_0", 8, (32, 34)),
+    (Dtype::Q4_0, "Q4_0", 2, (32, 18)),
+    (Dtype::Q4_1, "Q4_1", 3, (32, 20)),
+    (Dtype::Q5_0, "Q5_0", 6, (32, 22)),
+    (Dtype::Q5_1, "Q5_1", 7, (32, 24)),
+    (Dtype::Q4K, "Q4_K", 12, (256, 144)),
+    (Dtype::Q5K, "Q5_K", 13, (256, 176)),
+    (Dtype::Q6K, "Q6_K", 14, (256, 210)),
+];
+
+impl Dtype {
+    /// Every type.
+    pub fn all() -> impl Iterator<Item = Dtype> {
+        TYPES.iter().map(|(dtype, ..)| *dtype)
+    }
+
+    /// Values and bytes of one block (1 value for the plain types).
+    pub fn block(self) -> (usize, usize) {
+        TYPES[self as usize].3
+    }
+
+    /// The name used in files and messages.
+    pub fn name(self) -> &'static str {
+        TYPES[self as usize].1
+    }
+
+    /// GGUF's number for it.
+    pub fn gguf(self) -> u32 {
+        TYPES[self as usize].2
+    }
+
+    /// The type with this number in GGUF files.
+    pub fn of_gguf(number: u32) -> Option<Dtype> {
+        Dtype::all().find(|dtype| dtype.gguf() == number)
+    }
+
+    /// Bytes of a tensor of this shape (rows are the last axis), `None` where the last axis is no multiple of the block or
+    /// the product overflows.
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
+        let (values, bytes) = self.block();
+        if shape.last().is_some_and(|last| last % values != 0) {
+            return None;
+        }
+        let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        (count / values).checked_mul(bytes)
+    }
+
+    /// Appends the values of `data` (whole blocks; a torn last one is ignored) to `out`.
+    pub fn dequantise(self, data: &[u8], out: &mut Vec<f32>) {
+        let (values, bytes) = self.block();
+        out.reserve(data.len() / bytes * values);
+        match self {
+            Dtype::F32 => out.extend(data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Dtype::F16 => out.extend(data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            Dtype::BF16 => out.extend(data.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+            Dtype::Q8_0 => data.as_chunks().0.iter().for_each(|b| q8_0(b, out)),
+            Dtype::Q4_0 => data.as_chunks().0.iter().for_each(|b| q4_0(b, out)),
+            Dtype::Q4_1 => data.as_chunks().0.iter().for_each(|b| q4_1(b, out)),
+            Dtype::Q5_0 => data.as_chunks().0.iter().for_each(|b| q5_0(b, out)),
+            Dtype::Q5_1 => data.as_chunks().0.iter().for_each(|b| q5_1(b, out)),
+            Dtype::Q4K => data.as_chunks().0.iter().for_each(|b| q4_k(b, out)),
+            Dtype::Q5K => data.as_chunks().0.iter().for_each(|b| q5_k(b, out)),
+            Dtype::Q6K => data.as_chunks().0.iter().for_each(|b| q6_k(b, out)),
+        }
+    }
+}
+
+/// 32 values, and scale and minimum of each 16 of them.
+type ThirtyTwo = ([u8; 32], [(f32, f32); 2]);
+
+impl Dtype {
+    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum. `None` where
+    /// the type is not quantised, or the data end before.
+    pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<ThirtyTwo> {
+        let (values, bytes) = self.block();
+        let g = at % (values / 32).max(1);
+        let b = data.get(at * 32 / values * bytes..)?.get(..bytes)?;
+        let (d, m) = (half_at(b, 0), half_at(b, 2));
+        let of = |q: &dyn Fn(usize) -> u8| std::array::from_fn(q);
+        Some(match self {
+            Dtype::Q8_0 => (of(&|i| b[2 + i] ^ 0x80), [(d, -128.0 * d); 2]),
+            Dtype::Q4_0 => (of(&|i| nibble(&b[2..], i)), [(d, -8.0 * d); 2]),
+            Dtype::Q4_1 => (of(&|i| nibble(&b[4..], i)), [(d, m); 2]),
+            Dtype::Q5_0 => (of(&|i| five(&b[2..6], &b[6..], i)), [(d, -16.0 * d); 2]),
+            Dtype::Q5_1 => (of(&|i| five(&b[4..8], &b[8..], i)), [(d, m); 2]),
+            Dtype::Q4K | Dtype::Q5K => {
+                let (s, sub) = sub_scale(&b[4..16], g);
+                let q: &dyn Fn(usize) -> u8 = match self {
+                    Dtype::Q4K => &|i| k_nibble(&b[16..], g, i),
+                    _ => &|i| k_nibble(&b[48..], g, i) | (b[16 + i] >> g & 1) << 4,
+                };
+                (of(q), [(d * s, -(m * sub)); 2])
+            }
+            Dtype::Q6K => {
+                let d = half_at(b, 208);
+                let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
+                (of(&|i| six(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
+        })
+    }
+
+    /// Whether a value stays finite in a plain type; blocks have scales of their own.
+    pub(crate) fn holds(self, value: f32) -> bool {
+        match self {
+            Dtype::F16 => f16::from_f32(value).is_finite(),
+            Dtype::BF16 => bf16::from_f32(value).is_finite(),
+            _ => true,
+        }
+    }
+
+    /// The stored bytes of `values` (whole blocks), rounded to the nearest even; Q8_0 as the `gguf` package quantises.
+    ///
+    /// # Errors
+    /// A type that is not written, values that the type cannot hold: the text says which.
+    pub fn encode(self, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
+        let fits = |all: bool| if all { Ok(()) } else { Err(format!("a value is beyond the range of {self}")) };
+        match self {
+            Dtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Dtype::F16 => {
+                fits(values.iter().all(|v| self.holds(*v)))?;
+                Ok(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect())
+            }
+            Dtype::BF16 => {
+                fits(values.iter().all(|v| self.holds(*v)))?;
+                Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())
+            }
+            Dtype::Q8_0 => {
+                let mut out = Vec::with_capacity(values.len() / 32 * 34);
+                for block in values.as_chunks::<32>().0 {
+                    let d = block.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 127.0;
+                    fits(f16::from_f32(d).is_finite())?;
+                    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                    out.extend(f16::from_f32(d).to_le_bytes());
+                    out.extend(block.iter().map(|v| ((v * inverse).round() as i8).cast_unsigned()));
+                }
+                Ok(out)
+            }
+            other => Err(format!("{other} is read but not written")),
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The i-th 4-bit value of a 32-block: low nibbles first, then high ones.
+fn nibble(qs: &[u8], i: usize) -> u8 {
+    if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 }
+}
+
+/// The i-th 5-bit value of a 32-block: a nibble and one bit of the little-endian word before the nibbles.
+fn five(qh: &[u8], qs: &[u8], i: usize) -> u8 {
+    nibble(qs, i) | ((qh[i / 8] >> (i % 8)) & 1) << 4
+}
+
+fn q8_0(b: &[u8; 34], out: &mut Vec<f32>) {
+    let d = half_at(b, 0);
+    out.extend(b[2..].iter().map(|&q| f32::from(q.cast_signed()) * d));
+}
+
+fn q4_0(b: &[u8; 18], out: &mut Vec<f32>) {
+    let d = half_at(b, 0);
+    out.extend((0..32).map(|i| d * (f32::from(nibble(&b[2..], i)) - 8.0)));
+}
+
+fn q4_1(b: &[u8; 20], out: &mut Vec<f32>) {
+    let (d, m) = (half_at(b, 0), half_at(b, 2));
+    out.extend((0..32).map(|i| d * f32::from(nibble(&b[4..], i)) + m));
+}
+
+fn q5_0(b: &[u8; 22], out: &mut Vec<f32>) {
+    let d = half_at(b, 0);
+    out.extend((0..32).map(|i| d * (f32::from(five(&b[2..6], &b[6..], i)) - 16.0)));
+}
+
+fn q5_1(b: &[u8; 24], out: &mut Vec<f32>) {
+    let (d, m) = (half_at(b, 0), half_at(b, 2));
+    out.extend((0..32).map(|i| d * f32::from(five(&b[4..8], &b[8..], i)) + m));
+}
+
+/// Sub-scale and sub-minimum of group g of 8, 6 bits each, packed in 12 bytes.
+fn sub_scale(scales: &[u8], g: usize) -> (f32, f32) {
+    let (s, m) = if g < 4 {
+        (scales[g] & 63, scales[g + 4] & 63)
+    } else {
+        let low = scales[g + 4];
+        (low & 15 | (scales[g - 4] >> 2) & 0x30, low >> 4 | (scales[g] >> 2) & 0x30)
+    };
+    (f32::from(s), f32::from(m))
+}
+
+/// The i-th 4-bit value of group g of 8: two groups share 32 bytes, the first has their low nibbles.
+fn k_nibble(qs: &[u8], g: usize, i: usize) -> u8 {
+    qs[g / 2 * 32 + i] >> (g % 2 * 4) & 15
+}
+
+fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
+    let (d, dmin) = (half_at(b, 0), half_at(b, 2));
+    for g in 0..8 {
+        let (s, m) = sub_scale(&b[4..16], g);
+        let (ds, dm) = (d * s, dmin * m);
+        out.extend((0..32).map(|i| ds * f32::from(k_nibble(&b[16..], g, i)) - dm));
+    }
+}
+
+fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
+    let (d, dmin) = (half_at(b, 0), half_at(b, 2));
+    let qh = &b[16..48];
+    for g in 0..8 {
+        let (s, m) = sub_scale(&b[4..16], g);
+        let (ds, dm) = (d * s, dmin * m);
+        let q = |i: usize| k_nibble(&b[48..], g, i) | (qh[i] >> g & 1) << 4;
+        out.extend((0..32).map(|i| ds * f32::from(q(i)) - dm));
+    }
+}
+
+/// The i-th 6-bit value of a block of 256.
+fn six(b: &[u8], i: usize) -> u8 {
+    let (half, e) = (i / 128, i % 128);
+    let low = b[half * 64 + e % 64] >> (e / 64 * 4) & 15;
+    let high = b[128 + half * 32 + e % 32] >> (e / 32 * 2) & 3;
+    low | high << 4
+}
+
+fn q6_k(b: &[u8; 210], out: &mut Vec<f32>) {
+    let d = half_at(b, 208);
+    out.extend((0..256).map(|i| d * f32::from(b[192 + i / 16].cast_signed()) * (f32::from(six(b, i)) - 32.0)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(dtype: Dtype, data: &[u8]) -> Vec<f32> {
+        let mut out = Vec::new();
+        dtype.dequantise(data, &mut out);
+        out
+    }
+
+    #[test]
+    fn each_type_stands_at_its_place_in_the_table() {
+        for (i, (dtype, ..)) in TYPES.iter().enumerate() {
+            assert_eq!(*dtype as usize, i);
+            assert_eq!(Dtype::of_gguf(dtype.gguf()), Some(*dtype));
+        }
+    }
+
+    #[test]
+    fn plain_types_are_little_endian() {
+        assert_eq!(values(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
+        assert_eq!(values(Dtype::F16, &[0x00, 0x3e]), [1.5]);
+        assert_eq!(values(Dtype::BF16, &[0xc0, 0x3f]), [1.5]);
+    }
+
+    // Block b of each type holds d = 0.5, m = 0.25 where it has one, and bytes that count up. The expected values were
+    // worked out from the layout by hand for the first, a middle and the last value.
+    #[test]
+    fn blocks_of_32() {
+        let mut block = vec![0x00, 0x38];
+        block.extend(0..32u8);
+        let v = values(Dtype::Q8_0, &block);
+        assert_eq!((v.len(), v[0], v[17], v[31]), (32, 0.0, 8.5, 15.5));
+
+        let mut block = vec![0x00, 0x38];
+        block.extend((0..16u8).map(|i| i << 4 | (15 - i)));
+        let v = values(Dtype::Q4_0, &block);
+        assert_eq!((v.len(), v[0], v[15], v[16], v[31]), (32, 3.5, -4.0, -4.0, 3.5));
+
+        let mut block = vec![0x00, 0x38, 0x00, 0x34];
+        block.extend((0..16u8).map(|i| i << 4 | (15 - i)));
+        let v = values(Dtype::Q4_1, &block);
+        assert_eq!((v.len(), v[0], v[15], v[16], v[31]), (32, 7.75, 0.25, 0.25, 7.75));
+
+        let mut block = vec![0x00, 0x38, 0x01, 0x00, 0x00, 0x80];
+        block.extend([0x21; 16]);
+        let v = values(Dtype::Q5_0, &block);
+        assert_eq!((v[0], v[1], v[16], v[31]), (0.5, -7.5, -7.0, 1.0));
+
+        let mut block = vec![0x00, 0x38, 0x00, 0x34, 0x01, 0x00, 0x00, 0x80];
+        block.extend([0x21; 16]);
+        let v = values(Dtype::Q5_1, &block);
+        assert_eq!((v[0], v[1], v[16], v[31]), (8.75, 0.75, 1.25, 9.25));
+    }
+
+    #[test]
+    fn sub_scales_of_k_blocks() {
+        // Scales 1..=8 and minima 9..=16: all below 16, so only the low parts are set.
+        let packed = [1, 2, 3, 4, 9, 10, 11, 12, 13 << 4 | 5, 14 << 4 | 6, 15 << 4 | 7, 8];
+        let got: Vec<_> = (0..8).map(|g| sub_scale(&packed, g)).collect();
+        assert_eq!(got[0], (1.0, 9.0));
+        assert_eq!(got[3], (4.0, 12.0));
+        assert_eq!(got[4], (5.0, 13.0));
+        assert_eq!(got[7], (8.0, 0.0));
+        // The two upper bits of byte g - 4 and g belong to the groups 4..8.
+        let packed = [0xc0, 0, 0, 0, 0x80, 0, 0, 0, 0x21, 0, 0, 0];
+        assert_eq!(sub_scale(&packed, 4), (49.0, 34.0));
+        assert_eq!(sub_scale(&packed, 0), (0.0, 0.0));
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert_eq!(Dtype::Q4_1.bytes(&[3, 64]), Some(120));
+        assert_eq!(Dtype::Q4_1.bytes(&[3, 48]), None);
+        assert_eq!(Dtype::F32.bytes(&[usize::MAX, 2]), None);
+        assert_eq!(Dtype::F32.bytes(&[]), Some(4));
+    }
+}

@@ -1,0 +1,230 @@
+//! Answers to a list of prompts: asked of a model, or read from files, and written as AlpacaEval reads them.
+
+use crate::generate::ChatLanguage;
+use crate::generate::Engine;
+use crate::generate::{Output, Request, Settings};
+use crate::json::{read_jsonl, write_json};
+use crate::rng::record_id;
+use crate::text::{Language, Prompt};
+use crate::{Error, Observer, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// An answer with its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was said.
+    pub text: String,
+    /// Tokens generated, the end token included; None where they are not known.
+    pub tokens: Option<usize>,
+}
+
+/// A line of a prompt file or of an answer file, in any of the forms that are understood.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(alias = "instruction")]
+    prompt: Prompt,
+    #[serde(alias = "output")]
+    response: Option<String>,
+    tokens: Option<usize>,
+    /// Several answers at once, as the small world's evaluation files have them.
+    answers: Option<Vec<String>>,
+}
+
+/// Answers to some prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnswerSet {
+    /// Whose they are.
+    pub name: String,
+    /// `[prompt][sample]`.
+    pub answers: Vec<Vec<Answer>>,
+}
+
+/// Reads a JSON list or, where the file does not begin with `[`, one record a line.
+///
+/// # Errors
+/// The file cannot be read, is of another form, or holds no record.
+pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let records: Vec<T> = match bytes.trim_ascii_start().first() {
+        Some(b'[') => serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))?,
+        _ => read_jsonl(path)?,
+    };
+    match records.is_empty() {
+        true => Err(Error::file(path, "holds no record")),
+        false => Ok(records),
+    }
+}
+
+/// The prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. Repeated ones are left out.
+///
+/// # Errors
+/// As [`read_records`]; an empty prompt, by number.
+pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
+    let mut out: Vec<Prompt> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+        if line.prompt.is_empty() {
+            return Err(Error::file(path, format!("prompt {} is empty", i + 1)));
+        }
+        if seen.insert(line.prompt.clone()) {
+            out.push(line.prompt);
+        }
+    }
+    Ok(out)
+}
+
+/// The answers of a file to `prompts`, in their order: lines of `generate --out`, or an AlpacaEval list (`instruction`, `output`).
+/// Answers to other prompts are left out.
+///
+/// # Errors
+/// As [`read_records`]; a record without an answer; a prompt that has none.
+pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
+    let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
+    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+        let answers = match (line.response, line.answers) {
+            (Some(text), _) => vec![Answer { text, tokens: line.tokens }],
+            (None, Some(texts)) => texts.into_iter().map(|text| Answer { text, tokens: None }).collect(),
+            (None, None) => return Err(Error::file(path, format!("record {}: has no response or output", i + 1))),
+        };
+        // AlpacaEval's files know questions only.
+        found.entry(line.prompt.question()).or_default().extend(answers);
+    }
+    let mut answers = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let question = prompt.question();
+        match found.get(&question) {
+            Some(list) if !list.is_empty() => answers.push(list.clone()),
+            _ => {
+                let begin: String = question.chars().take(60).collect();
+                return Err(Error::file(path, format!("holds no answer to the prompt that begins {begin:?}")));
+            }
+        }
+    }
+    Ok(AnswerSet { name: path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()), answers })
+}
+
+/// `n` answers to each prompt, as `[prompt][sample]`; a sample's random numbers are keyed by the prompt's ids and its number, so
+/// that two models asked the same are compared pair by pair.
+///
+/// # Errors
+/// Errors of the engine.
+pub fn ask(
+    engine: &mut dyn Engine,
+    prompts: &[Vec<u32>],
+    n: u32,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<Output>>> {
+    let request = |prompt: &Vec<u32>| Request {
+        prompt: prompt.clone(),
+        samples: (0..n).map(|k| record_id(0, "evaluation", prompt, k)).collect(),
+    };
+    engine.generate(&prompts.iter().map(request).collect::<Vec<_>>(), settings, observer)
+}
+
+/// A model's own answers.
+///
+/// # Errors
+/// Text that cannot be encoded; errors of the engine.
+pub fn answer_all(
+    engine: &mut dyn Engine,
+    language: &ChatLanguage,
+    name: &str,
+    prompts: &[Prompt],
+    n: u32,
+    settings: &Settings,
+    observer: &dyn Observer,
+) -> Result<AnswerSet> {
+    let ids = prompts.iter().map(|p| language.ask_prompt(p)).collect::<Result<Vec<_>>>()?;
+    let read = |output: &Output| {
+        Ok(Answer { text: language.decode(&output.tokens)?.trim().to_owned(), tokens: Some(output.tokens.len()) })
+    };
+    let outputs = ask(engine, &ids, n, settings, observer)?;
+    let answers = outputs.iter().map(|samples| samples.iter().map(read).collect()).collect::<Result<_>>()?;
+    Ok(AnswerSet { name: name.to_owned(), answers })
+}
+
+/// One entry of AlpacaEval's output files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlpacaRecord {
+    /// The question.
+    pub instruction: String,
+    /// The answer.
+    pub output: String,
+    /// Whose answer it is.
+    pub generator: String,
+    /// Where the question is from.
+    pub dataset: String,
+}
+
+/// Writes the first answer to each prompt as `alpaca_eval --model_outputs` (or `--reference_outputs`) reads them.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_alpaca(path: &Path, prompts: &[Prompt], set: &AnswerSet, dataset: &str) -> Result<()> {
+    let record = |(prompt, answers): (&Prompt, &Vec<Answer>)| {
+        Some(AlpacaRecord {
+            instruction: prompt.question(),
+            output: answers.first()?.text.clone(),
+            generator: set.name.clone(),
+            dataset: dataset.to_owned(),
+        })
+    };
+    write_json(path, &prompts.iter().zip(&set.answers).filter_map(record).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_find_their_prompts_in_every_form() {
+        let tmp = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = tmp.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let chat = r#"[{"role": "user", "content": "two"}]"#;
+        let prompts =
+            write("p.jsonl", &format!("{{\"prompt\": \"one\"}}\n{{\"prompt\": {chat}}}\n{{\"prompt\": \"one\"}}\n"));
+        let prompts = read_prompts(&prompts).unwrap();
+        assert_eq!(prompts.iter().map(Prompt::question).collect::<Vec<_>>(), ["one", "two"]);
+        let lines = format!(
+            "{{\"prompt\": {chat}, \"response\": \"2\", \"tokens\": 3}}\n{{\"prompt\": \"one\", \"response\": \"1\"}}\n\
+             {{\"prompt\": \"one\", \"response\": \"I\"}}\n{{\"prompt\": \"other\", \"response\": \"\"}}\n"
+        );
+        let set = read_answers(&write("a.jsonl", &lines), &prompts).unwrap();
+        let texts: Vec<Vec<&str>> = set.answers.iter().map(|s| s.iter().map(|a| a.text.as_str()).collect()).collect();
+        assert_eq!((set.name.as_str(), texts), ("a", vec![vec!["1", "I"], vec!["2"]]));
+        assert_eq!(set.answers[1][0].tokens, Some(3));
+
+        let alpaca = tmp.path().join("model_outputs.json");
+        write_alpaca(&alpaca, &prompts, &set, "mine").unwrap();
+        let read: Vec<AlpacaRecord> = read_records(&alpaca).unwrap();
+        assert_eq!(
+            (read[0].generator.as_str(), read[0].output.as_str(), read[1].instruction.as_str()),
+            ("a", "1", "two")
+        );
+        assert_eq!(read_answers(&alpaca, &prompts).unwrap().answers[1][0].text, "2");
+        assert_eq!(read_prompts(&alpaca).unwrap().len(), 2);
+
+        let world = write("M1.jsonl", r#"{"prompt": "one", "gold": "1", "answers": ["1", "2"], "truth": [5, 0]}"#);
+        assert_eq!(read_answers(&world, &prompts[..1]).unwrap().answers[0].len(), 2);
+        for (text, word) in [
+            ("", "no record"),
+            ("[]", "no record"),
+            (r#"{"prompt": "one"}"#, "record 1: has no response"),
+            (r#"{"prompt": "one", "response": "1"}"#, "begins \"two\""),
+            ("[{\"prompt\"", "EOF"),
+        ] {
+            let e = read_answers(&write("bad.json", text), &prompts).unwrap_err().to_string();
+            assert!(e.contains("bad.json") && e.contains(word), "{text}: {e}");
+        }
+        let e = read_prompts(&write("empty.jsonl", r#"{"prompt": ""}"#)).unwrap_err().to_string();
+        assert!(e.contains("prompt 1 is empty"), "{e}");
+    }
+}

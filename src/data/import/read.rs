@@ -1,0 +1,231 @@
+//! Others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. Each line tells by
+//! its fields what it is.
+
+use super::{Answer, Question};
+use crate::json::read_jsonl;
+use crate::text::Message;
+use crate::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// How many records were left out, by reason.
+pub type Counts = BTreeMap<&'static str, usize>;
+
+/// A message of the Open Assistant export; in a tree file with its replies, in a message file with its parent's id.
+#[derive(Deserialize)]
+struct OasstMessage {
+    #[serde(default)]
+    message_id: String,
+    parent_id: Option<String>,
+    text: String,
+    role: String,
+    #[serde(default)]
+    lang: String,
+    rank: Option<f64>,
+    #[serde(default)]
+    deleted: bool,
+    #[serde(default)]
+    replies: Vec<OasstMessage>,
+}
+
+/// A line of an Open Assistant tree file.
+#[derive(Deserialize)]
+struct OasstTree {
+    prompt: OasstMessage,
+}
+
+/// A text or a conversation of one message.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Plain(String),
+    Chat(Vec<Message>),
+}
+
+impl Said {
+    fn last(self) -> Option<String> {
+        match self {
+            Said::Plain(text) => Some(text),
+            Said::Chat(mut messages) => messages.pop().map(|m| m.content),
+        }
+    }
+
+    /// The one message, or None where there are several.
+    fn only(self) -> Option<String> {
+        match self {
+            Said::Chat(messages) if messages.len() != 1 => None,
+            said => said.last(),
+        }
+    }
+}
+
+/// A preference; without `prompt` both sides begin with it.
+#[derive(Deserialize)]
+struct Preference {
+    prompt: Option<Said>,
+    chosen: Said,
+    rejected: Said,
+}
+
+/// A scored answer, such as `judge --out` writes.
+#[derive(Deserialize)]
+struct Scored {
+    prompt: Said,
+    response: Option<Said>,
+    completion: Option<Said>,
+    score: Option<f64>,
+    score_reference: Option<f64>,
+    #[serde(alias = "justification", alias = "rationale")]
+    verdict: Option<String>,
+}
+
+/// The questions of a file in the order in which they first occur. Of trees and messages those in language `lang` (any where it is
+/// empty), their first turn only, deleted texts left out. Gives also what was left out and why.
+///
+/// # Errors
+/// A file that cannot be read, or a line that is none of the forms, by number; no question at all.
+pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
+    let mut found = Found::default();
+    let mut messages = Vec::new();
+    for (i, line) in read_jsonl::<Value>(path)?.into_iter().enumerate() {
+        let at = |e: serde_json::Error| Error::file(path, format!("record {}: {e}", i + 1));
+        let has = |key: &str| line.get(key).is_some_and(|v| !v.is_null());
+        if line.get("prompt").is_some_and(|p| p.get("replies").is_some()) {
+            let tree: OasstTree = serde_json::from_value(line).map_err(at)?;
+            found.tree(tree.prompt, lang);
+        } else if has("message_id") && has("role") {
+            messages.push(serde_json::from_value::<OasstMessage>(line).map_err(at)?);
+        } else if has("chosen") && has("rejected") {
+            found.preference(serde_json::from_value(line).map_err(at)?);
+        } else if has("prompt") && (has("response") || has("completion")) {
+            found.scored(serde_json::from_value(line).map_err(at)?);
+        } else {
+            let what = "expected an Open Assistant tree or message, or prompt with chosen and rejected, or prompt, response and score";
+            return Err(Error::file(path, format!("record {}: {what}", i + 1)));
+        }
+    }
+    found.messages(messages, lang);
+    if found.questions.is_empty() {
+        let why: Vec<String> = found.dropped.iter().map(|(why, n)| format!("{n} {why}")).collect();
+        let why = if why.is_empty() { "it is empty".to_owned() } else { why.join(", ") };
+        return Err(Error::file(path, format!("gives no question with an answer ({why})")));
+    }
+    found.rank();
+    Ok((found.questions, found.dropped))
+}
+
+#[derive(Default)]
+struct Found {
+    questions: Vec<Question>,
+    place: HashMap<String, usize>,
+    dropped: Counts,
+}
+
+impl Found {
+    fn drop(&mut self, why: &'static str) {
+        *self.dropped.entry(why).or_default() += 1;
+    }
+
+    /// `rank` is a place among those that came with the answer; answers of one question may come from several records.
+    fn add(&mut self, prompt: &str, text: &str, (rank, score): (usize, Option<f64>), verdict: Option<String>) {
+        let (prompt, text) = (prompt.trim(), text.trim());
+        if prompt.is_empty() || text.is_empty() {
+            return self.drop("with an empty text");
+        }
+        if score.is_some_and(|s| !s.is_finite()) {
+            return self.drop("with a score that is no number");
+        }
+        let next = self.questions.len();
+        let at = *self.place.entry(prompt.to_owned()).or_insert(next);
+        if at == next {
+            self.questions.push(Question { prompt: prompt.to_owned(), answers: Vec::new() });
+        }
+        let answers = &mut self.questions[at].answers;
+        if answers.iter().any(|a| a.text == text) {
+            return self.drop("that stand there twice");
+        }
+        answers.push(Answer { text: text.to_owned(), rank, score, verdict });
+    }
+
+    fn tree(&mut self, root: OasstMessage, lang: &str) {
+        if root.deleted || root.role != "prompter" {
+            return self.drop("deleted or not asked by a user");
+        }
+        if !lang.is_empty() && root.lang != lang {
+            return self.drop("in another language");
+        }
+        let mut replies: Vec<OasstMessage> = root.replies.into_iter().filter(|r| !r.deleted).collect();
+        // A single answer is nobody's rival, so nobody ranked it.
+        if let [one] = &mut replies[..] {
+            one.rank.get_or_insert(0.0);
+        }
+        for reply in replies {
+            match reply.rank {
+                Some(rank) if rank >= 0.0 => self.add(&root.text, &reply.text, (rank as usize, None), None),
+                _ => self.drop("without a rank"),
+            }
+        }
+    }
+
+    fn messages(&mut self, messages: Vec<OasstMessage>, lang: &str) {
+        let mut replies: HashMap<String, Vec<OasstMessage>> = HashMap::new();
+        let mut roots = Vec::new();
+        for m in messages {
+            match m.parent_id.clone() {
+                Some(parent) => replies.entry(parent).or_default().push(m),
+                None => roots.push(m),
+            }
+        }
+        for mut root in roots {
+            root.replies = replies.remove(&root.message_id).unwrap_or_default();
+            self.tree(root, lang);
+        }
+    }
+
+    fn preference(&mut self, p: Preference) {
+        let (prompt, chosen, rejected) = match (p.prompt, p.chosen, p.rejected) {
+            (Some(prompt), chosen, rejected) => (prompt.only(), chosen.last(), rejected.last()),
+            (None, Said::Chat(mut a), Said::Chat(mut b)) if a.len() == 2 && b.len() == 2 && a[0] == b[0] => {
+                (Some(a.swap_remove(0).content), a.pop().map(|m| m.content), b.pop().map(|m| m.content))
+            }
+            (None, ..) => (None, None, None),
+        };
+        match (prompt, chosen, rejected) {
+            (Some(prompt), Some(chosen), Some(rejected)) => {
+                self.add(&prompt, &chosen, (0, None), None);
+                self.add(&prompt, &rejected, (1, None), None);
+            }
+            _ => self.drop("of several turns or without a prompt of their own"),
+        }
+    }
+
+    fn scored(&mut self, s: Scored) {
+        let score = s.score.or(s.score_reference);
+        match (s.prompt.only(), s.response.or(s.completion).and_then(Said::last)) {
+            (Some(prompt), Some(text)) => self.add(&prompt, &text, (0, score), s.verdict),
+            _ => self.drop("of several turns"),
+        }
+    }
+
+    /// The best answer first, places without gaps; scores decide where all answers have one.
+    fn rank(&mut self) {
+        for q in &mut self.questions {
+            let scored = q.answers.iter().all(|a| a.score.is_some());
+            let key = |a: &Answer| match (scored, a.score) {
+                (true, Some(score)) => -score,
+                _ => a.rank as f64,
+            };
+            q.answers.sort_by(|a, b| key(a).total_cmp(&key(b)));
+            let keys: Vec<f64> = q.answers.iter().map(key).collect();
+            let mut rank = 0;
+            for (i, a) in q.answers.iter_mut().enumerate() {
+                if i > 0 && keys[i] > keys[i - 1] {
+                    rank += 1;
+                }
+                a.rank = rank;
+            }
+        }
+    }
+}

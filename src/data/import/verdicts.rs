@@ -1,0 +1,170 @@
+//! Verdicts to learn from ranked answers without scores: a model writes them, and those are kept whose scores order the answers
+//! as people did (the paper's EFT data).
+
+use super::{Lesson, Question, lesson};
+use crate::generate::Engine;
+use crate::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, Templates, parse_score};
+use crate::rng::record_id;
+use crate::text::Language;
+use crate::{Observer, Result};
+
+/// Questions that are judged between two looks at whether to stop.
+const WAVE: usize = 16;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Written {
+    /// One for each answer of a question whose order was met.
+    pub lessons: Vec<Lesson>,
+    /// Questions with answers of at least two ranks.
+    pub questions: usize,
+    /// Of these, judged in the order of the ranks.
+    pub agreed: usize,
+    /// Of these, with an answer whose verdicts gave no score.
+    pub unscored: usize,
+}
+
+/// Lets the engine's model judge every answer of the questions that have several ranks, by the additive prompt with sampled
+/// verdicts. A question is kept where each answer's mean score is above that of every answer ranked below it; of an answer's
+/// verdicts the one nearest to the mean is learnt, up to its score.
+///
+/// # Errors
+/// Errors of the engine; `Stopped` when the observer asks for it.
+pub fn write(
+    engine: &mut dyn Engine,
+    language: &dyn Language,
+    templates: &Templates,
+    settings: &ModelJudgeSettings,
+    questions: &[Question],
+    observer: &dyn Observer,
+) -> Result<Written> {
+    let judge = ModelJudge { mode: Mode::Sampled, language, templates: templates.clone(), settings: settings.clone() };
+    let ranked: Vec<&Question> = questions.iter().filter(|q| q.answers.iter().any(|a| a.rank > 0)).collect();
+    let mut written = Written { questions: ranked.len(), ..Written::default() };
+    for wave in ranked.chunks(WAVE) {
+        if observer.stop_requested() {
+            return Err(crate::Error::Stopped);
+        }
+        let mut items = Vec::new();
+        for q in wave {
+            let ids = language.ask(&q.prompt)?;
+            for (k, a) in q.answers.iter().enumerate() {
+                items.push(Item { key: record_id(0, "eft", &ids, k as u32), question: &q.prompt, answer: &a.text });
+            }
+        }
+        let mut verdicts = judge.judge(engine, &items, observer)?.into_iter();
+        for q in wave {
+            let mine: Vec<_> = verdicts.by_ref().take(q.answers.len()).collect();
+            let Some(scores) = mine.iter().map(|v| v.score).collect::<Option<Vec<f64>>>() else {
+                written.unscored += 1;
+                continue;
+            };
+            if !ordered(q, &scores) {
+                continue;
+            }
+            written.agreed += 1;
+            for ((a, v), mean) in q.answers.iter().zip(&mine).zip(&scores) {
+                let parsed = v.texts.iter().filter_map(|t| Some((t, parse_score(t).ok()?)));
+                let nearest = parsed.min_by(|a, b| (a.1 - mean).abs().total_cmp(&(b.1 - mean).abs()));
+                if let Some((text, score)) = nearest {
+                    written.lessons.push(lesson(&templates.additive, q, a, justification(text), score)?);
+                }
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// Whether the scores fall from rank to rank.
+fn ordered(q: &Question, scores: &[f64]) -> bool {
+    let all = || q.answers.iter().zip(scores);
+    all().all(|(a, x)| all().filter(|(b, _)| b.rank > a.rank).all(|(_, y)| x > y))
+}
+
+/// What stands before the last `Score:`, without the marks of emphasis that belong to it.
+fn justification(verdict: &str) -> Option<&str> {
+    let at = verdict.to_ascii_lowercase().rfind("score")?;
+    let why = verdict[..at].trim_end_matches(|c: char| c.is_whitespace() || "*_#`".contains(c)).trim_start();
+    Some(why).filter(|why| !why.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Silent;
+    use crate::data::import::Answer;
+    use crate::generate::{Output, Request, Settings};
+    use crate::judge::Template;
+    use crate::model::score::Branch;
+    use crate::world::text::WorldText;
+
+    /// Writes these verdicts, whatever is asked.
+    struct Script(Vec<&'static str>);
+
+    impl Engine for Script {
+        fn generate(&mut self, requests: &[Request], _: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+            let mut write = |_: &u64| {
+                let tokens = [WorldText.encode(self.0.remove(0)).unwrap(), vec![2]].concat();
+                Output { tokens, stopped: true, choice_p: vec![] }
+            };
+            Ok(requests.iter().map(|r| r.samples.iter().map(&mut write).collect()).collect())
+        }
+
+        fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+            unreachable!("sampled verdicts need no log-probs")
+        }
+    }
+
+    #[test]
+    fn questions_are_kept_where_the_verdicts_agree_with_the_ranks() {
+        let template = Template { text: "{{ question }}: {{ answer }}".into(), raw: true };
+        let templates = Templates { additive: template, ..Templates::default() };
+        let settings = ModelJudgeSettings { samples: 2, retries: 0, max_new_tokens: 30, ..Default::default() };
+        let mut engine = Script(vec![
+            "Good. Score: 5",
+            "Fine. Score: 3",
+            "Poor. Score: 1",
+            "Bad. Score: 2", // means 4 and 1.5, as ranked
+            "Score: 1",
+            "Score: 1",
+            "Score: 3",
+            "Score: 3", // the other way round
+            "Score: 4",
+            "Score: 4",
+            "nothing",
+            "nothing", // no score
+        ]);
+        let questions = [question(&[0, 1]), question(&[0, 1]), question(&[0]), question(&[0, 1])];
+        let written = write(&mut engine, &WorldText, &templates, &settings, &questions, &Silent).unwrap();
+        assert_eq!((written.questions, written.agreed, written.unscored), (3, 1, 1));
+        let learnt = |l: &Lesson| (l.record.messages[0].content.clone(), l.record.messages[1].content.clone());
+        assert_eq!(
+            written.lessons.iter().map(learnt).collect::<Vec<_>>(),
+            [("q: r0".into(), "Good.\nScore: 5".into()), ("q: r1".into(), "Poor.\nScore: 1".into())]
+        );
+    }
+
+    fn question(ranks: &[usize]) -> Question {
+        let answer = |rank: &usize| Answer { text: format!("r{rank}"), rank: *rank, score: None, verdict: None };
+        Question { prompt: "q".into(), answers: ranks.iter().map(answer).collect() }
+    }
+
+    #[test]
+    fn only_a_strict_order_agrees() {
+        for (ranks, scores, want) in [
+            (&[0, 1, 2][..], &[4.0, 3.0, 1.0][..], true),
+            (&[0, 1, 2], &[4.0, 3.0, 3.0], false),
+            (&[0, 1, 1], &[4.0, 1.0, 3.0], true),
+            (&[0, 1], &[2.0, 4.0], false),
+        ] {
+            assert_eq!(ordered(&question(ranks), scores), want, "{ranks:?} {scores:?}");
+        }
+    }
+
+    #[test]
+    fn a_justification_ends_before_the_score() {
+        assert_eq!(justification("It is good.\n**Score: 4**"), Some("It is good."));
+        assert_eq!(justification("Scores high. Score: 3"), Some("Scores high."));
+        assert_eq!(justification("Score: 3"), None);
+    }
+}

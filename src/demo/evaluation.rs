@@ -1,0 +1,136 @@
+//! How good a model of the small world is: its answers to held-out questions, and its judgment, against the truth.
+//!
+//! Every model is asked the same questions under the same sampling keys, so that differences between models are paired.
+
+use crate::data::answers::ask;
+use crate::generate::Engine;
+use crate::generate::{Output, Sampling, Settings};
+use crate::json::{read_jsonl, write_jsonl};
+use crate::judge::{Item, Judge};
+use crate::measure::metrics;
+use crate::rng::{Stream, fnv};
+use crate::world::respond::{EFT_WEIGHTS, response};
+use crate::world::score::{MAX_RESPONSE, cut};
+use crate::world::{Task, held_out, marks, text};
+use crate::{Observer, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Samples of each question.
+pub const SAMPLES: u32 = 8;
+/// Responses of each question that the model judges.
+pub const JUDGED: usize = 2;
+/// The judged responses are the same in every run.
+const JUDGED_SEED: u64 = 0x5EED_0400;
+
+/// One response that the model judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// The response; not the model's own.
+    pub answer: String,
+    /// Its true score.
+    pub truth: f64,
+    /// The model's score.
+    pub score: Option<f64>,
+}
+
+/// One held-out question: a line of `evaluation/M1.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuestionRecord {
+    /// The question.
+    pub prompt: String,
+    /// The right answer.
+    pub gold: String,
+    /// The model's greedy answer.
+    pub greedy: String,
+    /// Its sampled answers.
+    pub answers: Vec<String>,
+    /// Their true scores.
+    pub truth: Vec<f64>,
+    /// Responses judged by the model.
+    pub judged: Vec<Judged>,
+}
+
+impl QuestionRecord {
+    /// The mean true score of the sampled answers.
+    pub fn mean_truth(&self) -> f64 {
+        metrics::mean_se(&self.truth).0
+    }
+}
+
+/// Asks and measures; writes `out`. A finished evaluation is read back.
+///
+/// # Errors
+/// Errors of the engine and the file.
+pub fn run(
+    engine: &mut dyn Engine,
+    judge: &dyn Judge,
+    seed: u64,
+    out: &Path,
+    observer: &dyn Observer,
+) -> Result<Vec<QuestionRecord>> {
+    if out.exists() {
+        return read_jsonl(out);
+    }
+    let tasks = held_out();
+    observer.begin("evaluation", Some(3), "passes");
+    let sampled = answers(engine, tasks, 0.8, SAMPLES, seed, observer)?;
+    observer.advance(1);
+    let greedy = answers(engine, tasks, 0.0, 1, seed, observer)?;
+    observer.advance(1);
+    let others: Vec<(&Task, String)> = tasks
+        .iter()
+        .flat_map(|task| {
+            let mut rng = Stream::new(JUDGED_SEED, fnv(task.prompt.as_bytes()));
+            (0..JUDGED).map(|_| (task, response(task, &EFT_WEIGHTS, &mut rng))).collect::<Vec<_>>()
+        })
+        .collect();
+    let items: Vec<Item> =
+        others.iter().map(|(task, y)| Item { key: fnv(y.as_bytes()), question: &task.prompt, answer: y }).collect();
+    let verdicts = judge.judge(engine, &items, observer)?;
+    observer.end();
+    let mut judged = others.iter().zip(verdicts).map(|((task, y), verdict)| Judged {
+        answer: y.clone(),
+        truth: marks(&task.gold, y).score() as f64,
+        score: verdict.score,
+    });
+    let records: Vec<QuestionRecord> = tasks
+        .iter()
+        .zip(sampled)
+        .zip(greedy)
+        .map(|((task, answers), greedy)| QuestionRecord {
+            prompt: task.prompt.clone(),
+            gold: task.gold.clone(),
+            truth: answers.iter().map(|y| marks(&task.gold, y).score() as f64).collect(),
+            greedy: greedy.into_iter().next().unwrap_or_default(),
+            answers,
+            judged: judged.by_ref().take(JUDGED).collect(),
+        })
+        .collect();
+    write_jsonl(out, &records)?;
+    Ok(records)
+}
+
+fn answers(
+    engine: &mut dyn Engine,
+    tasks: &[Task],
+    temperature: f32,
+    n: u32,
+    seed: u64,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<String>>> {
+    let settings = Settings {
+        sampling: Sampling { temperature, top_p: 0.95, ..Sampling::default() },
+        max_new_tokens: MAX_RESPONSE,
+        stop: vec![text::EOS, text::NEWLINE],
+        seed,
+        choices: Vec::new(),
+    };
+    let prompts = tasks.iter().map(|task| text::question(&task.prompt)).collect::<Result<Vec<_>>>()?;
+    let read = |output: &Output| {
+        let ends = usize::from(output.stopped && !output.tokens.is_empty());
+        cut(&text::decode(&output.tokens[..output.tokens.len() - ends]))
+    };
+    let outputs = ask(engine, &prompts, n, &settings, observer)?;
+    Ok(outputs.iter().map(|samples| samples.iter().map(read).collect()).collect())
+}

@@ -1,0 +1,77 @@
+//! What judges and stages need of a model: text to ids and back, generation, log-probs.
+
+use super::{Generator, Output, Request, Settings};
+use crate::gpu::Gpu;
+use crate::model::Model;
+use crate::model::score;
+use crate::model::score::Branch;
+use crate::{Error, Observer, Result};
+
+/// Generation and scoring by one model. The GPU is one implementation; tests use a scripted one.
+pub trait Engine {
+    /// As [`Generator::run`].
+    ///
+    /// # Errors
+    /// As [`Generator::run`].
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        settings: &Settings,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Vec<Output>>>;
+
+    /// As [`score::logps`].
+    ///
+    /// # Errors
+    /// As [`score::logps`].
+    fn logps(&mut self, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>>;
+}
+
+/// An [`Engine`] on the GPU.
+pub struct GpuEngine<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    generator: Generator<'a>,
+}
+
+impl<'a> GpuEngine<'a> {
+    /// An engine that runs `model`.
+    pub fn new(gpu: &'a Gpu, model: &'a Model) -> Self {
+        Self { gpu, model, generator: Generator::new(gpu, model) }
+    }
+}
+
+impl Engine for GpuEngine<'_> {
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        settings: &Settings,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Vec<Output>>> {
+        let samples: usize = requests.iter().map(|r| r.samples.len()).sum();
+        observer.begin("generate", Some((samples * settings.max_new_tokens) as u64), "tokens");
+        let outputs = self.generator.run(requests, settings, observer, &mut |_, _, _| {});
+        observer.end();
+        outputs
+    }
+
+    fn logps(&mut self, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+        observer.begin("score", None, "tokens");
+        let logps = score::logps(self.gpu, self.model, branches, observer);
+        observer.end();
+        logps
+    }
+}
+
+/// The engine of judges that ask no model.
+pub struct NoEngine;
+
+impl Engine for NoEngine {
+    fn generate(&mut self, _: &[Request], _: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
+        Err(Error::Input("a model was asked, but none is loaded".into()))
+    }
+
+    fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
+        Err(Error::Input("a model was asked, but none is loaded".into()))
+    }
+}

@@ -1,0 +1,217 @@
+//! How well a judge agrees with reference scores: the paper's five reward-model metrics.
+
+use super::metrics;
+use crate::data::answers::read_records;
+use crate::text::Prompt;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How one way of judging did on a set of responses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// How scores were read.
+    pub mode: String,
+    /// Responses with a score.
+    pub scored: usize,
+    /// Responses without one.
+    pub unscored: usize,
+    /// Mean score.
+    pub mean: f64,
+    /// The rest only where reference scores are given.
+    #[serde(flatten)]
+    pub against: Option<Against>,
+}
+
+/// Agreement with the reference; null where the set cannot tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// Of a prompt's pairs that the reference orders, the share ordered alike (a tie counts half); mean over the prompts.
+    pub pairwise: Option<f64>,
+    /// Of the responses scored 5, the share that the reference ranks best of their prompt.
+    pub five_best: Option<f64>,
+    /// Share of prompts whose whole ranking is the reference's.
+    pub exact: Option<f64>,
+    /// Spearman's correlation over all responses.
+    pub spearman: Option<f64>,
+    /// Kendall's tau-b over all responses.
+    pub kendall: Option<f64>,
+    /// Spearman's correlation within a prompt, mean over the prompts that have one: what ranks, which mean nothing across prompts,
+    /// can be compared by.
+    pub spearman_within: Option<f64>,
+    /// Kendall's tau-b within a prompt, likewise.
+    pub kendall_within: Option<f64>,
+}
+
+/// A response with its place in the reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    /// The question.
+    pub prompt: String,
+    /// The response.
+    pub response: String,
+    /// Higher is better.
+    pub score: f64,
+}
+
+/// A line of a ranked file, in any of its forms.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(alias = "question", alias = "instruction")]
+    prompt: Prompt,
+    #[serde(alias = "text", alias = "output")]
+    response: Option<String>,
+    score_reference: Option<f64>,
+    rank: Option<f64>,
+    #[serde(alias = "answers")]
+    responses: Option<Vec<String>>,
+    scores: Option<Vec<f64>>,
+    ranks: Option<Vec<f64>>,
+}
+
+/// Reads a held-out ranked set, JSONL or a JSON list. A record is one response (`prompt`, `response`, and `score_reference` or
+/// `rank`, where 0 is best), or all of a prompt (`prompt`, `responses`, and `scores` or `ranks`; without these the best one comes
+/// first).
+///
+/// # Errors
+/// A file that cannot be read or holds no record; a record of none of the forms, by number.
+pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
+    let mut out = Vec::new();
+    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+        let wrong = |what: &str| Error::file(path, format!("record {}: {what}", i + 1));
+        let prompt = line.prompt.question();
+        if prompt.trim().is_empty() {
+            return Err(wrong("the prompt is empty"));
+        }
+        let (responses, scores) = match (line.response, line.responses) {
+            (Some(response), None) => {
+                let score = line.score_reference.or(line.rank.map(|r| -r));
+                let score = score.ok_or_else(|| wrong("a response needs score_reference or rank (0 is best)"))?;
+                (vec![response], vec![score])
+            }
+            (None, Some(responses)) => {
+                let down = |ranks: Vec<f64>| ranks.into_iter().map(|r| -r).collect();
+                let listed = || (0..responses.len()).map(|i| -(i as f64)).collect();
+                let scores: Vec<f64> = line.scores.or(line.ranks.map(down)).unwrap_or_else(listed);
+                (responses, scores)
+            }
+            _ => return Err(wrong("expected response, or a list of responses")),
+        };
+        if responses.len() != scores.len() || scores.iter().any(|s| !s.is_finite()) {
+            return Err(wrong("there must be one finite score or rank a response"));
+        }
+        let with = |(response, score)| Reference { prompt: prompt.clone(), response, score };
+        out.extend(responses.into_iter().zip(scores).map(with));
+    }
+    Ok(out)
+}
+
+/// Measures (prompt, reference score, own score) of some responses.
+pub fn agreement(mode: &str, scored: &[(&str, Option<f64>, Option<f64>)]) -> Agreement {
+    let scores: Vec<f64> = scored.iter().filter_map(|s| s.2).collect();
+    let mut groups: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    for &(prompt, reference, own) in scored {
+        if let (Some(reference), Some(own)) = (reference, own) {
+            let group = groups.entry(prompt).or_default();
+            group.0.push(reference);
+            group.1.push(own);
+        }
+    }
+    let groups: Vec<(Vec<f64>, Vec<f64>)> = groups.into_values().collect();
+    let (truth, own) = (
+        groups.iter().flat_map(|g| g.0.clone()).collect::<Vec<f64>>(),
+        groups.iter().flat_map(|g| g.1.clone()).collect::<Vec<f64>>(),
+    );
+    // Answers to different questions are not compared: each prompt orders its own.
+    let within = |f: fn(&[f64], &[f64]) -> Option<f64>| {
+        let each: Vec<f64> = groups.iter().filter_map(|(t, p)| f(t, p)).collect();
+        (!each.is_empty()).then(|| metrics::mean_se(&each).0)
+    };
+    Agreement {
+        mode: mode.to_owned(),
+        scored: scores.len(),
+        unscored: scored.len() - scores.len(),
+        mean: metrics::mean_se(&scores).0,
+        against: (!groups.is_empty()).then(|| Against {
+            pairwise: within(metrics::pairwise_accuracy),
+            five_best: metrics::five_best(&groups),
+            exact: metrics::exact_match(&groups),
+            spearman: metrics::spearman(&truth, &own),
+            kendall: metrics::kendall_tau_b(&truth, &own),
+            spearman_within: within(metrics::spearman),
+            kendall_within: within(metrics::kendall_tau_b),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: Option<f64>, b: f64) {
+        assert!((a.unwrap() - b).abs() < 1e-12, "{a:?} {b}");
+    }
+
+    #[test]
+    fn the_five_metrics_of_two_prompts() {
+        let first = [(3.0, Some(4.5)), (2.0, Some(3.0)), (1.0, Some(3.0)), (0.0, Some(1.0))];
+        let second = [(2.0, Some(5.0)), (1.0, Some(5.0)), (0.0, Some(0.5)), (0.0, None)];
+        let scored: Vec<(&str, Option<f64>, Option<f64>)> = first
+            .iter()
+            .map(|&(t, s)| ("p", Some(t), s))
+            .chain(second.iter().map(|&(t, s)| ("q", Some(t), s)))
+            .collect();
+        let a = agreement("yes", &scored);
+        assert_eq!((a.scored, a.unscored), (7, 1));
+        let m = a.against.unwrap();
+        // 5.5 of 6 and 2.5 of 3 pairs; best of its prompt: two of the three at 4.5 or more; no ranking whole.
+        close(m.pairwise, (5.5 / 6.0 + 2.5 / 3.0) / 2.0);
+        close(m.five_best, 2.0 / 3.0);
+        assert_eq!(m.exact, Some(0.0));
+        // scipy 1.17 spearmanr and kendalltau of all seven.
+        close(m.spearman, 0.654_234_179_774_051_7);
+        close(m.kendall, 0.540_738_070_435_875_1);
+        // By hand: 4.5/√(5 · 4.5) and 1.5/√(2 · 1.5); 5/√(6 · 5) and 2/√(3 · 2).
+        close(m.spearman_within, (4.5 / 22.5f64.sqrt() + 1.5 / 3f64.sqrt()) / 2.0);
+        close(m.kendall_within, (5.0 / 30f64.sqrt() + 2.0 / 6f64.sqrt()) / 2.0);
+        assert_eq!(agreement("yes", &[("p", None, Some(1.0))]).against, None);
+    }
+
+    #[test]
+    fn ranked_files_come_in_several_forms() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("ranked.jsonl");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_ranked(&path)
+        };
+        let plain = |text: &str| -> Vec<(String, f64)> {
+            read(text).unwrap().into_iter().map(|r| (r.response, r.score)).collect()
+        };
+        let both = vec![("good".to_owned(), 0.0), ("bad".to_owned(), -1.0)];
+        for text in [
+            r#"{"question": "q", "answers": ["good", "bad"]}"#,
+            r#"{"prompt": "q", "responses": ["good", "bad"], "ranks": [0, 1]}"#,
+            r#"{"prompt": [{"role": "user", "content": "q"}], "responses": ["good", "bad"], "scores": [0, -1]}"#,
+            "{\"prompt\": \"q\", \"response\": \"good\", \"rank\": 0}\n{\"prompt\": \"q\", \"response\": \"bad\", \"score_reference\": -1}",
+            r#"[{"prompt": "q", "responses": ["good", "bad"]}]"#,
+        ] {
+            assert_eq!(plain(text), both, "{text}");
+        }
+        assert_eq!(
+            read(r#"{"prompt": [{"role": "user", "content": "q"}], "responses": ["a"]}"#).unwrap()[0].prompt,
+            "q"
+        );
+        for (text, word) in [
+            ("", "no record"),
+            (r#"{"prompt": "q", "response": "a"}"#, "record 1: a response needs"),
+            (r#"{"prompt": "q"}"#, "list of responses"),
+            (r#"{"prompt": "q", "responses": ["a"], "ranks": [1, 2]}"#, "one finite score"),
+            (r#"{"prompt": " ", "responses": ["a"]}"#, "the prompt is empty"),
+        ] {
+            let e = read(text).unwrap_err().to_string();
+            assert!(e.contains("ranked.jsonl") && e.contains(word), "{text}: {e}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What is measured of answers, scores and models: pure functions of records, and duels that a judge decides.
+
+pub mod agreement;
+pub mod diversity;
+pub mod duel;
+pub mod metrics;
+pub mod perplexity;
+pub mod rouge;
+pub mod win_rate;

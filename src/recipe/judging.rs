@@ -1,0 +1,118 @@
+//! The judge of a run: its templates, and the mode that suits the model where the configuration says `auto`.
+
+use super::config::{JudgeSection, RunConfig};
+use super::waves::{Waves, tidy};
+use crate::data::records::hex;
+use crate::generate::GpuEngine;
+use crate::gpu::Gpu;
+use crate::json::{read_json, write_json};
+use crate::judge::{Judge, Mode, ModelJudge, RandomJudge, Templates, calibrate};
+use crate::model::Model;
+use crate::rng::fnv;
+use crate::source::ModelSource;
+use crate::text::Language;
+use crate::{Error, Observer, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The shipped templates, with the user's own in the place that the mode reads.
+pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
+    let mut templates = Templates::default();
+    if !section.template.as_os_str().is_empty() {
+        let path = &section.template;
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let mode: Mode = section
+            .mode
+            .parse()
+            .map_err(|_| Error::Input(format!("[judge] template needs a mode, not {:?}", section.mode)))?;
+        templates.replace(mode, &text);
+        // Found out here, not after the first candidates are written.
+        let all = [&templates.additive, &templates.yes, &templates.backward, &templates.marks.template];
+        for template in all.into_iter().chain(&templates.criteria) {
+            template.fill("question", "answer").map_err(|e| Error::file(path, e.to_string()))?;
+        }
+    }
+    Ok(templates)
+}
+
+/// The file of [`Kept`] in a run folder.
+pub(crate) const CALIBRATION_FILE: &str = "calibration.json";
+
+/// `calibration.json`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// Hash of the given model's configuration and weights.
+    model: String,
+    pub(crate) calibration: calibrate::Calibration,
+}
+
+#[expect(clippy::too_many_arguments, reason = "called once; the arguments have nothing else in common")]
+pub(super) fn judge<'a>(
+    gpu: &Gpu,
+    model: &Model,
+    source: &ModelSource,
+    language: &'a dyn Language,
+    config: &RunConfig,
+    templates: &Templates,
+    run: &Path,
+    observer: &dyn Observer,
+) -> Result<Box<dyn Judge + 'a>> {
+    if config.judge.mode == "random" {
+        return Ok(Box::new(RandomJudge { seed: config.run.seed }));
+    }
+    let mode = match config.judge.mode.as_str() {
+        "auto" => calibrated(gpu, model, source, language, config, run, observer)?,
+        name => name.parse()?,
+    };
+    let settings = config.judge.settings(config.run.seed)?;
+    Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
+}
+
+/// The mode that suits the given model; measured once a run, before round 1.
+fn calibrated(
+    gpu: &Gpu,
+    model: &Model,
+    source: &ModelSource,
+    language: &dyn Language,
+    config: &RunConfig,
+    run: &Path,
+    observer: &dyn Observer,
+) -> Result<Mode> {
+    let path = run.join(CALIBRATION_FILE);
+    let hash = hash(source)?;
+    let kept: Kept = if path.exists() {
+        tidy(&path)?;
+        read_json(&path)?
+    } else {
+        let settings = config.judge.settings(config.run.seed)?;
+        let mut engine = GpuEngine::new(gpu, model);
+        let questions = config.judge.calibration;
+        // What was measured before a stop, but with these weights only.
+        let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
+        let mut done: Vec<calibrate::ModeResult> =
+            waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
+        let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
+        let calibration =
+            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
+        let kept = Kept { model: hash.clone(), calibration };
+        write_json(&path, &kept)?;
+        waves.remove()?;
+        kept
+    };
+    if kept.model != hash {
+        return Err(Error::file(&path, "was measured with another model; name another folder"));
+    }
+    if let Some(warning) = &kept.calibration.warning {
+        observer.note(warning);
+    }
+    let none = "no judge mode can be used with this model; see the file for the reasons";
+    kept.calibration.recommended.ok_or_else(|| Error::file(&path, none))
+}
+
+fn hash(source: &ModelSource) -> Result<String> {
+    let mut all = fnv(source.config.to_string().as_bytes());
+    for name in source.weights.names() {
+        all = fnv(&[all.to_le_bytes(), fnv(&source.weights.get(name)?.data).to_le_bytes()].concat());
+    }
+    Ok(hex(all))
+}

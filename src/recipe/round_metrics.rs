@@ -1,0 +1,189 @@
+//! A round in numbers.
+
+use super::context::{ANCHOR_VERDICTS, ANCHORS, Context, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundFiles, VERDICTS_BEFORE};
+use super::stages::pairs::{Inputs, build};
+use super::stages::validation;
+use crate::Result;
+use crate::data::answers::Answer;
+use crate::data::records::{DroppedRecord, PairRecord, VerdictRecord};
+use crate::json::{read_jsonl, read_jsonl_if_there};
+use crate::measure::diversity::{Diversity, diversity};
+use crate::measure::metrics;
+use crate::train::dpo::DpoStep;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A round in numbers: `round-N/metrics.json`, a pure function of the round's files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundMetrics {
+    /// From 1.
+    pub round: u32,
+    /// New prompts.
+    pub prompts: usize,
+    /// Continuations that became none, by reason.
+    pub dropped: BTreeMap<String, usize>,
+    /// Responses.
+    pub candidates: usize,
+    /// Share of different responses to a prompt, mean over prompts.
+    pub distinct: f64,
+    /// Mean response length in tokens.
+    pub candidate_tokens: f64,
+    /// Share of responses that the model ended itself.
+    pub stopped: f64,
+    /// How scores were read.
+    pub judge: String,
+    /// Different responses judged.
+    pub verdicts: usize,
+    /// Of these, without a score.
+    pub unscored: usize,
+    /// Share of written verdicts that parsed; 1 for modes that write none.
+    pub parse_rate: f64,
+    /// Mean score.
+    pub score_mean: f64,
+    /// Scores rounded to 0, 1, … 5.
+    pub score_histogram: [usize; 6],
+    /// Preferences.
+    pub pairs: usize,
+    /// Prompts whose best and worst are too near one another.
+    pub ties: usize,
+    /// Prompts with fewer than two scores.
+    pub too_few: usize,
+    /// Pairs left out because log-probs and scores disagree (`[pairs] implicit`).
+    #[serde(default)]
+    pub disagreeing: usize,
+    /// Agreement of the judge with the model before, (τ + 1) / 2, mean over prompts (`[pairs] agreement`); null where it was not
+    /// asked.
+    #[serde(default)]
+    pub agreement: Option<f64>,
+    /// Verdict pairs (`[judge] meta`).
+    #[serde(default)]
+    pub meta_pairs: usize,
+    /// How varied and how long the responses are; null in files of older versions.
+    #[serde(default)]
+    pub diversity: Option<Diversity>,
+    /// The step whose model was kept by early stopping; null without.
+    #[serde(default)]
+    pub best_step: Option<u64>,
+    /// Mean length of the chosen answers in tokens.
+    pub chosen_tokens: f64,
+    /// Mean length of the rejected answers in tokens.
+    pub rejected_tokens: f64,
+    /// Optimiser steps.
+    pub steps: usize,
+    /// The last step of the preference training; null for other methods.
+    pub last_step: Option<DpoStep>,
+    /// Sentences about what looks wrong with this round.
+    pub warnings: Vec<String>,
+}
+
+/// The records that the pairs of a finished round were made of.
+pub(super) fn inputs(files: &RoundFiles) -> Result<Inputs> {
+    fn optional<T: serde::de::DeserializeOwned>(files: &RoundFiles, name: &str) -> Result<Option<Vec<T>>> {
+        read_jsonl_if_there(&files.jsonl(name))
+    }
+    let mut verdicts = read_jsonl(&files.jsonl("verdicts"))?;
+    verdicts.extend(optional(files, ANCHOR_VERDICTS)?.unwrap_or_default());
+    Ok(Inputs {
+        prompts: read_jsonl(&files.jsonl("prompts"))?,
+        candidates: read_jsonl(&files.jsonl("candidates"))?,
+        verdicts,
+        anchors: optional(files, ANCHORS)?,
+        before: optional(files, VERDICTS_BEFORE)?,
+        logps: optional(files, LOGPS)?.zip(optional(files, LOGPS_BEFORE)?).map(|(now, before)| [now, before]),
+    })
+}
+
+/// Reads the round's files and counts.
+///
+/// # Errors
+/// A file is missing or broken.
+pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMetrics> {
+    let inputs = inputs(files)?;
+    let outcome = build(ctx, &inputs)?;
+    let (prompts, candidates) = (&inputs.prompts, &inputs.candidates);
+    let verdicts: Vec<VerdictRecord> = read_jsonl(&files.jsonl("verdicts"))?;
+    let meta_pairs: Option<Vec<PairRecord>> = read_jsonl_if_there(&files.jsonl(META_PAIRS))?;
+    let dropped: Vec<DroppedRecord> = read_jsonl(&files.jsonl("dropped"))?;
+    let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs"))?;
+    let steps: Vec<serde_json::Value> = read_jsonl(&files.jsonl("steps"))?;
+    let mut reasons = BTreeMap::new();
+    for d in &dropped {
+        *reasons.entry(d.reason.clone()).or_insert(0) += 1;
+    }
+    let mut groups: BTreeMap<&str, Vec<Answer>> = prompts.iter().map(|p| (p.id.as_str(), Vec::new())).collect();
+    for c in candidates {
+        groups.entry(&c.prompt_id).or_default().push(Answer { text: c.text.clone(), tokens: Some(c.tokens) });
+    }
+    let answers: Vec<Vec<Answer>> = groups.into_values().collect();
+    let distinct =
+        |of_prompt: &Vec<Answer>| metrics::distinct(&of_prompt.iter().map(|a| a.text.as_str()).collect::<Vec<_>>());
+    let scores: Vec<f64> = verdicts.iter().filter_map(|v| v.score).collect();
+    let written: usize = verdicts.iter().map(|v| v.texts.len()).sum();
+    let unparsed: usize = verdicts.iter().map(|v| v.unparsed).sum();
+    let ratio = |part: f64, whole: usize| if whole == 0 { 0.0 } else { part / whole as f64 };
+    let mean = |values: &mut dyn Iterator<Item = f64>| metrics::mean_se(&values.collect::<Vec<_>>()).0;
+    let mut out = RoundMetrics {
+        round: ctx.round,
+        prompts: prompts.len(),
+        dropped: reasons,
+        candidates: candidates.len(),
+        distinct: mean(&mut answers.iter().filter(|a| !a.is_empty()).map(distinct)),
+        candidate_tokens: mean(&mut candidates.iter().map(|c| c.tokens as f64)),
+        stopped: ratio(candidates.iter().filter(|c| c.stopped).count() as f64, candidates.len()),
+        judge: judge.to_owned(),
+        verdicts: verdicts.len(),
+        unscored: verdicts.iter().filter(|v| v.score.is_none()).count(),
+        parse_rate: if written == 0 { 1.0 } else { 1.0 - ratio(unparsed as f64, written) },
+        score_mean: metrics::mean_se(&scores).0,
+        score_histogram: metrics::histogram(&scores),
+        pairs: pairs.len(),
+        ties: outcome.ties,
+        too_few: outcome.too_few,
+        disagreeing: outcome.disagreeing,
+        agreement: outcome.agreement,
+        meta_pairs: meta_pairs.map_or(0, |pairs| pairs.len()),
+        diversity: Some(diversity(&answers)),
+        best_step: validation::best(&files.dir)?,
+        chosen_tokens: mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64)),
+        rejected_tokens: mean(&mut pairs.iter().map(|p| p.rejected_ids.len() as f64)),
+        steps: steps.len(),
+        last_step: steps.last().and_then(|s| serde_json::from_value(s.clone()).ok()),
+        warnings: Vec::new(),
+    };
+    out.warnings = warnings(&out);
+    Ok(out)
+}
+
+/// What looks like a collapse.
+fn warnings(m: &RoundMetrics) -> Vec<String> {
+    let scored: usize = m.score_histogram.iter().sum();
+    let fullest = m.score_histogram.iter().copied().max().unwrap_or(0);
+    let mut out = Vec::new();
+    let mut warn = |when: bool, sentence: String| {
+        if when {
+            out.push(sentence);
+        }
+    };
+    warn(
+        m.ties * 10 > m.prompts * 8,
+        format!("{} of {} prompts are ties: the judge hardly tells answers apart", m.ties, m.prompts),
+    );
+    warn(
+        // Modes that give small numbers (backward) may tell answers apart all the same.
+        scored >= 20 && fullest * 100 > scored * 95 && m.ties * 2 > m.prompts,
+        format!("{fullest} of {scored} scores round to the same number: the scale has collapsed"),
+    );
+    warn(
+        m.parse_rate < 0.5,
+        format!("only {:.0} % of the verdicts parsed; another judge mode may serve better", m.parse_rate * 100.0),
+    );
+    warn(
+        m.candidates > 0 && m.distinct < 0.5,
+        format!("responses to a prompt are mostly alike (distinct {:.2})", m.distinct),
+    );
+    warn(
+        m.pairs > 0 && m.chosen_tokens > 2.0 * m.rejected_tokens,
+        "chosen answers are more than twice as long as rejected ones: consider [pairs] length_margin".to_owned(),
+    );
+    out
+}

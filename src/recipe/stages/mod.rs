@@ -1,0 +1,10 @@
+//! The stages of a round, in their order; each reads and writes JSONL.
+
+pub mod candidates;
+pub mod logps;
+pub mod meta;
+pub mod pairs;
+pub mod prompts;
+pub mod training;
+pub mod validation;
+pub mod verdicts;

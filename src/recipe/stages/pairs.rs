@@ -1,0 +1,183 @@
+//! Stage 4: the pairs of every prompt that has some.
+
+use crate::Result;
+use crate::data::records::{CandidateRecord, LogpRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
+use crate::json::{read_jsonl, write_jsonl};
+use crate::measure::metrics::{kendall_tau_b, mean_se};
+use crate::recipe::config::{Agreement, Weighting};
+use crate::recipe::context::Context;
+use crate::recipe::pair_rule::{Choice, Scored, choose};
+use crate::rng::record_id;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What pairs are made of: the records of the stages before.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The round's prompts.
+    pub prompts: Vec<PromptRecord>,
+    /// The round's model's answers.
+    pub candidates: Vec<CandidateRecord>,
+    /// Their judgments, those of `anchors` among them.
+    pub verdicts: Vec<VerdictRecord>,
+    /// The first model's answers, where the rejected ones are taken from these.
+    pub anchors: Option<Vec<CandidateRecord>>,
+    /// The judgments of the model before, where their agreement counts.
+    pub before: Option<Vec<VerdictRecord>>,
+    /// Log-probs of all answers under the round's model and under the one before, where these must agree with the scores.
+    pub logps: Option<[Vec<LogpRecord>; 2]>,
+}
+
+/// The pairs of a round, and what became of the prompts without.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Sorted by prompt id.
+    pub pairs: Vec<PairRecord>,
+    /// Prompts whose best and worst are too near one another.
+    pub ties: usize,
+    /// Prompts with fewer than two scores.
+    pub too_few: usize,
+    /// Pairs left out because log-probs and scores disagree.
+    pub disagreeing: usize,
+    /// Mean of (τ + 1) / 2 over the prompts, between the round's judge and the model before; None where it was not asked.
+    pub agreement: Option<f64>,
+}
+
+/// Builds the preferences and writes `out`. A finished stage is read back.
+///
+/// # Errors
+/// Text that cannot be encoded; the file cannot be written.
+pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
+    if out.exists() {
+        return read_jsonl(out);
+    }
+    let pairs = build(ctx, inputs)?.pairs;
+    write_jsonl(out, &pairs)?;
+    Ok(pairs)
+}
+
+/// The pairs: a pure function of the records and the settings.
+///
+/// # Errors
+/// Text that cannot be encoded.
+pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
+    let section = &ctx.settings.pairs;
+    let rule = section.rule(ctx.round);
+    let own = scored(&inputs.prompts, &inputs.candidates, &inputs.verdicts);
+    let anchors = inputs.anchors.as_ref().map(|anchors| scored(&inputs.prompts, anchors, &inputs.verdicts));
+    let agreements = inputs.before.as_ref().map(|before| agreements(&own, before));
+    let implicit = inputs.logps.as_ref().map(implicit);
+    let mut out = Outcome::default();
+    for (at, (prompt, candidates)) in own.iter().enumerate() {
+        let anchors = anchors.as_ref().map(|all| &all[at].1);
+        let rejected = anchors.map(|list| texts(list));
+        match choose(&texts(candidates), rejected.as_deref(), &rule) {
+            Choice::Tie => out.ties += 1,
+            Choice::TooFew => out.too_few += 1,
+            Choice::Pairs(list) => {
+                for (c, r) in list {
+                    let (chosen, rejected) = (candidates[c], anchors.unwrap_or(candidates)[r]);
+                    let gain = |c: &CandidateRecord| implicit.as_ref()?.get(c.id.as_str()).copied();
+                    let disagree = gain(chosen.0).zip(gain(rejected.0)).is_some_and(|(c, r)| c <= r);
+                    if section.implicit && disagree {
+                        out.disagreeing += 1;
+                        continue;
+                    }
+                    let mut record = record(ctx, prompt, chosen, rejected)?;
+                    if let (Agreement::Prompt, Some(all)) = (section.agreement, &agreements) {
+                        // Rankings without an order say nothing of the preference.
+                        record.flip = (1.0 - all[at].unwrap_or(0.5)) as f32;
+                    }
+                    out.pairs.push(record);
+                }
+            }
+        }
+    }
+    if let Some(all) = agreements {
+        let known: Vec<f64> = all.into_iter().flatten().collect();
+        out.agreement = (!known.is_empty()).then(|| mean_se(&known).0);
+    }
+    if let (Agreement::Round, Some(c)) = (section.agreement, out.agreement) {
+        out.pairs.iter_mut().for_each(|p| p.flip = (1.0 - c) as f32);
+    }
+    if section.weight == Weighting::Gap {
+        let gap = |p: &PairRecord| p.score_chosen - p.score_rejected;
+        let mean = mean_se(&out.pairs.iter().map(gap).collect::<Vec<_>>()).0;
+        out.pairs.iter_mut().for_each(|p| p.weight = (gap(p) / mean) as f32);
+    }
+    Ok(out)
+}
+
+/// (τ + 1) / 2 of each prompt's candidates under both judges; None where one of them puts all alike.
+fn agreements(own: &[(&PromptRecord, Answers)], before: &[VerdictRecord]) -> Vec<Option<f64>> {
+    let before = scores(before);
+    own.iter()
+        .map(|(_, candidates)| {
+            let both = candidates.iter().filter_map(|(c, score)| Some((*score, *before.get(c.id.as_str())?)));
+            let (now, then): (Vec<f64>, Vec<f64>) = both.unzip();
+            kendall_tau_b(&now, &then).map(|tau| (tau + 1.0) / 2.0)
+        })
+        .collect()
+}
+
+/// log π − log π_before of every answer: DPO's implicit reward over β.
+fn implicit([now, before]: &[Vec<LogpRecord>; 2]) -> HashMap<&str, f64> {
+    let before: HashMap<&str, f64> = before.iter().map(|r| (r.candidate_id.as_str(), r.logp)).collect();
+    let gain = |r: &'_ LogpRecord| Some(r.logp - before.get(r.candidate_id.as_str())?);
+    now.iter().filter_map(|r| Some((r.candidate_id.as_str(), gain(r)?))).collect()
+}
+
+/// A prompt's answers with their scores.
+type Answers<'a> = Vec<(&'a CandidateRecord, f64)>;
+
+/// The score of each candidate that has one.
+fn scores(verdicts: &[VerdictRecord]) -> HashMap<&str, f64> {
+    let scored = verdicts.iter().filter_map(|v| Some((v, v.score?)));
+    scored.flat_map(|(v, score)| v.candidate_ids.iter().map(move |id| (id.as_str(), score))).collect()
+}
+
+/// Every prompt with its candidates that have a score.
+pub(crate) fn scored<'a>(
+    prompts: &'a [PromptRecord],
+    candidates: &'a [CandidateRecord],
+    verdicts: &[VerdictRecord],
+) -> Vec<(&'a PromptRecord, Answers<'a>)> {
+    let scores = scores(verdicts);
+    let mut by_prompt: HashMap<&str, Answers> = HashMap::new();
+    for candidate in candidates {
+        if let Some(&score) = scores.get(candidate.id.as_str()) {
+            by_prompt.entry(&candidate.prompt_id).or_default().push((candidate, score));
+        }
+    }
+    prompts.iter().map(|p| (p, by_prompt.remove(p.id.as_str()).unwrap_or_default())).collect()
+}
+
+fn texts<'a>(answers: &Answers<'a>) -> Vec<Scored<'a>> {
+    answers.iter().map(|(c, score)| Scored { text: &c.text, tokens: c.tokens, score: *score }).collect()
+}
+
+fn record(
+    ctx: &Context,
+    prompt: &PromptRecord,
+    (chosen, score_chosen): (&CandidateRecord, f64),
+    (rejected, score_rejected): (&CandidateRecord, f64),
+) -> Result<PairRecord> {
+    let prompt_ids = ctx.domain.language().ask(&prompt.prompt)?;
+    Ok(PairRecord {
+        id: hex(record_id(ctx.round, "pairs", &prompt_ids, chosen.sample * 0x1_0000 + rejected.sample)),
+        prompt_id: prompt.id.clone(),
+        chosen_id: chosen.id.clone(),
+        rejected_id: rejected.id.clone(),
+        round: ctx.round,
+        score_chosen,
+        score_rejected,
+        weight: 1.0,
+        flip: 0.0,
+        prompt: alone("user", &prompt.prompt),
+        chosen: alone("assistant", &chosen.text),
+        rejected: alone("assistant", &rejected.text),
+        prompt_ids,
+        chosen_ids: chosen.token_ids.clone(),
+        rejected_ids: rejected.token_ids.clone(),
+    })
+}

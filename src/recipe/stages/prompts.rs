@@ -1,0 +1,230 @@
+//! Stage 1: new prompts by few-shot self-instruct.
+
+use crate::data::records::{DroppedRecord, PromptRecord, hex};
+use crate::generate::Engine;
+use crate::generate::{Request, Settings};
+use crate::json::read_jsonl;
+use crate::json::write_jsonl;
+use crate::measure::rouge::{Kept, words};
+use crate::recipe::context::Context;
+use crate::recipe::context::RoundFiles;
+use crate::recipe::waves::{Waves, finished};
+use crate::rng::{Stream, record_id};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::Path;
+
+#[derive(Serialize, Deserialize)]
+struct Wave {
+    kept: Vec<PromptRecord>,
+    dropped: Vec<DroppedRecord>,
+}
+
+/// Draws invitations in waves until enough new prompts are kept; writes `out` (kept, by id) and `dropped`. Prompts in `earlier`
+/// do not come again. A finished stage is read back.
+///
+/// # Errors
+/// Not one usable prompt; errors of the engine and of the files; `Stopped` when the observer asks for it.
+pub fn run(
+    engine: &mut dyn Engine,
+    ctx: &Context,
+    earlier: &[String],
+    out: &Path,
+    dropped: &Path,
+) -> Result<Vec<PromptRecord>> {
+    if let Some(all) = finished(out)? {
+        return Ok(all);
+    }
+    let p = &ctx.settings.prompts;
+    let mut kept = from_seed(ctx)?;
+    let mut seen: HashSet<String> = earlier.iter().cloned().collect();
+    let mut near = Kept::default();
+    let mut held_out = HeldOut::new(ctx);
+    for text in earlier.iter().chain(ctx.domain.seed_prompts()) {
+        near.push(text);
+        seen.insert(text.clone());
+    }
+    let mut waves = Waves::<Wave>::open(out)?;
+    let mut own: Vec<String> = earlier.to_vec();
+    let mut written = 0;
+    let take = |wave: &Wave, own: &mut Vec<String>, seen: &mut HashSet<String>, near: &mut Kept| {
+        for k in &wave.kept {
+            own.push(k.prompt.clone());
+            // Kept within the running wave already, or read back from a finished one.
+            if seen.insert(k.prompt.clone()) {
+                near.push(&k.prompt);
+            }
+        }
+        wave.kept.len()
+    };
+    for wave in waves.done() {
+        written += take(wave, &mut own, &mut seen, &mut near);
+    }
+    ctx.observer.begin("prompts", Some(p.count as u64), "prompts");
+    ctx.observer.advance(written as u64);
+    let settings = Settings {
+        sampling: p.sampling(),
+        max_new_tokens: p.max_new_tokens,
+        stop: ctx.domain.invitation_stop()?,
+        seed: ctx.seed,
+        choices: Vec::new(),
+    };
+    while written < p.count && waves.done().len() * p.wave < p.count * p.max_attempts {
+        if ctx.observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let requests = invite(ctx, waves.done().len(), &own)?;
+        let outputs = engine.generate(&requests, &settings, ctx.observer)?;
+        let mut wave = Wave { kept: Vec::new(), dropped: Vec::new() };
+        for (request, output) in requests.iter().zip(outputs.into_iter().flatten()) {
+            let key = hex(request.samples[0]);
+            let (text, prompt) = ctx.domain.new_prompt(&output)?;
+            let tokens = output.tokens.len();
+            match admit(ctx, prompt, &mut held_out, &mut seen, &mut near, written + wave.kept.len() < p.count) {
+                Ok(prompt) => wave.kept.push(PromptRecord {
+                    id: prompt_id(ctx, &prompt)?,
+                    round: ctx.round,
+                    prompt,
+                    source: "self".into(),
+                    key,
+                    seed: ctx.seed,
+                    tokens,
+                }),
+                Err(reason) => wave.dropped.push(DroppedRecord { key, text, reason, tokens }),
+            }
+        }
+        written += take(&wave, &mut own, &mut seen, &mut near);
+        ctx.observer.advance(wave.kept.len() as u64);
+        waves.push(wave)?;
+    }
+    ctx.observer.end();
+    if written < p.count {
+        let attempts = p.count * p.max_attempts;
+        let sentence =
+            format!("only {written} of {} new prompts after {attempts} attempts; going on with these", p.count);
+        ctx.observer.note(&sentence);
+    }
+    kept.extend(waves.done().iter().flat_map(|w| w.kept.iter().cloned()));
+    if kept.is_empty() {
+        let hint = "the model writes nothing usable: raise [prompts] max_attempts or temperature, or take from_seed";
+        return Err(Error::Input(format!("round {}: no new prompts; {hint}", ctx.round)));
+    }
+    kept.sort_by(|a, b| a.id.cmp(&b.id));
+    let all_dropped: Vec<&DroppedRecord> = waves.done().iter().flat_map(|w| &w.dropped).collect();
+    write_jsonl(dropped, &all_dropped)?;
+    write_jsonl(out, &kept)?;
+    waves.remove()?;
+    Ok(kept)
+}
+
+/// Id of a prompt in this round.
+///
+/// # Errors
+/// Text that cannot be encoded.
+pub fn prompt_id(ctx: &Context, prompt: &str) -> Result<String> {
+    Ok(hex(record_id(ctx.round, "prompt", &ctx.domain.language().ask(prompt)?, 0)))
+}
+
+/// The next prompts of the seed file; each round goes on where the last one stopped, round and round.
+fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
+    let (all, n) = (ctx.domain.seed_prompts(), ctx.settings.prompts.from_seed);
+    if n > all.len() {
+        return Err(Error::Input(format!("[prompts] from_seed is {n}, but the seed file holds {}", all.len())));
+    }
+    let first = (ctx.round.saturating_sub(1) as usize) * n;
+    let mut held_out = HeldOut::new(ctx);
+    (first..first + n)
+        .map(|i| &all[i % all.len()])
+        // A similar prompt may stay: the user put it there. One that is measured on may not.
+        .filter(|prompt| !held_out.contains(prompt, f64::INFINITY))
+        .map(|prompt| {
+            let prompt = prompt.clone();
+            let id = prompt_id(ctx, &prompt)?;
+            let (source, key) = ("seed".to_owned(), String::new());
+            Ok(PromptRecord { id, round: ctx.round, prompt, source, key, seed: ctx.seed, tokens: 0 })
+        })
+        .collect()
+}
+
+fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
+    let p = &ctx.settings.prompts;
+    (wave * p.wave..(wave + 1) * p.wave)
+        .map(|attempt| {
+            let attempt = attempt as u32;
+            let mut rng = Stream::new(ctx.seed, record_id(ctx.round, "shots", &[], attempt));
+            let mut shots = Vec::new();
+            for i in 0..p.seed_shots + p.own_shots {
+                let shot = match own {
+                    [_, ..] if i >= p.seed_shots => rng.choose(own).cloned().unwrap_or_default(),
+                    _ => ctx.domain.seed_shot(&mut rng)?,
+                };
+                if !shots.contains(&shot) {
+                    shots.push(shot);
+                }
+            }
+            rng.shuffle(&mut shots);
+            let prompt = ctx.domain.invitation(&shots)?;
+            let id = record_id(ctx.round, "prompts", &prompt, attempt);
+            Ok(Request { prompt, samples: vec![id] })
+        })
+        .collect()
+}
+
+/// Prompts that are measured on.
+struct HeldOut {
+    words: HashSet<Vec<String>>,
+    near: Kept,
+}
+
+impl HeldOut {
+    fn new(ctx: &Context) -> Self {
+        let mut near = Kept::default();
+        ctx.held_out.iter().for_each(|p| near.push(p));
+        Self { words: ctx.held_out.iter().map(|p| words(p).collect()).collect(), near }
+    }
+
+    /// Whether a prompt has the words of one of them, or is similar to one.
+    fn contains(&mut self, prompt: &str, max_rouge: f64) -> bool {
+        self.words.contains(&words(prompt).collect::<Vec<_>>())
+            || (max_rouge <= 1.0 && self.near.nearest(prompt) >= max_rouge)
+    }
+}
+
+fn admit(
+    ctx: &Context,
+    prompt: std::result::Result<String, String>,
+    held_out: &mut HeldOut,
+    seen: &mut HashSet<String>,
+    near: &mut Kept,
+    wanted: bool,
+) -> std::result::Result<String, String> {
+    let prompt = prompt?;
+    if !wanted {
+        return Err("more than wanted".into());
+    }
+    if seen.contains(&prompt) {
+        return Err("seen before".into());
+    }
+    if held_out.contains(&prompt, ctx.settings.prompts.max_rouge) {
+        return Err("in an evaluation set".into());
+    }
+    if ctx.settings.prompts.max_rouge <= 1.0 && near.nearest(&prompt) >= ctx.settings.prompts.max_rouge {
+        return Err("too similar to a kept one".into());
+    }
+    seen.insert(prompt.clone());
+    near.push(&prompt);
+    Ok(prompt)
+}
+/// The prompts of all rounds before `round`.
+///
+/// # Errors
+/// A round's prompts are missing or broken.
+pub fn earlier_prompts(run: &Path, round: u32) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for r in 1..round {
+        let records: Vec<PromptRecord> = read_jsonl(&RoundFiles::new(run, r).jsonl("prompts"))?;
+        all.extend(records.into_iter().map(|p| p.prompt));
+    }
+    Ok(all)
+}

@@ -1,0 +1,80 @@
+//! Stage 5: the next model from the pairs.
+
+use super::validation::{self, Validator};
+use crate::data::records::PairRecord;
+use crate::gpu::Gpu;
+use crate::judge::Judge;
+use crate::model::Model;
+use crate::recipe::config::Method;
+use crate::recipe::context::{Context, RoundFiles};
+use crate::train::checkpoints::Checkpoints;
+use crate::train::exchange::Alone;
+use crate::train::job::{Data, EarlyStop, Job, train};
+use crate::train::{Dropout, Optimiser, dpo, sft};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its checkpoints. A
+/// finished training is left as it is.
+///
+/// # Errors
+/// No pairs; errors of [`train`] and of writing the model.
+pub fn run(
+    gpu: &Gpu,
+    model: Model,
+    ctx: &Context,
+    judge: &dyn Judge,
+    pairs: &[PairRecord],
+    files: &RoundFiles,
+    next: &Path,
+) -> Result<()> {
+    if next.exists() {
+        // A run killed right after it wrote the model leaves its checkpoints behind.
+        validation::remove(&files.dir)?;
+        return Checkpoints::open(&files.dir)?.remove();
+    }
+    let d = &ctx.settings.dpo;
+    if pairs.is_empty() {
+        return Err(Error::Input(format!("round {}: no pairs to train on", ctx.round)));
+    }
+    let job = Job {
+        optimiser: Optimiser { seed: ctx.seed, ..d.optimiser() },
+        save_every: d.save_every as u64,
+        micro_rows: None,
+        weights: d.weights,
+        half: d.dtype,
+        dropout: Dropout { rate: d.dropout, seed: ctx.seed },
+        dir: &files.dir,
+        observer: ctx.observer,
+        exchange: &Alone,
+    };
+    let mut validator = Validator::open(gpu, ctx, judge, &files.dir)?;
+    let early_stop = validator.as_mut().map(|v| v as &mut dyn EarlyStop);
+    let model = match d.method {
+        Method::Dpo => {
+            let pairs: Vec<dpo::Pair> = pairs
+                .iter()
+                .map(|p| dpo::Pair {
+                    weight: p.weight,
+                    flip: p.flip,
+                    ..dpo::Pair::new(p.prompt_ids.clone(), p.chosen_ids.clone(), p.rejected_ids.clone())
+                })
+                .collect();
+            let data = Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None };
+            train(gpu, model, data, &job, early_stop)?
+        }
+        Method::SftBest => {
+            let examples: Vec<sft::Example> = pairs
+                .iter()
+                .map(|p| sft::Example { prompt: p.prompt_ids.clone(), completion: p.chosen_ids.clone() })
+                .collect();
+            let data = Data::Examples { examples: &examples, config: &d.sft(ctx.seed)? };
+            train(gpu, model, data, &job, early_stop)?
+        }
+    };
+    match validator {
+        Some(validator) => validator.keep(next)?,
+        None => ctx.domain.save_model(gpu, next, &model)?,
+    }
+    Checkpoints::open(&files.dir)?.remove()
+}

@@ -1,0 +1,93 @@
+//! Stage 3: every different response is judged once.
+
+use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord, hex};
+use crate::generate::Engine;
+use crate::judge::{Item, Judge};
+use crate::recipe::context::Context;
+use crate::recipe::waves::in_waves;
+use crate::rng::record_id;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Judges in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a prompt with the same text share
+/// a verdict. `stage` names the stage in ids and in progress. A finished stage is read back.
+///
+/// # Errors
+/// Errors of the judge, the engine and the files; `Stopped` when the observer asks for it.
+pub fn run(
+    engine: &mut dyn Engine,
+    judge: &dyn Judge,
+    ctx: &Context,
+    stage: &str,
+    prompts: &[PromptRecord],
+    candidates: &[CandidateRecord],
+    out: &Path,
+) -> Result<Vec<VerdictRecord>> {
+    in_waves(
+        ctx.observer,
+        (stage, "prompts"),
+        (prompts, ctx.settings.judge.wave),
+        out,
+        &mut |chunk| wave(engine, judge, ctx, stage, chunk, candidates),
+        |_| {},
+    )
+}
+
+/// Candidates of a prompt with the same text.
+struct Same<'a> {
+    prompt: &'a PromptRecord,
+    text: &'a str,
+    candidates: Vec<&'a CandidateRecord>,
+}
+
+fn wave(
+    engine: &mut dyn Engine,
+    judge: &dyn Judge,
+    ctx: &Context,
+    stage: &str,
+    prompts: &[PromptRecord],
+    candidates: &[CandidateRecord],
+) -> Result<Vec<VerdictRecord>> {
+    let mut groups: Vec<Same> = Vec::new();
+    for prompt in prompts {
+        let first = groups.len();
+        for candidate in candidates.iter().filter(|c| c.prompt_id == prompt.id) {
+            match groups[first..].iter_mut().find(|g| g.text == candidate.text) {
+                Some(group) => group.candidates.push(candidate),
+                None => groups.push(Same { prompt, text: &candidate.text, candidates: vec![candidate] }),
+            }
+        }
+    }
+    let mut items = Vec::with_capacity(groups.len());
+    for group in &groups {
+        let first = group.candidates[0];
+        let key = record_id(ctx.round, stage, &ctx.domain.language().ask(&group.prompt.prompt)?, first.sample);
+        items.push(Item { key, question: &group.prompt.prompt, answer: group.text });
+    }
+    let verdicts = judge.judge(engine, &items, ctx.observer)?;
+    if verdicts.len() != items.len() {
+        return Err(Error::Input(format!(
+            "{} answers were judged, {} verdicts came back",
+            items.len(),
+            verdicts.len()
+        )));
+    }
+    Ok(groups
+        .iter()
+        .zip(&items)
+        .zip(verdicts)
+        .map(|((group, item), verdict)| VerdictRecord {
+            id: hex(item.key),
+            prompt_id: group.prompt.id.clone(),
+            candidate_ids: group.candidates.iter().map(|c| c.id.clone()).collect(),
+            round: ctx.round,
+            seed: ctx.seed,
+            mode: judge.name().to_owned(),
+            score: verdict.score,
+            status: verdict.status,
+            texts: verdict.texts,
+            unparsed: verdict.unparsed,
+            tokens: verdict.tokens,
+        })
+        .collect())
+}

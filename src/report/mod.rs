@@ -1,0 +1,206 @@
+//! The report of a run: what its folder holds, as one page, as tables, and in the forms that experiment trackers read.
+//!
+//! `gather` reads the folder into a [`Report`]; everything else is a pure function of that. `curves` and `tables` are the lists
+//! that the page, the terminal and the document of `report --json` share; `plot` turns numbers into geometry, which the template
+//! draws as SVG; `trackers` writes TensorBoard's event files and flat JSONL.
+
+pub mod curves;
+mod gather;
+mod page;
+mod plot;
+pub mod samples;
+pub mod tables;
+pub mod trackers;
+
+pub use gather::read;
+pub use page::html;
+
+use crate::demo::report::{Comparison, ModelReport, SampleReport};
+use crate::judge::calibrate::Calibration;
+use crate::measure::agreement::Agreement;
+use crate::measure::duel::DuelReport;
+use crate::recipe::round_metrics::RoundMetrics;
+use crate::recipe::run_folder::{Plan, StageState};
+use crate::{Observer, Result};
+use samples::Sample;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The report's file in a run folder.
+pub const FILE: &str = "report.html";
+
+/// Everything that a report says: the document of `report --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whether the run has ended.
+    pub finished: bool,
+    /// Finished models, oldest first.
+    pub models: Vec<String>,
+    /// The models against the exact scorer, in the small world; empty elsewhere.
+    pub evaluations: Vec<ModelReport>,
+    /// The models against one another, by the exact scorer.
+    pub head_to_head: Vec<Comparison>,
+    /// The models against one another, by `[evaluation]`.
+    pub duels: Vec<DuelReport>,
+    /// Each model as a judge of ranked answers, by `[evaluation]`.
+    pub judging: Vec<Judging>,
+    /// How the judge mode was chosen, where it was.
+    pub calibration: Option<Calibration>,
+    /// The rounds begun.
+    pub rounds: Vec<Round>,
+    /// The trainings begun, in their order.
+    pub trainings: Vec<Training>,
+    /// Held-out questions with every model's answer, in the small world.
+    pub questions: Vec<SampleReport>,
+    /// Finished stages with their times.
+    pub stages: Vec<StageState>,
+    /// Stages begun and not finished, with their finished waves.
+    pub partial: BTreeMap<String, usize>,
+    /// Version, sizes and picks.
+    pub plan: Option<Plan>,
+    /// `config.toml` as it stands.
+    pub config: String,
+}
+
+/// A model as a judge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judging {
+    /// M1 and the like.
+    pub model: String,
+    /// How its scores agree with the reference.
+    #[serde(flatten)]
+    pub agreement: Agreement,
+}
+
+/// A round, finished or not. Counts are null where the stage that makes them has not ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// From 1.
+    pub round: u32,
+    /// Its metrics.json, once it is over.
+    pub metrics: Option<RoundMetrics>,
+    /// New prompts.
+    pub prompts: Option<usize>,
+    /// Responses.
+    pub candidates: Option<usize>,
+    /// Different responses judged.
+    pub verdicts: Option<usize>,
+    /// Preferences.
+    pub pairs: Option<usize>,
+    /// Pairs whose chosen answer is truly better, in the small world.
+    pub pairs_right: Option<usize>,
+    /// Pairs whose chosen answer is truly worse, in the small world.
+    pub pairs_wrong: Option<usize>,
+    /// Verdicts by score, to the nearest half.
+    pub scores: Vec<Bin>,
+    /// Responses by length in tokens; the bins are those of every round.
+    pub lengths: Vec<Bin>,
+    /// Prompts with their best and worst answers.
+    pub samples: Vec<Sample>,
+}
+
+/// A bar of a histogram.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// The smallest value in it (lengths), or the value in its middle (scores).
+    pub at: f64,
+    /// How many.
+    pub count: usize,
+}
+
+/// A training and its steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// The folder that holds its steps.jsonl, such as `round-1`.
+    pub name: String,
+    /// The round, where it belongs to one.
+    pub round: Option<u32>,
+    /// Unix seconds at which it began and ended by log.jsonl.
+    pub time: Option<[f64; 2]>,
+    /// The steps taken.
+    pub steps: Vec<Step>,
+}
+
+/// The numbers of an optimiser step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// From 1.
+    pub step: u64,
+    /// Every finite number of the record by its key; lists as `key/0`, `key/1`, ….
+    pub values: BTreeMap<String, f64>,
+}
+
+impl Report {
+    /// Time spent on the finished stages.
+    pub fn seconds(&self) -> f64 {
+        self.stages.iter().map(|s| s.seconds).sum()
+    }
+
+    /// What looks wrong, with the place that it was seen in.
+    pub fn warnings(&self) -> Vec<String> {
+        let rounds: Vec<&RoundMetrics> = self.rounds.iter().filter_map(|r| r.metrics.as_ref()).collect();
+        let by_round = rounds.iter().flat_map(|m| m.warnings.iter().map(move |w| format!("round {}: {w}", m.round)));
+        let judge = self.calibration.iter().filter_map(|c| c.warning.as_ref().map(|w| format!("judge: {w}")));
+        let duels =
+            self.duels.iter().flat_map(|d| d.warnings.iter().map(move |w| format!("{} against {}: {w}", d.a, d.b)));
+        judge.chain(by_round).chain(longer(&rounds)).chain(duels).chain(worse(&self.judging)).collect()
+    }
+}
+
+/// Rounds whose answers are much longer than those of the round before.
+fn longer<'a>(rounds: &'a [&RoundMetrics]) -> impl Iterator<Item = String> + 'a {
+    rounds.windows(2).filter(|r| r[1].candidate_tokens > 1.5 * r[0].candidate_tokens).map(|r| {
+        let [before, now] = [r[0].candidate_tokens, r[1].candidate_tokens];
+        let hint = "consider [pairs] length_margin";
+        format!(
+            "round {}: answers have {now:.0} tokens on average, {before:.0} in the round before: {hint}",
+            r[1].round
+        )
+    })
+}
+
+/// Models that judge clearly worse than the one before.
+fn worse(judging: &[Judging]) -> impl Iterator<Item = String> + '_ {
+    let right = |j: &Judging| j.agreement.against.as_ref()?.pairwise;
+    judging.windows(2).filter_map(move |j| {
+        let (before, now) = (right(&j[0])?, right(&j[1])?);
+        let models = format!("{} orders {:.0} % of the ranked answers right", j[1].model, now * 100.0);
+        (now < before - 0.1)
+            .then(|| format!("{models}, {} ordered {:.0} %: the judge drifts", j[0].model, before * 100.0))
+    })
+}
+
+/// Reads a run folder and writes its report.html; says where.
+///
+/// # Errors
+/// `run` is no run folder; a file of it is broken; the report cannot be written.
+pub fn write(run: &Path) -> Result<PathBuf> {
+    let path = run.join(FILE);
+    crate::json::write_file(&path, html(&read(run)?)?.as_bytes())?;
+    Ok(path)
+}
+
+/// [`write`] for a run in progress, which is worth more than its report: a failure is told and no more.
+pub fn refresh(run: &Path, observer: &dyn Observer) {
+    if let Err(e) = write(run) {
+        observer.note(&format!("the report could not be written: {e}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::agreement::agreement;
+
+    #[test]
+    fn a_judge_that_drifts_is_told() {
+        let judging = |model: &str, scores: [f64; 3]| {
+            let scored: Vec<_> = scores.iter().zip([3.0, 2.0, 1.0]).map(|(s, t)| ("q", Some(t), Some(*s))).collect();
+            Judging { model: model.into(), agreement: agreement("yes", &scored) }
+        };
+        let all = [judging("M1", [5.0, 3.0, 1.0]), judging("M2", [5.0, 4.0, 1.0]), judging("M3", [1.0, 3.0, 5.0])];
+        let told: Vec<String> = worse(&all).collect();
+        assert_eq!(told, ["M3 orders 0 % of the ranked answers right, M2 ordered 100 %: the judge drifts"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! What a training would take, and how its steps are cut so that it fits: the training's own code goes through on a device that
+//! only counts ([`Gpu::counting`]).
+
+use super::dpo;
+use super::dpo::{DpoConfig, Pair, PairLogps};
+use super::exchange::Alone;
+use super::job::{Data, Job};
+use super::sft;
+use super::sft::{Example, SftConfig};
+use super::{MOST_ROWS, Trainer};
+use crate::gpu;
+use crate::gpu::{Gpu, Peak};
+use crate::model::Model;
+use crate::rng::Stream;
+use crate::{Error, Result, Silent};
+
+/// How the records of a step are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Cut {
+    /// [`crate::train::Trainer::micro_rows`].
+    pub micro_rows: usize,
+    /// [`crate::train::Trainer::checkpoint`].
+    pub checkpoint: bool,
+}
+
+/// A training that is to fit.
+pub struct Fit<'a> {
+    /// Where it will run.
+    pub gpu: &'a Gpu,
+    /// The model in the types in which it will be trained, on any device.
+    pub model: &'a dyn Fn(&Gpu) -> Result<Model>,
+    /// Its records; their longest ones stand for all.
+    pub data: &'a Data<'a>,
+    /// The rest of it.
+    pub job: &'a Job<'a>,
+    /// Bytes that others will hold meanwhile.
+    pub others: u64,
+}
+
+/// A cut and what the training then takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The cut.
+    pub cut: Cut,
+    /// What its own buffers take.
+    pub peak: Peak,
+    /// Whether that is within the memory given.
+    pub fits: bool,
+}
+
+/// Micro-batches with fewer rows than this keep only their blocks' inputs, and have more rows, where either would fit: products of
+/// few rows lose more than running the blocks forward again costs.
+const FEW: usize = 512;
+
+/// Micro-batches of a step that is gone through; more are like these.
+const MICRO_BATCHES: usize = 3;
+
+/// At most `count` records, the longest first.
+fn longest<T>(records: &[T], rows: impl Fn(&T) -> usize, count: usize) -> Vec<&T> {
+    let mut all: Vec<&T> = records.iter().collect();
+    all.sort_by_key(|record| std::cmp::Reverse(rows(record)));
+    all.truncate(count);
+    all
+}
+
+impl Fit<'_> {
+    /// The rows of each record, the longest first; as many as a step may have.
+    fn rows(&self) -> Vec<usize> {
+        match self.data {
+            Data::Pairs { pairs, config, .. } => {
+                longest(pairs, Pair::rows, config.batch).into_iter().map(Pair::rows).collect()
+            }
+            Data::Examples { examples, config } => {
+                longest(examples, Example::rows, config.batch).into_iter().map(Example::rows).collect()
+            }
+        }
+    }
+
+    /// The peak with a cut.
+    ///
+    /// # Errors
+    /// Settings or records with which nothing can be trained; a buffer that the device cannot bind.
+    pub fn peak(&self, cut: Cut) -> Result<Peak> {
+        self.count(cut).map(|(gpu, _)| gpu.peak())
+    }
+
+    /// The cut of a trainer that is not told.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn untold(&self) -> Result<Cut> {
+        let gpu = self.gpu.counting(None);
+        let trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        let (micro_rows, checkpoint) = trainer.untold(&self.rows());
+        Ok(Cut { micro_rows, checkpoint })
+    }
+
+    /// Goes through two steps of a training on the longest records, as if none had anything in common with another; gives how many
+    /// records both have, too.
+    pub(crate) fn count(&self, cut: Cut) -> Result<(Gpu, usize)> {
+        let gpu = self.gpu.counting(None);
+        let mut trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
+        // What other processes take of the step makes theirs smaller, not this one's larger.
+        trainer.exchange = &Alone;
+        let (mut batch, mut rows) = (0, 0);
+        for record in self.rows() {
+            if rows <= MICRO_BATCHES * cut.micro_rows {
+                (batch, rows) = (batch + 1, rows + record);
+            }
+        }
+        let vocabulary = trainer.model.arch.vocab_size;
+        let mut stream = Stream::new(0, 0xF17);
+        let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
+        match self.data {
+            Data::Pairs { pairs, config, reference } => {
+                let pair = |like: &Pair| {
+                    let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
+                    let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
+                    Pair { prompt, chosen, rejected, ..like.clone() }
+                };
+                let pairs: Vec<Pair> = longest(pairs, Pair::rows, batch).into_iter().map(pair).collect();
+                let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
+                let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
+                let (keep, each) = (&mut |_: &[PairLogps]| Ok(()), &mut |_: &Trainer, _: &dpo::DpoStep| Ok(()));
+                dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, keep, each)?;
+            }
+            Data::Examples { examples, config } => {
+                let example = |e: &Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
+                let examples: Vec<Example> = longest(examples, Example::rows, batch).into_iter().map(example).collect();
+                let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
+                sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
+            }
+        }
+        drop(trainer);
+        Ok((gpu, 2 * batch))
+    }
+
+    /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their activations if
+    /// these are not too few, else with their blocks' inputs alone. Where none fits, the one that takes the least.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn choose(&self, memory: u64) -> Result<Choice> {
+        let rows = self.rows();
+        let (longest, records) = (rows.first().copied().unwrap_or(0).max(1), rows.len());
+        // Rows that the user named leave no choice but what is kept of them.
+        let most = match self.job.micro_rows {
+            Some(_) => 1,
+            None => (self.most_rows()? / longest).clamp(1, records.max(1)),
+        };
+        let at = |records: usize, checkpoint: bool| -> Result<Choice> {
+            let cut = Cut { micro_rows: self.job.micro_rows.unwrap_or(records * longest), checkpoint };
+            let peak = self.peak(cut)?;
+            let fits = gpu::with_margin(peak.bytes) + self.others <= memory;
+            Ok(Choice { cut, peak, fits })
+        };
+        for (checkpoint, fewest) in [(false, FEW.div_ceil(longest).min(most)), (true, 1)] {
+            let fitting = |records| Ok(Some(at(records, checkpoint)?).filter(|choice| choice.fits));
+            if let Some((_, choice)) = gpu::most(fewest, most, fitting)? {
+                return Ok(choice);
+            }
+        }
+        at(1, true)
+    }
+
+    /// The cut for a device of `memory` bytes; where that is not known, the one that a trainer takes by itself.
+    ///
+    /// # Errors
+    /// As [`Fit::peak`].
+    pub fn choose_or_untold(&self, memory: Option<u64>) -> Result<Choice> {
+        match memory {
+            Some(memory) => self.choose(memory),
+            None => {
+                let cut = self.untold()?;
+                Ok(Choice { cut, peak: self.peak(cut)?, fits: true })
+            }
+        }
+    }
+
+    fn most_rows(&self) -> Result<usize> {
+        let gpu = self.gpu.counting(None);
+        Ok(MOST_ROWS.min((self.model)(&gpu)?.most_rows(&gpu)))
+    }
+
+    /// The cut of a training of a loaded model on a device whose memory is capped; None where it is not, and a trainer need not
+    /// be told.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when none fits, with what the least takes; as [`Fit::peak`].
+    pub(crate) fn settle(gpu: &Gpu, model: &Model, data: &Data, job: &Job) -> Result<Option<Cut>> {
+        let Some(memory) = gpu.memory() else { return Ok(None) };
+        let counted = gpu.counting(None);
+        model.like(&counted)?;
+        let others = gpu.live_bytes().saturating_sub(counted.peak_bytes());
+        let Choice { cut, peak, fits } =
+            Fit { gpu, model: &|gpu| model.like(gpu), data, job, others }.choose(memory)?;
+        if fits {
+            return Ok(Some(cut));
+        }
+        Err(Error::OutOfMemory(format!(
+            "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter (--lora-rank) or a \
+             base in fewer bits take less: `selfreward plan` says what would fit",
+            (gpu::with_margin(peak.bytes) + others).div_ceil(1 << 20),
+            memory >> 20,
+        )))
+    }
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kept = if self.checkpoint { "each block's input alone is kept" } else { "all activations are kept" };
+        write!(f, "{} rows in a micro-batch, of which {kept}", self.micro_rows)
+    }
+}

@@ -1,0 +1,176 @@
+//! The working folder of a training from the command line: `OUT.part`, beside the model folder OUT that it will write.
+
+use crate::json::{read_json, read_jsonl, write_json};
+use crate::lock::Lock;
+use crate::{Error, Result, durable};
+use serde_json::Value;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The log of steps, in the working folder and then in the model folder.
+const STEPS: &str = "steps.jsonl";
+const PLAN: &str = "plan.json";
+
+/// A working folder, locked.
+pub struct Work {
+    out: PathBuf,
+    dir: PathBuf,
+    /// None when there is nothing left to do.
+    lock: Option<Lock>,
+}
+
+impl Work {
+    /// Refuses, before anything is loaded, what [`Work::begin`] would refuse.
+    ///
+    /// # Errors
+    /// `out` exists (with `resume` only if no such training wrote it); there is an interrupted training and `resume` is not set.
+    pub fn check(out: &Path, resume: bool) -> Result<()> {
+        let dir = folder(out);
+        if out.exists() {
+            return match resume && (dir.exists() || out.join(STEPS).exists()) {
+                true => Ok(()),
+                false => Err(Error::file(out, "exists already; name another folder or remove it")),
+            };
+        }
+        if has_checkpoint(&dir) && !resume {
+            let what = "holds an interrupted training; add --resume to go on with it, or remove it";
+            return Err(Error::file(dir, what));
+        }
+        Ok(())
+    }
+
+    /// Begins a training, or goes on with it. `plan` is what both must have in common; the version of this crate is added to it.
+    ///
+    /// # Errors
+    /// As [`Work::check`]; another process works on it; it was begun with another plan; it cannot be written.
+    pub fn begin(out: &Path, resume: bool, plan: &Value) -> Result<Self> {
+        Self::check(out, resume)?;
+        let (out, dir) = (out.to_path_buf(), folder(out));
+        if out.exists() && !dir.exists() {
+            return Ok(Self { out, dir, lock: None });
+        }
+        durable::create_folder(&dir)?;
+        let lock = Lock::take(&dir, File::try_lock)?;
+        // Another process may have come to an end since.
+        Self::check(&out, resume)?;
+        let work = Self { out, dir, lock: Some(lock) };
+        if !work.finished() {
+            work.agree(plan)?;
+        }
+        Ok(work)
+    }
+
+    fn agree(&self, plan: &Value) -> Result<()> {
+        let mut plan = plan.clone();
+        plan["version"] = env!("CARGO_PKG_VERSION").into();
+        let path = self.dir.join(PLAN);
+        if has_checkpoint(&self.dir) {
+            let old: Value = read_json(&path)?;
+            return match old == plan {
+                true => Ok(()),
+                false => Err(Error::file(&self.dir, difference(&old, &plan))),
+            };
+        }
+        // Without a checkpoint there is nothing that could go on.
+        durable::remove_folder(&self.dir.join("train"))?;
+        durable::remove_file(&self.dir.join(STEPS))?;
+        write_json(&path, &plan)
+    }
+
+    /// Whether the model is written and only [`Work::close`] is left to do.
+    pub fn finished(&self) -> bool {
+        self.out.exists()
+    }
+
+    /// Moves the log of steps into the model folder and removes the working folder; returns the steps.
+    ///
+    /// # Errors
+    /// The folders cannot be written; the log is broken.
+    pub fn close(self) -> Result<Vec<Value>> {
+        let (from, to) = (self.dir.join(STEPS), self.out.join(STEPS));
+        if from.exists() {
+            durable::rename(&from, &to)?;
+            durable::sync_folder(Some(&self.out));
+        }
+        drop(self.lock);
+        durable::remove_folder(&self.dir)?;
+        read_jsonl(&to)
+    }
+}
+
+/// The working folder of a training that will write `out`: where checkpoints and the log of steps lie until the model is written.
+pub fn folder(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    out.with_file_name(name)
+}
+
+fn has_checkpoint(dir: &Path) -> bool {
+    dir.join("train/latest.json").exists()
+}
+
+fn difference(old: &Value, new: &Value) -> String {
+    let keys = new.as_object().into_iter().flat_map(|o| o.keys());
+    let differ: Vec<String> = keys
+        .filter(|key| old.get(key.as_str()) != new.get(key.as_str()))
+        .map(|key| format!("{key} was {}, is {}", old.get(key.as_str()).unwrap_or(&Value::Null), new[key.as_str()]))
+        .collect();
+    format!("was begun with other settings ({}); give the same ones, or remove the folder", differ.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs;
+
+    #[test]
+    fn a_training_is_begun_gone_on_with_and_closed_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (out, part) = (tmp.path().join("M"), tmp.path().join("M.part"));
+        let plan = json!({ "lr": 0.5 });
+        let refused = |resume, plan: &Value| Work::begin(&out, resume, plan).err().unwrap().to_string();
+        let work = Work::begin(&out, false, &plan).unwrap();
+        assert!(refused(true, &plan).contains("M.part: is in use by another process"), "{}", refused(true, &plan));
+        fs::create_dir(part.join("train")).unwrap();
+        fs::write(part.join("train/latest.json"), "{}").unwrap();
+        drop(work);
+        assert!(refused(false, &plan).contains("add --resume"));
+        let other = refused(true, &json!({ "lr": 0.25 }));
+        assert!(other.contains("other settings (lr was 0.5, is 0.25)"), "{other}");
+        // Another version of this crate.
+        let text = fs::read_to_string(part.join(PLAN)).unwrap();
+        fs::write(part.join(PLAN), text.replace(env!("CARGO_PKG_VERSION"), "0.0.1")).unwrap();
+        assert!(refused(true, &plan).contains("version was \"0.0.1\""));
+        fs::write(part.join(PLAN), text).unwrap();
+        // Killed after the model was written.
+        fs::write(part.join(STEPS), "{\"step\":1}\n").unwrap();
+        fs::create_dir(&out).unwrap();
+        assert!(refused(false, &plan).contains("exists already"));
+        let work = Work::begin(&out, true, &plan).unwrap();
+        assert!(work.finished());
+        assert_eq!(work.close().unwrap().len(), 1);
+        assert!(!part.exists());
+        let again = Work::begin(&out, true, &plan).unwrap();
+        assert!(again.finished());
+        assert_eq!(again.close().unwrap().len(), 1);
+        assert!(!part.exists() && refused(false, &plan).contains("exists already"));
+    }
+
+    #[test]
+    fn what_has_no_checkpoint_begins_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (out, part) = (tmp.path().join("M"), tmp.path().join("M.part"));
+        drop(Work::begin(&out, false, &json!({ "lr": 1 })).unwrap());
+        fs::create_dir_all(part.join("train/step-1")).unwrap();
+        fs::write(part.join(STEPS), "{}\n").unwrap();
+        drop(Work::begin(&out, false, &json!({ "lr": 2 })).unwrap());
+        let mut left: Vec<_> = fs::read_dir(&part).unwrap().map(|f| f.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["lock", PLAN]);
+        fs::create_dir(&out).unwrap();
+        fs::remove_dir_all(&part).unwrap();
+        let foreign = Work::begin(&out, true, &json!({})).err().unwrap().to_string();
+        assert!(foreign.contains("exists already"), "{foreign}");
+    }
+}
