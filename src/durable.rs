@@ -1,5 +1,5 @@
-//! The file operations that a run's safety hangs on. All durable writes go through this module, so that the tests can make
-//! any one of them fail (`faults`).
+//! The file operations that a run's safety hangs on. All durable writes go through this module, so that the tests can
+//! make any one of them fail (`faults`).
 
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions};
@@ -104,8 +104,8 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |temporary| write(&mut create(temporary)?, temporary, bytes))
 }
 
-/// A file of lines that grows at its end, line by line; a line that was torn by a kill or a full disk is cut off when it is
-/// opened again.
+/// A file of lines that grows at its end, line by line; a line that was torn by a kill or a full disk is cut off when
+/// it is opened again.
 pub(crate) struct Lines {
     path: PathBuf,
     file: File,

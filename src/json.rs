@@ -1,4 +1,5 @@
-//! JSON documents and JSONL files: read with errors that name file and line, written so that they appear whole or not at all.
+//! JSON documents and JSONL files: read with errors that name file and line, written so that they appear whole or not
+//! at all.
 
 use crate::{Error, Result, durable};
 use serde::Serialize;

@@ -44,8 +44,8 @@ impl Forest {
         self.tokens.is_empty()
     }
 
-    /// Adds `tokens` as a child of the innermost open node (a new root if none is open) and leaves it open. A node may be
-    /// empty; its children then continue its parent.
+    /// Adds `tokens` as a child of the innermost open node (a new root if none is open) and leaves it open. A node may
+    /// be empty; its children then continue its parent.
     pub fn open(&mut self, tokens: &[u32]) -> Node {
         let first = self.len();
         let before = self.open.iter().rev().find(|n| n.len > 0).map(|n| n.first + n.len - 1);

@@ -7,7 +7,8 @@ use std::path::Path;
 /// The file that [`Lock`] locks.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// Keeps other processes out of a folder until it is dropped, however the process ends: the operating system's lock on a file.
+/// Keeps other processes out of a folder until it is dropped, however the process ends: the operating system's lock on
+/// a file.
 pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Lock {

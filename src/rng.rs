@@ -1,8 +1,10 @@
-//! Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//! Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+//! 2011).
 //!
 //! A number is a pure function of seed, record id and position, so nothing depends on the order in which work is done.
-//! The sampler on the GPU uses counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`, the keys
-//! of dropout's masks are drawn at `[step, 2, site_lo, site_hi]`, the rounding of bf16 weights at `[place, 3, parameter, step]`.
+//! The sampler on the GPU uses counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`, the
+//! keys of dropout's masks are drawn at `[step, 2, site_lo, site_hi]`, the rounding of bf16 weights at `[place, 3,
+//! parameter, step]`.
 
 /// Philox 4x32 with ten rounds.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {

@@ -46,8 +46,8 @@ pub struct ModelSource {
 
 impl ModelSource {
     /// Opens a Hugging Face folder, a `.gguf` file, a PEFT adapter with its base, or a run folder (its newest finished
-    /// model). A name that nothing on disk has may be a hub id ([`crate::hub::HubId`]) whose model is in the cache. Weights stay
-    /// on disk until they are asked for.
+    /// model). A name that nothing on disk has may be a hub id ([`crate::hub::HubId`]) whose model is in the cache.
+    /// Weights stay on disk until they are asked for.
     ///
     /// # Errors
     /// Nothing there, files that are missing, truncated or contradict one another, an unknown architecture.
@@ -315,7 +315,8 @@ fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
     Ok(PathBuf::from(id.to_string()))
 }
 
-/// Writes a model folder with everything but the weights taken from `like`: matrices in `dtype`, vectors in f32, as they were trained.
+/// Writes a model folder with everything but the weights taken from `like`: matrices in `dtype`, vectors in f32, as
+/// they were trained.
 ///
 /// # Errors
 /// As [`save_model_parts`].
@@ -326,7 +327,8 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
     save::save_trained(folder, &parts)
 }
 
-/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the tokenizer of `base`.
+/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the
+/// tokenizer of `base`.
 ///
 /// # Errors
 /// Values beyond the range of `dtype`; what the file system says.
@@ -343,8 +345,10 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let base = |document| base_of(folder, &peft::read(&document).ok().unwrap());
         let document = |base: &str, revision| {
-            serde_json::json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",
-                "base_model_name_or_path": base, "revision": revision})
+            serde_json::json!({
+                "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",
+                "base_model_name_or_path": base, "revision": revision
+            })
         };
         assert_eq!(base(document("org/name", Some("v2"))).unwrap(), Path::new("org/name@v2"));
         assert_eq!(base(document(".", None)).unwrap(), folder.join("."));

@@ -88,8 +88,8 @@ impl App {
 /// In which type a model's matrices are kept.
 #[derive(clap::Args, Default)]
 pub(crate) struct DtypeArg {
-    /// Type of the model's matrices on the device; sums and activations are always in f32 (default: as the file has them;
-    /// sft and dpo train all weights in f32, and with bf16 or f16 their products read rounded copies)
+    /// Type of the model's matrices on the device; sums and activations are always in f32 (default: as the file has
+    /// them; sft and dpo train all weights in f32, and with bf16 or f16 their products read rounded copies)
     #[arg(long, value_enum, value_name = "T")]
     dtype: Option<DtypeName>,
 }
@@ -140,8 +140,8 @@ pub(crate) struct StateArgs {
     /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
     #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, value_name = "O")]
     optimizer: OptimizerName,
-    /// Type of the weights that are trained, and of the matrices that are written: f32; or bf16, half the bytes, where each step is
-    /// rounded stochastically, so that small ones are not lost. An adapter is in f32
+    /// Type of the weights that are trained, and of the matrices that are written: f32; or bf16, half the bytes, where
+    /// each step is rounded stochastically, so that small ones are not lost. An adapter is in f32
     #[arg(long, value_enum, default_value_t = WeightsName::F32, value_name = "T")]
     weights: WeightsName,
 }

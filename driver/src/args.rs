@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// Self-Rewarding Language Models on any GPU.
 ///
-/// One model writes new instructions, answers them, judges its own answers, and is trained on its own preferences by DPO,
-/// round after round. Exit codes: 0 done; 1 failed; 2 wrong usage; 130 stopped by Ctrl-C.
+/// One model writes new instructions, answers them, judges its own answers, and is trained on its own preferences by
+/// DPO, round after round. Exit codes: 0 done; 1 failed; 2 wrong usage; 130 stopped by Ctrl-C.
 #[derive(Parser)]
 #[command(name = "selfreward", version, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -34,7 +34,8 @@ pub(crate) struct Common {
     /// Give each sequence the same bits in any batch, and in generation those of scoring and training (slower)
     #[arg(long, global = true)]
     pub(crate) invariant: bool,
-    /// Multiply weights by many rows on the GPU's matrix units, rounded to f16 with sums in f32 (an error where it has none)
+    /// Multiply weights by many rows on the GPU's matrix units, rounded to f16 with sums in f32 (an error where it has
+    /// none)
     #[arg(long, global = true, conflicts_with = "invariant")]
     pub(crate) matrix_units: bool,
     /// Seed of all random numbers (default: 0; `run`: the configuration's)

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct ProfileArg {
-    /// Say on stderr how long each kernel took, and write FILE as a trace that Perfetto and Chrome open (slower: a pass for
-    /// each launch)
+    /// Say on stderr how long each kernel took, and write FILE as a trace that Perfetto and Chrome open (slower: a pass
+    /// for each launch)
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     profile: Option<Option<PathBuf>>,
 }

@@ -17,8 +17,8 @@ pub(crate) struct Ranks {
 }
 
 impl Ranks {
-    /// Joins the others that mpirun started, where there are any. Only `sft` and `dpo` share their work; the shards of a run
-    /// are told apart by their flag.
+    /// Joins the others that mpirun started, where there are any. Only `sft` and `dpo` share their work; the shards of
+    /// a run are told apart by their flag.
     pub(crate) fn join(command: &Command) -> Result<Self> {
         let several = |name: &&str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
         let ranks = SIZES.iter().find_map(several);
@@ -29,8 +29,8 @@ impl Ranks {
             && !command.is_shard()
         {
             bail!(
-                "mpirun started this {ranks} times, and every one would do the same: only sft and dpo share their work among \
-                 the processes of MPI. Start it once (docs/SCALING.md says how a run is shared)"
+                "mpirun started this {ranks} times, and every one would do the same: only sft and dpo share their work \
+                 among the processes of MPI. Start it once (docs/SCALING.md says how a run is shared)"
             );
         }
         Ok(Self::alone())
@@ -91,7 +91,8 @@ impl Ranks {
         match ranks {
             None => Ok(Self::alone()),
             Some(n) => bail!(
-                "mpirun started this {n} times, but it was built without MPI: build it with --features mpi, or start it once"
+                "mpirun started this {n} times, but it was built without MPI: build it with --features mpi, \
+                 or start it once"
             ),
         }
     }

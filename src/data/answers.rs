@@ -58,7 +58,8 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     }
 }
 
-/// The prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. Repeated ones are left out.
+/// The prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. Repeated ones are left
+/// out.
 ///
 /// # Errors
 /// As [`read_records`]; an empty prompt, by number.
@@ -76,8 +77,8 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     Ok(out)
 }
 
-/// The answers of a file to `prompts`, in their order: lines of `generate --out`, or an AlpacaEval list (`instruction`, `output`).
-/// Answers to other prompts are left out.
+/// The answers of a file to `prompts`, in their order: lines of `generate --out`, or an AlpacaEval list (`instruction`,
+/// `output`). Answers to other prompts are left out.
 ///
 /// # Errors
 /// As [`read_records`]; a record without an answer; a prompt that has none.
@@ -106,8 +107,8 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
     Ok(AnswerSet { name: path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()), answers })
 }
 
-/// `n` answers to each prompt, as `[prompt][sample]`; a sample's random numbers are keyed by the prompt's ids and its number, so
-/// that two models asked the same are compared pair by pair.
+/// `n` answers to each prompt, as `[prompt][sample]`; a sample's random numbers are keyed by the prompt's ids and its
+/// number, so that two models asked the same are compared pair by pair.
 ///
 /// # Errors
 /// Errors of the engine.

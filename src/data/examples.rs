@@ -1,7 +1,7 @@
 //! Training records as TRL writes them, turned into token ids.
 //!
-//! Prompt and answer are encoded apart and their ids joined. A plain answer gets the end token; an answer in a conversation ends
-//! with the template's end of turn, and what the template writes after that is left out.
+//! Prompt and answer are encoded apart and their ids joined. A plain answer gets the end token; an answer in a
+//! conversation ends with the template's end of turn, and what the template writes after that is left out.
 
 use crate::json::read_jsonl;
 use crate::source::ModelSource;
@@ -76,8 +76,8 @@ impl Limit {
 /// Reads preferences; also returns how many were too long and dropped.
 ///
 /// # Errors
-/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the model does
-/// not have; by file and record.
+/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the
+/// model does not have; by file and record.
 pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pair>, usize)> {
     let records: Vec<PairRecord> = read_jsonl(path)?;
     let total = records.len();
@@ -102,8 +102,8 @@ pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pai
 /// Reads answers to learn; also returns how many were too long and dropped.
 ///
 /// # Errors
-/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the model does
-/// not have; by file and record.
+/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the
+/// model does not have; by file and record.
 pub fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Example>, usize)> {
     answers(path, source, limit, |_, prompt, completion| Ok(Example { prompt, completion }))
 }

@@ -1,7 +1,8 @@
 //! The JSONL records of a round and their files.
 //!
-//! Ids link them: a candidate names its prompt, a verdict its candidates, a pair its prompt and both candidates. An id is the
-//! hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random numbers.
+//! Ids link them: a candidate names its prompt, a verdict its candidates, a pair its prompt and both candidates. An id
+//! is the hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random
+//! numbers.
 
 use crate::text::Message;
 use serde::{Deserialize, Serialize};

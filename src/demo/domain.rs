@@ -105,7 +105,8 @@ impl Judge for OracleJudge {
     }
 }
 
-/// The world's settings of a round: `count` prompts, four answers, pairs with a margin of 0.5, one epoch of 32-pair steps.
+/// The world's settings of a round: `count` prompts, four answers, pairs with a margin of 0.5, one epoch of 32-pair
+/// steps.
 pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
     RoundSettings {
         prompts: PromptSection {

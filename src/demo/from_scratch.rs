@@ -123,7 +123,8 @@ const SAVE_EVERY: u64 = 10;
 /// Trains M1 from random weights, from the last state on where there is one; returns its parameters.
 ///
 /// # Errors
-/// GPU errors, a non-finite loss; errors of the states; `Stopped` when the observer asks for it (the last step is kept).
+/// GPU errors, a non-finite loss; errors of the states; `Stopped` when the observer asks for it (the last step is
+/// kept).
 pub fn from_scratch(
     gpu: &Gpu,
     settings: &FromScratch,

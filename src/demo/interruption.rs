@@ -1,5 +1,5 @@
-//! A round on the GPU that a full disk, a lost device or a wish to stop ends anywhere says so; resumed, it gives the same bytes.
-//! With `SELFREWARD_KILLS` set, as `scripts/test-full` does, every place is tried, else one in some.
+//! A round on the GPU that a full disk, a lost device or a wish to stop ends anywhere says so; resumed, it gives the
+//! same bytes. With `SELFREWARD_KILLS` set, as `scripts/test-full` does, every place is tried, else one in some.
 
 use super::domain::{WorldDomain, self_judge, settings};
 use crate::durable::faults::fail_after;

@@ -178,10 +178,12 @@ impl Drop for Place {
     }
 }
 
-/// Plays the loop: M1 and `rounds` further models, each evaluated on the held-out questions. `renewed` is called after each round.
+/// Plays the loop: M1 and `rounds` further models, each evaluated on the held-out questions. `renewed` is called after
+/// each round.
 ///
 /// # Errors
-/// A folder that exists, is in use or has other settings; errors of the stages; `Stopped` when the observer asks for it.
+/// A folder that exists, is in use or has other settings; errors of the stages; `Stopped` when the observer asks for
+/// it.
 pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Observer) -> Result<DemoReport> {
     if config.rounds == 0 || config.prompts == 0 {
         return Err(Error::Input("demo needs at least one round and one prompt".into()));

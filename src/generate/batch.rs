@@ -92,7 +92,8 @@ impl Batch {
         Ok(Batch { sequences: rows.iter().map(|r| r.sequence).collect(), state, share })
     }
 
-    /// Draws every row's next token: from its own row of the logits, or (not `identity`) from that which it was made with.
+    /// Draws every row's next token: from its own row of the logits, or (not `identity`) from that which it was made
+    /// with.
     fn draw(&self, rec: &mut Recorder, shape: &Shape, logits: &Tensor, identity: bool) -> Result<()> {
         let settings = shape.settings;
         match (&shape.choice, &self.share) {

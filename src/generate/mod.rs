@@ -62,7 +62,8 @@ pub struct Generator<'a> {
     model: &'a Model,
 }
 
-/// What may be on the device at once. It depends on the model and the device's limits alone, so that a rerun computes the same bits.
+/// What may be on the device at once. It depends on the model and the device's limits alone, so that a rerun computes
+/// the same bits.
 struct Limits {
     sequences: usize,
     /// Tokens of the prompts that are computed in one pass.
@@ -115,8 +116,8 @@ impl<'a> Generator<'a> {
         wave::run(self.gpu, self.model, (work, settings), &room, observer, on_token)
     }
 
-    /// The most sequences that run at once: as many as the device's limits and, where it is capped, its memory allow. The others
-    /// wait until those are done.
+    /// The most sequences that run at once: as many as the device's limits and, where it is capped, its memory allow.
+    /// The others wait until those are done.
     ///
     /// # Errors
     /// One sequence by itself takes more memory than the cap leaves.
@@ -129,8 +130,8 @@ impl<'a> Generator<'a> {
         match gpu::most(1, most, |n| Ok((needed(n)? <= cap).then_some(())))? {
             Some((n, ())) => Ok(n),
             None => Err(Error::OutOfMemory(format!(
-                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {} MiB. Shorter ones or weights in fewer \
-                 bits take less: `selfreward plan` says what would fit",
+                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {} MiB. Shorter ones or \
+                 weights in fewer bits take less: `selfreward plan` says what would fit",
                 settings.max_new_tokens,
                 requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0),
                 needed(1)?.div_ceil(1 << 20),
@@ -139,7 +140,8 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Bytes that `n` sequences at once take at the most, whichever of them they are: a device that only counts goes through them.
+    /// Bytes that `n` sequences at once take at the most, whichever of them they are: a device that only counts goes
+    /// through them.
     fn needed(&self, requests: &[Request], settings: &Settings, (n, limits): (usize, &Limits)) -> Result<u64> {
         let counted = self.gpu.counting(None);
         let model = self.model.like(&counted)?;
@@ -175,7 +177,8 @@ impl<'a> Generator<'a> {
             && s.repetition_penalty.is_finite();
         if !sane {
             return Err(Error::Input(format!(
-                "sampling settings out of range: {s:?}; temperature ≥ 0, top-p and min-p in 0..=1, repetition penalty > 0"
+                "sampling settings out of range: {s:?}; temperature ≥ 0, top-p and min-p in 0..=1, \
+                 repetition penalty > 0"
             )));
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that every sequence that
-//! begins so holds the same page; pages that nobody holds stay known until their room is needed.
+//! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that every
+//! sequence that begins so holds the same page; pages that nobody holds stay known until their room is needed.
 
 use crate::kernels::attention_decode::PAGE;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -93,7 +93,8 @@ impl Pages {
         }
     }
 
-    /// The `total` pages of a sequence that begins with the prompt, in the order of its positions; None where they are not to be had.
+    /// The `total` pages of a sequence that begins with the prompt, in the order of its positions; None where they are
+    /// not to be had.
     pub(super) fn hold(&mut self, key: &Key, total: usize) -> Option<Vec<u32>> {
         let mut pages = self.beginning(key);
         let unheld = pages.iter().filter(|p| self.holders[**p as usize] == 0).count();

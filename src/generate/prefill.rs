@@ -1,5 +1,5 @@
-//! Prompts into the arena. Prompts that begin alike are computed once: those that nobody computed before as a forest, those whose
-//! beginning is written already as rows that continue it.
+//! Prompts into the arena. Prompts that begin alike are computed once: those that nobody computed before as a forest,
+//! those whose beginning is written already as rows that continue it.
 
 use super::pages::{Key, Pages};
 use super::wave::Sequence;
@@ -11,10 +11,12 @@ use crate::layout::Forest;
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
 
-/// Most rows of a pass that continues what is written. Their attention is the decoder's, which keeps partial sums of every row.
+/// Most rows of a pass that continues what is written. Their attention is the decoder's, which keeps partial sums of
+/// every row.
 pub(super) const MOST_CONTINUED: usize = 512;
 
-/// Whether a prompt of `tokens` whose first `cached` pages are written is continued. A long rest is quicker from the start.
+/// Whether a prompt of `tokens` whose first `cached` pages are written is continued. A long rest is quicker from the
+/// start.
 pub(super) fn continues(tokens: usize, cached: usize) -> bool {
     let rest = tokens - cached * PAGE;
     cached > 0 && rest <= (cached * PAGE).min(MOST_CONTINUED)
@@ -125,8 +127,8 @@ pub(super) fn start(
     logits(gpu.record(), model, (&token, shared.forest.len()), &context, &last)
 }
 
-/// Runs what follows the first `cached` pages of each prompt, which are written, fills the other pages, gives the logits after each
-/// prompt, `[prompts, V]`.
+/// Runs what follows the first `cached` pages of each prompt, which are written, fills the other pages, gives the
+/// logits after each prompt, `[prompts, V]`.
 pub(super) fn continued(
     gpu: &Gpu,
     model: &Model,

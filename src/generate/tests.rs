@@ -1,5 +1,5 @@
-//! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings; so answers
-//! do not depend on how many are written at once, nor on what else begins alike.
+//! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings;
+//! so answers do not depend on how many are written at once, nor on what else begins alike.
 
 use super::wave::{self, Work};
 use super::{Generator, Limits, Output, Request, Sampling, Settings};
@@ -18,7 +18,8 @@ fn model(gpu: &Gpu) -> Model {
     Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
 }
 
-/// Prompts of which many begin alike: with the same two pages and more, one that is no more than those, one as it is twice.
+/// Prompts of which many begin alike: with the same two pages and more, one that is no more than those, one as it is
+/// twice.
 fn alike() -> Vec<Request> {
     let beginning = tokens(70, 5);
     let of = |n: usize, rest: usize, key: usize| [&beginning[..n], &tokens(rest, key)].concat();
@@ -103,7 +104,8 @@ fn what_prompts_begin_with_is_computed_once() {
     // In one pass; one after another, the first one's pages kept though nobody holds them.
     for room in [(8, 16_384, 1000), (1, 16_384, 1000)] {
         let all = flops(&requests, room);
-        // 16 of a prompt's 272 tokens are its own. Attention of theirs to the beginning, and the logits, come with them.
+        // 16 of a prompt's 272 tokens are its own. Attention of theirs to the beginning, and the logits, come with
+        // them.
         assert!(all > one * 1.3 && all < one * 2.0, "{room:?}: {all:e} for eight, {one:e} for one");
     }
     let few = flops(&requests, (8, 16_384, 9));
@@ -149,7 +151,8 @@ fn tokens(n: usize, key: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 13 + key) % 128) as u32).collect()
 }
 
-/// Six dispatches a block where its positions are one chunk, with the merge seven; under `--invariant` the products fuse less.
+/// Six dispatches a block where its positions are one chunk, with the merge seven; under `--invariant` the products
+/// fuse less.
 #[test]
 fn a_step_takes_six_dispatches_a_block() {
     for (variant, longest, each) in [(Variant::Soft, 90usize, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {

@@ -1,6 +1,6 @@
-//! One wave: sequences run in a batch, the token loop on the GPU. The host looks at the tokens every few steps, at fixed counts. When a
-//! quarter of the rows is done they make room for those that wait, whose prompts are then computed (continuous batching, Orca,
-//! OSDI 2022); what is written of their beginnings is not computed again.
+//! One wave: sequences run in a batch, the token loop on the GPU. The host looks at the tokens every few steps, at
+//! fixed counts. When a quarter of the rows is done they make room for those that wait, whose prompts are then computed
+//! (continuous batching, Orca, OSDI 2022); what is written of their beginnings is not computed again.
 
 use super::batch::{Batch, Row, Shape, Written};
 use super::pages::{Key, Pages};
@@ -67,7 +67,8 @@ impl<'a> Work<'a> {
             let limit = most.min(context.saturating_sub(prompt));
             if limit < settings.choices.len() {
                 return Err(Error::Input(format!(
-                    "prompt {request} has {prompt} tokens, which leaves no room for {most} choices in a context of {context}"
+                    "prompt {request} has {prompt} tokens, which leaves no room for {most} choices \
+                     in a context of {context}"
                 )));
             }
             keys.push(Key::new(&view::classes(&model.arch, prompt + limit), &r.prompt));
@@ -86,7 +87,8 @@ impl<'a> Work<'a> {
         Limits { sequences: at_once, pages, ..*limits }
     }
 
-    /// The `n` sequences that take most: neighbours, since those begin together, with most tokens of prompts, and the longest of all.
+    /// The `n` sequences that take most: neighbours, since those begin together, with most tokens of prompts, and the
+    /// longest of all.
     pub(super) fn heaviest(mut self, n: usize) -> Work<'a> {
         let tokens = |of: &[Sequence]| -> usize {
             let prompts = of.chunk_by(|a, b| a.request == b.request).filter_map(<[Sequence]>::first);

@@ -1,6 +1,8 @@
-//! Models of the Hugging Face hub, by their ids: found in the cache that Hugging Face's own tools share, fetched into it.
+//! Models of the Hugging Face hub, by their ids: found in the cache that Hugging Face's own tools share, fetched into
+//! it.
 //!
-//! A cached model needs no network. The network itself (`http.rs`, `pull.rs`) is in the feature `hub`, which is on by default.
+//! A cached model needs no network. The network itself (`http.rs`, `pull.rs`) is in the feature `hub`, which is on by
+//! default.
 
 mod cache;
 mod files;
@@ -19,8 +21,8 @@ use cache::Cache;
 /// The revision of an id that names none.
 const MAIN: &str = "main";
 
-/// A model of the hub as the user names it: `ORG/NAME`, of a GGUF repository perhaps `ORG/NAME/FILE.gguf`, each perhaps with
-/// `@REVISION` (a branch, a tag or a commit) behind it.
+/// A model of the hub as the user names it: `ORG/NAME`, of a GGUF repository perhaps `ORG/NAME/FILE.gguf`, each perhaps
+/// with `@REVISION` (a branch, a tag or a commit) behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubId {
     /// `ORG/NAME`.
@@ -137,7 +139,8 @@ pub struct PulledFile {
 }
 
 impl Hub {
-    /// The hub that the environment describes: HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE.
+    /// The hub that the environment describes: HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH,
+    /// HF_HUB_OFFLINE.
     ///
     /// # Errors
     /// There is no home folder, and no variable names a cache.
@@ -164,12 +167,12 @@ impl Hub {
         })
     }
 
-    /// Brings a model's files into the cache, as the hub has them now, and says where they are. Of a transfer that breaks, what
-    /// came stays; the next call goes on behind it. A file whose checksum is wrong is removed.
+    /// Brings a model's files into the cache, as the hub has them now, and says where they are. Of a transfer that
+    /// breaks, what came stays; the next call goes on behind it. A file whose checksum is wrong is removed.
     ///
     /// # Errors
-    /// No such model or file, no right to it, no network; a file that differs from its checksum; a full disk; `Stopped` when the
-    /// observer asks for it.
+    /// No such model or file, no right to it, no network; a file that differs from its checksum; a full disk; `Stopped`
+    /// when the observer asks for it.
     #[cfg(feature = "hub")]
     pub fn pull(&self, id: &HubId, observer: &dyn Observer) -> Result<Pulled> {
         if self.offline {

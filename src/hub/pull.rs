@@ -264,8 +264,8 @@ impl Puller<'_> {
         Ok(None)
     }
 
-    /// Compares a whole file with its checksum and removes it if they differ. Other hubs may have ETags that are no hashes; then
-    /// there is nothing to compare.
+    /// Compares a whole file with its checksum and removes it if they differ. Other hubs may have ETags that are no
+    /// hashes; then there is nothing to compare.
     fn verify(&self, file: &Remote, partial: &Path) -> Result<()> {
         if !file.etag.chars().all(|c| c.is_ascii_hexdigit()) || ![40, 64].contains(&file.etag.len()) {
             return Ok(());

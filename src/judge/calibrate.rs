@@ -25,7 +25,8 @@ pub struct Ranked {
 pub struct ModeResult {
     /// The mode.
     pub mode: Mode,
-    /// Share of answer pairs ordered right on the half used for choosing; an equal or missing score counts as half right.
+    /// Share of answer pairs ordered right on the half used for choosing; an equal or missing score counts as half
+    /// right.
     pub choosing: f64,
     /// The same on the other half.
     pub reporting: f64,
@@ -74,8 +75,8 @@ pub fn run(
     with(engine, language, &settings, 0, &mut Vec::new(), &mut |_| Ok(()), observer)
 }
 
-/// Measures every mode but those in `results`, which were measured before, on the first `questions` of the set (0: all). `after` is
-/// told of each one measured.
+/// Measures every mode but those in `results`, which were measured before, on the first `questions` of the set (0:
+/// all). `after` is told of each one measured.
 ///
 /// # Errors
 /// Errors of the engine and of `after`; a mode that does not suit the model's vocabulary is noted, not an error.

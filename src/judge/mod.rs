@@ -1,7 +1,7 @@
 //! Judging: a model reads a question with an answer, and its verdict becomes a score from 0 to 5.
 //!
-//! There are several ways to read a score out of a model ([`Mode`]); all stand behind [`Judge`]. A verdict that cannot be read
-//! is never a score: it is counted, and the answer stays without one.
+//! There are several ways to read a score out of a model ([`Mode`]); all stand behind [`Judge`]. A verdict that cannot
+//! be read is never a score: it is counted, and the answer stays without one.
 
 pub mod calibrate;
 mod marks;
@@ -67,7 +67,8 @@ pub trait Judge {
     /// Its name in records and reports.
     fn name(&self) -> &str;
 
-    /// The text and the ids of the prompt under which verdicts on an item are written; None for a judge that writes none.
+    /// The text and the ids of the prompt under which verdicts on an item are written; None for a judge that writes
+    /// none.
     ///
     /// # Errors
     /// Text that cannot be encoded.

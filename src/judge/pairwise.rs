@@ -43,8 +43,8 @@ pub struct PairwiseJudge<'a> {
     pub language: &'a dyn Language,
     /// The prompt, with places for `question`, `a` and `b`.
     pub template: Template,
-    /// How verdicts are written (`Better: A`, averaged). None reads P(A) against P(B) as the next token, in every spelling that
-    /// is a single token.
+    /// How verdicts are written (`Better: A`, averaged). None reads P(A) against P(B) as the next token, in every
+    /// spelling that is a single token.
     pub sampled: Option<ModelJudgeSettings>,
 }
 

@@ -37,8 +37,8 @@ fn after_last<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.match_indices(word).filter_map(|(at, _)| behind(at)).last()
 }
 
-/// 1 for `Better: A`, 0 for `Better: B`, 0.5 for `Better: tie` (any case; the last one counts; the words "response" before the
-/// letter and emphasis do not matter).
+/// 1 for `Better: A`, 0 for `Better: B`, 0.5 for `Better: tie` (any case; the last one counts; the words "response"
+/// before the letter and emphasis do not matter).
 ///
 /// # Errors
 /// Why there is no choice.
@@ -59,8 +59,8 @@ pub fn parse_choice(verdict: &str) -> Result<f64, NoScore> {
     }
 }
 
-/// The score after the last `Score:` (any case; emphasis, angle brackets, quotes and spaces around it do not matter; decimals,
-/// `3/5`, `3 out of 5` and `3 points` are understood).
+/// The score after the last `Score:` (any case; emphasis, angle brackets, quotes and spaces around it do not matter;
+/// decimals, `3/5`, `3 out of 5` and `3 points` are understood).
 ///
 /// # Errors
 /// Why there is none. A failure is never turned into a score.

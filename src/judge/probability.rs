@@ -64,8 +64,8 @@ pub(super) fn either(
     })
 }
 
-/// The sum of P(Yes) over the criteria, as a share of 5. The questions of an item share question and answer as their prefix;
-/// only the commonest spelling is read, because each further one would repeat the question's tokens.
+/// The sum of P(Yes) over the criteria, as a share of 5. The questions of an item share question and answer as their
+/// prefix; only the commonest spelling is read, because each further one would repeat the question's tokens.
 pub(super) fn criteria(
     engine: &mut dyn Engine,
     language: &dyn Language,

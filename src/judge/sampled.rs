@@ -23,8 +23,8 @@ pub(super) fn judge(
     write(engine, language, &asked, settings, &|verdict| settings.parse(verdict), observer)
 }
 
-/// K verdicts per (key, prompt); those that do not parse are drawn again, at most `retries` times; the score is the mean of those
-/// that do.
+/// K verdicts per (key, prompt); those that do not parse are drawn again, at most `retries` times; the score is the
+/// mean of those that do.
 pub(super) fn write(
     engine: &mut dyn Engine,
     language: &dyn Language,

@@ -88,8 +88,8 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what all share,
-    /// a line `---`, one question a line.
+    /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what
+    /// all share, a line `---`, one question a line.
     pub fn replace(&mut self, mode: super::Mode, text: &str) {
         use super::Mode;
         match mode {

@@ -27,7 +27,8 @@ pub struct Agreement {
 /// Agreement with the reference; null where the set cannot tell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Against {
-    /// Of a prompt's pairs that the reference orders, the share ordered alike (a tie counts half); mean over the prompts.
+    /// Of a prompt's pairs that the reference orders, the share ordered alike (a tie counts half); mean over the
+    /// prompts.
     pub pairwise: Option<f64>,
     /// Of the responses scored 5, the share that the reference ranks best of their prompt.
     pub five_best: Option<f64>,
@@ -37,8 +38,8 @@ pub struct Against {
     pub spearman: Option<f64>,
     /// Kendall's tau-b over all responses.
     pub kendall: Option<f64>,
-    /// Spearman's correlation within a prompt, mean over the prompts that have one: what ranks, which mean nothing across prompts,
-    /// can be compared by.
+    /// Spearman's correlation within a prompt, mean over the prompts that have one: what ranks, which mean nothing
+    /// across prompts, can be compared by.
     pub spearman_within: Option<f64>,
     /// Kendall's tau-b within a prompt, likewise.
     pub kendall_within: Option<f64>,
@@ -70,9 +71,9 @@ struct Line {
     ranks: Option<Vec<f64>>,
 }
 
-/// Reads a held-out ranked set, JSONL or a JSON list. A record is one response (`prompt`, `response`, and `score_reference` or
-/// `rank`, where 0 is best), or all of a prompt (`prompt`, `responses`, and `scores` or `ranks`; without these the best one comes
-/// first).
+/// Reads a held-out ranked set, JSONL or a JSON list. A record is one response (`prompt`, `response`, and
+/// `score_reference` or `rank`, where 0 is best), or all of a prompt (`prompt`, `responses`, and `scores` or `ranks`;
+/// without these the best one comes first).
 ///
 /// # Errors
 /// A file that cannot be read or holds no record; a record of none of the forms, by number.
@@ -194,7 +195,8 @@ mod tests {
             r#"{"question": "q", "answers": ["good", "bad"]}"#,
             r#"{"prompt": "q", "responses": ["good", "bad"], "ranks": [0, 1]}"#,
             r#"{"prompt": [{"role": "user", "content": "q"}], "responses": ["good", "bad"], "scores": [0, -1]}"#,
-            "{\"prompt\": \"q\", \"response\": \"good\", \"rank\": 0}\n{\"prompt\": \"q\", \"response\": \"bad\", \"score_reference\": -1}",
+            "{\"prompt\": \"q\", \"response\": \"good\", \"rank\": 0}\n\
+             {\"prompt\": \"q\", \"response\": \"bad\", \"score_reference\": -1}",
             r#"[{"prompt": "q", "responses": ["good", "bad"]}]"#,
         ] {
             assert_eq!(plain(text), both, "{text}");

@@ -56,8 +56,8 @@ pub struct Drift {
     pub tokens: Option<f64>,
 }
 
-/// Different n-grams over all n-grams of a set of texts (distinct-n of Li et al. 2016, arXiv 1510.03055); n-grams do not reach
-/// over the end of a text. None where there are none.
+/// Different n-grams over all n-grams of a set of texts (distinct-n of Li et al. 2016, arXiv 1510.03055); n-grams do
+/// not reach over the end of a text. None where there are none.
 pub fn distinct_n<S: AsRef<str>>(texts: &[S], n: usize) -> Option<f64> {
     let all: Vec<Vec<String>> = texts.iter().map(|t| words(t.as_ref()).collect()).collect();
     let (mut seen, mut count) = (HashSet::new(), 0usize);
@@ -70,10 +70,10 @@ pub fn distinct_n<S: AsRef<str>>(texts: &[S], n: usize) -> Option<f64> {
 
 /// Mean over the texts of BLEU against all others as its references (self-BLEU of Zhu et al. 2018, arXiv 1802.01886).
 ///
-/// BLEU = BP · exp(¼ Σₙ log pₙ), n = 1..4; pₙ: a text's n-grams, each counted at most as often as in the reference that has it most,
-/// over all its n-grams (at least 1); a count of 0 becomes 0.1 but for n = 1, where BLEU is 0; BP = exp(1 − r/c) where the text's
-/// length c is below r, the nearest length of a reference (the shorter one of two). It equals NLTK's `sentence_bleu` with smoothing
-/// method 1. None below two texts.
+/// BLEU = BP · exp(¼ Σₙ log pₙ), n = 1..4; pₙ: a text's n-grams, each counted at most as often as in the reference that
+/// has it most, over all its n-grams (at least 1); a count of 0 becomes 0.1 but for n = 1, where BLEU is 0; BP = exp(1
+/// − r/c) where the text's length c is below r, the nearest length of a reference (the shorter one of two). It equals
+/// NLTK's `sentence_bleu` with smoothing method 1. None below two texts.
 pub fn self_bleu<S: AsRef<str>>(texts: &[S]) -> Option<f64> {
     if texts.len() < 2 {
         return None;
@@ -82,8 +82,8 @@ pub fn self_bleu<S: AsRef<str>>(texts: &[S]) -> Option<f64> {
     let mut log_p = vec![0.0; all.len()];
     for n in 1..=BLEU_N {
         let counts: Vec<HashMap<&[String], usize>> = all.iter().map(|text| grams(text, n)).collect();
-        // The largest count of each n-gram, whose it is, and the largest one of the others: what a text's references have is
-        // then known without walking them.
+        // The largest count of each n-gram, whose it is, and the largest one of the others: what a text's references
+        // have is then known without walking them.
         let mut most: HashMap<&[String], (usize, usize, usize)> = HashMap::new();
         for (i, count) in counts.iter().enumerate() {
             for (gram, &c) in count {
@@ -180,7 +180,8 @@ pub fn drift(a: &Diversity, b: &Diversity) -> Drift {
     }
 }
 
-/// What looks like a collapse of the answers or of their scores, a sentence each; `before` is what distinct-1 is compared with.
+/// What looks like a collapse of the answers or of their scores, a sentence each; `before` is what distinct-1 is
+/// compared with.
 pub fn warnings(own: &Diversity, before: Option<&Diversity>, scores: &[f64]) -> Vec<String> {
     let mut out = Vec::new();
     let bins = histogram(scores);
@@ -223,8 +224,8 @@ mod tests {
 
     #[test]
     fn self_bleu_is_nltks() {
-        // nltk 3.10: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1); by text 0.23462…,
-        // 0.15557…, 0.24446…, 0.05183…, 0.
+        // nltk 3.10: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1); by text
+        // 0.23462…, 0.15557…, 0.24446…, 0.05183…, 0.
         let mean = self_bleu(&TEXTS).unwrap();
         assert!((mean - 0.137_298_930_301_861_4).abs() < 1e-12, "{mean}");
         assert!((self_bleu(&["one two three four five"; 3]).unwrap() - 1.0).abs() < 1e-12);

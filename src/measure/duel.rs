@@ -56,7 +56,8 @@ pub struct DuelRecord {
     pub b: Vec<DuelAnswer>,
     /// How a did against b; null where that could not be judged.
     pub outcome: Option<Outcome>,
-    /// Probability that a is better where it is shown first, mean over the samples; null where it was not asked or not read.
+    /// Probability that a is better where it is shown first, mean over the samples; null where it was not asked or not
+    /// read.
     pub p_first: Option<f64>,
     /// The same where a is shown second.
     pub p_second: Option<f64>,
@@ -137,7 +138,8 @@ pub struct DuelReport {
     pub warnings: Vec<String>,
 }
 
-/// Has every prompt judged; sample k of a meets sample k of b, surplus samples are left out where answers are judged side by side.
+/// Has every prompt judged; sample k of a meets sample k of b, surplus samples are left out where answers are judged
+/// side by side.
 ///
 /// # Errors
 /// Errors of the judge and its engine.
@@ -269,7 +271,8 @@ pub fn summarise(judge: &str, a: &AnswerSet, b: &AnswerSet, records: &[DuelRecor
     if let Some(o) = orders.filter(|o| o.agree < 0.5) {
         let share = (1.0 - o.agree) * 100.0;
         all_warnings.push(format!(
-            "the judge changes its mind with the order on {share:.0} % of the prompts: scores of each answer (--mode) may serve better"
+            "the judge changes its mind with the order on {share:.0} % of the prompts: \
+             scores of each answer (--mode) may serve better"
         ));
     }
     DuelReport {

@@ -162,7 +162,8 @@ pub fn exact_match(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     Some(same as f64 / groups.len() as f64)
 }
 
-/// Of the responses scored 5 (at least 4.5), the share that the truth ranks best in its group. None when there are none.
+/// Of the responses scored 5 (at least 4.5), the share that the truth ranks best in its group. None when there are
+/// none.
 pub fn five_best(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     let (mut best, mut all) = (0usize, 0usize);
     for (truth, predicted) in groups {

@@ -19,8 +19,8 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// A text alone. It is scored from its first token on where the model begins texts with a token of its own, else from its second
-    /// one on.
+    /// A text alone. It is scored from its first token on where the model begins texts with a token of its own, else
+    /// from its second one on.
     ///
     /// # Errors
     /// Text that cannot be encoded.
@@ -46,8 +46,8 @@ impl Passage {
 pub struct Windows {
     /// Tokens of a window.
     pub length: usize,
-    /// How far each begins after the one before; below `length`. Every token is scored once, in the first window that has it: with
-    /// at least `length - stride` tokens before it, but for those of the first window.
+    /// How far each begins after the one before; below `length`. Every token is scored once, in the first window that
+    /// has it: with at least `length - stride` tokens before it, but for those of the first window.
     pub stride: usize,
 }
 
@@ -70,8 +70,8 @@ pub struct Perplexity {
     pub nll: f64,
     /// The same in bits.
     pub bits_per_token: f64,
-    /// All negative log-probs, in bits, over all bytes: what models with different tokenizers can be compared by; null without
-    /// bytes.
+    /// All negative log-probs, in bits, over all bytes: what models with different tokenizers can be compared by; null
+    /// without bytes.
     pub bits_per_byte: Option<f64>,
 }
 

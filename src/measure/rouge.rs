@@ -1,4 +1,5 @@
-//! ROUGE-L between short texts, to keep near-duplicates out of the new prompts (as Self-Instruct does, arXiv 2212.10560).
+//! ROUGE-L between short texts, to keep near-duplicates out of the new prompts (as Self-Instruct does, arXiv
+//! 2212.10560).
 
 use std::collections::HashMap;
 

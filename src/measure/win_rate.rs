@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Resamples of a bootstrap.
 pub const RESAMPLES: u32 = 1000;
-/// Ridge of [`length_controlled`], on both parameters, against a sum over the prompts: it moves a fit of ten prompts by less than
-/// 0.01 and keeps one where a side always wins finite.
+/// Ridge of [`length_controlled`], on both parameters, against a sum over the prompts: it moves a fit of ten prompts by
+/// less than 0.01 and keeps one where a side always wins finite.
 const RIDGE: f64 = 0.01;
 
 /// A share with the interval that holds 95 % of its bootstrap resamples.
@@ -21,8 +21,8 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// `statistic` of all `n` items, and its 95 % percentile interval over [`RESAMPLES`] resamples of them with replacement, drawn by
-/// the counter-based generator from `seed` alone. None without items.
+/// `statistic` of all `n` items, and its 95 % percentile interval over [`RESAMPLES`] resamples of them with
+/// replacement, drawn by the counter-based generator from `seed` alone. None without items.
 pub fn bootstrap(n: usize, seed: u64, statistic: &dyn Fn(&[usize]) -> f64) -> Option<Estimate> {
     if n == 0 {
         return None;
@@ -63,10 +63,10 @@ pub struct LengthControlled {
 
 /// The win rate at equal length, after AlpacaEval 2 (arXiv 2404.04475).
 ///
-/// Fitted is P(a wins) = σ(θ + φ · tanh(d / s)): d is a's length less b's, s the standard deviation of d over the prompts (without
-/// d's term where it is 0), a tie counts as half a win and half a loss; θ and φ maximise the log-likelihood less ½ · 0.01 · (θ² + φ²).
-/// Told is σ(θ), where the term of length is 0. The paper's third term, how hard each prompt is, needs many models and is left out.
-/// The interval refits every resample. None without prompts.
+/// Fitted is P(a wins) = σ(θ + φ · tanh(d / s)): d is a's length less b's, s the standard deviation of d over the
+/// prompts (without d's term where it is 0), a tie counts as half a win and half a loss; θ and φ maximise the
+/// log-likelihood less ½ · 0.01 · (θ² + φ²). Told is σ(θ), where the term of length is 0. The paper's third term, how
+/// hard each prompt is, needs many models and is left out. The interval refits every resample. None without prompts.
 pub fn length_controlled(points: &[f64], differences: &[f64], seed: u64) -> Option<LengthControlled> {
     let n = points.len().min(differences.len());
     let on = |pick: &[usize]| {

@@ -30,7 +30,8 @@ impl<'a> ChatDomain<'a> {
     /// `source` gives the text and the configuration of every model of the run.
     ///
     /// # Errors
-    /// The model has no tokenizer; the seed file cannot be read, holds a line without `prompt`, an empty prompt, or none at all.
+    /// The model has no tokenizer; the seed file cannot be read, holds a line without `prompt`, an empty prompt, or
+    /// none at all.
     pub fn new(source: &'a ModelSource, section: &PromptSection) -> Result<Self> {
         let path = &section.seed_file;
         let records: Vec<SeedRecord> = if path.as_os_str().is_empty() {

@@ -27,8 +27,8 @@ pub struct Context<'a> {
     pub held_out: &'a [String],
 }
 
-/// What a run must have in common with its resume for the same bytes: the device, the order of its sums, the sizes of waves
-/// and steps.
+/// What a run must have in common with its resume for the same bytes: the device, the order of its sums, the sizes of
+/// waves and steps.
 pub(crate) fn sizes(gpu: &Gpu, settings: &RoundSettings) -> BTreeMap<String, serde_json::Value> {
     BTreeMap::from([
         ("device".to_owned(), gpu.info().name.clone().into()),
@@ -67,5 +67,6 @@ pub(crate) const LOGPS_BEFORE: &str = "logps-before";
 /// Verdict pairs.
 pub(crate) const META_PAIRS: &str = "meta-pairs";
 
-/// Called with a run's folder when a round, or the whole run, has ended: so that a report can follow, of which the loop knows nothing.
+/// Called with a run's folder when a round, or the whole run, has ended: so that a report can follow, of which the loop
+/// knows nothing.
 pub type Renewed<'a> = dyn Fn(&Path, &dyn Observer) + 'a;

@@ -43,8 +43,8 @@ pub trait Domain {
     /// Text that cannot be encoded.
     fn invitation_stop(&self) -> Result<Vec<u32>>;
 
-    /// What the model wrote after an invitation, and the new prompt in it or the reason why there is none (as counted in the
-    /// metrics).
+    /// What the model wrote after an invitation, and the new prompt in it or the reason why there is none (as counted
+    /// in the metrics).
     ///
     /// # Errors
     /// Ids that cannot be decoded.

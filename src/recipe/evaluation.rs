@@ -1,5 +1,5 @@
-//! What is measured of every model of a run: its answers to held-out prompts against those of other models, and its own judgment on
-//! ranked answers. The small world has a measure of its own (`evaluation.rs`).
+//! What is measured of every model of a run: its answers to held-out prompts against those of other models, and its own
+//! judgment on ranked answers. The small world has a measure of its own (`evaluation.rs`).
 
 use super::config::RunConfig;
 use super::models::Models;
@@ -77,8 +77,8 @@ pub(crate) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new
 }
 
 impl<'a> Standing<'a> {
-    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are scored under
-    /// `templates`, the run's.
+    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are
+    /// scored under `templates`, the run's.
     ///
     /// # Errors
     /// The prompts or the ranked answers cannot be read.

@@ -1,7 +1,8 @@
 //! The self-rewarding loop: its stages, its configuration, its folder.
 //!
-//! A round is prompts -> candidates -> verdicts -> pairs -> training. Each stage is one file in [`stages`], reads and writes JSONL, and
-//! can be interrupted after any wave. What differs between real models and the small world is data behind [`Domain`].
+//! A round is prompts -> candidates -> verdicts -> pairs -> training. Each stage is one file in [`stages`], reads and
+//! writes JSONL, and can be interrupted after any wave. What differs between real models and the small world is data
+//! behind [`Domain`].
 
 pub mod chat;
 pub mod config;

@@ -23,8 +23,8 @@ pub struct PairRule {
     pub most: usize,
     /// Smallest difference of the two scores; equal scores never make a pair.
     pub min_gap: f64,
-    /// Length control of [`Select::BestWorst`]: among candidates within this much of the best score the shortest is chosen,
-    /// among those within it of the worst the longest is rejected. 0 is off.
+    /// Length control of [`Select::BestWorst`]: among candidates within this much of the best score the shortest is
+    /// chosen, among those within it of the worst the longest is rejected. 0 is off.
     pub length_margin: f64,
 }
 
@@ -50,8 +50,8 @@ pub enum Choice {
     TooFew,
 }
 
-/// Pairs among `candidates`, or of one of them with one of `rejected` where the rejected answers are another model's. Among
-/// equals the earliest candidate counts.
+/// Pairs among `candidates`, or of one of them with one of `rejected` where the rejected answers are another model's.
+/// Among equals the earliest candidate counts.
 pub fn choose(candidates: &[Scored], rejected: Option<&[Scored]>, rule: &PairRule) -> Choice {
     let numbers = |list: &[Scored]| list.iter().filter(|c| c.score.is_finite()).count();
     let needed = if rejected.is_some() { 1 } else { 2 };

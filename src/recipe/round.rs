@@ -16,8 +16,9 @@ use crate::model::Model;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Plays a round with `model` and writes the next one into the folder `next`; finished stages are read back, an interrupted one
-/// goes on. `earlier` holds every prompt that may not come again; `on_stage` is told of each stage that ends.
+/// Plays a round with `model` and writes the next one into the folder `next`; finished stages are read back, an
+/// interrupted one goes on. `earlier` holds every prompt that may not come again; `on_stage` is told of each stage that
+/// ends.
 ///
 /// # Errors
 /// Errors of the stages; a round that yields no prompts or no pairs; `Stopped` when the observer asks for it.

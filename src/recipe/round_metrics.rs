@@ -51,8 +51,8 @@ pub struct RoundMetrics {
     /// Pairs left out because log-probs and scores disagree (`[pairs] implicit`).
     #[serde(default)]
     pub disagreeing: usize,
-    /// Agreement of the judge with the model before, (τ + 1) / 2, mean over prompts (`[pairs] agreement`); null where it was not
-    /// asked.
+    /// Agreement of the judge with the model before, (τ + 1) / 2, mean over prompts (`[pairs] agreement`); null where
+    /// it was not asked.
     #[serde(default)]
     pub agreement: Option<f64>,
     /// Verdict pairs (`[judge] meta`).

@@ -46,8 +46,8 @@ pub struct How<'a> {
 /// Plays the rounds that `config` asks for; a finished run is left as it is.
 ///
 /// # Errors
-/// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings; errors of the
-/// stages; `Stopped` when the observer asks for it.
+/// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings;
+/// errors of the stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
@@ -139,11 +139,12 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
     status(&path)
 }
 
-/// Writes the answers and verdicts of one share of the prompts of the round that a run has come to; the next [`run`] merges them.
-/// Several may work at the same time. Returns how many prompts the share has.
+/// Writes the answers and verdicts of one share of the prompts of the round that a run has come to; the next [`run`]
+/// merges them. Several may work at the same time. Returns how many prompts the share has.
 ///
 /// # Errors
-/// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for it.
+/// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for
+/// it.
 pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;

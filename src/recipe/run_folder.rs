@@ -58,8 +58,9 @@ impl RunFolder {
     /// Creates the folder, or opens it again with `resume`. `config` is the resolved configuration.
     ///
     /// # Errors
-    /// The folder is in use by another process; it exists and `resume` is not set; another version of this crate made it; its
-    /// configuration (but for [`FREE`]) or sizes differ (the error names the key and both values); it cannot be written.
+    /// The folder is in use by another process; it exists and `resume` is not set; another version of this crate made
+    /// it; its configuration (but for [`FREE`]) or sizes differ (the error names the key and both values); it cannot be
+    /// written.
     pub fn open(
         path: &Path,
         config: &toml::Table,
@@ -109,8 +110,8 @@ impl RunFolder {
         self.path.join(format!("M{number}"))
     }
 
-    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, whose round's files are all
-    /// written; 0 keeps all.
+    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, whose round's files are
+    /// all written; 0 keeps all.
     ///
     /// # Errors
     /// A file that cannot be removed.
@@ -175,8 +176,8 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     [LOCK_FILE, PLAN_FILE, ".plan.json.tmp", ".config.toml.tmp"].iter().any(|ours| name == *ours)
 }
 
-/// Takes part in a run that others work on at the same time: the folder is closed to [`RunFolder::open`] as long as what is returned
-/// lives. `config` is the resolved configuration.
+/// Takes part in a run that others work on at the same time: the folder is closed to [`RunFolder::open`] as long as
+/// what is returned lives. `config` is the resolved configuration.
 ///
 /// # Errors
 /// There is no such run; a whole run works on it; its configuration differs.

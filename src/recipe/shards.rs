@@ -1,5 +1,5 @@
-//! A round's answers and verdicts on several machines: each takes a share of the prompts and writes into a folder of its own; the run
-//! that goes on checks that nothing is missing, and merges.
+//! A round's answers and verdicts on several machines: each takes a share of the prompts and writes into a folder of
+//! its own; the run that goes on checks that nothing is missing, and merges.
 
 use super::context::{Context, RoundFiles};
 use super::stages::{candidates, verdicts};
@@ -84,7 +84,8 @@ pub fn begun(files: &RoundFiles) -> bool {
     files.dir.join(FOLDER).is_dir() && !files.jsonl("verdicts").exists()
 }
 
-/// Shards of a round that are begun, or to be begun, and not finished, as `--shard` names them; empty where there are none.
+/// Shards of a round that are begun, or to be begun, and not finished, as `--shard` names them; empty where there are
+/// none.
 ///
 /// # Errors
 /// The shards are of different numbers.
@@ -101,8 +102,8 @@ pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
 /// Merges the shards of a round, where there are any, into its candidates and verdicts.
 ///
 /// # Errors
-/// A shard is missing or not finished, or they are of different numbers: the error says which, and what to run; their records do
-/// not fit the round's prompts.
+/// A shard is missing or not finished, or they are of different numbers: the error says which, and what to run; their
+/// records do not fit the round's prompts.
 pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Result<()> {
     if !begun(files) {
         return Ok(());

@@ -62,8 +62,8 @@ impl Supervision {
         })
     }
 
-    /// Trains M0 and writes M1 into the folder `next`; `dir` keeps the steps and, until the end, the checkpoints. A finished
-    /// training is left as it is.
+    /// Trains M0 and writes M1 into the folder `next`; `dir` keeps the steps and, until the end, the checkpoints. A
+    /// finished training is left as it is.
     ///
     /// # Errors
     /// Errors of the training and of the files; `Stopped` when the observer asks for it.
@@ -96,8 +96,9 @@ impl Supervision {
     }
 }
 
-/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is empty. The
-/// passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of its files; `config` is told.
+/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is
+/// empty. The passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of
+/// its files; `config` is told.
 pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) -> Vec<Example> {
     match mix {
         [] => files.concat(),
@@ -105,7 +106,8 @@ pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) ->
     }
 }
 
-/// As many records as `epochs` passes over all lists have, taken from the lists in the ratio `mix`; each list goes round and round.
+/// As many records as `epochs` passes over all lists have, taken from the lists in the ratio `mix`; each list goes
+/// round and round.
 fn mixed<T: Clone>(lists: &[Vec<T>], mix: &[f64], epochs: usize) -> Vec<T> {
     let total = (lists.iter().map(Vec::len).sum::<usize>() * epochs) as f64;
     let whole: f64 = mix.iter().sum();

@@ -91,8 +91,8 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
     }
 }
 
-/// A stage whose waves stand for themselves: works through `items` in waves of `size`, and writes the records to `out` once all
-/// are there, brought into order by `sort`. A finished stage is read back. `name` and `unit` are for progress.
+/// A stage whose waves stand for themselves: works through `items` in waves of `size`, and writes the records to `out`
+/// once all are there, brought into order by `sort`. A finished stage is read back. `name` and `unit` are for progress.
 ///
 /// # Errors
 /// Errors of `work` and of the files; `Stopped` when the observer asks for it.

@@ -70,8 +70,8 @@ pub const CURVES: [Curve; 8] = [
 /// The key under which a step has the score of the validation after it.
 pub const VALIDATION: &str = "validation/score";
 
-/// The values of one key over a training's steps; None where a step has none that can be drawn. A validation's score holds until
-/// the next one.
+/// The values of one key over a training's steps; None where a step has none that can be drawn. A validation's score
+/// holds until the next one.
 pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
     // Differences of larger values than these overflow.
     let drawn = |v: &f64| v.abs() < 1e300;

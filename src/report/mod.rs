@@ -1,8 +1,8 @@
 //! The report of a run: what its folder holds, as one page, as tables, and in the forms that experiment trackers read.
 //!
-//! `gather` reads the folder into a [`Report`]; everything else is a pure function of that. `curves` and `tables` are the lists
-//! that the page, the terminal and the document of `report --json` share; `plot` turns numbers into geometry, which the template
-//! draws as SVG; `trackers` writes TensorBoard's event files and flat JSONL.
+//! `gather` reads the folder into a [`Report`]; everything else is a pure function of that. `curves` and `tables` are
+//! the lists that the page, the terminal and the document of `report --json` share; `plot` turns numbers into geometry,
+//! which the template draws as SVG; `trackers` writes TensorBoard's event files and flat JSONL.
 
 pub mod curves;
 mod gather;

@@ -1,5 +1,5 @@
-//! The report's tables, as text: one form for the page and the terminal. Quantities are rows, so that a table with few models or
-//! rounds is narrow.
+//! The report's tables, as text: one form for the page and the terminal. Quantities are rows, so that a table with few
+//! models or rounds is narrow.
 
 use super::{Bin, Judging, Report, Round};
 use crate::demo::report::ModelReport;

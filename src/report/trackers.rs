@@ -1,9 +1,9 @@
-//! The steps of a run in the forms that experiment trackers read: TensorBoard's event files, and JSONL with flat keys as wandb,
-//! trackio and MLflow take them.
+//! The steps of a run in the forms that experiment trackers read: TensorBoard's event files, and JSONL with flat keys
+//! as wandb, trackio and MLflow take them.
 //!
-//! An event file is a list of TFRecords: length (u64, little-endian), its masked CRC-32C, the bytes, their masked CRC-32C; the bytes
-//! are an `Event` in protobuf's wire format (tensorflow/core/util/event.proto, framework/summary.proto). A few fields of it are
-//! needed, so they are written by hand.
+//! An event file is a list of TFRecords: length (u64, little-endian), its masked CRC-32C, the bytes, their masked
+//! CRC-32C; the bytes are an `Event` in protobuf's wire format (tensorflow/core/util/event.proto,
+//! framework/summary.proto). A few fields of it are needed, so they are written by hand.
 
 use super::{Report, Training};
 use crate::Result;
@@ -24,8 +24,8 @@ struct Scalar {
     value: f64,
 }
 
-/// Writes `dir/round-N/` for the steps of each training and `dir/rounds/` for what there is one of for each round and model, as
-/// event files. Returns the folders written.
+/// Writes `dir/round-N/` for the steps of each training and `dir/rounds/` for what there is one of for each round and
+/// model, as event files. Returns the folders written.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -39,8 +39,8 @@ pub fn tensorboard(report: &Report, dir: &Path) -> Result<Vec<String>> {
     .collect()
 }
 
-/// Writes one JSON object a step: `stage`, `round`, `step`, `global_step` (over all trainings), `unix_seconds` where known, and the
-/// step's numbers under the tags of TensorBoard. Returns how many.
+/// Writes one JSON object a step: `stage`, `round`, `step`, `global_step` (over all trainings), `unix_seconds` where
+/// known, and the step's numbers under the tags of TensorBoard. Returns how many.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -69,7 +69,8 @@ fn tag(key: &str) -> String {
     if key.contains('/') && !key.starts_with("group_loss") { key.to_owned() } else { format!("train/{key}") }
 }
 
-/// Steps are not timed one by one: they are spread evenly over the time that the log gives the training; 0 without a log.
+/// Steps are not timed one by one: they are spread evenly over the time that the log gives the training; 0 without a
+/// log.
 fn wall_time(training: &Training, at: usize) -> f64 {
     let Some([begin, end]) = training.time else { return 0.0 };
     begin + (end - begin) * (at + 1) as f64 / training.steps.len() as f64

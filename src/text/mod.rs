@@ -85,8 +85,8 @@ impl Text {
         Ok(text)
     }
 
-    /// From a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` goes before the template in
-    /// tokenizer_config.json, as in transformers.
+    /// From a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` goes before the template
+    /// in tokenizer_config.json, as in transformers.
     ///
     /// # Errors
     /// As [`Text::from_json`], naming the file; what the file system says.
@@ -146,7 +146,8 @@ impl Text {
         self.template.is_some()
     }
 
-    /// The conversation as the model's template writes it; with `add_generation_prompt` up to where the assistant speaks.
+    /// The conversation as the model's template writes it; with `add_generation_prompt` up to where the assistant
+    /// speaks.
     ///
     /// # Errors
     /// There is no template, the template fails or refuses the conversation, or it does not end.
@@ -157,8 +158,8 @@ impl Text {
         }
     }
 
-    /// Token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`, `name`, a content
-    /// of several parts), and `tools` is the list of functions that the model may call.
+    /// Token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`, `name`,
+    /// a content of several parts), and `tools` is the list of functions that the model may call.
     ///
     /// # Errors
     /// As [`Text::render_chat`] and [`Text::encode`].
@@ -249,9 +250,9 @@ impl Text {
     }
 }
 
-/// Where a SentencePiece BPE gets its leading blank if not as its file says. Converters write a normalizer that puts one
-/// before every piece between special tokens; transformers' `LlamaTokenizer` takes vocabulary and merges alone and puts
-/// one at the text's start, or everywhere with `legacy`, or nowhere without `add_prefix_space`.
+/// Where a SentencePiece BPE gets its leading blank if not as its file says. Converters write a normalizer that puts
+/// one before every piece between special tokens; transformers' `LlamaTokenizer` takes vocabulary and merges alone and
+/// puts one at the text's start, or everywhere with `legacy`, or nowhere without `add_prefix_space`.
 fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
     let class = config.get("tokenizer_class")?.as_str()?;
     let file: Value = serde_json::from_str(tokenizer_json).ok()?;
@@ -270,8 +271,9 @@ fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
     })
 }
 
-/// `tokenizers` panics on some broken files (merges shorter than the prefix that they are to lose, a damaged SentencePiece
-/// normaliser). Telling these apart beforehand would be to read the file a second time, so the panic is caught.
+/// `tokenizers` panics on some broken files (merges shorter than the prefix that they are to lose, a damaged
+/// SentencePiece normaliser). Telling these apart beforehand would be to read the file a second time, so the panic is
+/// caught.
 fn read_tokenizer(json: &str) -> Result<Tokenizer> {
     let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
     let document: Value = serde_json::from_str(json).map_err(|error| broken(&error))?;
@@ -309,14 +311,15 @@ pub(crate) mod tests {
             "post_processor": null,
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
+                      "merges": []}
         });
         Text::from_json(json.to_string(), config).unwrap()
     }
 
     pub(crate) const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
-        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}\
-        {% endif %}";
+        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
+        {{ '<|im_start|>assistant\n' }}{% endif %}";
 
     #[test]
     fn text_comes_back() {

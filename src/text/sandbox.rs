@@ -1,9 +1,10 @@
-//! Running templates that come with a model or from a user: they read no file and end within bounds of steps, time and memory.
+//! Running templates that come with a model or from a user: they read no file and end within bounds of steps, time and
+//! memory.
 //!
-//! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two of a million
-//! entries. So the compiled template is changed before it runs: what an instruction made is handed to a function that counts
-//! it ([`guarded`]). Constants are computed while compiling, where nothing counts, so products in the source are kept from
-//! being constant ([`prepared`]).
+//! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two of a
+//! million entries. So the compiled template is changed before it runs: what an instruction made is handed to a
+//! function that counts it ([`guarded`]). Constants are computed while compiling, where nothing counts, so products in
+//! the source are kept from being constant ([`prepared`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -132,8 +133,8 @@ impl Budget {
         }
     }
 
-    /// Counts a value that an instruction made. Lists that compute their entries are computed, so that what is built of lists
-    /// has a size.
+    /// Counts a value that an instruction made. Lists that compute their entries are computed, so that what is built of
+    /// lists has a size.
     fn made(&self, value: Value) -> Result<Value> {
         let value = match value.kind() {
             ValueKind::Iterable => listed(&value)?,

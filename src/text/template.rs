@@ -50,7 +50,8 @@ pub(super) fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// `{% generation %}` marks the assistant's words for loss masks and writes nothing itself; an always-true `if` does the same.
+/// `{% generation %}` marks the assistant's words for loss masks and writes nothing itself; an always-true `if` does
+/// the same.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

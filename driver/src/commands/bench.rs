@@ -22,7 +22,8 @@ pub(crate) struct Args {
     /// Only these kernels
     #[arg(long, value_name = "K,…", value_delimiter = ',')]
     kernel: Vec<String>,
-    /// Time products C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, their weights in --dtype; may be given several times
+    /// Time products C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, their weights in --dtype; may be given
+    /// several times
     #[arg(long, value_name = "M,N,K", conflicts_with_all = ["list", "model", "config"], value_parser = sizes)]
     shape: Vec<[usize; 3]>,
     /// With --shape: the gradients by A and by B as well
@@ -46,7 +47,8 @@ pub(crate) struct Args {
     /// New tokens of the decode measurement (default: 64, on a software adapter 8)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     decode: Option<u32>,
-    /// Pairs of the measured DPO step, tokens of each prompt and of each answer (default: 4,32,64, on a software adapter 2,16,16)
+    /// Pairs of the measured DPO step, tokens of each prompt and of each answer (default: 4,32,64, on a software
+    /// adapter 2,16,16)
     #[arg(long, value_name = "N,P,A", value_parser = sizes)]
     pairs: Option<[usize; 3]>,
     /// Show each figure beside that of an earlier `bench --json`, and how many times as fast it is now
@@ -54,8 +56,8 @@ pub(crate) struct Args {
     compare: Option<PathBuf>,
     #[command(flatten)]
     pin: Pin,
-    /// Weights of the products; with --model or --config (f32, bf16, f16) also those of the model (default: all, and as the file has
-    /// them)
+    /// Weights of the products; with --model or --config (f32, bf16, f16) also those of the model (default: all, and as
+    /// the file has them)
     #[arg(long, value_name = "T", value_parser = types())]
     dtype: Option<&'static str>,
 }
@@ -204,12 +206,15 @@ fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
     app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
     let p = &report.peaks;
     app.line(format!(
-        "peaks: {:.1} GFLOP/s in f32{}{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. Share is of the peak \
-         that bounds",
+        "peaks: {:.1} GFLOP/s in f32{}{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. \
+         Share is of the peak that bounds",
         p.gflops,
         p.f16_gflops.map_or(String::new(), |g| format!(", {g:.1} in f16")),
         p.matrix_gflops.map_or(String::new(), |g| format!(", {g:.1} on matrix units")),
-        p.read_gbs, p.cached_gbs, p.copy_gbs, p.dispatch_us
+        p.read_gbs,
+        p.cached_gbs,
+        p.copy_gbs,
+        p.dispatch_us
     ))?;
     if !report.kernels.is_empty() {
         app.line("")?;

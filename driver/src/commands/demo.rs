@@ -130,7 +130,8 @@ fn print(app: &App, report: &DemoReport, device: &str) -> Result<()> {
         }
     }
     app.line(format!(
-        "\nTrue scores go from 0 to 5 and come from an exact scorer that only measures; the models judged themselves{}.",
+        "\nTrue scores go from 0 to 5 and come from an exact scorer that only measures; \
+         the models judged themselves{}.",
         if m.judge == "self" { "" } else { " not: this is a control" }
     ))?;
     app.line(format!("{:.0} s on {device}", report.seconds))

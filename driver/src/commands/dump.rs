@@ -39,7 +39,8 @@ pub(crate) struct TokensArgs {
     /// Hugging Face folder, GGUF file, PEFT folder, run folder, or hub id
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// A JSON list of strings, of message lists (chat template with the generation prompt), or of {"messages": …, "tools": …}
+    /// A JSON list of strings, of message lists (chat template with the generation prompt), or of {"messages": …,
+    /// "tools": …}
     #[arg(long, value_name = "FILE.json")]
     text: PathBuf,
     /// The list of id lists

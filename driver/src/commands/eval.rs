@@ -57,10 +57,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "F", help_heading = "Judge and perplexity")]
     data: Option<PathBuf>,
     /// perplexity: tokens read at once (default: the context, at most 4096)
-    #[arg(long, value_name = "N", help_heading = "Judge and perplexity", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Judge and perplexity",
+        value_parser = clap::value_parser!(u32).range(2..)
+    )]
     window: Option<u32>,
     /// perplexity: how far windows over a longer text move on (default: half a window)
-    #[arg(long, value_name = "N", help_heading = "Judge and perplexity", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Judge and perplexity",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     stride: Option<u32>,
 }
 
@@ -76,7 +86,8 @@ struct DuelArgs {
     /// Answers to read in place of --against
     #[arg(long, value_name = "F")]
     answers_b: Option<PathBuf>,
-    /// Who decides: a model, by default side by side in both orders, with --mode by scores; or oracle, the small world's scorer
+    /// Who decides: a model, by default side by side in both orders, with --mode by scores; or oracle, the small
+    /// world's scorer
     #[arg(long, value_name = "M|oracle")]
     judge: Option<PathBuf>,
     /// Side by side, let the judge write verdicts (--samples of them an order) in place of reading its probabilities
@@ -270,7 +281,8 @@ fn print_duel(app: &App, r: &DuelReport) -> Result<()> {
     app.line("")?;
     if let Some(o) = r.orders {
         app.line(format!(
-            "Both orders agree on {:.0} % of the prompts. Mean probability: {:.2} for the answer\nshown first, {:.3} for {}'s.",
+            "Both orders agree on {:.0} % of the prompts. Mean probability: {:.2} for the answer\n\
+             shown first, {:.3} for {}'s.",
             o.agree * 100.0,
             o.first,
             o.preference,

@@ -23,8 +23,8 @@ pub(crate) struct Args {
     /// Merge the model's LoRA adapter into the weights, which hf and gguf need; a model without one is written as it is
     #[arg(long)]
     merge: bool,
-    /// Storage type of the weights; GGUF files keep vectors in f32 (default: the model's own, f32 if it is quantised and
-    /// for a PEFT folder)
+    /// Storage type of the weights; GGUF files keep vectors in f32 (default: the model's own, f32 if it is quantised
+    /// and for a PEFT folder)
     #[arg(long, value_enum, value_name = "T")]
     dtype: Option<Plain>,
     /// Quantise a GGUF file's matrices; rows that are no multiple of 32 are stored as f16

@@ -36,8 +36,8 @@ pub(crate) struct Args {
     /// The run's configuration, with --task run
     #[arg(value_name = "CONFIG.toml", required_if_eq("task", "run"))]
     run: Option<PathBuf>,
-    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id; its weights are not read (a run's
-    /// default: the one that its configuration names)
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id; its weights are not read
+    /// (a run's default: the one that its configuration names)
     #[arg(long, value_name = "M", required_unless_present_any = ["config", "run"], conflicts_with = "config")]
     model: Option<PathBuf>,
     /// A model of the shape that a config.json describes
@@ -83,7 +83,8 @@ pub(crate) struct Args {
     dtype: DtypeArg,
     #[command(flatten)]
     pin: Pin,
-    /// Plan for a desktop's GPU, with bindings of 2 GiB, whatever is in this machine; not for --task run, whose time needs the device
+    /// Plan for a desktop's GPU, with bindings of 2 GiB, whatever is in this machine; not for --task run, whose time
+    /// needs the device
     #[arg(long, conflicts_with_all = ["run", "variant"])]
     desktop: bool,
 }
@@ -422,7 +423,8 @@ fn print(app: &App, report: &Report) -> Result<()> {
         }
         table.print()?;
         app.line(format!(
-            "\nall rounds: {least_seconds:.0} s at least, at this device's peaks and with answers as long as allowed; {} MiB of disk",
+            "\nall rounds: {least_seconds:.0} s at least, at this device's peaks and with answers as long as allowed; \
+             {} MiB of disk",
             mib(*disk_bytes)
         ))?;
     }

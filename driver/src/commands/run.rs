@@ -13,7 +13,10 @@ use selfreward::report;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
-#[command(after_long_help = format!("Keys of CONFIG.toml with their defaults (configs/reference.toml):\n\n{}", config::REFERENCE.trim()))]
+#[command(after_long_help = format!(
+    "Keys of CONFIG.toml with their defaults (configs/reference.toml):\n\n{}",
+    config::REFERENCE.trim()
+))]
 pub(crate) struct Args {
     /// What to run, such as configs/smollm2-tiny.toml
     #[arg(value_name = "CONFIG.toml")]
@@ -24,8 +27,8 @@ pub(crate) struct Args {
     /// Stop at a round's prompts, for shards to answer and judge them; goes on from finished shards
     #[arg(long, value_enum, value_name = "STAGE")]
     until: Option<Stage>,
-    /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines with a
-    /// common folder, once --until prompts has written the prompts
+    /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines
+    /// with a common folder, once --until prompts has written the prompts
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
     pub(crate) shard: Option<Shard>,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! Training files from others' formats: answers to learn (IFT), verdicts to learn (EFT) and preferences, all of them from the same
-//! list of questions whose answers somebody ranked or scored.
+//! Training files from others' formats: answers to learn (IFT), verdicts to learn (EFT) and preferences, all of them
+//! from the same list of questions whose answers somebody ranked or scored.
 
 mod read;
 pub mod verdicts;
@@ -77,8 +77,8 @@ pub fn examples(questions: &[Question], min_score: f64) -> Vec<ExampleRecord> {
     questions.iter().filter_map(best).collect()
 }
 
-/// Preferences: the best answer against the worst, or, with `every`, each answer against each that is ranked below it. Where
-/// both are scored they must lie at least `min_gap` apart.
+/// Preferences: the best answer against the worst, or, with `every`, each answer against each that is ranked below it.
+/// Where both are scored they must lie at least `min_gap` apart.
 pub fn preferences(questions: &[Question], every: bool, min_gap: f64) -> Vec<PreferenceRecord> {
     let mut all = Vec::new();
     for q in questions {
@@ -101,8 +101,8 @@ pub fn preferences(questions: &[Question], every: bool, min_gap: f64) -> Vec<Pre
     all
 }
 
-/// Takes `share` of the questions with at least two ranks out, for measuring a judge. Which ones depends on seed and question
-/// alone, so a longer file holds the same ones out.
+/// Takes `share` of the questions with at least two ranks out, for measuring a judge. Which ones depends on seed and
+/// question alone, so a longer file holds the same ones out.
 ///
 /// # Errors
 /// A share outside 0 to 1.
@@ -135,8 +135,8 @@ pub struct Lesson {
     pub score: usize,
 }
 
-/// Verdicts to learn from scored answers: the justification where there is one, then `Score: k`. Answers without a score
-/// give none.
+/// Verdicts to learn from scored answers: the justification where there is one, then `Score: k`. Answers without a
+/// score give none.
 ///
 /// # Errors
 /// A template that does not fill.
@@ -162,8 +162,8 @@ fn lesson(template: &Template, q: &Question, a: &Answer, why: Option<&str>, scor
     Ok(Lesson { record, score: score as usize })
 }
 
-/// Drops lessons, at random by the seed, until no score has more than `share` of those that are left. Gives how many of each score
-/// were dropped.
+/// Drops lessons, at random by the seed, until no score has more than `share` of those that are left. Gives how many of
+/// each score were dropped.
 pub fn balance(lessons: Vec<Lesson>, share: f64, seed: u64) -> (Vec<Lesson>, [usize; 6]) {
     let mut counts = [0usize; 6];
     lessons.iter().for_each(|l| counts[l.score] += 1);

@@ -1,5 +1,5 @@
-//! Others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. Each line tells by
-//! its fields what it is.
+//! Others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. Each line
+//! tells by its fields what it is.
 
 use super::{Answer, Question};
 use crate::json::read_jsonl;
@@ -81,8 +81,8 @@ struct Scored {
     verdict: Option<String>,
 }
 
-/// The questions of a file in the order in which they first occur. Of trees and messages those in language `lang` (any where it is
-/// empty), their first turn only, deleted texts left out. Gives also what was left out and why.
+/// The questions of a file in the order in which they first occur. Of trees and messages those in language `lang` (any
+/// where it is empty), their first turn only, deleted texts left out. Gives also what was left out and why.
 ///
 /// # Errors
 /// A file that cannot be read, or a line that is none of the forms, by number; no question at all.
@@ -102,7 +102,8 @@ pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
         } else if has("prompt") && (has("response") || has("completion")) {
             found.scored(serde_json::from_value(line).map_err(at)?);
         } else {
-            let what = "expected an Open Assistant tree or message, or prompt with chosen and rejected, or prompt, response and score";
+            let what = "expected an Open Assistant tree or message, or prompt with chosen and rejected, \
+                        or prompt, response and score";
             return Err(Error::file(path, format!("record {}: {what}", i + 1)));
         }
     }

@@ -14,14 +14,18 @@ fn ranked(q: &Question) -> Vec<(&str, usize)> {
 }
 
 const TREES: [&str; 4] = [
-    r#"{"message_tree_id": "1", "prompt": {"message_id": "1", "text": "Why?", "role": "prompter", "lang": "en", "replies": [
+    r#"{"message_tree_id": "1", "prompt": {
+        "message_id": "1", "text": "Why?", "role": "prompter", "lang": "en", "replies": [
         {"message_id": "2", "text": "Bad.", "role": "assistant", "lang": "en", "rank": 2, "replies": []},
         {"message_id": "3", "text": "Good.", "role": "assistant", "lang": "en", "rank": 0, "replies": [
             {"message_id": "9", "text": "And then?", "role": "prompter", "lang": "en", "replies": []}]},
-        {"message_id": "4", "text": "Gone.", "role": "assistant", "lang": "en", "rank": 1, "deleted": true, "replies": []},
+        {"message_id": "4", "text": "Gone.", "role": "assistant", "lang": "en", "rank": 1, "deleted": true,
+            "replies": []},
         {"message_id": "5", "text": "Unranked.", "role": "assistant", "lang": "en", "rank": null, "replies": []}]}}"#,
-    r#"{"message_tree_id": "6", "prompt": {"message_id": "6", "text": "Warum?", "role": "prompter", "lang": "de", "replies": []}}"#,
-    r#"{"message_tree_id": "7", "prompt": {"message_id": "7", "text": "Alone?", "role": "prompter", "lang": "en", "replies": [
+    r#"{"message_tree_id": "6", "prompt": {
+        "message_id": "6", "text": "Warum?", "role": "prompter", "lang": "de", "replies": []}}"#,
+    r#"{"message_tree_id": "7", "prompt": {
+        "message_id": "7", "text": "Alone?", "role": "prompter", "lang": "en", "replies": [
         {"message_id": "8", "text": "Yes.", "role": "assistant", "lang": "en", "replies": []}]}}"#,
     r#"{"prompt": "Which?", "chosen": [{"role": "assistant", "content": "This."}], "rejected": "That."}"#,
 ];

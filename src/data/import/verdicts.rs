@@ -1,5 +1,5 @@
-//! Verdicts to learn from ranked answers without scores: a model writes them, and those are kept whose scores order the answers
-//! as people did (the paper's EFT data).
+//! Verdicts to learn from ranked answers without scores: a model writes them, and those are kept whose scores order the
+//! answers as people did (the paper's EFT data).
 
 use super::{Lesson, Question, lesson};
 use crate::generate::Engine;
@@ -24,9 +24,9 @@ pub struct Written {
     pub unscored: usize,
 }
 
-/// Lets the engine's model judge every answer of the questions that have several ranks, by the additive prompt with sampled
-/// verdicts. A question is kept where each answer's mean score is above that of every answer ranked below it; of an answer's
-/// verdicts the one nearest to the mean is learnt, up to its score.
+/// Lets the engine's model judge every answer of the questions that have several ranks, by the additive prompt with
+/// sampled verdicts. A question is kept where each answer's mean score is above that of every answer ranked below it;
+/// of an answer's verdicts the one nearest to the mean is learnt, up to its score.
 ///
 /// # Errors
 /// Errors of the engine; `Stopped` when the observer asks for it.

@@ -8,8 +8,8 @@ use crate::recipe::context::Context;
 use crate::recipe::waves::in_waves;
 use std::path::Path;
 
-/// Scores in waves of prompts; writes `out` in the order of the prompts. `stage` names the stage in progress. A finished stage is
-/// read back.
+/// Scores in waves of prompts; writes `out` in the order of the prompts. `stage` names the stage in progress. A
+/// finished stage is read back.
 ///
 /// # Errors
 /// Errors of the engine and of the files; `Stopped` when the observer asks for it.

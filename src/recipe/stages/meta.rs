@@ -1,5 +1,5 @@
-//! Meta-Rewarding (arXiv 2407.19594): the model compares its own verdicts, and the better ones are preferred to the worse ones in
-//! training, so that the judge is trained too.
+//! Meta-Rewarding (arXiv 2407.19594): the model compares its own verdicts, and the better ones are preferred to the
+//! worse ones in training, so that the judge is trained too.
 
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
 use crate::generate::Engine;
@@ -55,8 +55,8 @@ struct Told<'a> {
     spread: f64,
 }
 
-/// Compares the verdicts on those answers whose verdicts differ most in their scores, as many as `[judge] meta` allows beside the
-/// pairs of answers; writes the verdict pairs to `out`. A finished stage is read back.
+/// Compares the verdicts on those answers whose verdicts differ most in their scores, as many as `[judge] meta` allows
+/// beside the pairs of answers; writes the verdict pairs to `out`. A finished stage is read back.
 ///
 /// # Errors
 /// A judge that writes no verdicts; errors of the meta-judge and of the files; `Stopped` when the observer asks for it.

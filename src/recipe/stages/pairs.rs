@@ -24,7 +24,8 @@ pub struct Inputs {
     pub anchors: Option<Vec<CandidateRecord>>,
     /// The judgments of the model before, where their agreement counts.
     pub before: Option<Vec<VerdictRecord>>,
-    /// Log-probs of all answers under the round's model and under the one before, where these must agree with the scores.
+    /// Log-probs of all answers under the round's model and under the one before, where these must agree with the
+    /// scores.
     pub logps: Option<[Vec<LogpRecord>; 2]>,
 }
 
@@ -39,7 +40,8 @@ pub struct Outcome {
     pub too_few: usize,
     /// Pairs left out because log-probs and scores disagree.
     pub disagreeing: usize,
-    /// Mean of (τ + 1) / 2 over the prompts, between the round's judge and the model before; None where it was not asked.
+    /// Mean of (τ + 1) / 2 over the prompts, between the round's judge and the model before; None where it was not
+    /// asked.
     pub agreement: Option<f64>,
 }
 

@@ -21,8 +21,8 @@ struct Wave {
     dropped: Vec<DroppedRecord>,
 }
 
-/// Draws invitations in waves until enough new prompts are kept; writes `out` (kept, by id) and `dropped`. Prompts in `earlier`
-/// do not come again. A finished stage is read back.
+/// Draws invitations in waves until enough new prompts are kept; writes `out` (kept, by id) and `dropped`. Prompts in
+/// `earlier` do not come again. A finished stage is read back.
 ///
 /// # Errors
 /// Not one usable prompt; errors of the engine and of the files; `Stopped` when the observer asks for it.

@@ -14,8 +14,8 @@ use crate::train::{Dropout, Optimiser, dpo, sft};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its checkpoints. A
-/// finished training is left as it is.
+/// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its
+/// checkpoints. A finished training is left as it is.
 ///
 /// # Errors
 /// No pairs; errors of [`train`] and of writing the model.

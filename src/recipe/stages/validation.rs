@@ -1,5 +1,5 @@
-//! Early stopping: the model in training answers held-out prompts, the round's judge scores them, and the weights with the best
-//! mean score are the ones that are kept.
+//! Early stopping: the model in training answers held-out prompts, the round's judge scores them, and the weights with
+//! the best mean score are the ones that are kept.
 
 use crate::data::answers::read_prompts;
 use crate::durable;
@@ -97,7 +97,8 @@ impl EarlyStop for Validator<'_> {
         Ok(())
     }
 
-    /// Whether a validation after step `step` of `steps` is still to be made: there is one every so many steps and after the last.
+    /// Whether a validation after step `step` of `steps` is still to be made: there is one every so many steps and
+    /// after the last.
     fn due(&self, step: u64, steps: u64) -> bool {
         let asked = step == steps || step.is_multiple_of(self.ctx.settings.validation.every as u64);
         step > 0 && asked && self.done.last().is_none_or(|last| last.step < step)
@@ -113,7 +114,8 @@ impl EarlyStop for Validator<'_> {
     /// Answers and scores; keeps the weights if no earlier ones scored as well.
     ///
     /// # Errors
-    /// Errors of the engine, the judge and the files; the judge is the round's model, loaded beside the one in training.
+    /// Errors of the engine, the judge and the files; the judge is the round's model, loaded beside the one in
+    /// training.
     fn run(&mut self, trainer: &Trainer) -> Result<()> {
         let ctx = self.ctx;
         ctx.observer.begin("validation", Some(self.prompts.len() as u64), "prompts");
@@ -170,8 +172,8 @@ impl EarlyStop for Validator<'_> {
         Ok(())
     }
 
-    /// Removes the weights that are not the best ones. Call it only once a checkpoint of the last validation's step is written:
-    /// a resume from before it needs the older weights.
+    /// Removes the weights that are not the best ones. Call it only once a checkpoint of the last validation's step is
+    /// written: a resume from before it needs the older weights.
     ///
     /// # Errors
     /// A folder cannot be removed.

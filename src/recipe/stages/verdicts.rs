@@ -9,8 +9,8 @@ use crate::rng::record_id;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Judges in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a prompt with the same text share
-/// a verdict. `stage` names the stage in ids and in progress. A finished stage is read back.
+/// Judges in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a prompt with the same
+/// text share a verdict. `stage` names the stage in ids and in progress. A finished stage is read back.
 ///
 /// # Errors
 /// Errors of the judge, the engine and the files; `Stopped` when the observer asks for it.

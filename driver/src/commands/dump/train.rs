@@ -54,7 +54,13 @@ struct BatchArgs {
     #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
     lr: f32,
     /// AdamW's decay of the two moments
-    #[arg(long, value_delimiter = ',', default_values_t = [0.9, 0.999], value_name = "A,B", value_parser = share_below_1)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [0.9, 0.999],
+        value_name = "A,B",
+        value_parser = share_below_1
+    )]
     betas: Vec<f32>,
     /// Added to the root of the second moment
     #[arg(long, default_value_t = 1e-8, value_parser = at_least_0)]
