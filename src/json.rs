@@ -90,13 +90,19 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Message;
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Message {
+        role: String,
+        content: String,
+    }
 
     #[test]
     fn records_read_back_and_bad_lines_are_named() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("deep/er/messages.jsonl");
-        let all = [[Message::new("user", "a\nb")], [Message::new("assistant", "ä\u{1}")]];
+        let all = [("user", "a\nb"), ("assistant", "ä\u{1}")]
+            .map(|(role, content)| vec![Message { role: role.into(), content: content.into() }]);
         write_jsonl(&path, &all).unwrap();
         assert_eq!(read_jsonl::<Vec<Message>>(&path).unwrap(), all);
         std::fs::write(&path, "{\"role\":\"user\",\"content\":\"x\"}\n\n{\"role\":\"user\"}\n").unwrap();

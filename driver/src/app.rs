@@ -1,6 +1,6 @@
 //! What every command needs: the common flags, the GPU, progress, and one way to print.
 
-use crate::args::{Common, LimitSet};
+use crate::common::{Common, LimitSet};
 use crate::progress::{Progress, Verbosity};
 use crate::ranks::Ranks;
 use anyhow::{Context, Result, bail};

@@ -5,13 +5,14 @@
 mod app;
 mod args;
 mod commands;
+mod common;
 mod profile;
 mod progress;
 mod ranks;
 mod sample;
 mod tables;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use selfreward::Error;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     let resume = cli.command.resume_hint();
-    let ranks = match ranks::Ranks::join(&cli.command) {
+    let ranks = match ranks::Ranks::join(cli.command.sharing()) {
         Ok(ranks) => ranks,
         Err(error) => {
             // Nothing sensible is left to do when stderr itself is gone.
@@ -32,6 +33,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     app.progress.clear();
+    if let Some(usage) = error.downcast_ref::<common::WrongUsage>() {
+        args::Cli::command().error(usage.kind, usage).exit();
+    }
     // A reader that went away (`| head`) wanted no more.
     if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
         return ExitCode::SUCCESS;

@@ -1,6 +1,5 @@
 //! The processes that one mpirun started, which train together.
 
-use crate::args::Command;
 use anyhow::{Result, bail};
 use selfreward::train::exchange::{Alone, Exchange};
 
@@ -9,6 +8,17 @@ const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 /// Set by what starts processes without saying here how many, such as srun.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
+
+/// What the processes share of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Each step's records.
+    Steps,
+    /// Parts of the work that a flag tells apart.
+    Shards,
+    /// Nothing: every process would do the same.
+    Nothing,
+}
 
 /// This process among them; by itself where there are no others.
 pub(crate) struct Ranks {
@@ -19,14 +29,14 @@ pub(crate) struct Ranks {
 impl Ranks {
     /// Joins the others that mpirun started, where there are any. Only `sft` and `dpo` share their work; the shards of
     /// a run are told apart by their flag.
-    pub(crate) fn join(command: &Command) -> Result<Self> {
+    pub(crate) fn join(sharing: Sharing) -> Result<Self> {
         let several = |name: &&str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
         let ranks = SIZES.iter().find_map(several);
-        if matches!(command, Command::Sft(_) | Command::Dpo(_)) {
+        if sharing == Sharing::Steps {
             return Self::several(ranks);
         }
         if let Some(ranks) = ranks
-            && !command.is_shard()
+            && sharing == Sharing::Nothing
         {
             bail!(
                 "mpirun started this {ranks} times, and every one would do the same: only sft and dpo share their work \

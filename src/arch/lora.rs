@@ -1,7 +1,7 @@
 //! A LoRA adapter (arXiv 2106.09685) as plain data: its settings, its tensors on the host, the layers it changes. Names, shapes and
 //! settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
-pub use super::lora_layers::{ALL_LINEAR, LayerRules, Modules};
+pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
 use super::lora_layers::{Rules, names_match};
 use super::{Arch, LARGEST, NamedTensor, first_unusable, unusable};
 use crate::rng::{Stream, fnv};
@@ -11,23 +11,6 @@ use crate::{Error, Result};
 const PREFIX: &str = "base_model.model.";
 /// The largest rank that is taken: more would cost more than the full matrices.
 const MAX_RANK: usize = 4096;
-
-/// What adapter_config.json says.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// r, the width between A and B.
-    pub rank: usize,
-    /// α of the scale.
-    pub alpha: f32,
-    /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
-    pub rslora: bool,
-    /// Share of A's input that is dropped in training, from 0 to below 1.
-    pub dropout: f32,
-    /// The layers that get an adapter.
-    pub targets: Modules,
-    /// Exceptions among them.
-    pub layers: LayerRules,
-}
 
 /// An adapter on the host: its tensors under PEFT's names, A then B of each layer in the model's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,7 +148,8 @@ mod tests {
 
     #[test]
     fn targets_that_the_model_does_not_have_are_refused() {
-        let arch = crate::world::arch();
+        let config = serde_json::json!({"model_type": "llama", "num_hidden_layers": 2});
+        let arch = super::super::family::arch(&config).unwrap();
         let refused = |rank: usize, targets: Modules, word: &str| {
             let config =
                 LoraConfig { rank, alpha: 8.0, rslora: true, dropout: 0.0, targets, layers: LayerRules::default() };

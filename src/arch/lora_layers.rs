@@ -3,7 +3,6 @@
 
 use fancy_regex::{Regex, RegexBuilder};
 
-use super::lora::LoraConfig;
 use crate::{Error, Result};
 
 /// Stands for every linear layer of the blocks.
@@ -35,6 +34,23 @@ pub struct LayerRules {
     pub rank: Vec<(String, usize)>,
     /// `alpha_pattern`: the same for α.
     pub alpha: Vec<(String, f32)>,
+}
+
+/// What adapter_config.json says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// r, the width between A and B.
+    pub rank: usize,
+    /// α of the scale.
+    pub alpha: f32,
+    /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
+    pub rslora: bool,
+    /// Share of A's input that is dropped in training, from 0 to below 1.
+    pub dropout: f32,
+    /// The layers that get an adapter.
+    pub targets: Modules,
+    /// Exceptions among them.
+    pub layers: LayerRules,
 }
 
 /// A configuration with its patterns compiled.

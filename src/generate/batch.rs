@@ -1,7 +1,7 @@
 //! The rows of a step: on the host while the batch is put together, on the GPU while it runs.
 
 use super::Settings;
-use super::wave::Sequence;
+use super::sequence::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Plan, Recorder, Tensor};
 use crate::kernels::attention_decode::{Arena, Rows};

@@ -5,6 +5,7 @@ mod engine;
 mod language;
 mod pages;
 mod prefill;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod wave;

@@ -2,7 +2,7 @@
 //! those whose beginning is written already as rows that continue it.
 
 use super::pages::{Key, Pages};
-use super::wave::Sequence;
+use super::sequence::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::attention_decode::{Arena, PAGE, Rows};

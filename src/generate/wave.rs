@@ -5,6 +5,7 @@
 use super::batch::{Batch, Row, Shape, Written};
 use super::pages::{Key, Pages};
 use super::prefill::{self, Prompt};
+use super::sequence::Sequence;
 use super::{Limits, Output, Request, Settings};
 use crate::gpu::{Gpu, Part};
 use crate::kernels::attention_decode::{Arena, PAGE};
@@ -14,37 +15,6 @@ use std::collections::VecDeque;
 
 /// Steps between two looks of the host; fixed, so that the batch's composition never depends on timing.
 const STEPS: usize = 8;
-
-/// One sequence of the wave.
-#[derive(Clone)]
-pub(super) struct Sequence {
-    request: usize,
-    sample: usize,
-    pub(super) id: u64,
-    /// Length of its prompt.
-    prompt: usize,
-    /// Most tokens of its answer.
-    pub(super) limit: usize,
-    /// In the order of its positions; none while it waits.
-    pub(super) pages: Vec<u32>,
-}
-
-impl Sequence {
-    /// Tokens of prompt and answer at most.
-    pub(super) fn longest(&self) -> usize {
-        self.prompt + self.limit
-    }
-
-    fn page_count(&self) -> usize {
-        self.longest().div_ceil(PAGE)
-    }
-
-    /// Its row of a page table.
-    pub(super) fn row(&self, width: usize) -> impl Iterator<Item = u32> {
-        let last = self.pages.last().copied().unwrap_or(0);
-        self.pages.iter().copied().chain(std::iter::repeat(last)).take(width)
-    }
-}
 
 /// All sequences of the requests, and what their prompts' pages are known by.
 pub(super) struct Work<'a> {

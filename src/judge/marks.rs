@@ -1,19 +1,10 @@
 //! Mode `marks`: the judge writes one letter per point earned, `-` where not, and each letter's probability is read.
 
-use super::{Item, Template, Verdict};
+use super::{Item, MarksTemplate, Verdict};
 use crate::generate::Engine;
 use crate::generate::{Request, Sampling, Settings};
 use crate::text::Language;
 use crate::{Error, Observer, Result};
-
-/// A prompt after which the model writes its marks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MarksTemplate {
-    /// The prompt.
-    pub template: Template,
-    /// The letters in the order in which they are written; each must be a single token.
-    pub letters: Vec<char>,
-}
 
 fn token(language: &dyn Language, text: &str) -> Result<u32> {
     match language.encode(text)?[..] {

@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 mod marks;
+mod mode;
 mod model_judge;
 mod pairwise;
 mod parse;
@@ -14,11 +15,11 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use marks::MarksTemplate;
-pub use model_judge::{Mode, ModelJudge, ModelJudgeSettings};
+pub use mode::{Mode, ModelJudgeSettings};
+pub use model_judge::ModelJudge;
 pub use pairwise::{Match, PairwiseJudge, Preference, SAME_TEXT};
 pub use parse::{NoScore, ScorePattern, parse_choice, parse_score};
-pub use template::{Template, Templates};
+pub use template::{MarksTemplate, Template, Templates};
 
 use crate::generate::Engine;
 use crate::rng::Stream;

@@ -1,5 +1,6 @@
 //! The judge's prompts: minijinja templates with `question` and `answer`, shipped in `prompts/`.
 
+use super::Mode;
 use crate::text::Language;
 use crate::text::sandbox;
 use crate::{Error, Result};
@@ -56,6 +57,15 @@ impl Template {
     }
 }
 
+/// A prompt after which the model writes its marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarksTemplate {
+    /// The prompt.
+    pub template: Template,
+    /// The letters in the order in which they are written; each must be a single token.
+    pub letters: Vec<char>,
+}
+
 /// Every prompt that a [`super::ModelJudge`] may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates {
@@ -68,7 +78,7 @@ pub struct Templates {
     /// The question of `backward`: which question does this text answer?
     pub backward: Template,
     /// The marks of `marks`.
-    pub marks: super::MarksTemplate,
+    pub marks: MarksTemplate,
 }
 
 impl Default for Templates {
@@ -79,7 +89,7 @@ impl Default for Templates {
             criteria: criteria(include_str!("../../prompts/criteria.txt")),
             yes: Template::message(include_str!("../../prompts/yes.txt")),
             backward: Template::message(include_str!("../../prompts/backward.txt")),
-            marks: super::MarksTemplate {
+            marks: MarksTemplate {
                 template: Template::message(include_str!("../../prompts/marks.txt")),
                 letters: "RCUAX".chars().collect(),
             },
@@ -90,8 +100,7 @@ impl Default for Templates {
 impl Templates {
     /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what
     /// all share, a line `---`, one question a line.
-    pub fn replace(&mut self, mode: super::Mode, text: &str) {
-        use super::Mode;
+    pub fn replace(&mut self, mode: Mode, text: &str) {
         match mode {
             Mode::Sampled | Mode::Expected => self.additive = Template::message(text),
             Mode::Criteria => self.criteria = criteria(text),

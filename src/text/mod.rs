@@ -7,6 +7,7 @@
 mod bounds;
 mod language;
 mod prompt;
+mod python;
 pub(crate) mod sandbox;
 mod stream;
 mod template;

@@ -211,7 +211,7 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     // They print all that the template sees, or indent without end.
     environment.remove_global("debug");
     environment.remove_filter("pprint");
-    environment.add_filter("tojson", super::template::to_json);
+    environment.add_filter("tojson", super::python::to_json);
     let paid: [(&'static str, Value, Price); 6] = [
         ("replace", Value::from_function(filters::replace), |args| Ok(replaced(args))),
         ("join", Value::from_function(filters::join), |args| Ok(joined(args.first(), args.get(1)))),

@@ -1,13 +1,11 @@
 //! `eval`: two models head to head, a model as a judge, a model's perplexity.
 
 use crate::app::{App, DtypeArg, check_writable};
-use crate::args::Cli;
 use crate::commands::judge::{self, JudgeArgs};
-
+use crate::common::WrongUsage;
 use crate::sample::{SampleArgs, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use selfreward::Observer;
 use selfreward::data::answers::{AnswerSet, answer_all, read_answers, read_prompts, read_records, write_alpaca};
@@ -118,13 +116,8 @@ enum Task {
     Perplexity,
 }
 
-/// Ends the program with exit code 2.
-fn usage(what: &str) -> ! {
-    Cli::command().error(ErrorKind::MissingRequiredArgument, what).exit()
-}
-
-fn needed<'a>(path: &'a Option<PathBuf>, what: &str) -> &'a Path {
-    path.as_deref().unwrap_or_else(|| usage(what))
+fn needed<'a>(path: Option<&'a Path>, what: &str) -> Result<&'a Path> {
+    path.ok_or_else(|| WrongUsage { kind: ErrorKind::MissingRequiredArgument, what: what.to_owned() }.into())
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
@@ -147,31 +140,31 @@ struct Side<'a> {
     name: String,
 }
 
-fn sides(args: &Args) -> [Side<'_>; 2] {
-    fn side<'a>(model: &'a Option<PathBuf>, file: &'a Option<PathBuf>, what: &str) -> Side<'a> {
+fn sides(args: &Args) -> Result<[Side<'_>; 2]> {
+    fn side<'a>(model: &'a Option<PathBuf>, file: &'a Option<PathBuf>, what: &str) -> Result<Side<'a>> {
         let (model, file) = (model.as_deref(), file.as_deref());
-        let path = model.or(file).unwrap_or_else(|| usage(what));
-        Side { model, file, name: name_of(path) }
+        let path = needed(model.or(file), what)?;
+        Ok(Side { model, file, name: name_of(path) })
     }
     let mut both = [
-        side(&args.model, &args.duel.answers_a, "head to head needs --model or --answers-a"),
-        side(&args.against, &args.duel.answers_b, "head to head needs --against or --answers-b"),
+        side(&args.model, &args.duel.answers_a, "head to head needs --model or --answers-a")?,
+        side(&args.against, &args.duel.answers_b, "head to head needs --against or --answers-b")?,
     ];
     if both[0].name == both[1].name {
         for side in &mut both {
             side.name = side.model.or(side.file).map_or_else(String::new, |p| p.display().to_string());
         }
     }
-    both
+    Ok(both)
 }
 
 fn head_to_head(app: &App, args: &Args) -> Result<()> {
     let d = &args.duel;
-    let [a, b] = sides(args);
-    let judge = needed(&d.judge, "head to head needs --judge: a model, or oracle in the small world");
+    let [a, b] = sides(args)?;
+    let judge = needed(d.judge.as_deref(), "head to head needs --judge: a model, or oracle in the small world")?;
     let oracle = judge == Path::new(ORACLE);
     ensure!(args.reading.mode.len() < 2, "--mode: head to head is judged by one mode");
-    let from = d.prompts.as_deref().or(a.file).unwrap_or_else(|| usage("head to head needs --prompts or --answers-a"));
+    let from = needed(d.prompts.as_deref().or(a.file), "head to head needs --prompts or --answers-a")?;
     d.out.iter().try_for_each(|out| check_writable(out))?;
     d.alpaca.iter().try_for_each(|dir| check_writable(&dir.join("model_outputs.json")))?;
     let own = args.reading.own_template()?;
@@ -314,8 +307,8 @@ fn side_cells(name: &str, d: &Diversity, score: String) -> [String; 8] {
 }
 
 fn as_judge(app: &App, args: &Args) -> Result<()> {
-    let model = needed(&args.model, "--task judge needs --model");
-    let data = needed(&args.data, "--task judge needs --data");
+    let model = needed(args.model.as_deref(), "--task judge needs --model")?;
+    let data = needed(args.data.as_deref(), "--task judge needs --data")?;
     let own = args.reading.own_template()?;
     let list = read_ranked(data)?;
     let source = app.source(model)?;
@@ -356,8 +349,8 @@ struct TextLine {
 }
 
 fn perplexity(app: &App, args: &Args) -> Result<()> {
-    let model = needed(&args.model, "--task perplexity needs --model");
-    let data = needed(&args.data, "--task perplexity needs --data");
+    let model = needed(args.model.as_deref(), "--task perplexity needs --model")?;
+    let data = needed(args.data.as_deref(), "--task perplexity needs --data")?;
     let mut all = Vec::new();
     for path in [Some(model), args.against.as_deref()].into_iter().flatten() {
         let source = app.source(path)?;

@@ -1,11 +1,10 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
 use crate::app::{App, DtypeArg, StateArgs, check_writable};
-use crate::args::Cli;
+use crate::common::WrongUsage;
 use crate::profile::ProfileArg;
 use crate::sample::{above_0, at_least_0, share, share_below_1};
 use anyhow::{Result, bail, ensure};
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use selfreward::Observer;
 use selfreward::arch::Arch;
@@ -272,7 +271,7 @@ fn loss_help() -> String {
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     if !args.mix.is_empty() && args.mix.len() != args.data.len() {
         let what = format!("--mix has {} numbers for {} files of --data", args.mix.len(), args.data.len());
-        Cli::command().error(ErrorKind::WrongNumberOfValues, what).exit();
+        return Err(WrongUsage { kind: ErrorKind::WrongNumberOfValues, what }.into());
     }
     let start = Start::new(app, &args.common)?;
     let (mut all, mut dropped) = (Vec::new(), 0);
