@@ -5,9 +5,10 @@
 #![expect(clippy::print_stdout, reason = "docs/notebook/attention.md has the figures")]
 
 use selfreward::gpu::{Form, Gpu, Options, Variant};
-use selfreward::kernels::attention::{self, Mask};
+use selfreward::kernels::attention;
 use selfreward::kernels::attention_backward;
-use selfreward::kernels::rope::Heads;
+use selfreward::kernels::heads::Heads;
+use selfreward::kernels::mask::Mask;
 use selfreward::layout::Forest;
 
 /// Roots of some rows with the leaves of each.

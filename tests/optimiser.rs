@@ -7,7 +7,8 @@ use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Module
 use selfreward::demo::from_scratch::{Batch, Stage};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::adamw::{self, Moments, Part, Rates};
-use selfreward::kernels::weight::{Half, Weight};
+use selfreward::kernels::half::Half;
+use selfreward::kernels::weight::Weight;
 use selfreward::model::Model;
 use selfreward::train::{MomentType, Optimiser, Trainer};
 use selfreward::world;

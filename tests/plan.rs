@@ -7,7 +7,7 @@ use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::generate::{Generator, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
-use selfreward::kernels::weight::Half;
+use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::recipe::plan::{self, ids};
 use selfreward::source::ModelSource;

@@ -6,7 +6,7 @@ use crate::ranks::Ranks;
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
 use selfreward::gpu::{Gpu, Options, Variant};
-use selfreward::kernels::weight::Half;
+use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::source::ModelSource;
 use selfreward::train::{MomentType, WeightType};

@@ -4,7 +4,7 @@ use super::Settings;
 use super::sequence::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Plan, Recorder, Tensor};
-use crate::kernels::attention_decode::{Arena, Rows};
+use crate::kernels::arena::{Arena, Rows};
 use crate::kernels::rope::Turn;
 use crate::kernels::sample::{self, State};
 use crate::model::{Model, decoder, head, view};

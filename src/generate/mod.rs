@@ -16,7 +16,7 @@ pub use engine::{Engine, GpuEngine, NoEngine};
 pub use language::ChatLanguage;
 
 use crate::gpu::{self, Gpu};
-use crate::kernels::attention_decode::PAGE;
+use crate::kernels::arena::PAGE;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
 use wave::Work;

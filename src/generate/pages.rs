@@ -1,7 +1,7 @@
 //! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that every
 //! sequence that begins so holds the same page; pages that nobody holds stay known until their room is needed.
 
-use crate::kernels::attention_decode::PAGE;
+use crate::kernels::arena::PAGE;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// A prompt as its pages are known by: what its angles depend on, then its tokens.

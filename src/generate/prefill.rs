@@ -5,7 +5,7 @@ use super::pages::{Key, Pages};
 use super::sequence::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
-use crate::kernels::attention_decode::{Arena, PAGE, Rows};
+use crate::kernels::arena::{Arena, PAGE, Rows};
 use crate::kernels::rows;
 use crate::layout::Forest;
 use crate::model::view::{self, View};

@@ -1,6 +1,6 @@
 //! One sequence that is being written: whose it is, how long it may get, its pages.
 
-use crate::kernels::attention_decode::PAGE;
+use crate::kernels::arena::PAGE;
 
 /// One sequence of the wave.
 #[derive(Clone)]

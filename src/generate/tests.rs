@@ -6,7 +6,7 @@ use super::{Generator, Limits, Output, Request, Sampling, Settings};
 use crate::Silent;
 use crate::arch::{Layer, Stretch};
 use crate::gpu::{Gpu, Options, Variant};
-use crate::kernels::attention_decode::{Arena, PAGE, Rows};
+use crate::kernels::arena::{Arena, PAGE, Rows};
 use crate::model::{Model, decoder, head, params, score, view};
 use crate::world;
 

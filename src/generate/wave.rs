@@ -8,7 +8,7 @@ use super::prefill::{self, Prompt};
 use super::sequence::Sequence;
 use super::{Limits, Output, Request, Settings};
 use crate::gpu::{Gpu, Part};
-use crate::kernels::attention_decode::{Arena, PAGE};
+use crate::kernels::arena::{Arena, PAGE};
 use crate::model::{Model, params, view};
 use crate::{Error, Observer, Result};
 use std::collections::VecDeque;

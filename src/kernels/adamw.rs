@@ -1,7 +1,10 @@
 //! Global gradient norm, clipping and the AdamW update (arXiv 1711.05101), as torch computes them.
 
-use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, Trial, cast, lanes, row_groups, several, stream, word};
+use super::case::{Case, Kernel, Trial};
+use super::cast;
+use super::half::Half;
+use super::sizes::{lanes, row_groups, several, stream, word};
+use super::weight::{Block, Weight};
 use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
 use crate::rng::{halves, philox};
 use crate::{Error, Result};

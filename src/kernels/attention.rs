@@ -1,13 +1,15 @@
 //! Attention over the token forest.
 
-use super::attention_decode::CHUNK;
-use super::attention_tiles::{self, Tiles};
-use super::rope::{Heads, head_matrix, pad_heads};
-use super::{Case, Kernel, Trial, stream, word};
-use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, Variant, WIDE};
+use super::arena::CHUNK;
+use super::attention_tiles;
+use super::case::{Case, Kernel, Trial};
+use super::heads::Heads;
+use super::inputs::{head_matrix, pad_heads, random_forest, sequences};
+use super::mask::{Attended, Mask};
+use super::sizes::{stream, word};
+use crate::Result;
+use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::layout::Forest;
-use crate::{Error, Result};
-use std::sync::{Arc, OnceLock};
 
 static SOURCE: Source = Source {
     name: "attention",
@@ -47,70 +49,6 @@ pub const KERNEL: Kernel = Kernel {
     ordered: &Variant::ALL,
     cases,
 };
-
-/// The forest's arrays on the GPU, `[T]` each.
-#[derive(Clone)]
-pub struct Mask {
-    /// End of each row's subtree.
-    pub end: Tensor,
-    /// First row of each row's tree.
-    pub root: Tensor,
-    /// Position along the path.
-    pub pos: Tensor,
-    /// Positions a row sees back, itself included.
-    pub window: u32,
-    /// Factor on the scores, head_dim^-0.5 if None.
-    pub scale: Option<f32>,
-    /// (row, visible row) pairs: the work of one head.
-    pub area: f64,
-    /// End, root and position of every row, from which the tiles are made.
-    rows: Arc<[[u32; 3]]>,
-    tiles: Arc<OnceLock<Tiles>>,
-    /// Where the kernels count what they compute, for tests: (query, key) pairs and jumps of the forward pass, of dQ's and of
-    /// dK and dV's, `[6]` words, added up over lanes.
-    pub work: Option<Tensor>,
-}
-
-impl Mask {
-    /// Uploads the arrays.
-    ///
-    /// # Errors
-    /// Out of memory.
-    pub fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
-        let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
-        let of = |i: usize| [forest.end[i], forest.root[i], forest.pos[i]];
-        let rows = (0..forest.len()).map(of).collect();
-        let none = Mask { end, root, pos, window: 0, scale: None, area: 0.0, rows, tiles: Arc::default(), work: None };
-        Ok(none.seeing(forest, window, None))
-    }
-
-    /// The same rows with another window and another factor on the scores.
-    pub fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
-        let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
-        // A row sees its whole path: pos + 1 rows.
-        let area = forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum();
-        let tiles = if window == self.window { self.tiles.clone() } else { Arc::default() };
-        Mask { window, scale, area, tiles, ..self.clone() }
-    }
-
-    /// The tiles that hold a visible pair, made when first needed.
-    pub(super) fn tiles(&self, gpu: &Gpu) -> Result<&Tiles> {
-        if self.tiles.get().is_none() {
-            // Whoever was first has made the same.
-            let _ = self.tiles.set(Tiles::new(gpu, &self.rows, self.window)?);
-        }
-        self.tiles.get().ok_or_else(|| Error::Input("a mask's tiles were not made".into()))
-    }
-}
-
-/// Output `[T, H pad4(head_dim)]` and log-sum-exp `[T, H]`.
-#[derive(Clone)]
-pub struct Attended {
-    /// Weighted values.
-    pub o: Tensor,
-    /// log Σ exp of each row's scores.
-    pub lse: Tensor,
-}
 
 /// How the lanes of a workgroup share rows and heads. A GPU's registers hold no whole head of 64 channels, and the fewer rows a
 /// workgroup has, the fewer of its lanes wait for one another. `docs/RADV.md` has what came of it.
@@ -168,28 +106,14 @@ impl Sharing {
     }
 }
 
-/// # Errors
-/// Rows that do not hold the heads.
-pub(super) fn heads_fit(qkv: &Tensor, heads: Heads) -> Result<()> {
-    if qkv.ld != heads.width() || heads.kv_heads == 0 || !heads.heads.is_multiple_of(heads.kv_heads) {
-        return Err(Error::Input(format!("rows of {} do not hold the heads {heads:?}", qkv.ld)));
-    }
-    Ok(())
-}
-
-/// Factor on the scores.
-pub(super) fn scale(mask: &Mask, heads: Heads) -> f32 {
-    mask.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt())
-}
-
 pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
-    heads_fit(qkv, heads)?;
+    heads.expect(qkv)?;
     Ok(vec![
         word(qkv.rows, "rows")?,
         heads.heads as u32,
         heads.kv_heads as u32,
         (qkv.ld / 4) as u32,
-        scale(mask, heads).to_bits(),
+        mask.factor(heads).to_bits(),
         mask.window,
         head0 as u32,
         (heads.padded() / 4) as u32,
@@ -292,32 +216,6 @@ pub fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>,
         }
     }
     (o, lse)
-}
-
-/// A random forest of at least `rows` rows.
-pub(super) fn random_forest(t: &mut Trial, rows: usize) -> Forest {
-    let mut f = Forest::new();
-    let mut depth = 0;
-    while f.len() < rows {
-        let len = 1 + t.below(9);
-        f.open(&vec![0; len.min(rows - f.len())]);
-        depth += 1;
-        for _ in 0..t.below(depth + 1) {
-            f.close();
-            depth -= 1;
-        }
-    }
-    (0..depth).for_each(|_| f.close());
-    f
-}
-
-/// `count` sequences of `len` rows, for timing.
-pub(super) fn sequences(count: usize, len: usize) -> Forest {
-    let mut forest = Forest::new();
-    for _ in 0..count {
-        forest.leaf(&vec![0; len]);
-    }
-    forest
 }
 
 /// What a kernel over forests is compared by: heads, rows and windows of all kinds.

@@ -1,11 +1,12 @@
 //! Gradients of attention over the token forest.
 
-use super::attention::{
-    Attended, Mask, Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, sequences, twin,
-};
+use super::attention::{Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, twin};
 use super::attention_tiles::{self, Gradient};
-use super::rope::{Heads, head_matrix, pad_heads};
-use super::{Case, Kernel, Trial, lanes, stream};
+use super::case::{Case, Kernel, Trial};
+use super::heads::Heads;
+use super::inputs::{head_matrix, pad_heads, sequences};
+use super::mask::{Attended, Mask};
+use super::sizes::{lanes, stream};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::layout::Forest;

@@ -1,9 +1,13 @@
 //! Attention of single rows onto the paged KV arena, split over positions and merged.
 
+use super::arena::{Arena, CHUNK, PAGE, Rows};
+use super::case::{Case, Kernel, Trial};
+use super::heads::Heads;
+use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
-use super::rope::{self, Heads, Place, Turn, head_matrix, pad_heads};
-use super::{Case, Kernel, Trial, lanes, word};
-use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE, fold};
+use super::rope::{self, Place, Turn};
+use super::sizes::{lanes, word};
+use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE, fold};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -53,60 +57,6 @@ pub const KERNEL: Kernel = Kernel {
     ordered: &Variant::ALL,
     cases,
 };
-
-/// Positions of one page.
-pub const PAGE: usize = 32;
-
-/// Positions of one partial sum, counted from position 0.
-pub const CHUNK: usize = 128;
-
-/// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one another, since that is
-/// how they are read.
-#[derive(Clone)]
-pub struct Arena {
-    /// Keys, rotated.
-    pub keys: Tensor,
-    /// Values.
-    pub values: Tensor,
-}
-
-impl Arena {
-    /// Room for so many pages, of arbitrary content.
-    ///
-    /// # Errors
-    /// Out of memory.
-    pub fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
-        let memory = || gpu.empty(pages * heads.kv_heads * PAGE, heads.head_dim);
-        Ok(Arena { keys: memory()?, values: memory()? })
-    }
-
-    /// The row of a key head at a slot, which is page * PAGE + the position's place in it.
-    pub fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
-        (slot / PAGE * kv_heads + kv) * PAGE + slot % PAGE
-    }
-}
-
-/// Where the rows of a step stand.
-#[derive(Clone)]
-pub struct Rows {
-    /// Page numbers of each row's path, `[B, pages]`.
-    pub table: Tensor,
-    /// Position of each row, `[B]`; it sees itself and everything before.
-    pub pos: Tensor,
-    /// Most positions that any row will see.
-    pub longest: usize,
-    /// Positions a row sees back, itself included.
-    pub window: u32,
-    /// Factor on the scores, head_dim^-0.5 if None.
-    pub scale: Option<f32>,
-}
-
-impl Rows {
-    /// Partial sums of a row.
-    fn chunks(&self) -> usize {
-        self.longest.div_ceil(CHUNK).max(1)
-    }
-}
 
 /// o `[B, H pad4(head_dim)]` of rotated rows qkv `[B, width]`, whose own k and v are already in the arena.
 ///
@@ -404,7 +354,7 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Options;
+    use crate::gpu::{Gpu, Options};
 
     /// One dispatch where lanes load for each other and a head has a vec4 for each, else RoPE has its own.
     #[test]

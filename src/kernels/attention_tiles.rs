@@ -2,34 +2,20 @@
 //! weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows instead, as in `super::attention`
 //! and `super::attention_backward`, has them in arrays that such an adapter reads lane by lane.
 
-use super::attention::{Attended, Mask, forward, heads_fit, random_forest, scale, twin};
-use super::attention_backward::{row_delta, twin_backward};
-use super::rope::{Heads, head_matrix, pad_heads};
-use super::{Case, Kernel, bytes, word};
+use super::heads::Heads;
+use super::mask::{Attended, KEYS, Mask, QUERIES, Tiles};
+use super::sizes::{bytes, word};
 use crate::Result;
 use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use std::ops::Range;
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "attention_tiles",
     soft: include_str!("../../shaders/attention_tiles.wgsl"),
     tile: "",
     libs: &[],
     tile_size: 8,
 };
-
-/// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "attention and its gradients by tiles, on software adapters",
-    constants: &[&[("SOFTMAX", 0), ("COUNT", 0)], &[("SOFTMAX", 1), ("COUNT", 0)]],
-    ordered: &[],
-    cases,
-};
-
-/// Queries and keys of a tile.
-const QUERIES: usize = 16;
-const KEYS: usize = 16;
 
 /// Tiles of a head whose weights are in memory at a time, 16 MiB of them: what they are read from is a cache.
 const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
@@ -42,71 +28,6 @@ pub(super) fn suits_forward(rec: &Recorder, heads: Heads) -> bool {
 /// Whether the gradients of heads of this width are quicker by tiles.
 pub(super) fn suits(rec: &Recorder, heads: Heads) -> bool {
     rec.variant() == Variant::Soft && heads.padded() > 16
-}
-
-/// The tiles of a mask that hold a visible pair.
-pub(super) struct Tiles {
-    /// Where each query block's tiles begin, then the key block of each tile.
-    by_query: Tensor,
-    /// Where each key block's part begins, then the tile and the query block of each.
-    by_key: Tensor,
-    /// The beginning of `by_query`.
-    starts: Vec<u32>,
-}
-
-impl Tiles {
-    /// By end, root and position of every row, and the window.
-    pub(super) fn new(gpu: &Gpu, rows: &[[u32; 3]], window: u32) -> Result<Tiles> {
-        let (starts, keys) = tiles(rows, window);
-        let mut columns = vec![Vec::new(); rows.len().div_ceil(KEYS)];
-        for (block, range) in starts.windows(2).enumerate() {
-            for t in range[0]..range[1] {
-                columns[keys[t as usize] as usize].push([t, block as u32]);
-            }
-        }
-        let mut by_key = vec![0];
-        for column in &columns {
-            by_key.push(by_key.last().map_or(0, |n| n + column.len() as u32));
-        }
-        by_key.extend(columns.iter().flatten().flatten());
-        Ok(Tiles { by_query: gpu.vector(&[&starts[..], &keys].concat())?, by_key: gpu.vector(&by_key)?, starts })
-    }
-
-    fn count(&self) -> usize {
-        self.starts.last().map_or(0, |n| *n as usize)
-    }
-
-    fn tiles(&self, blocks: &Range<usize>) -> Range<usize> {
-        self.starts[blocks.start] as usize..self.starts[blocks.end] as usize
-    }
-}
-
-/// Where each query block's tiles begin (and the last one's end), and the key block of each tile.
-fn tiles(rows: &[[u32; 3]], window: u32) -> (Vec<u32>, Vec<u32>) {
-    let visible = |i: usize, j: usize| {
-        let ([_, _, here], [end, _, there]) = (rows[i], rows[j]);
-        j <= i && i < end as usize && here - there < window
-    };
-    // Of a key block: where the last subtree ends, and the largest position.
-    let reach: Vec<(u32, u32)> = rows
-        .chunks(KEYS)
-        .map(|block| block.iter().fold((0, 0), |(end, pos), row| (end.max(row[0]), pos.max(row[2]))))
-        .collect();
-    let (mut starts, mut keys) = (vec![0], Vec::new());
-    for (block, queries) in rows.chunks(QUERIES).enumerate() {
-        let all = block * QUERIES..block * QUERIES + queries.len();
-        let root = queries.iter().map(|row| row[1] as usize).min().unwrap_or(0);
-        let low = queries.iter().map(|row| row[2]).min().unwrap_or(0);
-        for (kb, (end, pos)) in reach.iter().enumerate().take(all.end.div_ceil(KEYS)).skip(root / KEYS) {
-            let near = *end as usize > all.start && low.saturating_sub(*pos) < window;
-            let within = kb * KEYS..((kb + 1) * KEYS).min(all.end);
-            if near && all.clone().any(|i| within.clone().any(|j| visible(i, j))) {
-                keys.push(kb as u32);
-            }
-        }
-        starts.push(keys.len() as u32);
-    }
-    (starts, keys)
 }
 
 /// Heads and query blocks whose weights are in memory together.
@@ -155,7 +76,7 @@ impl<'a> Work<'a> {
         mask: &'a Mask,
         most: usize,
     ) -> Result<(Work<'a>, Vec<Chunk>, usize)> {
-        heads_fit(qkv, heads)?;
+        heads.expect(qkv)?;
         let tiles = mask.tiles(gpu)?;
         let chunks = chunks(tiles, heads, most);
         let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
@@ -165,7 +86,7 @@ impl<'a> Work<'a> {
     fn launch(&self, rec: &mut Recorder, chunk: &Chunk, pass: &Pass) -> Result<()> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let mut params = vec![self.qkv.rows, heads, kv_heads, self.qkv.ld / 4, self.heads.padded() / 4];
-        params.extend([scale(self.mask, self.heads).to_bits() as usize, self.mask.window as usize]);
+        params.extend([self.mask.factor(self.heads).to_bits() as usize, self.mask.window as usize]);
         params.extend([chunk.head0, chunk.heads, chunk.blocks.start, chunk.tiles.start, chunk.tiles.len()]);
         params.extend(pass.places);
         let counted = self.mask.work.as_ref().filter(|_| pass.counts);
@@ -261,7 +182,7 @@ pub(super) fn attend(rec: &mut Recorder, (qkv, heads): (&Tensor, Heads), mask: &
 }
 
 /// The same with at most so many tiles of a head in memory.
-fn attend_in_chunks(
+pub(super) fn attend_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),
     mask: &Mask,
@@ -302,7 +223,7 @@ pub(super) fn backward(
 }
 
 /// The same with at most so many tiles of a head in memory.
-fn backward_in_chunks(
+pub(super) fn backward_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),
     mask: &Mask,
@@ -324,34 +245,4 @@ fn backward_in_chunks(
         work.to_keys(rec, chunk, (&w, ds), ((qkv, 0), (dqkv, keys)))?;
     }
     Ok(())
-}
-
-/// `super::attention_backward` compares heads of all kinds; here the work is cut into many chunks.
-fn cases() -> Vec<Case> {
-    let shapes = [(70, 3, 1, 32), (45, 4, 2, 40), (131, 2, 2, 36), (33, 2, 1, 20)];
-    let all = shapes.into_iter().flat_map(|shape| [None, Some(9)].map(|window| (shape, window)));
-    let case = |((rows, heads, kv_heads, head_dim), window): ((usize, usize, usize, usize), Option<usize>)| {
-        let name = format!("{rows}x{heads}/{kv_heads}x{head_dim} window={window:?} in chunks of 12 tiles");
-        Case::new(name, 2e-5, move |t| {
-            let h = Heads { heads, kv_heads, head_dim };
-            let forest = random_forest(t, rows);
-            let mask = Mask::new(t.gpu, &forest, window)?;
-            let (qkv, host) = head_matrix(t, forest.len(), heads + 2 * kv_heads, head_dim)?;
-            let (d_o, hd) = head_matrix(t, forest.len(), heads, head_dim)?;
-            let out = forward(&mut t.rec, &qkv, h, &mask)?;
-            if suits_forward(&t.rec, h) {
-                attend_in_chunks(&mut t.rec, (&qkv, h), &mask, &out, 12)?;
-                let (o, lse) = twin(&host, h, &forest, mask.window);
-                t.expect("o", &out.o, || pad_heads(&o, head_dim));
-                t.expect("lse", &out.lse, || lse);
-            }
-            let delta = row_delta(&mut t.rec, (&qkv, &d_o), h, &mask, &out)?;
-            let dqkv = t.gpu.empty(qkv.rows, qkv.cols)?;
-            let grad = Gradient { d_o: &d_o, lse: &out.lse, delta: &delta };
-            backward_in_chunks(&mut t.rec, (&qkv, h), &mask, grad, &dqkv, 12)?;
-            t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim));
-            Ok(())
-        })
-    };
-    all.map(case).collect()
 }

@@ -1,8 +1,10 @@
 //! The 16-bit copies of f32 weights that products read in training with 16-bit weights.
 
-use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, several, stream, word};
-use crate::gpu::{Launch, Recorder, Source, pad4};
+use super::case::{Case, Kernel};
+use super::half::Half;
+use super::sizes::{several, stream, word};
+use super::weight::{Block, Weight};
+use crate::gpu::{Launch, Recorder, Source};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -50,13 +52,9 @@ pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
     Ok(())
 }
 
-/// The words of a row.
+/// The words of a row: rounding to the nearest has one definition, by which weights are uploaded too.
 pub fn twin(half: Half, row: &[f32]) -> Vec<u32> {
-    let bits: Vec<u16> = row.iter().map(|x| half.bits(*x)).collect();
-    let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |b| u32::from(*b) << 16);
-    let mut words: Vec<u32> = bits.chunks(2).map(word).collect();
-    words.resize(pad4(row.len()) / 2, 0);
-    words
+    half.words(row)
 }
 
 fn cases() -> Vec<Case> {

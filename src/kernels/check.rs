@@ -1,7 +1,8 @@
 //! Runs the cases: against the twins (`check`) and against the clock (`bench`).
 
+use super::case::{Case, Expected, Kernel, Trial};
+use super::list::ALL;
 use super::peak::Peaks;
-use super::{ALL, Case, Expected, Kernel, Trial};
 use crate::gpu::{Form, Gpu, Variant};
 use crate::{Error, Observer, Result};
 

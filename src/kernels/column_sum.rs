@@ -1,6 +1,7 @@
 //! The gradient of a bias: a sum over tokens.
 
-use super::{Case, Kernel, lanes, stream};
+use super::case::{Case, Kernel};
+use super::sizes::{lanes, stream};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 

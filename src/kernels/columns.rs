@@ -1,6 +1,7 @@
 //! Projections that lie side by side in one matrix (q, k, v; gate, up), taken out and added to one by one.
 
-use super::{Case, Kernel, several, stream, word};
+use super::case::{Case, Kernel};
+use super::sizes::{several, stream, word};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 

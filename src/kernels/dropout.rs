@@ -1,6 +1,7 @@
 //! Inverted dropout (Srivastava et al., JMLR 15, 2014) whose masks are drawn by counter and never stored.
 
-use super::{Case, Kernel, several, stream, word};
+use super::case::{Case, Kernel};
+use super::sizes::{several, stream, word};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
 use crate::rng::{halves, philox, unit};
 use crate::{Error, Result};

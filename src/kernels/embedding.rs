@@ -1,8 +1,11 @@
 //! Token embedding from the columns of a matrix `[D, V]`, which a tied model's output matrix is too, and its gradient.
 
+use super::case::{Case, Kernel};
+use super::half::Half;
+use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
-use super::weight::{Block, Half, Weight};
-use super::{Case, Kernel, matmul, several, stream, word};
+use super::sizes::{several, stream, word};
+use super::weight::{Block, Weight};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -127,10 +130,10 @@ fn cases() -> Vec<Case> {
             all.push(Case::new(format!("forward {rows}x{v}x{channels} {kind}"), 0.0, move |t| {
                 let token: Vec<u32> = (0..rows).map(|_| t.below(v) as u32).collect();
                 let (table, host) = match half {
-                    Some(half) => matmul::random_half(t, half, channels, v)?,
+                    Some(half) => random_half(t, half, channels, v)?,
                     None => {
                         let values = t.values(channels * v);
-                        let table = Weight::upload(t.gpu, pad4(channels), v, &matmul::pad_rows(&values, channels, v))?;
+                        let table = Weight::upload(t.gpu, pad4(channels), v, &pad_rows(&values, channels, v))?;
                         (table, values.iter().map(|x| f64::from(*x)).collect())
                     }
                 };
@@ -155,7 +158,7 @@ fn cases() -> Vec<Case> {
     }
     for quants in Quants::ALL {
         all.push(Case::new(format!("forward_q 9x37x64 {}", quants.name()), 1e-6, move |t| {
-            let (weight, dense) = matmul::random_quantised(t, quants, 64, 37)?;
+            let (weight, dense) = random_quantised(t, quants, 64, 37)?;
             let token: Vec<u32> = (0..9).map(|_| t.below(37) as u32).collect();
             let x = t.gpu.empty(9, 64)?;
             let ids = t.gpu.vector(&token)?;

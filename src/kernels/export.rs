@@ -1,9 +1,9 @@
 //! Writes the cases out, for another WebGPU implementation to run: `check --export`.
 
+use super::case::{Expected, Trial};
 use super::check::{seed, selected};
-use super::{Expected, Trial};
+use crate::durable::write_file;
 use crate::gpu::{Gpu, Variant};
-use crate::weights::write_file;
 use crate::{Error, Observer, Result};
 use serde_json::{Value, json};
 use std::collections::HashMap;

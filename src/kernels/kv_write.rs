@@ -1,8 +1,10 @@
 //! Puts keys and values into the paged arena.
 
-use super::attention_decode::{Arena, PAGE};
-use super::rope::Heads;
-use super::{Case, Kernel, several, stream, word};
+use super::arena::{Arena, PAGE};
+use super::case::{Case, Kernel};
+use super::heads::Heads;
+use super::inputs::{head_matrix, pad_heads};
+use super::sizes::{several, stream, word};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 
@@ -69,8 +71,8 @@ fn cases() -> Vec<Case> {
         .map(|(rows, heads, kv_heads, head_dim)| {
             Case::new(format!("listed {rows}x{heads}/{kv_heads}x{head_dim}"), 0.0, move |t| {
                 let h = Heads { heads, kv_heads, head_dim };
-                let (qkv, host) = super::rope::head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                let padded = super::rope::pad_heads(&host, head_dim);
+                let (qkv, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                let padded = pad_heads(&host, head_dim);
                 let slots = rows * 2 * PAGE;
                 let list: Vec<(u32, u32)> =
                     (0..rows as u32 * 2).map(|e| (e / 2, (e * 13 + 1) % slots as u32)).collect();

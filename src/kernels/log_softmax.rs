@@ -1,6 +1,7 @@
 //! Log-probs of listed targets from a chunk of logits, and the way back, in place: no `[T, V]` is ever kept.
 
-use super::{Case, Kernel, row_groups, stream};
+use super::case::{Case, Kernel};
+use super::sizes::{row_groups, stream};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 

@@ -1,19 +1,17 @@
 //! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a weight).
 
-mod cases;
+pub use super::product::Epilogue;
 
-pub use cases::{DTYPES, timed, timed_backward, twin, twin_tn};
-pub(super) use cases::{pad_rows, random, random_half, random_quantised};
-
-use super::rms_norm::Gain;
+use super::product::split_rows;
+use super::sizes::{bytes, word};
 use super::swiglu;
 use super::weight::{Block, Weight};
-use super::{Kernel, bytes, matmul_matrix, transpose, word};
+use super::{matmul_matrix, transpose};
 use crate::arch::Activation;
 use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::{Error, Result};
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "matmul",
     soft: include_str!("../../shaders/matmul.soft.wgsl"),
     tile: include_str!("../../shaders/matmul.tile.wgsl"),
@@ -21,96 +19,8 @@ static SOURCE: Source = Source {
     tile_size: 64,
 };
 
-/// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
-    constants: &[
-        &[
-            ("MR", 1),
-            ("NC", 4),
-            ("BIAS", 0),
-            ("ADD", 0),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 1),
-            ("NC", 2),
-            ("BIAS", 0),
-            ("ADD", 0),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("NORM", 1),
-            ("OFFSET", 0),
-            ("GATED", 1),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 2),
-            ("NC", 2),
-            ("BIAS", 1),
-            ("ADD", 0),
-            ("BITS", 8),
-            ("GROUP", 16),
-            ("FULL", 1),
-            ("HALF", 1),
-            ("NORM", 1),
-            ("OFFSET", 1),
-            ("GATED", 1),
-            ("GELU", 1),
-        ],
-        &[
-            ("MR", 4),
-            ("NC", 2),
-            ("BIAS", 1),
-            ("ADD", 0),
-            ("BITS", 8),
-            ("GROUP", 32),
-            ("HALF", 1),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 8),
-            ("NC", 1),
-            ("BIAS", 0),
-            ("ADD", 1),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("FULL", 1),
-            ("HALF", 2),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-    ],
-    ordered: &Variant::ALL,
-    cases: cases::cases,
-};
-
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
-
-/// What happens to A and to C besides the product.
-#[derive(Clone, Copy, Default)]
-pub struct Epilogue<'a> {
-    /// Added to every row, `[N]`.
-    pub bias: Option<&'a Tensor>,
-    /// Add to C instead of overwriting it.
-    pub add: bool,
-    /// RMS-normalise A's rows first, with this gain `[K]` and eps; only where [`normalises`] says so.
-    pub norm: Option<(Gain<'a>, f32)>,
-    /// B is `[gate | up]`; C `[M, N / 2]` is act(A gate) · (A up); only where [`gates`] says so.
-    pub gate: Option<Activation>,
-}
 
 /// Most rows that a product normalises on the way. Each workgroup does it anew: with 8 rows a soft lane would do half as much work
 /// again, and a GPU's forward_rows would take 120 registers in place of 80, as RADV compiles it.
@@ -398,19 +308,6 @@ fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// Cuts `m` rows so that no dispatch runs too long or has too many workgroups.
-pub(super) fn split_rows(
-    rec: &mut Recorder,
-    m: usize,
-    rows: usize,
-    flops_per_row: f64,
-    mut launch: impl FnMut(&mut Recorder, usize, usize) -> Result<()>,
-) -> Result<()> {
-    let most = (rec.gpu().flops_per_dispatch() / flops_per_row.max(1.0)) as usize;
-    let step = (most / rows * rows).clamp(rows, 65_535 * rows);
-    (0..m).step_by(step).try_for_each(|first| launch(rec, first, step.min(m - first)))
-}
-
 /// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it. Where
 /// [`forward`] reads in wide words, A is turned around for it, a share of 1 / N of the work.
 ///
@@ -469,8 +366,8 @@ const TURNED: usize = 32;
 mod tests {
     use super::*;
     use crate::gpu::Gpu;
+    use crate::kernels::half::Half;
     use crate::kernels::quants::Quants;
-    use crate::kernels::weight::Half;
 
     /// The tuner may pick any of them without a bit changing.
     #[test]
@@ -526,5 +423,25 @@ mod tests {
                 assert_eq!((corner.rows(), corner.cols()), (rows.min(64), cols.min(12)), "{quants:?}");
             }
         }
+    }
+
+    /// Measuring runs at once, before launches that are recorded already and whose inputs may be freed.
+    #[test]
+    fn tuning_leaves_the_memory_of_recorded_launches_alone() {
+        let gpu = Gpu::with(&crate::gpu::Options { variant: Some(Variant::Soft), ..Default::default() }).unwrap();
+        gpu.forget_picks();
+        let ones = |rows, cols| gpu.upload(rows, cols, &vec![1f32; rows * cols]).unwrap();
+        let weight = |k, n| Weight::from(ones(k, n));
+        let (narrow, wide, y) = (weight(64, 4), weight(16, 64), gpu.empty(64, 4).unwrap());
+        let mut rec = gpu.record();
+        let x = ones(64, 64);
+        forward(&mut rec, &x, &narrow, &y, Epilogue::default()).unwrap();
+        drop(x);
+        // Its class is not known yet, and its measurement writes [64, 64].
+        let (other, z) = (ones(64, 16), ones(64, 64));
+        forward(&mut rec, &other, &wide, &z, Epilogue::default()).unwrap();
+        rec.submit().unwrap();
+        assert_eq!(gpu.picks().len(), 2);
+        assert_eq!(gpu.download::<f32>(&y).unwrap(), vec![64.0; 64 * 4]);
     }
 }

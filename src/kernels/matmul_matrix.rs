@@ -3,9 +3,11 @@
 //! Operands are rounded to f16 on their way into workgroup memory, and what is larger than an f16 becomes the largest one; sums are
 //! in f32. Gradients take the f32 kernels all the same: below 6e-5 an f16 loses digits, below 6e-8 everything.
 
-use super::matmul::{Epilogue, random, split_rows, twin};
+use super::case::{Case, Kernel};
+use super::inputs::random;
+use super::product::{Epilogue, split_rows, twin};
+use super::sizes::{bytes, word};
 use super::weight::Block;
-use super::{Case, Kernel, bytes, word};
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 

@@ -1,6 +1,8 @@
 //! What a device can do at its best, measured by kernels that do nothing else: the ground of `bench`'s shares.
 
-use super::{Case, Kernel, columns, lanes, several, word};
+use super::case::{Case, Kernel};
+use super::columns;
+use super::sizes::{lanes, several, word};
 use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 

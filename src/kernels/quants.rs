@@ -1,6 +1,6 @@
 //! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group of them.
 
-use super::weight::Half;
+use super::half::Half;
 use crate::gpu::pad4;
 
 /// How the scales and minima of groups are stored.

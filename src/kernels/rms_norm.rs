@@ -1,6 +1,7 @@
 //! RMSNorm (arXiv 1910.07467, eq. 4) with the residual addition in front.
 
-use super::{Case, Kernel, lanes, row_groups, stream};
+use super::case::{Case, Kernel};
+use super::sizes::{lanes, row_groups, stream};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 

@@ -1,9 +1,12 @@
 //! Rotary position embedding (arXiv 2104.09864, half-split form) on the fused q, k, v rows, with QK-norm.
 
-use super::attention_decode::{Arena, PAGE, Rows};
+use super::arena::{Arena, PAGE, Rows};
+use super::case::{Case, Kernel};
+use super::heads::Heads;
+use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
-use super::{Case, Kernel, lanes, stream, word};
-use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor, pad4};
+use super::sizes::{lanes, stream, word};
+use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -26,39 +29,6 @@ pub const KERNEL: Kernel = Kernel {
     ordered: &[],
     cases,
 };
-
-/// How heads lie in a fused row `[q heads | k heads | v heads]`; each head takes `padded()` channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    /// H
-    pub heads: usize,
-    /// KV
-    pub kv_heads: usize,
-    /// Channels of a head that mean something.
-    pub head_dim: usize,
-}
-
-impl Heads {
-    /// Channels of a head in memory.
-    pub fn padded(&self) -> usize {
-        pad4(self.head_dim)
-    }
-
-    /// Width of a fused row.
-    pub fn width(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.padded()
-    }
-
-    /// Query heads of a key head.
-    pub(super) fn group(&self) -> usize {
-        self.heads / self.kv_heads.max(1)
-    }
-
-    /// Query heads of one key head that a lane can take, at most so many: they read the same keys and values.
-    pub(super) fn together(&self, most: usize) -> usize {
-        (1..=most).rev().find(|n| self.group().is_multiple_of(*n)).unwrap_or(1)
-    }
-}
 
 /// cos and sin of every position's angles, `[positions, rotated channels]` (cos first), the sections (frequencies, number of
 /// positions) below one another. Computed on the host: a GPU's sine is too coarse for large arguments. The product position x
@@ -301,19 +271,6 @@ pub fn twin_backward(
         }
     }
     (dx, dgain)
-}
-
-/// Heads of `hd` channels spread to `pad4(hd)`.
-pub(super) fn pad_heads(x: &[f64], hd: usize) -> Vec<f64> {
-    let pad = vec![0.0; pad4(hd) - hd];
-    x.chunks_exact(hd).flat_map(|h| [h, &pad[..]].concat()).collect()
-}
-
-/// A matrix of padded heads on the GPU and its unpadded twin.
-pub(super) fn head_matrix(t: &mut super::Trial, rows: usize, count: usize, hd: usize) -> Result<(Tensor, Vec<f64>)> {
-    let host: Vec<f64> = t.values(rows * count * hd).iter().map(|x| f64::from(*x)).collect();
-    let padded: Vec<f32> = pad_heads(&host, hd).iter().map(|x| *x as f32).collect();
-    Ok((t.gpu.upload(rows, count * pad4(hd), &padded)?, host))
 }
 
 fn cases() -> Vec<Case> {

@@ -1,6 +1,7 @@
 //! Picking rows out of a matrix and putting them back.
 
-use super::{Case, Kernel, several, stream, word};
+use super::case::{Case, Kernel};
+use super::sizes::{several, stream, word};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
 
-use super::{Case, Kernel, lanes, row_groups, stream, word};
+use super::case::{Case, Kernel};
+use super::sizes::{lanes, row_groups, stream, word};
 use crate::gpu::{Launch, Recorder, Source, Tensor, Variant, fold};
 use crate::rng::philox;
 use crate::{Error, Result};

@@ -1,6 +1,7 @@
 //! The gated MLP's activation (arXiv 2002.05202).
 
-use super::{Case, Kernel, several, stream};
+use super::case::{Case, Kernel};
+use super::sizes::{several, stream};
 use crate::arch::Activation;
 use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};

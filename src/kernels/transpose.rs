@@ -1,9 +1,12 @@
 //! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is a
 //! share of 1 / rows of the product it prepares.
 
+use super::case::{Case, Kernel, Trial};
+use super::half::Half;
+use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
-use super::weight::{Block, Half};
-use super::{Case, Kernel, Trial, bytes, matmul, several, word};
+use super::sizes::{bytes, several, word};
+use super::weight::Block;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -83,13 +86,13 @@ fn cases() -> Vec<Case> {
     for (rows, cols) in [(4, 4), (36, 10), (33, 97), (1, 7), (640, 33)] {
         all.push(Case::new(format!("forward {rows}x{cols}"), 0.0, move |t| {
             let v = t.values(rows * cols);
-            let x = Block::Dense(t.gpu.upload(pad4(rows), cols, &matmul::pad_rows(&v, rows, cols))?);
+            let x = Block::Dense(t.gpu.upload(pad4(rows), cols, &pad_rows(&v, rows, cols))?);
             expect_turned(t, &x, v.iter().map(|x| f64::from(*x)).collect(), rows, cols)
         }));
     }
     for (half, rows, cols) in [(Half::Bf16, 36, 10), (Half::F16, 33, 97), (Half::F16, 4, 4)] {
         all.push(Case::new(format!("forward {rows}x{cols} {}", half.name()), 0.0, move |t| {
-            let (weight, host) = matmul::random_half(t, half, rows, cols)?;
+            let (weight, host) = random_half(t, half, rows, cols)?;
             let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
             expect_turned(t, &block[0], host, rows, cols)
         }));
@@ -97,7 +100,7 @@ fn cases() -> Vec<Case> {
     for quants in Quants::ALL {
         // One multiplication and one addition, which a device may round once or twice.
         all.push(Case::new(format!("forward_q 64x37 {}", quants.name()), 1e-6, move |t| {
-            let (weight, host) = matmul::random_quantised(t, quants, 64, 37)?;
+            let (weight, host) = random_quantised(t, quants, 64, 37)?;
             let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
             expect_turned(t, &block[0], host, 64, 37)
         }));

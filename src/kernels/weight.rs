@@ -1,58 +1,10 @@
 //! The matrices of a model on the GPU: cut by columns into blocks that each fit a binding, and stored in f32, in 16 bits or
 //! in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
 
+use super::half::Half;
 use super::quants::{Quants, Scales};
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
-
-/// A 16-bit storage type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Half {
-    /// bfloat16: f32's exponent, 8 bits of precision.
-    Bf16,
-    /// IEEE half: 11 bits of precision up to 65,504.
-    F16,
-}
-
-impl Half {
-    /// Its name in files and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Half::Bf16 => "bf16",
-            Half::F16 => "f16",
-        }
-    }
-
-    /// The nearest value's bits, ties to even.
-    pub fn bits(self, x: f32) -> u16 {
-        match self {
-            Half::Bf16 => half::bf16::from_f32(x).to_bits(),
-            Half::F16 => half::f16::from_f32(x).to_bits(),
-        }
-    }
-
-    /// The value of such bits.
-    pub fn value(self, bits: u16) -> f32 {
-        match self {
-            Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
-            Half::F16 => half::f16::from_bits(bits).to_f32(),
-        }
-    }
-
-    /// Whether a value stays finite in it.
-    pub(crate) fn holds(self, x: f32) -> bool {
-        self.value(self.bits(x)).is_finite()
-    }
-
-    /// What the shaders' constant HALF says.
-    pub(super) fn constant(self) -> u32 {
-        match self {
-            Half::Bf16 => 1,
-            Half::F16 => 2,
-        }
-    }
-}
 
 /// How the elements of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +208,7 @@ impl Weight {
         let weight = Self::room(gpu, Stored::Half(half), rows, cols)?;
         for (first, block) in weight.blocks() {
             let Block::Half { words, cols: n, .. } = block else { continue };
-            let row = |row: &[f32]| super::cast::twin(half, &row[first..first + n]);
+            let row = |row: &[f32]| half.words(&row[first..first + n]);
             let bits: Vec<u32> = values.chunks_exact(cols.max(1)).flat_map(row).collect();
             gpu.overwrite(words, &bits)?;
         }

@@ -15,8 +15,9 @@ use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor};
 use crate::gpu::{Gpu, Part, Tensor};
 use crate::kernels::cast;
+use crate::kernels::half::Half;
 use crate::kernels::rms_norm::Gain;
-use crate::kernels::weight::{Block, Half, Weight};
+use crate::kernels::weight::{Block, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
 

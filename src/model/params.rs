@@ -3,9 +3,10 @@
 
 use crate::arch::{Arch, Dtype, LARGEST, NamedTensor, family, first_unusable, unusable};
 use crate::gpu::{Gpu, pad4};
+use crate::kernels::half::Half;
+use crate::kernels::heads::Heads;
 use crate::kernels::quants::{Quants, Scales};
-use crate::kernels::rope::Heads;
-use crate::kernels::weight::{Half, Stored, Weight};
+use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
 use std::ops::Range;

@@ -4,7 +4,7 @@ use super::{Model, dropout};
 use crate::Result;
 use crate::arch::{Arch, Rope, Stretch, family};
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::attention::Mask;
+use crate::kernels::mask::Mask;
 use crate::kernels::rope::{self, Turn};
 use crate::layout::Forest;
 

@@ -5,7 +5,7 @@ use super::exchange::Exchange;
 use super::fit::Fit;
 use super::{Dropout, Optimiser, Trainer, WeightType, dpo, sft};
 use crate::gpu::Gpu;
-use crate::kernels::weight::Half;
+use crate::kernels::half::Half;
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::{Error, Observer, Result};

@@ -10,7 +10,7 @@ use selfreward::gpu::{DeviceInfo, Gpu};
 use selfreward::json::read_json;
 use selfreward::kernels::check::{self, BenchRow};
 use selfreward::kernels::peak::{self, Peaks};
-use selfreward::kernels::{ALL, Case, Kernel, matmul};
+use selfreward::kernels::{ALL, Case, DTYPES, Kernel, matmul_cases};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -62,11 +62,10 @@ pub(crate) struct Args {
     dtype: Option<&'static str>,
 }
 
-/// One of [`matmul::DTYPES`].
+/// One of [`DTYPES`].
 fn types() -> impl TypedValueParser<Value = &'static str> {
     // The parser lets nothing else through.
-    PossibleValuesParser::new(matmul::DTYPES)
-        .map(|given| matmul::DTYPES.into_iter().find(|t| *t == given).unwrap_or_default())
+    PossibleValuesParser::new(DTYPES).map(|given| DTYPES.into_iter().find(|t| *t == given).unwrap_or_default())
 }
 
 /// The same for a model.
@@ -105,7 +104,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.list {
         return list(app, &args.kernel);
     }
-    if let Some(kernel) = args.kernel.iter().find(|k| !args.shape.is_empty() && *k != matmul::KERNEL.name()) {
+    if let Some(kernel) = args.kernel.iter().find(|k| !args.shape.is_empty() && *k != matmul_cases::KERNEL.name()) {
         bail!("--shape is for products: --kernel matmul, not {kernel}");
     }
     let dtype = args.dtype;
@@ -158,9 +157,9 @@ fn sizes(text: &str) -> Result<[usize; 3], String> {
 fn products(shapes: &[[usize; 3]], dtype: &'static str, backward: bool) -> Result<Vec<(&'static Kernel, Case)>> {
     let mut all = Vec::new();
     for [m, n, k] in shapes.iter().copied() {
-        all.push((&matmul::KERNEL, matmul::timed((m, k, n), dtype)?));
+        all.push((&matmul_cases::KERNEL, matmul_cases::timed((m, k, n), dtype)?));
         if backward {
-            all.extend(matmul::timed_backward((m, k, n), dtype)?.map(|case| (&matmul::KERNEL, case)));
+            all.extend(matmul_cases::timed_backward((m, k, n), dtype)?.map(|case| (&matmul_cases::KERNEL, case)));
         }
     }
     Ok(all)

@@ -12,8 +12,8 @@ use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Module
 use selfreward::arch::{Arch, family};
 use selfreward::gpu::{Gpu, Peak};
 use selfreward::json::read_json;
+use selfreward::kernels::half::Half;
 use selfreward::kernels::peak;
-use selfreward::kernels::weight::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::recipe::config::RunConfig;
 use selfreward::recipe::plan::{self, RunPlan};

@@ -6,7 +6,7 @@ use selfreward::data::answers::read_prompts;
 use selfreward::data::records::DroppedRecord;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_json, read_jsonl, write_json};
-use selfreward::kernels::weight::Half;
+use selfreward::kernels::half::Half;
 use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};

@@ -12,7 +12,7 @@ use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::data::examples;
 use selfreward::data::examples::Limit;
-use selfreward::kernels::weight::Half;
+use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage, score};
 use selfreward::recipe::supervised::mixture;
 use selfreward::rng::fnv;

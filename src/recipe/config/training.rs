@@ -1,7 +1,7 @@
 //! `[sft]`, `[dpo]` and `[validation]`: how models are trained.
 
 use super::{at_least_0, fine};
-use crate::kernels::weight::Half;
+use crate::kernels::half::Half;
 use crate::train::objective::{self, Divergence, Objective};
 use crate::train::{LearningRate, MomentType, Optimiser, Schedule, WeightType, dpo::DpoConfig, sft::SftConfig};
 use crate::{Error, Result};

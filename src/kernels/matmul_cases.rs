@@ -1,23 +1,95 @@
-//! The products' comparisons with their twins, the shapes to time, and random weights in every type.
+//! The products' comparisons with their twins, and the shapes to time.
 
-use super::{Epilogue, forward, forward_nt, forward_tn, gates, normalises};
+use super::case::{Case, Kernel};
+use super::half::Half;
+use super::inputs::{DTYPES, pad_rows, random, random_half, random_quantised};
+use super::matmul::{Epilogue, SOURCE, forward, forward_nt, forward_tn, gates, normalises};
+use super::product::{twin, twin_tn};
+use super::quants::Quants;
+use super::rms_norm::{self, Gain};
+use super::swiglu;
+use super::transpose;
+use super::weight::Weight;
 use crate::arch::Activation;
-use crate::gpu::pad4;
-use crate::kernels::quants::{Quants, Scales};
-use crate::kernels::rms_norm::{self, Gain};
-use crate::kernels::swiglu;
-use crate::kernels::weight::{Half, Weight};
-use crate::kernels::{Case, Trial, transpose};
+use crate::gpu::{Variant, pad4};
 use crate::{Error, Result};
 
-/// Rows of zeros up to a multiple of 4.
-pub(in crate::kernels) fn pad_rows(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut all = values.to_vec();
-    all.resize(pad4(rows) * cols, 0.0);
-    all
-}
+/// The kernel's row in [`super::ALL`].
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
+    constants: &[
+        &[
+            ("MR", 1),
+            ("NC", 4),
+            ("BIAS", 0),
+            ("ADD", 0),
+            ("BITS", 4),
+            ("GROUP", 32),
+            ("NORM", 0),
+            ("OFFSET", 0),
+            ("GATED", 0),
+            ("GELU", 0),
+        ],
+        &[
+            ("MR", 1),
+            ("NC", 2),
+            ("BIAS", 0),
+            ("ADD", 0),
+            ("BITS", 4),
+            ("GROUP", 32),
+            ("NORM", 1),
+            ("OFFSET", 0),
+            ("GATED", 1),
+            ("GELU", 0),
+        ],
+        &[
+            ("MR", 2),
+            ("NC", 2),
+            ("BIAS", 1),
+            ("ADD", 0),
+            ("BITS", 8),
+            ("GROUP", 16),
+            ("FULL", 1),
+            ("HALF", 1),
+            ("NORM", 1),
+            ("OFFSET", 1),
+            ("GATED", 1),
+            ("GELU", 1),
+        ],
+        &[
+            ("MR", 4),
+            ("NC", 2),
+            ("BIAS", 1),
+            ("ADD", 0),
+            ("BITS", 8),
+            ("GROUP", 32),
+            ("HALF", 1),
+            ("NORM", 0),
+            ("OFFSET", 0),
+            ("GATED", 0),
+            ("GELU", 0),
+        ],
+        &[
+            ("MR", 8),
+            ("NC", 1),
+            ("BIAS", 0),
+            ("ADD", 1),
+            ("BITS", 4),
+            ("GROUP", 32),
+            ("FULL", 1),
+            ("HALF", 2),
+            ("NORM", 0),
+            ("OFFSET", 0),
+            ("GATED", 0),
+            ("GELU", 0),
+        ],
+    ],
+    ordered: &Variant::ALL,
+    cases,
+};
 
-pub(super) fn cases() -> Vec<Case> {
+fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (m, k, n) in
         [(1, 36, 36), (7, 33, 10), (33, 64, 97), (8, 576, 192), (65, 10, 130), (5, 7, 1), (611, 20, 36), (9, 4100, 36)]
@@ -219,77 +291,4 @@ fn timed_tn((m, k, n): (usize, usize, usize)) -> Case {
         t.expect("c", &c, Vec::new);
         Ok(())
     })
-}
-
-/// A random matrix `[K, N]` of one of [`DTYPES`], and the same in f64.
-pub(in crate::kernels) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
-    match dtype {
-        "bf16" => random_half(t, Half::Bf16, k, n),
-        "f16" => random_half(t, Half::F16, k, n),
-        _ => {
-            if let Some(quants) = Quants::ALL.into_iter().find(|q| q.name() == dtype) {
-                return random_quantised(t, quants, k, n);
-            }
-            let v = t.values(k * n);
-            let b = Weight::upload(t.gpu, pad4(k), n, &pad_rows(&v, k, n))?;
-            Ok((b, v.iter().map(|x| f64::from(*x)).collect()))
-        }
-    }
-}
-
-/// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 8] = {
-    let [q4, q8, q4k, q5k, q6k] = Quants::ALL;
-    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name()]
-};
-
-/// Random 16-bit values and the same in f64, `[K, N]`.
-pub(in crate::kernels) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
-    let v: Vec<f32> = t.values(k * n).iter().map(|x| half.value(half.bits(*x))).collect();
-    let weight = Weight::upload_half(t.gpu, half, pad4(k), n, &pad_rows(&v, k, n))?;
-    Ok((weight, v.iter().map(|x| f64::from(*x)).collect()))
-}
-
-/// Random blocks and the dense matrix `[K, N]` that they stand for.
-pub(in crate::kernels) fn random_quantised(
-    t: &mut Trial,
-    quants: Quants,
-    k: usize,
-    n: usize,
-) -> Result<(Weight, Vec<f64>)> {
-    let (bits, per, group) = (quants.bits, 32 / quants.bits as usize, quants.group as usize);
-    let stored = |x: f32| match quants.scales {
-        Scales::Half => Half::F16.value(Half::F16.bits(x)),
-        Scales::Full => x,
-    };
-    let words: Vec<u32> = (0..k / per * n).map(|_| t.below(1 << 32) as u32).collect();
-    let scale: Vec<f32> = t.values(k / group * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
-    let minimum: Vec<f32> = t.values(k / group * n).into_iter().map(stored).collect();
-    let dense = (0..k * n)
-        .map(|i| {
-            let (row, col) = (i / n, i % n);
-            let q = (words[row / per * n + col] >> ((row % per) as u32 * bits)) & ((1u32 << bits) - 1);
-            f64::from(q) * f64::from(scale[row / group * n + col]) + f64::from(minimum[row / group * n + col])
-        })
-        .collect();
-    Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))
-}
-
-/// C = A B in f64, A `[M, K]`, B `[K, N]`.
-pub fn twin(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
-    let mut c = vec![0.0; m * n];
-    for i in 0..m {
-        for (t, x) in a[i * k..(i + 1) * k].iter().enumerate() {
-            for (to, y) in c[i * n..(i + 1) * n].iter_mut().zip(&b[t * n..(t + 1) * n]) {
-                *to += x * y;
-            }
-        }
-    }
-    c
-}
-
-/// C = A^T B in f64, A `[K, M]`, B `[K, N]`.
-pub fn twin_tn(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
-    let turned: Vec<f64> = (0..m * k).map(|i| a[(i % k) * m + i / k]).collect();
-    twin(&turned, b, m, k, n)
 }

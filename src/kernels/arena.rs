@@ -1,0 +1,59 @@
+//! The paged arena of keys and values, and where a decoding step's rows stand in it.
+
+use super::heads::Heads;
+use crate::Result;
+use crate::gpu::{Gpu, Tensor};
+
+/// Positions of one page.
+pub const PAGE: usize = 32;
+
+/// Positions of one partial sum, counted from position 0.
+pub const CHUNK: usize = 128;
+
+/// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one another, since that is
+/// how they are read.
+#[derive(Clone)]
+pub struct Arena {
+    /// Keys, rotated.
+    pub keys: Tensor,
+    /// Values.
+    pub values: Tensor,
+}
+
+impl Arena {
+    /// Room for so many pages, of arbitrary content.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
+        let memory = || gpu.empty(pages * heads.kv_heads * PAGE, heads.head_dim);
+        Ok(Arena { keys: memory()?, values: memory()? })
+    }
+
+    /// The row of a key head at a slot, which is page * PAGE + the position's place in it.
+    pub fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
+        (slot / PAGE * kv_heads + kv) * PAGE + slot % PAGE
+    }
+}
+
+/// Where the rows of a step stand.
+#[derive(Clone)]
+pub struct Rows {
+    /// Page numbers of each row's path, `[B, pages]`.
+    pub table: Tensor,
+    /// Position of each row, `[B]`; it sees itself and everything before.
+    pub pos: Tensor,
+    /// Most positions that any row will see.
+    pub longest: usize,
+    /// Positions a row sees back, itself included.
+    pub window: u32,
+    /// Factor on the scores, head_dim^-0.5 if None.
+    pub scale: Option<f32>,
+}
+
+impl Rows {
+    /// Partial sums of a row.
+    pub(super) fn chunks(&self) -> usize {
+        self.longest.div_ceil(CHUNK).max(1)
+    }
+}

@@ -1,0 +1,61 @@
+//! The 16-bit types in which matrices are stored.
+
+use crate::gpu::pad4;
+
+/// A 16-bit storage type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Half {
+    /// bfloat16: f32's exponent, 8 bits of precision.
+    Bf16,
+    /// IEEE half: 11 bits of precision up to 65,504.
+    F16,
+}
+
+impl Half {
+    /// Its name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::Bf16 => "bf16",
+            Half::F16 => "f16",
+        }
+    }
+
+    /// The nearest value's bits, ties to even.
+    pub fn bits(self, x: f32) -> u16 {
+        match self {
+            Half::Bf16 => half::bf16::from_f32(x).to_bits(),
+            Half::F16 => half::f16::from_f32(x).to_bits(),
+        }
+    }
+
+    /// The value of such bits.
+    pub fn value(self, bits: u16) -> f32 {
+        match self {
+            Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
+            Half::F16 => half::f16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// Whether a value stays finite in it.
+    pub(crate) fn holds(self, x: f32) -> bool {
+        self.value(self.bits(x)).is_finite()
+    }
+
+    /// What the shaders' constant HALF says.
+    pub(super) fn constant(self) -> u32 {
+        match self {
+            Half::Bf16 => 1,
+            Half::F16 => 2,
+        }
+    }
+
+    /// The words of a row of values: two neighbours in each, the first in its low bits, and zeros up to a multiple of 4 values.
+    pub(super) fn words(self, row: &[f32]) -> Vec<u32> {
+        let bits: Vec<u16> = row.iter().map(|x| self.bits(*x)).collect();
+        let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |b| u32::from(*b) << 16);
+        let mut words: Vec<u32> = bits.chunks(2).map(word).collect();
+        words.resize(pad4(row.len()) / 2, 0);
+        words
+    }
+}

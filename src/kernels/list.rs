@@ -1,0 +1,35 @@
+//! The list of kernels that tests, `check`, `bench` and the translations walk.
+
+use super::case::Kernel;
+use super::{
+    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
+    embedding, kv_write, log_softmax, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, swiglu,
+    transpose,
+};
+
+/// Every kernel.
+pub const ALL: &[Kernel] = &[
+    embedding::KERNEL,
+    rms_norm::KERNEL,
+    matmul_cases::KERNEL,
+    matmul_matrix::KERNEL,
+    transpose::KERNEL,
+    cast::KERNEL,
+    column_sum::KERNEL,
+    columns::KERNEL,
+    rope::KERNEL,
+    attention::KERNEL,
+    attention_backward::KERNEL,
+    attention_tiles_cases::KERNEL,
+    attention_decode::KERNEL,
+    kv_write::KERNEL,
+    swiglu::KERNEL,
+    dropout::KERNEL,
+    rows::KERNEL,
+    log_softmax::KERNEL,
+    sample::KERNEL,
+    adamw::KERNEL,
+    peak::KERNEL,
+    peak::F16,
+    peak::MATRIX,
+];
