@@ -10,13 +10,12 @@
 )]
 #![expect(clippy::print_stdout, reason = "the table is what a bench prints")]
 
-#[path = "../../tests/texts/mod.rs"]
-mod texts;
 mod vulkan;
 
 use naga::back::spv;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use selfreward::gpu::{Source, Variant};
+use selfreward_testing::texts;
 use std::collections::HashSet;
 use std::ffi::CString;
 use vulkan::{Compiler, Executable};

@@ -114,7 +114,7 @@ with_mesa_26() {
 shader_translations() {
   local dir=$target/shaders
   rm -rf "$dir"
-  SHADERS_OUT=$dir cargo test --workspace --locked -q --test shaders || return 1
+  SHADERS_OUT=$dir cargo test --workspace --locked -q --test kernels shaders:: || return 1
   if has_apt && ! { command -v spirv-val && command -v glslangValidator; } >/dev/null; then
     say "Installing spirv-tools and glslang-tools"
     apt_install spirv-tools glslang-tools
@@ -170,7 +170,7 @@ in_dawn() {
 report_in_browser() {
   local dir=$target/report file name scheme browser problems=0
   rm -rf "$dir"
-  REPORT_OUT=$dir cargo test --workspace --locked -q --test report || return 1
+  REPORT_OUT=$dir cargo test --workspace --locked -q --test rounds report:: || return 1
   if [ "${1:-}" = install ] && ! find_browser >/dev/null && has_apt && [ "$(. /etc/os-release && printf '%s' "$ID")" = debian ]; then
     say "Installing chromium"
     (apt_install chromium) || true

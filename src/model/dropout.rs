@@ -80,7 +80,7 @@ pub(crate) fn branch(
 mod tests {
     use super::*;
 
-    /// That they are the formula's is compared with numpy in tests/dropout.rs.
+    /// That they are the formula's is compared with numpy in tests/training/dropout.rs.
     #[test]
     fn keys_tell_every_part_apart() {
         let gpu = Gpu::open(None, None).unwrap();

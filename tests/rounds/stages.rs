@@ -3,9 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
-mod common;
-
-use common::{schema, validate};
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use selfreward::demo::domain::{OracleJudge, WorldDomain, self_judge, settings};
 use selfreward::demo::evaluation;
@@ -24,6 +21,7 @@ use selfreward::rng::Stream;
 use selfreward::world::respond::{IFT_WEIGHTS, response};
 use selfreward::world::{Task, marks, text};
 use selfreward::{Error, Observer, Result, Silent};
+use selfreward_testing::schema::{schema, validate};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;

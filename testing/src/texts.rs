@@ -26,17 +26,21 @@ const OTHERS: &[(&str, u32)] = &[
 ];
 
 /// One entry point with its constants.
-pub(crate) struct Text {
-    pub(crate) source: &'static Source,
-    pub(crate) variant: Variant,
-    pub(crate) entry: &'static str,
+pub struct Text {
+    /// The kernel's.
+    pub source: &'static Source,
+    /// The variant of the text.
+    pub variant: Variant,
+    /// The name of the function.
+    pub entry: &'static str,
     /// The row of the kernel's constants.
-    pub(crate) row: &'static [(&'static str, u32)],
-    pub(crate) wgsl: String,
+    pub row: &'static [(&'static str, u32)],
+    /// The text itself.
+    pub wgsl: String,
 }
 
 /// All of them, in the order of the list.
-pub(crate) fn texts() -> Result<Vec<Text>, selfreward::Error> {
+pub fn texts() -> Result<Vec<Text>, selfreward::Error> {
     let mut all = Vec::new();
     for kernel in ALL {
         let source = (kernel.source)();

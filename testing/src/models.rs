@@ -1,5 +1,4 @@
 //! What several tests do with a model.
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::Silent;
 use selfreward::arch::NamedTensor;
@@ -10,7 +9,7 @@ use selfreward::model::{Model, Storage};
 use selfreward::source::ModelSource;
 
 /// An adapter on all linear layers that adds something.
-pub(crate) fn lora(source: &ModelSource) -> Adapter {
+pub fn lora(source: &ModelSource) -> Adapter {
     let targets = Modules::Names(vec![ALL_LINEAR.into()]);
     let config =
         LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
@@ -23,7 +22,7 @@ pub(crate) fn lora(source: &ModelSource) -> Adapter {
 }
 
 /// The likeliest continuation, twelve tokens.
-pub(crate) fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
+pub fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: 12,
@@ -37,7 +36,7 @@ pub(crate) fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
 }
 
 /// The model as its file has it and in f32, which hold the same values; the first takes at most this share of the second's memory.
-pub(crate) fn own_and_wide(gpu: &Gpu, source: &ModelSource, share: f64) -> (Model, Model) {
+pub fn own_and_wide(gpu: &Gpu, source: &ModelSource, share: f64) -> (Model, Model) {
     let before = gpu.live_bytes();
     let own = Model::load(gpu, source).unwrap();
     let small = gpu.live_bytes() - before;
@@ -50,7 +49,7 @@ pub(crate) fn own_and_wide(gpu: &Gpu, source: &ModelSource, share: f64) -> (Mode
 }
 
 /// |a − b| / |b| over all tensors that hold something.
-pub(crate) fn distance<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
+pub fn distance<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
     let (mut off, mut all) = (0.0, 0.0);
     for (a, b) in pairs {
         assert_eq!(a.len(), b.len());
@@ -60,7 +59,8 @@ pub(crate) fn distance<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) 
     (off / all).sqrt()
 }
 
-pub(crate) fn named_distance(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+/// [`distance`] over tensors of the same names, which it compares.
+pub fn named_distance(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
     assert_eq!(a.iter().map(|t| &t.name).collect::<Vec<_>>(), b.iter().map(|t| &t.name).collect::<Vec<_>>());
     distance(a.iter().zip(b).map(|(a, b)| (&a.data[..], &b.data[..])))
 }

@@ -2,11 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use assert_cmd::cargo::cargo_bin_cmd;
-use common::{schema, validate};
+use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -5,14 +5,11 @@
 
 use assert_cmd::cargo::cargo_bin_cmd;
 use safetensors::SafeTensors;
+use selfreward_testing::golden::having;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-#[path = "../../tests/golden/folders.rs"]
-mod folders;
-use folders::having;
 
 /// What every folder has in which more than logits is compared.
 const GRADS: &str = "grads.sigmoid.safetensors";

@@ -2,9 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-mod models;
-
-use models::{distance, greedy, lora, named_distance, own_and_wide};
 use selfreward::arch::Dtype;
 use selfreward::arch::{Arch, NamedTensor, family};
 use selfreward::gpu::{Gpu, Options};
@@ -18,6 +15,7 @@ use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
 use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use selfreward::world;
+use selfreward_testing::models::{distance, greedy, lora, named_distance, own_and_wide};
 use std::path::Path;
 
 fn golden(name: &str) -> ModelSource {

@@ -3,13 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
-mod common;
-
-use common::{schema, validate};
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone};
 use selfreward::json::write_jsonl;
 use selfreward::report;
 use selfreward::report::{FILE, trackers};
+use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -255,7 +253,7 @@ fn contrast(a: &str, b: &str) -> f64 {
 
 #[test]
 fn colours_stand_out_in_the_light_and_in_the_dark() {
-    let css = include_str!("../src/report/report.css");
+    let css = include_str!("../../src/report/report.css");
     let (light, dark) = css.split_once("@media (prefers-color-scheme: dark)").unwrap();
     for (scheme, css) in [("light", light), ("dark", dark)] {
         let colour = |name: &str| {

@@ -3,11 +3,8 @@
 use std::path::Path;
 
 /// The folders of `tests/golden` that hold `file`, in order.
-pub(crate) fn having(file: &str) -> Vec<String> {
-    // The driver's tests stand one folder deeper.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let golden = ["tests/golden", "../tests/golden"].map(|p| root.join(p)).into_iter().find(|p| p.is_dir()).unwrap();
-    let mut names: Vec<String> = std::fs::read_dir(golden)
+pub fn having(file: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"))
         .unwrap()
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.path().join(file).is_file())

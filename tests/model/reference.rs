@@ -1,7 +1,7 @@
 //! Tiny models against PyTorch: log-probs, greedy continuations, every DPO loss, an AdamW trajectory, the SFT loss.
 //!
 //! The expected values, their origin and the script that made them stand in `tests/golden`. Gradients by name and logits
-//! are compared through the binary (`driver/tests/dump.rs`), which is the one that writes them out.
+//! are compared through the binary (`driver/tests/commands/dump.rs`), which is the one that writes them out.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
@@ -15,15 +15,12 @@ use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
 use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer, sft};
+use selfreward_testing::golden::having;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-#[path = "golden/folders.rs"]
-mod folders;
-use folders::having;
 
 /// What the folder of a tiny model holds, and what those hold that are trained for longer too.
 const MODELS: &str = "grads.sigmoid.safetensors";

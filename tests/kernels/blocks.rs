@@ -1,9 +1,6 @@
 //! Models in GGUF's quantised blocks: what the kernels read in registers is what `f32` makes of the same file.
 #![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
 
-mod models;
-
-use models::{distance, greedy, lora, named_distance, own_and_wide};
 use selfreward::arch::Dtype;
 use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::{Gpu, Options};
@@ -12,6 +9,7 @@ use selfreward::source::ModelSource;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
 use selfreward::weights::{ModelParts, save_gguf};
+use selfreward_testing::models::{distance, greedy, lora, named_distance, own_and_wide};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -2,14 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-mod hub_server;
-
+use crate::hub_server::{COMMIT, REPO, Server, sha256};
 use assert_cmd::cargo::cargo_bin_cmd;
-use common::{schema, validate};
-use hub_server::{COMMIT, REPO, Server, sha256};
 use safetensors::tensor::{SafeTensors, TensorView};
+use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

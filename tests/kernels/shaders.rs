@@ -6,9 +6,8 @@
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use selfreward::gpu::Source;
+use selfreward_testing::texts;
 use std::path::PathBuf;
-
-mod texts;
 
 #[test]
 fn every_variant_translates() {

@@ -1,0 +1,14 @@
+//! The commands through the binary, one by one.
+
+mod cli;
+mod data;
+mod dump;
+mod eval;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_server;
+mod lora;
+mod plan;
+mod stages;
+mod training;

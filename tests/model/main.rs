@@ -1,0 +1,10 @@
+//! Models: read, kept in memory, scored and decoded.
+
+mod forest;
+mod gguf;
+mod invariance;
+mod profile;
+mod reference;
+mod storage;
+mod text;
+mod weights;

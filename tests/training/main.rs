@@ -1,0 +1,7 @@
+//! Training: losses, optimisers, adapters and dropout against other implementations, and several ranks against one.
+
+mod dropout;
+mod exchange;
+mod lora;
+mod losses;
+mod optimiser;
