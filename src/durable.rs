@@ -1,12 +1,12 @@
-//! The file operations that a run's safety hangs on. All durable writes go through this module, so that the tests can
-//! make any one of them fail (`faults`).
+//! The file operations on which a run's safety depends. All durable writes go through this module, so that the tests
+//! can make any one of them fail (`faults`).
 
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Makes a folder and those above it.
+/// Makes a folder, and those above it that are missing.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -16,14 +16,14 @@ pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io(path))
 }
 
-/// Makes a new file, empty if there is one.
+/// Makes a new, empty file; one that exists is emptied.
 pub(crate) fn create(path: &Path) -> Result<File> {
     #[cfg(test)]
     faults::step(path)?;
     File::create(path).map_err(Error::io(path))
 }
 
-/// Writes all of `bytes`. When it fails, any part of them may be there.
+/// Writes all of `bytes`. If that fails, any part of them may have been written.
 pub(crate) fn write(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(test)]
     faults::step(path).inspect_err(|_| drop(file.write_all(&bytes[..bytes.len() / 2])))?;
@@ -37,14 +37,14 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io(path))
 }
 
-/// Puts a file or folder in place of another; from then on it is there whole, whatever happens.
+/// Renames a file or folder, in place of another if there is one. From then on it is there whole, whatever happens.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     #[cfg(test)]
     faults::step(to)?;
     fs::rename(from, to).map_err(Error::io(to))
 }
 
-/// Removes a file; none is fine.
+/// Removes a file; it need not exist.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -54,7 +54,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     fs::remove_file(path).map_err(Error::io(path))
 }
 
-/// Removes a folder and all in it; none is fine.
+/// Removes a folder and all that it holds; it need not exist.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -64,16 +64,16 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).map_err(Error::io(path))
 }
 
-/// Waits until the names in `folder` (None: the working directory) are on the disk.
+/// Waits until the names in `folder` (`None`: the working directory) are on the disk.
 pub(crate) fn sync_folder(folder: Option<&Path>) {
     let folder = folder.filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Some systems cannot open a folder (Windows); there the rename itself is what there is.
+    // Some systems (Windows) cannot open a folder; there the rename alone has to do.
     if let Ok(file) = File::open(folder) {
         let _ = file.sync_all();
     }
 }
 
-/// `.NAME.tmp` in the same folder: a fixed name, so that what a killed run left behind is overwritten by its resume.
+/// The path `.NAME.tmp` in the same folder. The name is fixed, so a resume overwrites what a killed run left behind.
 pub(crate) fn beside(path: &Path) -> Result<PathBuf> {
     match path.file_name() {
         Some(name) => Ok(path.with_file_name(format!(".{}.tmp", name.to_string_lossy()))),
@@ -91,7 +91,7 @@ pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
         })
         .and_then(|()| rename(&temporary, path));
     if done.is_err() {
-        // The first error is the one to report; a leftover is overwritten by the next attempt.
+        // The first error is the one to report; the next attempt overwrites what is left.
         let _ = fs::remove_file(&temporary);
     }
     done?;
@@ -104,15 +104,15 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |temporary| write(&mut create(temporary)?, temporary, bytes))
 }
 
-/// A file of lines that grows at its end, line by line; a line that was torn by a kill or a full disk is cut off when
-/// it is opened again.
+/// A file that grows by lines at its end. When it is opened again, a line that a kill or a full disk has torn is cut
+/// off.
 pub(crate) struct Lines {
     path: PathBuf,
     file: File,
 }
 
 impl Lines {
-    /// Opens or makes the file; returns the whole lines in it.
+    /// Opens the file or makes it; returns the whole lines in it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<u8>)> {
         #[cfg(test)]
         faults::step(path)?;
@@ -132,25 +132,25 @@ impl Lines {
         Ok((lines, bytes))
     }
 
-    /// Keeps the first `len` bytes.
+    /// Keeps the first `len` bytes and removes the rest.
     pub(crate) fn cut(&mut self, len: usize) -> Result<()> {
         let done = self.file.set_len(len as u64).and_then(|()| self.file.seek(SeekFrom::End(0)));
         done.map(drop).map_err(Error::io(&self.path))
     }
 
-    /// Appends a line (with its end), and waits until it is on the disk.
+    /// Appends a line, which includes its end, and waits until it is on the disk.
     pub(crate) fn push(&mut self, line: &[u8]) -> Result<()> {
         write(&mut self.file, &self.path, line)?;
         sync(&self.file, &self.path)
     }
 
-    /// The same without the wait: for what a run can do without.
+    /// Appends a line without waiting for the disk, for what a run can do without.
     pub(crate) fn push_unsynced(&mut self, line: &[u8]) -> Result<()> {
         write(&mut self.file, &self.path, line)
     }
 }
 
-/// Failures on demand, of the thread that asks for them.
+/// Failures on demand, in the thread that asks for them.
 #[cfg(test)]
 pub(crate) mod faults {
     use super::{Error, Path, Result};
@@ -161,7 +161,7 @@ pub(crate) mod faults {
         static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
     }
 
-    /// Lets `operations` succeed and every one after them fail with a full disk; None ends that.
+    /// Lets `operations` operations succeed and every one after them fail as on a full disk; `None` ends that.
     pub(crate) fn fail_after(operations: Option<usize>) {
         LEFT.set(operations);
     }
@@ -200,7 +200,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("a.json");
         write_file(&path, b"old").unwrap();
-        // To make the file, to write it, to sync it, to rename it.
+        // The four operations make the file, write it, sync it and rename it.
         for operations in 0..4 {
             faults::fail_after(Some(operations));
             let failed = write_file(&path, b"new and longer").unwrap_err();
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
-    /// A disk that is really full, where the system has one.
+    /// On a disk that is really full, if the system has one, the error names the file.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_named() {

@@ -6,23 +6,23 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-/// Reads one record a line. Empty lines are skipped.
+/// Reads one record from each line. Empty lines are skipped.
 ///
 /// # Errors
-/// The file cannot be read; a line is no JSON or lacks a field: the error names file and line.
+/// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     parse_jsonl(path, &std::fs::read_to_string(path).map_err(Error::io(path))?)
 }
 
-/// [`read_jsonl`] of a file that may not be there.
+/// Reads records as [`read_jsonl`] does; a missing file holds none.
 ///
 /// # Errors
-/// As [`read_jsonl`], but for a file that is missing.
+/// As [`read_jsonl`], but that a missing file is no error.
 pub(crate) fn read_jsonl_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
     if path.exists() { read_jsonl(path).map(Some) } else { Ok(None) }
 }
 
-/// The records of a text from the file `path`.
+/// The records in `text`, which was read from the file `path`.
 pub(crate) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<T>> {
     text.lines()
         .enumerate()
@@ -38,7 +38,7 @@ fn without_place(e: &serde_json::Error) -> String {
     e.to_string().replace(" at line 1 column", " at column")
 }
 
-/// Writes one record a line; the file appears whole or not at all.
+/// Writes one record on each line. The file appears whole or not at all.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -50,7 +50,7 @@ pub fn write_jsonl<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
     write_file(path, &bytes)
 }
 
-/// Writes a pretty JSON document; the file appears whole or not at all.
+/// Writes a JSON document with indentation. The file appears whole or not at all.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -63,7 +63,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Reads a JSON document.
 ///
 /// # Errors
-/// The file cannot be read or is not of this form.
+/// The file cannot be read, or it does not have the form of `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))
@@ -75,7 +75,7 @@ pub(crate) fn line<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a file so that it appears whole or not at all; creates missing folders.
+/// Writes a file so that it appears whole or not at all; makes missing folders.
 ///
 /// # Errors
 /// The file cannot be written.

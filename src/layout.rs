@@ -1,29 +1,29 @@
-//! The token forest: all tokens of a step lie flat, without padding or a batch dimension. A root is a prompt, a child
-//! continues its parent. In depth-first order the whole mask is one array: row i sees row j exactly when
+//! The token forest. All tokens of a step lie flat, without padding or a batch dimension: a root is a prompt, a child
+//! continues its parent. In depth-first order one array tells the whole mask, since row i sees row j exactly when
 //! `j <= i < end[j]` (FlashMask, arXiv 2410.01359, has the column-wise form for general sparse causal masks; sharing a
 //! prompt between answers: arXiv 2410.20305).
 
-/// A part of a path: rows `first .. first + len`.
+/// A part of a path through the forest: rows `first .. first + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// First row.
+    /// The node's first row.
     pub first: usize,
-    /// Number of rows.
+    /// How many rows the node has.
     pub len: usize,
-    /// The row before the first one on the path, if any: it predicts the node's first token.
+    /// The row before the node's first one on its path, if there is one. It predicts the node's first token.
     pub before: Option<usize>,
 }
 
-/// Tokens in depth-first order with what the kernels need to know of them; every vector has one entry a row.
+/// Tokens in depth-first order, with what the kernels need to know of them. Every vector has one entry for each row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forest {
-    /// Token ids.
+    /// The token id of each row.
     pub tokens: Vec<u32>,
-    /// Position along the path, for RoPE and windows.
+    /// The position of each row along its path, for RoPE and windows.
     pub pos: Vec<u32>,
-    /// End of the subtree that the row's node begins.
+    /// For each row, the end of the subtree that its node begins.
     pub end: Vec<u32>,
-    /// First row of the row's tree.
+    /// For each row, the first row of its tree.
     pub root: Vec<u32>,
     open: Vec<Node>,
 }
@@ -34,7 +34,7 @@ impl Forest {
         Forest::default()
     }
 
-    /// Rows so far.
+    /// How many rows there are so far.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -54,14 +54,14 @@ impl Forest {
         self.tokens.extend_from_slice(tokens);
         self.pos.extend((0..tokens.len() as u32).map(|i| pos + i));
         self.root.extend(tokens.iter().map(|_| root));
-        // Known once the node closes.
+        // The end is known once the node closes.
         self.end.extend(tokens.iter().map(|_| 0));
         let node = Node { first, len: tokens.len(), before };
         self.open.push(node);
         node
     }
 
-    /// Closes the innermost open node: its subtree ends here.
+    /// Closes the innermost open node, whose subtree ends here.
     pub fn close(&mut self) {
         if let Some(node) = self.open.pop() {
             let end = self.len() as u32;
@@ -69,14 +69,14 @@ impl Forest {
         }
     }
 
-    /// Adds a child without children.
+    /// Adds a child that has no children.
     pub fn leaf(&mut self, tokens: &[u32]) -> Node {
         let node = self.open(tokens);
         self.close();
         node
     }
 
-    /// Tokens of the longest path of each row's tree, by row.
+    /// For each row, how many tokens the longest path of its tree has.
     pub fn longest(&self) -> Vec<u32> {
         let mut longest = vec![0; self.len()];
         for (root, pos) in self.root.iter().zip(&self.pos) {
@@ -85,7 +85,7 @@ impl Forest {
         self.root.iter().map(|r| longest[*r as usize]).collect()
     }
 
-    /// Whether row `i` sees row `j` within `window` positions.
+    /// Whether row `i` sees row `j`, which lies at most `window` positions before it.
     pub fn visible(&self, i: usize, j: usize, window: u32) -> bool {
         j <= i && i < self.end[j] as usize && self.pos[i] - self.pos[j] < window
     }

@@ -4,18 +4,18 @@ use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 
-/// The file that [`Lock`] locks.
+/// Name of the file that [`Lock`] locks.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// Keeps other processes out of a folder until it is dropped, however the process ends: the operating system's lock on
-/// a file.
+/// Keeps other processes out of a folder until it is dropped or the process ends, in whatever way: it is the operating
+/// system's lock on a file.
 pub(crate) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Lock {
-    /// Locks the folder, to this process or, with `File::try_lock_shared`, to those that share it.
+    /// Locks the folder for this process alone or, with `File::try_lock_shared`, for all processes that share it.
     ///
     /// # Errors
-    /// Another process has it; the file cannot be made.
+    /// Another process holds the lock, or the file cannot be made.
     pub(crate) fn take(folder: &Path, how: fn(&File) -> std::result::Result<(), TryLockError>) -> Result<Self> {
         let path = folder.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;

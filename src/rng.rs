@@ -2,11 +2,11 @@
 //! 2011).
 //!
 //! A number is a pure function of seed, record id and position, so nothing depends on the order in which work is done.
-//! The sampler on the GPU uses counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`, the
-//! keys of dropout's masks are drawn at `[step, 2, site_lo, site_hi]`, the rounding of bf16 weights at `[place, 3,
-//! parameter, step]`.
+//! The sampler on the GPU uses the counter `[position, 0, id_lo, id_hi]`, [`Stream`] uses `[block, 1, id_lo, id_hi]`,
+//! the keys of dropout's masks are drawn at `[step, 2, site_lo, site_hi]`, and the rounding of bf16 weights at
+//! `[place, 3, parameter, step]`.
 
-/// Philox 4x32 with ten rounds.
+/// The four random words of Philox 4x32 with ten rounds.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
@@ -20,24 +20,24 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// The low and the high half.
+/// The low and the high half of `x`.
 pub fn halves(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 
-/// The sampler's uniform number in [0, 1) with 24 bits for one token position of one record.
+/// The sampler's uniform number in [0, 1), with 24 bits, for one token position of one record.
 pub fn sampler_uniform(seed: u64, id: u64, position: u32) -> f32 {
     let [lo, hi] = halves(id);
     unit(philox([position, 0, lo, hi], halves(seed))[0])
 }
 
-/// Uniform in [0, 1), a multiple of 2^-24.
+/// A number in [0, 1), a multiple of 2^-24, from 32 random bits.
 pub(crate) fn unit(x: u32) -> f32 {
     (x >> 8) as f32 / (1 << 24) as f32
 }
 
-/// What identifies a record: a hash (FNV-1a, 64 bits) of round, stage, prompt and sample number. Two records of a run
-/// that differ in any of these draw independent numbers; the place of a record in a file does not matter.
+/// The id of a record: a hash (FNV-1a, 64 bits) of round, stage, prompt and sample number. Two records of a run that
+/// differ in any of these draw independent numbers; the place of a record in its file does not matter.
 pub fn record_id(round: u32, stage: &str, prompt: &[u32], sample: u32) -> u64 {
     let mut hash = Fnv::new();
     hash.write(&round.to_le_bytes());
@@ -87,7 +87,7 @@ impl Stream {
         Self { key: halves(seed), id: halves(id), block: 0, words: [0; 4], used: 4 }
     }
 
-    /// 32 random bits.
+    /// The next 32 random bits.
     pub fn bits(&mut self) -> u32 {
         if self.used == 4 {
             self.words = philox([self.block, 1, self.id[0], self.id[1]], self.key);
@@ -99,22 +99,22 @@ impl Stream {
         word
     }
 
-    /// Uniform in [0, 1), a multiple of 2^-24.
+    /// A uniform number in [0, 1), a multiple of 2^-24.
     pub fn uniform(&mut self) -> f32 {
         unit(self.bits())
     }
 
-    /// Uniform in 0..n (0 when n is 0). The bias is below n / 2^32.
+    /// A uniform number in 0..n (0 when n is 0). The bias is below n / 2^32.
     pub fn below(&mut self, n: usize) -> usize {
         ((u64::from(self.bits()) * n as u64) >> 32) as usize
     }
 
-    /// Uniform in lo..=hi.
+    /// A uniform number in lo..=hi.
     pub fn between(&mut self, lo: usize, hi: usize) -> usize {
         lo + self.below(hi.saturating_sub(lo) + 1)
     }
 
-    /// One of `items`, or None when there are none.
+    /// One of `items`, or `None` if there are none.
     pub fn choose<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let i = self.below(items.len());
         items.get(i)
@@ -127,7 +127,7 @@ impl Stream {
         }
     }
 
-    /// Standard normal (Box-Muller).
+    /// A standard normal number (Box-Muller).
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * f64::from(1.0 - self.uniform()).ln()).sqrt();
         let angle = std::f64::consts::TAU * f64::from(self.uniform());

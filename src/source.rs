@@ -12,71 +12,75 @@ use crate::weights::peft::{self, Peft};
 use crate::weights::{ModelParts, Weights, gguf_model, gguf_tokenizer, safetensors, save};
 use crate::{Error, Observer, Result};
 
-/// In place of a model: `{"path": P}` points to the real one; a relative P starts at the folder that holds this file.
+/// The file that stands in a folder in place of a model: `{"path": P}` points to the real one. A relative P starts at
+/// the folder that holds this file.
 pub const SOURCE_FILE: &str = "source.json";
-/// A pointer to a pointer to … ends here.
+/// Most pointers that may point to one another.
 const MAX_POINTERS: usize = 8;
-/// The embedding's name.
+/// The name of the embedding's tensor.
 const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The output matrix's name.
+/// The name of the output matrix's tensor.
 const OUTPUT: &str = "lm_head.weight";
 
 /// A model on disk, checked: every parameter of `arch` is there with its shape.
 #[derive(Debug)]
 pub struct ModelSource {
-    /// The folder or file the model was found in.
+    /// The folder or file in which the model was found.
     pub path: PathBuf,
-    /// Its shape.
+    /// The model's shape.
     pub arch: Arch,
-    /// config.json, or what it would be.
+    /// The content of config.json, or what it would be.
     pub config: Value,
-    /// generation_config.json.
+    /// The content of generation_config.json, if there is one.
     pub generation_config: Option<Value>,
-    /// The tensors.
+    /// The model's tensors, on disk.
     pub weights: Weights,
-    /// A PEFT folder's adapter; `path` and `weights` are then its base's.
+    /// The adapter of a PEFT folder; `path` and `weights` are then those of its base.
     pub adapter: Option<Adapter>,
-    /// Tokenizer and chat template; a folder may have none.
+    /// The tokenizer and chat template; a folder may have none.
     pub text: Option<Text>,
-    /// Token ids that end an answer: generation_config's, else config's, and the template's end of turn.
+    /// Token ids that end an answer: those of generation_config.json, or else of config.json, and the template's end of
+    /// turn.
     pub stop_ids: Vec<u32>,
-    /// Sentences worth telling the user.
+    /// Sentences that the user should be told.
     pub warnings: Vec<String>,
 }
 
 impl ModelSource {
-    /// Opens a Hugging Face folder, a `.gguf` file, a PEFT adapter with its base, or a run folder (its newest finished
-    /// model). A name that nothing on disk has may be a hub id ([`crate::hub::HubId`]) whose model is in the cache.
-    /// Weights stay on disk until they are asked for.
+    /// Opens a Hugging Face folder, a `.gguf` file, a PEFT adapter with its base, or a run folder, which means its
+    /// newest finished model. A name that nothing on disk has may be a hub id ([`crate::hub::HubId`]) whose model is in
+    /// the cache. Weights stay on disk until they are asked for.
     ///
     /// # Errors
-    /// Nothing there, files that are missing, truncated or contradict one another, an unknown architecture.
+    /// There is nothing of that name; files are missing, truncated or contradict one another; the architecture is
+    /// unknown.
     pub fn open(path: &Path) -> Result<ModelSource> {
         open(path, None)
     }
 
-    /// The same, fetching what is a hub id and not in the cache; the observer is told.
+    /// Does what [`ModelSource::open`] does, but fetches a hub id that is not in the cache, and tells the observer.
     ///
     /// # Errors
-    /// Those, and those of [`crate::hub::Hub::pull`].
+    /// As [`ModelSource::open`] and [`crate::hub::Hub::pull`].
     pub fn open_or_fetch(path: &Path, observer: &dyn Observer) -> Result<ModelSource> {
         open(path, Some(observer))
     }
 
-    /// The tokenizer.
+    /// The model's tokenizer and chat template.
     ///
     /// # Errors
-    /// The model has none.
+    /// The model has no tokenizer.
     pub fn text(&self) -> Result<&Text> {
         self.text
             .as_ref()
             .ok_or_else(|| Error::file(&self.path, "has no tokenizer.json, so text cannot be used with it"))
     }
 
-    /// All parameters in the family's order, dequantised to f32; an adapter is merged into them.
+    /// All parameters in the family's order, dequantised to f32, with the adapter, if there is one, merged into them.
     ///
     /// # Errors
-    /// A value that is NaN, infinite or too large, by tensor and position; an unsupported storage type.
+    /// A value is NaN, infinite or too large, which the error names by tensor and position; a storage type is not
+    /// supported.
     pub fn tensors_f32(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = self.base_f32()?;
         if let Some(adapter) = &self.adapter {
@@ -85,7 +89,7 @@ impl ModelSource {
         Ok(tensors)
     }
 
-    /// The same of the base alone.
+    /// The parameters of the base alone, in f32, without the adapter.
     pub(crate) fn base_f32(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         for (name, shape) in family::parameters(&self.arch) {
@@ -120,7 +124,7 @@ impl ModelSource {
             if expected.contains(name.as_str()) || name.ends_with(".rotary_emb.inv_freq") {
                 continue;
             }
-            // Computing without a tensor of a block would silently be another model.
+            // A tensor of a block that is left out would silently make another model.
             if name.starts_with("model.layers.") {
                 let what =
                     format!("tensor {name} has no place in the configuration ({} layers)", self.arch.num_hidden_layers);
@@ -174,7 +178,7 @@ impl ModelSource {
     }
 }
 
-/// An observer allows the network.
+/// Opens a model; a given observer allows the network.
 fn open(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
     let path = resolve(path, network)?;
     if is_adapter(&path) {
@@ -216,7 +220,7 @@ fn resolve(start: &Path, network: Option<&dyn Observer>) -> Result<PathBuf> {
     Err(Error::file(start, format!("{SOURCE_FILE} files point to one another without end")))
 }
 
-/// The M<k> of the highest k that holds weights or points to them.
+/// The folder M<k> with the highest k that holds weights or points to them.
 fn newest_model(run: &Path) -> Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
     for entry in std::fs::read_dir(run).map_err(Error::io(run))? {
@@ -246,7 +250,7 @@ fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSour
     }
     let mut source = open_base(&base)?;
     source.adapter = Some(adapter.adapter(path, &source.arch)?);
-    // Trainers put the tokenizer, perhaps with another chat template, beside the adapter.
+    // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
     if let Some(text) = Text::open(path)? {
         source.text = Some(text);
         source.stop_ids = source.find_stop_ids()?;
@@ -300,7 +304,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
     })
 }
 
-/// The base of the adapter in `folder`: a path where something is there, else a hub id.
+/// The base of the adapter in `folder`: a path if something is there, otherwise a hub id.
 fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
     let path = folder.join(&adapter.base);
     if !adapter.base.is_empty() && path.exists() {
@@ -315,8 +319,8 @@ fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
     Ok(PathBuf::from(id.to_string()))
 }
 
-/// Writes a model folder with everything but the weights taken from `like`: matrices in `dtype`, vectors in f32, as
-/// they were trained.
+/// Writes a model folder in which all but the weights is taken from `like`. Matrices are written in `dtype`, vectors in
+/// f32, as they were trained.
 ///
 /// # Errors
 /// As [`save_model_parts`].
@@ -327,11 +331,11 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
     save::save_trained(folder, &parts)
 }
 
-/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the
-/// tokenizer of `base`.
+/// Writes a folder that PEFT loads; it appears whole or not at all. It holds the adapter's tensors in `dtype`, and the
+/// path and tokenizer of `base`.
 ///
 /// # Errors
-/// Values beyond the range of `dtype`; what the file system says.
+/// A value is beyond the range of `dtype`; errors of the file system.
 pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
     peft::save_adapter(folder, (&base.path, base.text.as_ref()), adapter, dtype)
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
-/// The resolved common flags.
+/// The common flags with what they stand for.
 pub(crate) struct App {
     pub(crate) common: Common,
     pub(crate) progress: Progress,
@@ -23,7 +23,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(common: Common, ranks: Ranks) -> Self {
-        // One rank speaks for all.
+        // Of several MPI ranks only the first one speaks.
         let verbosity = match (common.quiet || !ranks.exchange().first(), common.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
@@ -37,12 +37,12 @@ impl App {
         self.pinned_gpu(&Pin::default())
     }
 
-    /// The same with kernels and features pinned.
+    /// Opens that GPU with the kernels and features that `pin` asks for.
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
         self.opened(pin, false)
     }
 
-    /// The same, every launch timed if `profile` says so.
+    /// Opens that GPU; if `profile` is set, every launch is timed.
     pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
         let gpu = Gpu::with(&Options {
             device: self.common.device.clone(),
@@ -61,13 +61,14 @@ impl App {
         Ok(gpu)
     }
 
-    /// With `-v`: the most that live buffers took, by part.
+    /// Tells with `-v` the most memory that live buffers took, for each part.
     pub(crate) fn tell_peak(&self, gpu: &Gpu) {
         let peak = gpu.peak();
         self.progress.detail(&format!("peak of live buffers: {} bytes ({peak})", peak.bytes));
     }
 
-    /// Finds a model's files, fetching those of a hub id that is not cached; what is odd about them is told.
+    /// Finds a model's files, and fetches them if they are a hub id's and not in the cache. Tells what is odd about
+    /// them.
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
         let source = ModelSource::open_or_fetch(path, &self.progress)?;
         source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
@@ -85,7 +86,7 @@ impl App {
     }
 }
 
-/// In which type a model's matrices are kept.
+/// The flag for the type in which a model's matrices are kept.
 #[derive(clap::Args, Default)]
 pub(crate) struct DtypeArg {
     /// Type of the model's matrices on the device; sums and activations are always in f32 (default: as the file has
@@ -95,7 +96,7 @@ pub(crate) struct DtypeArg {
 }
 
 impl DtypeArg {
-    /// As if this had been asked for.
+    /// The flag as if `dtype` had been given.
     pub(crate) fn of(dtype: Option<DtypeName>) -> Self {
         Self { dtype }
     }
@@ -109,22 +110,22 @@ impl DtypeArg {
         }
     }
 
-    /// How the matrices of a model to be trained are kept: in f32; or, frozen beside an adapter, as the flag says.
+    /// How the matrices of a model to be trained are kept: in f32, or, frozen beside an adapter, as the flag says.
     pub(crate) fn trained(&self, adapter: bool) -> Storage {
         if adapter { self.storage() } else { Storage::F32 }
     }
 
-    /// Loads a model to be trained: all of it, in f32; or, frozen beside an adapter, as the flag says.
+    /// Loads a model to be trained: all of it in f32, or, frozen beside an adapter, as the flag says.
     pub(crate) fn trainable(&self, gpu: &Gpu, source: &ModelSource, adapter: bool) -> Result<Model> {
         Ok(Model::load_as(gpu, source, self.trained(adapter))?)
     }
 
-    /// The type of the copies that products read in the training of all weights.
+    /// The type of the copies that products read while all weights are trained.
     pub(crate) fn copies(&self, model: &Model) -> Option<Half> {
         self.half().filter(|_| !model.has_adapter())
     }
 
-    /// The 16-bit type that was asked for.
+    /// The 16-bit type that was asked for, if it was one.
     pub(crate) fn half(&self) -> Option<Half> {
         match self.dtype {
             Some(DtypeName::Bf16) => Some(Half::Bf16),
@@ -134,7 +135,7 @@ impl DtypeArg {
     }
 }
 
-/// In how many bytes a training keeps its state.
+/// Flags for the number formats in which a training keeps its state.
 #[derive(clap::Args)]
 pub(crate) struct StateArgs {
     /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
@@ -147,12 +148,12 @@ pub(crate) struct StateArgs {
 }
 
 impl StateArgs {
-    /// Loads a model to be trained: all of it, as these flags say; or, frozen beside an adapter, as `dtype` says.
+    /// Loads a model to be trained: all of it as these flags say, or, frozen beside an adapter, as `dtype` says.
     pub(crate) fn load(&self, gpu: &Gpu, source: &ModelSource, adapter: bool, dtype: &DtypeArg) -> Result<Model> {
         Ok(Model::load_as(gpu, source, self.trained(adapter, dtype)?)?)
     }
 
-    /// How the matrices of such a model are kept.
+    /// How the matrices of a model to be trained are kept.
     pub(crate) fn trained(&self, adapter: bool, dtype: &DtypeArg) -> Result<Storage> {
         if self.weights() == WeightType::F32 {
             return Ok(dtype.trained(adapter));
@@ -166,7 +167,7 @@ impl StateArgs {
         Ok(Storage::Half(Half::Bf16))
     }
 
-    /// How to load the model for passes that its training will repeat.
+    /// How to load a model for passes that its training will repeat.
     pub(crate) fn storage(&self, dtype: &DtypeArg) -> Storage {
         match self.weights() {
             WeightType::F32 => dtype.storage(),
@@ -182,7 +183,7 @@ impl StateArgs {
         }
     }
 
-    /// The type of its moments.
+    /// The type of the optimiser's moments.
     pub(crate) fn moments(&self) -> MomentType {
         match self.optimizer {
             OptimizerName::Adamw => MomentType::F32,
@@ -222,7 +223,7 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// The same without features.
+    /// These flags without the device's optional features.
     pub(crate) fn portable(self) -> Pin {
         Pin { no_features: true, ..self }
     }
@@ -250,7 +251,7 @@ impl From<VariantName> for Variant {
     }
 }
 
-/// Fails now, before any work, when `path` cannot be made because something that is no folder is in the way.
+/// Fails before any work is done if `path` cannot be made because something that is not a folder is in its way.
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let parents = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
     for parent in parents {

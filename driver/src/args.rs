@@ -1,4 +1,5 @@
-//! What can be typed: the commands and the flags that all of them share. A command's own flags stand with the command.
+//! What can be typed: the commands, and the flags that all of them share. A command's own flags are in the command's
+//! file.
 
 use crate::commands::{
     bench, chat, check, data, demo, dump, eval, export, generate, judge, pairs, plan, prompts, pull, report, run, train,
@@ -20,7 +21,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The commands, in the order that help lists them.
+/// The commands, in the order in which help lists them.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Play the whole loop in the small world, whose exact scorer only measures
@@ -77,7 +78,7 @@ impl Command {
         }
     }
 
-    /// What to tell someone who pressed Ctrl-C.
+    /// A sentence that tells someone who pressed Ctrl-C how to continue.
     pub(crate) fn resume_hint(&self) -> String {
         match self {
             Command::Run(a) => format!("Go on with: selfreward run {} --resume", a.config.display()),

@@ -38,13 +38,13 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// The seed given, or 0.
+    /// The seed that was given, or 0.
     pub(crate) fn seed(&self) -> u64 {
         self.given_seed.unwrap_or(0)
     }
 }
 
-/// What a kernel may bind and how large a workgroup may be.
+/// The limits on what a kernel may bind and on how large a workgroup may be.
 #[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
 pub(crate) enum LimitSet {
     /// All that the device has
@@ -54,7 +54,7 @@ pub(crate) enum LimitSet {
     Webgpu,
 }
 
-/// A number of bytes, whole or with a decimal fraction, with an optional K, M, G or T (powers of 1024).
+/// Reads a number of bytes: whole or with a decimal fraction, with an optional K, M, G or T (powers of 1024).
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = &text[digits.len()..];
@@ -81,7 +81,8 @@ fn bytes(text: &str) -> Result<u64, String> {
     whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add(part)).ok_or_else(most)
 }
 
-/// Flags that do not go together, or of which one is missing: told as clap tells what it finds out itself, with exit code 2.
+/// Flags that do not go together, or of which one is missing: told as clap tells what it finds out itself, with exit
+/// code 2.
 #[derive(Debug)]
 pub(crate) struct WrongUsage {
     pub(crate) kind: ErrorKind,

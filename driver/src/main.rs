@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let ranks = match ranks::Ranks::join(cli.command.sharing()) {
         Ok(ranks) => ranks,
         Err(error) => {
-            // Nothing sensible is left to do when stderr itself is gone.
+            // Nothing sensible can be done if stderr itself is gone.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             return ExitCode::FAILURE;
         }
@@ -36,12 +36,12 @@ fn main() -> ExitCode {
     if let Some(usage) = error.downcast_ref::<common::WrongUsage>() {
         args::Cli::command().error(usage.kind, usage).exit();
     }
-    // A reader that went away (`| head`) wanted no more.
+    // A reader that has gone away (`| head`) wanted no more.
     if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
         return ExitCode::SUCCESS;
     }
     let mut stderr = std::io::stderr().lock();
-    // Nothing sensible is left to do when stderr itself is gone.
+    // Nothing sensible can be done if stderr itself is gone.
     if error.chain().any(|e| matches!(e.downcast_ref::<Error>(), Some(Error::Stopped))) {
         let _ = writeln!(stderr, "{}stopped. {resume}", app.ranks.name());
         app.ranks.end_all(130);

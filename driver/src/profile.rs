@@ -1,4 +1,4 @@
-//! `--profile`: time by kernel, as a table on stderr and as a trace.
+//! `--profile`: the time of each kernel, as a table on stderr and as a trace.
 
 use crate::app::App;
 use crate::tables::Table;
@@ -19,7 +19,7 @@ pub(crate) struct ProfileArg {
     profile: Option<Option<PathBuf>>,
 }
 
-/// All launches of one kernel.
+/// The launches of one kernel, added up.
 #[derive(Default)]
 struct Total {
     launches: u64,
@@ -30,7 +30,7 @@ struct Total {
 }
 
 impl ProfileArg {
-    /// Opens the GPU, and where times are asked for measures its peaks first.
+    /// Opens the GPU. If times are asked for, its peaks are measured first.
     pub(crate) fn gpu(&self, app: &App) -> Result<(Gpu, Option<Peaks>)> {
         if let Some(Some(path)) = &self.profile {
             crate::app::check_writable(path)?;
@@ -44,7 +44,7 @@ impl ProfileArg {
         Ok((gpu, Some(peaks)))
     }
 
-    /// Tells what ran since, if that was asked for.
+    /// Tells what has run since the last call, if that was asked for.
     pub(crate) fn tell(&self, app: &App, gpu: &Gpu, peaks: Option<&Peaks>) -> Result<()> {
         let (Some(peaks), Some(profile)) = (peaks, gpu.profile()?) else { return Ok(()) };
         app.progress.note(table(&profile, peaks).trim_end());

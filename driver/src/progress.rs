@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar with a rate and the time left, on a terminal only, and the word from Ctrl-C.
+//! Progress on stderr: a bar with a rate and the time left, on a terminal only; and the wish of Ctrl-C to stop.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use selfreward::Observer;
@@ -6,21 +6,21 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Set by the first Ctrl-C, read at safe points.
+/// Whether Ctrl-C was pressed; it is read where stopping is safe.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// How much is said on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {
-    /// Errors only.
+    /// Prints errors only.
     Quiet,
-    /// Progress and notes.
+    /// Prints progress and notes.
     Normal,
-    /// Also what was chosen and how long each stage took.
+    /// Also prints what was chosen and how long each stage took.
     Verbose,
 }
 
-/// Renders what the library reports.
+/// An observer that prints what the library reports.
 pub(crate) struct Progress {
     verbosity: Verbosity,
     terminal: bool,
@@ -36,7 +36,7 @@ struct Stage {
 impl Progress {
     /// Takes over Ctrl-C: the first one asks for a stop at the next safe point, a second one ends the program.
     pub(crate) fn new(verbosity: Verbosity) -> Self {
-        // Without a handler Ctrl-C just kills, which loses nothing that a resume would not make good.
+        // Without a handler Ctrl-C kills the program, and a resume makes good what that loses.
         let _ = ctrlc::set_handler(|| {
             if STOP.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
@@ -54,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// A sentence that only `-v` shows.
+    /// Prints a sentence that only `-v` shows.
     pub(crate) fn detail(&self, sentence: &str) {
         if self.verbosity == Verbosity::Verbose {
             self.print(sentence);
@@ -62,7 +62,7 @@ impl Progress {
     }
 
     fn print(&self, sentence: &str) {
-        // A stderr that is gone leaves nobody to tell.
+        // If stderr is gone, there is nobody to tell.
         let write = || drop(writeln!(std::io::stderr(), "{sentence}"));
         match self.stages().first() {
             Some(outer) => outer.bar.suspend(write),
@@ -75,7 +75,7 @@ impl Progress {
     }
 }
 
-/// Units a second, with as many digits as tell something.
+/// Writes units per second, with as many digits as mean something.
 fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
     let rate = state.per_sec();
     let digits = if rate < 10.0 { 2 } else { 0 };

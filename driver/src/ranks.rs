@@ -1,11 +1,11 @@
-//! The processes that one mpirun started, which train together.
+//! The processes that one mpirun started and that train together.
 
 use anyhow::{Result, bail};
 use selfreward::train::exchange::{Alone, Exchange};
 
-/// How many processes were started, as Open MPI's mpirun says, and MPICH's and its kin's.
+/// Variables that say how many processes were started: Open MPI's, and that of MPICH and its kin.
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
-/// Set by what starts processes without saying here how many, such as srun.
+/// A variable that is set by what starts processes without saying here how many, such as srun.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
 
@@ -20,15 +20,15 @@ pub(crate) enum Sharing {
     Nothing,
 }
 
-/// This process among them; by itself where there are no others.
+/// This process among those that mpirun started, if there are others.
 pub(crate) struct Ranks {
     #[cfg(feature = "mpi")]
     mpi: Option<(selfreward::train::mpi::Mpi, usize)>,
 }
 
 impl Ranks {
-    /// Joins the others that mpirun started, where there are any. Only `sft` and `dpo` share their work; the shards of
-    /// a run are told apart by their flag.
+    /// Joins the processes that mpirun started, if there are others. Only `sft` and `dpo` share their work; the shards
+    /// of a run are told apart by their flag.
     pub(crate) fn join(sharing: Sharing) -> Result<Self> {
         let several = |name: &&str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
         let ranks = SIZES.iter().find_map(several);
@@ -46,7 +46,7 @@ impl Ranks {
         Ok(Self::alone())
     }
 
-    /// Begins the name of a process that failed.
+    /// What the name of a process begins with in its error; empty if it is alone.
     pub(crate) fn name(&self) -> String {
         match self.exchange().ranks() {
             1 => String::new(),
@@ -70,7 +70,7 @@ impl Ranks {
         Ok(Self { mpi: Some((mpi, turn)) })
     }
 
-    /// What they tell each other.
+    /// The means by which the processes exchange data.
     pub(crate) fn exchange(&self) -> &dyn Exchange {
         match &self.mpi {
             Some((mpi, _)) => mpi,
@@ -78,12 +78,12 @@ impl Ranks {
         }
     }
 
-    /// The place among those on this machine.
+    /// This process's place among those on this machine.
     pub(crate) fn turn(&self) -> usize {
         self.mpi.as_ref().map_or(0, |(_, turn)| *turn)
     }
 
-    /// Ends this one and the others, which would wait for it for ever.
+    /// Ends this process and the others, which would otherwise wait for it for ever.
     pub(crate) fn end_all(&self, code: u8) {
         if let Some((mpi, _)) = &self.mpi {
             mpi.abort(code);
@@ -107,16 +107,16 @@ impl Ranks {
         }
     }
 
-    /// What they tell each other.
+    /// The means by which the processes exchange data; alone there is nothing to exchange.
     pub(crate) fn exchange(&self) -> &dyn Exchange {
         &Alone
     }
 
-    /// The place among those on this machine.
+    /// This process's place among those on this machine: the first.
     pub(crate) fn turn(&self) -> usize {
         0
     }
 
-    /// There are none to end.
+    /// Does nothing, since there are no other processes.
     pub(crate) fn end_all(&self, _: u8) {}
 }

@@ -29,7 +29,7 @@ pub(crate) struct SampleArgs {
 }
 
 impl SampleArgs {
-    /// How a model answers: drawn so, to the end that it knows.
+    /// The settings with which a model answers: these flags, and the stop tokens that `source` knows.
     pub(crate) fn settings(&self, source: &ModelSource, seed: u64) -> Settings {
         Settings {
             sampling: Sampling {
@@ -51,27 +51,27 @@ fn number(text: &str, fits: impl Fn(f32) -> bool, what: &str) -> Result<f32, Str
     text.parse().ok().filter(|x: &f32| x.is_finite() && fits(*x)).ok_or_else(|| format!("expected {what}"))
 }
 
-/// For `value_parser`: a finite number of at least 0.
+/// A `value_parser` for a finite number of at least 0.
 pub(crate) fn at_least_0(text: &str) -> Result<f32, String> {
     number(text, |x| x >= 0.0, "a number of at least 0")
 }
 
-/// For `value_parser`: a finite number above 0.
+/// A `value_parser` for a finite number above 0.
 pub(crate) fn above_0(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0, "a number above 0")
 }
 
-/// For `value_parser`: a number from 0 to 1.
+/// A `value_parser` for a number from 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f32, String> {
     number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
 }
 
-/// For `value_parser`: a number from 0 to below 1.
+/// A `value_parser` for a number from 0 to below 1.
 pub(crate) fn share_below_1(text: &str) -> Result<f32, String> {
     number(text, |x| (0.0..1.0).contains(&x), "a number from 0 to below 1")
 }
 
-/// For `value_parser`: a number above 0, at most 1.
+/// A `value_parser` for a number above 0 and at most 1.
 pub(crate) fn share_above_0(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
 }

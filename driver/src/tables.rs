@@ -1,8 +1,8 @@
-//! Plain tables: columns where the terminal is wide enough, else one `name: value` block a row.
+//! Plain tables: columns if the terminal is wide enough, otherwise one block of `name: value` for each row.
 
 use std::io::{IsTerminal, Write};
 
-/// A table in the making.
+/// A table to be printed.
 pub(crate) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -14,17 +14,17 @@ impl Table {
         Self { head: head.iter().map(|h| (*h).to_owned()).collect(), rows: Vec::new() }
     }
 
-    /// A table of these columns and rows.
+    /// A table with these columns and rows.
     pub(crate) fn of(head: Vec<String>, rows: Vec<Vec<String>>) -> Self {
         Self { head, rows }
     }
 
-    /// Adds a row, one cell a column.
+    /// Adds a row with one cell for each column.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
     }
 
-    /// The text for a screen of `width` columns; numbers stand right, words left.
+    /// The table as text for a screen of `width` columns. Numbers are aligned right, words left.
     pub(crate) fn render(&self, width: usize) -> String {
         let columns = self.head.len();
         let cells = |c: usize| self.rows.iter().filter_map(move |r| r.get(c));
@@ -60,20 +60,20 @@ impl Table {
         self.rows.iter().map(block).collect::<Vec<_>>().join("\n")
     }
 
-    /// Writes the table to stdout, as wide as the terminal (any width where stdout is none).
+    /// Writes the table to stdout, as wide as the terminal allows; of any width if stdout is not a terminal.
     pub(crate) fn print(&self) -> std::io::Result<()> {
         let width = screen_width().unwrap_or(usize::MAX);
         std::io::stdout().lock().write_all(self.render(width).as_bytes())
     }
 }
 
-/// Columns of the terminal; None where stdout is none.
+/// How many columns the terminal has; `None` if stdout is not a terminal.
 pub(crate) fn screen_width() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal())?;
     Some(width.0.into())
 }
 
-/// Whether a cell belongs to a column of numbers: it starts like one, or stands for a missing one.
+/// Whether a cell belongs to a column of numbers: it starts like a number, or stands for a missing one.
 fn is_number(cell: &str) -> bool {
     matches!(cell, "-" | "–") || cell.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit())
 }

@@ -1,4 +1,4 @@
-//! Answers to a list of prompts: asked of a model, or read from files, and written as AlpacaEval reads them.
+//! Answers to a list of prompts: asked of a model or read from files, and written in the form that AlpacaEval reads.
 
 use crate::generate::ChatLanguage;
 use crate::generate::Engine;
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// An answer with its length.
+/// An answer and its length in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What was said.
+    /// The words of the answer.
     pub text: String,
-    /// Tokens generated, the end token included; None where they are not known.
+    /// How many tokens were generated, the end token included; `None` where that is not known.
     pub tokens: Option<usize>,
 }
 
-/// A line of a prompt file or of an answer file, in any of the forms that are understood.
+/// A line of a prompt file or of an answer file, in any form that is understood.
 #[derive(Deserialize)]
 struct Line {
     #[serde(alias = "instruction")]
@@ -29,23 +29,23 @@ struct Line {
     #[serde(alias = "output")]
     response: Option<String>,
     tokens: Option<usize>,
-    /// Several answers at once, as the small world's evaluation files have them.
+    /// Several answers to one prompt, as the small world's evaluation files have them.
     answers: Option<Vec<String>>,
 }
 
-/// Answers to some prompts.
+/// The answers of one model or one file to some prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerSet {
-    /// Whose they are.
+    /// Who gave the answers: a model's or a file's name.
     pub name: String,
-    /// `[prompt][sample]`.
+    /// The answers, indexed by `[prompt][sample]`.
     pub answers: Vec<Vec<Answer>>,
 }
 
-/// Reads a JSON list or, where the file does not begin with `[`, one record a line.
+/// Reads records from a JSON list, or, if the file does not begin with `[`, one record from each line.
 ///
 /// # Errors
-/// The file cannot be read, is of another form, or holds no record.
+/// The file cannot be read, has another form, or holds no record.
 pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let records: Vec<T> = match bytes.trim_ascii_start().first() {
@@ -58,11 +58,11 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     }
 }
 
-/// The prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. Repeated ones are left
-/// out.
+/// Reads the prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. A prompt that
+/// occurs again is left out.
 ///
 /// # Errors
-/// As [`read_records`]; an empty prompt, by number.
+/// As [`read_records`]; a prompt is empty, which the error names by its number.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     let mut out: Vec<Prompt> = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -77,11 +77,11 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     Ok(out)
 }
 
-/// The answers of a file to `prompts`, in their order: lines of `generate --out`, or an AlpacaEval list (`instruction`,
-/// `output`). Answers to other prompts are left out.
+/// Reads the answers of a file to `prompts`, in the order of the prompts: lines of `generate --out`, or an AlpacaEval
+/// list (`instruction`, `output`). Answers to other prompts are left out.
 ///
 /// # Errors
-/// As [`read_records`]; a record without an answer; a prompt that has none.
+/// As [`read_records`]; a record has no answer; a prompt has no answer.
 pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
     let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
     for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
@@ -90,7 +90,7 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
             (None, Some(texts)) => texts.into_iter().map(|text| Answer { text, tokens: None }).collect(),
             (None, None) => return Err(Error::file(path, format!("record {}: has no response or output", i + 1))),
         };
-        // AlpacaEval's files know questions only.
+        // AlpacaEval's files hold questions, not conversations.
         found.entry(line.prompt.question()).or_default().extend(answers);
     }
     let mut answers = Vec::with_capacity(prompts.len());
@@ -107,8 +107,8 @@ pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
     Ok(AnswerSet { name: path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()), answers })
 }
 
-/// `n` answers to each prompt, as `[prompt][sample]`; a sample's random numbers are keyed by the prompt's ids and its
-/// number, so that two models asked the same are compared pair by pair.
+/// Asks for `n` answers to each prompt, indexed by `[prompt][sample]`. A sample's random numbers are keyed by the
+/// prompt's ids and its number, so that two models that are asked the same can be compared pair by pair.
 ///
 /// # Errors
 /// Errors of the engine.
@@ -126,10 +126,10 @@ pub fn ask(
     engine.generate(&prompts.iter().map(request).collect::<Vec<_>>(), settings, observer)
 }
 
-/// A model's own answers.
+/// Asks a model for its own answers.
 ///
 /// # Errors
-/// Text that cannot be encoded; errors of the engine.
+/// A text cannot be encoded; errors of the engine.
 pub fn answer_all(
     engine: &mut dyn Engine,
     language: &ChatLanguage,
@@ -151,17 +151,18 @@ pub fn answer_all(
 /// One entry of AlpacaEval's output files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlpacaRecord {
-    /// The question.
+    /// The question that was asked.
     pub instruction: String,
-    /// The answer.
+    /// The answer that was given.
     pub output: String,
-    /// Whose answer it is.
+    /// The model that gave the answer.
     pub generator: String,
-    /// Where the question is from.
+    /// The data set from which the question is.
     pub dataset: String,
 }
 
-/// Writes the first answer to each prompt as `alpaca_eval --model_outputs` (or `--reference_outputs`) reads them.
+/// Writes the first answer to each prompt in the form that `alpaca_eval --model_outputs` (or `--reference_outputs`)
+/// reads.
 ///
 /// # Errors
 /// The file cannot be written.

@@ -1,7 +1,7 @@
-//! Training records as TRL writes them, turned into token ids.
+//! Training records in TRL's forms, turned into token ids.
 //!
-//! Prompt and answer are encoded apart and their ids joined. A plain answer gets the end token; an answer in a
-//! conversation ends with the template's end of turn, and what the template writes after that is left out.
+//! Prompt and answer are encoded apart and their ids joined. A plain answer gets the end token. An answer in a
+//! conversation ends with the template's end of turn; what the template writes after that is left out.
 
 use crate::json::read_jsonl;
 use crate::source::ModelSource;
@@ -16,7 +16,7 @@ fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(Error::Input(what.into()))
 }
 
-/// A plain text or a conversation.
+/// One side of a record: a plain text or a conversation.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 enum Side {
@@ -24,7 +24,7 @@ enum Side {
     Chat(Vec<Message>),
 }
 
-/// A preference in any of TRL's forms, or with token ids.
+/// A preference in any of TRL's forms, or as token ids.
 #[derive(Deserialize)]
 struct PairRecord {
     prompt: Option<Side>,
@@ -33,13 +33,13 @@ struct PairRecord {
     prompt_ids: Option<Vec<u32>>,
     chosen_ids: Option<Vec<u32>>,
     rejected_ids: Option<Vec<u32>>,
-    /// [`Pair::weight`]; 1 without.
+    /// The [`Pair::weight`]; 1 where the record has none.
     weight: Option<f32>,
-    /// [`Pair::flip`]; 0 without.
+    /// The [`Pair::flip`]; 0 where the record has none.
     flip: Option<f32>,
 }
 
-/// An answer to learn in any of TRL's forms, or with token ids.
+/// An answer to be learnt, in any of TRL's forms or as token ids.
 #[derive(Deserialize)]
 struct ExampleRecord {
     messages: Option<Vec<Message>>,
@@ -47,21 +47,21 @@ struct ExampleRecord {
     completion: Option<Side>,
     prompt_ids: Option<Vec<u32>>,
     completion_ids: Option<Vec<u32>>,
-    /// Whether the answer is wanted, for the losses on single answers.
+    /// For the losses on single answers: whether the answer is wanted.
     label: Option<bool>,
 }
 
-/// What happens to records longer than `max_length` tokens (prompt and answer).
+/// What happens to records whose prompt and answer are longer than `max_length` tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
-    /// Most tokens of prompt and answer.
+    /// Most tokens that prompt and answer may have together.
     pub max_length: usize,
-    /// Cut the answer's end off instead of dropping the record.
+    /// Whether to cut off the answer's end instead of dropping the record.
     pub truncate: bool,
 }
 
 impl Limit {
-    /// The answer as it is kept, or None where the record is dropped.
+    /// The part of the answer that is kept, or `None` if the record is dropped.
     fn fit(self, prompt: &[u32], mut answer: Vec<u32>) -> Option<Vec<u32>> {
         if prompt.len() + answer.len() > self.max_length {
             if !self.truncate || prompt.len() >= self.max_length {
@@ -73,11 +73,11 @@ impl Limit {
     }
 }
 
-/// Reads preferences; also returns how many were too long and dropped.
+/// Reads preferences. Also returns how many were dropped because they are too long.
 ///
 /// # Errors
-/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the
-/// model does not have; by file and record.
+/// The file cannot be read or holds no record that fits; a record has none of the forms, is empty, or holds ids that
+/// the model does not have. The error names the file and the record.
 pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pair>, usize)> {
     let records: Vec<PairRecord> = read_jsonl(path)?;
     let total = records.len();
@@ -99,19 +99,19 @@ pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pai
     Ok((pairs, dropped))
 }
 
-/// Reads answers to learn; also returns how many were too long and dropped.
+/// Reads answers to be learnt. Also returns how many were dropped because they are too long.
 ///
 /// # Errors
-/// A file that cannot be read or holds no record that fits; a record of none of the forms, empty, or with ids that the
-/// model does not have; by file and record.
+/// The file cannot be read or holds no record that fits; a record has none of the forms, is empty, or holds ids that
+/// the model does not have. The error names the file and the record.
 pub fn examples(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Example>, usize)> {
     answers(path, source, limit, |_, prompt, completion| Ok(Example { prompt, completion }))
 }
 
-/// Reads answers with labels; also returns how many were too long and dropped.
+/// Reads answers with labels. Also returns how many were dropped because they are too long.
 ///
 /// # Errors
-/// As [`examples`]; a record without a label.
+/// As [`examples`]; a record has no label.
 pub fn labelled(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Labelled>, usize)> {
     answers(path, source, limit, |label, prompt, completion| {
         let Some(desirable) = label else {
@@ -158,7 +158,7 @@ fn usable(path: &Path, total: usize, kept: usize) -> Result<()> {
     }
 }
 
-/// Nothing empty, and every id in the vocabulary.
+/// Checks that none of the lists is empty and that every id is in the vocabulary.
 fn checked<const N: usize>(lists: [Vec<u32>; N], source: &ModelSource) -> Result<[Vec<u32>; N]> {
     let vocabulary = source.arch.vocab_size;
     for (i, list) in lists.iter().enumerate() {
@@ -217,7 +217,7 @@ fn example_ids(record: ExampleRecord, source: &ModelSource) -> Result<[Vec<u32>;
     Ok([prompt, completion])
 }
 
-/// Ids of a prompt and of the answer that follows it.
+/// Token ids of a prompt and of the answer that follows it.
 fn encode(text: &Text, source: &ModelSource, prompt: &Side, answer: &Side) -> Result<(Vec<u32>, Vec<u32>)> {
     match (prompt, answer) {
         (Side::Plain(prompt), Side::Plain(answer)) => {
@@ -241,7 +241,7 @@ fn encode(text: &Text, source: &ModelSource, prompt: &Side, answer: &Side) -> Re
                 return wrong("this model's chat template writes the prompt differently once it is answered");
             };
             let mut ids = text.encode(rest)?;
-            // The last end of turn is the answer's own; what stands behind it is the template's business.
+            // The last end of turn is the answer's own; what the template writes after it is left out.
             if let Some(at) = text.end_of_turn().and_then(|end| ids.iter().rposition(|id| *id == end)) {
                 ids.truncate(at + 1);
             }
@@ -251,7 +251,7 @@ fn encode(text: &Text, source: &ModelSource, prompt: &Side, answer: &Side) -> Re
     }
 }
 
-/// Length in bytes of what two texts share at their start, without a last blank (it belongs to what follows).
+/// How many bytes two texts share at their start, without a last blank, which belongs to what follows.
 fn common_start(a: &str, b: &str) -> usize {
     let at = a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((i, _), _)| i);
     if a[..at].ends_with(' ') { at - 1 } else { at }

@@ -1,140 +1,140 @@
-//! The JSONL records of a round and their files.
+//! The JSONL records of a round.
 //!
-//! Ids link them: a candidate names its prompt, a verdict its candidates, a pair its prompt and both candidates. An id
-//! is the hash of (round, stage, prompt ids, sample number) as 16 hex digits; together with `seed` it keys the random
-//! numbers.
+//! They are linked by ids: a candidate names its prompt, a verdict its candidates, a pair its prompt and both
+//! candidates. An id is the hash of (round, stage, prompt ids, sample number), written as 16 hex digits; together with
+//! `seed` it keys the random numbers.
 
 use crate::text::Message;
 use serde::{Deserialize, Serialize};
 
-/// A line of a seed file; other fields are left alone.
+/// A line of a seed file; other fields of the line are ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeedRecord {
-    /// The instruction.
+    /// The instruction of this seed.
     pub prompt: String,
 }
 
-/// A new prompt.
+/// A new prompt of a round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptRecord {
-    /// Of this prompt.
+    /// Id of the prompt.
     pub id: String,
-    /// Round that it belongs to, from 1.
+    /// Round to which the prompt belongs, from 1.
     pub round: u32,
-    /// The instruction.
+    /// The instruction that the model is to answer.
     pub prompt: String,
-    /// `self` (written by the model) or `seed` (taken from the seed file).
+    /// Where the prompt comes from: `self` (written by the model) or `seed` (taken from the seed file).
     pub source: String,
-    /// Sampling key of the text it was read from (with `seed`); empty for a seed prompt.
+    /// Sampling key (with `seed`) of the text from which the prompt was read; empty for a seed prompt.
     pub key: String,
-    /// Seed of the run.
+    /// Seed of the run's random numbers.
     pub seed: u64,
-    /// Tokens generated for it.
+    /// How many tokens were generated for the prompt.
     pub tokens: usize,
 }
 
-/// A continuation that did not become a new prompt.
+/// A text that the model wrote as a prompt and that was dropped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DroppedRecord {
-    /// Sampling key (with the run's seed).
+    /// Sampling key of the text (with the run's seed).
     pub key: String,
-    /// What was written.
+    /// The text that the model wrote.
     pub text: String,
-    /// Why it was dropped.
+    /// Why the text was dropped.
     pub reason: String,
-    /// Tokens generated.
+    /// How many tokens were generated.
     pub tokens: usize,
 }
 
 /// One response to a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateRecord {
-    /// Of this candidate; also its sampling key (with `seed`).
+    /// Id of the candidate; also its sampling key (with `seed`).
     pub id: String,
-    /// The prompt answered.
+    /// Id of the prompt that is answered.
     pub prompt_id: String,
-    /// Round, from 1.
+    /// Round to which the candidate belongs, from 1.
     pub round: u32,
-    /// Number among the prompt's candidates, from 0.
+    /// Number of the candidate among those of its prompt, from 0.
     pub sample: u32,
-    /// Seed of the run.
+    /// Seed of the run's random numbers.
     pub seed: u64,
-    /// The response.
+    /// The words of the response.
     pub text: String,
-    /// Its token ids as trained on: the stop token is the last one if the model wrote one.
+    /// Token ids of the response as it is trained on; the stop token is the last one if the model wrote one.
     pub token_ids: Vec<u32>,
-    /// Tokens generated.
+    /// How many tokens were generated.
     pub tokens: usize,
     /// Whether the model ended the response itself.
     pub stopped: bool,
 }
 
-/// The judgment of one response; candidates of a prompt with the same text share it.
+/// The judgment of one response. Candidates of a prompt that have the same text share it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerdictRecord {
-    /// Of this verdict; also its sampling key (with `seed`).
+    /// Id of the verdict; also its sampling key (with `seed`).
     pub id: String,
-    /// The prompt.
+    /// Id of the prompt that was answered.
     pub prompt_id: String,
-    /// Every candidate with this text.
+    /// Ids of all candidates with the judged text.
     pub candidate_ids: Vec<String>,
-    /// Round, from 1.
+    /// Round to which the verdict belongs, from 1.
     pub round: u32,
-    /// Seed of the run.
+    /// Seed of the run's random numbers.
     pub seed: u64,
-    /// How the score was read.
+    /// How the score was read: the judge mode's name.
     pub mode: String,
-    /// 0 to 5; null when none could be read.
+    /// The score from 0 to 5; null when none could be read.
     pub score: Option<f64>,
     /// `ok`, or why there is no score.
     pub status: String,
-    /// What the judge wrote, where it writes.
+    /// The texts that the judge wrote, if its mode writes any.
     pub texts: Vec<String>,
-    /// How many of `texts` had no score in them.
+    /// How many of `texts` hold no score.
     pub unparsed: usize,
-    /// Tokens generated or scored.
+    /// How many tokens were generated or scored for the verdict.
     pub tokens: usize,
 }
 
-/// One message as a conversation.
+/// A conversation of one message.
 pub fn alone(role: &str, content: &str) -> Vec<Message> {
     vec![Message::new(role, content)]
 }
 
-/// A preference in TRL's conversational form, with exact token ids and links beside it.
+/// A preference in TRL's conversational form, with the exact token ids and the ids of its candidates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairRecord {
-    /// Of this pair.
+    /// Id of the pair.
     pub id: String,
-    /// The prompt.
+    /// Id of the prompt that both candidates answer.
     pub prompt_id: String,
-    /// The better candidate.
+    /// Id of the better candidate.
     pub chosen_id: String,
-    /// The worse candidate.
+    /// Id of the worse candidate.
     pub rejected_id: String,
-    /// Round, from 1.
+    /// Round to which the pair belongs, from 1.
     pub round: u32,
-    /// Score of the better one.
+    /// Score of the better candidate.
     pub score_chosen: f64,
-    /// Score of the worse one.
+    /// Score of the worse candidate.
     pub score_rejected: f64,
-    /// Weight in training; 1 but for `[pairs] weight`.
+    /// Weight of the pair in training; 1 unless `[pairs] weight` sets another.
     #[serde(default = "one")]
     pub weight: f32,
-    /// Probability that the preference is the other way round; 0 but for `[pairs] agreement`.
+    /// Probability that the preference is the other way round; 0 unless `[pairs] agreement` sets another.
     #[serde(default)]
     pub flip: f32,
-    /// The conversation so far.
+    /// The conversation up to the answer.
     pub prompt: Vec<Message>,
     /// The better answer.
     pub chosen: Vec<Message>,
     /// The worse answer.
     pub rejected: Vec<Message>,
-    /// Ids of the rendered prompt.
+    /// Token ids of the rendered prompt.
     pub prompt_ids: Vec<u32>,
-    /// Ids of the better answer with its end.
+    /// Token ids of the better answer with its end.
     pub chosen_ids: Vec<u32>,
-    /// Ids of the worse answer with its end.
+    /// Token ids of the worse answer with its end.
     pub rejected_ids: Vec<u32>,
 }
 
@@ -142,16 +142,16 @@ fn one() -> f32 {
     1.0
 }
 
-/// The log-prob of one response, summed over its tokens.
+/// The log-probability of one response, summed over its tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogpRecord {
-    /// The response.
+    /// Id of the candidate whose response was scored.
     pub candidate_id: String,
-    /// Σ log p of its tokens after the prompt.
+    /// Sum of log p over the tokens of the response.
     pub logp: f64,
 }
 
-/// An id as it stands in records.
+/// Writes an id as records hold it: 16 hex digits.
 pub fn hex(id: u64) -> String {
     format!("{id:016x}")
 }

@@ -19,7 +19,7 @@ use crate::world::{Task, marks, tasks};
 use crate::{Observer, Result};
 use std::path::Path;
 
-/// Prompts are tasks, examples are fresh draws of the task generator.
+/// The small world as a domain: prompts are tasks, and examples are fresh draws of the task generator.
 pub struct WorldDomain;
 
 impl Domain for WorldDomain {
@@ -68,13 +68,13 @@ impl Domain for WorldDomain {
     }
 }
 
-/// The text before the token that ended it.
+/// The text that the model wrote, up to the token that ended it.
 fn written(output: &Output) -> String {
     let end = if output.stopped { output.tokens.len().saturating_sub(1) } else { output.tokens.len() };
     text::decode(&output.tokens[..end])
 }
 
-/// The model's judgment by marks, as it was trained.
+/// The model as its own judge, by marks, as it was trained.
 pub fn self_judge() -> ModelJudge<'static> {
     let template = Template { text: text::judge_text("{{ question }}", "{{ answer }}"), raw: true };
     let marks = MarksTemplate { template, letters: MARK_LETTERS.to_vec() };
@@ -86,7 +86,7 @@ pub fn self_judge() -> ModelJudge<'static> {
     }
 }
 
-/// The true score: how far a perfect judge would get.
+/// Gives the true score, which shows how far a perfect judge would get.
 pub struct OracleJudge;
 
 impl Judge for OracleJudge {
@@ -105,8 +105,8 @@ impl Judge for OracleJudge {
     }
 }
 
-/// The world's settings of a round: `count` prompts, four answers, pairs with a margin of 0.5, one epoch of 32-pair
-/// steps.
+/// The small world's settings of a round: `count` prompts, four answers to each, pairs with a margin of 0.5, and one
+/// epoch of steps of 32 pairs.
 pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
     RoundSettings {
         prompts: PromptSection {
@@ -163,7 +163,7 @@ mod tests {
             domain.response(&Output { tokens: text::encode(text).unwrap(), stopped, choice_p: vec![] }).unwrap()
         };
         assert_eq!(read("abc\u{2}", true), ("abc".into(), vec![97, 98, 99, 2]));
-        // A newline ends an answer too; what is trained is the usual end.
+        // A newline ends an answer too; what is trained on ends with the usual token.
         assert_eq!(read("abc\n", true), ("abc".into(), vec![97, 98, 99, 2]));
         assert_eq!(read(&"a".repeat(16), false), ("a".repeat(16), vec![97; 16]));
         assert_eq!(read("\u{2}", true), (String::new(), vec![2]));

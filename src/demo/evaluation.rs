@@ -1,4 +1,5 @@
-//! How good a model of the small world is: its answers to held-out questions, and its judgment, against the truth.
+//! Measures against the truth how good a model of the small world is: its answers to held-out questions, and its
+//! judgment.
 //!
 //! Every model is asked the same questions under the same sampling keys, so that differences between models are paired.
 
@@ -16,38 +17,38 @@ use crate::{Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Samples of each question.
+/// How many answers to each question are sampled.
 pub const SAMPLES: u32 = 8;
-/// Responses of each question that the model judges.
+/// How many responses to each question the model judges.
 pub const JUDGED: usize = 2;
-/// The judged responses are the same in every run.
+/// Seed of the judged responses, which are the same in every run.
 const JUDGED_SEED: u64 = 0x5EED_0400;
 
 /// One response that the model judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
-    /// The response; not the model's own.
+    /// The response, which is not the model's own.
     pub answer: String,
-    /// Its true score.
+    /// The true score of the response.
     pub truth: f64,
-    /// The model's score.
+    /// The score that the model gave; null if none could be read.
     pub score: Option<f64>,
 }
 
-/// One held-out question: a line of `evaluation/M1.jsonl`.
+/// One held-out question with a model's answers: a line of `evaluation/M1.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QuestionRecord {
-    /// The question.
+    /// The question that was asked.
     pub prompt: String,
     /// The right answer.
     pub gold: String,
     /// The model's greedy answer.
     pub greedy: String,
-    /// Its sampled answers.
+    /// The model's sampled answers.
     pub answers: Vec<String>,
-    /// Their true scores.
+    /// The true scores of the sampled answers.
     pub truth: Vec<f64>,
-    /// Responses judged by the model.
+    /// The responses that the model judged.
     pub judged: Vec<Judged>,
 }
 
@@ -58,10 +59,10 @@ impl QuestionRecord {
     }
 }
 
-/// Asks and measures; writes `out`. A finished evaluation is read back.
+/// Asks the model, measures its answers and writes `out`. A finished evaluation is read from `out` instead.
 ///
 /// # Errors
-/// Errors of the engine and the file.
+/// Errors of the engine and of the file.
 pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,

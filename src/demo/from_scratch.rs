@@ -1,7 +1,7 @@
 //! Makes M1 from random weights by supervised training alone: first the tasks and the judge, then a poor policy.
 //!
 //! Stage A teaches right answers, stage B a deliberately poor mix of answers. The skill stays latent: M1 can solve the
-//! tasks but seldom samples a solution, which is what the loop then elicits.
+//! tasks but seldom samples a solution, and the loop then draws it out.
 
 use super::lessons::{eft_example, ift_example, list_example};
 use crate::arch::NamedTensor;
@@ -17,24 +17,25 @@ use crate::{Error, Observer, Result};
 /// One stage of the training from scratch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
-    /// Optimiser steps.
+    /// Number of optimiser steps.
     pub steps: usize,
-    /// Length of the learning-rate schedule; training may stop before its end.
+    /// Length of the learning-rate schedule in steps; the training may stop before its end.
     pub schedule: usize,
-    /// Peak learning rate.
+    /// Largest learning rate.
     pub lr: f32,
-    /// Steps of linear warm-up.
+    /// Number of steps of linear warm-up.
     pub warmup: usize,
-    /// Question-and-answer examples a step.
+    /// Number of question-and-answer examples in a step.
     pub ift: usize,
-    /// Judge examples a step.
+    /// Number of judge examples in a step.
     pub eft: usize,
-    /// Lists of three new tasks a step.
+    /// Number of lists of three new tasks in a step.
     pub lists: usize,
 }
 
 impl Stage {
-    /// The rate of step `it` (from 0): warm-up, constant, then linear to 5 % over the schedule's second half.
+    /// The learning rate of step `it` (from 0): warm-up, then constant, then linear down to 5 % over the schedule's
+    /// second half.
     pub fn rate(&self, it: usize) -> f32 {
         let warm = (it + 1) as f32 / self.warmup.max(1) as f32;
         let left = self.schedule.saturating_sub(it) as f32 / (0.5 * self.schedule.max(1) as f32);
@@ -45,13 +46,13 @@ impl Stage {
 /// Settings of [`from_scratch`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct FromScratch {
-    /// Of the weights and of the data.
+    /// Seed of the weights and of the data.
     pub seed: u64,
-    /// Right answers, judge, lists.
+    /// The first stage: right answers, judge and lists.
     pub base: Stage,
-    /// Poor answers, judge, lists; a fresh optimiser.
+    /// The second stage: poor answers, judge and lists, with a fresh optimiser.
     pub policy: Stage,
-    /// Weight of the lists' loss.
+    /// Weight of the lists in the loss.
     pub list_weight: f32,
 }
 
@@ -66,21 +67,21 @@ impl Default for FromScratch {
     }
 }
 
-/// The examples of one step; fresh ones every step, a pure function of (seed, name, step).
+/// The examples of one step. They are fresh in every step, and a pure function of (seed, name, step).
 pub struct Batch {
-    /// Question -> answer.
+    /// Questions with their answers.
     pub ift: Vec<Example>,
-    /// Judge prompt -> marks and score.
+    /// Judge prompts with marks and score.
     pub eft: Vec<Example>,
-    /// Header -> three tasks.
+    /// Headers with three tasks.
     pub lists: Vec<Example>,
 }
 
 impl Batch {
-    /// Draws the batch of `step`. `name` tells the stages' data apart; with `gold` the answers are right ones.
+    /// Draws the batch of `step`. `name` tells the data of the stages apart; with `gold` the answers are right ones.
     ///
     /// # Errors
-    /// None in practice: the world's texts are ASCII.
+    /// None in practice, since the world's texts are ASCII.
     pub fn draw(seed: u64, name: &str, step: u32, stage: &Stage, gold: bool) -> Result<Self> {
         let mut rng = Stream::new(seed, record_id(0, name, &[], step));
         let mut batch = Self { ift: Vec::new(), eft: Vec::new(), lists: Vec::new() };
@@ -102,29 +103,28 @@ impl Batch {
     }
 }
 
-/// Keeps the states of [`from_scratch`] between its steps, each stage's by its name.
+/// Keeps the states of [`from_scratch`] between its steps, those of each stage by its name.
 pub trait States {
     /// Sets the trainer to the stage's last state, if there is one.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The state cannot be read.
     fn load(&self, stage: &str, trainer: &mut Trainer) -> Result<()>;
 
-    /// Keeps the stage's state in place of the one before.
+    /// Keeps the stage's state in place of the earlier one.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The state cannot be written.
     fn save(&self, stage: &str, trainer: &Trainer) -> Result<()>;
 }
 
-/// Steps between two states.
+/// How many steps lie between two states.
 const SAVE_EVERY: u64 = 10;
 
-/// Trains M1 from random weights, from the last state on where there is one; returns its parameters.
-///
+/// Trains M1 from random weights, or from the last state if there is one. Returns M1's parameters.
 /// # Errors
-/// GPU errors, a non-finite loss; errors of the states; `Stopped` when the observer asks for it (the last step is
-/// kept).
+/// GPU errors; a loss that is not finite; errors of the states; `Stopped` when the observer asks for it (the last step
+/// is kept).
 pub fn from_scratch(
     gpu: &Gpu,
     settings: &FromScratch,

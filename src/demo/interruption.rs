@@ -1,5 +1,6 @@
-//! A round on the GPU that a full disk, a lost device or a wish to stop ends anywhere says so; resumed, it gives the
-//! same bytes. With `SELFREWARD_KILLS` set, as `scripts/test-full` does, every place is tried, else one in some.
+//! A round on the GPU may be ended anywhere by a full disk, a lost device or a wish to stop. It then says so, and when
+//! it is resumed it gives the same bytes. With `SELFREWARD_KILLS` set, as in `scripts/test-full`, every place is tried,
+//! otherwise one in some.
 
 use super::domain::{WorldDomain, self_judge, settings};
 use crate::durable::faults::fail_after;
@@ -15,7 +16,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A few prompts in two waves, a few steps with a checkpoint after each and a validation after each second one.
+/// Settings with a few prompts in two waves, and a few steps with a checkpoint after each and a validation after each
+/// second one.
 fn small(held_out: PathBuf) -> RoundSettings {
     let mut s = settings(8, Method::Dpo, 0.2);
     (s.prompts.wave, s.candidates.wave, s.judge.wave) = (12, 4, 4);
@@ -24,14 +26,14 @@ fn small(held_out: PathBuf) -> RoundSettings {
     s
 }
 
-/// Questions to validate on, beside the run folders.
+/// Writes the questions to validate on, beside the run folders.
 fn held_out(tmp: &Path) {
     let path = tmp.join("held-out.jsonl");
     let lines = world::held_out()[..3].iter().map(|task| format!("{}\n", serde_json::json!({ "prompt": task.prompt })));
     std::fs::write(&path, lines.collect::<String>()).unwrap();
 }
 
-/// A run of one round, as `demo` plays it, without the evaluations.
+/// A run of one round, as the demo plays it, without the evaluations.
 fn run(gpu: &Gpu, dir: &Path, observer: &dyn Observer) -> Result<()> {
     let settings = small(dir.with_file_name("held-out.jsonl"));
     let table: toml::Table = [("seed".to_owned(), toml::Value::Integer(1))].into_iter().collect();
@@ -55,7 +57,7 @@ fn one_in(some: usize) -> usize {
     if std::env::var_os("SELFREWARD_KILLS").is_some() { 1 } else { some }
 }
 
-/// Every file that must not depend on interruptions, and every folder.
+/// The bytes of every file that must not depend on interruptions, and every folder.
 fn bytes(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut all, mut folders) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     while let Some(folder) = folders.pop() {
@@ -105,7 +107,7 @@ fn a_full_disk_is_named_and_costs_nothing() {
     assert!(operations > 100, "{operations}");
 }
 
-/// Takes the device away after so many words from the library.
+/// An observer that takes the device away after so many calls from the library.
 struct Loses<'a> {
     gpu: &'a Gpu,
     left: Cell<usize>,
@@ -139,7 +141,7 @@ fn a_lost_device_is_named_and_costs_nothing() {
     assert!(losses >= 4, "{losses}");
 }
 
-/// Wishes to stop once it was asked so often whether it does.
+/// An observer that wishes to stop once it was asked so often whether it does.
 struct Stops(Cell<usize>);
 
 impl Observer for Stops {

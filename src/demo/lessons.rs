@@ -5,26 +5,26 @@ use crate::train::sft::Example;
 use crate::world::text::{answer, completion, judge, list, question};
 use crate::world::{Marks, Task};
 
-/// What the policy learns: question and response `y`; the end is left out where `y` was cut.
+/// An example for the policy: question `x` and response `y`. Where `y` was cut, its end is left out.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// A text is not ASCII.
 pub(super) fn ift_example(x: &str, y: &str) -> Result<Example> {
     Ok(Example { prompt: question(x)?, completion: completion(y)? })
 }
 
-/// What the judge learns: the marks and the score of response `y`.
+/// An example for the judge: the marks and the score of response `y`.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// A text is not ASCII.
 pub(super) fn eft_example(x: &str, y: &str, marks: Marks) -> Result<Example> {
     Ok(Example { prompt: judge(x, y)?, completion: answer(&format!("{marks} Score: {}", marks.score()))? })
 }
 
-/// What the maker of new tasks learns: a list of tasks.
+/// An example for the maker of new tasks: a list of tasks.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// A text is not ASCII.
 pub(super) fn list_example(tasks: &[Task]) -> Result<Example> {
     let lines: Vec<&str> = tasks.iter().map(|t| t.prompt.as_str()).collect();
     Ok(Example { prompt: list::<&str>(&[])?, completion: answer(&lines.join("\n"))? })

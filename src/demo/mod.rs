@@ -32,45 +32,45 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
-/// Who scores the candidates.
+/// Who scores the candidates of the demo's rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JudgeKind {
-    /// The model itself.
+    /// The model itself scores.
     Own,
-    /// Dice: the sanity control.
+    /// Scores are drawn at random: the control.
     Random,
-    /// The exact scorer: the ceiling.
+    /// The exact scorer scores: the ceiling.
     Oracle,
 }
 
-/// What a round trains.
+/// What a round of the demo trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainKind {
-    /// Preferences alone.
+    /// DPO on the preferences alone.
     Dpo,
-    /// Preferences with 0.2 times the chosen answers' negative log-likelihood.
+    /// DPO on the preferences plus 0.2 times the chosen answers' negative log-likelihood.
     DpoNll,
-    /// The chosen answers alone: the paper's negative control.
+    /// Supervised training on the chosen answers alone: the paper's negative control.
     SftBest,
 }
 
 impl JudgeKind {
-    /// All, by name.
+    /// Every kind of judge with its name.
     pub const ALL: [(&'static str, Self); 3] =
         [("self", Self::Own), ("random", Self::Random), ("oracle", Self::Oracle)];
 
-    /// Its name.
+    /// The kind's name on the command line and in reports.
     pub fn name(self) -> &'static str {
         name_of(&Self::ALL, self)
     }
 }
 
 impl TrainKind {
-    /// All, by name.
+    /// Every kind of training with its name.
     pub const ALL: [(&'static str, Self); 3] =
         [("dpo", Self::Dpo), ("dpo-nll", Self::DpoNll), ("sft-best", Self::SftBest)];
 
-    /// Its name.
+    /// The kind's name on the command line and in reports.
     pub fn name(self) -> &'static str {
         name_of(&Self::ALL, self)
     }
@@ -106,21 +106,21 @@ impl FromStr for TrainKind {
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DemoConfig {
-    /// Of the loop.
+    /// Seed of the loop.
     pub seed: u64,
-    /// Rounds; there is one model more.
+    /// How many rounds are played; there is one model more than rounds.
     pub rounds: u32,
-    /// New prompts a round.
+    /// How many new prompts a round has.
     pub prompts: usize,
-    /// Who scores.
+    /// Who scores the candidates.
     pub judge: JudgeKind,
-    /// What is trained.
+    /// What each round trains.
     pub train: TrainKind,
-    /// Train M1 from random weights in place of the shipped ones.
+    /// How to train M1 from random weights; `None` takes the shipped weights.
     pub from_scratch: Option<FromScratch>,
-    /// The run folder; None plays in a temporary one.
+    /// The run folder; `None` plays in a temporary one.
     pub out: Option<PathBuf>,
-    /// Whether to go on with an existing run folder.
+    /// Whether to continue the run of an existing folder.
     pub resume: bool,
 }
 
@@ -149,7 +149,7 @@ impl DemoConfig {
         settings(self.prompts, method, nll)
     }
 
-    /// What a resumed run must have in common with its beginning.
+    /// The settings that a resumed run must have in common with its beginning.
     fn table(&self) -> toml::Table {
         let mut demo = toml::Table::new();
         demo.insert("seed".into(), toml::Value::String(self.seed.to_string()));
@@ -163,7 +163,7 @@ impl DemoConfig {
     }
 }
 
-/// A folder that goes away when the demo is over, unless the user named one.
+/// The run folder, which is removed when the demo is over unless the user named it.
 struct Place {
     path: PathBuf,
     temporary: bool,
@@ -172,7 +172,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.temporary {
-            // Nothing to be done about a temporary folder that will not go.
+            // Nothing can be done about a temporary folder that cannot be removed.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
@@ -182,8 +182,8 @@ impl Drop for Place {
 /// each round.
 ///
 /// # Errors
-/// A folder that exists, is in use or has other settings; errors of the stages; `Stopped` when the observer asks for
-/// it.
+/// The folder exists already, is in use or has other settings; errors of the stages; `Stopped` when the observer asks
+/// for it.
 pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Observer) -> Result<DemoReport> {
     if config.rounds == 0 || config.prompts == 0 {
         return Err(Error::Input("demo needs at least one round and one prompt".into()));
@@ -220,7 +220,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     Ok(DemoReport { metrics, round_seconds, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// The states of the training from scratch, a folder a stage.
+/// Keeps the states of the training from scratch, in a folder for each stage.
 struct Scratch {
     dir: PathBuf,
 }
@@ -260,7 +260,7 @@ fn step(
     }
     let domain = WorldDomain;
     let model = domain.load_model(gpu, &folder.model(number))?;
-    // The model's own judgment is measured whoever judges the loop.
+    // The model's own judgment is measured, whoever judges the loop.
     evaluation::run(&mut GpuEngine::new(gpu, &model), &self_judge(), config.seed, &answers, observer)?;
     folder.stage_done(&format!("evaluation/M{number}"))?;
     if played {
@@ -288,7 +288,7 @@ fn evaluation_file(run: &Path, number: u32) -> PathBuf {
     run.join("evaluation").join(format!("M{number}.jsonl"))
 }
 
-/// Everything the report says, from the files of the run alone.
+/// Gathers everything that the report says, from the files of the run alone.
 ///
 /// # Errors
 /// A file of a finished run is missing or broken.
@@ -318,7 +318,7 @@ pub fn summarise(config: &DemoConfig, run: &Path) -> Result<DemoMetrics> {
 mod tests {
     use super::*;
 
-    /// Asks for a stop after so many steps.
+    /// An observer that asks for a stop after so many steps.
     struct Stops(std::cell::Cell<u64>);
 
     impl Observer for Stops {

@@ -1,4 +1,4 @@
-//! What `demo` found, as it is printed and written.
+//! What the demo found, in the form in which it is printed and written.
 
 use super::evaluation::QuestionRecord;
 use crate::data::records::PairRecord;
@@ -9,51 +9,51 @@ use crate::world::{Task, marks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One model of the loop.
+/// How good one model of the loop is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelReport {
-    /// `M1`, `M2`, …
+    /// The model's name: `M1`, `M2`, ….
     pub name: String,
-    /// True score (0 to 5) of its sampled answers to the held-out questions, mean.
+    /// Mean true score (0 to 5) of the model's sampled answers to the held-out questions.
     pub truth_mean: f64,
-    /// Standard error of that over the questions.
+    /// Standard error of `truth_mean` over the questions.
     pub truth_se: f64,
-    /// True score of its greedy answers, mean.
+    /// Mean true score of the model's greedy answers.
     pub greedy_mean: f64,
-    /// Spearman correlation of its scores with the truth, on responses that are not its own.
+    /// Spearman's correlation of the scores that the model gives with the truth, on responses that are not its own.
     pub judge_spearman: Option<f64>,
-    /// Kendall's tau-b of the same.
+    /// Kendall's tau-b of the scores that the model gives with the truth, on the same responses.
     pub judge_kendall: Option<f64>,
-    /// Share of its scores that round to the true one.
+    /// Fraction of the scores that the model gives which round to the true one.
     pub judge_exact: f64,
-    /// Share of pairs with different truth that it orders right.
+    /// Fraction of the pairs with different truth that the model orders right.
     pub judge_pairwise: Option<f64>,
-    /// Share of different answers over the questions (one sample each).
+    /// Fraction of different answers over the questions, one sample of each.
     pub distinct: f64,
-    /// Share of different answers among the samples of a question, mean.
+    /// Fraction of different answers among the samples of a question, averaged over the questions.
     pub distinct_samples: f64,
-    /// True score minus the previous model's, question by question, mean; null for the first.
+    /// Mean over the questions of the true score less that of the model before; null for the first model.
     pub gain: Option<f64>,
     /// Standard error of `gain` over the questions.
     pub gain_se: Option<f64>,
 }
 
-/// Two models compared question by question (mean true score of the samples under the same sampling keys).
+/// Two models compared question by question, by the mean true score of the samples under the same sampling keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The later model.
+    /// Name of the later model.
     pub a: String,
-    /// The earlier one.
+    /// Name of the earlier model.
     pub b: String,
-    /// Questions on which `a` is better.
+    /// How many questions `a` answers better.
     pub win: usize,
-    /// Equal.
+    /// How many questions both answer equally well.
     pub tie: usize,
-    /// Questions on which `b` is better.
+    /// How many questions `b` answers better.
     pub loss: usize,
-    /// Mean difference of the true scores.
+    /// Mean over the questions of a's true score less b's.
     pub gain: f64,
-    /// Its standard error.
+    /// Standard error of the gain.
     pub gain_se: f64,
 }
 
@@ -63,53 +63,53 @@ pub struct RoundReport {
     /// The round's own metrics.
     #[serde(flatten)]
     pub metrics: RoundMetrics,
-    /// Pairs whose chosen answer is truly better.
+    /// How many pairs have a chosen answer that is truly better.
     pub pairs_right: usize,
-    /// Pairs whose chosen answer is truly worse.
+    /// How many pairs have a chosen answer that is truly worse.
     pub pairs_wrong: usize,
 }
 
 /// A held-out question with every model's first sampled answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleReport {
-    /// The question.
+    /// The question that was asked.
     pub prompt: String,
     /// The right answer.
     pub gold: String,
-    /// Answers by model.
+    /// The answer of each model, by the model's name.
     pub answers: BTreeMap<String, String>,
-    /// Their true scores by model.
+    /// The true score of each answer, by the model's name.
     pub scores: BTreeMap<String, f64>,
 }
 
-/// Everything that two runs of one seed have in common: `metrics.json` of the run folder.
+/// Everything in which two runs with the same settings agree: the run folder's `metrics.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DemoMetrics {
-    /// Of the loop.
+    /// Seed of the loop.
     pub seed: u64,
-    /// `self`, `random` or `oracle`.
+    /// Who judged: `self`, `random` or `oracle`.
     pub judge: String,
-    /// `dpo`, `dpo-nll` or `sft-best`.
+    /// What was trained: `dpo`, `dpo-nll` or `sft-best`.
     pub train: String,
     /// The models, M1 first.
     pub models: Vec<ModelReport>,
-    /// Each model against the one before, then the last against the first.
+    /// Each model compared with the one before, then the last with the first.
     pub head_to_head: Vec<Comparison>,
-    /// The rounds.
+    /// The rounds that were played.
     pub rounds: Vec<RoundReport>,
-    /// Three questions.
+    /// Three held-out questions with the models' answers.
     pub samples: Vec<SampleReport>,
 }
 
 /// The document of `demo --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DemoReport {
-    /// What was found.
+    /// Everything that was found.
     #[serde(flatten)]
     pub metrics: DemoMetrics,
-    /// Seconds of each round (measured by the process that played it).
+    /// Seconds that each round took, measured by the process that played it.
     pub round_seconds: Vec<f64>,
-    /// Seconds of this call.
+    /// Seconds that this call took.
     pub seconds: f64,
 }
 
@@ -150,13 +150,13 @@ fn compare(a: (&str, &[QuestionRecord]), b: (&str, &[QuestionRecord])) -> Compar
     Comparison { a: a.0.to_owned(), b: b.0.to_owned(), win, tie, loss, gain, gain_se }
 }
 
-/// The models by name, each with its gain over the one before.
+/// The reports of the models, given by name, each with its gain over the one before.
 pub(crate) fn models(models: &[(String, Vec<QuestionRecord>)]) -> Vec<ModelReport> {
     let before = |at: usize| at.checked_sub(1).map(|b| models[b].1.as_slice());
     models.iter().enumerate().map(|(at, (name, records))| model(name, records, before(at))).collect()
 }
 
-/// Each model against the one before, then the last against the first.
+/// Compares each model with the one before, then the last with the first.
 pub(crate) fn comparisons(models: &[(String, Vec<QuestionRecord>)]) -> Vec<Comparison> {
     let side = |at: usize| (models[at].0.as_str(), models[at].1.as_slice());
     let mut all: Vec<Comparison> = (1..models.len()).map(|at| compare(side(at), side(at - 1))).collect();
@@ -171,7 +171,7 @@ pub(crate) fn round(metrics: RoundMetrics, pairs: &[PairRecord]) -> RoundReport 
     RoundReport { metrics, pairs_right, pairs_wrong }
 }
 
-/// Of how many pairs the chosen answer is truly better, and truly worse.
+/// How many pairs have a chosen answer that is truly better, and how many one that is truly worse.
 pub(crate) fn truth_of(pairs: &[PairRecord]) -> (usize, usize) {
     let score = |messages: &[Message], gold: &str| messages.first().map_or(0, |m| marks(gold, &m.content).score());
     let (mut right, mut wrong) = (0, 0);
@@ -185,7 +185,7 @@ pub(crate) fn truth_of(pairs: &[PairRecord]) -> (usize, usize) {
     (right, wrong)
 }
 
-/// The first question of each of three kinds, so that the same ones are shown in every run.
+/// The first question of each of three kinds, so that every run shows the same ones.
 pub(crate) fn samples(models: &[(String, Vec<QuestionRecord>)]) -> Vec<SampleReport> {
     let Some((_, first)) = models.first() else { return Vec::new() };
     ["reverse", "join", "double"]

@@ -9,27 +9,27 @@ use crate::kernels::rope::Turn;
 use crate::kernels::sample::{self, State};
 use crate::model::{Model, decoder, head, view};
 
-/// One sequence's place in a batch.
+/// One sequence that decodes, as a row of its batch.
 pub(super) struct Row {
-    /// Its number.
+    /// Number of the row's sequence in the wave.
     pub(super) sequence: usize,
-    /// Tokens written.
+    /// How many tokens have been written.
     pub(super) count: u32,
-    /// 1 while it runs.
+    /// 1 while the sequence goes on, 0 once it has ended.
     running: u32,
-    /// The token last written, and its position.
+    /// Token that was written last; `pos` is its position.
     token: u32,
     pos: u32,
-    /// Bits of the tokens in prompt and answer, for the repetition penalty.
+    /// Bits of the tokens that occur in prompt or answer, for the repetition penalty.
     seen: Vec<u32>,
-    /// All tokens written.
+    /// All tokens written so far, `[longest]`.
     pub(super) out: Vec<u32>,
-    /// With choices: the first one's share at each token.
+    /// Where answers are choices: the probability of the first choice at each token.
     pub(super) share: Vec<f32>,
 }
 
 impl Row {
-    /// A sequence behind its prompt, before its first token.
+    /// The row of a sequence whose prompt is computed and whose first token is not drawn yet.
     pub(super) fn new(number: usize, prompt: &[u32], shape: &Shape) -> Row {
         let mut seen = vec![0; shape.vocabulary.div_ceil(32)];
         for t in prompt {
@@ -47,15 +47,15 @@ pub(super) struct Shape<'a> {
     pub(super) model: &'a Model,
     pub(super) settings: &'a Settings,
     pub(super) vocabulary: usize,
-    /// Tokens of the longest answer.
+    /// Tokens that the longest answer may have.
     pub(super) longest: usize,
-    /// `[most tokens, 2]`, where answers are choices.
+    /// The two tokens between which each token of an answer chooses, `[most tokens, 2]`, where answers are choices.
     pub(super) choice: Option<Tensor>,
 }
 
-/// Rows on the GPU.
+/// Rows whose state lies on the GPU.
 pub(super) struct Batch {
-    /// Each row's sequence.
+    /// Number of each row's sequence in the wave.
     pub(super) sequences: Vec<usize>,
     state: State,
     share: Option<Tensor>,
@@ -92,8 +92,8 @@ impl Batch {
         Ok(Batch { sequences: rows.iter().map(|r| r.sequence).collect(), state, share })
     }
 
-    /// Draws every row's next token: from its own row of the logits, or (not `identity`) from that which it was made
-    /// with.
+    /// Draws every row's next token. With `identity` row i reads row i of the logits, otherwise the row that it was
+    /// given when the batch was made.
     fn draw(&self, rec: &mut Recorder, shape: &Shape, logits: &Tensor, identity: bool) -> Result<()> {
         let settings = shape.settings;
         match (&shape.choice, &self.share) {
@@ -112,7 +112,7 @@ impl Batch {
         rec.submit()
     }
 
-    /// Records one token of every row.
+    /// Records one decoding step: one more token of every row.
     pub(super) fn step(&self, shape: &Shape, all: &[Sequence], arena: &[Arena]) -> Result<Step> {
         let Shape { gpu, model, .. } = *shape;
         let of = || self.sequences.iter().map(|s| &all[*s]);
@@ -136,7 +136,7 @@ impl Batch {
         Ok(Step { plan: rec.compile(), _table: rows.table, _turns: turns })
     }
 
-    /// What was written so far.
+    /// Reads back what was written so far.
     pub(super) fn read(&self, shape: &Shape) -> Result<Written> {
         let mut words = shape.gpu.download_all::<u32>(&[&self.state.state, &self.state.out])?.into_iter();
         let mut next = || words.next().unwrap_or_default();
@@ -148,7 +148,7 @@ impl Batch {
         Ok(Written { count: state.chunks_exact(2).map(|c| c[0]).collect(), out, share })
     }
 
-    /// The rows of which `keep` holds, back on the host.
+    /// Reads the rows for which `keep` holds back to the host.
     pub(super) fn take(self, shape: &Shape, keep: impl Fn(usize) -> bool) -> Result<Vec<Row>> {
         let s = &self.state;
         let share = match &self.share {
@@ -172,20 +172,20 @@ impl Batch {
     }
 }
 
-/// The recording of one step.
+/// The recording of one decoding step.
 pub(super) struct Step {
     pub(super) plan: Plan,
-    /// Read by the plan at every run, so nobody else may get their memory.
+    /// The recording reads `_table` and `_turns` at every run, so they live as long as it does.
     _table: Tensor,
     _turns: Vec<Turn>,
 }
 
-/// Tokens read back.
+/// Tokens of all rows, read back to the host.
 pub(super) struct Written {
-    /// Of each row.
+    /// How many tokens each row has written.
     pub(super) count: Vec<u32>,
-    /// `[B, longest]`.
+    /// Tokens of each row, `[B, longest]`.
     pub(super) out: Vec<u32>,
-    /// The same of the choices' shares, if any.
+    /// Probabilities of the first choices, `[B, longest]`, where answers are choices; otherwise empty.
     pub(super) share: Vec<f32>,
 }

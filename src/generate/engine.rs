@@ -1,4 +1,4 @@
-//! What judges and stages need of a model: text to ids and back, generation, log-probs.
+//! Generating and scoring with one model, behind a trait, so that judges and stages can be tested without a GPU.
 
 use super::{Generator, Output, Request, Settings};
 use crate::gpu::Gpu;
@@ -7,9 +7,9 @@ use crate::model::score;
 use crate::model::score::Branch;
 use crate::{Error, Observer, Result};
 
-/// Generation and scoring by one model. The GPU is one implementation; tests use a scripted one.
+/// Generates and scores with one model. [`GpuEngine`] is the real one; tests use a scripted one.
 pub trait Engine {
-    /// As [`Generator::run`].
+    /// Answers every request, as [`Generator::run`] does.
     ///
     /// # Errors
     /// As [`Generator::run`].
@@ -20,7 +20,7 @@ pub trait Engine {
         observer: &dyn Observer,
     ) -> Result<Vec<Vec<Output>>>;
 
-    /// As [`score::logps`].
+    /// Log-probability of every token of every completion, as [`score::logps`] computes it.
     ///
     /// # Errors
     /// As [`score::logps`].
@@ -63,7 +63,7 @@ impl Engine for GpuEngine<'_> {
     }
 }
 
-/// The engine of judges that ask no model.
+/// The engine of judges that ask no model; every call is an error.
 pub struct NoEngine;
 
 impl Engine for NoEngine {

@@ -4,17 +4,17 @@ use crate::Result;
 use crate::source::ModelSource;
 use crate::text::{Language, Message, Prompt, Text};
 
-/// The text of a model on disk.
+/// The tokenizer and chat template of a model on disk, as a [`Language`].
 pub struct ChatLanguage<'a> {
     text: &'a Text,
     stop: &'a [u32],
-    /// Written in front of plain text, where the tokenizer's configuration says so.
+    /// Token that stands in front of plain text, where the tokenizer's configuration says so.
     bos: Option<u32>,
     context: usize,
 }
 
 impl<'a> ChatLanguage<'a> {
-    /// The text of `source`. A model without a chat template is asked in plain words.
+    /// The language of `source`. A model without a chat template is asked by `Question: … Answer:`.
     ///
     /// # Errors
     /// The model has no tokenizer.
@@ -24,7 +24,7 @@ impl<'a> ChatLanguage<'a> {
         Ok(Self { text, stop: &source.stop_ids, bos: text.bos().filter(|_| adds_bos), context: source.arch.context() })
     }
 
-    /// Context in which the model answers a prompt.
+    /// Token ids of the context in which the model answers `prompt`.
     ///
     /// # Errors
     /// Text that cannot be encoded; a conversation without a template, or one that the template refuses.

@@ -1,4 +1,4 @@
-//! Generation: many sequences at once, the token loop on the GPU, prefixes shared.
+//! Generation: many sequences at once, with the token loop on the GPU and common prefixes computed once.
 
 mod batch;
 mod engine;
@@ -21,39 +21,39 @@ use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
 use wave::Work;
 
-/// One prompt and the samples wanted of it; the prompt is computed and stored once.
+/// One prompt and the samples wanted of it. The prompt is computed and stored once.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Token ids, not empty.
+    /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
-    /// Record id of each sample: keys its random numbers, together with seed and position.
+    /// Record id of each sample; with the seed and the position it keys the sample's random numbers.
     pub samples: Vec<u64>,
 }
 
-/// What holds for all requests of one call.
+/// Settings that all requests of one call have in common.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Most tokens of an answer, the stop token included.
+    /// Most tokens that an answer may have, the stop token included.
     pub max_new_tokens: usize,
-    /// Token ids that end an answer.
+    /// Token ids each of which ends an answer.
     pub stop: Vec<u32>,
     /// Seed of the random numbers.
     pub seed: u64,
-    /// When not empty: answer token i is the likelier of these two (the first on a tie), whatever the sampling says,
-    /// and the answer has exactly this many tokens.
+    /// When this is not empty, answer token i is the likelier of the two tokens `choices[i]` (the first one on a tie),
+    /// whatever the sampling says, and the answer has exactly as many tokens as there are choices.
     pub choices: Vec<[u32; 2]>,
 }
 
 /// One generated answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// Token ids; the last one is the stop token when `stopped`.
+    /// Token ids of the answer; the last one is the stop token when `stopped`.
     pub tokens: Vec<u32>,
     /// Whether a stop token was written (otherwise the answer was cut at `max_new_tokens`).
     pub stopped: bool,
-    /// With `choices`: the probability of each first choice against its second, else empty.
+    /// With [`Settings::choices`]: the probability of each first choice against its second. Otherwise empty.
     pub choice_p: Vec<f32>,
 }
 
@@ -67,9 +67,9 @@ pub struct Generator<'a> {
 /// the same bits.
 struct Limits {
     sequences: usize,
-    /// Tokens of the prompts that are computed in one pass.
+    /// Most tokens of prompts that one pass computes.
     tokens: usize,
-    /// Pages of the KV arena.
+    /// Pages that the KV arena has.
     pages: usize,
 }
 
@@ -81,7 +81,7 @@ impl Limits {
         let binding = gpu.max_binding_bytes();
         let pages = (arena / (2 * page * model.arch.num_hidden_layers.max(1) as u64)).min(binding / page);
         Limits {
-            // Every sequence has a row of logits.
+            // Every sequence has a row of logits, and all of them lie in one buffer.
             sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
             tokens: model.most_rows(gpu).min(16_384),
             pages: pages as usize,
@@ -95,8 +95,8 @@ impl<'a> Generator<'a> {
         Self { gpu, model }
     }
 
-    /// Answers every request; the result is `[request][sample]`. `on_token(request, sample, token)` is called for each
-    /// token as soon as the host sees it, in order within a sample.
+    /// Answers every request; the result is indexed by `[request][sample]`. `on_token(request, sample, token)` is
+    /// called for each token as soon as the host sees it, in order within a sample.
     ///
     /// # Errors
     /// An empty prompt, a token outside the vocabulary, a prompt that leaves no room in the context; GPU errors;
@@ -117,8 +117,8 @@ impl<'a> Generator<'a> {
         wave::run(self.gpu, self.model, (work, settings), &room, observer, on_token)
     }
 
-    /// The most sequences that run at once: as many as the device's limits and, where it is capped, its memory allow.
-    /// The others wait until those are done.
+    /// How many sequences run at once: as many as the device's limits and its memory cap, if there is one, allow. The
+    /// others wait until those are done.
     ///
     /// # Errors
     /// One sequence by itself takes more memory than the cap leaves.
@@ -141,8 +141,8 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Bytes that `n` sequences at once take at the most, whichever of them they are: a device that only counts goes
-    /// through them.
+    /// Most bytes that any `n` of the sequences take when they run at once. A device that only counts goes through the
+    /// heaviest of them.
     fn needed(&self, requests: &[Request], settings: &Settings, (n, limits): (usize, &Limits)) -> Result<u64> {
         let counted = self.gpu.counting(None);
         let model = self.model.like(&counted)?;

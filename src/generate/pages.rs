@@ -1,14 +1,15 @@
-//! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that every
-//! sequence that begins so holds the same page; pages that nobody holds stay known until their room is needed.
+//! Who holds which page of the KV arena. A full page of a prompt is known by all tokens up to its end, so that all
+//! sequences whose prompts are equal so far hold the same page. Pages that nobody holds stay known until their room is
+//! needed.
 
 use crate::kernels::arena::PAGE;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// A prompt as its pages are known by: what its angles depend on, then its tokens.
+/// What a prompt's pages are known by: first the classes of its angles, then its tokens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     words: Vec<u32>,
-    /// Words before the first token.
+    /// How many words stand before the first token.
     head: usize,
 }
 
@@ -21,17 +22,18 @@ impl Key {
         &self.words[self.head..]
     }
 
-    /// Pages of it that others may share: full ones, without that of its last token, whose logits each prompt needs.
+    /// How many of the prompt's pages others may share: its full ones, but for the page of its last token, whose logits
+    /// each prompt has to compute.
     pub(super) fn shareable(&self) -> usize {
         self.tokens().len().saturating_sub(1) / PAGE
     }
 
-    /// What page `page` is known by.
+    /// What page `page` is known by: all words up to its end.
     fn upto(&self, page: usize) -> &[u32] {
         &self.words[..self.head + (page + 1) * PAGE]
     }
 
-    /// Pages at the beginning that both may share.
+    /// How many pages at the beginning are the same in both prompts and may be shared.
     pub(super) fn common(&self, other: &Key) -> usize {
         let equal = self.words.iter().zip(&other.words).take_while(|(a, b)| a == b).count();
         (equal.saturating_sub(self.head) / PAGE).min(self.shareable()).min(other.shareable())
@@ -40,17 +42,17 @@ impl Key {
 
 /// The pages of one arena.
 pub(super) struct Pages {
-    /// Pages without content, the next one last.
+    /// Pages without content; the one to be used next is last.
     free: Vec<u32>,
-    /// Sequences that hold each page.
+    /// How many sequences hold each page.
     holders: Vec<u32>,
     /// Whether each page's keys and values are written.
     ready: Vec<bool>,
-    /// The page of each beginning.
+    /// The page that holds the end of each known beginning.
     known: HashMap<Vec<u32>, u32>,
-    /// What each page is known by.
+    /// The beginning that each page is known by, if it is known.
     names: Vec<Option<Vec<u32>>>,
-    /// Known pages that nobody holds, the longest unused first: (when it was let go of, page).
+    /// Known pages that nobody holds, as (when the page was let go of, page): the longest unused one comes first.
     idle: BTreeSet<(u64, u32)>,
     since: Vec<u64>,
     clock: u64,
@@ -70,12 +72,13 @@ impl Pages {
         }
     }
 
-    /// Pages of the prompt's beginning that are known, written or about to be.
+    /// Known pages of the prompt's beginning, whether they are written or about to be.
     fn beginning(&self, key: &Key) -> Vec<u32> {
         (0..key.shareable()).map_while(|p| self.known.get(key.upto(p)).copied()).collect()
     }
 
-    /// Pages of the prompt's beginning that are written already, and those that are about to be.
+    /// How many pages of the prompt's beginning are written already, and how many known ones after them are about to
+    /// be.
     pub(super) fn cached(&self, key: &Key) -> (usize, usize) {
         let known = self.beginning(key);
         let ready = known.iter().take_while(|p| self.ready[**p as usize]).count();
@@ -86,15 +89,15 @@ impl Pages {
         self.ready[page as usize]
     }
 
-    /// Says that the pages' keys and values are written.
+    /// Marks these pages' keys and values as written.
     pub(super) fn written(&mut self, pages: &[u32]) {
         for page in pages {
             self.ready[*page as usize] = true;
         }
     }
 
-    /// The `total` pages of a sequence that begins with the prompt, in the order of its positions; None where they are
-    /// not to be had.
+    /// Takes the `total` pages of a sequence that begins with the prompt, in the order of its positions; `None` if
+    /// there are not enough of them.
     pub(super) fn hold(&mut self, key: &Key, total: usize) -> Option<Vec<u32>> {
         let mut pages = self.beginning(key);
         let unheld = pages.iter().filter(|p| self.holders[**p as usize] == 0).count();
@@ -118,7 +121,7 @@ impl Pages {
         Some(pages)
     }
 
-    /// A page without content: a free one, else the one that has been idle for longest.
+    /// A page without content: a free one, or else the one that has been unused for longest.
     fn fresh(&mut self) -> Option<u32> {
         if let Some(page) = self.free.pop() {
             return Some(page);
@@ -131,9 +134,9 @@ impl Pages {
         Some(page)
     }
 
-    /// A sequence lets go of its pages.
+    /// Lets go of a sequence's pages.
     pub(super) fn release(&mut self, pages: &[u32]) {
-        // A beginning is of use without what follows it, so it is let go of last.
+        // A page is of no use without those before it, so the end of a beginning is the first to lose its content.
         for page in pages.iter().rev() {
             let at = *page as usize;
             self.holders[at] -= 1;
@@ -152,7 +155,7 @@ impl Pages {
     }
 }
 
-/// Pages that all sequences, given as (prompt, pages in all), hold together.
+/// How many pages the sequences, each given as (prompt, pages in all), hold together.
 pub(super) fn needed<'a>(sequences: impl Iterator<Item = (&'a Key, usize)>) -> usize {
     let mut shared = HashSet::new();
     let mut own = 0;

@@ -1,5 +1,5 @@
-//! Prompts into the arena. Prompts that begin alike are computed once: those that nobody computed before as a forest,
-//! those whose beginning is written already as rows that continue it.
+//! Computes prompts into the arena, and common beginnings once. Prompts of which nothing is written run as a forest;
+//! prompts whose beginning is written already run as rows that continue it.
 
 use super::pages::{Key, Pages};
 use super::sequence::Sequence;
@@ -11,18 +11,18 @@ use crate::layout::Forest;
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
 
-/// Most rows of a pass that continues what is written. Their attention is the decoder's, which keeps partial sums of
-/// every row.
+/// Most rows in a pass that continues what is written. Such rows use the decoder's attention, which keeps partial sums
+/// of every row.
 pub(super) const MOST_CONTINUED: usize = 512;
 
-/// Whether a prompt of `tokens` whose first `cached` pages are written is continued. A long rest is quicker from the
-/// start.
+/// Whether to continue a prompt of `tokens` whose first `cached` pages are written. If much is left, computing it from
+/// the start is quicker.
 pub(super) fn continues(tokens: usize, cached: usize) -> bool {
     let rest = tokens - cached * PAGE;
     cached > 0 && rest <= (cached * PAGE).min(MOST_CONTINUED)
 }
 
-/// A prompt and those of its sequences that begin together.
+/// A prompt, and those of its sequences that begin in this pass.
 pub(super) struct Prompt<'a> {
     pub(super) key: &'a Key,
     pub(super) sequences: Vec<&'a Sequence>,
@@ -42,16 +42,16 @@ fn slot(page: u32, position: usize) -> u32 {
     page * PAGE as u32 + (position % PAGE) as u32
 }
 
-/// Prompts as one forest in which a beginning of whole pages that several share stands once.
+/// Several prompts as one forest, in which a beginning of whole pages that some of them share stands once.
 #[derive(Default)]
 struct Shared {
     forest: Forest,
-    /// Of each row: the length that its sequence grows to.
+    /// For each row, the length to which its sequence may grow.
     lengths: Vec<u32>,
-    /// (row, slot) of all that is to be stored.
+    /// Rows whose keys and values are stored; `slot` says where in the arena.
     row: Vec<u32>,
     slot: Vec<u32>,
-    /// (prompt, its last row).
+    /// Each prompt with the row of its last token.
     last: Vec<(usize, u32)>,
 }
 
@@ -65,7 +65,7 @@ impl Shared {
         shared
     }
 
-    /// Adds prompts in their order from page `from` on, before which they are equal.
+    /// Adds the prompts of `group`, in their order, from page `from` on; before that page they are all equal.
     fn grow(&mut self, prompts: &[Prompt], mut group: &[usize], from: usize, pages: &Pages) {
         while let Some((first, rest)) = group.split_first() {
             let key = prompts[*first].key;
@@ -78,7 +78,7 @@ impl Shared {
                 self.store(&prompts[*first], (node.first, from * PAGE), key.tokens().len(), pages);
                 continue;
             }
-            // In their order the first and the last one have least in common.
+            // They are sorted, so the first and the last one have least in common.
             let common = key.common(prompts[alike[more]].key);
             let node = self.forest.open(&key.tokens()[from * PAGE..common * PAGE]);
             self.store(&prompts[*first], (node.first, from * PAGE), common * PAGE, pages);
@@ -87,7 +87,7 @@ impl Shared {
         }
     }
 
-    /// Lists where positions `at .. end` of a prompt, which are rows from `row` on, are stored.
+    /// Notes where positions `at .. end` of a prompt, which are rows from `row` on, are stored.
     fn store(&mut self, prompt: &Prompt, (row, at): (usize, usize), end: usize, pages: &Pages) {
         for position in at..end {
             let row = (row + position - at) as u32;
@@ -107,7 +107,8 @@ impl Shared {
     }
 }
 
-/// Runs prompts of which nothing is written, fills their pages, gives the logits after each, `[prompts, V]`.
+/// Runs prompts of which nothing is written and fills their pages. Returns the logits after each prompt,
+/// `[prompts, V]`.
 pub(super) fn start(
     gpu: &Gpu,
     model: &Model,
@@ -127,8 +128,8 @@ pub(super) fn start(
     logits(gpu.record(), model, (&token, shared.forest.len()), &context, &last)
 }
 
-/// Runs what follows the first `cached` pages of each prompt, which are written, fills the other pages, gives the
-/// logits after each prompt, `[prompts, V]`.
+/// Runs the rest of prompts whose first pages are written, and fills their other pages. Returns the logits after each
+/// prompt, `[prompts, V]`.
 pub(super) fn continued(
     gpu: &Gpu,
     model: &Model,
@@ -141,7 +142,7 @@ pub(super) fn continued(
     for prompt in prompts {
         let (own, all) = (prompt.key.shareable() * PAGE, prompt.key.tokens());
         for (position, token) in all.iter().enumerate() {
-            // A page that two of the prompts share is computed with the first of them.
+            // The first of the prompts that share a page computes it.
             if position < own && pages.is_ready(prompt.page(position)) {
                 continue;
             }

@@ -18,8 +18,8 @@ fn model(gpu: &Gpu) -> Model {
     Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
 }
 
-/// Prompts of which many begin alike: with the same two pages and more, one that is no more than those, one as it is
-/// twice.
+/// Prompts many of which begin alike: several with the same two pages and more, one that is just these two pages, and
+/// one that occurs twice.
 fn alike() -> Vec<Request> {
     let beginning = tokens(70, 5);
     let of = |n: usize, rest: usize, key: usize| [&beginning[..n], &tokens(rest, key)].concat();
@@ -44,7 +44,7 @@ fn settings(max_new_tokens: usize) -> Settings {
     Settings { sampling, max_new_tokens, stop: vec![7, 9], seed: 5, choices: vec![] }
 }
 
-/// Answers with `sequences` at once, `tokens` of prompts in a pass and, where it is given, an arena of `pages`.
+/// Answers with at most `sequences` at once, at most `tokens` of prompts in a pass and an arena of `pages`.
 fn answers(
     gpu: &Gpu,
     model: &Model,
@@ -63,7 +63,7 @@ fn answers_do_not_depend_on_how_many_are_written_at_once() {
         let gpu = Gpu::with(&Options { variant: Some(variant), invariant: true, ..Options::default() }).unwrap();
         let mut model = model(&gpu);
         if dynamic {
-            // Prompts that begin alike turn by other angles where their answers end elsewhere.
+            // With dynamic rope, prompts that begin alike have other angles if their answers may end elsewhere.
             model.arch.ropes[0].stretch = Stretch::Dynamic { theta: 1e4, factor: 2.0, original: 128 };
         }
         let settings = settings(40);
@@ -76,7 +76,7 @@ fn answers_do_not_depend_on_how_many_are_written_at_once() {
             .collect();
         let lengths: Vec<usize> = alone.iter().flatten().map(|o| o.tokens.len()).collect();
         assert!(lengths.iter().any(|n| *n < 12) && lengths.contains(&40), "{lengths:?}");
-        // All at once; few, in one pass or many; by one; as many as an arena of few pages holds.
+        // All at once; few, in one pass or in many; one by one; as many as an arena of few pages holds.
         for room in [(64, 16_384, 1000), (5, 16_384, 1000), (4, 150, 1000), (1, 16_384, 1000), (9, 16_384, 12)] {
             let got = answers(&gpu, &model, (&requests, &settings), room);
             for (i, (got, want)) in got.iter().zip(&alone).enumerate() {
@@ -94,25 +94,25 @@ fn what_prompts_begin_with_is_computed_once() {
         .map(|i| Request { prompt: [tokens(256, 1), tokens(16, 60 + i)].concat(), samples: vec![i as u64] })
         .collect();
     let flops = |requests: &[Request], room| {
-        // The first time the tuner works too.
+        // The first run also tunes the kernels.
         answers(&gpu, &model, (requests, &settings(1)), room);
         let before = gpu.work().flops;
         answers(&gpu, &model, (requests, &settings(1)), room);
         gpu.work().flops - before
     };
     let one = flops(&requests[..1], (1, 16_384, 1000));
-    // In one pass; one after another, the first one's pages kept though nobody holds them.
+    // In one pass; then one after another, where the first one's pages stay known though nobody holds them.
     for room in [(8, 16_384, 1000), (1, 16_384, 1000)] {
         let all = flops(&requests, room);
-        // 16 of a prompt's 272 tokens are its own. Attention of theirs to the beginning, and the logits, come with
-        // them.
+        // 16 of a prompt's 272 tokens are its own; their attention to the beginning and the logits come on top.
         assert!(all > one * 1.3 && all < one * 2.0, "{room:?}: {all:e} for eight, {one:e} for one");
     }
     let few = flops(&requests, (8, 16_384, 9));
     assert!(few < one * 2.0, "an arena of one sequence: {few:e} for eight, {one:e} for one");
 }
 
-/// Logits `[token][V]` of each sequence, its tokens fed one by one beside those of the others that are long enough.
+/// Logits `[token][V]` of each sequence: its tokens are fed one by one, beside those of all others that are long
+/// enough.
 fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let heads = params::heads(&model.arch);
     let pages = sequences[0].len().div_ceil(PAGE);
@@ -151,8 +151,8 @@ fn tokens(n: usize, key: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 13 + key) % 128) as u32).collect()
 }
 
-/// Six dispatches a block where its positions are one chunk, with the merge seven; under `--invariant` the products
-/// fuse less.
+/// Six dispatches a block while its positions fit one chunk, seven with the merge of chunks. Under `--invariant` fewer
+/// products are fused.
 #[test]
 fn a_step_takes_six_dispatches_a_block() {
     for (variant, longest, each) in [(Variant::Soft, 90usize, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {
@@ -199,7 +199,7 @@ fn siblings_change_no_bit_of_a_text() {
 
 #[test]
 fn decoding_gives_the_bits_of_scoring() {
-    // Nine sequences, so that products of few and of many rows both occur.
+    // Nine sequences, so that both the product of few rows and that of many rows occur.
     let lengths = [300, 141, 130, 128, 40, 33, 32, 9, 3];
     let sequences: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(k, n)| tokens(*n, k)).collect();
     for variant in Variant::ALL {

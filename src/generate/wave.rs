@@ -1,6 +1,7 @@
-//! One wave: sequences run in a batch, the token loop on the GPU. The host looks at the tokens every few steps, at
-//! fixed counts. When a quarter of the rows is done they make room for those that wait, whose prompts are then computed
-//! (continuous batching, Orca, OSDI 2022); what is written of their beginnings is not computed again.
+//! One wave: its sequences run in a batch, with the token loop on the GPU. The host looks at the tokens every few
+//! steps, at fixed counts. When a quarter of the rows is done, they make room for sequences that wait, whose prompts
+//! are then computed (continuous batching, Orca, OSDI 2022). What is already written of such a prompt's beginning is
+//! not computed again.
 
 use super::batch::{Batch, Row, Shape, Written};
 use super::pages::{Key, Pages};
@@ -13,14 +14,14 @@ use crate::model::{Model, params, view};
 use crate::{Error, Observer, Result};
 use std::collections::VecDeque;
 
-/// Steps between two looks of the host; fixed, so that the batch's composition never depends on timing.
+/// Decoding steps between two looks of the host. It is fixed, so that the batch's composition never depends on timing.
 const STEPS: usize = 8;
 
-/// All sequences of the requests, and what their prompts' pages are known by.
+/// All sequences of the requests, and the keys of their prompts' pages.
 pub(super) struct Work<'a> {
     pub(super) requests: &'a [Request],
     sequences: Vec<Sequence>,
-    /// By request.
+    /// Key of the prompt of each request.
     keys: Vec<Key>,
 }
 
@@ -49,7 +50,7 @@ impl<'a> Work<'a> {
         Ok(Work { requests, sequences, keys })
     }
 
-    /// What an arena holds in which `at_once` of the sequences run.
+    /// The limits of a wave in which `at_once` of the sequences run: no more pages than those can use.
     pub(super) fn room(&self, at_once: usize, limits: &Limits) -> Limits {
         let largest = self.sequences.iter().map(Sequence::page_count).max().unwrap_or(0);
         let all = super::pages::needed(self.sequences.iter().map(|s| (&self.keys[s.request], s.page_count())));
@@ -57,8 +58,8 @@ impl<'a> Work<'a> {
         Limits { sequences: at_once, pages, ..*limits }
     }
 
-    /// The `n` sequences that take most: neighbours, since those begin together, with most tokens of prompts, and the
-    /// longest of all.
+    /// Keeps the `n` sequences that take most memory: those neighbours, since neighbours begin together, whose prompts
+    /// have most tokens, and the longest sequence of all.
     pub(super) fn heaviest(mut self, n: usize) -> Work<'a> {
         let tokens = |of: &[Sequence]| -> usize {
             let prompts = of.chunk_by(|a, b| a.request == b.request).filter_map(<[Sequence]>::first);
@@ -79,7 +80,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What stays for as long as the wave.
+/// What lives as long as the wave.
 struct Wave<'a> {
     shape: Shape<'a>,
     room: &'a Limits,
@@ -94,9 +95,9 @@ struct Wave<'a> {
 
 /// Sequences that begin in one pass.
 struct Start {
-    /// Their numbers.
+    /// Numbers of the sequences.
     sequences: Vec<usize>,
-    /// Whether they continue what is written.
+    /// Whether their prompts continue beginnings that are written already.
     continues: bool,
 }
 
@@ -166,7 +167,8 @@ impl Wave<'_> {
         Ok(())
     }
 
-    /// The next sequences, `most` at the most, that can begin in one pass; they hold their pages from then on.
+    /// Takes from those that wait the next sequences that can begin in one pass, `most` at the most. They hold their
+    /// pages from then on.
     fn next(&mut self, most: usize) -> Start {
         let mut start = Start { sequences: Vec::new(), continues: false };
         let (mut tokens, mut last) = (0, None);
@@ -222,7 +224,7 @@ impl Wave<'_> {
         batch.take(&self.shape, |_| true)
     }
 
-    /// Runs the rows until a quarter of them or more is done; gives the others.
+    /// Runs the rows until a quarter of them or more is done; returns those that are not done.
     fn decode(&mut self, rows: &[Row]) -> Result<Vec<Row>> {
         let batch = Batch::new(&self.shape, rows, &self.work.sequences, &vec![0; rows.len()])?;
         let step = batch.step(&self.shape, &self.work.sequences, &self.arena)?;
@@ -237,7 +239,7 @@ impl Wave<'_> {
             }
             let written = batch.read(&self.shape)?;
             for (row, number) in batch.sequences.iter().enumerate() {
-                // A device that only counts writes nothing, so it ends by the count of steps.
+                // A device that only counts writes nothing, so there the count of steps ends the loop.
                 if running[row] && (!self.deliver(*number, &written, row) || steps > longest) {
                     running[row] = false;
                     self.release(*number);
@@ -256,7 +258,7 @@ impl Wave<'_> {
         self.pages.release(&pages);
     }
 
-    /// Passes on what a row wrote since; whether its sequence goes on.
+    /// Passes on what a row has written since the last look; returns whether its sequence goes on.
     fn deliver(&mut self, number: usize, written: &Written, row: usize) -> bool {
         let s = &self.work.sequences[number];
         let out = &mut self.outputs[s.request][s.sample];

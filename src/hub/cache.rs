@@ -1,4 +1,4 @@
-//! The cache's layout, that of huggingface_hub:
+//! The layout of the cache, which is that of huggingface_hub:
 //! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
 
 #[cfg(feature = "hub")]
@@ -10,10 +10,10 @@ use super::{HubId, files};
 use crate::Error;
 use crate::Result;
 
-/// The folder that holds all models.
+/// The folder that holds all cached models.
 pub(super) struct Cache(PathBuf);
 
-/// One repository's folders.
+/// The folders of one repository in the cache.
 #[cfg(feature = "hub")]
 pub(super) struct RepoFolder {
     root: PathBuf,
@@ -40,13 +40,13 @@ impl Cache {
         Cache(root)
     }
 
-    /// A model that is wholly here: its folder or GGUF file.
+    /// The folder or the GGUF file of a model that is wholly in the cache.
     pub(super) fn find(&self, id: &HubId) -> Result<Option<PathBuf>> {
         let root = self.0.join(folder_name(id));
         let reference = root.join("refs").join(&id.revision);
         let commit = match std::fs::read_to_string(&reference) {
             Ok(commit) => commit.trim().to_owned(),
-            // A commit names itself.
+            // A revision without a reference may be a commit, which names itself.
             Err(_) => id.revision.clone(),
         };
         if !is_word(&commit) {
@@ -69,7 +69,7 @@ impl RepoFolder {
         self.root.join("blobs").join(etag)
     }
 
-    /// What of a blob has come so far; huggingface_hub gives it the same name.
+    /// The file that holds what has come of a blob so far; huggingface_hub gives it the same name.
     pub(super) fn partial(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(format!("{etag}.incomplete"))
     }
@@ -82,7 +82,7 @@ impl RepoFolder {
         self.root.join("snapshots").join(commit)
     }
 
-    /// Makes `name` of a snapshot stand for a blob.
+    /// Makes file `name` of the snapshot `commit` a link to the blob `etag`.
     pub(super) fn link(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
         let path = self.snapshot(commit).join(name);
         make_folder(path.parent())?;
@@ -94,7 +94,7 @@ impl RepoFolder {
         point(Path::new(&format!("{up}blobs/{etag}")), &self.blob(etag), &path).map_err(Error::io(&path))
     }
 
-    /// Says which commit a revision stands for.
+    /// Writes down which commit a revision stands for.
     pub(super) fn refer(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit {
             return Ok(());
@@ -115,7 +115,7 @@ fn point(relative: &Path, _blob: &Path, link: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(relative, link)
 }
 
-/// Symbolic links need a privilege on Windows, hard links and copies do not.
+/// Windows allows symbolic links only with a privilege, hard links and copies without one.
 #[cfg(all(not(unix), feature = "hub"))]
 fn point(_relative: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
     std::fs::hard_link(blob, link).or_else(|_| std::fs::copy(blob, link).map(drop))

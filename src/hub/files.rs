@@ -1,4 +1,4 @@
-//! Which of a repository's files make a model, by their names alone.
+//! Which files of a repository make a model, told by their names alone.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::weights::{ADAPTER_CONFIG, ADAPTER_TENSORS, INDEX, SINGLE, shards};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
-/// What may stand beside the weights: what is read, and what transformers wants with it.
+/// Files that may stand beside the weights: those that are read here, and those that transformers wants with them.
 const SMALL: [&str; 8] = [
     CONFIG,
     ADAPTER_CONFIG,
@@ -21,22 +21,23 @@ const SMALL: [&str; 8] = [
 /// Most names that an error lists.
 const LISTED: usize = 30;
 
-/// The files to fetch.
+/// The files of a repository to be fetched.
 #[derive(Debug, PartialEq)]
 pub(super) enum Choice {
-    /// A folder: these files; if the shards' index is among them, the shards it names too.
+    /// These files make a model's folder. If the index of shards is among them, the shards that it names belong to it
+    /// too.
     Folder(Vec<String>),
-    /// One GGUF file.
+    /// One GGUF file is the whole model.
     Gguf(String),
 }
 
-/// Whether a name stays inside the folder it is put in, on every system.
+/// Whether a name stays inside the folder in which it is put, on every system.
 pub(super) fn is_plain(name: &str) -> bool {
     let part = |part: &str| !["", ".", ".."].contains(&part);
     name.split('/').all(part) && !name.contains(['\\', ':']) && !name.chars().any(char::is_control)
 }
 
-/// Chooses from all the files of a repository.
+/// Chooses the files that make a model among all the files of a repository.
 ///
 /// # Errors
 /// None of them is a model that can be read, or several GGUF files are and the id names none of them.
@@ -94,13 +95,13 @@ pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
             let shards = if files.iter().any(|f| f == INDEX) { shards(&folder.join(INDEX))? } else { Vec::new() };
             Ok(shards.iter().all(|shard| all.contains(shard)).then(|| folder.to_path_buf()))
         }
-        // Which of those that were fetched by name?
+        // Several files were fetched by their names, so the error asks which one is meant.
         Err(error) if several => Err(error),
         Err(_) => Ok(None),
     }
 }
 
-/// The files in `folder` whose content is there, by their paths below it.
+/// Lists the files in `folder` that exist with their content, by their paths below it.
 fn walk(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
     let mut entries: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -110,7 +111,7 @@ fn walk(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
     for path in entries {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let name = format!("{prefix}{name}");
-        // A folder is none of ours if it is a link; a file is a link whose target may be missing.
+        // A linked folder is not this cache's. A linked file counts only if its target exists.
         if path.is_file() {
             all.push(name);
         } else if path.is_dir() && !path.is_symlink() {

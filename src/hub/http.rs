@@ -1,4 +1,4 @@
-//! Requests to the hub: redirects, the token, and what a refusal means.
+//! Requests to the hub: how they follow redirects, who gets the token, and what a refusal means.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use ureq::{Agent, Body};
 use super::{Hub, HubId};
 use crate::{Error, Result};
 
-/// A connection, or a read of one, that takes longer is given up.
+/// How long a connection, or one read from it, may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
 
-/// HEAD asks for the headers alone; GET may start at a byte.
+/// HEAD asks for the headers alone; GET may ask for a range of bytes.
 #[derive(Clone, Copy)]
 pub(super) enum Method {
     Head,
@@ -38,10 +38,11 @@ impl<'a> Client<'a> {
         Self { hub, id, agent: config.build().into() }
     }
 
-    /// Sends a request to `url` and where it is redirected to, until `enough` says that a redirect's headers will do.
+    /// Sends a request to `url` and follows its redirects, until `enough` says that the headers of a redirect will do.
     ///
     /// # Errors
-    /// No connection; a redirect that leads nowhere. A status that refuses is no error here; see [`Client::refusal`].
+    /// There is no connection, or a redirect leads nowhere. A status that refuses is no error here; see
+    /// [`Client::refusal`].
     pub(super) fn send(
         &self,
         method: Method,
@@ -54,7 +55,7 @@ impl<'a> Client<'a> {
                 Method::Head => self.agent.head(&url),
                 Method::Get { .. } => self.agent.get(&url),
             };
-            // Sizes and checksums are those of the bytes as they are.
+            // The sizes and checksums that the hub names are those of the unpacked bytes.
             request = request.header(header::ACCEPT_ENCODING, "identity");
             if let Method::Get { range: Some((from, to)) } = method {
                 let to = to.map_or(String::new(), |to| to.to_string());
@@ -73,7 +74,7 @@ impl<'a> Client<'a> {
         Err(self.error(format!("{} redirects without end", shown(&url))))
     }
 
-    /// An error that names the model.
+    /// An error that names the model and says `what` went wrong.
     pub(super) fn error(&self, what: impl std::fmt::Display) -> Error {
         Error::Hub(format!("{}: {what}", self.id))
     }
@@ -83,7 +84,7 @@ impl<'a> Client<'a> {
         self.error(format!("{} cannot be reached: {error}; {hint}", origin(url)))
     }
 
-    /// What a status other than success means; `what` was asked for.
+    /// The error for a status that refuses `what`, with the likely reason.
     pub(super) fn refusal(&self, what: &str, response: &Response<Body>) -> Error {
         let repo = &self.id.repo;
         let (status, endpoint) = (response.status(), &self.hub.endpoint);
@@ -118,19 +119,19 @@ impl<'a> Client<'a> {
     }
 }
 
-/// `scheme://host:port` of a URL.
+/// The part `scheme://host:port` of a URL.
 fn origin(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
     url[..end].to_ascii_lowercase()
 }
 
-/// A URL without its query, which may hold a signature.
+/// The URL without its query, which may hold a signature.
 pub(super) fn shown(url: &str) -> &str {
     url.split('?').next().unwrap_or_default()
 }
 
-/// Where a redirect of `url` leads.
+/// The URL to which a redirect of `url` leads.
 fn follow(url: &str, location: &str) -> std::result::Result<String, String> {
     let secure = origin(url).starts_with("https://");
     let target = if location.starts_with("//") {

@@ -1,5 +1,5 @@
-//! Models of the Hugging Face hub, by their ids: found in the cache that Hugging Face's own tools share, fetched into
-//! it.
+//! Models of the Hugging Face hub, named by their ids. They are looked for in the cache that Hugging Face's own tools
+//! share, and fetched into it.
 //!
 //! A cached model needs no network. The network itself (`http.rs`, `pull.rs`) is in the feature `hub`, which is on by
 //! default.
@@ -18,26 +18,26 @@ use serde::Serialize;
 use crate::{Error, Observer, Result};
 use cache::Cache;
 
-/// The revision of an id that names none.
+/// The revision that is meant when an id names none.
 const MAIN: &str = "main";
 
-/// A model of the hub as the user names it: `ORG/NAME`, of a GGUF repository perhaps `ORG/NAME/FILE.gguf`, each perhaps
-/// with `@REVISION` (a branch, a tag or a commit) behind it.
+/// A model of the hub as the user names it: `ORG/NAME`, or `ORG/NAME/FILE.gguf` in a repository of GGUF files; either
+/// may end with `@REVISION` (a branch, a tag or a commit).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubId {
-    /// `ORG/NAME`.
+    /// The repository, `ORG/NAME`.
     pub repo: String,
-    /// A branch, a tag or a commit; `main` unless the id names one.
+    /// The revision: a branch, a tag or a commit; `main` unless the id names one.
     pub revision: String,
-    /// The GGUF file's path in the repository.
+    /// The path of the GGUF file in the repository, where the id names one.
     pub file: Option<String>,
 }
 
 impl HubId {
-    /// Reads an id.
+    /// Reads an id from its text.
     ///
     /// # Errors
-    /// The text is none.
+    /// The text is not an id.
     pub fn parse(text: &str) -> Result<HubId> {
         let (name, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let mut parts = name.splitn(3, '/');
@@ -53,7 +53,7 @@ impl HubId {
         Ok(HubId { repo: format!("{org}/{model}"), revision: revision.into(), file: file.map(str::to_owned) })
     }
 
-    /// The same model's other file.
+    /// The id of another file in the same repository and revision.
     ///
     /// # Errors
     /// `file` is not the name of a GGUF file in a repository.
@@ -101,40 +101,42 @@ fn is_gguf(file: &str) -> bool {
     file.to_ascii_lowercase().ends_with(".gguf")
 }
 
-/// Where models come from and go to; made from the environment variables that Hugging Face's tools read.
+/// A hub with its cache: where models come from and where they are kept. It is made from the environment variables that
+/// Hugging Face's tools read.
 pub struct Hub {
     /// HF_ENDPOINT, without a slash at its end.
     endpoint: String,
     cache: Cache,
-    /// HF_TOKEN, else the file that `hf auth login` writes. It goes to the endpoint alone and into no message.
+    /// HF_TOKEN, or else the content of the file that `hf auth login` writes. It is sent to the endpoint alone and
+    /// never printed.
     token: Option<String>,
-    /// HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE.
+    /// Whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids the network.
     offline: bool,
 }
 
-/// A model in the cache, after [`Hub::pull`].
+/// What [`Hub::pull`] has brought into the cache.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pulled {
-    /// `ORG/NAME`.
+    /// The repository, `ORG/NAME`.
     pub id: String,
-    /// What was asked for: a branch, a tag or a commit.
+    /// The revision that was asked for: a branch, a tag or a commit.
     pub revision: String,
-    /// The commit that it stands for.
+    /// The commit for which the revision stands.
     pub commit: String,
-    /// The model: a folder, or a GGUF file.
+    /// The model on disk: a folder, or a GGUF file.
     pub path: PathBuf,
-    /// What the model is made of, in the order of fetching.
+    /// The files of which the model is made, in the order of fetching.
     pub files: Vec<PulledFile>,
 }
 
-/// A file of [`Pulled`].
+/// One file of a pulled model.
 #[derive(Clone, Debug, Serialize)]
 pub struct PulledFile {
-    /// Its path in the repository.
+    /// The path of the file in the repository.
     pub name: String,
-    /// Its size.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// How many of its bytes came over the network now; 0 if the cache had it.
+    /// How many of the file's bytes came over the network now; 0 if the cache had it.
     pub fetched_bytes: u64,
 }
 
@@ -167,12 +169,13 @@ impl Hub {
         })
     }
 
-    /// Brings a model's files into the cache, as the hub has them now, and says where they are. Of a transfer that
-    /// breaks, what came stays; the next call goes on behind it. A file whose checksum is wrong is removed.
+    /// Brings a model's files, as the hub has them now, into the cache and says where they are. If a transfer breaks,
+    /// the bytes that have come are kept and the next call continues behind them. A file whose checksum is wrong is
+    /// removed.
     ///
     /// # Errors
-    /// No such model or file, no right to it, no network; a file that differs from its checksum; a full disk; `Stopped`
-    /// when the observer asks for it.
+    /// There is no such model or file, no right to it or no network; a file differs from its checksum; the disk is
+    /// full; `Stopped` when the observer asks for it.
     #[cfg(feature = "hub")]
     pub fn pull(&self, id: &HubId, observer: &dyn Observer) -> Result<Pulled> {
         if self.offline {
@@ -181,10 +184,10 @@ impl Hub {
         pull::pull(self, id, observer)
     }
 
-    /// Always an error: this build has no network.
+    /// Is always an error, since this build has no network.
     ///
     /// # Errors
-    /// Always.
+    /// Every call fails and says how to get a build with a network.
     #[cfg(not(feature = "hub"))]
     pub fn pull(&self, id: &HubId, _observer: &dyn Observer) -> Result<Pulled> {
         let (endpoint, token) = (&self.endpoint, if self.token.is_some() { " and a token" } else { "" });
@@ -192,7 +195,7 @@ impl Hub {
         Err(Error::Hub(format!("{id}: cannot be fetched: {what}")))
     }
 
-    /// The model's folder or file: the cache's, else, with an observer to tell of it, fetched from the network.
+    /// The model's folder or file: from the cache, or else fetched, if there is an observer that can tell of it.
     ///
     /// # Errors
     /// It is not cached and cannot be fetched.
@@ -208,7 +211,7 @@ impl Hub {
             None => Err(Error::Hub(format!("{missing}; fetch it: selfreward pull {id}"))),
             Some(observer) => match self.pull(id, observer) {
                 Ok(pulled) => Ok(pulled.path),
-                // Perhaps it was never meant to be an id.
+                // The name may have been meant as a path, not as an id.
                 Err(Error::Hub(what)) => {
                     let what = what.strip_prefix(&format!("{id}: ")).unwrap_or(&what);
                     Err(Error::Hub(format!("{id}: there is no such file or folder, and as a hub id: {what}")))

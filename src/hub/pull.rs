@@ -1,4 +1,5 @@
-//! Fetching: what a repository holds, each file's size and checksum, transfers that go on where they broke.
+//! Fetching a model: what its repository holds, each file's size and checksum, and transfers that continue where they
+//! broke.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
@@ -17,15 +18,15 @@ use super::{Hub, HubId, Pulled, PulledFile};
 use crate::weights::{INDEX, shards};
 use crate::{Error, Observer, Result};
 
-/// So often in a row may a transfer break without having brought a byte.
+/// How often in a row a transfer may break without having brought a byte.
 const FRUITLESS: usize = 3;
-/// Before a broken transfer goes on, and between looks at a file that another process fetches.
+/// How long to wait before a broken transfer continues, and between looks at a file that another process is fetching.
 const PAUSE: Duration = Duration::from_secs(1);
 const BUFFER: usize = 1 << 16;
-/// More than any repository's list of files takes.
+/// More bytes than any repository's list of files takes.
 const MAX_LIST: u64 = 64 << 20;
 
-/// What the hub says of a model.
+/// What the hub says of a repository: its commit and its files.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -37,11 +38,12 @@ struct Sibling {
     rfilename: String,
 }
 
-/// A file on the hub.
+/// One file of a repository on the hub.
 struct Remote {
     name: String,
     url: String,
-    /// For LFS files the SHA-256 of the content, for others the SHA-1 that git gives a blob; the name in the cache.
+    /// The ETag that names the file in the cache: for LFS files the SHA-256 of the content, for others the SHA-1 that
+    /// git gives a blob.
     etag: String,
     size: u64,
 }
@@ -83,7 +85,7 @@ pub(super) fn pull(hub: &Hub, id: &HubId, observer: &dyn Observer) -> Result<Pul
             (snapshot, files)
         }
     };
-    // Last, so that a revision never stands for half a model.
+    // The reference is written last, so that a revision never stands for half a model.
     puller.repo.refer(&id.revision, &puller.commit)?;
     Ok(Pulled { id: id.repo.clone(), revision: id.revision.clone(), commit: puller.commit, path, files })
 }
@@ -130,7 +132,7 @@ impl Puller<'_> {
         let linked = |response: &ureq::http::Response<ureq::Body>| response.headers().contains_key("x-linked-etag");
         let mut response = self.client.send(Method::Head, &url, linked)?;
         if [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED].contains(&response.status()) {
-            // Plain mirrors know GET alone.
+            // Plain mirrors answer GET alone.
             response = self.client.send(Method::Get { range: Some((0, Some(0))) }, &url, linked)?;
         }
         if !response.status().is_success() && !linked(&response) {
@@ -169,7 +171,7 @@ impl Puller<'_> {
         Ok(PulledFile { name: file.name.clone(), bytes: file.size, fetched_bytes })
     }
 
-    /// Keeps other processes, those of huggingface_hub too, from fetching the same file.
+    /// Locks the file against other processes that want to fetch it, those of huggingface_hub too.
     fn lock(&self, file: &Remote) -> Result<File> {
         let path = self.repo.lock(&file.etag);
         make_folder(path.parent())?;
@@ -190,7 +192,7 @@ impl Puller<'_> {
         }
     }
 
-    /// Completes `partial`; returns how many bytes came over the network.
+    /// Fetches what `partial` lacks of the file; returns how many bytes came over the network.
     fn transfer(&self, file: &Remote, partial: &Path) -> Result<u64> {
         make_folder(partial.parent())?;
         let io = || Error::io(partial);
@@ -226,7 +228,7 @@ impl Puller<'_> {
         Ok(fetched)
     }
 
-    /// One request for what is missing; returns why it ended if that was too early.
+    /// Sends one request for the missing bytes. If it ended too early, returns why.
     fn receive(
         &self,
         file: &Remote,
@@ -241,7 +243,7 @@ impl Puller<'_> {
         match response.status() {
             StatusCode::PARTIAL_CONTENT if from.is_some_and(|from| from.starts_with(&format!("bytes {have}-"))) => {}
             StatusCode::OK => {
-                // The server does not know ranges.
+                // The server ignores ranges, so the file begins anew.
                 output.set_len(0).map_err(Error::io(partial))?;
                 *have = 0;
             }
@@ -264,8 +266,8 @@ impl Puller<'_> {
         Ok(None)
     }
 
-    /// Compares a whole file with its checksum and removes it if they differ. Other hubs may have ETags that are no
-    /// hashes; then there is nothing to compare.
+    /// Compares a whole file with its checksum and removes it if they differ. ETags of other hubs may not be hashes;
+    /// then there is nothing to compare.
     fn verify(&self, file: &Remote, partial: &Path) -> Result<()> {
         if !file.etag.chars().all(|c| c.is_ascii_hexdigit()) || ![40, 64].contains(&file.etag.len()) {
             return Ok(());
@@ -309,7 +311,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A file's path for a URL.
+/// A file's path as a part of a URL.
 fn encode(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

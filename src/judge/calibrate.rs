@@ -1,4 +1,4 @@
-//! Which judge mode orders answers best for a model: measured on a small shipped set of ranked answers.
+//! Finds out which judge mode orders answers best for a model, on a small shipped set of ranked answers.
 //!
 //! The mode is chosen on one half of the questions; what is reported of it comes from the other half.
 
@@ -11,47 +11,47 @@ use serde::{Deserialize, Serialize};
 
 const SET: &str = include_str!("../../prompts/calibration.jsonl");
 
-/// A question with answers, best first.
+/// A question with its answers, the best one first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ranked {
     /// The question.
     pub question: String,
-    /// Good, middling, bad.
+    /// The answers: a good, a middling and a bad one.
     pub answers: Vec<String>,
 }
 
-/// How a mode did.
+/// How one judge mode did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModeResult {
-    /// The mode.
+    /// The judge mode that was measured.
     pub mode: Mode,
-    /// Share of answer pairs ordered right on the half used for choosing; an equal or missing score counts as half
-    /// right.
+    /// Fraction of the answer pairs that the mode orders right, on the half of the questions by which the mode is
+    /// chosen. An equal or missing score counts as half right.
     pub choosing: f64,
-    /// The same on the other half.
+    /// Fraction of the answer pairs that the mode orders right, on the other half of the questions.
     pub reporting: f64,
-    /// Share of answers that got a score.
+    /// Fraction of the answers that got a score.
     pub scored: f64,
-    /// Why the mode cannot be used with this model; null when it can.
+    /// Why the mode cannot be used with this model; null if it can.
     pub unusable: Option<String>,
 }
 
 /// The outcome of a calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Questions used.
+    /// How many questions were used.
     pub questions: usize,
-    /// Every mode tried.
+    /// The results of every mode that was tried.
     pub modes: Vec<ModeResult>,
-    /// The mode that did best on the choosing half; null when none can be used.
+    /// The mode that did best on the half by which it is chosen; null if none can be used.
     pub recommended: Option<Mode>,
-    /// Its agreement on the reporting half.
+    /// Fraction of the pairs that the recommended mode orders right on the reporting half.
     pub agreement: f64,
-    /// What to know before relying on it.
+    /// What one should know before one relies on the recommended mode.
     pub warning: Option<String>,
 }
 
-/// The shipped set.
+/// Reads the shipped set of ranked answers.
 ///
 /// # Errors
 /// The embedded file is broken, which only a faulty build can cause.
@@ -75,11 +75,12 @@ pub fn run(
     with(engine, language, &settings, 0, &mut Vec::new(), &mut |_| Ok(()), observer)
 }
 
-/// Measures every mode but those in `results`, which were measured before, on the first `questions` of the set (0:
-/// all). `after` is told of each one measured.
+/// Measures every mode on the first `questions` of the set (0 means all), but for those in `results`, which were
+/// measured before. `after` is told of each mode that is measured.
 ///
 /// # Errors
-/// Errors of the engine and of `after`; a mode that does not suit the model's vocabulary is noted, not an error.
+/// Errors of the engine and of `after`. A mode that does not suit the model's vocabulary is noted as unusable; that is
+/// no error.
 pub fn with(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -149,7 +150,8 @@ fn measure(mode: Mode, set: &[Ranked], verdicts: &[Verdict]) -> ModeResult {
 fn conclude(questions: usize, modes: Vec<ModeResult>) -> Calibration {
     let best = modes.iter().filter(|m| m.unusable.is_none()).reduce(|a, b| if b.choosing > a.choosing { b } else { a });
     let agreement = best.map_or(0.0, |m| m.reporting);
-    // Two standard errors of a fair coin thrown once a question: the pairs of one question hang together.
+    // Two standard errors of a fair coin that is thrown once a question, since the pairs of one question depend on one
+    // another.
     let clear = 0.5 + 1.0 / ((questions / 2).max(1) as f64).sqrt();
     let warning = match best {
         None => Some("no judge mode can be used with this model".to_owned()),
@@ -184,7 +186,7 @@ mod tests {
         questions.sort();
         questions.dedup();
         assert_eq!(questions.len(), set.len());
-        // A judge that only likes length must not look good.
+        // A judge that likes only length must not look good.
         let longer = set.iter().filter(|r| r.answers[0].len() > r.answers[2].len()).count();
         assert!(longer * 10 < set.len() * 8, "{longer} of {}", set.len());
     }
@@ -218,7 +220,7 @@ mod tests {
         };
         let c = run(&mut results).unwrap();
         assert_eq!((c.modes.len(), c.recommended), (Mode::ALL.len(), Some(Mode::ALL[0])));
-        // The small world's language has no words for this one, so that no model is asked.
+        // The small world's language cannot express this mode's words, so no model is asked.
         let last = results.pop().unwrap().mode;
         assert_eq!(run(&mut results).unwrap().modes.len(), Mode::ALL.len());
         assert_eq!(told, [last]);
@@ -231,7 +233,7 @@ mod tests {
             |scores: [Option<f64>; 6]| scores.map(|s| s.map_or(Verdict::none("x"), |s| Verdict::of(s, 0))).to_vec();
         let good = [Some(3.0), Some(2.0), Some(1.0), Some(1.0), Some(2.0), None];
         let m = measure(Mode::Yes, &set, &verdicts(good));
-        // First question all right; second: a < b wrong, the other two have no score.
+        // All of the first question is right. In the second a < b is wrong, and the other two pairs lack a score.
         assert_eq!((m.choosing, m.reporting), (1.0, 1.0 / 3.0));
         assert!((m.scored - 5.0 / 6.0).abs() < 1e-12);
         let poor = measure(Mode::Expected, &set, &verdicts([Some(2.0); 6]));

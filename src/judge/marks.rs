@@ -1,4 +1,5 @@
-//! Mode `marks`: the judge writes one letter per point earned, `-` where not, and each letter's probability is read.
+//! Mode `marks`: for each point the judge writes a letter if it is earned and `-` if not, and the letters'
+//! probabilities are read.
 
 use super::{Item, MarksTemplate, Verdict};
 use crate::generate::Engine;
@@ -13,7 +14,7 @@ fn token(language: &dyn Language, text: &str) -> Result<u32> {
     }
 }
 
-/// Scores are the sums of the mark probabilities along the greedy marks, scaled to 0..=5.
+/// Judges by marks: the score is the sum of the letters' probabilities along the greedy marks, scaled to 0..=5.
 pub(super) fn judge(
     engine: &mut dyn Engine,
     language: &dyn Language,

@@ -1,7 +1,7 @@
 //! Judging: a model reads a question with an answer, and its verdict becomes a score from 0 to 5.
 //!
-//! There are several ways to read a score out of a model ([`Mode`]); all stand behind [`Judge`]. A verdict that cannot
-//! be read is never a score: it is counted, and the answer stays without one.
+//! A score can be read out of a model in several ways ([`Mode`]); all of them stand behind [`Judge`]. A verdict that
+//! cannot be read never becomes a score: it is counted, and the answer stays without one.
 
 pub mod calibrate;
 mod marks;
@@ -25,29 +25,29 @@ use crate::generate::Engine;
 use crate::rng::Stream;
 use crate::{Observer, Result};
 
-/// An answer to be judged.
+/// An answer to be judged, with its question.
 #[derive(Clone, Copy, Debug)]
 pub struct Item<'a> {
-    /// Keys the random numbers of its verdicts.
+    /// Key of the random numbers with which the answer's verdicts are drawn.
     pub key: u64,
-    /// The question.
+    /// The question that was asked.
     pub question: &'a str,
-    /// The answer.
+    /// The answer that is judged.
     pub answer: &'a str,
 }
 
-/// What came of judging one item.
+/// The outcome of judging one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// 0 to 5; None when none could be read.
+    /// The score from 0 to 5; `None` when none could be read.
     pub score: Option<f64>,
     /// `ok`, or why there is no score.
     pub status: String,
-    /// What the judge wrote, where it writes.
+    /// The texts that the judge wrote, if it writes any.
     pub texts: Vec<String>,
-    /// How many of `texts` held no score.
+    /// How many of `texts` hold no score.
     pub unparsed: usize,
-    /// Tokens generated or scored for it.
+    /// How many tokens were generated or scored for the verdict.
     pub tokens: usize,
 }
 
@@ -57,41 +57,41 @@ impl Verdict {
         Self { score: Some(score), status: "ok".into(), texts: Vec::new(), unparsed: 0, tokens }
     }
 
-    /// No verdict, and why.
+    /// A verdict without a score; `status` says why it has none.
     pub fn none(status: impl Into<String>) -> Self {
         Self { score: None, status: status.into(), texts: Vec::new(), unparsed: 0, tokens: 0 }
     }
 }
 
-/// Anything that scores answers.
+/// Scores answers.
 pub trait Judge {
-    /// Its name in records and reports.
+    /// The judge's name in records and reports.
     fn name(&self) -> &str;
 
-    /// The text and the ids of the prompt under which verdicts on an item are written; None for a judge that writes
-    /// none.
+    /// The text and the ids of the prompt under which the judge writes verdicts on an item; `None` for a judge that
+    /// writes none.
     ///
     /// # Errors
-    /// Text that cannot be encoded.
+    /// The text cannot be encoded.
     fn prompt(&self, _item: &Item) -> Result<Option<(String, Vec<u32>)>> {
         Ok(None)
     }
 
-    /// The score in the text of a verdict; None for a judge that writes none, and where there is no score in it.
+    /// The score in the text of a verdict; `None` if there is none in it, and for a judge that writes none.
     fn read(&self, _text: &str) -> Option<f64> {
         None
     }
 
-    /// One verdict per item, in order. The engine holds the model of the current round.
+    /// Gives one verdict on each item, in the order of the items. The engine holds the model of the current round.
     ///
     /// # Errors
-    /// Errors of the engine; text that cannot be encoded.
+    /// Errors of the engine; a text that cannot be encoded.
     fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>>;
 }
 
-/// A judge that rolls dice: the control that shows whether judging matters at all.
+/// A judge that draws its scores at random: the control that shows whether judging matters at all.
 pub struct RandomJudge {
-    /// Of its dice; the item's key does the rest.
+    /// Seed of the scores; with the item's key it determines each of them.
     pub seed: u64,
 }
 
@@ -101,7 +101,7 @@ impl Judge for RandomJudge {
     }
 
     fn judge(&self, _: &mut dyn Engine, items: &[Item], _: &dyn Observer) -> Result<Vec<Verdict>> {
-        // Another stream than the sampler's, though keyed by the same record.
+        // The key is that of the sampler's random numbers, so another seed keeps the two apart.
         let draw = |item: &Item| f64::from(Stream::new(self.seed ^ 0xD1CE, item.key).uniform()) * 5.0;
         Ok(items.iter().map(|item| Verdict::of(draw(item), 0)).collect())
     }

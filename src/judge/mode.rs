@@ -10,25 +10,25 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Written verdicts, parsed and averaged (the paper).
+    /// The mean of several written verdicts that are parsed, as in the paper.
     Sampled,
-    /// Expectation over the digit after `Score: `.
+    /// The expectation over the digit after `Score: `.
     Expected,
-    /// Sum of P(Yes) over five short questions.
+    /// The sum of P(Yes) over five short questions.
     Criteria,
-    /// P(yes) of one question.
+    /// P(yes) of one question, times 5.
     Yes,
     /// How well the question can be told from the answer.
     Backward,
-    /// Sum of the probabilities of five marks.
+    /// The sum of the probabilities of five marks.
     Marks,
 }
 
 impl Mode {
-    /// All modes.
+    /// All judge modes.
     pub const ALL: [Mode; 6] = [Mode::Sampled, Mode::Expected, Mode::Criteria, Mode::Yes, Mode::Backward, Mode::Marks];
 
-    /// Its name.
+    /// The mode's name in configurations, records and reports.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Sampled => "sampled",
@@ -52,18 +52,18 @@ impl FromStr for Mode {
     }
 }
 
-/// Settings of `sampled`; the other modes draw nothing.
+/// How verdicts are written in mode `sampled`; the other modes draw nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelJudgeSettings {
-    /// K: verdicts an answer.
+    /// How many verdicts are written on each answer (K in the paper).
     pub samples: usize,
     /// How often a verdict that did not parse is drawn again.
     pub retries: usize,
-    /// How verdicts are drawn.
+    /// How the tokens of verdicts are drawn.
     pub sampling: Sampling,
-    /// Most tokens of a verdict.
+    /// Most tokens of one verdict.
     pub max_new_tokens: usize,
-    /// How a verdict under a prompt of one's own is read; None reads what stands behind `Score:`.
+    /// How to read the score from a verdict under a prompt of one's own; `None` reads the number after `Score:`.
     pub pattern: Option<ScorePattern>,
     /// Seed of the random numbers.
     pub seed: u64,

@@ -1,4 +1,4 @@
-//! The model as its own judge, in the mode of one's choice.
+//! The model as its own judge, in a mode that the user chooses.
 
 use super::{Item, Judge, Mode, ModelJudgeSettings, Templates, Verdict};
 use super::{marks, probability, sampled};
@@ -8,13 +8,13 @@ use crate::{Observer, Result};
 
 /// A judge that asks the engine's model.
 pub struct ModelJudge<'a> {
-    /// How the score is read.
+    /// How the score is read out of the model.
     pub mode: Mode,
-    /// The model's text.
+    /// The tokenizer and templates of the engine's model.
     pub language: &'a dyn Language,
-    /// Its prompts.
+    /// The prompts of all modes.
     pub templates: Templates,
-    /// For `sampled`.
+    /// How verdicts are written in mode `sampled`.
     pub settings: ModelJudgeSettings,
 }
 

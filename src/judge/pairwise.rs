@@ -1,4 +1,4 @@
-//! Two answers side by side, judged in both orders: judges prefer a place as well as an answer.
+//! Two answers side by side, judged in both orders, because judges prefer a place as well as an answer.
 
 use super::probability::either;
 use super::sampled::write;
@@ -8,48 +8,49 @@ use crate::rng::{halves, record_id};
 use crate::text::Language;
 use crate::{Observer, Result};
 
-/// The status of a match of equal answers.
+/// The status of a match whose two answers are equal.
 pub const SAME_TEXT: &str = "same text";
 
-/// Two answers to one question.
+/// Two answers to one question, to be compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Match<'a> {
-    /// Keys the random numbers of its verdicts.
+    /// Key of the random numbers with which the match's verdicts are drawn.
     pub key: u64,
-    /// The question.
+    /// The question that was asked.
     pub question: &'a str,
     /// One answer.
     pub a: &'a str,
-    /// The other.
+    /// The other answer.
     pub b: &'a str,
 }
 
-/// What came of judging one match.
+/// The outcome of judging one match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preference {
-    /// The probability that `a` is better: where `a` stands first, and where `b` does. None where it could not be read.
+    /// The probability that `a` is better, first where `a` is shown first, then where `b` is. `None` where it could not
+    /// be read.
     pub p: [Option<f64>; 2],
-    /// `ok`, `same text` (not judged), or why a probability is missing.
+    /// `ok`, `same text` (the answers are equal and not judged), or why a probability is missing.
     pub status: String,
-    /// What the judge wrote, where it writes.
+    /// The texts that the judge wrote, if it writes any.
     pub texts: Vec<String>,
-    /// How many of `texts` held no choice.
+    /// How many of `texts` hold no choice.
     pub unparsed: usize,
 }
 
 /// A judge that asks the engine's model which of two answers is better.
 pub struct PairwiseJudge<'a> {
-    /// The model's text.
+    /// The tokenizer and templates of the engine's model.
     pub language: &'a dyn Language,
     /// The prompt, with places for `question`, `a` and `b`.
     pub template: Template,
-    /// How verdicts are written (`Better: A`, averaged). None reads P(A) against P(B) as the next token, in every
-    /// spelling that is a single token.
+    /// How verdicts such as `Better: A` are written; they are averaged. `None` compares P(A) with P(B) for the next
+    /// token instead, in every spelling that is a single token.
     pub sampled: Option<ModelJudgeSettings>,
 }
 
 impl<'a> PairwiseJudge<'a> {
-    /// The shipped prompt for the way that verdicts are read.
+    /// A judge with the shipped prompt for the way in which verdicts are read.
     pub fn new(language: &'a dyn Language, sampled: Option<ModelJudgeSettings>) -> Self {
         let text = match sampled {
             Some(_) => include_str!("../../prompts/pairwise_verdict.txt"),
@@ -58,15 +59,15 @@ impl<'a> PairwiseJudge<'a> {
         Self { language, template: Template::message(text), sampled }
     }
 
-    /// Its name in records and reports.
+    /// The judge's name in records and reports.
     pub fn name(&self) -> &'static str {
         if self.sampled.is_some() { "pairwise sampled" } else { "pairwise" }
     }
 
-    /// One preference a match, in order. Equal texts are a tie and are not judged.
+    /// Gives one preference for each match, in the order of the matches. Equal texts are a tie and are not judged.
     ///
     /// # Errors
-    /// Errors of the engine; text that cannot be encoded; a model without single tokens for A and B.
+    /// Errors of the engine; a text that cannot be encoded; a model without single tokens for A and B.
     pub fn judge(
         &self,
         engine: &mut dyn Engine,
@@ -95,7 +96,7 @@ impl<'a> PairwiseJudge<'a> {
     }
 }
 
-/// From the verdicts of both orders; each is the probability that the answer shown first is better.
+/// Joins the verdicts of both orders; each of them is the probability that the answer shown first is better.
 fn preference(orders: &[Verdict]) -> Preference {
     let score = |at: usize| orders.get(at).and_then(|v| v.score);
     let failed = orders.iter().find(|v| v.score.is_none());

@@ -1,34 +1,34 @@
-//! Reading a score out of a written verdict.
+//! Reads a score or a choice from a written verdict.
 
 use crate::Error;
 
 /// Why a verdict holds no score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoScore {
-    /// Nothing was written.
+    /// The verdict is empty.
     #[error("empty verdict")]
     Empty,
-    /// `Score:` does not occur.
+    /// The verdict does not contain `Score:`.
     #[error("no \"Score:\" in the verdict")]
     Missing,
-    /// What stands behind `Score:` is no number.
+    /// No number stands after `Score:`.
     #[error("no number after \"Score:\"")]
     NoNumber,
-    /// The number is outside 0 to 5.
+    /// The number is not between 0 and 5.
     #[error("the score is outside 0 to 5")]
     OutOfRange,
     /// The score is given out of another total than 5.
     #[error("the score is out of another total than 5")]
     OtherScale,
-    /// A pattern of one's own does not match.
+    /// The pattern of one's own does not match.
     #[error("the score pattern does not match the verdict")]
     NoMatch,
-    /// Neither response is named as the better one.
+    /// The verdict names neither response as the better one.
     #[error("no \"Better: A\", \"Better: B\" or \"Better: tie\" in the verdict")]
     NoChoice,
 }
 
-/// What stands after the last `word:` in `text`, decoration left out.
+/// The text after the last `word:`, without the decoration around it.
 fn after_last<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     let behind = |at: usize| {
         let after = text[at + word.len()..].trim_start_matches(is_decoration);
@@ -37,11 +37,11 @@ fn after_last<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.match_indices(word).filter_map(|(at, _)| behind(at)).last()
 }
 
-/// 1 for `Better: A`, 0 for `Better: B`, 0.5 for `Better: tie` (any case; the last one counts; the words "response"
-/// before the letter and emphasis do not matter).
+/// Reads a choice: 1 for `Better: A`, 0 for `Better: B`, 0.5 for `Better: tie`. The last one counts; case, emphasis and
+/// the word "response" before the letter do not matter.
 ///
 /// # Errors
-/// Why there is no choice.
+/// The verdict holds no choice; the error says why.
 pub fn parse_choice(verdict: &str) -> Result<f64, NoScore> {
     if verdict.trim().is_empty() {
         return Err(NoScore::Empty);
@@ -51,7 +51,7 @@ pub fn parse_choice(verdict: &str) -> Result<f64, NoScore> {
     let mut words = rest.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty() && *w != "response");
     let (first, second) = (words.next(), words.next());
     match first {
-        // "A or B" and "A, B" are no decision.
+        // "A or B" and "A, B" decide nothing.
         Some("a") if !matches!(second, Some("or" | "and" | "b")) => Ok(1.0),
         Some("b") if !matches!(second, Some("or" | "and" | "a")) => Ok(0.0),
         Some("tie") => Ok(0.5),
@@ -59,11 +59,11 @@ pub fn parse_choice(verdict: &str) -> Result<f64, NoScore> {
     }
 }
 
-/// The score after the last `Score:` (any case; emphasis, angle brackets, quotes and spaces around it do not matter;
-/// decimals, `3/5`, `3 out of 5` and `3 points` are understood).
+/// Reads the score after the last `Score:`. Case, and emphasis, angle brackets, quotes and spaces around the number do
+/// not matter; decimals, `3/5`, `3 out of 5` and `3 points` are understood.
 ///
 /// # Errors
-/// Why there is none. A failure is never turned into a score.
+/// The verdict holds no score; the error says why. A failure is never turned into a score.
 pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
     if verdict.trim().is_empty() {
         return Err(NoScore::Empty);
@@ -80,7 +80,7 @@ pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
     if after.starts_with('%') {
         return Err(NoScore::OtherScale);
     }
-    // "2-4" and "3 or 4" are no decision.
+    // "2-4" and "3 or 4" decide nothing.
     let undecided = after.strip_prefix("or ").or_else(|| after.strip_prefix("to ")).or_else(|| after.strip_prefix('-'));
     if undecided.is_some_and(|next| next.trim_start().starts_with(|c: char| c.is_ascii_digit())) {
         return Err(NoScore::NoNumber);
@@ -95,7 +95,7 @@ pub fn parse_score(verdict: &str) -> Result<f64, NoScore> {
     if (0.0..=5.0).contains(&score) { Ok(score) } else { Err(NoScore::OutOfRange) }
 }
 
-/// How a verdict under a prompt of one's own is read: the number in the pattern's last match, on a scale of its own.
+/// How to read a verdict under a prompt of one's own: the number in the pattern's last match, on a scale of its own.
 #[derive(Clone, Debug)]
 pub struct ScorePattern {
     regex: fancy_regex::Regex,
@@ -109,10 +109,11 @@ impl PartialEq for ScorePattern {
 }
 
 impl ScorePattern {
-    /// `pattern` is a regular expression whose first group is the number; `range` are the numbers that mean 0 and 5.
+    /// A pattern from a regular expression whose first group is the number. The numbers in `range` mean the scores 0
+    /// and 5.
     ///
     /// # Errors
-    /// No regular expression; one without a group; a range that is none.
+    /// The text is not a regular expression or has no group; `range` is not a range.
     pub fn new(pattern: &str, range: [f64; 2]) -> Result<Self, Error> {
         let wrong = |what: String| Error::Input(format!("score pattern {pattern:?}: {what}"));
         let regex = fancy_regex::Regex::new(pattern).map_err(|e| wrong(e.to_string()))?;
@@ -125,15 +126,15 @@ impl ScorePattern {
         Ok(Self { regex, range })
     }
 
-    /// The score, from 0 to 5.
+    /// Reads the score, scaled to 0 to 5.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The verdict holds no score; the error says why.
     pub fn read(&self, verdict: &str) -> Result<f64, NoScore> {
         if verdict.trim().is_empty() {
             return Err(NoScore::Empty);
         }
-        // A match that costs too much is none.
+        // A match that would cost too much counts as none.
         let last = self.regex.captures_iter(verdict).map_while(Result::ok).last().ok_or(NoScore::NoMatch)?;
         let number: f64 = last.get(1).and_then(|m| m.as_str().trim().parse().ok()).ok_or(NoScore::NoNumber)?;
         let [low, high] = self.range;
@@ -196,7 +197,7 @@ mod tests {
             ("Score: 3%", NoScore::OtherScale),
             ("Score: 2-4", NoScore::NoNumber),
             ("Score: 3 or 4", NoScore::NoNumber),
-            // The last one counts, even when it is broken.
+            // The last score counts, even if it is broken.
             ("Score: 4. Score: none", NoScore::NoNumber),
         ] {
             assert_eq!(parse_score(verdict), Err(why), "{verdict:?}");
@@ -217,7 +218,7 @@ mod tests {
             assert_eq!(ten.read(verdict), want, "{verdict:?}");
         }
         assert_eq!(ScorePattern::new("([1-7])$", [1.0, 7.0]).unwrap().read("I give 4"), Ok(2.5));
-        // One that would take for ever is no match.
+        // A match that would take for ever counts as none.
         let slow = ScorePattern::new(r"(?=(a+)+b)([0-9])", [0.0, 5.0]).unwrap();
         assert_eq!(slow.read(&"a".repeat(40)), Err(NoScore::NoMatch));
         for (pattern, range, word) in

@@ -1,4 +1,5 @@
-//! Modes that read a score from probabilities instead of written text: `expected`, `criteria`, `yes`, `backward`.
+//! Modes that read the score from probabilities instead of from written text: `expected`, `criteria`, `yes`,
+//! `backward`.
 
 use super::{Item, Template, Verdict};
 use crate::generate::Engine;
@@ -6,7 +7,8 @@ use crate::model::score::Branch;
 use crate::text::Language;
 use crate::{Error, Observer, Result};
 
-/// Expectation over the digits 0..=5 right after `Score: `, renormalised over them.
+/// Mode `expected`: the expectation over the digits 0..=5 right after `Score: `, whose probabilities are scaled to sum
+/// to 1.
 pub(super) fn expected(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -15,7 +17,7 @@ pub(super) fn expected(
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
     let lead = language.encode("Score: ")?;
-    // Where the space belongs to the digit's token or the digit stands alone, whichever the tokenizer does.
+    // Some tokenizers join the space to the digit, others keep the digit apart; both are covered.
     let whole: Vec<Vec<u32>> = (0..6).map(|k| language.encode(&format!("Score: {k}"))).collect::<Result<_>>()?;
     let shared = shared_prefix(&whole).min(whole.iter().map(Vec::len).min().unwrap_or(0).saturating_sub(1));
     let prefix = whole.first().map(|w| w[..shared].to_vec()).unwrap_or(lead);
@@ -32,7 +34,7 @@ pub(super) fn expected(
     })
 }
 
-/// 5 P(yes) of one question.
+/// Mode `yes`: 5 P(yes) of one question.
 pub(super) fn yes(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -45,7 +47,8 @@ pub(super) fn yes(
     either(engine, language, asked, ["yes", "no"], 5.0, observer)
 }
 
-/// After each prompt, `scale` times the probability of the first word against the second, each in all its spellings.
+/// After each prompt, `scale` times the probability of the first word against that of the second, each in all its
+/// spellings.
 pub(super) fn either(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -64,8 +67,9 @@ pub(super) fn either(
     })
 }
 
-/// The sum of P(Yes) over the criteria, as a share of 5. The questions of an item share question and answer as their
-/// prefix; only the commonest spelling is read, because each further one would repeat the question's tokens.
+/// Mode `criteria`: the sum of P(Yes) over the criteria, scaled to 5. The questions about an item share its question
+/// and answer as their prefix. Only the commonest spelling is read, because each further one would repeat the
+/// question's tokens.
 pub(super) fn criteria(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -95,7 +99,8 @@ pub(super) fn criteria(
     })
 }
 
-/// 5 exp(mean log p(question | answer)): how well the question can be told from the answer.
+/// Mode `backward`: 5 exp(mean log p(question | answer)), which tells how well the question can be told from the
+/// answer.
 pub(super) fn backward(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -114,7 +119,7 @@ pub(super) fn backward(
     })
 }
 
-/// Runs the branches that fit into the context; `read` turns the log-probs of one branch into a score.
+/// Runs the branches that fit into the context. `read` turns the log-probs of one branch into a score.
 fn score(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -162,7 +167,7 @@ fn softmax(logps: &[f64]) -> Vec<f64> {
     weights.iter().map(|w| w / total).collect()
 }
 
-/// Tokens that all sequences begin with; at least one token of each is left out of it.
+/// How many tokens all sequences begin with, leaving at least one token of each sequence out.
 fn shared_prefix(all: &[Vec<u32>]) -> usize {
     let Some(first) = all.first() else { return 0 };
     let same = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
@@ -170,7 +175,7 @@ fn shared_prefix(all: &[Vec<u32>]) -> usize {
     all.iter().map(same).min().unwrap_or(0).min(shortest.saturating_sub(1))
 }
 
-/// Every spelling of a word that is a single token: case, leading space.
+/// Every spelling of a word (its case, a leading space) that is a single token.
 fn spellings(language: &dyn Language, word: &str) -> Result<Vec<u32>> {
     let mut title = word.to_owned();
     title[..1].make_ascii_uppercase();

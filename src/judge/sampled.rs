@@ -7,7 +7,7 @@ use crate::rng::{halves, record_id};
 use crate::text::Language;
 use crate::{Error, Observer, Result};
 
-/// K verdicts per item; the score is the mean of those that parse.
+/// Writes K verdicts on each item; the score is the mean of those that parse.
 pub(super) fn judge(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -23,8 +23,8 @@ pub(super) fn judge(
     write(engine, language, &asked, settings, &|verdict| settings.parse(verdict), observer)
 }
 
-/// K verdicts per (key, prompt); those that do not parse are drawn again, at most `retries` times; the score is the
-/// mean of those that do.
+/// Writes K verdicts for each (key, prompt). Those that do not parse are drawn again, at most `retries` times; the
+/// score is the mean of those that do.
 pub(super) fn write(
     engine: &mut dyn Engine,
     language: &dyn Language,

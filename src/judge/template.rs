@@ -1,4 +1,4 @@
-//! The judge's prompts: minijinja templates with `question` and `answer`, shipped in `prompts/`.
+//! The judge's prompts: minijinja templates with `question` and `answer`. The shipped ones are in `prompts/`.
 
 use super::Mode;
 use crate::text::Language;
@@ -8,27 +8,28 @@ use crate::{Error, Result};
 /// A prompt with places for the question and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
-    /// minijinja source.
+    /// The template in minijinja's syntax.
     pub text: String,
-    /// Whether the model continues it as plain text (else it is a user message in the model's chat template).
+    /// Whether the model continues the prompt as plain text; otherwise it is a user message in the model's chat
+    /// template.
     pub raw: bool,
 }
 
 impl Template {
-    /// A user message; the file's last newline does not belong to it.
+    /// A template for a user message; the last newline of `text` does not belong to it.
     pub fn message(text: &str) -> Self {
         Self { text: text.trim_end_matches('\n').to_owned(), raw: false }
     }
 
-    /// The text for a question and an answer.
+    /// Fills in a question and an answer.
     ///
     /// # Errors
-    /// A template that does not parse or uses what it has not.
+    /// The template does not parse, or it uses a name that it is not given.
     pub fn fill(&self, question: &str, answer: &str) -> Result<String> {
         self.render(minijinja::context! { question, answer }, "{{ question }} and {{ answer }}")
     }
 
-    /// The text for a question and two answers.
+    /// Fills in a question and two answers.
     ///
     /// # Errors
     /// As [`Template::fill`].
@@ -43,7 +44,7 @@ impl Template {
             .map_err(|e| Error::Input(format!("judge template: {}; it may use {names}", sandbox::explain(&e))))
     }
 
-    /// The ids the judge reads.
+    /// The token ids that the judge reads.
     ///
     /// # Errors
     /// As [`Template::fill`] and [`Language::ask`].
@@ -51,38 +52,38 @@ impl Template {
         self.encode(language, &self.fill(question, answer)?)
     }
 
-    /// The ids of a text that was filled in.
+    /// The token ids of a prompt that was filled in.
     pub(super) fn encode(&self, language: &dyn Language, text: &str) -> Result<Vec<u32>> {
         if self.raw { language.raw(text) } else { language.ask(text) }
     }
 }
 
-/// A prompt after which the model writes its marks.
+/// A prompt after which the model writes one mark for each point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarksTemplate {
-    /// The prompt.
+    /// The prompt up to the marks.
     pub template: Template,
-    /// The letters in the order in which they are written; each must be a single token.
+    /// The letters in the order in which they are written; each of them must be a single token.
     pub letters: Vec<char>,
 }
 
-/// Every prompt that a [`super::ModelJudge`] may use.
+/// All prompts that a [`super::ModelJudge`] may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Templates {
-    /// The additive 0-to-5 prompt of `sampled` and `expected`.
+    /// The additive prompt, with scores from 0 to 5, of the modes `sampled` and `expected`.
     pub additive: Template,
-    /// Short questions of `criteria`, one point each.
+    /// The short questions of the mode `criteria`, worth one point each.
     pub criteria: Vec<Template>,
-    /// The one question of `yes`.
+    /// The question of the mode `yes`.
     pub yes: Template,
-    /// The question of `backward`: which question does this text answer?
+    /// The question of the mode `backward`, which asks what question a text answers.
     pub backward: Template,
-    /// The marks of `marks`.
+    /// The prompt and the letters of the mode `marks`.
     pub marks: MarksTemplate,
 }
 
 impl Default for Templates {
-    /// The shipped ones.
+    /// The shipped prompts.
     fn default() -> Self {
         Self {
             additive: Template::message(include_str!("../../prompts/additive.txt")),
@@ -98,8 +99,8 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what
-    /// all share, a line `---`, one question a line.
+    /// Puts a prompt of one's own in the place that `mode` reads. For `criteria` it may hold several questions: first
+    /// the text that all share, then a line `---`, then one question on each line.
     pub fn replace(&mut self, mode: Mode, text: &str) {
         match mode {
             Mode::Sampled | Mode::Expected => self.additive = Template::message(text),

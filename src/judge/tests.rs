@@ -7,7 +7,8 @@ use crate::model::score::Branch;
 use crate::{Error, Silent};
 use std::cell::RefCell;
 
-/// A token a character, but `Yes`, `No` and their spellings are one token each; id 0 ends an answer.
+/// A language in which each character is a token; `Yes`, `No` and their spellings are one token each, and id 0 ends an
+/// answer.
 struct Letters {
     context: usize,
 }
@@ -46,7 +47,7 @@ impl Language for Letters {
 type Write<'a> = dyn Fn(&str, u64, &Settings) -> Output + 'a;
 type Score = dyn Fn(&str, &[u32]) -> Vec<f32>;
 
-/// Writes and scores as the closures say; remembers how many samples and branches it was asked for.
+/// An engine that writes and scores as the closures say, and remembers how many samples and branches it was asked for.
 struct Played<'a> {
     write: &'a Write<'a>,
     score: &'a Score,
@@ -105,7 +106,7 @@ fn sampled_averages_what_parses_and_draws_the_rest_again() {
     let write = |prompt: &str, _: u64, _: &Settings| {
         assert!(prompt.contains("<response>"));
         *drawn.borrow_mut() += 1;
-        // The first answer's verdicts: 4, nothing, 5, then (drawn again) 3. The second one's never parse.
+        // The first answer's verdicts are 4, nothing, 5 and then, drawn again, 3. Those on the second never parse.
         match (prompt.contains("\ngood\n"), *drawn.borrow()) {
             (true, 1) => written("Helpful. Score: 4"),
             (true, 3) => written("Score: 5"),
@@ -141,7 +142,7 @@ fn sampled_averages_what_parses_and_draws_the_rest_again() {
     assert_eq!(verdicts[0].status, "ok");
     assert_eq!((verdicts[1].score, verdicts[1].unparsed), (None, 6));
     assert!(verdicts[1].status.contains("no \"Score:\""));
-    // Three each, then one and three again, all with keys of their own.
+    // Three verdicts on each, then one and three again, all with keys of their own.
     assert_eq!(engine.1.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 1, 3]);
     let mut keys: Vec<u64> = engine.1.concat();
     keys.sort_unstable();
@@ -154,7 +155,7 @@ fn expected_is_the_mean_over_the_digits() {
     let score = |prompt: &str, completion: &[u32]| {
         assert!(prompt.ends_with("\n>Score: "), "{prompt:?}");
         let digit = completion[0] - u32::from('0');
-        // 4 and 5 alike for the good one, nearly all mass on 1 for the bad one; the digits need not sum to 1.
+        // For the good answer 4 and 5 are alike, for the bad one nearly all mass is on 1; the digits need not sum to 1.
         let p: f32 = match (prompt.contains("\ngood\n"), digit) {
             (true, 4 | 5) => 0.3,
             (false, 1) => 0.6,
@@ -173,7 +174,7 @@ fn yes_sums_the_spellings() {
     let score = |prompt: &str, completion: &[u32]| {
         let word = WORDS[(completion[0] - 1000) as usize];
         let yes = word.trim().eq_ignore_ascii_case("yes");
-        // Each of three spellings of yes and no: .2 against .1, or .05 against .1.
+        // Each of the three spellings of yes has .2 (good) or .05 (bad), each of no .1.
         let p: f32 = if !yes {
             0.1
         } else if prompt.contains("Response: good") {
@@ -191,7 +192,7 @@ fn yes_sums_the_spellings() {
 #[test]
 fn criteria_share_their_prefix_and_add_up() {
     let score = |prompt: &str, completion: &[u32]| {
-        // The shared part ends where the five questions part; question and answer are in it.
+        // The shared part, which holds question and answer, ends where the five questions part.
         assert!(prompt.contains("Response: ") && prompt.ends_with("only.\n"), "{prompt:?}");
         let asked = Letters { context: 0 }.decode(&completion[..completion.len() - 1]).unwrap();
         let yes = completion.last() == Some(&1000);
@@ -265,7 +266,7 @@ fn a_pair_is_read_in_both_orders_and_every_spelling() {
         assert!(prompt.ends_with("only.\n>"), "{prompt:?}");
         let first = completion == [u32::from('A')];
         assert!(first || completion == [u32::from('B')], "{completion:?}");
-        // The place counts too: P(A) : P(B) is 3 : 1 for a good first answer, 2 : 3 for a bad one.
+        // The place matters too: P(A) : P(B) is 3 : 1 for a good first answer, 2 : 3 for a bad one.
         let weight = match (good_first(prompt), first) {
             (true, true) => 0.3,
             (true, false) => 0.1,

@@ -11,52 +11,52 @@ use std::path::Path;
 /// How one way of judging did on a set of responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
-    /// How scores were read.
+    /// How the scores were read: the judge mode's name.
     pub mode: String,
-    /// Responses with a score.
+    /// How many responses have a score.
     pub scored: usize,
-    /// Responses without one.
+    /// How many responses have none.
     pub unscored: usize,
-    /// Mean score.
+    /// Mean of the scores.
     pub mean: f64,
-    /// The rest only where reference scores are given.
+    /// Agreement with the reference scores, where the set has them.
     #[serde(flatten)]
     pub against: Option<Against>,
 }
 
-/// Agreement with the reference; null where the set cannot tell.
+/// Agreement with reference scores; each measure is null where the set cannot tell it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Against {
-    /// Of a prompt's pairs that the reference orders, the share ordered alike (a tie counts half); mean over the
-    /// prompts.
+    /// Of each prompt's pairs that the reference orders, the fraction that the judge orders alike (a tie counts half),
+    /// averaged over the prompts.
     pub pairwise: Option<f64>,
-    /// Of the responses scored 5, the share that the reference ranks best of their prompt.
+    /// Of the responses scored 5, the fraction that the reference ranks best of their prompt.
     pub five_best: Option<f64>,
-    /// Share of prompts whose whole ranking is the reference's.
+    /// Fraction of the prompts whose whole ranking is the reference's.
     pub exact: Option<f64>,
-    /// Spearman's correlation over all responses.
+    /// Spearman's correlation with the reference over all responses.
     pub spearman: Option<f64>,
-    /// Kendall's tau-b over all responses.
+    /// Kendall's tau-b with the reference over all responses.
     pub kendall: Option<f64>,
-    /// Spearman's correlation within a prompt, mean over the prompts that have one: what ranks, which mean nothing
-    /// across prompts, can be compared by.
+    /// Spearman's correlation within a prompt, averaged over the prompts that have one. Ranks, which mean nothing
+    /// across prompts, can be compared by this.
     pub spearman_within: Option<f64>,
-    /// Kendall's tau-b within a prompt, likewise.
+    /// Kendall's tau-b within a prompt, averaged over the prompts that have one.
     pub kendall_within: Option<f64>,
 }
 
-/// A response with its place in the reference.
+/// A response with its score in the reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reference {
-    /// The question.
+    /// The question that was asked.
     pub prompt: String,
-    /// The response.
+    /// The response that was given.
     pub response: String,
-    /// Higher is better.
+    /// The reference's score; higher is better.
     pub score: f64,
 }
 
-/// A line of a ranked file, in any of its forms.
+/// A line of a ranked file, in any form that is understood.
 #[derive(Deserialize)]
 struct Line {
     #[serde(alias = "question", alias = "instruction")]
@@ -71,12 +71,12 @@ struct Line {
     ranks: Option<Vec<f64>>,
 }
 
-/// Reads a held-out ranked set, JSONL or a JSON list. A record is one response (`prompt`, `response`, and
-/// `score_reference` or `rank`, where 0 is best), or all of a prompt (`prompt`, `responses`, and `scores` or `ranks`;
-/// without these the best one comes first).
+/// Reads a ranked set that was held out, as JSONL or a JSON list. A record holds one response (`prompt`, `response`,
+/// and `score_reference` or `rank`, where 0 is best) or all responses to a prompt (`prompt`, `responses`, and `scores`
+/// or `ranks`; without these the best one comes first).
 ///
 /// # Errors
-/// A file that cannot be read or holds no record; a record of none of the forms, by number.
+/// The file cannot be read or holds no record; a record has none of the forms, which the error names by number.
 pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
     let mut out = Vec::new();
     for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
@@ -108,7 +108,7 @@ pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
     Ok(out)
 }
 
-/// Measures (prompt, reference score, own score) of some responses.
+/// Measures responses, each given as (prompt, reference score, judge's score).
 pub fn agreement(mode: &str, scored: &[(&str, Option<f64>, Option<f64>)]) -> Agreement {
     let scores: Vec<f64> = scored.iter().filter_map(|s| s.2).collect();
     let mut groups: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
@@ -124,7 +124,7 @@ pub fn agreement(mode: &str, scored: &[(&str, Option<f64>, Option<f64>)]) -> Agr
         groups.iter().flat_map(|g| g.0.clone()).collect::<Vec<f64>>(),
         groups.iter().flat_map(|g| g.1.clone()).collect::<Vec<f64>>(),
     );
-    // Answers to different questions are not compared: each prompt orders its own.
+    // Answers to different questions are not compared with one another.
     let within = |f: fn(&[f64], &[f64]) -> Option<f64>| {
         let each: Vec<f64> = groups.iter().filter_map(|(t, p)| f(t, p)).collect();
         (!each.is_empty()).then(|| metrics::mean_se(&each).0)
@@ -166,11 +166,12 @@ mod tests {
         let a = agreement("yes", &scored);
         assert_eq!((a.scored, a.unscored), (7, 1));
         let m = a.against.unwrap();
-        // 5.5 of 6 and 2.5 of 3 pairs; best of its prompt: two of the three at 4.5 or more; no ranking whole.
+        // 5.5 of 6 and 2.5 of 3 pairs are right. Of the three responses at 4.5 or more two are best of their prompt. No
+        // whole ranking is met.
         close(m.pairwise, (5.5 / 6.0 + 2.5 / 3.0) / 2.0);
         close(m.five_best, 2.0 / 3.0);
         assert_eq!(m.exact, Some(0.0));
-        // scipy 1.17 spearmanr and kendalltau of all seven.
+        // By scipy 1.17's spearmanr and kendalltau of all seven.
         close(m.spearman, 0.654_234_179_774_051_7);
         close(m.kendall, 0.540_738_070_435_875_1);
         // By hand: 4.5/√(5 · 4.5) and 1.5/√(2 · 1.5); 5/√(6 · 5) and 2/√(3 · 2).

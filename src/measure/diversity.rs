@@ -1,4 +1,4 @@
-//! How varied, how long and how collapsed a set of answers is: pure functions over texts and scores.
+//! How varied, how long and how collapsed a set of answers is, by pure functions of texts and scores.
 
 use super::metrics::{histogram, mean_se};
 use super::rouge::words;
@@ -6,58 +6,58 @@ use crate::data::answers::Answer;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Added to an n-gram count of 0 (method 1 of Chen and Cherry 2014, with NLTK's default).
+/// Replaces an n-gram count of 0 (method 1 of Chen and Cherry 2014, with NLTK's default).
 const EPSILON: f64 = 0.1;
-/// n-grams up to this length make BLEU.
+/// BLEU counts n-grams up to this length.
 const BLEU_N: usize = 4;
 
-/// Mean and median.
+/// Mean and median of the lengths of some answers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Length {
-    /// Mean.
+    /// Mean length.
     pub mean: f64,
-    /// Median; of an even number of answers the mean of the middle two.
+    /// Median length; of an even number of answers, the mean of the middle two.
     pub median: f64,
 }
 
-/// A set of answers in numbers. A word is a run of letters and digits, lower-cased.
+/// A set of answers in numbers. A word is a run of letters and digits, in lower case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diversity {
-    /// Prompts.
+    /// How many prompts were answered.
     pub prompts: usize,
-    /// Answers.
+    /// How many answers there are.
     pub answers: usize,
-    /// [`distinct_n`] of single words.
+    /// [`distinct_n`] of single words over all answers.
     pub distinct_1: Option<f64>,
-    /// Of two words in a row.
+    /// [`distinct_n`] of two words in a row over all answers.
     pub distinct_2: Option<f64>,
-    /// Of three.
+    /// [`distinct_n`] of three words in a row over all answers.
     pub distinct_3: Option<f64>,
-    /// [`self_bleu`]; 1 means that all say the same.
+    /// [`self_bleu`] of the answers; 1 means that all say the same.
     pub self_bleu: Option<f64>,
-    /// Length in words.
+    /// Length of the answers in words.
     pub words: Length,
-    /// Length in characters.
+    /// Length of the answers in characters.
     pub characters: Length,
-    /// Length in tokens; null where an answer's tokens are not known.
+    /// Length of the answers in tokens; null where an answer's tokens are not known.
     pub tokens: Option<Length>,
-    /// Prompts that share their first answer with the most other prompts, as a share of all prompts.
+    /// The largest fraction of the prompts that share one first answer.
     pub same_answer: f64,
 }
 
-/// Length of one set over another's, mean by mean.
+/// Mean length of one set of answers divided by that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
-    /// In words; null where the other set has none.
+    /// Ratio of the lengths in words; null where the other set has none.
     pub words: Option<f64>,
-    /// In characters.
+    /// Ratio of the lengths in characters; null where the other set has none.
     pub characters: Option<f64>,
-    /// In tokens.
+    /// Ratio of the lengths in tokens; null where they are not known or the other set has none.
     pub tokens: Option<f64>,
 }
 
-/// Different n-grams over all n-grams of a set of texts (distinct-n of Li et al. 2016, arXiv 1510.03055); n-grams do
-/// not reach over the end of a text. None where there are none.
+/// The number of different n-grams divided by that of all n-grams in a set of texts (distinct-n of Li et al. 2016,
+/// arXiv 1510.03055). N-grams do not reach over the end of a text. `None` where there are none.
 pub fn distinct_n<S: AsRef<str>>(texts: &[S], n: usize) -> Option<f64> {
     let all: Vec<Vec<String>> = texts.iter().map(|t| words(t.as_ref()).collect()).collect();
     let (mut seen, mut count) = (HashSet::new(), 0usize);
@@ -68,12 +68,13 @@ pub fn distinct_n<S: AsRef<str>>(texts: &[S], n: usize) -> Option<f64> {
     (count > 0).then(|| seen.len() as f64 / count as f64)
 }
 
-/// Mean over the texts of BLEU against all others as its references (self-BLEU of Zhu et al. 2018, arXiv 1802.01886).
+/// The mean, over the texts, of BLEU against all others as references (self-BLEU of Zhu et al. 2018, arXiv 1802.01886).
 ///
-/// BLEU = BP · exp(¼ Σₙ log pₙ), n = 1..4; pₙ: a text's n-grams, each counted at most as often as in the reference that
-/// has it most, over all its n-grams (at least 1); a count of 0 becomes 0.1 but for n = 1, where BLEU is 0; BP = exp(1
-/// − r/c) where the text's length c is below r, the nearest length of a reference (the shorter one of two). It equals
-/// NLTK's `sentence_bleu` with smoothing method 1. None below two texts.
+/// BLEU = BP · exp(¼ Σₙ log pₙ), n = 1..4. pₙ: the number of a text's n-grams, each counted at most as often as in the
+/// reference that has it most often, divided by the number of all its n-grams (at least 1); a count of 0 becomes 0.1,
+/// but for n = 1, where BLEU is 0. BP = exp(1 − r/c) if the text's length c is below r, the nearest length of a
+/// reference (the shorter one of two). The result equals NLTK's `sentence_bleu` with smoothing method 1. `None` for
+/// fewer than two texts.
 pub fn self_bleu<S: AsRef<str>>(texts: &[S]) -> Option<f64> {
     if texts.len() < 2 {
         return None;
@@ -82,8 +83,8 @@ pub fn self_bleu<S: AsRef<str>>(texts: &[S]) -> Option<f64> {
     let mut log_p = vec![0.0; all.len()];
     for n in 1..=BLEU_N {
         let counts: Vec<HashMap<&[String], usize>> = all.iter().map(|text| grams(text, n)).collect();
-        // The largest count of each n-gram, whose it is, and the largest one of the others: what a text's references
-        // have is then known without walking them.
+        // For each n-gram: its largest count, whose that is, and the largest count among the others. So what a text's
+        // references hold is known without going through them.
         let mut most: HashMap<&[String], (usize, usize, usize)> = HashMap::new();
         for (i, count) in counts.iter().enumerate() {
             for (gram, &c) in count {
@@ -115,7 +116,7 @@ fn grams(text: &[String], n: usize) -> HashMap<&[String], usize> {
     out
 }
 
-/// BLEU's brevity penalty of a text among `lengths` (length -> texts, itself included).
+/// BLEU's brevity penalty of a text of `own` words; `lengths` counts the texts of each length, this one included.
 fn brevity(own: usize, lengths: &BTreeMap<usize, usize>) -> f64 {
     if own == 0 {
         return 0.0;
@@ -137,7 +138,7 @@ fn brevity(own: usize, lengths: &BTreeMap<usize, usize>) -> f64 {
     if own >= nearest { 1.0 } else { (1.0 - nearest as f64 / own as f64).exp() }
 }
 
-/// Mean and median of some lengths; 0 for none.
+/// Mean and median of some lengths; 0 if there are none.
 pub fn length(values: &[usize]) -> Length {
     let mut sorted: Vec<f64> = values.iter().map(|&v| v as f64).collect();
     sorted.sort_by(f64::total_cmp);
@@ -145,7 +146,7 @@ pub fn length(values: &[usize]) -> Length {
     Length { mean: mean_se(&sorted).0, median: mean_se(middle).0 }
 }
 
-/// Measures the answers to some prompts, `[prompt][sample]`.
+/// Measures the answers to some prompts, indexed by `[prompt][sample]`.
 pub fn diversity(answers: &[Vec<Answer>]) -> Diversity {
     let all: Vec<&Answer> = answers.iter().flatten().collect();
     let texts: Vec<&str> = all.iter().map(|a| a.text.as_str()).collect();
@@ -170,7 +171,7 @@ pub fn diversity(answers: &[Vec<Answer>]) -> Diversity {
     }
 }
 
-/// Lengths of `a` over those of `b`.
+/// The lengths of `a` divided by those of `b`.
 pub fn drift(a: &Diversity, b: &Diversity) -> Drift {
     let ratio = |a: f64, b: f64| (b > 0.0).then(|| a / b);
     Drift {
@@ -180,8 +181,8 @@ pub fn drift(a: &Diversity, b: &Diversity) -> Drift {
     }
 }
 
-/// What looks like a collapse of the answers or of their scores, a sentence each; `before` is what distinct-1 is
-/// compared with.
+/// One sentence for each sign that the answers or their scores have collapsed. `before` is the set with whose
+/// distinct-1 that of `own` is compared.
 pub fn warnings(own: &Diversity, before: Option<&Diversity>, scores: &[f64]) -> Vec<String> {
     let mut out = Vec::new();
     let bins = histogram(scores);
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn distinct_counts_grams_within_texts() {
         let ratios = [1, 2, 3].map(|n| distinct_n(&TEXTS, n));
-        // Counted by a script: 17 of 35, 21 of 30, 23 of 26.
+        // Counted by a script: 17 of 35, 21 of 30 and 23 of 26.
         assert_eq!(ratios, [Some(17.0 / 35.0), Some(21.0 / 30.0), Some(23.0 / 26.0)]);
         assert_eq!(distinct_n(&["a a", "A!"], 1), Some(1.0 / 3.0));
         assert_eq!(distinct_n(&["a", "b"], 2), None);
@@ -224,8 +225,8 @@ mod tests {
 
     #[test]
     fn self_bleu_is_nltks() {
-        // nltk 3.10: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1); by text
-        // 0.23462…, 0.15557…, 0.24446…, 0.05183…, 0.
+        // By nltk 3.10: the mean of sentence_bleu(others, text, smoothing_function=SmoothingFunction().method1), which
+        // is 0.23462…, 0.15557…, 0.24446…, 0.05183… and 0 for the five texts.
         let mean = self_bleu(&TEXTS).unwrap();
         assert!((mean - 0.137_298_930_301_861_4).abs() < 1e-12, "{mean}");
         assert!((self_bleu(&["one two three four five"; 3]).unwrap() - 1.0).abs() < 1e-12);
@@ -262,7 +263,7 @@ mod tests {
         for word in ["19 of 20 scores", "distinct-1 has fallen", "100 % of the prompts"] {
             assert!(told.contains(word), "{told}");
         }
-        // 18 of 20 are not more than 90 %.
+        // 18 of 20 are just 90 %, not more.
         assert!(warnings(&varied, None, &[[4.9; 18].as_slice(), &[1.0, 2.0]].concat()).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Head to head: two sets of answers to the same prompts, judged side by side in both orders, or each by its scores.
+//! Two sets of answers to the same prompts, head to head: judged side by side in both orders, or each by its scores.
 
 use super::diversity::{Diversity, Drift, diversity, drift, warnings};
 use super::metrics::{HeadToHead, Outcome, histogram, mean_se, paired_gain};
@@ -11,21 +11,21 @@ use crate::text::Prompt;
 use crate::{Observer, Result};
 use serde::{Deserialize, Serialize};
 
-/// Who decides.
+/// Who decides a duel.
 pub enum Referee<'a> {
-    /// A model that reads both answers, in both orders. Orders that disagree are a tie.
+    /// A model that reads both answers, in both orders. If the orders disagree, it is a tie.
     Pairwise(Box<PairwiseJudge<'a>>),
     /// A judge that scores each answer alone. A difference of at most `margin` is a tie.
     Scores {
-        /// Scores 0 to 5.
+        /// The judge, which scores from 0 to 5.
         judge: &'a dyn Judge,
-        /// In points.
+        /// The largest difference of scores, in points, that is a tie.
         margin: f64,
     },
 }
 
 impl Referee<'_> {
-    /// Its name in reports.
+    /// The referee's name in reports.
     pub fn name(&self) -> &str {
         match self {
             Self::Pairwise(judge) => judge.name(),
@@ -34,112 +34,113 @@ impl Referee<'_> {
     }
 }
 
-/// One answer of a duel.
+/// One answer in a duel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DuelAnswer {
-    /// What was said.
+    /// The words of the answer.
     pub text: String,
-    /// Its tokens; null where they are not known.
+    /// The answer's length in tokens; null where it is not known.
     pub tokens: Option<usize>,
-    /// Its score; null where answers are not scored, or this one could not be.
+    /// The answer's score; null where answers are not scored or this one could not be.
     pub score: Option<f64>,
 }
 
-/// One prompt of a duel: a line of `eval --out`.
+/// One prompt of a duel: one line of `eval --out`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DuelRecord {
-    /// The question.
+    /// The question that was asked.
     pub prompt: String,
-    /// a's answers.
+    /// The answers of side a.
     pub a: Vec<DuelAnswer>,
-    /// b's answers.
+    /// The answers of side b.
     pub b: Vec<DuelAnswer>,
     /// How a did against b; null where that could not be judged.
     pub outcome: Option<Outcome>,
-    /// Probability that a is better where it is shown first, mean over the samples; null where it was not asked or not
-    /// read.
+    /// The probability that a is better if it is shown first, averaged over the samples; null where it was not asked
+    /// for or could not be read.
     pub p_first: Option<f64>,
-    /// The same where a is shown second.
+    /// The probability that a is better if it is shown second, averaged over the samples; null where it was not asked
+    /// for or could not be read.
     pub p_second: Option<f64>,
-    /// `ok`, or what was wrong with a verdict.
+    /// `ok`, or what is wrong with a verdict.
     pub status: String,
-    /// What the judge wrote, where it writes.
+    /// The texts that the judge wrote, if it writes any.
     pub texts: Vec<String>,
 }
 
-/// What both orders say about the judge.
+/// What comparing the two orders says about the judge.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Orders {
-    /// Share of the prompts with different answers on which both orders name the same side.
+    /// Fraction of the prompts, among those with different answers, on which both orders name the same side.
     pub agree: f64,
-    /// Mean probability of the answer shown first; 0.5 is no preference for a place.
+    /// Mean probability of the answer that is shown first; 0.5 means that the judge prefers no place.
     pub first: f64,
     /// Mean probability of a over both orders: the win rate without rounding each prompt.
     pub preference: f64,
 }
 
-/// Scores of one side.
+/// The scores of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Mean over the prompts.
+    /// Mean score over the prompts.
     pub mean: f64,
-    /// Its standard error.
+    /// Standard error of the mean.
     pub se: f64,
-    /// Scores of all answers, rounded to 0, 1, … 5.
+    /// How many answers score 0, 1, … 5 when rounded.
     pub histogram: [usize; 6],
-    /// Answers without a score.
+    /// How many answers have no score.
     pub unscored: usize,
 }
 
-/// Scores of both sides.
+/// The scores of both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BothScores {
-    /// Of a.
+    /// The scores of side a.
     pub a: Scores,
-    /// Of b.
+    /// The scores of side b.
     pub b: Scores,
-    /// a less b, prompt by prompt, mean.
+    /// Mean over the prompts of a's score less b's.
     pub gain: f64,
-    /// Its standard error.
+    /// Standard error of the gain.
     pub gain_se: f64,
 }
 
-/// The outcome of a duel: the document of `eval --json`.
+/// The outcome of a duel, which is the document of `eval --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DuelReport {
-    /// The one.
+    /// Name of the side that is measured.
     pub a: String,
-    /// The other.
+    /// Name of the side against which it is measured.
     pub b: String,
-    /// How it was judged.
+    /// Name of the judge.
     pub judge: String,
-    /// Prompts.
+    /// How many prompts were answered.
     pub prompts: usize,
-    /// Prompts by outcome.
+    /// How many prompts a won, tied and lost.
     #[serde(flatten)]
     pub counts: HeadToHead,
-    /// Prompts that could not be judged; they count nowhere.
+    /// How many prompts could not be judged; they count nowhere.
     pub unjudged: usize,
-    /// Wins and half the ties among the judged prompts; null when there are none.
+    /// The wins and half the ties, as a fraction of the judged prompts; null if there are none.
     pub win_rate: Option<Estimate>,
-    /// The same at equal length in characters.
+    /// The win rate that would be left if both sides' answers had equal length in characters.
     pub length_controlled: Option<LengthControlled>,
-    /// Where answers were judged side by side.
+    /// What the two orders say about the judge, where answers were judged side by side.
     pub orders: Option<Orders>,
-    /// Where answers were scored.
+    /// The scores of both sides, where answers were scored.
     pub scores: Option<BothScores>,
-    /// a's answers in numbers.
+    /// How varied and how long a's answers are.
     pub diversity_a: Diversity,
-    /// b's answers in numbers.
+    /// How varied and how long b's answers are.
     pub diversity_b: Diversity,
-    /// Length of a's answers over that of b's.
+    /// Mean length of a's answers divided by that of b's.
     pub length_drift: Drift,
-    /// Sentences about what looks wrong.
+    /// One sentence for each thing that looks wrong.
     pub warnings: Vec<String>,
 }
 
-/// Has every prompt judged; sample k of a meets sample k of b, surplus samples are left out where answers are judged
-/// side by side.
+/// Has every prompt judged. Sample k of a meets sample k of b; where answers are judged side by side, surplus samples
+/// are left out.
 ///
 /// # Errors
 /// Errors of the judge and its engine.
@@ -177,7 +178,7 @@ pub fn play(
     Ok(records)
 }
 
-/// The key of a judgment: of what is judged, not of its place.
+/// The key of a judgment, made from what is judged, not from its place.
 fn key(texts: &[&str], sample: usize) -> u64 {
     let hashes: Vec<u32> = texts.iter().flat_map(|t| halves(fnv(t.as_bytes()))).collect();
     record_id(0, "judge", &hashes, sample as u32)
@@ -199,7 +200,7 @@ fn side_by_side(
     let mut preferences = judge.judge(engine, &matches, observer)?.into_iter();
     for r in records {
         let own: Vec<_> = preferences.by_ref().take(r.a.len().min(r.b.len())).collect();
-        // Equal answers are a tie by themselves, but say nothing for those that could not be read.
+        // Equal answers are a tie by themselves, but do not stand in for those that could not be read.
         let told: Vec<&Preference> = match own.iter().any(|p| p.p.contains(&None)) {
             true => own.iter().filter(|p| p.status != SAME_TEXT).collect(),
             false => own.iter().collect(),
@@ -247,13 +248,13 @@ fn by_score(
     Ok(())
 }
 
-/// Mean over the answers that have a score.
+/// Mean score of the answers that have one.
 fn mean_score(answers: &[DuelAnswer]) -> Option<f64> {
     let scores: Vec<f64> = answers.iter().filter_map(|a| a.score).collect();
     (!scores.is_empty()).then(|| mean_se(&scores).0)
 }
 
-/// Counts and measures; a pure function of the records and the seed of the resamples.
+/// Counts and measures the records: a pure function of them and of the seed of the resamples.
 pub fn summarise(judge: &str, a: &AnswerSet, b: &AnswerSet, records: &[DuelRecord], seed: u64) -> DuelReport {
     let judged: Vec<(&DuelRecord, Outcome)> = records.iter().filter_map(|r| Some((r, r.outcome?))).collect();
     let points: Vec<f64> = judged.iter().map(|(_, outcome)| outcome.points()).collect();
@@ -299,7 +300,7 @@ fn all_scores(records: &[DuelRecord], side: fn(&DuelRecord) -> &Vec<DuelAnswer>)
 
 fn orders(records: &[DuelRecord]) -> Option<Orders> {
     let read: Vec<[f64; 2]> = records.iter().filter_map(|r| Some([r.p_first?, r.p_second?])).collect();
-    // Equal answers say nothing about the judge; they stand at 0.5 in both orders.
+    // Equal answers, which have 0.5 in both orders, say nothing about the judge.
     let told: Vec<[f64; 2]> = read.iter().copied().filter(|p| *p != [0.5; 2]).collect();
     let mean = |of: &[[f64; 2]], f: fn(&[f64; 2]) -> f64| mean_se(&of.iter().map(f).collect::<Vec<_>>()).0;
     (!told.is_empty()).then(|| Orders {
@@ -341,7 +342,7 @@ mod tests {
         AnswerSet { name: name.into(), answers: answers.iter().map(|s| s.iter().map(answer).collect()).collect() }
     }
 
-    /// Scores an answer by its first digit; none for a `?`.
+    /// A judge that scores an answer by its first digit, and gives no score to a `?`.
     struct Digits;
 
     impl Judge for Digits {

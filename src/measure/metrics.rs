@@ -1,9 +1,10 @@
-//! Agreement, spread and diversity: the numbers a loop is judged by.
+//! Agreement, spread and diversity: the numbers by which a loop is judged.
 
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Mean and its standard error (sample deviation over the root of n); the error is 0 below two values.
+/// The mean and its standard error (sample deviation divided by the root of n). The error is 0 for fewer than two
+/// values.
 pub fn mean_se(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     if values.is_empty() {
@@ -22,31 +23,31 @@ pub fn paired_gain(a: &[f64], b: &[f64]) -> (f64, f64) {
     mean_se(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
 }
 
-/// How often `a` is above, equal to, below `b`.
+/// How often one side is above, equal to and below the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadToHead {
-    /// a above b.
+    /// How often a is above b.
     pub win: usize,
-    /// Equal.
+    /// How often the two are equal.
     pub tie: usize,
-    /// a below b.
+    /// How often a is below b.
     pub loss: usize,
 }
 
-/// How one comparison came out.
+/// The outcome of one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// a above b.
+    /// Side a is above side b.
     Win,
-    /// Too near one another.
+    /// The two are too near one another to tell.
     Tie,
-    /// a below b.
+    /// Side a is below side b.
     Loss,
 }
 
 impl Outcome {
-    /// Of a's lead over b; one of at most `margin` is a tie.
+    /// The outcome of a's lead over b; a lead of at most `margin` is a tie.
     pub fn of(lead: f64, margin: f64) -> Self {
         match lead.abs() > margin {
             true if lead > 0.0 => Self::Win,
@@ -55,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// 1, 0.5 or 0: their mean is the win rate.
+    /// Points for the outcome: 1, 0.5 or 0. Their mean is the win rate.
     pub fn points(self) -> f64 {
         match self {
             Self::Win => 1.0,
@@ -66,7 +67,7 @@ impl Outcome {
 }
 
 impl HeadToHead {
-    /// Counts outcomes.
+    /// Counts how many outcomes of each kind there are.
     pub fn count(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
         let mut out = Self::default();
         for outcome in outcomes {
@@ -80,12 +81,12 @@ impl HeadToHead {
     }
 }
 
-/// Compares two lists item by item.
+/// Compares two lists item by item; surplus items of the longer list are left out.
 pub fn head_to_head(a: &[f64], b: &[f64]) -> HeadToHead {
     HeadToHead::count(a.iter().zip(b).map(|(a, b)| Outcome::of(a - b, 0.0)))
 }
 
-/// Ranks from 1; equal values share the mean of their ranks.
+/// The rank of each value, from 1; equal values share the mean of their ranks.
 pub fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
@@ -104,7 +105,7 @@ pub fn ranks(values: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Spearman's rank correlation, ties by mean ranks; None when either list is constant or shorter than two.
+/// Spearman's rank correlation, with mean ranks for ties. `None` if either list is constant or shorter than two.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let n = a.len().min(b.len());
     let (a, b) = (ranks(&a[..n]), ranks(&b[..n]));
@@ -118,7 +119,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     (aa > 0.0 && bb > 0.0).then(|| ab / (aa * bb).sqrt())
 }
 
-/// Kendall's tau-b; None when either list is constant or shorter than two.
+/// Kendall's tau-b. `None` if either list is constant or shorter than two.
 pub fn kendall_tau_b(a: &[f64], b: &[f64]) -> Option<f64> {
     let n = a.len().min(b.len());
     let (mut score, mut pairs_a, mut pairs_b) = (0i64, 0i64, 0i64);
@@ -137,7 +138,8 @@ fn sign(x: f64) -> i64 {
     i64::from(x > 0.0) - i64::from(x < 0.0)
 }
 
-/// Of the pairs that the truth orders, the share ordered alike; a predicted tie counts half. None without such pairs.
+/// Of the pairs that the truth orders, the fraction that the prediction orders alike; a predicted tie counts half.
+/// `None` if there are no such pairs.
 pub fn pairwise_accuracy(truth: &[f64], predicted: &[f64]) -> Option<f64> {
     let n = truth.len().min(predicted.len());
     let (mut right, mut all) = (0.0, 0usize);
@@ -153,7 +155,7 @@ pub fn pairwise_accuracy(truth: &[f64], predicted: &[f64]) -> Option<f64> {
     (all > 0).then(|| right / all as f64)
 }
 
-/// Share of groups whose whole order is predicted (ties included). None without groups.
+/// Fraction of the groups whose whole order, ties included, is predicted. `None` if there are no groups.
 pub fn exact_match(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     if groups.is_empty() {
         return None;
@@ -162,7 +164,7 @@ pub fn exact_match(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     Some(same as f64 / groups.len() as f64)
 }
 
-/// Of the responses scored 5 (at least 4.5), the share that the truth ranks best in its group. None when there are
+/// Of the responses scored 5 (at least 4.5), the fraction that the truth ranks best in its group. `None` if there are
 /// none.
 pub fn five_best(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     let (mut best, mut all) = (0usize, 0usize);
@@ -178,7 +180,7 @@ pub fn five_best(groups: &[(Vec<f64>, Vec<f64>)]) -> Option<f64> {
     (all > 0).then(|| best as f64 / all as f64)
 }
 
-/// Share of different ones among `texts`; 0 for none.
+/// Number of different texts divided by the number of texts; 0 if there are none.
 pub fn distinct<S: AsRef<str>>(texts: &[S]) -> f64 {
     if texts.is_empty() {
         return 0.0;
@@ -186,7 +188,7 @@ pub fn distinct<S: AsRef<str>>(texts: &[S]) -> f64 {
     texts.iter().map(AsRef::as_ref).collect::<HashSet<_>>().len() as f64 / texts.len() as f64
 }
 
-/// How many scores round to 0, 1, … 5.
+/// How many of the scores round to 0, 1, … 5.
 pub fn histogram(scores: &[f64]) -> [usize; 6] {
     let mut out = [0; 6];
     for s in scores.iter().filter(|s| s.is_finite()) {

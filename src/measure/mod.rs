@@ -1,4 +1,4 @@
-//! What is measured of answers, scores and models: pure functions of records, and duels that a judge decides.
+//! What is measured of answers, scores and models, by pure functions of records and by duels that a judge decides.
 
 pub mod agreement;
 pub mod diversity;

@@ -1,4 +1,4 @@
-//! How well a model predicts texts, or answers given their prompts: perplexity, bits per token and bits per byte.
+//! How well a model predicts texts, or answers to prompts: perplexity, bits per token and bits per byte.
 
 use super::win_rate::{Estimate, bootstrap};
 use crate::generate::Engine;
@@ -7,23 +7,23 @@ use crate::text::Language;
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 
-/// Token ids of which those from `first` on are scored.
+/// Token ids, of which those from `first` on are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passage {
-    /// Context and what is scored.
+    /// Token ids of the context and of what is scored.
     pub ids: Vec<u32>,
-    /// Where scoring begins; at least 1, for the first token follows nothing.
+    /// Index of the first token that is scored; at least 1, since the first token follows nothing.
     pub first: usize,
-    /// Bytes of what is scored.
+    /// How many bytes of text the scored tokens stand for.
     pub bytes: usize,
 }
 
 impl Passage {
-    /// A text alone. It is scored from its first token on where the model begins texts with a token of its own, else
+    /// A text alone. It is scored from its first token on if the model begins texts with a token of its own, otherwise
     /// from its second one on.
     ///
     /// # Errors
-    /// Text that cannot be encoded.
+    /// The text cannot be encoded.
     pub fn text(language: &dyn Language, text: &str) -> Result<Self> {
         let ids = language.raw(text)?;
         let plain = language.encode(text)?;
@@ -31,51 +31,52 @@ impl Passage {
         Ok(Self { ids, first: 1, bytes: text.len().saturating_sub(unscored) })
     }
 
-    /// An answer given its prompt. The answer's end token is scored too, but has no bytes.
+    /// An answer after its prompt. The answer's end token is scored too, but counts no bytes.
     ///
     /// # Errors
-    /// Ids that cannot be decoded.
+    /// The ids cannot be decoded.
     pub fn answer(language: &dyn Language, prompt: &[u32], answer: &[u32]) -> Result<Self> {
         let bytes = language.decode(answer)?.len();
         Ok(Self { ids: [prompt, answer].concat(), first: prompt.len(), bytes })
     }
 }
 
-/// How a text longer than the context is read.
+/// How a text that is longer than the context is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Tokens of a window.
     pub length: usize,
-    /// How far each begins after the one before; below `length`. Every token is scored once, in the first window that
-    /// has it: with at least `length - stride` tokens before it, but for those of the first window.
+    /// How many tokens after the last window the next one begins; less than `length`. Every token is scored once, in
+    /// the first window that holds it, so that at least `length - stride` tokens stand before it, unless it is in the
+    /// first window.
     pub stride: usize,
 }
 
-/// What was measured.
+/// How well a model predicts some passages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Perplexity {
-    /// Whose.
+    /// The name of the model.
     pub model: String,
-    /// Texts scored.
+    /// How many texts were scored.
     pub texts: usize,
-    /// Tokens scored.
+    /// How many tokens were scored.
     pub tokens: usize,
-    /// Bytes of their text.
+    /// How many bytes of text the scored tokens stand for.
     pub bytes: usize,
-    /// Windows run.
+    /// How many windows were run.
     pub windows: usize,
     /// exp of the mean negative log-prob of a token, with its interval over resampled texts.
     pub perplexity: Estimate,
     /// Mean negative log-prob of a token, in nats.
     pub nll: f64,
-    /// The same in bits.
+    /// Mean negative log-prob of a token, in bits.
     pub bits_per_token: f64,
-    /// All negative log-probs, in bits, over all bytes: what models with different tokenizers can be compared by; null
-    /// without bytes.
+    /// All negative log-probs, in bits, divided by all bytes. Models with different tokenizers can be compared by this.
+    /// Null if there are no bytes.
     pub bits_per_byte: Option<f64>,
 }
 
-/// (begin, from, end) of each window: tokens `from..end` are scored after `begin..from`.
+/// The windows of a passage, each as (begin, from, end): tokens `from..end` are scored after `begin..from`.
 fn windows(passage: &Passage, w: Windows) -> Vec<(usize, usize, usize)> {
     let (mut begin, mut from, mut out) = (0, passage.first, Vec::new());
     while from < passage.ids.len() {
@@ -89,10 +90,11 @@ fn windows(passage: &Passage, w: Windows) -> Vec<(usize, usize, usize)> {
     out
 }
 
-/// Scores the passages; `seed` is that of the interval's resamples.
+/// Scores the passages; `seed` determines the resamples for the interval.
 ///
 /// # Errors
-/// A stride of 0 or as long as the window; no token to score; log-probs that are not finite; errors of the engine.
+/// The stride is 0 or as long as the window; there is no token to score; a log-prob is not finite; errors of the
+/// engine.
 pub fn measure(
     engine: &mut dyn Engine,
     model: &str,
@@ -155,7 +157,7 @@ mod tests {
     use crate::Silent;
     use crate::generate::{Output, Request, Settings};
 
-    /// A token's log-prob is −(its own id) / 4 − (tokens before it) / 64.
+    /// An engine in which the log-prob of a token is −(its id) / 4 − (tokens before it) / 64.
     struct Linear;
 
     impl Engine for Linear {
@@ -202,17 +204,17 @@ mod tests {
         let texts = [
             Passage { ids: vec![9, 4, 8], first: 1, bytes: 5 },
             Passage { ids: vec![9, 9, 2], first: 2, bytes: 3 },
-            // Nothing to score: left out.
+            // This passage has nothing to score, so it is left out.
             Passage { ids: vec![9], first: 1, bytes: 1 },
         ];
         let w = Windows { length: 8, stride: 4 };
         let p = measure(&mut Linear, "m", &texts, w, 0, &Silent).unwrap();
-        // 1 + 1/64, 2 + 2/64, 0.5 + 2/64.
+        // The negative log-probs are 1 + 1/64, 2 + 2/64 and 0.5 + 2/64.
         let nll = 3.5 + 5.0 / 64.0;
         assert_eq!((p.texts, p.tokens, p.bytes, p.windows), (2, 3, 8, 2));
         assert!((p.nll - nll / 3.0).abs() < 1e-12 && (p.perplexity.value - (nll / 3.0).exp()).abs() < 1e-12);
         assert!((p.bits_per_byte.unwrap() - nll / 8.0 / std::f64::consts::LN_2).abs() < 1e-12);
-        // Resamples of two texts: the ends are either text alone.
+        // With resamples of two texts, the ends of the interval are those of either text alone.
         assert!((p.perplexity.low - (0.5f64 + 2.0 / 64.0).exp()).abs() < 1e-12, "{p:?}");
         assert!((p.perplexity.high - ((3.0f64 + 3.0 / 64.0) / 2.0).exp()).abs() < 1e-12, "{p:?}");
         for stride in [0, 8] {

@@ -1,9 +1,9 @@
-//! ROUGE-L between short texts, to keep near-duplicates out of the new prompts (as Self-Instruct does, arXiv
+//! ROUGE-L between short texts, which keeps near-duplicates out of the new prompts, as in Self-Instruct (arXiv
 //! 2212.10560).
 
 use std::collections::HashMap;
 
-/// Texts kept so far, ready for comparison.
+/// The texts kept so far, prepared for comparison.
 #[derive(Default)]
 pub struct Kept {
     words: HashMap<String, u32>,
@@ -11,13 +11,13 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Adds a text.
+    /// Adds a text to those that are kept.
     pub fn push(&mut self, text: &str) {
         let ids = self.ids(text);
         self.texts.push(ids);
     }
 
-    /// The largest ROUGE-L F1 of `text` with a kept one; 0 when there are none.
+    /// The largest ROUGE-L F1 of `text` with any kept text; 0 if there are none.
     pub fn nearest(&mut self, text: &str) -> f64 {
         let ids = self.ids(text);
         self.texts.iter().map(|other| f1(&ids, other)).fold(0.0, f64::max)
@@ -33,12 +33,12 @@ impl Kept {
     }
 }
 
-/// Runs of letters and digits, lower-cased.
+/// The words of a text: runs of letters and digits, in lower case.
 pub fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase)
 }
 
-/// ROUGE-L F1 of two texts: words lower-cased, punctuation left out.
+/// ROUGE-L F1 of two texts, by their words in lower case without punctuation.
 pub fn rouge_l(a: &str, b: &str) -> f64 {
     let mut kept = Kept::default();
     kept.push(a);
@@ -74,7 +74,7 @@ mod tests {
     fn known_values() {
         assert_eq!(rouge_l("Name three fruits.", "name three fruits"), 1.0);
         assert_eq!(rouge_l("a b c", "d e f"), 0.0);
-        // Common subsequence "the on the" + "mat": 4 words of 6 and 5.
+        // The common subsequence is "the on the" + "mat": 4 words of 6 and of 5.
         assert!((rouge_l("the cat sat on the mat", "the dog on the mat") - 8.0 / 11.0).abs() < 1e-12);
         assert_eq!(rouge_l("", "a"), 0.0);
         assert_eq!(rouge_l("...", "..."), 0.0);

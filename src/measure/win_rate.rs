@@ -1,28 +1,28 @@
-//! Win rates with intervals, and what would be left of them at equal length.
+//! Win rates with intervals, and what would be left of them if answers were equally long.
 
 use super::metrics::mean_se;
 use crate::rng::{Stream, record_id};
 use serde::{Deserialize, Serialize};
 
-/// Resamples of a bootstrap.
+/// How many resamples a bootstrap draws.
 pub const RESAMPLES: u32 = 1000;
-/// Ridge of [`length_controlled`], on both parameters, against a sum over the prompts: it moves a fit of ten prompts by
-/// less than 0.01 and keeps one where a side always wins finite.
+/// The ridge of [`length_controlled`] on both parameters, against a sum over the prompts. It moves a fit of ten prompts
+/// by less than 0.01, and keeps a fit finite in which one side always wins.
 const RIDGE: f64 = 0.01;
 
-/// A share with the interval that holds 95 % of its bootstrap resamples.
+/// A rate, with the interval that holds 95 % of its bootstrap resamples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Of all prompts.
+    /// The rate over all prompts.
     pub value: f64,
     /// The 2.5 % quantile over the resamples.
     pub low: f64,
-    /// The 97.5 % quantile.
+    /// The 97.5 % quantile over the resamples.
     pub high: f64,
 }
 
-/// `statistic` of all `n` items, and its 95 % percentile interval over [`RESAMPLES`] resamples of them with
-/// replacement, drawn by the counter-based generator from `seed` alone. None without items.
+/// `statistic` of all `n` items, and its 95 % percentile interval over [`RESAMPLES`] resamples with replacement. The
+/// counter-based generator draws these from `seed` alone. `None` without items.
 pub fn bootstrap(n: usize, seed: u64, statistic: &dyn Fn(&[usize]) -> f64) -> Option<Estimate> {
     if n == 0 {
         return None;
@@ -38,7 +38,7 @@ pub fn bootstrap(n: usize, seed: u64, statistic: &dyn Fn(&[usize]) -> f64) -> Op
     Some(Estimate { value, low: quantile(&resampled, 0.025), high: quantile(&resampled, 0.975) })
 }
 
-/// Of sorted values, not empty; between two of them on the line through both.
+/// The quantile of values that are sorted and not empty; between two of them, on the line through both.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len() - 1) as f64;
     let (low, high) = (at.floor() as usize, at.ceil() as usize);
@@ -50,23 +50,24 @@ pub fn win_rate(points: &[f64], seed: u64) -> Option<Estimate> {
     bootstrap(points.len(), seed, &|pick| mean_se(&pick.iter().map(|&i| points[i]).collect::<Vec<_>>()).0)
 }
 
-/// A logistic regression of preference on length.
+/// The fit of a logistic regression of preference on difference in length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LengthControlled {
-    /// σ(θ): the win rate at equal length.
+    /// σ(θ), the win rate at equal length.
     pub win_rate: Estimate,
-    /// θ.
+    /// θ, the advantage of side a at equal length, in log-odds.
     pub theta: f64,
-    /// φ; above 0 where the judge prefers the longer answer.
+    /// φ, the weight of the difference in length; above 0 if the judge prefers the longer answer.
     pub phi: f64,
 }
 
 /// The win rate at equal length, after AlpacaEval 2 (arXiv 2404.04475).
 ///
-/// Fitted is P(a wins) = σ(θ + φ · tanh(d / s)): d is a's length less b's, s the standard deviation of d over the
-/// prompts (without d's term where it is 0), a tie counts as half a win and half a loss; θ and φ maximise the
-/// log-likelihood less ½ · 0.01 · (θ² + φ²). Told is σ(θ), where the term of length is 0. The paper's third term, how
-/// hard each prompt is, needs many models and is left out. The interval refits every resample. None without prompts.
+/// The model is P(a wins) = σ(θ + φ · tanh(d / s)), where d is a's length less b's and s the standard deviation of d
+/// over the prompts (where s is 0, the term of d is left out). A tie counts as half a win and half a loss. θ and φ
+/// maximise the log-likelihood less ½ · 0.01 · (θ² + φ²). The result is σ(θ), with the term of length at 0. The paper's
+/// third term, how hard each prompt is, needs many models and is left out. The interval comes from refitting every
+/// resample. `None` without prompts.
 pub fn length_controlled(points: &[f64], differences: &[f64], seed: u64) -> Option<LengthControlled> {
     let n = points.len().min(differences.len());
     let on = |pick: &[usize]| {
@@ -78,7 +79,7 @@ pub fn length_controlled(points: &[f64], differences: &[f64], seed: u64) -> Opti
     Some(LengthControlled { win_rate, theta, phi })
 }
 
-/// θ and φ by Newton's method. The objective is strictly concave; a step that does not improve it is halved.
+/// Finds θ and φ by Newton's method. The objective is strictly concave; a step that does not improve it is halved.
 fn fit(y: &[f64], d: &[f64]) -> [f64; 2] {
     let mean = mean_se(d).0;
     let deviation = (d.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / d.len().max(1) as f64).sqrt();
@@ -140,13 +141,13 @@ mod tests {
 
     #[test]
     fn the_fit_is_scipys() {
-        // scipy 1.17, BFGS on the same objective to a gradient of 1e-12.
+        // By scipy 1.17, BFGS on the same objective down to a gradient of 1e-12.
         let [theta, phi] = fit(&Y, &D);
         assert!((theta - 0.046_879_94).abs() < 1e-6 && (phi - 3.168_813_48).abs() < 1e-6, "{theta} {phi}");
-        // Separable: a always wins.
+        // The data is separable: a always wins.
         let [theta, phi] = fit(&[1.0; 10], &D);
         assert!((theta - 5.215_015_39).abs() < 1e-5 && (phi - 0.304_532_34).abs() < 1e-5, "{theta} {phi}");
-        // Without differences only θ is left: σ(θ) is all but the plain win rate.
+        // Without differences in length only θ is left, and σ(θ) is nearly the plain win rate.
         let [theta, phi] = fit(&Y, &[0.0; 10]);
         assert!((sigmoid(theta) - 0.6).abs() < 1e-3 && phi == 0.0, "{theta} {phi}");
         assert!(fit(&Y, &[f64::MAX / 1e9; 10]).iter().all(|v| v.is_finite()));
@@ -158,7 +159,7 @@ mod tests {
         let lc = length_controlled(&Y, &D, 0).unwrap();
         assert!(lc.phi > 0.0 && lc.win_rate.value < plain, "{lc:?}");
         assert!(lc.win_rate.low < lc.win_rate.value && lc.win_rate.value < lc.win_rate.high, "{lc:?}");
-        // Swapping the sides gives the rest to one.
+        // With the sides swapped, the win rate is the rest to one.
         let swapped = length_controlled(&Y.map(|y| 1.0 - y), &D.map(|d| -d), 0).unwrap();
         assert!((lc.win_rate.value + swapped.win_rate.value - 1.0).abs() < 1e-9);
         assert_eq!(length_controlled(&[], &[], 0), None);

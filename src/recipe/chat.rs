@@ -1,4 +1,4 @@
-//! Real text models as a [`Domain`]: their tokenizer and chat template, instructions from a seed file.
+//! Real text models as a [`Domain`]: they have a tokenizer and a chat template, and instructions from a seed file.
 
 use super::config::PromptSection;
 use super::domain::Domain;
@@ -18,7 +18,7 @@ use std::path::Path;
 const SEEDS: &str = include_str!("../../prompts/seed.jsonl");
 const INVITATION: &str = include_str!("../../prompts/self_instruct.txt");
 
-/// A model that follows instructions.
+/// A domain of models that follow instructions.
 pub struct ChatDomain<'a> {
     source: &'a ModelSource,
     language: ChatLanguage<'a>,
@@ -27,11 +27,11 @@ pub struct ChatDomain<'a> {
 }
 
 impl<'a> ChatDomain<'a> {
-    /// `source` gives the text and the configuration of every model of the run.
+    /// Makes the domain. `source` gives the tokenizer and the configuration of every model of the run.
     ///
     /// # Errors
-    /// The model has no tokenizer; the seed file cannot be read, holds a line without `prompt`, an empty prompt, or
-    /// none at all.
+    /// The model has no tokenizer; the seed file cannot be read, holds no prompt, or has a line with no prompt or an
+    /// empty one.
     pub fn new(source: &'a ModelSource, section: &PromptSection) -> Result<Self> {
         let path = &section.seed_file;
         let records: Vec<SeedRecord> = if path.as_os_str().is_empty() {
@@ -52,7 +52,7 @@ impl<'a> ChatDomain<'a> {
         Ok(Self { source, language: ChatLanguage::new(source)?, seeds, section: section.clone() })
     }
 
-    /// The instruction in the first line that was written, or why there is none.
+    /// The instruction in the first line that the model wrote, or why there is none.
     fn instruction(&self, written: &str, ended: bool) -> std::result::Result<String, String> {
         let written = written.trim_start();
         let line = match written.split_once('\n') {
@@ -97,7 +97,7 @@ impl Domain for ChatDomain<'_> {
     }
 
     fn invitation(&self, shots: &[String]) -> Result<Vec<u32>> {
-        // A line break inside an example would look like the start of the next one.
+        // A line break inside an example would look like the start of the next example.
         let shots: Vec<String> = shots.iter().map(|s| s.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let text = minijinja::Environment::new()
             .render_str(INVITATION.trim_end_matches('\n'), minijinja::context! { shots })
@@ -107,7 +107,7 @@ impl Domain for ChatDomain<'_> {
 
     fn invitation_stop(&self) -> Result<Vec<u32>> {
         let mut ids = self.language.stop().to_vec();
-        // Tokenizers differ in what they join a newline to; the text is cut at the first newline in any case.
+        // Tokenizers differ in what they join a newline to. In any case the text is cut at its first newline.
         for ending in ["\n", "\n\n", ".\n", "?\n", ".\n\n", "?\n\n"] {
             if let [id] = self.language.encode(ending)?[..]
                 && !ids.contains(&id)
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::world;
 
-    /// The world's folder is a chat model like any other.
+    /// Checks a domain over the small world's folder, which is a chat model like any other.
     fn with_domain(section: &PromptSection, check: impl FnOnce(Result<ChatDomain>)) {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("M1");

@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 /// What every stage of a round is given.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// What the loop works on.
+    /// The domain on which the loop works.
     pub domain: &'a dyn Domain,
-    /// How.
+    /// The settings of all stages of the round.
     pub settings: &'a RoundSettings,
-    /// Of every random number.
+    /// Seed of the run's random numbers.
     pub seed: u64,
-    /// From 1.
+    /// Number of the round, from 1.
     pub round: u32,
-    /// Told what goes on.
+    /// Observer that is told what goes on.
     pub observer: &'a dyn Observer,
     /// The other models of the run.
     pub models: &'a dyn Models,
-    /// Prompts that are measured on: no new prompt may be one of them, or like one.
+    /// Prompts that are measured on. No new prompt may be one of them, or be like one.
     pub held_out: &'a [String],
 }
 
-/// What a run must have in common with its resume for the same bytes: the device, the order of its sums, the sizes of
-/// waves and steps.
+/// What a run and its resume must have in common to give the same bytes: the device, the order of its sums, and the
+/// sizes of waves and steps.
 pub(crate) fn sizes(gpu: &Gpu, settings: &RoundSettings) -> BTreeMap<String, serde_json::Value> {
     BTreeMap::from([
         ("device".to_owned(), gpu.info().name.clone().into()),
@@ -40,33 +40,33 @@ pub(crate) fn sizes(gpu: &Gpu, settings: &RoundSettings) -> BTreeMap<String, ser
     ])
 }
 
-/// Files of a round.
+/// The files that a round writes.
 pub struct RoundFiles {
-    /// The round's folder.
+    /// The folder of the round.
     pub dir: PathBuf,
 }
 
 impl RoundFiles {
-    /// Of round `round` in run folder `run`.
+    /// The files of round `round` in the run folder `run`.
     pub fn new(run: &Path, round: u32) -> Self {
         Self { dir: run.join(format!("round-{round}")) }
     }
 
-    /// `NAME.jsonl`.
+    /// The path of the round's file `NAME.jsonl`.
     pub fn jsonl(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.jsonl"))
     }
 }
 
-/// Files, stages and keys of what a round takes from other models.
+/// Name of the files, stages and sampling keys for the answers that a round takes from the first model.
 pub(crate) const ANCHORS: &str = "anchors";
 pub(crate) const ANCHOR_VERDICTS: &str = "anchor-verdicts";
 pub(crate) const VERDICTS_BEFORE: &str = "verdicts-before";
 pub(crate) const LOGPS: &str = "logps";
 pub(crate) const LOGPS_BEFORE: &str = "logps-before";
-/// Verdict pairs.
+/// Name of the file and of the stage of verdict pairs.
 pub(crate) const META_PAIRS: &str = "meta-pairs";
 
-/// Called with a run's folder when a round, or the whole run, has ended: so that a report can follow, of which the loop
-/// knows nothing.
+/// Called with a run's folder when a round or the whole run has ended, so that a report can be written, of which the
+/// loop knows nothing.
 pub type Renewed<'a> = dyn Fn(&Path, &dyn Observer) + 'a;

@@ -1,4 +1,4 @@
-//! What a loop works on, apart from its model: how new prompts are asked for and checked, how answers are read.
+//! What a loop works on, apart from its model: how new prompts are asked for and checked, and how answers are read.
 
 use crate::Result;
 use crate::generate::Output;
@@ -9,57 +9,57 @@ use crate::text::Language;
 use crate::text::Prompt;
 use std::path::Path;
 
-/// Real text models and the small world differ in this only.
+/// That in which real text models and the small world differ for the loop.
 pub trait Domain {
-    /// The model's text.
+    /// The tokenizer and templates of the loop's models.
     fn language(&self) -> &dyn Language;
 
-    /// Context in which the model answers a prompt, which may be a conversation.
+    /// The token ids of the context in which the model answers a prompt, which may be a conversation.
     ///
     /// # Errors
-    /// Text that cannot be encoded; a conversation that the model's template refuses.
+    /// The text cannot be encoded, or the model's template refuses the conversation.
     fn ask(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         self.language().ask(&prompt.question())
     }
 
-    /// Prompts that a round may take as they are; empty where all prompts are made up.
+    /// Prompts that a round may take as they are; empty if all prompts are made up.
     fn seed_prompts(&self) -> &[String];
 
     /// A random example from the seed data, for few-shot self-instruct.
     ///
     /// # Errors
-    /// There are none.
+    /// There are no seed data.
     fn seed_shot(&self, rng: &mut Stream) -> Result<String>;
 
-    /// Context after which the model writes one new prompt like `shots`.
+    /// The token ids of the context after which the model writes one new prompt like `shots`.
     ///
     /// # Errors
-    /// Text that cannot be encoded.
+    /// The text cannot be encoded.
     fn invitation(&self, shots: &[String]) -> Result<Vec<u32>>;
 
-    /// Ids that end a new prompt.
+    /// The token ids each of which ends a new prompt.
     ///
     /// # Errors
-    /// Text that cannot be encoded.
+    /// The text cannot be encoded.
     fn invitation_stop(&self) -> Result<Vec<u32>>;
 
-    /// What the model wrote after an invitation, and the new prompt in it or the reason why there is none (as counted
-    /// in the metrics).
+    /// The text that the model wrote after an invitation, with the new prompt in it or the reason why there is none, by
+    /// which the metrics count it.
     ///
     /// # Errors
-    /// Ids that cannot be decoded.
+    /// The ids cannot be decoded.
     fn new_prompt(&self, output: &Output) -> Result<(String, std::result::Result<String, String>)>;
 
-    /// Text and ids (as trained on) of a generated answer.
+    /// The text of a generated answer, and its token ids as they are trained on.
     ///
     /// # Errors
-    /// Ids that cannot be decoded.
+    /// The ids cannot be decoded.
     fn response(&self, output: &Output) -> Result<(String, Vec<u32>)>;
 
-    /// A model folder's weights in f32 on the GPU, ready for generation and training.
+    /// Loads a model folder onto the GPU in f32, ready for generation and training.
     ///
     /// # Errors
-    /// A missing or broken file; out of memory.
+    /// A file is missing or broken, or the GPU's memory does not suffice.
     fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model>;
 
     /// Writes a model folder.

@@ -1,5 +1,5 @@
-//! What is measured of every model of a run: its answers to held-out prompts against those of other models, and its own
-//! judgment on ranked answers. The small world has a measure of its own (`evaluation.rs`).
+//! Measures every model of a run as `[evaluation]` says: its answers to held-out prompts against those of other models,
+//! and its own judgment on ranked answers. The small world has a measure of its own (`demo/evaluation.rs`).
 
 use super::config::RunConfig;
 use super::models::Models;
@@ -21,34 +21,34 @@ use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The folder of it in a run folder.
+/// Name of the folder in a run folder that holds the evaluation's files.
 pub(crate) const FOLDER: &str = "evaluation";
 
 /// One answer to a held-out prompt: a line of `evaluation/M1.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerRecord {
-    /// The prompt.
+    /// The held-out prompt.
     pub prompt: Prompt,
     /// The model's answer.
     pub response: String,
-    /// Its tokens.
+    /// How many tokens the answer has.
     pub tokens: usize,
 }
 
 /// A ranked answer with the model's own score: a line of `evaluation/M1-judge.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JudgedRecord {
-    /// The question.
+    /// The question of the ranked answer.
     pub prompt: String,
-    /// An answer to it.
+    /// The answer that is judged.
     pub response: String,
-    /// Its place in the reference; higher is better.
+    /// The answer's score in the reference; higher is better.
     pub score_reference: f64,
     /// The model's score; null when none could be read.
     pub score: Option<f64>,
 }
 
-/// The measures of one run.
+/// The evaluation of one run: what is measured, and where it is written.
 pub struct Standing<'a> {
     gpu: &'a Gpu,
     models: &'a dyn Models,
@@ -61,10 +61,10 @@ pub struct Standing<'a> {
     observer: &'a dyn Observer,
 }
 
-/// Whether every prompt of a file leaves room for an answer of `new` tokens.
+/// Checks that every prompt of a file leaves room for an answer of `new` tokens.
 ///
 /// # Errors
-/// One that does not, by number; text that cannot be encoded.
+/// A prompt leaves no room, which the error names by number, or cannot be encoded.
 pub(crate) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new: usize) -> Result<()> {
     for (i, prompt) in prompts.iter().enumerate() {
         let (tokens, context) = (language.ask_prompt(prompt)?.len(), language.context());
@@ -77,8 +77,8 @@ pub(crate) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new
 }
 
 impl<'a> Standing<'a> {
-    /// Reads what is measured on; None where the configuration asks for nothing. Answers that are scored alone are
-    /// scored under `templates`, the run's.
+    /// Reads what is to be measured on; `None` if the configuration asks for nothing. Answers that are scored alone are
+    /// scored with `templates`, those of the run.
     ///
     /// # Errors
     /// The prompts or the ranked answers cannot be read.
@@ -99,7 +99,7 @@ impl<'a> Standing<'a> {
             return Ok(None);
         }
         if given(&section.judge) {
-            // Found out here, not after the first models are made.
+            // A wrong judge is found here, before the first models are made.
             ModelSource::open(&section.judge)?.text()?;
         }
         let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
@@ -107,7 +107,7 @@ impl<'a> Standing<'a> {
         Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
     }
 
-    /// Whether M`number` has been measured.
+    /// Whether the model M`number` has been measured.
     pub fn done(&self, number: u32) -> bool {
         let duels = self.rivals(number).into_iter().map(|rival| self.file(&format!("M{number}-M{rival}.json")));
         let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("M{number}.json")));
@@ -115,7 +115,8 @@ impl<'a> Standing<'a> {
         duels.chain(answers).chain(judged).all(|path| path.exists())
     }
 
-    /// Measures M`number`, which `engine` runs, with the judge of the run; finished parts are left as they are.
+    /// Measures the model M`number`, which `engine` runs; `judge` is the judge of the run. Finished parts are left as
+    /// they are.
     ///
     /// # Errors
     /// Errors of the engine, of the judges and of the files; `Stopped` when the observer asks for it.
@@ -133,7 +134,7 @@ impl<'a> Standing<'a> {
         self.dir.join(name)
     }
 
-    /// The models that M`number` is compared with: the one before it, and the first.
+    /// The numbers of the models with which M`number` is compared: the one before it, and the first.
     fn rivals(&self, number: u32) -> Vec<u32> {
         match number {
             _ if self.prompts.is_empty() => Vec::new(),

@@ -1,4 +1,4 @@
-//! The judge of a run: its templates, and the mode that suits the model where the configuration says `auto`.
+//! The judge of a run: its templates, and, where the configuration says `auto`, the mode that suits the model.
 
 use super::config::{JudgeSection, RunConfig};
 use super::waves::{Waves, tidy};
@@ -15,7 +15,7 @@ use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The shipped templates, with the user's own in the place that the mode reads.
+/// The shipped templates, with the user's own one in the place that the mode reads.
 pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
     let mut templates = Templates::default();
     if !section.template.as_os_str().is_empty() {
@@ -26,7 +26,7 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
             .parse()
             .map_err(|_| Error::Input(format!("[judge] template needs a mode, not {:?}", section.mode)))?;
         templates.replace(mode, &text);
-        // Found out here, not after the first candidates are written.
+        // A wrong template is found here, before the first candidates are written.
         let all = [&templates.additive, &templates.yes, &templates.backward, &templates.marks.template];
         for template in all.into_iter().chain(&templates.criteria) {
             template.fill("question", "answer").map_err(|e| Error::file(path, e.to_string()))?;
@@ -35,13 +35,13 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
     Ok(templates)
 }
 
-/// The file of [`Kept`] in a run folder.
+/// Name of the file in a run folder that holds the calibration ([`Kept`]).
 pub(crate) const CALIBRATION_FILE: &str = "calibration.json";
 
-/// `calibration.json`.
+/// The content of `calibration.json`.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Kept {
-    /// Hash of the given model's configuration and weights.
+    /// Hash of the configuration and the weights of the model that was calibrated.
     model: String,
     pub(crate) calibration: calibrate::Calibration,
 }
@@ -68,7 +68,7 @@ pub(super) fn judge<'a>(
     Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
 }
 
-/// The mode that suits the given model; measured once a run, before round 1.
+/// The mode that suits the given model. It is measured once in a run, before round 1.
 fn calibrated(
     gpu: &Gpu,
     model: &Model,
@@ -87,7 +87,7 @@ fn calibrated(
         let settings = config.judge.settings(config.run.seed)?;
         let mut engine = GpuEngine::new(gpu, model);
         let questions = config.judge.calibration;
-        // What was measured before a stop, but with these weights only.
+        // What was measured before a stop counts only if it was measured with the same weights.
         let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
         let mut done: Vec<calibrate::ModeResult> =
             waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();

@@ -1,4 +1,4 @@
-//! The other models of a run, for the stages that need more than the one whose round it is.
+//! The other models of a run, for stages that need more than the model whose round it is.
 
 use super::domain::Domain;
 use crate::generate::{Engine, GpuEngine};
@@ -7,25 +7,25 @@ use crate::source::SOURCE_FILE;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Finds and runs models by their numbers.
+/// Finds and runs models of a run by their numbers.
 pub trait Models {
-    /// The number of the model that M`round` was trained from; None where there is none in this run.
+    /// The number of the model from which M`round` was trained; `None` if the run has no such model.
     fn before(&self, round: u32) -> Option<u32>;
 
-    /// Runs `work` with M`number`, which is let go of afterwards.
+    /// Calls `work` with an engine for M`number`, and unloads the model afterwards.
     ///
     /// # Errors
-    /// A model that cannot be loaded; errors of `work`.
+    /// The model cannot be loaded; errors of `work`.
     fn with(&self, number: u32, work: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()>;
 }
 
-/// The models of a run folder.
+/// The models in a run folder.
 pub struct RunModels<'a> {
-    /// Where they run.
+    /// GPU on which the models run.
     pub gpu: &'a Gpu,
-    /// Loads them.
+    /// Domain that loads the models.
     pub domain: &'a dyn Domain,
-    /// The run folder.
+    /// Path of the run folder.
     pub run: &'a Path,
 }
 
@@ -33,7 +33,7 @@ impl Models for RunModels<'_> {
     fn before(&self, round: u32) -> Option<u32> {
         let number = round.checked_sub(1)?;
         let exists = self.run.join(format!("M{number}")).is_dir();
-        // A model that only names another one was not trained.
+        // A model folder that only names another model was not trained.
         let trained = !self.run.join(format!("M{round}")).join(SOURCE_FILE).exists();
         (exists && trained).then_some(number)
     }
@@ -44,7 +44,7 @@ impl Models for RunModels<'_> {
     }
 }
 
-/// No other models: for single stages.
+/// Stands for the other models where a single stage runs without a run; there are none.
 pub struct NoModels;
 
 impl Models for NoModels {

@@ -1,4 +1,4 @@
-//! From scored candidates to preferences.
+//! The rule by which scored candidates become preferences.
 
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -7,51 +7,51 @@ use std::collections::HashSet;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Select {
-    /// The best against the worst (the paper).
+    /// The best candidate against the worst, as in the paper.
     #[default]
     BestWorst,
-    /// Every two that are far enough apart.
+    /// Every two candidates whose scores are far enough apart.
     All,
 }
 
 /// How a prompt's candidates become pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairRule {
-    /// Which ones.
+    /// Which candidates become pairs.
     pub select: Select,
-    /// Most pairs a prompt under [`Select::All`], those with the largest differences first; 0 is no limit.
+    /// Most pairs of a prompt under [`Select::All`], which are those with the largest differences; 0 sets no limit.
     pub most: usize,
-    /// Smallest difference of the two scores; equal scores never make a pair.
+    /// Smallest difference of the two scores. Equal scores never make a pair.
     pub min_gap: f64,
-    /// Length control of [`Select::BestWorst`]: among candidates within this much of the best score the shortest is
-    /// chosen, among those within it of the worst the longest is rejected. 0 is off.
+    /// Control of length under [`Select::BestWorst`]: among the candidates within this margin of the best score the
+    /// shortest is chosen, among those within it of the worst the longest is rejected. 0 turns it off.
     pub length_margin: f64,
 }
 
 /// One candidate with a score.
 #[derive(Clone, Copy, Debug)]
 pub struct Scored<'a> {
-    /// The response.
+    /// The words of the response.
     pub text: &'a str,
-    /// Its length in tokens.
+    /// The response's length in tokens.
     pub tokens: usize,
-    /// The judge's score.
+    /// The score that the judge gave.
     pub score: f64,
 }
 
-/// What became of a prompt's candidates.
+/// What becomes of a prompt's candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// Preferences as (chosen, rejected): indices into the lists given to [`choose`]. Never empty.
+    /// The preferences as (chosen, rejected), which are indices into the lists given to [`choose`]; at least one.
     Pairs(Vec<(usize, usize)>),
-    /// No two are further apart than `min_gap`, or at all.
+    /// All scores are equal or less than `min_gap` apart.
     Tie,
     /// Fewer than two candidates have a score.
     TooFew,
 }
 
-/// Pairs among `candidates`, or of one of them with one of `rejected` where the rejected answers are another model's.
-/// Among equals the earliest candidate counts.
+/// Chooses pairs among `candidates`, or, where the rejected answers are another model's, pairs of one of them and one
+/// of `rejected`. Among equals the earliest candidate counts.
 pub fn choose(candidates: &[Scored], rejected: Option<&[Scored]>, rule: &PairRule) -> Choice {
     let numbers = |list: &[Scored]| list.iter().filter(|c| c.score.is_finite()).count();
     let needed = if rejected.is_some() { 1 } else { 2 };
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.0)], &rule), Choice::Tie);
         assert_eq!(own(&[("a", 1, 3.0)], &rule), Choice::TooFew);
         assert_eq!(own(&[("a", 1, f64::NAN), ("b", 1, f64::NAN)], &rule), Choice::TooFew);
-        // The same text with two scores says nothing.
+        // The same text with two scores prefers nothing.
         assert_eq!(own(&[("a", 1, 3.0), ("a", 1, 4.0)], &rule), Choice::Tie);
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let rule = PairRule { length_margin: 0.2, ..PairRule::default() };
         let c = [("long", 90, 4.0), ("short", 10, 3.9), ("low", 5, 1.0), ("low and long", 50, 1.1)];
         assert_eq!(own(&c, &rule), pair(1, 3));
-        // Margins so wide that they swallow the gap leave no pair.
+        // Margins so wide that they exceed the gap leave no pair.
         let wide = PairRule { length_margin: 9.0, ..PairRule::default() };
         assert_eq!(own(&c, &wide), Choice::Tie);
     }

@@ -1,4 +1,4 @@
-//! What a whole run would take: the memory of each stage, its least time at the device's peaks, and room on disk.
+//! What a whole run would take: the memory of each stage, its least time at the device's peaks, and its room on disk.
 
 use super::config::{Method, RunConfig};
 use crate::generate::{Generator, Request, Sampling, Settings};
@@ -15,47 +15,47 @@ use crate::train::sft::Example;
 use crate::{Error, Result, Silent};
 use std::path::Path;
 
-/// Tokens that a judge's prompt has beside the question and the answer: the shipped templates stay below.
+/// Most tokens that a judge's prompt has beside the question and the answer; those of the shipped templates are fewer.
 const JUDGE_PROMPT: usize = 256;
 
-/// A stage of every round.
+/// What one stage takes, over all rounds.
 pub struct Stage {
-    /// Its name.
+    /// The name of the stage.
     pub name: &'static str,
-    /// What its buffers take.
+    /// The most that the stage's buffers take at once.
     pub peak: Peak,
-    /// Least seconds of all rounds, where every answer is as long as it may be.
+    /// The least seconds that the stage takes in all rounds, if every answer is as long as it may be.
     pub seconds: f64,
-    /// How a training is cut.
+    /// How a training cuts its batches into micro-batches.
     pub cut: Option<Cut>,
-    /// Whether that is within the memory given; true where none is given.
+    /// Whether the stage fits into the memory given; true if none is given.
     pub fits: bool,
 }
 
-/// A run before it begins.
+/// What a run will take, told before it begins.
 pub struct RunPlan {
-    /// Its stages.
+    /// The stages of a round.
     pub stages: Vec<Stage>,
-    /// Most bytes of the run folder: models, and the states of a training.
+    /// Most bytes that the run folder takes, with its models and the states of a training.
     pub disk_bytes: u64,
 }
 
-/// Token ids to plan with.
+/// `n` repeatable token ids with which to plan.
 pub fn ids(vocabulary: usize, key: u64, n: usize) -> Vec<u32> {
     let mut stream = Stream::new(0, key);
     (0..n).map(|_| stream.below(vocabulary) as u32).collect()
 }
 
-/// `count` prompts of `prompt` tokens with `samples` answers each.
+/// Requests to plan with: `count` prompts of `prompt` tokens, with `samples` answers each.
 pub fn requests(vocabulary: usize, count: usize, prompt: usize, samples: usize) -> Vec<Request> {
     let one = |i: u64| Request { prompt: ids(vocabulary, i, prompt), samples: (0..samples as u64).collect() };
     (0..count as u64).map(one).collect()
 }
 
-/// What answers to requests take on a device of `memory` bytes; and how many of them run at once.
+/// What answers to `requests` take on a device of `memory` bytes, and how many of them run at once.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where one answer alone does not fit; prompts that cannot be answered.
+/// [`Error::OutOfMemory`] if one answer alone does not fit; errors of prompts that cannot be answered.
 pub fn generation(
     gpu: &Gpu,
     model: &dyn Fn(&Gpu) -> Result<Model>,
@@ -78,15 +78,15 @@ pub fn generation(
     Ok((counted, at_once))
 }
 
-/// Least seconds of what was counted.
+/// The least seconds that the counted work takes at the device's peaks.
 pub fn seconds(counted: &Gpu, peaks: &Peaks) -> f64 {
     counted.counted().into_iter().map(|cost| peaks.least(cost)).sum()
 }
 
-/// Plans a run whose prompts have `prompt` tokens. Times are of every round; its models are in f32, as runs load them.
-///
+/// Plans a run whose prompts have `prompt` tokens. The times are those of all rounds together; the models are in f32,
+/// as runs load them.
 /// # Errors
-/// A configuration that is none; a buffer that the device cannot bind.
+/// The configuration is not valid, or the device cannot bind a buffer.
 pub fn of_run(
     gpu: &Gpu,
     model: &dyn Fn(&Gpu) -> Result<Model>,
@@ -155,7 +155,7 @@ pub fn of_run(
     let seconds = seconds(&counted, peaks) / taken as f64 * (all * epochs) as f64 * rounds;
     stages.push(Stage { name: "training", peak, seconds, cut: Some(cut), fits });
     let models = if config.run.keep == 0 { u64::from(config.run.rounds) } else { u64::from(config.kept()) + 1 };
-    // A checkpoint holds the weights and two moments, and is written before the one before it goes.
+    // A checkpoint holds the weights and two moments, and is written before the earlier one is removed.
     let states = if all * epochs > records * d.save_every { 6 } else { 0 };
     Ok(RunPlan { stages, disk_bytes: 4 * parameters * (models + u64::from(!config.sft.files.is_empty()) + states) })
 }

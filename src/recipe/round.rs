@@ -1,4 +1,4 @@
-//! One round of the loop: prompts, candidates, verdicts, pairs, training.
+//! One round of the loop: prompts, candidates, verdicts, pairs and training.
 
 use super::config::{Agreement, Rejected};
 use super::context::{ANCHOR_VERDICTS, ANCHORS, Context, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundFiles, VERDICTS_BEFORE};
@@ -16,9 +16,9 @@ use crate::model::Model;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Plays a round with `model` and writes the next one into the folder `next`; finished stages are read back, an
-/// interrupted one goes on. `earlier` holds every prompt that may not come again; `on_stage` is told of each stage that
-/// ends.
+/// Plays a round with `model` and writes the next one to the folder `next`. Finished stages are not run again, and an
+/// interrupted one continues. `earlier` holds every prompt that may not come again; `on_stage` is told of each stage
+/// that ends.
 ///
 /// # Errors
 /// Errors of the stages; a round that yields no prompts or no pairs; `Stopped` when the observer asks for it.
@@ -53,7 +53,7 @@ pub fn play(
     Ok(())
 }
 
-/// The round up to its pairs, verdict pairs among them.
+/// Plays the round up to its pairs, verdict pairs among them.
 ///
 /// # Errors
 /// As [`play`].
@@ -107,7 +107,7 @@ pub fn prepare(
     Ok(pairs)
 }
 
-/// Why a round has no pairs, and what may help.
+/// Says why a round has no pairs, and what may help.
 fn no_pairs(ctx: &Context, files: &RoundFiles) -> Result<String> {
     let inputs = inputs(files)?;
     let outcome = pairs::build(ctx, &inputs)?;
@@ -132,7 +132,7 @@ fn no_pairs(ctx: &Context, files: &RoundFiles) -> Result<String> {
     Ok(format!("round {}: no pairs to train on. {}; {folder}", ctx.round, why.join("; ")))
 }
 
-/// What the model before says of the round's answers, where an option of `[pairs]` asks for it.
+/// Asks the model before what it says of the round's answers, if an option of `[pairs]` wants it.
 fn second_opinions(
     engine: &mut dyn Engine,
     ctx: &Context,

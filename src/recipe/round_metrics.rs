@@ -1,4 +1,4 @@
-//! A round in numbers.
+//! The numbers that describe a round.
 
 use super::context::{ANCHOR_VERDICTS, ANCHORS, Context, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundFiles, VERDICTS_BEFORE};
 use super::stages::pairs::{Inputs, build};
@@ -16,67 +16,67 @@ use std::collections::BTreeMap;
 /// A round in numbers: `round-N/metrics.json`, a pure function of the round's files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundMetrics {
-    /// From 1.
+    /// Number of the round, from 1.
     pub round: u32,
-    /// New prompts.
+    /// How many new prompts there are.
     pub prompts: usize,
-    /// Continuations that became none, by reason.
+    /// How many continuations gave no prompt, for each reason.
     pub dropped: BTreeMap<String, usize>,
-    /// Responses.
+    /// How many responses there are.
     pub candidates: usize,
-    /// Share of different responses to a prompt, mean over prompts.
+    /// Fraction of different responses to a prompt, averaged over the prompts.
     pub distinct: f64,
-    /// Mean response length in tokens.
+    /// Mean length of the responses in tokens.
     pub candidate_tokens: f64,
-    /// Share of responses that the model ended itself.
+    /// Fraction of the responses that the model ended itself.
     pub stopped: f64,
-    /// How scores were read.
+    /// How the scores were read: the judge mode's name.
     pub judge: String,
-    /// Different responses judged.
+    /// How many different responses were judged.
     pub verdicts: usize,
-    /// Of these, without a score.
+    /// How many of the judged responses have no score.
     pub unscored: usize,
-    /// Share of written verdicts that parsed; 1 for modes that write none.
+    /// Fraction of the written verdicts that parsed; 1 for modes that write none.
     pub parse_rate: f64,
-    /// Mean score.
+    /// Mean of the scores.
     pub score_mean: f64,
-    /// Scores rounded to 0, 1, … 5.
+    /// How many scores round to 0, 1, … 5.
     pub score_histogram: [usize; 6],
-    /// Preferences.
+    /// How many preferences there are.
     pub pairs: usize,
-    /// Prompts whose best and worst are too near one another.
+    /// How many prompts have a best and a worst response that are too near one another.
     pub ties: usize,
-    /// Prompts with fewer than two scores.
+    /// How many prompts have fewer than two scored responses.
     pub too_few: usize,
-    /// Pairs left out because log-probs and scores disagree (`[pairs] implicit`).
+    /// How many pairs were left out because log-probs and scores disagree (`[pairs] implicit`).
     #[serde(default)]
     pub disagreeing: usize,
-    /// Agreement of the judge with the model before, (τ + 1) / 2, mean over prompts (`[pairs] agreement`); null where
-    /// it was not asked.
+    /// Agreement of the judge with the model before, (τ + 1) / 2, averaged over the prompts (`[pairs] agreement`); null
+    /// if it was not asked for.
     #[serde(default)]
     pub agreement: Option<f64>,
-    /// Verdict pairs (`[judge] meta`).
+    /// How many pairs of verdicts there are (`[judge] meta`).
     #[serde(default)]
     pub meta_pairs: usize,
     /// How varied and how long the responses are; null in files of older versions.
     #[serde(default)]
     pub diversity: Option<Diversity>,
-    /// The step whose model was kept by early stopping; null without.
+    /// The optimiser step whose model early stopping kept; null without early stopping.
     #[serde(default)]
     pub best_step: Option<u64>,
     /// Mean length of the chosen answers in tokens.
     pub chosen_tokens: f64,
     /// Mean length of the rejected answers in tokens.
     pub rejected_tokens: f64,
-    /// Optimiser steps.
+    /// How many optimiser steps were taken.
     pub steps: usize,
-    /// The last step of the preference training; null for other methods.
+    /// The numbers of the last step of a preference training; null for other methods.
     pub last_step: Option<DpoStep>,
-    /// Sentences about what looks wrong with this round.
+    /// One sentence for each thing that looks wrong with this round.
     pub warnings: Vec<String>,
 }
 
-/// The records that the pairs of a finished round were made of.
+/// The records of which the pairs of a finished round were made.
 pub(super) fn inputs(files: &RoundFiles) -> Result<Inputs> {
     fn optional<T: serde::de::DeserializeOwned>(files: &RoundFiles, name: &str) -> Result<Option<Vec<T>>> {
         read_jsonl_if_there(&files.jsonl(name))
@@ -93,7 +93,7 @@ pub(super) fn inputs(files: &RoundFiles) -> Result<Inputs> {
     })
 }
 
-/// Reads the round's files and counts.
+/// Reads the round's files and computes the metrics.
 ///
 /// # Errors
 /// A file is missing or broken.
@@ -154,7 +154,7 @@ pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMe
     Ok(out)
 }
 
-/// What looks like a collapse.
+/// One sentence for each sign of a collapse.
 fn warnings(m: &RoundMetrics) -> Vec<String> {
     let scored: usize = m.score_histogram.iter().sum();
     let fullest = m.score_histogram.iter().copied().max().unwrap_or(0);
@@ -169,7 +169,7 @@ fn warnings(m: &RoundMetrics) -> Vec<String> {
         format!("{} of {} prompts are ties: the judge hardly tells answers apart", m.ties, m.prompts),
     );
     warn(
-        // Modes that give small numbers (backward) may tell answers apart all the same.
+        // Modes that give small numbers (backward) may still tell answers apart.
         scored >= 20 && fullest * 100 > scored * 95 && m.ties * 2 > m.prompts,
         format!("{fullest} of {scored} scores round to the same number: the scale has collapsed"),
     );

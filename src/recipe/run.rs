@@ -1,4 +1,4 @@
-//! `run CONFIG.toml`: the loop on a real model.
+//! The whole loop on a real model: `run CONFIG.toml`.
 
 use super::chat::ChatDomain;
 use super::config::RunConfig;
@@ -24,30 +24,30 @@ use crate::text::Prompt;
 use crate::{Error, Observer, Result};
 use std::path::Path;
 
-/// How far [`run`] goes.
+/// How far [`run`] plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// To its end.
+    /// Plays to the end of the run.
     End,
-    /// To the prompts of a round whose answers are still to be written, by [`shard`].
+    /// Plays to the prompts of the first round whose answers are still to be written; [`shard`] writes them.
     Prompts,
 }
 
-/// How [`run`] goes about it.
+/// How [`run`] is to be played.
 pub struct How<'a> {
-    /// Whether to go on with a run folder that exists.
+    /// Whether to continue a run folder that exists.
     pub resume: bool,
-    /// How far.
+    /// How far to play.
     pub until: Until,
     /// Called after each stage that a report shows.
     pub renewed: &'a Renewed<'a>,
 }
 
-/// Plays the rounds that `config` asks for; a finished run is left as it is.
+/// Plays the rounds that `config` asks for. A finished run is left as it is.
 ///
 /// # Errors
-/// A model, seed file or template that cannot be read; a run folder that exists, is in use or has other settings;
-/// errors of the stages; `Stopped` when the observer asks for it.
+/// A model, seed file or template cannot be read; the run folder exists, is in use or has other settings; errors of the
+/// stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
@@ -139,11 +139,11 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
     status(&path)
 }
 
-/// Writes the answers and verdicts of one share of the prompts of the round that a run has come to; the next [`run`]
-/// merges them. Several may work at the same time. Returns how many prompts the share has.
+/// Writes the answers and verdicts of one shard of the prompts in the round that a run has come to; the next [`run`]
+/// merges them. Several processes may work at the same time. Returns how many prompts the shard has.
 ///
 /// # Errors
-/// A run that has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for
+/// The run has not begun, or has not come to its answers; errors of the stages; `Stopped` when the observer asks for
 /// it.
 pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
     config.check()?;
@@ -167,7 +167,7 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
 }
 
-/// What stands in the files that a run reads, as hashes: a resume must find the same.
+/// Hashes of the files that a run reads. A resume must find the same.
 fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
     let single = [
         ("judge.template", &config.judge.template),
@@ -187,7 +187,7 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
     Ok(all)
 }
 
-/// The prompts of every file that the run is measured on.
+/// The prompts of every file on which the run is measured.
 fn held_out(config: &RunConfig) -> Result<Vec<String>> {
     let sets = [&config.validation.prompts, &config.evaluation.prompts].into_iter().chain(&config.prompts.exclude);
     let mut all = Vec::new();
@@ -197,7 +197,7 @@ fn held_out(config: &RunConfig) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// Makes `dir` a reference to another model.
+/// Makes the folder `dir` a reference to another model.
 fn refer(dir: &Path, to: &Path) -> Result<()> {
     let path = dir.join(SOURCE_FILE);
     if path.exists() {

@@ -12,36 +12,36 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The plan's file in a run folder.
+/// Name of the plan's file in a run folder.
 pub(crate) const PLAN_FILE: &str = "plan.json";
 
-/// Keys of the configuration that a resume may change, for they change no byte of what is made.
+/// Keys of the configuration that a resume may change, since they change no byte of what is made.
 pub const FREE: [&str; 2] = ["run.keep", "run.rounds"];
 
 /// A finished stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageState {
-    /// `round-1/prompts` and the like.
+    /// The name of the stage, such as `round-1/prompts`.
     pub name: String,
-    /// Time spent on it by the process that finished it.
+    /// Seconds that the process which finished the stage spent on it.
     pub seconds: f64,
 }
 
-/// `state.json`.
+/// What has been done in a run: its `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
-    /// Stages in the order in which they were finished.
+    /// The finished stages, in the order in which they were finished.
     pub stages: Vec<StageState>,
     /// Whether the run has ended.
     pub finished: bool,
 }
 
-/// `plan.json`: what must stay the same for a resume to give the same bytes.
+/// What must stay the same for a resume to give the same bytes: `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Of this crate.
+    /// Version of this crate.
     pub version: String,
-    /// Sizes and picks by name.
+    /// Sizes and choices by their names.
     pub sizes: BTreeMap<String, serde_json::Value>,
 }
 
@@ -55,12 +55,12 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the folder, or opens it again with `resume`. `config` is the resolved configuration.
+    /// Makes the folder or, with `resume`, opens it again. `config` is the resolved configuration.
     ///
     /// # Errors
     /// The folder is in use by another process; it exists and `resume` is not set; another version of this crate made
-    /// it; its configuration (but for [`FREE`]) or sizes differ (the error names the key and both values); it cannot be
-    /// written.
+    /// it; its configuration (but for [`FREE`]) or sizes differ, of which the error names the key and both values; it
+    /// cannot be written.
     pub fn open(
         path: &Path,
         config: &toml::Table,
@@ -91,7 +91,7 @@ impl RunFolder {
         }
         let text = toml::to_string(config).map_err(|e| Error::file(&config_path, e.to_string()))?;
         if !std::fs::read(&config_path).is_ok_and(|before| before == text.as_bytes()) {
-            // Last, so that a folder with a config.toml always has its plan.
+            // This is written last, so that a folder with a config.toml always has its plan.
             write_file(&config_path, text.as_bytes())?;
         }
         let state_path = path.join("state.json");
@@ -100,7 +100,7 @@ impl RunFolder {
         Ok(Self { path: path.to_path_buf(), state, since: Instant::now(), log, _lock: lock })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -110,11 +110,11 @@ impl RunFolder {
         self.path.join(format!("M{number}"))
     }
 
-    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, whose round's files are
-    /// all written; 0 keeps all.
+    /// Removes the weights of all models but M0, M1 and the `keep` newest ones up to M`newest`, all files of whose
+    /// round are written; with `keep` 0 none are removed.
     ///
     /// # Errors
-    /// A file that cannot be removed.
+    /// A file cannot be removed.
     pub fn keep_newest(&self, keep: u32, newest: u32) -> Result<()> {
         if keep == 0 {
             return Ok(());
@@ -123,7 +123,7 @@ impl RunFolder {
         (2..=newest.saturating_sub(keep)).try_for_each(|number| remove_weights(&self.model(number), &why))
     }
 
-    /// Notes that a stage is over; a stage that was over already (read back on resume) keeps its time.
+    /// Notes that a stage is over. If it was over before and was read back on a resume, it keeps its time.
     ///
     /// # Errors
     /// state.json or log.jsonl cannot be written.
@@ -133,7 +133,7 @@ impl RunFolder {
         if self.state.stages.iter().any(|s| s.name == name) {
             return Ok(());
         }
-        // A finished run goes on when more rounds are asked for.
+        // A finished run continues if more rounds are asked for.
         self.state.finished = false;
         self.state.stages.push(StageState { name: name.to_owned(), seconds });
         self.log(&serde_json::json!({ "stage": name, "seconds": seconds }))?;
@@ -149,12 +149,12 @@ impl RunFolder {
         write_json(&self.path.join("state.json"), &self.state)
     }
 
-    /// Seconds spent on the stages whose name starts with `prefix`.
+    /// Seconds spent on all stages whose names start with `prefix`.
     pub fn seconds(&self, prefix: &str) -> f64 {
         self.state.stages.iter().filter(|s| s.name.starts_with(prefix)).map(|s| s.seconds).sum()
     }
 
-    /// Appends a line to log.jsonl, with the time of day.
+    /// Appends a line to log.jsonl and adds the time of day to it.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -171,13 +171,13 @@ fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs_f64()).unwrap_or(0.0)
 }
 
-/// What a run that was killed while it began leaves behind.
+/// Whether a file is one that a run leaves behind if it is killed while it begins.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     [LOCK_FILE, PLAN_FILE, ".plan.json.tmp", ".config.toml.tmp"].iter().any(|ours| name == *ours)
 }
 
-/// Takes part in a run that others work on at the same time: the folder is closed to [`RunFolder::open`] as long as
-/// what is returned lives. `config` is the resolved configuration.
+/// Takes part in a run on which others work at the same time: the folder is closed to [`RunFolder::open`] until the
+/// returned lock is dropped. `config` is the resolved configuration.
 ///
 /// # Errors
 /// There is no such run; a whole run works on it; its configuration differs.
@@ -205,7 +205,7 @@ fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let before: toml::Table = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
     let (mut before, now) = (flat(before), flat(config.clone()));
-    // A key that is newer than the folder had its default there.
+    // A key that is newer than the folder had its default when the folder was made.
     let defaults = REFERENCE.parse::<toml::Table>().map(flat).unwrap_or_default();
     for key in now.keys() {
         if let (None, Some(default)) = (before.get(key), defaults.get(key)) {
@@ -261,19 +261,19 @@ fn models(run: &Path) -> Vec<u32> {
 /// Where a run stands, as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The folder.
+    /// Path of the run folder.
     pub path: PathBuf,
-    /// Whether a process works on it now.
+    /// Whether a process works on the run now.
     pub running: bool,
-    /// Whether it has ended.
+    /// Whether the run has ended.
     pub finished: bool,
-    /// Finished models, oldest first.
+    /// Names of the finished models, the oldest first.
     pub models: Vec<String>,
-    /// Those of them whose weights `[run] keep` removed.
+    /// Names of the finished models whose weights `[run] keep` removed.
     pub removed: Vec<String>,
-    /// Finished stages.
+    /// The stages that are finished.
     pub stages: Vec<StageState>,
-    /// Stages begun and not finished, with their finished waves.
+    /// The stages that have begun and not finished, with the number of waves that each has finished.
     pub partial: BTreeMap<String, usize>,
     /// The metrics of each finished round.
     pub rounds: Vec<super::round_metrics::RoundMetrics>,
@@ -282,12 +282,12 @@ pub struct Status {
 /// Reads a run folder without disturbing it.
 ///
 /// # Errors
-/// `run` is no run folder; a file of it is broken.
+/// `run` is not a run folder, or one of its files is broken.
 pub fn status(run: &Path) -> Result<Status> {
     read_status(run).map_err(|e| explain(run, e))
 }
 
-/// An error about a file's content says so where another version of this crate wrote the file.
+/// Adds to an error about a file's content that another version of this crate wrote the file, where that is so.
 pub(crate) fn explain(run: &Path, error: Error) -> Error {
     match (error, read_json::<Plan>(&run.join(PLAN_FILE))) {
         (Error::File { path, what }, Ok(plan)) if plan.version != env!("CARGO_PKG_VERSION") => {

@@ -1,5 +1,5 @@
-//! A round's answers and verdicts on several machines: each takes a share of the prompts and writes into a folder of
-//! its own; the run that goes on checks that nothing is missing, and merges.
+//! The answers and verdicts of a round on several machines. Each of them takes a shard of the prompts and writes into a
+//! folder of its own; the run that continues checks that nothing is missing, and merges.
 
 use super::context::{Context, RoundFiles};
 use super::stages::{candidates, verdicts};
@@ -17,12 +17,12 @@ use std::str::FromStr;
 
 const FOLDER: &str = "shards";
 
-/// One of several shares, written `2/8`.
+/// One of several shards of a round's prompts, written as `2/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// From 1.
+    /// Number of the shard, from 1.
     pub number: usize,
-    /// How many there are.
+    /// How many shards there are.
     pub of: usize,
 }
 
@@ -44,16 +44,16 @@ impl Shard {
         files.dir.join(FOLDER).join(format!("{}-of-{}", self.number, self.of))
     }
 
-    /// Its prompts of all of a round.
+    /// The prompts of this shard among all prompts of a round.
     fn prompts(self, all: &[PromptRecord]) -> Vec<PromptRecord> {
         all.iter().skip(self.number - 1).step_by(self.of).cloned().collect()
     }
 }
 
-/// Writes the answers and the verdicts of one share of the round's prompts. A finished share is left as it is.
+/// Writes the answers and the verdicts of one shard of the round's prompts. A finished shard is left as it is.
 ///
 /// # Errors
-/// The round has no prompts yet; another process works on this share; errors of the stages.
+/// The round has no prompts yet; another process works on this shard; errors of the stages.
 pub fn run(
     engine: &mut dyn Engine,
     ctx: &Context,
@@ -84,11 +84,11 @@ pub fn begun(files: &RoundFiles) -> bool {
     files.dir.join(FOLDER).is_dir() && !files.jsonl("verdicts").exists()
 }
 
-/// Shards of a round that are begun, or to be begun, and not finished, as `--shard` names them; empty where there are
-/// none.
+/// The shards of a round that are not finished, whether they have begun or not, as `--shard` names them; empty if the
+/// round has none.
 ///
 /// # Errors
-/// The shards are of different numbers.
+/// The shards that have begun disagree about how many there are.
 pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
     if !begun(files) {
         return Ok(Vec::new());
@@ -99,11 +99,11 @@ pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
     Ok(open.map(|shard| format!("{}/{of}", shard.number)).collect())
 }
 
-/// Merges the shards of a round, where there are any, into its candidates and verdicts.
+/// Merges the shards of a round, if it has any, into its candidates and verdicts.
 ///
 /// # Errors
-/// A shard is missing or not finished, or they are of different numbers: the error says which, and what to run; their
-/// records do not fit the round's prompts.
+/// A shard is missing or not finished, or the shards disagree about how many there are, where the error says which and
+/// what to run; their records do not fit the round's prompts.
 pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Result<()> {
     if !begun(files) {
         return Ok(());
@@ -123,7 +123,7 @@ pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Res
         verdicts.extend(read_jsonl::<VerdictRecord>(&shard.dir(files).join("verdicts.jsonl"))?);
     }
     complete(ctx, prompts, &candidates, &verdicts).map_err(|what| Error::file(&folder, what))?;
-    // As a run without shards has them.
+    // A run without shards has its records in this order.
     candidates.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample)));
     let place: HashMap<&str, usize> = prompts.iter().enumerate().map(|(at, p)| (p.id.as_str(), at)).collect();
     verdicts.sort_by_key(|v| place.get(v.prompt_id.as_str()).copied());
@@ -133,7 +133,7 @@ pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Res
     Ok(())
 }
 
-/// How many shards there are to be.
+/// How many shards the folder is to have.
 fn count(folder: &std::path::Path) -> Result<usize> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))?.flatten() {
@@ -153,7 +153,7 @@ fn count(folder: &std::path::Path) -> Result<usize> {
     }
 }
 
-/// Every prompt has all of its candidates, and every candidate one verdict.
+/// Checks that every prompt has all of its candidates, and every candidate one verdict.
 fn complete(
     ctx: &Context,
     prompts: &[PromptRecord],

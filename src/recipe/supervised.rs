@@ -1,4 +1,4 @@
-//! M1 from M0: supervised training on instruction data and on judgments, as the paper begins.
+//! M1 from M0: supervised training on instruction data and on judgments, with which the paper begins.
 
 use super::config::SftSection;
 use super::domain::Domain;
@@ -15,20 +15,20 @@ use crate::train::{Dropout, Optimiser, sft::SftConfig};
 use crate::{Observer, Result};
 use std::path::Path;
 
-/// The folder of its steps in a run folder.
+/// Name of the folder in a run folder that holds the steps of this training.
 pub(super) const FOLDER: &str = "sft";
 
-/// What is learnt, in its mixture.
+/// What is to be learnt, in its mixture.
 pub struct Supervision {
     examples: Vec<Example>,
     config: SftConfig,
 }
 
 impl Supervision {
-    /// Reads and mixes the files of `section`; None where there are none.
+    /// Reads and mixes the files of `section`; `None` if it names none.
     ///
     /// # Errors
-    /// Files that cannot be read, or hold no record that fits; records of no known form.
+    /// A file cannot be read, holds no record that fits, or has records of an unknown form.
     pub fn read(
         section: &SftSection,
         source: &ModelSource,
@@ -54,7 +54,7 @@ impl Supervision {
         Ok(Some(Self { examples, config }))
     }
 
-    /// A number that differs where the records differ.
+    /// A hash of the records, which differs where they differ.
     pub fn hash(&self) -> u64 {
         self.examples.iter().fold(fnv(b"sft"), |all, e| {
             let ids = e.prompt.iter().chain([&u32::MAX]).chain(&e.completion);
@@ -62,7 +62,7 @@ impl Supervision {
         })
     }
 
-    /// Trains M0 and writes M1 into the folder `next`; `dir` keeps the steps and, until the end, the checkpoints. A
+    /// Trains M0 and writes M1 to the folder `next`; `dir` keeps the steps and, until the end, the checkpoints. A
     /// finished training is left as it is.
     ///
     /// # Errors
@@ -96,9 +96,9 @@ impl Supervision {
     }
 }
 
-/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is
-/// empty. The passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of
-/// its files; `config` is told.
+/// The records of several files in the ratio `mix`, as many as the files have together; every record once if `mix` is
+/// empty. Each pass over a mixture takes other parts of its files, so all passes are laid out one after the other and
+/// drawn as one; `config` is changed to match.
 pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) -> Vec<Example> {
     match mix {
         [] => files.concat(),
@@ -106,12 +106,12 @@ pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) ->
     }
 }
 
-/// As many records as `epochs` passes over all lists have, taken from the lists in the ratio `mix`; each list goes
-/// round and round.
+/// As many records as `epochs` passes over all lists have, taken from the lists in the ratio `mix`; a list that ends
+/// begins again.
 fn mixed<T: Clone>(lists: &[Vec<T>], mix: &[f64], epochs: usize) -> Vec<T> {
     let total = (lists.iter().map(Vec::len).sum::<usize>() * epochs) as f64;
     let whole: f64 = mix.iter().sum();
-    // Rounded sums, so that the counts add up.
+    // Partial sums are rounded, so that the counts add up to the total.
     let until = |parts: &[f64]| (total * parts.iter().sum::<f64>() / whole).round() as usize;
     let counts = (0..lists.len()).map(|i| until(&mix[..=i]) - until(&mix[..i]));
     lists.iter().zip(counts).flat_map(|(list, n)| list.iter().cycle().take(n).cloned()).collect()
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(count(&mixed(&lists, &[1.0, 1.0], 1)), (40, 20));
         assert_eq!(count(&mixed(&lists, &[3.0, 1.0], 2)), (80, 60));
         assert_eq!(count(&mixed(&lists, &[1.0, 2.0], 1)), (40, 13));
-        // The shorter list is gone through evenly.
+        // The shorter list is used evenly.
         let all = mixed(&lists, &[1.0, 1.0], 1);
         assert!(('A'..='J').all(|c| all.iter().filter(|x| **x == c).count() == 2));
     }

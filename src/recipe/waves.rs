@@ -1,4 +1,5 @@
-//! Finished waves of a stage on disk: one line a wave, appended and synced, so that a killed stage goes on from there.
+//! The finished waves of a stage on disk: one line for each, appended and synced, so that a killed stage continues from
+//! there.
 
 use crate::durable::{self, Lines};
 use crate::json::{line, read_jsonl, write_jsonl};
@@ -7,12 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
-/// `NAME.jsonl` -> `NAME.part.jsonl`.
+/// The path of a stage's part file: `NAME.part.jsonl` for `NAME.jsonl`.
 fn part(out: &Path) -> PathBuf {
     out.with_extension("part.jsonl")
 }
 
-/// Removes what a stage killed right after it wrote its final file `out` leaves behind.
+/// Removes the part file that a stage leaves behind if it is killed right after it wrote its final file `out`.
 ///
 /// # Errors
 /// The part file cannot be removed.
@@ -20,10 +21,10 @@ pub fn tidy(out: &Path) -> Result<()> {
     durable::remove_file(&part(out))
 }
 
-/// The records of a finished stage, tidied; None as long as its final file `out` is not there.
+/// The records of a finished stage, whose part file is removed; `None` as long as its final file `out` is not there.
 ///
 /// # Errors
-/// The file is broken; the part file cannot be removed.
+/// The file is broken, or the part file cannot be removed.
 pub fn finished<T: DeserializeOwned>(out: &Path) -> Result<Option<Vec<T>>> {
     if !out.exists() {
         return Ok(None);
@@ -32,7 +33,7 @@ pub fn finished<T: DeserializeOwned>(out: &Path) -> Result<Option<Vec<T>>> {
     read_jsonl(out).map(Some)
 }
 
-/// The part file of a stage.
+/// The part file of a stage, with the waves that are finished.
 pub struct Waves<R> {
     path: PathBuf,
     lines: Lines,
@@ -40,11 +41,10 @@ pub struct Waves<R> {
 }
 
 impl<R: Serialize + DeserializeOwned> Waves<R> {
-    /// Opens the part file beside the stage's final file `out`, reads the finished waves
-    /// and drops a torn tail.
+    /// Opens the part file beside the stage's final file `out`, reads the finished waves and drops a torn tail.
     ///
     /// # Errors
-    /// The file cannot be opened; a line that is not the last one is broken.
+    /// The file cannot be opened, or a line that is not the last one is broken.
     pub fn open(out: &Path) -> Result<Self> {
         if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
             durable::create_folder(dir)?;
@@ -65,7 +65,7 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
         Ok(Self { path, lines, done })
     }
 
-    /// The waves finished so far.
+    /// The waves that are finished so far.
     pub fn done(&self) -> &[R] {
         &self.done
     }
@@ -80,7 +80,7 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
         Ok(())
     }
 
-    /// Removes the part file; call it once the final file is written.
+    /// Removes the part file and returns its waves. Call it when the final file is written.
     ///
     /// # Errors
     /// The file cannot be removed.
@@ -91,8 +91,9 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
     }
 }
 
-/// A stage whose waves stand for themselves: works through `items` in waves of `size`, and writes the records to `out`
-/// once all are there, brought into order by `sort`. A finished stage is read back. `name` and `unit` are for progress.
+/// Runs a stage whose waves do not depend on one another: works through `items` in waves of `size` and, once all are
+/// done, writes the records to `out`, brought into order by `sort`. The records of a finished stage are read from
+/// `out`. `name` and `unit` are for progress.
 ///
 /// # Errors
 /// Errors of `work` and of the files; `Stopped` when the observer asks for it.

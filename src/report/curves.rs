@@ -5,17 +5,17 @@ use std::ops::RangeInclusive;
 
 /// A plot of one or two quantities over the steps.
 pub struct Curve {
-    /// Its heading.
+    /// The heading of the plot.
     pub title: &'static str,
-    /// What it shows, in a sentence.
+    /// What the plot shows, in a sentence.
     pub about: &'static str,
     /// Keys of a step's record, each with its name in the plot.
     pub series: &'static [(&'static str, &'static str)],
-    /// The axis, where the quantity has natural ends.
+    /// The range of the axis, where the quantity has natural ends.
     pub range: Option<RangeInclusive<f64>>,
 }
 
-/// All curves, in their order. One that no step has a value for is left out.
+/// All curves, in the order in which they are shown. A curve for which no step has a value is left out.
 pub const CURVES: [Curve; 8] = [
     Curve {
         title: "Loss",
@@ -67,13 +67,13 @@ pub const CURVES: [Curve; 8] = [
     },
 ];
 
-/// The key under which a step has the score of the validation after it.
+/// The key under which a step holds the score of the validation after it.
 pub const VALIDATION: &str = "validation/score";
 
-/// The values of one key over a training's steps; None where a step has none that can be drawn. A validation's score
-/// holds until the next one.
+/// The values of one key over a training's steps; `None` at a step that has no value that can be drawn. The score of a
+/// validation holds until the next one.
 pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
-    // Differences of larger values than these overflow.
+    // Differences between larger values than these would overflow.
     let drawn = |v: &f64| v.abs() < 1e300;
     let mut last = None;
     let value = |step: &super::Step| {
@@ -87,7 +87,7 @@ pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
     training.steps.iter().map(value).collect()
 }
 
-/// What a training is called: `round 1`, or its folder's name.
+/// The name of a training: `round 1`, or that of its folder.
 pub fn name(training: &Training) -> String {
     training.round.map_or_else(|| training.name.clone(), |n| format!("round {n}"))
 }

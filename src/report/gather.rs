@@ -1,4 +1,5 @@
-//! A run folder's files as a [`Report`]. A run may be under way: files that are not there yet are left out.
+//! Reads a run folder's files into a [`Report`]. The run may be under way, so files that are not there yet are left
+//! out.
 
 use super::curves::VALIDATION;
 use super::samples::samples;
@@ -24,10 +25,10 @@ const LENGTH_BINS: usize = 12;
 /// Width of a bar of the histogram of scores, which go from 0 to 5.
 const SCORE_BIN: f64 = 0.5;
 
-/// Reads what there is.
+/// Reads what the run folder holds so far.
 ///
 /// # Errors
-/// `run` is no run folder; a file of it is broken.
+/// `run` is not a run folder, or one of its files is broken.
 pub fn read(run: &Path) -> Result<Report> {
     read_files(run).map_err(|e| explain(run, e))
 }
@@ -80,7 +81,7 @@ fn read_files(run: &Path) -> Result<Report> {
     })
 }
 
-/// The documents of the run's evaluation whose stems are wanted, those of earlier models first.
+/// The documents of the run's evaluation whose file stems are wanted; those of earlier models come first.
 fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
     let mut found: Vec<(u32, String)> = Vec::new();
     for entry in std::fs::read_dir(run.join(evaluation::FOLDER)).into_iter().flatten().flatten() {
@@ -105,7 +106,7 @@ fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibratio
     Ok(Some(kept.calibration))
 }
 
-/// A round without its bins of lengths, and the lengths.
+/// A round whose bins of lengths are still empty, and the lengths that will fill them.
 fn round(run: &Path, number: u32, metrics: Option<RoundMetrics>, small_world: bool) -> Result<(Round, Vec<usize>)> {
     let files = RoundFiles::new(run, number);
     let prompts: Option<Vec<PromptRecord>> = read_jsonl_if_there(&files.jsonl("prompts"))?;
@@ -147,7 +148,7 @@ fn score_bins(scores: &[f64]) -> Vec<Bin> {
     let mut bins: Vec<Bin> = (0..=10).map(|i| Bin { at: f64::from(i) * SCORE_BIN, count: 0 }).collect();
     let last = bins.len() - 1;
     for score in scores.iter().filter(|s| s.is_finite()) {
-        // Rust's casts saturate, so that a score out of its range lands in the outermost bin.
+        // Rust's casts saturate, so a score out of its range lands in the outermost bin.
         bins[((score / SCORE_BIN).round() as usize).min(last)].count += 1;
     }
     bins
@@ -165,7 +166,7 @@ fn length_bins(tokens: &[usize], longest: usize) -> Vec<Bin> {
     bins
 }
 
-/// Every folder of the run with a steps.jsonl: those that are no round first, then the rounds.
+/// The trainings of the run: every folder with a steps.jsonl, first those that are not of a round, then the rounds.
 fn trainings(run: &Path) -> Result<Vec<Training>> {
     let log = log(&run.join("log.jsonl"))?;
     let mut found: Vec<(Option<u32>, String)> = std::fs::read_dir(run)
@@ -195,7 +196,7 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
         .collect()
 }
 
-/// The lines of log.jsonl that can be read: a kill tears the last one.
+/// The lines of log.jsonl that can be read. A kill may have torn the last one.
 fn log(path: &Path) -> Result<Vec<LogLine>> {
     if !path.exists() {
         return Ok(Vec::new());
@@ -204,7 +205,7 @@ fn log(path: &Path) -> Result<Vec<LogLine>> {
     Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
-/// A line of log.jsonl, as far as it tells of stages.
+/// The fields of a line of log.jsonl that tell of stages.
 #[derive(Deserialize)]
 struct LogLine {
     unix_seconds: f64,
@@ -218,7 +219,7 @@ impl LogLine {
     }
 }
 
-/// The records of a file that is appended to: it may be missing, and its last line may be torn.
+/// The records of a file to which lines are appended. It may be missing, and its last line may be torn.
 fn appended<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     if !path.exists() {
         return Ok(Vec::new());

@@ -1,8 +1,8 @@
 //! The report of a run: what its folder holds, as one page, as tables, and in the forms that experiment trackers read.
 //!
 //! `gather` reads the folder into a [`Report`]; everything else is a pure function of that. `curves` and `tables` are
-//! the lists that the page, the terminal and the document of `report --json` share; `plot` turns numbers into geometry,
-//! which the template draws as SVG; `trackers` writes TensorBoard's event files and flat JSONL.
+//! the lists that the page, the terminal and the document of `report --json` share. `plot` turns numbers into geometry,
+//! which the template draws as SVG. `trackers` writes TensorBoard's event files and flat JSONL.
 
 pub mod curves;
 mod gather;
@@ -27,48 +27,48 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The report's file in a run folder.
+/// Name of the report's file in a run folder.
 pub const FILE: &str = "report.html";
 
-/// Everything that a report says: the document of `report --json`.
+/// Everything that a report says, which is the document of `report --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether the run has ended.
     pub finished: bool,
-    /// Finished models, oldest first.
+    /// Names of the finished models, the oldest first.
     pub models: Vec<String>,
-    /// The models against the exact scorer, in the small world; empty elsewhere.
+    /// The models' true scores by the exact scorer of the small world; empty elsewhere.
     pub evaluations: Vec<ModelReport>,
-    /// The models against one another, by the exact scorer.
+    /// The models compared with one another by the exact scorer.
     pub head_to_head: Vec<Comparison>,
-    /// The models against one another, by `[evaluation]`.
+    /// The models compared with one another as `[evaluation]` says.
     pub duels: Vec<DuelReport>,
-    /// Each model as a judge of ranked answers, by `[evaluation]`.
+    /// Each model as a judge of ranked answers, as `[evaluation]` says.
     pub judging: Vec<Judging>,
-    /// How the judge mode was chosen, where it was.
+    /// How the judge mode was chosen, if it was calibrated.
     pub calibration: Option<Calibration>,
-    /// The rounds begun.
+    /// The rounds that have begun.
     pub rounds: Vec<Round>,
-    /// The trainings begun, in their order.
+    /// The trainings that have begun, in their order.
     pub trainings: Vec<Training>,
-    /// Held-out questions with every model's answer, in the small world.
+    /// Held-out questions with every model's answer, in the small world; empty elsewhere.
     pub questions: Vec<SampleReport>,
-    /// Finished stages with their times.
+    /// The finished stages with their times.
     pub stages: Vec<StageState>,
-    /// Stages begun and not finished, with their finished waves.
+    /// The stages that have begun and not finished, with the number of waves that each has finished.
     pub partial: BTreeMap<String, usize>,
-    /// Version, sizes and picks.
+    /// The plan of the run: versions, sizes and choices.
     pub plan: Option<Plan>,
-    /// `config.toml` as it stands.
+    /// The text of the run's `config.toml`.
     pub config: String,
 }
 
-/// A model as a judge.
+/// One model as a judge of ranked answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judging {
-    /// M1 and the like.
+    /// The name of the model, such as M1.
     pub model: String,
-    /// How its scores agree with the reference.
+    /// How the model's scores agree with the reference.
     #[serde(flatten)]
     pub agreement: Agreement,
 }
@@ -76,68 +76,68 @@ pub struct Judging {
 /// A round, finished or not. Counts are null where the stage that makes them has not ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Round {
-    /// From 1.
+    /// Number of the round, from 1.
     pub round: u32,
-    /// Its metrics.json, once it is over.
+    /// The round's metrics.json, once the round is over.
     pub metrics: Option<RoundMetrics>,
-    /// New prompts.
+    /// How many new prompts there are.
     pub prompts: Option<usize>,
-    /// Responses.
+    /// How many responses there are.
     pub candidates: Option<usize>,
-    /// Different responses judged.
+    /// How many different responses were judged.
     pub verdicts: Option<usize>,
-    /// Preferences.
+    /// How many preferences there are.
     pub pairs: Option<usize>,
-    /// Pairs whose chosen answer is truly better, in the small world.
+    /// How many pairs have a chosen answer that is truly better, in the small world.
     pub pairs_right: Option<usize>,
-    /// Pairs whose chosen answer is truly worse, in the small world.
+    /// How many pairs have a chosen answer that is truly worse, in the small world.
     pub pairs_wrong: Option<usize>,
-    /// Verdicts by score, to the nearest half.
+    /// How many verdicts have each score, to the nearest half.
     pub scores: Vec<Bin>,
-    /// Responses by length in tokens; the bins are those of every round.
+    /// How many responses have which length in tokens; every round has the same bins.
     pub lengths: Vec<Bin>,
-    /// Prompts with their best and worst answers.
+    /// Some prompts with their best and worst answers.
     pub samples: Vec<Sample>,
 }
 
 /// A bar of a histogram.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
-    /// The smallest value in it (lengths), or the value in its middle (scores).
+    /// The smallest value in the bin (lengths), or the value in its middle (scores).
     pub at: f64,
-    /// How many.
+    /// How many values fall into the bin.
     pub count: usize,
 }
 
 /// A training and its steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Training {
-    /// The folder that holds its steps.jsonl, such as `round-1`.
+    /// The name of the folder that holds its steps.jsonl, such as `round-1`.
     pub name: String,
-    /// The round, where it belongs to one.
+    /// The round to which the training belongs, if it belongs to one.
     pub round: Option<u32>,
-    /// Unix seconds at which it began and ended by log.jsonl.
+    /// When the training began and ended, in Unix seconds by log.jsonl.
     pub time: Option<[f64; 2]>,
-    /// The steps taken.
+    /// The optimiser steps that were taken.
     pub steps: Vec<Step>,
 }
 
 /// The numbers of an optimiser step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// From 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// Every finite number of the record by its key; lists as `key/0`, `key/1`, ….
+    /// Every finite number of the step's record by its key; a list becomes `key/0`, `key/1`, ….
     pub values: BTreeMap<String, f64>,
 }
 
 impl Report {
-    /// Time spent on the finished stages.
+    /// How many seconds the finished stages took.
     pub fn seconds(&self) -> f64 {
         self.stages.iter().map(|s| s.seconds).sum()
     }
 
-    /// What looks wrong, with the place that it was seen in.
+    /// One sentence for each thing that looks wrong, with the place where it was seen.
     pub fn warnings(&self) -> Vec<String> {
         let rounds: Vec<&RoundMetrics> = self.rounds.iter().filter_map(|r| r.metrics.as_ref()).collect();
         let by_round = rounds.iter().flat_map(|m| m.warnings.iter().map(move |w| format!("round {}: {w}", m.round)));
@@ -148,7 +148,7 @@ impl Report {
     }
 }
 
-/// Rounds whose answers are much longer than those of the round before.
+/// Warnings of rounds whose answers are much longer than those of the round before.
 fn longer<'a>(rounds: &'a [&RoundMetrics]) -> impl Iterator<Item = String> + 'a {
     rounds.windows(2).filter(|r| r[1].candidate_tokens > 1.5 * r[0].candidate_tokens).map(|r| {
         let [before, now] = [r[0].candidate_tokens, r[1].candidate_tokens];
@@ -160,7 +160,7 @@ fn longer<'a>(rounds: &'a [&RoundMetrics]) -> impl Iterator<Item = String> + 'a 
     })
 }
 
-/// Models that judge clearly worse than the one before.
+/// Warnings of models that judge clearly worse than the one before.
 fn worse(judging: &[Judging]) -> impl Iterator<Item = String> + '_ {
     let right = |j: &Judging| j.agreement.against.as_ref()?.pairwise;
     judging.windows(2).filter_map(move |j| {
@@ -171,17 +171,17 @@ fn worse(judging: &[Judging]) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Reads a run folder and writes its report.html; says where.
+/// Reads a run folder and writes its report.html; returns that file's path.
 ///
 /// # Errors
-/// `run` is no run folder; a file of it is broken; the report cannot be written.
+/// `run` is not a run folder, one of its files is broken, or the report cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
     let path = run.join(FILE);
     crate::json::write_file(&path, html(&read(run)?)?.as_bytes())?;
     Ok(path)
 }
 
-/// [`write`] for a run in progress, which is worth more than its report: a failure is told and no more.
+/// Does what [`write`] does for a run in progress. The run is worth more than its report, so a failure is only told.
 pub fn refresh(run: &Path, observer: &dyn Observer) {
     if let Err(e) = write(run) {
         observer.note(&format!("the report could not be written: {e}"));

@@ -1,6 +1,6 @@
 //! The page: a [`Report`] as one HTML file that loads nothing.
 //!
-//! All markup stands in the template, whose engine escapes whatever it inserts; nothing here writes markup.
+//! All markup is in the template, whose engine escapes whatever it inserts; nothing here writes markup.
 
 use super::plot;
 use super::plot::Chart;
@@ -17,10 +17,10 @@ const TEMPLATES: [(&str, &str); 3] = [
     ("parts.html", include_str!("parts.html")),
     ("report.css", include_str!("report.css")),
 ];
-/// Characters of a text that are shown at once; what is longer stands behind a disclosure.
+/// How many characters of a text are shown at once; the rest of a longer one is behind a disclosure.
 const SHOWN: usize = 1200;
 
-/// What the template draws.
+/// What the template inserts.
 #[derive(Serialize)]
 struct Page {
     title: String,
@@ -69,7 +69,7 @@ struct ShownAnswer {
     truth: Option<String>,
     mode: String,
     verdicts: Vec<Text>,
-    /// So short that they are shown at once.
+    /// Whether the verdicts are so short that they are shown at once.
     verdicts_are_short: bool,
 }
 
@@ -80,7 +80,7 @@ struct Question {
     answers: Vec<(String, String, Text)>,
 }
 
-/// A text of a model or a file, cut where it is long.
+/// A text of a model or of a file, cut if it is long.
 #[derive(Serialize)]
 struct Text {
     head: String,
@@ -88,7 +88,7 @@ struct Text {
     rest_chars: usize,
 }
 
-/// The page of a report: the same bytes for the same report.
+/// The page of a report. The same report always gives the same bytes.
 ///
 /// # Errors
 /// The template is broken, which only a faulty build can cause.
@@ -151,7 +151,7 @@ fn page(report: &Report) -> Page {
     }
 }
 
-/// What the run is about, by its configuration.
+/// What the run is about, according to its configuration.
 fn subject(report: &Report) -> String {
     let table: toml::Table = report.config.parse().unwrap_or_default();
     let of = |section: &str, key: &str| {
@@ -199,7 +199,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The models' true scores as bars with their standard errors.
+/// A chart of the models' true scores, as bars with their standard errors.
 fn truth(report: &Report) -> Option<Chart> {
     let all = &report.evaluations;
     let last = all.last()?;
@@ -234,7 +234,7 @@ fn histograms(
     report.rounds.iter().filter_map(chart).collect()
 }
 
-/// The lengths that a bin holds.
+/// The range of lengths that a bin covers, as a label.
 fn length_label(bin: &Bin, bins: &[Bin]) -> String {
     let width = bins.get(1).map_or(1.0, |second| second.at);
     let last = bin.at + width - 1.0;
@@ -270,12 +270,12 @@ fn text(whole: &str) -> Text {
     Text { head: head.to_owned(), rest: rest.to_owned(), rest_chars: rest.chars().count() }
 }
 
-/// `text` in the place of `value`, markup where that was.
+/// `text` with the kind of `value`: it is markup if `value` is.
 fn keep_safe(value: &Value, text: String) -> Value {
     if value.is_safe() { Value::from_safe_string(text) } else { text.into() }
 }
 
-/// Control characters as their pictures, for HTML has no place for them.
+/// Replaces control characters by their pictures, since HTML has no place for them.
 fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {

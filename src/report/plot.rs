@@ -1,4 +1,4 @@
-//! Charts as plain geometry, in the units of their view box; the page's template draws them as SVG.
+//! Charts as plain geometry, in the units of their view box. The page's template draws them as SVG.
 
 use super::curves;
 use super::curves::Curve;
@@ -14,38 +14,38 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 34.0;
-/// Room that a digit takes.
+/// Width that a digit takes.
 const DIGIT: f64 = 7.0;
-/// A longer curve is drawn by every n-th step.
+/// Most points of a curve; of a longer one every n-th step is drawn.
 const MOST_POINTS: usize = 500;
-/// A longer table shows every n-th step.
+/// Most rows of a table; of a longer one every n-th step is shown.
 const MOST_ROWS: usize = 100;
-/// Trainings that a description speaks of.
+/// How many trainings a description speaks of.
 const NAMED: usize = 3;
-/// Curves with no more points than this get a dot on each.
+/// Most points of a curve that gets a dot on each of them.
 const DOTTED: usize = 60;
-/// Room that the label of a training takes.
+/// Width that the label of a training takes.
 const LABEL: f64 = 52.0;
 
-/// A chart and its numbers.
+/// A chart and the numbers behind it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Chart {
     pub(super) title: String,
-    /// What is shown and what can be seen, for those who do not see the picture, too.
+    /// What is shown and what can be seen, in words, also for those who do not see the picture.
     pub(super) description: String,
     pub(super) width: f64,
     pub(super) height: f64,
-    /// The rectangle of the data: left, top, right, bottom.
+    /// The rectangle of the data: left, top, right and bottom.
     pub(super) area: [f64; 4],
     pub(super) x_title: String,
     pub(super) x_ticks: Vec<Tick>,
     pub(super) y_ticks: Vec<Tick>,
     pub(super) lines: Vec<Line>,
     pub(super) bars: Vec<Bar>,
-    /// Where a training begins, with its name where there is room for it.
+    /// Where each training begins, with its name where there is room for it.
     pub(super) marks: Vec<Tick>,
     pub(super) table: Grid,
-    /// What the table leaves out.
+    /// A sentence about what the table leaves out.
     pub(super) left_out: String,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Tick {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     pub(super) name: String,
-    /// SVG path data.
+    /// The line as SVG path data.
     pub(super) path: String,
     pub(super) dots: Vec<[String; 2]>,
 }
@@ -69,13 +69,13 @@ pub(super) struct Bar {
     pub(super) y: String,
     pub(super) width: String,
     pub(super) height: String,
-    /// Stands above the bar.
+    /// The text above the bar.
     pub(super) label: String,
-    /// From the lower to the upper end of the error, as path data; empty without an error.
+    /// The error bar from its lower to its upper end, as SVG path data; empty without an error.
     pub(super) error: String,
 }
 
-/// A straight map from values to the view box.
+/// A linear map from values to the view box.
 #[derive(Clone, Copy)]
 struct Scale {
     from: [f64; 2],
@@ -105,7 +105,8 @@ fn place(at: f64) -> String {
     format!("{at:.1}")
 }
 
-/// The chart of a curve over the steps of all trainings, one after the other. None where no step has a value.
+/// The chart of a curve over the steps of all trainings, one training after the other. `None` where no step has a
+/// value.
 pub(super) fn curve(curve: &Curve, trainings: &[Training]) -> Option<Chart> {
     let columns: Vec<(&str, Vec<Vec<Option<f64>>>)> = curve
         .series
@@ -176,7 +177,7 @@ fn line(name: &str, parts: &[Vec<Option<f64>>], x: Scale, y: Scale, stride: usiz
                 continue;
             };
             let point = [x.place((first + i + 1) as f64), y.place(*value)];
-            // Writing into a String does not fail.
+            // Writing into a String cannot fail.
             let _ = write!(path, "{pen}{} {}", point[0], point[1]);
             dots.push(point);
             pen = "L";
@@ -211,7 +212,7 @@ fn left_out(steps: usize) -> String {
     format!("One of {stride} steps; all are in the run folder's steps.jsonl.")
 }
 
-/// From where to where each series goes in the latest trainings.
+/// Sentences that tell each series' first and last value in the latest trainings.
 fn ends(columns: &[(&str, Vec<Vec<Option<f64>>>)], trainings: &[Training]) -> String {
     let span = |(training, values): (&Training, &Vec<Option<f64>>)| {
         let mut known = values.iter().flatten();
@@ -231,7 +232,7 @@ fn ends(columns: &[(&str, Vec<Vec<Option<f64>>>)], trainings: &[Training]) -> St
     columns.iter().map(sentence).collect::<Vec<_>>().join(" ")
 }
 
-/// The bars of a round's histogram; `most` is the largest count of all rounds, so that the rounds' charts compare.
+/// The chart of a round's histogram. `most` is the largest count of all rounds, so that the rounds' charts compare.
 pub(super) fn histogram(title: &str, x_title: &str, bins: &[Bin], table: Grid, most: usize) -> Option<Chart> {
     let all: usize = bins.iter().map(|b| b.count).sum();
     if all == 0 {
@@ -242,12 +243,12 @@ pub(super) fn histogram(title: &str, x_title: &str, bins: &[Bin], table: Grid, m
     let values: Vec<(f64, f64)> = bins.iter().map(|b| (b.count as f64, 0.0)).collect();
     let description = format!("{all} in all; the highest bar ({x_title} {}) has {}.", short(fullest.at), fullest.count);
     let mut chart = bars(&(0.0..=(most.max(1)) as f64), &labels, &values, &|v| short(v));
-    // There is no half a count.
+    // A count is whole, so labels with a fraction are left out.
     chart.y_ticks.retain(|t| !t.label.contains('.'));
     Some(Chart { title: title.to_owned(), description, x_title: x_title.to_owned(), table, ..chart })
 }
 
-/// A bar a value, with its error, under `labels`.
+/// One bar for each value, with its error, above its label.
 pub(super) fn bars(
     range: &RangeInclusive<f64>,
     labels: &[String],
@@ -285,7 +286,7 @@ pub(super) fn bars(
     }
 }
 
-/// A range with some air around the values; None without values.
+/// A range with some air around the values; `None` without values.
 fn around(values: &[f64]) -> Option<RangeInclusive<f64>> {
     let low = values.iter().copied().reduce(f64::min)?;
     let high = values.iter().copied().reduce(f64::max)?;
@@ -294,12 +295,12 @@ fn around(values: &[f64]) -> Option<RangeInclusive<f64>> {
         (false, true) => 1.0,
         (false, false) => low.abs() * 0.1,
     };
-    // Quantities that are never negative keep an axis that is not.
+    // The axis of a quantity that is never negative begins at 0 or above.
     let floor = if low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
     Some((low - air).max(floor)..=high + air)
 }
 
-/// Round numbers inside a range, some four of them.
+/// Round numbers inside a range, about four of them.
 fn ticks(range: &RangeInclusive<f64>) -> Vec<f64> {
     let (low, high) = (*range.start(), *range.end());
     if high <= low {
@@ -319,7 +320,7 @@ fn ticks(range: &RangeInclusive<f64>) -> Vec<f64> {
         return vec![low];
     }
     let first = (low / step).ceil();
-    // Multiples, not sums, so that 0 is 0; rounded to what the step can tell apart.
+    // The ticks are multiples, not sums, so that 0 is exactly 0; they are rounded to what the step can tell apart.
     (0..20).map(|i| (first + f64::from(i)) * step).take_while(|t| *t <= high + step * 1e-9).collect()
 }
 

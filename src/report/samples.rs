@@ -6,38 +6,38 @@ use crate::world::{Task, marks};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Pairs shown of a round, spread from the widest to the narrowest gap.
+/// How many pairs of a round are shown, spread from the widest gap to the narrowest.
 const PAIRS: usize = 4;
-/// Prompts shown that gave no pair.
+/// How many prompts without a pair are shown.
 const OTHERS: usize = 1;
 
 /// A prompt with its best and its worst answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// The prompt.
+    /// The question to the model.
     pub prompt: String,
-    /// Whether the two were trained on as a pair.
+    /// Whether the two answers were trained on as a pair.
     pub pair: bool,
-    /// The chosen answer; the one with the highest score where there is no pair.
+    /// The chosen answer, or, where there is no pair, the one with the highest score.
     pub best: Answer,
-    /// The rejected answer; the one with the lowest score where there is no pair.
+    /// The rejected answer, or, where there is no pair, the one with the lowest score.
     pub worst: Answer,
 }
 
-/// An answer and what was thought of it.
+/// An answer and what the judge thought of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The answer.
+    /// The words of the answer.
     pub text: String,
-    /// Its length in tokens.
+    /// The answer's length in tokens.
     pub tokens: usize,
-    /// The judge's score.
+    /// The score that the judge gave.
     pub score: f64,
-    /// The exact scorer's, in the small world.
+    /// The score of the exact scorer, in the small world.
     pub truth: Option<f64>,
-    /// How the score was read.
+    /// How the score was read: the judge mode's name.
     pub mode: String,
-    /// What the judge wrote; empty for modes that write nothing.
+    /// The texts that the judge wrote; empty for modes that write none.
     pub verdicts: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn samples(
 ) -> Vec<Sample> {
     let of: HashMap<&str, &VerdictRecord> =
         verdicts.iter().flat_map(|v| v.candidate_ids.iter().map(move |id| (id.as_str(), v))).collect();
-    // Of several pairs of a prompt the first one is the widest.
+    // The first of several pairs of a prompt has the widest gap.
     let pair_of: HashMap<&str, &PairRecord> = pairs.iter().rev().map(|p| (p.prompt_id.as_str(), p)).collect();
     let anchors: HashMap<&str, &CandidateRecord> = anchors.iter().map(|c| (c.id.as_str(), c)).collect();
     let answer = |prompt: &PromptRecord, candidate: &CandidateRecord, score: f64| {
@@ -92,7 +92,7 @@ pub(super) fn samples(
         };
         if pair.is_some() { paired.push(sample) } else { others.push(sample) }
     }
-    // Stable sorts: samples of one gap stay in the order of their prompts' ids.
+    // The sorts are stable, so samples with the same gap stay in the order of their prompts' ids.
     let gap = |s: &Sample| s.best.score - s.worst.score;
     paired.sort_by(|a, b| gap(b).total_cmp(&gap(a)));
     others.sort_by(|a, b| gap(b).total_cmp(&gap(a)));
@@ -100,7 +100,7 @@ pub(super) fn samples(
     spread(paired, PAIRS).into_iter().chain(others).collect()
 }
 
-/// `n` of a list at equal distances, the first and the last among them.
+/// `n` items of a list at equal distances, its first and last among them.
 fn spread<T: Clone>(list: Vec<T>, n: usize) -> Vec<T> {
     if list.len() <= n {
         return list;

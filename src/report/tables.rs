@@ -1,4 +1,4 @@
-//! The report's tables, as text: one form for the page and the terminal. Quantities are rows, so that a table with few
+//! The report's tables as text, in one form for the page and the terminal. Quantities are rows, so that a table of few
 //! models or rounds is narrow.
 
 use super::{Bin, Judging, Report, Round};
@@ -7,16 +7,16 @@ use crate::measure::agreement::Against;
 use crate::measure::diversity::Diversity;
 use crate::recipe::round_metrics::RoundMetrics;
 
-/// A table; every row is as long as `head`, and its first cell names it.
+/// A table. Every row is as long as `head`, and the first cell of a row names it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Grid {
-    /// The columns' names.
+    /// Names of the columns.
     pub head: Vec<String>,
-    /// The cells.
+    /// The cells of each row.
     pub rows: Vec<Vec<String>>,
 }
 
-/// What stands where nothing is known.
+/// What is written where nothing is known.
 const NONE: &str = "–";
 
 type Row<T> = (&'static str, fn(&T) -> Option<String>);
@@ -72,13 +72,14 @@ const ROUNDS: [Row<Round>; 25] = [
     ("warnings", |r| counted(r, |m| m.warnings.len())),
 ];
 
-/// A model a column: scores and judgment against the truth. None outside the small world.
+/// The models' scores and how well they judge, against the truth; one column for each model. `None` outside the small
+/// world.
 pub fn models(report: &Report) -> Option<Grid> {
     let columns: Vec<_> = report.evaluations.iter().map(|m| (m.name.clone(), m)).collect();
     grid("", &columns, &MODELS)
 }
 
-/// A round a column. None before the first round.
+/// The metrics of the rounds, one column for each. `None` before the first round.
 pub fn rounds(report: &Report) -> Option<Grid> {
     let name = |r: &Round| format!("M{} → M{}", r.round, r.round + 1);
     let columns: Vec<_> = report.rounds.iter().map(|r| (name(r), r)).collect();
@@ -88,7 +89,7 @@ pub fn rounds(report: &Report) -> Option<Grid> {
     Some(grid)
 }
 
-/// A comparison a row.
+/// The comparisons by the exact scorer, one row for each.
 pub fn head_to_head(report: &Report) -> Option<Grid> {
     let rows = report.head_to_head.iter().map(|c| {
         let all = (c.win + c.tie + c.loss).max(1) as f64;
@@ -99,7 +100,7 @@ pub fn head_to_head(report: &Report) -> Option<Grid> {
     filled(&["questions", "win", "tie", "loss", "gain"], rows.collect())
 }
 
-/// A comparison by `[evaluation]` a row.
+/// The comparisons that `[evaluation]` asks for, one row for each.
 pub fn duels(report: &Report) -> Option<Grid> {
     let rows = report.duels.iter().map(|d| {
         let all = (d.counts.win + d.counts.tie + d.counts.loss).max(1) as f64;
@@ -121,13 +122,13 @@ pub fn duels(report: &Report) -> Option<Grid> {
     filled(&head, rows.collect())
 }
 
-/// A model a column: its judgment of ranked answers. None without any.
+/// How the models judge ranked answers, one column for each model. `None` if there are none.
 pub fn judging(report: &Report) -> Option<Grid> {
     let columns: Vec<_> = report.judging.iter().map(|j| (j.model.clone(), j)).collect();
     grid("", &columns, &JUDGING)
 }
 
-/// The judge modes as calibrated. None where the mode was given.
+/// The judge modes as they were calibrated. `None` where the mode was given.
 pub fn judge(report: &Report) -> Option<Grid> {
     let calibration = report.calibration.as_ref()?;
     let rows = calibration.modes.iter().map(|m| {
@@ -138,7 +139,7 @@ pub fn judge(report: &Report) -> Option<Grid> {
     filled(&["mode", "right (choosing half)", "right (other half)", "scored", ""], rows.collect())
 }
 
-/// A finished stage a row, with its share of the time; begun ones after them.
+/// The finished stages, one row for each, with their part of the time; those under way follow.
 pub fn stages(report: &Report) -> Option<Grid> {
     let all = report.seconds().max(f64::MIN_POSITIVE);
     let done =
@@ -148,7 +149,7 @@ pub fn stages(report: &Report) -> Option<Grid> {
     filled(&["stage", "seconds", "share"], done.chain(begun).collect())
 }
 
-/// The plan, a row each.
+/// The plan of the run, one row for each entry.
 pub fn plan(report: &Report) -> Option<Grid> {
     let plan = report.plan.as_ref()?;
     let shown = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
@@ -156,13 +157,13 @@ pub fn plan(report: &Report) -> Option<Grid> {
     filled(&["", ""], version.into_iter().chain(plan.sizes.iter().map(|(k, v)| vec![k.clone(), shown(v)])).collect())
 }
 
-/// The bins of a round's histogram, with what a bin covers.
+/// The bins of a round's histogram, with the range that each covers.
 pub fn histogram(what: &str, label: impl Fn(&Bin) -> String, bins: &[Bin]) -> Grid {
     let rows = bins.iter().map(|b| vec![label(b), b.count.to_string()]).collect();
     Grid { head: vec![what.to_owned(), "count".to_owned()], rows }
 }
 
-/// A number in few characters: four significant digits, powers of ten where it is very large or small.
+/// A number in few characters: four significant digits, with powers of ten if it is very large or small.
 pub fn short(x: f64) -> String {
     if x == 0.0 {
         return "0".to_owned();
@@ -184,7 +185,7 @@ fn grid<T>(corner: &str, columns: &[(String, &T)], rows: &[Row<T>]) -> Option<Gr
     let head: Vec<String> = std::iter::once(corner.to_owned()).chain(columns.iter().map(|(n, _)| n.clone())).collect();
     let row = |(name, cell): &Row<T>| -> Option<Vec<String>> {
         let cells: Vec<Option<String>> = columns.iter().map(|(_, of)| cell(of)).collect();
-        // A row that nothing is known of says nothing.
+        // A row of which nothing is known is left out.
         cells.iter().any(Option::is_some).then(|| {
             let cells = cells.into_iter().map(|c| c.unwrap_or_else(|| NONE.to_owned()));
             std::iter::once((*name).to_owned()).chain(cells).collect()
@@ -207,7 +208,7 @@ fn metric(round: &Round, of: impl Fn(&RoundMetrics) -> String) -> Option<String>
     round.metrics.as_ref().map(of)
 }
 
-/// A count that is worth a row only where it is not 0.
+/// A count of a round, where it is not 0; otherwise it is not worth a row.
 fn counted(round: &Round, of: impl Fn(&RoundMetrics) -> usize) -> Option<String> {
     round.metrics.as_ref().map(of).filter(|n| *n > 0).map(|n| n.to_string())
 }

@@ -1,21 +1,22 @@
-//! The steps of a run in the forms that experiment trackers read: TensorBoard's event files, and JSONL with flat keys
-//! as wandb, trackio and MLflow take them.
+//! The steps of a run in the forms that experiment trackers read: TensorBoard's event files, and JSONL with flat keys,
+//! as wandb, trackio and MLflow take it.
 //!
 //! An event file is a list of TFRecords: length (u64, little-endian), its masked CRC-32C, the bytes, their masked
-//! CRC-32C; the bytes are an `Event` in protobuf's wire format (tensorflow/core/util/event.proto,
-//! framework/summary.proto). A few fields of it are needed, so they are written by hand.
+//! CRC-32C. The bytes are an `Event` in protobuf's wire format (tensorflow/core/util/event.proto,
+//! framework/summary.proto). Only a few of its fields are needed, so they are written by hand.
 
 use super::{Report, Training};
 use crate::Result;
 use crate::json::{write_file, write_jsonl};
 use std::path::Path;
 
-/// Folder of the numbers that there is one of for each round.
+/// Folder of the numbers of which each round has one.
 const ROUNDS: &str = "rounds";
-/// TensorBoard knows event files by `tfevents` in the name; a second export replaces the first.
+/// TensorBoard knows event files by `tfevents` in their names. The name is fixed, so a second export replaces the
+/// first.
 const EVENTS: &str = "events.out.tfevents.0000000000.selfreward";
 
-/// A number at a step.
+/// A named number at a step.
 #[derive(Clone, Debug, PartialEq)]
 struct Scalar {
     wall_time: f64,
@@ -24,8 +25,8 @@ struct Scalar {
     value: f64,
 }
 
-/// Writes `dir/round-N/` for the steps of each training and `dir/rounds/` for what there is one of for each round and
-/// model, as event files. Returns the folders written.
+/// Writes event files: `dir/round-N/` for the steps of each training, and `dir/rounds/` for the numbers of which each
+/// round or model has one. Returns the folders written.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -39,8 +40,8 @@ pub fn tensorboard(report: &Report, dir: &Path) -> Result<Vec<String>> {
     .collect()
 }
 
-/// Writes one JSON object a step: `stage`, `round`, `step`, `global_step` (over all trainings), `unix_seconds` where
-/// known, and the step's numbers under the tags of TensorBoard. Returns how many.
+/// Writes one JSON object for each step: `stage`, `round`, `step`, `global_step` (over all trainings), `unix_seconds`
+/// where they are known, and the step's numbers under TensorBoard's tags. Returns how many.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -64,13 +65,13 @@ pub fn metrics(report: &Report, path: &Path) -> Result<usize> {
     Ok(records.len())
 }
 
-/// `loss` is `train/loss`; keys that name their group keep it.
+/// TensorBoard's tag for a key: `loss` becomes `train/loss`; a key that names its group keeps it.
 fn tag(key: &str) -> String {
     if key.contains('/') && !key.starts_with("group_loss") { key.to_owned() } else { format!("train/{key}") }
 }
 
-/// Steps are not timed one by one: they are spread evenly over the time that the log gives the training; 0 without a
-/// log.
+/// The time of a step. Steps are not timed one by one, so they are spread evenly over the time that the log gives the
+/// training; 0 without a log.
 fn wall_time(training: &Training, at: usize) -> f64 {
     let Some([begin, end]) = training.time else { return 0.0 };
     begin + (end - begin) * (at + 1) as f64 / training.steps.len() as f64
@@ -118,7 +119,7 @@ fn round_scalars(report: &Report) -> Vec<Scalar> {
     out
 }
 
-/// An event file.
+/// The bytes of an event file.
 fn events(scalars: &[Scalar]) -> Vec<u8> {
     let mut out = Vec::new();
     let first = scalars.first().map_or(0.0, |s| s.wall_time);
@@ -134,7 +135,7 @@ fn events(scalars: &[Scalar]) -> Vec<u8> {
     out
 }
 
-/// A TFRecord.
+/// Appends one TFRecord.
 fn record(out: &mut Vec<u8>, data: &[u8]) {
     let length = (data.len() as u64).to_le_bytes();
     out.extend(length);
@@ -143,12 +144,12 @@ fn record(out: &mut Vec<u8>, data: &[u8]) {
     out.extend(masked(crc32c(data)).to_le_bytes());
 }
 
-/// TensorFlow stores CRCs turned and shifted, for a CRC of data that holds its own CRC says little.
+/// Masks a CRC as TensorFlow does, by rotation and addition, since a CRC of data that holds its own CRC says little.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32C (Castagnoli), reflected, bit by bit: an event file is small.
+/// CRC-32C (Castagnoli), reflected, bit by bit; an event file is small, so speed does not matter.
 fn crc32c(data: &[u8]) -> u32 {
     let byte = |crc: u32, b: &u8| {
         (0..8).fold(crc ^ u32::from(*b), |c, _| if c & 1 == 1 { (c >> 1) ^ 0x82f6_3b78 } else { c >> 1 })
@@ -156,7 +157,7 @@ fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, byte)
 }
 
-/// Protobuf's wire types 0, 1, 2 and 5 with their field numbers, all below 16.
+/// A field of protobuf's wire type 0, a varint. The field numbers used here are all below 16.
 fn varint(field: u8, mut value: u64) -> Vec<u8> {
     let mut out = vec![field << 3];
     while value >= 0x80 {

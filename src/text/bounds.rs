@@ -1,18 +1,21 @@
-//! Bounds of a tokenizer.json: what real ones keep far below, and what beyond would take memory or time without end.
+//! Bounds for what a tokenizer.json may ask for. Real files stay far below them; beyond them, memory or time could grow
+//! without end.
 
 use serde_json::Value;
 
-/// Bytes of an added token, a pattern or a text that is put in.
+/// Most bytes of an added token, a pattern or a replacement.
 const TEXT: usize = 1 << 12;
 /// How many times longer a text may become on its way through the steps of one part.
 const GROWTH: usize = 1 << 12;
-/// Steps of one part.
+/// Most steps of one part.
 const STEPS: usize = 64;
-/// Characters that a word may have for the models that try every substring.
+/// Most characters of a word in models that try every substring.
 const WORD: u64 = 1000;
 
+/// Refuses a tokenizer.json that is beyond one of the bounds.
+///
 /// # Errors
-/// What is beyond its bound.
+/// The error names the bound that is passed.
 pub(super) fn check(tokenizer: &Value) -> Result<(), String> {
     for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
         short("added_tokens", &token["content"])?;
@@ -47,7 +50,7 @@ fn walk(part: &str, step: &Value, steps: &mut usize, growth: &mut usize) -> Resu
         short(part, &step["pattern"][kind])?;
     }
     *steps += 1;
-    // An empty match stands at every place, so each letter is followed by what is put in.
+    // An empty pattern matches at every place, so the replacement may follow each letter.
     *growth = growth.saturating_mul(match step["type"].as_str() {
         Some("Replace") => 1 + step["content"].as_str().map_or(0, str::len),
         Some("ByteLevel" | "Metaspace") => 2,

@@ -1,36 +1,36 @@
-//! What judges and stages need of a model's text.
+//! What judges and stages need of a model's tokenizer and templates.
 
 use crate::Result;
 
-/// Text of one model: its tokenizer and its templates.
+/// The tokenizer and the templates of one model.
 pub trait Language {
-    /// Ids of a piece of an answer, without special tokens.
+    /// Token ids of a piece of an answer, without special tokens.
     ///
     /// # Errors
-    /// Text that the vocabulary cannot express.
+    /// The vocabulary cannot express the text.
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
 
-    /// Text of ids, special tokens left out.
+    /// The text of `ids`, without their special tokens.
     ///
     /// # Errors
-    /// Ids outside the vocabulary.
+    /// An id lies outside the vocabulary.
     fn decode(&self, ids: &[u32]) -> Result<String>;
 
-    /// Context in which the model answers one user message.
+    /// Token ids of the context in which the model answers one user message.
     ///
     /// # Errors
-    /// Text that the vocabulary cannot express; a template that fails.
+    /// The vocabulary cannot express the text, or the template fails.
     fn ask(&self, message: &str) -> Result<Vec<u32>>;
 
-    /// Context in which the model continues plain text.
+    /// Token ids of the context in which the model continues plain text.
     ///
     /// # Errors
-    /// Text that the vocabulary cannot express.
+    /// The vocabulary cannot express the text.
     fn raw(&self, text: &str) -> Result<Vec<u32>>;
 
-    /// Ids that end an answer.
+    /// The token ids each of which ends an answer.
     fn stop(&self) -> &[u32];
 
-    /// Most tokens of prompt and answer together.
+    /// Most tokens that prompt and answer may have together.
     fn context(&self) -> usize;
 }

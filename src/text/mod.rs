@@ -1,8 +1,8 @@
 //! Text to token ids and back, and the model's own chat template.
 //!
-//! [`Text`] holds a Hugging Face tokenizer and what tokenizer_config.json says. Ids equal those of `transformers` with
-//! `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is how a
-//! rendered chat gets its own. Prompt and answer are to be encoded apart and their ids joined.
+//! [`Text`] holds a Hugging Face tokenizer and what tokenizer_config.json says. Its ids equal those of `transformers`
+//! with `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is
+//! how a rendered chat gets its own. Encode prompt and answer apart, and join their ids.
 
 mod bounds;
 mod language;
@@ -33,20 +33,20 @@ fn no_template() -> Error {
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`, or what else the template knows.
+    /// Who speaks: `system`, `user` or `assistant`, or another role that the template knows.
     pub role: String,
-    /// What was said.
+    /// The words that were said.
     pub content: String,
 }
 
 impl Message {
-    /// A message.
+    /// A message of `role` with the words `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// A tokenizer with its chat template.
+/// A tokenizer with its chat template, if it has one.
 pub struct Text {
     tokenizer: Tokenizer,
     tokenizer_json: String,
@@ -65,14 +65,14 @@ impl std::fmt::Debug for Text {
 }
 
 impl Text {
-    /// From the content of tokenizer.json and tokenizer_config.json (an empty object if there is none).
+    /// Makes a text from the content of tokenizer.json and of tokenizer_config.json (an empty object if there is none).
     ///
     /// # Errors
-    /// A broken tokenizer.json, or a chat template that is no text.
+    /// tokenizer.json is broken, or the chat template is not a text.
     pub fn from_json(tokenizer_json: impl Into<String>, tokenizer_config: Value) -> Result<Text> {
         let tokenizer_json = tokenizer_json.into();
         let mut tokenizer = read_tokenizer(&tokenizer_json)?;
-        // A file may carry the padding and truncation of someone's training run.
+        // A file may hold the padding and truncation of the run that trained it.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
         if let Some(scheme) = llama_prefix(&tokenizer_json, &tokenizer_config) {
@@ -86,11 +86,11 @@ impl Text {
         Ok(text)
     }
 
-    /// From a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` goes before the template
-    /// in tokenizer_config.json, as in transformers.
+    /// Reads a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` takes precedence over
+    /// the template in tokenizer_config.json, as in transformers.
     ///
     /// # Errors
-    /// As [`Text::from_json`], naming the file; what the file system says.
+    /// As [`Text::from_json`], with the file's name; errors of the file system.
     pub fn open(folder: &Path) -> Result<Option<Text>> {
         let path = folder.join("tokenizer.json");
         if !path.exists() {
@@ -120,7 +120,7 @@ impl Text {
         }
     }
 
-    /// Token ids of `text`; none are added.
+    /// The token ids of `text`; no special ones are added.
     ///
     /// # Errors
     /// The tokenizer cannot represent the text (no unknown token), or its pattern gives up.
@@ -137,7 +137,7 @@ impl Text {
         self.tokenizer.decode(ids, true).map_err(|error| Error::Input(format!("the ids cannot be decoded: {error}")))
     }
 
-    /// Decodes ids as they come.
+    /// A decoder that takes ids one by one, as they are generated.
     pub fn stream(&self) -> StreamDecoder<'_> {
         StreamDecoder::new(self)
     }
@@ -147,8 +147,8 @@ impl Text {
         self.template.is_some()
     }
 
-    /// The conversation as the model's template writes it; with `add_generation_prompt` up to where the assistant
-    /// speaks.
+    /// The conversation as the model's template writes it. With `add_generation_prompt` it ends where the assistant
+    /// begins to speak.
     ///
     /// # Errors
     /// There is no template, the template fails or refuses the conversation, or it does not end.
@@ -159,8 +159,8 @@ impl Text {
         }
     }
 
-    /// Token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`, `name`,
-    /// a content of several parts), and `tools` is the list of functions that the model may call.
+    /// The token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`,
+    /// `name`, a content of several parts), and `tools` lists the functions that the model may call.
     ///
     /// # Errors
     /// As [`Text::render_chat`] and [`Text::encode`].
@@ -176,7 +176,7 @@ impl Text {
         }
     }
 
-    /// Token ids of [`Text::render_chat`]; the special tokens that the template writes are single ids.
+    /// The token ids of [`Text::render_chat`]; each special token that the template writes is a single id.
     ///
     /// # Errors
     /// As [`Text::render_chat`] and [`Text::encode`].
@@ -189,27 +189,27 @@ impl Text {
         self.end_of_turn
     }
 
-    /// tokenizer_config.json's `eos_token`.
+    /// The id of tokenizer_config.json's `eos_token`.
     pub fn eos(&self) -> Option<u32> {
         self.special_token("eos_token")
     }
 
-    /// tokenizer_config.json's `bos_token`.
+    /// The id of tokenizer_config.json's `bos_token`.
     pub fn bos(&self) -> Option<u32> {
         self.special_token("bos_token")
     }
 
-    /// The id of a token by its exact content.
+    /// The id of a token, given by its exact content.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
     }
 
-    /// The content of a token as the vocabulary spells it.
+    /// The content of a token, as the vocabulary spells it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// Number of tokens, the added ones included. The model's output may be wider.
+    /// How many tokens the vocabulary has, added ones included. The model's output may be wider.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -224,12 +224,12 @@ impl Text {
         &self.config
     }
 
-    /// Whether tokenizer_config.json takes back the blank that tokenizer.json puts in front of a text.
+    /// Whether tokenizer_config.json withdraws the blank that tokenizer.json puts in front of a text.
     pub(crate) fn takes_back_blank(&self) -> bool {
         matches!(llama_prefix(&self.tokenizer_json, &self.config), Some(PrependScheme::Never))
     }
 
-    /// The chat template's text; of several the one that is used.
+    /// The text of the chat template; where there are several, of the one that is used.
     pub fn chat_template(&self) -> Option<&str> {
         template::source(&self.config).ok().flatten()
     }
@@ -239,7 +239,7 @@ impl Text {
         template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))
     }
 
-    /// What follows an answer in the rendered conversation tells the token, whatever the template looks like.
+    /// Finds the token in what follows an answer in a rendered conversation, whatever the template looks like.
     fn find_end_of_turn(&self) -> Option<u32> {
         const ANSWER: &str = "ANSWER";
         let template = self.template.as_ref()?;
@@ -251,9 +251,10 @@ impl Text {
     }
 }
 
-/// Where a SentencePiece BPE gets its leading blank if not as its file says. Converters write a normalizer that puts
-/// one before every piece between special tokens; transformers' `LlamaTokenizer` takes vocabulary and merges alone and
-/// puts one at the text's start, or everywhere with `legacy`, or nowhere without `add_prefix_space`.
+/// Where a SentencePiece BPE puts its leading blank, if not where tokenizer.json says. Converters write a normalizer
+/// that puts one before every piece between special tokens. `LlamaTokenizer` of transformers takes only vocabulary and
+/// merges from the file, and puts one at the text's start, or everywhere with `legacy`, or nowhere without
+/// `add_prefix_space`.
 fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
     let class = config.get("tokenizer_class")?.as_str()?;
     let file: Value = serde_json::from_str(tokenizer_json).ok()?;
@@ -272,9 +273,9 @@ fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
     })
 }
 
-/// `tokenizers` panics on some broken files (merges shorter than the prefix that they are to lose, a damaged
-/// SentencePiece normaliser). Telling these apart beforehand would be to read the file a second time, so the panic is
-/// caught.
+/// Reads a tokenizer.json. `tokenizers` panics on some broken files (merges shorter than the prefix that they are to
+/// lose, a damaged SentencePiece normaliser). To find these beforehand would mean to read the file a second time, so
+/// the panic is caught.
 fn read_tokenizer(json: &str) -> Result<Tokenizer> {
     let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
     let document: Value = serde_json::from_str(json).map_err(|error| broken(&error))?;
@@ -290,8 +291,8 @@ pub(crate) mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A byte-level tokenizer without merges: id = rank of the byte's character, then `<s>` 256, `<|im_start|>` 257,
-    /// `<|im_end|>` 258.
+    /// A byte-level tokenizer without merges: a byte's id is the rank of its character, then come `<s>` 256,
+    /// `<|im_start|>` 257 and `<|im_end|>` 258.
     pub(crate) fn byte_level(config: Value) -> Text {
         let mut alphabet: Vec<char> =
             tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();

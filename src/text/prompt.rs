@@ -4,21 +4,21 @@ use super::{Message, Text};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
-/// A plain prompt, or a conversation so far.
+/// What a model is asked: plain words, or a conversation so far.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Prompt {
-    /// One user message, or the text itself where a model is given raw text.
+    /// One user message; where a model is given raw text, the text itself.
     Plain(String),
-    /// Messages.
+    /// The messages of a conversation.
     Chat(Vec<Message>),
 }
 
 impl Prompt {
-    /// Its ids: in the chat template unless `raw` or there is none.
+    /// The prompt's token ids, in the chat template unless `raw` is set or there is no template.
     ///
     /// # Errors
-    /// Text that cannot be encoded; a conversation that the template refuses.
+    /// The text cannot be encoded, or the template refuses the conversation.
     pub fn encode(&self, text: &Text, raw: bool) -> Result<Vec<u32>> {
         match self {
             Self::Plain(p) if raw || !text.has_chat_template() => text.encode(p),
@@ -27,7 +27,7 @@ impl Prompt {
         }
     }
 
-    /// Whether nothing is said in it.
+    /// Whether the prompt says nothing.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(p) => p.is_empty(),
@@ -35,7 +35,7 @@ impl Prompt {
         }
     }
 
-    /// The question as a judge reads it: a single message's text, else every message behind its role.
+    /// The question as a judge reads it: the text of a single message, or else every message after its role.
     pub fn question(&self) -> String {
         match self {
             Self::Plain(p) => p.clone(),

@@ -4,11 +4,11 @@ use minijinja::value::{Kwargs, Value as Jinja};
 use minijinja::{Error as JinjaError, ErrorKind};
 use serde_json::Value;
 
-/// Blanks before a line of indented JSON, for each level.
+/// Most blanks for each level of indented JSON.
 const MAX_INDENT: usize = 64;
-/// Bytes of JSON that are indented.
+/// Most bytes of JSON that are indented.
 const MAX_JSON: usize = 64 << 20;
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
+/// Writes what Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes.
 pub(super) fn to_json(value: Jinja, options: Kwargs) -> std::result::Result<Jinja, JinjaError> {
     let indent: Option<usize> = options.get("indent")?;
     if let Some(width) = indent.filter(|width| *width > MAX_INDENT) {
@@ -26,7 +26,7 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     let line = |depth: usize, out: &mut String| {
         if let Some(width) = indent {
             out.push('\n');
-            // Beyond the sandbox's bounds it is refused whatever follows, so no more is made of it.
+            // A text beyond the sandbox's bounds is refused whatever follows, so nothing more is added to it.
             let blanks = if out.len() > MAX_JSON { 0 } else { width * depth };
             out.extend(std::iter::repeat_n(' ', blanks));
         }
@@ -59,7 +59,8 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     }
 }
 
-/// The directives that templates use, for a time in seconds since 1970 (UTC); others are left as they are.
+/// Formats a time in seconds since 1970 (UTC). It knows the directives that templates use, and leaves others as they
+/// are.
 pub(super) fn strftime(format: &str, seconds: u64) -> String {
     const MONTHS: [&str; 12] = [
         "January",

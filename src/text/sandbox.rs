@@ -1,9 +1,9 @@
-//! Running templates that come with a model or from a user: they read no file and end within bounds of steps, time and
-//! memory.
+//! Runs templates that come with a model or from a user. They read no file, and they end within bounds of steps, time
+//! and memory.
 //!
-//! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two of a
-//! million entries. So the compiled template is changed before it runs: what an instruction made is handed to a
-//! function that counts it ([`guarded`]). Constants are computed while compiling, where nothing counts, so products in
+//! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two lists of a
+//! million entries. So the compiled template is changed before it runs: every value that an instruction makes is handed
+//! to a function that counts it ([`guarded`]). The compiler computes constants without counting them, so products in
 //! the source are kept from being constant ([`prepared`]).
 
 use std::collections::BTreeMap;
@@ -18,38 +18,38 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, filters};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Steps of one rendering; a conversation of a thousand messages takes a small part of it.
+/// Most steps of one rendering; a conversation of a thousand messages takes a small part of it.
 const FUEL: u64 = 10_000_000;
-/// Longest that one rendering may take; what is legitimate takes milliseconds.
+/// Longest time that one rendering may take; legitimate ones take milliseconds.
 const TIME: Duration = Duration::from_secs(5);
-/// Bytes of the source.
+/// Most bytes of the template's source.
 const SOURCE: usize = 1 << 20;
-/// Tokens between one pair of braces: the compiler descends once for each operator of a chain.
+/// Most tokens between one pair of braces, since the compiler recurses once for each operator of a chain.
 const EXPRESSION: usize = 2000;
-/// Bytes of one value with all that it holds, beside what the input may make it.
+/// Most bytes of one value with all that it holds, on top of what the input allows for.
 const VALUE: usize = 4 << 20;
-/// Bytes of all values that a rendering makes, beside what the input may make them.
+/// Most bytes of all values that a rendering makes, on top of what the input allows for.
 const VALUES: usize = 64 << 20;
-/// Entries of one list.
+/// Most entries of one list.
 const ENTRIES: usize = 1 << 20;
-/// Lists within lists.
+/// How deep lists may lie within lists.
 const DEPTH: usize = 160;
-/// Digits of a width or precision in a format.
+/// Most digits of a width or precision in a format.
 const DIGITS: usize = 3;
 
-// Not identifiers, so no template can name or replace them.
+// These are not identifiers, so no template can name or replace them.
 const MADE: &str = "(made)";
 const KEPT: &str = "(kept)";
 const SLICE: &str = "(slice)";
 const PASS: &str = "(pass)";
-/// 1, but not to the compiler.
+/// The number 1 in a form that the compiler does not compute with.
 const ONE: &str = "__one__";
 
 fn refused(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
-/// Renders `source` with what `environment` offers.
+/// Renders `source` with the functions and values that `environment` offers.
 pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Value) -> Result<String> {
     let source = prepared(source)?;
     let mut input = usize::MAX;
@@ -67,7 +67,7 @@ pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Val
     Ok(text)
 }
 
-/// What went wrong, as a part of a sentence.
+/// What went wrong, worded as a part of a sentence.
 pub(crate) fn explain(error: &Error) -> String {
     match (error.kind(), error.detail(), error.line()) {
         (ErrorKind::OutOfFuel, ..) => format!("it did not end within {FUEL} steps"),
@@ -77,7 +77,8 @@ pub(crate) fn explain(error: &Error) -> String {
     }
 }
 
-/// The source with its products made opaque to the compiler; refuses what would take it too deep.
+/// The source with its products hidden from the compiler. Refuses a source that would make the compiler recurse too
+/// deep.
 fn prepared(source: &str) -> Result<String> {
     if source.len() > SOURCE {
         return Err(refused(format!("it has {} bytes; at most {SOURCE} are read", source.len())));
@@ -85,13 +86,13 @@ fn prepared(source: &str) -> Result<String> {
     let mut out = String::with_capacity(source.len());
     let (mut copied, mut length, mut operand) = (0, 0, false);
     for token in machinery::tokenize(source, false, Default::default(), WhitespaceConfig::default()) {
-        // What the lexer refuses the compiler will refuse with its place.
+        // The compiler refuses what the lexer refuses, and says where it stands.
         let Ok((token, span)) = token else { break };
         length = if matches!(token, Token::VariableStart | Token::BlockStart) { 0 } else { length + 1 };
         if length > EXPRESSION {
             return Err(refused(format!("line {}: an expression has more than {EXPRESSION} parts", span.start_line)));
         }
-        // Behind a value it multiplies; `f(*list)` has none before it.
+        // After a value `*` multiplies; in `f(*list)` no value stands before it.
         if matches!(token, Token::Mul) && operand {
             let end = span.end_offset as usize;
             out.push_str(&source[copied..end]);
@@ -105,17 +106,17 @@ fn prepared(source: &str) -> Result<String> {
     Ok(out)
 }
 
-/// What a rendering may still make.
+/// What a rendering may still make, and until when.
 struct Budget {
     left: AtomicUsize,
-    /// Bytes of one value.
+    /// Most bytes of one value.
     value: usize,
     until: Instant,
 }
 
 impl Budget {
-    /// For an input of so many bytes: a template that adds message by message to a text copies it as often as there are
-    /// messages.
+    /// The budget for an input of `input` bytes. A template that adds message after message to one text copies it as
+    /// often as there are messages, so more input allows for more.
     fn new(input: usize) -> Self {
         let value = VALUE.saturating_add(input.saturating_mul(4));
         let all = VALUES.saturating_add(input.saturating_mul(512));
@@ -133,8 +134,8 @@ impl Budget {
         }
     }
 
-    /// Counts a value that an instruction made. Lists that compute their entries are computed, so that what is built of
-    /// lists has a size.
+    /// Counts a value that an instruction made. A list that computes its entries when they are asked for is computed
+    /// here, so that what is built from it has a known size.
     fn made(&self, value: Value) -> Result<Value> {
         let value = match value.kind() {
             ValueKind::Iterable => listed(&value)?,
@@ -161,7 +162,7 @@ fn listed(value: &Value) -> Result<Value> {
     if list.len() > ENTRIES { Err(long()) } else { Ok(Value::from(list)) }
 }
 
-/// Takes a value's bytes, with all that it holds, off `left`.
+/// Takes the bytes of a value, with all that it holds, off `left`.
 fn size(value: &Value, depth: usize, left: &mut usize) -> Result<()> {
     if depth > DEPTH {
         return Err(refused(format!("it nests lists more than {DEPTH} deep")));
@@ -178,7 +179,7 @@ fn size(value: &Value, depth: usize, left: &mut usize) -> Result<()> {
     }
 }
 
-/// A namespace that holds itself would be printed for ever.
+/// Refuses a namespace as a value: one that holds itself would be printed for ever.
 fn without_namespace(value: &Value) -> Result<()> {
     if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
         return Err(refused("a namespace cannot be put into a namespace"));
@@ -190,7 +191,7 @@ fn without_namespace(value: &Value) -> Result<()> {
     }
 }
 
-/// Sets the bounds and what the changed instructions call.
+/// Sets the bounds, and adds the functions that the changed instructions call.
 fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     environment.set_fuel(Some(FUEL));
     environment.add_global(ONE, 1);
@@ -198,7 +199,7 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     environment.add_function(MADE, move |value: Value| b.made(value));
     let b = budget.clone();
     environment.add_function(KEPT, move |value: Value| {
-        // It was counted when it was made, so the walk is bounded.
+        // The value was counted when it was made, so walking through it is bounded.
         b.spend(0)?;
         without_namespace(&value)?;
         Ok::<_, Error>(value)
@@ -208,7 +209,7 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     environment.add_function(PASS, move || b.spend(0));
     let b = budget.clone();
     environment.set_formatter(move |out, _, value| format(&b, out, value));
-    // They print all that the template sees, or indent without end.
+    // These functions print all that the template sees, or indent without end.
     environment.remove_global("debug");
     environment.remove_filter("pprint");
     environment.add_filter("tojson", super::python::to_json);
@@ -239,15 +240,15 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     });
 }
 
-/// Most bytes that a filter makes of its arguments.
+/// Computes the most bytes that a filter can make from its arguments.
 type Price = fn(&[Value]) -> Result<usize>;
 
-/// A whole number that is given by name.
+/// A whole number that is given as a named argument.
 fn option(args: &[Value], name: &str) -> Option<usize> {
     Kwargs::try_from(args.last()?.clone()).ok()?.get(name).ok()
 }
 
-/// Most bytes of `text.replace(from, to)`.
+/// Most bytes that `text.replace(from, to)` can make.
 fn replaced(args: &[Value]) -> usize {
     let text = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
     let places = match text(1) {
@@ -257,7 +258,7 @@ fn replaced(args: &[Value]) -> usize {
     places.saturating_mul(text(2).len()).saturating_add(text(0).len())
 }
 
-/// Bytes that the lines of `text` are moved by.
+/// Bytes by which the lines of `text` are moved to the right.
 fn indented(args: &[Value]) -> usize {
     let width = args.iter().skip(1).filter_map(Value::as_usize).chain(option(args, "width")).max().unwrap_or(4);
     let lines = args.first().and_then(Value::as_str).map_or(0, |text| text.split('\n').count());
@@ -270,13 +271,13 @@ fn entries(args: &[Value]) -> usize {
     count.saturating_mul(2 * size_of::<Value>())
 }
 
-/// Bytes of the separators of a joined list; its entries are part of a value that was counted.
+/// Bytes of the separators in a joined list; the list's entries belong to a value that was counted.
 fn joined(list: Option<&Value>, separator: Option<&Value>) -> usize {
     let separator = separator.and_then(Value::as_str).map_or(0, str::len);
     list.and_then(Value::len).unwrap_or(0).saturating_mul(separator)
 }
 
-/// Most bytes of a format: each place may hold every argument.
+/// Most bytes of a format, since each of its places may hold every argument.
 fn formatted(args: &[Value]) -> Result<usize> {
     let format = args.first().and_then(Value::as_str).unwrap_or_default();
     let digits = format.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
@@ -289,7 +290,7 @@ fn formatted(args: &[Value]) -> Result<usize> {
     Ok(places.saturating_mul((usize::MAX - left).saturating_mul(8).saturating_add(1000)))
 }
 
-/// Python prints True, False and None where Jinja in Rust prints them in lower case.
+/// Prints a value as Python does: True, False and None, which Jinja in Rust writes in lower case.
 fn format(budget: &Budget, out: &mut Output<'_>, value: &Value) -> Result<()> {
     struct Counted<'a, 'b>(&'a Budget, &'a mut Output<'b>, Option<Error>);
     impl Write for Counted<'_, '_> {
@@ -314,7 +315,7 @@ fn format(budget: &Budget, out: &mut Output<'_>, value: &Value) -> Result<()> {
     }
 }
 
-/// `value[start:stop:step]` as Python has it.
+/// `value[start:stop:step]` with Python's meaning.
 fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value> {
     let number = |value: &Value| match value.is_none() {
         true => Ok(None),
@@ -351,7 +352,7 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
     }
 }
 
-/// Instructions that do the same and count what they make.
+/// The given instructions, changed so that whatever they make is counted.
 fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
     use Instruction as I;
     let made = || I::CallFunction(MADE, Some(1));
@@ -361,10 +362,10 @@ fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
         starts.push(all.len() as u32);
         let one = instruction.clone();
         let replacement = match instruction {
-            // Only what is emitted is counted, raw text is not.
+            // Only `Emit` is counted, so raw text is emitted by it as well.
             I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
             I::Slice => vec![I::CallFunction(SLICE, Some(4)), made()],
-            // The namespace lies on top of what is put into it.
+            // The namespace lies on the stack above the value that is put into it.
             I::SetAttr(_) => vec![I::Swap, I::CallFunction(KEPT, Some(1)), I::Swap, one],
             I::Iterate(_) => vec![I::CallFunction(PASS, Some(0)), I::DiscardTop, one],
             I::BuildMap(_)

@@ -1,16 +1,16 @@
-//! Decoding token by token: a byte-level token may end inside a character, and some decoders treat the first token of a
-//! text differently. So a short window of ids is decoded again and only what is complete is handed out.
+//! Decodes token by token. A byte-level token may end inside a character, and some decoders treat the first token of a
+//! text differently; so a short window of ids is decoded again each time, and only whole characters are handed out.
 
 use super::Text;
 use crate::Result;
 
-/// With so many ids pending the bytes cannot be the start of a character any more: they are not UTF-8.
+/// With so many ids pending, their bytes cannot be the start of a character; they are not UTF-8.
 const MAX_PENDING: usize = 8;
 
-/// Turns ids into text as they come. Made by [`Text::stream`].
+/// Turns ids into text as they come. [`Text::stream`] makes one.
 pub struct StreamDecoder<'a> {
     text: &'a Text,
-    /// Ids of the piece handed out last, then those not handed out yet.
+    /// Ids of the piece that was handed out last, then those that were not handed out yet.
     window: Vec<u32>,
     /// How many ids of the window have been handed out.
     done: usize,
@@ -21,7 +21,7 @@ impl<'a> StreamDecoder<'a> {
         Self { text, window: Vec::new(), done: 0 }
     }
 
-    /// Takes the next id and returns the text that has become complete, often empty.
+    /// Takes the next id and returns the text that has become complete, which is often empty.
     ///
     /// # Errors
     /// As [`Text::decode`].
@@ -36,7 +36,7 @@ impl<'a> StreamDecoder<'a> {
         Ok(piece)
     }
 
-    /// The rest, complete or not.
+    /// Returns the rest, whether it is complete or not.
     ///
     /// # Errors
     /// As [`Text::decode`].

@@ -1,5 +1,5 @@
 //! Chat templates: Jinja as `transformers` runs it (trimmed blocks, Python's string methods, `raise_exception`,
-//! `strftime_now`, Python-like `tojson`), in the [`sandbox`].
+//! `strftime_now`, Python's `tojson`), run in the [`sandbox`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,16 +11,16 @@ use super::sandbox;
 use crate::{Error, Result};
 use minijinja::value::Value as Jinja;
 
-/// The names under which tokenizer_config.json's tokens are visible to the template.
+/// Keys of tokenizer_config.json whose tokens the template sees under the same names.
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
-/// A chat template with the special tokens it may name.
+/// A chat template, with the special tokens that it may name.
 pub(super) struct Template {
     source: String,
     tokens: Vec<(&'static str, String)>,
 }
 
-/// The template's text in a tokenizer_config.json; of several named ones the one called default.
+/// The text of the template in a tokenizer_config.json; of several named ones, the one called default.
 pub(super) fn source(config: &Value) -> Result<Option<&str>> {
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
@@ -35,27 +35,27 @@ pub(super) fn source(config: &Value) -> Result<Option<&str>> {
     }
 }
 
-/// The template of a tokenizer_config.json.
+/// The chat template of a tokenizer_config.json, if it has one.
 pub(super) fn from_config(config: &Value) -> Result<Option<Template>> {
     let Some(source) = source(config)? else { return Ok(None) };
     let tokens = TOKENS.iter().filter_map(|key| Some((*key, token_text(config.get(*key)?)?.to_string()))).collect();
     Ok(Some(Template { source: without_generation_tags(source), tokens }))
 }
 
-/// A special token's content: text, or an object with `content`.
+/// The content of a special token, which is given as a text or as an object with `content`.
 pub(super) fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// `{% generation %}` marks the assistant's words for loss masks and writes nothing itself; an always-true `if` does
-/// the same.
+/// The source without its `generation` tags, which mark the assistant's words for loss masks and write nothing
+/// themselves. An `if` that is always true takes their place.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        // Behind the "{%": the two do not share their sign, as in "{%}".
+        // The search begins after the "{%", since the two do not share their sign, as in "{%}".
         let Some(end) = tag[2..].find("%}") else {
             rest = tag;
             break;

@@ -23,13 +23,14 @@ pub fn arch() -> Arch {
     family::arch(&config).expect("the embedded config.json is a Llama's")
 }
 
-/// Names and shapes of every parameter, `[out, in]`.
+/// Name and shape (`[out, in]`) of every parameter.
 pub fn parameters() -> Vec<(String, Vec<usize>)> {
     family::parameters(&arch())
 }
 
-/// Random weights: normal with variance 1 / fan-in, the two matrices that write into the residual stream smaller by
-/// the root of twice the depth; gains 1. A parameter's numbers depend on seed and name only.
+/// Random weights: normal, with variance 1 / fan-in; the two matrices of a block that write into the residual stream
+/// are divided by the root of twice the depth, and gains are 1. A parameter's numbers depend on the seed and its name
+/// only.
 pub fn init(seed: u64) -> Vec<NamedTensor> {
     let depth = arch().num_hidden_layers as f32;
     parameters()
@@ -60,10 +61,10 @@ pub fn seed_model() -> Result<Vec<NamedTensor>> {
     tensors_of(SEED_WEIGHTS, Path::new("src/world/m1/model.safetensors"))
 }
 
-/// Writes a model folder that transformers and this program load. The folder appears whole or not at all.
+/// Writes a model folder that transformers and this program can load. The folder appears whole or not at all.
 ///
 /// # Errors
-/// Tensors that are not the world's; the folder cannot be written.
+/// The tensors are not those of the world's model, or the folder cannot be written.
 pub fn save(dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
     let json = |text: &str| serde_json::from_str(text).map_err(|e| Error::Input(format!("embedded file: {e}")));
     let text = Text::from_json(TOKENIZER, json(TOKENIZER_CONFIG)?)?;
@@ -78,10 +79,10 @@ pub fn save(dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
     weights::save_model_parts(dir, &parts)
 }
 
-/// Reads the weights of a folder that [`save`] wrote.
+/// Reads the weights from a folder that [`save`] wrote.
 ///
 /// # Errors
-/// A missing or broken file; another shape than the world's.
+/// A file is missing or broken, or the model has another shape than the world's.
 pub fn load(dir: &Path) -> Result<Vec<NamedTensor>> {
     let source = ModelSource::open(dir)?;
     if source.arch != arch() {

@@ -4,15 +4,17 @@ use super::score::{MAX_RESPONSE, marks};
 use super::tasks::{LETTERS, Task};
 use crate::rng::Stream;
 
-/// How often each score 0..=5 occurs among the responses that make M1's policy: deliberately poor, mean about 2.3.
+/// How often each score 0..=5 occurs among the responses from which M1's policy is learnt: deliberately poor, with a
+/// mean of about 2.3.
 pub const IFT_WEIGHTS: [f32; 6] = [0.10, 0.24, 0.25, 0.19, 0.10, 0.12];
-/// The same for what the judge learns from: the whole scale, many near misses.
+/// How often each score 0..=5 occurs among the responses from which the judge learns: the whole scale, with many near
+/// misses.
 pub const EFT_WEIGHTS: [f32; 6] = [0.08, 0.14, 0.16, 0.19, 0.20, 0.23];
 
 const ATTEMPTS: usize = 60;
 
 fn pick(rng: &mut Stream, from: &[char]) -> char {
-    // 'z' stands for "no other character of the answer": it occurs in none.
+    // 'z' occurs in no answer, so it stands for "no other character of the answer".
     rng.choose(from).copied().unwrap_or('z')
 }
 
@@ -76,8 +78,8 @@ fn distinct(mut chars: Vec<char>) -> Vec<char> {
     chars
 }
 
-/// A response whose score is drawn from `weights` (by score, 0..=5): the right answer for 5, else a corruption with
-/// that score, or after 60 attempts the nearest one found below 5.
+/// A response whose score is drawn from `weights`, which are given by score 0..=5. For 5 it is the right answer,
+/// otherwise a corruption with that score, or, after 60 attempts, the nearest one found below 5.
 pub fn response(task: &Task, weights: &[f32; 6], rng: &mut Stream) -> String {
     let mut left = rng.uniform() * weights.iter().sum::<f32>();
     let target = weights.iter().position(|w| {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// Letters of the five marks in their order.
+/// The letters of the five marks, in their order.
 pub const MARK_LETTERS: [char; 5] = ['E', 'C', 'L', 'H', 'X'];
-/// A response is cut at this many characters; one that long did not stop.
+/// A response is cut at this many characters; one that is as long did not stop.
 pub const MAX_RESPONSE: usize = 16;
 
 /// Which of the five points a response earned.
@@ -12,7 +12,7 @@ pub const MAX_RESPONSE: usize = 16;
 pub struct Marks(pub [bool; 5]);
 
 impl Marks {
-    /// Points earned, 0 to 5.
+    /// How many points were earned, 0 to 5.
     pub fn score(self) -> usize {
         self.0.iter().filter(|&&m| m).count()
     }
@@ -27,13 +27,14 @@ impl fmt::Display for Marks {
     }
 }
 
-/// The response as the scorer sees it: up to the first newline, at most [`MAX_RESPONSE`] characters.
+/// The part of a response that the scorer sees: up to the first newline, and at most [`MAX_RESPONSE`] characters.
 pub fn cut(response: &str) -> String {
     response.split('\n').next().unwrap_or_default().chars().take(MAX_RESPONSE).collect()
 }
 
-/// Marks a response against the right answer: **E**nds (1 to 15 characters), **C**haracters (all of them occur in the
-/// answer), **L**ength (the answer's), **H**alf (at least half of the answer's positions are right), e**X**act.
+/// Marks a response against the right answer: **E**nds (has 1 to 15 characters), **C**haracters (all of them occur in
+/// the answer), **L**ength (equals the answer's), **H**alf (at least half of the answer's positions are right),
+/// e**X**act.
 pub fn marks(gold: &str, response: &str) -> Marks {
     let gold: Vec<char> = gold.chars().collect();
     let given: Vec<char> = cut(response).chars().collect();

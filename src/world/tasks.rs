@@ -1,10 +1,10 @@
-//! The eight families of tasks: drawing, reading back, and the one right answer.
+//! The eight families of tasks: how they are drawn and read back, and the one right answer.
 
 use crate::rng::Stream;
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
-/// Letters of an argument word.
+/// The letters of which argument words are made.
 pub const LETTERS: &[u8; 10] = b"abcdefghij";
 /// How many questions are held out for measuring.
 pub const HELD_OUT: usize = 200;
@@ -13,21 +13,21 @@ const HELD_OUT_SEED: u64 = 0x5EED_0200;
 /// A kind of task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
-    /// `upper: W`: W in capitals.
+    /// `upper: W`, answered by W in capitals.
     Upper,
-    /// `reverse: W`: W backwards.
+    /// `reverse: W`, answered by W backwards.
     Reverse,
-    /// `sort: W`: the letters in alphabetical order.
+    /// `sort: W`, answered by the letters in alphabetical order.
     Sort,
-    /// `next: W`: each letter's successor.
+    /// `next: W`, answered by each letter's successor.
     Next,
-    /// `double: W`: each letter twice.
+    /// `double: W`, answered by each letter twice.
     Double,
-    /// `join S: W`: the letters joined by S.
+    /// `join S: W`, answered by the letters joined by S.
     Join(char),
-    /// `repeat K: W`: W K times.
+    /// `repeat K: W`, answered by W K times.
     Repeat(usize),
-    /// `first K: W`: the first K letters.
+    /// `first K: W`, answered by the first K letters.
     First(usize),
 }
 
@@ -36,7 +36,7 @@ pub enum Family {
 pub struct Task {
     /// The question as the model reads it.
     pub prompt: String,
-    /// Its kind.
+    /// The kind of task.
     pub family: Family,
     /// The argument word.
     pub word: String,
@@ -73,7 +73,7 @@ impl Task {
         Self { prompt: format!("{head}: {word}"), family, word, gold }
     }
 
-    /// A random task: a family uniformly, then its arguments.
+    /// Draws a random task: a family with equal chances, then its arguments.
     pub fn draw(rng: &mut Stream) -> Self {
         match rng.below(8) {
             0 => Self::new(Family::Upper, word(rng, 3, 6)),
@@ -96,7 +96,7 @@ impl Task {
         }
     }
 
-    /// A random task that is not held out.
+    /// Draws a random task that is not held out.
     pub fn draw_for_training(rng: &mut Stream) -> Self {
         loop {
             let task = Self::draw(rng);
@@ -106,7 +106,7 @@ impl Task {
         }
     }
 
-    /// Reads a prompt back; None when it is not a task of this world, to the letter.
+    /// Reads a prompt back; `None` unless it is a task of this world, to the letter.
     pub fn parse(prompt: &str) -> Option<Self> {
         let (head, word) = prompt.split_once(": ")?;
         if !word.bytes().all(|b| LETTERS.contains(&b)) {
@@ -153,12 +153,12 @@ fn held() -> &'static (Vec<Task>, HashSet<String>) {
     })
 }
 
-/// The questions kept for measuring: the first [`HELD_OUT`] distinct ones of a generator with a seed of its own.
+/// The questions kept for measuring: the first [`HELD_OUT`] different ones of a generator with a seed of its own.
 pub fn held_out() -> &'static [Task] {
     &held().0
 }
 
-/// Whether a prompt is held out: such a one occurs in no training data and is no new prompt of the loop.
+/// Whether a prompt is held out. Such a prompt occurs in no training data and never becomes a new prompt of the loop.
 pub fn is_held_out(prompt: &str) -> bool {
     held().1.contains(prompt)
 }
@@ -231,7 +231,7 @@ mod tests {
     fn held_out_prompts_are_distinct_and_never_drawn_for_training() {
         assert_eq!(held_out().len(), HELD_OUT);
         let mut rng = Stream::new(HELD_OUT_SEED, 0);
-        // The very stream that made the held-out set yields only others here.
+        // The very stream that made the held-out set gives only other tasks here.
         for _ in 0..1000 {
             assert!(!is_held_out(&Task::draw_for_training(&mut rng).prompt));
         }

@@ -1,25 +1,25 @@
-//! The world's vocabulary (ids are ASCII bytes) and its three templates.
+//! The world's vocabulary, whose ids are ASCII bytes, and its three templates.
 
 use super::score::MAX_RESPONSE;
 use crate::text::Language;
 use crate::{Error, Result};
 
-/// Filler, never trained.
+/// The id of filler, which is never trained.
 pub const PAD: u32 = 0;
-/// First token of every sequence.
+/// The id of the first token of every sequence.
 pub const BOS: u32 = 1;
-/// Ends an answer.
+/// The id that ends an answer.
 pub const EOS: u32 = 2;
-/// The newline, which ends an answer too.
+/// The id of the newline, which ends an answer too.
 pub const NEWLINE: u32 = 10;
 
 /// Header of a list of new tasks.
 pub const LIST_HEADER: &str = "New tasks\n";
 
-/// Ids of ASCII text.
+/// The token ids of ASCII text.
 ///
 /// # Errors
-/// A character that is not ASCII.
+/// A character is not ASCII.
 pub fn encode(text: &str) -> Result<Vec<u32>> {
     text.chars()
         .map(|c| match c.is_ascii() {
@@ -29,7 +29,7 @@ pub fn encode(text: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
-/// Text of ids; inverse of [`encode`], one character an id. An id outside the vocabulary becomes U+FFFD.
+/// The text of ids, one character for each; the inverse of [`encode`]. An id outside the vocabulary becomes U+FFFD.
 pub fn decode(ids: &[u32]) -> String {
     ids.iter().map(|&id| if id < 128 { char::from(id as u8) } else { char::REPLACEMENT_CHARACTER }).collect()
 }
@@ -46,28 +46,28 @@ pub(crate) fn answer(text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Context in which the model answers question `x`.
+/// The token ids of the context in which the model answers question `x`.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// The text is not ASCII.
 pub fn question(x: &str) -> Result<Vec<u32>> {
     sequence(&format!("Q: {x}\nA: "))
 }
 
-/// Context in which the model judges answer `y` to question `x`.
+/// The token ids of the context in which the model judges answer `y` to question `x`.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// The text is not ASCII.
 pub fn judge(x: &str, y: &str) -> Result<Vec<u32>> {
     sequence(&judge_text(x, y))
 }
 
-/// The judge's prompt as text, without BOS.
+/// The judge's prompt as text, without its first token.
 pub fn judge_text(x: &str, y: &str) -> String {
     format!("Judge\nQ: {x}\nA: {y}\nPoints: ")
 }
 
-/// The world's text as the loop sees it.
+/// The world's tokenizer and templates, as the loop sees them.
 pub struct WorldText;
 
 impl Language for WorldText {
@@ -96,10 +96,10 @@ impl Language for WorldText {
     }
 }
 
-/// Context in which the model goes on with a list of tasks after those of `shots`.
+/// The token ids of the context in which the model continues a list of tasks that begins with `shots`.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// The text is not ASCII.
 pub fn list<S: AsRef<str>>(shots: &[S]) -> Result<Vec<u32>> {
     let mut text = LIST_HEADER.to_owned();
     for shot in shots {
@@ -109,10 +109,10 @@ pub fn list<S: AsRef<str>>(shots: &[S]) -> Result<Vec<u32>> {
     sequence(&text)
 }
 
-/// Ids of a response with its end, or without one when it did not stop within [`MAX_RESPONSE`] characters.
+/// The token ids of a response, with its end unless it did not stop within [`MAX_RESPONSE`] characters.
 ///
 /// # Errors
-/// Text that is not ASCII.
+/// The text is not ASCII.
 pub fn completion(y: &str) -> Result<Vec<u32>> {
     if y.chars().count() < MAX_RESPONSE { answer(y) } else { encode(y) }
 }

@@ -64,11 +64,11 @@ pub(crate) struct Args {
 
 /// One of [`DTYPES`].
 fn types() -> impl TypedValueParser<Value = &'static str> {
-    // The parser lets nothing else through.
+    // The parser lets no other name through.
     PossibleValuesParser::new(DTYPES).map(|given| DTYPES.into_iter().find(|t| *t == given).unwrap_or_default())
 }
 
-/// The same for a model.
+/// The type of a model's weights that a name in `--dtype` means.
 fn of_model(dtype: &str) -> Result<DtypeName> {
     DtypeName::from_str(dtype, false).map_err(|_| {
         anyhow!("--dtype {dtype} is for kernels; a model is quantised where its file is (leave --dtype out)")
@@ -80,12 +80,12 @@ struct Report<'a> {
     device: &'a DeviceInfo,
     peaks: Peaks,
     kernels: Vec<BenchRow>,
-    /// With `--model` or `--config`.
+    /// The model's figures, with `--model` or `--config`.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<model::Speed>,
 }
 
-/// What is read of an earlier report.
+/// Those fields of an earlier report that are read.
 #[derive(Deserialize)]
 struct Old {
     kernels: Vec<OldRow>,
@@ -110,7 +110,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let dtype = args.dtype;
     let shapes = match (&args.shape[..], args.kernel.is_empty()) {
         (given @ [_, ..], _) => products(given, dtype.unwrap_or("f32"), args.backward)?,
-        // With a model the kernels are measured only when one is named.
+        // If a model is measured, kernels are measured only when they are named.
         ([], true) if args.model.is_some() || args.config.is_some() => Vec::new(),
         ([], true) => check::timed(None, dtype)?,
         ([], false) => {
@@ -146,14 +146,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     print(app, &report, old.as_ref())
 }
 
-/// Three sizes above 0, separated by commas.
+/// Reads three sizes above 0, separated by commas.
 fn sizes(text: &str) -> Result<[usize; 3], String> {
     let all: Option<Vec<usize>> =
         text.split(',').map(|s| s.trim().parse::<u32>().ok().filter(|n| *n > 0).map(|n| n as usize)).collect();
     all.and_then(|all| all.try_into().ok()).ok_or_else(|| "expected three sizes above 0, as in 8,64,64".to_owned())
 }
 
-/// The products of the given shapes `[M, N, K]`, each followed by its gradients where these are asked for.
+/// The products of the given shapes `[M, N, K]`, each followed by its gradients if these are asked for.
 fn products(shapes: &[[usize; 3]], dtype: &'static str, backward: bool) -> Result<Vec<(&'static Kernel, Case)>> {
     let mut all = Vec::new();
     for [m, n, k] in shapes.iter().copied() {
@@ -174,7 +174,7 @@ fn model_sizes(args: &Args, gpu: &Gpu) -> model::Sizes {
     }
 }
 
-/// How many times as fast, where there is an earlier figure.
+/// How many times as fast it is now, if there is an earlier figure.
 fn ratio(faster: Option<f64>) -> String {
     faster.map_or("-".into(), |x| format!("{x:.2}"))
 }
@@ -281,7 +281,7 @@ fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
     Ok(())
 }
 
-/// A figure, or several by batch size, as a table shows them.
+/// A figure, or several by batch size, as text for a table.
 fn figure(value: &Value) -> String {
     match value {
         Value::Object(map) => map.iter().map(|(k, v)| format!("{k}: {}", figure(v))).collect::<Vec<_>>().join(", "),

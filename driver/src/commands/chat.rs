@@ -82,7 +82,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
 }
 
-/// Passes Ctrl-C on but shows no bar: the answer itself is the progress.
+/// An observer that passes Ctrl-C on but shows no bar, since the answer itself is the progress.
 struct Stop<'a>(&'a App);
 
 impl Observer for Stop<'_> {

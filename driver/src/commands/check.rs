@@ -35,7 +35,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
-    // What is written out may need nothing that only this device has.
+    // An exported case may need nothing that only this device has.
     let pin = if args.export.is_some() { args.pin.portable() } else { args.pin };
     let gpu = app.pinned_gpu(&pin)?;
     let own = [gpu.variant()];
@@ -71,7 +71,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One line for each kernel and variant: its number of cases and the one nearest to its tolerance.
+/// One row for each kernel and variant: its number of cases, and the case that is nearest to its tolerance.
 fn summary(rows: &[CheckRow]) -> Table {
     let mut table = Table::new(&["kernel", "variant", "cases", "error", "ulp", "tolerance", "result"]);
     for group in rows.chunk_by(|a, b| (&a.kernel, &a.variant) == (&b.kernel, &b.variant)) {

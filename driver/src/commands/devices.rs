@@ -12,7 +12,7 @@ struct Report<'a> {
     /// Index of the device that would be used.
     chosen: usize,
     reason: String,
-    /// Kernel texts that it would run.
+    /// Name of the kernel texts that the device would run.
     variant: &'static str,
 }
 

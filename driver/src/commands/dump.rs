@@ -121,7 +121,7 @@ fn tokens(app: &App, args: &TokensArgs) -> Result<()> {
     Ok(write_file(&args.out, &serde_json::to_vec(&ids)?)?)
 }
 
-/// Reads token-id lists, checks them and the output's folder, and opens the model.
+/// Reads and checks the token-id lists, checks the output's folder, and opens the model.
 fn open(
     app: &App,
     model: &Path,
@@ -178,7 +178,7 @@ fn logps(app: &App, args: &IdsArgs) -> Result<()> {
     let mut values = score::logps(&gpu, &model, &branches, &app.progress)?.into_iter().flatten();
     let mut tensors = Vec::new();
     for (i, list) in lists.iter().enumerate() {
-        // A single token has nothing before it to be predicted from.
+        // A single token has nothing before it that predicts it.
         let values = if scored(&list) { values.next().unwrap_or_default() } else { Vec::new() };
         tensors.push(tensor(format!("logps.{i}"), vec![values.len()], values));
     }

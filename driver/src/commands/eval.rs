@@ -27,9 +27,9 @@ use selfreward::text::Prompt;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// `--judge` by the small world's exact scorer.
+/// The value of `--judge` for the small world's exact scorer.
 const ORACLE: &str = "oracle";
-/// Tokens of a window where the context is longer: what a pass scores at once.
+/// Most tokens of a window, which one pass scores at once.
 const WINDOW: usize = 4096;
 
 #[derive(clap::Args)]
@@ -133,7 +133,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
-/// Where one side's answers come from.
+/// Where the answers of one side come from.
 struct Side<'a> {
     model: Option<&'a Path>,
     file: Option<&'a Path>,
@@ -169,7 +169,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     d.alpaca.iter().try_for_each(|dir| check_writable(&dir.join("model_outputs.json")))?;
     let own = args.reading.own_template()?;
     let prompts = read_prompts(from)?;
-    // A judge that is not there is told before the answers are written.
+    // A judge that is not there is reported before the answers are written.
     let judge_source = if oracle { None } else { Some(app.source(judge)?) };
     let a = answers(app, args, &a, &prompts)?;
     let b = answers(app, args, &b, &prompts)?;
@@ -223,7 +223,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     print_duel(app, &report)
 }
 
-/// Has the duel judged; also gives the judge's name.
+/// Has the duel judged; also returns the judge's name.
 fn referee(
     app: &App,
     engine: &mut dyn Engine,
@@ -233,7 +233,7 @@ fn referee(
     Ok((referee.name().to_owned(), play(engine, referee, prompts, a, b, &app.progress)?))
 }
 
-/// One side's answers, from its file or its model.
+/// The answers of one side, from its file or its model.
 fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<AnswerSet> {
     if let Some(file) = side.file {
         return Ok(AnswerSet { name: side.name.clone(), ..read_answers(file, prompts)? });
@@ -342,7 +342,7 @@ fn as_judge(app: &App, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A record with a text alone; others are training records.
+/// A record that holds only a text; all others are training records.
 #[derive(Deserialize)]
 struct TextLine {
     text: Option<String>,
@@ -398,7 +398,7 @@ fn perplexity_table(all: &[Perplexity]) -> Table {
     table
 }
 
-/// What `--data` has to be scored.
+/// What is to be scored of the records in `--data`.
 fn passages(path: &Path, source: &ModelSource, language: &ChatLanguage) -> Result<Vec<Passage>> {
     let lines: Vec<TextLine> = read_records(path)?;
     let texts: Vec<&String> = lines.iter().filter_map(|l| l.text.as_ref()).collect();

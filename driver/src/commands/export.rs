@@ -119,7 +119,7 @@ fn default_dtype(format: Format, source: &ModelSource) -> Result<Dtype> {
     Ok(Some(own).filter(|own| own.block().0 == 1 && format != Format::Peft).unwrap_or(Dtype::F32))
 }
 
-/// Writes every weight, an adapter merged into them, and returns how many there are.
+/// Writes all weights, with the adapter, if there is one, merged into them, and returns how many there are.
 fn save_whole(app: &App, args: &Args, format: Format, source: &ModelSource, dtype: Dtype) -> Result<usize> {
     let tensors = source.tensors_f32()?;
     let parts = ModelParts {
@@ -138,7 +138,8 @@ fn save_whole(app: &App, args: &Args, format: Format, source: &ModelSource, dtyp
     Ok(tensors.len())
 }
 
-/// `--format`, else what the name ends in; a folder's name may hold dots, so only what looks like a file's is refused.
+/// The format that `--format` names, or else the one that the name's ending means. A folder's name may hold dots, so
+/// only an ending that means a file is refused.
 fn named_format(args: &Args) -> Result<Option<Format>> {
     if args.format.is_some() {
         return Ok(args.format);

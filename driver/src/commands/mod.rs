@@ -1,4 +1,4 @@
-//! One file a group of commands: its flags, and the call into the library.
+//! One file for each group of commands: its flags, and the call into the library.
 
 pub(crate) mod bench;
 pub(crate) mod chat;

@@ -30,14 +30,14 @@ pub(crate) struct Args {
     most: usize,
 }
 
-/// What is read of a line.
+/// Those fields of a line that are read.
 #[derive(Deserialize)]
 struct Verdict {
     prompt: String,
     response: String,
-    /// Null when none could be read.
+    /// The score; null when none could be read.
     score: Option<f64>,
-    /// Length of the response; its characters count where it is not given.
+    /// Length of the response in tokens; if it is not given, its characters are counted.
     tokens: Option<usize>,
 }
 
@@ -55,9 +55,9 @@ struct Preference {
 struct Report {
     prompts: usize,
     pairs: usize,
-    /// Best and worst are equal, or too near one another.
+    /// How many prompts have a best and a worst response that are equal or too near one another.
     ties: usize,
-    /// Fewer than two responses have a score.
+    /// How many prompts have fewer than two responses with a score.
     too_few: usize,
 }
 

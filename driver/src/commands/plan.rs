@@ -1,4 +1,4 @@
-//! `plan`: what a command would take, before it takes anything.
+//! `plan`: what a command would take, told before it takes anything.
 
 use crate::app::{App, DtypeArg, Pin, StateArgs};
 use crate::commands::train::{LoraArgs, LossArgs};
@@ -98,7 +98,7 @@ enum Task {
     Run,
 }
 
-/// One of the types of weights, in small letters.
+/// A parser that takes the types of weights, written in small letters.
 fn stored() -> impl TypedValueParser<Value = Dtype> {
     PossibleValuesParser::new(Dtype::all().map(|dtype| dtype.name().to_lowercase())).try_map(|given| {
         let named = Dtype::all().find(|dtype| dtype.name().eq_ignore_ascii_case(&given));
@@ -106,14 +106,14 @@ fn stored() -> impl TypedValueParser<Value = Dtype> {
     })
 }
 
-/// A plan.
+/// What the planned work takes, as it is printed.
 #[derive(Serialize)]
 struct Report {
     task: Task,
     device: String,
-    /// `--memory`.
+    /// The bytes given by `--memory`.
     memory: Option<u64>,
-    /// None where no memory is given.
+    /// Whether the work fits into the memory; `None` if none is given.
     fits: Option<bool>,
     peak_bytes: u64,
     parts: BTreeMap<&'static str, u64>,
@@ -121,7 +121,7 @@ struct Report {
     generation: Option<Answers>,
     #[serde(skip_serializing_if = "Option::is_none")]
     training: Option<Cut>,
-    /// The same work with other weights.
+    /// What the same work takes with other weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     options: Vec<Way>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +131,7 @@ struct Report {
 #[derive(Serialize)]
 struct Answers {
     answers: usize,
-    /// How many of them run at once; none where one alone does not fit.
+    /// How many of the answers are written at once; `None` if one alone does not fit.
     at_once: usize,
 }
 
@@ -143,7 +143,7 @@ struct Cut {
     checkpoint: bool,
 }
 
-/// Another way to do it.
+/// Another way in which the work could be done.
 #[derive(Serialize)]
 struct Way {
     what: String,
@@ -168,7 +168,7 @@ struct Stage {
     least_seconds: f64,
 }
 
-/// The model's shape: a file's, or a configuration's with a type for its matrices.
+/// Where the model's shape comes from: a model, or a configuration with a type for its matrices.
 enum Shape {
     Source(Box<ModelSource>),
     Config(Arch, Dtype),
@@ -206,7 +206,7 @@ impl Shape {
             Shape::Source(source) => Model::load_as(gpu, source, storage)?,
             Shape::Config(arch, dtype) => Model::of_shape(gpu, arch, *dtype, storage)?,
         };
-        // A device that counts needs no values.
+        // A device that only counts needs no values.
         model.with_adapter(gpu, lora.map(|config| Adapter { config: config.clone(), tensors: Vec::new() }).as_ref())
     }
 }
@@ -233,7 +233,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     print(app, &report)
 }
 
-/// Tokens of the longest prompt and of the longest answer that is trained on.
+/// Tokens of the longest prompt, and of the longest answer that is trained on.
 fn lengths(args: &Args) -> Result<(usize, usize)> {
     let (prompt, answer) = (args.prompt_length.map(|n| n as usize), args.completion_length.map(|n| n as usize));
     let Some(most) = args.max_length.map(|n| n as usize) else {
@@ -272,7 +272,7 @@ fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
         match plan::generation(gpu, &load, (&requests, answer), gpu.memory()) {
             Ok((counted, at_once)) => Ok((counted.peak(), at_once, true)),
             Err(selfreward::Error::OutOfMemory(_)) if gpu.memory().is_some() => {
-                // What one answer takes.
+                // What a single answer takes.
                 let one = plan::requests(shape.arch().vocab_size, 1, prompt, 1);
                 let (counted, _) = plan::generation(gpu, &load, (&one, answer), None)?;
                 Ok((counted.peak(), 0, false))
@@ -357,7 +357,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
 fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Result<Report> {
     let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
     let peaks = peak::measure(gpu, gpu.form())?;
-    // Runs load their models in f32, an adapter merged.
+    // Runs load their models in f32, with an adapter merged.
     let model = |gpu: &Gpu| shape.load(gpu, Storage::F32, None);
     let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &model, config, prompt, &peaks)?;
     let fits = stages.iter().all(|s| s.fits);

@@ -1,4 +1,4 @@
-//! `pull`: a model from the hub into the cache.
+//! `pull`: fetches a model from the hub into the cache.
 
 use crate::app::App;
 use anyhow::Result;

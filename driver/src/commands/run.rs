@@ -41,7 +41,7 @@ enum Stage {
     Prompts,
 }
 
-/// What `--shard` did.
+/// The outcome of `--shard`.
 #[derive(serde::Serialize)]
 struct Shared {
     shard: String,

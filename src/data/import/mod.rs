@@ -1,5 +1,5 @@
-//! Training files from others' formats: answers to learn (IFT), verdicts to learn (EFT) and preferences, all of them
-//! from the same list of questions whose answers somebody ranked or scored.
+//! Training files made from others' formats: answers to be learnt (IFT), verdicts to be learnt (EFT) and preferences.
+//! All of them come from one list of questions whose answers somebody ranked or scored.
 
 mod read;
 pub mod verdicts;
@@ -13,32 +13,32 @@ use crate::text::Message;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// An answer and what is known of its worth.
+/// An answer and what is known of its quality.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The answer.
+    /// The words of the answer.
     pub text: String,
-    /// Its place among the question's answers, 0 the best; equal ones are tied.
+    /// The answer's place among those to its question; 0 is the best, and equal places are ties.
     pub rank: usize,
-    /// 0 to 5, where somebody scored it.
+    /// The score from 0 to 5, where somebody gave one.
     pub score: Option<f64>,
-    /// A justification of the score, where there is one.
+    /// The justification of the score, where there is one.
     pub verdict: Option<String>,
 }
 
 /// A question with the answers that somebody ranked, the best first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Question {
-    /// What was asked.
+    /// The question.
     pub prompt: String,
-    /// At least one.
+    /// The question's answers, at least one.
     pub answers: Vec<Answer>,
 }
 
-/// An answer to learn; TRL's conversational form.
+/// An answer to be learnt, in TRL's conversational form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExampleRecord {
-    /// The user's message and the assistant's.
+    /// The user's message, then the assistant's.
     pub messages: Vec<Message>,
 }
 
@@ -48,37 +48,37 @@ impl ExampleRecord {
     }
 }
 
-/// A preference; TRL's conversational form.
+/// A preference, in TRL's conversational form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceRecord {
-    /// The user's message.
+    /// The user's message, as a conversation.
     pub prompt: Vec<Message>,
-    /// The better answer.
+    /// The better answer, as a conversation.
     pub chosen: Vec<Message>,
-    /// The worse one.
+    /// The worse answer, as a conversation.
     pub rejected: Vec<Message>,
 }
 
-/// An answer with its true worth, as `judge --responses` and `eval --task judge` read it.
+/// An answer with its true quality, as `judge --responses` and `eval --task judge` read it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceRecord {
-    /// The question.
+    /// The question that was asked.
     pub prompt: String,
-    /// The answer.
+    /// The answer that was given.
     pub response: String,
-    /// Its score where there is one; else its place from the end (the worst answer has 0).
+    /// The answer's score, where it has one; otherwise its place counted from the end, so that the worst answer has 0.
     pub score_reference: f64,
 }
 
-/// The best answer of each question, where it is good enough: unscored, or with at least `min_score`.
+/// The best answer of each question if it is good enough, which means that it has no score or at least `min_score`.
 pub fn examples(questions: &[Question], min_score: f64) -> Vec<ExampleRecord> {
     let good = |a: &&Answer| a.score.is_none_or(|s| s >= min_score);
     let best = |q: &Question| q.answers.first().filter(good).map(|a| ExampleRecord::new(&q.prompt, &a.text));
     questions.iter().filter_map(best).collect()
 }
 
-/// Preferences: the best answer against the worst, or, with `every`, each answer against each that is ranked below it.
-/// Where both are scored they must lie at least `min_gap` apart.
+/// Preferences between the best answer and the worst one, or, with `every`, between each answer and each that is ranked
+/// below it. Where both are scored, their scores must lie at least `min_gap` apart.
 pub fn preferences(questions: &[Question], every: bool, min_gap: f64) -> Vec<PreferenceRecord> {
     let mut all = Vec::new();
     for q in questions {
@@ -101,11 +101,11 @@ pub fn preferences(questions: &[Question], every: bool, min_gap: f64) -> Vec<Pre
     all
 }
 
-/// Takes `share` of the questions with at least two ranks out, for measuring a judge. Which ones depends on seed and
-/// question alone, so a longer file holds the same ones out.
+/// Takes out a fraction `share` of the questions whose answers have at least two ranks, to measure a judge with them.
+/// Which ones these are depends on the seed and the question alone, so a longer file gives up the same ones.
 ///
 /// # Errors
-/// A share outside 0 to 1.
+/// The share is not between 0 and 1.
 pub fn hold_out(questions: Vec<Question>, share: f64, seed: u64) -> Result<(Vec<Question>, Vec<ReferenceRecord>)> {
     if !(0.0..=1.0).contains(&share) {
         return Err(Error::Input(format!("a share of {share} cannot be held out; expected 0 to 1")));
@@ -126,20 +126,20 @@ pub fn hold_out(questions: Vec<Question>, share: f64, seed: u64) -> Result<(Vec<
     Ok((kept, records))
 }
 
-/// A verdict to learn: what the judge is asked and what it is to write.
+/// A verdict to be learnt: what the judge is asked, and what it is to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lesson {
-    /// The example.
+    /// The question to the judge and the verdict, as a training record.
     pub record: ExampleRecord,
-    /// Its score, rounded to a whole number.
+    /// The score of the verdict, rounded to a whole number.
     pub score: usize,
 }
 
-/// Verdicts to learn from scored answers: the justification where there is one, then `Score: k`. Answers without a
+/// Verdicts to be learnt from scored answers: the justification, if there is one, then `Score: k`. Answers without a
 /// score give none.
 ///
 /// # Errors
-/// A template that does not fill.
+/// The template cannot be filled.
 pub fn lessons(questions: &[Question], template: &Template) -> Result<Vec<Lesson>> {
     let mut all = Vec::new();
     for q in questions {
@@ -162,13 +162,13 @@ fn lesson(template: &Template, q: &Question, a: &Answer, why: Option<&str>, scor
     Ok(Lesson { record, score: score as usize })
 }
 
-/// Drops lessons, at random by the seed, until no score has more than `share` of those that are left. Gives how many of
-/// each score were dropped.
+/// Drops lessons, drawn by the seed, until no score has more than a fraction `share` of those that are left. Also
+/// returns how many of each score were dropped.
 pub fn balance(lessons: Vec<Lesson>, share: f64, seed: u64) -> (Vec<Lesson>, [usize; 6]) {
     let mut counts = [0usize; 6];
     lessons.iter().for_each(|l| counts[l.score] += 1);
     let full = counts;
-    // The largest count falls until it keeps to its share; the others then hold.
+    // The largest count is lowered until it keeps to its share; then the others do too.
     while let Some(most) = (0..6).max_by_key(|s| (counts[*s], usize::MAX - s))
         && counts[most] > 1
         && counts[most] as f64 > share * counts.iter().sum::<usize>() as f64

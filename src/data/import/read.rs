@@ -1,5 +1,5 @@
-//! Others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. Each line
-//! tells by its fields what it is.
+//! Reads others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. The
+//! fields of a line tell which of these it is.
 
 use super::{Answer, Question};
 use crate::json::read_jsonl;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// How many records were left out, by reason.
+/// How many records were left out for each reason.
 pub type Counts = BTreeMap<&'static str, usize>;
 
-/// A message of the Open Assistant export; in a tree file with its replies, in a message file with its parent's id.
+/// A message of the Open Assistant export. In a tree file it holds its replies, in a message file its parent's id.
 #[derive(Deserialize)]
 struct OasstMessage {
     #[serde(default)]
@@ -36,7 +36,7 @@ struct OasstTree {
     prompt: OasstMessage,
 }
 
-/// A text or a conversation of one message.
+/// A text, or a conversation of one message.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Said {
@@ -52,7 +52,7 @@ impl Said {
         }
     }
 
-    /// The one message, or None where there are several.
+    /// The text of the one message, or `None` if there are several.
     fn only(self) -> Option<String> {
         match self {
             Said::Chat(messages) if messages.len() != 1 => None,
@@ -61,7 +61,7 @@ impl Said {
     }
 }
 
-/// A preference; without `prompt` both sides begin with it.
+/// A preference; if it has no `prompt`, both sides begin with the prompt.
 #[derive(Deserialize)]
 struct Preference {
     prompt: Option<Said>,
@@ -81,11 +81,13 @@ struct Scored {
     verdict: Option<String>,
 }
 
-/// The questions of a file in the order in which they first occur. Of trees and messages those in language `lang` (any
-/// where it is empty), their first turn only, deleted texts left out. Gives also what was left out and why.
+/// Reads the questions of a file, in the order in which they first occur. Of trees and messages it takes those in the
+/// language `lang` (in any, if that is empty), only their first turn, and no deleted texts. Also returns what was left
+/// out, and why.
 ///
 /// # Errors
-/// A file that cannot be read, or a line that is none of the forms, by number; no question at all.
+/// The file cannot be read, a line has none of the forms (the error names it by number), or there is no question at
+/// all.
 pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
     let mut found = Found::default();
     let mut messages = Vec::new();
@@ -129,7 +131,8 @@ impl Found {
         *self.dropped.entry(why).or_default() += 1;
     }
 
-    /// `rank` is a place among those that came with the answer; answers of one question may come from several records.
+    /// Adds an answer. `rank` is its place among the answers of the same record; those of one question may come from
+    /// several records.
     fn add(&mut self, prompt: &str, text: &str, (rank, score): (usize, Option<f64>), verdict: Option<String>) {
         let (prompt, text) = (prompt.trim(), text.trim());
         if prompt.is_empty() || text.is_empty() {
@@ -158,7 +161,7 @@ impl Found {
             return self.drop("in another language");
         }
         let mut replies: Vec<OasstMessage> = root.replies.into_iter().filter(|r| !r.deleted).collect();
-        // A single answer is nobody's rival, so nobody ranked it.
+        // A single answer has no rival, so nobody ranked it.
         if let [one] = &mut replies[..] {
             one.rank.get_or_insert(0.0);
         }
@@ -210,7 +213,8 @@ impl Found {
         }
     }
 
-    /// The best answer first, places without gaps; scores decide where all answers have one.
+    /// Sorts the answers, the best one first, and numbers their places without gaps. If all answers have scores, these
+    /// decide.
     fn rank(&mut self) {
         for q in &mut self.questions {
             let scored = q.answers.iter().all(|a| a.score.is_some());

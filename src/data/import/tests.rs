@@ -36,7 +36,7 @@ fn trees_and_preferences_become_ranked_questions() {
     let (_dir, path) = file(&lines.each_ref().map(String::as_str));
     let (questions, dropped) = read(&path, "en").unwrap();
     assert_eq!(questions.iter().map(|q| q.prompt.as_str()).collect::<Vec<_>>(), ["Why?", "Alone?", "Which?"]);
-    // The place of a deleted answer closes up.
+    // The ranks after a deleted answer move up.
     assert_eq!(ranked(&questions[0]), [("Good.", 0), ("Bad.", 1)]);
     assert_eq!(ranked(&questions[1]), [("Yes.", 0)]);
     assert_eq!(ranked(&questions[2]), [("This.", 0), ("That.", 1)]);

@@ -1,5 +1,5 @@
-//! Verdicts to learn from ranked answers without scores: a model writes them, and those are kept whose scores order the
-//! answers as people did (the paper's EFT data).
+//! Verdicts to be learnt, made from ranked answers without scores: a model writes them, and those are kept whose scores
+//! order the answers as people did (the paper's EFT data).
 
 use super::{Lesson, Question, lesson};
 use crate::generate::Engine;
@@ -11,22 +11,22 @@ use crate::{Observer, Result};
 /// Questions that are judged between two looks at whether to stop.
 const WAVE: usize = 16;
 
-/// What came of it.
+/// The verdicts that a model wrote, and how many questions they came from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
-    /// One for each answer of a question whose order was met.
+    /// One lesson for each answer of the questions whose order was met.
     pub lessons: Vec<Lesson>,
-    /// Questions with answers of at least two ranks.
+    /// How many questions have answers of at least two ranks.
     pub questions: usize,
-    /// Of these, judged in the order of the ranks.
+    /// How many of these questions the model judged in the order of the ranks.
     pub agreed: usize,
-    /// Of these, with an answer whose verdicts gave no score.
+    /// How many of these questions have an answer whose verdicts gave no score.
     pub unscored: usize,
 }
 
-/// Lets the engine's model judge every answer of the questions that have several ranks, by the additive prompt with
-/// sampled verdicts. A question is kept where each answer's mean score is above that of every answer ranked below it;
-/// of an answer's verdicts the one nearest to the mean is learnt, up to its score.
+/// Lets the engine's model judge every answer of the questions that have several ranks, with the additive prompt and
+/// sampled verdicts. A question is kept if each answer's mean score is above that of every answer ranked below it. Of
+/// an answer's verdicts the one nearest to the mean is to be learnt, up to its score.
 ///
 /// # Errors
 /// Errors of the engine; `Stopped` when the observer asks for it.
@@ -81,7 +81,7 @@ fn ordered(q: &Question, scores: &[f64]) -> bool {
     all().all(|(a, x)| all().filter(|(b, _)| b.rank > a.rank).all(|(_, y)| x > y))
 }
 
-/// What stands before the last `Score:`, without the marks of emphasis that belong to it.
+/// The text before the last `Score:`, without the marks of emphasis that belong to that word.
 fn justification(verdict: &str) -> Option<&str> {
     let at = verdict.to_ascii_lowercase().rfind("score")?;
     let why = verdict[..at].trim_end_matches(|c: char| c.is_whitespace() || "*_#`".contains(c)).trim_start();
@@ -98,7 +98,7 @@ mod tests {
     use crate::model::score::Branch;
     use crate::world::text::WorldText;
 
-    /// Writes these verdicts, whatever is asked.
+    /// An engine that writes these verdicts, whatever it is asked.
     struct Script(Vec<&'static str>);
 
     impl Engine for Script {

@@ -10,11 +10,11 @@ use crate::rng::record_id;
 use std::path::Path;
 
 /// Answers the prompts in waves; writes `out`, sorted by prompt id and sample. `stage` names the stage in ids and in
-/// progress. A finished stage is read back.
+/// progress. The records of a finished stage are read from `out`.
 ///
 /// # Errors
-/// A prompt that leaves no room for an answer; errors of the engine and of the files; `Stopped` when the observer asks
-/// for it.
+/// A prompt leaves no room for an answer; errors of the engine and of the files; `Stopped` when the observer asks for
+/// it.
 pub fn run(
     engine: &mut dyn Engine,
     ctx: &Context,

@@ -1,4 +1,4 @@
-//! Log-probs of a round's answers under a model: what DPO's implicit reward is made of (arXiv 2305.18290, equation 5).
+//! Log-probs of a round's answers under a model, of which DPO's implicit reward is made (arXiv 2305.18290, equation 5).
 
 use crate::Result;
 use crate::data::records::{CandidateRecord, LogpRecord, PromptRecord};
@@ -8,8 +8,8 @@ use crate::recipe::context::Context;
 use crate::recipe::waves::in_waves;
 use std::path::Path;
 
-/// Scores in waves of prompts; writes `out` in the order of the prompts. `stage` names the stage in progress. A
-/// finished stage is read back.
+/// Scores the answers in waves of prompts; writes `out` in the order of the prompts. `stage` names the stage in
+/// progress. The records of a finished stage are read from `out`.
 ///
 /// # Errors
 /// Errors of the engine and of the files; `Stopped` when the observer asks for it.

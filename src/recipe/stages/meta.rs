@@ -1,5 +1,5 @@
-//! Meta-Rewarding (arXiv 2407.19594): the model compares its own verdicts, and the better ones are preferred to the
-//! worse ones in training, so that the judge is trained too.
+//! Meta-Rewarding (arXiv 2407.19594): the model compares its own verdicts, and in training the better ones are
+//! preferred to the worse ones, so that the judge is trained too.
 
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
 use crate::generate::Engine;
@@ -11,12 +11,13 @@ use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Anything that says which of two verdicts is the better one.
+/// Says which of two verdicts is the better one.
 pub trait MetaJudge {
-    /// One preference a match, in order; the question is the judge's prompt, a and b are two verdicts on it.
+    /// Gives one preference for each match, in the order of the matches. The question of a match is the judge's prompt,
+    /// and its two answers are verdicts on it.
     ///
     /// # Errors
-    /// Errors of the engine; text that cannot be encoded.
+    /// Errors of the engine; a text that cannot be encoded.
     fn compare(&self, engine: &mut dyn Engine, matches: &[Match], observer: &dyn Observer) -> Result<Vec<Preference>>;
 }
 
@@ -26,40 +27,40 @@ impl MetaJudge for PairwiseJudge<'_> {
     }
 }
 
-/// The engine's model as its own meta-judge, by the shipped prompt; each two verdicts are shown in both orders.
+/// The engine's model as its own meta-judge, with the shipped prompt. It is shown each two verdicts in both orders.
 pub fn own_meta_judge<'a>(ctx: &Context<'a>) -> PairwiseJudge<'a> {
     let template = Template::message(include_str!("../../../prompts/meta.txt"));
     PairwiseJudge { language: ctx.domain.language(), template, sampled: None }
 }
 
-/// What a stage of verdict pairs reads.
+/// What the stage of verdict pairs reads.
 pub struct Verdicts<'a> {
-    /// The round's prompts.
+    /// The prompts of the round.
     pub prompts: &'a [PromptRecord],
-    /// Its answers.
+    /// The answers of the round.
     pub candidates: &'a [CandidateRecord],
-    /// Its written verdicts.
+    /// The verdicts that were written on the answers.
     pub verdicts: &'a [VerdictRecord],
-    /// Pairs of answers that are trained on as well.
+    /// How many pairs of answers are trained on as well.
     pub pairs: usize,
 }
 
-/// One answer with its different verdicts that parse.
+/// One answer, with those of its verdicts that parse and differ.
 struct Told<'a> {
     verdict: &'a VerdictRecord,
     question: &'a str,
     answer: &'a str,
-    /// With their places in the record.
+    /// The verdicts with their places in the record.
     texts: Vec<(usize, &'a str)>,
-    /// Variance of their scores.
+    /// Variance of the verdicts' scores.
     spread: f64,
 }
 
-/// Compares the verdicts on those answers whose verdicts differ most in their scores, as many as `[judge] meta` allows
-/// beside the pairs of answers; writes the verdict pairs to `out`. A finished stage is read back.
+/// Compares the verdicts on the answers whose verdicts differ most in their scores, as many as `[judge] meta` allows
+/// beside the pairs of answers. Writes the verdict pairs to `out`. The records of a finished stage are read from `out`.
 ///
 /// # Errors
-/// A judge that writes no verdicts; errors of the meta-judge and of the files; `Stopped` when the observer asks for it.
+/// The judge writes no verdicts; errors of the meta-judge and of the files; `Stopped` when the observer asks for it.
 pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
@@ -93,13 +94,13 @@ pub fn run(
     Ok(pairs)
 }
 
-/// The most verdict pairs that are at most `share` of all, beside `pairs` others.
+/// The most verdict pairs that are at most a fraction `share` of all pairs, if there are `pairs` others.
 fn most(share: f64, pairs: usize) -> usize {
-    // A share of 0.15 of 100 is 15, whatever the last bit of the quotient.
+    // 0.15 of 100 is 15, whatever the last bit of the quotient.
     (share * pairs as f64 / (1.0 - share) + 1e-9) as usize
 }
 
-/// Answers with at least two different scores, those with the widest spread first.
+/// Answers whose verdicts have at least two different scores, those with the widest spread first.
 fn told<'a>(judge: &dyn Judge, input: &Verdicts<'a>) -> Vec<Told<'a>> {
     let prompts: HashMap<&str, &PromptRecord> = input.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
     let candidates: HashMap<&str, &CandidateRecord> = input.candidates.iter().map(|c| (c.id.as_str(), c)).collect();
@@ -168,12 +169,12 @@ fn wave(
     Ok(pairs)
 }
 
-/// Every (i, j) with i < j < n.
+/// Every pair (i, j) with i < j < n.
 fn two_of(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)))
 }
 
-/// A verdict and the share of its comparisons that it won.
+/// A verdict and the fraction of its comparisons that it won.
 struct Side<'a> {
     place: usize,
     text: &'a str,

@@ -1,4 +1,4 @@
-//! The stages of a round, in their order; each reads and writes JSONL.
+//! The stages of a round, in their order. Each of them reads and writes JSONL.
 
 pub mod candidates;
 pub mod logps;

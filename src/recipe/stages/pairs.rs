@@ -1,4 +1,4 @@
-//! Stage 4: the pairs of every prompt that has some.
+//! Stage 4: the preference pairs of the prompts.
 
 use crate::Result;
 use crate::data::records::{CandidateRecord, LogpRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
@@ -11,44 +11,44 @@ use crate::rng::record_id;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// What pairs are made of: the records of the stages before.
+/// The records of earlier stages, of which pairs are made.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// The round's prompts.
+    /// The prompts of the round.
     pub prompts: Vec<PromptRecord>,
-    /// The round's model's answers.
+    /// The answers of the round's model.
     pub candidates: Vec<CandidateRecord>,
-    /// Their judgments, those of `anchors` among them.
+    /// The judgments of the answers, with those of `anchors` among them.
     pub verdicts: Vec<VerdictRecord>,
-    /// The first model's answers, where the rejected ones are taken from these.
+    /// The answers of the first model, if the rejected answers are taken from these.
     pub anchors: Option<Vec<CandidateRecord>>,
-    /// The judgments of the model before, where their agreement counts.
+    /// The judgments of the model before, if agreement with them counts.
     pub before: Option<Vec<VerdictRecord>>,
-    /// Log-probs of all answers under the round's model and under the one before, where these must agree with the
+    /// The log-probs of all answers under the round's model and under the one before, if these must agree with the
     /// scores.
     pub logps: Option<[Vec<LogpRecord>; 2]>,
 }
 
-/// The pairs of a round, and what became of the prompts without.
+/// The pairs of a round, and what became of the prompts without pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Sorted by prompt id.
+    /// The pairs, sorted by prompt id.
     pub pairs: Vec<PairRecord>,
-    /// Prompts whose best and worst are too near one another.
+    /// How many prompts have a best and a worst answer that are too near one another.
     pub ties: usize,
-    /// Prompts with fewer than two scores.
+    /// How many prompts have fewer than two scored answers.
     pub too_few: usize,
-    /// Pairs left out because log-probs and scores disagree.
+    /// How many pairs were left out because log-probs and scores disagree.
     pub disagreeing: usize,
-    /// Mean of (τ + 1) / 2 over the prompts, between the round's judge and the model before; None where it was not
-    /// asked.
+    /// Mean over the prompts of (τ + 1) / 2 between the round's judge and the model before; `None` if it was not asked
+    /// for.
     pub agreement: Option<f64>,
 }
 
-/// Builds the preferences and writes `out`. A finished stage is read back.
+/// Builds the preferences and writes them to `out`. The records of a finished stage are read from `out`.
 ///
 /// # Errors
-/// Text that cannot be encoded; the file cannot be written.
+/// A text cannot be encoded, or the file cannot be written.
 pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
     if out.exists() {
         return read_jsonl(out);
@@ -58,10 +58,10 @@ pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>
     Ok(pairs)
 }
 
-/// The pairs: a pure function of the records and the settings.
+/// Builds the pairs: a pure function of the records and the settings.
 ///
 /// # Errors
-/// Text that cannot be encoded.
+/// A text cannot be encoded.
 pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
     let section = &ctx.settings.pairs;
     let rule = section.rule(ctx.round);
@@ -87,7 +87,7 @@ pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
                     }
                     let mut record = record(ctx, prompt, chosen, rejected)?;
                     if let (Agreement::Prompt, Some(all)) = (section.agreement, &agreements) {
-                        // Rankings without an order say nothing of the preference.
+                        // Rankings that put all alike say nothing about the preference.
                         record.flip = (1.0 - all[at].unwrap_or(0.5)) as f32;
                     }
                     out.pairs.push(record);
@@ -110,7 +110,7 @@ pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
     Ok(out)
 }
 
-/// (τ + 1) / 2 of each prompt's candidates under both judges; None where one of them puts all alike.
+/// (τ + 1) / 2 of each prompt's candidates under both judges; `None` if one of the judges puts all of them alike.
 fn agreements(own: &[(&PromptRecord, Answers)], before: &[VerdictRecord]) -> Vec<Option<f64>> {
     let before = scores(before);
     own.iter()
@@ -122,7 +122,7 @@ fn agreements(own: &[(&PromptRecord, Answers)], before: &[VerdictRecord]) -> Vec
         .collect()
 }
 
-/// log π − log π_before of every answer: DPO's implicit reward over β.
+/// log π − log π_before of every answer, which is DPO's implicit reward divided by β.
 fn implicit([now, before]: &[Vec<LogpRecord>; 2]) -> HashMap<&str, f64> {
     let before: HashMap<&str, f64> = before.iter().map(|r| (r.candidate_id.as_str(), r.logp)).collect();
     let gain = |r: &'_ LogpRecord| Some(r.logp - before.get(r.candidate_id.as_str())?);

@@ -21,11 +21,11 @@ struct Wave {
     dropped: Vec<DroppedRecord>,
 }
 
-/// Draws invitations in waves until enough new prompts are kept; writes `out` (kept, by id) and `dropped`. Prompts in
-/// `earlier` do not come again. A finished stage is read back.
+/// Draws invitations in waves until enough new prompts are kept; writes `out` (the kept ones, by id) and `dropped`.
+/// Prompts in `earlier` are not kept again. The records of a finished stage are read from `out`.
 ///
 /// # Errors
-/// Not one usable prompt; errors of the engine and of the files; `Stopped` when the observer asks for it.
+/// Not one prompt is usable; errors of the engine and of the files; `Stopped` when the observer asks for it.
 pub fn run(
     engine: &mut dyn Engine,
     ctx: &Context,
@@ -51,7 +51,7 @@ pub fn run(
     let take = |wave: &Wave, own: &mut Vec<String>, seen: &mut HashSet<String>, near: &mut Kept| {
         for k in &wave.kept {
             own.push(k.prompt.clone());
-            // Kept within the running wave already, or read back from a finished one.
+            // The prompt may have been kept in this wave already, or be read back from a finished one.
             if seen.insert(k.prompt.clone()) {
                 near.push(&k.prompt);
             }
@@ -118,7 +118,7 @@ pub fn run(
     Ok(kept)
 }
 
-/// Id of a prompt in this round.
+/// The id of a prompt in this round.
 ///
 /// # Errors
 /// Text that cannot be encoded.
@@ -126,7 +126,7 @@ pub fn prompt_id(ctx: &Context, prompt: &str) -> Result<String> {
     Ok(hex(record_id(ctx.round, "prompt", &ctx.domain.language().ask(prompt)?, 0)))
 }
 
-/// The next prompts of the seed file; each round goes on where the last one stopped, round and round.
+/// The next prompts of the seed file. Each round continues where the last one stopped, and begins again at the end.
 fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
     let (all, n) = (ctx.domain.seed_prompts(), ctx.settings.prompts.from_seed);
     if n > all.len() {
@@ -136,7 +136,7 @@ fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
     let mut held_out = HeldOut::new(ctx);
     (first..first + n)
         .map(|i| &all[i % all.len()])
-        // A similar prompt may stay: the user put it there. One that is measured on may not.
+        // A similar prompt may stay, since the user put it there; one that is measured on may not.
         .filter(|prompt| !held_out.contains(prompt, f64::INFINITY))
         .map(|prompt| {
             let prompt = prompt.clone();
@@ -171,7 +171,7 @@ fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
         .collect()
 }
 
-/// Prompts that are measured on.
+/// The prompts that are measured on.
 struct HeldOut {
     words: HashSet<Vec<String>>,
     near: Kept,
@@ -184,7 +184,7 @@ impl HeldOut {
         Self { words: ctx.held_out.iter().map(|p| words(p).collect()).collect(), near }
     }
 
-    /// Whether a prompt has the words of one of them, or is similar to one.
+    /// Whether a prompt has the words of one of these prompts, or is similar to one.
     fn contains(&mut self, prompt: &str, max_rouge: f64) -> bool {
         self.words.contains(&words(prompt).collect::<Vec<_>>())
             || (max_rouge <= 1.0 && self.near.nearest(prompt) >= max_rouge)
@@ -219,7 +219,7 @@ fn admit(
 /// The prompts of all rounds before `round`.
 ///
 /// # Errors
-/// A round's prompts are missing or broken.
+/// The prompts of a round are missing or broken.
 pub fn earlier_prompts(run: &Path, round: u32) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for r in 1..round {

@@ -1,4 +1,4 @@
-//! Stage 5: the next model from the pairs.
+//! Stage 5: trains the next model on the pairs.
 
 use super::validation::{self, Validator};
 use crate::data::records::PairRecord;
@@ -14,11 +14,11 @@ use crate::train::{Dropout, Optimiser, dpo, sft};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Trains the round's next model on its pairs and writes the folder `next`; with `[validation]` the best one of its
-/// checkpoints. A finished training is left as it is.
+/// Trains the round's next model on its pairs and writes it to the folder `next`; with `[validation]` that is the best
+/// of its checkpoints. A finished training is left as it is.
 ///
 /// # Errors
-/// No pairs; errors of [`train`] and of writing the model.
+/// There are no pairs; errors of [`train`] and of writing the model.
 pub fn run(
     gpu: &Gpu,
     model: Model,
@@ -29,7 +29,7 @@ pub fn run(
     next: &Path,
 ) -> Result<()> {
     if next.exists() {
-        // A run killed right after it wrote the model leaves its checkpoints behind.
+        // A run that was killed right after it wrote the model has left its checkpoints behind.
         validation::remove(&files.dir)?;
         return Checkpoints::open(&files.dir)?.remove();
     }

@@ -1,5 +1,5 @@
-//! Early stopping: the model in training answers held-out prompts, the round's judge scores them, and the weights with
-//! the best mean score are the ones that are kept.
+//! Early stopping: the model in training answers held-out prompts, the round's judge scores the answers, and the
+//! weights with the best mean score are kept.
 
 use crate::data::answers::read_prompts;
 use crate::durable;
@@ -18,28 +18,28 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Its records beside the training's steps.
+/// Name of the file of validations beside the training's steps.
 pub(crate) const LOG: &str = "validation.jsonl";
 const BEST: &str = "best";
 
 /// One validation: a line of `round-N/validation.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
-    /// Optimiser steps taken.
+    /// How many optimiser steps had been taken.
     pub step: u64,
-    /// Mean score over the prompts, of their answers that have one; null where none has.
+    /// Mean score over the prompts, of those answers that have one; null if none has.
     pub score: Option<f64>,
-    /// Its standard error over the prompts.
+    /// Standard error of the score over the prompts.
     pub se: f64,
-    /// Answers judged.
+    /// How many answers were judged.
     pub answers: usize,
-    /// Of these, without a score.
+    /// How many of these answers have no score.
     pub unscored: usize,
-    /// Mean length in tokens.
+    /// Mean length of the answers in tokens.
     pub tokens: f64,
 }
 
-/// Validations of one training.
+/// The validations of one training.
 pub struct Validator<'a> {
     gpu: &'a Gpu,
     ctx: &'a Context<'a>,
@@ -50,7 +50,7 @@ pub struct Validator<'a> {
 }
 
 impl<'a> Validator<'a> {
-    /// For the training in `dir`; None where the settings name no prompts.
+    /// The validations of the training in `dir`; `None` if the settings name no prompts.
     ///
     /// # Errors
     /// The file of prompts cannot be read.
@@ -69,7 +69,7 @@ impl<'a> Validator<'a> {
     /// Moves the best weights to `next`.
     ///
     /// # Errors
-    /// There are none; the folder cannot be moved.
+    /// There are no weights, or the folder cannot be moved.
     pub fn keep(self, next: &Path) -> Result<()> {
         let Some(best) = best_of(&self.done).map(|at| &self.done[at]) else {
             return Err(Error::file(self.dir.join(LOG), "holds no validation; remove the file and resume"));
@@ -87,7 +87,7 @@ impl<'a> Validator<'a> {
 }
 
 impl EarlyStop for Validator<'_> {
-    /// Takes up the validations of the first `step` steps; later ones, of steps that were lost, are forgotten.
+    /// Takes up the validations of the first `step` steps. Those of later steps, which were lost, are forgotten.
     ///
     /// # Errors
     /// The log cannot be read or written.
@@ -97,25 +97,25 @@ impl EarlyStop for Validator<'_> {
         Ok(())
     }
 
-    /// Whether a validation after step `step` of `steps` is still to be made: there is one every so many steps and
+    /// Whether a validation after step `step` of `steps` is still to be made. There is one every so many steps and one
     /// after the last.
     fn due(&self, step: u64, steps: u64) -> bool {
         let asked = step == steps || step.is_multiple_of(self.ctx.settings.validation.every as u64);
         step > 0 && asked && self.done.last().is_none_or(|last| last.step < step)
     }
 
-    /// Whether the last validations brought nothing better.
+    /// Whether the last validations have brought nothing better.
     fn enough(&self) -> bool {
         let patience = self.ctx.settings.validation.patience;
         let best = best_of(&self.done).map_or(0, |best| best + 1);
         patience > 0 && self.done.len() >= best + patience
     }
 
-    /// Answers and scores; keeps the weights if no earlier ones scored as well.
+    /// Answers the prompts and scores the answers; keeps the weights if no earlier ones scored as well.
     ///
     /// # Errors
-    /// Errors of the engine, the judge and the files; the judge is the round's model, loaded beside the one in
-    /// training.
+    /// Errors of the engine, of the judge and of the files. The judge is the round's model, which is loaded beside the
+    /// one in training.
     fn run(&mut self, trainer: &Trainer) -> Result<()> {
         let ctx = self.ctx;
         ctx.observer.begin("validation", Some(self.prompts.len() as u64), "prompts");
@@ -140,7 +140,7 @@ impl EarlyStop for Validator<'_> {
         let items: Vec<Item> =
             answers.iter().map(|(key, question, answer)| Item { key: *key, question, answer }).collect();
         let mut verdicts = Vec::new();
-        // A judge that moves with the training would measure itself.
+        // A judge that changes with the training would measure itself.
         ctx.models.with(ctx.round, &mut |engine| {
             verdicts = self.judge.judge(engine, &items, ctx.observer)?;
             Ok(())
@@ -172,8 +172,8 @@ impl EarlyStop for Validator<'_> {
         Ok(())
     }
 
-    /// Removes the weights that are not the best ones. Call it only once a checkpoint of the last validation's step is
-    /// written: a resume from before it needs the older weights.
+    /// Removes all weights but the best ones. Call it only when a checkpoint of the last validation's step is written,
+    /// since a resume from before that step needs the older weights.
     ///
     /// # Errors
     /// A folder cannot be removed.
@@ -189,7 +189,7 @@ impl EarlyStop for Validator<'_> {
     }
 }
 
-/// Removes what a validated training in `dir` kept of its weights.
+/// Removes the weights that a validated training in `dir` kept.
 ///
 /// # Errors
 /// The folder cannot be removed.
@@ -197,7 +197,7 @@ pub fn remove(dir: &Path) -> Result<()> {
     durable::remove_folder(&dir.join(BEST))
 }
 
-/// The step whose weights were kept by the training in `dir`; None where nothing was validated.
+/// The step whose weights the training in `dir` kept; `None` if nothing was validated.
 ///
 /// # Errors
 /// The log is broken.
@@ -206,7 +206,8 @@ pub fn best(dir: &Path) -> Result<Option<u64>> {
     Ok(best_of(&done).map(|at| done[at].step))
 }
 
-/// The earliest of the best; the last one where none has a score; None where there is none.
+/// The index of the best validation; of several, the earliest, and if none has a score, the last. `None` if there are
+/// none.
 fn best_of(done: &[ValidationRecord]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (at, score) in done.iter().enumerate().filter_map(|(at, r)| Some((at, r.score?))) {

@@ -9,8 +9,9 @@ use crate::rng::record_id;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Judges in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a prompt with the same
-/// text share a verdict. `stage` names the stage in ids and in progress. A finished stage is read back.
+/// Judges the candidates in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a
+/// prompt with the same text share a verdict. `stage` names the stage in ids and in progress. The records of a finished
+/// stage are read from `out`.
 ///
 /// # Errors
 /// Errors of the judge, the engine and the files; `Stopped` when the observer asks for it.
@@ -33,7 +34,7 @@ pub fn run(
     )
 }
 
-/// Candidates of a prompt with the same text.
+/// The candidates of a prompt that have the same text.
 struct Same<'a> {
     prompt: &'a PromptRecord,
     text: &'a str,

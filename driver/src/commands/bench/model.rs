@@ -1,4 +1,4 @@
-//! A model's speed: prefill, decode at several batch sizes, a DPO step.
+//! The speed of a model: prefill, decoding at several batch sizes, and a DPO step.
 
 use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
@@ -18,39 +18,42 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-/// Sequences that decode together.
+/// How many sequences decode together, in each measurement.
 const BATCHES: [usize; 3] = [1, 8, 32];
-/// Prompt tokens where the prompt is not what is measured.
+/// Tokens of a prompt that is not itself measured.
 const SHORT: usize = 16;
 
-/// Tokens to measure with.
+/// How many tokens to measure with.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) prefill: usize,
     pub(super) decode: usize,
-    /// Pairs of the DPO step, tokens of each prompt and of each answer.
+    /// Pairs of the DPO step, then tokens of each prompt and of each answer.
     pub(super) pairs: [usize; 3],
 }
 
-/// Figures of one model on one device.
+/// The figures of one model on one device.
 #[derive(Serialize)]
 pub(super) struct Speed {
     prefill_tok_s: f64,
     decode_tok_s: f64,
     decode_tok_s_batch: BTreeMap<usize, f64>,
     dpo_tokens_s: f64,
-    /// Time of an optimiser step over that of a forward pass on the same pairs.
+    /// Time of an optimiser step divided by that of a forward pass on the same pairs.
     dpo_step_over_forward: f64,
-    /// The same where each block's activations are computed again on the way back.
+    /// Time of a step that computes each block's activations again on the way back, divided by that of the forward
+    /// pass.
     dpo_recomputed_over_forward: f64,
     dpo_pairs_s: f64,
-    /// Time of a step in which each answer has a copy of its prompt over that of one in which the answers share it.
+    /// Time of a step in which each answer has its own copy of the prompt, divided by that of one in which the answers
+    /// share it.
     dpo_sharing_gain: f64,
     peak_bytes: u64,
     pub(super) phases: Vec<Phase>,
 }
 
-/// One piece of a model's work: time, counted work, and the share of the device's own peak that bounds it.
+/// One piece of a model's work: its time, its counted work, and what fraction that is of the device's peak that bounds
+/// it.
 #[derive(Clone, Serialize)]
 pub(super) struct Phase {
     pub(super) name: String,
@@ -62,7 +65,7 @@ pub(super) struct Phase {
     pub(super) share: f64,
 }
 
-/// Seconds, and the work that was submitted in them.
+/// A number of seconds, and the work that was submitted in them.
 #[derive(Clone, Copy)]
 struct Spent {
     seconds: f64,
@@ -73,7 +76,7 @@ impl Spent {
     /// What `self` took beyond `less`.
     fn beyond(self, less: Spent) -> Spent {
         let work = self.work.plus(less.work, -1.0);
-        // A disturbed run may seem longer than a longer one; a figure must stay finite.
+        // A disturbed run may take longer than one with more work; the figure must stay finite.
         Spent { seconds: (self.seconds - less.seconds).max(1e-9), work }
     }
 
@@ -91,12 +94,12 @@ impl Spent {
     }
 }
 
-/// The quicker of two, since whatever disturbs makes slower.
+/// The quicker of two measurements, since disturbances only make slower.
 fn quicker(a: Spent, b: Spent) -> Spent {
     if b.seconds < a.seconds { b } else { a }
 }
 
-/// A clock and a count of the work submitted.
+/// A clock, with a count of the work that was submitted.
 struct Watch<'g> {
     gpu: &'g Gpu,
     start: Instant,
@@ -108,7 +111,7 @@ impl<'g> Watch<'g> {
         Watch { gpu, start: Instant::now(), work: gpu.work() }
     }
 
-    /// Since the start, or the last call; everything must have been waited for.
+    /// The time and the work since the start or the last call. Everything submitted must have been waited for.
     fn lap(&mut self) -> Spent {
         let (seconds, work) = (self.start.elapsed().as_secs_f64(), self.gpu.work());
         let spent = Spent { seconds, work }.beyond(Spent { seconds: 0.0, work: self.work });
@@ -126,7 +129,7 @@ pub(super) fn measure(
     peaks: &Peaks,
 ) -> Result<Speed> {
     let source = model.map(|path| app.source(path)).transpose()?;
-    // Quantised weights answer as they are and are trained as f32.
+    // Quantised weights answer as they are, and are trained in f32.
     let load = |trainable: bool| -> Result<Model> {
         match (&source, config) {
             (Some(source), _) if trainable => dtype.trainable(gpu, source, source.adapter.is_some()),
@@ -200,7 +203,7 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
     (0..n).map(|_| stream.below(arch.vocab_size) as u32).collect()
 }
 
-/// The quicker of two equal generations behind one that warms up.
+/// The quicker of two equal generations, after one that warms up.
 fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Result<Spent> {
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -221,14 +224,14 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
     Ok(quicker(run()?, run()?))
 }
 
-/// `n` pairs with prompts and answers of these lengths.
+/// `n` pairs with a prompt and answers of these lengths.
 fn pairs(arch: &Arch, [n, prompt, answer]: [usize; 3]) -> Vec<Pair> {
     let list = |key, n| ids(arch, key, n);
     let pair = |i| Pair::new(list(3 * i, prompt), list(3 * i + 1, answer), list(3 * i + 2, answer));
     (0..n as u64).map(pair).collect()
 }
 
-/// The quicker of two forward passes over the pairs behind one that warms up.
+/// The quicker of two forward passes over the pairs, after one that warms up.
 fn forward(gpu: &Gpu, model: &Model, pairs: &[Pair]) -> Result<Spent> {
     let branch =
         |p: &Pair| score::Branch { prompt: p.prompt.clone(), completions: vec![p.chosen.clone(), p.rejected.clone()] };
@@ -242,7 +245,7 @@ fn forward(gpu: &Gpu, model: &Model, pairs: &[Pair]) -> Result<Spent> {
     Ok(quicker(run()?, run()?))
 }
 
-/// The quicker of two DPO steps on the pairs behind one that warms up, and its tokens.
+/// The quicker of two DPO steps on the pairs, after one that warms up, and the number of its tokens.
 fn step(gpu: &Gpu, trainer: &mut Trainer, pairs: &[Pair]) -> Result<(Spent, u64)> {
     let config = DpoConfig {
         objective: Objective::default(),
@@ -263,7 +266,7 @@ fn step(gpu: &Gpu, trainer: &mut Trainer, pairs: &[Pair]) -> Result<(Spent, u64)
     }
 }
 
-/// Small random weights: speed does not depend on them.
+/// Small random weights; the speed does not depend on their values.
 fn random_weights(arch: &Arch) -> Vec<NamedTensor> {
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let mut stream = Stream::new(0, fnv(name.as_bytes()));

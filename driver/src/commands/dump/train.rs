@@ -82,7 +82,7 @@ struct BatchArgs {
     dtype: DtypeArg,
 }
 
-/// What the first step shows, and `[loss, gradient norm]` of every step.
+/// What the first step shows, and the pair `[loss, gradient norm]` of every step.
 #[derive(Default)]
 struct Taken {
     gradients: Vec<NamedTensor>,
@@ -98,7 +98,7 @@ impl Taken {
         Ok(())
     }
 
-    /// Adds `loss` and, where steps were asked for, `trajectory` to the metrics, and writes both files.
+    /// Adds `loss` and, if steps were asked for, `trajectory` to the metrics, and writes both files.
     fn write(self, args: &BatchArgs, mut metrics: Value) -> Result<()> {
         metrics["loss"] = json!(self.trajectory.first().map(|t| t[0]));
         if args.steps > 0 {
@@ -140,7 +140,7 @@ impl BatchArgs {
         Ok(trainer)
     }
 
-    /// The gradients are those of a first step; without `--steps` that step moves nothing.
+    /// The schedule of the steps. The gradients are those of a first step, which without `--steps` moves nothing.
     fn rate(&self) -> LearningRate {
         let peak = if self.steps == 0 { 0.0 } else { self.lr };
         LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }

@@ -5,11 +5,11 @@ use selfreward::report::tables;
 use selfreward::report::tables::{Grid, short};
 use selfreward::report::{Report, curves};
 
-/// Columns that a curve or histogram takes.
+/// How many columns a curve or histogram takes.
 const CURVE: usize = 24;
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The text for a screen of `width` columns.
+/// The report as text for a screen of `width` columns.
 pub(super) fn text(report: &Report, width: usize) -> String {
     let mut out = String::new();
     if !report.finished {
@@ -32,11 +32,11 @@ pub(super) fn text(report: &Report, width: usize) -> String {
     section("TRAINING, from the first step to the last", training(report, width));
     section("SCORES, 0 to 5, and LENGTHS in tokens", histograms(report, width));
     section("TIMING", grid(tables::stages(report), width));
-    // What files say does not steer the terminal.
+    // What files hold must not steer the terminal.
     out.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-/// A table; one that is too wide is cut into several with some of the columns each.
+/// A table. One that is too wide is cut into several, each with some of the columns.
 fn grid(grid: Option<Grid>, width: usize) -> String {
     let Some(grid) = grid else { return String::new() };
     let cells = |c: usize| grid.rows.iter().chain([&grid.head]).filter_map(move |r| r.get(c));
@@ -80,7 +80,7 @@ fn histograms(report: &Report, width: usize) -> String {
             let (Some(first), Some(last)) = (bins.first(), bins.last()) else { continue };
             let counts: Vec<f64> = bins.iter().map(|b| b.count as f64).collect();
             let all: usize = bins.iter().map(|b| b.count).sum();
-            // From 0, so that an empty bar is the lowest.
+            // The range begins at 0, so that an empty bar is the lowest.
             let bars: String = counts.iter().flat_map(|c| [block(*c, 0.0, largest(&counts)); 2]).collect();
             let ends = format!("{} … {}", short(first.at), short(last.at));
             rows.push(vec![format!("round {}", round.round), what.into(), bars, ends, all.to_string()]);
@@ -93,7 +93,7 @@ fn table(head: [&str; 5], rows: Vec<Vec<String>>, width: usize) -> String {
     if rows.is_empty() { String::new() } else { Table::of(head.map(str::to_owned).into(), rows).render(width) }
 }
 
-/// At most `most` values: the means of equal parts.
+/// At most `most` values, each the mean of an equal part of `values`.
 fn resampled(values: &[f64], most: usize) -> Vec<f64> {
     let parts = values.len().min(most);
     let cut = |i: usize| i * values.len() / parts;
