@@ -198,7 +198,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     };
     let settings = config.round();
     let sizes = sizes(gpu, &settings);
-    let mut folder = RunFolder::open(&place.path, &config.table(), sizes, config.resume)?;
+    let mut folder = RunFolder::open(&place.path, &config.table(), sizes, config.resume, observer)?;
     let scratch = Scratch { dir: folder.path().join("from-scratch") };
     if !folder.model(1).exists() {
         let tensors = match &config.from_scratch {

@@ -67,7 +67,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
         sizes.insert("sft.records".to_owned(), hex(supervision.hash()).into());
     }
     sizes.extend(contents);
-    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume)?;
+    let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume, observer)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
     let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
@@ -151,7 +151,7 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
     let path = &config.run.out;
-    let _shared = join(path, &config.table()?)?;
+    let _shared = join(path, &config.table()?, observer)?;
     let exists = |round: u32| path.join(format!("M{}", round + 1)).exists();
     if !exists(0) {
         return Err(Error::file(path, "has no M1 yet: run --until prompts first"));

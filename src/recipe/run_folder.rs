@@ -5,7 +5,7 @@ use crate::durable::{self, Lines};
 use crate::json::{line, read_json, write_file, write_json};
 use crate::lock::{LOCK_FILE, Lock};
 use crate::weights::{REMOVED_FILE, remove_weights};
-use crate::{Error, Result};
+use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -66,6 +66,7 @@ impl RunFolder {
         config: &toml::Table,
         sizes: BTreeMap<String, serde_json::Value>,
         resume: bool,
+        observer: &dyn Observer,
     ) -> Result<Self> {
         let exists = path.join("config.toml").exists();
         if exists && !resume {
@@ -75,7 +76,7 @@ impl RunFolder {
             return Err(Error::file(path, "holds other files; a run needs a folder of its own"));
         }
         durable::create_folder(path)?;
-        let lock = Lock::take(path, File::try_lock)?;
+        let lock = Lock::take(path, File::try_lock, observer)?;
         let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
         if exists && plan_path.exists() {
@@ -181,12 +182,12 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
 ///
 /// # Errors
 /// There is no such run; a whole run works on it; its configuration differs.
-pub(super) fn join(path: &Path, config: &toml::Table) -> Result<Lock> {
+pub(super) fn join(path: &Path, config: &toml::Table, observer: &dyn Observer) -> Result<Lock> {
     let config_path = path.join("config.toml");
     if !config_path.exists() {
         return Err(Error::file(path, "is no run folder yet: begin with run --until prompts"));
     }
-    let lock = Lock::take(path, File::try_lock_shared)?;
+    let lock = Lock::take(path, File::try_lock_shared, observer)?;
     same_config(&config_path, config)?;
     same_version(&path.join(PLAN_FILE), &read_json(&path.join(PLAN_FILE))?)?;
     Ok(lock)
@@ -346,8 +347,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("run");
         let config = table("[dpo]\nbeta = 0.1\n[run]\nseed = 1\n");
-        let mut run = RunFolder::open(&path, &config, sizes(4), false).unwrap();
-        let busy = RunFolder::open(&path, &config, sizes(4), true).err().unwrap().to_string();
+        let mut run = RunFolder::open(&path, &config, sizes(4), false, &crate::Silent).unwrap();
+        let busy = RunFolder::open(&path, &config, sizes(4), true, &crate::Silent).err().unwrap().to_string();
         assert!(busy.contains("another process"), "{busy}");
         assert!(status(&path).unwrap().running);
         run.stage_done("round-1/prompts").unwrap();
@@ -357,16 +358,19 @@ mod tests {
         torn.extend(b"{\"unix_sec");
         std::fs::write(&log, torn).unwrap();
         assert!(!status(&path).unwrap().running);
-        let exists = RunFolder::open(&path, &config, sizes(4), false).err().unwrap().to_string();
+        let exists = RunFolder::open(&path, &config, sizes(4), false, &crate::Silent).err().unwrap().to_string();
         assert!(exists.contains("--resume"), "{exists}");
         let other = table("[dpo]\nbeta = 0.2\n[run]\nseed = 1\n");
-        let differs = RunFolder::open(&path, &other, sizes(4), true).err().unwrap().to_string();
+        let differs = RunFolder::open(&path, &other, sizes(4), true, &crate::Silent).err().unwrap().to_string();
         assert!(differs.contains("dpo.beta is 0.1 in this folder and 0.2 now"), "{differs}");
-        let missing = RunFolder::open(&path, &table("[run]\nseed = 1\n"), sizes(4), true).err().unwrap().to_string();
+        let missing = RunFolder::open(&path, &table("[run]\nseed = 1\n"), sizes(4), true, &crate::Silent)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(missing.contains("unset"), "{missing}");
-        let plan = RunFolder::open(&path, &config, sizes(5), true).err().unwrap().to_string();
+        let plan = RunFolder::open(&path, &config, sizes(5), true, &crate::Silent).err().unwrap().to_string();
         assert!(plan.contains("plan.json") && plan.contains("wave is 4"), "{plan}");
-        let mut run = RunFolder::open(&path, &config, sizes(4), true).unwrap();
+        let mut run = RunFolder::open(&path, &config, sizes(4), true, &crate::Silent).unwrap();
         assert_eq!(run.state.stages[0].name, "round-1/prompts");
         run.stage_done("round-1/candidates").unwrap();
         let logged: Vec<serde_json::Value> = crate::json::read_jsonl(&log).unwrap();
@@ -379,21 +383,21 @@ mod tests {
         for left in ["lock", "plan.json", ".plan.json.tmp", ".config.toml.tmp"] {
             std::fs::write(tmp.path().join(left), "{\"version\":\"0\",\"sizes\":{}}").unwrap();
         }
-        drop(RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false).unwrap());
-        RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), true).unwrap();
+        drop(RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false, &crate::Silent).unwrap());
+        RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), true, &crate::Silent).unwrap();
     }
 
     #[test]
     fn runs_of_another_version_are_read_and_not_gone_on_with() {
         let tmp = tempfile::tempdir().unwrap();
         let config = table("[run]\nseed = 1\n");
-        let mut run = RunFolder::open(tmp.path(), &config, sizes(4), false).unwrap();
+        let mut run = RunFolder::open(tmp.path(), &config, sizes(4), false, &crate::Silent).unwrap();
         run.stage_done("round-1/prompts").unwrap();
         drop(run);
         let plan = tmp.path().join(PLAN_FILE);
         let old = std::fs::read_to_string(&plan).unwrap().replace(env!("CARGO_PKG_VERSION"), "0.0.1");
         std::fs::write(&plan, old).unwrap();
-        let e = RunFolder::open(tmp.path(), &config, sizes(4), true).err().unwrap().to_string();
+        let e = RunFolder::open(tmp.path(), &config, sizes(4), true, &crate::Silent).err().unwrap().to_string();
         assert!(e.contains("version 0.0.1") && e.contains(env!("CARGO_PKG_VERSION")), "{e}");
         assert_eq!(status(tmp.path()).unwrap().stages.len(), 1);
         std::fs::create_dir(tmp.path().join("round-1")).unwrap();
@@ -405,7 +409,7 @@ mod tests {
     #[test]
     fn only_the_newest_models_keep_their_weights() {
         let tmp = tempfile::tempdir().unwrap();
-        let run = RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false).unwrap();
+        let run = RunFolder::open(tmp.path(), &table("[run]\nseed = 1\n"), sizes(4), false, &crate::Silent).unwrap();
         for number in 1..=5 {
             crate::world::save(&run.model(number), &crate::world::init(0)).unwrap();
         }
@@ -431,8 +435,8 @@ mod tests {
     fn what_is_kept_may_change() {
         let tmp = tempfile::tempdir().unwrap();
         let with = |keep| table(&format!("[run]\nkeep = {keep}\nseed = 1\n"));
-        drop(RunFolder::open(tmp.path(), &with(0), sizes(4), false).unwrap());
-        drop(RunFolder::open(tmp.path(), &with(2), sizes(4), true).unwrap());
+        drop(RunFolder::open(tmp.path(), &with(0), sizes(4), false, &crate::Silent).unwrap());
+        drop(RunFolder::open(tmp.path(), &with(2), sizes(4), true, &crate::Silent).unwrap());
         assert!(std::fs::read_to_string(tmp.path().join("config.toml")).unwrap().contains("keep = 2"));
     }
 
@@ -440,11 +444,11 @@ mod tests {
     fn a_newer_key_had_its_default_in_an_older_folder() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("run");
-        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\n"), sizes(4), false).unwrap());
-        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\nnll = 0.0\n"), sizes(4), true).unwrap());
+        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\n"), sizes(4), false, &crate::Silent).unwrap());
+        drop(RunFolder::open(&path, &table("[dpo]\nbeta = 0.2\nnll = 0.0\n"), sizes(4), true, &crate::Silent).unwrap());
         std::fs::write(path.join("config.toml"), "[dpo]\nbeta = 0.2\n").unwrap();
         let newer = table("[dpo]\nbeta = 0.2\nnll = 0.3\n");
-        let e = RunFolder::open(&path, &newer, sizes(4), true).err().unwrap().to_string();
+        let e = RunFolder::open(&path, &newer, sizes(4), true, &crate::Silent).err().unwrap().to_string();
         assert!(e.contains("dpo.nll is 0.0 in this folder and 0.3 now"), "{e}");
     }
 
@@ -452,7 +456,7 @@ mod tests {
     fn foreign_folders_are_left_alone() {
         let tmp = tempfile::tempdir().unwrap();
         std::fs::write(tmp.path().join("thesis.tex"), "x").unwrap();
-        let e = RunFolder::open(tmp.path(), &table(""), sizes(1), true).err().unwrap().to_string();
+        let e = RunFolder::open(tmp.path(), &table(""), sizes(1), true, &crate::Silent).err().unwrap().to_string();
         assert!(e.contains("other files"), "{e}");
         assert!(status(tmp.path()).unwrap_err().to_string().contains("no run folder"));
     }

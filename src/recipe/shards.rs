@@ -73,7 +73,7 @@ pub fn run(
     }
     let dir = shard.dir(files);
     durable::create_folder(&dir)?;
-    let _lock = Lock::take(&dir, File::try_lock)?;
+    let _lock = Lock::take(&dir, File::try_lock, ctx.observer)?;
     let candidates = candidates::run(engine, ctx, "candidates", &own, &dir.join("candidates.jsonl"))?;
     verdicts::run(engine, judge, ctx, "verdicts", &own, &candidates, &dir.join("verdicts.jsonl"))?;
     Ok(own.len())

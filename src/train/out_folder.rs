@@ -2,7 +2,7 @@
 
 use crate::json::{read_json, read_jsonl, write_json};
 use crate::lock::Lock;
-use crate::{Error, Result, durable};
+use crate::{Error, Observer, Result, durable};
 use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -43,14 +43,14 @@ impl Work {
     ///
     /// # Errors
     /// As [`Work::check`]; another process works on it; it was begun with another plan; it cannot be written.
-    pub fn begin(out: &Path, resume: bool, plan: &Value) -> Result<Self> {
+    pub fn begin(out: &Path, resume: bool, plan: &Value, observer: &dyn Observer) -> Result<Self> {
         Self::check(out, resume)?;
         let (out, dir) = (out.to_path_buf(), folder(out));
         if out.exists() && !dir.exists() {
             return Ok(Self { out, dir, lock: None });
         }
         durable::create_folder(&dir)?;
-        let lock = Lock::take(&dir, File::try_lock)?;
+        let lock = Lock::take(&dir, File::try_lock, observer)?;
         // Another process may have come to an end since.
         Self::check(&out, resume)?;
         let work = Self { out, dir, lock: Some(lock) };
@@ -129,8 +129,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let (out, part) = (tmp.path().join("M"), tmp.path().join("M.part"));
         let plan = json!({ "lr": 0.5 });
-        let refused = |resume, plan: &Value| Work::begin(&out, resume, plan).err().unwrap().to_string();
-        let work = Work::begin(&out, false, &plan).unwrap();
+        let refused = |resume, plan: &Value| Work::begin(&out, resume, plan, &crate::Silent).err().unwrap().to_string();
+        let work = Work::begin(&out, false, &plan, &crate::Silent).unwrap();
         assert!(refused(true, &plan).contains("M.part: is in use by another process"), "{}", refused(true, &plan));
         fs::create_dir(part.join("train")).unwrap();
         fs::write(part.join("train/latest.json"), "{}").unwrap();
@@ -147,11 +147,11 @@ mod tests {
         fs::write(part.join(STEPS), "{\"step\":1}\n").unwrap();
         fs::create_dir(&out).unwrap();
         assert!(refused(false, &plan).contains("exists already"));
-        let work = Work::begin(&out, true, &plan).unwrap();
+        let work = Work::begin(&out, true, &plan, &crate::Silent).unwrap();
         assert!(work.finished());
         assert_eq!(work.close().unwrap().len(), 1);
         assert!(!part.exists());
-        let again = Work::begin(&out, true, &plan).unwrap();
+        let again = Work::begin(&out, true, &plan, &crate::Silent).unwrap();
         assert!(again.finished());
         assert_eq!(again.close().unwrap().len(), 1);
         assert!(!part.exists() && refused(false, &plan).contains("exists already"));
@@ -161,16 +161,16 @@ mod tests {
     fn what_has_no_checkpoint_begins_again() {
         let tmp = tempfile::tempdir().unwrap();
         let (out, part) = (tmp.path().join("M"), tmp.path().join("M.part"));
-        drop(Work::begin(&out, false, &json!({ "lr": 1 })).unwrap());
+        drop(Work::begin(&out, false, &json!({ "lr": 1 }), &crate::Silent).unwrap());
         fs::create_dir_all(part.join("train/step-1")).unwrap();
         fs::write(part.join(STEPS), "{}\n").unwrap();
-        drop(Work::begin(&out, false, &json!({ "lr": 2 })).unwrap());
+        drop(Work::begin(&out, false, &json!({ "lr": 2 }), &crate::Silent).unwrap());
         let mut left: Vec<_> = fs::read_dir(&part).unwrap().map(|f| f.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["lock", PLAN]);
         fs::create_dir(&out).unwrap();
         fs::remove_dir_all(&part).unwrap();
-        let foreign = Work::begin(&out, true, &json!({})).err().unwrap().to_string();
+        let foreign = Work::begin(&out, true, &json!({}), &crate::Silent).err().unwrap().to_string();
         assert!(foreign.contains("exists already"), "{foreign}");
     }
 }

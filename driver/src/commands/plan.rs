@@ -33,8 +33,8 @@ pub(crate) struct Args {
     /// What is to be done
     #[arg(long, value_enum, value_name = "T")]
     task: Task,
-    /// The run's configuration, with --task run
-    #[arg(value_name = "CONFIG.toml", required_if_eq("task", "run"))]
+    /// The run's configuration, with --task run (without it, all keys have their defaults)
+    #[arg(value_name = "CONFIG.toml")]
     run: Option<PathBuf>,
     /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id; its weights are not read
     /// (a run's default: the one that its configuration names)
@@ -216,6 +216,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.task != Task::Run && config.is_some() {
         bail!("a run's configuration goes with --task run");
     }
+    let config = config.or_else(|| (args.task == Task::Run).then(RunConfig::default));
     let model = args.model.as_deref().or(config.as_ref().map(|c| c.model.path.as_path()));
     let shape = Shape::open(app, model, args)?;
     let mut gpu = app.pinned_gpu(&args.pin)?;

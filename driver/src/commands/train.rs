@@ -393,7 +393,7 @@ impl Start {
             "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
         });
         let ranks = app.ranks.exchange();
-        let work = ranks.first().then(|| Work::begin(&args.out, args.resume, &plan)).transpose()?;
+        let work = ranks.first().then(|| Work::begin(&args.out, args.resume, &plan, &app.progress)).transpose()?;
         let finished = ranks.any(work.as_ref().is_some_and(Work::finished))?;
         ranks.agree("their flags", || fnv(plan.to_string().as_bytes()) as u32)?;
         if !finished {
