@@ -1,26 +1,26 @@
 //! The file operations on which a run's safety depends. All durable writes go through this module, so that the tests
 //! can make any one of them fail (`faults`).
 
+use crate::disk::{self, File, OnDisk};
 use crate::{Error, Result};
-use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Makes a folder, and those above it that are missing.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
-    if path.is_dir() {
+    if path.is_folder() {
         return Ok(());
     }
     #[cfg(test)]
     faults::step(path)?;
-    fs::create_dir_all(path).map_err(Error::io(path))
+    disk::create_dir_all(path).map_err(Error::io(path))
 }
 
 /// Makes a new, empty file; one that exists is emptied.
 pub(crate) fn create(path: &Path) -> Result<File> {
     #[cfg(test)]
     faults::step(path)?;
-    File::create(path).map_err(Error::io(path))
+    disk::create(path).map_err(Error::io(path))
 }
 
 /// Writes all of `bytes`. If that fails, any part of them may have been written.
@@ -41,34 +41,34 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     #[cfg(test)]
     faults::step(to)?;
-    fs::rename(from, to).map_err(Error::io(to))
+    disk::rename(from, to).map_err(Error::io(to))
 }
 
 /// Removes a file; it need not exist.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(());
     }
     #[cfg(test)]
     faults::step(path)?;
-    fs::remove_file(path).map_err(Error::io(path))
+    disk::remove_file(path).map_err(Error::io(path))
 }
 
 /// Removes a folder and all that it holds; it need not exist.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(());
     }
     #[cfg(test)]
     faults::step(path)?;
-    fs::remove_dir_all(path).map_err(Error::io(path))
+    disk::remove_dir_all(path).map_err(Error::io(path))
 }
 
 /// Waits until the names in `folder` (`None`: the working directory) are on the disk.
 pub(crate) fn sync_folder(folder: Option<&Path>) {
     let folder = folder.filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Some systems (Windows) cannot open a folder; there the rename alone has to do.
-    if let Ok(file) = File::open(folder) {
+    if let Ok(file) = disk::open(folder) {
         let _ = file.sync_all();
     }
 }
@@ -86,13 +86,13 @@ pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
     let temporary = beside(path)?;
     let done = fill(&temporary)
         .and_then(|()| {
-            let file = File::options().write(true).open(&temporary).map_err(Error::io(&temporary))?;
+            let file = disk::open_to_write(&temporary).map_err(Error::io(&temporary))?;
             sync(&file, &temporary)
         })
         .and_then(|()| rename(&temporary, path));
     if done.is_err() {
         // The first error is the one to report; the next attempt overwrites what is left.
-        let _ = fs::remove_file(&temporary);
+        let _ = disk::remove_file(&temporary);
     }
     done?;
     sync_folder(path.parent());
@@ -116,13 +116,7 @@ impl Lines {
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<u8>)> {
         #[cfg(test)]
         faults::step(path)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(Error::io(path))?;
+        let mut file = disk::open_or_create(path).map_err(Error::io(path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(path))?;
         let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
@@ -180,6 +174,7 @@ pub(crate) mod faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn lines_go_on_after_a_torn_one() {

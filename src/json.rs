@@ -1,6 +1,7 @@
 //! JSON documents and JSONL files: read with errors that name file and line, written so that they appear whole or not
 //! at all.
 
+use crate::disk::{self, OnDisk};
 use crate::{Error, Result, durable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use std::path::Path;
 /// # Errors
 /// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    parse_jsonl(path, &std::fs::read_to_string(path).map_err(Error::io(path))?)
+    parse_jsonl(path, &disk::read_to_string(path).map_err(Error::io(path))?)
 }
 
 /// Reads records as [`read_jsonl`] does; a missing file holds none.
@@ -19,7 +20,7 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// # Errors
 /// As [`read_jsonl`], but that a missing file is no error.
 pub(crate) fn read_jsonl_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>> {
-    if path.exists() { read_jsonl(path).map(Some) } else { Ok(None) }
+    if path.is_there() { read_jsonl(path).map(Some) } else { Ok(None) }
 }
 
 /// The records in `text`, which was read from the file `path`.
@@ -65,7 +66,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// # Errors
 /// The file cannot be read, or it does not have the form of `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = disk::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))
 }
 

@@ -30,9 +30,14 @@
 //! # }
 //! ```
 
+// Natively and elsewhere the same library: see src/disk.rs and src/clock.rs. Tests are for systems with a disk.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod arch;
+mod clock;
 pub mod data;
 pub mod demo;
+mod disk;
 mod durable;
 pub mod error;
 pub mod generate;

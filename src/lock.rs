@@ -1,9 +1,10 @@
 //! The lock that keeps other processes out of a folder.
 
+use crate::clock;
+use crate::disk::{self, File, TryLockError};
 use crate::{Error, Observer, Result};
-use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The file that [`Lock`] locks.
 pub(crate) const LOCK_FILE: &str = "lock";
@@ -29,8 +30,8 @@ impl Lock {
         observer: &dyn Observer,
     ) -> Result<Self> {
         let path = folder.join(LOCK_FILE);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
-        let start = Instant::now();
+        let file = disk::open_or_create(&path).map_err(Error::io(&path))?;
+        let start = clock::now();
         let mut told = false;
         loop {
             match how(&file) {

@@ -1,5 +1,6 @@
 //! A model as the user names it: a Hugging Face folder, a GGUF file, or the newest model of a run.
 
+use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -194,18 +195,18 @@ fn resolve(start: &Path, network: Option<&dyn Observer>) -> Result<PathBuf> {
         None => start.to_path_buf(),
     };
     for _ in 0..MAX_POINTERS {
-        if !path.exists() {
+        if !path.is_there() {
             let what =
                 "does not exist; expected a Hugging Face folder, a .gguf file, a run folder or a hub id (ORG/NAME)";
             return Err(Error::file(path, what));
         }
-        if path.is_file() {
+        if path.is_regular_file() {
             return Ok(path);
         }
         let pointer = path.join(SOURCE_FILE);
-        if path.join("config.json").exists() || is_adapter(&path) {
+        if path.join("config.json").is_there() || is_adapter(&path) {
             return Ok(path);
-        } else if pointer.exists() {
+        } else if pointer.is_there() {
             let document = save::read_json(&pointer)?;
             let Some(target) = document.get("path").and_then(Value::as_str) else {
                 return Err(Error::file(pointer, "expected {\"path\": …}"));
@@ -223,12 +224,12 @@ fn resolve(start: &Path, network: Option<&dyn Observer>) -> Result<PathBuf> {
 /// The folder M<k> with the highest k that holds weights or points to them.
 fn newest_model(run: &Path) -> Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(run).map_err(Error::io(run))? {
+    for entry in disk::read_dir(run).map_err(Error::io(run))? {
         let path = entry.map_err(Error::io(run))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(number) = name.strip_prefix('M').and_then(|digits| digits.parse::<u64>().ok()) else { continue };
         let finished =
-            [safetensors::SINGLE, safetensors::INDEX, SOURCE_FILE].iter().any(|file| path.join(file).exists());
+            [safetensors::SINGLE, safetensors::INDEX, SOURCE_FILE].iter().any(|file| path.join(file).is_there());
         if finished && newest.as_ref().is_none_or(|(best, _)| number > *best) {
             newest = Some((number, path));
         }
@@ -238,8 +239,8 @@ fn newest_model(run: &Path) -> Result<Option<PathBuf>> {
 
 /// Whether a folder holds an adapter and no model of its own.
 fn is_adapter(path: &Path) -> bool {
-    let whole = [safetensors::SINGLE, safetensors::INDEX].iter().any(|file| path.join(file).exists());
-    path.join(peft::CONFIG).exists() && !whole
+    let whole = [safetensors::SINGLE, safetensors::INDEX].iter().any(|file| path.join(file).is_there());
+    path.join(peft::CONFIG).is_there() && !whole
 }
 
 fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
@@ -259,7 +260,7 @@ fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSour
 }
 
 fn open_base(path: &Path) -> Result<ModelSource> {
-    let source = if path.is_dir() { open_folder(path)? } else { open_gguf(path)? };
+    let source = if path.is_folder() { open_folder(path)? } else { open_gguf(path)? };
     source.checked()
 }
 
@@ -271,7 +272,7 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
     let config = save::read_json(&config_path)?;
     let arch = family::arch(&config).map_err(|error| Error::file(&config_path, error.to_string()))?;
     let generation_path = path.join("generation_config.json");
-    let generation_config = if generation_path.exists() { Some(save::read_json(&generation_path)?) } else { None };
+    let generation_config = if generation_path.is_there() { Some(save::read_json(&generation_path)?) } else { None };
     let weights = safetensors::open_folder(path)?;
     let text = Text::open(path)?;
     Ok(ModelSource {
@@ -307,7 +308,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
 /// The base of the adapter in `folder`: a path if something is there, otherwise a hub id.
 fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
     let path = folder.join(&adapter.base);
-    if !adapter.base.is_empty() && path.exists() {
+    if !adapter.base.is_empty() && path.is_there() {
         return Ok(path);
     }
     let revision = adapter.revision.as_ref().map_or(String::new(), |r| format!("@{r}"));

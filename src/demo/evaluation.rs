@@ -4,6 +4,7 @@
 //! Every model is asked the same questions under the same sampling keys, so that differences between models are paired.
 
 use crate::data::answers::ask;
+use crate::disk::OnDisk;
 use crate::generate::Engine;
 use crate::generate::{Output, Sampling, Settings};
 use crate::json::{read_jsonl, write_jsonl};
@@ -70,7 +71,7 @@ pub fn run(
     out: &Path,
     observer: &dyn Observer,
 ) -> Result<Vec<QuestionRecord>> {
-    if out.exists() {
+    if out.is_there() {
         return read_jsonl(out);
     }
     let tasks = held_out();

@@ -37,7 +37,7 @@ fn held_out(tmp: &Path) {
 fn run(gpu: &Gpu, dir: &Path, observer: &dyn Observer) -> Result<()> {
     let settings = small(dir.with_file_name("held-out.jsonl"));
     let table: toml::Table = [("seed".to_owned(), toml::Value::Integer(1))].into_iter().collect();
-    let mut folder = RunFolder::open(dir, &table, sizes(gpu, &settings), true)?;
+    let mut folder = RunFolder::open(dir, &table, sizes(gpu, &settings), true, observer)?;
     let (first, next) = (folder.model(1), folder.model(2));
     if !first.exists() {
         world::save(&first, &world::seed_model()?)?;

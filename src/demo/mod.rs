@@ -8,7 +8,9 @@ mod interruption;
 mod lessons;
 pub mod report;
 
+use crate::clock;
 use crate::data::records::PairRecord;
+use crate::disk::{self, OnDisk};
 use crate::generate::GpuEngine;
 use crate::gpu::Gpu;
 use crate::json::{read_json, read_jsonl, write_json};
@@ -30,7 +32,6 @@ use from_scratch::{FromScratch, States, from_scratch};
 use report::{DemoMetrics, DemoReport, round, samples};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Instant;
 
 /// Who scores the candidates of the demo's rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +174,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if self.temporary {
             // Nothing can be done about a temporary folder that cannot be removed.
-            let _ = std::fs::remove_dir_all(&self.path);
+            let _ = disk::remove_dir_all(&self.path);
         }
     }
 }
@@ -188,7 +189,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     if config.rounds == 0 || config.prompts == 0 {
         return Err(Error::Input("demo needs at least one round and one prompt".into()));
     }
-    let start = Instant::now();
+    let start = clock::now();
     let place = match &config.out {
         Some(path) => Place { path: path.clone(), temporary: false },
         None => {
@@ -200,7 +201,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     let sizes = sizes(gpu, &settings);
     let mut folder = RunFolder::open(&place.path, &config.table(), sizes, config.resume, observer)?;
     let scratch = Scratch { dir: folder.path().join("from-scratch") };
-    if !folder.model(1).exists() {
+    if !folder.model(1).is_there() {
         let tensors = match &config.from_scratch {
             Some(settings) => from_scratch(gpu, settings, &scratch, observer)?,
             None => world::seed_model()?,
@@ -251,8 +252,8 @@ fn step(
     let answers = evaluation_file(folder.path(), number);
     let files = RoundFiles::new(folder.path(), number);
     let next = folder.model(number + 1);
-    let played = number > config.rounds || (next.exists() && files.dir.join("metrics.json").exists());
-    if answers.exists() && played {
+    let played = number > config.rounds || (next.is_there() && files.dir.join("metrics.json").is_there());
+    if answers.is_there() && played {
         return Ok(());
     }
     if observer.stop_requested() {

@@ -2,12 +2,13 @@
 
 use super::record::{Plan, Step};
 use super::{Cost, Gpu, Variant, lock};
+use crate::clock;
+use crate::clock::Instant;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::time::Instant;
 
 /// Launches that are kept one by one, for the trace; of all others only the sums are.
 const MOST_SPANS: usize = 1 << 20;
@@ -88,7 +89,7 @@ struct State {
 
 impl State {
     fn new() -> State {
-        State { known: HashMap::new(), kernels: Vec::new(), spans: Vec::new(), began: Instant::now() }
+        State { known: HashMap::new(), kernels: Vec::new(), spans: Vec::new(), began: clock::now() }
     }
 
     fn number(&mut self, step: &Step) -> usize {

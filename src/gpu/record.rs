@@ -3,9 +3,9 @@
 use super::buffer::Raw;
 use super::pipeline::{Key, Pipeline, Source};
 use super::{Form, Gpu, Tensor, Variant, lock};
+use crate::clock;
 use crate::{Error, Result};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What a launch has to do at least; the ground of every figure per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -315,7 +315,7 @@ impl Gpu {
         self.wait()?;
         (0..repetitions)
             .map(|_| {
-                let start = Instant::now();
+                let start = clock::now();
                 self.run(plan)?;
                 self.wait()?;
                 Ok(start.elapsed().as_secs_f64())

@@ -2,6 +2,7 @@
 //! only in tiling, never in the order of a sum, so a pick changes no bit of a result.
 
 use super::{DeviceInfo, Gpu, Plan, Variant, lock};
+use crate::disk;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ pub struct Table {
 impl Table {
     pub(super) fn for_device(info: &DeviceInfo, variant: Variant) -> Table {
         let file = cache_dir().map(|d| d.join(file_name(info, variant)));
-        let picks = file.as_ref().and_then(|f| std::fs::read(f).ok());
+        let picks = file.as_ref().and_then(|f| disk::read(f).ok());
         // A cache that cannot be read or parsed is only a slower start.
         let picks = picks.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Table { picks, file }
@@ -27,12 +28,12 @@ impl Table {
         let Ok(text) = serde_json::to_vec_pretty(&self.picks) else { return };
         let Some(folder) = file.parent() else { return };
         let temporary = file.with_extension(format!("{}.tmp", std::process::id()));
-        let written = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&temporary, text))
-            .and_then(|()| std::fs::rename(&temporary, file));
+        let written = disk::create_dir_all(folder)
+            .and_then(|()| disk::write(&temporary, text))
+            .and_then(|()| disk::rename(&temporary, file));
         if written.is_err() {
             // No cache: the next start measures again.
-            let _ = std::fs::remove_file(&temporary);
+            let _ = disk::remove_file(&temporary);
         }
     }
 }

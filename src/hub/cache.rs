@@ -2,6 +2,7 @@
 //! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
 
 #[cfg(feature = "hub")]
+use crate::disk::{self, OnDisk};
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -44,7 +45,7 @@ impl Cache {
     pub(super) fn find(&self, id: &HubId) -> Result<Option<PathBuf>> {
         let root = self.0.join(folder_name(id));
         let reference = root.join("refs").join(&id.revision);
-        let commit = match std::fs::read_to_string(&reference) {
+        let commit = match disk::read_to_string(&reference) {
             Ok(commit) => commit.trim().to_owned(),
             // A revision without a reference may be a commit, which names itself.
             Err(_) => id.revision.clone(),
@@ -53,7 +54,7 @@ impl Cache {
             return Ok(None);
         }
         let snapshot = root.join("snapshots").join(commit);
-        if snapshot.is_dir() { files::complete(id, &snapshot) } else { Ok(None) }
+        if snapshot.is_folder() { files::complete(id, &snapshot) } else { Ok(None) }
     }
 
     #[cfg(feature = "hub")]
@@ -86,8 +87,8 @@ impl RepoFolder {
     pub(super) fn link(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
         let path = self.snapshot(commit).join(name);
         make_folder(path.parent())?;
-        if path.is_symlink() || path.exists() {
-            std::fs::remove_file(&path).map_err(Error::io(&path))?;
+        if path.is_link() || path.is_there() {
+            disk::remove_file(&path).map_err(Error::io(&path))?;
         }
         // From snapshots/COMMIT/a/b up to the repository's folder.
         let up = "../".repeat(2 + name.matches('/').count());
@@ -107,7 +108,7 @@ impl RepoFolder {
 
 #[cfg(feature = "hub")]
 pub(super) fn make_folder(folder: Option<&Path>) -> Result<()> {
-    folder.map_or(Ok(()), |folder| std::fs::create_dir_all(folder).map_err(Error::io(folder)))
+    folder.map_or(Ok(()), |folder| disk::create_dir_all(folder).map_err(Error::io(folder)))
 }
 
 #[cfg(all(unix, feature = "hub"))]
@@ -118,5 +119,5 @@ fn point(relative: &Path, _blob: &Path, link: &Path) -> std::io::Result<()> {
 /// Windows allows symbolic links only with a privilege, hard links and copies without one.
 #[cfg(all(not(unix), feature = "hub"))]
 fn point(_relative: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
-    std::fs::hard_link(blob, link).or_else(|_| std::fs::copy(blob, link).map(drop))
+    disk::link_or_copy(blob, link)
 }

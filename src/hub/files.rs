@@ -1,5 +1,6 @@
 //! Which files of a repository make a model, told by their names alone.
 
+use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
 use super::{HubId, is_gguf};
@@ -104,7 +105,7 @@ pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
 /// Lists the files in `folder` that exist with their content, by their paths below it.
 fn walk(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
     let mut entries: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+    for entry in disk::read_dir(folder).map_err(Error::io(folder))? {
         entries.push(entry.map_err(Error::io(folder))?.path());
     }
     entries.sort();
@@ -112,9 +113,9 @@ fn walk(folder: &Path, prefix: &str, all: &mut Vec<String>) -> Result<()> {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let name = format!("{prefix}{name}");
         // A linked folder is not this cache's. A linked file counts only if its target exists.
-        if path.is_file() {
+        if path.is_regular_file() {
             all.push(name);
-        } else if path.is_dir() && !path.is_symlink() {
+        } else if path.is_folder() && !path.is_link() {
             walk(&path, &format!("{name}/"), all)?;
         }
     }

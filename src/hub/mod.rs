@@ -11,6 +11,7 @@ mod http;
 #[cfg(feature = "hub")]
 mod pull;
 
+use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -67,7 +68,7 @@ impl HubId {
 
     /// The id that `path` spells, if nothing on disk has that name.
     pub(crate) fn of_path(path: &Path) -> Option<HubId> {
-        if path.exists() { None } else { HubId::parse(path.to_str()?).ok() }
+        if path.is_there() { None } else { HubId::parse(path.to_str()?).ok() }
     }
 }
 
@@ -159,7 +160,7 @@ impl Hub {
         })?;
         let token_file = var("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| under_home("token"));
         let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(var);
-        let token = token.or_else(|| std::fs::read_to_string(token_file?).ok());
+        let token = token.or_else(|| disk::read_to_string(token_file?).ok());
         let on = |name: &str| var(name).is_some_and(|v| ["1", "on", "yes", "true"].contains(&&*v.to_ascii_lowercase()));
         Ok(Hub {
             endpoint: var("HF_ENDPOINT").unwrap_or("https://huggingface.co".into()).trim_end_matches('/').to_owned(),

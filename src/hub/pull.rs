@@ -1,7 +1,7 @@
 //! Fetching a model: what its repository holds, each file's size and checksum, and transfers that continue where they
 //! broke.
 
-use std::fs::{self, File, TryLockError};
+use crate::disk::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -151,7 +151,7 @@ impl Puller<'_> {
     }
 
     fn is_here(&self, file: &Remote) -> bool {
-        fs::metadata(self.repo.blob(&file.etag)).is_ok_and(|found| found.is_file() && found.len() == file.size)
+        disk::file_length(self.repo.blob(&file.etag)) == Some(file.size)
     }
 
     fn fetch(&self, file: &Remote) -> Result<PulledFile> {
@@ -164,7 +164,7 @@ impl Puller<'_> {
                 fetched_bytes = self.transfer(file, &partial)?;
                 self.verify(file, &partial)?;
                 let blob = self.repo.blob(&file.etag);
-                fs::rename(&partial, &blob).map_err(Error::io(&blob))?;
+                disk::rename(&partial, &blob).map_err(Error::io(&blob))?;
             }
         }
         self.repo.link(&self.commit, &file.name, &file.etag)?;
@@ -175,7 +175,7 @@ impl Puller<'_> {
     fn lock(&self, file: &Remote) -> Result<File> {
         let path = self.repo.lock(&file.etag);
         make_folder(path.parent())?;
-        let lock = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let lock = disk::open_to_append(&path).map_err(Error::io(&path))?;
         let mut told = false;
         loop {
             match lock.try_lock() {
@@ -196,7 +196,7 @@ impl Puller<'_> {
     fn transfer(&self, file: &Remote, partial: &Path) -> Result<u64> {
         make_folder(partial.parent())?;
         let io = || Error::io(partial);
-        let mut output = File::options().create(true).append(true).open(partial).map_err(io())?;
+        let mut output = disk::open_to_append(partial).map_err(io())?;
         let mut have = output.metadata().map_err(io())?.len();
         if have > file.size {
             output.set_len(0).map_err(io())?;
@@ -275,7 +275,7 @@ impl Puller<'_> {
         let (mut sha256, mut git, mut sha1) = (Sha256::new(), Sha1::new(), Sha1::new());
         git.update(format!("blob {}\0", file.size));
         let long = file.etag.len() == 64;
-        let mut input = File::open(partial).map_err(Error::io(partial))?;
+        let mut input = disk::open(partial).map_err(Error::io(partial))?;
         let mut buffer = vec![0; BUFFER];
         self.observer.begin("checksum", Some(file.size), "bytes");
         loop {
@@ -298,7 +298,7 @@ impl Puller<'_> {
         if found.contains(&file.etag.to_ascii_lowercase()) {
             return Ok(());
         }
-        fs::remove_file(partial).map_err(Error::io(partial))?;
+        disk::remove_file(partial).map_err(Error::io(partial))?;
         let (name, want) = (&file.name, &file.etag);
         Err(self.client.error(format!(
             "{name}: the checksum of what came is {}, the hub says {want}; it was removed, try again",

@@ -2,6 +2,7 @@
 
 use super::case::{Expected, Trial};
 use super::check::{seed, selected};
+use crate::disk;
 use crate::durable::write_file;
 use crate::gpu::{Gpu, Variant};
 use crate::{Error, Observer, Result};
@@ -26,7 +27,7 @@ pub fn write(
     variants: &[Variant],
     observer: &dyn Observer,
 ) -> Result<usize> {
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    disk::create_dir_all(dir).map_err(Error::io(dir))?;
     let (mut cases, mut data) = (Vec::new(), Vec::new());
     let mut texts: HashMap<String, String> = HashMap::new();
     for kernel in selected(filter)?.filter(|k| !(k.source)().is_optional()) {

@@ -51,7 +51,7 @@ pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize
         Scales::Half => Half::F16.value(Half::F16.bits(x)),
         Scales::Full => x,
     };
-    let words: Vec<u32> = (0..k / per * n).map(|_| t.below(1 << 32) as u32).collect();
+    let words: Vec<u32> = (0..k / per * n).map(|_| t.word() as u32).collect();
     let scale: Vec<f32> = t.values(k / group * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
     let minimum: Vec<f32> = t.values(k / group * n).into_iter().map(stored).collect();
     let dense = (0..k * n)

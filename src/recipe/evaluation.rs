@@ -5,6 +5,7 @@ use super::config::RunConfig;
 use super::models::Models;
 use super::waves::in_waves;
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
+use crate::disk::OnDisk;
 use crate::generate::ChatLanguage;
 use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
@@ -112,7 +113,7 @@ impl<'a> Standing<'a> {
         let duels = self.rivals(number).into_iter().map(|rival| self.file(&format!("M{number}-M{rival}.json")));
         let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("M{number}.json")));
         let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("M{number}-judge.json")));
-        duels.chain(answers).chain(judged).all(|path| path.exists())
+        duels.chain(answers).chain(judged).all(|path| path.is_there())
     }
 
     /// Measures the model M`number`, which `engine` runs; `judge` is the judge of the run. Finished parts are left as
@@ -171,7 +172,7 @@ impl<'a> Standing<'a> {
         let dataset =
             self.config.evaluation.prompts.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
         let out = self.file(&format!("M{number}.json"));
-        if out.exists() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(number)?, &dataset) }
+        if out.is_there() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(number)?, &dataset) }
     }
 
     fn answers_file(&self, number: u32) -> PathBuf {
@@ -205,7 +206,7 @@ impl<'a> Standing<'a> {
             |_| {},
         )?;
         let out = self.file(&format!("M{number}-judge.json"));
-        if out.exists() {
+        if out.is_there() {
             return Ok(());
         }
         let scored: Vec<_> = records.iter().map(|r| (r.prompt.as_str(), Some(r.score_reference), r.score)).collect();
@@ -215,7 +216,7 @@ impl<'a> Standing<'a> {
     fn duels(&self, number: u32) -> Result<()> {
         let path = &self.config.evaluation.judge;
         for rival in self.rivals(number) {
-            if self.file(&format!("M{number}-M{rival}.json")).exists() {
+            if self.file(&format!("M{number}-M{rival}.json")).is_there() {
                 continue;
             }
             if path.as_os_str().is_empty() {

@@ -3,6 +3,7 @@
 use super::config::{JudgeSection, RunConfig};
 use super::waves::{Waves, tidy};
 use crate::data::records::hex;
+use crate::disk::{self, OnDisk};
 use crate::generate::GpuEngine;
 use crate::gpu::Gpu;
 use crate::json::{read_json, write_json};
@@ -20,7 +21,7 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
     let mut templates = Templates::default();
     if !section.template.as_os_str().is_empty() {
         let path = &section.template;
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = disk::read_to_string(path).map_err(Error::io(path))?;
         let mode: Mode = section
             .mode
             .parse()
@@ -80,7 +81,7 @@ fn calibrated(
 ) -> Result<Mode> {
     let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
-    let kept: Kept = if path.exists() {
+    let kept: Kept = if path.is_there() {
         tidy(&path)?;
         read_json(&path)?
     } else {

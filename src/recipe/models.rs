@@ -1,6 +1,7 @@
 //! The other models of a run, for stages that need more than the model whose round it is.
 
 use super::domain::Domain;
+use crate::disk::OnDisk;
 use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
 use crate::source::SOURCE_FILE;
@@ -32,9 +33,9 @@ pub struct RunModels<'a> {
 impl Models for RunModels<'_> {
     fn before(&self, round: u32) -> Option<u32> {
         let number = round.checked_sub(1)?;
-        let exists = self.run.join(format!("M{number}")).is_dir();
+        let exists = self.run.join(format!("M{number}")).is_folder();
         // A model folder that only names another model was not trained.
-        let trained = !self.run.join(format!("M{round}")).join(SOURCE_FILE).exists();
+        let trained = !self.run.join(format!("M{round}")).join(SOURCE_FILE).is_there();
         (exists && trained).then_some(number)
     }
 

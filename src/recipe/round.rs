@@ -8,6 +8,7 @@ use super::stages::pairs::{self, Inputs};
 use super::stages::{candidates, logps, meta, prompts, training, verdicts};
 use super::waves::finished;
 use crate::data::records::{CandidateRecord, PairRecord};
+use crate::disk::OnDisk;
 use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
 use crate::json::write_json;
@@ -43,7 +44,7 @@ pub fn play(
     training::run(gpu, model, ctx, judge, &pairs, files, next)?;
     on_stage("training")?;
     let path = files.dir.join("metrics.json");
-    if !path.exists() {
+    if !path.is_there() {
         let metrics = measure(ctx, judge.name(), files)?;
         for warning in &metrics.warnings {
             ctx.observer.note(&format!("round {}: {warning}", ctx.round));

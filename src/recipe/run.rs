@@ -15,6 +15,7 @@ use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
 use crate::data::answers::read_prompts;
 use crate::data::records::hex;
+use crate::disk::{self, OnDisk};
 use crate::generate::{ChatLanguage, GpuEngine};
 use crate::gpu::Gpu;
 use crate::json::write_file;
@@ -71,7 +72,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
     let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
-    refer(&folder.model(0), &std::path::absolute(&source.path).map_err(Error::io(&source.path))?)?;
+    refer(&folder.model(0), &disk::absolute(&source.path).map_err(Error::io(&source.path))?)?;
     match &supervision {
         Some(supervision) => {
             let dir = path.join(supervised::FOLDER);
@@ -86,7 +87,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
     for round in 1..=config.run.rounds + 1 {
         let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
-        let played = round > config.run.rounds || (next.exists() && files.dir.join("metrics.json").exists());
+        let played = round > config.run.rounds || (next.is_there() && files.dir.join("metrics.json").is_there());
         let measured = standing.as_ref().is_none_or(|s| s.done(round));
         if played {
             folder.keep_newest(config.kept(), round.min(config.run.rounds) + 1)?;
@@ -115,7 +116,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
         let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
         let earlier = earlier_prompts(&path, round)?;
         let missing = shards::missing(&files)?;
-        let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").exists();
+        let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").is_there();
         if how.until == Until::Prompts && !answered {
             let engine = &mut GpuEngine::new(gpu, &model);
             prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
@@ -152,7 +153,7 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     let templates = templates(&config.judge)?;
     let path = &config.run.out;
     let _shared = join(path, &config.table()?, observer)?;
-    let exists = |round: u32| path.join(format!("M{}", round + 1)).exists();
+    let exists = |round: u32| path.join(format!("M{}", round + 1)).is_there();
     if !exists(0) {
         return Err(Error::file(path, "has no M1 yet: run --until prompts first"));
     }
@@ -180,7 +181,7 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
     let given = single.into_iter().chain(several).filter(|(_, path)| !path.as_os_str().is_empty());
     let mut all: Vec<(String, serde_json::Value)> = Vec::new();
     for (key, path) in given {
-        let bytes = std::fs::read(path).map_err(|e| Error::Input(format!("{key}: {}: {e}", path.display())))?;
+        let bytes = disk::read(path).map_err(|e| Error::Input(format!("{key}: {}: {e}", path.display())))?;
         let name = format!("{key} {}", path.display());
         all.push((name, hex(fnv(&bytes)).into()));
     }
@@ -200,7 +201,7 @@ fn held_out(config: &RunConfig) -> Result<Vec<String>> {
 /// Makes the folder `dir` a reference to another model.
 fn refer(dir: &Path, to: &Path) -> Result<()> {
     let path = dir.join(SOURCE_FILE);
-    if path.exists() {
+    if path.is_there() {
         return Ok(());
     }
     let json = serde_json::json!({ "path": to });

@@ -1,6 +1,8 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
 use super::config::REFERENCE;
+use crate::clock::{self, Instant};
+use crate::disk::{self, File, OnDisk, TryLockError};
 use crate::durable::{self, Lines};
 use crate::json::{line, read_json, write_file, write_json};
 use crate::lock::{LOCK_FILE, Lock};
@@ -8,9 +10,7 @@ use crate::weights::{REMOVED_FILE, remove_weights};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Name of the plan's file in a run folder.
 pub(crate) const PLAN_FILE: &str = "plan.json";
@@ -68,18 +68,18 @@ impl RunFolder {
         resume: bool,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        let exists = path.join("config.toml").exists();
+        let exists = path.join("config.toml").is_there();
         if exists && !resume {
             return Err(Error::file(path, "is a run folder already; go on with --resume, or name another folder"));
         }
-        if !exists && path.read_dir().is_ok_and(|mut d| d.any(|f| f.is_ok_and(|f| !is_ours(&f.file_name())))) {
+        if !exists && disk::read_dir(path).is_ok_and(|mut d| d.any(|f| f.is_ok_and(|f| !is_ours(&f.file_name())))) {
             return Err(Error::file(path, "holds other files; a run needs a folder of its own"));
         }
         durable::create_folder(path)?;
         let lock = Lock::take(path, File::try_lock, observer)?;
         let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
-        if exists && plan_path.exists() {
+        if exists && plan_path.is_there() {
             let before: Plan = read_json(&plan_path)?;
             same_version(path, &before)?;
             let keys = |plan: Plan| plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).collect();
@@ -91,14 +91,14 @@ impl RunFolder {
             same_config(&config_path, config)?;
         }
         let text = toml::to_string(config).map_err(|e| Error::file(&config_path, e.to_string()))?;
-        if !std::fs::read(&config_path).is_ok_and(|before| before == text.as_bytes()) {
+        if !disk::read(&config_path).is_ok_and(|before| before == text.as_bytes()) {
             // This is written last, so that a folder with a config.toml always has its plan.
             write_file(&config_path, text.as_bytes())?;
         }
         let state_path = path.join("state.json");
-        let state = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
+        let state = if state_path.is_there() { read_json(&state_path)? } else { RunState::default() };
         let (log, _) = Lines::open(&path.join("log.jsonl"))?;
-        Ok(Self { path: path.to_path_buf(), state, since: Instant::now(), log, _lock: lock })
+        Ok(Self { path: path.to_path_buf(), state, since: clock::now(), log, _lock: lock })
     }
 
     /// The path of the folder.
@@ -130,7 +130,7 @@ impl RunFolder {
     /// state.json or log.jsonl cannot be written.
     pub fn stage_done(&mut self, name: &str) -> Result<()> {
         let seconds = self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
+        self.since = clock::now();
         if self.state.stages.iter().any(|s| s.name == name) {
             return Ok(());
         }
@@ -169,7 +169,7 @@ impl RunFolder {
 }
 
 fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs_f64()).unwrap_or(0.0)
+    clock::since_epoch().as_secs_f64()
 }
 
 /// Whether a file is one that a run leaves behind if it is killed while it begins.
@@ -184,7 +184,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
 /// There is no such run; a whole run works on it; its configuration differs.
 pub(super) fn join(path: &Path, config: &toml::Table, observer: &dyn Observer) -> Result<Lock> {
     let config_path = path.join("config.toml");
-    if !config_path.exists() {
+    if !config_path.is_there() {
         return Err(Error::file(path, "is no run folder yet: begin with run --until prompts"));
     }
     let lock = Lock::take(path, File::try_lock_shared, observer)?;
@@ -203,7 +203,7 @@ fn same_version(path: &Path, plan: &Plan) -> Result<()> {
 }
 
 fn same_config(path: &Path, config: &toml::Table) -> Result<()> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = disk::read_to_string(path).map_err(Error::io(path))?;
     let before: toml::Table = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
     let (mut before, now) = (flat(before), flat(config.clone()));
     // A key that is newer than the folder had its default when the folder was made.
@@ -250,7 +250,7 @@ pub fn newest_model(run: &Path) -> Option<PathBuf> {
 
 fn models(run: &Path) -> Vec<u32> {
     let number = |name: &str| name.strip_prefix('M').and_then(|n| n.parse().ok());
-    let mut all: Vec<u32> = std::fs::read_dir(run)
+    let mut all: Vec<u32> = disk::read_dir(run)
         .into_iter()
         .flatten()
         .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
@@ -300,32 +300,32 @@ pub(crate) fn explain(run: &Path, error: Error) -> Error {
 }
 
 fn read_status(run: &Path) -> Result<Status> {
-    if !run.join("config.toml").exists() {
+    if !run.join("config.toml").is_there() {
         return Err(Error::file(run, "is no run folder: it has no config.toml"));
     }
     let state_path = run.join("state.json");
-    let state: RunState = if state_path.exists() { read_json(&state_path)? } else { RunState::default() };
-    let running = matches!(File::open(run.join(LOCK_FILE)).map(|f| f.try_lock()), Ok(Err(TryLockError::WouldBlock)));
+    let state: RunState = if state_path.is_there() { read_json(&state_path)? } else { RunState::default() };
+    let running = matches!(disk::open(run.join(LOCK_FILE)).map(|f| f.try_lock()), Ok(Err(TryLockError::WouldBlock)));
     let (mut partial, mut rounds) = (BTreeMap::new(), Vec::new());
     for round in 1.. {
         let dir = run.join(format!("round-{round}"));
-        if !dir.exists() {
+        if !dir.is_there() {
             break;
         }
-        for entry in std::fs::read_dir(&dir).map_err(Error::io(&dir))?.flatten() {
+        for entry in disk::read_dir(&dir).map_err(Error::io(&dir))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(stage) = name.strip_suffix(".part.jsonl") {
-                let bytes = std::fs::read(entry.path()).map_err(Error::io(entry.path()))?;
+                let bytes = disk::read(entry.path()).map_err(Error::io(entry.path()))?;
                 partial.insert(format!("round-{round}/{stage}"), bytes.iter().filter(|&&b| b == b'\n').count());
             }
         }
         let metrics = dir.join("metrics.json");
-        if metrics.exists() {
+        if metrics.is_there() {
             rounds.push(read_json(&metrics)?);
         }
     }
     let models: Vec<String> = models(run).into_iter().map(|n| format!("M{n}")).collect();
-    let removed = models.iter().filter(|name| run.join(name).join(REMOVED_FILE).exists()).cloned().collect();
+    let removed = models.iter().filter(|name| run.join(name).join(REMOVED_FILE).is_there()).cloned().collect();
     let (path, finished, stages) = (run.into(), state.finished, state.stages);
     Ok(Status { path, running, finished, models, removed, stages, partial, rounds })
 }

@@ -4,6 +4,7 @@
 use super::context::{Context, RoundFiles};
 use super::stages::{candidates, verdicts};
 use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord};
+use crate::disk::{self, OnDisk};
 use crate::durable;
 use crate::generate::Engine;
 use crate::json::{read_jsonl, write_jsonl};
@@ -62,12 +63,12 @@ pub fn run(
     shard: Shard,
 ) -> Result<usize> {
     let prompts = files.jsonl("prompts");
-    if !prompts.exists() {
+    if !prompts.is_there() {
         let what = format!("round {} has no prompts yet: write them with run --until prompts", ctx.round);
         return Err(Error::file(&files.dir, what));
     }
     let own = shard.prompts(&read_jsonl::<PromptRecord>(&prompts)?);
-    if files.jsonl("verdicts").exists() {
+    if files.jsonl("verdicts").is_there() {
         ctx.observer.note(&format!("round {}: answers and verdicts are merged already", ctx.round));
         return Ok(own.len());
     }
@@ -81,7 +82,7 @@ pub fn run(
 
 /// Whether shards have begun on a round that is not merged yet.
 pub fn begun(files: &RoundFiles) -> bool {
-    files.dir.join(FOLDER).is_dir() && !files.jsonl("verdicts").exists()
+    files.dir.join(FOLDER).is_folder() && !files.jsonl("verdicts").is_there()
 }
 
 /// The shards of a round that are not finished, whether they have begun or not, as `--shard` names them; empty if the
@@ -95,7 +96,7 @@ pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
     }
     let of = count(&files.dir.join(FOLDER))?;
     let shards = (1..=of).map(|number| Shard { number, of });
-    let open = shards.filter(|shard| !shard.dir(files).join("verdicts.jsonl").exists());
+    let open = shards.filter(|shard| !shard.dir(files).join("verdicts.jsonl").is_there());
     Ok(open.map(|shard| format!("{}/{of}", shard.number)).collect())
 }
 
@@ -136,7 +137,7 @@ pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Res
 /// How many shards the folder is to have.
 fn count(folder: &std::path::Path) -> Result<usize> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))?.flatten() {
+    for entry in disk::read_dir(folder).map_err(Error::io(folder))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         found.extend(name.split_once("-of-").and_then(|(_, of)| of.parse::<usize>().ok()));
     }

@@ -4,6 +4,7 @@ use super::config::SftSection;
 use super::domain::Domain;
 use crate::data::examples;
 use crate::data::examples::Limit;
+use crate::disk::OnDisk;
 use crate::gpu::Gpu;
 use crate::rng::fnv;
 use crate::source::ModelSource;
@@ -75,7 +76,7 @@ impl Supervision {
         [first, next, dir]: [&Path; 3],
         observer: &dyn Observer,
     ) -> Result<()> {
-        if !next.exists() {
+        if !next.is_there() {
             let job = Job {
                 optimiser: Optimiser { seed: self.config.seed, ..section.optimiser() },
                 save_every: section.save_every as u64,

@@ -1,6 +1,7 @@
 //! The finished waves of a stage on disk: one line for each, appended and synced, so that a killed stage continues from
 //! there.
 
+use crate::disk::OnDisk;
 use crate::durable::{self, Lines};
 use crate::json::{line, read_jsonl, write_jsonl};
 use crate::{Error, Observer, Result};
@@ -26,7 +27,7 @@ pub fn tidy(out: &Path) -> Result<()> {
 /// # Errors
 /// The file is broken, or the part file cannot be removed.
 pub fn finished<T: DeserializeOwned>(out: &Path) -> Result<Option<Vec<T>>> {
-    if !out.exists() {
+    if !out.is_there() {
         return Ok(None);
     }
     tidy(out)?;

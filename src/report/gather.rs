@@ -7,6 +7,7 @@ use super::{Bin, Judging, Report, Round, Step, Training};
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use crate::demo::evaluation::QuestionRecord;
 use crate::demo::report as demo;
+use crate::disk::{self, OnDisk};
 use crate::json::{parse_jsonl, read_json, read_jsonl_if_there};
 use crate::recipe::context::{ANCHOR_VERDICTS, ANCHORS, RoundFiles};
 use crate::recipe::evaluation;
@@ -36,7 +37,7 @@ pub fn read(run: &Path) -> Result<Report> {
 fn read_files(run: &Path) -> Result<Report> {
     let status = status(run)?;
     let config_path = run.join("config.toml");
-    let config = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
+    let config = disk::read_to_string(&config_path).map_err(Error::io(&config_path))?;
     let table: toml::Table =
         toml::from_str(&config).map_err(|e| Error::file(&config_path, e.to_string().trim().to_owned()))?;
     let small_world = table.contains_key("demo");
@@ -49,7 +50,7 @@ fn read_files(run: &Path) -> Result<Report> {
         }
     }
     let (mut rounds, mut lengths) = (Vec::new(), Vec::new());
-    for number in (1..).take_while(|n| RoundFiles::new(run, *n).dir.is_dir()) {
+    for number in (1..).take_while(|n| RoundFiles::new(run, *n).dir.is_folder()) {
         let metrics = status.rounds.iter().find(|m| m.round == number).cloned();
         let (round, tokens) = round(run, number, metrics, small_world)?;
         rounds.push(round);
@@ -76,7 +77,7 @@ fn read_files(run: &Path) -> Result<Report> {
         questions: demo::samples(&evaluated),
         stages: status.stages,
         partial: status.partial,
-        plan: if plan_path.exists() { Some(read_json(&plan_path)?) } else { None },
+        plan: if plan_path.is_there() { Some(read_json(&plan_path)?) } else { None },
         config,
     })
 }
@@ -84,7 +85,7 @@ fn read_files(run: &Path) -> Result<Report> {
 /// The documents of the run's evaluation whose file stems are wanted; those of earlier models come first.
 fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
     let mut found: Vec<(u32, String)> = Vec::new();
-    for entry in std::fs::read_dir(run.join(evaluation::FOLDER)).into_iter().flatten().flatten() {
+    for entry in disk::read_dir(run.join(evaluation::FOLDER)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(stem) = name.strip_suffix(".json").filter(|stem| wanted(stem)) else { continue };
         let number = stem.trim_start_matches('M').split('-').next().and_then(|n| n.parse().ok());
@@ -99,7 +100,7 @@ fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> R
 }
 
 fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibration>> {
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(None);
     }
     let kept: Kept = read_json(path)?;
@@ -169,10 +170,10 @@ fn length_bins(tokens: &[usize], longest: usize) -> Vec<Bin> {
 /// The trainings of the run: every folder with a steps.jsonl, first those that are not of a round, then the rounds.
 fn trainings(run: &Path) -> Result<Vec<Training>> {
     let log = log(&run.join("log.jsonl"))?;
-    let mut found: Vec<(Option<u32>, String)> = std::fs::read_dir(run)
+    let mut found: Vec<(Option<u32>, String)> = disk::read_dir(run)
         .map_err(Error::io(run))?
         .flatten()
-        .filter(|entry| entry.path().join("steps.jsonl").is_file())
+        .filter(|entry| entry.path().join("steps.jsonl").is_regular_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
         .map(|name| (name.strip_prefix("round-").and_then(|n| n.parse().ok()), name))
         .collect();
@@ -198,10 +199,10 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
 
 /// The lines of log.jsonl that can be read. A kill may have torn the last one.
 fn log(path: &Path) -> Result<Vec<LogLine>> {
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(Vec::new());
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = disk::read(path).map_err(Error::io(path))?;
     Ok(String::from_utf8_lossy(&bytes).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
@@ -221,10 +222,10 @@ impl LogLine {
 
 /// The records of a file to which lines are appended. It may be missing, and its last line may be torn.
 fn appended<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(Vec::new());
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = disk::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let text = std::str::from_utf8(&bytes[..whole]).map_err(|e| Error::file(path, e.to_string()))?;
     parse_jsonl(path, text)

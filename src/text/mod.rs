@@ -16,6 +16,7 @@ pub use language::Language;
 pub use prompt::Prompt;
 pub use stream::StreamDecoder;
 
+use crate::disk::{self, OnDisk};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -93,17 +94,17 @@ impl Text {
     /// As [`Text::from_json`], with the file's name; errors of the file system.
     pub fn open(folder: &Path) -> Result<Option<Text>> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
+        if !path.is_there() {
             return Ok(None);
         }
         let read = |path: &Path| {
-            let bytes = std::fs::read(path).map_err(Error::io(path))?;
+            let bytes = disk::read(path).map_err(Error::io(path))?;
             String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))
         };
         let tokenizer_json = read(&path)?;
         let config_path = folder.join("tokenizer_config.json");
         let mut config = Value::Object(serde_json::Map::new());
-        if config_path.exists() {
+        if config_path.is_there() {
             config = serde_json::from_str(&read(&config_path)?)
                 .map_err(|error| Error::file(&config_path, format!("is not JSON: {error}")))?;
             if !config.is_object() {
@@ -111,7 +112,7 @@ impl Text {
             }
         }
         let template_path = folder.join("chat_template.jinja");
-        if template_path.exists() {
+        if template_path.is_there() {
             config["chat_template"] = read(&template_path)?.into();
         }
         match Text::from_json(tokenizer_json, config) {

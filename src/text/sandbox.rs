@@ -6,6 +6,7 @@
 //! to a function that counts it ([`guarded`]). The compiler computes constants without counting them, so products in
 //! the source are kept from being constant ([`prepared`]).
 
+use crate::clock;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -120,11 +121,11 @@ impl Budget {
     fn new(input: usize) -> Self {
         let value = VALUE.saturating_add(input.saturating_mul(4));
         let all = VALUES.saturating_add(input.saturating_mul(512));
-        Self { left: AtomicUsize::new(all), value, until: Instant::now() + TIME }
+        Self { left: AtomicUsize::new(all), value, until: clock::now() + TIME }
     }
 
     fn spend(&self, bytes: usize) -> Result<()> {
-        if Instant::now() > self.until {
+        if clock::now() > self.until {
             return Err(refused(format!("it did not end within {} seconds", TIME.as_secs())));
         }
         let less = |left: usize| left.checked_sub(bytes);

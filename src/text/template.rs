@@ -1,7 +1,7 @@
 //! Chat templates: Jinja as `transformers` runs it (trimmed blocks, Python's string methods, `raise_exception`,
 //! `strftime_now`, Python's `tojson`), run in the [`sandbox`].
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::clock;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind};
 use serde_json::Value;
@@ -99,10 +99,7 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Jinja, JinjaError> {
         Err(JinjaError::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: String| {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        strftime(&format, seconds)
-    });
+    environment.add_function("strftime_now", |format: String| strftime(&format, clock::since_epoch().as_secs()));
     environment
 }
 

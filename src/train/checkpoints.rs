@@ -2,6 +2,7 @@
 
 use super::exchange::Exchange;
 use super::{Trainer, dpo};
+use crate::disk::{self, OnDisk};
 use crate::durable::{self, Lines};
 use crate::json::{line, read_json, write_json};
 use crate::{Error, Result};
@@ -43,9 +44,9 @@ impl Checkpoints {
     /// before it leaves behind.
     fn tidy(&self) -> Result<()> {
         let latest = self.latest()?;
-        for entry in std::fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
+        for entry in disk::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
             let path = entry.map_err(Error::io(&self.dir))?.path();
-            if path.is_dir() && latest.as_ref() != Some(&path) {
+            if path.is_folder() && latest.as_ref() != Some(&path) {
                 durable::remove_folder(&path)?;
             }
         }
@@ -58,7 +59,7 @@ impl Checkpoints {
     /// The file that names it is broken.
     pub fn latest(&self) -> Result<Option<PathBuf>> {
         let path = self.dir.join("latest.json");
-        if !path.exists() {
+        if !path.is_there() {
             return Ok(None);
         }
         let latest: Latest = read_json(&path)?;
@@ -92,7 +93,7 @@ impl Checkpoints {
 
     pub(super) fn reference(&self, pairs: usize) -> Result<Option<Vec<dpo::PairLogps>>> {
         let path = self.dir.join("reference.json");
-        if !path.exists() {
+        if !path.is_there() {
             return Ok(None);
         }
         let bits: Vec<[u32; 4]> = read_json(&path)?;

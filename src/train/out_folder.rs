@@ -1,10 +1,11 @@
 //! The working folder of a training from the command line: `OUT.part`, beside the model folder OUT that it will write.
 
+use crate::disk::File;
+use crate::disk::OnDisk;
 use crate::json::{read_json, read_jsonl, write_json};
 use crate::lock::Lock;
 use crate::{Error, Observer, Result, durable};
 use serde_json::Value;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The log of steps, in the working folder and then in the model folder.
@@ -26,8 +27,8 @@ impl Work {
     /// `out` exists (with `resume` only if no such training wrote it); there is an interrupted training and `resume` is not set.
     pub fn check(out: &Path, resume: bool) -> Result<()> {
         let dir = folder(out);
-        if out.exists() {
-            return match resume && (dir.exists() || out.join(STEPS).exists()) {
+        if out.is_there() {
+            return match resume && (dir.is_there() || out.join(STEPS).is_there()) {
                 true => Ok(()),
                 false => Err(Error::file(out, "exists already; name another folder or remove it")),
             };
@@ -46,7 +47,7 @@ impl Work {
     pub fn begin(out: &Path, resume: bool, plan: &Value, observer: &dyn Observer) -> Result<Self> {
         Self::check(out, resume)?;
         let (out, dir) = (out.to_path_buf(), folder(out));
-        if out.exists() && !dir.exists() {
+        if out.is_there() && !dir.is_there() {
             return Ok(Self { out, dir, lock: None });
         }
         durable::create_folder(&dir)?;
@@ -79,7 +80,7 @@ impl Work {
 
     /// Whether the model is written and only [`Work::close`] is left to do.
     pub fn finished(&self) -> bool {
-        self.out.exists()
+        self.out.is_there()
     }
 
     /// Moves the log of steps into the model folder and removes the working folder; returns the steps.
@@ -88,7 +89,7 @@ impl Work {
     /// The folders cannot be written; the log is broken.
     pub fn close(self) -> Result<Vec<Value>> {
         let (from, to) = (self.dir.join(STEPS), self.out.join(STEPS));
-        if from.exists() {
+        if from.is_there() {
             durable::rename(&from, &to)?;
             durable::sync_folder(Some(&self.out));
         }
@@ -106,7 +107,7 @@ pub fn folder(out: &Path) -> PathBuf {
 }
 
 fn has_checkpoint(dir: &Path) -> bool {
-    dir.join("train/latest.json").exists()
+    dir.join("train/latest.json").is_there()
 }
 
 fn difference(old: &Value, new: &Value) -> String {

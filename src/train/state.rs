@@ -2,6 +2,7 @@
 
 use super::moments::Moment;
 use super::{MomentType, Trainer};
+use crate::disk;
 use crate::gpu::{Gpu, Part};
 
 use crate::arch::Dtype;
@@ -54,7 +55,7 @@ impl Trainer<'_> {
     /// A missing or broken file, tensors that do not fit the model; the trainer has no weights then.
     pub fn load_state(&mut self, dir: &Path) -> Result<()> {
         let file = dir.join(STEP);
-        let text = std::fs::read(&file).map_err(Error::io(&file))?;
+        let text = disk::read(&file).map_err(Error::io(&file))?;
         let step: Step = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
         let read = |name: &str| -> Result<Vec<Option<Weight>>> {
             let tensors = tensors(&dir.join(name))?;

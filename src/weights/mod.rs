@@ -13,6 +13,7 @@ pub(crate) mod peft;
 pub(crate) mod safetensors;
 pub(crate) mod save;
 
+use crate::disk;
 pub use gguf::{Gguf, GgufValue};
 pub use gguf_save::save_gguf;
 use gguf_tokenizer::GgufTokenType;
@@ -23,7 +24,6 @@ pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model_parts, write
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::arch::Dtype;
@@ -60,7 +60,7 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = disk::open(path).map_err(Error::io(path))?;
         let length = file.metadata().map_err(Error::io(path))?;
         if !length.is_file() {
             return Err(Error::file(path, "is not a regular file"));

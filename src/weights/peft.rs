@@ -1,8 +1,8 @@
 //! PEFT's adapter folders: adapter_config.json and adapter_model.safetensors beside a base model, in and out.
 
 use crate::arch::{first_unusable, unusable};
+use crate::disk;
 use crate::text::Text;
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -188,7 +188,7 @@ pub(crate) fn save_adapter(
     adapter: &Adapter,
     dtype: Dtype,
 ) -> Result<()> {
-    let path = fs::canonicalize(base).map_err(Error::io(base))?;
+    let path = disk::canonicalize(base).map_err(Error::io(base))?;
     let c = &adapter.config;
     let mut entries: Map<String, Value> = [
         ("peft_type", json!("LORA")),

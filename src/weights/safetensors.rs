@@ -1,5 +1,6 @@
 //! safetensors files, single or sharded.
 
+use crate::disk::OnDisk;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Component, Path};
@@ -20,12 +21,12 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names.
 pub(crate) fn open_folder(folder: &Path) -> Result<Weights> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-    if single.exists() {
+    if single.is_there() {
         Weights::open_safetensors(&single)
-    } else if index.exists() {
+    } else if index.is_there() {
         open_sharded(folder, &index)
     } else {
-        let hint = if folder.join("pytorch_model.bin").exists() {
+        let hint = if folder.join("pytorch_model.bin").is_there() {
             "; pytorch_model.bin is not read, convert it with transformers' save_pretrained"
         } else {
             ""
@@ -145,13 +146,13 @@ fn unreadable(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -
 }
 
 /// A file's most bytes of tensors; more are spread over shards.
-pub(super) const MAX_SHARD: usize = 5_000_000_000;
+pub(super) const MAX_SHARD: u64 = 5_000_000_000;
 
 /// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named as
 /// transformers names them.
-pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], types: Types, limit: usize) -> Result<()> {
-    let size = |tensor: &NamedTensor| tensor.data.len() * types.of(tensor).block().1;
-    let total: usize = tensors.iter().map(size).sum();
+pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], types: Types, limit: u64) -> Result<()> {
+    let size = |tensor: &NamedTensor| (tensor.data.len() * types.of(tensor).block().1) as u64;
+    let total: u64 = tensors.iter().map(size).sum();
     if total <= limit {
         return write(&folder.join(SINGLE), tensors, types);
     }

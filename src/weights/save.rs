@@ -1,6 +1,6 @@
 //! Writing: single files that appear whole or not at all, and model folders that `transformers` loads.
 
-use std::fs;
+use crate::disk::{self, OnDisk};
 use std::path::Path;
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::{Error, Result, durable};
 
 /// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let bytes = disk::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("is not JSON: {error}")))
 }
 
@@ -68,11 +68,11 @@ pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<
     durable::remove_folder(&temporary)?;
     durable::create_folder(&temporary)?;
     let done = write(&temporary).and_then(|()| {
-        if folder.exists() { move_files(&temporary, folder) } else { durable::rename(&temporary, folder) }
+        if folder.is_there() { move_files(&temporary, folder) } else { durable::rename(&temporary, folder) }
     });
     if done.is_err() {
         // The first error is the one to report; a leftover is removed by the next attempt.
-        let _ = fs::remove_dir_all(&temporary);
+        let _ = disk::remove_dir_all(&temporary);
     }
     done?;
     durable::sync_folder(folder.parent());
@@ -88,7 +88,7 @@ pub const REMOVED_FILE: &str = "removed.json";
 /// What the file system says.
 pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+    for entry in disk::read_dir(folder).map_err(Error::io(folder))? {
         names.push(entry.map_err(Error::io(folder))?.file_name());
     }
     names.retain(|name| name == INDEX || name.to_string_lossy().ends_with(".safetensors"));
@@ -103,7 +103,7 @@ pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
 /// The reason in a folder that [`remove_weights`] left.
 pub(crate) fn why_removed(folder: &Path) -> Result<Option<String>> {
     let note = folder.join(REMOVED_FILE);
-    if !note.exists() {
+    if !note.is_there() {
         return Ok(None);
     }
     let document = read_json(&note)?;
@@ -170,7 +170,7 @@ pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 fn move_files(from: &Path, to: &Path) -> Result<()> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(from).map_err(Error::io(from))? {
+    for entry in disk::read_dir(from).map_err(Error::io(from))? {
         names.push(entry.map_err(Error::io(from))?.file_name());
     }
     // The weights are what makes a folder a model, so they come last; shards mean nothing before their index is there.
@@ -183,5 +183,5 @@ fn move_files(from: &Path, to: &Path) -> Result<()> {
     let stale = to.join(if sharded { SINGLE } else { INDEX });
     durable::remove_file(&stale)?;
     durable::sync_folder(Some(to));
-    fs::remove_dir(from).map_err(Error::io(from))
+    disk::remove_dir(from).map_err(Error::io(from))
 }

@@ -284,7 +284,7 @@ fn every_document_holds_to_its_schema() {
     let run = tmp.path().join("run");
     let table: toml::Table = toml::from_str("[demo]\nseed = 9\n").unwrap();
     let sizes = [("judge.wave".to_owned(), 11.into())].into();
-    let mut folder = RunFolder::open(&run, &table, sizes, false).unwrap();
+    let mut folder = RunFolder::open(&run, &table, sizes, false, &selfreward::Silent).unwrap();
     selfreward::world::save(&folder.model(1), &selfreward::world::init(0)).unwrap();
     folder.stage_done("M1").unwrap();
     play(&run, &settings, &self_judge(), usize::MAX, 1, &[]).unwrap();

@@ -216,14 +216,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.task != Task::Run && config.is_some() {
         bail!("a run's configuration goes with --task run");
     }
-    let config = config.or_else(|| (args.task == Task::Run).then(RunConfig::default));
     let model = args.model.as_deref().or(config.as_ref().map(|c| c.model.path.as_path()));
+    let defaults = (args.task == Task::Run).then(|| RunConfig::of_model(model.unwrap_or(Path::new(""))));
     let shape = Shape::open(app, model, args)?;
     let mut gpu = app.pinned_gpu(&args.pin)?;
     if args.desktop {
         gpu = gpu.counting_desktop();
     }
-    let report = match (args.task, &config) {
+    let report = match (args.task, config.as_ref().or(defaults.as_ref())) {
         (Task::Generate, _) => generate(&gpu, args, &shape)?,
         (Task::Run, Some(config)) => whole_run(&gpu, args, &shape, config)?,
         _ => train(&gpu, args, &shape)?,

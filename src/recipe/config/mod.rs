@@ -10,6 +10,7 @@ pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
 pub use stages::{CandidateSection, JudgeSection, PromptSection};
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
 
+use crate::disk;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,22 @@ fn share(x: f32) -> bool {
 pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 impl RunConfig {
+    /// Every key at its default, for the model at `path`.
+    pub fn of_model(path: impl Into<PathBuf>) -> Self {
+        Self {
+            model: ModelSection { path: path.into() },
+            run: RunSection::default(),
+            prompts: PromptSection::default(),
+            candidates: CandidateSection::default(),
+            judge: JudgeSection::default(),
+            pairs: PairSection::default(),
+            dpo: DpoSection::default(),
+            sft: SftSection::default(),
+            validation: ValidationSection::default(),
+            evaluation: EvaluationSection::default(),
+        }
+    }
+
     /// Models whose weights stay after a round: as many as `[run] keep` says, and the one before the newest where the next round
     /// asks it; 0 keeps all.
     pub fn kept(&self) -> u32 {
@@ -139,7 +156,7 @@ impl RunConfig {
     /// # Errors
     /// The file cannot be read, is no TOML, holds an unknown key or a value out of its range.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = disk::read_to_string(path).map_err(Error::io(path))?;
         let config: Self = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
         config.check().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(config)

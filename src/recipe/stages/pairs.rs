@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::data::records::{CandidateRecord, LogpRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
+use crate::disk::OnDisk;
 use crate::json::{read_jsonl, write_jsonl};
 use crate::measure::metrics::{kendall_tau_b, mean_se};
 use crate::recipe::config::{Agreement, Weighting};
@@ -50,7 +51,7 @@ pub struct Outcome {
 /// # Errors
 /// A text cannot be encoded, or the file cannot be written.
 pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
-    if out.exists() {
+    if out.is_there() {
         return read_jsonl(out);
     }
     let pairs = build(ctx, inputs)?.pairs;

@@ -2,6 +2,7 @@
 
 use super::validation::{self, Validator};
 use crate::data::records::PairRecord;
+use crate::disk::OnDisk;
 use crate::gpu::Gpu;
 use crate::judge::Judge;
 use crate::model::Model;
@@ -28,7 +29,7 @@ pub fn run(
     files: &RoundFiles,
     next: &Path,
 ) -> Result<()> {
-    if next.exists() {
+    if next.is_there() {
         // A run that was killed right after it wrote the model has left its checkpoints behind.
         validation::remove(&files.dir)?;
         return Checkpoints::open(&files.dir)?.remove();

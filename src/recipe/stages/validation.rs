@@ -2,6 +2,7 @@
 //! weights with the best mean score are kept.
 
 use crate::data::answers::read_prompts;
+use crate::disk;
 use crate::durable;
 use crate::generate::Request;
 use crate::generate::{Engine, GpuEngine};
@@ -180,7 +181,7 @@ impl EarlyStop for Validator<'_> {
     fn tidy(&self) -> Result<()> {
         let best = best_of(&self.done).map(|at| self.best_dir(self.done[at].step));
         let dir = self.dir.join(BEST);
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        for entry in disk::read_dir(&dir).into_iter().flatten().flatten() {
             if Some(entry.path()) != best {
                 durable::remove_folder(&entry.path())?;
             }

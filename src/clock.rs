@@ -1,0 +1,17 @@
+//! Time: the one place from which the library reads a clock.
+
+#![expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
+
+use std::time::Duration;
+pub(crate) use web_time::Instant;
+use web_time::{SystemTime, UNIX_EPOCH};
+
+/// Now, to measure how long something takes.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Time since 1970; none where the clock stands before that.
+pub(crate) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
