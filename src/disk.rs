@@ -79,17 +79,19 @@ pub(crate) fn absolute(path: impl AsRef<Path>) -> Result<PathBuf> {
 }
 
 /// The length of a file in bytes; None where there is none.
+#[cfg(feature = "hub")]
 pub(crate) fn file_length(path: impl AsRef<Path>) -> Option<u64> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|found| found.len())
 }
 
 /// A file that grows at its end, made if there is none.
+#[cfg(feature = "hub")]
 pub(crate) fn open_to_append(path: impl AsRef<Path>) -> Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
 /// Gives what is in `file` another name, by a hard link where the system has one, else by a copy.
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "hub"))]
 pub(crate) fn link_or_copy(file: impl AsRef<Path>, name: impl AsRef<Path>) -> Result<()> {
     std::fs::hard_link(&file, &name).or_else(|_| std::fs::copy(&file, &name).map(drop))
 }

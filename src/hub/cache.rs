@@ -1,8 +1,8 @@
 //! The layout of the cache, which is that of huggingface_hub:
 //! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
 
-#[cfg(feature = "hub")]
 use crate::disk::{self, OnDisk};
+#[cfg(feature = "hub")]
 use std::path::Path;
 use std::path::PathBuf;
 
