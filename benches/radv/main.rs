@@ -1,8 +1,8 @@
-//! What AMD's GPUs would make of the kernels, on a machine without one: every text of the tile variant is compiled by RADV for
-//! RDNA2 (navi21) and RDNA3 (navi31). Nothing runs.
+//! What AMD's GPUs would make of the kernels, on a machine without one: every text of the tile variant is compiled by
+//! RADV for RDNA2 (navi21) and RDNA3 (navi31). Nothing runs.
 //!
-//! `cargo bench --bench radv > docs/RADV.md` writes the table; `cargo bench --bench radv -- FILE.wgsl…` gives rows for other
-//! texts, to choose between forms of one kernel; `cargo test --bench radv` compares the kernels with the table.
+//! `cargo bench --bench radv > docs/RADV.md` writes the table; `cargo bench --bench radv -- FILE.wgsl…` gives rows for
+//! other texts, to choose between forms of one kernel; `cargo test --bench radv` compares the kernels with the table.
 
 #![expect(
     unsafe_code,
@@ -232,13 +232,18 @@ fn document(rows: &[Row], version: &str) -> String {
     let mut out = format!(
         "# The kernels as RADV compiles them\n\n\
          `cargo bench --bench radv > docs/RADV.md`, {version}, without a GPU: RADV's compiler alone, for {}\n\
-         (RDNA2 and RDNA3; two figures where they differ). These are the compiler's estimates; they rank forms of one kernel and are no times.\n\n\
-         - *spilled*: registers that did not fit. *scratch*: bytes a wave of private arrays in memory. *LDS*: bytes of workgroup memory. *waves*: how many a SIMD \
-         holds at a time;\n  more of them hide more latency. SGPRs are always 128 on RDNA.\n\
+         (RDNA2 and RDNA3; two figures where they differ). These are the compiler's estimates; they rank forms of one \
+         kernel and are no times.\n\n\
+         - *spilled*: registers that did not fit. *scratch*: bytes a wave of private arrays in memory. *LDS*: bytes of \
+         workgroup memory. *waves*: how many a SIMD holds at a time;\n  \
+         more of them hide more latency. SGPRs are always 128 on RDNA.\n\
          - *packed, matrix*: instructions v_pk_* and v_wmma_*.\n\
-         - *cycles*: inverse throughput, the cycles that a wave keeps its SIMD busy, where an outer loop runs 8 times and one inside it 4 times.\n\
-         - *FLOP/cycle*, *bytes/cycle*: useful work in those cycles (multiplications and additions of f32; what vector loads and stores move), counted\n  \
-         in the compiler's listing with the same turns; what stands under a condition counts in full. A SIMD can do 64 (navi21) or 128 (navi31)\n  FLOP in f32.\n\n",
+         - *cycles*: inverse throughput, the cycles that a wave keeps its SIMD busy, where an outer loop runs 8 times \
+         and one inside it 4 times.\n\
+         - *FLOP/cycle*, *bytes/cycle*: useful work in those cycles (multiplications and additions of f32; what vector \
+         loads and stores move), counted\n  \
+         in the compiler's listing with the same turns; what stands under a condition counts in full. A SIMD can do 64 \
+         (navi21) or 128 (navi31)\n  FLOP in f32.\n\n",
         FAMILIES.join(" and ")
     );
     out += &table(rows);

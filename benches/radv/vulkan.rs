@@ -1,5 +1,5 @@
-//! RADV's compiler through plain Vulkan: SPIR-V in, statistics and machine code out. RADV opens a device for hardware that is
-//! not there when RADV_FORCE_FAMILY names one; nothing can run on it.
+//! RADV's compiler through plain Vulkan: SPIR-V in, statistics and machine code out. RADV opens a device for hardware
+//! that is not there when RADV_FORCE_FAMILY names one; nothing can run on it.
 
 use ash::{Device, Entry, Instance, khr, vk};
 use std::ffi::CStr;
@@ -104,7 +104,8 @@ impl Compiler {
         };
         let bindings: Vec<_> = (0..=storage).map(binding).collect();
         let device = &self.device;
-        // SAFETY: every handle comes from this device, is not used after it is destroyed, and the SPIR-V was validated by naga.
+        // SAFETY: every handle comes from this device, is not used after it is
+        // destroyed, and the SPIR-V was validated by naga.
         unsafe {
             let module = device
                 .create_shader_module(&vk::ShaderModuleCreateInfo::default().code(spirv), None)
@@ -144,7 +145,8 @@ impl Compiler {
     unsafe fn read(&self, pipeline: vk::Pipeline) -> Result<Executable, vk::Result> {
         let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
         let api = khr::pipeline_executable_properties::Device::new(&self.instance, &self.device);
-        // SAFETY: the pipeline is alive and was made with both capture flags; the buffers are as large as was asked for.
+        // SAFETY: the pipeline is alive and was made with both capture
+        // flags; the buffers are as large as was asked for.
         unsafe {
             let mut found = Executable::default();
             for s in api.get_pipeline_executable_statistics(&info)? {

@@ -1,4 +1,5 @@
-//! `sft` and `dpo` by several ranks against one process, and what happens when one of them fails. `scripts/test-mpi` runs it.
+//! `sft` and `dpo` by several ranks against one process, and what happens when
+//! one of them fails. `scripts/test-mpi` runs it.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids, greedy continuations and log-probs, through
-//! the binary. Needs the file that `scripts/fetch-smollm2` fetches, so `scripts/test` runs it and plain `cargo test` does not.
+//! SmolLM2-135M-Instruct from its GGUF file against transformers: token ids, greedy continuations and
+//! log-probs, through the binary. Needs the file that `scripts/fetch-smollm2` fetches, so
+//! `scripts/test` runs it and plain `cargo test` does not.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

@@ -35,7 +35,8 @@ pub fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
     written.remove(0).remove(0).tokens
 }
 
-/// The model as its file has it and in f32, which hold the same values; the first takes at most this share of the second's memory.
+/// The model as its file has it and in f32, which hold the same values; the first
+/// takes at most this share of the second's memory.
 pub fn own_and_wide(gpu: &Gpu, source: &ModelSource, share: f64) -> (Model, Model) {
     let before = gpu.live_bytes();
     let own = Model::load(gpu, source).unwrap();

@@ -10,7 +10,8 @@ pub fn schema(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Whether `value` holds to `schema`; the error says where it does not. A keyword that this does not know is an error too.
+/// Whether `value` holds to `schema`; the error says where it does not. A
+/// keyword that this does not know is an error too.
 pub fn validate(schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     let Some(rules) = schema.as_object() else { return Err(format!("{at}: the schema is no object")) };
     for (keyword, rule) in rules {

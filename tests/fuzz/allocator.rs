@@ -55,9 +55,9 @@ fn shrink(bytes: usize) {
 
 #[expect(
     unsafe_code,
-    reason = "a global allocator cannot be written without: every call is handed to the system's allocator with the caller's \
-              own arguments, so its contract is kept as the caller keeps it; what is added only counts, in cells that \
-              neither allocate nor unwind"
+    reason = "a global allocator cannot be written without: every call is handed to the system's allocator with the \
+              caller's own arguments, so its contract is kept as the caller keeps it; what is added only counts, \
+              in cells that neither allocate nor unwind"
 )]
 // SAFETY: as said above; a refused request gives null, which the contract of `GlobalAlloc` allows.
 unsafe impl GlobalAlloc for Counting {

@@ -1,5 +1,5 @@
-//! Hostile input: files of every kind that is read, broken in many ways. Each is an error or is read; none panics, takes
-//! memory or time without bound, or reaches out of its folder.
+//! Hostile input: files of every kind that is read, broken in many ways. Each is an error or is read; none panics,
+//! takes memory or time without bound, or reaches out of its folder.
 //!
 //! `SELFREWARD_FUZZ=N` makes it N inputs, `SELFREWARD_FUZZ_ONLY=TARGET:NUMBER` the one that a failure names,
 //! and `SELFREWARD_FUZZ_TRACE=1` names each input before it is fed, for what ends the process (a stack that overflows).
@@ -9,6 +9,7 @@
 mod allocator;
 mod mutate;
 mod targets;
+mod tokenizers;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

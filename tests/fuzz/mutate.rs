@@ -1,5 +1,5 @@
-//! Mutations of valid files: of any bytes, and such as know a format, since a broken byte alone seldom gets behind the first
-//! check. All are a pure function of the stream of random numbers.
+//! Mutations of valid files: of any bytes, and such as know a format, since a broken byte alone seldom gets behind the
+//! first check. All are a pure function of the stream of random numbers.
 
 use selfreward::rng::Stream;
 use serde_json::{Map, Value, json};

@@ -17,6 +17,7 @@ use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use serde_json::{Value, json};
 
 use crate::mutate::Format;
+use crate::tokenizers::{tokenizer, tokenizers};
 
 /// A kind of file.
 pub(crate) struct Target {
@@ -235,9 +236,11 @@ pub(crate) const TARGETS: &[Target] = &[
             let records = [
                 json!({"prompt": "ab", "chosen": "a", "rejected": "b", "weight": 0.5, "flip": 0.1}),
                 json!({"chosen": "ab a", "rejected": "ab b"}),
-                json!({"prompt": chat("user", "a"), "chosen": chat("assistant", "a"), "rejected": chat("assistant", "b")}),
+                json!({"prompt": chat("user", "a"), "chosen": chat("assistant", "a"),
+                       "rejected": chat("assistant", "b")}),
                 json!({"prompt_ids": [1, 2], "chosen_ids": [1], "rejected_ids": [2]}),
-                json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ab"}], "label": true}),
+                json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ab"}],
+                       "label": true}),
                 json!({"prompt": "ab", "completion": "a", "label": false}),
                 json!({"prompt_ids": [1, 2], "completion_ids": [1, 2], "label": true}),
             ];
@@ -266,8 +269,8 @@ pub(crate) const TARGETS: &[Target] = &[
         weight: 10,
         seeds: |_| {
             let reply = |text: &str, rank: f64| {
-                json!({"message_id": text, "parent_id": "q", "text": text, "role": "assistant", "lang": "en", "rank": rank,
-                       "replies": []})
+                json!({"message_id": text, "parent_id": "q", "text": text, "role": "assistant", "lang": "en",
+                       "rank": rank, "replies": []})
             };
             let root = json!({"message_id": "q", "parent_id": null, "text": "Q?", "role": "prompter", "lang": "en",
                               "replies": [reply("a", 0.0), reply("b", 1.0)]});
@@ -372,7 +375,8 @@ fn config(model_type: &str) -> Value {
     json!({
         "model_type": model_type, "vocab_size": 8, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "eos_token_id": 2, "query_pre_attn_scalar": 16, "pad_token_id": null
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "eos_token_id": 2, "query_pre_attn_scalar": 16,
+        "pad_token_id": null
     })
 }
 
@@ -384,20 +388,6 @@ fn tensors(config: &Value) -> Vec<NamedTensor> {
     family::parameters(&family::arch(config).unwrap()).into_iter().map(one).collect()
 }
 
-/// A byte-level tokenizer of five tokens.
-fn tokenizer(folder: &Path) {
-    let added = json!([{"id": 4, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
-                        "normalized": false, "special": true}]);
-    let json = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null, "pre_tokenizer": null,
-        "post_processor": null, "decoder": null,
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                  "vocab": {"<unk>": 0, "a": 1, "b": 2, "ab": 3, "<end>": 4}, "merges": [["a", "b"]]}
-    });
-    fs::write(folder.join("tokenizer.json"), json.to_string()).unwrap();
-}
-
 fn save(folder: &Path, config: &Value, dtype: Dtype) {
     let tensors = tensors(config);
     let template = "{% for m in messages %}{{ m.content }}<end>{% endfor %}";
@@ -406,63 +396,6 @@ fn save(folder: &Path, config: &Value, dtype: Dtype) {
     tokenizer(folder);
     let config = json!({"chat_template": template, "eos_token": "<end>"});
     fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
-}
-
-/// One of each part that a tokenizer.json may have and the shipped ones have not.
-fn tokenizers() -> Vec<Vec<u8>> {
-    let split =
-        json!({"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s+(?!\\S)"}, "behavior": "Isolated", "invert": false});
-    let models = [
-        json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-               "vocab": {"[UNK]": 0, "a": 1, "##b": 2}}),
-        json!({"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 1}}),
-        json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false,
-               "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -1.5], ["ab", -2.0]]}),
-        json!({"type": "BPE", "dropout": 0.1, "unk_token": "a", "continuing_subword_prefix": "##",
-               "end_of_word_suffix": "</w>", "fuse_unk": true, "byte_fallback": true, "vocab": {"a": 0, "b": 1, "ab": 2},
-               "merges": ["a b"]}),
-    ];
-    let parts = [
-        (
-            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
-                "lowercase": true}),
-            json!({"type": "BertPreTokenizer"}),
-            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-        ),
-        (
-            json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Replace",
-                "pattern": {"Regex": " {2,}"}, "content": " "}]}),
-            json!({"type": "Whitespace"}),
-            Value::Null,
-        ),
-        (
-            Value::Null,
-            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
-            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
-        ),
-        (
-            json!({"type": "NFC"}),
-            json!({"type": "Sequence", "pretokenizers": [split, {"type": "Punctuation",
-                "behavior": "Isolated"}, {"type": "Digits", "individual_digits": true}]}),
-            json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip",
-                "content": " ", "start": 1, "stop": 0}]}),
-        ),
-    ];
-    let post = json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
-                      "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                      "special_tokens": {}});
-    let one = |(model, (normalizer, pre_tokenizer, decoder)): (Value, (Value, Value, Value))| {
-        json!({"version": "1.0", "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
-               "padding": {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
-                           "pad_type_id": 0, "pad_token": "a"},
-               "added_tokens": [{"id": 9, "content": "<end>", "single_word": true, "lstrip": true, "rstrip": true,
-                                 "normalized": true, "special": false}],
-               "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post, "decoder": decoder,
-               "model": model})
-        .to_string()
-        .into_bytes()
-    };
-    models.into_iter().zip(parts).map(one).collect()
 }
 
 /// A GGUF file for each kind of block: zeros in place of the values, since only the sizes matter.

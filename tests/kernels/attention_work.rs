@@ -1,5 +1,6 @@
-//! Attention computes what is visible and little else: a build of the same kernels with COUNT adds up the pairs of lanes and
-//! rows that they compute, and the sums are compared with the visible area, forward and backward, in every variant.
+//! Attention computes what is visible and little else: a build of the same kernels with COUNT adds
+//! up the pairs of lanes and rows that they compute, and the sums are compared with the visible
+//! area, forward and backward, in every variant.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 #![expect(clippy::print_stdout, reason = "docs/notebook/attention.md has the figures")]
@@ -43,9 +44,9 @@ fn work(gpu: &Gpu, form: Form, heads: Heads, forest: &Forest, window: Option<usi
 #[test]
 fn the_cost_follows_the_visible_area() {
     let gpu = Gpu::with(&Options::default()).unwrap();
-    // A block has 8 rows in the soft variant and 32 lanes in the tile variant, which share rows or, for bits of decoding,
-    // heads; where it lies across a border of sequences or at a window's end, lanes wait for one another. The last number is what
-    // the tile variant may compute beyond the area.
+    // A block has 8 rows in the soft variant and 32 lanes in the tile variant, which share rows or, for bits of
+    // decoding, heads; where it lies across a border of sequences or at a window's end, lanes wait for one another. The
+    // last number is what the tile variant may compute beyond the area.
     let cases: [(&str, Forest, Option<usize>, f64); 9] = [
         ("causal 256", forest(&[(256, vec![])]), None, 1.1),
         ("causal 1024", forest(&[(1024, vec![])]), None, 1.05),

@@ -49,7 +49,8 @@ fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
-/// A model whose matrices are of these types in turn; an F32 matrix is longer than any in blocks, so its place holds them.
+/// A model whose matrices are of these types in turn; an F32 matrix is
+/// longer than any in blocks, so its place holds them.
 fn model(path: &Path, kinds: &[Dtype]) -> ModelSource {
     let config = config();
     let parameters = family::parameters(&family::arch(&config).unwrap());

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 
 const V: usize = 61;
 
-/// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of each
-/// kind: with a window and positions, without either.
+/// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
+/// each kind: with a window and positions, without either.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let arch = Arch {
@@ -128,7 +128,10 @@ proptest! {
         let requests: Vec<Request> = prompts
             .iter()
             .enumerate()
-            .map(|(i, (p, n))| Request { prompt: p.clone(), samples: (0..*n as u64).map(|s| 100 * i as u64 + s).collect() })
+            .map(|(i, (prompt, n))| {
+                let first = 100 * i as u64;
+                Request { prompt: prompt.clone(), samples: (first..first + *n as u64).collect() }
+            })
             .collect();
         let mut seen: Vec<Vec<Vec<u32>>> = requests.iter().map(|r| vec![vec![]; r.samples.len()]).collect();
         let together = Generator::new(gpu(), &model)
@@ -139,8 +142,8 @@ proptest! {
                 prop_assert_eq!(&seen[r][s], &out.tokens);
                 prop_assert!(out.stopped || out.tokens.len() == tokens);
                 prop_assert_eq!(out.stopped, out.tokens.last() == Some(&3));
-                // A draw depends on (seed, record id, position) and the logits alone. Each token must be the one that the
-                // sampler's own rule gives on the path's logits, unless the draw falls on a border.
+                // A draw depends on (seed, record id, position) and the logits alone. Each token must be the one that
+                // the sampler's own rule gives on the path's logits, unless the draw falls on a border.
                 let path = [&request.prompt[..], &out.tokens].concat();
                 let all = logits(gpu(), &model, &path).expect("logits");
                 for (i, token) in out.tokens.iter().enumerate() {

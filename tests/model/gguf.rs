@@ -126,7 +126,8 @@ fn tokenizer(pre_tokenizer: Value, template: &str) -> Text {
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": pre_tokenizer,
         "added_tokens": [{"id": 5, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
                           "normalized": false, "special": true}],
-        "post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
                   "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "1": 4}, "merges": [["a", "b"]]}
@@ -161,8 +162,8 @@ fn tokenizers_go_along_or_are_refused() {
     assert!(save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).is_err());
 }
 
-/// The golden SentencePiece-style tokenizer with every way to join its pieces, as a vocabulary with scores means it; its
-/// own file has only the merges that its trainer found.
+/// The golden SentencePiece-style tokenizer with every way to join its pieces, as a vocabulary with scores means it;
+/// its own file has only the merges that its trainer found.
 fn sentencepiece() -> Value {
     let file = fs::read_to_string(golden("tokenizers/metaspace/tokenizer.json")).unwrap();
     let mut json: Value = serde_json::from_str(&file).unwrap();

@@ -1,5 +1,5 @@
-//! With `invariant` a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order that depends
-//! on the sequence alone. The `soft` kernels are so without it.
+//! With `invariant` a sequence's log-probs have the same bits alone and in any batch: every sum runs in an order that
+//! depends on the sequence alone. The `soft` kernels are so without it.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

@@ -1,7 +1,7 @@
 //! Tiny models against PyTorch: log-probs, greedy continuations, every DPO loss, an AdamW trajectory, the SFT loss.
 //!
-//! The expected values, their origin and the script that made them stand in `tests/golden`. Gradients by name and logits
-//! are compared through the binary (`driver/tests/commands/dump.rs`), which is the one that writes them out.
+//! The expected values, their origin and the script that made them stand in `tests/golden`. Gradients by name and
+//! logits are compared through the binary (`driver/tests/commands/dump.rs`), which is the one that writes them out.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
@@ -245,7 +245,8 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
     }
 }
 
-/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of one epoch, the model being its own reference.
+/// `[loss, gradient norm, chosen reward, rejected reward]` of each step of
+/// one epoch, the model being its own reference.
 fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
     let data = pairs(name);
     let config = DpoConfig { objective: Objective::default(), epochs: 1, batch, lr: constant(lr), seed: 3 };

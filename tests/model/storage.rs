@@ -138,8 +138,8 @@ fn adapters_train_on_bases_in_fewer_bits() {
     }
 }
 
-/// In every type of the weights, generated and scored; and adapters on those that are not f32, whose gradients go through each
-/// buffer turned around.
+/// In every type of the weights, generated and scored; and adapters on those that are not f32, whose
+/// gradients go through each buffer turned around.
 #[test]
 fn matrices_in_fewer_bits_and_several_buffers_give_the_same_numbers() {
     let (whole, cut) = (open(None), open(Some(16 << 10)));
@@ -263,8 +263,8 @@ fn what_f16_cannot_hold_is_named() {
     assert!(Model::load_as(&gpu, &big, Storage::Half(Half::Bf16)).is_ok());
 }
 
-/// Under WebGPU's limits, with an embedding above the 128 MiB of one binding. A model of a few of its tokens fits one buffer,
-/// and its logits are those of the large model at these tokens, bit for bit.
+/// Under WebGPU's limits, with an embedding above the 128 MiB of one binding. A model of a few of its tokens fits one
+/// buffer, and its logits are those of the large model at these tokens, bit for bit.
 #[test]
 fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
     let gpu = Gpu::with(&Options { webgpu_limits: true, ..Options::default() }).unwrap();

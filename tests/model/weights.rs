@@ -40,10 +40,11 @@ fn tokenizer() -> Text {
     let added = json!([{"id": 4, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
                         "normalized": false, "special": true}]);
     let json = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null, "pre_tokenizer": null,
-        "post_processor": null, "decoder": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
         "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": [["a", "b"]]}
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab,
+                  "merges": [["a", "b"]]}
     });
     let template = "{% for m in messages %}{{ m.content }}<end>{% endfor %}";
     Text::from_json(json.to_string(), json!({"chat_template": template})).unwrap()
@@ -406,12 +407,17 @@ fn strange() -> impl Strategy<Value = Value> {
         null, true, -1, 0, 4294967295u64, 1.5, "", "x", "<end>", [], {}, [["a", "b"], ["ab", "a"]], {"a": 0, "b": 0},
         {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
-        {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"}, {"type": "Strip", "content": " ", "start": 9, "stop": 9},
-        {"type": "Split", "pattern": {"Regex": "(a|ab)*c"}, "behavior": "Removed", "invert": true}, {"type": "ByteFallback"},
-        {"type": "Fuse"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "Metaspace", "replacement": "▁", "split": true},
-        {"type": "Sequence", "decoders": [{"type": "Fuse"}]}, {"type": "CTC", "pad_token": "a", "word_delimiter_token": "b"},
-        {"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]}, {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0]]},
-        {"type": "WordPiece", "unk_token": "x", "vocab": {"a": 0}}, {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "xx"},
+        {"type": "Strip", "content": " ", "start": 9, "stop": 9},
+        {"type": "Split", "pattern": {"Regex": "(a|ab)*c"}, "behavior": "Removed", "invert": true},
+        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "NFKD"}, {"type": "Lowercase"},
+        {"type": "Metaspace", "replacement": "▁", "split": true},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}]},
+        {"type": "CTC", "pad_token": "a", "word_delimiter_token": "b"},
+        {"type": "Unigram", "unk_id": 7, "vocab": [["a", -1.0]]},
+        {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0]]},
+        {"type": "WordPiece", "unk_token": "x", "vocab": {"a": 0}},
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     ]);
     prop::sample::select(list.as_array().cloned().unwrap_or_default())
 }
@@ -442,7 +448,9 @@ proptest! {
     }
 
     #[test]
-    fn strange_tokenizers_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..3)) {
+    fn strange_tokenizers_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), strange()), 1..3),
+    ) {
         let text = tokenizer();
         let mut json: Value = serde_json::from_str(text.tokenizer_json()).unwrap();
         for (at, value) in changes {
@@ -458,7 +466,12 @@ proptest! {
     }
 
     #[test]
-    fn damaged_folders_never_panic(which in 0..4usize, cut in any::<prop::sample::Index>(), truncate: bool, changes in changes()) {
+    fn damaged_folders_never_panic(
+        which in 0..4usize,
+        cut in any::<prop::sample::Index>(),
+        truncate: bool,
+        changes in changes(),
+    ) {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("model");
         save(&folder, &config(), &tensors(&config())).unwrap();

@@ -1,4 +1,5 @@
-//! The options of `[pairs]`, `[judge]` and `[validation]` on the small world, where the truth is known: each shows what it does.
+//! The options of `[pairs]`, `[judge]` and `[validation]` on the small world,
+//! where the truth is known: each shows what it does.
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -66,7 +67,8 @@ fn context<'a>(settings: &'a RoundSettings, models: &'a dyn Models, round: u32) 
     Context { domain: &WorldDomain, settings, seed: 5, round, observer: &Silent, models, held_out: &[] }
 }
 
-/// The pairs of round 2 under some settings, and the round's numbers. Prompts, candidates and verdicts are the same for all.
+/// The pairs of round 2 under some settings, and the round's numbers. Prompts,
+/// candidates and verdicts are the same for all.
 fn second_round(change: impl FnOnce(&mut RoundSettings), judge: &dyn Judge) -> (Vec<PairRecord>, RoundMetrics) {
     let (run, tmp) = (first_round(), tempfile::tempdir().unwrap());
     let mut settings = base();
@@ -241,7 +243,8 @@ fn better_verdicts_are_preferred_within_their_share() {
     models.with(2, &mut |engine| prepare(engine, &ctx, &judge, &files, &[], &mut |_| Ok(())).map(drop)).unwrap();
     let pairs: Vec<PairRecord> = read_jsonl(&files.jsonl("pairs")).unwrap();
     let verdicts: Vec<VerdictRecord> = read_jsonl(&files.jsonl("verdicts")).unwrap();
-    // The world's model is too small to read the shipped question about verdicts; one that knows the truth stands in for it.
+    // The world's model is too small to read the shipped question about
+    // verdicts; one that knows the truth stands in for it.
     assert!(read_jsonl::<PairRecord>(&files.jsonl("meta-pairs")).unwrap().is_empty());
     let prompts: Vec<PromptRecord> = read_jsonl(&files.jsonl("prompts")).unwrap();
     let candidates: Vec<CandidateRecord> = read_jsonl(&files.jsonl("candidates")).unwrap();

@@ -1,5 +1,5 @@
-//! What is planned against what is measured: the peak of live buffers of generation, SFT and DPO, of all weights and of adapters,
-//! on bases in every type, with and without checkpointing; and that a cap is kept.
+//! What is planned against what is measured: the peak of live buffers of generation, SFT and DPO, of all weights and of
+//! adapters, on bases in every type, with and without checkpointing; and that a cap is kept.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

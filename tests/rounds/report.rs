@@ -1,5 +1,6 @@
-//! The report of hand-made run folders: everything in it is escaped, an unfinished run is shown, the same folder gives the same
-//! bytes, and what trackers read holds to its schema. With REPORT_OUT the pages are left in that folder, for a browser to judge.
+//! The report of hand-made run folders: everything in it is escaped, an unfinished run is shown, the
+//! same folder gives the same bytes, and what trackers read holds to its schema. With REPORT_OUT the
+//! pages are left in that folder, for a browser to judge.
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
@@ -14,7 +15,9 @@ use std::fs;
 use std::path::Path;
 
 /// Would run, load or break something if it came through as it is. A reader of the page sees it as text.
-const HOSTILE: &str = "<script>document.documentElement.dataset.hurt=1</script>\"'><img src=x onerror=\"document.documentElement.dataset.hurt=1\"></style></svg>&lt;{{ 7*6827 }}{% raw %}\u{0}\u{1b}[31m\u{202e}";
+const HOSTILE: &str = "<script>document.documentElement.dataset.hurt=1</script>\"'>\
+    <img src=x onerror=\"document.documentElement.dataset.hurt=1\"></style></svg>\
+    &lt;{{ 7*6827 }}{% raw %}\u{0}\u{1b}[31m\u{202e}";
 
 /// A run folder with one round of `prompts` prompts, which has got as far as `steps` (none: before the training).
 fn folder(run: &Path, prompts: usize, steps: Option<usize>, finished: bool) {
@@ -29,7 +32,9 @@ fn folder(run: &Path, prompts: usize, steps: Option<usize>, finished: bool) {
     let stage = |name: &str, seconds: f64| json!({"name": format!("round-1/{name}"), "seconds": seconds});
     let state = json!({"stages": [stage("prompts", 1.5), stage("training", 8.0)], "finished": finished});
     fs::write(run.join("state.json"), state.to_string()).unwrap();
-    let log = "{\"unix_s{\"unix_seconds\":7}\n{\"unix_seconds\":1000.5,\"stage\":\"round-1/training\",\"seconds\":8.0}\n{\"unix_sec";
+    let log = "{\"unix_s{\"unix_seconds\":7}\n\
+        {\"unix_seconds\":1000.5,\"stage\":\"round-1/training\",\"seconds\":8.0}\n\
+        {\"unix_sec";
     fs::write(run.join("log.jsonl"), log).unwrap();
     let calibration = json!({"model": "0", "calibration": {"questions": 8, "recommended": "sampled", "agreement": 0.5,
         "warning": HOSTILE, "modes": [
@@ -108,17 +113,18 @@ fn folder(run: &Path, prompts: usize, steps: Option<usize>, finished: bool) {
     };
     let step = |s: usize| {
         let x = s as f64;
-        json!({"step": s, "loss": 0.7 / x, "rewards/chosen": 0.1 * x, "rewards/rejected": -0.2 * x, "rewards/accuracies": 0.5,
-               "rewards/margins": 0.3 * x, "logps/chosen": -9.0, "logps/rejected": -12.0, "grad_norm": 1e3 / x,
-               "learning_rate": 1e-6 * x, "tokens": 128})
+        json!({"step": s, "loss": 0.7 / x, "rewards/chosen": 0.1 * x, "rewards/rejected": -0.2 * x,
+               "rewards/accuracies": 0.5, "rewards/margins": 0.3 * x, "logps/chosen": -9.0, "logps/rejected": -12.0,
+               "grad_norm": 1e3 / x, "learning_rate": 1e-6 * x, "tokens": 128})
     };
     let lines: String = (1..=steps).map(|s| step(s).to_string() + "\n").collect();
     // Torn, as by a kill.
     fs::write(round.join("steps.jsonl"), lines + "{\"step\": 99, \"lo").unwrap();
     let mut metrics = json!({"round": 1, "prompts": prompts, "dropped": {"too short": 2}, "candidates": 2 * prompts,
-        "distinct": 1.0, "candidate_tokens": 9.5, "stopped": 1.0, "judge": HOSTILE, "verdicts": 2 * prompts, "unscored": 0,
-        "parse_rate": 1.0, "score_mean": 3.0, "score_histogram": [0, 1, 2, 3, 4, 5], "pairs": 3, "ties": 1, "too_few": 0,
-        "chosen_tokens": 4.0, "rejected_tokens": 14.0, "steps": steps, "last_step": null, "warnings": [HOSTILE]});
+        "distinct": 1.0, "candidate_tokens": 9.5, "stopped": 1.0, "judge": HOSTILE, "verdicts": 2 * prompts,
+        "unscored": 0, "parse_rate": 1.0, "score_mean": 3.0, "score_histogram": [0, 1, 2, 3, 4, 5], "pairs": 3,
+        "ties": 1, "too_few": 0, "chosen_tokens": 4.0, "rejected_tokens": 14.0, "steps": steps, "last_step": null,
+        "warnings": [HOSTILE]});
     metrics["last_step"] = step(steps);
     fs::write(round.join("metrics.json"), metrics.to_string()).unwrap();
 }

@@ -1,5 +1,5 @@
-//! The loop's data stages without a GPU: a scripted engine plays a model of the small world. A run that is interrupted anywhere
-//! and resumed gives the same bytes as one that is not; the files link up and hold to their schemas.
+//! The loop's data stages without a GPU: a scripted engine plays a model of the small world. A run that is interrupted
+//! anywhere and resumed gives the same bytes as one that is not; the files link up and hold to their schemas.
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 

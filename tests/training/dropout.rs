@@ -1,5 +1,5 @@
-//! Dropout against torch and PEFT with the same masks, made in numpy (`tests/golden/make/dropout.py`); and what the masks
-//! must not depend on: micro-batches, a stop in between.
+//! Dropout against torch and PEFT with the same masks, made in numpy (`tests/golden/make/dropout.py`); and what the
+//! masks must not depend on: micro-batches, a stop in between.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

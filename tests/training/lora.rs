@@ -1,6 +1,6 @@
-//! LoRA adapters against torch + PEFT: log-probs, summed log-probs and the DPO trajectory; fresh adapters, saved states and
-//! merged weights against one another. Logits and gradients by name are compared through the binary
-//! (`driver/tests/commands/lora.rs`).
+//! LoRA adapters against torch + PEFT: log-probs, summed log-probs and the DPO trajectory; fresh adapters,
+//! saved states and merged weights against one another. Logits and gradients by name are compared through
+//! the binary (`driver/tests/commands/lora.rs`).
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

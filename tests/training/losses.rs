@@ -1,5 +1,5 @@
-//! Every preference loss and option against TRL (`tests/golden/make/losses.py`): value, derivatives by the log-probs, and
-//! the gradient of every parameter, in one micro-batch and in many.
+//! Every preference loss and option against TRL (`tests/golden/make/losses.py`): value, derivatives by the log-probs,
+//! and the gradient of every parameter, in one micro-batch and in many.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

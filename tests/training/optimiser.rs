@@ -90,8 +90,8 @@ fn training_of_bf16_weights_stays_near_that_of_f32_ones() {
     }
 }
 
-/// Steps of 1e-3 units in the last place of weights in bf16. Each moves a weight with that probability; rounding to the nearest
-/// would move none.
+/// Steps of 1e-3 units in the last place of weights in bf16. Each moves a weight with that
+/// probability; rounding to the nearest would move none.
 #[test]
 fn small_steps_of_bf16_weights_are_not_lost() {
     let gpu = open(None);

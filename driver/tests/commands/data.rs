@@ -27,8 +27,8 @@ fn what_is_built_can_be_trained_on() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let record = |q: usize, score: f64| {
-        json!({"prompt": format!("upper: {}", ["abc", "bcd", "cde", "def"][q]), "response": format!("r{score}"), "score": score,
-               "verdict": "Because."})
+        json!({"prompt": format!("upper: {}", ["abc", "bcd", "cde", "def"][q]), "response": format!("r{score}"),
+               "score": score, "verdict": "Because."})
     };
     let all: Vec<String> =
         (0..4).flat_map(|q| [1.0, 4.0, 5.0].map(|s| record(q, s - 0.2 * q as f64).to_string() + "\n")).collect();

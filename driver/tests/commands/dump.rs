@@ -1,5 +1,5 @@
-//! What `dump` writes, against PyTorch's values in tests/golden: logits, hidden states, log-probs, continuations, and the
-//! gradient of the DPO and the SFT loss by every parameter.
+//! What `dump` writes, against PyTorch's values in tests/golden: logits, hidden states, log-probs, continuations, and
+//! the gradient of the DPO and the SFT loss by every parameter.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

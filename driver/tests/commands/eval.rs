@@ -73,7 +73,8 @@ fn the_exact_scorer_decides_as_the_demo_does() {
             let texts = [task.gold.clone(), "x".to_owned(), format!("{}x", task.gold)];
             let answers: Vec<&String> = (0..2).map(|k| &texts[(i + k * shift) % 3]).collect();
             let truth: Vec<usize> = answers.iter().map(|a| marks(&task.gold, a).score()).collect();
-            json!({"prompt": task.prompt, "gold": task.gold, "greedy": "", "answers": answers, "truth": truth, "judged": []})
+            json!({"prompt": task.prompt, "gold": task.gold, "greedy": "", "answers": answers, "truth": truth,
+                   "judged": []})
         };
         tasks.iter().enumerate().map(record).collect()
     };

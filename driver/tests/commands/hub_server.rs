@@ -1,4 +1,5 @@
-//! A hub on the loopback address: a list of files, HEAD and GET with ranges, LFS files on another host behind a redirect.
+//! A hub on the loopback address: a list of files, HEAD and GET with
+//! ranges, LFS files on another host behind a redirect.
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use sha1::Sha1;

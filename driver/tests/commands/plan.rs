@@ -1,5 +1,5 @@
-//! `plan` through the binary: its document for every task, what it says beside what is measured, and that work which does not fit
-//! is refused in its words.
+//! `plan` through the binary: its document for every task, what it says beside what is measured, and that
+//! work which does not fit is refused in its words.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

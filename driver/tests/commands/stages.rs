@@ -1,5 +1,5 @@
-//! The stages of a round one by one, through the binary, with the small world's model: what one writes the next one reads,
-//! and every document holds to its schema.
+//! The stages of a round one by one, through the binary, with the small world's model: what one writes the next one
+//! reads, and every document holds to its schema.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

@@ -1,7 +1,7 @@
 //! A run killed at any moment, or by a full disk, and resumed ends with the same bytes as one that is left alone.
 //!
-//! The kill is SIGKILL, at moments drawn over the time that the undisturbed run takes. `SELFREWARD_KILLS` says how often each
-//! test kills; `scripts/test-full` asks for many, else it is few, so that all of this takes about a minute.
+//! The kill is SIGKILL, at moments drawn over the time that the undisturbed run takes. `SELFREWARD_KILLS` says how
+//! often each test kills; `scripts/test-full` asks for many, else it is few, so that all of this takes about a minute.
 
 #![expect(
     clippy::unwrap_used,
@@ -145,7 +145,8 @@ fn a_demo() {
 /// What a small run reads.
 fn run_inputs() -> [(&'static str, String); 5] {
     let config = format!(
-        "model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\nprompts = {{ seed_file = \"seed.jsonl\", from_seed = 4, count = 0 }}\n\
+        "model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\n\
+         prompts = {{ seed_file = \"seed.jsonl\", from_seed = 4, count = 0 }}\n\
          candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 12, wave = 2 }}\n\
          judge = {{ mode = \"expected\", template = \"judge.txt\", wave = 2 }}\n\
          pairs = {{ select = \"all\", most = 2, rejected = \"first\", agreement = \"prompt\", implicit = true }}\n\

@@ -1,5 +1,5 @@
-//! `run` with everything that its configuration can ask for, through the binary, on the small world's model as a chat model like
-//! any other: M1 from supervised data, early stopping, all of `[pairs]`, and the evaluation of every model.
+//! `run` with everything that its configuration can ask for, through the binary, on the small world's model as a chat
+//! model like any other: M1 from supervised data, early stopping, all of `[pairs]`, and the evaluation of every model.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
@@ -35,7 +35,8 @@ impl Place {
         held_out.push(seeds[3].clone());
         write(&place.file("seeds.jsonl"), &prompts(seeds));
         write(&place.file("held-out.jsonl"), &prompts(held_out));
-        let chat = |(q, a): (&str, &str)| json!({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]});
+        let said = |role: &str, content: &str| json!({"role": role, "content": content});
+        let chat = |(q, a): (&str, &str)| json!({"messages": [said("user", q), said("assistant", a)]});
         write(&place.file("ift.jsonl"), &[("upper: abc", "ABC"), ("sort: cab", "abc"), ("next: abc", "bcd")].map(chat));
         write(
             &place.file("eft.jsonl"),

@@ -1,5 +1,5 @@
-//! burn-wgpu: its autotuned matmul on Vulkan, for y = x W and the two products of the way back. `burn RUNS M,N,K…`; prints one
-//! JSON object of GFLOP/s by product, medians of RUNS runs after the tuner's own and two more.
+//! burn-wgpu: its autotuned matmul on Vulkan, for y = x W and the two products of the way back. `burn RUNS M,N,K…`;
+//! prints one JSON object of GFLOP/s by product, medians of RUNS runs after the tuner's own and two more.
 
 use anyhow::{Context, Result, bail};
 use burn_tensor::backend::Backend;
