@@ -9,6 +9,9 @@ stage_times=()
 # The one of the demo's tests that every change runs.
 # shellcheck disable=SC2034
 demo_test=seed_0_improves
+# What is published; a package is made from the folder as it is.
+# shellcheck disable=SC2034
+packages=(--workspace --exclude selfreward-testing --locked --allow-dirty)
 
 # stage NAME COMMAND…: runs it, shows and keeps what it prints; the first failure ends the script.
 stage() {
@@ -44,7 +47,6 @@ download_chromium_common() {
 # out of the package, nothing is installed.
 second_vulkan() {
   local dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
-  cargo build --workspace --locked -q || return 1
   echo "selfreward check --limits webgpu, on this machine's own adapter"
   "$target/debug/selfreward" check --limits webgpu || return 1
   if [ ! -e "$lib" ]; then
@@ -74,7 +76,6 @@ second_vulkan() {
 # Its packages and those they need are unpacked into a folder of their own, with their own C library; nothing is installed.
 matrix_units() {
   local dir=$target/mesa archive deb kernel
-  cargo build --workspace --locked -q || return 1
   if [ ! -e "$dir/root/usr/share/vulkan/icd.d/lvp_icd.json" ]; then
     if ! has_apt || [ "$(uname -m)-$(. /etc/os-release && printf '%s' "$ID")" != x86_64-debian ]; then
       echo "skipped: Mesa 26 is taken from Debian's packages for x86_64, and this is no such Debian"
@@ -160,7 +161,7 @@ in_dawn() {
   fi
   node "$dir/compile.mjs" "$1" || return 1
   rm -rf "$target/cases"
-  cargo run --locked -q -p selfreward-cli -- check --variant tile --export "$target/cases" || return 1
+  "$target/debug/selfreward" check --variant tile --export "$target/cases" || return 1
   node "$dir/run.mjs" "$target/cases"
 }
 
