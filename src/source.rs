@@ -324,7 +324,7 @@ fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
 /// f32, as they were trained.
 ///
 /// # Errors
-/// As [`save_model_parts`].
+/// As [`save_model_parts`](crate::weights::save_model_parts).
 pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
     let generation_config = like.generation_config.as_ref();
     let text = like.text.as_ref();

@@ -12,9 +12,10 @@ pub struct Epilogue<'a> {
     pub bias: Option<&'a Tensor>,
     /// Add to C instead of overwriting it.
     pub add: bool,
-    /// RMS-normalise A's rows first, with this gain `[K]` and eps; only where [`normalises`] says so.
+    /// RMS-normalise A's rows first, with this gain `[K]` and eps; only where
+    /// [`normalises`](super::matmul::normalises) says so.
     pub norm: Option<(Gain<'a>, f32)>,
-    /// B is `[gate | up]`; C `[M, N / 2]` is act(A gate) · (A up); only where [`gates`] says so.
+    /// B is `[gate | up]`; C `[M, N / 2]` is act(A gate) · (A up); only where [`gates`](super::matmul::gates) says so.
     pub gate: Option<Activation>,
 }
 

@@ -181,7 +181,7 @@ pub fn write(run: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Does what [`write`] does for a run in progress. The run is worth more than its report, so a failure is only told.
+/// Does what [`write()`] does for a run in progress. The run is worth more than its report, so a failure is only told.
 pub fn refresh(run: &Path, observer: &dyn Observer) {
     if let Err(e) = write(run) {
         observer.note(&format!("the report could not be written: {e}"));

@@ -17,9 +17,9 @@ use crate::{Error, Result, Silent};
 /// How the records of a step are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cut {
-    /// [`crate::train::Trainer::micro_rows`].
+    /// Rows of a micro-batch at most, as the trainer takes them.
     pub micro_rows: usize,
-    /// [`crate::train::Trainer::checkpoint`].
+    /// Whether blocks keep their inputs alone and run forward again on the way back.
     pub checkpoint: bool,
 }
 

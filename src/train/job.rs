@@ -49,7 +49,7 @@ pub struct Job<'a> {
     pub optimiser: Optimiser,
     /// Steps between checkpoints.
     pub save_every: u64,
-    /// [`Trainer::micro_rows`].
+    /// Rows of a micro-batch at most; as many as memory allows where it is None.
     pub micro_rows: Option<usize>,
     /// Type of the weights that are trained.
     pub weights: WeightType,

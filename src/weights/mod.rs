@@ -1,7 +1,8 @@
 //! Model files on the host: reading safetensors and GGUF, and writing what `transformers` loads.
 //!
-//! Whatever the container, tensors appear under Hugging Face's names, in its shapes and its row order. [`ModelSource`] is the
-//! way in: it finds the files of a model, reads its configuration and tokenizer, and checks that they agree.
+//! Whatever the container, tensors appear under Hugging Face's names, in its shapes and its row order.
+//! [`ModelSource`](crate::source::ModelSource) is the way in: it finds the files of a model, reads its configuration
+//! and tokenizer, and checks that they agree.
 
 mod gguf;
 pub(crate) mod gguf_model;
