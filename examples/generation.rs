@@ -1,10 +1,10 @@
 //! Four sampled answers of the small world's seed model: `cargo run --release --example generation ["sort: cab"]`.
 
+use selfreward::Result;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::Model;
 use selfreward::world::{self, text};
-use selfreward::{Result, Silent};
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() -> Result<()> {
@@ -19,7 +19,7 @@ fn main() -> Result<()> {
         seed: 0,
         choices: vec![],
     };
-    let answers = Generator::new(&gpu, &model).run(&[request], &settings, &Silent, &mut |_, _, _| {})?;
+    let answers = Generator::new(&gpu, &model).run(&[request], &settings)?;
     for answer in &answers[0] {
         println!("{question} -> {}", text::decode(&answer.tokens));
     }

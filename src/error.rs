@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Anything that can go wrong, typed by what a caller would do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operating system refused a file operation.
     #[error("{path}: {error}", path = .path.display())]

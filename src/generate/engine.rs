@@ -50,7 +50,7 @@ impl Engine for GpuEngine<'_> {
     ) -> Result<Vec<Vec<Output>>> {
         let samples: usize = requests.iter().map(|r| r.samples.len()).sum();
         observer.begin("generate", Some((samples * settings.max_new_tokens) as u64), "tokens");
-        let outputs = self.generator.run(requests, settings, observer, &mut |_, _, _| {});
+        let outputs = self.generator.run_with(requests, settings, observer, &mut |_, _, _| {});
         observer.end();
         outputs
     }

@@ -30,6 +30,13 @@ pub struct Request {
     pub samples: Vec<u64>,
 }
 
+impl Request {
+    /// Asks for `n` answers to one prompt; their random numbers are keyed by 0 to n - 1.
+    pub fn new(prompt: Vec<u32>, n: usize) -> Self {
+        Self { prompt, samples: (0..n as u64).collect() }
+    }
+}
+
 /// Settings that all requests of one call have in common.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -95,13 +102,20 @@ impl<'a> Generator<'a> {
         Self { gpu, model }
     }
 
-    /// Answers every request; the result is indexed by `[request][sample]`. `on_token(request, sample, token)` is
-    /// called for each token as soon as the host sees it, in order within a sample.
+    /// Answers every request; the result is indexed by `[request][sample]`.
     ///
     /// # Errors
-    /// An empty prompt, a token outside the vocabulary, a prompt that leaves no room in the context; GPU errors;
-    /// `Stopped` when the observer asks for it.
-    pub fn run(
+    /// An empty prompt, a token outside the vocabulary, a prompt that leaves no room in the context; GPU errors.
+    pub fn run(&mut self, requests: &[Request], settings: &Settings) -> Result<Vec<Vec<Output>>> {
+        self.run_with(requests, settings, &Silent, &mut |_, _, _| {})
+    }
+
+    /// As [`Generator::run`], telling what goes on: `on_token(request, sample, token)` is called for each token as soon
+    /// as the host sees it, in order within a sample.
+    ///
+    /// # Errors
+    /// As [`Generator::run`]; `Stopped` when the observer asks for it.
+    pub fn run_with(
         &mut self,
         requests: &[Request],
         settings: &Settings,

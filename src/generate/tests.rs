@@ -71,7 +71,7 @@ fn answers_do_not_depend_on_how_many_are_written_at_once() {
             .iter()
             .map(|r| {
                 let one = std::slice::from_ref(r);
-                Generator::new(&gpu, &model).run(one, &settings, &Silent, &mut |_, _, _| {}).unwrap().swap_remove(0)
+                Generator::new(&gpu, &model).run(one, &settings).unwrap().swap_remove(0)
             })
             .collect();
         let lengths: Vec<usize> = alone.iter().flatten().map(|o| o.tokens.len()).collect();

@@ -5,6 +5,7 @@ use crate::{Error, Result};
 
 /// A GPU as the system names it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DeviceInfo {
     /// Place in [`list`].
     pub index: usize,

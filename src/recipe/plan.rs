@@ -73,7 +73,7 @@ pub fn generation(
     };
     let mut generator = Generator::new(&counted, &model);
     let at_once = generator.at_once(requests, &settings)?;
-    generator.run(requests, &settings, &Silent, &mut |_, _, _| {})?;
+    generator.run(requests, &settings)?;
     drop(model);
     Ok((counted, at_once))
 }

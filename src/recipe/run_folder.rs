@@ -261,6 +261,7 @@ fn models(run: &Path) -> Vec<u32> {
 
 /// Where a run stands, as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// Path of the run folder.
     pub path: PathBuf,

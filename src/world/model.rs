@@ -14,7 +14,15 @@ const CONFIG: &str = include_str!("m1/config.json");
 const GENERATION_CONFIG: &str = include_str!("m1/generation_config.json");
 const TOKENIZER: &str = include_str!("m1/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("m1/tokenizer_config.json");
-const SEED_WEIGHTS: &[u8] = include_bytes!("m1/model.safetensors");
+/// None where the crate was built without them (feature `world`).
+const SEED_WEIGHTS: Option<&[u8]> = {
+    #[cfg(feature = "world")]
+    {
+        Some(include_bytes!("m1/model.safetensors"))
+    }
+    #[cfg(not(feature = "world"))]
+    None
+};
 
 /// The shape of the world's model, a Llama of 197,184 parameters: `src/world/m1/config.json`.
 #[expect(clippy::expect_used, reason = "the file is part of the program, and a test reads it")]
@@ -56,9 +64,12 @@ pub fn init(seed: u64) -> Vec<NamedTensor> {
 /// The shipped weights of M1, made by this program's own training (`demo --from-scratch`).
 ///
 /// # Errors
-/// The embedded file is broken, which only a faulty build can cause.
+/// The crate was built without the feature `world`; the embedded file is broken, which only a faulty build can cause.
 pub fn seed_model() -> Result<Vec<NamedTensor>> {
-    tensors_of(SEED_WEIGHTS, Path::new("src/world/m1/model.safetensors"))
+    let none =
+        "this build has no seed weights: build it with the feature world, or make them anew with demo --from-scratch";
+    let bytes = SEED_WEIGHTS.ok_or_else(|| Error::Input(none.into()))?;
+    tensors_of(bytes, Path::new("src/world/m1/model.safetensors"))
 }
 
 /// Writes a model folder that transformers and this program can load. The folder appears whole or not at all.

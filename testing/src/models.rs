@@ -1,6 +1,5 @@
 //! What several tests do with a model.
 
-use selfreward::Silent;
 use selfreward::arch::NamedTensor;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
@@ -31,7 +30,7 @@ pub fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
         choices: vec![],
     };
     let request = Request { prompt, samples: vec![0] };
-    let mut written = Generator::new(gpu, model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
+    let mut written = Generator::new(gpu, model).run(&[request], &settings).unwrap();
     written.remove(0).remove(0).tokens
 }
 

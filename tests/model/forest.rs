@@ -135,7 +135,7 @@ proptest! {
             .collect();
         let mut seen: Vec<Vec<Vec<u32>>> = requests.iter().map(|r| vec![vec![]; r.samples.len()]).collect();
         let together = Generator::new(gpu(), &model)
-            .run(&requests, &settings, &Silent, &mut |r, s, t| seen[r][s].push(t))
+            .run_with(&requests, &settings, &Silent, &mut |r, s, t| seen[r][s].push(t))
             .expect("answers");
         for (r, (request, outputs)) in requests.iter().zip(&together).enumerate() {
             for (s, out) in outputs.iter().enumerate() {
@@ -166,10 +166,10 @@ fn a_row_that_ends_early_leaves_the_others_alone() {
         .collect();
     let mut generator = Generator::new(gpu(), &model);
     let settings = Settings { sampling: Sampling { temperature: 1.5, ..Sampling::default() }, ..greedy(60) };
-    let all = generator.run(&requests, &settings, &Silent, &mut |_, _, _| {}).expect("answers");
+    let all = generator.run(&requests, &settings).expect("answers");
     assert!(all.iter().flatten().any(|o| o.stopped), "the test wants some answers to stop early");
     for (request, want) in requests.iter().zip(&all) {
-        let one = generator.run(std::slice::from_ref(request), &settings, &Silent, &mut |_, _, _| {}).expect("answers");
+        let one = generator.run(std::slice::from_ref(request), &settings).expect("answers");
         assert_eq!(&one[0], want);
     }
 }

@@ -51,9 +51,7 @@ fn any_batch(gpu: &Gpu, variant: &str) {
             seed: 4,
             choices: vec![],
         };
-        let written = |requests: &[Request]| {
-            Generator::new(gpu, &model).run(requests, &settings, &Silent, &mut |_, _, _| {}).unwrap()
-        };
+        let written = |requests: &[Request]| Generator::new(gpu, &model).run(requests, &settings).unwrap();
         let together = written(&requests);
         for i in [0, 7, 20, 32] {
             assert_eq!(written(&requests[i..i + 1])[0], together[i], "{variant} {name}: the answers to text {i}");

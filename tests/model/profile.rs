@@ -25,7 +25,7 @@ fn tokens(gpu: &Gpu) -> Vec<Vec<u32>> {
         seed: 3,
         choices: vec![],
     };
-    let answers = Generator::new(gpu, &model).run(&[request], &settings, &Silent, &mut |_, _, _| {}).unwrap();
+    let answers = Generator::new(gpu, &model).run(&[request], &settings).unwrap();
     answers[0].iter().map(|o| o.tokens.clone()).collect()
 }
 

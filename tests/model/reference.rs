@@ -178,7 +178,7 @@ fn greedy_continuations_are_those_of_transformers() {
             choices: Vec::new(),
         };
         let requests: Vec<Request> = tokens.iter().map(|t| Request { prompt: t.clone(), samples: vec![0] }).collect();
-        let got = Generator::new(&gpu, &model).run(&requests, &settings, &Silent, &mut |_, _, _| {}).unwrap();
+        let got = Generator::new(&gpu, &model).run(&requests, &settings).unwrap();
         let mut ended_early = 0;
         for (i, got) in got.iter().enumerate() {
             let (got, want) = (&got[0], &expected.greedy[i]);

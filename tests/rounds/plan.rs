@@ -244,7 +244,7 @@ fn generation_takes_what_is_planned_and_fits_the_cap() {
             let measure = |memory: Option<u64>| {
                 let gpu = Gpu::open(None, memory).unwrap();
                 let model = Model::load_as(&gpu, &source, storage).unwrap();
-                let out = Generator::new(&gpu, &model).run(&requests, &settings(answer), &Silent, &mut |_, _, _| {});
+                let out = Generator::new(&gpu, &model).run(&requests, &settings(answer));
                 out.map(|out| (gpu.peak(), out))
             };
             let gpu = Gpu::open(None, None).unwrap();

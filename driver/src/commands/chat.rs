@@ -72,7 +72,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             });
             failed = failed.take().or(shown.err());
         };
-        let outputs = generator.run(&[request], &settings, &Stop(app), &mut show)?;
+        let outputs = generator.run_with(&[request], &settings, &Stop(app), &mut show)?;
         if let Some(error) = failed {
             return Err(error);
         }

@@ -195,7 +195,7 @@ fn generate(app: &App, args: &GenerateArgs) -> Result<()> {
         seed: app.common.seed(),
         choices: Vec::new(),
     };
-    let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+    let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     let tokens: Vec<Vec<u32>> = outputs.into_iter().flatten().map(|o| o.tokens).collect();
     Ok(write_file(&args.out, &serde_json::to_vec(&tokens)?)?)
 }

@@ -101,7 +101,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let settings = args.sample.settings(&source, app.common.seed());
     let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
-    let outputs = Generator::new(&gpu, &model).run(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+    let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     app.progress.end();
     app.tell_peak(&gpu);
     args.profile.tell(app, &gpu, peaks.as_ref())?;

@@ -217,7 +217,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
     let mut generator = Generator::new(gpu, model);
     let mut run = || -> Result<Spent> {
         let mut watch = Watch::start(gpu);
-        generator.run(&requests, &settings, &Silent, &mut |_, _, _| {})?;
+        generator.run(&requests, &settings)?;
         Ok(watch.lap())
     };
     run()?;
