@@ -3,6 +3,8 @@
 //! `j <= i < end[j]` (FlashMask, arXiv 2410.01359, has the column-wise form for general sparse causal masks; sharing a
 //! prompt between answers: arXiv 2410.20305).
 
+use std::ops::Range;
+
 /// A part of a path through the forest: rows `first .. first + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -91,6 +93,24 @@ impl Forest {
     }
 }
 
+/// Cuts records, given by their rows and taken in order, into passes of at most `most` rows; a longer record is a pass
+/// of its own. Returns the records of each pass.
+pub fn packs(sizes: &[usize], most: usize) -> Vec<Range<usize>> {
+    let mut passes: Vec<Range<usize>> = Vec::new();
+    let mut rows = 0;
+    for (i, size) in sizes.iter().enumerate() {
+        match passes.last_mut().filter(|_| rows + size <= most) {
+            Some(last) => last.end = i + 1,
+            None => {
+                passes.push(i..i + 1);
+                rows = 0;
+            }
+        }
+        rows += size;
+    }
+    passes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +149,13 @@ mod tests {
         f.close();
         f.close();
         assert_eq!((child.before, f.pos[1]), (Some(0), 1));
+    }
+
+    #[test]
+    fn passes_are_as_full_as_they_may_be() {
+        assert_eq!(packs(&[3, 4, 3, 2, 9, 1, 1], 8), [0..2, 2..4, 4..5, 5..7]);
+        assert_eq!(packs(&[0, 8, 0, 1], 8), [0..3, 3..4]);
+        assert_eq!(packs(&[20, 20], 8), [0..1, 1..2]);
+        assert!(packs(&[], 8).is_empty());
     }
 }

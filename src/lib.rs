@@ -116,7 +116,7 @@ pub use model::score::{Branch, logps};
 pub use model::{Model, Storage};
 pub use observe::{Observer, Silent};
 pub use recipe::config::RunConfig;
-pub use recipe::run::{How, Until, run};
+pub use recipe::run::{RunOptions, Until, run};
 pub use recipe::run_folder::{Status, status};
 pub use report::Report;
 pub use source::{ModelSource, save_adapter, save_model};

@@ -24,7 +24,7 @@ pub struct Answer {
 
 /// A line of a prompt file or of an answer file, in any form that is understood.
 #[derive(Deserialize)]
-struct Line {
+struct AnswerLine {
     #[serde(alias = "instruction")]
     prompt: Prompt,
     #[serde(alias = "output")]
@@ -67,7 +67,7 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     let mut out: Vec<Prompt> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+    for (i, line) in read_records::<AnswerLine>(path)?.into_iter().enumerate() {
         if line.prompt.is_empty() {
             return Err(Error::file(path, format!("prompt {} is empty", i + 1)));
         }
@@ -85,7 +85,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
 /// As [`read_records`]; a record has no answer; a prompt has no answer.
 pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
     let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
-    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+    for (i, line) in read_records::<AnswerLine>(path)?.into_iter().enumerate() {
         let answers = match (line.response, line.answers) {
             (Some(text), _) => vec![Answer { text, tokens: line.tokens }],
             (None, Some(texts)) => texts.into_iter().map(|text| Answer { text, tokens: None }).collect(),

@@ -26,7 +26,7 @@ enum Side {
 
 /// A preference in any of TRL's forms, or as token ids.
 #[derive(Deserialize)]
-struct PairRecord {
+struct PairLine {
     prompt: Option<Side>,
     chosen: Option<Side>,
     rejected: Option<Side>,
@@ -41,7 +41,7 @@ struct PairRecord {
 
 /// An answer to be learnt, in any of TRL's forms or as token ids.
 #[derive(Deserialize)]
-struct ExampleRecord {
+struct ExampleLine {
     messages: Option<Vec<Message>>,
     prompt: Option<Side>,
     completion: Option<Side>,
@@ -79,7 +79,7 @@ impl Limit {
 /// The file cannot be read or holds no record that fits; a record has none of the forms, is empty, or holds ids that
 /// the model does not have. The error names the file and the record.
 pub fn pairs(path: &Path, source: &ModelSource, limit: Limit) -> Result<(Vec<Pair>, usize)> {
-    let records: Vec<PairRecord> = read_jsonl(path)?;
+    let records: Vec<PairLine> = read_jsonl(path)?;
     let total = records.len();
     let mut pairs = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
@@ -127,7 +127,7 @@ fn answers<T>(
     limit: Limit,
     make: impl Fn(Option<bool>, Vec<u32>, Vec<u32>) -> Result<T>,
 ) -> Result<(Vec<T>, usize)> {
-    let records: Vec<ExampleRecord> = read_jsonl(path)?;
+    let records: Vec<ExampleLine> = read_jsonl(path)?;
     let total = records.len();
     let mut kept = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
@@ -172,7 +172,7 @@ fn checked<const N: usize>(lists: [Vec<u32>; N], source: &ModelSource) -> Result
     Ok(lists)
 }
 
-fn pair_ids(record: PairRecord, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
+fn pair_ids(record: PairLine, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
     if let (Some(prompt), Some(chosen), Some(rejected)) = (record.prompt_ids, record.chosen_ids, record.rejected_ids) {
         return Ok([prompt, chosen, rejected]);
     }
@@ -198,7 +198,7 @@ fn pair_ids(record: PairRecord, source: &ModelSource) -> Result<[Vec<u32>; 3]> {
     Ok([chosen.0, chosen.1, encode(text, source, &prompt, &rejected)?.1])
 }
 
-fn example_ids(record: ExampleRecord, source: &ModelSource) -> Result<[Vec<u32>; 2]> {
+fn example_ids(record: ExampleLine, source: &ModelSource) -> Result<[Vec<u32>; 2]> {
     if let (Some(prompt), Some(completion)) = (record.prompt_ids, record.completion_ids) {
         return Ok([prompt, completion]);
     }

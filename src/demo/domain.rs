@@ -98,8 +98,8 @@ impl Judge for OracleJudge {
         Ok(items
             .iter()
             .map(|item| match Task::parse(item.question) {
-                Some(task) => Verdict::of(marks(&task.gold, item.answer).score() as f64, 0),
-                None => Verdict::none("not a task"),
+                Some(task) => Verdict::scored(marks(&task.gold, item.answer).score() as f64, 0),
+                None => Verdict::unscored("not a task"),
             })
             .collect())
     }

@@ -16,7 +16,7 @@ use crate::{Error, Observer, Result};
 
 /// One stage of the training from scratch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stage {
+pub struct ScratchStage {
     /// Number of optimiser steps.
     pub steps: usize,
     /// Length of the learning-rate schedule in steps; the training may stop before its end.
@@ -33,7 +33,7 @@ pub struct Stage {
     pub lists: usize,
 }
 
-impl Stage {
+impl ScratchStage {
     /// The learning rate of step `it` (from 0): warm-up, then constant, then linear down to 5 % over the schedule's
     /// second half.
     pub fn rate(&self, it: usize) -> f32 {
@@ -49,9 +49,9 @@ pub struct FromScratch {
     /// Seed of the weights and of the data.
     pub seed: u64,
     /// The first stage: right answers, judge and lists.
-    pub base: Stage,
+    pub base: ScratchStage,
     /// The second stage: poor answers, judge and lists, with a fresh optimiser.
-    pub policy: Stage,
+    pub policy: ScratchStage,
     /// Weight of the lists in the loss.
     pub list_weight: f32,
 }
@@ -60,15 +60,15 @@ impl Default for FromScratch {
     fn default() -> Self {
         Self {
             seed: 0,
-            base: Stage { steps: 480, schedule: 1800, lr: 3e-3, warmup: 100, ift: 64, eft: 64, lists: 6 },
-            policy: Stage { steps: 320, schedule: 320, lr: 1.5e-3, warmup: 20, ift: 48, eft: 80, lists: 6 },
+            base: ScratchStage { steps: 480, schedule: 1800, lr: 3e-3, warmup: 100, ift: 64, eft: 64, lists: 6 },
+            policy: ScratchStage { steps: 320, schedule: 320, lr: 1.5e-3, warmup: 20, ift: 48, eft: 80, lists: 6 },
             list_weight: 0.2,
         }
     }
 }
 
 /// The examples of one step. They are fresh in every step, and a pure function of (seed, name, step).
-pub struct Batch {
+pub struct Lessons {
     /// Questions with their answers.
     pub ift: Vec<Example>,
     /// Judge prompts with marks and score.
@@ -77,12 +77,12 @@ pub struct Batch {
     pub lists: Vec<Example>,
 }
 
-impl Batch {
+impl Lessons {
     /// Draws the batch of `step`. `name` tells the data of the stages apart; with `gold` the answers are right ones.
     ///
     /// # Errors
     /// None in practice, since the world's texts are ASCII.
-    pub fn draw(seed: u64, name: &str, step: u32, stage: &Stage, gold: bool) -> Result<Self> {
+    pub fn draw(seed: u64, name: &str, step: u32, stage: &ScratchStage, gold: bool) -> Result<Self> {
         let mut rng = Stream::new(seed, record_id(0, name, &[], step));
         let mut batch = Self { ift: Vec::new(), eft: Vec::new(), lists: Vec::new() };
         for _ in 0..stage.ift {
@@ -150,7 +150,7 @@ pub fn from_scratch(
                 states.save(name, &trainer)?;
                 return Err(Error::Stopped);
             }
-            let batch = Batch::draw(settings.seed, name, it as u32, stage, gold)?;
+            let batch = Lessons::draw(settings.seed, name, it as u32, stage, gold)?;
             let groups: [(&[Example], f32); 3] =
                 [(&batch.ift, 1.0), (&batch.eft, 1.0), (&batch.lists, settings.list_weight)];
             let used: Vec<(&[Example], f32)> =
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_rate_warms_up_stays_and_falls() {
-        let stage = Stage { steps: 100, schedule: 100, lr: 1.0, warmup: 10, ift: 1, eft: 1, lists: 1 };
+        let stage = ScratchStage { steps: 100, schedule: 100, lr: 1.0, warmup: 10, ift: 1, eft: 1, lists: 1 };
         assert!((stage.rate(0) - 0.1).abs() < 1e-6);
         assert_eq!(stage.rate(30), 1.0);
         assert!((stage.rate(75) - 0.525).abs() < 1e-6);
@@ -187,13 +187,13 @@ mod tests {
     #[test]
     fn batches_are_fresh_fixed_by_seed_and_never_held_out() {
         let stage = FromScratch::default().policy;
-        let a = Batch::draw(0, "policy", 3, &stage, false).unwrap();
-        let b = Batch::draw(0, "policy", 3, &stage, false).unwrap();
+        let a = Lessons::draw(0, "policy", 3, &stage, false).unwrap();
+        let b = Lessons::draw(0, "policy", 3, &stage, false).unwrap();
         assert_eq!((&a.ift, &a.eft, &a.lists), (&b.ift, &b.eft, &b.lists));
         assert_eq!((a.ift.len(), a.eft.len(), a.lists.len()), (48, 80, 6));
-        assert_ne!(a.ift, Batch::draw(0, "policy", 4, &stage, false).unwrap().ift);
-        assert_ne!(a.ift, Batch::draw(1, "policy", 3, &stage, false).unwrap().ift);
-        let gold = Batch::draw(0, "base", 0, &FromScratch::default().base, true).unwrap();
+        assert_ne!(a.ift, Lessons::draw(0, "policy", 4, &stage, false).unwrap().ift);
+        assert_ne!(a.ift, Lessons::draw(1, "policy", 3, &stage, false).unwrap().ift);
+        let gold = Lessons::draw(0, "base", 0, &FromScratch::default().base, true).unwrap();
         for e in &gold.ift {
             let (q, y) = (crate::world::text::decode(&e.prompt), crate::world::text::decode(&e.completion));
             let x = q.strip_prefix("\u{1}Q: ").and_then(|q| q.strip_suffix("\nA: ")).unwrap();

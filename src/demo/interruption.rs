@@ -6,7 +6,7 @@ use super::domain::{WorldDomain, self_judge, settings};
 use crate::durable::faults::fail_after;
 use crate::gpu::Gpu;
 use crate::recipe::config::{Method, RoundSettings};
-use crate::recipe::context::{Context, RoundFiles, sizes};
+use crate::recipe::context::{RoundContext, RoundFiles, sizes};
 use crate::recipe::domain::Domain;
 use crate::recipe::models::RunModels;
 use crate::recipe::round::play;
@@ -46,7 +46,7 @@ fn run(gpu: &Gpu, dir: &Path, observer: &dyn Observer) -> Result<()> {
     let model = WorldDomain.load_model(gpu, &first)?;
     let models = RunModels { gpu, domain: &WorldDomain, run: dir };
     let (domain, settings, models) = (&WorldDomain, &settings, &models);
-    let ctx = Context { domain, settings, seed: 1, round: 1, observer, models, held_out: &[] };
+    let ctx = RoundContext { domain, settings, seed: 1, round: 1, observer, models, held_out: &[] };
     let files = RoundFiles::new(dir, 1);
     play(gpu, model, &ctx, &self_judge(), &files, &next, &[], &mut |stage| folder.stage_done(stage))?;
     folder.finish()

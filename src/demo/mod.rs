@@ -16,7 +16,7 @@ use crate::gpu::Gpu;
 use crate::json::{read_json, read_jsonl, write_json};
 use crate::judge::{Judge, RandomJudge};
 use crate::recipe::config::{Method, RoundSettings};
-use crate::recipe::context::{Context, Renewed, RoundFiles, sizes};
+use crate::recipe::context::{Renewed, RoundContext, RoundFiles, sizes};
 use crate::recipe::domain::Domain;
 use crate::recipe::models::RunModels;
 use crate::recipe::round::play;
@@ -165,12 +165,12 @@ impl DemoConfig {
 }
 
 /// The run folder, which is removed when the demo is over unless the user named it.
-struct Place {
+struct DemoFolder {
     path: PathBuf,
     temporary: bool,
 }
 
-impl Drop for Place {
+impl Drop for DemoFolder {
     fn drop(&mut self) {
         if self.temporary {
             // Nothing can be done about a temporary folder that cannot be removed.
@@ -191,10 +191,10 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     }
     let start = clock::now();
     let place = match &config.out {
-        Some(path) => Place { path: path.clone(), temporary: false },
+        Some(path) => DemoFolder { path: path.clone(), temporary: false },
         None => {
             let name = format!("selfreward-demo-{}", std::process::id());
-            Place { path: std::env::temp_dir().join(name), temporary: true }
+            DemoFolder { path: std::env::temp_dir().join(name), temporary: true }
         }
     };
     let settings = config.round();
@@ -276,7 +276,7 @@ fn step(
     let models = RunModels { gpu, domain: &domain, run: &path };
     let (seed, round) = (config.seed, number);
     // The world keeps its held-out questions out by itself.
-    let ctx = Context { domain: &domain, settings, seed, round, observer, models: &models, held_out: &[] };
+    let ctx = RoundContext { domain: &domain, settings, seed, round, observer, models: &models, held_out: &[] };
     let earlier = earlier_prompts(folder.path(), number)?;
     play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
         folder.stage_done(&format!("round-{number}/{stage}"))

@@ -1,7 +1,7 @@
 //! The rows of a step: on the host while the batch is put together, on the GPU while it runs.
 
 use super::Settings;
-use super::sequence::Sequence;
+use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Plan, Recorder, Tensor};
 use crate::kernels::arena::{Arena, Rows};
@@ -11,7 +11,7 @@ use crate::model::{Model, decoder, head, view};
 
 /// One sequence that decodes, as a row of its batch.
 pub(super) struct Row {
-    /// Number of the row's sequence in the wave.
+    /// Number of the row's sequence among those of the call.
     pub(super) sequence: usize,
     /// How many tokens have been written.
     pub(super) count: u32,
@@ -25,24 +25,24 @@ pub(super) struct Row {
     /// All tokens written so far, `[longest]`.
     pub(super) out: Vec<u32>,
     /// Where answers are choices: the probability of the first choice at each token.
-    pub(super) share: Vec<f32>,
+    pub(super) choice_p: Vec<f32>,
 }
 
 impl Row {
     /// The row of a sequence whose prompt is computed and whose first token is not drawn yet.
-    pub(super) fn new(number: usize, prompt: &[u32], shape: &Shape) -> Row {
-        let mut seen = vec![0; shape.vocabulary.div_ceil(32)];
+    pub(super) fn new(number: usize, prompt: &[u32], setup: &DecodeSetup) -> Row {
+        let mut seen = vec![0; setup.vocabulary.div_ceil(32)];
         for t in prompt {
             seen[*t as usize / 32] |= 1 << (t % 32);
         }
-        let share = if shape.choice.is_some() { vec![0.0; shape.longest] } else { Vec::new() };
+        let choice_p = if setup.choice.is_some() { vec![0.0; setup.longest] } else { Vec::new() };
         let pos = prompt.len() as u32 - 1;
-        Row { sequence: number, count: 0, running: 1, token: 0, pos, seen, out: vec![0; shape.longest], share }
+        Row { sequence: number, count: 0, running: 1, token: 0, pos, seen, out: vec![0; setup.longest], choice_p }
     }
 }
 
-/// What all batches of a wave have in common.
-pub(super) struct Shape<'a> {
+/// What all batches of one call have in common.
+pub(super) struct DecodeSetup<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) model: &'a Model,
     pub(super) settings: &'a Settings,
@@ -53,127 +53,137 @@ pub(super) struct Shape<'a> {
     pub(super) choice: Option<Tensor>,
 }
 
-/// Rows whose state lies on the GPU.
-pub(super) struct Batch {
-    /// Number of each row's sequence in the wave.
+/// Rows that decode together, with their state on the GPU.
+pub(super) struct DecodeBatch {
+    /// Number of each row's sequence among those of the call.
     pub(super) sequences: Vec<usize>,
+    /// Whether row i draws from row i of the logits; otherwise from the row that it was given.
+    identity: bool,
     state: State,
-    share: Option<Tensor>,
+    choice_p: Option<Tensor>,
 }
 
-impl Batch {
-    /// Row i of `rows` draws its first token from row `logits[i]`.
-    pub(super) fn new(shape: &Shape, rows: &[Row], all: &[Sequence], logits: &[u32]) -> Result<Batch> {
-        let (gpu, b) = (shape.gpu, rows.len());
-        let info: Vec<u32> = rows
-            .iter()
-            .zip(logits)
-            .flat_map(|(r, l)| {
-                let s = &all[r.sequence];
-                [s.id as u32, (s.id >> 32) as u32, *l, s.limit as u32]
-            })
-            .collect();
-        let words = |of: fn(&Row) -> &[u32]| rows.iter().flat_map(|r| of(r).iter().copied()).collect::<Vec<u32>>();
+impl DecodeBatch {
+    /// A batch of `rows`. Row i draws from row `logits[i]` of the logits, or, where that is not given, from row i.
+    pub(super) fn new(
+        setup: &DecodeSetup,
+        rows: &[Row],
+        all: &[Sequence],
+        logits: Option<&[u32]>,
+    ) -> Result<DecodeBatch> {
+        let (gpu, b) = (setup.gpu, rows.len());
+        let mut info: Vec<u32> = Vec::with_capacity(4 * b);
+        for (i, row) in rows.iter().enumerate() {
+            let s = &all[row.sequence];
+            let logits_row = logits.and_then(|logits| logits.get(i)).copied().unwrap_or(0);
+            info.extend([s.id as u32, (s.id >> 32) as u32, logits_row, s.limit as u32]);
+        }
+        let words =
+            |field: fn(&Row) -> &[u32]| rows.iter().flat_map(|r| field(r).iter().copied()).collect::<Vec<u32>>();
         let state = State {
             info: gpu.upload(b, 4, &info)?,
-            seen: gpu.upload(b, shape.vocabulary.div_ceil(32), &words(|r| &r.seen))?,
+            seen: gpu.upload(b, setup.vocabulary.div_ceil(32), &words(|r| &r.seen))?,
             token: gpu.vector(&rows.iter().map(|r| r.token).collect::<Vec<_>>())?,
             pos: gpu.vector(&rows.iter().map(|r| r.pos).collect::<Vec<_>>())?,
             state: gpu.vector(&rows.iter().flat_map(|r| [r.count, r.running]).collect::<Vec<_>>())?,
-            out: gpu.upload(b, shape.longest, &words(|r| &r.out))?,
+            out: gpu.upload(b, setup.longest, &words(|r| &r.out))?,
         };
-        let share = match shape.choice {
+        let choice_p = match setup.choice {
             None => None,
             Some(_) => {
-                let share: Vec<f32> = rows.iter().flat_map(|r| r.share.iter().copied()).collect();
-                Some(gpu.upload(b, shape.longest, &share)?)
+                let choice_p: Vec<f32> = rows.iter().flat_map(|r| r.choice_p.iter().copied()).collect();
+                Some(gpu.upload(b, setup.longest, &choice_p)?)
             }
         };
-        Ok(Batch { sequences: rows.iter().map(|r| r.sequence).collect(), state, share })
+        let sequences = rows.iter().map(|r| r.sequence).collect();
+        Ok(DecodeBatch { sequences, identity: logits.is_none(), state, choice_p })
     }
 
-    /// Draws every row's next token. With `identity` row i reads row i of the logits, otherwise the row that it was
-    /// given when the batch was made.
-    fn draw(&self, rec: &mut Recorder, shape: &Shape, logits: &Tensor, identity: bool) -> Result<()> {
-        let settings = shape.settings;
-        match (&shape.choice, &self.share) {
-            (Some(choice), Some(share)) => sample::choose(rec, logits, &self.state, identity, choice, share),
+    /// Draws every row's next token.
+    fn draw(&self, rec: &mut Recorder, setup: &DecodeSetup, logits: &Tensor) -> Result<()> {
+        let settings = setup.settings;
+        match (&setup.choice, &self.choice_p) {
+            (Some(choice), Some(choice_p)) => sample::choose(rec, logits, &self.state, self.identity, choice, choice_p),
             _ => {
                 let end = (&settings.stop[..], settings.seed);
-                sample::forward(rec, logits, &self.state, identity, &settings.sampling, end)
+                sample::forward(rec, logits, &self.state, self.identity, &settings.sampling, end)
             }
         }
     }
 
     /// Draws every row's first token from its prompt's logits `[prompts, V]`.
-    pub(super) fn first(&self, shape: &Shape, logits: &Tensor) -> Result<()> {
-        let mut rec = shape.gpu.record();
-        self.draw(&mut rec, shape, logits, false)?;
+    pub(super) fn first(&self, setup: &DecodeSetup, logits: &Tensor) -> Result<()> {
+        let mut rec = setup.gpu.record();
+        self.draw(&mut rec, setup, logits)?;
         rec.submit()
     }
 
     /// Records one decoding step: one more token of every row.
-    pub(super) fn step(&self, shape: &Shape, all: &[Sequence], arena: &[Arena]) -> Result<Step> {
-        let Shape { gpu, model, .. } = *shape;
-        let of = || self.sequences.iter().map(|s| &all[*s]);
-        let width = of().map(|s| s.pages.len()).max().unwrap_or(1);
-        let table: Vec<u32> = of().flat_map(|s| s.row(width)).collect();
+    pub(super) fn step(&self, setup: &DecodeSetup, all: &[Sequence], arena: &[Arena]) -> Result<DecodeStep> {
+        let DecodeSetup { gpu, model, .. } = *setup;
+        let sequences = || self.sequences.iter().map(|s| &all[*s]);
+        let width = sequences().map(|s| s.pages.len()).max().unwrap_or(1);
+        let table: Vec<u32> = sequences().flat_map(|s| s.row(width)).collect();
         let rows = Rows {
             table: gpu.upload(self.sequences.len(), width, &table)?,
             pos: self.state.pos.clone(),
-            longest: of().map(Sequence::longest).max().unwrap_or(1),
+            longest: sequences().map(Sequence::longest).max().unwrap_or(1),
             window: u32::MAX,
             scale: None,
         };
-        let turns = view::turns(gpu, model, &of().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
+        let turns = view::turns(gpu, model, &sequences().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();
         let context = decoder::Context::Arena(decoder::Past::apart(arena, &rows, &turns));
         let x = decoder::embed(&mut rec, model, &self.state.token, self.sequences.len())?;
         let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
         let norm = head::final_norm(&mut rec, model, &x, &delta)?;
         let logits = head::logits(&mut rec, model, &norm.y)?;
-        self.draw(&mut rec, shape, &logits, true)?;
-        Ok(Step { plan: rec.compile(), _table: rows.table, _turns: turns })
+        self.draw(&mut rec, setup, &logits)?;
+        Ok(DecodeStep { plan: rec.compile(), _table: rows.table, _turns: turns })
     }
 
     /// Reads back what was written so far.
-    pub(super) fn read(&self, shape: &Shape) -> Result<Written> {
-        let mut words = shape.gpu.download_all::<u32>(&[&self.state.state, &self.state.out])?.into_iter();
+    pub(super) fn read(&self, setup: &DecodeSetup) -> Result<Written> {
+        let mut words = setup.gpu.download_all::<u32>(&[&self.state.state, &self.state.out])?.into_iter();
         let mut next = || words.next().unwrap_or_default();
         let (state, out) = (next(), next());
-        let share = match &self.share {
-            Some(t) => shape.gpu.download(t)?,
+        let choice_p = match &self.choice_p {
+            Some(t) => setup.gpu.download(t)?,
             None => Vec::new(),
         };
-        Ok(Written { count: state.chunks_exact(2).map(|c| c[0]).collect(), out, share })
+        Ok(Written { count: state.chunks_exact(2).map(|c| c[0]).collect(), out, choice_p })
     }
 
     /// Reads the rows for which `keep` holds back to the host.
-    pub(super) fn take(self, shape: &Shape, keep: impl Fn(usize) -> bool) -> Result<Vec<Row>> {
+    pub(super) fn take(self, setup: &DecodeSetup, keep: impl Fn(usize) -> bool) -> Result<Vec<Row>> {
         let s = &self.state;
-        let share = match &self.share {
-            Some(t) => shape.gpu.download(t)?,
+        let choice_p = match &self.choice_p {
+            Some(t) => setup.gpu.download(t)?,
             None => Vec::new(),
         };
-        let all = shape.gpu.download_all::<u32>(&[&s.seen, &s.token, &s.pos, &s.state, &s.out])?;
+        let all = setup.gpu.download_all::<u32>(&[&s.seen, &s.token, &s.pos, &s.state, &s.out])?;
         let [seen, token, pos, state, out] = &all[..] else { return Ok(Vec::new()) };
-        let of = |words: &[u32], row: usize, width: usize| words[row * width..][..width].to_vec();
+        let part = |words: &[u32], row: usize, width: usize| words[row * width..][..width].to_vec();
         let row = |r: usize| Row {
             sequence: self.sequences[r],
             count: state[2 * r],
             running: state[2 * r + 1],
             token: token[r],
             pos: pos[r],
-            seen: of(seen, r, shape.vocabulary.div_ceil(32)),
-            out: of(out, r, shape.longest),
-            share: if share.is_empty() { Vec::new() } else { share[r * shape.longest..][..shape.longest].to_vec() },
+            seen: part(seen, r, setup.vocabulary.div_ceil(32)),
+            out: part(out, r, setup.longest),
+            choice_p: if choice_p.is_empty() {
+                Vec::new()
+            } else {
+                choice_p[r * setup.longest..][..setup.longest].to_vec()
+            },
         };
         Ok((0..self.sequences.len()).filter(|r| keep(*r)).map(row).collect())
     }
 }
 
 /// The recording of one decoding step.
-pub(super) struct Step {
+pub(super) struct DecodeStep {
     pub(super) plan: Plan,
     /// The recording reads `_table` and `_turns` at every run, so they live as long as it does.
     _table: Tensor,
@@ -187,5 +197,5 @@ pub(super) struct Written {
     /// Tokens of each row, `[B, longest]`.
     pub(super) out: Vec<u32>,
     /// Probabilities of the first choices, `[B, longest]`, where answers are choices; otherwise empty.
-    pub(super) share: Vec<f32>,
+    pub(super) choice_p: Vec<f32>,
 }

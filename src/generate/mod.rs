@@ -5,10 +5,10 @@ mod engine;
 mod language;
 mod pages;
 mod prefill;
-mod sequence;
+mod schedule;
+mod sequences;
 #[cfg(test)]
 mod tests;
-mod wave;
 
 pub use crate::kernels::sample::Sampling;
 pub use crate::text::Language;
@@ -19,7 +19,7 @@ use crate::gpu::{self, Gpu};
 use crate::kernels::arena::PAGE;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
-use wave::Work;
+use sequences::Sequences;
 
 /// One prompt and the samples wanted of it. The prompt is computed and stored once.
 #[derive(Clone, Debug)]
@@ -72,7 +72,8 @@ pub struct Generator<'a> {
 
 /// What may be on the device at once. It depends on the model and the device's limits alone, so that a rerun computes
 /// the same bits.
-struct Limits {
+struct Room {
+    /// Most sequences that run at once.
     sequences: usize,
     /// Most tokens of prompts that one pass computes.
     tokens: usize,
@@ -80,14 +81,14 @@ struct Limits {
     pages: usize,
 }
 
-impl Limits {
-    fn new(gpu: &Gpu, model: &Model) -> Limits {
+impl Room {
+    fn most(gpu: &Gpu, model: &Model) -> Room {
         let heads = params::heads(&model.arch);
         let page = (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
         let arena = if gpu.info().software { 1u64 << 30 } else { 4 << 30 };
         let binding = gpu.max_binding_bytes();
         let pages = (arena / (2 * page * model.arch.num_hidden_layers.max(1) as u64)).min(binding / page);
-        Limits {
+        Room {
             // Every sequence has a row of logits, and all of them lie in one buffer.
             sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
             tokens: model.most_rows(gpu).min(16_384),
@@ -126,9 +127,9 @@ impl<'a> Generator<'a> {
             self.check(i, r, settings)?;
         }
         let at_once = self.at_once(requests, settings)?;
-        let work = Work::new(self.model, requests, settings)?;
-        let room = work.room(at_once, &Limits::new(self.gpu, self.model));
-        wave::run(self.gpu, self.model, (work, settings), &room, observer, on_token)
+        let sequences = Sequences::new(self.model, requests, settings)?;
+        let room = sequences.room(at_once, &Room::most(self.gpu, self.model));
+        schedule::run(self.gpu, self.model, sequences, &room, observer, on_token)
     }
 
     /// How many sequences run at once: as many as the device's limits and its memory cap, if there is one, allow. The
@@ -137,11 +138,11 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// One sequence by itself takes more memory than the cap leaves.
     pub fn at_once(&self, requests: &[Request], settings: &Settings) -> Result<usize> {
-        let limits = Limits::new(self.gpu, self.model);
+        let room = Room::most(self.gpu, self.model);
         let all: usize = requests.iter().map(|r| r.samples.len()).sum();
-        let most = all.min(limits.sequences);
+        let most = all.min(room.sequences);
         let (Some(cap), true) = (self.gpu.memory(), most > 0) else { return Ok(most) };
-        let needed = |n| self.needed(requests, settings, (n, &limits));
+        let needed = |n| self.needed(requests, settings, n, &room);
         match gpu::most(1, most, |n| Ok((needed(n)? <= cap).then_some(())))? {
             Some((n, ())) => Ok(n),
             None => Err(Error::OutOfMemory(format!(
@@ -157,13 +158,13 @@ impl<'a> Generator<'a> {
 
     /// Most bytes that any `n` of the sequences take when they run at once. A device that only counts goes through the
     /// heaviest of them.
-    fn needed(&self, requests: &[Request], settings: &Settings, (n, limits): (usize, &Limits)) -> Result<u64> {
+    fn needed(&self, requests: &[Request], settings: &Settings, n: usize, most: &Room) -> Result<u64> {
         let counted = self.gpu.counting(None);
         let model = self.model.like(&counted)?;
         let others = self.gpu.live_bytes().saturating_sub(counted.live_bytes());
-        let work = Work::new(&model, requests, settings)?;
-        let room = work.room(n, limits);
-        wave::run(&counted, &model, (work.heaviest(n), settings), &room, &Silent, &mut |_, _, _| {})?;
+        let sequences = Sequences::new(&model, requests, settings)?;
+        let room = sequences.room(n, most);
+        schedule::run(&counted, &model, sequences.heaviest(n), &room, &Silent, &mut |_, _, _| {})?;
         Ok(gpu::with_margin(counted.peak_bytes()) + others)
     }
 

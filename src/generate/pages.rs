@@ -7,15 +7,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What a prompt's pages are known by: first the classes of its angles, then its tokens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct PromptKey {
     words: Vec<u32>,
     /// How many words stand before the first token.
     head: usize,
 }
 
-impl Key {
-    pub(super) fn new(classes: &[u32], prompt: &[u32]) -> Key {
-        Key { words: [classes, prompt].concat(), head: classes.len() }
+impl PromptKey {
+    pub(super) fn new(classes: &[u32], prompt: &[u32]) -> PromptKey {
+        PromptKey { words: [classes, prompt].concat(), head: classes.len() }
     }
 
     pub(super) fn tokens(&self) -> &[u32] {
@@ -34,7 +34,7 @@ impl Key {
     }
 
     /// How many pages at the beginning are the same in both prompts and may be shared.
-    pub(super) fn common(&self, other: &Key) -> usize {
+    pub(super) fn common(&self, other: &PromptKey) -> usize {
         let equal = self.words.iter().zip(&other.words).take_while(|(a, b)| a == b).count();
         (equal.saturating_sub(self.head) / PAGE).min(self.shareable()).min(other.shareable())
     }
@@ -73,13 +73,13 @@ impl Pages {
     }
 
     /// Known pages of the prompt's beginning, whether they are written or about to be.
-    fn beginning(&self, key: &Key) -> Vec<u32> {
+    fn beginning(&self, key: &PromptKey) -> Vec<u32> {
         (0..key.shareable()).map_while(|p| self.known.get(key.upto(p)).copied()).collect()
     }
 
     /// How many pages of the prompt's beginning are written already, and how many known ones after them are about to
     /// be.
-    pub(super) fn cached(&self, key: &Key) -> (usize, usize) {
+    pub(super) fn cached(&self, key: &PromptKey) -> (usize, usize) {
         let known = self.beginning(key);
         let ready = known.iter().take_while(|p| self.ready[**p as usize]).count();
         (ready, known.len() - ready)
@@ -98,7 +98,7 @@ impl Pages {
 
     /// Takes the `total` pages of a sequence that begins with the prompt, in the order of its positions; `None` if
     /// there are not enough of them.
-    pub(super) fn hold(&mut self, key: &Key, total: usize) -> Option<Vec<u32>> {
+    pub(super) fn hold(&mut self, key: &PromptKey, total: usize) -> Option<Vec<u32>> {
         let mut pages = self.beginning(key);
         let unheld = pages.iter().filter(|p| self.holders[**p as usize] == 0).count();
         if total.saturating_sub(pages.len()) > self.free.len() + self.idle.len() - unheld {
@@ -156,7 +156,7 @@ impl Pages {
 }
 
 /// How many pages the sequences, each given as (prompt, pages in all), hold together.
-pub(super) fn needed<'a>(sequences: impl Iterator<Item = (&'a Key, usize)>) -> usize {
+pub(super) fn needed<'a>(sequences: impl Iterator<Item = (&'a PromptKey, usize)>) -> usize {
     let mut shared = HashSet::new();
     let mut own = 0;
     for (key, total) in sequences {
@@ -170,8 +170,8 @@ pub(super) fn needed<'a>(sequences: impl Iterator<Item = (&'a Key, usize)>) -> u
 mod tests {
     use super::*;
 
-    fn key(tokens: impl Iterator<Item = u32>) -> Key {
-        Key::new(&[7], &tokens.collect::<Vec<_>>())
+    fn key(tokens: impl Iterator<Item = u32>) -> PromptKey {
+        PromptKey::new(&[7], &tokens.collect::<Vec<_>>())
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         let again = pages.hold(&a, 3).unwrap();
         assert_eq!((again[0], pages.is_ready(again[0]), pages.is_ready(again[1])), (held[0], true, false));
         // Another angle is another beginning, and a prompt that ends with a page does not share that one.
-        assert_eq!(pages.cached(&Key::new(&[8], &(0..70).collect::<Vec<_>>())), (0, 0));
+        assert_eq!(pages.cached(&PromptKey::new(&[8], &(0..70).collect::<Vec<_>>())), (0, 0));
         assert_eq!((key(0..64).shareable(), key(0..65).shareable(), key(0..0).shareable()), (1, 2, 0));
     }
 }

@@ -1,8 +1,8 @@
 //! Computes prompts into the arena, and common beginnings once. Prompts of which nothing is written run as a forest;
 //! prompts whose beginning is written already run as rows that continue it.
 
-use super::pages::{Key, Pages};
-use super::sequence::Sequence;
+use super::pages::{Pages, PromptKey};
+use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::arena::{Arena, PAGE, Rows};
@@ -24,7 +24,7 @@ pub(super) fn continues(tokens: usize, cached: usize) -> bool {
 
 /// A prompt, and those of its sequences that begin in this pass.
 pub(super) struct Prompt<'a> {
-    pub(super) key: &'a Key,
+    pub(super) key: &'a PromptKey,
     pub(super) sequences: Vec<&'a Sequence>,
 }
 
@@ -44,7 +44,7 @@ fn slot(page: u32, position: usize) -> u32 {
 
 /// Several prompts as one forest, in which a beginning of whole pages that some of them share stands once.
 #[derive(Default)]
-struct Shared {
+struct PromptForest {
     forest: Forest,
     /// For each row, the length to which its sequence may grow.
     lengths: Vec<u32>,
@@ -55,11 +55,11 @@ struct Shared {
     last: Vec<(usize, u32)>,
 }
 
-impl Shared {
-    fn new(prompts: &[Prompt], pages: &Pages) -> Shared {
+impl PromptForest {
+    fn new(prompts: &[Prompt], pages: &Pages) -> PromptForest {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by(|a, b| prompts[*a].key.cmp(prompts[*b].key));
-        let mut shared = Shared::default();
+        let mut shared = PromptForest::default();
         shared.grow(prompts, &order, 0, pages);
         shared.last.sort_unstable();
         shared
@@ -116,7 +116,7 @@ pub(super) fn start(
     prompts: &[Prompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
-    let shared = Shared::new(prompts, pages);
+    let shared = PromptForest::new(prompts, pages);
     for prompt in prompts {
         prompt.is_written(pages);
     }
@@ -137,7 +137,7 @@ pub(super) fn continued(
     prompts: &[Prompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
-    let (mut tokens, mut pos, mut of, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tokens, mut pos, mut sequences, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut row, mut copy) = (Vec::new(), Vec::new());
     for prompt in prompts {
         let (own, all) = (prompt.key.shareable() * PAGE, prompt.key.tokens());
@@ -154,21 +154,21 @@ pub(super) fn continued(
             }
             tokens.push(*token);
             pos.push(position as u32);
-            of.push(prompt.sequences[0]);
+            sequences.push(prompt.sequences[0]);
         }
         last.push(tokens.len() as u32 - 1);
         prompt.is_written(pages);
     }
-    let width = of.iter().map(|s| s.pages.len()).max().unwrap_or(1);
-    let table: Vec<u32> = of.iter().flat_map(|s| s.row(width)).collect();
-    let place = Rows {
-        table: gpu.upload(of.len(), width, &table)?,
+    let width = sequences.iter().map(|s| s.pages.len()).max().unwrap_or(1);
+    let table: Vec<u32> = sequences.iter().flat_map(|s| s.row(width)).collect();
+    let rows = Rows {
+        table: gpu.upload(sequences.len(), width, &table)?,
         longest: pos.iter().max().map_or(1, |p| *p as usize + 1),
         pos: gpu.vector(&pos)?,
         window: u32::MAX,
         scale: None,
     };
-    let lengths: Vec<u32> = of.iter().map(|s| s.longest() as u32).collect();
+    let lengths: Vec<u32> = sequences.iter().map(|s| s.longest() as u32).collect();
     let turns = view::turns(gpu, model, &lengths)?;
     let token = gpu.vector(&tokens)?;
     let copies = match row.is_empty() {
@@ -177,7 +177,7 @@ pub(super) fn continued(
     };
     let context = decoder::Context::Arena(decoder::Past {
         arena,
-        rows: &place,
+        rows: &rows,
         turns: &turns,
         apart: false,
         copies: copies.as_ref().map(|(r, s)| (r, s)),

@@ -1,8 +1,8 @@
 //! With invariant sums a token's logits have the same bits whether it was decoded or scored, alone or beside siblings;
 //! so answers do not depend on how many are written at once, nor on what else begins alike.
 
-use super::wave::{self, Work};
-use super::{Generator, Limits, Output, Request, Sampling, Settings};
+use super::sequences::Sequences;
+use super::{Generator, Output, Request, Room, Sampling, Settings, schedule};
 use crate::Silent;
 use crate::arch::{Layer, Stretch};
 use crate::gpu::{Gpu, Options, Variant};
@@ -22,18 +22,18 @@ fn model(gpu: &Gpu) -> Model {
 /// one that occurs twice.
 fn alike() -> Vec<Request> {
     let beginning = tokens(70, 5);
-    let of = |n: usize, rest: usize, key: usize| [&beginning[..n], &tokens(rest, key)].concat();
+    let prompt = |n: usize, rest: usize, key: usize| [&beginning[..n], &tokens(rest, key)].concat();
     let prompts = [
-        of(70, 9, 1),
-        of(64, 3, 2),
+        prompt(70, 9, 1),
+        prompt(64, 3, 2),
         tokens(40, 7),
-        of(64, 0, 0),
-        of(70, 9, 1),
-        of(33, 60, 3),
-        of(65, 45, 4),
-        of(70, 130, 6),
+        prompt(64, 0, 0),
+        prompt(70, 9, 1),
+        prompt(33, 60, 3),
+        prompt(65, 45, 4),
+        prompt(70, 130, 6),
         tokens(1, 9),
-        of(70, 9, 8),
+        prompt(70, 9, 8),
     ];
     let samples = |i: u64| (0..1 + i % 3).map(|s| 10 * i + s).collect();
     (0..).zip(prompts).map(|(i, prompt)| Request { prompt, samples: samples(i) }).collect()
@@ -51,9 +51,10 @@ fn answers(
     (requests, settings): (&[Request], &Settings),
     (sequences, tokens, pages): (usize, usize, usize),
 ) -> Vec<Vec<Output>> {
-    let work = Work::new(model, requests, settings).unwrap();
-    let room = work.room(sequences, &Limits { sequences, tokens, pages });
-    wave::run(gpu, model, (work, settings), &room, &Silent, &mut |_, _, _| {}).unwrap()
+    let most = Room { sequences, tokens, pages };
+    let sequences = Sequences::new(model, requests, settings).unwrap();
+    let room = sequences.room(most.sequences, &most);
+    schedule::run(gpu, model, sequences, &room, &Silent, &mut |_, _, _| {}).unwrap()
 }
 
 #[test]

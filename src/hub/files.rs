@@ -24,7 +24,7 @@ const LISTED: usize = 30;
 
 /// The files of a repository to be fetched.
 #[derive(Debug, PartialEq)]
-pub(super) enum Choice {
+pub(super) enum ModelFiles {
     /// These files make a model's folder. If the index of shards is among them, the shards that it names belong to it
     /// too.
     Folder(Vec<String>),
@@ -42,13 +42,13 @@ pub(super) fn is_plain(name: &str) -> bool {
 ///
 /// # Errors
 /// None of them is a model that can be read, or several GGUF files are and the id names none of them.
-pub(super) fn choose(id: &HubId, all: &[String]) -> Result<Choice> {
+pub(super) fn choose(id: &HubId, all: &[String]) -> Result<ModelFiles> {
     let has = |name: &str| all.iter().any(|file| file == name);
     let ggufs: Vec<&str> = all.iter().map(String::as_str).filter(|name| is_gguf(name) && is_plain(name)).collect();
     let refuse = |what: String| Err(Error::Hub(format!("{id}: {what}")));
     if let Some(file) = &id.file {
         return match (has(file), ggufs.is_empty()) {
-            (true, _) => Ok(Choice::Gguf(file.clone())),
+            (true, _) => Ok(ModelFiles::Gguf(file.clone())),
             (false, true) => refuse(format!("there is no {file} in it, nor any other GGUF file")),
             (false, false) => refuse(format!("there is no {file} in it; its GGUF files are {}", list(&ggufs))),
         };
@@ -63,7 +63,7 @@ pub(super) fn choose(id: &HubId, all: &[String]) -> Result<Choice> {
         &[]
     };
     match (weights, ggufs.as_slice()) {
-        ([], [one]) => Ok(Choice::Gguf((*one).to_owned())),
+        ([], [one]) => Ok(ModelFiles::Gguf((*one).to_owned())),
         ([], []) => {
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let wanted = format!("{CONFIG} with {SINGLE} or {INDEX}, a PEFT adapter in safetensors, or a GGUF file");
@@ -77,7 +77,7 @@ pub(super) fn choose(id: &HubId, all: &[String]) -> Result<Choice> {
         )),
         (weights, _) => {
             let files = SMALL.into_iter().filter(|name| has(name)).chain(weights.iter().copied());
-            Ok(Choice::Folder(files.map(str::to_owned).collect()))
+            Ok(ModelFiles::Folder(files.map(str::to_owned).collect()))
         }
     }
 }
@@ -91,8 +91,8 @@ pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
     }
     let several = id.file.is_none() && all.iter().filter(|name| is_gguf(name)).count() > 1;
     match choose(id, &all) {
-        Ok(Choice::Gguf(file)) => Ok(Some(folder.join(file))),
-        Ok(Choice::Folder(files)) => {
+        Ok(ModelFiles::Gguf(file)) => Ok(Some(folder.join(file))),
+        Ok(ModelFiles::Folder(files)) => {
             let shards = if files.iter().any(|f| f == INDEX) { shards(&folder.join(INDEX))? } else { Vec::new() };
             Ok(shards.iter().all(|shard| all.contains(shard)).then(|| folder.to_path_buf()))
         }
@@ -135,12 +135,12 @@ fn list(names: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    fn chosen(id: &str, all: &[&str]) -> Result<Choice> {
+    fn chosen(id: &str, all: &[&str]) -> Result<ModelFiles> {
         choose(&HubId::parse(id).unwrap(), &all.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
     }
 
-    fn folder(files: &[&str]) -> Choice {
-        Choice::Folder(files.iter().map(|n| (*n).to_owned()).collect())
+    fn folder(files: &[&str]) -> ModelFiles {
+        ModelFiles::Folder(files.iter().map(|n| (*n).to_owned()).collect())
     }
 
     #[test]
@@ -157,14 +157,14 @@ mod tests {
         assert_eq!(chosen("o/n", &all).unwrap(), folder(&["config.json", "tokenizer.json", "model.safetensors"]));
         let sharded = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "m.gguf"];
         assert_eq!(chosen("o/n", &sharded).unwrap(), folder(&["config.json", "model.safetensors.index.json"]));
-        assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), Choice::Gguf("m.gguf".into()));
+        assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), ModelFiles::Gguf("m.gguf".into()));
         let adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
         assert_eq!(chosen("o/n", &adapter).unwrap(), folder(&["adapter_config.json", "adapter_model.safetensors"]));
     }
 
     #[test]
     fn what_cannot_be_chosen_is_listed() {
-        assert_eq!(chosen("o/n", &["config.json", "q/a.gguf"]).unwrap(), Choice::Gguf("q/a.gguf".into()));
+        assert_eq!(chosen("o/n", &["config.json", "q/a.gguf"]).unwrap(), ModelFiles::Gguf("q/a.gguf".into()));
         let several = chosen("o/n", &["a.gguf", "b.gguf"]).unwrap_err().to_string();
         assert!(several.contains("o/n/a.gguf: a.gguf, b.gguf"), "{several}");
         let other = chosen("o/n/c.gguf", &["a.gguf", "b.gguf"]).unwrap_err().to_string();

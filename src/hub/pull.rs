@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use ureq::http::{StatusCode, header};
 
 use super::cache::{RepoFolder, is_word, make_folder};
-use super::files::{self, Choice};
+use super::files::{self, ModelFiles};
 use super::http::{Client, Method, shown};
 use super::{Hub, HubId, Pulled, PulledFile};
 use crate::weights::{INDEX, shards};
@@ -72,8 +72,8 @@ pub(super) fn pull(hub: &Hub, id: &HubId, observer: &dyn Observer) -> Result<Pul
     let puller = Puller { client, hub, id, repo: hub.cache.repo(id), commit, observer };
     let snapshot = puller.repo.snapshot(&puller.commit);
     let (path, files) = match files::choose(id, &all)? {
-        Choice::Gguf(file) => (snapshot.join(&file), puller.fetch_all(&[file])?),
-        Choice::Folder(names) => {
+        ModelFiles::Gguf(file) => (snapshot.join(&file), puller.fetch_all(&[file])?),
+        ModelFiles::Folder(names) => {
             let mut files = puller.fetch_all(&names)?;
             if names.iter().any(|name| name == INDEX) {
                 let shards = shards(&snapshot.join(INDEX))?;

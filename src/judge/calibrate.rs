@@ -64,7 +64,7 @@ pub fn ranked_set() -> Result<Vec<Ranked>> {
 /// Measures every mode on the whole set.
 ///
 /// # Errors
-/// As [`with`].
+/// As [`run_rest`].
 pub fn run(
     engine: &mut dyn Engine,
     language: &dyn Language,
@@ -72,7 +72,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Calibration> {
     let settings = ModelJudgeSettings { seed, ..ModelJudgeSettings::default() };
-    with(engine, language, &settings, 0, &mut Vec::new(), &mut |_| Ok(()), observer)
+    run_rest(engine, language, &settings, 0, &mut Vec::new(), &mut |_| Ok(()), observer)
 }
 
 /// Measures every mode on the first `questions` of the set (0 means all), but for those in `results`, which were
@@ -81,7 +81,7 @@ pub fn run(
 /// # Errors
 /// Errors of the engine and of `after`. A mode that does not suit the model's vocabulary is noted as unusable; that is
 /// no error.
-pub fn with(
+pub fn run_rest(
     engine: &mut dyn Engine,
     language: &dyn Language,
     settings: &ModelJudgeSettings,
@@ -142,9 +142,9 @@ fn measure(mode: Mode, set: &[Ranked], verdicts: &[Verdict]) -> ModeResult {
             }
         }
     }
-    let share = |half: usize| if all[half] > 0.0 { right[half] / all[half] } else { 0.0 };
+    let fraction = |half: usize| if all[half] > 0.0 { right[half] / all[half] } else { 0.0 };
     let scored = scored as f64 / answers.max(1) as f64;
-    ModeResult { mode, choosing: share(0), reporting: share(1), scored, unusable: None }
+    ModeResult { mode, choosing: fraction(0), reporting: fraction(1), scored, unusable: None }
 }
 
 fn conclude(questions: usize, modes: Vec<ModeResult>) -> Calibration {
@@ -216,7 +216,7 @@ mod tests {
                 told.push(r.mode);
                 Ok(())
             };
-            with(&mut Unused, &crate::world::text::WorldText, &settings, 2, results, &mut after, &crate::Silent)
+            run_rest(&mut Unused, &crate::world::text::WorldText, &settings, 2, results, &mut after, &crate::Silent)
         };
         let c = run(&mut results).unwrap();
         assert_eq!((c.modes.len(), c.recommended), (Mode::ALL.len(), Some(Mode::ALL[0])));
@@ -229,8 +229,9 @@ mod tests {
     #[test]
     fn modes_are_measured_and_one_is_chosen() {
         let set = vec![Ranked { question: "q".into(), answers: ["a", "b", "c"].map(str::to_owned).to_vec() }; 2];
-        let verdicts =
-            |scores: [Option<f64>; 6]| scores.map(|s| s.map_or(Verdict::none("x"), |s| Verdict::of(s, 0))).to_vec();
+        let verdicts = |scores: [Option<f64>; 6]| {
+            scores.map(|s| s.map_or(Verdict::unscored("x"), |s| Verdict::scored(s, 0))).to_vec()
+        };
         let good = [Some(3.0), Some(2.0), Some(1.0), Some(1.0), Some(2.0), None];
         let m = measure(Mode::Yes, &set, &verdicts(good));
         // All of the first question is right. In the second a < b is wrong, and the other two pairs lack a score.

@@ -48,7 +48,7 @@ pub(super) fn judge(
         .iter()
         .map(|prompt| {
             if !fits(prompt) {
-                return Ok(Verdict::none("longer than the context"));
+                return Ok(Verdict::unscored("longer than the context"));
             }
             let output = outputs.next().ok_or_else(|| Error::Input("the engine answered too few requests".into()))?;
             let sum: f64 = output.choice_p.iter().map(|&p| f64::from(p)).sum();

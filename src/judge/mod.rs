@@ -53,12 +53,12 @@ pub struct Verdict {
 
 impl Verdict {
     /// A verdict with a score and no text.
-    pub fn of(score: f64, tokens: usize) -> Self {
+    pub fn scored(score: f64, tokens: usize) -> Self {
         Self { score: Some(score), status: "ok".into(), texts: Vec::new(), unparsed: 0, tokens }
     }
 
     /// A verdict without a score; `status` says why it has none.
-    pub fn none(status: impl Into<String>) -> Self {
+    pub fn unscored(status: impl Into<String>) -> Self {
         Self { score: None, status: status.into(), texts: Vec::new(), unparsed: 0, tokens: 0 }
     }
 }
@@ -103,6 +103,6 @@ impl Judge for RandomJudge {
     fn judge(&self, _: &mut dyn Engine, items: &[Item], _: &dyn Observer) -> Result<Vec<Verdict>> {
         // The key is that of the sampler's random numbers, so another seed keeps the two apart.
         let draw = |item: &Item| f64::from(Stream::new(self.seed ^ 0xD1CE, item.key).uniform()) * 5.0;
-        Ok(items.iter().map(|item| Verdict::of(draw(item), 0)).collect())
+        Ok(items.iter().map(|item| Verdict::scored(draw(item), 0)).collect())
     }
 }

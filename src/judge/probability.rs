@@ -143,14 +143,14 @@ fn score(
         .iter()
         .map(|branch| {
             if let Err(why) = usable(branch) {
-                return Ok(Verdict::none(why));
+                return Ok(Verdict::unscored(why));
             }
             let one = logps.next().ok_or_else(|| Error::Input("the engine scored too few branches".into()))?;
             let score = read(&one);
             let tokens = one.iter().map(Vec::len).sum();
             Ok(match score.is_finite() {
-                true => Verdict::of(score.clamp(0.0, 5.0), tokens),
-                false => Verdict::none("the probabilities are not finite"),
+                true => Verdict::scored(score.clamp(0.0, 5.0), tokens),
+                false => Verdict::unscored("the probabilities are not finite"),
             })
         })
         .collect()

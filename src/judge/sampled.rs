@@ -41,7 +41,7 @@ pub(super) fn write(
         choices: Vec::new(),
     };
     let fits: Vec<bool> = asked.iter().map(|(_, p)| p.len() + settings.max_new_tokens <= language.context()).collect();
-    let mut verdicts = vec![Verdict::none(""); asked.len()];
+    let mut verdicts = vec![Verdict::unscored(""); asked.len()];
     let mut scores: Vec<Vec<f64>> = vec![Vec::new(); asked.len()];
     let mut drawn = vec![0u32; asked.len()];
     for attempt in 0..=settings.retries {
@@ -88,7 +88,7 @@ pub(super) fn write(
     }
     for (i, verdict) in verdicts.iter_mut().enumerate() {
         if !fits[i] {
-            *verdict = Verdict::none("longer than the context");
+            *verdict = Verdict::unscored("longer than the context");
         } else if !scores[i].is_empty() {
             verdict.score = Some(scores[i].iter().sum::<f64>() / scores[i].len() as f64);
             verdict.status = "ok".into();

@@ -2,15 +2,9 @@
 
 /// Compares a gradient with central differences of `f` along random directions.
 pub(crate) fn finite_difference(what: &str, at: &[f64], grad: &[f64], f: impl Fn(&[f64]) -> f64) {
-    let mut seed = 7u64;
+    let mut rng = crate::rng::Stream::new(7, 0);
     for _ in 0..4 {
-        let direction: Vec<f64> = at
-            .iter()
-            .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (seed >> 40) as f64 / 16_777_216.0 - 0.5
-            })
-            .collect();
+        let direction: Vec<f64> = at.iter().map(|_| f64::from(rng.uniform()) - 0.5).collect();
         let step = 1e-5;
         let moved = |s: f64| at.iter().zip(&direction).map(|(a, d)| a + s * d).collect::<Vec<_>>();
         let slope = (f(&moved(step)) - f(&moved(-step))) / (2.0 * step);

@@ -58,7 +58,7 @@ pub struct Reference {
 
 /// A line of a ranked file, in any form that is understood.
 #[derive(Deserialize)]
-struct Line {
+struct RankedLine {
     #[serde(alias = "question", alias = "instruction")]
     prompt: Prompt,
     #[serde(alias = "text", alias = "output")]
@@ -79,7 +79,7 @@ struct Line {
 /// The file cannot be read or holds no record; a record has none of the forms, which the error names by number.
 pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
     let mut out = Vec::new();
-    for (i, line) in read_records::<Line>(path)?.into_iter().enumerate() {
+    for (i, line) in read_records::<RankedLine>(path)?.into_iter().enumerate() {
         let wrong = |what: &str| Error::file(path, format!("record {}: {what}", i + 1));
         let prompt = line.prompt.question();
         if prompt.trim().is_empty() {

@@ -3,7 +3,7 @@
 use super::diversity::{Diversity, Drift, diversity, drift, warnings};
 use super::metrics::{HeadToHead, Outcome, histogram, mean_se, paired_gain};
 use super::win_rate::{Estimate, LengthControlled, length_controlled, win_rate};
-use crate::data::answers::AnswerSet;
+use crate::data::answers::{Answer, AnswerSet};
 use crate::generate::Engine;
 use crate::judge::{Item, Judge, Match, PairwiseJudge, Preference, SAME_TEXT};
 use crate::rng::{fnv, halves, record_id};
@@ -153,8 +153,8 @@ pub fn play(
     observer: &dyn Observer,
 ) -> Result<Vec<DuelRecord>> {
     let plain = |set: &AnswerSet, at: usize| -> Vec<DuelAnswer> {
-        let of = |a: &crate::data::answers::Answer| DuelAnswer { text: a.text.clone(), tokens: a.tokens, score: None };
-        set.answers[at].iter().map(of).collect()
+        let unscored = |a: &Answer| DuelAnswer { text: a.text.clone(), tokens: a.tokens, score: None };
+        set.answers[at].iter().map(unscored).collect()
     };
     let mut records: Vec<DuelRecord> = prompts
         .iter()
@@ -211,7 +211,7 @@ fn side_by_side(
         };
         (r.p_first, r.p_second) = (mean(0), mean(1));
         r.outcome = r.p_first.zip(r.p_second).map(|(p, q)| {
-            let (p, q) = (Outcome::of(p - 0.5, 0.0), Outcome::of(q - 0.5, 0.0));
+            let (p, q) = (Outcome::of_lead(p - 0.5, 0.0), Outcome::of_lead(q - 0.5, 0.0));
             if p == q { p } else { Outcome::Tie }
         });
         if let Some(odd) = own.iter().find(|p| p.status != "ok") {
@@ -243,7 +243,7 @@ fn by_score(
             }
             r.texts.extend(verdict.texts);
         }
-        r.outcome = mean_score(&r.a).zip(mean_score(&r.b)).map(|(a, b)| Outcome::of(a - b, margin));
+        r.outcome = mean_score(&r.a).zip(mean_score(&r.b)).map(|(a, b)| Outcome::of_lead(a - b, margin));
     }
     Ok(())
 }
@@ -302,7 +302,7 @@ fn orders(records: &[DuelRecord]) -> Option<Orders> {
     let read: Vec<[f64; 2]> = records.iter().filter_map(|r| Some([r.p_first?, r.p_second?])).collect();
     // Equal answers, which have 0.5 in both orders, say nothing about the judge.
     let told: Vec<[f64; 2]> = read.iter().copied().filter(|p| *p != [0.5; 2]).collect();
-    let mean = |of: &[[f64; 2]], f: fn(&[f64; 2]) -> f64| mean_se(&of.iter().map(f).collect::<Vec<_>>()).0;
+    let mean = |pairs: &[[f64; 2]], f: fn(&[f64; 2]) -> f64| mean_se(&pairs.iter().map(f).collect::<Vec<_>>()).0;
     (!told.is_empty()).then(|| Orders {
         agree: mean(&told, |p| f64::from((p[0] - 0.5) * (p[1] - 0.5) > 0.0)),
         first: mean(&told, |p| (p[0] + 1.0 - p[1]) / 2.0),
@@ -329,7 +329,6 @@ fn scores(records: &[DuelRecord], all_a: &[f64], all_b: &[f64]) -> Option<BothSc
 mod tests {
     use super::*;
     use crate::Silent;
-    use crate::data::answers::Answer;
     use crate::generate::NoEngine;
     use crate::judge::Verdict;
 
@@ -354,7 +353,7 @@ mod tests {
             let read = |i: &Item| i.answer.chars().next().and_then(|c| c.to_digit(10));
             Ok(items
                 .iter()
-                .map(|i| read(i).map_or(Verdict::none("unread"), |d| Verdict::of(f64::from(d), 0)))
+                .map(|i| read(i).map_or(Verdict::unscored("unread"), |d| Verdict::scored(f64::from(d), 0)))
                 .collect())
         }
     }

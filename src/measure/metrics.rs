@@ -48,7 +48,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The outcome of a's lead over b; a lead of at most `margin` is a tie.
-    pub fn of(lead: f64, margin: f64) -> Self {
+    pub fn of_lead(lead: f64, margin: f64) -> Self {
         match lead.abs() > margin {
             true if lead > 0.0 => Self::Win,
             true => Self::Loss,
@@ -83,7 +83,7 @@ impl HeadToHead {
 
 /// Compares two lists item by item; surplus items of the longer list are left out.
 pub fn head_to_head(a: &[f64], b: &[f64]) -> HeadToHead {
-    HeadToHead::count(a.iter().zip(b).map(|(a, b)| Outcome::of(a - b, 0.0)))
+    HeadToHead::count(a.iter().zip(b).map(|(a, b)| Outcome::of_lead(a - b, 0.0)))
 }
 
 /// The rank of each value, from 1; equal values share the mean of their ranks.
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(paired_gain(&[3.0, 4.0], &[1.0, 2.0]), (2.0, 0.0));
         assert_eq!(mean_se(&[]), (0.0, 0.0));
         assert_eq!(head_to_head(&[1.0, 2.0, 3.0], &[2.0, 2.0, 1.0]), HeadToHead { win: 1, tie: 1, loss: 1 });
-        assert_eq!([0.5, -0.5, 0.4, 0.0].map(|lead| Outcome::of(lead, 0.4).points()), [1.0, 0.0, 0.5, 0.5]);
+        assert_eq!([0.5, -0.5, 0.4, 0.0].map(|lead| Outcome::of_lead(lead, 0.4).points()), [1.0, 0.0, 0.5, 0.5]);
         assert_eq!(distinct(&["a", "b", "a", "a"]), 0.5);
         assert_eq!(histogram(&[0.4, 0.6, 5.0, 7.0, -1.0, f64::NAN]), [2, 1, 0, 0, 0, 2]);
     }

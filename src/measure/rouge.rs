@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 /// The texts kept so far, prepared for comparison.
 #[derive(Default)]
-pub struct Kept {
+pub struct KeptTexts {
     words: HashMap<String, u32>,
     texts: Vec<Vec<u32>>,
 }
 
-impl Kept {
+impl KeptTexts {
     /// Adds a text to those that are kept.
     pub fn push(&mut self, text: &str) {
         let ids = self.ids(text);
@@ -40,7 +40,7 @@ pub fn words(text: &str) -> impl Iterator<Item = String> {
 
 /// ROUGE-L F1 of two texts, by their words in lower case without punctuation.
 pub fn rouge_l(a: &str, b: &str) -> f64 {
-    let mut kept = Kept::default();
+    let mut kept = KeptTexts::default();
     kept.push(a);
     kept.nearest(b)
 }
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_nearest_kept_text_counts() {
-        let mut kept = Kept::default();
+        let mut kept = KeptTexts::default();
         assert_eq!(kept.nearest("a b"), 0.0);
         kept.push("x y z");
         kept.push("a b c d");

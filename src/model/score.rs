@@ -6,7 +6,7 @@ use super::{Model, decoder};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::rms_norm::Norm;
 use crate::kernels::rows;
-use crate::layout::{Forest, Node};
+use crate::layout::{Forest, Node, packs};
 use crate::{Error, Observer, Result};
 
 /// A prompt with the continuations whose tokens are to be scored; the prompt is computed once.
@@ -43,22 +43,14 @@ pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, view: &Vie
 /// Empty prompts or completions, ids outside the vocabulary, more tokens than the context; GPU errors.
 pub fn logps(gpu: &Gpu, model: &Model, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
     let mut all: Vec<Vec<Vec<f32>>> = Vec::new();
-    let size = |b: &Branch| b.prompt.len() + b.completions.iter().map(Vec::len).sum::<usize>();
-    let most = ROWS.min(model.most_rows(gpu));
-    let mut first = 0;
-    while first < branches.len() {
+    let rows = |b: &Branch| b.prompt.len() + b.completions.iter().map(Vec::len).sum::<usize>();
+    let sizes: Vec<usize> = branches.iter().map(rows).collect();
+    for part in packs(&sizes, ROWS.min(model.most_rows(gpu))) {
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        let mut last = first;
-        let mut rows = 0;
-        while last < branches.len() && (last == first || rows + size(&branches[last]) <= most) {
-            rows += size(&branches[last]);
-            last += 1;
-        }
-        all.extend(pass(gpu, model, &branches[first..last], first)?);
-        observer.advance((last - first) as u64);
-        first = last;
+        all.extend(pass(gpu, model, &branches[part.clone()], part.start)?);
+        observer.advance(part.len() as u64);
     }
     Ok(all)
 }

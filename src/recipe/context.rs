@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// What every stage of a round is given.
 #[derive(Clone, Copy)]
-pub struct Context<'a> {
+pub struct RoundContext<'a> {
     /// The domain on which the loop works.
     pub domain: &'a dyn Domain,
     /// The settings of all stages of the round.

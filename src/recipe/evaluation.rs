@@ -3,7 +3,7 @@
 
 use super::config::RunConfig;
 use super::models::Models;
-use super::waves::in_waves;
+use super::waves::{WaveStage, in_waves};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
 use crate::disk::OnDisk;
 use crate::generate::ChatLanguage;
@@ -50,7 +50,7 @@ pub struct JudgedRecord {
 }
 
 /// The evaluation of one run: what is measured, and where it is written.
-pub struct Standing<'a> {
+pub struct Evaluation<'a> {
     gpu: &'a Gpu,
     models: &'a dyn Models,
     language: ChatLanguage<'a>,
@@ -77,7 +77,7 @@ pub(crate) fn fits(path: &Path, prompts: &[Prompt], language: &ChatLanguage, new
     Ok(())
 }
 
-impl<'a> Standing<'a> {
+impl<'a> Evaluation<'a> {
     /// Reads what is to be measured on; `None` if the configuration asks for nothing. Answers that are scored alone are
     /// scored with `templates`, those of the run.
     ///
@@ -151,9 +151,13 @@ impl<'a> Standing<'a> {
         let name = format!("evaluation/M{number}");
         in_waves(
             self.observer,
-            (&name, "prompts"),
-            (&self.prompts, c.wave),
-            &self.answers_file(number),
+            &WaveStage {
+                name: &name,
+                unit: "prompts",
+                items: &self.prompts,
+                wave: c.wave,
+                out: &self.answers_file(number),
+            },
             &mut |prompts| {
                 let ids = prompts.iter().map(|p| self.language.ask_prompt(p)).collect::<Result<Vec<_>>>()?;
                 let outputs = ask(engine, &ids, self.config.evaluation.samples, &settings, self.observer)?;
@@ -187,9 +191,13 @@ impl<'a> Standing<'a> {
         let name = format!("evaluation/M{number}-judge");
         let records = in_waves(
             self.observer,
-            (&name, "answers"),
-            (&self.ranked, self.config.judge.wave),
-            &self.file(&format!("M{number}-judge.jsonl")),
+            &WaveStage {
+                name: &name,
+                unit: "answers",
+                items: &self.ranked,
+                wave: self.config.judge.wave,
+                out: &self.file(&format!("M{number}-judge.jsonl")),
+            },
             &mut |ranked| {
                 let key = |r: &Reference| fnv(format!("{}\0{}", r.prompt, r.response).as_bytes());
                 let item = |r| Item { key: key(r), question: &r.prompt, answer: &r.response };
@@ -247,16 +255,20 @@ impl<'a> Standing<'a> {
         let places: Vec<usize> = (0..self.prompts.len()).collect();
         let records: Vec<DuelRecord> = in_waves(
             self.observer,
-            (&format!("{FOLDER}/{name}"), "prompts"),
-            (&places, self.config.judge.wave),
-            &self.file(&format!("{name}.jsonl")),
+            &WaveStage {
+                name: &format!("{FOLDER}/{name}"),
+                unit: "prompts",
+                items: &places,
+                wave: self.config.judge.wave,
+                out: &self.file(&format!("{name}.jsonl")),
+            },
             &mut |places| {
-                let of = |set: &AnswerSet| AnswerSet {
+                let part = |set: &AnswerSet| AnswerSet {
                     name: set.name.clone(),
                     answers: places.iter().map(|at| set.answers[*at].clone()).collect(),
                 };
                 let prompts: Vec<Prompt> = places.iter().map(|at| self.prompts[*at].clone()).collect();
-                play(engine, &referee, &prompts, &of(&a), &of(&b), self.observer)
+                play(engine, &referee, &prompts, &part(&a), &part(&b), self.observer)
             },
             |_| {},
         )?;

@@ -36,12 +36,12 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
     Ok(templates)
 }
 
-/// Name of the file in a run folder that holds the calibration ([`Kept`]).
+/// Name of the file in a run folder that holds the calibration ([`KeptCalibration`]).
 pub(crate) const CALIBRATION_FILE: &str = "calibration.json";
 
 /// The content of `calibration.json`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub(crate) struct KeptCalibration {
     /// Hash of the configuration and the weights of the model that was calibrated.
     model: String,
     pub(crate) calibration: calibrate::Calibration,
@@ -81,7 +81,7 @@ fn calibrated(
 ) -> Result<Mode> {
     let path = run.join(CALIBRATION_FILE);
     let hash = hash(source)?;
-    let kept: Kept = if path.is_there() {
+    let kept: KeptCalibration = if path.is_there() {
         tidy(&path)?;
         read_json(&path)?
     } else {
@@ -94,8 +94,8 @@ fn calibrated(
             waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
         let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
         let calibration =
-            calibrate::with(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
-        let kept = Kept { model: hash.clone(), calibration };
+            calibrate::run_rest(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
+        let kept = KeptCalibration { model: hash.clone(), calibration };
         write_json(&path, &kept)?;
         waves.remove()?;
         kept

@@ -30,7 +30,7 @@ pub struct PairRule {
 
 /// One candidate with a score.
 #[derive(Clone, Copy, Debug)]
-pub struct Scored<'a> {
+pub struct ScoredAnswer<'a> {
     /// The words of the response.
     pub text: &'a str,
     /// The response's length in tokens.
@@ -41,7 +41,7 @@ pub struct Scored<'a> {
 
 /// What becomes of a prompt's candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum PairChoice {
     /// The preferences as (chosen, rejected), which are indices into the lists given to [`choose`]; at least one.
     Pairs(Vec<(usize, usize)>),
     /// All scores are equal or less than `min_gap` apart.
@@ -52,12 +52,12 @@ pub enum Choice {
 
 /// Chooses pairs among `candidates`, or, where the rejected answers are another model's, pairs of one of them and one
 /// of `rejected`. Among equals the earliest candidate counts.
-pub fn choose(candidates: &[Scored], rejected: Option<&[Scored]>, rule: &PairRule) -> Choice {
-    let numbers = |list: &[Scored]| list.iter().filter(|c| c.score.is_finite()).count();
+pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, rule: &PairRule) -> PairChoice {
+    let numbers = |list: &[ScoredAnswer]| list.iter().filter(|c| c.score.is_finite()).count();
     let needed = if rejected.is_some() { 1 } else { 2 };
     let (chosen, rejected) = (candidates, rejected.unwrap_or(candidates));
     if numbers(chosen) < needed || numbers(rejected) < needed {
-        return Choice::TooFew;
+        return PairChoice::TooFew;
     }
     let far = |&(c, r): &(usize, usize)| {
         let gap = chosen[c].score - rejected[r].score;
@@ -79,13 +79,13 @@ pub fn choose(candidates: &[Scored], rejected: Option<&[Scored]>, rule: &PairRul
             all
         }
     };
-    if pairs.is_empty() { Choice::Tie } else { Choice::Pairs(pairs) }
+    if pairs.is_empty() { PairChoice::Tie } else { PairChoice::Pairs(pairs) }
 }
 
-fn best_worst(chosen: &[Scored], rejected: &[Scored], margin: f64) -> Option<(usize, usize)> {
+fn best_worst(chosen: &[ScoredAnswer], rejected: &[ScoredAnswer], margin: f64) -> Option<(usize, usize)> {
     let best = chosen.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
     let worst = rejected.iter().map(|c| c.score).fold(f64::INFINITY, f64::min);
-    let at = |list: &[Scored], score: f64, prefer: &dyn Fn(&Scored) -> i64| {
+    let at = |list: &[ScoredAnswer], score: f64, prefer: &dyn Fn(&ScoredAnswer) -> i64| {
         (0..list.len())
             .filter(|&i| (list[i].score - score).abs() <= margin)
             .min_by_key(|&i| if margin > 0.0 { prefer(&list[i]) } else { 0 })
@@ -97,17 +97,17 @@ fn best_worst(chosen: &[Scored], rejected: &[Scored], margin: f64) -> Option<(us
 mod tests {
     use super::*;
 
-    fn scored<'a>(list: &[(&'a str, usize, f64)]) -> Vec<Scored<'a>> {
-        list.iter().map(|&(text, tokens, score)| Scored { text, tokens, score }).collect()
+    fn scored<'a>(list: &[(&'a str, usize, f64)]) -> Vec<ScoredAnswer<'a>> {
+        list.iter().map(|&(text, tokens, score)| ScoredAnswer { text, tokens, score }).collect()
     }
 
-    fn own(list: &[(&str, usize, f64)], rule: &PairRule) -> Choice {
+    fn own(list: &[(&str, usize, f64)], rule: &PairRule) -> PairChoice {
         let list = scored(list);
         choose(&list, None, rule)
     }
 
-    fn pair(chosen: usize, rejected: usize) -> Choice {
-        Choice::Pairs(vec![(chosen, rejected)])
+    fn pair(chosen: usize, rejected: usize) -> PairChoice {
+        PairChoice::Pairs(vec![(chosen, rejected)])
     }
 
     #[test]
@@ -115,17 +115,17 @@ mod tests {
         let rule = PairRule::default();
         let c = [("a", 3, 2.0), ("b", 3, 5.0), ("c", 3, 1.0), ("d", 3, 5.0), ("e", 3, 1.0)];
         assert_eq!(own(&c, &rule), pair(1, 2));
-        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.0)], &rule), Choice::Tie);
-        assert_eq!(own(&[("a", 1, 3.0)], &rule), Choice::TooFew);
-        assert_eq!(own(&[("a", 1, f64::NAN), ("b", 1, f64::NAN)], &rule), Choice::TooFew);
+        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.0)], &rule), PairChoice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0)], &rule), PairChoice::TooFew);
+        assert_eq!(own(&[("a", 1, f64::NAN), ("b", 1, f64::NAN)], &rule), PairChoice::TooFew);
         // The same text with two scores prefers nothing.
-        assert_eq!(own(&[("a", 1, 3.0), ("a", 1, 4.0)], &rule), Choice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0), ("a", 1, 4.0)], &rule), PairChoice::Tie);
     }
 
     #[test]
     fn a_margin_keeps_near_ties_out() {
         let rule = PairRule { min_gap: 0.5, ..PairRule::default() };
-        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.4)], &rule), Choice::Tie);
+        assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.4)], &rule), PairChoice::Tie);
         assert_eq!(own(&[("a", 1, 3.0), ("b", 1, 3.5)], &rule), pair(1, 0));
     }
 
@@ -136,23 +136,23 @@ mod tests {
         assert_eq!(own(&c, &rule), pair(1, 3));
         // Margins so wide that they exceed the gap leave no pair.
         let wide = PairRule { length_margin: 9.0, ..PairRule::default() };
-        assert_eq!(own(&c, &wide), Choice::Tie);
+        assert_eq!(own(&c, &wide), PairChoice::Tie);
     }
 
     #[test]
     fn all_pairs_above_the_margin_come_by_their_difference() {
         let rule = PairRule { select: Select::All, min_gap: 1.0, ..PairRule::default() };
         let c = [("a", 1, 3.0), ("b", 1, 5.0), ("c", 1, 4.5), ("a", 1, 3.0), ("d", 1, f64::NAN)];
-        assert_eq!(own(&c, &rule), Choice::Pairs(vec![(1, 0), (2, 0)]));
+        assert_eq!(own(&c, &rule), PairChoice::Pairs(vec![(1, 0), (2, 0)]));
         assert_eq!(own(&c, &PairRule { most: 1, ..rule }), pair(1, 0));
-        assert_eq!(own(&c, &PairRule { min_gap: 3.0, ..rule }), Choice::Tie);
+        assert_eq!(own(&c, &PairRule { min_gap: 3.0, ..rule }), PairChoice::Tie);
     }
 
     #[test]
     fn rejected_answers_may_be_another_models() {
         let (mine, theirs) = (scored(&[("a", 1, 4.0)]), scored(&[("b", 1, 3.0), ("c", 1, 1.0)]));
         assert_eq!(choose(&mine, Some(&theirs), &PairRule::default()), pair(0, 1));
-        assert_eq!(choose(&theirs, Some(&mine), &PairRule::default()), Choice::Tie);
-        assert_eq!(choose(&mine, Some(&[]), &PairRule::default()), Choice::TooFew);
+        assert_eq!(choose(&theirs, Some(&mine), &PairRule::default()), PairChoice::Tie);
+        assert_eq!(choose(&mine, Some(&[]), &PairRule::default()), PairChoice::TooFew);
     }
 }

@@ -19,7 +19,7 @@ use std::path::Path;
 const JUDGE_PROMPT: usize = 256;
 
 /// What one stage takes, over all rounds.
-pub struct Stage {
+pub struct StagePlan {
     /// The name of the stage.
     pub name: &'static str,
     /// The most that the stage's buffers take at once.
@@ -35,7 +35,7 @@ pub struct Stage {
 /// What a run will take, told before it begins.
 pub struct RunPlan {
     /// The stages of a round.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StagePlan>,
     /// Most bytes that the run folder takes, with its models and the states of a training.
     pub disk_bytes: u64,
 }
@@ -48,8 +48,8 @@ pub fn ids(vocabulary: usize, key: u64, n: usize) -> Vec<u32> {
 
 /// Requests to plan with: `count` prompts of `prompt` tokens, with `samples` answers each.
 pub fn requests(vocabulary: usize, count: usize, prompt: usize, samples: usize) -> Vec<Request> {
-    let one = |i: u64| Request { prompt: ids(vocabulary, i, prompt), samples: (0..samples as u64).collect() };
-    (0..count as u64).map(one).collect()
+    let request = |i: u64| Request { prompt: ids(vocabulary, i, prompt), samples: (0..samples as u64).collect() };
+    (0..count as u64).map(request).collect()
 }
 
 /// What answers to `requests` take on a device of `memory` bytes, and how many of them run at once.
@@ -109,7 +109,7 @@ pub fn of_run(
             Err(other) => return Err(other),
         };
         let seconds = seconds(&counted, peaks) * all as f64 / wave as f64 * rounds;
-        stages.push(Stage { name, peak: counted.peak(), seconds, cut: None, fits });
+        stages.push(StagePlan { name, peak: counted.peak(), seconds, cut: None, fits });
         Ok(())
     };
     let (p, c, j) = (&config.prompts, &config.candidates, &config.judge);
@@ -153,7 +153,7 @@ pub fn of_run(
     let Choice { cut, peak, fits } = fit.choose_or_untold(memory)?;
     let (counted, taken) = fit.count(cut)?;
     let seconds = seconds(&counted, peaks) / taken as f64 * (all * epochs) as f64 * rounds;
-    stages.push(Stage { name: "training", peak, seconds, cut: Some(cut), fits });
+    stages.push(StagePlan { name: "training", peak, seconds, cut: Some(cut), fits });
     let models = if config.run.keep == 0 { u64::from(config.run.rounds) } else { u64::from(config.kept()) + 1 };
     // A checkpoint holds the weights and two moments, and is written before the earlier one is removed.
     let states = if all * epochs > records * d.save_every { 6 } else { 0 };

@@ -1,7 +1,9 @@
 //! One round of the loop: prompts, candidates, verdicts, pairs and training.
 
 use super::config::{Agreement, Rejected};
-use super::context::{ANCHOR_VERDICTS, ANCHORS, Context, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundFiles, VERDICTS_BEFORE};
+use super::context::{
+    ANCHOR_VERDICTS, ANCHORS, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundContext, RoundFiles, VERDICTS_BEFORE,
+};
 use super::round_metrics::{inputs, measure};
 use super::shards;
 use super::stages::pairs::{self, Inputs};
@@ -30,7 +32,7 @@ use std::path::Path;
 pub fn play(
     gpu: &Gpu,
     model: Model,
-    ctx: &Context,
+    ctx: &RoundContext,
     judge: &dyn Judge,
     files: &RoundFiles,
     next: &Path,
@@ -60,7 +62,7 @@ pub fn play(
 /// As [`play`].
 pub fn prepare(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     judge: &dyn Judge,
     files: &RoundFiles,
     earlier: &[String],
@@ -109,7 +111,7 @@ pub fn prepare(
 }
 
 /// Says why a round has no pairs, and what may help.
-fn no_pairs(ctx: &Context, files: &RoundFiles) -> Result<String> {
+fn no_pairs(ctx: &RoundContext, files: &RoundFiles) -> Result<String> {
     let inputs = inputs(files)?;
     let outcome = pairs::build(ctx, &inputs)?;
     let unscored = inputs.verdicts.iter().filter(|v| v.score.is_none()).count();
@@ -136,7 +138,7 @@ fn no_pairs(ctx: &Context, files: &RoundFiles) -> Result<String> {
 /// Asks the model before what it says of the round's answers, if an option of `[pairs]` wants it.
 fn second_opinions(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     judge: &dyn Judge,
     files: &RoundFiles,
     inputs: &mut Inputs,

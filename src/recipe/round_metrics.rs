@@ -1,6 +1,8 @@
 //! The numbers that describe a round.
 
-use super::context::{ANCHOR_VERDICTS, ANCHORS, Context, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundFiles, VERDICTS_BEFORE};
+use super::context::{
+    ANCHOR_VERDICTS, ANCHORS, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundContext, RoundFiles, VERDICTS_BEFORE,
+};
 use super::stages::pairs::{Inputs, build};
 use super::stages::validation;
 use crate::Result;
@@ -97,7 +99,7 @@ pub(super) fn inputs(files: &RoundFiles) -> Result<Inputs> {
 ///
 /// # Errors
 /// A file is missing or broken.
-pub fn measure(ctx: &Context, judge: &str, files: &RoundFiles) -> Result<RoundMetrics> {
+pub fn measure(ctx: &RoundContext, judge: &str, files: &RoundFiles) -> Result<RoundMetrics> {
     let inputs = inputs(files)?;
     let outcome = build(ctx, &inputs)?;
     let (prompts, candidates) = (&inputs.prompts, &inputs.candidates);

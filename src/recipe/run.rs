@@ -2,9 +2,9 @@
 
 use super::chat::ChatDomain;
 use super::config::RunConfig;
-use super::context::{Context, Renewed, RoundFiles, sizes};
+use super::context::{Renewed, RoundContext, RoundFiles, sizes};
 use super::domain::Domain;
-use super::evaluation::{self, Standing};
+use super::evaluation::{self, Evaluation};
 use super::judging::{judge, templates};
 use super::models::RunModels;
 use super::round::play;
@@ -35,7 +35,7 @@ pub enum Until {
 }
 
 /// How [`run`] is to be played.
-pub struct How<'a> {
+pub struct RunOptions<'a> {
     /// Whether to continue a run folder that exists.
     pub resume: bool,
     /// How far to play.
@@ -49,7 +49,7 @@ pub struct How<'a> {
 /// # Errors
 /// A model, seed file or template cannot be read; the run folder exists, is in use or has other settings; errors of the
 /// stages; `Stopped` when the observer asks for it.
-pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) -> Result<Status> {
+pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
@@ -71,7 +71,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
     let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume, observer)?;
     let path = folder.path().to_path_buf();
     let models = RunModels { gpu, domain: &domain, run: &path };
-    let standing = Standing::open(gpu, &models, &source, config, &templates, &path, observer)?;
+    let evaluation = Evaluation::open(gpu, &models, &source, config, &templates, &path, observer)?;
     refer(&folder.model(0), &disk::absolute(&source.path).map_err(Error::io(&source.path))?)?;
     match &supervision {
         Some(supervision) => {
@@ -88,7 +88,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
         let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
         let played = round > config.run.rounds || (next.is_there() && files.dir.join("metrics.json").is_there());
-        let measured = standing.as_ref().is_none_or(|s| s.done(round));
+        let measured = evaluation.as_ref().is_none_or(|s| s.done(round));
         if played {
             folder.keep_newest(config.kept(), round.min(config.run.rounds) + 1)?;
         }
@@ -103,8 +103,8 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
         if config.judge.mode == "auto" {
             folder.stage_done("calibration")?;
         }
-        if let Some(standing) = standing.as_ref().filter(|_| !measured) {
-            standing.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
+        if let Some(evaluation) = evaluation.as_ref().filter(|_| !measured) {
+            evaluation.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
             folder.stage_done(&format!("{}/M{round}", evaluation::FOLDER))?;
             (how.renewed)(&path, observer);
         }
@@ -113,7 +113,8 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &How, observer: &dyn Observer) ->
         }
         let settings = config.round();
         let (seed, held_out) = (config.run.seed, &held_out[..]);
-        let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
+        let ctx =
+            RoundContext { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
         let earlier = earlier_prompts(&path, round)?;
         let missing = shards::missing(&files)?;
         let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").is_there();
@@ -164,7 +165,8 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     let judge = judge(gpu, &model, &source, domain.language(), config, &templates, path, observer)?;
     let models = RunModels { gpu, domain: &domain, run: path };
     let (settings, seed) = (config.round(), config.run.seed);
-    let ctx = Context { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
+    let ctx =
+        RoundContext { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
     shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
 }
 

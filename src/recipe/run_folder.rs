@@ -38,7 +38,7 @@ pub struct RunState {
 
 /// What must stay the same for a resume to give the same bytes: `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct Conditions {
     /// Version of this crate.
     pub version: String,
     /// Sizes and choices by their names.
@@ -77,12 +77,12 @@ impl RunFolder {
         }
         durable::create_folder(path)?;
         let lock = Lock::take(path, File::try_lock, observer)?;
-        let plan = Plan { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
+        let plan = Conditions { version: env!("CARGO_PKG_VERSION").to_owned(), sizes };
         let (config_path, plan_path) = (path.join("config.toml"), path.join(PLAN_FILE));
         if exists && plan_path.is_there() {
-            let before: Plan = read_json(&plan_path)?;
+            let before: Conditions = read_json(&plan_path)?;
             same_version(path, &before)?;
-            let keys = |plan: Plan| plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).collect();
+            let keys = |plan: Conditions| plan.sizes.into_iter().map(|(k, v)| (k, v.to_string())).collect();
             refuse_difference(&plan_path, &keys(before), &keys(plan))?;
         } else {
             write_json(&plan_path, &plan)?;
@@ -193,7 +193,7 @@ pub(super) fn join(path: &Path, config: &toml::Table, observer: &dyn Observer) -
     Ok(lock)
 }
 
-fn same_version(path: &Path, plan: &Plan) -> Result<()> {
+fn same_version(path: &Path, plan: &Conditions) -> Result<()> {
     let own = env!("CARGO_PKG_VERSION");
     if plan.version == own {
         return Ok(());
@@ -243,11 +243,6 @@ fn refuse_difference(path: &Path, before: &BTreeMap<String, String>, now: &BTree
     Ok(())
 }
 
-/// The newest finished model of a run folder.
-pub fn newest_model(run: &Path) -> Option<PathBuf> {
-    models(run).pop().map(|n| run.join(format!("M{n}")))
-}
-
 fn models(run: &Path) -> Vec<u32> {
     let number = |name: &str| name.strip_prefix('M').and_then(|n| n.parse().ok());
     let mut all: Vec<u32> = disk::read_dir(run)
@@ -291,7 +286,7 @@ pub fn status(run: &Path) -> Result<Status> {
 
 /// Adds to an error about a file's content that another version of this crate wrote the file, where that is so.
 pub(crate) fn explain(run: &Path, error: Error) -> Error {
-    match (error, read_json::<Plan>(&run.join(PLAN_FILE))) {
+    match (error, read_json::<Conditions>(&run.join(PLAN_FILE))) {
         (Error::File { path, what }, Ok(plan)) if plan.version != env!("CARGO_PKG_VERSION") => {
             let by = format!("the run was made by version {}, this is {}", plan.version, env!("CARGO_PKG_VERSION"));
             Error::File { path, what: format!("{what} ({by})") }
@@ -460,15 +455,5 @@ mod tests {
         let e = RunFolder::open(tmp.path(), &table(""), sizes(1), true, &crate::Silent).err().unwrap().to_string();
         assert!(e.contains("other files"), "{e}");
         assert!(status(tmp.path()).unwrap_err().to_string().contains("no run folder"));
-    }
-
-    #[test]
-    fn the_newest_model_has_the_highest_number() {
-        let tmp = tempfile::tempdir().unwrap();
-        assert_eq!(newest_model(tmp.path()), None);
-        for name in ["M2", "M10", "M1", "Mx", "M3.part"] {
-            std::fs::create_dir(tmp.path().join(name)).unwrap();
-        }
-        assert_eq!(newest_model(tmp.path()).unwrap(), tmp.path().join("M10"));
     }
 }

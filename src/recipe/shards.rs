@@ -1,7 +1,7 @@
 //! The answers and verdicts of a round on several machines. Each of them takes a shard of the prompts and writes into a
 //! folder of its own; the run that continues checks that nothing is missing, and merges.
 
-use super::context::{Context, RoundFiles};
+use super::context::{RoundContext, RoundFiles};
 use super::stages::{candidates, verdicts};
 use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord};
 use crate::disk::{self, OnDisk};
@@ -57,7 +57,7 @@ impl Shard {
 /// The round has no prompts yet; another process works on this shard; errors of the stages.
 pub fn run(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     judge: &dyn Judge,
     files: &RoundFiles,
     shard: Shard,
@@ -105,7 +105,7 @@ pub fn missing(files: &RoundFiles) -> Result<Vec<String>> {
 /// # Errors
 /// A shard is missing or not finished, or the shards disagree about how many there are, where the error says which and
 /// what to run; their records do not fit the round's prompts.
-pub fn merge(ctx: &Context, files: &RoundFiles, prompts: &[PromptRecord]) -> Result<()> {
+pub fn merge(ctx: &RoundContext, files: &RoundFiles, prompts: &[PromptRecord]) -> Result<()> {
     if !begun(files) {
         return Ok(());
     }
@@ -156,7 +156,7 @@ fn count(folder: &std::path::Path) -> Result<usize> {
 
 /// Checks that every prompt has all of its candidates, and every candidate one verdict.
 fn complete(
-    ctx: &Context,
+    ctx: &RoundContext,
     prompts: &[PromptRecord],
     candidates: &[CandidateRecord],
     verdicts: &[VerdictRecord],

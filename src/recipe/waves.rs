@@ -92,26 +92,37 @@ impl<R: Serialize + DeserializeOwned> Waves<R> {
     }
 }
 
-/// Runs a stage whose waves do not depend on one another: works through `items` in waves of `size` and, once all are
-/// done, writes the records to `out`, brought into order by `sort`. The records of a finished stage are read from
-/// `out`. `name` and `unit` are for progress.
+/// A stage whose waves do not depend on one another.
+pub struct WaveStage<'a, T> {
+    /// The stage's name in progress.
+    pub name: &'a str,
+    /// What progress counts, such as `prompts`.
+    pub unit: &'a str,
+    /// The items that the stage works through.
+    pub items: &'a [T],
+    /// How many items a wave has.
+    pub wave: usize,
+    /// The stage's final file.
+    pub out: &'a Path,
+}
+
+/// Works through the items of a stage in waves and, once all are done, writes the records to the stage's final file,
+/// brought into order by `sort`. The records of a finished stage are read from that file.
 ///
 /// # Errors
 /// Errors of `work` and of the files; `Stopped` when the observer asks for it.
 pub fn in_waves<T, R: Clone + Serialize + DeserializeOwned>(
     observer: &dyn Observer,
-    (name, unit): (&str, &str),
-    (items, size): (&[T], usize),
-    out: &Path,
+    stage: &WaveStage<T>,
     work: &mut dyn FnMut(&[T]) -> Result<Vec<R>>,
     sort: impl FnOnce(&mut Vec<R>),
 ) -> Result<Vec<R>> {
-    if let Some(all) = finished(out)? {
+    if let Some(all) = finished(stage.out)? {
         return Ok(all);
     }
-    let mut waves = Waves::<Vec<R>>::open(out)?;
-    observer.begin(name, Some(items.len() as u64), unit);
-    for (i, chunk) in items.chunks(size.max(1)).enumerate() {
+    let mut waves = Waves::<Vec<R>>::open(stage.out)?;
+    observer.begin(stage.name, Some(stage.items.len() as u64), stage.unit);
+    for (i, chunk) in stage.items.chunks(stage.wave.max(1)).enumerate() {
         if i >= waves.done().len() {
             if observer.stop_requested() {
                 return Err(Error::Stopped);
@@ -123,7 +134,7 @@ pub fn in_waves<T, R: Clone + Serialize + DeserializeOwned>(
     observer.end();
     let mut all = waves.done().concat();
     sort(&mut all);
-    write_jsonl(out, &all)?;
+    write_jsonl(stage.out, &all)?;
     waves.remove()?;
     Ok(all)
 }

@@ -76,7 +76,7 @@ pub fn values(training: &Training, key: &str) -> Vec<Option<f64>> {
     // Differences between larger values than these would overflow.
     let drawn = |v: &f64| v.abs() < 1e300;
     let mut last = None;
-    let value = |step: &super::Step| {
+    let value = |step: &super::StepNumbers| {
         let own = step.values.get(key).copied().filter(drawn);
         if key != VALIDATION {
             return own;

@@ -3,7 +3,7 @@
 
 use super::curves::VALIDATION;
 use super::samples::samples;
-use super::{Bin, Judging, Report, Round, Step, Training};
+use super::{Bin, Judging, Report, Round, StepNumbers, Training};
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use crate::demo::evaluation::QuestionRecord;
 use crate::demo::report as demo;
@@ -11,7 +11,7 @@ use crate::disk::{self, OnDisk};
 use crate::json::{parse_jsonl, read_json, read_jsonl_if_there};
 use crate::recipe::context::{ANCHOR_VERDICTS, ANCHORS, RoundFiles};
 use crate::recipe::evaluation;
-use crate::recipe::judging::{CALIBRATION_FILE, Kept};
+use crate::recipe::judging::{CALIBRATION_FILE, KeptCalibration};
 use crate::recipe::round_metrics::RoundMetrics;
 use crate::recipe::run_folder::{PLAN_FILE, explain, status};
 use crate::recipe::stages::validation;
@@ -103,7 +103,7 @@ fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibratio
     if !path.is_there() {
         return Ok(None);
     }
-    let kept: Kept = read_json(path)?;
+    let kept: KeptCalibration = read_json(path)?;
     Ok(Some(kept.calibration))
 }
 
@@ -185,7 +185,7 @@ fn trainings(run: &Path) -> Result<Vec<Training>> {
                 appended(&run.join(&name).join("steps.jsonl"))?;
             let stage = format!("{name}/training");
             let time = log.iter().find(|l| l.stage.as_ref() == Some(&stage)).and_then(LogLine::span);
-            let mut steps: Vec<Step> = records.iter().filter_map(step).collect();
+            let mut steps: Vec<StepNumbers> = records.iter().filter_map(step).collect();
             let validations: Vec<ValidationRecord> = appended(&run.join(&name).join(validation::LOG))?;
             for (at, score) in validations.iter().filter_map(|v| Some((v.step, v.score?))) {
                 if let Some(step) = steps.iter_mut().find(|s| s.step == at) {
@@ -231,7 +231,7 @@ fn appended<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     parse_jsonl(path, text)
 }
 
-fn step(record: &serde_json::Map<String, serde_json::Value>) -> Option<Step> {
+fn step(record: &serde_json::Map<String, serde_json::Value>) -> Option<StepNumbers> {
     let step = record.get("step")?.as_u64()?;
     let values = record.iter().filter(|(key, _)| *key != "step").flat_map(|(key, value)| match value {
         serde_json::Value::Array(list) => {
@@ -239,7 +239,7 @@ fn step(record: &serde_json::Map<String, serde_json::Value>) -> Option<Step> {
         }
         value => value.as_f64().map(|v| (key.clone(), v)).into_iter().collect::<Vec<_>>(),
     });
-    Some(Step { step, values: values.collect() })
+    Some(StepNumbers { step, values: values.collect() })
 }
 
 #[cfg(test)]

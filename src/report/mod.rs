@@ -20,7 +20,7 @@ use crate::judge::calibrate::Calibration;
 use crate::measure::agreement::Agreement;
 use crate::measure::duel::DuelReport;
 use crate::recipe::round_metrics::RoundMetrics;
-use crate::recipe::run_folder::{Plan, StageState};
+use crate::recipe::run_folder::{Conditions, StageState};
 use crate::{Observer, Result};
 use samples::Sample;
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ pub struct Report {
     /// The stages that have begun and not finished, with the number of waves that each has finished.
     pub partial: BTreeMap<String, usize>,
     /// The plan of the run: versions, sizes and choices.
-    pub plan: Option<Plan>,
+    pub plan: Option<Conditions>,
     /// The text of the run's `config.toml`.
     pub config: String,
 }
@@ -119,12 +119,12 @@ pub struct Training {
     /// When the training began and ended, in Unix seconds by log.jsonl.
     pub time: Option<[f64; 2]>,
     /// The optimiser steps that were taken.
-    pub steps: Vec<Step>,
+    pub steps: Vec<StepNumbers>,
 }
 
 /// The numbers of an optimiser step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Step {
+pub struct StepNumbers {
     /// Number of the step, from 1.
     pub step: u64,
     /// Every finite number of the step's record by its key; a list becomes `key/0`, `key/1`, ….

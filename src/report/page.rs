@@ -4,7 +4,7 @@
 
 use super::plot;
 use super::plot::Chart;
-use super::samples::{Answer, Sample};
+use super::samples::{Sample, SampleAnswer};
 use super::tables;
 use super::tables::Grid;
 use super::{Bin, Report, Round, curves};
@@ -54,7 +54,7 @@ struct RoundSamples {
 
 #[derive(Serialize)]
 struct ShownSample {
-    prompt: Text,
+    prompt: CutText,
     pair: bool,
     answers: [ShownAnswer; 2],
 }
@@ -63,26 +63,26 @@ struct ShownSample {
 struct ShownAnswer {
     what: &'static str,
     class: &'static str,
-    text: Text,
+    text: CutText,
     tokens: usize,
     score: String,
     truth: Option<String>,
     mode: String,
-    verdicts: Vec<Text>,
+    verdicts: Vec<CutText>,
     /// Whether the verdicts are so short that they are shown at once.
     verdicts_are_short: bool,
 }
 
 #[derive(Serialize)]
 struct Question {
-    prompt: Text,
-    gold: Text,
-    answers: Vec<(String, String, Text)>,
+    prompt: CutText,
+    gold: CutText,
+    answers: Vec<(String, String, CutText)>,
 }
 
 /// A text of a model or of a file, cut if it is long.
 #[derive(Serialize)]
-struct Text {
+struct CutText {
     head: String,
     rest: String,
     rest_chars: usize,
@@ -154,14 +154,16 @@ fn page(report: &Report) -> Page {
 /// What the run is about, according to its configuration.
 fn subject(report: &Report) -> String {
     let table: toml::Table = report.config.parse().unwrap_or_default();
-    let of = |section: &str, key: &str| {
+    let setting = |section: &str, key: &str| {
         let value = table.get(section)?.get(key)?;
         Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     };
-    if let (Some(judge), Some(train), Some(seed)) = (of("demo", "judge"), of("demo", "train"), of("demo", "seed")) {
+    if let (Some(judge), Some(train), Some(seed)) =
+        (setting("demo", "judge"), setting("demo", "train"), setting("demo", "seed"))
+    {
         return format!("the small world (judge {judge}, training {train}, seed {seed})");
     }
-    match (of("run", "out"), of("model", "path")) {
+    match (setting("run", "out"), setting("model", "path")) {
         (Some(out), Some(model)) => format!("{out}, from {model}"),
         _ => "its folder".to_owned(),
     }
@@ -250,7 +252,7 @@ fn sample(sample: &Sample) -> ShownSample {
     }
 }
 
-fn answer(what: &'static str, class: &'static str, answer: &Answer) -> ShownAnswer {
+fn answer(what: &'static str, class: &'static str, answer: &SampleAnswer) -> ShownAnswer {
     ShownAnswer {
         what,
         class,
@@ -264,10 +266,10 @@ fn answer(what: &'static str, class: &'static str, answer: &Answer) -> ShownAnsw
     }
 }
 
-fn text(whole: &str) -> Text {
+fn text(whole: &str) -> CutText {
     let at = whole.char_indices().nth(SHOWN).map_or(whole.len(), |(at, _)| at);
     let (head, rest) = whole.split_at(at);
-    Text { head: head.to_owned(), rest: rest.to_owned(), rest_chars: rest.chars().count() }
+    CutText { head: head.to_owned(), rest: rest.to_owned(), rest_chars: rest.chars().count() }
 }
 
 /// `text` with the kind of `value`: it is markup if `value` is.

@@ -327,10 +327,11 @@ fn ticks(range: &RangeInclusive<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Step;
+    use crate::report::StepNumbers;
 
     fn training(name: &str, losses: &[f64]) -> Training {
-        let step = |(i, loss): (usize, &f64)| Step { step: i as u64 + 1, values: [("loss".into(), *loss)].into() };
+        let step =
+            |(i, loss): (usize, &f64)| StepNumbers { step: i as u64 + 1, values: [("loss".into(), *loss)].into() };
         let round = name.strip_prefix("round-").and_then(|n| n.parse().ok());
         Training { name: name.into(), round, time: None, steps: losses.iter().enumerate().map(step).collect() }
     }

@@ -19,14 +19,14 @@ pub struct Sample {
     /// Whether the two answers were trained on as a pair.
     pub pair: bool,
     /// The chosen answer, or, where there is no pair, the one with the highest score.
-    pub best: Answer,
+    pub best: SampleAnswer,
     /// The rejected answer, or, where there is no pair, the one with the lowest score.
-    pub worst: Answer,
+    pub worst: SampleAnswer,
 }
 
 /// An answer and what the judge thought of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct SampleAnswer {
     /// The words of the answer.
     pub text: String,
     /// The answer's length in tokens.
@@ -57,7 +57,7 @@ pub(super) fn samples(
     let answer = |prompt: &PromptRecord, candidate: &CandidateRecord, score: f64| {
         let verdict = of.get(candidate.id.as_str());
         let task = if small_world { Task::parse(&prompt.prompt) } else { None };
-        Answer {
+        SampleAnswer {
             text: candidate.text.clone(),
             tokens: candidate.tokens,
             score,

@@ -78,14 +78,13 @@ fn wall_time(training: &Training, at: usize) -> f64 {
 }
 
 fn training_scalars(training: &Training) -> Vec<Scalar> {
-    let of = |(i, step): (usize, &super::Step)| {
-        let (wall_time, at) = (wall_time(training, i), step.step);
-        step.values
-            .iter()
-            .map(move |(key, v)| Scalar { wall_time, step: at, tag: tag(key), value: *v })
-            .collect::<Vec<_>>()
-    };
-    training.steps.iter().enumerate().flat_map(of).collect()
+    let mut scalars = Vec::new();
+    for (i, step) in training.steps.iter().enumerate() {
+        let wall_time = wall_time(training, i);
+        let scalar = |(key, v): (&String, &f64)| Scalar { wall_time, step: step.step, tag: tag(key), value: *v };
+        scalars.extend(step.values.iter().map(scalar));
+    }
+    scalars
 }
 
 fn round_scalars(report: &Report) -> Vec<Scalar> {

@@ -8,7 +8,7 @@ use super::losses::{Family, Loss, Of};
 use super::objective::{Objective, Seen, Slope};
 pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
 use super::{Trainer, sft};
-use crate::layout::Forest;
+use crate::layout::{Forest, packs};
 use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
@@ -203,19 +203,10 @@ impl<'p> Plan<'p> {
             let p = &self.pairs[*i];
             p.rows() + if self.share_prompts { 0 } else { p.prompt.len() }
         };
-        let share = self.exchange.share(&numbers.iter().map(size).collect::<Vec<_>>());
-        let (mut cuts, mut rows) = (Vec::<Vec<usize>>::new(), 0);
-        for i in &numbers[share.clone()] {
-            match cuts.last_mut().filter(|_| rows + size(i) <= self.most) {
-                Some(last) => last.push(*i),
-                None => {
-                    cuts.push(vec![*i]);
-                    rows = 0;
-                }
-            }
-            rows += size(i);
-        }
-        (share, cuts)
+        let sizes: Vec<usize> = numbers.iter().map(size).collect();
+        let mine = self.exchange.share(&sizes);
+        let passes = packs(&sizes[mine.clone()], self.most);
+        (mine.clone(), passes.into_iter().map(|pass| numbers[mine.clone()][pass].to_vec()).collect())
     }
 
     /// `drop`: with the masks of the step that begins.

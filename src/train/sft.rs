@@ -3,7 +3,7 @@
 
 use super::Trainer;
 use super::batch::{self, Batch, Keep};
-use crate::layout::Forest;
+use crate::layout::{Forest, packs};
 use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
@@ -79,30 +79,25 @@ impl Trainer<'_> {
         };
         let each = groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x)));
         let all: Vec<(usize, &Example, u64)> = each.map(&mut keyed).collect();
-        let share = self.exchange.share(&all.iter().map(|(_, e, _)| e.rows()).collect::<Vec<_>>());
-        let (mut sums, mut tokens, mut first) = (vec![0f64; groups.len()], 0u64, share.start);
-        while first < share.end {
-            let (mut forest, mut wanted, mut last) = (Forest::new(), Wanted::default(), first);
-            let mut nodes = Vec::new();
-            while last < share.end {
-                let (group, e, record) = all[last];
-                let rows = e.rows();
-                if last > first && forest.len() + rows > most {
-                    break;
-                }
+        let sizes: Vec<usize> = all.iter().map(|(_, e, _)| e.rows()).collect();
+        let mine = self.exchange.share(&sizes);
+        let (mut sums, mut tokens) = (vec![0f64; groups.len()], 0u64);
+        for pass in packs(&sizes[mine.clone()], most) {
+            let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
+            let records = mine.start + pass.start..mine.start + pass.end;
+            for (at, (group, e, record)) in records.clone().zip(all[records].iter().copied()) {
                 if e.prompt.is_empty() || e.completion.is_empty() {
                     return Err(Error::Input(format!(
-                        "record {last}: an empty prompt or completion cannot be trained on"
+                        "record {at}: an empty prompt or completion cannot be trained on"
                     )));
                 }
-                self.model.check_tokens(&format!("record {last}"), &[&e.prompt[..], &e.completion].concat())?;
+                self.model.check_tokens(&format!("record {at}"), &[&e.prompt[..], &e.completion].concat())?;
                 forest.open(&e.prompt);
                 nodes.resize(forest.len(), record);
                 let node = forest.leaf(&e.completion);
                 nodes.resize(forest.len(), node_key(record, &e.completion));
                 forest.close();
                 wanted.entries.extend(predicted(&node, &e.completion, group as u32));
-                last += 1;
             }
             let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
             let mut rec = gpu.record();
@@ -115,7 +110,6 @@ impl Trainer<'_> {
                 sums[entry.2 as usize] += f64::from(sorted[*at as usize]);
             }
             tokens += micro.rows as u64;
-            first = last;
         }
         let mut totals = [&sums[..], &[tokens as f64]].concat();
         self.exchange.total(&mut totals)?;

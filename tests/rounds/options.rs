@@ -13,7 +13,7 @@ use selfreward::judge::{Mode, RandomJudge, Templates, Verdict};
 use selfreward::measure::metrics::mean_se;
 use selfreward::recipe::Domain;
 use selfreward::recipe::config::{Agreement, ByRound, Method, Rejected, RoundSettings, Weighting};
-use selfreward::recipe::context::{Context, RoundFiles};
+use selfreward::recipe::context::{RoundContext, RoundFiles};
 use selfreward::recipe::models::{Models, RunModels};
 use selfreward::recipe::pair_rule::Select;
 use selfreward::recipe::round::{play, prepare};
@@ -63,8 +63,8 @@ fn round(run: &Path, number: u32, settings: &RoundSettings, judge: &dyn Judge) -
     measure(&ctx, judge.name(), &files).unwrap()
 }
 
-fn context<'a>(settings: &'a RoundSettings, models: &'a dyn Models, round: u32) -> Context<'a> {
-    Context { domain: &WorldDomain, settings, seed: 5, round, observer: &Silent, models, held_out: &[] }
+fn context<'a>(settings: &'a RoundSettings, models: &'a dyn Models, round: u32) -> RoundContext<'a> {
+    RoundContext { domain: &WorldDomain, settings, seed: 5, round, observer: &Silent, models, held_out: &[] }
 }
 
 /// The pairs of round 2 under some settings, and the round's numbers. Prompts,
@@ -281,7 +281,7 @@ impl Judge for Falling {
 
     fn judge(&self, _: &mut dyn Engine, items: &[Item], _: &dyn Observer) -> Result<Vec<Verdict>> {
         self.0.set(self.0.get() - 0.1);
-        Ok(items.iter().map(|_| Verdict::of(self.0.get(), 0)).collect())
+        Ok(items.iter().map(|_| Verdict::scored(self.0.get(), 0)).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use selfreward::judge::{Judge, RandomJudge};
 use selfreward::measure::metrics;
 use selfreward::model::score::Branch;
 use selfreward::recipe::config::{Method, RoundSettings};
-use selfreward::recipe::context::{Context, RoundFiles};
+use selfreward::recipe::context::{RoundContext, RoundFiles};
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::round::prepare;
 use selfreward::recipe::round_metrics::measure;
@@ -87,8 +87,15 @@ fn play(
     round: u32,
     earlier: &[String],
 ) -> Result<()> {
-    let ctx =
-        Context { domain: &WorldDomain, settings, seed: 9, round, observer: &Silent, models: &NoModels, held_out: &[] };
+    let ctx = RoundContext {
+        domain: &WorldDomain,
+        settings,
+        seed: 9,
+        round,
+        observer: &Silent,
+        models: &NoModels,
+        held_out: &[],
+    };
     let files = RoundFiles::new(dir, round);
     prepare(&mut Scripted { calls }, &ctx, judge, &files, earlier, &mut |_| Ok(()))?;
     std::fs::write(files.jsonl("steps"), "").unwrap();
@@ -199,7 +206,7 @@ fn a_model_that_writes_nothing_usable_is_reported() {
         }
     }
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
-    let ctx = Context {
+    let ctx = RoundContext {
         domain: &WorldDomain,
         settings: &settings,
         seed: 0,
@@ -227,7 +234,7 @@ fn a_request_to_stop_ends_at_a_wave_and_loses_nothing() {
     let (tmp, settings) = (tempfile::tempdir().unwrap(), small());
     let files = RoundFiles::new(tmp.path(), 1);
     let stop = After(Cell::new(40));
-    let ctx = Context {
+    let ctx = RoundContext {
         domain: &WorldDomain,
         settings: &settings,
         seed: 9,

@@ -4,7 +4,7 @@
 
 use selfreward::arch::NamedTensor;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::demo::from_scratch::{Batch, Stage};
+use selfreward::demo::from_scratch::{Lessons, ScratchStage};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::kernels::adamw::{self, Moments, Part, Rates};
 use selfreward::kernels::half::Half;
@@ -28,9 +28,9 @@ fn shipped(gpu: &Gpu) -> Model {
 
 /// Small steps from the world's seed model on right answers and the judge, from step `first` on; the losses.
 fn train(trainer: &mut Trainer, steps: std::ops::Range<u32>) -> Vec<f64> {
-    let stage = Stage { steps: 0, schedule: 0, lr: 0.0, warmup: 0, ift: 12, eft: 8, lists: 0 };
+    let stage = ScratchStage { steps: 0, schedule: 0, lr: 0.0, warmup: 0, ift: 12, eft: 8, lists: 0 };
     let step = |step| {
-        let batch = Batch::draw(0, "optimiser", step, &stage, true).unwrap();
+        let batch = Lessons::draw(0, "optimiser", step, &stage, true).unwrap();
         trainer.sft_step(&[(&batch.ift, 1.0), (&batch.eft, 1.0)], 1e-3).unwrap().loss
     };
     steps.map(step).collect()

@@ -75,8 +75,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
 fn summary(rows: &[CheckRow]) -> Table {
     let mut table = Table::new(&["kernel", "variant", "cases", "error", "ulp", "tolerance", "result"]);
     for group in rows.chunk_by(|a, b| (&a.kernel, &a.variant) == (&b.kernel, &b.variant)) {
-        let share = |r: &CheckRow| r.max_error / r.tolerance.max(f64::MIN_POSITIVE);
-        let Some(worst) = group.iter().max_by(|a, b| share(a).total_cmp(&share(b))) else { continue };
+        let used = |r: &CheckRow| r.max_error / r.tolerance.max(f64::MIN_POSITIVE);
+        let Some(worst) = group.iter().max_by(|a, b| used(a).total_cmp(&used(b))) else { continue };
         table.row([
             worst.kernel.clone(),
             worst.variant.clone(),

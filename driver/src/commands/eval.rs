@@ -293,16 +293,16 @@ fn print_duel(app: &App, r: &DuelReport) -> Result<()> {
 }
 
 fn side_cells(name: &str, d: &Diversity, score: String) -> [String; 8] {
-    let share = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+    let ratio = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     [
         name.to_owned(),
         score,
         format!("{:.1}", d.words.mean),
         d.tokens.map_or("-".into(), |t| format!("{:.1}", t.mean)),
-        share(d.distinct_1),
-        share(d.distinct_2),
-        share(d.distinct_3),
-        share(d.self_bleu),
+        ratio(d.distinct_1),
+        ratio(d.distinct_2),
+        ratio(d.distinct_3),
+        ratio(d.self_bleu),
     ]
 }
 
@@ -335,8 +335,9 @@ fn as_judge(app: &App, args: &Args) -> Result<()> {
     let mut within = Table::new(&["mode", "spearman within prompts", "kendall within prompts"]);
     let show = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     for a in &all {
-        let of = |f: fn(&selfreward::measure::agreement::Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
-        within.row([a.mode.clone(), of(|x| x.spearman_within), of(|x| x.kendall_within)]);
+        let measured =
+            |f: fn(&selfreward::measure::agreement::Against) -> Option<f64>| show(a.against.as_ref().and_then(f));
+        within.row([a.mode.clone(), measured(|x| x.spearman_within), measured(|x| x.kendall_within)]);
     }
     within.print()?;
     Ok(())

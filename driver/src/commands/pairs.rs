@@ -3,7 +3,7 @@
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::json::{read_jsonl, write_jsonl};
-use selfreward::recipe::pair_rule::{Choice, PairRule, Scored, Select, choose};
+use selfreward::recipe::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
 use selfreward::text::Message;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -84,17 +84,17 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut report = Report { prompts: groups.len(), ..Report::default() };
     let mut preferences = Vec::new();
     for (prompt, group) in groups {
-        let scored: Vec<Scored> = group
+        let scored: Vec<ScoredAnswer> = group
             .iter()
             .filter_map(|v| {
                 let tokens = v.tokens.unwrap_or_else(|| v.response.chars().count());
-                Some(Scored { text: &v.response, tokens, score: v.score? })
+                Some(ScoredAnswer { text: &v.response, tokens, score: v.score? })
             })
             .collect();
         match choose(&scored, None, &rule) {
-            Choice::Tie => report.ties += 1,
-            Choice::TooFew => report.too_few += 1,
-            Choice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
+            PairChoice::Tie => report.ties += 1,
+            PairChoice::TooFew => report.too_few += 1,
+            PairChoice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
                 prompt: vec![Message::new("user", prompt)],
                 chosen: vec![Message::new("assistant", scored[chosen].text)],
                 rejected: vec![Message::new("assistant", scored[rejected].text)],

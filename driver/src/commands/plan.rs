@@ -155,13 +155,13 @@ struct Way {
 
 #[derive(Serialize)]
 struct Run {
-    stages: Vec<Stage>,
+    stages: Vec<StageRow>,
     least_seconds: f64,
     disk_bytes: u64,
 }
 
 #[derive(Serialize)]
-struct Stage {
+struct StageRow {
     name: &'static str,
     peak_bytes: u64,
     fits: Option<bool>,
@@ -268,7 +268,7 @@ fn known(gpu: &Gpu, fits: bool) -> Option<bool> {
 fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let (prompt, answer) = (args.prompt_length.unwrap_or(256) as usize, args.max_new_tokens as usize);
     let requests = plan::requests(shape.arch().vocab_size, args.prompts as usize, prompt, args.n as usize);
-    let of = |storage: Storage| -> Result<(Peak, usize, bool)> {
+    let peak_of = |storage: Storage| -> Result<(Peak, usize, bool)> {
         let load = |gpu: &Gpu| shape.load(gpu, storage, None);
         match plan::generation(gpu, &load, (&requests, answer), gpu.memory()) {
             Ok((counted, at_once)) => Ok((counted.peak(), at_once, true)),
@@ -281,12 +281,12 @@ fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
             Err(other) => Err(other.into()),
         }
     };
-    let (peak, at_once, fits) = of(args.dtype.storage())?;
+    let (peak, at_once, fits) = peak_of(args.dtype.storage())?;
     let mut options = Vec::new();
     for (what, storage) in
         [("weights in f32", Storage::F32), ("in bf16", Storage::Half(Half::Bf16)), ("as they are stored", Storage::Own)]
     {
-        let (peak, _, fits) = of(storage)?;
+        let (peak, _, fits) = peak_of(storage)?;
         options.push(Way { what: what.into(), peak_bytes: peak.bytes, fits: known(gpu, fits), training: None });
     }
     let answers = requests.iter().map(|r| r.samples.len()).sum();
@@ -309,34 +309,35 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
         Task::Sft => (Data::Examples { examples: &examples, config: &sft }, prompt + answer),
         _ => (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, pairs[0].rows()),
     };
-    let of = |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
-        let job = Job {
-            optimiser: Optimiser { moments: args.state.moments(), ..Optimiser::default() },
-            save_every: 1,
-            micro_rows: args.micro_batch.map(|n| n as usize),
-            weights,
-            half,
-            dropout: Dropout { rate: args.dropout, seed: 0 },
-            dir: Path::new(""),
-            observer: &Silent,
-            exchange: &Alone,
+    let fit =
+        |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
+            let job = Job {
+                optimiser: Optimiser { moments: args.state.moments(), ..Optimiser::default() },
+                save_every: 1,
+                micro_rows: args.micro_batch.map(|n| n as usize),
+                weights,
+                half,
+                dropout: Dropout { rate: args.dropout, seed: 0 },
+                dir: Path::new(""),
+                observer: &Silent,
+                exchange: &Alone,
+            };
+            let model = |gpu: &Gpu| shape.load(gpu, storage, lora);
+            Ok(Fit { gpu, model: &model, data: &data, job: &job, others: 0 }.choose_or_untold(gpu.memory())?)
         };
-        let model = |gpu: &Gpu| shape.load(gpu, storage, lora);
-        Ok(Fit { gpu, model: &model, data: &data, job: &job, others: 0 }.choose_or_untold(gpu.memory())?)
-    };
     let cut = |choice: &Choice| Cut { longest, micro_rows: choice.cut.micro_rows, checkpoint: choice.cut.checkpoint };
     let lora = args.lora.config();
     let adapter = lora.is_some() || shape.has_adapter();
     let half = args.dtype.half().filter(|_| !adapter);
     let storage = args.state.trained(adapter, &args.dtype)?;
-    let chosen = of(storage, lora.as_ref(), args.state.weights(), half)?;
+    let chosen = fit(storage, lora.as_ref(), args.state.weights(), half)?;
     let mut options = Vec::new();
     let mut option = |what: String, choice: Choice| {
         let (peak_bytes, fits) = (choice.peak.bytes, known(gpu, choice.fits));
         options.push(Way { what, peak_bytes, fits, training: Some(cut(&choice)) });
     };
     if !shape.has_adapter() {
-        let full = |weights, storage| of(storage, None, weights, None);
+        let full = |weights, storage| fit(storage, None, weights, None);
         option("all weights in f32".into(), full(WeightType::F32, Storage::F32)?);
         option("all weights in bf16".into(), full(WeightType::Bf16, Storage::Half(Half::Bf16))?);
         let lora = lora.unwrap_or_else(|| LoraConfig {
@@ -348,7 +349,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
             layers: LayerRules::default(),
         });
         for (base, storage) in [("bf16", Storage::Half(Half::Bf16)), ("the weights as they are stored", Storage::Own)] {
-            option(format!("LoRA of rank {} on {base}", lora.rank), of(storage, Some(&lora), WeightType::F32, None)?);
+            option(format!("LoRA of rank {} on {base}", lora.rank), fit(storage, Some(&lora), WeightType::F32, None)?);
         }
     }
     let training = Some(cut(&chosen));
@@ -363,7 +364,7 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
     let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &model, config, prompt, &peaks)?;
     let fits = stages.iter().all(|s| s.fits);
     let largest = stages.iter().map(|s| &s.peak).max_by_key(|p| p.bytes).context("a run has stages")?;
-    let stage = |s: &plan::Stage| Stage {
+    let stage = |s: &plan::StagePlan| StageRow {
         name: s.name,
         peak_bytes: s.peak.bytes,
         fits: known(gpu, s.fits),

@@ -10,7 +10,7 @@ use selfreward::kernels::half::Half;
 use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
-use selfreward::recipe::context::Context;
+use selfreward::recipe::context::RoundContext;
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::stages::prompts;
 use selfreward::recipe::waves::tidy;
@@ -67,7 +67,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     for path in &args.exclude {
         held_out.extend(read_prompts(path)?.iter().map(Prompt::question));
     }
-    let ctx = Context {
+    let ctx = RoundContext {
         domain: &domain,
         settings: &settings,
         seed: app.common.seed(),

@@ -6,7 +6,7 @@ use crate::tables::Table;
 use anyhow::Result;
 use selfreward::recipe::config::{self, RunConfig};
 use selfreward::recipe::round_metrics::RoundMetrics;
-use selfreward::recipe::run::{self, How, Until};
+use selfreward::recipe::run::{self, RunOptions, Until};
 use selfreward::recipe::run_folder::{self, Status};
 use selfreward::recipe::shards::Shard;
 use selfreward::report;
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     resume: bool,
     /// Stop at a round's prompts, for shards to answer and judge them; goes on from finished shards
     #[arg(long, value_enum, value_name = "STAGE")]
-    until: Option<Stage>,
+    until: Option<UntilStage>,
     /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines
     /// with a common folder, once --until prompts has written the prompts
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
@@ -36,14 +36,14 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Stage {
+enum UntilStage {
     /// The prompts of the next round to be answered
     Prompts,
 }
 
 /// The outcome of `--shard`.
 #[derive(serde::Serialize)]
-struct Shared {
+struct ShardReport {
     shard: String,
     prompts: usize,
 }
@@ -65,12 +65,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         args.profile.tell(app, &gpu, peaks.as_ref())?;
         let name = format!("{}/{}", shard.number, shard.of);
         return match app.common.json {
-            true => app.json(&Shared { shard: name, prompts }),
+            true => app.json(&ShardReport { shard: name, prompts }),
             false => app.line(format!("shard {name}: {prompts} prompts answered and judged")),
         };
     }
-    let until = args.until.map_or(Until::End, |Stage::Prompts| Until::Prompts);
-    let how = How { resume: args.resume, until, renewed: &report::refresh };
+    let until = args.until.map_or(Until::End, |UntilStage::Prompts| Until::Prompts);
+    let how = RunOptions { resume: args.resume, until, renewed: &report::refresh };
     let status = run::run(&gpu, &config, &how, &app.progress)?;
     app.progress.clear();
     args.profile.tell(app, &gpu, peaks.as_ref())?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// An answer and what is known of its quality.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct RankedAnswer {
     /// The words of the answer.
     pub text: String,
     /// The answer's place among those to its question; 0 is the best, and equal places are ties.
@@ -32,7 +32,7 @@ pub struct Question {
     /// The question.
     pub prompt: String,
     /// The question's answers, at least one.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<RankedAnswer>,
 }
 
 /// An answer to be learnt, in TRL's conversational form.
@@ -72,7 +72,7 @@ pub struct ReferenceRecord {
 
 /// The best answer of each question if it is good enough, which means that it has no score or at least `min_score`.
 pub fn examples(questions: &[Question], min_score: f64) -> Vec<ExampleRecord> {
-    let good = |a: &&Answer| a.score.is_none_or(|s| s >= min_score);
+    let good = |a: &&RankedAnswer| a.score.is_none_or(|s| s >= min_score);
     let best = |q: &Question| q.answers.first().filter(good).map(|a| ExampleRecord::new(&q.prompt, &a.text));
     questions.iter().filter_map(best).collect()
 }
@@ -82,7 +82,7 @@ pub fn examples(questions: &[Question], min_score: f64) -> Vec<ExampleRecord> {
 pub fn preferences(questions: &[Question], every: bool, min_gap: f64) -> Vec<PreferenceRecord> {
     let mut all = Vec::new();
     for q in questions {
-        let apart = |a: &Answer, b: &Answer| match (a.score, b.score) {
+        let apart = |a: &RankedAnswer, b: &RankedAnswer| match (a.score, b.score) {
             (Some(x), Some(y)) => x - y >= min_gap,
             _ => true,
         };
@@ -152,7 +152,7 @@ pub fn lessons(questions: &[Question], template: &Template) -> Result<Vec<Lesson
     Ok(all)
 }
 
-fn lesson(template: &Template, q: &Question, a: &Answer, why: Option<&str>, score: f64) -> Result<Lesson> {
+fn lesson(template: &Template, q: &Question, a: &RankedAnswer, why: Option<&str>, score: f64) -> Result<Lesson> {
     let score = score.round().clamp(0.0, 5.0);
     let verdict = match why {
         Some(why) => format!("{why}\nScore: {score}"),

@@ -1,7 +1,7 @@
 //! Reads others' files as one list of questions: Open Assistant's trees and messages, preferences, scored answers. The
 //! fields of a line tell which of these it is.
 
-use super::{Answer, Question};
+use super::{Question, RankedAnswer};
 use crate::json::read_jsonl;
 use crate::text::Message;
 use crate::{Error, Result};
@@ -63,7 +63,7 @@ impl Said {
 
 /// A preference; if it has no `prompt`, both sides begin with the prompt.
 #[derive(Deserialize)]
-struct Preference {
+struct PreferenceLine {
     prompt: Option<Said>,
     chosen: Said,
     rejected: Said,
@@ -71,7 +71,7 @@ struct Preference {
 
 /// A scored answer, such as `judge --out` writes.
 #[derive(Deserialize)]
-struct Scored {
+struct ScoredLine {
     prompt: Said,
     response: Option<Said>,
     completion: Option<Said>,
@@ -150,7 +150,7 @@ impl Found {
         if answers.iter().any(|a| a.text == text) {
             return self.drop("that stand there twice");
         }
-        answers.push(Answer { text: text.to_owned(), rank, score, verdict });
+        answers.push(RankedAnswer { text: text.to_owned(), rank, score, verdict });
     }
 
     fn tree(&mut self, root: OasstMessage, lang: &str) {
@@ -188,7 +188,7 @@ impl Found {
         }
     }
 
-    fn preference(&mut self, p: Preference) {
+    fn preference(&mut self, p: PreferenceLine) {
         let (prompt, chosen, rejected) = match (p.prompt, p.chosen, p.rejected) {
             (Some(prompt), chosen, rejected) => (prompt.only(), chosen.last(), rejected.last()),
             (None, Said::Chat(mut a), Said::Chat(mut b)) if a.len() == 2 && b.len() == 2 && a[0] == b[0] => {
@@ -205,7 +205,7 @@ impl Found {
         }
     }
 
-    fn scored(&mut self, s: Scored) {
+    fn scored(&mut self, s: ScoredLine) {
         let score = s.score.or(s.score_reference);
         match (s.prompt.only(), s.response.or(s.completion).and_then(Said::last)) {
             (Some(prompt), Some(text)) => self.add(&prompt, &text, (0, score), s.verdict),
@@ -218,7 +218,7 @@ impl Found {
     fn rank(&mut self) {
         for q in &mut self.questions {
             let scored = q.answers.iter().all(|a| a.score.is_some());
-            let key = |a: &Answer| match (scored, a.score) {
+            let key = |a: &RankedAnswer| match (scored, a.score) {
                 (true, Some(score)) => -score,
                 _ => a.rank as f64,
             };

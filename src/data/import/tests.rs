@@ -102,7 +102,12 @@ fn held_out_questions_stay_out_whatever_is_added() {
     let question = |i: usize| Question {
         prompt: format!("question {i}"),
         answers: (0..2)
-            .map(|k| Answer { text: format!("{k}"), rank: k, score: (i == 0).then_some(4.5 - k as f64), verdict: None })
+            .map(|k| RankedAnswer {
+                text: format!("{k}"),
+                rank: k,
+                score: (i == 0).then_some(4.5 - k as f64),
+                verdict: None,
+            })
             .collect(),
     };
     let all: Vec<Question> = (0..200).map(question).collect();

@@ -77,8 +77,8 @@ pub fn write(
 
 /// Whether the scores fall from rank to rank.
 fn ordered(q: &Question, scores: &[f64]) -> bool {
-    let all = || q.answers.iter().zip(scores);
-    all().all(|(a, x)| all().filter(|(b, _)| b.rank > a.rank).all(|(_, y)| x > y))
+    let scored = || q.answers.iter().zip(scores);
+    scored().all(|(a, x)| scored().filter(|(b, _)| b.rank > a.rank).all(|(_, y)| x > y))
 }
 
 /// The text before the last `Score:`, without the marks of emphasis that belong to that word.
@@ -92,7 +92,7 @@ fn justification(verdict: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::Silent;
-    use crate::data::import::Answer;
+    use crate::data::import::RankedAnswer;
     use crate::generate::{Output, Request, Settings};
     use crate::judge::Template;
     use crate::model::score::Branch;
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn question(ranks: &[usize]) -> Question {
-        let answer = |rank: &usize| Answer { text: format!("r{rank}"), rank: *rank, score: None, verdict: None };
+        let answer = |rank: &usize| RankedAnswer { text: format!("r{rank}"), rank: *rank, score: None, verdict: None };
         Question { prompt: "q".into(), answers: ranks.iter().map(answer).collect() }
     }
 

@@ -4,8 +4,8 @@ use crate::Result;
 use crate::data::records::{CandidateRecord, PromptRecord, hex};
 use crate::generate::Engine;
 use crate::generate::{Request, Settings};
-use crate::recipe::context::Context;
-use crate::recipe::waves::in_waves;
+use crate::recipe::context::RoundContext;
+use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use std::path::Path;
 /// it.
 pub fn run(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     stage: &str,
     prompts: &[PromptRecord],
     out: &Path,
@@ -27,9 +27,7 @@ pub fn run(
     let settings = c.settings(language.stop(), ctx.seed);
     in_waves(
         ctx.observer,
-        (stage, "prompts"),
-        (prompts, c.wave),
-        out,
+        &WaveStage { name: stage, unit: "prompts", items: prompts, wave: c.wave, out },
         &mut |chunk| wave(engine, ctx, stage, chunk, &settings),
         |all| all.sort_by(|a, b| (&a.prompt_id, a.sample).cmp(&(&b.prompt_id, b.sample))),
     )
@@ -37,7 +35,7 @@ pub fn run(
 
 fn wave(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     stage: &str,
     prompts: &[PromptRecord],
     settings: &Settings,

@@ -4,8 +4,9 @@ use crate::Result;
 use crate::data::records::{CandidateRecord, LogpRecord, PromptRecord};
 use crate::generate::Engine;
 use crate::model::score::Branch;
-use crate::recipe::context::Context;
-use crate::recipe::waves::in_waves;
+use crate::recipe::context::RoundContext;
+use crate::recipe::waves::{WaveStage, in_waves};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Scores the answers in waves of prompts; writes `out` in the order of the prompts. `stage` names the stage in
@@ -15,41 +16,41 @@ use std::path::Path;
 /// Errors of the engine and of the files; `Stopped` when the observer asks for it.
 pub fn run(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     stage: &str,
     prompts: &[PromptRecord],
     candidates: &[&CandidateRecord],
     out: &Path,
 ) -> Result<Vec<LogpRecord>> {
+    let mut candidates_of: HashMap<&str, Vec<&CandidateRecord>> = HashMap::new();
+    for candidate in candidates.iter().copied().filter(|c| !c.token_ids.is_empty()) {
+        candidates_of.entry(&candidate.prompt_id).or_default().push(candidate);
+    }
     in_waves(
         ctx.observer,
-        (stage, "prompts"),
-        (prompts, ctx.settings.candidates.wave),
-        out,
-        &mut |chunk| wave(engine, ctx, chunk, candidates),
+        &WaveStage { name: stage, unit: "prompts", items: prompts, wave: ctx.settings.candidates.wave, out },
+        &mut |chunk| wave(engine, ctx, chunk, &candidates_of),
         |_| {},
     )
 }
 
 fn wave(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     prompts: &[PromptRecord],
-    candidates: &[&CandidateRecord],
+    candidates_of: &HashMap<&str, Vec<&CandidateRecord>>,
 ) -> Result<Vec<LogpRecord>> {
-    let (mut branches, mut of) = (Vec::new(), Vec::new());
+    let (mut branches, mut scored) = (Vec::new(), Vec::new());
     for prompt in prompts {
-        let own: Vec<&CandidateRecord> =
-            candidates.iter().copied().filter(|c| c.prompt_id == prompt.id && !c.token_ids.is_empty()).collect();
-        if !own.is_empty() {
+        if let Some(own) = candidates_of.get(prompt.id.as_str()) {
             let completions = own.iter().map(|c| c.token_ids.clone()).collect();
             branches.push(Branch { prompt: ctx.domain.language().ask(&prompt.prompt)?, completions });
-            of.push(own);
+            scored.push(own);
         }
     }
     let logps = engine.logps(&branches, ctx.observer)?;
     let sum = |tokens: &[f32]| tokens.iter().map(|x| f64::from(*x)).sum();
     let record =
         |(c, tokens): (&CandidateRecord, &Vec<f32>)| LogpRecord { candidate_id: c.id.clone(), logp: sum(tokens) };
-    Ok(of.into_iter().zip(&logps).flat_map(|(own, lists)| own.into_iter().zip(lists).map(record)).collect())
+    Ok(scored.into_iter().zip(&logps).flat_map(|(own, lists)| own.iter().copied().zip(lists).map(record)).collect())
 }

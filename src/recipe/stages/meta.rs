@@ -4,8 +4,8 @@
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
 use crate::generate::Engine;
 use crate::judge::{Item, Judge, Match, PairwiseJudge, Preference, Template};
-use crate::recipe::context::Context;
-use crate::recipe::waves::in_waves;
+use crate::recipe::context::RoundContext;
+use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ impl MetaJudge for PairwiseJudge<'_> {
 }
 
 /// The engine's model as its own meta-judge, with the shipped prompt. It is shown each two verdicts in both orders.
-pub fn own_meta_judge<'a>(ctx: &Context<'a>) -> PairwiseJudge<'a> {
+pub fn own_meta_judge<'a>(ctx: &RoundContext<'a>) -> PairwiseJudge<'a> {
     let template = Template::message(include_str!("../../../prompts/meta.txt"));
     PairwiseJudge { language: ctx.domain.language(), template, sampled: None }
 }
@@ -65,7 +65,7 @@ pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
     meta: &dyn MetaJudge,
-    ctx: &Context,
+    ctx: &RoundContext,
     input: &Verdicts,
     out: &Path,
 ) -> Result<Vec<PairRecord>> {
@@ -78,9 +78,7 @@ pub fn run(
     let told = &told[..told.len().min(most)];
     let pairs = in_waves(
         ctx.observer,
-        ("meta", "answers"),
-        (told, ctx.settings.judge.wave),
-        out,
+        &WaveStage { name: "meta", unit: "answers", items: told, wave: ctx.settings.judge.wave, out },
         &mut |chunk| wave(engine, judge, meta, ctx, chunk),
         |all| all.sort_by(|a, b| (&a.prompt_id, &a.id).cmp(&(&b.prompt_id, &b.id))),
     )?;
@@ -104,7 +102,7 @@ fn most(share: f64, pairs: usize) -> usize {
 fn told<'a>(judge: &dyn Judge, input: &Verdicts<'a>) -> Vec<Told<'a>> {
     let prompts: HashMap<&str, &PromptRecord> = input.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
     let candidates: HashMap<&str, &CandidateRecord> = input.candidates.iter().map(|c| (c.id.as_str(), c)).collect();
-    let of = |verdict: &'a VerdictRecord| {
+    let differing = |verdict: &'a VerdictRecord| {
         let prompt = prompts.get(verdict.prompt_id.as_str())?;
         let candidate = candidates.get(verdict.candidate_ids.first()?.as_str())?;
         let (mut texts, mut scores) = (Vec::new(), Vec::new());
@@ -118,7 +116,7 @@ fn told<'a>(judge: &dyn Judge, input: &Verdicts<'a>) -> Vec<Told<'a>> {
         let spread = scores.iter().map(|s| (s - mean) * (s - mean)).sum::<f64>() / scores.len().max(1) as f64;
         (spread > 0.0).then_some(Told { verdict, question: &prompt.prompt, answer: &candidate.text, texts, spread })
     };
-    let mut all: Vec<Told> = input.verdicts.iter().filter_map(of).collect();
+    let mut all: Vec<Told> = input.verdicts.iter().filter_map(differing).collect();
     all.sort_by(|a, b| b.spread.total_cmp(&a.spread).then_with(|| a.verdict.id.cmp(&b.verdict.id)));
     all
 }
@@ -127,7 +125,7 @@ fn wave(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
     meta: &dyn MetaJudge,
-    ctx: &Context,
+    ctx: &RoundContext,
     told: &[Told],
 ) -> Result<Vec<PairRecord>> {
     let mut asked = Vec::with_capacity(told.len());
@@ -162,7 +160,7 @@ fn wave(
             && wins[best] > wins[worst]
         {
             let rivals = (wins.len() - 1) as f64;
-            let at = |i: usize| Side { place: t.texts[i].0, text: t.texts[i].1, score: wins[i] / rivals };
+            let at = |i: usize| RatedVerdict { place: t.texts[i].0, text: t.texts[i].1, score: wins[i] / rivals };
             pairs.push(record(ctx, t.verdict, (text, ids), &at(best), &at(worst))?);
         }
     }
@@ -175,18 +173,18 @@ fn two_of(n: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// A verdict and the fraction of its comparisons that it won.
-struct Side<'a> {
+struct RatedVerdict<'a> {
     place: usize,
     text: &'a str,
     score: f64,
 }
 
 fn record(
-    ctx: &Context,
+    ctx: &RoundContext,
     verdict: &VerdictRecord,
     (text, prompt_ids): (&str, &[u32]),
-    chosen: &Side,
-    rejected: &Side,
+    chosen: &RatedVerdict,
+    rejected: &RatedVerdict,
 ) -> Result<PairRecord> {
     let language = ctx.domain.language();
     let ids = |text: &str| -> Result<Vec<u32>> {
@@ -194,7 +192,7 @@ fn record(
         ids.extend(language.stop().first());
         Ok(ids)
     };
-    let id = |side: &Side| format!("{}/{}", verdict.id, side.place);
+    let id = |side: &RatedVerdict| format!("{}/{}", verdict.id, side.place);
     Ok(PairRecord {
         id: hex(record_id(ctx.round, "meta-pairs", prompt_ids, 0)),
         prompt_id: verdict.prompt_id.clone(),

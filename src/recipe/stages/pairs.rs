@@ -6,8 +6,8 @@ use crate::disk::OnDisk;
 use crate::json::{read_jsonl, write_jsonl};
 use crate::measure::metrics::{kendall_tau_b, mean_se};
 use crate::recipe::config::{Agreement, Weighting};
-use crate::recipe::context::Context;
-use crate::recipe::pair_rule::{Choice, Scored, choose};
+use crate::recipe::context::RoundContext;
+use crate::recipe::pair_rule::{PairChoice, ScoredAnswer, choose};
 use crate::rng::record_id;
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub struct Inputs {
 
 /// The pairs of a round, and what became of the prompts without pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct PairsOutcome {
     /// The pairs, sorted by prompt id.
     pub pairs: Vec<PairRecord>,
     /// How many prompts have a best and a worst answer that are too near one another.
@@ -50,7 +50,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A text cannot be encoded, or the file cannot be written.
-pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
+pub fn run(ctx: &RoundContext, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>> {
     if out.is_there() {
         return read_jsonl(out);
     }
@@ -63,21 +63,21 @@ pub fn run(ctx: &Context, inputs: &Inputs, out: &Path) -> Result<Vec<PairRecord>
 ///
 /// # Errors
 /// A text cannot be encoded.
-pub fn build(ctx: &Context, inputs: &Inputs) -> Result<Outcome> {
+pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
     let section = &ctx.settings.pairs;
     let rule = section.rule(ctx.round);
     let own = scored(&inputs.prompts, &inputs.candidates, &inputs.verdicts);
     let anchors = inputs.anchors.as_ref().map(|anchors| scored(&inputs.prompts, anchors, &inputs.verdicts));
     let agreements = inputs.before.as_ref().map(|before| agreements(&own, before));
     let implicit = inputs.logps.as_ref().map(implicit);
-    let mut out = Outcome::default();
+    let mut out = PairsOutcome::default();
     for (at, (prompt, candidates)) in own.iter().enumerate() {
         let anchors = anchors.as_ref().map(|all| &all[at].1);
         let rejected = anchors.map(|list| texts(list));
         match choose(&texts(candidates), rejected.as_deref(), &rule) {
-            Choice::Tie => out.ties += 1,
-            Choice::TooFew => out.too_few += 1,
-            Choice::Pairs(list) => {
+            PairChoice::Tie => out.ties += 1,
+            PairChoice::TooFew => out.too_few += 1,
+            PairChoice::Pairs(list) => {
                 for (c, r) in list {
                     let (chosen, rejected) = (candidates[c], anchors.unwrap_or(candidates)[r]);
                     let gain = |c: &CandidateRecord| implicit.as_ref()?.get(c.id.as_str()).copied();
@@ -155,12 +155,12 @@ pub(crate) fn scored<'a>(
     prompts.iter().map(|p| (p, by_prompt.remove(p.id.as_str()).unwrap_or_default())).collect()
 }
 
-fn texts<'a>(answers: &Answers<'a>) -> Vec<Scored<'a>> {
-    answers.iter().map(|(c, score)| Scored { text: &c.text, tokens: c.tokens, score: *score }).collect()
+fn texts<'a>(answers: &Answers<'a>) -> Vec<ScoredAnswer<'a>> {
+    answers.iter().map(|(c, score)| ScoredAnswer { text: &c.text, tokens: c.tokens, score: *score }).collect()
 }
 
 fn record(
-    ctx: &Context,
+    ctx: &RoundContext,
     prompt: &PromptRecord,
     (chosen, score_chosen): (&CandidateRecord, f64),
     (rejected, score_rejected): (&CandidateRecord, f64),

@@ -5,8 +5,8 @@ use crate::generate::Engine;
 use crate::generate::{Request, Settings};
 use crate::json::read_jsonl;
 use crate::json::write_jsonl;
-use crate::measure::rouge::{Kept, words};
-use crate::recipe::context::Context;
+use crate::measure::rouge::{KeptTexts, words};
+use crate::recipe::context::RoundContext;
 use crate::recipe::context::RoundFiles;
 use crate::recipe::waves::{Waves, finished};
 use crate::rng::{Stream, record_id};
@@ -28,7 +28,7 @@ struct Wave {
 /// Not one prompt is usable; errors of the engine and of the files; `Stopped` when the observer asks for it.
 pub fn run(
     engine: &mut dyn Engine,
-    ctx: &Context,
+    ctx: &RoundContext,
     earlier: &[String],
     out: &Path,
     dropped: &Path,
@@ -39,7 +39,7 @@ pub fn run(
     let p = &ctx.settings.prompts;
     let mut kept = from_seed(ctx)?;
     let mut seen: HashSet<String> = earlier.iter().cloned().collect();
-    let mut near = Kept::default();
+    let mut near = KeptTexts::default();
     let mut held_out = HeldOut::new(ctx);
     for text in earlier.iter().chain(ctx.domain.seed_prompts()) {
         near.push(text);
@@ -48,7 +48,7 @@ pub fn run(
     let mut waves = Waves::<Wave>::open(out)?;
     let mut own: Vec<String> = earlier.to_vec();
     let mut written = 0;
-    let take = |wave: &Wave, own: &mut Vec<String>, seen: &mut HashSet<String>, near: &mut Kept| {
+    let take = |wave: &Wave, own: &mut Vec<String>, seen: &mut HashSet<String>, near: &mut KeptTexts| {
         for k in &wave.kept {
             own.push(k.prompt.clone());
             // The prompt may have been kept in this wave already, or be read back from a finished one.
@@ -122,12 +122,12 @@ pub fn run(
 ///
 /// # Errors
 /// Text that cannot be encoded.
-pub fn prompt_id(ctx: &Context, prompt: &str) -> Result<String> {
+pub fn prompt_id(ctx: &RoundContext, prompt: &str) -> Result<String> {
     Ok(hex(record_id(ctx.round, "prompt", &ctx.domain.language().ask(prompt)?, 0)))
 }
 
 /// The next prompts of the seed file. Each round continues where the last one stopped, and begins again at the end.
-fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
+fn from_seed(ctx: &RoundContext) -> Result<Vec<PromptRecord>> {
     let (all, n) = (ctx.domain.seed_prompts(), ctx.settings.prompts.from_seed);
     if n > all.len() {
         return Err(Error::Input(format!("[prompts] from_seed is {n}, but the seed file holds {}", all.len())));
@@ -147,7 +147,7 @@ fn from_seed(ctx: &Context) -> Result<Vec<PromptRecord>> {
         .collect()
 }
 
-fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
+fn invite(ctx: &RoundContext, wave: usize, own: &[String]) -> Result<Vec<Request>> {
     let p = &ctx.settings.prompts;
     (wave * p.wave..(wave + 1) * p.wave)
         .map(|attempt| {
@@ -174,12 +174,12 @@ fn invite(ctx: &Context, wave: usize, own: &[String]) -> Result<Vec<Request>> {
 /// The prompts that are measured on.
 struct HeldOut {
     words: HashSet<Vec<String>>,
-    near: Kept,
+    near: KeptTexts,
 }
 
 impl HeldOut {
-    fn new(ctx: &Context) -> Self {
-        let mut near = Kept::default();
+    fn new(ctx: &RoundContext) -> Self {
+        let mut near = KeptTexts::default();
         ctx.held_out.iter().for_each(|p| near.push(p));
         Self { words: ctx.held_out.iter().map(|p| words(p).collect()).collect(), near }
     }
@@ -192,11 +192,11 @@ impl HeldOut {
 }
 
 fn admit(
-    ctx: &Context,
+    ctx: &RoundContext,
     prompt: std::result::Result<String, String>,
     held_out: &mut HeldOut,
     seen: &mut HashSet<String>,
-    near: &mut Kept,
+    near: &mut KeptTexts,
     wanted: bool,
 ) -> std::result::Result<String, String> {
     let prompt = prompt?;

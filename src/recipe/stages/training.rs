@@ -7,7 +7,7 @@ use crate::gpu::Gpu;
 use crate::judge::Judge;
 use crate::model::Model;
 use crate::recipe::config::Method;
-use crate::recipe::context::{Context, RoundFiles};
+use crate::recipe::context::{RoundContext, RoundFiles};
 use crate::train::checkpoints::Checkpoints;
 use crate::train::exchange::Alone;
 use crate::train::job::{Data, EarlyStop, Job, train};
@@ -23,7 +23,7 @@ use std::path::Path;
 pub fn run(
     gpu: &Gpu,
     model: Model,
-    ctx: &Context,
+    ctx: &RoundContext,
     judge: &dyn Judge,
     pairs: &[PairRecord],
     files: &RoundFiles,

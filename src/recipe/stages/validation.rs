@@ -9,7 +9,7 @@ use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
 use crate::json::{read_jsonl, read_jsonl_if_there};
 use crate::judge::{Item, Judge, Verdict};
-use crate::recipe::context::Context;
+use crate::recipe::context::RoundContext;
 use crate::rng::record_id;
 use crate::text::Prompt;
 use crate::train::Trainer;
@@ -43,7 +43,7 @@ pub struct ValidationRecord {
 /// The validations of one training.
 pub struct Validator<'a> {
     gpu: &'a Gpu,
-    ctx: &'a Context<'a>,
+    ctx: &'a RoundContext<'a>,
     judge: &'a dyn Judge,
     prompts: Vec<Prompt>,
     dir: &'a Path,
@@ -55,7 +55,7 @@ impl<'a> Validator<'a> {
     ///
     /// # Errors
     /// The file of prompts cannot be read.
-    pub fn open(gpu: &'a Gpu, ctx: &'a Context<'a>, judge: &'a dyn Judge, dir: &'a Path) -> Result<Option<Self>> {
+    pub fn open(gpu: &'a Gpu, ctx: &'a RoundContext<'a>, judge: &'a dyn Judge, dir: &'a Path) -> Result<Option<Self>> {
         let path = &ctx.settings.validation.prompts;
         if path.as_os_str().is_empty() {
             return Ok(None);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_earliest_best_counts_and_unscored_ones_do_not() {
-        let of = |scores: &[Option<f64>]| -> Option<usize> {
+        let best = |scores: &[Option<f64>]| -> Option<usize> {
             let record = |score: &Option<f64>| ValidationRecord {
                 step: 1,
                 score: *score,
@@ -236,7 +236,7 @@ mod tests {
             };
             best_of(&scores.iter().map(record).collect::<Vec<_>>())
         };
-        assert_eq!(of(&[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0)]), Some(2));
-        assert_eq!((of(&[None, None]), of(&[])), (Some(1), None));
+        assert_eq!(best(&[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0)]), Some(2));
+        assert_eq!((best(&[None, None]), best(&[])), (Some(1), None));
     }
 }

@@ -3,10 +3,11 @@
 use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord, hex};
 use crate::generate::Engine;
 use crate::judge::{Item, Judge};
-use crate::recipe::context::Context;
-use crate::recipe::waves::in_waves;
+use crate::recipe::context::RoundContext;
+use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Judges the candidates in waves of prompts; writes `out`, sorted by prompt id and first sample. Candidates of a
@@ -18,18 +19,20 @@ use std::path::Path;
 pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
-    ctx: &Context,
+    ctx: &RoundContext,
     stage: &str,
     prompts: &[PromptRecord],
     candidates: &[CandidateRecord],
     out: &Path,
 ) -> Result<Vec<VerdictRecord>> {
+    let mut candidates_of: HashMap<&str, Vec<&CandidateRecord>> = HashMap::new();
+    for candidate in candidates {
+        candidates_of.entry(&candidate.prompt_id).or_default().push(candidate);
+    }
     in_waves(
         ctx.observer,
-        (stage, "prompts"),
-        (prompts, ctx.settings.judge.wave),
-        out,
-        &mut |chunk| wave(engine, judge, ctx, stage, chunk, candidates),
+        &WaveStage { name: stage, unit: "prompts", items: prompts, wave: ctx.settings.judge.wave, out },
+        &mut |chunk| wave(engine, judge, ctx, stage, chunk, &candidates_of),
         |_| {},
     )
 }
@@ -44,15 +47,15 @@ struct Same<'a> {
 fn wave(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
-    ctx: &Context,
+    ctx: &RoundContext,
     stage: &str,
     prompts: &[PromptRecord],
-    candidates: &[CandidateRecord],
+    candidates_of: &HashMap<&str, Vec<&CandidateRecord>>,
 ) -> Result<Vec<VerdictRecord>> {
     let mut groups: Vec<Same> = Vec::new();
     for prompt in prompts {
         let first = groups.len();
-        for candidate in candidates.iter().filter(|c| c.prompt_id == prompt.id) {
+        for candidate in candidates_of.get(prompt.id.as_str()).into_iter().flatten().copied() {
             match groups[first..].iter_mut().find(|g| g.text == candidate.text) {
                 Some(group) => group.candidates.push(candidate),
                 None => groups.push(Same { prompt, text: &candidate.text, candidates: vec![candidate] }),
