@@ -25,6 +25,9 @@ pub enum Error {
     /// A value handed in by the caller is out of its range or does not fit another one.
     #[error("{0}")]
     Input(String),
+    /// A fault of this library: no input should lead here, and whoever sees one should report it.
+    #[error("a fault of this library, please report it: {0}")]
+    Bug(String),
     /// The hub has no such model, refuses it, cannot be reached, or sent something else.
     #[error("{0}")]
     Hub(String),

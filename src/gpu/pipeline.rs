@@ -1,5 +1,7 @@
 //! From a kernel's text to a pipeline: variants are text blocks put one after another, constants are `const` lines.
 
+use super::params::Parameter;
+use super::record::SLOT;
 use super::widen::widen;
 use super::{Gpu, Variant, lock};
 use crate::{Error, Result};
@@ -231,6 +233,8 @@ pub(super) struct Pipeline {
     pub(super) layout: wgpu::BindGroupLayout,
     /// Storage bindings, after the parameters at binding 0.
     pub(super) storage: usize,
+    /// The members of its `Params`.
+    pub(super) params: Vec<Parameter>,
 }
 
 impl Gpu {
@@ -262,6 +266,10 @@ impl Gpu {
         )]
         // SAFETY: see the reason above.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        let params = Source::parameters(text)?;
+        if params.iter().map(|p| 4 * p.words).sum::<usize>() > SLOT {
+            return Err(Error::Bug(format!("{label}: more than {SLOT} bytes of parameters")));
+        }
         let declared = Source::read_only_bindings(text);
         let mut entries = vec![wgpu::BindGroupLayoutEntry {
             binding: 0,
@@ -304,6 +312,6 @@ impl Gpu {
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(Error::Device(format!("{label}: {e}")));
         }
-        Ok(Pipeline { pipeline, layout, storage: declared.len() })
+        Ok(Pipeline { pipeline, layout, storage: declared.len(), params })
     }
 }

@@ -1,6 +1,7 @@
 //! Launchers append to a recorder; one place submits.
 
 use super::buffer::Raw;
+use super::params::{self, Param};
 use super::pipeline::{Key, Pipeline, Source};
 use super::{Form, Gpu, Tensor, Variant, lock};
 use crate::clock;
@@ -40,21 +41,21 @@ impl Cost {
 }
 
 /// One dispatch, as a launcher describes it.
-pub struct Launch<'a> {
+pub(crate) struct Launch<'a> {
     /// The op.
-    pub source: &'static Source,
+    pub(crate) source: &'static Source,
     /// Its entry point.
-    pub entry: &'static str,
+    pub(crate) entry: &'static str,
     /// `const` lines put in front of the text.
-    pub constants: Vec<(&'static str, u32)>,
-    /// The uniform at binding 0: words of f32 or u32 in the order of the shader's `Params`.
-    pub params: Vec<u32>,
+    pub(crate) constants: Vec<(&'static str, u32)>,
+    /// The uniform at binding 0: the members of the shader's `Params`, by name and in its order.
+    pub(crate) params: &'a [Param<'a>],
     /// Storage bindings from 1 on, in the shader's order.
-    pub bind: &'a [&'a Tensor],
+    pub(crate) bind: &'a [&'a Tensor],
     /// Workgroups.
-    pub groups: [u32; 3],
+    pub(crate) groups: [u32; 3],
     /// Work done.
-    pub cost: Cost,
+    pub(crate) cost: Cost,
 }
 
 pub(super) struct Step {
@@ -126,8 +127,10 @@ impl<'g> Recorder<'g> {
     /// Appends a dispatch.
     ///
     /// # Errors
-    /// A shader that does not build, a wrong number of bindings, too many workgroups.
-    pub fn launch(&mut self, l: Launch) -> Result<()> {
+    /// A shader that does not build, other parameters than its own, a wrong number of bindings, too many workgroups.
+    pub(crate) fn launch(&mut self, l: Launch) -> Result<()> {
+        let name = || format!("{}.{}", l.source.name, l.entry);
+        params::check_sizes(name, l.params)?;
         if l.groups.contains(&0) {
             return Ok(());
         }
@@ -138,18 +141,19 @@ impl<'g> Recorder<'g> {
         }
         let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
         let pipeline = self.gpu.pipeline(l.source, &key)?;
-        if pipeline.storage != l.bind.len() || l.params.len() * 4 > SLOT || l.groups.iter().any(|g| *g > 65_535) {
+        params::check(name, &pipeline.params, l.params)?;
+        if pipeline.storage != l.bind.len() {
+            let (bound, bindings) = (l.bind.len(), pipeline.storage);
+            return Err(Error::Bug(format!("{}: {bound} tensors for {bindings} bindings", name())));
+        }
+        if l.groups.iter().any(|g| *g > 65_535) {
+            let groups = l.groups;
             return Err(Error::Input(format!(
-                "{}.{}: {} tensors for {} bindings, {} parameter words, workgroups {:?}",
-                l.source.name,
-                l.entry,
-                l.bind.len(),
-                pipeline.storage,
-                l.params.len(),
-                l.groups
+                "{}: {groups:?} workgroups are needed and a dimension has at most 65535; use a smaller batch",
+                name()
             )));
         }
-        self.params.extend_from_slice(bytemuck::cast_slice(&l.params));
+        params::append(&mut self.params, l.params);
         self.params.resize((self.steps.len() + 1) * SLOT, 0);
         self.steps.push(Step {
             source: l.source,

@@ -3,9 +3,10 @@
 use super::case::{Case, Kernel, Trial};
 use super::cast;
 use super::half::Half;
-use super::sizes::{lanes, row_groups, several, stream, word};
+use super::sizes::{lanes, row_groups, several, stream};
 use super::weight::{Block, Weight};
-use crate::gpu::{Cost, Gpu, Launch, Recorder, Source, Tensor, pad4};
+use crate::gpu::Value::{Float, Size, Word};
+use crate::gpu::{Cost, Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::rng::{halves, philox};
 use crate::{Error, Result};
 
@@ -43,7 +44,7 @@ pub fn square_sum(rec: &mut Recorder, grad: &Tensor, part: &Tensor, slot: usize)
         source: &SOURCE,
         entry: "square_sum",
         constants: vec![],
-        params: vec![word(grad.len() / 4, "elements")?, (SLICE / 4) as u32, slot as u32],
+        params: &[("n4", Size(grad.len() / 4)), ("slice4", Size(SLICE / 4)), ("slot", Size(slot))],
         bind: &[grad, part],
         groups: row_groups(&SOURCE, rec.variant(), parts(grad)),
         cost: stream(&[grad], 2.0),
@@ -59,7 +60,7 @@ pub fn clip(rec: &mut Recorder, part: &Tensor, max_norm: f32, norm: &Tensor) -> 
         source: &SOURCE,
         entry: "clip",
         constants: vec![],
-        params: vec![part.cols as u32, max_norm.to_bits()],
+        params: &[("parts", Size(part.cols)), ("max_norm", Float(max_norm))],
         bind: &[part, norm],
         groups: [1, 1, 1],
         cost: Cost::new(part.len() as f64, 4.0 * part.len() as f64),
@@ -164,15 +165,6 @@ pub fn step(
     moments: Moments,
 ) -> Result<()> {
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(rates.step as f64);
-    let floats = [
-        rates.lr,
-        rates.betas[0],
-        rates.betas[1],
-        rates.eps,
-        (1.0 - f64::from(rates.lr) * f64::from(rates.weight_decay)) as f32,
-        correction(rates.betas[0]) as f32,
-        correction(rates.betas[1]).sqrt() as f32,
-    ];
     let (w, half) = match block {
         Block::Dense(w) => (w, 0),
         Block::Half { half: Half::Bf16, words, .. } => (words, 1),
@@ -184,7 +176,12 @@ pub fn step(
         Moments::F32([m, v]) => {
             m.expect_shape("a moment", rows, cols)?;
             v.expect_shape("a moment", rows, cols)?;
-            ("step", vec![grad.len() / 4], vec![grad, norm, w, *m, *v], several(&SOURCE, rec.variant(), grad.len() / 4))
+            (
+                "step",
+                vec![("n4", Size(grad.len() / 4))],
+                vec![grad, norm, w, *m, *v],
+                several(&SOURCE, rec.variant(), grad.len() / 4),
+            )
         }
         Moments::Bits8([m, v], codes) => {
             let [deep, cols4] = shape8(rows, cols);
@@ -192,18 +189,31 @@ pub fn step(
             v.expect_shape("an 8-bit moment", deep, cols4)?;
             (
                 "step8",
-                vec![rows, cols4, m.ld],
+                vec![("rows", Size(rows)), ("cols4", Size(cols4)), ("ldm", Size(m.ld))],
                 vec![grad, norm, &codes.0, w, *m, *v],
                 lanes(&SOURCE, rec.variant(), rows.div_ceil(BLOCK) * cols4),
             )
         }
     };
-    let places = [grad.ld / 4, block.ld4(), part.first / 4, part.cols.div_ceil(4), part.parameter];
-    let sizes = sizes.iter().chain(&places).map(|n| word(*n, "a parameter's size"));
-    let mut params = sizes.collect::<Result<Vec<_>>>()?;
-    params.push(rates.step as u32);
-    params.extend(halves(rates.seed));
-    params.extend(floats.map(f32::to_bits));
+    let [seed_low, seed_high] = halves(rates.seed);
+    let decay = (1.0 - f64::from(rates.lr) * f64::from(rates.weight_decay)) as f32;
+    let common: [Param; 15] = [
+        ("ld4", Size(grad.ld / 4)),
+        ("ldw4", Size(block.ld4())),
+        ("first4", Size(part.first / 4)),
+        ("whole4", Size(part.cols.div_ceil(4))),
+        ("parameter", Size(part.parameter)),
+        ("step", Word(rates.step as u32)),
+        ("seed_low", Word(seed_low)),
+        ("seed_high", Word(seed_high)),
+        ("lr", Float(rates.lr)),
+        ("beta1", Float(rates.betas[0])),
+        ("beta2", Float(rates.betas[1])),
+        ("eps", Float(rates.eps)),
+        ("decay", Float(decay)),
+        ("correction1", Float(correction(rates.betas[0]) as f32)),
+        ("correction2", Float(correction(rates.betas[1]).sqrt() as f32)),
+    ];
     let [m, v] = match moments {
         Moments::F32(both) | Moments::Bits8(both, _) => both,
     };
@@ -211,7 +221,7 @@ pub fn step(
         source: &SOURCE,
         entry,
         constants: vec![("HALF", half)],
-        params,
+        params: &[&sizes[..], &common].concat(),
         bind: &bind,
         groups,
         cost: stream(&[grad, w, w, m, m, v, v], 12.0),

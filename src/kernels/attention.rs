@@ -6,9 +6,10 @@ use super::case::{Case, Kernel, Trial};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads, random_forest, sequences};
 use super::mask::{Attended, Mask};
-use super::sizes::{stream, word};
+use super::sizes::stream;
 use crate::Result;
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Variant, WIDE};
+use crate::gpu::Value::{Float, Size, Word};
+use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant, WIDE};
 use crate::layout::Forest;
 
 static SOURCE: Source = Source {
@@ -106,17 +107,17 @@ impl Sharing {
     }
 }
 
-pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<Vec<u32>> {
+pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 8]> {
     heads.expect(qkv)?;
-    Ok(vec![
-        word(qkv.rows, "rows")?,
-        heads.heads as u32,
-        heads.kv_heads as u32,
-        (qkv.ld / 4) as u32,
-        mask.factor(heads).to_bits(),
-        mask.window,
-        head0 as u32,
-        (heads.padded() / 4) as u32,
+    Ok([
+        ("rows", Size(qkv.rows)),
+        ("heads", Size(heads.heads)),
+        ("kv_heads", Size(heads.kv_heads)),
+        ("ld4", Size(qkv.ld / 4)),
+        ("scale", Float(mask.factor(heads))),
+        ("window", Word(mask.window)),
+        ("head0", Size(head0)),
+        ("d4", Size(heads.padded() / 4)),
     ])
 }
 
@@ -169,7 +170,7 @@ pub(super) fn by_heads(
             source: pass.source,
             entry: pass.entry,
             constants: constants.clone(),
-            params: params(qkv, heads, mask, first * head_step)?,
+            params: &params(qkv, heads, mask, first * head_step)?,
             bind: &bind,
             groups: [qkv.rows.div_ceil(block) as u32, here as u32, 1],
             cost: Cost::new(per_head * here as f64, stream(&bind, 0.0).bytes * here as f64 / count as f64),

@@ -82,7 +82,7 @@ pub(super) fn row_delta(
         source: &SOURCE,
         entry: "row_delta",
         constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)],
-        params: params(qkv, heads, mask, 0)?,
+        params: &params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
         groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
         cost: stream(&[&out.o, d_o], 2.0),

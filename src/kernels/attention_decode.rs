@@ -6,7 +6,8 @@ use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
 use super::rope::{self, Place, Turn};
-use super::sizes::{lanes, word};
+use super::sizes::lanes;
+use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE, fold};
 use crate::{Error, Result};
 
@@ -140,17 +141,17 @@ fn attend(
     let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * (d4 + 1) * 4)? };
     let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
-    let params = vec![
-        word(b, "rows")?,
-        heads.heads as u32,
-        heads.kv_heads as u32,
-        (qkv.ld / 4) as u32,
-        scale.to_bits(),
-        rows.window,
-        chunks as u32,
-        rows.table.ld as u32,
-        d4 as u32,
-        eps.to_bits(),
+    let params = [
+        ("rows", Size(b)),
+        ("heads", Size(heads.heads)),
+        ("kv_heads", Size(heads.kv_heads)),
+        ("ld4", Size(qkv.ld / 4)),
+        ("scale", Float(scale)),
+        ("window", Word(rows.window)),
+        ("chunks", Size(chunks)),
+        ("pages", Size(rows.table.ld)),
+        ("d4", Size(d4)),
+        ("eps", Float(eps)),
     ];
     let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
     constants.extend(own);
@@ -163,7 +164,7 @@ fn attend(
         source: &SOURCE,
         entry,
         constants: constants.clone(),
-        params: params.clone(),
+        params: &params,
         bind: &bind,
         groups,
         cost: Cost::new(4.0 * seen * heads.heads as f64, 8.0 * seen * heads.kv_heads as f64),
@@ -175,7 +176,7 @@ fn attend(
         source: &SOURCE,
         entry: "merge",
         constants,
-        params,
+        params: &params,
         bind: &[&part, &o],
         groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
         cost: Cost::new(2.0 * part.len() as f64, 4.0 * part.len() as f64),

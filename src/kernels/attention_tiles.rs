@@ -4,8 +4,9 @@
 
 use super::heads::Heads;
 use super::mask::{Attended, KEYS, Mask, QUERIES, Tiles};
-use super::sizes::{bytes, word};
+use super::sizes::bytes;
 use crate::Result;
+use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use std::ops::Range;
 
@@ -85,10 +86,7 @@ impl<'a> Work<'a> {
 
     fn launch(&self, rec: &mut Recorder, chunk: &Chunk, pass: &Pass) -> Result<()> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
-        let mut params = vec![self.qkv.rows, heads, kv_heads, self.qkv.ld / 4, self.heads.padded() / 4];
-        params.extend([self.mask.factor(self.heads).to_bits() as usize, self.mask.window as usize]);
-        params.extend([chunk.head0, chunk.heads, chunk.blocks.start, chunk.tiles.start, chunk.tiles.len()]);
-        params.extend(pass.places);
+        let [ldb4, b0, ldc4, c0, add, from_w] = pass.places;
         let counted = self.mask.work.as_ref().filter(|_| pass.counts);
         let gpu = rec.gpu();
         let words = gpu.has_wide_words().then_some(WIDE).into_iter().chain(gpu.has_lanes().then_some(LANES));
@@ -100,7 +98,26 @@ impl<'a> Work<'a> {
             source: &SOURCE,
             entry: pass.entry,
             constants: own.into_iter().chain(words).collect(),
-            params: params.iter().map(|x| word(*x, "an attention size")).collect::<Result<_>>()?,
+            params: &[
+                ("rows", Size(self.qkv.rows)),
+                ("heads", Size(heads)),
+                ("kv_heads", Size(kv_heads)),
+                ("ld4", Size(self.qkv.ld / 4)),
+                ("d4", Size(self.heads.padded() / 4)),
+                ("scale", Float(self.mask.factor(self.heads))),
+                ("window", Word(self.mask.window)),
+                ("head0", Size(chunk.head0)),
+                ("heads_here", Size(chunk.heads)),
+                ("block0", Size(chunk.blocks.start)),
+                ("tile0", Size(chunk.tiles.start)),
+                ("tiles", Size(chunk.tiles.len())),
+                ("ldb4", Size(ldb4)),
+                ("b0", Size(b0)),
+                ("ldc4", Size(ldc4)),
+                ("c0", Size(c0)),
+                ("add", Size(add)),
+                ("from_w", Size(from_w)),
+            ],
             bind: &bind,
             groups: pass.groups.map(|n| n as u32),
             cost: Cost::new(2.0 * pass.products * pairs * heads as f64 * head_dim as f64, bytes(&bind)),
@@ -170,6 +187,7 @@ struct Pass<'a> {
     counts: bool,
     /// Whether what is summed is divided by the sum of the weights.
     softmax: bool,
+    /// As [`places`] gives them; zeros where the pass has no product.
     places: [usize; 6],
 }
 

@@ -2,8 +2,9 @@
 
 use super::case::{Case, Kernel};
 use super::half::Half;
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
 use super::weight::{Block, Weight};
+use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source};
 use crate::{Error, Result};
 
@@ -38,12 +39,16 @@ pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
             return Err(Error::Input("the copy of a weight is not in 16 bits".into()));
         };
         let cols4 = from.cols.div_ceil(4);
-        let sizes = [from.rows, cols4, from.ld / 4, to.ld4()];
         rec.launch(Launch {
             source: &SOURCE,
             entry: "forward",
             constants: vec![("HALF", half.constant())],
-            params: sizes.iter().map(|n| word(*n, "a weight's size")).collect::<Result<_>>()?,
+            params: &[
+                ("rows", Size(from.rows)),
+                ("cols4", Size(cols4)),
+                ("ldx4", Size(from.ld / 4)),
+                ("ldy4", Size(to.ld4())),
+            ],
             bind: &[from, words],
             groups: several(&SOURCE, rec.variant(), from.rows * cols4),
             cost: stream(&[from, words], 0.0),

@@ -3,6 +3,7 @@
 use super::case::{Case, Kernel};
 use super::sizes::{lanes, stream};
 use crate::Result;
+use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 
 static SOURCE: Source = Source {
@@ -27,7 +28,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, sum: &Tensor) -> Result<()> {
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
-        params: vec![x.rows as u32, (x.ld / 4) as u32],
+        params: &[("rows", Size(x.rows)), ("ld4", Size(x.ld / 4))],
         bind: &[x, sum],
         groups: lanes(&SOURCE, rec.variant(), x.ld / 4),
         cost: stream(&[x], 1.0),

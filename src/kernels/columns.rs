@@ -1,7 +1,8 @@
 //! Projections that lie side by side in one matrix (q, k, v; gate, up), taken out and added to one by one.
 
 use super::case::{Case, Kernel};
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
+use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
@@ -36,12 +37,17 @@ fn launch(
             wide.shape()
         )));
     }
-    let four = |x: usize| word(x / 4, "columns");
     rec.launch(Launch {
         source: &SOURCE,
         entry,
         constants: vec![],
-        params: vec![word(wide.rows, "rows")?, four(wide.ld)?, four(narrow.ld)?, four(first)?, scale.to_bits()],
+        params: &[
+            ("rows", Size(wide.rows)),
+            ("wide4", Size(wide.ld / 4)),
+            ("narrow4", Size(narrow.ld / 4)),
+            ("first4", Size(first / 4)),
+            ("scale", Float(scale)),
+        ],
         bind,
         groups: several(&SOURCE, rec.variant(), narrow.len() / 4),
         cost: stream(&[narrow, narrow], 1.0),

@@ -1,7 +1,8 @@
 //! Inverted dropout (Srivastava et al., JMLR 15, 2014) whose masks are drawn by counter and never stored.
 
 use super::case::{Case, Kernel};
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
+use crate::gpu::Value::{Float, Size, Words};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
 use crate::rng::{halves, philox, unit};
 use crate::{Error, Result};
@@ -62,18 +63,16 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Te
     if !(0.0..1.0).contains(&mask.rate) {
         return Err(Error::Input(format!("dropout of {}; expected a share from 0 to below 1", mask.rate)));
     }
-    let [low, high] = halves(mask.key);
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
-        params: vec![
-            word(x.rows, "rows")?,
-            word(x.ld / 4, "columns")?,
-            low,
-            high,
-            mask.rate.to_bits(),
-            mask.scale().to_bits(),
+        params: &[
+            ("rows", Size(x.rows)),
+            ("n4", Size(x.ld / 4)),
+            ("key", Words(&halves(mask.key))),
+            ("p", Float(mask.rate)),
+            ("scale", Float(mask.scale())),
         ],
         bind: &[x, rows, y],
         groups: several(&SOURCE, rec.variant(), x.len() / 4),

@@ -4,9 +4,10 @@ use super::case::{Case, Kernel};
 use super::half::Half;
 use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
 use super::weight::{Block, Weight};
-use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
+use crate::gpu::Value::{Float, Size};
+use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -30,10 +31,22 @@ pub const KERNEL: Kernel = Kernel {
     cases,
 };
 
-fn params(rows: usize, x: &Tensor, ld4: usize, (first, count): (usize, usize), factor: f32) -> Result<Vec<u32>> {
-    let sizes = [rows, x.cols, x.ld, ld4, first, count];
-    let sizes = sizes.iter().map(|v| word(*v, "an embedding size")).collect::<Result<Vec<_>>>()?;
-    Ok([sizes, vec![factor.to_bits()]].concat())
+fn params(
+    rows: usize,
+    x: &Tensor,
+    table_ld4: usize,
+    (first, count): (usize, usize),
+    factor: f32,
+) -> [Param<'static>; 7] {
+    [
+        ("rows", Size(rows)),
+        ("cols", Size(x.cols)),
+        ("ld", Size(x.ld)),
+        ("table_ld4", Size(table_ld4)),
+        ("first", Size(first)),
+        ("count", Size(count)),
+        ("factor", Float(factor)),
+    ]
 }
 
 /// x `[T, D]` = factor · table\[:, token\[t\]\]. Ids are checked where they enter the library.
@@ -51,7 +64,7 @@ pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f3
             source: &SOURCE,
             entry: if matches!(block, Block::Quantised { .. }) { "forward_q" } else { "forward" },
             constants,
-            params: params(x.rows, x, block.ld4(), (first, block.cols()), factor)?,
+            params: &params(x.rows, x, block.ld4(), (first, block.cols()), factor),
             bind: &[&[token], &weight[..], &[x]].concat(),
             groups: several(&SOURCE, rec.variant(), x.len()),
             cost: stream(&[x, x], 0.0),
@@ -98,7 +111,7 @@ pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor):
             source: &SOURCE,
             entry: "backward",
             constants: vec![],
-            params: params(by.distinct.cols, dx, part.ld / 4, (first, part.cols), factor)?,
+            params: &params(by.distinct.cols, dx, part.ld / 4, (first, part.cols), factor),
             bind: &[&by.distinct, &by.start, &by.row, dx, part],
             groups: several(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
             cost: Cost::new(dx.len() as f64, 8.0 * dx.len() as f64),

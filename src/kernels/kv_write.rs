@@ -4,8 +4,9 @@ use super::arena::{Arena, PAGE};
 use super::case::{Case, Kernel};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads};
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
 use crate::Result;
+use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 
 static SOURCE: Source = Source {
@@ -42,10 +43,13 @@ pub fn listed(
         source: &SOURCE,
         entry: "listed",
         constants: vec![],
-        params: [row.cols, qkv.ld / 4, heads.heads * d4, heads.kv_heads, d4]
-            .map(|n| word(n, "a size"))
-            .into_iter()
-            .collect::<Result<_>>()?,
+        params: &[
+            ("rows", Size(row.cols)),
+            ("ld4", Size(qkv.ld / 4)),
+            ("k4", Size(heads.heads * d4)),
+            ("kv_heads", Size(heads.kv_heads)),
+            ("d4", Size(d4)),
+        ],
         bind: &[qkv, row, slot, &arena.keys, &arena.values],
         groups: several(&SOURCE, rec.variant(), row.cols * heads.kv_heads * d4),
         cost: stream(&[qkv], 0.0),

@@ -3,7 +3,8 @@
 use super::case::{Case, Kernel};
 use super::sizes::{row_groups, stream};
 use crate::Result;
-use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::gpu::Value::Size;
+use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
 
 static SOURCE: Source = Source {
     name: "log_softmax",
@@ -33,8 +34,8 @@ pub struct Targets {
     pub sequence: Tensor,
 }
 
-fn params(logits: &Tensor, row0: usize) -> Vec<u32> {
-    [logits.rows, logits.cols, logits.ld, row0].iter().map(|x| *x as u32).collect()
+fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
+    [("rows", Size(logits.rows)), ("cols", Size(logits.cols)), ("ld", Size(logits.ld)), ("row0", Size(row0))]
 }
 
 /// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]` holds.
@@ -52,7 +53,7 @@ pub fn forward(
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
-        params: params(logits, row0),
+        params: &params(logits, row0),
         bind: &[logits, &targets.start, &targets.target, lse, logp, square],
         groups: row_groups(&SOURCE, rec.variant(), logits.rows),
         cost: stream(&[logits], 4.0),
@@ -75,7 +76,7 @@ pub fn backward(
         source: &SOURCE,
         entry: "backward",
         constants: vec![],
-        params: params(logits, row0),
+        params: &params(logits, row0),
         bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logits],
         groups: row_groups(&SOURCE, rec.variant(), logits.rows),
         cost: stream(&[logits, logits], 4.0),

@@ -3,11 +3,12 @@
 pub use super::product::Epilogue;
 
 use super::product::split_rows;
-use super::sizes::{bytes, word};
+use super::sizes::bytes;
 use super::swiglu;
 use super::weight::{Block, Weight};
 use super::{matmul_matrix, transpose};
 use crate::arch::Activation;
+use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
 use crate::{Error, Result};
 
@@ -149,12 +150,25 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
     let rows = m.next_power_of_two().min(4);
     constants.extend([("ADD", u32::from(add)), ("MR", rows as u32)]);
     constants.extend(fused(&Epilogue::default()));
-    let all = [m, n / 4, k, a.ld / 4, b.ld4(), c.ld / 4, 0, a0 / 4, 0, 0, 0, 0, 0];
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward_nt",
         constants,
-        params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+        params: &[
+            ("m", Size(m)),
+            ("n4", Size(n / 4)),
+            ("k", Size(k)),
+            ("lda4", Size(a.ld / 4)),
+            ("ldb4", Size(b.ld4())),
+            ("ldc4", Size(c.ld / 4)),
+            ("row0", Size(0)),
+            ("a0", Size(a0 / 4)),
+            ("b0", Size(0)),
+            ("c0", Size(0)),
+            ("k0", Size(0)),
+            ("channels", Size(0)),
+            ("eps", Float(0.0)),
+        ],
         bind: &[&[a], &weight[..], &[c]].concat(),
         groups: [(n / 4).div_ceil(8) as u32, m.div_ceil(rows) as u32, 1],
         cost: Cost::new(2.0 * (m * k * n) as f64, bytes(&weight) + bytes(&[a, c])),
@@ -262,7 +276,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         bind.push(gain.unwrap_or(a));
     }
     bind.push(c);
-    let eps = e.norm.map_or(0.0, |(_, eps)| eps).to_bits() as usize;
+    let eps = e.norm.map_or(0.0, |(_, eps)| eps);
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
@@ -274,14 +288,27 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         let first_slice = [("BIAS", u32::from(e.bias.is_some() && k0 == 0)), ("ADD", u32::from(e.add || k0 > 0))];
         let per_row = 2.0 * (end - k0) as f64 * b.cols() as f64;
         split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
-            let all = [m, n4, end, a.ld / 4, b.ld4(), c.ld / 4, first, a0 / 4, 0, c0 / 4, k0, a.cols, eps];
             let rows_bytes = 4.0 * (count * (end - k0 + b.cols())) as f64;
             let row_groups = count.div_ceil(rows as usize) as u32;
             rec.launch(Launch {
                 source: &SOURCE,
                 entry,
                 constants: [&constants[..], &first_slice].concat(),
-                params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+                params: &[
+                    ("m", Size(m)),
+                    ("n4", Size(n4)),
+                    ("k", Size(end)),
+                    ("lda4", Size(a.ld / 4)),
+                    ("ldb4", Size(b.ld4())),
+                    ("ldc4", Size(c.ld / 4)),
+                    ("row0", Size(first)),
+                    ("a0", Size(a0 / 4)),
+                    ("b0", Size(0)),
+                    ("c0", Size(c0 / 4)),
+                    ("k0", Size(k0)),
+                    ("channels", Size(a.cols)),
+                    ("eps", Float(eps)),
+                ],
                 bind: &bind,
                 groups: if soft { [row_groups, columns as u32, 1] } else { [columns as u32, row_groups, 1] },
                 cost: Cost::new(per_row * count as f64, bytes(&weight) + rows_bytes),
@@ -330,12 +357,25 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
         }
         let per_row = 2.0 * (k - turned) as f64 * c.cols as f64;
         split_rows(rec, m, rows, per_row, |rec, first, count| {
-            let all = [m, n4, k, a.ld / 4, b.ld / 4, c.ld / 4, first, 0, b0 / 4, 0, turned, 0, 0];
             rec.launch(Launch {
                 source: &SOURCE,
                 entry: "forward_tn",
                 constants: [&[("ADD", u32::from(add || turned > 0))], &fused(&Epilogue::default())[..]].concat(),
-                params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+                params: &[
+                    ("m", Size(m)),
+                    ("n4", Size(n4)),
+                    ("k", Size(k)),
+                    ("lda4", Size(a.ld / 4)),
+                    ("ldb4", Size(b.ld / 4)),
+                    ("ldc4", Size(c.ld / 4)),
+                    ("row0", Size(first)),
+                    ("a0", Size(0)),
+                    ("b0", Size(b0 / 4)),
+                    ("c0", Size(0)),
+                    ("k0", Size(turned)),
+                    ("channels", Size(0)),
+                    ("eps", Float(0.0)),
+                ],
                 bind: &[a, b, c],
                 groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
                 cost: Cost::new(per_row * count as f64, bytes(&[a, b, c]) * count as f64 / m as f64),

@@ -6,8 +6,9 @@
 use super::case::{Case, Kernel};
 use super::inputs::random;
 use super::product::{Epilogue, split_rows, twin};
-use super::sizes::{bytes, word};
+use super::sizes::bytes;
 use super::weight::Block;
+use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 
@@ -126,14 +127,22 @@ pub(super) fn product(
     let bind = [&[a], &weight[..], &[epilogue.bias.unwrap_or(a), c]].concat();
     let per_row = 2.0 * (k * b.cols()) as f64;
     split_rows(rec, m, shape.rows as usize, per_row, |rec, first, count| {
-        let all = [m, n4, k, a.ld / 4, b.ld4(), c.ld / 4, first, c0 / 4];
         let flops = per_row * count as f64;
         let rows_bytes = 4.0 * (count * (k + b.cols())) as f64;
         rec.launch(Launch {
             source: &SOURCE,
             entry: if matches!(b, Block::Quantised { .. }) { "forward_q" } else { "forward" },
             constants: constants.clone(),
-            params: all.iter().map(|x| word(*x, "a matmul size")).collect::<Result<_>>()?,
+            params: &[
+                ("m", Size(m)),
+                ("n4", Size(n4)),
+                ("k", Size(k)),
+                ("lda4", Size(a.ld / 4)),
+                ("ldb4", Size(b.ld4())),
+                ("ldc4", Size(c.ld / 4)),
+                ("row0", Size(first)),
+                ("c0", Size(c0 / 4)),
+            ],
             bind: &bind,
             groups: [(n4 as u32).div_ceil(shape.columns / 4), (count as u32).div_ceil(shape.rows), 1],
             cost: Cost { on_units: flops, ..Cost::new(flops, bytes(&weight) + rows_bytes) },

@@ -2,7 +2,8 @@
 
 use super::case::{Case, Kernel};
 use super::columns;
-use super::sizes::{lanes, several, word};
+use super::sizes::{lanes, several};
+use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
 
@@ -116,7 +117,7 @@ fn launch(
         source,
         entry,
         constants: vec![],
-        params: vec![word(count, "lanes")?, word(steps, "steps")?],
+        params: &[("lanes", Size(count)), ("steps", Size(steps))],
         bind: &[x, y],
         groups: if entry == "copy" {
             several(source, rec.variant(), count)
@@ -151,7 +152,7 @@ pub fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize
         source: &SOURCE_MATRIX,
         entry: "multiply",
         constants: vec![("SIZE", units.size), ("WG", units.lanes)],
-        params: vec![word(steps, "steps")?],
+        params: &[("steps", Size(steps))],
         bind: &[ab, y],
         groups: crate::gpu::fold(y.rows),
         // How many subgroups there are is known when it has run.

@@ -3,7 +3,8 @@
 use super::case::{Case, Kernel};
 use super::sizes::{lanes, row_groups, stream};
 use crate::Result;
-use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::gpu::Value::{Float, Size};
+use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
 
 static SOURCE: Source = Source {
     name: "rms_norm",
@@ -42,8 +43,8 @@ pub struct Norm {
     pub inv: Tensor,
 }
 
-fn params(x: &Tensor, eps: f32) -> Vec<u32> {
-    vec![x.rows as u32, x.cols as u32, (x.ld / 4) as u32, eps.to_bits()]
+fn params(x: &Tensor, eps: f32) -> [Param<'static>; 4] {
+    [("rows", Size(x.rows)), ("cols", Size(x.cols)), ("ld4", Size(x.ld / 4)), ("eps", Float(eps))]
 }
 
 /// h = x + delta (or x itself), y = norm(h) * gain; x and delta are `[T, D]`.
@@ -65,7 +66,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gai
         source: &SOURCE,
         entry: "forward",
         constants: vec![("ADD", u32::from(delta.is_some())), ("OFFSET", u32::from(gain.plus_one))],
-        params: params(x, eps),
+        params: &params(x, eps),
         bind: &[x, delta.unwrap_or(x), gain.weight, &h, &y, &inv],
         groups: row_groups(&SOURCE, rec.variant(), x.rows),
         cost: stream(&[x, delta.unwrap_or(&inv), &h, &y], 5.0),
@@ -93,7 +94,7 @@ pub fn backward(
         source: &SOURCE,
         entry: "backward",
         constants: vec![("ADD", u32::from(add)), ("OFFSET", u32::from(gain.plus_one))],
-        params: params(h, 0.0),
+        params: &params(h, 0.0),
         bind: &[h, gain.weight, &norm.inv, dy, dh],
         groups: row_groups(&SOURCE, rec.variant(), h.rows),
         cost: stream(&[h, dy, dh, dh], 8.0),
@@ -103,7 +104,7 @@ pub fn backward(
         source: &SOURCE,
         entry: "backward_gain",
         constants: vec![],
-        params: params(h, 0.0),
+        params: &params(h, 0.0),
         bind: &[h, &norm.inv, dy, dgain],
         groups: lanes(&SOURCE, rec.variant(), h.ld / 4),
         cost: stream(&[h, dy], 3.0),

@@ -5,8 +5,9 @@ use super::case::{Case, Kernel};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
-use super::sizes::{lanes, stream, word};
-use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
+use super::sizes::{lanes, stream};
+use crate::gpu::Value::{Float, Size};
+use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -106,7 +107,8 @@ impl<'a> Place<'a> {
         [("QK_NORM", u32::from(self.qk_norm.is_some())), ("OFFSET", u32::from(plus_one))]
     }
 
-    fn params(&self, x: &Tensor) -> Result<Vec<u32>> {
+    /// `pages` is the row distance of the page table, which only [`decode`] has.
+    fn params(&self, x: &Tensor, pages: usize) -> Result<[Param<'static>; 6]> {
         let turns = self.turn.is_none_or(|t| {
             t.start.cols >= x.rows && t.angle.cols <= self.heads.head_dim && t.angle.cols.is_multiple_of(2)
         });
@@ -115,7 +117,14 @@ impl<'a> Place<'a> {
         }
         let h = &self.heads;
         let eps = self.qk_norm.map_or(0.0, |(_, e)| e);
-        Ok(vec![word(x.rows, "rows")?, h.heads as u32, h.kv_heads as u32, x.ld as u32, eps.to_bits(), 0])
+        Ok([
+            ("rows", Size(x.rows)),
+            ("heads", Size(h.heads)),
+            ("kv_heads", Size(h.kv_heads)),
+            ("ld", Size(x.ld)),
+            ("eps", Float(eps)),
+            ("pages", Size(pages)),
+        ])
     }
 
     /// pos, start, angle; what a layer does not have is not read, so any tensor may stand for it.
@@ -142,7 +151,7 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
         source: &SOURCE,
         entry: "forward",
         constants: place.constants(),
-        params: place.params(raw)?,
+        params: &place.params(raw, 0)?,
         bind: &[raw, pos, start, angle, place.gain(), &y, &inv],
         groups: lanes(&SOURCE, rec.variant(), raw.rows * (normed + place.heads.kv_heads)),
         cost: stream(&[raw, &y], 3.0),
@@ -162,13 +171,11 @@ pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, aren
         return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
     }
     let [pos, start, angle] = place.bind();
-    let mut params = place.params(raw)?;
-    params[5] = word(rows.table.ld, "pages")?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "decode",
         constants: place.constants(),
-        params,
+        params: &place.params(raw, rows.table.ld)?,
         bind: &[raw, pos, start, angle, place.gain(), &rows.table, &arena.keys, &arena.values],
         groups: lanes(&SOURCE, rec.variant(), raw.rows * (heads.heads + 2 * heads.kv_heads)),
         cost: stream(&[raw, raw], 3.0),
@@ -188,13 +195,13 @@ pub fn backward(
     dgain: Option<&Tensor>,
 ) -> Result<Tensor> {
     let dx = rec.gpu().empty(dy.rows, dy.cols)?;
-    let params = place.params(dy)?;
+    let params = place.params(dy, 0)?;
     let [pos, start, angle] = place.bind();
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
         constants: place.constants(),
-        params: params.clone(),
+        params: &params,
         bind: &[dy, pos, start, angle, place.gain(), raw, inv, &dx],
         groups: lanes(&SOURCE, rec.variant(), dy.rows * (place.heads.heads + 2 * place.heads.kv_heads)),
         cost: stream(&[dy, &dx], 3.0),
@@ -204,7 +211,7 @@ pub fn backward(
             source: &SOURCE,
             entry: "backward_gain",
             constants: place.constants(),
-            params,
+            params: &params,
             bind: &[dy, pos, start, angle, raw, inv, dgain],
             groups: lanes(&SOURCE, rec.variant(), 2 * place.heads.head_dim),
             cost: stream(&[dy, raw], 4.0),

@@ -1,7 +1,8 @@
 //! Picking rows out of a matrix and putting them back.
 
 use super::case::{Case, Kernel};
-use super::sizes::{several, stream, word};
+use super::sizes::{several, stream};
+use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
@@ -22,7 +23,7 @@ fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tens
         source: &SOURCE,
         entry,
         constants: vec![],
-        params: vec![word(small.rows, "rows")?, (small.ld / 4) as u32],
+        params: &[("rows", Size(small.rows)), ("ld4", Size(small.ld / 4))],
         bind,
         groups: several(&SOURCE, rec.variant(), small.len() / 4),
         cost: stream(&[small, small], 0.0),

@@ -1,9 +1,10 @@
 //! The next token of every row, drawn on the GPU; the host sees tokens only every few steps.
 
 use super::case::{Case, Kernel};
-use super::sizes::{lanes, row_groups, stream, word};
-use crate::gpu::{Launch, Recorder, Source, Tensor, Variant, fold};
-use crate::rng::philox;
+use super::sizes::{lanes, row_groups, stream};
+use crate::gpu::Value::{Float, Size, Word, Words};
+use crate::gpu::{Launch, Param, Recorder, Source, Tensor, Variant, fold};
+use crate::rng::{halves, philox};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -80,39 +81,33 @@ pub struct State {
     pub out: Tensor,
 }
 
-fn params(
+/// `stop` holds `stops` tokens and zeros behind them.
+fn params<'a>(
     logits: &Tensor,
     state: &State,
-    rows: usize,
     identity: bool,
     s: &Sampling,
-    stop: &[u32],
-    seed: u64,
-) -> Result<Vec<u32>> {
-    if stop.len() > MOST_STOPS {
-        return Err(Error::Input(format!("{} stop tokens; at most {MOST_STOPS} are possible", stop.len())));
-    }
-    let mut p = vec![
-        word(rows, "rows")?,
-        logits.cols as u32,
-        logits.ld as u32,
-        state.seen.ld as u32,
-        state.out.ld as u32,
-        u32::from(identity),
-        stop.len() as u32,
-        s.top_k as u32,
-        s.repetition_penalty.to_bits(),
-        s.temperature.to_bits(),
-        s.top_p.to_bits(),
-        s.min_p.to_bits(),
-        seed as u32,
-        (seed >> 32) as u32,
-        u32::from(s.cuts(logits.cols)),
-        0,
-    ];
-    p.extend_from_slice(stop);
-    p.resize(16 + MOST_STOPS, 0);
-    Ok(p)
+    (stop, stops): (&'a [u32; MOST_STOPS], usize),
+    seed: &'a [u32; 2],
+) -> [Param<'a>; 16] {
+    [
+        ("rows", Size(state.info.rows)),
+        ("cols", Size(logits.cols)),
+        ("ld", Size(logits.ld)),
+        ("seen_ld", Size(state.seen.ld)),
+        ("out_ld", Size(state.out.ld)),
+        ("identity", Word(identity.into())),
+        ("stops", Size(stops)),
+        ("top_k", Size(s.top_k)),
+        ("penalty", Float(s.repetition_penalty)),
+        ("temperature", Float(s.temperature)),
+        ("top_p", Float(s.top_p)),
+        ("min_p", Float(s.min_p)),
+        ("seed", Words(seed)),
+        ("cuts", Word(s.cuts(logits.cols).into())),
+        ("pad", Word(0)),
+        ("stop", Words(stop)),
+    ]
 }
 
 /// Draws a token for each of `rows` rows and moves them on. Row b has logits row b, or (not `identity`) `info[b].z`.
@@ -127,6 +122,11 @@ pub fn forward(
     sampling: &Sampling,
     (stop, seed): (&[u32], u64),
 ) -> Result<()> {
+    if stop.len() > MOST_STOPS {
+        return Err(Error::Input(format!("{} stop tokens; at most {MOST_STOPS} are possible", stop.len())));
+    }
+    let mut padded = [0; MOST_STOPS];
+    padded[..stop.len()].copy_from_slice(stop);
     let rows = state.info.rows;
     let list = match sampling.cuts(logits.cols) {
         true => rec.gpu().empty(rows, logits.cols)?,
@@ -140,7 +140,7 @@ pub fn forward(
         source,
         entry: "forward",
         constants: vec![],
-        params: params(logits, state, rows, identity, sampling, stop, seed)?,
+        params: &params(logits, state, identity, sampling, (&padded, stop.len()), &halves(seed)),
         bind: &[logits, &state.info, &state.seen, &state.token, &state.pos, &state.state, &state.out, &list],
         groups,
         cost: stream(&[logits], 4.0),
@@ -164,7 +164,7 @@ pub fn choose(
         source: &SOURCE,
         entry: "choose",
         constants: vec![],
-        params: params(logits, state, rows, identity, &Sampling::default(), &[], 0)?,
+        params: &params(logits, state, identity, &Sampling::default(), (&[0; MOST_STOPS], 0), &[0; 2]),
         bind: &[logits, &state.info, choice, &state.token, &state.pos, &state.state, &state.out, share],
         groups: lanes(&SOURCE, rec.variant(), rows),
         cost: stream(&[share], 4.0),

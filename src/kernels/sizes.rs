@@ -1,6 +1,5 @@
-//! Sizes of a launch: workgroups, the bytes it moves, and numbers as the shaders take them.
+//! Sizes of a launch: workgroups, and the bytes it moves.
 
-use crate::Result;
 use crate::gpu::{Cost, Source, Tensor, Variant};
 
 /// Workgroups for one lane per item.
@@ -29,10 +28,4 @@ pub(super) fn bytes(tensors: &[&Tensor]) -> f64 {
 /// Cost of an op that is bound by memory: `per_element` operations on each element of `tensors[0]`.
 pub(super) fn stream(tensors: &[&Tensor], per_element: f64) -> Cost {
     Cost::new(tensors.first().map_or(0.0, |t| t.len() as f64) * per_element, bytes(tensors))
-}
-
-/// Refuses what the shaders' 32-bit indices cannot reach.
-pub(super) fn word(n: usize, what: &str) -> Result<u32> {
-    u32::try_from(n)
-        .map_err(|_| crate::Error::Input(format!("{what} is {n}, more than 32 bits hold; use a smaller batch")))
 }

@@ -3,7 +3,8 @@
 use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
 use crate::arch::Activation;
-use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
+use crate::gpu::Value::Size;
+use crate::gpu::{Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -39,9 +40,9 @@ pub(super) fn check(rows: usize, width: usize, a: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn params(gu: &Tensor, a: &Tensor) -> Result<Vec<u32>> {
+fn params(gu: &Tensor, a: &Tensor) -> Result<[Param<'static>; 2]> {
     check(gu.rows, gu.ld, a)?;
-    Ok(vec![gu.rows as u32, (a.ld / 4) as u32])
+    Ok([("rows", Size(gu.rows)), ("f4", Size(a.ld / 4))])
 }
 
 /// a `[T, F]` from gu `[T, 2 pad4(F)]`, gate first.
@@ -53,7 +54,7 @@ pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> 
         source: &SOURCE,
         entry: "forward",
         constants: vec![act.constant()],
-        params: params(gu, a)?,
+        params: &params(gu, a)?,
         bind: &[gu, a],
         groups: several(&SOURCE, rec.variant(), a.len() / 4),
         cost: stream(&[a, gu], 6.0),
@@ -69,7 +70,7 @@ pub fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, d
         source: &SOURCE,
         entry: "backward",
         constants: vec![act.constant()],
-        params: params(gu, da)?,
+        params: &params(gu, da)?,
         bind: &[gu, da, dgu],
         groups: several(&SOURCE, rec.variant(), da.len() / 4),
         cost: stream(&[da, gu, dgu], 14.0),

@@ -5,8 +5,9 @@ use super::case::{Case, Kernel, Trial};
 use super::half::Half;
 use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
-use super::sizes::{bytes, several, word};
+use super::sizes::{bytes, several};
 use super::weight::Block;
+use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -48,11 +49,11 @@ pub fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<T
         source: &SOURCE,
         entry: if matches!(x, Block::Quantised { .. }) { "forward_q" } else { "forward" },
         constants,
-        params: vec![
-            word(rows, "rows")?,
-            word(pad4(cols), "columns")?,
-            word(x.ld4(), "a row")?,
-            word(columns.start / 4, "columns")?,
+        params: &[
+            ("rows", Size(rows)),
+            ("cols", Size(pad4(cols))),
+            ("ld4", Size(x.ld4())),
+            ("first4", Size(columns.start / 4)),
         ],
         groups: several(&SOURCE, rec.variant(), y.len() / 16),
         cost: Cost::new(0.0, bytes(&weight) * share + bytes(&[&y])),

@@ -59,7 +59,7 @@ fn translate(label: &str, entry: &str, optional: bool, text: &str) -> Translated
     assert_eq!(module.entry_points[0].name, entry, "{label}");
     bindings_are_in_order(label, &module);
     bindings_are_what_the_host_reads(label, &module, text);
-    parameters_are_packed_words(label, &module);
+    parameters_are_packed_words(label, &module, text);
     let options = spv::Options { lang_version: (1, 3), ..Default::default() };
     let spv = spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
     let options = msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
@@ -109,14 +109,17 @@ fn bindings_are_what_the_host_reads(label: &str, module: &naga::Module, text: &s
     assert_eq!(Source::read_only_bindings(text), read_only, "{label}");
 }
 
-/// The host writes parameters as words one after another, at most 256 bytes of them.
-fn parameters_are_packed_words(label: &str, module: &naga::Module) {
+/// The host writes parameters as words one after another, at most 256 bytes of them, and compares their names and types with
+/// what it reads in the text; naga must see the same.
+fn parameters_are_packed_words(label: &str, module: &naga::Module, text: &str) {
+    let read = Source::parameters(text).expect("parameters");
     for (_, v) in module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform) {
         let naga::TypeInner::Struct { members, span } = &module.types[v.ty].inner else {
             panic!("{label}: the parameters are no struct");
         };
         let mut next = 0;
-        for member in members {
+        assert_eq!(members.len(), read.len(), "{label}: parameters");
+        for (member, read) in members.iter().zip(&read) {
             let name = member.name.as_deref().unwrap_or_default();
             let words = match module.types[member.ty].inner {
                 naga::TypeInner::Scalar(s) if s.width == 4 => 1,
@@ -125,6 +128,8 @@ fn parameters_are_packed_words(label: &str, module: &naga::Module) {
                 naga::TypeInner::Array { size: naga::ArraySize::Constant(n), stride: 16, .. } => 4 * n.get(),
                 _ => panic!("{label}: parameter {name} is made of no words"),
             };
+            let float = module.types[member.ty].inner.scalar_kind() == Some(naga::ScalarKind::Float);
+            assert_eq!((name, float, words as usize), (&*read.name, read.kind == "f32", read.words), "{label}");
             assert_eq!(member.offset, next, "{label}: there is a gap before parameter {name}");
             next += 4 * words;
         }
