@@ -1,10 +1,12 @@
 //! What every command needs: the common flags, the GPU, progress, and one way to print.
 
 use crate::common::{Common, LimitSet};
+use crate::dtype::{ON_DEVICE, one_of};
 use crate::progress::{Progress, Verbosity};
 use crate::ranks::Ranks;
 use anyhow::{Context, Result, bail};
 use selfreward::Observer;
+use selfreward::arch::Dtype;
 use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
@@ -91,13 +93,13 @@ impl App {
 pub(crate) struct DtypeArg {
     /// Type of the model's matrices on the device; sums and activations are always in f32 (default: as the file has
     /// them; sft and dpo train all weights in f32, and with bf16 or f16 their products read rounded copies)
-    #[arg(long, value_enum, value_name = "T")]
-    dtype: Option<DtypeName>,
+    #[arg(long, value_name = "T", value_parser = one_of(ON_DEVICE))]
+    dtype: Option<Dtype>,
 }
 
 impl DtypeArg {
     /// The flag as if `dtype` had been given.
-    pub(crate) fn of(dtype: Option<DtypeName>) -> Self {
+    pub(crate) fn of(dtype: Option<Dtype>) -> Self {
         Self { dtype }
     }
 
@@ -128,9 +130,9 @@ impl DtypeArg {
     /// The 16-bit type that was asked for, if it was one.
     pub(crate) fn half(&self) -> Option<Half> {
         match self.dtype {
-            Some(DtypeName::Bf16) => Some(Half::Bf16),
-            Some(DtypeName::F16) => Some(Half::F16),
-            Some(DtypeName::F32) | None => None,
+            Some(Dtype::BF16) => Some(Half::Bf16),
+            Some(Dtype::F16) => Some(Half::F16),
+            _ => None,
         }
     }
 }
@@ -202,13 +204,6 @@ enum WeightsName {
 enum OptimizerName {
     Adamw,
     Adamw8bit,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum DtypeName {
-    F32,
-    Bf16,
-    F16,
 }
 
 /// Flags of commands that compare or measure: they fix what a device would choose by itself.

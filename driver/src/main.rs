@@ -6,6 +6,7 @@ mod app;
 mod args;
 mod commands;
 mod common;
+mod dtype;
 mod profile;
 mod progress;
 mod ranks;

@@ -63,6 +63,11 @@ impl Dtype {
         TYPES[self as usize].1
     }
 
+    /// The type with this name, in letters of any case.
+    pub fn named(name: &str) -> Option<Dtype> {
+        Dtype::all().find(|dtype| dtype.name().eq_ignore_ascii_case(name))
+    }
+
     /// GGUF's number for it.
     pub fn gguf(self) -> u32 {
         TYPES[self as usize].2

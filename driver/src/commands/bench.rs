@@ -1,11 +1,12 @@
 //! `bench`: the speed of the kernels, and of a model.
 
-use crate::app::{App, DtypeArg, DtypeName, Pin};
+use crate::app::{App, DtypeArg, Pin};
+use crate::dtype::ON_DEVICE;
 use crate::tables::Table;
 use anyhow::{Context, Result, anyhow, bail};
-use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::Observer;
+use selfreward::arch::Dtype;
 use selfreward::gpu::{DeviceInfo, Gpu};
 use selfreward::json::read_json;
 use selfreward::kernels::check::{self, BenchRow};
@@ -69,8 +70,8 @@ fn types() -> impl TypedValueParser<Value = &'static str> {
 }
 
 /// The type of a model's weights that a name in `--dtype` means.
-fn of_model(dtype: &str) -> Result<DtypeName> {
-    DtypeName::from_str(dtype, false).map_err(|_| {
+fn of_model(dtype: &str) -> Result<Dtype> {
+    Dtype::named(dtype).filter(|dtype| ON_DEVICE.contains(dtype)).ok_or_else(|| {
         anyhow!("--dtype {dtype} is for kernels; a model is quantised where its file is (leave --dtype out)")
     })
 }

@@ -1,6 +1,7 @@
 //! `export`: a model as a Hugging Face folder or a GGUF file, an adapter merged into it or as a PEFT folder.
 
 use crate::app::{App, check_writable};
+use crate::dtype::one_of;
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::arch::Dtype;
@@ -25,8 +26,8 @@ pub(crate) struct Args {
     merge: bool,
     /// Storage type of the weights; GGUF files keep vectors in f32 (default: the model's own, f32 if it is quantised
     /// and for a PEFT folder)
-    #[arg(long, value_enum, value_name = "T")]
-    dtype: Option<Plain>,
+    #[arg(long, value_name = "T", value_parser = one_of([Dtype::F32, Dtype::F16, Dtype::BF16]))]
+    dtype: Option<Dtype>,
     /// Quantise a GGUF file's matrices; rows that are no multiple of 32 are stored as f16
     #[arg(long, value_enum, value_name = "Q", conflicts_with = "dtype")]
     quantize: Option<Quantised>,
@@ -40,13 +41,6 @@ enum Format {
     Gguf,
     /// The adapter alone, which names its base model by its path
     Peft,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Plain {
-    F32,
-    F16,
-    Bf16,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -74,9 +68,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     let dtype = match (args.quantize, args.dtype) {
         (Some(Quantised::Q8_0), _) => Dtype::Q8_0,
-        (None, Some(Plain::F32)) => Dtype::F32,
-        (None, Some(Plain::F16)) => Dtype::F16,
-        (None, Some(Plain::Bf16)) => Dtype::BF16,
+        (None, Some(dtype)) => dtype,
         (None, None) => default_dtype(format, &source)?,
     };
     let model = args.model.display();

@@ -2,10 +2,10 @@
 
 use crate::app::{App, DtypeArg, Pin, StateArgs};
 use crate::commands::train::{LoraArgs, LossArgs};
+use crate::dtype::one_of;
 use crate::sample::share_below_1;
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::Silent;
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "config.json")]
     config: Option<PathBuf>,
     /// How the matrices of --config are stored (default: as its dtype says, else f32)
-    #[arg(long, value_name = "T", requires = "config", conflicts_with = "model", value_parser = stored())]
+    #[arg(long, value_name = "T", requires = "config", conflicts_with = "model", value_parser = one_of(Dtype::all()))]
     stored: Option<Dtype>,
     /// Prompts to answer
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -96,14 +96,6 @@ enum Task {
     Sft,
     Dpo,
     Run,
-}
-
-/// A parser that takes the types of weights, written in small letters.
-fn stored() -> impl TypedValueParser<Value = Dtype> {
-    PossibleValuesParser::new(Dtype::all().map(|dtype| dtype.name().to_lowercase())).try_map(|given| {
-        let named = Dtype::all().find(|dtype| dtype.name().eq_ignore_ascii_case(&given));
-        named.ok_or("no type of weights")
-    })
 }
 
 /// What the planned work takes, as it is printed.
