@@ -1,5 +1,5 @@
-//! Files and folders: the one place through which the library reaches the disk. Natively each function is `std::fs`'s own; a
-//! system without a disk needs another body for these and for nothing else.
+//! Files and folders: the one place through which the library reaches the disk. Natively each function is `std::fs`'s
+//! own; a system without a disk needs another body for these and for nothing else.
 
 #![expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
 

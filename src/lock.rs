@@ -19,8 +19,8 @@ const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { D
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Lock {
-    /// Locks the folder, to this process or, with `File::try_lock_shared`, to those that share it. Where another process
-    /// has it, it is waited for up to [`PATIENCE`], and the observer is told.
+    /// Locks the folder, to this process or, with `File::try_lock_shared`, to those that share it. Where another
+    /// process has it, it is waited for up to [`PATIENCE`], and the observer is told.
     ///
     /// # Errors
     /// Another process has it; the file cannot be made; `Stopped` when the observer asks for it.
