@@ -10,6 +10,7 @@ use crate::kernels::rows;
 use crate::layout::Forest;
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
+use std::ops::Range;
 
 /// Most rows in a pass that continues what is written. Such rows use the decoder's attention, which keeps partial sums
 /// of every row.
@@ -75,22 +76,21 @@ impl PromptForest {
             if more == 0 {
                 let node = self.forest.leaf(&key.tokens()[from * PAGE..]);
                 self.last.push((*first, (node.first + node.len - 1) as u32));
-                self.store(&prompts[*first], (node.first, from * PAGE), key.tokens().len(), pages);
+                self.store(&prompts[*first], node.first, from * PAGE..key.tokens().len(), pages);
                 continue;
             }
             // They are sorted, so the first and the last one have least in common.
             let common = key.common(prompts[alike[more]].key);
             let node = self.forest.open(&key.tokens()[from * PAGE..common * PAGE]);
-            self.store(&prompts[*first], (node.first, from * PAGE), common * PAGE, pages);
+            self.store(&prompts[*first], node.first, from * PAGE..common * PAGE, pages);
             self.grow(prompts, alike, common, pages);
             self.forest.close();
         }
     }
 
-    /// Notes where positions `at .. end` of a prompt, which are rows from `row` on, are stored.
-    fn store(&mut self, prompt: &Prompt, (row, at): (usize, usize), end: usize, pages: &Pages) {
-        for position in at..end {
-            let row = (row + position - at) as u32;
+    /// Notes where these positions of a prompt, which are the rows from `first_row` on, are stored.
+    fn store(&mut self, prompt: &Prompt, first_row: usize, positions: Range<usize>, pages: &Pages) {
+        for (row, position) in (first_row as u32..).zip(positions) {
             self.lengths.push(prompt.sequences[0].longest() as u32);
             if position / PAGE < prompt.key.shareable() {
                 if !pages.is_ready(prompt.page(position)) {
@@ -125,7 +125,7 @@ pub(super) fn start(
     let token = gpu.vector(&shared.forest.tokens)?;
     let context = decoder::Context::Forest { view: &view, store: Some((arena, &row, &slot)) };
     let last: Vec<u32> = shared.last.iter().map(|(_, row)| *row).collect();
-    logits(gpu.record(), model, (&token, shared.forest.len()), &context, &last)
+    logits(gpu.record(), model, &token, &context, &last)
 }
 
 /// Runs the rest of prompts whose first pages are written, and fills their other pages. Returns the logits after each
@@ -182,19 +182,19 @@ pub(super) fn continued(
         apart: false,
         copies: copies.as_ref().map(|(r, s)| (r, s)),
     });
-    logits(gpu.record(), model, (&token, tokens.len()), &context, &last)
+    logits(gpu.record(), model, &token, &context, &last)
 }
 
 /// The logits after each of the rows `last`, `[last, V]`.
 fn logits(
     mut rec: Recorder,
     model: &Model,
-    (token, count): (&Tensor, usize),
+    token: &Tensor,
     context: &decoder::Context,
     last: &[u32],
 ) -> Result<Tensor> {
     let gpu = rec.gpu();
-    let x = decoder::embed(&mut rec, model, token, count)?;
+    let x = decoder::embed(&mut rec, model, token, token.cols)?;
     let (x, delta) = decoder::stack(&mut rec, model, x, context, drop)?;
     let last = gpu.vector(last)?;
     let (lx, ld) = (gpu.empty(last.cols, x.cols)?, gpu.empty(last.cols, x.cols)?);

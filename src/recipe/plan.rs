@@ -59,18 +59,14 @@ pub fn requests(vocabulary: usize, count: usize, prompt: usize, samples: usize) 
 pub fn generation(
     gpu: &Gpu,
     model: &dyn Fn(&Gpu) -> Result<Model>,
-    (requests, answer): (&[Request], usize),
+    requests: &[Request],
+    max_new_tokens: usize,
     memory: Option<u64>,
 ) -> Result<(Gpu, usize)> {
     let counted = gpu.counting(memory);
     let model = model(&counted)?;
-    let settings = Settings {
-        sampling: Sampling::default(),
-        max_new_tokens: answer,
-        stop: Vec::new(),
-        seed: 0,
-        choices: Vec::new(),
-    };
+    let settings =
+        Settings { sampling: Sampling::default(), max_new_tokens, stop: Vec::new(), seed: 0, choices: Vec::new() };
     let mut generator = Generator::new(&counted, &model);
     let at_once = generator.at_once(requests, &settings)?;
     generator.run(requests, &settings)?;
@@ -103,9 +99,9 @@ pub fn of_run(
     let mut answers = |name, wave: usize, all: usize, (prompt, samples, answer): (usize, usize, usize)| -> Result<()> {
         let (wave, prompt) = (wave.min(all).max(1), prompt.min(context.saturating_sub(1)).max(1));
         let one = requests(vocabulary, wave, prompt, samples);
-        let (counted, fits) = match generation(gpu, model, (&one, answer), memory) {
+        let (counted, fits) = match generation(gpu, model, &one, answer, memory) {
             Ok((counted, _)) => (counted, true),
-            Err(Error::OutOfMemory(_)) => (generation(gpu, model, (&one, answer), None)?.0, false),
+            Err(Error::OutOfMemory(_)) => (generation(gpu, model, &one, answer, None)?.0, false),
             Err(other) => return Err(other),
         };
         let seconds = seconds(&counted, peaks) * all as f64 / wave as f64 * rounds;

@@ -249,16 +249,16 @@ fn generation_takes_what_is_planned_and_fits_the_cap() {
             };
             let gpu = Gpu::open(None, None).unwrap();
             let load = |gpu: &Gpu| Model::load_as(gpu, &source, storage);
-            let (counted, at_once) = plan::generation(&gpu, &load, (&requests, answer), None).unwrap();
+            let (counted, at_once) = plan::generation(&gpu, &load, &requests, answer, None).unwrap();
             let what = format!("{storage:?}, {prompts} prompts of {prompt}, {n} answers of {answer}");
             assert_eq!(at_once, prompts * n, "{what}");
             let (measured, free) = measure(None).unwrap();
             close(&what, &counted.peak(), &measured);
             let first = plan::requests(60, 1, prompt, 1);
-            let one = plan::generation(&gpu, &load, (&first, answer), None).unwrap().0.peak();
+            let one = plan::generation(&gpu, &load, &first, answer, None).unwrap().0.peak();
             if at_once > 1 {
                 let cap = one.bytes.midpoint(measured.bytes);
-                let (counted, some) = plan::generation(&gpu, &load, (&requests, answer), Some(cap)).unwrap();
+                let (counted, some) = plan::generation(&gpu, &load, &requests, answer, Some(cap)).unwrap();
                 assert!((1..at_once).contains(&some), "{what}: {some} at once");
                 let (capped, out) = measure(Some(cap)).unwrap();
                 assert!(capped.bytes <= cap, "{what}");

@@ -178,13 +178,12 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
         write_alpaca(&dir.join("model_outputs.json"), &prompts, &a, &dataset)?;
         write_alpaca(&dir.join("reference_outputs.json"), &prompts, &b, &dataset)?;
     }
+    // Has the duel judged; also gives the judge's name.
+    let duel = |engine: &mut dyn Engine, referee: &Referee| -> Result<(String, Vec<DuelRecord>)> {
+        Ok((referee.name().to_owned(), play(engine, referee, &prompts, &a, &b, &app.progress)?))
+    };
     let (name, records) = match judge_source {
-        None => referee(
-            app,
-            &mut NoEngine,
-            &Referee::Scores { judge: &OracleJudge, margin: d.margin.into() },
-            (&prompts, &a, &b),
-        )?,
+        None => duel(&mut NoEngine, &Referee::Scores { judge: &OracleJudge, margin: d.margin.into() })?,
         Some(source) => {
             let language = ChatLanguage::new(&source)?;
             let gpu = app.gpu()?;
@@ -194,12 +193,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
             match args.reading.mode.first() {
                 Some(&mode) => {
                     let judge = args.reading.judge(mode, own.as_deref(), &language, seed);
-                    referee(
-                        app,
-                        engine,
-                        &Referee::Scores { judge: &judge, margin: d.margin.into() },
-                        (&prompts, &a, &b),
-                    )?
+                    duel(engine, &Referee::Scores { judge: &judge, margin: d.margin.into() })?
                 }
                 None => {
                     let sampled = d.sampled.then(|| args.reading.settings(seed));
@@ -207,7 +201,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
                     if let Some(text) = own {
                         judge.template = Template::message(&text);
                     }
-                    referee(app, engine, &Referee::Pairwise(Box::new(judge)), (&prompts, &a, &b))?
+                    duel(engine, &Referee::Pairwise(Box::new(judge)))?
                 }
             }
         }
@@ -221,16 +215,6 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
         return app.json(&report);
     }
     print_duel(app, &report)
-}
-
-/// Has the duel judged; also returns the judge's name.
-fn referee(
-    app: &App,
-    engine: &mut dyn Engine,
-    referee: &Referee,
-    (prompts, a, b): (&[Prompt], &AnswerSet, &AnswerSet),
-) -> Result<(String, Vec<DuelRecord>)> {
-    Ok((referee.name().to_owned(), play(engine, referee, prompts, a, b, &app.progress)?))
 }
 
 /// The answers of one side, from its file or its model.

@@ -262,12 +262,12 @@ fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let requests = plan::requests(shape.arch().vocab_size, args.prompts as usize, prompt, args.n as usize);
     let peak_of = |storage: Storage| -> Result<(Peak, usize, bool)> {
         let load = |gpu: &Gpu| shape.load(gpu, storage, None);
-        match plan::generation(gpu, &load, (&requests, answer), gpu.memory()) {
+        match plan::generation(gpu, &load, &requests, answer, gpu.memory()) {
             Ok((counted, at_once)) => Ok((counted.peak(), at_once, true)),
             Err(selfreward::Error::OutOfMemory(_)) if gpu.memory().is_some() => {
                 // What a single answer takes.
                 let one = plan::requests(shape.arch().vocab_size, 1, prompt, 1);
-                let (counted, _) = plan::generation(gpu, &load, (&one, answer), None)?;
+                let (counted, _) = plan::generation(gpu, &load, &one, answer, None)?;
                 Ok((counted.peak(), 0, false))
             }
             Err(other) => Err(other.into()),

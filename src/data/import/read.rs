@@ -126,19 +126,24 @@ struct Found {
     dropped: Counts,
 }
 
+fn ranked(text: String, rank: usize) -> RankedAnswer {
+    RankedAnswer { text, rank, score: None, verdict: None }
+}
+
 impl Found {
     fn drop(&mut self, why: &'static str) {
         *self.dropped.entry(why).or_default() += 1;
     }
 
-    /// Adds an answer. `rank` is its place among the answers of the same record; those of one question may come from
+    /// Adds an answer. Its rank is the place among the answers of the same record; those of one question may come from
     /// several records.
-    fn add(&mut self, prompt: &str, text: &str, (rank, score): (usize, Option<f64>), verdict: Option<String>) {
-        let (prompt, text) = (prompt.trim(), text.trim());
-        if prompt.is_empty() || text.is_empty() {
+    fn add(&mut self, prompt: &str, mut answer: RankedAnswer) {
+        answer.text = answer.text.trim().to_owned();
+        let prompt = prompt.trim();
+        if prompt.is_empty() || answer.text.is_empty() {
             return self.drop("with an empty text");
         }
-        if score.is_some_and(|s| !s.is_finite()) {
+        if answer.score.is_some_and(|s| !s.is_finite()) {
             return self.drop("with a score that is no number");
         }
         let next = self.questions.len();
@@ -147,10 +152,10 @@ impl Found {
             self.questions.push(Question { prompt: prompt.to_owned(), answers: Vec::new() });
         }
         let answers = &mut self.questions[at].answers;
-        if answers.iter().any(|a| a.text == text) {
+        if answers.iter().any(|a| a.text == answer.text) {
             return self.drop("that stand there twice");
         }
-        answers.push(RankedAnswer { text: text.to_owned(), rank, score, verdict });
+        answers.push(answer);
     }
 
     fn tree(&mut self, root: OasstMessage, lang: &str) {
@@ -167,7 +172,7 @@ impl Found {
         }
         for reply in replies {
             match reply.rank {
-                Some(rank) if rank >= 0.0 => self.add(&root.text, &reply.text, (rank as usize, None), None),
+                Some(rank) if rank >= 0.0 => self.add(&root.text, ranked(reply.text, rank as usize)),
                 _ => self.drop("without a rank"),
             }
         }
@@ -198,8 +203,8 @@ impl Found {
         };
         match (prompt, chosen, rejected) {
             (Some(prompt), Some(chosen), Some(rejected)) => {
-                self.add(&prompt, &chosen, (0, None), None);
-                self.add(&prompt, &rejected, (1, None), None);
+                self.add(&prompt, ranked(chosen, 0));
+                self.add(&prompt, ranked(rejected, 1));
             }
             _ => self.drop("of several turns or without a prompt of their own"),
         }
@@ -208,7 +213,7 @@ impl Found {
     fn scored(&mut self, s: ScoredLine) {
         let score = s.score.or(s.score_reference);
         match (s.prompt.only(), s.response.or(s.completion).and_then(Said::last)) {
-            (Some(prompt), Some(text)) => self.add(&prompt, &text, (0, score), s.verdict),
+            (Some(prompt), Some(text)) => self.add(&prompt, RankedAnswer { text, rank: 0, score, verdict: s.verdict }),
             _ => self.drop("of several turns"),
         }
     }
