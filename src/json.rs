@@ -67,7 +67,10 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// The file cannot be read, or it does not have the form of `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = disk::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))
+    serde_json::from_slice(&bytes).map_err(|e| match e.is_data() {
+        true => Error::file(path, e.to_string()),
+        false => Error::file(path, format!("is not JSON: {e}")),
+    })
 }
 
 pub(crate) fn line<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::hub::{Hub, HubId};
+use crate::json::read_json;
 use crate::text::Text;
 use crate::weights::peft::{self, Peft};
 use crate::weights::{ModelParts, Weights, gguf_model, gguf_tokenizer, safetensors, save};
@@ -128,7 +129,7 @@ impl ModelSource {
             // A tensor of a block that is left out would silently make another model.
             if name.starts_with("model.layers.") {
                 let what =
-                    format!("tensor {name} has no place in the configuration ({} layers)", self.arch.num_hidden_layers);
+                    format!("tensor {name} has no place in the configuration ({} layers)", self.arch.layers.len());
                 return Err(Error::file(self.weights.file_of(name).unwrap_or(&self.path), what));
             }
             if name == OUTPUT {
@@ -207,7 +208,7 @@ fn resolve(start: &Path, network: Option<&dyn Observer>) -> Result<PathBuf> {
         if path.join("config.json").is_there() || is_adapter(&path) {
             return Ok(path);
         } else if pointer.is_there() {
-            let document = save::read_json(&pointer)?;
+            let document: Value = read_json(&pointer)?;
             let Some(target) = document.get("path").and_then(Value::as_str) else {
                 return Err(Error::file(pointer, "expected {\"path\": …}"));
             };
@@ -269,10 +270,10 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         return Err(Error::file(path, format!("its weights {why}")));
     }
     let config_path = path.join("config.json");
-    let config = save::read_json(&config_path)?;
+    let config: Value = read_json(&config_path)?;
     let arch = family::arch(&config).map_err(|error| Error::file(&config_path, error.to_string()))?;
     let generation_path = path.join("generation_config.json");
-    let generation_config = if generation_path.is_there() { Some(save::read_json(&generation_path)?) } else { None };
+    let generation_config = if generation_path.is_there() { Some(read_json(&generation_path)?) } else { None };
     let weights = safetensors::open_folder(path)?;
     let text = Text::open(path)?;
     Ok(ModelSource {

@@ -1,7 +1,8 @@
 //! How a tensor's numbers are stored, and how they become f32.
 //!
-//! Quantised rows are runs of blocks: a scale (f16), sometimes a minimum or sub-scales, and small integers. The layouts are
-//! those of GGUF; the order of the f32 operations is that of the `gguf` Python package, so that both give the same bits.
+//! Quantised rows are runs of blocks: a scale (f16), sometimes a minimum or sub-scales, and small integers. The layouts
+//! are those of GGUF; the order of the f32 operations is that of the `gguf` Python package, so that both give the same
+//! bits.
 
 use half::{bf16, f16};
 
@@ -78,8 +79,8 @@ impl Dtype {
         Dtype::all().find(|dtype| dtype.gguf() == number)
     }
 
-    /// Bytes of a tensor of this shape (rows are the last axis), `None` where the last axis is no multiple of the block or
-    /// the product overflows.
+    /// Bytes of a tensor of this shape (rows are the last axis), `None` where the last axis is no multiple of the block
+    /// or the product overflows.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (values, bytes) = self.block();
         if shape.last().is_some_and(|last| last % values != 0) {
@@ -113,8 +114,8 @@ impl Dtype {
 type ThirtyTwo = ([u8; 32], [(f32, f32); 2]);
 
 impl Dtype {
-    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum. `None` where
-    /// the type is not quantised, or the data end before.
+    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum.
+    /// `None` where the type is not quantised, or the data end before.
     pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<ThirtyTwo> {
         let (values, bytes) = self.block();
         let g = at % (values / 32).max(1);

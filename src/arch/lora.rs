@@ -1,9 +1,10 @@
-//! A LoRA adapter (arXiv 2106.09685) as plain data: its settings, its tensors on the host, the layers it changes. Names, shapes and
-//! settings are PEFT's: A `[r, in]`, B `[out, r]`.
+//! A LoRA adapter (arXiv 2106.09685) as plain data: its settings, its tensors on the host, the layers it changes.
+//! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
 use super::lora_layers::{Rules, names_match};
-use super::{Arch, LARGEST, NamedTensor, first_unusable, unusable};
+use super::shape::Arch;
+use super::tensor::{LARGEST, NamedTensor, first_unusable, unusable};
 use crate::rng::{Stream, fnv};
 use crate::{Error, Result};
 
@@ -72,7 +73,8 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
             let (rank, scale) = rules.rank_and_scale(module)?;
             if rank == 0 || rank > MAX_RANK || !(-LARGEST..=LARGEST).contains(&scale) {
                 return Err(Error::Input(format!(
-                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a scale up to {LARGEST:e}"
+                    "LoRA of rank {rank} and scale {scale} on {module}; expected a rank of 1 to {MAX_RANK}, a scale up \
+                     to {LARGEST:e}"
                 )));
             }
             wanted.push(Target { module: module.into(), out, inner, rank, scale });

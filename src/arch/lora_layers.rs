@@ -1,5 +1,5 @@
-//! Which layers a LoRA adapter changes, and how: PEFT's rules (`check_target_module_exists`, `get_pattern_key`), on a layer's
-//! name in the model, such as `model.layers.0.self_attn.q_proj`.
+//! Which layers a LoRA adapter changes, and how: PEFT's rules (`check_target_module_exists`, `get_pattern_key`), on a
+//! layer's name in the model, such as `model.layers.0.self_attn.q_proj`.
 
 use fancy_regex::{Regex, RegexBuilder};
 

@@ -11,8 +11,8 @@ pub struct NamedTensor {
     pub data: Vec<f32>,
 }
 
-/// The largest absolute value that a weight may have. Those of trained models stay below some thousands; beyond this the
-/// products of three matrices, as in an MLP, may leave f32's range, and the model would only write NaN.
+/// The largest absolute value that a weight may have. Those of trained models stay below some thousands; beyond this
+/// the products of three matrices, as in an MLP, may leave f32's range, and the model would only write NaN.
 pub const LARGEST: f32 = 1e9;
 
 /// The position and value of the first weight that cannot be computed with: NaN, an infinity, or beyond [`LARGEST`].

@@ -7,6 +7,7 @@ use crate::gpu::{Gpu, Plan, Recorder, Tensor};
 use crate::kernels::arena::{Arena, Rows};
 use crate::kernels::rope::Turn;
 use crate::kernels::sample::{self, State};
+use crate::model::context::{Context, Past};
 use crate::model::{Model, decoder, head, view};
 
 /// One sequence that decodes, as a row of its batch.
@@ -133,10 +134,10 @@ impl DecodeBatch {
         };
         let turns = view::turns(gpu, model, &sequences().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();
-        let context = decoder::Context::Arena(decoder::Past::apart(arena, &rows, &turns));
+        let context = Context::Arena(Past::apart(arena, &rows, &turns));
         let x = decoder::embed(&mut rec, model, &self.state.token, self.sequences.len())?;
-        let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop)?;
-        let norm = head::final_norm(&mut rec, model, &x, &delta)?;
+        let stream = decoder::stack(&mut rec, model, x, &context, drop)?;
+        let norm = head::final_norm(&mut rec, model, &stream)?;
         let logits = head::logits(&mut rec, model, &norm.y)?;
         self.draw(&mut rec, setup, &logits)?;
         Ok(DecodeStep { plan: rec.compile(), _table: rows.table, _turns: turns })

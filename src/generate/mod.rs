@@ -15,8 +15,10 @@ pub use crate::text::Language;
 pub use engine::{Engine, GpuEngine, NoEngine};
 pub use language::ChatLanguage;
 
+use crate::arch::{Layer, Mixer};
 use crate::gpu::{self, Gpu};
-use crate::kernels::arena::PAGE;
+use crate::kernels::arena::{Arena, PAGE};
+use crate::kernels::heads::Heads;
 use crate::model::{Model, params};
 use crate::{Error, Observer, Result, Silent};
 use sequences::Sequences;
@@ -83,11 +85,13 @@ struct Room {
 
 impl Room {
     fn most(gpu: &Gpu, model: &Model) -> Room {
-        let heads = params::heads(&model.arch);
-        let page = (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
+        let bytes = |heads: Heads| (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
+        let pages: Vec<u64> = model.arch.layers.iter().map(|layer| bytes(kept(layer))).collect();
+        let (all, largest) = (pages.iter().sum::<u64>().max(1), pages.into_iter().max().unwrap_or(1));
         let arena = if gpu.info().software { 1u64 << 30 } else { 4 << 30 };
         let binding = gpu.max_binding_bytes();
-        let pages = (arena / (2 * page * model.arch.num_hidden_layers.max(1) as u64)).min(binding / page);
+        // A page has keys and values in each layer.
+        let pages = (arena / (2 * all)).min(binding / largest);
         Room {
             // Every sequence has a row of logits, and all of them lie in one buffer.
             sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
@@ -95,6 +99,18 @@ impl Room {
             pages: pages as usize,
         }
     }
+}
+
+/// The heads whose keys and values a block keeps in the arena.
+fn kept(layer: &Layer) -> Heads {
+    match &layer.mixer {
+        Mixer::Attention(attention) => params::heads(attention),
+    }
+}
+
+/// Room for the keys and values of so many pages in every block.
+fn arena(gpu: &Gpu, model: &Model, pages: usize) -> Result<Vec<Arena>> {
+    model.arch.layers.iter().map(|layer| Arena::room(gpu, pages, kept(layer))).collect()
 }
 
 impl<'a> Generator<'a> {

@@ -6,8 +6,8 @@ use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::arena::{Arena, PAGE, Rows};
-use crate::kernels::rows;
 use crate::layout::Forest;
+use crate::model::context::{Context, Past, Store};
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
 use std::ops::Range;
@@ -123,7 +123,7 @@ pub(super) fn start(
     let view = View::of_lengths(gpu, model, &shared.forest, &shared.lengths)?;
     let (row, slot) = (gpu.vector(&shared.row)?, gpu.vector(&shared.slot)?);
     let token = gpu.vector(&shared.forest.tokens)?;
-    let context = decoder::Context::Forest { view: &view, store: Some((arena, &row, &slot)) };
+    let context = Context::Forest { view: &view, store: Some(Store { arena, row: &row, slot: &slot }) };
     let last: Vec<u32> = shared.last.iter().map(|(_, row)| *row).collect();
     logits(gpu.record(), model, &token, &context, &last)
 }
@@ -175,7 +175,7 @@ pub(super) fn continued(
         true => None,
         false => Some((gpu.vector(&row)?, gpu.vector(&copy)?)),
     };
-    let context = decoder::Context::Arena(decoder::Past {
+    let context = Context::Arena(Past {
         arena,
         rows: &rows,
         turns: &turns,
@@ -186,21 +186,12 @@ pub(super) fn continued(
 }
 
 /// The logits after each of the rows `last`, `[last, V]`.
-fn logits(
-    mut rec: Recorder,
-    model: &Model,
-    token: &Tensor,
-    context: &decoder::Context,
-    last: &[u32],
-) -> Result<Tensor> {
+fn logits(mut rec: Recorder, model: &Model, token: &Tensor, context: &Context, last: &[u32]) -> Result<Tensor> {
     let gpu = rec.gpu();
     let x = decoder::embed(&mut rec, model, token, token.cols)?;
-    let (x, delta) = decoder::stack(&mut rec, model, x, context, drop)?;
-    let last = gpu.vector(last)?;
-    let (lx, ld) = (gpu.empty(last.cols, x.cols)?, gpu.empty(last.cols, x.cols)?);
-    rows::gather(&mut rec, &x, &last, &lx)?;
-    rows::gather(&mut rec, &delta, &last, &ld)?;
-    let norm = head::final_norm(&mut rec, model, &lx, &ld)?;
+    let stream = decoder::stack(&mut rec, model, x, context, drop)?;
+    let last = stream.gather(&mut rec, &gpu.vector(last)?)?;
+    let norm = head::final_norm(&mut rec, model, &last)?;
     let logits = head::logits(&mut rec, model, &norm.y)?;
     rec.submit()?;
     Ok(logits)

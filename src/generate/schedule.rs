@@ -10,7 +10,7 @@ use super::sequences::{Sequence, Sequences};
 use super::{Output, Request, Room};
 use crate::gpu::{Gpu, Part};
 use crate::kernels::arena::{Arena, PAGE};
-use crate::model::{Model, params};
+use crate::model::Model;
 use crate::{Error, Observer, Result};
 use std::collections::VecDeque;
 
@@ -52,10 +52,8 @@ pub(super) fn run(
     if sequences.list.is_empty() {
         return Ok(outputs);
     }
-    let heads = params::heads(&model.arch);
     let booked = gpu.book(Part::Arena);
-    let layers = 0..model.arch.num_hidden_layers;
-    let arena = layers.map(|_| Arena::room(gpu, room.pages, heads)).collect::<Result<Vec<_>>>()?;
+    let arena = super::arena(gpu, model, room.pages)?;
     drop(booked);
     let settings = sequences.settings;
     let choice = match settings.choices.is_empty() {

@@ -4,17 +4,19 @@
 use super::sequences::Sequences;
 use super::{Generator, Output, Request, Room, Sampling, Settings, schedule};
 use crate::Silent;
-use crate::arch::{Layer, Stretch};
+use crate::arch::{Mixer, Stretch};
 use crate::gpu::{Gpu, Options, Variant};
-use crate::kernels::arena::{Arena, PAGE, Rows};
-use crate::model::{Model, decoder, head, params, score, view};
+use crate::kernels::arena::{PAGE, Rows};
+use crate::model::context::{Context, Past};
+use crate::model::{Model, decoder, head, score, view};
 use crate::world;
 
 /// A small model with a windowed block, whose context spans several chunks of the attention.
 fn model(gpu: &Gpu) -> Model {
     let mut arch = world::arch();
     arch.max_position_embeddings = 512;
-    arch.layers[1] = Layer { window: Some(150), ..arch.layers[1] };
+    let Mixer::Attention(attention) = &mut arch.layers[1].mixer;
+    attention.window = Some(150);
     Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
 }
 
@@ -115,10 +117,8 @@ fn what_prompts_begin_with_is_computed_once() {
 /// Logits `[token][V]` of each sequence: its tokens are fed one by one, beside those of all others that are long
 /// enough.
 fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let heads = params::heads(&model.arch);
     let pages = sequences[0].len().div_ceil(PAGE);
-    let room = |_| Arena::room(gpu, sequences.len() * pages, heads).unwrap();
-    let arena: Vec<Arena> = model.arch.layers.iter().map(room).collect();
+    let arena = super::arena(gpu, model, sequences.len() * pages).unwrap();
     let mut all = vec![Vec::new(); sequences.len()];
     for at in 0..sequences[0].len() {
         let running = sequences.iter().take_while(|s| s.len() > at).count();
@@ -132,11 +132,11 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
             scale: None,
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
-        let context = decoder::Context::Arena(decoder::Past::apart(&arena, &rows, &turns));
+        let context = Context::Arena(Past::apart(&arena, &rows, &turns));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, model, &token, running).unwrap();
-        let (x, delta) = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
-        let norm = head::final_norm(&mut rec, model, &x, &delta).unwrap();
+        let stream = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
+        let norm = head::final_norm(&mut rec, model, &stream).unwrap();
         let logits = head::logits(&mut rec, model, &norm.y).unwrap();
         rec.submit().unwrap();
         let values: Vec<f32> = gpu.download(&logits).unwrap();
@@ -159,10 +159,8 @@ fn a_step_takes_six_dispatches_a_block() {
     for (variant, longest, each) in [(Variant::Soft, 90usize, 6), (Variant::Tile, 90, 6), (Variant::Soft, 300, 7)] {
         let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
         let model = model(&gpu);
-        let heads = params::heads(&model.arch);
         let pages = longest.div_ceil(PAGE);
-        let room = |_| Arena::room(&gpu, pages, heads).unwrap();
-        let arena: Vec<Arena> = model.arch.layers.iter().map(room).collect();
+        let arena = super::arena(&gpu, &model, pages).unwrap();
         let rows = Rows {
             table: gpu.upload(1, pages, &(0..pages as u32).collect::<Vec<_>>()).unwrap(),
             pos: gpu.vector(&[5u32]).unwrap(),
@@ -171,12 +169,12 @@ fn a_step_takes_six_dispatches_a_block() {
             scale: None,
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
-        let context = decoder::Context::Arena(decoder::Past::apart(&arena, &rows, &turns));
+        let context = Context::Arena(Past::apart(&arena, &rows, &turns));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
         let before = rec.len();
         decoder::stack(&mut rec, &model, x, &context, drop).unwrap();
-        assert_eq!(rec.len() - before, each * model.arch.num_hidden_layers, "{} {longest}", variant.name());
+        assert_eq!(rec.len() - before, each * model.arch.layers.len(), "{} {longest}", variant.name());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The 16-bit types in which matrices are stored.
 
+use crate::arch::Dtype;
 use crate::gpu::pad4;
 
 /// A 16-bit storage type.
@@ -13,6 +14,15 @@ pub enum Half {
 }
 
 impl Half {
+    /// The 16 bits of a type of files, None where it has others.
+    pub(crate) fn of(dtype: Dtype) -> Option<Half> {
+        match dtype {
+            Dtype::BF16 => Some(Half::Bf16),
+            Dtype::F16 => Some(Half::F16),
+            _ => None,
+        }
+    }
+
     /// Its name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {

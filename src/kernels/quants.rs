@@ -1,6 +1,7 @@
 //! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group of them.
 
 use super::half::Half;
+use crate::arch::Dtype;
 use crate::gpu::pad4;
 
 /// How the scales and minima of groups are stored.
@@ -32,6 +33,19 @@ impl Quants {
         Quants { bits: 8, group: 32, scales: Scales::Full },
         Quants { bits: 8, group: 16, scales: Scales::Full },
     ];
+
+    /// How blocks of a type lie on the GPU, without a change of any value; None of what is not in blocks.
+    pub(crate) fn of(dtype: Dtype) -> Option<Quants> {
+        let (bits, group, scales) = match dtype {
+            Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
+            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, 32, Scales::Half),
+            Dtype::Q4K => (4, 32, Scales::Full),
+            Dtype::Q5K => (8, 32, Scales::Full),
+            Dtype::Q6K => (8, 16, Scales::Full),
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
+        };
+        Some(Quants { bits, group, scales })
+    }
 
     /// Its name among the types of weights that a product is timed with.
     pub(super) const fn name(self) -> &'static str {

@@ -1,9 +1,9 @@
 //! Dropout in training: the masks of an optimiser step on a micro-batch's rows. Sites are modules by their Hugging Face
-//! names: `model.layers.L.self_attn` and `….mlp` for what a block's branch adds to the stream (behind its output projection
-//! and, where the family has one, its post-norm), a linear layer's own name for the input of its adapter.
+//! names: `model.layers.L.self_attn` and `….mlp` for what a block's branch adds to the stream (behind its output
+//! projection and, where the family has one, its post-norm), a linear layer's own name for the input of its adapter.
 //!
-//! A mask is a pure function of (seed, step, site, node, position, channel): it is drawn again in a recomputed block and on
-//! the way back, and it depends neither on the micro-batch nor on the row in which a token stands.
+//! A mask is a pure function of (seed, step, site, node, position, channel): it is drawn again in a recomputed block
+//! and on the way back, and it depends neither on the micro-batch nor on the row in which a token stands.
 
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
@@ -12,8 +12,8 @@ use crate::layout::Forest;
 use crate::rng::{fnv, halves, philox};
 
 /// What stands for a node (a prompt, an answer) in the masks of its rows: FNV-1a, 64 bits, of its parent's key and its
-/// tokens, little-endian. A root's parent is the number of the record among those of its step with the same prompt, or 0
-/// where such records share their prompt.
+/// tokens, little-endian. A root's parent is the number of the record among those of its step with the same prompt, or
+/// 0 where such records share their prompt.
 pub(crate) fn node_key(parent: u64, tokens: &[u32]) -> u64 {
     let mut bytes = parent.to_le_bytes().to_vec();
     bytes.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));

@@ -1,8 +1,9 @@
 //! The end of the model: final norm, output matrix, log-probs of listed targets in chunks, and the way back. No
 //! `[T, V]` is ever kept: backward computes each chunk's logits again.
 
-use super::Model;
-use super::decoder::{Grads, vector_grad};
+use super::decoder::Stream;
+use super::linear::{Grads, vector_grad};
+use super::model::Model;
 use super::params::Outer;
 use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::log_softmax::{self, Targets};
@@ -64,9 +65,10 @@ pub(crate) fn chunk_rows(gpu: &Gpu, vocabulary: usize) -> usize {
     (most / 8 * 8).max(8)
 }
 
-/// The final norm of the stream x + delta.
-pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: &Tensor) -> Result<Norm> {
-    rms_norm::forward(rec, x, Some(delta), model.gain(Outer::Norm as usize)?, model.arch.rms_norm_eps)
+/// The final norm of the stream.
+pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, stream: &Stream) -> Result<Norm> {
+    let gain = model.gain(Outer::Norm as usize)?;
+    rms_norm::forward(rec, &stream.x, stream.delta.as_ref(), gain, model.arch.rms_norm_eps)
 }
 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
@@ -108,13 +110,24 @@ pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &List
     Ok(Scored { chunks, lse, logp, square })
 }
 
+/// What was scored, for the way back.
+#[derive(Clone, Copy)]
+pub(crate) struct Scoring<'a> {
+    /// The final norm of all rows.
+    pub(crate) norm: &'a Norm,
+    /// What was asked.
+    pub(crate) lists: &'a Lists,
+    /// What [`logps`] gave.
+    pub(crate) scored: &'a Scored,
+}
+
 /// Gradients from coef `[sequences]` = dloss / dlogp: dh `[T, D]` is overwritten by the gradient of the stream before
 /// the final norm, the output matrix's and the norm's gradients are added to.
 pub(crate) fn backward(
     rec: &mut Recorder,
     model: &Model,
     grads: &Grads,
-    (norm, lists, scored): (&Norm, &Lists, &Scored),
+    Scoring { norm, lists, scored }: Scoring,
     coef: &Tensor,
     dh: &Tensor,
 ) -> Result<()> {

@@ -1,15 +1,14 @@
-//! LoRA (arXiv 2106.09685) inside the linear projections: y = x W + s · drop(x) Aᵀ Bᵀ, W frozen. Each adapted layer has its
-//! own A and B; what B gives is added at the columns where the layer lies in its fused row (q, k, v; gate, up).
+//! The tensors of a LoRA adapter (arXiv 2106.09685) on the GPU, and where they act: each adapted layer has its own A
+//! and B, and what B gives is added at the columns where the layer lies in its fused row (q, k, v; gate, up).
+//! `linear.rs` computes with them.
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
+use super::dropout;
 use super::params::{self, Part, Place};
-use super::{Model, dropout};
 use crate::arch::lora::{LoraConfig, targets};
 use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
-use crate::gpu::{Gpu, Recorder, Tensor};
-use crate::kernels::columns;
-use crate::kernels::matmul::{self, Epilogue};
+use crate::gpu::{Gpu, pad4};
 use crate::kernels::weight::{Stored, Weight};
 use crate::{Error, Result};
 
@@ -19,31 +18,40 @@ pub(crate) struct Lora {
     pub(crate) config: LoraConfig,
     /// Parameter number of the first A; B follows A, layer after layer.
     first: usize,
-    layers: Vec<Layer>,
+    layers: Vec<Adapted>,
 }
 
+/// An adapted layer.
 #[derive(Clone)]
-struct Layer {
+pub(super) struct Adapted {
     name: [String; 2],
-    /// For dropout.
-    site: u64,
+    /// The number that stands for the layer in dropout's masks.
+    pub(super) site: u64,
+    /// Of A and of B, as PEFT has them.
     shape: [[usize; 2]; 2],
-    scale: f32,
+    /// s, by which what the adapter gives is multiplied.
+    pub(super) scale: f32,
     /// Where the layer's weight lies.
     at: Place,
-    a: usize,
+    /// Parameter number of A; B is the next.
+    pub(super) a: usize,
 }
 
-impl Layer {
+impl Adapted {
+    /// The first column of the layer in its fused row.
+    pub(super) fn first_column(&self) -> usize {
+        self.at.first()
+    }
+
     /// How A or B lies on the GPU.
     fn place(&self, side: usize) -> Place {
         let Place { param, head_in, ref parts, .. } = self.at;
         let first = self.at.first();
         let parts = match side {
-            0 => vec![Part::all(0, false)],
+            0 => vec![Part::all(0, None)],
             _ => parts.iter().map(|p| Part { first: p.first - first, ..p.clone() }).collect(),
         };
-        Place { param, turned: true, head_in: head_in && side == 0, parts }
+        Place { param, turned: true, head_in: head_in.filter(|_| side == 0), parts }
     }
 }
 
@@ -63,7 +71,7 @@ impl Lora {
         let mut uploaded = Vec::new();
         for t in targets(arch, config)? {
             let at = params::place(arch, &format!("{}.weight", t.module))?;
-            let layer = Layer {
+            let layer = Adapted {
                 name: [t.name("A"), t.name("B")],
                 site: dropout::site(&t.module),
                 shape: [[t.rank, t.inner], [t.out, t.rank]],
@@ -87,7 +95,7 @@ impl Lora {
                     return Err(Error::NonFinite(unusable(name, &shape, first)));
                 }
                 let mut host = vec![0f32; rows * cols];
-                layer.place(side).each(arch, &shape, cols, |from, to| host[to] = t.data[from]);
+                layer.place(side).each(&shape, cols, |from, to| host[to] = t.data[from]);
                 uploaded.push(Some(Weight::upload(gpu, rows, cols, &host)?));
             }
             lora.layers.push(layer);
@@ -99,12 +107,12 @@ impl Lora {
     }
 
     /// Rows and columns on the GPU of A `[in, r]` or B `[r, out]`.
-    fn shape(&self, arch: &Arch, layer: &Layer, side: usize) -> Result<(usize, usize)> {
+    fn shape(&self, arch: &Arch, layer: &Adapted, side: usize) -> Result<(usize, usize)> {
         let missing = || Error::Input(format!("no weight for {}", layer.name[0]));
         let rows = params::shape(arch, layer.at.param).ok_or_else(missing)?.0;
-        let wide = layer.at.span(params::heads(arch), layer.shape[1][0]);
+        let wide = layer.at.span(layer.shape[1][0]);
         let rank = layer.shape[0][0];
-        Ok(if side == 0 { (rows, rank) } else { (crate::gpu::pad4(rank), wide) })
+        Ok(if side == 0 { (rows, rank) } else { (pad4(rank), wide) })
     }
 
     /// Named tensors back from those of parameter number `of(number)`.
@@ -121,78 +129,20 @@ impl Lora {
                 let values = of(layer.a + side)?.values(gpu)?;
                 let (shape, cols) = (layer.shape[side], self.shape(arch, layer, side)?.1);
                 let mut data = vec![0f32; shape[0] * shape[1]];
-                layer.place(side).each(arch, &shape, cols, |to, from| data[to] = values[from]);
+                layer.place(side).each(&shape, cols, |to, from| data[to] = values[from]);
                 all.push(NamedTensor { name: layer.name[side].clone(), shape: shape.to_vec(), data });
             }
         }
         Ok(all)
     }
 
+    /// The adapted layers that lie in parameter number `weight`.
+    pub(super) fn within(&self, weight: usize) -> impl Iterator<Item = &Adapted> {
+        self.layers.iter().filter(move |layer| layer.at.param == weight)
+    }
+
     /// Whether this parameter is one of the adapter's, which alone are trained.
     pub(crate) fn owns(&self, param: usize) -> bool {
         param >= self.first
     }
-}
-
-/// y += s · drop(x) A B at the columns of every adapter on `weight`.
-pub(crate) fn forward(
-    rec: &mut Recorder,
-    model: &Model,
-    weight: usize,
-    x: &Tensor,
-    y: &Tensor,
-    drop: Option<&dropout::Masks>,
-) -> Result<()> {
-    let Some(lora) = &model.lora else { return Ok(()) };
-    for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
-        let b = model.weight(layer.a + 1)?;
-        let x = dropout::apply(rec, drop, layer.site, lora.config.dropout, x)?;
-        let u = between(rec, model, layer, &x)?;
-        let z = rec.gpu().empty(x.rows, b.cols())?;
-        matmul::forward(rec, &u, b, &z, Epilogue::default())?;
-        columns::add(rec, &z, layer.at.first(), layer.scale, y)?;
-    }
-    Ok(())
-}
-
-/// u `[T, r]` = x A.
-fn between(rec: &mut Recorder, model: &Model, layer: &Layer, x: &Tensor) -> Result<Tensor> {
-    let a = model.weight(layer.a)?;
-    let u = rec.gpu().empty(x.rows, a.cols())?;
-    matmul::forward(rec, x, a, &u, Epilogue::default())?;
-    Ok(u)
-}
-
-/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += drop(x)ᵀ du, dx += drop(du Aᵀ).
-pub(crate) fn backward(
-    rec: &mut Recorder,
-    model: &Model,
-    grads: &super::decoder::Grads,
-    weight: usize,
-    (x, dy): (&Tensor, &Tensor),
-    dx: &Tensor,
-    drop: Option<&dropout::Masks>,
-) -> Result<()> {
-    let Some(lora) = &model.lora else { return Ok(()) };
-    for layer in lora.layers.iter().filter(|l| l.at.param == weight) {
-        let (a, b) = (model.weight(layer.a)?, model.weight(layer.a + 1)?);
-        let dz = rec.gpu().empty(dy.rows, b.cols())?;
-        columns::take(rec, dy, layer.at.first(), layer.scale, &dz)?;
-        let rate = lora.config.dropout;
-        let x = dropout::apply(rec, drop, layer.site, rate, x)?;
-        let u = between(rec, model, layer, &x)?;
-        matmul::forward_tn(rec, &u, &dz, super::decoder::grad(grads, layer.a + 1)?, true)?;
-        let du = rec.gpu().empty(dy.rows, a.cols())?;
-        matmul::forward_nt(rec, &dz, b, &du, false)?;
-        matmul::forward_tn(rec, &x, &du, super::decoder::grad(grads, layer.a)?, true)?;
-        if drop.is_some() && rate > 0.0 {
-            let masked = rec.gpu().empty(dx.rows, dx.cols)?;
-            matmul::forward_nt(rec, &du, a, &masked, false)?;
-            let masked = dropout::apply(rec, drop, layer.site, rate, &masked)?;
-            columns::add(rec, &masked, 0, 1.0, dx)?;
-        } else {
-            matmul::forward_nt(rec, &du, a, dx, true)?;
-        }
-    }
-    Ok(())
 }

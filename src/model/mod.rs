@@ -1,211 +1,23 @@
-//! The decoder: one implementation for every family, forward and backward beside one another.
+//! The decoder: one implementation for every family, forward and backward beside one another. A block's parts are its
+//! mixer (`attention.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `params.rs` says where each lies on the
+//! GPU.
 
+mod angles;
+mod attention;
+pub(crate) mod context;
 pub(crate) mod decoder;
 pub(crate) mod dropout;
+mod gated;
 pub(crate) mod head;
-pub mod lora;
+pub(crate) mod linear;
+pub(crate) mod lora;
+#[expect(clippy::module_inception, reason = "the file of `Model`, which its neighbours import from there")]
+mod model;
 pub(crate) mod params;
 pub mod score;
 mod step;
 pub(crate) mod view;
 
+pub use model::Model;
+pub(crate) use model::rounded;
 pub use params::Storage;
-
-use crate::arch::lora::Adapter;
-use crate::arch::{Arch, Dtype, NamedTensor};
-use crate::gpu::{Gpu, Part, Tensor};
-use crate::kernels::cast;
-use crate::kernels::half::Half;
-use crate::kernels::rms_norm::Gain;
-use crate::kernels::weight::{Block, Weight};
-use crate::source::ModelSource;
-use crate::{Error, Result};
-
-/// A model's weights on the GPU.
-pub struct Model {
-    /// Its shape.
-    pub arch: Arch,
-    /// By number (`params`); None where this architecture has no such parameter.
-    pub(crate) params: Vec<Option<Weight>>,
-    /// The 16-bit copies that products read instead, by number; empty where they read `params`.
-    pub(crate) copies: Vec<Option<Weight>>,
-    /// cos and sin by position, one table for each of `Arch::ropes`.
-    pub(crate) angles: Vec<Tensor>,
-    /// An adapter beside the weights, which are frozen then.
-    pub(crate) lora: Option<lora::Lora>,
-}
-
-impl Model {
-    fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        Ok(Model { arch: arch.clone(), params, copies: Vec::new(), angles: view::angles(gpu, arch)?, lora: None })
-    }
-
-    /// A model with f32 weights from named tensors (every parameter of `arch`, once).
-    ///
-    /// # Errors
-    /// A missing, surplus or wrongly shaped tensor; a non-finite value; out of memory.
-    pub fn from_tensors(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        Self::with(gpu, arch, params::upload(gpu, arch, tensors)?)
-    }
-
-    /// A model of a shape alone, for a device that counts ([`Gpu::counting`]): as [`Model::load_as`] would load it from a file
-    /// whose matrices are stored as `dtype`.
-    ///
-    /// # Errors
-    /// Out of memory.
-    pub fn of_shape(gpu: &Gpu, arch: &Arch, dtype: Dtype, storage: Storage) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        Self::with(gpu, arch, params::room(gpu, arch, storage, &|_| Ok(dtype))?)
-    }
-
-    /// Its shape alone, on a device that counts.
-    pub(crate) fn like(&self, gpu: &Gpu) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        let like = |all: &[Option<Weight>]| -> Result<Vec<Option<Weight>>> {
-            all.iter().map(|w| w.as_ref().map(|w| w.like(gpu)).transpose()).collect()
-        };
-        let lora = self.lora.clone();
-        let copies = like(&self.copies)?;
-        Ok(Model { copies, lora, ..Self::with(gpu, &self.arch, like(&self.params)?)? })
-    }
-
-    /// A model from disk for inference: what is stored in blocks or in 16 bits stays so.
-    ///
-    /// # Errors
-    /// As [`Model::from_tensors`].
-    pub fn load(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
-        Self::load_as(gpu, source, Storage::Own)
-    }
-
-    /// A model from disk with its matrices in a type of choice; an adapter stays apart, in f32.
-    ///
-    /// # Errors
-    /// As [`Model::from_tensors`]; a value beyond the type.
-    pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
-    }
-
-    /// The model with an adapter beside its weights; with None it stays as it is.
-    ///
-    /// # Errors
-    /// It has one already, or the adapter is another model's; out of memory.
-    pub fn with_adapter(mut self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
-        let Some(adapter) = adapter else { return Ok(self) };
-        if self.lora.is_some() {
-            return Err(Error::Input("the model has an adapter already; merge it first".into()));
-        }
-        let _part = gpu.book(Part::Weights);
-        let (lora, tensors) = lora::Lora::upload(gpu, &self.arch, &adapter.config, &adapter.tensors)?;
-        self.params.extend(tensors);
-        self.lora = Some(lora);
-        Ok(self)
-    }
-
-    /// Whether an adapter lies beside the weights.
-    pub fn has_adapter(&self) -> bool {
-        self.lora.is_some()
-    }
-
-    /// The adapter, if there is one.
-    ///
-    /// # Errors
-    /// GPU errors.
-    pub fn adapter(&self, gpu: &Gpu) -> Result<Option<Adapter>> {
-        let Some(lora) = &self.lora else { return Ok(None) };
-        let tensors = lora.download(gpu, &self.arch, |p| self.weight(p))?;
-        Ok(Some(Adapter { config: lora.config.clone(), tensors }))
-    }
-
-    /// All parameters, dequantised to f32, in the family's order; an adapter is merged into them.
-    ///
-    /// # Errors
-    /// GPU errors.
-    pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
-        let mut tensors = params::download(gpu, &self.arch, |p| match &self.params[p] {
-            Some(w) => w.values(gpu),
-            None => Ok(Vec::new()),
-        })?;
-        if let Some(adapter) = self.adapter(gpu)? {
-            adapter.merge(&mut tensors)?;
-        }
-        Ok(tensors)
-    }
-
-    /// The model with its matrices in bf16, rounded to the nearest; those in 16 bits stay. Vectors are in f32.
-    ///
-    /// # Errors
-    /// Quantised matrices, an adapter; out of memory.
-    pub fn rounded(mut self, gpu: &Gpu) -> Result<Model> {
-        let _part = gpu.book(Part::Weights);
-        if self.lora.is_some() {
-            return Err(Error::Input("an adapter is trained in f32, whatever its model's weights are in".into()));
-        }
-        self.params = self.params.into_iter().map(|w| w.map(|w| rounded(gpu, w)).transpose()).collect::<Result<_>>()?;
-        Ok(self)
-    }
-
-    /// The type in which its matrices are written without loss: BF16 where they are in it, else F32.
-    pub fn dtype(&self) -> Dtype {
-        let bf16 = |w: &Weight| w.blocks().all(|(_, b)| matches!(b, Block::Half { half: Half::Bf16, .. }));
-        let mut matrices = self.params.iter().flatten().filter(|w| params::is_matrix(w));
-        if self.lora.is_none() && matrices.all(bf16) { Dtype::BF16 } else { Dtype::F32 }
-    }
-
-    /// A parameter that this architecture has.
-    pub(crate) fn weight(&self, param: usize) -> Result<&Weight> {
-        self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
-    }
-
-    /// What products read of a parameter.
-    pub(crate) fn operand(&self, param: usize) -> Result<&Weight> {
-        match self.copies.get(param) {
-            Some(Some(copy)) => Ok(copy),
-            _ => self.weight(param),
-        }
-    }
-
-    /// A vector parameter, which is in f32.
-    pub(crate) fn dense(&self, param: usize) -> Result<&Tensor> {
-        self.weight(param)?.dense()
-    }
-
-    /// A norm's gain.
-    pub(crate) fn gain(&self, param: usize) -> Result<Gain<'_>> {
-        Ok(Gain { weight: self.dense(param)?, plus_one: self.arch.norm_plus_one })
-    }
-
-    /// Rows that one pass may have: the widest activation must fit a binding.
-    pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
-        let heads = params::heads(&self.arch);
-        let widest = (2 * crate::gpu::pad4(self.arch.intermediate_size)).max(heads.width()).max(self.arch.hidden_size);
-        (gpu.max_binding_bytes() / (4 * widest as u64)).max(1) as usize
-    }
-
-    /// Refuses token ids that the model does not know and paths longer than its context.
-    pub(crate) fn check_tokens(&self, what: &str, tokens: &[u32]) -> Result<()> {
-        let (v, most) = (self.arch.vocab_size, self.arch.context());
-        if let Some(id) = tokens.iter().find(|t| **t as usize >= v) {
-            return Err(Error::Input(format!("{what}: token id {id} is outside the vocabulary of {v}")));
-        }
-        if tokens.len() > most {
-            return Err(Error::Input(format!("{what}: {} tokens, the model's context is {most}", tokens.len())));
-        }
-        Ok(())
-    }
-}
-
-/// A matrix in bf16; a vector, or what is in 16 bits, as it is.
-pub(crate) fn rounded(gpu: &Gpu, weight: Weight) -> Result<Weight> {
-    if !params::is_matrix(&weight) || weight.blocks().all(|(_, b)| matches!(b, Block::Half { .. })) {
-        return Ok(weight);
-    }
-    let narrow = weight.empty_half(gpu, Half::Bf16)?;
-    let mut rec = gpu.record();
-    cast::forward(&mut rec, &weight, &narrow)?;
-    // Each by itself, so that its f32 form can go before the next one's.
-    rec.submit()?;
-    Ok(narrow)
-}

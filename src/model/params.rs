@@ -1,17 +1,21 @@
-//! Where each Hugging Face parameter lies on the GPU: q, k and v side by side in one matrix, gate and up in another, all
-//! stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and gradients.
+//! Where each Hugging Face parameter lies on the GPU: q, k and v side by side in one matrix, gate and up in another,
+//! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
+//! gradients.
 
-use crate::arch::{Arch, Dtype, LARGEST, NamedTensor, family, first_unusable, unusable};
+use crate::arch::{
+    Arch, Attention, Dtype, Gated, LARGEST, Layer, Mixer, Mlp, NamedTensor, Norms, family, first_unusable, unusable,
+};
 use crate::gpu::{Gpu, pad4};
 use crate::kernels::half::Half;
 use crate::kernels::heads::Heads;
-use crate::kernels::quants::{Quants, Scales};
+use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// What a layer's parameters are called here; `Layer * PER_LAYER + slot` is a parameter's number.
+/// What a layer's parameters are called here; a layer has those of its parts. `layer * SLOTS.len() + slot`, behind the
+/// outer ones, is a parameter's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     Norm1,
@@ -29,7 +33,22 @@ pub(crate) enum Slot {
     PostNorm2,
 }
 
-const PER_LAYER: usize = 13;
+/// Every slot, each at its own number.
+const SLOTS: [Slot; 13] = [
+    Slot::Norm1,
+    Slot::Qkv,
+    Slot::QkvBias,
+    Slot::QkGain,
+    Slot::O,
+    Slot::OBias,
+    Slot::Norm2,
+    Slot::GateUp,
+    Slot::GateUpBias,
+    Slot::Down,
+    Slot::DownBias,
+    Slot::PostNorm1,
+    Slot::PostNorm2,
+];
 
 /// In which type matrices are kept on the GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,32 +73,42 @@ pub(crate) enum Outer {
     Head,
 }
 
+/// How many parameters belong to no layer.
+const OUTER: usize = 3;
+
 /// The number of a layer's parameter.
 pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
-    3 + layer * PER_LAYER + slot as usize
+    OUTER + layer * SLOTS.len() + slot as usize
 }
 
-/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in where
-/// not `turned`), both as the parts and `head_in` say.
+/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in
+/// where not `turned`), both as the parts and `head_in` say.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) param: usize,
     pub(crate) turned: bool,
-    pub(crate) head_in: bool,
+    /// Channels of a head, where the inputs are heads that are spread to their padded width.
+    pub(crate) head_in: Option<usize>,
     pub(crate) parts: Vec<Part>,
 }
 
-/// Rows `outs` of a named tensor go to `first` and on, heads spread to their padded width where said.
+/// Rows `outs` of a named tensor go to `first` and on.
 #[derive(Clone)]
 pub(crate) struct Part {
     pub(crate) outs: Range<usize>,
     pub(crate) first: usize,
-    pub(crate) head_out: bool,
+    /// Channels of a head, where the rows are heads that are spread to their padded width.
+    pub(crate) head_out: Option<usize>,
+}
+
+/// Where entry i of a row of heads of so many channels lies once each head is padded.
+fn spread(i: usize, head: Option<usize>) -> usize {
+    head.map_or(i, |channels| i / channels * pad4(channels) + i % channels)
 }
 
 impl Part {
     /// All rows.
-    pub(crate) fn all(first: usize, head_out: bool) -> Part {
+    pub(crate) fn all(first: usize, head_out: Option<usize>) -> Part {
         Part { outs: 0..usize::MAX, first, head_out }
     }
 
@@ -91,87 +120,120 @@ impl Part {
 
 /// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
 pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
-    let heads = heads(arch);
-    let (d, f2, q) = (arch.hidden_size, 2 * pad4(arch.intermediate_size), arch.num_attention_heads * heads.padded());
-    let vector = |n: usize| Some((1, n));
-    match param {
-        0 => (!arch.tie_word_embeddings).then_some((pad4(d), arch.vocab_size)),
-        1 => vector(d),
-        2 => Some((pad4(d), arch.vocab_size)),
-        n => match (n - 3) % PER_LAYER {
-            x if x == Slot::Norm1 as usize || x == Slot::Norm2 as usize => vector(d),
-            x if x == Slot::Qkv as usize => Some((pad4(d), heads.width())),
-            x if x == Slot::QkvBias as usize => arch.qkv_bias.then_some((1, heads.width())),
-            x if x == Slot::QkGain as usize => arch.qk_norm.then_some((1, 2 * arch.head_dim)),
-            x if x == Slot::O as usize => Some((q, d)),
-            x if x == Slot::OBias as usize => arch.o_bias.then_some((1, d)),
-            x if x == Slot::GateUp as usize => Some((pad4(d), f2)),
-            x if x == Slot::GateUpBias as usize => arch.mlp_bias.then_some((1, f2)),
-            x if x == Slot::Down as usize => Some((pad4(arch.intermediate_size), d)),
-            x if x == Slot::DownBias as usize => arch.mlp_bias.then_some((1, d)),
-            _ => arch.post_norms.then_some((1, d)),
-        },
+    let d = arch.hidden_size;
+    let Some(number) = param.checked_sub(OUTER) else {
+        return match param {
+            0 => (!arch.tie_word_embeddings).then_some((pad4(d), arch.vocab_size)),
+            1 => Some((1, d)),
+            _ => Some((pad4(d), arch.vocab_size)),
+        };
+    };
+    let Layer { mixer, norms, mlp } = arch.layers.get(number / SLOTS.len())?;
+    let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
+    let (row, wide) = (heads(attention), 2 * pad4(gated.width));
+    match SLOTS[number % SLOTS.len()] {
+        Slot::Norm1 | Slot::Norm2 => Some((1, d)),
+        Slot::PostNorm1 | Slot::PostNorm2 => (*norms == Norms::BeforeAndAfter).then_some((1, d)),
+        Slot::Qkv => Some((pad4(d), row.width())),
+        Slot::QkvBias => attention.qkv_bias.then_some((1, row.width())),
+        Slot::QkGain => attention.qk_norm.then_some((1, 2 * row.head_dim)),
+        Slot::O => Some((row.heads * row.padded(), d)),
+        Slot::OBias => attention.o_bias.then_some((1, d)),
+        Slot::GateUp => Some((pad4(d), wide)),
+        Slot::GateUpBias => gated.bias.then_some((1, wide)),
+        Slot::Down => Some((pad4(gated.width), d)),
+        Slot::DownBias => gated.bias.then_some((1, d)),
     }
 }
 
 /// Number of parameter slots, empty ones included.
 pub(crate) fn count(arch: &Arch) -> usize {
-    3 + arch.num_hidden_layers * PER_LAYER
+    OUTER + arch.layers.len() * SLOTS.len()
 }
 
-/// The head layout of a fused row.
-pub(crate) fn heads(arch: &Arch) -> Heads {
-    Heads { heads: arch.num_attention_heads, kv_heads: arch.num_key_value_heads, head_dim: arch.head_dim }
+/// The head layout of an attention's fused row.
+pub(crate) fn heads(attention: &Attention) -> Heads {
+    Heads { heads: attention.heads, kv_heads: attention.kv_heads, head_dim: attention.head_dim }
 }
 
 /// Where a named tensor lies.
 pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
-    let plain = |param, turned| Place { param, turned, head_in: false, parts: vec![Part::all(0, false)] };
-    let part = Part::all;
+    let outer = |param: Outer, turned| Ok(plain(param as usize, turned));
     match name {
-        "model.embed_tokens.weight" if arch.tie_word_embeddings => return Ok(plain(Outer::Head as usize, true)),
-        "model.embed_tokens.weight" => return Ok(plain(Outer::Embedding as usize, true)),
-        "model.norm.weight" => return Ok(plain(Outer::Norm as usize, false)),
-        "lm_head.weight" => return Ok(plain(Outer::Head as usize, true)),
+        "model.embed_tokens.weight" if arch.tie_word_embeddings => return outer(Outer::Head, true),
+        "model.embed_tokens.weight" => return outer(Outer::Embedding, true),
+        "model.norm.weight" => return outer(Outer::Norm, false),
+        "lm_head.weight" => return outer(Outer::Head, true),
         _ => {}
     }
-    let unknown = || Error::Input(format!("no place for a parameter called '{name}'"));
-    let (layer, rest) = name.strip_prefix("model.layers.").and_then(|r| r.split_once('.')).ok_or_else(unknown)?;
-    let layer: usize = layer.parse().map_err(|_| unknown())?;
-    let heads = heads(arch);
-    let (q, kv) = (heads.heads * heads.padded(), heads.kv_heads * heads.padded());
-    let (f, padded) = (arch.intermediate_size, pad4(arch.intermediate_size));
-    let at = |slot: Slot| layer_param(layer, slot);
-    let to = |slot, parts| Place { param: at(slot), turned: true, head_in: false, parts };
-    let vector = |slot, parts| Place { turned: false, ..to(slot, parts) };
-    Ok(match rest {
-        "input_layernorm.weight" => plain(at(Slot::Norm1), false),
-        "post_attention_layernorm.weight" if arch.post_norms => plain(at(Slot::PostNorm1), false),
-        "post_attention_layernorm.weight" => plain(at(Slot::Norm2), false),
-        "pre_feedforward_layernorm.weight" => plain(at(Slot::Norm2), false),
-        "post_feedforward_layernorm.weight" => plain(at(Slot::PostNorm2), false),
-        // q, k and v follow one another head by head, as they do here.
-        "self_attn.q_proj.weight" | "self_attn.qkv_proj.weight" => to(Slot::Qkv, vec![part(0, true)]),
-        "self_attn.k_proj.weight" => to(Slot::Qkv, vec![part(q, true)]),
-        "self_attn.v_proj.weight" => to(Slot::Qkv, vec![part(q + kv, true)]),
-        "self_attn.q_proj.bias" => vector(Slot::QkvBias, vec![part(0, true)]),
-        "self_attn.k_proj.bias" => vector(Slot::QkvBias, vec![part(q, true)]),
-        "self_attn.v_proj.bias" => vector(Slot::QkvBias, vec![part(q + kv, true)]),
-        "self_attn.q_norm.weight" => plain(at(Slot::QkGain), false),
-        "self_attn.k_norm.weight" => vector(Slot::QkGain, vec![part(arch.head_dim, false)]),
-        "self_attn.o_proj.weight" => Place { head_in: true, ..plain(at(Slot::O), true) },
-        "self_attn.o_proj.bias" => plain(at(Slot::OBias), false),
-        "mlp.gate_proj.weight" => plain(at(Slot::GateUp), true),
-        "mlp.up_proj.weight" => to(Slot::GateUp, vec![part(padded, false)]),
-        "mlp.gate_up_proj.weight" => {
-            let half = |outs, first| Part { outs, first, head_out: false };
-            to(Slot::GateUp, vec![half(0..f, 0), half(f..2 * f, padded)])
+    let of_layer = || {
+        let (number, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let number: usize = number.parse().ok()?;
+        let Layer { mixer, norms, mlp } = arch.layers.get(number)?;
+        let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
+        let at = |slot| layer_param(number, slot);
+        let (part, rest) = rest.split_once('.')?;
+        match part {
+            "self_attn" => of_attention(attention, rest, at),
+            "mlp" => of_gated(gated, rest, at),
+            norm => (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false)),
         }
-        "mlp.gate_proj.bias" => plain(at(Slot::GateUpBias), false),
-        "mlp.up_proj.bias" => vector(Slot::GateUpBias, vec![part(padded, false)]),
-        "mlp.down_proj.weight" => plain(at(Slot::Down), true),
-        "mlp.down_proj.bias" => plain(at(Slot::DownBias), false),
-        _ => return Err(unknown()),
+    };
+    of_layer().ok_or_else(|| Error::Input(format!("no place for a parameter called '{name}'")))
+}
+
+/// A tensor that alone makes a parameter, or its first columns.
+fn plain(param: usize, turned: bool) -> Place {
+    Place { param, turned, head_in: None, parts: vec![Part::all(0, None)] }
+}
+
+fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
+    Some(match (norms, name) {
+        (_, "input_layernorm") => Slot::Norm1,
+        (Norms::Before, "post_attention_layernorm") => Slot::Norm2,
+        (Norms::BeforeAndAfter, "post_attention_layernorm") => Slot::PostNorm1,
+        (Norms::BeforeAndAfter, "pre_feedforward_layernorm") => Slot::Norm2,
+        (Norms::BeforeAndAfter, "post_feedforward_layernorm") => Slot::PostNorm2,
+        _ => return None,
+    })
+}
+
+fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let row = heads(attention);
+    let (q, kv, head) = (row.heads * row.padded(), row.kv_heads * row.padded(), Some(row.head_dim));
+    let weight = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::Qkv), true) };
+    let bias = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::QkvBias), false) };
+    Some(match name {
+        // q, k and v follow one another head by head, as they do here.
+        "q_proj.weight" | "qkv_proj.weight" => weight(0),
+        "k_proj.weight" => weight(q),
+        "v_proj.weight" => weight(q + kv),
+        "q_proj.bias" | "qkv_proj.bias" => bias(0),
+        "k_proj.bias" => bias(q),
+        "v_proj.bias" => bias(q + kv),
+        "q_norm.weight" => plain(at(Slot::QkGain), false),
+        "k_norm.weight" => Place { parts: vec![Part::all(row.head_dim, None)], ..plain(at(Slot::QkGain), false) },
+        "o_proj.weight" => Place { head_in: head, ..plain(at(Slot::O), true) },
+        "o_proj.bias" => plain(at(Slot::OBias), false),
+        _ => return None,
+    })
+}
+
+fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let (f, padded) = (gated.width, pad4(gated.width));
+    let part = |outs, first| Part { outs, first, head_out: None };
+    let both = vec![part(0..f, 0), part(f..2 * f, padded)];
+    let second = vec![Part::all(padded, None)];
+    Some(match name {
+        "gate_proj.weight" => plain(at(Slot::GateUp), true),
+        "up_proj.weight" => Place { parts: second, ..plain(at(Slot::GateUp), true) },
+        "gate_up_proj.weight" => Place { parts: both, ..plain(at(Slot::GateUp), true) },
+        "gate_proj.bias" => plain(at(Slot::GateUpBias), false),
+        "up_proj.bias" => Place { parts: second, ..plain(at(Slot::GateUpBias), false) },
+        "gate_up_proj.bias" => Place { parts: both, ..plain(at(Slot::GateUpBias), false) },
+        "down_proj.weight" => plain(at(Slot::Down), true),
+        "down_proj.bias" => plain(at(Slot::DownBias), false),
+        _ => return None,
     })
 }
 
@@ -182,21 +244,13 @@ impl Place {
     }
 
     /// The columns from the first that a tensor of `outs` rows spans.
-    pub(crate) fn span(&self, heads: Heads, outs: usize) -> usize {
-        let end = |p: &Part| {
-            let n = p.of(outs).len();
-            p.first + if p.head_out { n / heads.head_dim * heads.padded() } else { n }
-        };
+    pub(crate) fn span(&self, outs: usize) -> usize {
+        let end = |p: &Part| p.first + spread(p.of(outs).len(), p.head_out);
         self.parts.iter().map(end).max().unwrap_or(0) - self.first()
     }
 
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
-    pub(crate) fn each(&self, arch: &Arch, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
-        let heads = heads(arch);
-        let spread = |i: usize, by_head: bool| match by_head {
-            true => i / heads.head_dim * heads.padded() + i % heads.head_dim,
-            false => i,
-        };
+    pub(crate) fn each(&self, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
         for part in &self.parts {
             for o in part.of(outs) {
@@ -211,6 +265,12 @@ impl Place {
                 }
             }
         }
+    }
+
+    /// Whether no head within it is padded, so that stored blocks keep their places.
+    fn is_unpadded(&self) -> bool {
+        let heads = self.parts.iter().map(|p| p.head_out).chain([self.head_in]);
+        heads.flatten().all(|channels| channels.is_multiple_of(4))
     }
 }
 
@@ -244,7 +304,7 @@ pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Resul
         let Some((rows, cols)) = shape(arch, param) else { continue };
         let mut host = vec![0f32; rows * cols];
         for (place, t) in &parts {
-            place.each(arch, &t.shape, cols, |a, b| host[b] = t.data[a]);
+            place.each(&t.shape, cols, |a, b| host[b] = t.data[a]);
         }
         params[param] = Some(Weight::upload(gpu, rows, cols, &host)?);
     }
@@ -271,7 +331,7 @@ pub(crate) fn download(
             let mut data = vec![0f32; dims.iter().product()];
             match &cache {
                 Some((_, values)) if values.len() == rows * cols => {
-                    place.each(arch, &dims, cols, |a, b| data[a] = values[b]);
+                    place.each(&dims, cols, |a, b| data[a] = values[b]);
                 }
                 _ => return Err(Error::Input(format!("parameter '{name}' has no values"))),
             }
@@ -285,23 +345,10 @@ type Parts = Vec<(Place, String, Dtype)>;
 
 /// How a parameter's matrix is kept. Where its tensors are all in blocks it stays quantised unless f32 or 16 bits are
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
-fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
-    let quants = |(place, _, dtype): &(Place, String, Dtype)| {
-        let (bits, group, scales) = match dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
-            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, 32, Scales::Half),
-            Dtype::Q4K => (4, 32, Scales::Full),
-            Dtype::Q5K => (8, 32, Scales::Full),
-            Dtype::Q6K => (8, 16, Scales::Full),
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
-        };
-        place.turned.then_some(Quants { bits, group, scales })
-    };
-    let half = |(_, _, dtype): &(Place, String, Dtype)| match dtype {
-        Dtype::BF16 => Some(Half::Bf16),
-        Dtype::F16 => Some(Half::F16),
-        _ => None,
-    };
+fn stored(asked: Storage, rows: usize, parts: &Parts) -> Stored {
+    let quants =
+        |(place, _, dtype): &(Place, String, Dtype)| Quants::of(*dtype).filter(|_| place.turned && place.is_unpadded());
+    let half = |(_, _, dtype): &(Place, String, Dtype)| Half::of(*dtype);
     match asked {
         _ if rows == 1 => Stored::Dense,
         Storage::F32 => Stored::Dense,
@@ -311,7 +358,7 @@ fn stored(arch: &Arch, asked: Storage, rows: usize, parts: &Parts) -> Stored {
             let quants = parts.iter().map(quants).collect::<Option<Vec<_>>>();
             let quants = quants.and_then(|q| q.into_iter().reduce(Quants::or));
             let first = parts.first().and_then(half);
-            match (quants.filter(|_| rows.is_multiple_of(32) && arch.head_dim.is_multiple_of(4)), first) {
+            match (quants.filter(|_| rows.is_multiple_of(32)), first) {
                 (Some(quants), _) => Stored::Quantised(quants),
                 (None, Some(of)) if parts.iter().all(|p| half(p) == first) => Stored::Half(of),
                 _ => Stored::Dense,
@@ -327,7 +374,7 @@ pub(crate) fn room(
     storage: Storage,
     dtype: &dyn Fn(&str) -> Result<Dtype>,
 ) -> Result<Vec<Option<Weight>>> {
-    each(arch, dtype, |(rows, cols), parts| Weight::room(gpu, stored(arch, storage, rows, parts), rows, cols))
+    each(arch, dtype, |(rows, cols), parts| Weight::room(gpu, stored(storage, rows, parts), rows, cols))
 }
 
 /// Makes every parameter from its shape and the tensors that lie in it.
@@ -353,7 +400,7 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<
         return room(gpu, arch, storage, &dtype);
     }
     each(arch, &dtype, |(rows, cols), parts| {
-        let stored = stored(arch, storage, rows, parts);
+        let stored = stored(storage, rows, parts);
         if let Stored::Quantised(quants) = stored {
             return quantised(gpu, source, quants, (rows, cols), parts);
         }
@@ -365,7 +412,7 @@ pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<
                 let path = source.weights.file_of(view.name).unwrap_or(&source.path);
                 return Err(Error::file(path, unusable(view.name, view.shape, first)));
             }
-            place.each(arch, view.shape, cols, |a, b| host[b] = values[a]);
+            place.each(view.shape, cols, |a, b| host[b] = values[a]);
         }
         match stored {
             Stored::Half(half) => {
@@ -395,7 +442,7 @@ fn quantised(
     (rows, cols): (usize, usize),
     parts: &Parts,
 ) -> Result<Weight> {
-    let (arch, bits, per) = (&source.arch, quants.bits, 32 / quants.bits as usize);
+    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
     let mut words = vec![0u32; rows / per * cols];
     let group = quants.group as usize;
     let mut scale = vec![0f32; rows / group * cols];
@@ -404,8 +451,8 @@ fn quantised(
         let view = source.weights.get(name)?;
         let ins = view.shape[1];
         let mut bad = None;
-        // Heads are not padded here (blocks need a head_dim that is a multiple of 4), so a block's row is its number.
-        place.each(arch, &[view.shape[0], ins / 32], cols, |at, to| {
+        // No head is padded here, so a block's row is its number.
+        place.each(&[view.shape[0], ins / 32], cols, |at, to| {
             let (out, b) = (to % cols, to / cols);
             let block = view.dtype.thirty_two(&view.data, at);
             let fits = |(d, m): &(f32, f32)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));

@@ -1,8 +1,10 @@
 //! Numbers of given text, without generating: log-probs, logits, the residual stream.
 
+use super::context::Context;
+use super::decoder;
 use super::head::{self, Wanted};
+use super::model::Model;
 use super::view::View;
-use super::{Model, decoder};
 use crate::gpu::{Gpu, Recorder};
 use crate::kernels::rms_norm::Norm;
 use crate::kernels::rows;
@@ -31,10 +33,10 @@ pub(crate) fn predicted(node: &Node, tokens: &[u32], sequence: u32) -> Vec<(u32,
 pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, view: &View) -> Result<Norm> {
     let gpu = rec.gpu();
     let token = gpu.vector(&forest.tokens)?;
-    let context = decoder::Context::Forest { view, store: None };
+    let context = Context::Forest { view, store: None };
     let x = decoder::embed(rec, model, &token, forest.len())?;
-    let (x, delta) = decoder::stack(rec, model, x, &context, drop)?;
-    head::final_norm(rec, model, &x, &delta)
+    let stream = decoder::stack(rec, model, x, &context, drop)?;
+    head::final_norm(rec, model, &stream)
 }
 
 /// Log-probs `[branch][completion][token]`: each completion token given the prompt and what precedes it.
@@ -112,13 +114,13 @@ pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
 /// As [`logps`].
 pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     let (forest, view) = alone(gpu, model, tokens)?;
-    let context = decoder::Context::Forest { view: &view, store: None };
+    let context = Context::Forest { view: &view, store: None };
     let mut rec = gpu.record();
     let token = gpu.vector(&forest.tokens)?;
     let x = decoder::embed(&mut rec, model, &token, forest.len())?;
     let mut streams = Vec::new();
-    let (x, delta) = decoder::stack(&mut rec, model, x, &context, |acts| streams.push(acts.input().clone()))?;
-    streams.push(head::final_norm(&mut rec, model, &x, &delta)?.y);
+    let stream = decoder::stack(&mut rec, model, x, &context, |acts| streams.push(acts.input().clone()))?;
+    streams.push(head::final_norm(&mut rec, model, &stream)?.y);
     rec.submit()?;
     gpu.download_all(&streams.iter().collect::<Vec<_>>())
 }

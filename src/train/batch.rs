@@ -2,13 +2,15 @@
 
 use super::Trainer;
 use crate::Result;
-use crate::arch::Arch;
+use crate::arch::{Arch, Layer, Mixer, Mlp, Norms};
 use crate::gpu::{Gpu, Part, Recorder, Tensor, pad4};
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::Forest;
-use crate::model::decoder::{self, Acts, Context};
-use crate::model::head::{self, Lists, Scored, Wanted};
+use crate::model::context::Context;
+use crate::model::decoder::{self, Acts};
+use crate::model::head::{self, Lists, Scored, Scoring, Wanted};
+use crate::model::linear::Back;
 use crate::model::view::View;
 use crate::model::{Model, dropout, params};
 
@@ -24,11 +26,16 @@ pub(crate) const MOST_ROWS: usize = 8192;
 
 /// Bytes of activations that one row leaves for the backward pass.
 fn kept_bytes(arch: &Arch) -> usize {
-    let heads = params::heads(arch);
-    let streams = if arch.post_norms { 8 } else { 4 };
-    let wide =
-        streams * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(arch.intermediate_size);
-    4 * wide * arch.num_hidden_layers
+    let of = |layer: &Layer| {
+        let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
+        let heads = params::heads(attention);
+        let streams = match layer.norms {
+            Norms::Before => 4,
+            Norms::BeforeAndAfter => 8,
+        };
+        streams * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(mlp.width)
+    };
+    4 * arch.layers.iter().map(of).sum::<usize>()
 }
 
 /// Bytes of activations that may be kept.
@@ -107,12 +114,12 @@ pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: Ke
     let context = Context::Forest { view: &batch.view, store: None };
     let x = decoder::embed(rec, model, &batch.token, batch.rows)?;
     let mut blocks = Vec::new();
-    let (x, delta) = decoder::stack(rec, model, x, &context, |acts| match keep {
+    let stream = decoder::stack(rec, model, x, &context, |acts| match keep {
         Keep::All => blocks.push(Kept::All(Box::new(acts))),
         Keep::Inputs => blocks.push(Kept::Input(acts.input().clone())),
         Keep::Nothing => {}
     })?;
-    let norm = head::final_norm(rec, model, &x, &delta)?;
+    let norm = head::final_norm(rec, model, &stream)?;
     let scored = head::logps(rec, model, &norm, &batch.lists)?;
     Ok(Tape { blocks, norm, scored })
 }
@@ -122,15 +129,17 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
     let (model, grads) = (&trainer.model, &trainer.grads[..]);
     let dh = rec.gpu().empty(batch.rows, model.arch.hidden_size)?;
     let Tape { blocks, norm, scored } = tape;
-    head::backward(rec, model, grads, (&norm, &batch.lists, &scored), coef, &dh)?;
+    let scoring = Scoring { norm: &norm, lists: &batch.lists, scored: &scored };
+    head::backward(rec, model, grads, scoring, coef, &dh)?;
     drop((norm, scored));
     let context = Context::Forest { view: &batch.view, store: None };
+    let back = Back { model, grads, view: &batch.view };
     for (layer, kept) in blocks.into_iter().enumerate().rev() {
         let acts = match kept {
             Kept::All(acts) => *acts,
-            Kept::Input(x) => decoder::forward(rec, model, layer, (&x, None), &context)?.0,
+            Kept::Input(x) => decoder::forward(rec, model, layer, &x.into(), &context)?.0,
         };
-        decoder::backward(rec, model, grads, layer, acts, &batch.view, &dh)?;
+        decoder::backward(rec, back, layer, acts, &dh)?;
     }
     decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
 }

@@ -24,7 +24,7 @@ use crate::kernels::half::Half;
 use crate::kernels::weight::Weight;
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
-use crate::model::{Model, decoder, dropout, params};
+use crate::model::{Model, dropout, linear, params};
 use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
@@ -190,7 +190,7 @@ impl<'a> Trainer<'a> {
     pub fn new(gpu: &'a Gpu, model: Model, optimiser: Optimiser) -> Result<Self> {
         optimiser.check()?;
         let booked = gpu.book(gpu::Part::Gradients);
-        let grads = decoder::gradients(&model, gpu)?;
+        let grads = linear::gradients(&model, gpu)?;
         drop(booked);
         let mut trained = model.params.iter().zip(&grads).filter_map(|(w, g)| g.as_ref().and(w.as_ref()));
         trained.try_for_each(Weight::check_trainable)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::Mapped;
+use super::tensors::Mapped;
 use crate::arch::Dtype;
 use crate::{Error, Result};
 
@@ -274,8 +274,8 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| {
                 let length = self.bytes.len();
                 let what = format!(
-                    "tensor {name} ({dtype} {shape:?}, {bytes} bytes at offset {offset} of the data, which starts at byte \
-                     {start}) ends beyond the file's {length} bytes; the file is truncated or damaged"
+                    "tensor {name} ({dtype} {shape:?}, {bytes} bytes at offset {offset} of the data, which starts at \
+                     byte {start}) ends beyond the file's {length} bytes; the file is truncated or damaged"
                 );
                 Error::file(self.path, what)
             })?;

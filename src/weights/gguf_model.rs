@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufValue};
-use super::gguf_names::{Family, GGUF_FAMILIES};
-use super::{Change, Entry, Mapped, Weights};
+use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
+use crate::arch::family::{self, FAMILIES, Family, Windows};
 use crate::{Error, Result};
 
 /// More blocks than any model has.
@@ -26,16 +26,18 @@ pub(crate) struct GgufModel {
 pub(crate) fn open(path: &Path) -> Result<GgufModel> {
     let file = Mapped::open(path)?;
     let gguf = Gguf::parse(&file)?;
-    let head = Head { path, gguf: &gguf, family: family(path, &gguf)? };
-    let mut weights = Weights { files: vec![file], ..Weights::default() };
+    let (family, known) = family(path, &gguf)?;
+    let head = Head { path, gguf: &gguf, family, known };
+    let mut weights = Weights::default();
+    weights.files.push(file);
     let (heads, kv_heads) = head.heads()?;
     for tensor in &gguf.tensors {
-        let Some(name) = head.family.hugging_face(&tensor.name) else { continue };
+        let Some(name) = head.known.hugging_face(&tensor.name) else { continue };
         if weights.contains(&name) {
             return Err(Error::file(path, format!("tensor {} is there twice", tensor.name)));
         }
         let heads_of = if name.contains(".q_proj.") { heads } else { kv_heads };
-        let interleaved = head.family.is_interleaved(&name);
+        let interleaved = head.known.is_interleaved(&name);
         if interleaved && tensor.shape[0] % (2 * heads_of) != 0 {
             let what =
                 format!("tensor {}: {} rows cannot be split into {heads_of} heads", tensor.name, tensor.shape[0]);
@@ -45,7 +47,7 @@ pub(crate) fn open(path: &Path) -> Result<GgufModel> {
         if interleaved && tensor.shape.len() == 1 && blocks != 1 {
             return Err(Error::file(path, format!("tensor {}: a quantised bias cannot be reordered", tensor.name)));
         }
-        let change = match (interleaved, head.family.is_plus_one(&name)) {
+        let change = match (interleaved, head.known.is_plus_one(&name)) {
             (true, _) => Change::Interleaved(heads_of),
             (false, true) => Change::PlusOne,
             (false, false) => Change::None,
@@ -58,17 +60,20 @@ pub(crate) fn open(path: &Path) -> Result<GgufModel> {
     Ok(GgufModel { weights, config, generation_config, gguf })
 }
 
-fn family(path: &Path, gguf: &Gguf) -> Result<&'static Family> {
+/// The family of a file, and what its row says of such files. Of families that share an architecture it is the one with
+/// a window if the file has one, else the first.
+fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family::Gguf)> {
     let Some(name) = gguf.get("general.architecture").and_then(GgufValue::as_str) else {
         return Err(Error::file(path, "general.architecture is missing; it is not a language model's GGUF file"));
     };
     let windowed = gguf.get(&format!("{name}.attention.sliding_window")).and_then(GgufValue::as_usize).unwrap_or(0) > 0;
-    let mut fitting = GGUF_FAMILIES.iter().filter(|family| family.architecture == name);
-    match (fitting.next(), fitting.find(|family| family.model_type == "mistral")) {
-        (_, Some(mistral)) if windowed => Ok(mistral),
-        (Some(family), _) => Ok(family),
+    let all = FAMILIES.iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
+    let mut fitting = all.clone().filter(|(_, known)| known.architecture == name);
+    match (fitting.next(), fitting.find(|(_, known)| !matches!(known.windows, Windows::Never))) {
+        (_, Some(second)) if windowed => Ok(second),
+        (Some(first), _) => Ok(first),
         (None, _) => {
-            let mut known: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.architecture).collect();
+            let mut known: Vec<&str> = all.map(|(_, known)| known.architecture).collect();
             known.dedup();
             let known = known.join(", ");
             Err(Error::file(path, format!("general.architecture is {name:?}; known in GGUF files are {known}")))
@@ -80,15 +85,17 @@ struct Head<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
     family: &'static Family,
+    /// What the family's row says of GGUF files.
+    known: &'static family::Gguf,
 }
 
 impl Head<'_> {
     fn get(&self, key: &str) -> Option<&GgufValue> {
-        self.gguf.get(&format!("{}.{key}", self.family.architecture))
+        self.gguf.get(&format!("{}.{key}", self.known.architecture))
     }
 
     fn wrong(&self, key: &str, what: &str) -> Error {
-        Error::file(self.path, format!("metadata {}.{key}: {what}", self.family.architecture))
+        Error::file(self.path, format!("metadata {}.{key}: {what}", self.known.architecture))
     }
 
     fn count(&self, key: &str) -> Result<Option<usize>> {
@@ -134,8 +141,7 @@ impl Head<'_> {
         let hidden = self.required("embedding_length")?;
         let (heads, kv_heads) = self.heads()?;
         let rotated = self.count("rope.dimension_count")?;
-        let model_type = self.family.model_type;
-        let of_rotation = rotated.filter(|_| model_type != "phi3");
+        let of_rotation = rotated.filter(|_| !self.family.turns_part);
         let head_dim = self.count("attention.key_length")?.or(of_rotation).unwrap_or(hidden / heads);
         let differs = |key: &str| {
             Err(self.wrong(key, &format!("differs from the head's {head_dim} channels, which is not supported")))
@@ -143,8 +149,7 @@ impl Head<'_> {
         if self.count("attention.value_length")?.is_some_and(|n| n != head_dim) {
             return differs("attention.value_length");
         }
-        // Only phi3 rotates a part of each head.
-        if rotated.is_some_and(|n| n != head_dim) && model_type != "phi3" {
+        if of_rotation.is_some_and(|n| n != head_dim) {
             return differs("rope.dimension_count");
         }
         let embedding = weights.shape("model.embed_tokens.weight");
@@ -155,8 +160,8 @@ impl Head<'_> {
         let mut set = |key: &str, value: Value| {
             config.insert(key.into(), value);
         };
-        set("architectures", json!([crate::arch::family::class_name(model_type)]));
-        set("model_type", model_type.into());
+        set("architectures", json!([self.family.class]));
+        set("model_type", self.family.model_type.into());
         set("vocab_size", json!(vocab_size));
         set("hidden_size", json!(hidden));
         set("intermediate_size", json!(self.required("feed_forward_length")?));
@@ -164,46 +169,45 @@ impl Head<'_> {
         set("num_attention_heads", json!(heads));
         set("num_key_value_heads", json!(kv_heads));
         set("head_dim", json!(head_dim));
-        if model_type != "gemma3_text" {
-            set("hidden_act", "silu".into());
-        }
+        let (activation, of_the_graph) = self.family.activation;
+        set(activation, of_the_graph.into());
         set("max_position_embeddings", json!(self.required("context_length")?));
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
         set("rms_norm_eps", json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
         set("tie_word_embeddings", json!(!weights.contains("lm_head.weight")));
         let rope = self.rope(rotated.unwrap_or(head_dim), weights)?;
         let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
-        let bias = |part: &str| weights.contains(&format!("model.layers.0.{part}.bias"));
-        match model_type {
-            "gemma3_text" => {
-                for (key, value) in self.gemma3(head_dim, window, rope)? {
-                    set(&key, value);
-                }
-            }
-            "phi3" => {
-                set("sliding_window", json!(window));
-                if let Some(length) = self.count("rope.scaling.original_context_length")? {
-                    set("original_max_position_embeddings", json!(length));
-                }
-                set("rope_parameters", rope);
-                set("partial_rotary_factor", json!(rotated.unwrap_or(head_dim) as f64 / head_dim as f64));
-                set("attention_bias", false.into());
-            }
-            "mistral" => {
+        match self.known.windows {
+            Windows::Never => set("rope_parameters", rope),
+            Windows::Every { .. } => {
                 set("sliding_window", json!(window));
                 set("rope_parameters", rope);
             }
-            _ => {
-                set("rope_parameters", rope);
-                if model_type != "qwen2" {
-                    set("attention_bias", json!(bias("self_attn.q_proj")));
-                }
-                if model_type == "llama" {
-                    set("mlp_bias", json!(bias("mlp.gate_proj")));
-                }
+            Windows::Periodic { period, window: usual, theta } => {
+                set("sliding_window", json!(window.unwrap_or(usual)));
+                set("layer_types", self.layer_types(period)?);
+                let theta = self.number("rope.freq_base_swa")?.unwrap_or(theta);
+                let local = json!({"rope_type": "default", "rope_theta": theta});
+                set("rope_parameters", json!({"full_attention": rope, "sliding_attention": local}));
             }
         }
-        // Where the key is missing, some of transformers' classes take a padding token that the vocabulary need not have.
+        if let Some(blocks) = self.known.scaled_by_width {
+            let by_width = self.required("block_count")? == blocks;
+            set("query_pre_attn_scalar", json!(if by_width { hidden / heads } else { head_dim }));
+        }
+        if self.known.two_ropes
+            && let Some(length) = self.count("rope.scaling.original_context_length")?
+        {
+            set("original_max_position_embeddings", json!(length));
+        }
+        if self.family.turns_part {
+            set("partial_rotary_factor", json!(rotated.unwrap_or(head_dim) as f64 / head_dim as f64));
+        }
+        for (key, module) in self.known.biases {
+            set(key, json!(weights.contains(&format!("model.layers.0.{module}.bias"))));
+        }
+        // Where the key is missing, some of transformers' classes take a padding token that the vocabulary need not
+        // have.
         set("pad_token_id", Value::Null);
         for (key, id) in self.special_ids() {
             set(key, json!(id));
@@ -211,9 +215,8 @@ impl Head<'_> {
         Ok(Value::Object(config))
     }
 
-    /// Gemma 3: every n-th block sees everything, the others a window with a rotation of their own. llama.cpp's graph
-    /// takes n = 6 and 10000 where the file says nothing, and scales q by head_dim but in the 62-block model.
-    fn gemma3(&self, head_dim: usize, window: Option<usize>, rope: Value) -> Result<Map<String, Value>> {
+    /// `layer_types` where every n-th block sees everything and the others a window.
+    fn layer_types(&self, period: usize) -> Result<Value> {
         let layers = self.required("block_count")?;
         if layers > MAX_LAYERS {
             return Err(self.wrong("block_count", &format!("is {layers}; up to {MAX_LAYERS} are possible")));
@@ -221,26 +224,15 @@ impl Head<'_> {
         let pattern = match self.get("attention.sliding_window_pattern").and_then(GgufValue::as_array) {
             Some(list) => list.iter().map(GgufValue::as_bool).collect::<Option<Vec<bool>>>(),
             None => {
-                let period = self.count("attention.sliding_window_pattern")?.unwrap_or(6).max(1);
+                let period = self.count("attention.sliding_window_pattern")?.unwrap_or(period).max(1);
                 Some((1..=layers).map(|layer| layer % period != 0).collect())
             }
         };
         let pattern = pattern.filter(|list| list.len() == layers).ok_or_else(|| {
             self.wrong("attention.sliding_window_pattern", &format!("expected a period or {layers} truth values"))
         })?;
-        let types = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
-        let theta = self.number("rope.freq_base_swa")?.unwrap_or(10000.0);
-        let hidden = self.required("embedding_length")?;
-        let query = if layers == 62 { hidden / self.heads()?.0 } else { head_dim };
-        let parts = json!({
-            "hidden_activation": "gelu_pytorch_tanh", "sliding_window": window.unwrap_or(1024), "attention_bias": false,
-            "query_pre_attn_scalar": query, "layer_types": pattern.iter().map(types).collect::<Vec<_>>(),
-            "attn_logit_softcapping": null, "final_logit_softcapping": null,
-            "rope_parameters": {
-                "full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": theta}
-            }
-        });
-        Ok(parts.as_object().cloned().unwrap_or_default())
+        let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        Ok(pattern.iter().map(kind).collect())
     }
 
     /// `rotated` channels of each head turn.
@@ -301,8 +293,8 @@ impl Head<'_> {
         Ok(Some(values))
     }
 
-    /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. Those that published
-    /// models have are tried; else longrope with equal lists says the same with the divisors themselves.
+    /// Llama 3's converter stores one divisor for each frequency instead of the formula's parameters. Those that
+    /// published models have are tried; else longrope with equal lists says the same with the divisors themselves.
     fn divided_rope(&self, theta: f64, rotated: usize, divisors: Vec<f32>) -> Result<Value> {
         let inv_freq = |rope: &Value| crate::arch::family::inv_freq(&json!({"rope_parameters": rope}), rotated);
         let plain = inv_freq(&json!({"rope_theta": theta}))?;

@@ -1,47 +1,7 @@
-//! Which tensor of a GGUF file is which of Hugging Face's, and what llama.cpp's converter does to its values. One table,
-//! read in both directions.
+//! Which tensor of a GGUF file is which of Hugging Face's, and what llama.cpp's converter does to its values. One
+//! table, read in both directions; where a family differs from it, its row says how.
 
-/// One architecture of GGUF files.
-pub(super) struct Family {
-    /// `general.architecture`.
-    pub(super) architecture: &'static str,
-    /// config.json's `model_type`.
-    pub(super) model_type: &'static str,
-    /// Whether the two halves of each head of q and k alternate in the file.
-    pub(super) interleaved: bool,
-    /// Whether norm weights are stored as w + 1.
-    pub(super) norms_plus_one: bool,
-    /// Names that differ from [`PARTS`], GGUF's first.
-    parts: &'static [(&'static str, &'static str)],
-}
-
-const PLAIN: Family =
-    Family { architecture: "", model_type: "", interleaved: false, norms_plus_one: false, parts: &[] };
-
-/// What is known. `mistral` has no architecture of its own: a file of `llama` with a sliding window is one.
-pub(super) const GGUF_FAMILIES: [Family; 6] = [
-    Family { architecture: "llama", model_type: "llama", interleaved: true, ..PLAIN },
-    Family { architecture: "llama", model_type: "mistral", interleaved: true, ..PLAIN },
-    Family { architecture: "qwen2", model_type: "qwen2", ..PLAIN },
-    Family { architecture: "qwen3", model_type: "qwen3", ..PLAIN },
-    Family {
-        architecture: "gemma3",
-        model_type: "gemma3_text",
-        norms_plus_one: true,
-        parts: &[
-            ("post_attention_norm", "post_attention_layernorm"),
-            ("ffn_norm", "pre_feedforward_layernorm"),
-            ("post_ffw_norm", "post_feedforward_layernorm"),
-        ],
-        ..PLAIN
-    },
-    Family {
-        architecture: "phi3",
-        model_type: "phi3",
-        parts: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
-        ..PLAIN
-    },
-];
+use crate::arch::family::Gguf;
 
 const WHOLE: [(&str, &str); 3] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
@@ -63,27 +23,27 @@ const PARTS: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-impl Family {
+impl Gguf {
     /// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
     pub(super) fn hugging_face(&self, name: &str) -> Option<String> {
-        if let Some((_, whole)) = WHOLE.iter().find(|(gguf, _)| *gguf == name) {
+        if let Some((_, whole)) = WHOLE.iter().find(|(stored, _)| *stored == name) {
             return Some((*whole).into());
         }
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
         layer.parse::<u32>().ok()?;
         let (part, kind) = part.rsplit_once('.')?;
-        let (_, part) = self.parts.iter().chain(&PARTS).find(|(gguf, _)| *gguf == part)?;
+        let (_, part) = self.names.iter().chain(&PARTS).find(|(stored, _)| *stored == part)?;
         Some(format!("model.layers.{layer}.{part}.{kind}"))
     }
 
-    /// The reverse of [`Family::hugging_face`].
-    pub(super) fn gguf(&self, name: &str) -> Option<String> {
+    /// The reverse of [`Gguf::hugging_face`].
+    pub(super) fn stored(&self, name: &str) -> Option<String> {
         if let Some((whole, _)) = WHOLE.iter().find(|(_, hugging_face)| *hugging_face == name) {
             return Some((*whole).into());
         }
         let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
         let (part, kind) = part.rsplit_once('.')?;
-        let (part, _) = self.parts.iter().chain(&PARTS).find(|(_, hugging_face)| *hugging_face == part)?;
+        let (part, _) = self.names.iter().chain(&PARTS).find(|(_, hugging_face)| *hugging_face == part)?;
         Some(format!("blk.{layer}.{part}.{kind}"))
     }
 
@@ -98,8 +58,8 @@ impl Family {
     }
 }
 
-/// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd / 2).
-/// Works on stored rows, so quantised ones stay as they are.
+/// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd /
+/// 2). Works on stored rows, so quantised ones stay as they are.
 pub(super) fn hugging_face_rows(data: &[u8], rows: usize, heads: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len());
     let (row, head_dim) = (data.len() / rows.max(1), rows / heads.max(1));
@@ -130,14 +90,15 @@ pub(super) fn gguf_rows(data: &[f32], rows: usize, heads: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::family;
 
-    fn family(model_type: &str) -> &'static Family {
-        GGUF_FAMILIES.iter().find(|family| family.model_type == model_type).unwrap()
+    fn gguf(model_type: &str) -> &'static Gguf {
+        family::of(model_type).unwrap().gguf.as_ref().unwrap()
     }
 
     #[test]
     fn names_are_hugging_faces() {
-        for (model_type, gguf, want) in [
+        for (model_type, stored, want) in [
             ("llama", "token_embd.weight", Some("model.embed_tokens.weight")),
             ("qwen2", "blk.11.attn_q.bias", Some("model.layers.11.self_attn.q_proj.bias")),
             ("llama", "blk.0.ffn_down.weight", Some("model.layers.0.mlp.down_proj.weight")),
@@ -151,10 +112,10 @@ mod tests {
             ("llama", "blk.0.weight", None),
             ("llama", "rope_freqs.weight", None),
         ] {
-            let got = family(model_type).hugging_face(gguf);
-            assert_eq!(got.as_deref(), want, "{gguf}");
+            let got = gguf(model_type).hugging_face(stored);
+            assert_eq!(got.as_deref(), want, "{stored}");
             if let Some(name) = got {
-                assert_eq!(family(model_type).gguf(&name).as_deref(), Some(gguf));
+                assert_eq!(gguf(model_type).stored(&name).as_deref(), Some(stored));
             }
         }
     }

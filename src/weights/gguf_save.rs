@@ -5,80 +5,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::gguf_names::{Family, GGUF_FAMILIES, gguf_rows};
-use super::{ModelParts, gguf_vocabulary, save};
-use crate::arch::Dtype;
-use crate::arch::{Arch, NamedTensor, family};
+use super::gguf_head::GgufHead;
+use super::gguf_names::gguf_rows;
+use super::gguf_vocabulary;
+use super::save::{self, ModelParts};
+use crate::arch::family::{self, FAMILIES, Family, Gguf, Windows};
+use crate::arch::{Alike, Arch, Dtype, Mixer, NamedTensor};
 use crate::{Error, Result, durable};
 
 /// The file's alignment, GGUF's default.
 const ALIGNMENT: usize = 32;
-
-/// Metadata in the order it is written.
-#[derive(Default)]
-pub(super) struct GgufHead {
-    bytes: Vec<u8>,
-    count: u64,
-}
-
-impl GgufHead {
-    fn text(out: &mut Vec<u8>, text: &str) {
-        out.extend((text.len() as u64).to_le_bytes());
-        out.extend(text.as_bytes());
-    }
-
-    fn entry(&mut self, key: &str, kind: u32, value: &[u8]) {
-        Self::text(&mut self.bytes, key);
-        self.bytes.extend(kind.to_le_bytes());
-        self.bytes.extend(value);
-        self.count += 1;
-    }
-
-    fn list(&mut self, key: &str, kind: u32, length: usize, values: &[u8]) {
-        let mut bytes = kind.to_le_bytes().to_vec();
-        bytes.extend((length as u64).to_le_bytes());
-        bytes.extend(values);
-        self.entry(key, 9, &bytes);
-    }
-
-    pub(super) fn count(&mut self, key: &str, n: usize) -> Result<()> {
-        let n = u32::try_from(n).map_err(|_| Error::Input(format!("{key} is {n}, more than GGUF's 32 bits")))?;
-        self.entry(key, 4, &n.to_le_bytes());
-        Ok(())
-    }
-
-    pub(super) fn number(&mut self, key: &str, x: f64) {
-        self.entry(key, 6, &(x as f32).to_le_bytes());
-    }
-
-    pub(super) fn flag(&mut self, key: &str, flag: bool) {
-        self.entry(key, 7, &[u8::from(flag)]);
-    }
-
-    pub(super) fn string(&mut self, key: &str, text: &str) {
-        let mut bytes = Vec::new();
-        Self::text(&mut bytes, text);
-        self.entry(key, 8, &bytes);
-    }
-
-    pub(super) fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
-        let mut bytes = Vec::new();
-        values.iter().for_each(|value| Self::text(&mut bytes, value.as_ref()));
-        self.list(key, 8, values.len(), &bytes);
-    }
-
-    pub(super) fn integers(&mut self, key: &str, values: &[i32]) {
-        self.list(key, 5, values.len(), bytemuck::cast_slice(values));
-    }
-
-    pub(super) fn numbers(&mut self, key: &str, values: &[f32]) {
-        self.list(key, 6, values.len(), bytemuck::cast_slice(values));
-    }
-
-    fn flags(&mut self, key: &str, values: &[bool]) {
-        self.list(key, 7, values.len(), &values.iter().map(|v| u8::from(*v)).collect::<Vec<_>>());
-    }
-}
 
 /// A tensor of the file before it is encoded.
 struct Part<'a> {
@@ -93,18 +29,20 @@ enum Source<'a> {
     Values(Vec<f32>),
 }
 
-/// Writes a GGUF file: matrices in `parts.dtype` (F32, F16, BF16 or Q8_0; rows that are no multiple of 32 in F16 instead of
-/// Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all. Returns sentences
-/// worth telling the user.
+/// Writes a GGUF file: matrices in `parts.dtype` (F32, F16, BF16 or Q8_0; rows that are no multiple of 32 in F16
+/// instead of Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all.
+/// Returns sentences worth telling the user.
 ///
 /// # Errors
-/// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; values beyond the storage type's
-/// range; tensors that do not fit the configuration; what the file system says.
+/// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; values beyond the storage
+/// type's range; tensors that do not fit the configuration; what the file system says.
 pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     save::check_tensors(parts)?;
     let arch = family::arch(parts.config)?;
-    let Some(known) = GGUF_FAMILIES.iter().find(|family| family.model_type == arch.model_type) else {
-        let known: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.model_type).collect();
+    let alike = arch.alike()?;
+    let mut all = FAMILIES.iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
+    let Some((family, known)) = all.clone().find(|(family, _)| family.model_type == arch.model_type) else {
+        let known: Vec<&str> = all.by_ref().map(|(family, _)| family.model_type).collect();
         let (found, known) = (&arch.model_type, known.join(", "));
         return Err(Error::Input(format!("model_type {found:?} cannot be written as GGUF; {known} can")));
     };
@@ -119,20 +57,20 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     head.string("general.architecture", known.architecture);
     head.string("general.type", "model");
     // Not the model type: transformers takes a file whose name is "mistral" for an architecture that its reader lacks.
-    head.string("general.name", family::class_name(known.model_type).unwrap_or(known.model_type));
+    head.string("general.name", family.class);
     head.count("general.file_type", kind)?;
     if parts.dtype == Dtype::Q8_0 {
         head.count("general.quantization_version", 2)?;
     }
-    let mut writer =
-        Model { head, family: known, arch: &arch, config: parts.config, extra: Vec::new(), notes: Vec::new() };
+    let (extra, notes) = (Vec::new(), Vec::new());
+    let mut writer = Model { head, family, known, arch: &arch, alike, config: parts.config, extra, notes };
     writer.shape()?;
     writer.family_keys()?;
     let Model { mut head, extra, notes, .. } = writer;
     gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?;
     let mut list = Vec::new();
     for tensor in parts.tensors {
-        let Some(name) = known.gguf(&tensor.name) else {
+        let Some(name) = known.stored(&tensor.name) else {
             return Err(Error::Input(format!("tensor {} has no name in GGUF files", tensor.name)));
         };
         let blocks = tensor.shape.last().is_some_and(|width| width % 32 == 0);
@@ -153,7 +91,7 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(temporary));
         put(&start(&head, &list)?)?;
         for part in &list {
-            let mut bytes = encode(part, known, &arch)?;
+            let mut bytes = encode(part, known, alike)?;
             bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
             put(&bytes)?;
         }
@@ -183,17 +121,17 @@ fn start(head: &GgufHead, list: &[Part<'_>]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn encode(part: &Part<'_>, family: &Family, arch: &Arch) -> Result<Vec<u8>> {
+fn encode(part: &Part<'_>, known: &Gguf, alike: Alike) -> Result<Vec<u8>> {
     let changed;
     let values: &[f32] = match &part.source {
         Source::Values(values) => values,
-        Source::Parameter(tensor) if family.is_interleaved(&tensor.name) => {
+        Source::Parameter(tensor) if known.is_interleaved(&tensor.name) => {
             let queries = tensor.name.contains(".q_proj.");
-            let heads = if queries { arch.num_attention_heads } else { arch.num_key_value_heads };
+            let heads = if queries { alike.heads } else { alike.kv_heads };
             changed = gguf_rows(&tensor.data, tensor.shape[0], heads);
             &changed
         }
-        Source::Parameter(tensor) if family.is_plus_one(&tensor.name) => {
+        Source::Parameter(tensor) if known.is_plus_one(&tensor.name) => {
             changed = tensor.data.iter().map(|w| w + 1.0).collect();
             &changed
         }
@@ -205,7 +143,10 @@ fn encode(part: &Part<'_>, family: &Family, arch: &Arch) -> Result<Vec<u8>> {
 struct Model<'a> {
     head: GgufHead,
     family: &'static Family,
+    /// What the family's row says of GGUF files.
+    known: &'static Gguf,
     arch: &'a Arch,
+    alike: Alike,
     config: &'a Value,
     /// Tensors of divisors of the rotation's frequencies.
     extra: Vec<(&'static str, Vec<f32>)>,
@@ -214,7 +155,7 @@ struct Model<'a> {
 
 impl Model<'_> {
     fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.family.architecture)
+        format!("{}.{key}", self.known.architecture)
     }
 
     fn count(&mut self, key: &str, n: usize) -> Result<()> {
@@ -237,22 +178,22 @@ impl Model<'_> {
     }
 
     fn cannot(&self, what: impl std::fmt::Display) -> Error {
-        Error::Input(format!("{what}, which a GGUF file of {} cannot say", self.family.architecture))
+        Error::Input(format!("{what}, which a GGUF file of {} cannot say", self.known.architecture))
     }
 
     fn shape(&mut self) -> Result<()> {
-        let arch = self.arch;
+        let (arch, alike) = (self.arch, self.alike);
         let rotated = 2 * arch.ropes[0].inv_freq.len();
         for (key, n) in [
             ("vocab_size", arch.vocab_size),
             ("context_length", arch.max_position_embeddings),
             ("embedding_length", arch.hidden_size),
-            ("block_count", arch.num_hidden_layers),
-            ("feed_forward_length", arch.intermediate_size),
-            ("attention.head_count", arch.num_attention_heads),
-            ("attention.head_count_kv", arch.num_key_value_heads),
-            ("attention.key_length", arch.head_dim),
-            ("attention.value_length", arch.head_dim),
+            ("block_count", arch.layers.len()),
+            ("feed_forward_length", alike.width),
+            ("attention.head_count", alike.heads),
+            ("attention.head_count_kv", alike.kv_heads),
+            ("attention.key_length", alike.head_dim),
+            ("attention.value_length", alike.head_dim),
             ("rope.dimension_count", rotated),
         ] {
             self.count(key, n)?;
@@ -267,26 +208,49 @@ impl Model<'_> {
         let rope =
             ["rope_parameters", "rope_scaling"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
         let rope = rope.unwrap_or(&nothing).clone();
-        match self.family.model_type {
-            "gemma3_text" => self.gemma3(&rope),
-            "phi3" => {
-                // Without the key older versions of llama.cpp guess a window.
-                self.window(self.size("sliding_window").unwrap_or(0))?;
-                self.rope(&rope)
+        self.query_scale()?;
+        let windows: Vec<Option<usize>> = self
+            .arch
+            .layers
+            .iter()
+            .map(|layer| match &layer.mixer {
+                Mixer::Attention(attention) => attention.window,
+            })
+            .collect();
+        let first = windows.first().copied().flatten();
+        let slides = windows.iter().any(Option::is_some);
+        match self.known.windows {
+            Windows::Never if slides => return Err(self.cannot("blocks have a sliding window")),
+            Windows::Never => {}
+            Windows::Every { .. } if windows.iter().any(|window| *window != first) => {
+                return Err(self.cannot("blocks differ in their sliding window"));
             }
-            "mistral" => {
-                if let Some(window) = self.size("sliding_window") {
+            Windows::Every { always } => {
+                if let Some(window) = first.or(always.then_some(0)) {
                     self.window(window)?;
                 }
-                self.rope(&rope)
             }
-            _ => {
-                let used = self.config.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false);
-                if used && self.size("sliding_window").is_some() {
-                    return Err(self.cannot("use_sliding_window is true"));
-                }
-                self.rope(&rope)
+            Windows::Periodic { period, theta, .. } => {
+                self.periodic(period, &windows)?;
+                return self.two_rotations(&rope, theta);
             }
+        }
+        self.rope(&rope)
+    }
+
+    /// Where the file has no factor on the queries, it must be the one that llama.cpp's graph takes.
+    fn query_scale(&self) -> Result<()> {
+        let (heads, head_dim) = (self.alike.heads, self.alike.head_dim);
+        let implied = match self.known.scaled_by_width {
+            Some(blocks) if blocks == self.arch.layers.len() => self.arch.hidden_size / heads,
+            _ => head_dim,
+        };
+        let implied_scale = (implied as f64).powf(-0.5) as f32;
+        match self.alike.query_scale {
+            Some(scale) if scale != implied_scale => Err(self.cannot(format!(
+                "query_pre_attn_scalar makes the factor on the queries {scale} and not {implied}^-0.5"
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -301,37 +265,30 @@ impl Model<'_> {
         self.count("attention.sliding_window", window)
     }
 
-    fn gemma3(&mut self, rope: &Value) -> Result<()> {
-        let layers = self.arch.num_hidden_layers;
-        let query = self.size("query_pre_attn_scalar").unwrap_or(256);
-        let implied =
-            if layers == 62 { self.arch.hidden_size / self.arch.num_attention_heads } else { self.arch.head_dim };
-        if query != implied {
-            return Err(self.cannot(format!("query_pre_attn_scalar is {query} and not {implied}")));
+    /// A window of all blocks but every n-th, where n is `usual` if the file does not say it.
+    fn periodic(&mut self, usual: usize, windows: &[Option<usize>]) -> Result<()> {
+        let window = windows.iter().flatten().next().copied().or(self.size("sliding_window")).unwrap_or(4096);
+        if windows.iter().flatten().any(|other| *other != window) {
+            return Err(self.cannot("blocks differ in their sliding window"));
         }
-        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            if self.config.get(key).is_some_and(|v| !v.is_null()) {
-                return Err(self.cannot(format!("{key} is set")));
-            }
-        }
-        self.count("attention.sliding_window", self.size("sliding_window").unwrap_or(4096))?;
-        let period = self.size("sliding_window_pattern").or(self.size("_sliding_window_pattern")).unwrap_or(6).max(1);
-        let slides: Vec<bool> = match self.config.get("layer_types").and_then(Value::as_array) {
-            Some(types) => types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect(),
-            None => (1..=layers).map(|layer| layer % period != 0).collect(),
-        };
-        let periodic = |n: usize| slides.iter().enumerate().all(|(i, slides)| *slides == ((i + 1) % n != 0));
-        // llama.cpp's graph has 6 built in; another period is a key that newer versions read.
-        match [6].into_iter().chain(1..=layers + 1).find(|n| periodic(*n)) {
-            Some(6) => {}
+        self.count("attention.sliding_window", window)?;
+        let periodic = |n: usize| windows.iter().enumerate().all(|(i, w)| w.is_some() == ((i + 1) % n != 0));
+        // llama.cpp's graph has the usual period built in; another one is a key that newer versions read.
+        match [usual].into_iter().chain(1..=windows.len() + 1).find(|n| periodic(*n)) {
+            Some(n) if n == usual => {}
             Some(n) => self.count("attention.sliding_window_pattern", n)?,
             None => {
                 let key = self.key("attention.sliding_window_pattern");
-                self.head.flags(&key, &slides);
+                self.head.flags(&key, &windows.iter().map(Option::is_some).collect::<Vec<_>>());
             }
         }
+        Ok(())
+    }
+
+    /// The rotation of the blocks with a window, by `usual` if nothing is said of it, and that of the others.
+    fn two_rotations(&mut self, rope: &Value, usual: f64) -> Result<()> {
         let local = rope.get("sliding_attention").and_then(|rope| rope.get("rope_theta"));
-        let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64).unwrap_or(10000.0);
+        let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64).unwrap_or(usual);
         self.number("rope.freq_base_swa", local);
         let local_type = rope.get("sliding_attention").and_then(|r| r.get("rope_type")).and_then(Value::as_str);
         if !matches!(local_type, None | Some("default")) {
@@ -343,9 +300,7 @@ impl Model<'_> {
 
     fn rope(&mut self, rope: &Value) -> Result<()> {
         let theta = rope.get("rope_theta").or(self.config.get("rope_theta")).and_then(Value::as_f64);
-        // Gemma 3's own default stands in its family; everyone else's is 10000.
-        let default = if self.family.architecture == "gemma3" { 1e6 } else { 10000.0 };
-        let theta = theta.unwrap_or(default);
+        let theta = theta.unwrap_or(self.family.defaults.rope_theta);
         self.number("rope.freq_base", theta);
         let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str).unwrap_or("default");
         let number = |key: &str| rope.get(key).and_then(Value::as_f64);
@@ -387,7 +342,7 @@ impl Model<'_> {
                 let (Some(short), Some(long)) = (list("short_factor"), list("long_factor")) else {
                     return Err(self.cannot("longrope is without its factors"));
                 };
-                if self.family.architecture == "phi3" {
+                if self.known.two_ropes {
                     let original = original.unwrap_or(self.arch.max_position_embeddings);
                     self.count("rope.scaling.original_context_length", original)?;
                     self.number("rope.scaling.attn_factor", f64::from(self.arch.ropes[0].scaling));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Gguf, GgufValue};
+use super::gguf::{Gguf, GgufValue};
 use crate::text::Text;
 use crate::{Error, Result};
 
@@ -30,7 +30,10 @@ const UNUSED: usize = GgufTokenType::Unused as usize;
 const MAX_PIECE: usize = 1024;
 
 /// Letters with what precedes them, up to three digits, other signs, blanks: Llama 3's pattern.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
+    r"|\s+(?!\S)|\s+"
+);
 /// The same with single digits: Qwen 2's pattern.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -59,7 +62,10 @@ pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "q
 
 /// Normalizer and pre-tokenizer that a name of `tokenizer.ggml.pre` stands for.
 pub(super) fn pre_tokenizer(name: &str) -> Option<(Value, Value)> {
-    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let split = |pattern: &str| {
+        let pattern = json!({ "Regex": pattern });
+        json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false})
+    };
     let byte_level =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let sequence = |parts: [Value; 2]| json!({"type": "Sequence", "pretokenizers": parts});
@@ -209,8 +215,8 @@ impl<'a> Vocabulary<'a> {
                "vocab": self.vocab(), "merges": merges})
     }
 
-    /// Everything but decoder and model. transformers puts `bos` in front where the file (or else the kind) asks for it;
-    /// this crate never adds tokens.
+    /// Everything but decoder and model. transformers puts `bos` in front where the file (or else the kind) asks for
+    /// it; this crate never adds tokens.
     fn shell(&self, normalizer: Value, pre_tokenizer: Value, adds_bos: bool) -> Value {
         let adds_bos = self.flag("tokenizer.ggml.add_bos_token").unwrap_or(adds_bos);
         let post_processor = match self.named("bos").filter(|_| adds_bos) {

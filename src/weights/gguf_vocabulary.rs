@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::gguf_save::GgufHead;
-use super::gguf_tokenizer::{PRE_TOKENIZERS, merges_by_score, pre_tokenizer};
-use super::{GgufTokenType as Kind, ModelParts};
+use super::gguf_head::GgufHead;
+use super::gguf_tokenizer::{GgufTokenType as Kind, PRE_TOKENIZERS, merges_by_score, pre_tokenizer};
+use super::save::ModelParts;
 use crate::text::Text;
 use crate::{Error, Result};
 
-/// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids of
-/// the configuration.
+/// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids
+/// of the configuration.
 pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) -> Result<()> {
     let Some(text) = parts.text else {
         head.string("tokenizer.ggml.model", "none");
@@ -120,8 +120,8 @@ fn split_out(json: &Value) -> HashSet<&str> {
     added.filter_map(|token| token["content"].as_str()).filter(|content| !content.contains('▁')).collect()
 }
 
-/// SentencePiece joins by the joined piece's score, so the first merge that makes a piece gives its score; that must lead
-/// back to the same merges, but for those with tokens that are `split_out`, which never happen.
+/// SentencePiece joins by the joined piece's score, so the first merge that makes a piece gives its score; that must
+/// lead back to the same merges, but for those with tokens that are `split_out`, which never happen.
 fn scores(tokens: &[String], merges: &[(&str, &str)], split_out: &HashSet<&str>) -> Result<Vec<f32>> {
     let mut ranks = HashMap::new();
     for (left, right) in merges {

@@ -1,16 +1,17 @@
 //! PEFT's adapter folders: adapter_config.json and adapter_model.safetensors beside a base model, in and out.
 
-use crate::arch::{first_unusable, unusable};
-use crate::disk;
-use crate::text::Text;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Weights, save, write_safetensors};
-use crate::arch::Dtype;
+use super::safetensors::write_safetensors;
+use super::save;
+use super::tensors::Weights;
 use crate::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
-use crate::arch::{Arch, NamedTensor};
+use crate::arch::{Arch, Dtype, NamedTensor, first_unusable, unusable};
+use crate::disk;
+use crate::json::{read_json, write_json};
+use crate::text::Text;
 use crate::{Error, Result};
 
 /// What makes a folder an adapter.
@@ -50,7 +51,7 @@ pub(crate) struct Peft {
 /// Reads `folder`'s adapter_config.json.
 pub(crate) fn open(folder: &Path) -> Result<Peft> {
     let path = folder.join(CONFIG);
-    let document = save::read_json(&path)?;
+    let document: Value = read_json(&path)?;
     read(&document).map_err(|what| Error::file(&path, what))
 }
 
@@ -177,8 +178,8 @@ impl Peft {
     }
 }
 
-/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the tokenizer of the
-/// model that it belongs to.
+/// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the
+/// tokenizer of the model that it belongs to.
 ///
 /// # Errors
 /// Values beyond the range of `dtype`; what the file system says.
@@ -218,7 +219,7 @@ pub(crate) fn save_adapter(
     set("rank_pattern", rank.is_empty(), rank.iter().map(|(key, r)| (key.clone(), json!(r))).collect());
     set("alpha_pattern", alpha.is_empty(), alpha.iter().map(|(key, a)| (key.clone(), json!(a))).collect());
     save::replace_folder(folder, |folder| {
-        save::write_json(&folder.join(CONFIG), &Value::Object(entries))?;
+        write_json(&folder.join(CONFIG), &Value::Object(entries))?;
         if let Some(text) = text {
             save::write_text(folder, text)?;
         }

@@ -8,9 +8,10 @@ use std::path::{Component, Path};
 use safetensors::tensor::{Dtype as Stored, SafeTensors, View};
 use serde_json::{Map, Value};
 
-use super::{Change, Entry, Mapped, Weights, save};
+use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
 use crate::arch::NamedTensor;
+use crate::json::read_json;
 use crate::{Error, Result, durable};
 
 /// The single file's name in a Hugging Face folder.
@@ -73,7 +74,7 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<String>> {
 }
 
 fn weight_map(index: &Path) -> Result<Map<String, Value>> {
-    match save::read_json(index)?.get_mut("weight_map").map(Value::take) {
+    match read_json::<Value>(index)?.get_mut("weight_map").map(Value::take) {
         Some(Value::Object(map)) => Ok(map),
         _ => Err(Error::file(index, "key weight_map: expected an object of tensor name -> file name")),
     }
@@ -98,8 +99,8 @@ fn add_file(weights: &mut Weights, path: &Path, wanted: impl Fn(&str) -> bool) -
     let file = Mapped::open(path)?;
     let bytes = &file.map[..];
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| unreadable(path, bytes, &error))?;
-    // read_metadata has checked that the ranges are in order, without gaps, as long as shape and type say, and that they
-    // end at the end of the file.
+    // read_metadata has checked that the ranges are in order, without gaps, as long as shape and type say, and that
+    // they end at the end of the file.
     let start = header + 8;
     let index = weights.files.len();
     for name in metadata.offset_keys() {
@@ -148,8 +149,8 @@ fn unreadable(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -
 /// A file's most bytes of tensors; more are spread over shards.
 pub(super) const MAX_SHARD: u64 = 5_000_000_000;
 
-/// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named as
-/// transformers names them.
+/// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named
+/// as transformers names them.
 pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], types: Types, limit: u64) -> Result<()> {
     let size = |tensor: &NamedTensor| (tensor.data.len() * types.of(tensor).block().1) as u64;
     let total: u64 = tensors.iter().map(size).sum();
@@ -172,7 +173,7 @@ pub(super) fn write_shards(folder: &Path, tensors: &[NamedTensor], types: Types,
         map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(name.as_str()))));
     }
     let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
-    save::write_file(&folder.join(INDEX), format!("{index:#}\n").as_bytes())
+    durable::write_file(&folder.join(INDEX), format!("{index:#}\n").as_bytes())
 }
 
 struct Stub<'a>(&'a NamedTensor, Dtype);
@@ -202,8 +203,8 @@ impl View for &Stub<'_> {
     }
 }
 
-/// Writes tensors as F32, F16 or BF16 (rounded to the nearest even), with the metadata that `transformers` asks for. The file
-/// appears under its name only when it is complete and synced.
+/// Writes tensors as F32, F16 or BF16 (rounded to the nearest even), with the metadata that `transformers` asks for.
+/// The file appears under its name only when it is complete and synced.
 ///
 /// # Errors
 /// Another dtype, a tensor whose data does not fit its shape, a name twice; what the file system says.
@@ -324,7 +325,7 @@ mod tests {
         let files = |number: usize| folder.path().join(format!("model-{number:05}-of-00003.safetensors"));
         let counts: Vec<usize> = (1..=3).map(|n| Weights::open_safetensors(&files(n)).unwrap().names().len()).collect();
         assert_eq!(counts, [2, 1, 2], "4 + 12 bytes, 36 alone, 8 + 8");
-        let index = save::read_json(&folder.path().join(INDEX)).unwrap();
+        let index: Value = read_json(&folder.path().join(INDEX)).unwrap();
         assert_eq!(
             (&index["metadata"]["total_size"], &index["weight_map"]["t2"]),
             (&68.into(), &"model-00002-of-00003.safetensors".into())

@@ -6,16 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::safetensors::{INDEX, MAX_SHARD, SINGLE, Types, write_shards};
-use crate::arch::Dtype;
-use crate::arch::{NamedTensor, family};
+use crate::arch::{Dtype, NamedTensor, family};
+use crate::json::{read_json, write_json};
 use crate::text::Text;
 use crate::{Error, Result, durable};
-
-/// Reads a JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let bytes = disk::read(path).map_err(Error::io(path))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("is not JSON: {error}")))
-}
 
 /// Writes a small file so that it appears whole or not at all.
 ///
@@ -40,8 +34,8 @@ pub struct ModelParts<'a> {
     pub dtype: Dtype,
 }
 
-/// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a whole, the
-/// weights last, and other files stay.
+/// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a
+/// whole, the weights last, and other files stay.
 ///
 /// # Errors
 /// A configuration that is no object, tensors that do not fit it; what the file system says.
@@ -82,7 +76,8 @@ pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<
 /// In a model folder without weights: says why there are none.
 pub const REMOVED_FILE: &str = "removed.json";
 
-/// Removes a model folder's weights; configuration, tokenizer and a note with the reason stay. Without weights nothing happens.
+/// Removes a model folder's weights; configuration, tokenizer and a note with the reason stay. Without weights nothing
+/// happens.
 ///
 /// # Errors
 /// What the file system says.
@@ -106,7 +101,7 @@ pub(crate) fn why_removed(folder: &Path) -> Result<Option<String>> {
     if !note.is_there() {
         return Ok(None);
     }
-    let document = read_json(&note)?;
+    let document: Value = read_json(&note)?;
     Ok(Some(document["weights"].as_str().unwrap_or("were removed").to_owned()))
 }
 
@@ -162,10 +157,6 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()
 pub(super) fn write_text(folder: &Path, text: &Text) -> Result<()> {
     write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
     write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())
-}
-
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_file(path, format!("{value:#}\n").as_bytes())
 }
 
 fn move_files(from: &Path, to: &Path) -> Result<()> {

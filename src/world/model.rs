@@ -40,7 +40,7 @@ pub fn parameters() -> Vec<(String, Vec<usize>)> {
 /// are divided by the root of twice the depth, and gains are 1. A parameter's numbers depend on the seed and its name
 /// only.
 pub fn init(seed: u64) -> Vec<NamedTensor> {
-    let depth = arch().num_hidden_layers as f32;
+    let depth = arch().layers.len() as f32;
     parameters()
         .into_iter()
         .map(|(name, shape)| {
@@ -125,8 +125,9 @@ mod tests {
     #[test]
     fn the_shape_is_the_worlds() {
         let a = arch();
-        assert_eq!((a.vocab_size, a.hidden_size, a.intermediate_size, a.num_hidden_layers), (128, 64, 160, 4));
-        assert_eq!((a.num_attention_heads, a.num_key_value_heads, a.head_dim), (4, 4, 16));
+        let sizes = a.alike().unwrap();
+        assert_eq!((a.vocab_size, a.hidden_size, sizes.width, a.layers.len()), (128, 64, 160, 4));
+        assert_eq!((sizes.heads, sizes.kv_heads, sizes.head_dim), (4, 4, 16));
         assert!(a.tie_word_embeddings && a.ropes[0].inv_freq.len() == 8 && a.rms_norm_eps == 1e-5);
         let count: usize = parameters().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
         assert_eq!(count, 197_184);

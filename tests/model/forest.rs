@@ -4,7 +4,9 @@
 
 use proptest::prelude::*;
 use selfreward::Silent;
-use selfreward::arch::{Activation, Arch, Layer, NamedTensor, Rope, Stretch, family};
+use selfreward::arch::{
+    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Norms, Rope, Stretch, family,
+};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::Model;
@@ -17,36 +19,35 @@ const V: usize = 61;
 /// each kind: with a window and positions, without either.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
+    let block = |window, rope| Layer {
+        mixer: Mixer::Attention(Attention {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 10,
+            window,
+            rope,
+            qkv_bias: true,
+            o_bias: true,
+            qk_norm: true,
+            query_scale: Some(0.25),
+        }),
+        norms: Norms::BeforeAndAfter,
+        mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),
+    };
     let arch = Arch {
         model_type: "llama".to_owned(),
         vocab_size: V,
         hidden_size: 30,
-        intermediate_size: 46,
-        num_hidden_layers: 3,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 10,
         max_position_embeddings: 256,
         rms_norm_eps: 1e-5,
         ropes: vec![
             Rope { inv_freq: turns(100.0, 5), scaling: 1.0, stretch: Stretch::Never },
             Rope { inv_freq: turns(50.0, 3), scaling: 1.1, stretch: Stretch::Never },
         ],
-        layers: vec![
-            Layer { window, rope: Some(0) },
-            Layer { window: None, rope: None },
-            Layer { window: window.map(|w| w + 3), rope: Some(1) },
-        ],
+        layers: vec![block(window, Some(0)), block(None, None), block(window.map(|w| w + 3), Some(1))],
         tie_word_embeddings: false,
-        qkv_bias: true,
-        o_bias: true,
-        mlp_bias: true,
-        qk_norm: true,
         norm_plus_one: true,
-        post_norms: true,
-        activation: Activation::GeluTanh,
         embedding_scale: 5.5,
-        query_scale: Some(0.25),
         pad_token_id: None,
         fused: false,
     };

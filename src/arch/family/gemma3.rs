@@ -3,11 +3,21 @@
 
 use serde_json::Value;
 
-use super::{Activation, Arch, Defaults, Keys, LLAMA, rope, set_windows, sizes, sliding, window};
+use super::common::{LLAMA, PLAIN, set_biases, set_windows, sizes, sliding, window};
+use super::keys::Keys;
+use super::rope;
+use super::row::{Defaults, Family, GGUF, Gguf, Windows};
+use crate::arch::layer::{Mixer, Norms};
+use crate::arch::shape::{Arch, Rope};
 use crate::{Error, Result};
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
-    let defaults = Defaults {
+pub(super) const FAMILY: Family = Family {
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    whole: Some("gemma3"),
+    pad_token_id: Some(0),
+    activation: ("hidden_activation", "gelu_pytorch_tanh"),
+    defaults: Defaults {
         vocab_size: 262_208,
         hidden_size: 2304,
         intermediate_size: 9216,
@@ -17,8 +27,27 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
         head_dim: Some(256),
         max_position_embeddings: 131_072,
         tie_word_embeddings: true,
+        rope_theta: 1e6,
         ..LLAMA
-    };
+    },
+    arch,
+    gguf: Some(Gguf {
+        architecture: "gemma3",
+        norms_plus_one: true,
+        names: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("ffn_norm", "pre_feedforward_layernorm"),
+            ("post_ffw_norm", "post_feedforward_layernorm"),
+        ],
+        windows: Windows::Periodic { period: 6, window: 1024, theta: 10000.0 },
+        biases: &[("attention_bias", "self_attn.q_proj")],
+        scaled_by_width: Some(62),
+        ..GGUF
+    }),
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     for key in ["final_logit_softcapping", "attn_logit_softcapping"] {
         if keys.value(key).is_some() {
             return Err(Error::Input(format!("{key} is not supported, only null")));
@@ -27,31 +56,17 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
     if keys.flag("use_bidirectional_attention")?.unwrap_or(false) {
         return Err(Error::Input("use_bidirectional_attention is not supported, only false".into()));
     }
-    let arch = sizes(keys, "gemma3_text", &defaults)?;
-    let activation = match keys.text("hidden_activation")?.unwrap_or("gelu_pytorch_tanh") {
-        "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "silu" | "swish" => Activation::Silu,
-        act => return Err(Error::Input(format!("hidden_activation {act:?} is not supported, only gelu_pytorch_tanh"))),
-    };
+    let (mut arch, attention) = sizes(keys, family)?;
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
     let scalar = keys.number("query_pre_attn_scalar")?.unwrap_or(256.0);
     if !(scalar.is_finite() && scalar > 0.0) {
         return Err(Error::Input(format!("query_pre_attn_scalar is {scalar}; expected a positive number")));
     }
-    let mut arch = Arch {
-        ropes: ropes(keys, &arch)?,
-        qkv_bias: bias,
-        o_bias: bias,
-        qk_norm: true,
-        norm_plus_one: true,
-        post_norms: true,
-        activation,
-        embedding_scale: (arch.hidden_size as f64).sqrt() as f32,
-        pad_token_id: None,
-        query_scale: Some(scalar.powf(-0.5) as f32),
-        ..arch
-    };
-    let layers = arch.num_hidden_layers;
+    arch.ropes = ropes(keys, family, (attention.head_dim, arch.max_position_embeddings))?;
+    arch.norm_plus_one = true;
+    arch.embedding_scale = (arch.hidden_size as f64).sqrt() as f32;
+    set_biases(&mut arch, [bias, bias, false]);
+    let layers = arch.layers.len();
     let slides = match sliding(keys, layers)? {
         Some(slides) => slides,
         None => match keys.size("sliding_window_pattern")?.unwrap_or(6) {
@@ -60,7 +75,11 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
         },
     };
     for (layer, slides) in arch.layers.iter_mut().zip(&slides) {
-        layer.rope = Some(usize::from(*slides));
+        let Mixer::Attention(attention) = &mut layer.mixer;
+        attention.rope = Some(usize::from(*slides));
+        attention.qk_norm = true;
+        attention.query_scale = Some(scalar.powf(-0.5) as f32);
+        layer.norms = Norms::BeforeAndAfter;
     }
     let window = window(keys, Some(4096))?;
     set_windows(&mut arch, &slides, window)?;
@@ -68,7 +87,7 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
 }
 
 /// Global blocks' rope, then local blocks'.
-fn ropes(keys: &Keys<'_>, arch: &Arch) -> Result<Vec<super::Rope>> {
+fn ropes(keys: &Keys<'_>, family: &Family, (head_dim, longest): (usize, usize)) -> Result<Vec<Rope>> {
     let object = |keys: &Keys<'_>, key: &str| {
         let found = keys.typed(key, "an object", |v: &Value| v.is_object().then(|| v.clone()))?;
         Ok::<_, Error>(found.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
@@ -83,16 +102,15 @@ fn ropes(keys: &Keys<'_>, arch: &Arch) -> Result<Vec<super::Rope>> {
         full.extend(scaling);
     }
     let local = object(&Keys(&nested), "sliding_attention")?;
-    let theta = keys.number("rope_theta")?.unwrap_or(1e6);
+    let theta = keys.number("rope_theta")?.unwrap_or(family.defaults.rope_theta);
     let local_theta = keys.number("rope_local_base_freq")?.unwrap_or(10000.0);
     [(full, theta), (local, local_theta)]
         .into_iter()
         .map(|(parameters, theta)| {
-            let context =
-                rope::Context { head_dim: arch.head_dim, theta, longest: arch.max_position_embeddings, original: None };
+            let context = rope::Context { head_dim, theta, longest, original: None };
             let found = rope::scaled(&Keys(&parameters), &context)?;
-            if 2 * found.inv_freq.len() != arch.head_dim {
-                return Err(Error::Input(format!("head_dim is {}; expected an even number", arch.head_dim)));
+            if 2 * found.inv_freq.len() != head_dim {
+                return Err(Error::Input(format!("head_dim is {head_dim}; expected an even number")));
             }
             Ok(found)
         })

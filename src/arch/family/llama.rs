@@ -1,14 +1,28 @@
 //! Llama 2, 3 and what shares its `model_type` (SmolLM2, TinyLlama, …). Defaults: transformers' `LlamaConfig`.
 
-use super::{Arch, Keys, LLAMA, common};
+use super::common::{PLAIN, common, set_biases};
+use super::keys::Keys;
+use super::row::{Family, GGUF, Gguf};
 use crate::Result;
+use crate::arch::shape::Arch;
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
-    let attention_bias = keys.flag("attention_bias")?.unwrap_or(false);
-    Ok(Arch {
-        qkv_bias: attention_bias,
-        o_bias: attention_bias,
-        mlp_bias: keys.flag("mlp_bias")?.unwrap_or(false),
-        ..common(keys, "llama", &LLAMA)?
-    })
+pub(super) const FAMILY: Family = Family {
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    arch,
+    gguf: Some(Gguf {
+        architecture: "llama",
+        interleaved: true,
+        biases: &[("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.gate_proj")],
+        ..GGUF
+    }),
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let bias = keys.flag("attention_bias")?.unwrap_or(false);
+    let mlp_bias = keys.flag("mlp_bias")?.unwrap_or(false);
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [bias, bias, mlp_bias]);
+    Ok(arch)
 }

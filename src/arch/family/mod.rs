@@ -1,37 +1,40 @@
 //! Model families: config.json -> [`Arch`], and the names and shapes of the parameters. Data, no kernels.
 //!
-//! A family is one file with the defaults of Hugging Face's configuration class and one arm in [`arch`]. Keys are
-//! config.json's own. What cannot be computed exactly (an activation or a rope type that is not built) is refused here.
+//! A family is one file with one row ([`Family`]) that holds the defaults of Hugging Face's configuration class, what
+//! its files look like, and the function that reads what is peculiar to it. Keys are config.json's own. What cannot be
+//! computed exactly (an activation or a rope type that is not built) is refused here.
 
+mod common;
 mod gemma3;
+mod keys;
 mod llama;
 mod mistral;
+mod names;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod row;
 mod smollm3;
 
 use serde_json::Value;
 
-use crate::arch::{Activation, Arch, Layer, Rope, Stretch};
+use super::shape::Arch;
 use crate::{Error, Result};
+use keys::Keys;
+pub use names::parameters;
+pub(crate) use rope::dynamic;
+pub use row::Family;
+pub(crate) use row::{Gguf, Windows};
 
-/// The `model_type`s that are known, with the class that `architectures` names.
-pub const FAMILIES: &[(&str, &str)] = &[
-    ("gemma3_text", "Gemma3ForCausalLM"),
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("phi3", "Phi3ForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-    ("smollm3", "SmolLM3ForCausalLM"),
-];
+/// The families that are known.
+pub const FAMILIES: &[Family] =
+    &[gemma3::FAMILY, llama::FAMILY, mistral::FAMILY, phi3::FAMILY, qwen2::FAMILY, qwen3::FAMILY, smollm3::FAMILY];
 
-/// More blocks than any model has; keeps a damaged configuration from asking for endless names.
-const MAX_LAYERS: usize = 4096;
-/// Widths beyond this are damage; products of two of them still fit 64 bits.
-const MAX_WIDTH: usize = 1 << 28;
+/// The family of a `model_type`.
+pub fn of(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.model_type == model_type)
+}
 
 /// Reads config.json.
 ///
@@ -44,47 +47,24 @@ pub fn arch(config: &Value) -> Result<Arch> {
     }
     let keys = Keys(config);
     let model_type = keys.text("model_type")?.unwrap_or_default();
-    let arch = match model_type {
-        "gemma3_text" => gemma3::arch(&keys)?,
-        "llama" => llama::arch(&keys)?,
-        "mistral" => mistral::arch(&keys)?,
-        "phi3" => phi3::arch(&keys)?,
-        "smollm3" => smollm3::arch(&keys)?,
-        "gemma3" => {
-            let what = "model_type \"gemma3\" holds images too; only its text part, saved as \"gemma3_text\", is read";
-            return Err(Error::Input(what.into()));
+    let Some(family) = of(model_type) else {
+        if let Some(text) = FAMILIES.iter().find(|family| family.whole == Some(model_type)) {
+            return Err(Error::Input(format!(
+                "model_type {model_type:?} holds images too; only its text part, saved as {:?}, is read",
+                text.model_type
+            )));
         }
-        "qwen2" => qwen2::arch(&keys)?,
-        "qwen3" => qwen3::arch(&keys)?,
-        unknown => {
-            let known: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
-            return Err(Error::Input(format!("model_type {unknown:?} is not known; known are {}", known.join(", "))));
-        }
+        let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        return Err(Error::Input(format!("model_type {model_type:?} is not known; known are {}", known.join(", "))));
     };
-    check(&keys, &arch)?;
-    Ok(Arch { pad_token_id: pad_token(&keys, model_type, arch.vocab_size)?, ..arch })
-}
-
-/// `pad_token_id`, by the class's default where the key is missing; torch counts negative ones from the end.
-fn pad_token(keys: &Keys<'_>, model_type: &str, vocabulary: usize) -> Result<Option<u32>> {
-    let id = match (keys.0.get("pad_token_id"), model_type) {
-        (Some(Value::Null), _) => None,
-        (Some(value), _) => {
-            let wrong = || Error::Input(format!("pad_token_id is {value}; expected a token id or null"));
-            Some(value.as_i64().ok_or_else(wrong)?)
-        }
-        (None, "gemma3_text") => Some(0),
-        (None, "phi3") => Some(32_000),
-        (None, "smollm3") => Some(128_004),
-        (None, _) => None,
-    };
-    let id = id.map(|id| if id < 0 { id + vocabulary as i64 } else { id });
-    Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocabulary))
+    let arch = (family.arch)(&keys, family)?;
+    common::check(&keys, &arch)?;
+    Ok(arch)
 }
 
 /// The class name that `architectures` holds for a `model_type`.
 pub fn class_name(model_type: &str) -> Option<&'static str> {
-    FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, class)| *class)
+    of(model_type).map(|family| family.class)
 }
 
 /// The rotation frequencies a configuration asks for, `[head_dim / 2]`.
@@ -93,300 +73,33 @@ pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
         .map(|rope| rope.inv_freq)
 }
 
-pub(crate) use rope::dynamic;
-
-/// Names and shapes of all parameters in Hugging Face's order; the output matrix only where it is not the embedding.
-pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
-    let (d, f, hd) = (arch.hidden_size, arch.intermediate_size, arch.head_dim);
-    let (q, kv) = (arch.num_attention_heads * hd, arch.num_key_value_heads * hd);
-    // (name, out, in, whether it has a bias)
-    let matrices: &[(&str, usize, usize, bool)] = match arch.fused {
-        false => &[
-            ("self_attn.q_proj", q, d, arch.qkv_bias),
-            ("self_attn.k_proj", kv, d, arch.qkv_bias),
-            ("self_attn.v_proj", kv, d, arch.qkv_bias),
-            ("self_attn.o_proj", d, q, arch.o_bias),
-            ("mlp.gate_proj", f, d, arch.mlp_bias),
-            ("mlp.up_proj", f, d, arch.mlp_bias),
-            ("mlp.down_proj", d, f, arch.mlp_bias),
-        ],
-        true => &[
-            ("self_attn.o_proj", d, q, false),
-            ("self_attn.qkv_proj", q + 2 * kv, d, false),
-            ("mlp.gate_up_proj", 2 * f, d, false),
-            ("mlp.down_proj", d, f, false),
-        ],
-    };
-    let norms: &[&str] = match arch.post_norms {
-        false => &["input_layernorm", "post_attention_layernorm"],
-        true => {
-            &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
-        }
-    };
-    let mut list = vec![("model.embed_tokens.weight".to_string(), vec![arch.vocab_size, d])];
-    for layer in 0..arch.num_hidden_layers {
-        let mut add = |name: &str, shape: &[usize]| list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        for (i, (name, out, of, bias)) in matrices.iter().enumerate() {
-            add(&format!("{name}.weight"), &[*out, *of]);
-            if *bias {
-                add(&format!("{name}.bias"), &[*out]);
-            }
-            if arch.qk_norm && matrices.get(i + 1).is_some_and(|(next, ..)| *next == "mlp.gate_proj") {
-                add("self_attn.q_norm.weight", &[hd]);
-                add("self_attn.k_norm.weight", &[hd]);
-            }
-        }
-        for name in norms {
-            add(&format!("{name}.weight"), &[d]);
-        }
-    }
-    list.push(("model.norm.weight".into(), vec![d]));
-    if !arch.tie_word_embeddings {
-        list.push(("lm_head.weight".into(), vec![arch.vocab_size, d]));
-    }
-    list
-}
-
-fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
-    let wrong = |what: String| Err(Error::Input(what));
-    for (key, n, most) in [
-        ("vocab_size", arch.vocab_size, MAX_WIDTH),
-        ("hidden_size", arch.hidden_size, MAX_WIDTH),
-        ("intermediate_size", arch.intermediate_size, MAX_WIDTH),
-        ("num_hidden_layers", arch.num_hidden_layers, MAX_LAYERS),
-        ("num_attention_heads", arch.num_attention_heads, 1 << 16),
-        ("num_key_value_heads", arch.num_key_value_heads, 1 << 16),
-        ("head_dim", arch.head_dim, 1 << 16),
-        ("max_position_embeddings", arch.max_position_embeddings, MAX_WIDTH),
-    ] {
-        if n == 0 || n > most {
-            return wrong(format!("{key} is {n}; expected 1 to {most}"));
-        }
-    }
-    let (heads, kv) = (arch.num_attention_heads, arch.num_key_value_heads);
-    if heads % kv != 0 {
-        return wrong(format!("num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"));
-    }
-    if arch.rms_norm_eps.is_nan() || arch.rms_norm_eps < 0.0 || arch.rms_norm_eps.is_infinite() {
-        return wrong(format!("rms_norm_eps is {}; expected a small positive number", arch.rms_norm_eps));
-    }
-    if arch.layers.iter().any(|l| l.window == Some(0)) {
-        return wrong("sliding_window is 0; expected 1 or more, or null".into());
-    }
-    if keys.value("quantization_config").is_some() {
-        return wrong("quantization_config: quantised Hugging Face folders are not read; use a GGUF file".into());
-    }
-    Ok(())
-}
-
-/// config.json's keys, typed. A missing key and null are the same.
-struct Keys<'a>(&'a Value);
-
-impl<'a> Keys<'a> {
-    fn value(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(value) => match read(value) {
-                Some(read) => Ok(Some(read)),
-                None => Err(Error::Input(format!("{key}: expected {expected}, found {value}"))),
-            },
-        }
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        self.typed(key, "text", Value::as_str)
-    }
-
-    fn size(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number, not negative", |v| usize::try_from(v.as_u64()?).ok())
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-}
-
-/// What the configuration classes of the families disagree on when a key is missing.
-struct Defaults {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    tie_word_embeddings: bool,
-    rope_theta: f64,
-    original_max_position_embeddings: Option<usize>,
-}
-
-/// transformers' `LlamaConfig`.
-const LLAMA: Defaults = Defaults {
-    vocab_size: 32000,
-    hidden_size: 4096,
-    intermediate_size: 11008,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    num_key_value_heads: None,
-    head_dim: None,
-    max_position_embeddings: 2048,
-    rms_norm_eps: 1e-6,
-    tie_word_embeddings: false,
-    rope_theta: 10000.0,
-    original_max_position_embeddings: None,
-};
-
-/// `Qwen2Config`; `Qwen3Config` but for the head_dim.
-const QWEN: Defaults = Defaults {
-    vocab_size: 151936,
-    intermediate_size: 22016,
-    num_key_value_heads: Some(32),
-    max_position_embeddings: 32768,
-    ..LLAMA
-};
-
-/// An [`Arch`] without the families' peculiarities: no biases, no windows, one rope of the configuration's own for all
-/// blocks.
-fn common(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch> {
-    let arch = sizes(keys, model_type, defaults)?;
-    let context = rope::Context {
-        head_dim: arch.head_dim,
-        theta: defaults.rope_theta,
-        longest: arch.max_position_embeddings,
-        original: keys.size("original_max_position_embeddings")?.or(defaults.original_max_position_embeddings),
-    };
-    let rope = rope::rope(keys, &context)?;
-    // Only Phi 3's attention leaves channels unturned.
-    if 2 * rope.inv_freq.len() != arch.head_dim && model_type != "phi3" {
-        return Err(Error::Input(format!(
-            "{} of {} channels of a head would turn; {model_type} turns all of them",
-            2 * rope.inv_freq.len(),
-            arch.head_dim
-        )));
-    }
-    Ok(Arch { ropes: vec![rope], ..arch })
-}
-
-/// As [`common`], but without ropes.
-fn sizes(keys: &Keys<'_>, model_type: &str, defaults: &Defaults) -> Result<Arch> {
-    let hidden_size = keys.size("hidden_size")?.unwrap_or(defaults.hidden_size);
-    let num_attention_heads = keys.size("num_attention_heads")?.unwrap_or(defaults.num_attention_heads);
-    // null means as many as query heads; only a missing key takes the class's default.
-    let kv_default = if keys.0.get("num_key_value_heads").is_some() { None } else { defaults.num_key_value_heads };
-    let num_key_value_heads = keys.size("num_key_value_heads")?.or(kv_default).unwrap_or(num_attention_heads);
-    let head_dim_default = if keys.0.get("head_dim").is_some() { None } else { defaults.head_dim };
-    let head_dim = match keys.size("head_dim")?.or(head_dim_default) {
-        Some(head_dim) => head_dim,
-        None if num_attention_heads == 0 || hidden_size % num_attention_heads != 0 => {
-            let what = format!("hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}");
-            return Err(Error::Input(format!("{what}, and head_dim is not given")));
-        }
-        None => hidden_size / num_attention_heads,
-    };
-    if head_dim == 0 || head_dim > 1 << 16 {
-        return Err(Error::Input(format!("head_dim is {head_dim}; expected 1 to 65536")));
-    }
-    let num_hidden_layers = keys.size("num_hidden_layers")?.unwrap_or(defaults.num_hidden_layers);
-    if num_hidden_layers > MAX_LAYERS {
-        return Err(Error::Input(format!("num_hidden_layers is {num_hidden_layers}; expected 1 to {MAX_LAYERS}")));
-    }
-    let activation = match keys.text("hidden_act")?.unwrap_or("silu") {
-        "silu" | "swish" => Activation::Silu,
-        "gelu_pytorch_tanh" => Activation::GeluTanh,
-        act => {
-            let what = format!("hidden_act {act:?} is not supported; supported are silu and gelu_pytorch_tanh");
-            return Err(Error::Input(what));
-        }
-    };
-    Ok(Arch {
-        model_type: model_type.into(),
-        vocab_size: keys.size("vocab_size")?.unwrap_or(defaults.vocab_size),
-        hidden_size,
-        intermediate_size: keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size),
-        num_hidden_layers,
-        num_attention_heads,
-        num_key_value_heads,
-        head_dim,
-        max_position_embeddings: keys.size("max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings),
-        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
-        ropes: Vec::new(),
-        layers: vec![Layer { window: None, rope: Some(0) }; num_hidden_layers],
-        tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        norm_plus_one: false,
-        post_norms: false,
-        activation,
-        embedding_scale: 1.0,
-        query_scale: None,
-        pad_token_id: None,
-        fused: false,
-    })
-}
-
-/// Which blocks have a sliding window by `layer_types`, None where the key is missing.
-fn sliding(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(types) = keys.typed("layer_types", "a list", Value::as_array)? else { return Ok(None) };
-    if types.len() != layers {
-        return Err(Error::Input(format!("layer_types has {} entries for {layers} blocks", types.len())));
-    }
-    let one = |t: &Value| match t.as_str() {
-        Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
-        _ => Err(Error::Input(format!("layer_types: expected sliding_attention or full_attention, found {t}"))),
-    };
-    types.iter().map(one).collect::<Result<_>>().map(Some)
-}
-
-/// Gives `window` to the blocks that slide.
-fn set_windows(arch: &mut Arch, slides: &[bool], window: Option<usize>) -> Result<()> {
-    if slides.contains(&true) && window.is_none() {
-        return Err(Error::Input("layer_types asks for sliding_attention, but sliding_window is not given".into()));
-    }
-    for (layer, slides) in arch.layers.iter_mut().zip(slides) {
-        layer.window = window.filter(|_| *slides);
-    }
-    Ok(())
-}
-
-/// `sliding_window` of a class that has a default for it; null means none.
-fn window(keys: &Keys<'_>, default: Option<usize>) -> Result<Option<usize>> {
-    Ok(keys.size("sliding_window")?.or(if keys.0.get("sliding_window").is_some() { None } else { default }))
-}
-
-/// Qwen's window: used if `use_sliding_window`, in the blocks that `layer_types` names, else from `max_window_layers` on.
-fn qwen_windows(keys: &Keys<'_>, arch: &mut Arch) -> Result<()> {
-    if !keys.flag("use_sliding_window")?.unwrap_or(false) {
-        return Ok(());
-    }
-    let window = window(keys, Some(4096))?;
-    let layers = arch.num_hidden_layers;
-    let from = keys.size("max_window_layers")?.unwrap_or(28);
-    let slides = sliding(keys, layers)?.unwrap_or_else(|| (0..layers).map(|i| window.is_some() && i >= from).collect());
-    set_windows(arch, &slides, window)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::layer::{Attention, Gated, Mixer, Mlp};
     use serde_json::json;
+
+    /// Of the first block.
+    fn parts(arch: &Arch) -> (&Attention, &Gated) {
+        let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&arch.layers[0].mixer, &arch.layers[0].mlp);
+        (attention, mlp)
+    }
+
+    /// What `of` says of every block's attention.
+    fn each<T>(arch: &Arch, of: impl Fn(&Attention) -> T) -> Vec<T> {
+        let Arch { layers, .. } = arch;
+        layers
+            .iter()
+            .map(|layer| match &layer.mixer {
+                Mixer::Attention(attention) => of(attention),
+            })
+            .collect()
+    }
 
     fn tiny(model_type: &str) -> Value {
         json!({
-            "model_type": model_type, "vocab_size": 97, "hidden_size": 36, "intermediate_size": 88, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512
+            "model_type": model_type, "vocab_size": 97, "hidden_size": 36, "intermediate_size": 88,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512
         })
     }
 
@@ -404,13 +117,16 @@ mod tests {
         assert!(llama.contains("of 9 channels"), "36 / 4 is odd: {llama}");
         let llama =
             arch(&with(tiny("llama"), json!({"head_dim": 12, "attention_bias": true, "mlp_bias": true}))).unwrap();
-        assert_eq!((llama.qkv_bias, llama.o_bias, llama.mlp_bias, llama.qk_norm), (true, true, true, false));
+        let (a, mlp) = parts(&llama);
+        assert_eq!((a.qkv_bias, a.o_bias, mlp.bias, a.qk_norm), (true, true, true, false));
         let qwen2 = arch(&with(tiny("qwen2"), json!({"hidden_size": 40}))).unwrap();
-        assert_eq!((qwen2.head_dim, qwen2.qkv_bias, qwen2.o_bias, qwen2.mlp_bias), (10, true, false, false));
+        let (a, mlp) = parts(&qwen2);
+        assert_eq!((a.head_dim, a.qkv_bias, a.o_bias, mlp.bias), (10, true, false, false));
         let qwen3 = arch(&tiny("qwen3")).unwrap();
-        assert_eq!((qwen3.head_dim, qwen3.qkv_bias, qwen3.o_bias, qwen3.qk_norm), (128, false, false, true));
+        let (a, _) = parts(&qwen3);
+        assert_eq!((a.head_dim, a.qkv_bias, a.o_bias, a.qk_norm), (128, false, false, true));
         let null = json!({"num_key_value_heads": null, "head_dim": 12});
-        assert_eq!(arch(&with(tiny("qwen3"), null)).unwrap().num_key_value_heads, 4);
+        assert_eq!(parts(&arch(&with(tiny("qwen3"), null)).unwrap()).0.kv_heads, 4);
     }
 
     #[test]
@@ -447,7 +163,7 @@ mod tests {
     fn windows_are_those_of_the_layers_named() {
         let windows = |family: &str, changes: Value| {
             let config = with(with(tiny(family), json!({"head_dim": 12})), changes);
-            arch(&config).map(|a| a.layers.iter().map(|l| l.window).collect::<Vec<_>>())
+            arch(&config).map(|arch| each(&arch, |a| a.window))
         };
         assert_eq!(windows("qwen3", json!({"sliding_window": 8})).unwrap(), [None, None]);
         let late = json!({"use_sliding_window": true, "sliding_window": 8});
@@ -481,7 +197,7 @@ mod tests {
         let ropes = |changes: Value| {
             let a =
                 arch(&with(with(tiny("smollm3"), json!({"head_dim": 12, "num_hidden_layers": 5})), changes)).unwrap();
-            a.layers.iter().map(|l| l.rope).collect::<Vec<_>>()
+            each(&a, |a| a.rope)
         };
         assert_eq!(ropes(json!({})), [Some(0), Some(0), Some(0), None, Some(0)]);
         assert_eq!(ropes(json!({"no_rope_layer_interval": 2})), [Some(0), None, Some(0), None, Some(0)]);

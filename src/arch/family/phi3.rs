@@ -1,10 +1,19 @@
 //! Phi 3 and 4 (dense): q, k, v in one matrix, gate and up in another, LongRoPE. Defaults: transformers' `Phi3Config`.
 
-use super::{Arch, Defaults, Keys, LLAMA, common, rope, set_windows, window};
+use super::common::{LLAMA, PLAIN, common, set_windows, window};
+use super::keys::Keys;
+use super::rope;
+use super::row::{Defaults, Family, GGUF, Gguf, Windows};
+use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
-    let defaults = Defaults {
+pub(super) const FAMILY: Family = Family {
+    model_type: "phi3",
+    class: "Phi3ForCausalLM",
+    pad_token_id: Some(32_000),
+    fused: true,
+    turns_part: true,
+    defaults: Defaults {
         vocab_size: 32064,
         hidden_size: 3072,
         intermediate_size: 8192,
@@ -12,14 +21,27 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
         rms_norm_eps: 1e-5,
         original_max_position_embeddings: Some(4096),
         ..LLAMA
-    };
+    },
+    arch,
+    gguf: Some(Gguf {
+        architecture: "phi3",
+        names: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+        windows: Windows::Every { always: true },
+        biases: &[("attention_bias", "self_attn.qkv_proj")],
+        two_ropes: true,
+        ..GGUF
+    }),
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let kind = rope::kind(keys)?;
     if !matches!(kind, "default" | "longrope" | "su") {
         return Err(Error::Input(format!("rope_type {kind:?} is not one of phi3's: default, longrope")));
     }
-    let mut arch = Arch { fused: true, ..common(keys, "phi3", &defaults)? };
+    let mut arch = common(keys, family)?;
     let window = window(keys, None)?;
-    let slides = vec![window.is_some(); arch.num_hidden_layers];
+    let slides = vec![window.is_some(); arch.layers.len()];
     set_windows(&mut arch, &slides, window)?;
     Ok(arch)
 }

@@ -1,10 +1,23 @@
 //! Qwen 2 and 2.5: bias on q, k and v, always. Defaults: transformers' `Qwen2Config`.
 
-use super::{Arch, Keys, QWEN, common, qwen_windows};
+use super::common::{PLAIN, QWEN, common, qwen_windows, set_biases};
+use super::keys::Keys;
+use super::row::{Family, GGUF, Gguf};
 use crate::Result;
+use crate::arch::shape::Arch;
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
-    let mut arch = Arch { qkv_bias: true, ..common(keys, "qwen2", &QWEN)? };
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
+    defaults: QWEN,
+    arch,
+    gguf: Some(Gguf { architecture: "qwen2", ..GGUF }),
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [true, false, false]);
     qwen_windows(keys, &mut arch)?;
     Ok(arch)
 }

@@ -1,12 +1,25 @@
 //! Qwen 3 (dense): RMSNorm on each head of q and k. Defaults: transformers' `Qwen3Config`.
 
-use super::{Arch, Defaults, Keys, QWEN, common, qwen_windows};
+use super::common::{PLAIN, QWEN, attentions, common, qwen_windows, set_biases};
+use super::keys::Keys;
+use super::row::{Defaults, Family, GGUF, Gguf};
 use crate::Result;
+use crate::arch::shape::Arch;
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    defaults: Defaults { head_dim: Some(128), ..QWEN },
+    arch,
+    gguf: Some(Gguf { architecture: "qwen3", biases: &[("attention_bias", "self_attn.q_proj")], ..GGUF }),
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
-    let common = common(keys, "qwen3", &Defaults { head_dim: Some(128), ..QWEN })?;
-    let mut arch = Arch { qkv_bias: bias, o_bias: bias, qk_norm: true, ..common };
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [bias, bias, false]);
+    attentions(&mut arch).for_each(|attention| attention.qk_norm = true);
     qwen_windows(keys, &mut arch)?;
     Ok(arch)
 }

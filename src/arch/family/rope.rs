@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{Keys, Rope, Stretch};
+use super::keys::Keys;
+use crate::arch::shape::{Rope, Stretch};
 use crate::{Error, Result};
 
 /// What the rest of a configuration says about its ropes.
@@ -146,7 +147,8 @@ fn llama3(parameters: &Keys<'_>, original: usize, plain: Vec<f32>) -> Result<Vec
     Ok(plain.into_iter().map(scale).collect())
 }
 
-/// NTK-aware scaling of sequences of `length` tokens, more than `original` (transformers' `dynamic`): `pairs` frequencies.
+/// NTK-aware scaling of sequences of `length` tokens, more than `original` (transformers' `dynamic`): `pairs`
+/// frequencies.
 pub(crate) fn dynamic(theta: f64, factor: f32, original: usize, length: u32, pairs: usize) -> Vec<f32> {
     let turned = 2 * pairs;
     let grown = factor * length as f32 / original as f32 - (factor - 1.0);
@@ -163,7 +165,8 @@ fn stretched(parameters: &Keys<'_>, (original, longest): (usize, usize)) -> Resu
     Ok(optional(parameters, "factor")?.unwrap_or(longest as f64 / original as f64))
 }
 
-/// YaRN (arXiv 2309.00071): long wavelengths are stretched, short ones stay, a linear ramp between; q and k grow a little.
+/// YaRN (arXiv 2309.00071): long wavelengths are stretched, short ones stay, a linear ramp between; q and k grow a
+/// little.
 fn yarn(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usize) -> Result<Rope> {
     let factor = stretched(parameters, contexts)?;
     let grow = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
@@ -197,7 +200,8 @@ fn yarn(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usi
     Ok(Rope { inv_freq, scaling: scaling as f32, stretch: Stretch::Never })
 }
 
-/// LongRoPE (arXiv 2402.13753): each frequency has a divisor, one list for sequences up to the original context, one beyond.
+/// LongRoPE (arXiv 2402.13753): each frequency has a divisor, one list for sequences up to the original context, one
+/// beyond.
 fn longrope(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usize) -> Result<Rope> {
     let factor = stretched(parameters, contexts)?;
     let (original, _) = contexts;
@@ -244,14 +248,14 @@ mod tests {
         assert!(linear.iter().zip(&new).all(|(l, n)| *l == n / 4.0));
     }
 
-    // transformers 5.23: LlamaConfig(head_dim=16, hidden_size=16, num_attention_heads=1, rope_parameters={rope_type: llama3,
-    // rope_theta: 500000, factor: 32, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192});
-    // LlamaRotaryEmbedding(config).inv_freq
+    // transformers 5.23: LlamaConfig(head_dim=16, hidden_size=16, num_attention_heads=1, rope_parameters={rope_type:
+    // llama3, rope_theta: 500000, factor: 32, low_freq_factor: 1, high_freq_factor: 4,
+    // original_max_position_embeddings: 8192}); LlamaRotaryEmbedding(config).inv_freq
     #[test]
     fn llama3_scaling_is_that_of_transformers() {
         let got = frequencies(
-            json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-                   "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
+            json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0,
+                   "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
             16,
         );
         let want = [1.0, 0.19392276, 0.03760603, 0.007292665, 4.295567e-04, 8.570256e-06, 1.6619674e-06, 3.222933e-07];

@@ -2,11 +2,17 @@
 
 use serde_json::Value;
 
-use super::{Arch, Defaults, Keys, LLAMA, common, set_windows, sliding, window};
+use super::common::{LLAMA, PLAIN, attentions, common, set_biases, set_windows, sliding, window};
+use super::keys::Keys;
+use super::row::{Defaults, Family};
+use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
-pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
-    let defaults = Defaults {
+pub(super) const FAMILY: Family = Family {
+    model_type: "smollm3",
+    class: "SmolLM3ForCausalLM",
+    pad_token_id: Some(128_004),
+    defaults: Defaults {
         vocab_size: 128_256,
         hidden_size: 2048,
         num_hidden_layers: 36,
@@ -16,17 +22,24 @@ pub(super) fn arch(keys: &Keys<'_>) -> Result<Arch> {
         tie_word_embeddings: true,
         rope_theta: 2e6,
         ..LLAMA
-    };
+    },
+    arch,
+    ..PLAIN
+};
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
     let mlp_bias = keys.flag("mlp_bias")?.unwrap_or(false);
-    let mut arch = Arch { qkv_bias: bias, o_bias: bias, mlp_bias, ..common(keys, "smollm3", &defaults)? };
-    let turns = turns(keys, arch.num_hidden_layers)?;
-    for (layer, turns) in arch.layers.iter_mut().zip(&turns) {
-        layer.rope = layer.rope.filter(|_| *turns);
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [bias, bias, mlp_bias]);
+    let layers = arch.layers.len();
+    let turns = turns(keys, layers)?;
+    for (attention, turns) in attentions(&mut arch).zip(&turns) {
+        attention.rope = attention.rope.filter(|_| *turns);
     }
     let window = window(keys, None)?;
     let used = keys.flag("use_sliding_window")?.unwrap_or(false) && window.is_some();
-    let slides = sliding(keys, arch.num_hidden_layers)?.unwrap_or_else(|| turns.iter().map(|t| used && !t).collect());
+    let slides = sliding(keys, layers)?.unwrap_or_else(|| turns.iter().map(|t| used && !t).collect());
     set_windows(&mut arch, &slides, window)?;
     Ok(arch)
 }

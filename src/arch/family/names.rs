@@ -1,0 +1,74 @@
+//! Names and shapes of a model's parameters, as Hugging Face's files have them.
+
+use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms};
+use crate::arch::shape::Arch;
+
+type Named = Vec<(String, Vec<usize>)>;
+
+/// Names and shapes of all parameters in Hugging Face's order; the output matrix only where it is not the embedding.
+pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
+    let d = arch.hidden_size;
+    let mut list = vec![("model.embed_tokens.weight".to_string(), vec![arch.vocab_size, d])];
+    for (number, layer) in arch.layers.iter().enumerate() {
+        let mut parts = match &layer.mixer {
+            Mixer::Attention(a) => attention(a, d, arch.fused),
+        };
+        parts.extend(match &layer.mlp {
+            Mlp::Gated(mlp) => gated(mlp, d, arch.fused),
+        });
+        parts.extend(norms(layer.norms).iter().map(|name| (format!("{name}.weight"), vec![d])));
+        list.extend(parts.into_iter().map(|(name, shape)| (format!("model.layers.{number}.{name}"), shape)));
+    }
+    list.push(("model.norm.weight".into(), vec![d]));
+    if !arch.tie_word_embeddings {
+        list.push(("lm_head.weight".into(), vec![arch.vocab_size, d]));
+    }
+    list
+}
+
+fn attention(a: &Attention, d: usize, fused: bool) -> Named {
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    if fused {
+        return [
+            linear("self_attn.o_proj", [d, q], a.o_bias),
+            linear("self_attn.qkv_proj", [q + 2 * kv, d], a.qkv_bias),
+        ]
+        .concat();
+    }
+    let mut list = [
+        linear("self_attn.q_proj", [q, d], a.qkv_bias),
+        linear("self_attn.k_proj", [kv, d], a.qkv_bias),
+        linear("self_attn.v_proj", [kv, d], a.qkv_bias),
+        linear("self_attn.o_proj", [d, q], a.o_bias),
+    ]
+    .concat();
+    if a.qk_norm {
+        list.extend(["q", "k"].map(|of| (format!("self_attn.{of}_norm.weight"), vec![a.head_dim])));
+    }
+    list
+}
+
+fn gated(mlp: &Gated, d: usize, fused: bool) -> Named {
+    let f = mlp.width;
+    let into = match fused {
+        true => linear("mlp.gate_up_proj", [2 * f, d], mlp.bias),
+        false => [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat(),
+    };
+    [into, linear("mlp.down_proj", [d, f], mlp.bias)].concat()
+}
+
+/// A linear layer's weight `[out, in]` and, where it has one, its bias `[out]`.
+fn linear(name: &str, [out, inner]: [usize; 2], bias: bool) -> Named {
+    let weight = (format!("{name}.weight"), vec![out, inner]);
+    let bias = bias.then(|| (format!("{name}.bias"), vec![out]));
+    std::iter::once(weight).chain(bias).collect()
+}
+
+fn norms(norms: Norms) -> &'static [&'static str] {
+    match norms {
+        Norms::Before => &["input_layernorm", "post_attention_layernorm"],
+        Norms::BeforeAndAfter => {
+            &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What tells a family from the others: one row of plain data, in the family's own file.
+
+use super::keys::Keys;
+use crate::Result;
+use crate::arch::Arch;
+
+/// A family: a `model_type`, what its class takes for granted, and how files hold it. No code outside the family's file
+/// asks for its name; what differs is a field here.
+pub struct Family {
+    /// config.json's `model_type`.
+    pub model_type: &'static str,
+    /// The class that `architectures` names.
+    pub class: &'static str,
+    /// The `model_type` of a whole of which this is the text part, beside towers that are not read.
+    pub(super) whole: Option<&'static str>,
+    /// `pad_token_id` where the key is missing.
+    pub(super) pad_token_id: Option<u32>,
+    /// The key of the gate's activation, and its value where it is missing.
+    pub(crate) activation: (&'static str, &'static str),
+    /// Whether q, k and v are one named matrix, gate and up another.
+    pub(super) fused: bool,
+    /// Whether channels of a head may stay unturned.
+    pub(crate) turns_part: bool,
+    /// What the class takes for a missing key.
+    pub(crate) defaults: Defaults,
+    /// The shape that a configuration of this family means.
+    pub(super) arch: fn(&Keys<'_>, &Family) -> Result<Arch>,
+    /// How GGUF files hold it; None where they are neither read nor written.
+    pub(crate) gguf: Option<Gguf>,
+}
+
+/// What the configuration classes of the families disagree on when a key is missing.
+pub(crate) struct Defaults {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
+    pub(super) num_key_value_heads: Option<usize>,
+    pub(super) head_dim: Option<usize>,
+    pub(super) max_position_embeddings: usize,
+    pub(super) rms_norm_eps: f64,
+    pub(super) tie_word_embeddings: bool,
+    pub(crate) rope_theta: f64,
+    pub(super) original_max_position_embeddings: Option<usize>,
+}
+
+/// How GGUF files hold a family, and what llama.cpp's converter does to its values.
+pub(crate) struct Gguf {
+    /// `general.architecture`; families that share one differ in their windows.
+    pub(crate) architecture: &'static str,
+    /// Whether the two halves of each head of q and k alternate in the file.
+    pub(crate) interleaved: bool,
+    /// Whether norm weights are stored as w + 1.
+    pub(crate) norms_plus_one: bool,
+    /// Parts of a block whose names differ from the usual ones, GGUF's first.
+    pub(crate) names: &'static [(&'static str, &'static str)],
+    /// How the file says which blocks see how far.
+    pub(crate) windows: Windows,
+    /// config.json's keys that say whether there is a bias, each with a module of the blocks that then has one.
+    pub(crate) biases: &'static [(&'static str, &'static str)],
+    /// Whether the divisors of LongRoPE's frequencies are two tensors, for short and for long sequences.
+    pub(crate) two_ropes: bool,
+    /// Where config.json has a scale of the queries (`query_pre_attn_scalar`) and the file has none: llama.cpp's graph
+    /// takes head_dim, but in the model of this many blocks hidden_size / heads.
+    pub(crate) scaled_by_width: Option<usize>,
+}
+
+/// How a GGUF file says which blocks see how far.
+pub(crate) enum Windows {
+    /// It cannot: every block sees everything.
+    Never,
+    /// One window for all blocks.
+    Every {
+        /// Whether the key stands there, as 0, where there is no window: without it older versions of llama.cpp guess
+        /// one.
+        always: bool,
+    },
+    /// Every n-th block sees everything, the others a window, with a rotation of their own.
+    Periodic {
+        /// n, where the file does not say it.
+        period: usize,
+        /// Positions of the window, where the file does not say it.
+        window: usize,
+        /// The base of the rotation within windows, where the file does not say it.
+        theta: f64,
+    },
+}
+
+/// A file that names its tensors as llama.cpp usually does and changes no value.
+pub(super) const GGUF: Gguf = Gguf {
+    architecture: "",
+    interleaved: false,
+    norms_plus_one: false,
+    names: &[],
+    windows: Windows::Never,
+    biases: &[],
+    two_ropes: false,
+    scaled_by_width: None,
+};

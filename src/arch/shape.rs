@@ -1,0 +1,117 @@
+//! The shape of a whole decoder: what its blocks share, and the list of the blocks.
+
+use super::layer::{Layer, Mixer, Mlp};
+use crate::{Error, Result};
+
+/// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Angle per position of each rotated pair, `[n]`; pair i is channels i and i + n, those from 2n on do not turn.
+    pub inv_freq: Vec<f32>,
+    /// Factor on the rotated q and k (1 but for yarn and longrope).
+    pub scaling: f32,
+    /// How the angles depend on the sequence's length.
+    pub stretch: Stretch,
+}
+
+/// What long sequences change about the angles. The length that counts is that of the longest path of a tree, and for
+/// generation prompt + max_new_tokens, so that no other sequence of a batch changes a number.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stretch {
+    /// Nothing.
+    Never,
+    /// LongRoPE (arXiv 2402.13753): other frequencies beyond the context of the first training.
+    Long {
+        /// The longest sequence that turns by `Rope::inv_freq`.
+        original: usize,
+        /// The others' frequencies.
+        inv_freq: Vec<f32>,
+    },
+    /// NTK-aware scaling by length: the base grows with what goes beyond the context.
+    Dynamic {
+        /// `rope_theta`
+        theta: f64,
+        /// `factor`
+        factor: f32,
+        /// The longest sequence that turns by `Rope::inv_freq`.
+        original: usize,
+    },
+}
+
+/// The shape of a decoder: what all blocks share, and what each block is. Field names are config.json's own keys where
+/// it has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arch {
+    /// config.json's `model_type`: the family's row in [`super::family::FAMILIES`].
+    pub model_type: String,
+    /// V: rows of the embedding and width of the logits.
+    pub vocab_size: usize,
+    /// D: width of the residual stream.
+    pub hidden_size: usize,
+    /// Longest sequence the model was made for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in every RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Norms multiply by 1 + weight (Gemma).
+    pub norm_plus_one: bool,
+    /// Factor on the embedding.
+    pub embedding_scale: f32,
+    /// Whether the output matrix is the embedding.
+    pub tie_word_embeddings: bool,
+    /// The token whose embedding transformers does not train: its lookup gives no gradient (`padding_idx` of torch's
+    /// Embedding).
+    pub pad_token_id: Option<u32>,
+    /// The rotary embeddings that the blocks choose from.
+    pub ropes: Vec<Rope>,
+    /// The blocks, `[L]`.
+    pub layers: Vec<Layer>,
+    /// Whether files hold q, k and v in one named matrix, gate and up in another (Phi 3).
+    pub fused: bool,
+}
+
+/// Sizes that all blocks of a model have alike.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alike {
+    /// H: query heads.
+    pub heads: usize,
+    /// KV: key and value heads.
+    pub kv_heads: usize,
+    /// Channels of one head.
+    pub head_dim: usize,
+    /// Factor on the scores, head_dim^-0.5 if None.
+    pub query_scale: Option<f32>,
+    /// F: width of the MLP.
+    pub width: usize,
+}
+
+impl Arch {
+    /// The longest sequence that is computed, in tokens: `max_position_embeddings`, stretched where the angles are.
+    pub fn context(&self) -> usize {
+        let stretched = |r: &Rope| match r.stretch {
+            Stretch::Dynamic { factor, original, .. } => (f64::from(factor) * original as f64) as usize,
+            _ => 0,
+        };
+        self.ropes.iter().map(stretched).fold(self.max_position_embeddings, usize::max)
+    }
+
+    /// The sizes of a block, for whoever can say one number for all of them.
+    ///
+    /// # Errors
+    /// A model without blocks, or blocks that differ in these sizes: the message says which and how.
+    pub fn alike(&self) -> Result<Alike> {
+        let of = |layer: &Layer| {
+            let (Mixer::Attention(a), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
+            let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
+            Alike { heads, kv_heads, head_dim, query_scale: a.query_scale, width: mlp.width }
+        };
+        let all: Vec<Alike> = self.layers.iter().map(of).collect();
+        let first = *all.first().ok_or_else(|| Error::Input("a model without layers".into()))?;
+        match all.iter().position(|other| *other != first) {
+            None => Ok(first),
+            Some(i) => Err(Error::Input(format!(
+                "blocks differ where one size is expected for all of them: block 0 has {first:?}, block {i} {:?}",
+                all[i]
+            ))),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Attention as a block's mixer: forward in a forest or on the arena's pages, and backward.
+
+use super::context::{Context, Past, Store};
+use super::linear::{self, Back, Ends, Linear, vector_grad};
+use super::model::Model;
+use super::params::{Slot, heads, layer_param};
+use crate::Result;
+use crate::arch::Attention;
+use crate::gpu::{Recorder, Tensor};
+use crate::kernels::arena::Rows;
+use crate::kernels::mask::Attended;
+use crate::kernels::rope::{self, Place, Turn};
+use crate::kernels::{attention, attention_backward, attention_decode, kv_write};
+use std::mem;
+
+/// What is kept for the backward pass.
+pub(super) struct Acts {
+    /// The projection before RoPE, and the factors of its norm; kept where QK-norm needs them.
+    raw: Option<(Tensor, Tensor)>,
+    qkv: Tensor,
+    attended: Attended,
+}
+
+/// Where the rows stand and how their queries and keys turn.
+fn place<'a>(
+    model: &'a Model,
+    layer: usize,
+    attention: &Attention,
+    pos: &'a Tensor,
+    turns: &'a [Turn],
+) -> Result<Place<'a>> {
+    let qk_norm = match attention.qk_norm {
+        true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
+        false => None,
+    };
+    Ok(Place { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm })
+}
+
+/// What is kept, and the branch's output `[T, D]`, of the normalised rows y.
+pub(super) fn forward(
+    rec: &mut Recorder,
+    model: &Model,
+    layer: usize,
+    attention: &Attention,
+    y: &Tensor,
+    context: &Context,
+) -> Result<(Acts, Tensor)> {
+    let drop = match context {
+        Context::Forest { view, .. } => view.dropout.as_ref(),
+        Context::Arena(_) => None,
+    };
+    let raw = linear::forward(rec, model, Linear::qkv(layer), y, drop)?;
+    let acts = match context {
+        Context::Forest { view, store } => {
+            let (mask, heads) = (&view.masks[layer], heads(attention));
+            let place = place(model, layer, attention, &mask.pos, &view.turns)?;
+            let (qkv, inv) = rope::forward(rec, &place, &raw)?;
+            if let Some(Store { arena, row, slot }) = store {
+                kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
+            }
+            let attended = attention::forward(rec, &qkv, heads, mask)?;
+            Acts { raw: attention.qk_norm.then_some((raw, inv)), qkv, attended }
+        }
+        Context::Arena(past) => {
+            let o = decode(rec, model, layer, attention, &raw, *past)?;
+            Acts { raw: None, qkv: raw, attended: Attended { lse: o.clone(), o } }
+        }
+    };
+    let out = linear::forward(rec, model, Linear::output(layer), &acts.attended.o, drop)?;
+    Ok((acts, out))
+}
+
+/// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which are overwritten.
+pub(super) fn decode(
+    rec: &mut Recorder,
+    model: &Model,
+    layer: usize,
+    attention: &Attention,
+    raw: &Tensor,
+    past: Past,
+) -> Result<Tensor> {
+    let Past { arena, rows, turns, apart, copies } = past;
+    let window = attention.window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
+    let rows = Rows { window, scale: attention.query_scale, ..rows.clone() };
+    let place = place(model, layer, attention, &rows.pos, turns)?;
+    if apart && copies.is_none() {
+        return attention_decode::step(rec, raw, &place, &arena[layer], &rows);
+    }
+    rope::decode(rec, &place, raw, &rows, &arena[layer])?;
+    if let Some(copies) = copies {
+        kv_write::listed(rec, raw, heads(attention), copies, &arena[layer])?;
+    }
+    attention_decode::forward(rec, raw, heads(attention), &arena[layer], &rows)
+}
+
+/// The gradient by the rows y from that by the branch's output. What was kept is let go of where it was read last.
+pub(super) fn backward(
+    rec: &mut Recorder,
+    back: Back,
+    layer: usize,
+    attention: &Attention,
+    acts: Acts,
+    y: &Tensor,
+    d_out: Tensor,
+) -> Result<Tensor> {
+    let (Acts { raw, qkv, attended }, Back { model, grads, view }) = (acts, back);
+    let ends = Ends { x: &attended.o, dy: &d_out };
+    let d_o = linear::backward(rec, back, Linear::output(layer), ends)?;
+    mem::drop(d_out);
+    let mask = &view.masks[layer];
+    let dqkv = attention_backward::backward(rec, &qkv, heads(attention), mask, &attended, &d_o)?;
+    mem::drop(d_o);
+    let place = place(model, layer, attention, &mask.pos, &view.turns)?;
+    let (raw, inv) = raw.as_ref().map_or((&qkv, &attended.lse), |(raw, inv)| (raw, inv));
+    let dgain = vector_grad(grads, layer_param(layer, Slot::QkGain))?;
+    let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
+    mem::drop(dqkv);
+    linear::backward(rec, back, Linear::qkv(layer), Ends { x: y, dy: &draw })
+}

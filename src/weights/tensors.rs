@@ -1,0 +1,166 @@
+//! The tensors of a model's files, under Hugging Face's names, in its shapes and its row order, whatever the container.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::gguf_names;
+use crate::arch::Dtype;
+use crate::disk;
+use crate::{Error, Result};
+
+/// One stored tensor.
+#[derive(Clone, Debug)]
+pub struct WeightView<'a> {
+    /// Hugging Face's parameter name.
+    pub name: &'a str,
+    /// How the values are stored.
+    pub dtype: Dtype,
+    /// `[out, in]` for matrices, `[n]` for vectors.
+    pub shape: &'a [usize],
+    /// The stored bytes, row after row; borrowed from the file unless rows had to be reordered.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl WeightView<'_> {
+    /// The values as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = Vec::new();
+        self.dtype.dequantise(&self.data, &mut out);
+        out
+    }
+}
+
+/// A model file, mapped into memory.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    pub(super) path: PathBuf,
+    pub(super) map: memmap2::Mmap,
+}
+
+impl Mapped {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = disk::open(path).map_err(Error::io(path))?;
+        let length = file.metadata().map_err(Error::io(path))?;
+        if !length.is_file() {
+            return Err(Error::file(path, "is not a regular file"));
+        }
+        if length.len() == 0 {
+            return Err(Error::file(path, "is empty"));
+        }
+        #[expect(
+            unsafe_code,
+            reason = "mapping is sound while nobody shortens or rewrites the file: this crate opens it for reading \
+                      only and replaces files by renaming, which leaves a mapped one as it was"
+        )]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self { path: path.to_path_buf(), map })
+    }
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Index into the model's files.
+    pub(super) file: usize,
+    /// `Err` holds the name of a storage type that is not supported; it matters only to who asks for the tensor.
+    pub(super) dtype: std::result::Result<Dtype, String>,
+    pub(super) shape: Vec<usize>,
+    /// Byte range in the file, checked against its length.
+    pub(super) range: std::ops::Range<usize>,
+    pub(super) change: Change,
+}
+
+/// How a stored tensor differs from Hugging Face's.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Not at all.
+    None,
+    /// The rows of this many heads alternate between the head's halves (GGUF's llama, q and k).
+    Interleaved(usize),
+    /// 1 was added (GGUF's gemma, norms).
+    PlusOne,
+}
+
+/// The tensors of a model under Hugging Face's names; the files stay mapped while this lives.
+#[derive(Debug, Default)]
+pub struct Weights {
+    pub(super) files: Vec<Mapped>,
+    names: Vec<String>,
+    entries: HashMap<String, Entry>,
+}
+
+impl Weights {
+    /// Every tensor's name, in the order of the files.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The file that holds a tensor.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        self.entries.get(name).map(|entry| self.files[entry.file].path.as_path())
+    }
+
+    /// How a tensor's values are stored, as [`Weights::get`] gives them.
+    ///
+    /// # Errors
+    /// There is none of this name, or its storage type is not supported.
+    pub fn dtype(&self, name: &str) -> Result<Dtype> {
+        let (_, entry) = self.entry(name)?;
+        let dtype = entry.dtype.clone().map_err(|found| {
+            Error::file(
+                &self.files[entry.file].path,
+                format!(
+                    "tensor {name} is stored as {found}; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, \
+                     Q4_K, Q5_K and Q6_K"
+                ),
+            )
+        })?;
+        Ok(if matches!(entry.change, Change::PlusOne) { Dtype::F32 } else { dtype })
+    }
+
+    fn entry(&self, name: &str) -> Result<(&str, &Entry)> {
+        let found = self.entries.get_key_value(name).map(|(name, entry)| (name.as_str(), entry));
+        found.ok_or_else(|| {
+            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            Error::file(path, format!("there is no tensor {name}"))
+        })
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// As [`Weights::dtype`].
+    pub fn get<'a>(&'a self, name: &str) -> Result<WeightView<'a>> {
+        let dtype = self.dtype(name)?;
+        let (name, entry) = self.entry(name)?;
+        let file = &self.files[entry.file];
+        let data = &file.map[entry.range.clone()];
+        let data = match (&entry.change, &entry.dtype) {
+            (Change::Interleaved(heads), _) => Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], *heads)),
+            (Change::PlusOne, Ok(stored)) => {
+                let mut values = Vec::new();
+                stored.dequantise(data, &mut values);
+                Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect())
+            }
+            _ => Cow::Borrowed(data),
+        };
+        Ok(WeightView { name, dtype, shape: &entry.shape, data })
+    }
+
+    pub(super) fn insert(&mut self, name: String, entry: Entry) {
+        if self.entries.insert(name.clone(), entry).is_none() {
+            self.names.push(name);
+        }
+    }
+}
