@@ -11,7 +11,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [n]
 @group(0) @binding(2) var<storage, read_write> part: array<f32>;    // [slots]
 @compute @workgroup_size(WG)
-fn square_sum(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn square_sum(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+              @builtin(local_invocation_index) l: u32) {
     let r = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if r * p.slice4 >= p.n4 {
@@ -63,9 +64,9 @@ fn clip(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l: u32
 }
 
 //@ step
-// Nothing moves where the norm is not finite: the last good weights stay.
-// Weights in bf16 (HALF 1) are rounded stochastically: steps are mostly smaller than half their unit, 2^-8 of them, and rounding to
-// the nearest would lose every one. The noise is a function of (seed, step, parameter, place), so a resume draws the same.
+// Nothing moves where the norm is not finite: the last good weights stay. Weights in bf16 (HALF 1) are rounded
+// stochastically: steps are mostly smaller than half their unit, 2^-8 of them, and rounding to the nearest would lose
+// every one. The noise is a function of (seed, step, parameter, place), so a resume draws the same.
 struct Params {
     n4: u32,
     ld4: u32,       // of grad
@@ -91,7 +92,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> m: array<vec4f>;     // [n]
 @group(0) @binding(5) var<storage, read_write> v: array<vec4f>;     // [n]
 @compute @workgroup_size(WG)
-fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
     // A NaN fails every comparison.
     if !(norm[0] <= 3.0e38) {
         return;
@@ -118,8 +120,9 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bui
 }
 
 //@ step8
-// The same with both moments in 8 bits (arXiv 2110.02861): value = map[code] * scale, scale the largest |value| of a block. A block
-// is BLOCK rows of one column, so an embedding's tokens, which are columns, never share a scale; and one lane owns four of them.
+// The same with both moments in 8 bits (arXiv 2110.02861): value = map[code] * scale, scale the largest |value| of a
+// block. A block is BLOCK rows of one column, so an embedding's tokens, which are columns, never share a scale; and one
+// lane owns four of them.
 const BLOCK: u32 = 64u;
 struct Params {
     rows: u32,
@@ -144,7 +147,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;        // [rows, cols4]
 @group(0) @binding(2) var<storage, read> norm: array<f32>;          // [2]
-@group(0) @binding(3) var<storage, read> map: array<f32>;           // [2, 2, 256] values and borders; signed, then unsigned
+@group(0) @binding(3) var<storage, read> map: array<f32>;           // [2, 2, 256] signed, unsigned; values, borders
 @group(0) @binding(4) var<storage, read_write> w: array<Operand>;   // [rows, cols4]
 @group(0) @binding(5) var<storage, read_write> m: array<u32>;       // [rows + 4 blocks, cols4] codes, then scales
 @group(0) @binding(6) var<storage, read_write> v: array<u32>;       // [rows + 4 blocks, cols4]
@@ -156,9 +159,9 @@ fn looked_up(at: vec4u) -> vec4f {
 fn values(word: u32, table: u32, scale: vec4f) -> vec4f {
     return looked_up(table + ((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u))) * scale;
 }
-// The last codes whose lower border is not above x; borders are multiplied, since a division may round as it likes. Decade and place
-// in it say between which two borders x lies, and one of them is too far away to be on the wrong side of it: the other one is read,
-// where a search would read eight.
+// The last codes whose lower border is not above x; borders are multiplied, since a division may round as it likes.
+// Decade and place in it say between which two borders x lies, and one of them is too far away to be on the wrong side
+// of it: the other one is read, where a search would read eight.
 fn nearest(x: vec4f, table: u32, scale: vec4f) -> vec4u {
     let size = abs(x) / scale;
     var up = vec4f(1.0); // what lifts it into the highest decade
@@ -189,7 +192,8 @@ fn moved(x: vec4f, m0: vec4f, v0: vec4f) -> Moved {
     return Moved(p.beta1 * m0 + (1.0 - p.beta1) * x, p.beta2 * v0 + (1.0 - p.beta2) * x * x);
 }
 @compute @workgroup_size(WG)
-fn step8(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn step8(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let c = i % p.cols4;
     let first = i / p.cols4 * BLOCK;
@@ -205,7 +209,8 @@ fn step8(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
     var most_v = vec4f();
     for (var r = first; r < stop; r++) {
         let word = r * p.ldm + c;
-        let next = moved(grad[r * p.ld4 + c] * norm[1], values(m[word], SIGNED, scale_m), values(v[word], UNSIGNED, scale_v));
+        let x = grad[r * p.ld4 + c] * norm[1];
+        let next = moved(x, values(m[word], SIGNED, scale_m), values(v[word], UNSIGNED, scale_v));
         most_m = max(most_m, abs(next.m));
         most_v = max(most_v, next.v);
     }

@@ -1,12 +1,13 @@
-// Attention over the token forest. A lane holds its share of one query row in HQ heads of one key head; keys and values come NB rows
-// at a time, at addresses that are uniform over the rows of a workgroup. Where a whole subtree ends before the block of queries
-// begins, the loop jumps over it: the cost follows the visible area. What lies before the windows of all rows that a key's node
-// reaches is jumped over too: a position grows by at most 1 a row. With COUNT the pairs that are computed and the jumps are
-// counted. Online softmax (FlashAttention, arXiv 2205.14135); nothing of size [T, T] exists.
+// Attention over the token forest. A lane holds its share of one query row in HQ heads of one key head; keys and values
+// come NB rows at a time, at addresses that are uniform over the rows of a workgroup. Where a whole subtree ends before
+// the block of queries begins, the loop jumps over it: the cost follows the visible area. What lies before the windows
+// of all rows that a key's node reaches is jumped over too: a position grows by at most 1 a row. With COUNT the pairs
+// that are computed and the jumps are counted. Online softmax (FlashAttention, arXiv 2205.14135); nothing of size [T,
+// T] exists.
 
-//@ forward
-// With CHUNK > 0 the keys of each row's path are summed up in chunks of CHUNK positions counted from position 0, then the
-// chunks in their order, as attention_decode does it: then a token's bits are the same in both.
+//@ forward walk
+// With CHUNK > 0 the keys of each row's path are summed up in chunks of CHUNK positions counted from position 0, then
+// the chunks in their order, as attention_decode does it: then a token's bits are the same in both.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
 @group(0) @binding(2) var<storage, read> end: array<u32>;          // [T]
@@ -52,11 +53,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         }
         if e0 != under {
             under = e0;
-            var low = pos[i0];
-            for (var r = i0 + 1u; r < min(e0, last + 1u); r++) {
-                low = min(low, pos[r]);
-            }
-            first = max(low, p.window - 1u) - (p.window - 1u);
+            first = first_seen(i0, min(e0, last + 1u));
         }
         let at# = pos[j#]; //*1*NB
         if at0 < first {

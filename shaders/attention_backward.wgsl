@@ -1,5 +1,6 @@
-// The gradients of attention over the token forest, by what the forward pass kept (FlashAttention, arXiv 2205.14135): a lane holds its
-// share of one query row in HQ heads and reads NB keys at a time, or, for dK and dV, of one key row and reads QS queries; at most 4.
+// The gradients of attention over the token forest, by what the forward pass kept (FlashAttention, arXiv 2205.14135): a
+// lane holds its share of one query row in HQ heads and reads NB keys at a time, or, for dK and dV, of one key row and
+// reads QS queries; at most 4.
 
 //@ row_delta
 // delta = rowsum(dO * O), the term that all of a row's dS share.
@@ -8,7 +9,8 @@
 @group(0) @binding(2) var<storage, read> d_o: array<vec4f>;        // [T, H, D4]
 @group(0) @binding(3) var<storage, read_write> delta: array<f32>;  // [T, H]
 @compute @workgroup_size(WG)
-fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+             @builtin(local_invocation_index) lane: u32) {
     let i = (g.x + g.y * n.x) * WG + lane;
     if i >= p.rows * p.heads {
         return;
@@ -20,7 +22,7 @@ fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     delta[i] = sum;
 }
 
-//@ queries
+//@ queries walk
 // dQ; overwrites the q part of dqkv.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
@@ -66,11 +68,7 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         }
         if e0 != under {
             under = e0;
-            var low = pos[i0];
-            for (var r = i0 + 1u; r < min(e0, last + 1u); r++) {
-                low = min(low, pos[r]);
-            }
-            first = max(low, p.window - 1u) - (p.window - 1u);
+            first = first_seen(i0, min(e0, last + 1u));
         }
         let at# = pos[j#]; //*1*NB
         if at0 < first {

@@ -25,8 +25,8 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
 }
 
 //@ turned lanes beside
-// The same of the projection's own rows, each of a sequence of its own: what rope.decode does to them happens in registers, and k and v, which
-// nobody else reads now, go to the arena.
+// The same of the projection's own rows, each of a sequence of its own: what rope.decode does to them happens in
+// registers, and k and v, which nobody else reads now, go to the arena.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;          // [B, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read_write> keys: array<vec4f>;   // [pages, KV, PAGE, D4]

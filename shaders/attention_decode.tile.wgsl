@@ -1,7 +1,8 @@
 
 //@ chunk reduce
-// What `split` gives, for GPUs: a workgroup a chunk, a lane a position for the scores, then lanes side by side over the channels of
-// neighbouring positions. The sums' order depends on the channels of a head, so where a row's bits must be those of scoring, `split` runs.
+// What `split` gives, for GPUs: a workgroup a chunk, a lane a position for the scores, then lanes side by side over the
+// channels of neighbouring positions. The sums' order depends on the channels of a head, so where a row's bits must be
+// those of scoring, `split` runs.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
@@ -14,7 +15,8 @@ var<workgroup> row: array<u32, CHUNK>;      // [CHUNK], where each position's ve
 var<workgroup> weight: array<f32, CHUNK>;   // [CHUNK]
 var<workgroup> sums: array<vec4f, CHUNK>;   // [CHUNK / D4, D4]
 @compute @workgroup_size(WG)
-fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) lane: u32) {
     let at = flat(g, n);
     let s = at % p.chunks;
     let h = (at / p.chunks) % p.heads;

@@ -1,8 +1,8 @@
-// Attention of single rows onto the paged KV arena: row b at position pos[b] sees positions 0 ..= pos[b] of its own page
-// table (within the window). The positions are cut into chunks of CHUNK counted from position 0; `split` gives each
-// chunk's softmax numerators and log-sum-exp, NB positions at a time, `merge` adds them up (Flash-Decoding); where there is one chunk, split gives
-// its quotient at once (WHOLE), which has the bits that merge would give. So the order of every sum depends
-// on the position alone, not on what else is decoded.
+// Attention of single rows onto the paged KV arena: row b at position pos[b] sees positions 0 ..= pos[b] of its own
+// page table (within the window). The positions are cut into chunks of CHUNK counted from position 0; `split` gives
+// each chunk's softmax numerators and log-sum-exp, NB positions at a time, `merge` adds them up (Flash-Decoding); where
+// there is one chunk, split gives its quotient at once (WHOLE), which has the bits that merge would give. So the order
+// of every sum depends on the position alone, not on what else is decoded.
 struct Params {
     rows: u32,      // B
     heads: u32,     // H
@@ -36,7 +36,8 @@ fn wide() -> u32 {
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
 @compute @workgroup_size(WG)
-fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) lane: u32) {
     let at = flat(g, n) * WG + lane;
     let s = at % p.chunks;
     let h = (at / p.chunks) % p.heads;
@@ -96,7 +97,8 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @bu
 @group(0) @binding(1) var<storage, read> part: array<vec4f>;       // [B, H, S, D4] and [B, H, S]
 @group(0) @binding(2) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
 @compute @workgroup_size(WG)
-fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) lane: u32) {
     let at = flat(g, n) * WG + lane;
     if at >= p.rows * p.heads * D4 {
         return;

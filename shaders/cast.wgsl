@@ -11,7 +11,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [K, N]
 @group(0) @binding(2) var<storage, read_write> y: array<Operand>;  // [K, N]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * p.cols4); i += WG) {
         let r = i / p.cols4;

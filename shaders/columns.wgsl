@@ -12,7 +12,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [R, W]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [R, N]
 @compute @workgroup_size(WG)
-fn take(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn take(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.narrow4); i += WG) {
         let r = i / p.narrow4;

@@ -1,5 +1,5 @@
-// Inverted dropout, forward and backward alike: y = x / (1 - p) where a uniform number reaches p, else 0. The numbers are
-// counter-based (Philox), so a mask is never stored: it is drawn again wherever it is needed.
+// Inverted dropout, forward and backward alike: y = x / (1 - p) where a uniform number reaches p, else 0. The numbers
+// are counter-based (Philox), so a mask is never stored: it is drawn again wherever it is needed.
 struct Params {
     rows: u32,   // T
     n4: u32,     // N in vec4
@@ -11,10 +11,11 @@ struct Params {
 //@ forward
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [T, N]
-@group(0) @binding(2) var<storage, read> row: array<vec4u>;        // [T, 3] (node's key low, high, position on the path)
+@group(0) @binding(2) var<storage, read> row: array<vec4u>;        // [T, 3] node's key low, high, position
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [T, N]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * p.n4); i += WG) {
         let t = i / p.n4;

@@ -1,5 +1,5 @@
-// x[t] = factor * column token[t] of the table [D, V], which lies in blocks of columns: a launch serves the tokens of one
-// block, `first .. first + count`.
+// x[t] = factor * column token[t] of the table [D, V], which lies in blocks of columns: a launch serves the tokens of
+// one block, `first .. first + count`.
 struct Params {
     rows: u32,      // T, or the number of distinct tokens
     cols: u32,      // D
@@ -16,7 +16,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> table: array<Operand>;    // [D, count]
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
         let t = i / p.ld;
@@ -38,7 +39,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [D / GROUP, count]
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
-fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+             @builtin(local_invocation_index) lane: u32) {
     let per = 32u / BITS;
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
@@ -48,14 +50,16 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         if v < p.count {
             let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
             let s = scales[(d / GROUP) * p.table_ld4 + v / 4u];
-            x[i] = select(0.0, p.factor * (f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u]), i - t * p.ld < p.cols);
+            let value = f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u];
+            x[i] = select(0.0, p.factor * value, i - t * p.ld < p.cols);
         }
         break; //*ONCE
     }
 }
 
 //@ backward
-// dtable[v] += factor * sum of dx over the rows that hold token v; rows are listed by token, so nothing is added atomically.
+// dtable[v] += factor * sum of dx over the rows that hold token v; rows are listed by token, so nothing is added
+// atomically.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> distinct: array<u32>;     // [U]
 @group(0) @binding(2) var<storage, read> start: array<u32>;        // [U + 1]
@@ -63,7 +67,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(4) var<storage, read> dx: array<f32>;           // [T, D]
 @group(0) @binding(5) var<storage, read_write> dtable: array<f32>; // [D, count]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32) {
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.cols); i += WG) {
         let u = i / p.cols;

@@ -1,4 +1,5 @@
-// Copies the k and v heads of a prompt's fused rows into the paged KV arena; those of a decoding step go there by rope.decode.
+// Copies the k and v heads of a prompt's fused rows into the paged KV arena; those of a decoding step go there by
+// rope.decode.
 struct Params {
     rows: u32,      // entries
     ld4: u32,       // row distance of qkv in vec4
@@ -8,7 +9,8 @@ struct Params {
 }
 
 //@ listed
-// Entry e copies row[e] to slot[e] = page * PAGE + position in it; a prompt's last, partly filled page goes to every sequence that continues it.
+// Entry e copies row[e] to slot[e] = page * PAGE + position in it; a prompt's last, partly filled page goes to every
+// sequence that continues it.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;           // [T, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> row: array<u32>;             // [E]
@@ -16,7 +18,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> keys: array<vec4f>;    // [pages, KV, PAGE, D4]
 @group(0) @binding(5) var<storage, read_write> values: array<vec4f>;  // [pages, KV, PAGE, D4]
 @compute @workgroup_size(WG)
-fn listed(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn listed(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+          @builtin(local_invocation_index) lane: u32) {
     let kv4 = p.kv_heads * p.d4;
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * kv4); i += WG) {

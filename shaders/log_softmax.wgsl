@@ -17,7 +17,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> logp: array<f32>;      // [E]
 @group(0) @binding(6) var<storage, read_write> square: array<f32>;    // [E] log sum p^2 over the vocabulary
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) l: u32) {
     let r = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if r >= p.rows {
@@ -62,7 +63,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(5) var<storage, read> lse: array<f32>;             // [R]
 @group(0) @binding(6) var<storage, read_write> logits: array<vec4f>;  // [C, V]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) l: u32) {
     let r = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if r >= p.rows {

@@ -1,9 +1,8 @@
-// C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B. Of the rows of A, which all
-// lanes need, each lane loads a share (lib/lanes). MR rows and NC vec4
-// columns a lane, the columns a workgroup's width apart; with all lanes along K instead (weights stored [N, K]) the same
-// adapter reaches a quarter of this. Neighbouring workgroups take neighbouring rows, so that a strip of B stays in the cache.
-// A line that ends in //*NAME stands NAME times, $ being its number, one that ends in //*MR*NC for every pair, # being the
-// second number: loops over private arrays are not unrolled.
+// C = A B, for adapters that run on the CPU: no barrier, 8 lanes side by side over vec4 columns of B. Of the rows of A,
+// which all lanes need, each lane loads a share (lib/lanes). MR rows and NC vec4 columns a lane, the columns a
+// workgroup's width apart; with all lanes along K instead (weights stored [N, K]) the same adapter reaches a quarter of
+// this. Neighbouring workgroups take neighbouring rows, so that a strip of B stays in the cache. What is
+// held in registers is written out (//*MR*NC; docs/SHADERS.md), since loops over private arrays are not unrolled.
 struct Params {
     m: u32,      // rows of C
     n4: u32,     // columns of C in vec4
@@ -19,7 +18,8 @@ struct Params {
     channels: u32, // of a row of A that are no padding, where NORM
     eps: f32,
 }
-// NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET + gain). The factor of a row leaves the sum.
+// NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET + gain). The factor of a row leaves
+// the sum.
 fn rms(squares: vec4f) -> vec4f {
     return vec4f(inverseSqrt(dot(squares, vec4f(1.0)) / f32(p.channels) + p.eps));
 }
@@ -55,7 +55,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
             let w# = wide(b[bi + 3u * p.ldb4 + col#]); //*1*NC
             bi += 4u * p.ldb4;
             let a$ = from_lane(v$, j); //*MR
-            c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
+            c$_# = fma(vec4f(a$.w), w#, fma(vec4f(a$.z), z#, \
+                   fma(vec4f(a$.y), y#, fma(vec4f(a$.x), x#, c$_#)))); //*MR*NC
         }
     }
     if NORM == 1u {
@@ -66,7 +67,10 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
-    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
+    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
+        let o = (row + $u) * p.ldc4 + p.c0 + col#; \
+        if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } \
+    } //*MR*NC
 }
 
 //@ forward_tn
@@ -111,7 +115,10 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         bi += p.ldb4;
     }
     let row = row4 * 4u;
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; if ADD == 1u { c[o] += c$; } else { c[o] = c$; } } //*8
+    if row + $u < p.m { \
+        let o = (row + $u) * p.ldc4 + col; \
+        if ADD == 1u { c[o] += c$; } else { c[o] = c$; } \
+    } //*8
 }
 
 //@ forward_nt
@@ -136,7 +143,11 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         c$_# = fma(a$, w#, c$_#); //*MR*4
     }
     let one = vec4f(1.0);
-    if row + $u < p.m { let o = (row + $u) * p.ldc4 + col; let v = vec4f(dot(c$_0, one), dot(c$_1, one), dot(c$_2, one), dot(c$_3, one)); if ADD == 1u { c[o] += v; } else { c[o] = v; } } //*MR
+    if row + $u < p.m { \
+        let o = (row + $u) * p.ldc4 + col; \
+        let v = vec4f(dot(c$_0, one), dot(c$_1, one), dot(c$_2, one), dot(c$_3, one)); \
+        if ADD == 1u { c[o] += v; } else { c[o] = v; } \
+    } //*MR
 }
 
 //@ forward_q lanes scales
@@ -207,5 +218,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         c$_# += bias[p.c0 + col#]; //*MR*NC
     }
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
-    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { let o = (row + $u) * p.ldc4 + p.c0 + col#; if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } } //*MR*NC
+    if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
+        let o = (row + $u) * p.ldc4 + p.c0 + col#; \
+        if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } \
+    } //*MR*NC
 }

@@ -5,7 +5,6 @@
 // into 8 slices, one a lane, which are added in order. Where a result's bits must not depend on the number of rows, the
 // blocked form is launched once for each of the same 8 slices. (A loop over slices in the kernel took SwiftShader's
 // compiler minutes.)
-// A line that ends in //*NAME stands NAME times, $ being its number.
 struct Params {
     m: u32,      // rows of C
     n4: u32,     // columns of C in vec4
@@ -75,8 +74,12 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     for (var k = 0u; k < p.k; k += 16u) {
         var v$ = vec4f(); //*2
         var w$ = vec4f(); //*2
-        if k + ty + 8u * $u < p.k && row0 / 4u + tx < p.lda4 { v$ = a[(k + ty + 8u * $u) * p.lda4 + row0 / 4u + tx]; } //*2
-        if k + ty + 8u * $u < p.k && col0 + tx < p.n4 { w$ = b[(k + ty + 8u * $u) * p.ldb4 + p.b0 + col0 + tx]; } //*2
+        if k + ty + 8u * $u < p.k && row0 / 4u + tx < p.lda4 { \
+            v$ = a[(k + ty + 8u * $u) * p.lda4 + row0 / 4u + tx]; \
+        } //*2
+        if k + ty + 8u * $u < p.k && col0 + tx < p.n4 { \
+            w$ = b[(k + ty + 8u * $u) * p.ldb4 + p.b0 + col0 + tx]; \
+        } //*2
         as_[lane + 128u * $u] = v$; //*2
         bs[lane + 128u * $u] = w$; //*2
         workgroupBarrier();

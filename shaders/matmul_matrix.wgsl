@@ -1,7 +1,7 @@
-// C = A B on matrix units: fragments of SIZE x SIZE in f16, sums in f32. A workgroup is meant to be four subgroups: each holds a
-// quarter of a block of C, FR x FC fragments, in registers, and A and B are staged 32 deep, rounded to f16 (what is too large for
-// it becomes the largest f16, no infinity). Where the device makes subgroups of another size, quarters are taken in turn.
-// A line that ends in //*ROWS*COLUMNS stands for every pair, $ and # being the two.
+// C = A B on matrix units: fragments of SIZE x SIZE in f16, sums in f32. A workgroup is meant to be four subgroups:
+// each holds a quarter of a block of C, FR x FC fragments, in registers, and A and B are staged 32 deep, rounded to f16
+// (what is too large for it becomes the largest f16, no infinity). Where the device makes subgroups of another size,
+// quarters are taken in turn.
 enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
@@ -59,9 +59,13 @@ fn block(at: Place) {
         var c$_# = Sum(); //*FR*FC
         for (var k = 0u; k < p.k; k += 32u) {
             var v$ = vec4f(); //*AV
-            if row0 + r + (WG / 8u) * $u < p.m && k + ka * 4u < p.k { v$ = a[(row0 + r + (WG / 8u) * $u) * p.lda4 + k / 4u + ka]; } //*AV
+            if row0 + r + (WG / 8u) * $u < p.m && k + ka * 4u < p.k { \
+                v$ = a[(row0 + r + (WG / 8u) * $u) * p.lda4 + k / 4u + ka]; \
+            } //*AV
             var w$ = vec4f(); //*BV
-            if k + kb + (WG / BN4) * $u < p.k && cx < p.n4 { w$ = fetch(k + kb + (WG / BN4) * $u, cx); } //*BV
+            if k + kb + (WG / BN4) * $u < p.k && cx < p.n4 { \
+                w$ = fetch(k + kb + (WG / BN4) * $u, cx); \
+            } //*BV
             put_a((r + (WG / 8u) * $u) * STEP_A + ka * 4u, v$); //*AV
             put_b((kb + (WG / BN4) * $u) * STEP_B + at.lane % BN4 * 4u, w$); //*BV
             workgroupBarrier();
@@ -76,7 +80,10 @@ fn block(at: Place) {
         }
         // A fragment at a time goes through workgroup memory, since its lanes' shares are the device's own affair.
         let is = quarter % 4u * SIZE * SIZE;
-        if quarter < 4u { coopStoreT(c$_#, &cs[is], SIZE); } workgroupBarrier(); finish(at, quarter, row0 + fr0 + SIZE * $u, col0 + (fc0 + SIZE * #u) / 4u); workgroupBarrier(); //*FR*FC
+        if quarter < 4u { coopStoreT(c$_#, &cs[is], SIZE); } \
+        workgroupBarrier(); \
+        finish(at, quarter, row0 + fr0 + SIZE * $u, col0 + (fc0 + SIZE * #u) / 4u); \
+        workgroupBarrier(); //*FR*FC
     }
 }
 fn finish(at: Place, quarter: u32, row0: u32, col0: u32) {

@@ -10,7 +10,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> ab: array<vec4f>;         // [2, 4]: a, b
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [L, 4]
 @compute @workgroup_size(WG)
-fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let a = ab[0];
     let b = ab[1];
@@ -47,7 +48,8 @@ fn sum(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @buil
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [L, 4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [L, 4]
 @compute @workgroup_size(WG)
-fn copy(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn copy(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.lanes); i += WG) {
         y[i] = x[i];

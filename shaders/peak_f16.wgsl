@@ -11,7 +11,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> ab: array<vec4f>;         // [2, 4]: a, b
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [L, 4]
 @compute @workgroup_size(WG)
-fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let a = vec4h(ab[0]);
     let b = vec4h(ab[1]);

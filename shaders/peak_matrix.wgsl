@@ -11,9 +11,10 @@ var<workgroup> sums: array<f32, COUNT>;          // [SIZE, SIZE]
 //@ multiply
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> ab: array<f32>;           // [5, SIZE * SIZE]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [G, 4]: the first element of all chains' sum, subgroups, 0, 0
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [G, 4] first element of the sum, subgroups, 0, 0
 @compute @workgroup_size(WG)
-fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32,
+fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32,
             @builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32) {
     for (var i = lane; i < 5u * COUNT; i += WG) {
         operands[i] = f16(ab[i]);
@@ -24,7 +25,10 @@ fn multiply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, 
     let b$ = coopLoadT<Right>(&operands[at$], SIZE); //*4
     var c$ = Sum(); //*4
     for (var s = 0u; s < p.steps; s++) {
-        c0 = coopMultiplyAdd(a, b0, c0); c1 = coopMultiplyAdd(a, b1, c1); c2 = coopMultiplyAdd(a, b2, c2); c3 = coopMultiplyAdd(a, b3, c3); //*8
+        c0 = coopMultiplyAdd(a, b0, c0); \
+        c1 = coopMultiplyAdd(a, b1, c1); \
+        c2 = coopMultiplyAdd(a, b2, c2); \
+        c3 = coopMultiplyAdd(a, b3, c3); //*8
     }
     if subgroup == 0u {
         coopStoreT(c0 + c1 + c2 + c3, &sums[0], SIZE);

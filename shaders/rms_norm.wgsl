@@ -1,6 +1,6 @@
-// h = x + delta (where ADD), y = h / sqrt(mean(h^2) + eps) * (OFFSET + gain). RMSNorm: arXiv 1910.07467, eq. 4; OFFSET is 1
-// for Gemma, which stores the gain's distance from 1.
-// forward overwrites; backward adds to dh where ADD and overwrites it elsewhere, backward_gain adds to dgain.
+// h = x + delta (where ADD), y = h / sqrt(mean(h^2) + eps) * (OFFSET + gain). RMSNorm: arXiv 1910.07467, eq. 4; OFFSET
+// is 1 for Gemma, which stores the gain's distance from 1. forward overwrites; backward adds to dh where ADD and
+// overwrites it elsewhere, backward_gain adds to dgain.
 struct Params {
     rows: u32,  // T
     cols: u32,  // D
@@ -17,7 +17,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> y: array<vec4f>;    // [T, D]
 @group(0) @binding(6) var<storage, read_write> inv: array<f32>;    // [T]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) l: u32) {
     let t = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if t >= p.rows {
@@ -54,7 +55,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(4) var<storage, read> dy: array<vec4f>;         // [T, D]
 @group(0) @binding(5) var<storage, read_write> dh: array<vec4f>;   // [T, D]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) l: u32) {
     let t = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if t >= p.rows {

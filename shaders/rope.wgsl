@@ -1,8 +1,9 @@
-// Rotary position embedding in the half-split form (channels i and i + ROT / 2 are a pair, those from ROT on stay; ROT is 0
-// in layers without positions) on the fused projection [q heads | k heads | v heads], each head padded to DP channels; v is
-// copied. Where QK_NORM, each head of q and k is RMS-normalised first (Qwen3, Gemma 3), with gain OFFSET + gain. Angles come
-// from a table: a GPU's own sine is too coarse at large positions. It may hold several sections; start says where a row's is.
-// forward and backward overwrite; decode turns in place and fills the arena; backward_gain adds.
+// Rotary position embedding in the half-split form (channels i and i + ROT / 2 are a pair, those from ROT on stay; ROT
+// is 0 in layers without positions) on the fused projection [q heads | k heads | v heads], each head padded to DP
+// channels; v is copied. Where QK_NORM, each head of q and k is RMS-normalised first (Qwen3, Gemma 3), with gain OFFSET
+// + gain. Angles come from a table: a GPU's own sine is too coarse at large positions. It may hold several sections;
+// start says where a row's is. forward and backward overwrite; decode turns in place and fills the arena; backward_gain
+// adds.
 struct Params {
     rows: u32,      // T
     heads: u32,     // H
@@ -12,7 +13,7 @@ struct Params {
     pages: u32,     // row distance of the page table in decode
 }
 
-//@ forward
+//@ forward rotate
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
@@ -21,8 +22,12 @@ struct Params {
 @group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;      // [T, (H + 2 KV) DP]
 @group(0) @binding(7) var<storage, read_write> inv: array<f32>;    // [T, H + KV] where QK_NORM
+fn put(head: Head, d: u32, v: f32) {
+    y[head.at + d] = v;
+}
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let all = p.heads + 2u * p.kv_heads;
     let t = i / all;
@@ -37,43 +42,15 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
         }
         return;
     }
-    var scale = 1.0;
-    let which = select(0u, HD, h >= p.heads);
+    let head = Head(t, at, h >= p.heads, 0u);
+    let scale = factor(head);
     if QK_NORM == 1u {
-        var sum = 0.0;
-        for (var d = 0u; d < HD; d++) {
-            sum += raw[at + d] * raw[at + d];
-        }
-        scale = inverseSqrt(sum / f32(HD) + p.eps);
         inv[t * (p.heads + p.kv_heads) + h] = scale;
     }
-    let half = ROT / 2u;
-    let turn = (start[t] + pos[t]) * LDA;
-    for (var d = 0u; d < half; d++) {
-        var a = raw[at + d];
-        var b = raw[at + d + half];
-        if QK_NORM == 1u {
-            a *= scale * (f32(OFFSET) + gain[which + d]);
-            b *= scale * (f32(OFFSET) + gain[which + d + half]);
-        }
-        let c = angle[turn + d];
-        let s = angle[turn + half + d];
-        y[at + d] = a * c - b * s;
-        y[at + d + half] = b * c + a * s;
-    }
-    for (var d = ROT; d < HD; d++) {
-        var v = raw[at + d];
-        if QK_NORM == 1u {
-            v *= scale * (f32(OFFSET) + gain[which + d]);
-        }
-        y[at + d] = v;
-    }
-    for (var d = HD; d < DP; d++) {
-        y[at + d] = 0.0;
-    }
+    rotate(head, scale);
 }
 
-//@ decode
+//@ decode rotate
 // Row b of a decoding step: q and k turn in place; k and v go to the row's own slot of the paged arena too.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> raw: array<f32>;    // [B, (H + 2 KV) DP]
@@ -84,14 +61,15 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(6) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [pages, KV, PAGE, DP]
 @group(0) @binding(8) var<storage, read_write> values: array<f32>; // [pages, KV, PAGE, DP]
-fn put(is_key: bool, at: u32, key: u32, v: f32) {
-    raw[at] = v;
-    if is_key {
-        keys[key] = v;
+fn put(head: Head, d: u32, v: f32) {
+    raw[head.at + d] = v;
+    if head.is_key {
+        keys[head.key + d] = v;
     }
 }
 @compute @workgroup_size(WG)
-fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+          @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let all = p.heads + 2u * p.kv_heads;
     let t = i / all;
@@ -109,39 +87,8 @@ fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
         }
         return;
     }
-    var scale = 1.0;
-    let which = select(0u, HD, is_key);
-    if QK_NORM == 1u {
-        var sum = 0.0;
-        for (var d = 0u; d < HD; d++) {
-            sum += raw[at + d] * raw[at + d];
-        }
-        scale = inverseSqrt(sum / f32(HD) + p.eps);
-    }
-    let half = ROT / 2u;
-    let turn = (start[t] + pos[t]) * LDA;
-    for (var d = 0u; d < half; d++) {
-        var a = raw[at + d];
-        var b = raw[at + d + half];
-        if QK_NORM == 1u {
-            a *= scale * (f32(OFFSET) + gain[which + d]);
-            b *= scale * (f32(OFFSET) + gain[which + d + half]);
-        }
-        let c = angle[turn + d];
-        let s = angle[turn + half + d];
-        put(is_key, at + d, to + d, a * c - b * s);
-        put(is_key, at + d + half, to + d + half, b * c + a * s);
-    }
-    for (var d = ROT; d < HD; d++) {
-        var v = raw[at + d];
-        if QK_NORM == 1u {
-            v *= scale * (f32(OFFSET) + gain[which + d]);
-        }
-        put(is_key, at + d, to + d, v);
-    }
-    for (var d = HD; d < DP; d++) {
-        put(is_key, at + d, to + d, 0.0);
-    }
+    let head = Head(t, at, is_key, to);
+    rotate(head, factor(head));
 }
 
 //@ backward
@@ -156,7 +103,8 @@ fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @b
 @group(0) @binding(7) var<storage, read> inv: array<f32>;          // [T, H + KV] where QK_NORM
 @group(0) @binding(8) var<storage, read_write> dx: array<f32>;     // [T, (H + 2 KV) DP]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32) {
     let i = flat(g, n) * WG + lane;
     let all = p.heads + 2u * p.kv_heads;
     let t = i / all;

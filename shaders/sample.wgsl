@@ -1,7 +1,7 @@
 // Draws the next token of every row and moves the row on: repetition penalty, temperature, top-k, top-p (the crossing
 // token stays), min-p; equal logits rank by the lower id. Nothing is sorted: all three cuts keep a prefix of one order
-// (logit down, id up), so a search for the last logit kept, seven thresholds a pass, finds each. After a few passes over the
-// vocabulary what can still be kept is listed, and all others go through the list.
+// (logit down, id up), so a search for the last logit kept, seven thresholds a pass, finds each. After a few passes
+// over the vocabulary what can still be kept is listed, and all others go through the list.
 struct Params {
     rows: u32,        // B
     cols: u32,        // V
@@ -21,16 +21,16 @@ struct Params {
     stop: array<vec4u, 4>,
 }
 
-//@ forward
+//@ forward kept
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;         // [R, V]
-@group(0) @binding(2) var<storage, read> info: array<vec4u>;         // [B] (record id low, high, logits row, most tokens)
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;         // [B] id low, high, logits row, most tokens
 @group(0) @binding(3) var<storage, read_write> seen: array<u32>;     // [B, V / 32] bits of tokens in prompt and answer
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;    // [B]
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;      // [B]
 @group(0) @binding(6) var<storage, read_write> state: array<vec2u>;  // [B] (tokens written, 1 while running)
 @group(0) @binding(7) var<storage, read_write> out: array<u32>;      // [B, most tokens]
-@group(0) @binding(8) var<storage, read_write> list: array<u32>;     // [B, V] ids, a lane's from where its share begins; [1] where nothing is cut
+@group(0) @binding(8) var<storage, read_write> list: array<u32>;     // [B, V] ids, or [1] where nothing is cut
 
 // The logit of token v after penalty and temperature.
 fn value(b: u32, at: u32, v: u32) -> f32 {
@@ -47,7 +47,8 @@ fn drawn(b: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) l: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) l: u32) {
     let b = row_of(flat(g, n), l);
     let lane = lane_of(l);
     if b >= p.rows {
@@ -199,39 +200,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
     }
 }
 
-// Of the listed tokens that belong to the prefix (edge, ties).
-fn kept_mass(b: u32, at: u32, own: u32, end: u32, edge: u32, ties: u32, top: f32, l: u32) -> f32 {
-    var above = 0.0;
-    var equal = 0.0;
-    for (var i = own; i < end; i++) {
-        let x = value(b, at, list[i]);
-        above += select(0.0, exp(x - top), key(x) > edge);
-        equal += select(0.0, 1.0, key(x) == edge);
-    }
-    let e = min(reduce_sum(equal, l), f32(ties));
-    return reduce_sum(above, l) + select(0.0, e * exp(unkey(edge) - top), e > 0.0);
-}
-
-// The largest key K from `low` on with: number (counting) or weight of listed tokens whose key is at least K reaches `goal`. Three
-// bits a pass, from `high` down. Nothing counts below `low`, at which the prefix reaches the goal (rounding aside).
-fn search(b: u32, at: u32, own: u32, end: u32, low: u32, high: u32, top: f32, goal: f32, counting: bool, l: u32) -> u32 {
-    var found = low;
-    for (var bit = high; bit <= high; bit -= 3u) {
-        var four = vec4f();
-        var three = vec4f();
-        for (var i = own; i < end; i++) {
-            _ = tally(&four, &three, value(b, at, list[i]), found, bit, top, counting);
-        }
-        found += reached(four, three, goal, l) << bit;
-    }
-    return found;
-}
-
 //@ choose
 // Answers of a fixed form: token number i is the likelier of choice[i] (the first on a tie); p is its share.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;           // [R, V]
-@group(0) @binding(2) var<storage, read> info: array<vec4u>;           // [B] (record id low, high, logits row, most tokens)
+@group(0) @binding(2) var<storage, read> info: array<vec4u>;           // [B] id low, high, logits row, most tokens
 @group(0) @binding(3) var<storage, read> choice: array<vec2u>;         // [most tokens]
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;      // [B]
 @group(0) @binding(5) var<storage, read_write> pos: array<u32>;        // [B]
@@ -239,7 +212,8 @@ fn search(b: u32, at: u32, own: u32, end: u32, low: u32, high: u32, top: f32, go
 @group(0) @binding(7) var<storage, read_write> out: array<u32>;        // [B, most tokens]
 @group(0) @binding(8) var<storage, read_write> share: array<f32>;      // [B, most tokens] p(first)
 @compute @workgroup_size(WG)
-fn choose(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn choose(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+          @builtin(local_invocation_index) lane: u32) {
     let b = flat(g, n) * WG + lane;
     if b >= p.rows || state[b].y == 0u {
         return;

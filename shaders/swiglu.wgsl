@@ -16,7 +16,8 @@ fn inner_slope(x: vec4f) -> vec4f {
 @group(0) @binding(1) var<storage, read> gu: array<vec4f>;         // [T, gate F | up F]
 @group(0) @binding(2) var<storage, read_write> a: array<vec4f>;    // [T, F]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
         // Row t's gate begins behind t rows of gates and ups.
@@ -32,7 +33,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @
 @group(0) @binding(2) var<storage, read> da: array<vec4f>;         // [T, F]
 @group(0) @binding(3) var<storage, read_write> dgu: array<vec4f>;  // [T, gate F | up F]
 @compute @workgroup_size(WG)
-fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+            @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
         let at = i + i / p.f4 * p.f4;

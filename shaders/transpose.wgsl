@@ -19,7 +19,8 @@ fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
 @group(0) @binding(1) var<storage, read> x: array<Operand>;        // [R, C]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [n, R]
 @compute @workgroup_size(WG)
-fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+           @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
         let r = i / (p.cols / 4u);
@@ -43,7 +44,8 @@ fn element(r: u32, c: u32) -> vec4f {
     return vec4f(q) * scale_of(s) + minimum_of(s);
 }
 @compute @workgroup_size(WG)
-fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+             @builtin(local_invocation_index) lane: u32) {
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
         let r = i / (p.cols / 4u);

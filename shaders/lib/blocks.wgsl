@@ -15,7 +15,9 @@ fn blocks(g: vec3u, lane: u32) {
     for (var k = p.k0; k < p.k; k += 16u) {
         var v$ = vec4f(); //*2
         var w$ = vec4f(); //*2
-        if row0 + r + 32u * $u < p.m && k + ka * 4u < p.k { v$ = a[(row0 + r + 32u * $u) * p.lda4 + p.a0 + k / 4u + ka]; } //*2
+        if row0 + r + 32u * $u < p.m && k + ka * 4u < p.k { \
+            v$ = a[(row0 + r + 32u * $u) * p.lda4 + p.a0 + k / 4u + ka]; \
+        } //*2
         if k + ty + 8u * $u < p.k && cx < p.n4 { w$ = fetch(k + ty + 8u * $u, cx); } //*2
         as_[(r + 32u * $u) * 5u + ka] = v$; //*2
         bs[lane + 128u * $u] = w$; //*2

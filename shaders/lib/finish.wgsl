@@ -1,8 +1,9 @@
 // For workgroups of 256 lanes that hold 8 slices of K of one row, 32 columns in vec4.
 var<workgroup> part: array<vec4f, 256>; // [8 slices, 32 columns]
 var<workgroup> square: array<f32, 8>; // of a row's slices, where NORM
-// Adds up the 8 slices of K and stores. NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET +
-// gain), and late is added after the row's factor. GATED: B is [gate | up], of each 16 columns; C = act(A gate) * (A up).
+// Adds up the 8 slices of K and stores. NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) *
+// (OFFSET + gain), and late is added after the row's factor. GATED: B is [gate | up], of each 16 columns; C = act(A
+// gate) * (A up).
 fn finish(row: u32, group: u32, lane: u32, v: vec4f, squares: vec4f, late: vec4f) {
     part[lane] = v;
     if NORM == 1u && lane % 32u == 0u {

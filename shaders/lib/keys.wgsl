@@ -9,9 +9,10 @@ fn unkey(k: u32) -> f32 {
 // Bit of a key at which the search turns to the list: sign, exponent and two bits behind it are known.
 const FINE: u32 = 18u;
 
-// Adds a token to the counts, or weights, of those whose key is at least low + 1, 2, … 7 << bit: four and three of them, the last is 0.
-// Gives its own, 0 below `low`.
-fn tally(four: ptr<function, vec4f>, three: ptr<function, vec4f>, x: f32, low: u32, bit: u32, top: f32, counting: bool) -> f32 {
+// Adds a token to the counts, or weights, of those whose key is at least low + 1, 2, … 7 << bit: four and three of
+// them, the last is 0. Gives its own, 0 below `low`.
+fn tally(four: ptr<function, vec4f>, three: ptr<function, vec4f>, x: f32, low: u32, bit: u32,
+         top: f32, counting: bool) -> f32 {
     let k = key(x);
     let w = select(select(exp(x - top), 1.0, counting), 0.0, k < low);
     let d = vec4u((k - low) >> bit);

@@ -1,5 +1,6 @@
-// Lanes of one subgroup that load for each other: of what all of them need each loads one element in LANES, and hands it to the others
-// by a shuffle. A software adapter makes of a shuffle one instruction, of a load a loop over the lanes, whether or not its address is uniform.
+// Lanes of one subgroup that load for each other: of what all of them need each loads one element in LANES, and hands
+// it to the others by a shuffle. A software adapter makes of a shuffle one instruction, of a load a loop over the
+// lanes, whether or not its address is uniform.
 struct Lane {
     @builtin(local_invocation_index) index: u32,
     @builtin(subgroup_invocation_id) own: u32,
@@ -27,7 +28,8 @@ fn largest(x: vec4f, lane: Lane) -> vec4f {
 // Of element i the sum over the lanes, in lane i: half as many elements at each step.
 fn totals(x: array<vec4f, LANES>, lane: Lane) -> vec4f {
     let odd = (lane.own & 1u) == 1u;
-    let pair# = select(x[2u * #u], x[2u * #u + 1u], odd) + subgroupShuffle(select(x[2u * #u + 1u], x[2u * #u], odd), lane.own ^ 1u); //*1*4
+    let pair# = select(x[2u * #u], x[2u * #u + 1u], odd) \
+        + subgroupShuffle(select(x[2u * #u + 1u], x[2u * #u], odd), lane.own ^ 1u); //*1*4
     let second = (lane.own & 2u) == 2u;
     let low = select(pair0, pair1, second) + subgroupShuffle(select(pair1, pair0, second), lane.own ^ 2u);
     let high = select(pair2, pair3, second) + subgroupShuffle(select(pair3, pair2, second), lane.own ^ 2u);

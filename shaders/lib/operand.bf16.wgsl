@@ -8,7 +8,8 @@ fn rounded(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
 }
-// Rounded away from 0 with the probability of what is cut off: the result is x on the mean. 16 random bits of noise an element.
+// Rounded away from 0 with the probability of what is cut off: the result is x on the mean. 16 random bits of noise an
+// element.
 fn stored(x: vec4f, noise: vec4u) -> Operand {
     let b = (bitcast<vec4u>(x) + (noise & vec4u(0xffffu))) >> vec4u(16u);
     return vec2u(b.x | (b.y << 16u), b.z | (b.w << 16u));

@@ -85,14 +85,15 @@ fn rank(info: &DeviceInfo) -> usize {
     }
 }
 
-/// `turn` counts round and round the adapters of the best kind, for processes that share a machine; a software adapter is shared.
+/// `turn` counts round and round the adapters of the best kind, for processes that share a machine; a software adapter
+/// is shared.
 pub(super) fn choose(wanted: Option<&str>, turn: usize) -> Result<(wgpu::Adapter, DeviceInfo)> {
     let mut all = adapters();
     if all.is_empty() {
         return Err(Error::Device(
-            "no GPU adapter found. Install your GPU's Vulkan driver (on Debian: libvulkan1 with mesa-vulkan-drivers, from \
-             bookworm-backports on bookworm; for NVIDIA nvidia-vulkan-icd); mesa-vulkan-drivers also brings a software \
-             adapter for machines without a GPU"
+            "no GPU adapter found. Install your GPU's Vulkan driver (on Debian: libvulkan1 with mesa-vulkan-drivers, \
+             from bookworm-backports on bookworm; for NVIDIA nvidia-vulkan-icd); mesa-vulkan-drivers also brings a \
+             software adapter for machines without a GPU"
                 .into(),
         ));
     }

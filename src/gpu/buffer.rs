@@ -22,9 +22,10 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A free buffer of at least `bytes` and at most a quarter more, and not more than there is `room`. One that a recorded launch still uses may serve as
-    /// scratch for launches recorded after it, so only on the thread that records them; and the host must not write
-    /// into it: `write_buffer` takes effect before every pass of the next submit.
+    /// A free buffer of at least `bytes` and at most a quarter more, and not more than there is `room`. One that a
+    /// recorded launch still uses may serve as scratch for launches recorded after it, so only on the thread that
+    /// records them; and the host must not write into it: `write_buffer` takes effect before every pass of the next
+    /// submit.
     fn take(&mut self, bytes: u64, room: u64, host_writes: bool) -> Option<Arc<Raw>> {
         let here = std::thread::current().id();
         let fits = |r: &Raw| r.bytes >= bytes && r.bytes <= (bytes + bytes / 4 + 1024).min(room);
@@ -58,8 +59,9 @@ impl Drop for Owned {
     }
 }
 
-/// A matrix (or a vector: one row) of 4-byte elements on the GPU. Rows are stored `ld` elements apart, `cols` rounded up
-/// to a multiple of 4, so that every row can be read as vec4; what lies between is zero in weights and ignored elsewhere.
+/// A matrix (or a vector: one row) of 4-byte elements on the GPU. Rows are stored `ld` elements apart, `cols` rounded
+/// up to a multiple of 4, so that every row can be read as vec4; what lies between is zero in weights and ignored
+/// elsewhere.
 #[derive(Clone)]
 pub struct Tensor {
     /// Rows.
@@ -138,8 +140,8 @@ impl Gpu {
         let room = self.0.memory.map_or(u64::MAX, |cap| cap.saturating_sub(live));
         if bytes > room {
             return Err(Error::OutOfMemory(format!(
-                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory (`plan` says \
-                 what fits)",
+                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory (`plan` \
+                 says what fits)",
                 mib(live),
                 mib(bytes),
                 mib(live + room)

@@ -31,8 +31,8 @@ pub struct Recording {
 }
 
 impl Recorder<'_> {
-    /// What was recorded so far, with the buffers as they are now; `tensors` are those whose buffers are to be found again. Of a device
-    /// that was opened with [`super::Options::plain`] the texts run everywhere.
+    /// What was recorded so far, with the buffers as they are now; `tensors` are those whose buffers are to be found
+    /// again. Of a device that was opened with [`super::Options::plain`] the texts run everywhere.
     ///
     /// # Errors
     /// Device errors.

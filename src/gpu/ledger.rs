@@ -1,4 +1,5 @@
-//! Who holds how much: bytes of live buffers by what they are for, and what they were when all of them together were most.
+//! Who holds how much: bytes of live buffers by what they are for, and what they were when all of them together were
+//! most.
 
 use super::{Gpu, lock};
 use crate::Result;
@@ -59,8 +60,8 @@ impl Peak {
     }
 }
 
-/// Bytes to plan with where `bytes` were counted: free buffers serve for somewhat smaller ones, and which ones are free differs
-/// a little between the steps.
+/// Bytes to plan with where `bytes` were counted: free buffers serve for somewhat smaller ones, and which ones are free
+/// differs a little between the steps.
 pub(crate) fn with_margin(bytes: u64) -> u64 {
     bytes + bytes / 64
 }
@@ -72,7 +73,8 @@ impl std::fmt::Display for Peak {
     }
 }
 
-/// The most of something, from `low` to `high`, for which `fits` gives a result, where less takes less; tries `high` first.
+/// The most of something, from `low` to `high`, for which `fits` gives a result, where less takes less; tries `high`
+/// first.
 pub(crate) fn most<T>(
     mut low: usize,
     mut high: usize,

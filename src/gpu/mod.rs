@@ -77,8 +77,8 @@ impl Form {
 pub struct Options {
     /// Part of the adapter's name, or its index in [`list`]; None takes the best one.
     pub device: Option<String>,
-    /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn` modulo n. A
-    /// software adapter serves all.
+    /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn` modulo
+    /// n. A software adapter serves all.
     pub turn: usize,
     /// Cap on the bytes of live buffers.
     pub memory: Option<u64>,
@@ -88,13 +88,14 @@ pub struct Options {
     pub checked: bool,
     /// Ask for no optional feature and for no more than WebGPU's default limits.
     pub plain: bool,
-    /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no more,
-    /// whatever the adapter has; wgpu then refuses what a browser would refuse.
+    /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no
+    /// more, whatever the adapter has; wgpu then refuses what a browser would refuse.
     pub webgpu_limits: bool,
-    /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike (slower).
+    /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike
+    /// (slower).
     pub invariant: bool,
-    /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the adapter has none.
-    /// `invariant` leaves no product to them.
+    /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the adapter
+    /// has none. `invariant` leaves no product to them.
     pub matrix_units: bool,
     /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
     pub block: Option<u64>,
@@ -280,9 +281,9 @@ impl Gpu {
         self.0.memory
     }
 
-    /// The same device as one that does no work and only counts: tensors have no memory behind them, launches and uploads do
-    /// nothing, so that any model's work can be gone through, allocation by allocation, to see its peak. What is read back is
-    /// no result. Its limits are this one's, but for `memory`.
+    /// The same device as one that does no work and only counts: tensors have no memory behind them, launches and
+    /// uploads do nothing, so that any model's work can be gone through, allocation by allocation, to see its peak.
+    /// What is read back is no result. Its limits are this one's, but for `memory`.
     pub fn counting(&self, memory: Option<u64>) -> Gpu {
         let inner = &self.0;
         self.count_as(inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk), memory)
@@ -387,15 +388,15 @@ impl Gpu {
         self.0.block.map_or(self.max_binding_bytes(), |most| most.min(self.max_binding_bytes()))
     }
 
-    /// Most bytes of what is computed in chunks so that it need not lie in memory as a whole: 32 MiB on adapters that share the
-    /// CPU's caches; on GPUs 256 MiB, or 1/32 of a cap where that is less.
+    /// Most bytes of what is computed in chunks so that it need not lie in memory as a whole: 32 MiB on adapters that
+    /// share the CPU's caches; on GPUs 256 MiB, or 1/32 of a cap where that is less.
     pub fn chunk_bytes(&self) -> u64 {
         self.0.chunk.min(self.max_binding_bytes())
     }
 
     /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which
-    /// desktops begin to stutter, from what the kind of device is known to do at least; a software adapter draws no desktop, there it
-    /// is about the second after which one waits for a stop.
+    /// desktops begin to stutter, from what the kind of device is known to do at least; a software adapter draws no
+    /// desktop, there it is about the second after which one waits for a stop.
     pub fn flops_per_dispatch(&self) -> f64 {
         match self.0.info.software {
             true => 8.0e9,

@@ -18,9 +18,10 @@ pub struct Source {
     pub soft: &'static str,
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
-    /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage type, which the
-    /// constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels` once per UNIT of them, `fragment` once per
-    /// SIZE of the device's matrix units, `lanes` for lanes that load for each other and for those that do not.
+    /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage
+    /// type, which the constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels`
+    /// once per UNIT of them, `fragment` once per SIZE of the device's matrix units, `lanes` for lanes that load for
+    /// each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -35,6 +36,7 @@ const LIBS: &[(&str, &str, &str)] = &[
         include_str!("../../shaders/lib/reduce.tile.wgsl"),
     ),
     ("keys", include_str!("../../shaders/lib/keys.wgsl"), include_str!("../../shaders/lib/keys.wgsl")),
+    ("kept", include_str!("../../shaders/lib/kept.wgsl"), include_str!("../../shaders/lib/kept.wgsl")),
     ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
@@ -44,13 +46,16 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("fetch_q", include_str!("../../shaders/lib/fetch_q.wgsl"), include_str!("../../shaders/lib/fetch_q.wgsl")),
     ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
     ("beside", include_str!("../../shaders/lib/beside.wgsl"), include_str!("../../shaders/lib/beside.wgsl")),
+    ("rotate", include_str!("../../shaders/lib/rotate.wgsl"), include_str!("../../shaders/lib/rotate.wgsl")),
+    ("walk", include_str!("../../shaders/lib/walk.wgsl"), include_str!("../../shaders/lib/walk.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 
 type Choice = (u32, &'static str);
 
-/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are stored, how the
-/// channels of attention's heads are read, the size of matrix units, and how many lanes load for each other.
+/// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are
+/// stored, how the channels of attention's heads are read, the size of matrix units, and how many lanes load for each
+/// other.
 const CHOICES: &[(&str, &str, &[Choice])] = &[
     (
         "operand",
@@ -184,9 +189,10 @@ impl Source {
     }
 }
 
-/// Writes a line that ends in `//*COUNT` COUNT times with `$` replaced by 0, 1, …, and one that ends in `//*ROWS*COLUMNS` for
-/// every pair of the two, `$` being the first and `#` the second; a count is a number or a constant. Hot loops over
-/// registers are unrolled so, since naga emits none that a driver would unroll.
+/// Writes a line that ends in `//*COUNT` COUNT times with `$` replaced by 0, 1, …, and one that ends in
+/// `//*ROWS*COLUMNS` for every pair of the two, `$` being the first and `#` the second; a count is a number or a
+/// constant. What is repeated may go on over several lines, of which all but the last end in a backslash. Hot loops
+/// over registers are unrolled so, since naga emits none that a driver would unroll.
 fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<String> {
     let times = |count: &str| {
         let known = constants.iter().find(|(n, _)| *n == count).map(|(_, v)| *v);
@@ -194,10 +200,17 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<S
         known.or_else(|| count.parse().ok()).ok_or_else(wrong)
     };
     let mut out = String::with_capacity(text.len() * 2);
+    let mut begun = String::new();
     for line in text.lines() {
+        if let Some(part) = line.strip_suffix('\\') {
+            begun += part.trim_end();
+            begun.push('\n');
+            continue;
+        }
+        let line = std::mem::take(&mut begun) + line;
         let repeated = if line.starts_with("//") { None } else { line.rsplit_once("//*") };
         let Some((body, counts)) = repeated else {
-            out.push_str(line);
+            out.push_str(&line);
             out.push('\n');
             continue;
         };
@@ -210,7 +223,10 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<S
             }
         }
     }
-    Ok(out)
+    if begun.is_empty() {
+        return Ok(out);
+    }
+    Err(Error::Input(format!("{name}: the text ends in a line that is to go on")))
 }
 
 /// A constant that has a text's buffers read and written in words of 64 bits, where [`Gpu::has_wide_words`].
@@ -313,5 +329,25 @@ impl Gpu {
             return Err(Error::Device(format!("{label}: {e}")));
         }
         Ok(Pipeline { pipeline, layout, storage: declared.len(), params })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_repeated_by_constants_numbers_and_pairs() {
+        let text =
+            "let a$ = 0; //*N\nlet b# = 0; //*1*2\nif x { \\\n    c$_#(); \\\n} //*2*N\nonce(); //*OFF\nlast();\n";
+        let expanded = "let a0 = 0;\nlet a1 = 0;\nlet a2 = 0;\nlet b0 = 0;\nlet b1 = 0;\n";
+        let pair = |i: u32, j: u32| format!("if x {{\n    c{i}_{j}();\n}}\n");
+        let pairs: String = (0..2).flat_map(|i| (0..3).map(move |j| pair(i, j))).collect();
+        let constants = [("N", 3), ("OFF", 0)];
+        assert_eq!(expand("test", text, &constants).unwrap(), format!("{expanded}{pairs}last();\n"));
+        for (text, what) in [("x(); //*MISSING\n", "'MISSING'"), ("x(); \\\n", "go on")] {
+            let error = expand("test", text, &constants).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Where the time goes, kernel by kernel: with [`super::Options::profile`] every launch is a pass of its own between two timestamps.
+//! Where the time goes, kernel by kernel: with [`super::Options::profile`] every launch is a pass of its own between
+//! two timestamps.
 
 use super::record::{Plan, Step};
 use super::{Cost, Gpu, Variant, lock};

@@ -40,13 +40,14 @@ pub(super) fn demand(
 ) -> Result<(Units, wgpu::Features, wgpu::ExperimentalFeatures)> {
     let units = Units::of(adapter).ok_or_else(|| {
         Error::Device(format!(
-            "{name} has no matrix units that can be used here (fragments of 16 x 16 x 16 or 8 x 8 x 8, f16 with sums in \
-             f32, by its Vulkan or Metal driver); run without --matrix-units"
+            "{name} has no matrix units that can be used here (fragments of 16 x 16 x 16 or 8 x 8 x 8, f16 with sums \
+             in f32, by its Vulkan or Metal driver); run without --matrix-units"
         ))
     })?;
     #[expect(unsafe_code, reason = "wgpu gives out cooperative matrices no other way")]
-    // SAFETY: the contract is that experimental features may still have bugs which end in undefined behaviour. They are asked
-    // for only where the user asks for them, and two kernels use them, whose fragments lie wholly in workgroup memory.
+    // SAFETY: the contract is that experimental features may still have bugs which end in undefined behaviour. They are
+    // asked for only where the user asks for them, and two kernels use them, whose fragments lie wholly in workgroup
+    // memory.
     let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
     Ok((units, FEATURES, experimental))
 }

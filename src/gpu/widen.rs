@@ -1,6 +1,7 @@
-//! Loads and stores in 64-bit words, for adapters that run on the CPU. Such an adapter (llvmpipe) makes of every load, for each lane
-//! and each component, a test of the lane's mask, one of the bounds and a scalar load, so a `vec4f` costs twice what the same bytes
-//! cost as a `vec2<u64>`. The texts say `vec4f`; here their buffers are declared in words of 64 bits where the device has those.
+//! Loads and stores in 64-bit words, for adapters that run on the CPU. Such an adapter (llvmpipe) makes of every load,
+//! for each lane and each component, a test of the lane's mask, one of the bounds and a scalar load, so a `vec4f` costs
+//! twice what the same bytes cost as a `vec2<u64>`. The texts say `vec4f`; here their buffers are declared in words of
+//! 64 bits where the device has those.
 
 use std::collections::HashMap;
 
@@ -68,7 +69,8 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The next `NAME[` of a name that is looked for, outside of comments: where the name and where what follows its bracket begin.
+/// The next `NAME[` of a name that is looked for, outside of comments: where the name and where what follows its
+/// bracket begin.
 fn next_access(text: &str, wanted: impl Fn(&str) -> bool) -> Option<(usize, usize)> {
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
@@ -147,7 +149,8 @@ mod tests {
             @group(0) @binding(3) var<storage, read> at: array<u32>;           // [M]\n\
             @group(0) @binding(4) var<storage, read_write> c: array<vec4f>;    // [M, N]\n\
             @group(0) @binding(5) var<storage, read_write> d: array<vec4f>;    // [M]\n\
-            fn f(i: u32) { let ba = a[at[i] + 1u].x; c[i] += wide(b[a[i].x]) * p.a[0]; d[i].x = ba; c[at[0]] = d[i]; } // a[i]\n";
+            fn f(i: u32) { let ba = a[at[i] + 1u].x; c[i] += wide(b[a[i].x]) * p.a[0];\n\
+            d[i].x = ba; c[at[0]] = d[i]; } // a[i]\n";
         let wide = widen(text);
         for line in [
             "var<storage, read> a: array<vec2<u64>>;",

@@ -107,8 +107,8 @@ pub enum Moments<'a> {
 /// Rows of a column that share a scale in 8 bits.
 pub const BLOCK: usize = 64;
 
-/// Shape of an 8-bit moment in words: four neighbours of a row in each, the first in its low bits, then a row of scales (f32)
-/// for each of the four columns of a word and each [`BLOCK`] of rows.
+/// Shape of an 8-bit moment in words: four neighbours of a row in each, the first in its low bits, then a row of scales
+/// (f32) for each of the four columns of a word and each [`BLOCK`] of rows.
 pub fn shape8(rows: usize, cols: usize) -> [usize; 2] {
     [rows + 4 * rows.div_ceil(BLOCK), cols.div_ceil(4)]
 }
@@ -128,8 +128,8 @@ impl Codes {
     }
 }
 
-/// The 256 values from -1 to 1 (or from 0 to 1) of the dynamic code, ascending: 7 decades, each with twice the values of the
-/// one below. They are those of bitsandbytes' `create_dynamic_map`.
+/// The 256 values from -1 to 1 (or from 0 to 1) of the dynamic code, ascending: 7 decades, each with twice the values
+/// of the one below. They are those of bitsandbytes' `create_dynamic_map`.
 pub fn codes(signed: bool) -> Vec<f32> {
     let mut all = vec![0.0f32, 1.0];
     for decade in 0..7 {
@@ -153,7 +153,8 @@ fn borders(values: &[f32]) -> Vec<f32> {
     [f32::MIN].into_iter().chain(values.windows(2).map(middle)).collect()
 }
 
-/// Moves w (f32, or bf16 rounded stochastically) and its moments by one step; nothing moves where the norm is not finite.
+/// Moves w (f32, or bf16 rounded stochastically) and its moments by one step; nothing moves where the norm is not
+/// finite.
 ///
 /// # Errors
 /// Weights of another type, shapes that do not fit; a device error.
@@ -408,7 +409,8 @@ fn cases() -> Vec<Case> {
             codes_match(t, [BLOCK, cols], 0.0, [&g, &none, &none])
         }));
     }
-    // Without a gradient a step is one product, the decay's, so that what is rounded is exact, and its noise is met bit for bit.
+    // Without a gradient a step is one product, the decay's, so that what is rounded is exact, and its noise is met bit
+    // for bit.
     for (bits8, rows, cols) in [(false, 5, 33), (true, 68, 33), (false, 8, 4), (true, 4, 12)] {
         let name = if bits8 { "step8" } else { "step" };
         all.push(Case::new(format!("{name} {rows}x{cols} weights in bf16"), 0.0, move |t| {

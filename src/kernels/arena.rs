@@ -10,8 +10,8 @@ pub const PAGE: usize = 32;
 /// Positions of one partial sum, counted from position 0.
 pub const CHUNK: usize = 128;
 
-/// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one another, since that is
-/// how they are read.
+/// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one
+/// another, since that is how they are read.
 #[derive(Clone)]
 pub struct Arena {
     /// Keys, rotated.

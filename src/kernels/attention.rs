@@ -51,8 +51,8 @@ pub const KERNEL: Kernel = Kernel {
     cases,
 };
 
-/// How the lanes of a workgroup share rows and heads. A GPU's registers hold no whole head of 64 channels, and the fewer rows a
-/// workgroup has, the fewer of its lanes wait for one another. `docs/RADV.md` has what came of it.
+/// How the lanes of a workgroup share rows and heads. A GPU's registers hold no whole head of 64 channels, and the
+/// fewer rows a workgroup has, the fewer of its lanes wait for one another. `docs/RADV.md` has what came of it.
 #[derive(Clone, Copy)]
 pub(super) struct Sharing {
     /// Lanes that share a row's channels. Where a row's bits must be those of decoding, one lane adds up.
@@ -61,12 +61,12 @@ pub(super) struct Sharing {
     unit: usize,
     /// Heads beside one another in a workgroup, where a row is one lane's.
     abreast: usize,
-    /// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with it. On a GPU
-    /// as many as leave registers for what is read.
+    /// Query heads that a lane holds: they read the same keys and values, and a load costs more than what is done with
+    /// it. On a GPU as many as leave registers for what is read.
     together: usize,
-    /// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by lane, so each
-    /// is read once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be that of decoding, one row
-    /// follows the other.
+    /// Rows of the other side that are read at a time. Wide heads lie in arrays that a software adapter reads lane by
+    /// lane, so each is read once for 8 rows; lanes that share a row meet once for 4. Where the order of sums must be
+    /// that of decoding, one row follows the other.
     at_once: usize,
 }
 
@@ -86,7 +86,8 @@ impl Sharing {
                 Sharing { abreast, ..none }
             }
             (Variant::Tile, 0) => {
-                // Of at least two words of 16, 8 or 4 bytes a lane; more than 20 channels would leave no registers in dK and dV.
+                // Of at least two words of 16, 8 or 4 bytes a lane; more than 20 channels would leave no registers in
+                // dK and dV.
                 let parts = |unit: usize| {
                     let fits = |n: &usize| width.is_multiple_of(4 * n / unit) && width >= 8 * n / unit;
                     [16, 8, 4, 2].into_iter().find(fits).unwrap_or(1)

@@ -78,14 +78,15 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
     attend(rec, (qkv, heads), arena, rows, way, None)
 }
 
-/// The same of raw rows `[B, width]`, each of a sequence of its own: their q and k turn, and their k and v go to the arena. The raw rows may
-/// be overwritten.
+/// The same of raw rows `[B, width]`, each of a sequence of its own: their q and k turn, and their k and v go to the
+/// arena. The raw rows may be overwritten.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
 pub fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
     let heads = place.heads;
-    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart; 8 bindings have no room for sections of the angles.
+    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart; 8 bindings have no room for
+    // sections of the angles.
     let even = |turn: &Turn| turn.from_zero && heads.head_dim.is_multiple_of(4) && turn.angle.cols.is_multiple_of(8);
     let soft = rec.variant() == Variant::Soft && !rec.invariant();
     let Some(turn) = place.turn.filter(|turn| soft && beside(rec, heads) && even(turn)) else {

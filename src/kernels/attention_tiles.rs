@@ -1,6 +1,7 @@
-//! Attention and its gradients on adapters that run on the CPU, for heads of more than 16 channels: tiles of 16 queries and 16 keys, whose
-//! weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows instead, as in `super::attention`
-//! and `super::attention_backward`, has them in arrays that such an adapter reads lane by lane.
+//! Attention and its gradients on adapters that run on the CPU, for heads of more than 16 channels: tiles of 16 queries
+//! and 16 keys, whose weights go through memory, between products like `super::matmul`'s. A lane that holds whole rows
+//! instead, as in `super::attention` and `super::attention_backward`, has them in arrays that such an adapter reads
+//! lane by lane.
 
 use super::heads::Heads;
 use super::mask::{Attended, KEYS, Mask, QUERIES, Tiles};
@@ -12,7 +13,10 @@ use std::ops::Range;
 
 pub(super) static SOURCE: Source = Source {
     name: "attention_tiles",
-    soft: include_str!("../../shaders/attention_tiles.wgsl"),
+    soft: concat!(
+        include_str!("../../shaders/attention_tiles.wgsl"),
+        include_str!("../../shaders/attention_tiles.products.wgsl")
+    ),
     tile: "",
     libs: &[],
     tile_size: 8,
@@ -21,7 +25,8 @@ pub(super) static SOURCE: Source = Source {
 /// Tiles of a head whose weights are in memory at a time, 16 MiB of them: what they are read from is a cache.
 const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
 
-/// Whether the forward pass goes by tiles: its softmax needs lanes that hand each other numbers, and sums it in an order of its own.
+/// Whether the forward pass goes by tiles: its softmax needs lanes that hand each other numbers, and sums it in an
+/// order of its own.
 pub(super) fn suits_forward(rec: &Recorder, heads: Heads) -> bool {
     suits(rec, heads) && rec.gpu().has_lanes() && !rec.invariant()
 }

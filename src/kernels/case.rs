@@ -23,7 +23,8 @@ impl Kernel {
         (self.source)().name
     }
 
-    /// What there is to check in `variants` on this device: each one as it is, and with its invariant order where that is another one.
+    /// What there is to check in `variants` on this device: each one as it is, and with its invariant order where that
+    /// is another one.
     pub fn forms(&self, gpu: &Gpu, variants: &[Variant]) -> Vec<Form> {
         let form = |variant: &Variant, invariant| Form { variant: *variant, invariant, matrix_units: false };
         let all = variants.iter().flat_map(|v| [false, true].map(|invariant| form(v, invariant)));

@@ -68,8 +68,8 @@ pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item
 
 /// Compares every case of the selected kernels with its twin, in each of `variants`.
 ///
-/// # Errors
-/// An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to build or run is a failed row.
+/// # Errors An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to
+/// build or run is a failed row.
 pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn Observer) -> Result<Vec<CheckRow>> {
     let mut rows = Vec::new();
     for kernel in selected(filter)? {

@@ -19,8 +19,8 @@ static SOURCE: Source = Source {
 pub const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "dropout with masks drawn by counter", constants: &[&[]], ordered: &[], cases };
 
-/// Which mask: element (t, c) is kept where word c mod 4 of Philox at counter `[c / 4, position[t], node[t]]` (node as low
-/// and high half) under `key`, as a number in [0, 1) with 24 bits, is at least `rate`.
+/// Which mask: element (t, c) is kept where word c mod 4 of Philox at counter `[c / 4, position[t], node[t]]` (node as
+/// low and high half) under `key`, as a number in [0, 1) with 24 bits, is at least `rate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
     /// Of the step and the site.

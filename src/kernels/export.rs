@@ -13,10 +13,11 @@ use std::path::Path;
 /// Cases whose buffers hold more words than this are left out: the smaller ones take the same paths.
 const MOST_WORDS: usize = 1 << 18;
 
-/// Writes into `dir`: `N.wgsl`, each text once; `data.bin`, the buffers' words and the twins' f64 or u32 values, little-endian;
-/// `cases.json`, a list of cases: `buffers` as [byte offset, bytes] in data.bin, `dispatches` (wgsl, entry, params, bind:
-/// numbers of buffers for the bindings from 1 on, groups) and `outputs` (what, buffer, rows, cols, ld, type, offset of the
-/// twin's values, which have no padding between rows). Kernels that need an optional feature are left out. Gives the number of cases.
+/// Writes into `dir`: `N.wgsl`, each text once; `data.bin`, the buffers' words and the twins' f64 or u32 values,
+/// little-endian; `cases.json`, a list of cases: `buffers` as [byte offset, bytes] in data.bin, `dispatches` (wgsl,
+/// entry, params, bind: numbers of buffers for the bindings from 1 on, groups) and `outputs` (what, buffer, rows, cols,
+/// ld, type, offset of the twin's values, which have no padding between rows). Kernels that need an optional feature
+/// are left out. Gives the number of cases.
 ///
 /// # Errors
 /// An unknown kernel, a shader that does not build, a folder that cannot be written, device errors.

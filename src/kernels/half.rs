@@ -60,7 +60,8 @@ impl Half {
         }
     }
 
-    /// The words of a row of values: two neighbours in each, the first in its low bits, and zeros up to a multiple of 4 values.
+    /// The words of a row of values: two neighbours in each, the first in its low bits, and zeros up to a multiple of 4
+    /// values.
     pub(super) fn words(self, row: &[f32]) -> Vec<u32> {
         let bits: Vec<u16> = row.iter().map(|x| self.bits(*x)).collect();
         let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |b| u32::from(*b) << 16);

@@ -38,7 +38,8 @@ fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
     [("rows", Size(logits.rows)), ("cols", Size(logits.cols)), ("ld", Size(logits.ld)), ("row0", Size(row0))]
 }
 
-/// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]` holds.
+/// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]`
+/// holds.
 ///
 /// # Errors
 /// A device error.

@@ -25,8 +25,8 @@ pub struct Mask {
     /// End, root and position of every row, from which the tiles are made.
     rows: Arc<[[u32; 3]]>,
     tiles: Arc<OnceLock<Tiles>>,
-    /// Where the kernels count what they compute, for tests: (query, key) pairs and jumps of the forward pass, of dQ's and of
-    /// dK and dV's, `[6]` words, added up over lanes.
+    /// Where the kernels count what they compute, for tests: (query, key) pairs and jumps of the forward pass, of dQ's
+    /// and of dK and dV's, `[6]` words, added up over lanes.
     pub work: Option<Tensor>,
 }
 

@@ -1,4 +1,5 @@
-//! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a weight).
+//! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a
+//! weight).
 
 pub use super::product::Epilogue;
 
@@ -23,12 +24,12 @@ pub(super) static SOURCE: Source = Source {
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
-/// Most rows that a product normalises on the way. Each workgroup does it anew: with 8 rows a soft lane would do half as much work
-/// again, and a GPU's forward_rows would take 120 registers in place of 80, as RADV compiles it.
+/// Most rows that a product normalises on the way. Each workgroup does it anew: with 8 rows a soft lane would do half
+/// as much work again, and a GPU's forward_rows would take 120 registers in place of 80, as RADV compiles it.
 const NORMALISED: usize = 2;
 
-/// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in any product:
-/// the row's factor comes after the sum.
+/// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in
+/// any product: the row's factor comes after the sum.
 pub fn normalises(rec: &Recorder, m: usize) -> bool {
     m <= NORMALISED && !rec.invariant()
 }
@@ -47,13 +48,15 @@ fn on_units(rec: &Recorder, m: usize) -> bool {
     rec.matrix_units() && m > ROWS
 }
 
-/// Rows and vec4 columns of the result that one lane of the soft kernels holds. With few rows one column alone leaves the adapter's
-/// compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised weights. What more than 8 rows
-/// hold lies in memory, but each load of a weight, which costs more, serves all of them; 64 rows gain nothing more.
+/// Rows and vec4 columns of the result that one lane of the soft kernels holds. With few rows one column alone leaves
+/// the adapter's compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised
+/// weights. What more than 8 rows hold lies in memory, but each load of a weight, which costs more, serves all of them;
+/// 64 rows gain nothing more.
 const TILES: [(u32, u32); 14] =
     [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2), (16, 1), (16, 2), (32, 1)];
 
-/// Most rows of a lane: of quantised weights, which are dequantised for all of them anyway, fewer; where each lane loads A for itself, 8.
+/// Most rows of a lane: of quantised weights, which are dequantised for all of them anyway, fewer; where each lane
+/// loads A for itself, 8.
 fn most_held(rec: &Recorder, b: &Block) -> u32 {
     match (rec.gpu().has_lanes(), b) {
         (false, _) => 8,
@@ -112,9 +115,9 @@ pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue:
     })
 }
 
-/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns
-/// at a time, a share of 1 / M of the product's work, so that one form of the product serves both directions; but for a few rows
-/// on a software adapter, which read it as it lies.
+/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns at
+/// a time, a share of 1 / M of the product's work, so that one form of the product serves both directions; but for a
+/// few rows on a software adapter, which read it as it lies.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -181,15 +184,15 @@ fn product(rec: &mut Recorder, part: Part) -> Result<()> {
     dispatch(rec, part, (rows, wide))
 }
 
-/// Whether a product of `m` rows reads in words of 64 bits: 2.0 to 2.3 times as fast where what is read comes from a cache. Few rows
-/// read weights from memory, where it is half as fast: with AVX-512 the compiler chains the loads of 8 lanes by masks, and each waits
-/// for the one before.
+/// Whether a product of `m` rows reads in words of 64 bits: 2.0 to 2.3 times as fast where what is read comes from a
+/// cache. Few rows read weights from memory, where it is half as fast: with AVX-512 the compiler chains the loads of 8
+/// lanes by masks, and each waits for the one before.
 fn wide_words(rec: &Recorder, m: usize) -> bool {
     rec.variant() == Variant::Soft && m > ROWS && rec.gpu().has_wide_words()
 }
 
-/// Whether the lanes of a soft workgroup load A for each other. Weights in f32 by one row come from memory, and the form that has each lane
-/// load for itself takes a tenth to a third less time there.
+/// Whether the lanes of a soft workgroup load A for each other. Weights in f32 by one row come from memory, and the
+/// form that has each lane load for itself takes a tenth to a third less time there.
 fn share_loads(rec: &Recorder, b: &Block, m: usize) -> bool {
     rec.gpu().has_lanes() && (m > 1 || !matches!(b, Block::Dense(_)))
 }
@@ -217,8 +220,9 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
     let mut shared = None;
     let pick = gpu.tuned(&name, &candidates, |pick| {
-        // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch little of it;
-        // as many rows as there are, since a strip of the matrix is read for all of them, if only up to 64, of a small matrix up to 1,024.
+        // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch
+        // little of it; as many rows as there are, since a strip of the matrix is read for all of them, if only up to
+        // 64, of a small matrix up to 1,024.
         let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 });
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
@@ -242,8 +246,8 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
     let soft = rec.variant() == Variant::Soft;
     let quantised = matches!(b, Block::Quantised { .. });
-    // The blocked form only pays when its 64 rows are mostly there; quantised weights have their own slices of K where bits must
-    // not depend on the number of rows.
+    // The blocked form only pays when its 64 rows are mostly there; quantised weights have their own slices of K where
+    // bits must not depend on the number of rows.
     let blocked = !soft && m > ROWS && !(quantised && rec.invariant());
     // A gated lane's second column stands half of N away.
     let (lanes4, wide4) = if e.gate.is_some() { (n4 / 2, wide as usize / 2) } else { (n4, wide as usize) };
@@ -318,8 +322,8 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     Ok(())
 }
 
-/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the strip of B that
-/// neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
+/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the
+/// strip of B that neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
 fn panel(k: usize) -> usize {
     let panels = k.div_ceil(2048).max(1);
     (k / 4).div_ceil(panels).max(1) * 4
@@ -335,8 +339,8 @@ fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it. Where
-/// [`forward`] reads in wide words, A is turned around for it, a share of 1 / N of the work.
+/// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it.
+/// Where [`forward`] reads in wide words, A is turned around for it, a share of 1 / N of the work.
 ///
 /// # Errors
 /// Shapes that do not fit; a result that is not in f32.
@@ -385,7 +389,8 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
     Ok(())
 }
 
-/// Adds A^T B over a multiple of 4 tokens by a copy of A that is turned around; gives how many, 0 where that does not pay.
+/// Adds A^T B over a multiple of 4 tokens by a copy of A that is turned around; gives how many, 0 where that does not
+/// pay.
 fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool) -> Result<usize> {
     let tokens = a.rows / 4 * 4;
     if tokens < TURNED || b.cols < TURNED || !wide_words(rec, c.rows) {

@@ -1,7 +1,9 @@
-//! C = A B on matrix units: what `super::matmul::forward` does for many rows where [`crate::gpu::Options::matrix_units`] asks for it.
+//! C = A B on matrix units: what `super::matmul::forward` does for many rows where
+//! [`crate::gpu::Options::matrix_units`] asks for it.
 //!
-//! Operands are rounded to f16 on their way into workgroup memory, and what is larger than an f16 becomes the largest one; sums are
-//! in f32. Gradients take the f32 kernels all the same: below 6e-5 an f16 loses digits, below 6e-8 everything.
+//! Operands are rounded to f16 on their way into workgroup memory, and what is larger than an f16 becomes the largest
+//! one; sums are in f32. Gradients take the f32 kernels all the same: below 6e-5 an f16 loses digits, below 6e-8
+//! everything.
 
 use super::case::{Case, Kernel};
 use super::inputs::random;
@@ -150,8 +152,8 @@ pub(super) fn product(
     })
 }
 
-/// A sum's error by the rounding of both operands to 11 bits, relative to the root mean square of the results: 2^-12 each at most, and
-/// some 2.5e-4 on the mean, of which the worst of 10^5 results is 5 times as far away.
+/// A sum's error by the rounding of both operands to 11 bits, relative to the root mean square of the results: 2^-12
+/// each at most, and some 2.5e-4 on the mean, of which the worst of 10^5 results is 5 times as far away.
 const TOLERANCE: f64 = 3e-3;
 
 fn cases() -> Vec<Case> {

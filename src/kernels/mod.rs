@@ -1,5 +1,5 @@
-//! The compute kernels: one op, one stem. Each file holds the typed launchers, the CPU twin in f64, the cases that compare
-//! the two, and the work a launch does. [`ALL`] is the list that tests, `check` and `bench` walk.
+//! The compute kernels: one op, one stem. Each file holds the typed launchers, the CPU twin in f64, the cases that
+//! compare the two, and the work a launch does. [`ALL`] is the list that tests, `check` and `bench` walk.
 
 pub mod adamw;
 pub mod arena;

@@ -128,7 +128,8 @@ fn launch(
     })
 }
 
-/// y `[L, 4]` = the sum of three chains x <- x a + b of `steps` times eight multiply-adds, in f16 if `half`; ab is `[2, 4]`.
+/// y `[L, 4]` = the sum of three chains x <- x a + b of `steps` times eight multiply-adds, in f16 if `half`; ab is `[2,
+/// 4]`.
 ///
 /// # Errors
 /// Shapes that do not fit; a device without f16.
@@ -138,8 +139,8 @@ pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: 
     launch(rec, (source, "multiply"), steps, ab, y, Cost::new(flops, 4.0 * y.len() as f64))
 }
 
-/// y `[G, 4]`: in each row the first element of Σ over j of `steps` times eight a b\[j\], and the number of subgroups in a workgroup;
-/// ab `[5, SIZE²]` is a and four b of the units' size.
+/// y `[G, 4]`: in each row the first element of Σ over j of `steps` times eight a b\[j\], and the number of subgroups
+/// in a workgroup; ab `[5, SIZE²]` is a and four b of the units' size.
 ///
 /// # Errors
 /// Shapes that do not fit; a device without matrix units.
@@ -243,7 +244,8 @@ fn cases_matrix() -> Vec<Case> {
 /// # Errors
 /// Out of memory; device errors.
 pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
-    // Enough lanes and steps that a run takes some milliseconds: an estimate first, then as many steps as fill the time.
+    // Enough lanes and steps that a run takes some milliseconds: an estimate first, then as many steps as fill the
+    // time.
     let (count, room) = (16_384, (gpu.max_binding_bytes() as usize).min(256 << 20) / 16);
     let ab = gpu.upload(2, 4, &[0.5f32, 0.25, 0.75, 0.125, 1.0, 1.0, 1.0, 1.0])?;
     let y = gpu.zeros(count, 4)?;

@@ -1,4 +1,5 @@
-//! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group of them.
+//! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group
+//! of them.
 
 use super::half::Half;
 use crate::arch::Dtype;

@@ -74,8 +74,8 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gai
     Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
 }
 
-/// The gradient by the stream is added to dh where `add`, else overwrites it; the gradient by the gain's weight is added to
-/// dgain; dy `[T, D]`.
+/// The gradient by the stream is added to dh where `add`, else overwrites it; the gradient by the gain's weight is
+/// added to dgain; dy `[T, D]`.
 ///
 /// # Errors
 /// Shapes that do not fit.

@@ -31,9 +31,9 @@ pub const KERNEL: Kernel = Kernel {
     cases,
 };
 
-/// cos and sin of every position's angles, `[positions, rotated channels]` (cos first), the sections (frequencies, number of
-/// positions) below one another. Computed on the host: a GPU's sine is too coarse for large arguments. The product position x
-/// frequency is rounded to f32, as transformers does.
+/// cos and sin of every position's angles, `[positions, rotated channels]` (cos first), the sections (frequencies,
+/// number of positions) below one another. Computed on the host: a GPU's sine is too coarse for large arguments. The
+/// product position x frequency is rounded to f32, as transformers does.
 ///
 /// # Errors
 /// Out of memory.
@@ -159,8 +159,8 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
     Ok((y, inv))
 }
 
-/// A decoding step's rows, raw `[B, width]`: q and k turn in place, k and v go to each row's own slot of the arena; `place.pos` is the
-/// rows' own.
+/// A decoding step's rows, raw `[B, width]`: q and k turn in place, k and v go to each row's own slot of the arena;
+/// `place.pos` is the rows' own.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -293,82 +293,80 @@ fn cases() -> Vec<Case> {
     ] {
         for (normed, plus_one) in [(false, false), (true, false), (true, true)] {
             let h = Heads { heads, kv_heads, head_dim };
-            all.push(Case::new(
-                format!("forward, backward and decode {rows}x{heads}/{kv_heads}x{head_dim} turned={turned} norm={normed} plus_one={plus_one}"),
-                1e-5,
-                move |t| {
-                    let inv_freq: Vec<f32> =
-                        (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
-                    let halved: Vec<f32> = inv_freq.iter().map(|f| f / 2.0).collect();
-                    let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
-                    // Half the rows turn by the second section, whose halved frequencies make a position count half.
-                    let second: Vec<bool> = (0..rows).map(|_| t.below(2) == 1).collect();
-                    let pos: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p & !1 } else { *p }).collect();
-                    let felt: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p / 2 } else { *p }).collect();
-                    let start: Vec<u32> = second.iter().map(|s| if *s { 900 } else { 0 }).collect();
-                    let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                    let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
-                    let (gain, hg) = t.matrix(1, 2 * head_dim)?;
-                    let dgain = t.gpu.zeros(1, 2 * head_dim)?;
-                    let turn = match turned {
-                        0 => None,
-                        _ => Some(Turn::new(t.gpu, angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?, &start)?),
-                    };
-                    let positions = t.gpu.vector(&pos)?;
-                    let gain = Gain { weight: &gain, plus_one };
-                    let qk_norm = normed.then_some((gain, 1e-6));
-                    let place = Place { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
-                    let (y, inv) = forward(&mut t.rec, &place, &raw)?;
-                    // The same rows as a decoding step, their pages in falling order.
-                    let (pages, width) = (900usize.div_ceil(PAGE), kv_heads * h.padded());
-                    let table: Vec<u32> = (0..(rows * pages) as u32).rev().collect();
-                    let steps = Rows {
-                        table: t.gpu.upload(rows, pages, &table)?,
-                        pos: positions.clone(),
-                        longest: 900,
-                        window: u32::MAX,
-                        scale: None,
-                    };
-                    let slots = rows * pages * PAGE;
-                    let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
-                    let arena = Arena { keys: memory()?, values: memory()? };
-                    let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
-                    let step = t.gpu.upload(rows, raw.cols, &padded)?;
-                    decode(&mut t.rec, &place, &step, &steps, &arena)?;
-                    let own = |(b, p): (usize, &u32)| {
-                        let slot = table[b * pages + *p as usize / PAGE] as usize * PAGE + *p as usize % PAGE;
-                        (0..kv_heads).map(move |kv| Arena::row(kv_heads, kv, slot) as u32)
-                    };
-                    let own = t.gpu.vector(&pos.iter().enumerate().flat_map(own).collect::<Vec<_>>())?;
-                    let room = || t.gpu.empty(rows * kv_heads, h.padded());
-                    let (keys, values) = (room()?, room()?);
-                    super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
-                    super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
-                    let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
-                    let hg = if normed { super::rms_norm::whole(&hg, plus_one) } else { Vec::new() };
-                    let eps = f64::from(1e-6f32);
-                    let turned = pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim);
-                    // Columns of every row: what is left of q, k and v heads.
-                    let columns = |from: &[f64], first: usize, count: usize| -> Vec<f64> {
-                        let rows = from.chunks_exact(h.width());
-                        rows.flat_map(|r| &r[first..first + count]).copied().collect()
-                    };
-                    let (k, all) = (heads * h.padded(), pad_heads(&host, head_dim));
-                    t.expect("keys", &keys, || columns(&turned, k, width));
-                    t.expect("values", &values, || columns(&all, k + width, width));
-                    t.expect("step", &step, || {
-                        let qk = |r: (&[f64], &[f64])| [&r.0[..k + width], &r.1[k + width..]].concat();
-                        turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(qk).collect()
-                    });
-                    t.expect("y", &y, || turned.clone());
-                    let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);
-                    t.expect("dx", &dx, || pad_heads(&wx, head_dim));
-                    if normed {
-                        t.expect("dgain", &dgain, || wg);
-                    }
-                    Ok(())
-                },
-            ));
+            let shape = format!("{rows}x{heads}/{kv_heads}x{head_dim}");
+            let options = format!("turned={turned} norm={normed} plus_one={plus_one}");
+            all.push(Case::new(format!("forward, backward and decode {shape} {options}"), 1e-5, move |t| {
+                let inv_freq: Vec<f32> =
+                    (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
+                let halved: Vec<f32> = inv_freq.iter().map(|f| f / 2.0).collect();
+                let pos: Vec<u32> = (0..rows).map(|_| t.below(900) as u32).collect();
+                // Half the rows turn by the second section, whose halved frequencies make a position count half.
+                let second: Vec<bool> = (0..rows).map(|_| t.below(2) == 1).collect();
+                let pos: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p & !1 } else { *p }).collect();
+                let felt: Vec<u32> = pos.iter().zip(&second).map(|(p, s)| if *s { p / 2 } else { *p }).collect();
+                let start: Vec<u32> = second.iter().map(|s| if *s { 900 } else { 0 }).collect();
+                let (raw, host) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                let (dy, hdy) = head_matrix(t, rows, heads + 2 * kv_heads, head_dim)?;
+                let (gain, hg) = t.matrix(1, 2 * head_dim)?;
+                let dgain = t.gpu.zeros(1, 2 * head_dim)?;
+                let turn = match turned {
+                    0 => None,
+                    _ => Some(Turn::new(t.gpu, angles(t.gpu, &[(&inv_freq, 900), (&halved, 900)], 1.0)?, &start)?),
+                };
+                let positions = t.gpu.vector(&pos)?;
+                let gain = Gain { weight: &gain, plus_one };
+                let qk_norm = normed.then_some((gain, 1e-6));
+                let place = Place { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
+                let (y, inv) = forward(&mut t.rec, &place, &raw)?;
+                // The same rows as a decoding step, their pages in falling order.
+                let (pages, width) = (900usize.div_ceil(PAGE), kv_heads * h.padded());
+                let table: Vec<u32> = (0..(rows * pages) as u32).rev().collect();
+                let steps = Rows {
+                    table: t.gpu.upload(rows, pages, &table)?,
+                    pos: positions.clone(),
+                    longest: 900,
+                    window: u32::MAX,
+                    scale: None,
+                };
+                let slots = rows * pages * PAGE;
+                let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
+                let arena = Arena { keys: memory()?, values: memory()? };
+                let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
+                let step = t.gpu.upload(rows, raw.cols, &padded)?;
+                decode(&mut t.rec, &place, &step, &steps, &arena)?;
+                let own = |(b, p): (usize, &u32)| {
+                    let slot = table[b * pages + *p as usize / PAGE] as usize * PAGE + *p as usize % PAGE;
+                    (0..kv_heads).map(move |kv| Arena::row(kv_heads, kv, slot) as u32)
+                };
+                let own = t.gpu.vector(&pos.iter().enumerate().flat_map(own).collect::<Vec<_>>())?;
+                let room = || t.gpu.empty(rows * kv_heads, h.padded());
+                let (keys, values) = (room()?, room()?);
+                super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
+                super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
+                let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
+                let hg = if normed { super::rms_norm::whole(&hg, plus_one) } else { Vec::new() };
+                let eps = f64::from(1e-6f32);
+                let turned = pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim);
+                // Columns of every row: what is left of q, k and v heads.
+                let columns = |from: &[f64], first: usize, count: usize| -> Vec<f64> {
+                    let rows = from.chunks_exact(h.width());
+                    rows.flat_map(|r| &r[first..first + count]).copied().collect()
+                };
+                let (k, all) = (heads * h.padded(), pad_heads(&host, head_dim));
+                t.expect("keys", &keys, || columns(&turned, k, width));
+                t.expect("values", &values, || columns(&all, k + width, width));
+                t.expect("step", &step, || {
+                    let qk = |r: (&[f64], &[f64])| [&r.0[..k + width], &r.1[k + width..]].concat();
+                    turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(qk).collect()
+                });
+                t.expect("y", &y, || turned.clone());
+                let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);
+                t.expect("dx", &dx, || pad_heads(&wx, head_dim));
+                if normed {
+                    t.expect("dgain", &dgain, || wg);
+                }
+                Ok(())
+            }));
         }
     }
     all

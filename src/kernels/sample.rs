@@ -19,8 +19,8 @@ static SOURCE: Source = Source {
 static BY_WORKGROUP: Source =
     Source { name: "sample.by_workgroup", libs: &["grid", "reduce.tile", "philox", "keys"], ..SOURCE };
 
-/// Vocabulary from which on a software adapter's lanes share a row: a row goes through it 2 to 6 times, which costs more than the
-/// barriers between. It does not depend on the number of rows, which so changes no bit.
+/// Vocabulary from which on a software adapter's lanes share a row: a row goes through it 2 to 6 times, which costs
+/// more than the barriers between. It does not depend on the number of rows, which so changes no bit.
 const SHARED: usize = 4096;
 
 /// The kernel's row in [`super::ALL`].

@@ -1,5 +1,5 @@
-//! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is a
-//! share of 1 / rows of the product it prepares.
+//! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is
+//! a share of 1 / rows of the product it prepares.
 
 use super::case::{Case, Kernel, Trial};
 use super::half::Half;
@@ -67,8 +67,8 @@ pub fn twin(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect()
 }
 
-/// Compares turned copies of a block, of all its columns and of those from the eighth on, with `host` `[rows, cols]`, its values
-/// without padding.
+/// Compares turned copies of a block, of all its columns and of those from the eighth on, with `host` `[rows, cols]`,
+/// its values without padding.
 fn expect_turned(t: &mut Trial, block: &Block, host: Vec<f64>, rows: usize, cols: usize) -> Result<()> {
     for first in [0, 8].into_iter().filter(|first| *first < cols) {
         let y = forward(&mut t.rec, block, first..cols)?;

@@ -1,5 +1,5 @@
-//! The matrices of a model on the GPU: cut by columns into blocks that each fit a binding, and stored in f32, in 16 bits or
-//! in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
+//! The matrices of a model on the GPU: cut by columns into blocks that each fit a binding, and stored in f32, in 16
+//! bits or in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
 
 use super::half::Half;
 use super::quants::{Quants, Scales};
@@ -37,8 +37,8 @@ pub enum Block {
         quants: Quants,
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
-        /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns' scales and
-        /// their minima in turn.
+        /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns'
+        /// scales and their minima in turn.
         scales: Tensor,
     },
 }
@@ -116,7 +116,8 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// Columns of a block that fits one buffer in f32, the type in which the way back turns it around, whatever it is stored in.
+/// Columns of a block that fits one buffer in f32, the type in which the way back turns it around, whatever it is
+/// stored in.
 fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
     let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
     match most {
