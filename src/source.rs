@@ -339,7 +339,7 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
 /// # Errors
 /// A value is beyond the range of `dtype`; errors of the file system.
 pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
-    peft::save_adapter(folder, (&base.path, base.text.as_ref()), adapter, dtype)
+    peft::save_adapter(folder, &base.path, base.text.as_ref(), adapter, dtype)
 }
 
 #[cfg(test)]

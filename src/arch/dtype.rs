@@ -6,30 +6,31 @@
 
 use half::{bf16, f16};
 
-/// Storage type of a tensor.
+/// How a tensor's numbers are stored in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
-    /// IEEE single precision.
+    /// Numbers in IEEE single precision.
     F32,
-    /// IEEE half precision.
+    /// Numbers in IEEE half precision.
     F16,
-    /// The upper half of an f32.
+    /// Numbers as the upper half of an f32 (bfloat16).
     BF16,
-    /// 32 values: f16 scale, i8 each.
+    /// Blocks of 32 values: an f16 scale, and 8 bits for each value.
     Q8_0,
-    /// 32 values: f16 scale, 4 bits each, less 8.
+    /// Blocks of 32 values: an f16 scale, and 4 bits for each value, less 8.
     Q4_0,
-    /// 32 values: f16 scale and minimum, 4 bits each.
+    /// Blocks of 32 values: an f16 scale and minimum, and 4 bits for each value.
     Q4_1,
-    /// 32 values: f16 scale, 5 bits each, less 16.
+    /// Blocks of 32 values: an f16 scale, and 5 bits for each value, less 16.
     Q5_0,
-    /// 32 values: f16 scale and minimum, 5 bits each.
+    /// Blocks of 32 values: an f16 scale and minimum, and 5 bits for each value.
     Q5_1,
-    /// 256 values: f16 scale and minimum, eight 6-bit sub-scales and sub-minima, 4 bits each.
+    /// Blocks of 256 values: an f16 scale and minimum, eight 6-bit sub-scales and sub-minima, and 4 bits for each
+    /// value.
     Q4K,
-    /// As [`Dtype::Q4K`] with 5 bits each.
+    /// Blocks as [`Dtype::Q4K`] has them, with 5 bits for each value.
     Q5K,
-    /// 256 values: f16 scale, sixteen i8 sub-scales, 6 bits each, less 32.
+    /// Blocks of 256 values: an f16 scale, sixteen 8-bit sub-scales, and 6 bits for each value, less 32.
     Q6K,
 }
 
@@ -49,17 +50,17 @@ const TYPES: [(Dtype, &str, u32, (usize, usize)); 11] = [
 ];
 
 impl Dtype {
-    /// Every type.
+    /// Every type, in the order of the enum.
     pub fn all() -> impl Iterator<Item = Dtype> {
         TYPES.iter().map(|(dtype, ..)| *dtype)
     }
 
-    /// Values and bytes of one block (1 value for the plain types).
+    /// The number of values and of bytes in one block; a plain type has blocks of one value.
     pub fn block(self) -> (usize, usize) {
         TYPES[self as usize].3
     }
 
-    /// The name used in files and messages.
+    /// The type's name in files and messages.
     pub fn name(self) -> &'static str {
         TYPES[self as usize].1
     }
@@ -69,7 +70,7 @@ impl Dtype {
         Dtype::all().find(|dtype| dtype.name().eq_ignore_ascii_case(name))
     }
 
-    /// GGUF's number for it.
+    /// The number that stands for the type in GGUF files.
     pub fn gguf(self) -> u32 {
         TYPES[self as usize].2
     }
@@ -79,8 +80,8 @@ impl Dtype {
         Dtype::all().find(|dtype| dtype.gguf() == number)
     }
 
-    /// Bytes of a tensor of this shape (rows are the last axis), `None` where the last axis is no multiple of the block
-    /// or the product overflows.
+    /// The bytes that a tensor of this shape takes; rows lie along the last axis. `None` if the last axis is no
+    /// multiple of the block, or the product overflows.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (values, bytes) = self.block();
         if shape.last().is_some_and(|last| last % values != 0) {
@@ -90,7 +91,7 @@ impl Dtype {
         (count / values).checked_mul(bytes)
     }
 
-    /// Appends the values of `data` (whole blocks; a torn last one is ignored) to `out`.
+    /// Appends the values of the blocks in `data` to `out`; a torn last block is ignored.
     pub fn dequantise(self, data: &[u8], out: &mut Vec<f32>) {
         let (values, bytes) = self.block();
         out.reserve(data.len() / bytes * values);
@@ -154,10 +155,11 @@ impl Dtype {
         }
     }
 
-    /// The stored bytes of `values` (whole blocks), rounded to the nearest even; Q8_0 as the `gguf` package quantises.
+    /// The stored bytes of `values`, which make whole blocks. They are rounded to the nearest, ties to even; Q8_0 is
+    /// quantised as the `gguf` Python package does.
     ///
     /// # Errors
-    /// A type that is not written, values that the type cannot hold: the text says which.
+    /// The type is read but not written, or it cannot hold a value; the text says which.
     pub fn encode(self, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
         let fits = |all: bool| if all { Ok(()) } else { Err(format!("a value is beyond the range of {self}")) };
         match self {

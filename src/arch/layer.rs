@@ -15,64 +15,64 @@ pub struct Layer {
 /// What carries information from position to position.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mixer {
-    /// Softmax attention to the positions before.
+    /// Softmax attention to the positions before, and to the position itself.
     Attention(Attention),
 }
 
 /// Softmax attention: its heads, what it sees and how it knows positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
-    /// H: query heads.
+    /// H, the number of query heads.
     pub heads: usize,
-    /// KV: key and value heads; H is a multiple of it.
+    /// KV, the number of key and value heads; H is a multiple of it.
     pub kv_heads: usize,
-    /// Channels of one head; need not be D / H.
+    /// The channels of one head; not necessarily D / H.
     pub head_dim: usize,
-    /// A position sees only this many positions back, itself included.
+    /// How many positions back a position sees, itself included; all of them if None.
     pub window: Option<usize>,
-    /// Which of [`super::Arch::ropes`] turns queries and keys; None in a block without positions.
+    /// Which of [`super::Arch::ropes`] turns queries and keys; none does in a block without positions.
     pub rope: Option<usize>,
-    /// Bias on q, k and v.
+    /// Whether q, k and v have a bias.
     pub qkv_bias: bool,
-    /// Bias on the output projection.
+    /// Whether the output projection has a bias.
     pub o_bias: bool,
-    /// RMSNorm on each head of q and k before the rotation (Qwen 3, Gemma 3).
+    /// Whether each head of q and k is normalised before the rotation, by RMSNorm (Qwen 3, Gemma 3).
     pub qk_norm: bool,
-    /// Factor on the scores, head_dim^-0.5 if None.
+    /// The factor on the scores; head_dim^-0.5 if None.
     pub query_scale: Option<f32>,
 }
 
-/// Where a block normalises.
+/// Where a block normalises, by RMSNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
-    /// The stream, before the mixer and before the MLP reads it.
+    /// The stream is normalised before the mixer and before the MLP reads it.
     Before,
-    /// There, and the output of each branch before it joins the stream (Gemma 3).
+    /// So it is, and the output of each branch is normalised before it joins the stream (Gemma 3).
     BeforeAndAfter,
 }
 
 /// What works on each position by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mlp {
-    /// down(act(gate(x)) · up(x))
+    /// A gated MLP computes down(act(gate(x)) · up(x)).
     Gated(Gated),
 }
 
 /// A gated MLP (GLU variants, arXiv 2002.05202).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gated {
-    /// F: width of gate and up.
+    /// F, the width of gate and up in channels.
     pub width: usize,
     /// The gate's activation.
     pub activation: Activation,
-    /// Bias on gate, up and down.
+    /// Whether gate, up and down have a bias.
     pub bias: bool,
 }
 
 /// The gate's activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// x · sigmoid(x)
+    /// The function x · sigmoid(x).
     Silu,
     /// GELU in its tanh form (`gelu_pytorch_tanh`; arXiv 1606.08415, section 2).
     GeluTanh,

@@ -16,9 +16,9 @@ const MAX_RANK: usize = 4096;
 /// An adapter on the host: its tensors under PEFT's names, A then B of each layer in the model's order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
-    /// Its settings.
+    /// The settings that adapter_config.json holds.
     pub config: LoraConfig,
-    /// `base_model.model.MODULE.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`.
+    /// The tensors `base_model.model.MODULE.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]` of each layer.
     pub tensors: Vec<NamedTensor>,
 }
 
@@ -87,10 +87,11 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
 }
 
 impl Adapter {
-    /// As PEFT begins: A uniform in ±1 / √in (Kaiming with a = √5), B zero, so the model is unchanged at first.
+    /// An adapter as PEFT begins: A is uniform in ±1 / √in (Kaiming with a = √5) and B is zero, so that the model is
+    /// unchanged at first.
     ///
     /// # Errors
-    /// Targets that the model does not have; a rank of 0.
+    /// The model does not have the targets, or a rank is 0 or too large.
     pub fn fresh(arch: &Arch, config: &LoraConfig, seed: u64) -> Result<Adapter> {
         let mut tensors = Vec::new();
         for t in targets(arch, config)? {
@@ -104,7 +105,7 @@ impl Adapter {
         Ok(Adapter { config: config.clone(), tensors })
     }
 
-    /// Names and shapes of an adapter's tensors on a model.
+    /// The names and shapes of an adapter's tensors on a model.
     ///
     /// # Errors
     /// As [`Adapter::fresh`].
@@ -113,10 +114,10 @@ impl Adapter {
         Ok(targets(arch, config)?.into_iter().flat_map(both).collect())
     }
 
-    /// Adds s · B A to the weights of the base model, summed in f64.
+    /// Adds s · B A of each adapted layer to the weights of the base model; sums are in f64.
     ///
     /// # Errors
-    /// An adapter of another model; a sum that is no weight any more.
+    /// The adapter is another model's, or a sum is no weight any more: not finite, or too large.
     pub fn merge(&self, base: &mut [NamedTensor]) -> Result<()> {
         let rules = Rules::new(&self.config)?;
         for pair in self.tensors.chunks_exact(2) {

@@ -5,51 +5,53 @@ use fancy_regex::{Regex, RegexBuilder};
 
 use crate::{Error, Result};
 
-/// Stands for every linear layer of the blocks.
+/// The target that stands for every linear layer of the blocks.
 pub const ALL_LINEAR: &str = "all-linear";
 /// Steps of backtracking after which a pattern is given up: layers' names are short.
 const MAX_STEPS: usize = 100_000;
 /// Bytes that a compiled pattern may take.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// Layers by name or by pattern.
+/// A choice of layers, by name or by pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Modules {
-    /// Each is a layer's whole name or its end after a dot; among targets [`ALL_LINEAR`] is every layer.
+    /// Each name is a layer's whole name or its end after a dot; among targets, [`ALL_LINEAR`] means every layer.
     Names(Vec<String>),
-    /// A regular expression (Python's `re`) for the whole name.
+    /// A regular expression (as Python's `re` has them) matches a layer's whole name.
     Pattern(String),
 }
 
-/// What leaves layers out, and what differs between them.
+/// The rules that leave layers out, and that give some of them another rank or α.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerRules {
-    /// `exclude_modules`: targets that are none after all.
+    /// Targets that get no adapter after all (PEFT's `exclude_modules`).
     pub exclude: Option<Modules>,
-    /// `layers_to_transform`: the blocks that have an adapter; none means all. A target's whole name overrules it.
+    /// The numbers of the blocks that have an adapter (PEFT's `layers_to_transform`); an empty list means all. A target
+    /// that is a layer's whole name overrules it.
     pub blocks: Vec<usize>,
-    /// `layers_pattern`: names (regular expressions) of the lists that `blocks` counts in; none means any.
+    /// Names of the lists in which `blocks` counts, as regular expressions (PEFT's `layers_pattern`); an empty list
+    /// means any.
     pub lists: Vec<String>,
-    /// `rank_pattern`: the first pattern that matches a name, or its end after a dot, gives the layer's rank.
+    /// Ranks by pattern (PEFT's `rank_pattern`): the first that matches a layer's name, or its end after a dot, holds.
     pub rank: Vec<(String, usize)>,
-    /// `alpha_pattern`: the same for α.
+    /// Values of α by pattern (PEFT's `alpha_pattern`): the first that matches, as with `rank`, holds.
     pub alpha: Vec<(String, f32)>,
 }
 
-/// What adapter_config.json says.
+/// The settings of a LoRA adapter, as adapter_config.json has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// r, the width between A and B.
+    /// The rank r, which is the width between A and B.
     pub rank: usize,
-    /// α of the scale.
+    /// The factor α of the scale.
     pub alpha: f32,
-    /// Scale α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
+    /// Whether the scale is α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
     pub rslora: bool,
-    /// Share of A's input that is dropped in training, from 0 to below 1.
+    /// The share of A's input that is dropped in training, from 0 to below 1.
     pub dropout: f32,
     /// The layers that get an adapter.
     pub targets: Modules,
-    /// Exceptions among them.
+    /// The rules that leave out some of those layers, and that give some another rank or α.
     pub layers: LayerRules,
 }
 

@@ -6,11 +6,12 @@ use crate::{Error, Result};
 /// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Angle per position of each rotated pair, `[n]`; pair i is channels i and i + n, those from 2n on do not turn.
+    /// The angle per position of each rotated pair, `[n]`. Pair i is the channels i and i + n; those from 2n on do not
+    /// turn.
     pub inv_freq: Vec<f32>,
-    /// Factor on the rotated q and k (1 but for yarn and longrope).
+    /// The factor on the rotated q and k; 1 but for yarn and longrope.
     pub scaling: f32,
-    /// How the angles depend on the sequence's length.
+    /// How the angles depend on the length of the sequence.
     pub stretch: Stretch,
 }
 
@@ -18,22 +19,22 @@ pub struct Rope {
 /// generation prompt + max_new_tokens, so that no other sequence of a batch changes a number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stretch {
-    /// Nothing.
+    /// The length changes nothing.
     Never,
-    /// LongRoPE (arXiv 2402.13753): other frequencies beyond the context of the first training.
+    /// LongRoPE (arXiv 2402.13753): sequences beyond the context of the first training turn by other frequencies.
     Long {
-        /// The longest sequence that turns by `Rope::inv_freq`.
+        /// The longest sequence, in tokens, that turns by `Rope::inv_freq`.
         original: usize,
-        /// The others' frequencies.
+        /// The angle per position of each rotated pair in longer sequences, `[n]`.
         inv_freq: Vec<f32>,
     },
-    /// NTK-aware scaling by length: the base grows with what goes beyond the context.
+    /// NTK-aware scaling: the base of the frequencies grows with the length beyond the context.
     Dynamic {
-        /// `rope_theta`
+        /// The base of the frequencies, config.json's `rope_theta`.
         theta: f64,
-        /// `factor`
+        /// By how much the context is stretched, config.json's `factor`.
         factor: f32,
-        /// The longest sequence that turns by `Rope::inv_freq`.
+        /// The longest sequence, in tokens, that turns by `Rope::inv_freq`.
         original: usize,
     },
 }
@@ -44,17 +45,17 @@ pub enum Stretch {
 pub struct Arch {
     /// config.json's `model_type`: the family's row in [`super::family::FAMILIES`].
     pub model_type: String,
-    /// V: rows of the embedding and width of the logits.
+    /// V, the number of tokens: rows of the embedding and width of the logits.
     pub vocab_size: usize,
-    /// D: width of the residual stream.
+    /// D, the width of the residual stream in channels.
     pub hidden_size: usize,
-    /// Longest sequence the model was made for, in tokens.
+    /// The longest sequence that the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Added to the mean square in every RMSNorm.
+    /// The number that every RMSNorm adds to the mean square.
     pub rms_norm_eps: f32,
-    /// Norms multiply by 1 + weight (Gemma).
+    /// Whether norms multiply by 1 + weight (Gemma) instead of the weight.
     pub norm_plus_one: bool,
-    /// Factor on the embedding.
+    /// The factor on the embedding's rows.
     pub embedding_scale: f32,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
@@ -72,15 +73,15 @@ pub struct Arch {
 /// Sizes that all blocks of a model have alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Alike {
-    /// H: query heads.
+    /// H, the number of query heads.
     pub heads: usize,
-    /// KV: key and value heads.
+    /// KV, the number of key and value heads.
     pub kv_heads: usize,
-    /// Channels of one head.
+    /// The channels of one head.
     pub head_dim: usize,
-    /// Factor on the scores, head_dim^-0.5 if None.
+    /// The factor on the scores; head_dim^-0.5 if None.
     pub query_scale: Option<f32>,
-    /// F: width of the MLP.
+    /// F, the width of the MLP in channels.
     pub width: usize,
 }
 

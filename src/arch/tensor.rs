@@ -3,15 +3,15 @@
 /// One named parameter on the host, in Hugging Face's name, shape and row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// Hugging Face's parameter name.
+    /// The parameter's name in Hugging Face's files.
     pub name: String,
-    /// `[out, in]` for matrices, `[n]` for vectors.
+    /// The shape: `[out, in]` of a matrix, `[n]` of a vector.
     pub shape: Vec<usize>,
-    /// Row-major values.
+    /// The values, row after row.
     pub data: Vec<f32>,
 }
 
-/// The largest absolute value that a weight may have. Those of trained models stay below some thousands; beyond this
+/// The largest absolute value that a weight may have. Weights of trained models stay below some thousands; beyond this
 /// the products of three matrices, as in an MLP, may leave f32's range, and the model would only write NaN.
 pub const LARGEST: f32 = 1e9;
 

@@ -103,3 +103,20 @@ impl Quants {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is compiled, timed and tested is what files need, no more and no less.
+    #[test]
+    fn the_kinds_are_those_of_the_types_of_files() {
+        let needed: Vec<Quants> = Dtype::all().filter_map(Quants::of).collect();
+        assert!(needed.iter().all(|kind| Quants::ALL.contains(kind)), "{needed:?}");
+        assert!(Quants::ALL.iter().all(|kind| needed.contains(kind)), "{needed:?}");
+        for dtype in Dtype::all() {
+            let blocks = dtype.block().0 > 1;
+            assert_eq!((Quants::of(dtype).is_some(), Half::of(dtype).is_some()), (blocks, dtype.block() == (1, 2)));
+        }
+    }
+}

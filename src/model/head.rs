@@ -27,7 +27,7 @@ pub(crate) struct Lists {
     pub(crate) targets: Targets,
     /// Place of `Wanted::entries[i]` among the sorted entries.
     pub(crate) order: Vec<u32>,
-    /// E
+    /// E, the number of entries.
     pub(crate) entries: usize,
 }
 

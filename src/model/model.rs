@@ -13,17 +13,17 @@ use crate::kernels::weight::{Block, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
 
-/// A model's weights on the GPU.
+/// A model on the GPU: its shape and its weights.
 pub struct Model {
-    /// Its shape.
+    /// The shape of the decoder.
     pub arch: Arch,
-    /// By number (`params`); None where this architecture has no such parameter.
+    /// The parameters by number (`params.rs`); None where this architecture has no such parameter.
     pub(crate) params: Vec<Option<Weight>>,
     /// The 16-bit copies that products read instead, by number; empty where they read `params`.
     pub(crate) copies: Vec<Option<Weight>>,
     /// cos and sin by position, one table for each of `Arch::ropes`.
     pub(crate) angles: Vec<Tensor>,
-    /// An adapter beside the weights, which are frozen then.
+    /// The adapter beside the weights, which are then frozen.
     pub(crate) lora: Option<Lora>,
 }
 
@@ -33,26 +33,26 @@ impl Model {
         Ok(Model { arch: arch.clone(), params, copies: Vec::new(), angles: angles::tables(gpu, arch)?, lora: None })
     }
 
-    /// A model with f32 weights from named tensors (every parameter of `arch`, once).
+    /// Makes a model with f32 weights from named tensors, which hold every parameter of `arch` once.
     ///
     /// # Errors
-    /// A missing, surplus or wrongly shaped tensor; a non-finite value; out of memory.
+    /// A tensor is missing, unknown or wrongly shaped; a value is not finite or too large; the device is out of memory.
     pub fn from_tensors(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, arch, params::upload(gpu, arch, tensors)?)
     }
 
-    /// A model of a shape alone, for a device that counts ([`Gpu::counting`]): as [`Model::load_as`] would load it from
-    /// a file whose matrices are stored as `dtype`.
+    /// Makes a model of a shape alone, for a device that counts ([`Gpu::counting`]): with the memory that
+    /// [`Model::load_as`] would take for a file whose matrices are stored as `dtype`.
     ///
     /// # Errors
-    /// Out of memory.
+    /// The device is out of memory.
     pub fn of_shape(gpu: &Gpu, arch: &Arch, dtype: Dtype, storage: Storage) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, arch, params::room(gpu, arch, storage, &|_| Ok(dtype))?)
     }
 
-    /// Its shape alone, on a device that counts.
+    /// The same model without values, on a device that counts.
     pub(crate) fn like(&self, gpu: &Gpu) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         let like = |all: &[Option<Weight>]| -> Result<Vec<Option<Weight>>> {
@@ -63,7 +63,7 @@ impl Model {
         Ok(Model { copies, lora, ..Self::with(gpu, &self.arch, like(&self.params)?)? })
     }
 
-    /// A model from disk for inference: what is stored in blocks or in 16 bits stays so.
+    /// Loads a model from disk for inference: matrices that are stored in blocks or in 16 bits stay so.
     ///
     /// # Errors
     /// As [`Model::from_tensors`].
@@ -71,19 +71,19 @@ impl Model {
         Self::load_as(gpu, source, Storage::Own)
     }
 
-    /// A model from disk with its matrices in a type of choice; an adapter stays apart, in f32.
+    /// Loads a model from disk with its matrices in a type of choice; an adapter stays apart, in f32.
     ///
     /// # Errors
-    /// As [`Model::from_tensors`]; a value beyond the type.
+    /// As [`Model::from_tensors`]; or the type cannot hold a value.
     pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
-    /// The model with an adapter beside its weights; with None it stays as it is.
+    /// Puts an adapter beside the model's weights; with None the model stays as it is.
     ///
     /// # Errors
-    /// It has one already, or the adapter is another model's; out of memory.
+    /// The model has an adapter already, the adapter is another model's, or the device is out of memory.
     pub fn with_adapter(mut self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
         let Some(adapter) = adapter else { return Ok(self) };
         if self.lora.is_some() {
@@ -101,20 +101,20 @@ impl Model {
         self.lora.is_some()
     }
 
-    /// The adapter, if there is one.
+    /// The adapter's settings and tensors, if there is one.
     ///
     /// # Errors
-    /// GPU errors.
+    /// Errors of the GPU.
     pub fn adapter(&self, gpu: &Gpu) -> Result<Option<Adapter>> {
         let Some(lora) = &self.lora else { return Ok(None) };
         let tensors = lora.download(gpu, &self.arch, |p| self.weight(p))?;
         Ok(Some(Adapter { config: lora.config.clone(), tensors }))
     }
 
-    /// All parameters, dequantised to f32, in the family's order; an adapter is merged into them.
+    /// All parameters, dequantised to f32, in the family's order, with the adapter, if there is one, merged into them.
     ///
     /// # Errors
-    /// GPU errors.
+    /// Errors of the GPU.
     pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
         let mut tensors = params::download(gpu, &self.arch, |p| match &self.params[p] {
             Some(w) => w.values(gpu),
@@ -126,10 +126,10 @@ impl Model {
         Ok(tensors)
     }
 
-    /// The model with its matrices in bf16, rounded to the nearest; those in 16 bits stay. Vectors are in f32.
+    /// Rounds the model's matrices to bf16, to the nearest; those in 16 bits stay as they are. Vectors are in f32.
     ///
     /// # Errors
-    /// Quantised matrices, an adapter; out of memory.
+    /// Matrices are quantised, the model has an adapter, or the device is out of memory.
     pub fn rounded(mut self, gpu: &Gpu) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         if self.lora.is_some() {
@@ -139,19 +139,19 @@ impl Model {
         Ok(self)
     }
 
-    /// The type in which its matrices are written without loss: BF16 where they are in it, else F32.
+    /// The type in which the matrices can be written without loss: BF16 if all of them are in it, else F32.
     pub fn dtype(&self) -> Dtype {
         let bf16 = |w: &Weight| w.blocks().all(|(_, b)| matches!(b, Block::Half { half: Half::Bf16, .. }));
         let mut matrices = self.params.iter().flatten().filter(|w| params::is_matrix(w));
         if self.lora.is_none() && matrices.all(bf16) { Dtype::BF16 } else { Dtype::F32 }
     }
 
-    /// A parameter that this architecture has.
+    /// The parameter of a number, which this architecture has.
     pub(crate) fn weight(&self, param: usize) -> Result<&Weight> {
         self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
     }
 
-    /// What products read of a parameter.
+    /// What products read of a parameter: its 16-bit copy, if there is one.
     pub(crate) fn operand(&self, param: usize) -> Result<&Weight> {
         match self.copies.get(param) {
             Some(Some(copy)) => Ok(copy),
@@ -164,12 +164,12 @@ impl Model {
         self.weight(param)?.dense()
     }
 
-    /// A norm's gain.
+    /// The gain of a norm.
     pub(crate) fn gain(&self, param: usize) -> Result<Gain<'_>> {
         Ok(Gain { weight: self.dense(param)?, plus_one: self.arch.norm_plus_one })
     }
 
-    /// Rows that one pass may have: the widest activation must fit a binding.
+    /// The most rows that one pass may have, so that the widest activation fits a binding.
     pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
         let widest = |layer: &Layer| {
             let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);

@@ -50,15 +50,16 @@ const SLOTS: [Slot; 13] = [
     Slot::PostNorm2,
 ];
 
-/// In which type matrices are kept on the GPU.
+/// The type in which matrices are kept on the GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
-    /// As the file has them: quantised blocks and 16 bits stay, all else becomes f32. No value changes.
+    /// Matrices are kept as the file has them: quantised blocks and 16 bits stay, all else becomes f32. No value
+    /// changes.
     #[default]
     Own,
-    /// f32.
+    /// Matrices are kept in f32.
     F32,
-    /// Rounded to 16 bits; sums, activations and vectors stay in f32.
+    /// Matrices are rounded to 16 bits; sums, activations and vectors stay in f32.
     Half(Half),
 }
 

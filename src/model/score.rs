@@ -11,12 +11,12 @@ use crate::kernels::rows;
 use crate::layout::{Forest, Node, packs};
 use crate::{Error, Observer, Result};
 
-/// A prompt with the continuations whose tokens are to be scored; the prompt is computed once.
+/// A prompt with the continuations whose tokens are to be scored. The prompt is computed once.
 #[derive(Clone, Debug)]
 pub struct Branch {
-    /// Token ids, not empty.
+    /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
-    /// Token ids of each continuation.
+    /// Token ids of each continuation; at least one in each.
     pub completions: Vec<Vec<u32>>,
 }
 
@@ -39,10 +39,11 @@ pub(crate) fn run(rec: &mut Recorder, model: &Model, forest: &Forest, view: &Vie
     head::final_norm(rec, model, &stream)
 }
 
-/// Log-probs `[branch][completion][token]`: each completion token given the prompt and what precedes it.
+/// The log-probs `[branch][completion][token]` of each completion's tokens, given the prompt and what precedes them.
 ///
 /// # Errors
-/// Empty prompts or completions, ids outside the vocabulary, more tokens than the context; GPU errors.
+/// A prompt or completion is empty, an id is outside the vocabulary, or there are more tokens than the context; errors
+/// of the GPU; [`Error::Stopped`] if the observer asks for it.
 pub fn logps(gpu: &Gpu, model: &Model, branches: &[Branch], observer: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
     let mut all: Vec<Vec<Vec<f32>>> = Vec::new();
     let rows = |b: &Branch| b.prompt.len() + b.completions.iter().map(Vec::len).sum::<usize>();
@@ -85,7 +86,7 @@ fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<
     Ok(branches.iter().map(|b| b.completions.iter().map(|c| take(c.len())).collect()).collect())
 }
 
-/// Logits `[len, V]` of one sequence, row-major.
+/// The logits `[len, V]` of one sequence, row after row.
 ///
 /// # Errors
 /// As [`logps`].
@@ -107,8 +108,8 @@ pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
     Ok(all)
 }
 
-/// The residual stream of one sequence before each layer, `[len, D]` row-major each; layer 0 is the embedding, the last
-/// one is after the final norm.
+/// The residual stream of one sequence before each block, `[len, D]` each, row after row. The first is the embedding;
+/// behind those of the blocks comes the stream after the final norm.
 ///
 /// # Errors
 /// As [`logps`].

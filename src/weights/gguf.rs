@@ -14,27 +14,27 @@ const MAX_ARRAY: u64 = 1 << 22;
 /// GGUF's own limit on axes.
 const MAX_AXES: u32 = 4;
 
-/// A metadata value; numbers of all widths are widened.
+/// A value of a GGUF file's metadata; numbers of all widths are widened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GgufValue {
-    /// u8, u16, u32, u64.
+    /// A number of type u8, u16, u32 or u64.
     Unsigned(u64),
-    /// i8, i16, i32, i64.
+    /// A number of type i8, i16, i32 or i64.
     Signed(i64),
-    /// An f32, kept as one so that it prints as its author wrote it.
+    /// A number of type f32, kept as one so that it prints as its author wrote it.
     F32(f32),
-    /// An f64.
+    /// A number of type f64.
     F64(f64),
     /// A truth value.
     Bool(bool),
     /// UTF-8 text.
     String(String),
-    /// Values of one type, not arrays.
+    /// Values of one type, which is not that of arrays.
     Array(Vec<GgufValue>),
 }
 
 impl GgufValue {
-    /// A count: any integer that is not negative.
+    /// The value as a count, if it is an integer that is not negative.
     pub fn as_usize(&self) -> Option<usize> {
         match self {
             GgufValue::Unsigned(n) => usize::try_from(*n).ok(),
@@ -43,7 +43,7 @@ impl GgufValue {
         }
     }
 
-    /// A number as f64; an f32 as the shortest decimal that means it (9.99999974e-6 is 1e-5).
+    /// The value as f64, if it is a number; an f32 becomes the shortest decimal that means it (9.99999974e-6 is 1e-5).
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             GgufValue::F32(x) => x.to_string().parse().ok(),
@@ -54,17 +54,17 @@ impl GgufValue {
         }
     }
 
-    /// Text.
+    /// The value, if it is text.
     pub fn as_str(&self) -> Option<&str> {
         if let GgufValue::String(s) = self { Some(s) } else { None }
     }
 
-    /// A truth value.
+    /// The value, if it is a truth value.
     pub fn as_bool(&self) -> Option<bool> {
         if let GgufValue::Bool(b) = self { Some(*b) } else { None }
     }
 
-    /// An array's values.
+    /// The values of an array, if it is one.
     pub fn as_array(&self) -> Option<&[GgufValue]> {
         if let GgufValue::Array(a) = self { Some(a) } else { None }
     }
@@ -83,7 +83,7 @@ pub(super) struct GgufTensor {
     pub(super) range: Range<usize>,
 }
 
-/// The head of a GGUF file.
+/// The head of a GGUF file: its metadata, and where its tensors lie.
 #[derive(Debug)]
 pub struct Gguf {
     metadata: HashMap<String, GgufValue>,
@@ -94,7 +94,7 @@ impl Gguf {
     /// Reads the head of a file.
     ///
     /// # Errors
-    /// Not GGUF, another version, truncated, or a length, type or offset that does not fit the file.
+    /// The file is not GGUF, is of another version or truncated, or a length, type or offset does not fit it.
     pub fn open(path: &Path) -> Result<Gguf> {
         let file = Mapped::open(path)?;
         Gguf::parse(&file)
@@ -105,7 +105,7 @@ impl Gguf {
         reader.head()
     }
 
-    /// A metadata value.
+    /// The value of a key of the metadata.
     pub fn get(&self, key: &str) -> Option<&GgufValue> {
         self.metadata.get(key)
     }

@@ -14,9 +14,9 @@ use crate::json::{read_json, write_json};
 use crate::text::Text;
 use crate::{Error, Result};
 
-/// What makes a folder an adapter.
+/// The file that makes a folder an adapter.
 pub(crate) const CONFIG: &str = "adapter_config.json";
-/// Its tensors.
+/// The file of an adapter's tensors.
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 /// Settings that change what is computed and are not built: they must be missing, null, false, 0 or empty.
 const REFUSED: &[&str] = &[
@@ -39,7 +39,7 @@ const REFUSED: &[&str] = &[
 /// Initialisations that leave the base's weights as they are.
 const INITS: &[&str] = &["gaussian", "eva", "orthogonal"];
 
-/// adapter_config.json, checked.
+/// The content of adapter_config.json, checked.
 pub(crate) struct Peft {
     /// The base model as it is written: a folder or file, absolute or relative to the adapter, or a hub id.
     pub(crate) base: String,
@@ -179,13 +179,14 @@ impl Peft {
 }
 
 /// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the
-/// tokenizer of the model that it belongs to.
+/// tokenizer of its base.
 ///
 /// # Errors
-/// Values beyond the range of `dtype`; what the file system says.
+/// A value is beyond the range of `dtype`; errors of the file system.
 pub(crate) fn save_adapter(
     folder: &Path,
-    (base, text): (&Path, Option<&Text>),
+    base: &Path,
+    text: Option<&Text>,
     adapter: &Adapter,
     dtype: Dtype,
 ) -> Result<()> {

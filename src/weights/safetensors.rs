@@ -40,7 +40,7 @@ impl Weights {
     /// Opens one safetensors file.
     ///
     /// # Errors
-    /// A missing or broken file.
+    /// The file is missing or broken.
     pub fn open_safetensors(path: &Path) -> Result<Weights> {
         let mut weights = Weights::default();
         add_file(&mut weights, path, |_| true)?;
@@ -51,7 +51,7 @@ impl Weights {
 /// The files that an index names, each once, in the order of its tensors.
 ///
 /// # Errors
-/// A broken index; a name that is not one of a file beside it.
+/// The index is broken, or a name in it is not that of a file beside it.
 pub(crate) fn shards(index: &Path) -> Result<Vec<String>> {
     let mut shards: Vec<String> = Vec::new();
     for (tensor, shard) in &weight_map(index)? {
@@ -146,7 +146,7 @@ fn unreadable(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -
     Error::file(path, what)
 }
 
-/// A file's most bytes of tensors; more are spread over shards.
+/// The most bytes of tensors in one file; more are spread over shards.
 pub(super) const MAX_SHARD: u64 = 5_000_000_000;
 
 /// Writes `model.safetensors`, or shards of at most `limit` bytes (a larger tensor has its own) and their index, named
@@ -207,12 +207,13 @@ impl View for &Stub<'_> {
 /// The file appears under its name only when it is complete and synced.
 ///
 /// # Errors
-/// Another dtype, a tensor whose data does not fit its shape, a name twice; what the file system says.
+/// The dtype is another one, a tensor's data does not fit its shape, or a name is there twice; errors of the file
+/// system.
 pub fn write_safetensors(path: &Path, tensors: &[NamedTensor], dtype: Dtype) -> Result<()> {
     write(path, tensors, Types { matrices: dtype, vectors: dtype })
 }
 
-/// The same with vectors in F32, as models are trained.
+/// Does what [`write_safetensors`] does, with vectors in F32, as models are trained.
 ///
 /// # Errors
 /// As [`write_safetensors`].

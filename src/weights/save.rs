@@ -14,23 +14,23 @@ use crate::{Error, Result, durable};
 /// Writes a small file so that it appears whole or not at all.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     durable::write_file(path, bytes)
 }
 
-/// What a model folder is made of.
+/// The parts that make a model folder or a GGUF file.
 #[derive(Clone, Copy)]
 pub struct ModelParts<'a> {
-    /// config.json; `dtype` and, if missing, `architectures` are filled in.
+    /// The content of config.json; `dtype` and, if missing, `architectures` are filled in.
     pub config: &'a Value,
-    /// generation_config.json.
+    /// The content of generation_config.json, if there is one.
     pub generation_config: Option<&'a Value>,
-    /// tokenizer.json and tokenizer_config.json with the chat template.
+    /// The tokenizer and the chat template, if there are any.
     pub text: Option<&'a Text>,
-    /// Every parameter, once (a tied output matrix not at all).
+    /// Every parameter once; a tied output matrix is not among them.
     pub tensors: &'a [NamedTensor],
-    /// Storage type: F32, F16 or BF16; in GGUF files also Q8_0.
+    /// The storage type: F32, F16 or BF16; in GGUF files also Q8_0.
     pub dtype: Dtype,
 }
 
@@ -38,12 +38,12 @@ pub struct ModelParts<'a> {
 /// whole, the weights last, and other files stay.
 ///
 /// # Errors
-/// A configuration that is no object, tensors that do not fit it; what the file system says.
+/// The configuration is no object, or the tensors do not fit it; errors of the file system.
 pub fn save_model_parts(folder: &Path, parts: &ModelParts<'_>) -> Result<()> {
     save_as(folder, parts, Types { matrices: parts.dtype, vectors: parts.dtype })
 }
 
-/// The same with matrices in `parts.dtype` and vectors in f32, as they were trained.
+/// Does what [`save_model_parts`] does, with matrices in `parts.dtype` and vectors in f32, as they were trained.
 ///
 /// # Errors
 /// As [`save_model_parts`].
@@ -73,14 +73,14 @@ pub(super) fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<
     Ok(())
 }
 
-/// In a model folder without weights: says why there are none.
+/// The file that says in a model folder without weights why there are none.
 pub const REMOVED_FILE: &str = "removed.json";
 
-/// Removes a model folder's weights; configuration, tokenizer and a note with the reason stay. Without weights nothing
-/// happens.
+/// Removes a model folder's weights; its configuration, its tokenizer and a note with the reason stay. A folder without
+/// weights stays as it is.
 ///
 /// # Errors
-/// What the file system says.
+/// Errors of the file system.
 pub fn remove_weights(folder: &Path, why: &str) -> Result<()> {
     let mut names = Vec::new();
     for entry in disk::read_dir(folder).map_err(Error::io(folder))? {

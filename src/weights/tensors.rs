@@ -9,21 +9,21 @@ use crate::arch::Dtype;
 use crate::disk;
 use crate::{Error, Result};
 
-/// One stored tensor.
+/// A tensor as it is stored in a file.
 #[derive(Clone, Debug)]
 pub struct WeightView<'a> {
-    /// Hugging Face's parameter name.
+    /// The parameter's name in Hugging Face's files.
     pub name: &'a str,
     /// How the values are stored.
     pub dtype: Dtype,
-    /// `[out, in]` for matrices, `[n]` for vectors.
+    /// The shape: `[out, in]` of a matrix, `[n]` of a vector.
     pub shape: &'a [usize],
-    /// The stored bytes, row after row; borrowed from the file unless rows had to be reordered.
+    /// The stored bytes, row after row; borrowed from the file unless they had to be changed.
     pub data: Cow<'a, [u8]>,
 }
 
 impl WeightView<'_> {
-    /// The values as f32, row-major.
+    /// The values as f32, row after row.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = Vec::new();
         self.dtype.dequantise(&self.data, &mut out);
@@ -74,7 +74,7 @@ pub(super) struct Entry {
 /// How a stored tensor differs from Hugging Face's.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// Not at all.
+    /// It does not differ.
     None,
     /// The rows of this many heads alternate between the head's halves (GGUF's llama, q and k).
     Interleaved(usize),
@@ -91,7 +91,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Every tensor's name, in the order of the files.
+    /// The name of every tensor, in the order of the files.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -101,20 +101,20 @@ impl Weights {
         self.entries.contains_key(name)
     }
 
-    /// A tensor's shape.
+    /// The shape of a tensor, if there is one of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// The file that holds a tensor.
+    /// The file that holds a tensor, if there is one of this name.
     pub fn file_of(&self, name: &str) -> Option<&Path> {
         self.entries.get(name).map(|entry| self.files[entry.file].path.as_path())
     }
 
-    /// How a tensor's values are stored, as [`Weights::get`] gives them.
+    /// The type in which [`Weights::get`] gives a tensor's values.
     ///
     /// # Errors
-    /// There is none of this name, or its storage type is not supported.
+    /// There is no tensor of this name, or its storage type is not supported.
     pub fn dtype(&self, name: &str) -> Result<Dtype> {
         let (_, entry) = self.entry(name)?;
         let dtype = entry.dtype.clone().map_err(|found| {
@@ -137,7 +137,7 @@ impl Weights {
         })
     }
 
-    /// A tensor.
+    /// The tensor of a name.
     ///
     /// # Errors
     /// As [`Weights::dtype`].

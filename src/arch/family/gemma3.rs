@@ -62,7 +62,7 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     if !(scalar.is_finite() && scalar > 0.0) {
         return Err(Error::Input(format!("query_pre_attn_scalar is {scalar}; expected a positive number")));
     }
-    arch.ropes = ropes(keys, family, (attention.head_dim, arch.max_position_embeddings))?;
+    arch.ropes = ropes(keys, family, attention.head_dim, arch.max_position_embeddings)?;
     arch.norm_plus_one = true;
     arch.embedding_scale = (arch.hidden_size as f64).sqrt() as f32;
     set_biases(&mut arch, [bias, bias, false]);
@@ -87,7 +87,7 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
 }
 
 /// Global blocks' rope, then local blocks'.
-fn ropes(keys: &Keys<'_>, family: &Family, (head_dim, longest): (usize, usize)) -> Result<Vec<Rope>> {
+fn ropes(keys: &Keys<'_>, family: &Family, head_dim: usize, longest: usize) -> Result<Vec<Rope>> {
     let object = |keys: &Keys<'_>, key: &str| {
         let found = keys.typed(key, "an object", |v: &Value| v.is_object().then(|| v.clone()))?;
         Ok::<_, Error>(found.unwrap_or_else(|| Value::Object(serde_json::Map::new())))

@@ -27,7 +27,7 @@ pub(crate) use rope::dynamic;
 pub use row::Family;
 pub(crate) use row::{Gguf, Windows};
 
-/// The families that are known.
+/// The families that are known, in the order of their names.
 pub const FAMILIES: &[Family] =
     &[gemma3::FAMILY, llama::FAMILY, mistral::FAMILY, phi3::FAMILY, qwen2::FAMILY, qwen3::FAMILY, smollm3::FAMILY];
 
@@ -39,8 +39,8 @@ pub fn of(model_type: &str) -> Option<&'static Family> {
 /// Reads config.json.
 ///
 /// # Errors
-/// An unknown `model_type` (the known ones are listed), a key of the wrong type, sizes that contradict one another, a
-/// feature that is not built.
+/// The `model_type` is unknown (the known ones are listed), a key has the wrong type, sizes contradict one another, or
+/// a feature is not built.
 pub fn arch(config: &Value) -> Result<Arch> {
     if !config.is_object() {
         return Err(Error::Input("config.json is not an object".into()));

@@ -75,6 +75,7 @@ pub(super) fn scaled(parameters: &Keys<'_>, context: &Context) -> Result<Rope> {
         Some(n) => Ok(n),
         None => Ok(parameters.size("original_max_position_embeddings")?.unwrap_or(context.longest)),
     };
+    let lengths = || Ok::<_, Error>(Lengths { original: original()?, longest: context.longest });
     let fixed = |inv_freq| Ok(Rope { inv_freq, scaling: 1.0, stretch: Stretch::Never });
     match parameters.text("rope_type")?.or(parameters.text("type")?).unwrap_or("default") {
         "default" => fixed(plain),
@@ -83,8 +84,8 @@ pub(super) fn scaled(parameters: &Keys<'_>, context: &Context) -> Result<Rope> {
             fixed(plain.into_iter().map(|f| f / factor).collect())
         }
         "llama3" => fixed(llama3(parameters, original()?, plain)?),
-        "yarn" => yarn(parameters, (original()?, context.longest), theta, turned),
-        "longrope" | "su" => longrope(parameters, (original()?, context.longest), theta, turned),
+        "yarn" => yarn(parameters, lengths()?, theta, turned),
+        "longrope" | "su" => longrope(parameters, lengths()?, theta, turned),
         "dynamic" => {
             let factor = positive(parameters, "factor")?;
             if turned == 2 || factor < 1.0 {
@@ -157,8 +158,15 @@ pub(crate) fn dynamic(theta: f64, factor: f32, original: usize, length: u32, pai
     plain(f64::from(base), turned)
 }
 
-/// Context extension by the ratio of the two contexts where no factor is given.
-fn stretched(parameters: &Keys<'_>, (original, longest): (usize, usize)) -> Result<f64> {
+/// The longest sequences of the first training and of the model as it is, in tokens.
+#[derive(Clone, Copy)]
+struct Lengths {
+    original: usize,
+    longest: usize,
+}
+
+/// How far the context is extended: by the given factor, or else by the ratio of the two lengths.
+fn stretched(parameters: &Keys<'_>, Lengths { original, longest }: Lengths) -> Result<f64> {
     if original == 0 {
         return Err(Error::Input("original_max_position_embeddings is 0; expected 1 or more".into()));
     }
@@ -167,8 +175,8 @@ fn stretched(parameters: &Keys<'_>, (original, longest): (usize, usize)) -> Resu
 
 /// YaRN (arXiv 2309.00071): long wavelengths are stretched, short ones stay, a linear ramp between; q and k grow a
 /// little.
-fn yarn(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usize) -> Result<Rope> {
-    let factor = stretched(parameters, contexts)?;
+fn yarn(parameters: &Keys<'_>, lengths: Lengths, theta: f64, turned: usize) -> Result<Rope> {
+    let factor = stretched(parameters, lengths)?;
     let grow = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
     let scaling = match (parameters.number("mscale")?, parameters.number("mscale_all_dim")?) {
         _ if parameters.value("attention_factor").is_some() => optional(parameters, "attention_factor")?.unwrap_or(1.0),
@@ -179,8 +187,9 @@ fn yarn(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usi
     let slow = optional(parameters, "beta_slow")?.unwrap_or(1.0);
     let dim = turned as f64;
     // The channel whose wavelength fits `rotations` times into the original context.
+    let original = lengths.original as f64;
     let channel =
-        |rotations: f64| dim * (contexts.0 as f64 / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
+        |rotations: f64| dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
     let (mut low, mut high) = (channel(fast), channel(slow));
     if parameters.flag("truncate")?.unwrap_or(true) {
         (low, high) = (low.floor(), high.ceil());
@@ -202,9 +211,9 @@ fn yarn(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usi
 
 /// LongRoPE (arXiv 2402.13753): each frequency has a divisor, one list for sequences up to the original context, one
 /// beyond.
-fn longrope(parameters: &Keys<'_>, contexts: (usize, usize), theta: f64, turned: usize) -> Result<Rope> {
-    let factor = stretched(parameters, contexts)?;
-    let (original, _) = contexts;
+fn longrope(parameters: &Keys<'_>, lengths: Lengths, theta: f64, turned: usize) -> Result<Rope> {
+    let factor = stretched(parameters, lengths)?;
+    let original = lengths.original;
     let scaling = match optional(parameters, "attention_factor")? {
         Some(given) => given,
         None if factor <= 1.0 => 1.0,
