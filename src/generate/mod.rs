@@ -19,7 +19,7 @@ use crate::arch::{Layer, Mixer};
 use crate::gpu::{self, Gpu};
 use crate::kernels::arena::{Arena, PAGE};
 use crate::kernels::heads::Heads;
-use crate::model::{Model, params};
+use crate::model::{Model, places};
 use crate::{Error, Observer, Result, Silent};
 use sequences::Sequences;
 
@@ -104,7 +104,7 @@ impl Room {
 /// The heads whose keys and values a block keeps in the arena.
 fn kept(layer: &Layer) -> Heads {
     match &layer.mixer {
-        Mixer::Attention(attention) => params::heads(attention),
+        Mixer::Attention(attention) => places::heads(attention),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::context::{Context, Past, Store};
 use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
-use super::params::{Slot, heads, layer_param};
+use super::places::{Slot, heads, layer_param};
 use crate::Result;
 use crate::arch::Attention;
 use crate::gpu::{Recorder, Tensor};

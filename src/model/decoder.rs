@@ -6,7 +6,7 @@
 use super::context::Context;
 use super::linear::{Back, Grads, vector_grad};
 use super::model::Model;
-use super::params::{Outer, Slot, layer_param};
+use super::places::{Outer, Slot, layer_param};
 use super::{attention, dropout, gated, step};
 use crate::Result;
 use crate::arch::{Mixer, Mlp, Norms};

@@ -4,7 +4,7 @@
 use super::decoder::Stream;
 use super::linear::{Grads, vector_grad};
 use super::model::Model;
-use super::params::Outer;
+use super::places::Outer;
 use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::log_softmax::{self, Targets};
 use crate::kernels::matmul::{self, Epilogue};

@@ -3,7 +3,7 @@
 use super::dropout;
 use super::lora::Adapted;
 use super::model::Model;
-use super::params::{Slot, layer_param};
+use super::places::{Slot, layer_param};
 use super::view::View;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue};

@@ -5,7 +5,7 @@
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
 use super::dropout;
-use super::params::{self, Part, Place};
+use super::places::{self, Part, Place};
 use crate::arch::lora::{LoraConfig, targets};
 use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, pad4};
@@ -66,11 +66,11 @@ impl Lora {
         config: &LoraConfig,
         tensors: &[NamedTensor],
     ) -> Result<(Lora, Vec<Option<Weight>>)> {
-        let first = params::count(arch);
+        let first = places::count(arch);
         let mut lora = Lora { config: config.clone(), first, layers: Vec::new() };
         let mut uploaded = Vec::new();
         for t in targets(arch, config)? {
-            let at = params::place(arch, &format!("{}.weight", t.module))?;
+            let at = places::place(arch, &format!("{}.weight", t.module))?;
             let layer = Adapted {
                 name: [t.name("A"), t.name("B")],
                 site: dropout::site(&t.module),
@@ -109,7 +109,7 @@ impl Lora {
     /// Rows and columns on the GPU of A `[in, r]` or B `[r, out]`.
     fn shape(&self, arch: &Arch, layer: &Adapted, side: usize) -> Result<(usize, usize)> {
         let missing = || Error::Input(format!("no weight for {}", layer.name[0]));
-        let rows = params::shape(arch, layer.at.param).ok_or_else(missing)?.0;
+        let rows = places::shape(arch, layer.at.param).ok_or_else(missing)?.0;
         let wide = layer.at.span(layer.shape[1][0]);
         let rank = layer.shape[0][0];
         Ok(if side == 0 { (rows, rank) } else { (pad4(rank), wide) })

@@ -1,5 +1,5 @@
 //! The decoder: one implementation for every family, forward and backward beside one another. A block's parts are its
-//! mixer (`attention.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `params.rs` says where each lies on the
+//! mixer (`attention.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `places.rs` says where each lies on the
 //! GPU.
 
 mod angles;
@@ -14,6 +14,7 @@ pub(crate) mod lora;
 #[expect(clippy::module_inception, reason = "the file of `Model`, which its neighbours import from there")]
 mod model;
 pub(crate) mod params;
+pub(crate) mod places;
 pub mod score;
 mod step;
 pub(crate) mod view;

@@ -3,6 +3,7 @@
 use super::angles;
 use super::lora::Lora;
 use super::params::{self, Storage};
+use super::places::heads;
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor};
 use crate::gpu::{Gpu, Part, Tensor, pad4};
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 pub struct Model {
     /// The shape of the decoder.
     pub arch: Arch,
-    /// The parameters by number (`params.rs`); None where this architecture has no such parameter.
+    /// The parameters by number (`places.rs`); None where this architecture has no such parameter.
     pub(crate) params: Vec<Option<Weight>>,
     /// The 16-bit copies that products read instead, by number; empty where they read `params`.
     pub(crate) copies: Vec<Option<Weight>>,
@@ -173,7 +174,7 @@ impl Model {
     pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
         let widest = |layer: &Layer| {
             let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
-            (2 * pad4(mlp.width)).max(params::heads(attention).width())
+            (2 * pad4(mlp.width)).max(heads(attention).width())
         };
         let widest = self.arch.layers.iter().map(widest).fold(self.arch.hidden_size, usize::max);
         (gpu.max_binding_bytes() / (4 * widest as u64)).max(1) as usize

@@ -6,7 +6,7 @@ use super::attention;
 use super::context::Past;
 use super::linear::{Linear, project};
 use super::model::Model;
-use super::params::{Slot, layer_param};
+use super::places::{Slot, layer_param};
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue};

@@ -12,7 +12,7 @@ use crate::model::decoder::{self, Acts};
 use crate::model::head::{self, Lists, Scored, Scoring, Wanted};
 use crate::model::linear::Back;
 use crate::model::view::View;
-use crate::model::{Model, dropout, params};
+use crate::model::{Model, dropout, places};
 
 /// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
@@ -28,7 +28,7 @@ pub(crate) const MOST_ROWS: usize = 8192;
 fn kept_bytes(arch: &Arch) -> usize {
     let of = |layer: &Layer| {
         let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
-        let heads = params::heads(attention);
+        let heads = places::heads(attention);
         let streams = match layer.norms {
             Norms::Before => 4,
             Norms::BeforeAndAfter => 8,

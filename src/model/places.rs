@@ -1,0 +1,258 @@
+//! Where each Hugging Face parameter lies on the GPU: q, k and v side by side in one matrix, gate and up in another,
+//! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
+//! gradients; it asks each layer for its parts.
+
+use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms};
+use crate::gpu::pad4;
+use crate::kernels::heads::Heads;
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// What a layer's parameters are called here; a layer has those of its parts. `layer * SLOTS.len() + slot`, behind the
+/// outer ones, is a parameter's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Norm1,
+    Qkv,
+    QkvBias,
+    QkGain,
+    O,
+    OBias,
+    Norm2,
+    GateUp,
+    GateUpBias,
+    Down,
+    DownBias,
+    PostNorm1,
+    PostNorm2,
+}
+
+/// Every slot, each at its own number. A parameter's number keys the noise by which weights in bf16 are rounded
+/// (`adamw`), so this list keeps its length: slots of a part to come share the numbers of slots that its layers lack.
+const SLOTS: [Slot; 13] = [
+    Slot::Norm1,
+    Slot::Qkv,
+    Slot::QkvBias,
+    Slot::QkGain,
+    Slot::O,
+    Slot::OBias,
+    Slot::Norm2,
+    Slot::GateUp,
+    Slot::GateUpBias,
+    Slot::Down,
+    Slot::DownBias,
+    Slot::PostNorm1,
+    Slot::PostNorm2,
+];
+
+/// Parameters that belong to no layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outer {
+    /// The embedding of an untied model, `[D, V]`.
+    Embedding,
+    /// The last norm's gain.
+    Norm,
+    /// The output matrix `[D, V]`; a tied model's embedding too.
+    Head,
+}
+
+/// How many parameters belong to no layer.
+const OUTER: usize = 3;
+
+/// The number of a layer's parameter.
+pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
+    OUTER + layer * SLOTS.len() + slot as usize
+}
+
+/// How one named tensor sits in a parameter: element (out, in) goes to row `in`, column out (or to row out, column in
+/// where not `turned`), both as the parts and `head_in` say.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) param: usize,
+    pub(crate) turned: bool,
+    /// Channels of a head, where the inputs are heads that are spread to their padded width.
+    pub(crate) head_in: Option<usize>,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Rows `outs` of a named tensor go to `first` and on.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) outs: Range<usize>,
+    pub(crate) first: usize,
+    /// Channels of a head, where the rows are heads that are spread to their padded width.
+    pub(crate) head_out: Option<usize>,
+}
+
+/// Where entry i of a row of heads of so many channels lies once each head is padded.
+fn spread(i: usize, head: Option<usize>) -> usize {
+    head.map_or(i, |channels| i / channels * pad4(channels) + i % channels)
+}
+
+impl Part {
+    /// All rows.
+    pub(crate) fn all(first: usize, head_out: Option<usize>) -> Part {
+        Part { outs: 0..usize::MAX, first, head_out }
+    }
+
+    /// The rows of a tensor of `outs` rows that it takes.
+    fn of(&self, outs: usize) -> Range<usize> {
+        self.outs.start..self.outs.end.min(outs)
+    }
+}
+
+/// The shape `[rows, cols]` that a parameter has on the GPU, None where the model has none.
+pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
+    let d = arch.hidden_size;
+    let Some(number) = param.checked_sub(OUTER) else {
+        return match param {
+            0 => (!arch.tie_word_embeddings).then_some((pad4(d), arch.vocab_size)),
+            1 => Some((1, d)),
+            _ => Some((pad4(d), arch.vocab_size)),
+        };
+    };
+    let Layer { mixer, norms, mlp } = arch.layers.get(number / SLOTS.len())?;
+    let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
+    let (row, wide) = (heads(attention), 2 * pad4(gated.width));
+    match SLOTS[number % SLOTS.len()] {
+        Slot::Norm1 | Slot::Norm2 => Some((1, d)),
+        Slot::PostNorm1 | Slot::PostNorm2 => (*norms == Norms::BeforeAndAfter).then_some((1, d)),
+        Slot::Qkv => Some((pad4(d), row.width())),
+        Slot::QkvBias => attention.qkv_bias.then_some((1, row.width())),
+        Slot::QkGain => attention.qk_norm.then_some((1, 2 * row.head_dim)),
+        Slot::O => Some((row.heads * row.padded(), d)),
+        Slot::OBias => attention.o_bias.then_some((1, d)),
+        Slot::GateUp => Some((pad4(d), wide)),
+        Slot::GateUpBias => gated.bias.then_some((1, wide)),
+        Slot::Down => Some((pad4(gated.width), d)),
+        Slot::DownBias => gated.bias.then_some((1, d)),
+    }
+}
+
+/// Number of parameter slots, empty ones included.
+pub(crate) fn count(arch: &Arch) -> usize {
+    OUTER + arch.layers.len() * SLOTS.len()
+}
+
+/// The head layout of an attention's fused row.
+pub(crate) fn heads(attention: &Attention) -> Heads {
+    Heads { heads: attention.heads, kv_heads: attention.kv_heads, head_dim: attention.head_dim }
+}
+
+/// Where a named tensor lies.
+pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
+    let outer = |param: Outer, turned| Ok(plain(param as usize, turned));
+    match name {
+        "model.embed_tokens.weight" if arch.tie_word_embeddings => return outer(Outer::Head, true),
+        "model.embed_tokens.weight" => return outer(Outer::Embedding, true),
+        "model.norm.weight" => return outer(Outer::Norm, false),
+        "lm_head.weight" => return outer(Outer::Head, true),
+        _ => {}
+    }
+    let of_layer = || {
+        let (number, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let number: usize = number.parse().ok()?;
+        let Layer { mixer, norms, mlp } = arch.layers.get(number)?;
+        let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
+        let at = |slot| layer_param(number, slot);
+        let (part, rest) = rest.split_once('.')?;
+        match part {
+            "self_attn" => of_attention(attention, rest, at),
+            "mlp" => of_gated(gated, rest, at),
+            norm => (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false)),
+        }
+    };
+    of_layer().ok_or_else(|| Error::Input(format!("no place for a parameter called '{name}'")))
+}
+
+/// A tensor that alone makes a parameter, or its first columns.
+fn plain(param: usize, turned: bool) -> Place {
+    Place { param, turned, head_in: None, parts: vec![Part::all(0, None)] }
+}
+
+fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
+    Some(match (norms, name) {
+        (_, "input_layernorm") => Slot::Norm1,
+        (Norms::Before, "post_attention_layernorm") => Slot::Norm2,
+        (Norms::BeforeAndAfter, "post_attention_layernorm") => Slot::PostNorm1,
+        (Norms::BeforeAndAfter, "pre_feedforward_layernorm") => Slot::Norm2,
+        (Norms::BeforeAndAfter, "post_feedforward_layernorm") => Slot::PostNorm2,
+        _ => return None,
+    })
+}
+
+fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let row = heads(attention);
+    let (q, kv, head) = (row.heads * row.padded(), row.kv_heads * row.padded(), Some(row.head_dim));
+    let weight = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::Qkv), true) };
+    let bias = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::QkvBias), false) };
+    Some(match name {
+        // q, k and v follow one another head by head, as they do here.
+        "q_proj.weight" | "qkv_proj.weight" => weight(0),
+        "k_proj.weight" => weight(q),
+        "v_proj.weight" => weight(q + kv),
+        "q_proj.bias" | "qkv_proj.bias" => bias(0),
+        "k_proj.bias" => bias(q),
+        "v_proj.bias" => bias(q + kv),
+        "q_norm.weight" => plain(at(Slot::QkGain), false),
+        "k_norm.weight" => Place { parts: vec![Part::all(row.head_dim, None)], ..plain(at(Slot::QkGain), false) },
+        "o_proj.weight" => Place { head_in: head, ..plain(at(Slot::O), true) },
+        "o_proj.bias" => plain(at(Slot::OBias), false),
+        _ => return None,
+    })
+}
+
+fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let (f, padded) = (gated.width, pad4(gated.width));
+    let part = |outs, first| Part { outs, first, head_out: None };
+    let both = vec![part(0..f, 0), part(f..2 * f, padded)];
+    let second = vec![Part::all(padded, None)];
+    Some(match name {
+        "gate_proj.weight" => plain(at(Slot::GateUp), true),
+        "up_proj.weight" => Place { parts: second, ..plain(at(Slot::GateUp), true) },
+        "gate_up_proj.weight" => Place { parts: both, ..plain(at(Slot::GateUp), true) },
+        "gate_proj.bias" => plain(at(Slot::GateUpBias), false),
+        "up_proj.bias" => Place { parts: second, ..plain(at(Slot::GateUpBias), false) },
+        "gate_up_proj.bias" => Place { parts: both, ..plain(at(Slot::GateUpBias), false) },
+        "down_proj.weight" => plain(at(Slot::Down), true),
+        "down_proj.bias" => plain(at(Slot::DownBias), false),
+        _ => return None,
+    })
+}
+
+impl Place {
+    /// The first column.
+    pub(crate) fn first(&self) -> usize {
+        self.parts.iter().map(|p| p.first).min().unwrap_or(0)
+    }
+
+    /// The columns from the first that a tensor of `outs` rows spans.
+    pub(crate) fn span(&self, outs: usize) -> usize {
+        let end = |p: &Part| p.first + spread(p.of(outs).len(), p.head_out);
+        self.parts.iter().map(end).max().unwrap_or(0) - self.first()
+    }
+
+    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
+    pub(crate) fn each(&self, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
+        let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
+        for part in &self.parts {
+            for o in part.of(outs) {
+                let out = part.first + spread(o - part.outs.start, part.head_out);
+                for i in 0..ins {
+                    let to = match (shape.len(), self.turned) {
+                        (1, _) => out,
+                        (_, true) => spread(i, self.head_in) * cols + out,
+                        (_, false) => out * cols + i,
+                    };
+                    f(o * ins + i, to);
+                }
+            }
+        }
+    }
+
+    /// Whether no head within it is padded, so that stored blocks keep their places.
+    pub(super) fn is_unpadded(&self) -> bool {
+        let heads = self.parts.iter().map(|p| p.head_out).chain([self.head_in]);
+        heads.flatten().all(|channels| channels.is_multiple_of(4))
+    }
+}
