@@ -96,6 +96,7 @@ pub mod report;
 #[doc(hidden)]
 pub mod rng;
 #[doc(hidden)]
+pub mod settings;
 pub mod source;
 #[doc(hidden)]
 pub mod text;

@@ -11,7 +11,7 @@ use selfreward::gpu::{Gpu, Options, Variant};
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::source::ModelSource;
-use selfreward::train::{MomentType, WeightType};
+use selfreward::train::WeightType;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
@@ -112,14 +112,41 @@ impl DtypeArg {
         }
     }
 
-    /// How the matrices of a model to be trained are kept: in f32, or, frozen beside an adapter, as the flag says.
-    pub(crate) fn trained(&self, adapter: bool) -> Storage {
-        if adapter { self.storage() } else { Storage::F32 }
+    /// How the matrices of a model to be trained are kept: all of it in the type `weights`, or, frozen beside an
+    /// adapter, as the flag says.
+    pub(crate) fn trained(&self, weights: WeightType, adapter: bool) -> Result<Storage> {
+        match weights {
+            WeightType::F32 if adapter => Ok(self.storage()),
+            WeightType::F32 => Ok(Storage::F32),
+            WeightType::Bf16 if adapter => {
+                bail!("--weights bf16 is for the training of all weights; --dtype bf16 keeps an adapter's model so")
+            }
+            WeightType::Bf16 => match self.half() {
+                Some(half) => {
+                    bail!("--dtype {} is for copies of f32 weights; it does not go with --weights bf16", half.name())
+                }
+                None => Ok(Storage::Half(Half::Bf16)),
+            },
+        }
     }
 
-    /// Loads a model to be trained: all of it in f32, or, frozen beside an adapter, as the flag says.
-    pub(crate) fn trainable(&self, gpu: &Gpu, source: &ModelSource, adapter: bool) -> Result<Model> {
-        Ok(Model::load_as(gpu, source, self.trained(adapter))?)
+    /// Loads a model to be trained, as [`DtypeArg::trained`] says.
+    pub(crate) fn trainable(
+        &self,
+        gpu: &Gpu,
+        source: &ModelSource,
+        weights: WeightType,
+        adapter: bool,
+    ) -> Result<Model> {
+        Ok(Model::load_as(gpu, source, self.trained(weights, adapter)?)?)
+    }
+
+    /// How to load a model for passes that its training in the type `weights` will repeat.
+    pub(crate) fn passes(&self, weights: WeightType) -> Storage {
+        match weights {
+            WeightType::F32 => self.storage(),
+            WeightType::Bf16 => Storage::Half(Half::Bf16),
+        }
     }
 
     /// The type of the copies that products read while all weights are trained.
@@ -135,75 +162,6 @@ impl DtypeArg {
             _ => None,
         }
     }
-}
-
-/// Flags for the number formats in which a training keeps its state.
-#[derive(clap::Args)]
-pub(crate) struct StateArgs {
-    /// adamw; or adamw8bit, whose moments take 2.1 bytes a parameter instead of 8 (those of vectors stay in f32)
-    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw, value_name = "O")]
-    optimizer: OptimizerName,
-    /// Type of the weights that are trained, and of the matrices that are written: f32; or bf16, half the bytes, where
-    /// each step is rounded stochastically, so that small ones are not lost. An adapter is in f32
-    #[arg(long, value_enum, default_value_t = WeightsName::F32, value_name = "T")]
-    weights: WeightsName,
-}
-
-impl StateArgs {
-    /// Loads a model to be trained: all of it as these flags say, or, frozen beside an adapter, as `dtype` says.
-    pub(crate) fn load(&self, gpu: &Gpu, source: &ModelSource, adapter: bool, dtype: &DtypeArg) -> Result<Model> {
-        Ok(Model::load_as(gpu, source, self.trained(adapter, dtype)?)?)
-    }
-
-    /// How the matrices of a model to be trained are kept.
-    pub(crate) fn trained(&self, adapter: bool, dtype: &DtypeArg) -> Result<Storage> {
-        if self.weights() == WeightType::F32 {
-            return Ok(dtype.trained(adapter));
-        }
-        if adapter {
-            bail!("--weights bf16 is for the training of all weights; --dtype bf16 keeps an adapter's model so");
-        }
-        if let Some(half) = dtype.half() {
-            bail!("--dtype {} is for copies of f32 weights; it does not go with --weights bf16", half.name());
-        }
-        Ok(Storage::Half(Half::Bf16))
-    }
-
-    /// How to load a model for passes that its training will repeat.
-    pub(crate) fn storage(&self, dtype: &DtypeArg) -> Storage {
-        match self.weights() {
-            WeightType::F32 => dtype.storage(),
-            WeightType::Bf16 => Storage::Half(Half::Bf16),
-        }
-    }
-
-    /// The type of the trained weights.
-    pub(crate) fn weights(&self) -> WeightType {
-        match self.weights {
-            WeightsName::F32 => WeightType::F32,
-            WeightsName::Bf16 => WeightType::Bf16,
-        }
-    }
-
-    /// The type of the optimiser's moments.
-    pub(crate) fn moments(&self) -> MomentType {
-        match self.optimizer {
-            OptimizerName::Adamw => MomentType::F32,
-            OptimizerName::Adamw8bit => MomentType::Bits8,
-        }
-    }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum WeightsName {
-    F32,
-    Bf16,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum OptimizerName {
-    Adamw,
-    Adamw8bit,
 }
 
 /// Flags of commands that compare or measure: they fix what a device would choose by itself.

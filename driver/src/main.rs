@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod common;
 mod dtype;
+mod flags;
 mod profile;
 mod progress;
 mod ranks;

@@ -7,6 +7,7 @@ use crate::json::read_jsonl;
 use crate::source::ModelSource;
 use crate::text::{Message, Text};
 use crate::train::dpo::{Labelled, Pair};
+use crate::train::objective::Objective;
 use crate::train::sft::Example;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -73,7 +74,27 @@ impl Limit {
     }
 }
 
-/// Reads preferences. Also returns how many were dropped because they are too long.
+/// Reads what the losses of `objective` are trained on: preferences, or single answers with labels. Also returns how
+/// many records were too long and dropped. `batch` is the number of records of a step; all are one step where it is
+/// None.
+///
+/// # Errors
+/// As [`pairs`] and [`Objective::rows`].
+pub fn preferences(
+    path: &Path,
+    source: &ModelSource,
+    limit: Limit,
+    objective: &Objective,
+    batch: Option<usize>,
+) -> Result<(Vec<Pair>, usize)> {
+    if !objective.unpaired()? {
+        return pairs(path, source, limit);
+    }
+    let (records, dropped) = labelled(path, source, limit)?;
+    Ok((objective.single_answers(&records, batch.unwrap_or(records.len()))?, dropped))
+}
+
+/// Reads preferences; also returns how many were too long and dropped.
 ///
 /// # Errors
 /// The file cannot be read or holds no record that fits; a record has none of the forms, is empty, or holds ids that

@@ -2,15 +2,18 @@
 
 use crate::generate::Engine;
 use crate::generate::Output;
+use crate::generate::Sampling;
 use crate::gpu::Gpu;
 use crate::judge::{Item, Judge, MarksTemplate, Mode, ModelJudge, ModelJudgeSettings, Template, Templates, Verdict};
 use crate::model::Model;
 use crate::recipe::config::{
-    CandidateSection, DpoSection, JudgeSection, Method, PairSection, PromptSection, RoundSettings,
+    CandidateSection, DpoSection, JudgeSection, Judging, Method, PairSection, PromptSection, RoundSettings,
 };
 use crate::recipe::domain::Domain;
 use crate::rng::Stream;
 use crate::text::Language;
+use crate::train::objective::Objective;
+use crate::train::{LearningRate, Optimiser, TrainSettings};
 use crate::world;
 use crate::world::score::{MARK_LETTERS, MAX_RESPONSE, cut};
 use crate::world::text;
@@ -113,8 +116,7 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
             count,
             seed_shots: 2,
             own_shots: 0,
-            temperature: 1.0,
-            top_p: 1.0,
+            sampling: Sampling::default(),
             max_new_tokens: 24,
             max_rouge: 2.0,
             wave: 256,
@@ -122,25 +124,23 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
         },
         candidates: CandidateSection {
             n: 4,
-            temperature: 0.8,
-            top_p: 0.95,
+            sampling: Sampling { temperature: 0.8, top_p: 0.95, ..Sampling::default() },
             max_new_tokens: MAX_RESPONSE,
             wave: 100,
             ..CandidateSection::default()
         },
-        judge: JudgeSection { mode: "marks".into(), wave: 100, ..JudgeSection::default() },
+        judge: JudgeSection { mode: Judging::By(Mode::Marks), wave: 100, ..JudgeSection::default() },
         pairs: PairSection { min_gap: 0.5, ..PairSection::default() },
         dpo: DpoSection {
             method,
-            nll,
-            lr: 5e-4,
-            schedule: "constant".into(),
-            warmup: 5,
-            warmup_offset: 1,
-            batch: 32,
-            betas: [0.9, 0.98],
-            save_every: 4,
-            ..DpoSection::default()
+            objective: Objective { nll, ..Objective::default() },
+            training: TrainSettings {
+                lr: LearningRate { warmup: 5, warmup_offset: 1, ..LearningRate::constant(5e-4) },
+                batch: 32,
+                optimiser: Optimiser { betas: [0.9, 0.98], ..Optimiser::default() },
+                save_every: 4,
+                ..TrainSettings::default()
+            },
         },
         ..RoundSettings::default()
     }

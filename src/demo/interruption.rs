@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 fn small(held_out: PathBuf) -> RoundSettings {
     let mut s = settings(8, Method::Dpo, 0.2);
     (s.prompts.wave, s.candidates.wave, s.judge.wave) = (12, 4, 4);
-    (s.dpo.batch, s.dpo.save_every) = (2, 1);
+    (s.dpo.training.batch, s.dpo.training.save_every) = (2, 1);
     (s.validation.prompts, s.validation.every) = (held_out, 2);
     s
 }

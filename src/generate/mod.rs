@@ -20,6 +20,7 @@ use crate::gpu::{self, Gpu};
 use crate::kernels::arena::{Arena, PAGE};
 use crate::kernels::heads::Heads;
 use crate::model::{Model, places};
+use crate::settings::{self, Takes, settings};
 use crate::{Error, Observer, Result, Silent};
 use sequences::Sequences;
 
@@ -39,20 +40,25 @@ impl Request {
     }
 }
 
-/// Settings that all requests of one call have in common.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How tokens are drawn.
-    pub sampling: Sampling,
-    /// Most tokens that an answer may have, the stop token included.
-    pub max_new_tokens: usize,
-    /// Token ids each of which ends an answer.
-    pub stop: Vec<u32>,
-    /// Seed of the random numbers.
-    pub seed: u64,
-    /// When this is not empty, answer token i is the likelier of the two tokens `choices[i]` (the first one on a tie),
-    /// whatever the sampling says, and the answer has exactly as many tokens as there are choices.
-    pub choices: Vec<[u32; 2]>,
+settings! {
+    /// What holds for all requests of one call.
+    pub struct Settings {
+        /// Most tokens of an answer. The stop token counts.
+        max_new_tokens: usize = 256 => "max_new_tokens", "N", Takes::Whole(1);
+    }
+    parts {
+        /// How tokens are drawn.
+        sampling: Sampling = Sampling::default(), without [];
+    }
+    beside {
+        /// Token ids that end an answer.
+        stop: Vec<u32> = Vec::new();
+        /// Seed of the random numbers.
+        seed: u64 = 0;
+        /// When not empty: answer token i is the likelier of these two (the first on a tie), whatever the sampling
+        /// says, and the answer has exactly this many tokens.
+        choices: Vec<[u32; 2]> = Vec::new();
+    }
 }
 
 /// One generated answer.
@@ -139,8 +145,9 @@ impl<'a> Generator<'a> {
         observer: &dyn Observer,
         on_token: &mut dyn FnMut(usize, usize, u32),
     ) -> Result<Vec<Vec<Output>>> {
+        settings::check(settings)?;
         for (i, r) in requests.iter().enumerate() {
-            self.check(i, r, settings)?;
+            self.check(i, r)?;
         }
         let at_once = self.at_once(requests, settings)?;
         let sequences = Sequences::new(self.model, requests, settings)?;
@@ -184,7 +191,7 @@ impl<'a> Generator<'a> {
         Ok(gpu::with_margin(counted.peak_bytes()) + others)
     }
 
-    fn check(&self, number: usize, request: &Request, settings: &Settings) -> Result<()> {
+    fn check(&self, number: usize, request: &Request) -> Result<()> {
         let what = format!("prompt {number}");
         if request.prompt.is_empty() {
             return Err(Error::Input(format!("{what} is empty")));
@@ -195,22 +202,6 @@ impl<'a> Generator<'a> {
             return Err(Error::Input(format!(
                 "{what} has {} tokens, which leaves no room for an answer in the model's context of {most}",
                 request.prompt.len()
-            )));
-        }
-        if settings.max_new_tokens == 0 {
-            return Err(Error::Input("max_new_tokens is 0; nothing would be generated".into()));
-        }
-        let s = &settings.sampling;
-        let sane = s.temperature >= 0.0
-            && s.temperature.is_finite()
-            && (0.0..=1.0).contains(&s.top_p)
-            && (0.0..=1.0).contains(&s.min_p)
-            && s.repetition_penalty > 0.0
-            && s.repetition_penalty.is_finite();
-        if !sane {
-            return Err(Error::Input(format!(
-                "sampling settings out of range: {s:?}; temperature ≥ 0, top-p and min-p in 0..=1, \
-                 repetition penalty > 0"
             )));
         }
         Ok(())

@@ -2,9 +2,8 @@
 
 use super::{NoScore, ScorePattern, parse_score};
 use crate::generate::Sampling;
-use crate::{Error, Result};
+use crate::settings::{Takes, settings};
 use serde::{Deserialize, Serialize};
-use std::str::FromStr;
 
 /// How a score is read out of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,55 +23,26 @@ pub enum Mode {
     Marks,
 }
 
-impl Mode {
-    /// All judge modes.
-    pub const ALL: [Mode; 6] = [Mode::Sampled, Mode::Expected, Mode::Criteria, Mode::Yes, Mode::Backward, Mode::Marks];
-
-    /// The mode's name in configurations, records and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Sampled => "sampled",
-            Mode::Expected => "expected",
-            Mode::Criteria => "criteria",
-            Mode::Yes => "yes",
-            Mode::Backward => "backward",
-            Mode::Marks => "marks",
-        }
+settings! {
+    /// How verdicts are written; modes that write none draw nothing.
+    pub struct ModelJudgeSettings {
+        /// Verdicts an answer where they are written.
+        samples: usize = 3 => "samples", "K", Takes::Whole(1);
+        /// How often a verdict that does not parse is drawn again.
+        retries: usize = 2 => "retries", "N", Takes::Whole(0);
+        /// Most tokens of a verdict.
+        max_new_tokens: usize = 200 => "max_new_tokens", "N", Takes::Whole(1);
     }
-}
-
-impl FromStr for Mode {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Mode::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
-            let known = Mode::ALL.map(Mode::name).join(", ");
-            Error::Input(format!("judge mode {name:?} is unknown; there are {known}"))
-        })
+    parts {
+        /// How verdicts are drawn.
+        sampling: Sampling = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() },
+            without ["top_k", "min_p", "repetition_penalty"];
     }
-}
-
-/// How verdicts are written in mode `sampled`; the other modes draw nothing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelJudgeSettings {
-    /// How many verdicts are written on each answer (K in the paper).
-    pub samples: usize,
-    /// How often a verdict that did not parse is drawn again.
-    pub retries: usize,
-    /// How the tokens of verdicts are drawn.
-    pub sampling: Sampling,
-    /// Most tokens of one verdict.
-    pub max_new_tokens: usize,
-    /// How to read the score from a verdict under a prompt of one's own; `None` reads the number after `Score:`.
-    pub pattern: Option<ScorePattern>,
-    /// Seed of the random numbers.
-    pub seed: u64,
-}
-
-impl Default for ModelJudgeSettings {
-    fn default() -> Self {
-        let sampling = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() };
-        Self { samples: 3, retries: 2, sampling, max_new_tokens: 200, pattern: None, seed: 0 }
+    beside {
+        /// How a verdict under a prompt of one's own is read; None reads what stands behind `Score:`.
+        pattern: Option<ScorePattern> = None;
+        /// Seed of the random numbers.
+        seed: u64 = 0;
     }
 }
 

@@ -1,10 +1,116 @@
 //! The model as its own judge, in a mode that the user chooses.
 
-use super::{Item, Judge, Mode, ModelJudgeSettings, Templates, Verdict};
-use super::{marks, probability, sampled};
+use super::{Item, Judge, Mode, ModelJudgeSettings, Template, Templates, Verdict};
+use super::{marks, probability, sampled, template};
 use crate::generate::Engine;
 use crate::text::Language;
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result};
+use std::str::FromStr;
+
+/// What a mode is: the one list of them, in the order of [`Mode`].
+struct Row {
+    mode: Mode,
+    name: &'static str,
+    /// Whether verdicts are written and parsed; the other modes draw nothing.
+    writes: bool,
+    /// Puts one's own prompt in the place that the mode reads.
+    replace: fn(&mut Templates, &str),
+    judge: Reads,
+}
+
+/// Judges items with an engine.
+type Reads = fn(&ModelJudge, &mut dyn Engine, &[Item], &dyn Observer) -> Result<Vec<Verdict>>;
+
+const ROWS: [Row; 6] = [
+    Row {
+        mode: Mode::Sampled,
+        name: "sampled",
+        writes: true,
+        replace: |t, text| t.additive = Template::message(text),
+        judge: |j, engine, items, observer| {
+            sampled::judge(engine, j.language, &j.templates.additive, &j.settings, items, observer)
+        },
+    },
+    Row {
+        mode: Mode::Expected,
+        name: "expected",
+        writes: false,
+        replace: |t, text| t.additive = Template::message(text),
+        judge: |j, engine, items, observer| {
+            probability::expected(engine, j.language, &j.templates.additive, items, observer)
+        },
+    },
+    Row {
+        mode: Mode::Criteria,
+        name: "criteria",
+        writes: false,
+        replace: |t, text| t.criteria = template::criteria(text),
+        judge: |j, engine, items, observer| {
+            probability::criteria(engine, j.language, &j.templates.criteria, items, observer)
+        },
+    },
+    Row {
+        mode: Mode::Yes,
+        name: "yes",
+        writes: false,
+        replace: |t, text| t.yes = Template::message(text),
+        judge: |j, engine, items, observer| probability::yes(engine, j.language, &j.templates.yes, items, observer),
+    },
+    Row {
+        mode: Mode::Backward,
+        name: "backward",
+        writes: false,
+        replace: |t, text| t.backward = Template::message(text),
+        judge: |j, engine, items, observer| {
+            probability::backward(engine, j.language, &j.templates.backward, items, observer)
+        },
+    },
+    Row {
+        mode: Mode::Marks,
+        name: "marks",
+        writes: false,
+        replace: |t, text| t.marks.template = Template::message(text),
+        judge: |j, engine, items, observer| marks::judge(engine, j.language, &j.templates.marks, items, observer),
+    },
+];
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Mode; 6] = [ROWS[0].mode, ROWS[1].mode, ROWS[2].mode, ROWS[3].mode, ROWS[4].mode, ROWS[5].mode];
+
+    fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Whether verdicts are written and parsed, so that they have a prompt and texts of their own.
+    pub fn writes(self) -> bool {
+        self.row().writes
+    }
+}
+
+impl Templates {
+    /// Puts one's own prompt in the place that `mode` reads. For `criteria` the text may hold several questions: what
+    /// all share, a line `---`, one question a line.
+    pub fn replace(&mut self, mode: Mode, text: &str) {
+        (mode.row().replace)(self, text);
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Mode::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
+            let known = Mode::ALL.map(Mode::name).join(", ");
+            Error::Input(format!("judge mode {name:?} is unknown; there are {known}"))
+        })
+    }
+}
 
 /// A judge that asks the engine's model.
 pub struct ModelJudge<'a> {
@@ -24,7 +130,7 @@ impl Judge for ModelJudge<'_> {
     }
 
     fn prompt(&self, item: &Item) -> Result<Option<(String, Vec<u32>)>> {
-        if self.mode != Mode::Sampled {
+        if !self.mode.writes() {
             return Ok(None);
         }
         let text = self.templates.additive.fill(item.question, item.answer)?;
@@ -33,18 +139,23 @@ impl Judge for ModelJudge<'_> {
     }
 
     fn read(&self, text: &str) -> Option<f64> {
-        (self.mode == Mode::Sampled).then(|| self.settings.parse(text).ok()).flatten()
+        self.mode.writes().then(|| self.settings.parse(text).ok()).flatten()
     }
 
     fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>> {
-        let (language, t) = (self.language, &self.templates);
-        match self.mode {
-            Mode::Sampled => sampled::judge(engine, language, &t.additive, &self.settings, items, observer),
-            Mode::Expected => probability::expected(engine, language, &t.additive, items, observer),
-            Mode::Criteria => probability::criteria(engine, language, &t.criteria, items, observer),
-            Mode::Yes => probability::yes(engine, language, &t.yes, items, observer),
-            Mode::Backward => probability::backward(engine, language, &t.backward, items, observer),
-            Mode::Marks => marks::judge(engine, language, &t.marks, items, observer),
+        (self.mode.row().judge)(self, engine, items, observer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_in_the_order_of_the_modes() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.row().mode, mode);
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
         }
     }
 }

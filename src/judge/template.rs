@@ -1,6 +1,5 @@
 //! The judge's prompts: minijinja templates with `question` and `answer`. The shipped ones are in `prompts/`.
 
-use super::Mode;
 use crate::text::Language;
 use crate::text::sandbox;
 use crate::{Error, Result};
@@ -98,21 +97,8 @@ impl Default for Templates {
     }
 }
 
-impl Templates {
-    /// Puts a prompt of one's own in the place that `mode` reads. For `criteria` it may hold several questions: first
-    /// the text that all share, then a line `---`, then one question on each line.
-    pub fn replace(&mut self, mode: Mode, text: &str) {
-        match mode {
-            Mode::Sampled | Mode::Expected => self.additive = Template::message(text),
-            Mode::Criteria => self.criteria = criteria(text),
-            Mode::Yes => self.yes = Template::message(text),
-            Mode::Backward => self.backward = Template::message(text),
-            Mode::Marks => self.marks.template = Template::message(text),
-        }
-    }
-}
-
-fn criteria(text: &str) -> Vec<Template> {
+/// The questions of a text: what all share, a line `---`, one question a line.
+pub(super) fn criteria(text: &str) -> Vec<Template> {
     match text.split_once("---\n") {
         Some((head, questions)) => questions.lines().map(|q| Template::message(&format!("{head}{q}"))).collect(),
         None => vec![Template::message(text)],

@@ -5,6 +5,7 @@ use super::sizes::{lanes, row_groups, stream};
 use crate::gpu::Value::{Float, Size, Word, Words};
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor, Variant, fold};
 use crate::rng::{halves, philox};
+use crate::settings::{Range, Takes, settings};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -35,24 +36,20 @@ pub const KERNEL: Kernel = Kernel {
 /// Stop tokens that fit into the parameters.
 pub const MOST_STOPS: usize = 16;
 
-/// How a token is drawn. The steps apply in the order of the fields, repetition penalty first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides positive and multiplies negative logits of tokens already in prompt or answer; 1 is off.
-    pub repetition_penalty: f32,
-    /// 0 is greedy (lowest id among equal logits).
-    pub temperature: f32,
-    /// Keep the k largest; 0 is off.
-    pub top_k: usize,
-    /// Keep the smallest set of most probable tokens that reaches this mass, the crossing token included; 1 is off.
-    pub top_p: f32,
-    /// Drop tokens less probable than this share of the most probable one; 0 is off.
-    pub min_p: f32,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+settings! {
+    /// How a token is drawn: repetition penalty, temperature, top-k, top-p, min-p, in this order.
+    pub struct Sampling {
+        /// Softmax temperature; 0 is greedy. The lowest id wins among equal logits.
+        temperature: f32 = 1.0 => "temperature", "T", Takes::Number(Range::AtLeast0);
+        /// Keep the K likeliest tokens; 0 is off.
+        top_k: usize = 0 => "top_k", "K", Takes::Whole(0);
+        /// Keep the smallest set of likeliest tokens that reaches this probability; 1 is off. The crossing token stays.
+        top_p: f32 = 1.0 => "top_p", "P", Takes::Number(Range::Above0To1);
+        /// Drop tokens less likely than this share of the likeliest one; 0 is off.
+        min_p: f32 = 0.0 => "min_p", "P", Takes::Number(Range::From0To1);
+        /// Make tokens that occurred already less likely; 1 is off. Their positive logits are divided by it, negative
+        /// ones multiplied.
+        repetition_penalty: f32 = 1.0 => "repetition_penalty", "R", Takes::Number(Range::Above0);
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn sizes(gpu: &Gpu, settings: &RoundSettings) -> BTreeMap<String, ser
         ("prompts.wave".to_owned(), settings.prompts.wave.into()),
         ("candidates.wave".to_owned(), settings.candidates.wave.into()),
         ("judge.wave".to_owned(), settings.judge.wave.into()),
-        ("dpo.batch".to_owned(), settings.dpo.batch.into()),
+        ("dpo.batch".to_owned(), settings.dpo.training.batch.into()),
     ])
 }
 

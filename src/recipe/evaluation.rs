@@ -1,7 +1,7 @@
 //! Measures every model of a run as `[evaluation]` says: its answers to held-out prompts against those of other models,
 //! and its own judgment on ranked answers. The small world has a measure of its own (`demo/evaluation.rs`).
 
-use super::config::RunConfig;
+use super::config::{Comparison, RunConfig};
 use super::models::Models;
 use super::waves::{WaveStage, in_waves};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
@@ -242,10 +242,12 @@ impl<'a> Evaluation<'a> {
     fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, [number, rival]: [u32; 2]) -> Result<()> {
         let section = &self.config.evaluation;
         let settings = self.config.judge.settings(self.config.run.seed)?;
-        let scoring = section.scores()?.map(|mode| {
-            let templates = self.templates.clone();
-            ModelJudge { mode, language, templates, settings }
-        });
+        let scoring = match section.mode {
+            Comparison::SideBySide => None,
+            Comparison::Scores(mode) => {
+                Some(ModelJudge { mode, language, templates: self.templates.clone(), settings })
+            }
+        };
         let referee = match &scoring {
             Some(judge) => Referee::Scores { judge, margin: section.margin },
             None => Referee::Pairwise(Box::new(PairwiseJudge::new(language, None))),

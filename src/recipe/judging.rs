@@ -1,6 +1,6 @@
 //! The judge of a run: its templates, and, where the configuration says `auto`, the mode that suits the model.
 
-use super::config::{JudgeSection, RunConfig};
+use super::config::{JudgeSection, Judging, RunConfig};
 use super::waves::{Waves, tidy};
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
@@ -22,12 +22,10 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
     if !section.template.as_os_str().is_empty() {
         let path = &section.template;
         let text = disk::read_to_string(path).map_err(Error::io(path))?;
-        let mode: Mode = section
-            .mode
-            .parse()
-            .map_err(|_| Error::Input(format!("[judge] template needs a mode, not {:?}", section.mode)))?;
-        templates.replace(mode, &text);
-        // A wrong template is found here, before the first candidates are written.
+        if let Judging::By(mode) = section.mode {
+            templates.replace(mode, &text);
+        }
+        // Found out here, not after the first candidates are written.
         let all = [&templates.additive, &templates.yes, &templates.backward, &templates.marks.template];
         for template in all.into_iter().chain(&templates.criteria) {
             template.fill("question", "answer").map_err(|e| Error::file(path, e.to_string()))?;
@@ -58,12 +56,10 @@ pub(super) fn judge<'a>(
     run: &Path,
     observer: &dyn Observer,
 ) -> Result<Box<dyn Judge + 'a>> {
-    if config.judge.mode == "random" {
-        return Ok(Box::new(RandomJudge { seed: config.run.seed }));
-    }
-    let mode = match config.judge.mode.as_str() {
-        "auto" => calibrated(gpu, model, source, language, config, run, observer)?,
-        name => name.parse()?,
+    let mode = match config.judge.mode {
+        Judging::Random => return Ok(Box::new(RandomJudge { seed: config.run.seed })),
+        Judging::Auto => calibrated(gpu, model, source, language, config, run, observer)?,
+        Judging::By(mode) => mode,
     };
     let settings = config.judge.settings(config.run.seed)?;
     Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))

@@ -1,19 +1,16 @@
 //! What a whole run would take: the memory of each stage, its least time at the device's peaks, and its room on disk.
 
-use super::config::{Method, RunConfig};
-use crate::generate::{Generator, Request, Sampling, Settings};
+use super::config::{Judging, Method, RunConfig};
+use crate::generate::{Generator, Request, Settings};
 use crate::gpu::{Gpu, Peak};
 use crate::kernels::peak::Peaks;
 use crate::model::Model;
 use crate::rng::Stream;
-use crate::train::Dropout;
 use crate::train::dpo::Pair;
-use crate::train::exchange::Alone;
 use crate::train::fit::{Choice, Cut, Fit};
-use crate::train::job::{Data, Job};
+use crate::train::job::Data;
 use crate::train::sft::Example;
-use crate::{Error, Result, Silent};
-use std::path::Path;
+use crate::{Error, Result};
 
 /// Most tokens that a judge's prompt has beside the question and the answer; those of the shipped templates are fewer.
 const JUDGE_PROMPT: usize = 256;
@@ -65,8 +62,7 @@ pub fn generation(
 ) -> Result<(Gpu, usize)> {
     let counted = gpu.counting(memory);
     let model = model(&counted)?;
-    let settings =
-        Settings { sampling: Sampling::default(), max_new_tokens, stop: Vec::new(), seed: 0, choices: Vec::new() };
+    let settings = Settings { max_new_tokens, ..Settings::default() };
     let mut generator = Generator::new(&counted, &model);
     let at_once = generator.at_once(requests, &settings)?;
     generator.run(requests, &settings)?;
@@ -115,43 +111,31 @@ pub fn of_run(
     }
     let all = p.count + p.from_seed;
     answers("candidates", c.wave, all, (prompt, c.n as usize, answer))?;
-    if j.mode != "random" {
-        let asked = (JUDGE_PROMPT + prompt + answer, j.samples, j.max_new_tokens);
+    if j.mode != Judging::Random {
+        let asked = (JUDGE_PROMPT + prompt + answer, j.reading.samples, j.reading.max_new_tokens);
         answers("judge", j.wave * c.n as usize, all * c.n as usize, asked)?;
     }
     let d = &config.dpo;
-    let job = Job {
-        optimiser: d.optimiser(),
-        save_every: d.save_every as u64,
-        micro_rows: None,
-        weights: d.weights,
-        half: d.dtype,
-        dropout: Dropout { rate: d.dropout, seed: 0 },
-        dir: Path::new(""),
-        observer: &Silent,
-        exchange: &Alone,
-    };
+    let settings = &d.training;
     let list = |key, n| ids(vocabulary, key, n);
-    let (pairs, examples, dpo, sft);
-    let (data, records, epochs) = match d.method {
+    let (pairs, examples);
+    let data = match d.method {
         Method::Dpo => {
-            dpo = d.dpo(0)?;
             pairs = vec![Pair::new(list(0, prompt), list(1, answer), list(2, answer)); all];
-            (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, dpo.batch, dpo.epochs)
+            Data::Pairs { pairs: &pairs, objective: &d.objective, reference: None }
         }
         Method::SftBest => {
-            sft = d.sft(0)?;
             examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; all];
-            (Data::Examples { examples: &examples, config: &sft }, sft.batch, sft.epochs)
+            Data::Examples(&examples)
         }
     };
-    let fit = Fit { gpu, model, data: &data, job: &job, others: 0 };
+    let fit = Fit { gpu, model, data: &data, settings, others: 0 };
     let Choice { cut, peak, fits } = fit.choose_or_untold(memory)?;
     let (counted, taken) = fit.count(cut)?;
-    let seconds = seconds(&counted, peaks) / taken as f64 * (all * epochs) as f64 * rounds;
+    let seconds = seconds(&counted, peaks) / taken as f64 * (all * settings.epochs) as f64 * rounds;
     stages.push(StagePlan { name: "training", peak, seconds, cut: Some(cut), fits });
     let models = if config.run.keep == 0 { u64::from(config.run.rounds) } else { u64::from(config.kept()) + 1 };
-    // A checkpoint holds the weights and two moments, and is written before the earlier one is removed.
-    let states = if all * epochs > records * d.save_every { 6 } else { 0 };
+    // A checkpoint holds the weights and two moments, and is written before the one before it goes.
+    let states = if (all * settings.epochs) as u64 > settings.batch as u64 * settings.save_every { 6 } else { 0 };
     Ok(RunPlan { stages, disk_bytes: 4 * parameters * (models + u64::from(!config.sft.files.is_empty()) + states) })
 }

@@ -1,7 +1,7 @@
 //! The whole loop on a real model: `run CONFIG.toml`.
 
 use super::chat::ChatDomain;
-use super::config::RunConfig;
+use super::config::{Judging, RunConfig};
 use super::context::{Renewed, RoundContext, RoundFiles, sizes};
 use super::domain::Domain;
 use super::evaluation::{self, Evaluation};
@@ -77,7 +77,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         Some(supervision) => {
             let dir = path.join(supervised::FOLDER);
             let (first, next) = (folder.model(0), folder.model(1));
-            supervision.run(gpu, &domain, &config.sft, [&first, &next, &dir], observer)?;
+            supervision.run(gpu, &domain, [&first, &next, &dir], observer)?;
             folder.stage_done(&format!("{}/training", supervised::FOLDER))?;
             (how.renewed)(&path, observer);
         }
@@ -100,7 +100,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         }
         let model = domain.load_model(gpu, &folder.model(round))?;
         let judge = judge(gpu, &model, &source, domain.language(), config, &templates, &path, observer)?;
-        if config.judge.mode == "auto" {
+        if config.judge.mode == Judging::Auto {
             folder.stage_done("calibration")?;
         }
         if let Some(evaluation) = evaluation.as_ref().filter(|_| !measured) {

@@ -8,11 +8,11 @@ use crate::disk::OnDisk;
 use crate::gpu::Gpu;
 use crate::rng::fnv;
 use crate::source::ModelSource;
+use crate::train::TrainSettings;
 use crate::train::checkpoints::Checkpoints;
 use crate::train::exchange::Alone;
 use crate::train::job::{Data, Job, train};
 use crate::train::sft::Example;
-use crate::train::{Dropout, Optimiser, sft::SftConfig};
 use crate::{Observer, Result};
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) const FOLDER: &str = "sft";
 /// What is to be learnt, in its mixture.
 pub struct Supervision {
     examples: Vec<Example>,
-    config: SftConfig,
+    settings: TrainSettings,
 }
 
 impl Supervision {
@@ -50,9 +50,9 @@ impl Supervision {
             }
             all.push(examples);
         }
-        let mut config = section.sft(seed)?;
-        let examples = mixture(all, &section.mix, &mut config);
-        Ok(Some(Self { examples, config }))
+        let mut settings = TrainSettings { seed, ..section.training.clone() };
+        let examples = mixture(all, &section.mix, &mut settings);
+        Ok(Some(Self { examples, settings }))
     }
 
     /// A hash of the records, which differs where they differ.
@@ -72,38 +72,26 @@ impl Supervision {
         &self,
         gpu: &Gpu,
         domain: &dyn Domain,
-        section: &SftSection,
         [first, next, dir]: [&Path; 3],
         observer: &dyn Observer,
     ) -> Result<()> {
         if !next.is_there() {
-            let job = Job {
-                optimiser: Optimiser { seed: self.config.seed, ..section.optimiser() },
-                save_every: section.save_every as u64,
-                micro_rows: None,
-                weights: section.weights,
-                half: section.dtype,
-                dropout: Dropout { rate: section.dropout, seed: self.config.seed },
-                dir,
-                observer,
-                exchange: &Alone,
-            };
+            let job = Job { settings: &self.settings, dir, observer, exchange: &Alone };
             let model = domain.load_model(gpu, first)?;
-            let data = Data::Examples { examples: &self.examples, config: &self.config };
-            let model = train(gpu, model, data, &job, None)?;
+            let model = train(gpu, model, Data::Examples(&self.examples), &job, None)?;
             domain.save_model(gpu, next, &model)?;
         }
         Checkpoints::open(dir)?.remove()
     }
 }
 
-/// The records of several files in the ratio `mix`, as many as the files have together; every record once if `mix` is
-/// empty. Each pass over a mixture takes other parts of its files, so all passes are laid out one after the other and
-/// drawn as one; `config` is changed to match.
-pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], config: &mut SftConfig) -> Vec<Example> {
+/// The records of several files in the ratio `mix`, as many as they have together; every record once where that is
+/// empty. The passes over a mixture are laid out one after the other and drawn as one, since each takes other parts of
+/// its files; `settings` are told.
+pub fn mixture(files: Vec<Vec<Example>>, mix: &[f64], settings: &mut TrainSettings) -> Vec<Example> {
     match mix {
         [] => files.concat(),
-        _ => mixed(&files, mix, std::mem::replace(&mut config.epochs, 1)),
+        _ => mixed(&files, mix, std::mem::replace(&mut settings.epochs, 1)),
     }
 }
 

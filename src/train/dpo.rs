@@ -1,10 +1,10 @@
 //! Preference training: DPO (arXiv 2305.18290) and the other losses of the list, with the prompt shared between an
-//! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in f64,
-//! and each token's log-prob gets its coefficient in the backward pass.
+//! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in
+//! f64, and each token's log-prob gets its coefficient in the backward pass.
 
 use super::batch::{self, Batch, Keep};
 use super::exchange::Exchange;
-use super::losses::{Family, Loss, Of};
+use super::losses::Loss;
 use super::objective::{Objective, Seen, Slope};
 pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
 use super::{Trainer, sft};
@@ -66,12 +66,12 @@ pub struct DpoStep {
 }
 
 /// Trains on `pairs` from `trainer.step` on. The order and the micro-batches are fixed first; the reference is the
-/// trainer's model as it stands at step 0, run through the same micro-batches without dropout, so that every reward of the
-/// first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run without); or it is
-/// `reference_logps` (one per pair): those of another model, or those of a first call, with which a resumed training skips
-/// that pass. Where no loss needs a reference there is none: zeros. The logps used are handed to `on_reference` before the
-/// first step, so that they can be kept. With several ranks ([`Trainer::exchange`]) each runs its share of every step's pairs;
-/// what the callbacks are told is that of all of them.
+/// trainer's model as it stands at step 0, run through the same micro-batches without dropout, so that every reward of
+/// the first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run without);
+/// or it is `reference_logps` (one per pair): those of another model, or those of a first call, with which a resumed
+/// training skips that pass. Where no loss needs a reference there is none: zeros. The logps used are handed to
+/// `on_reference` before the first step, so that they can be kept. With several ranks ([`Trainer::exchange`]) each runs
+/// its share of every step's pairs; what the callbacks are told is that of all of them.
 ///
 /// # Errors
 /// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or gradient
@@ -182,12 +182,12 @@ impl<'p> Plan<'p> {
     }
 
     fn needs_reference(&self) -> bool {
-        self.rows.iter().any(|l| !matches!(l.family, Family::Free | Family::Chosen))
+        self.rows.iter().any(|l| l.family.reads_reference())
     }
 
     /// Whether the pairs of a step depend on one another.
     fn coupled(&self) -> bool {
-        self.rows.iter().any(|l| matches!(l.of, Of::Step(_)))
+        self.rows.iter().any(|l| l.couples())
     }
 
     /// Pair numbers of step `at`.
@@ -222,7 +222,7 @@ impl<'p> Plan<'p> {
             });
             prompts[place].1.push(at);
         }
-        let with_prompt = self.rows.iter().any(|l| l.name == "orpo");
+        let with_prompt = self.rows.iter().any(|l| l.needs.prompt);
         let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
         let mut side = vec![[0..0, 0..0]; numbers.len()];
         let mut prompt_of = vec![0..0; numbers.len()];
@@ -262,7 +262,8 @@ impl<'p> Plan<'p> {
         Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?, side, prompt: prompt_of })
     }
 
-    /// Summed log-probs of every pair, through the micro-batches of the first epoch, each by the rank that will train on it.
+    /// Summed log-probs of every pair, through the micro-batches of the first epoch, each by the rank that will train
+    /// on it.
     fn reference(&self, trainer: &Trainer, per_epoch: usize, observer: &dyn Observer) -> Result<Vec<PairLogps>> {
         let mut all = vec![PairLogps::default(); self.pairs.len()];
         for at in 0..per_epoch {
@@ -315,8 +316,8 @@ impl<'p> Plan<'p> {
         numbers.iter().enumerate().map(of).collect()
     }
 
-    /// What the losses see of pair `i`, of which forward gave the weighted log-probs of both answers, the chosen one's plain
-    /// one, the prompt's, and WPO's weight.
+    /// What the losses see of pair `i`, of which forward gave the weighted log-probs of both answers, the chosen one's
+    /// plain one, the prompt's, and WPO's weight.
     fn seen_pair(&self, i: usize, given: [f64; 5], refs: &[PairLogps], all: &Totals) -> Seen {
         let ([chosen, rejected, chosen_sum, prompt_sum, weight], p) = (given, &self.pairs[i]);
         Seen {
@@ -444,7 +445,7 @@ impl<'p> Plan<'p> {
         let reward = |s: &Seen, side: usize| beta * (s.policy[side] - s.reference[side]);
         let mean = |all: Vec<f64>| all.iter().sum::<f64>() / all.len().max(1) as f64;
         let each = |f: &dyn Fn(&Seen) -> f64| mean(seen.iter().map(f).collect());
-        if self.rows.iter().any(|l| l.family == Family::Unpaired) {
+        if self.rows.iter().any(|l| l.family.unpaired()) {
             let of = |label: bool| mean(seen.iter().filter(|s| s.desirable == label).map(|s| reward(s, 0)).collect());
             return [of(true), of(false), each(&|s| f64::from(u8::from((reward(s, 0) > 0.0) == s.desirable)))];
         }

@@ -1,10 +1,10 @@
-//! What a training would take, and how its steps are cut so that it fits: the training's own code goes through on a device that
-//! only counts ([`Gpu::counting`]).
+//! What a training would take, and how its steps are cut so that it fits: the training's own code goes through on a
+//! device that only counts ([`Gpu::counting`]).
 
 use super::dpo;
 use super::dpo::{DpoConfig, Pair, PairLogps};
-use super::exchange::Alone;
-use super::job::{Data, Job};
+use super::job::Data;
+use super::settings::TrainSettings;
 use super::sft;
 use super::sft::{Example, SftConfig};
 use super::{MOST_ROWS, Trainer};
@@ -31,8 +31,8 @@ pub struct Fit<'a> {
     pub model: &'a dyn Fn(&Gpu) -> Result<Model>,
     /// Its records; their longest ones stand for all.
     pub data: &'a Data<'a>,
-    /// The rest of it.
-    pub job: &'a Job<'a>,
+    /// Its numbers.
+    pub settings: &'a TrainSettings,
     /// Bytes that others will hold meanwhile.
     pub others: u64,
 }
@@ -48,8 +48,8 @@ pub struct Choice {
     pub fits: bool,
 }
 
-/// Micro-batches with fewer rows than this keep only their blocks' inputs, and have more rows, where either would fit: products of
-/// few rows lose more than running the blocks forward again costs.
+/// Micro-batches with fewer rows than this keep only their blocks' inputs, and have more rows, where either would fit:
+/// products of few rows lose more than running the blocks forward again costs.
 const FEW: usize = 512;
 
 /// Micro-batches of a step that is gone through; more are like these.
@@ -67,11 +67,11 @@ impl Fit<'_> {
     /// The rows of each record, the longest first; as many as a step may have.
     fn rows(&self) -> Vec<usize> {
         match self.data {
-            Data::Pairs { pairs, config, .. } => {
-                longest(pairs, Pair::rows, config.batch).into_iter().map(Pair::rows).collect()
+            Data::Pairs { pairs, .. } => {
+                longest(pairs, Pair::rows, self.settings.batch).into_iter().map(Pair::rows).collect()
             }
-            Data::Examples { examples, config } => {
-                longest(examples, Example::rows, config.batch).into_iter().map(Example::rows).collect()
+            Data::Examples(examples) => {
+                longest(examples, Example::rows, self.settings.batch).into_iter().map(Example::rows).collect()
             }
         }
     }
@@ -90,19 +90,17 @@ impl Fit<'_> {
     /// As [`Fit::peak`].
     pub fn untold(&self) -> Result<Cut> {
         let gpu = self.gpu.counting(None);
-        let trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        let trainer = self.settings.trainer(&gpu, (self.model)(&gpu)?)?;
         let (micro_rows, checkpoint) = trainer.untold(&self.rows());
         Ok(Cut { micro_rows, checkpoint })
     }
 
-    /// Goes through two steps of a training on the longest records, as if none had anything in common with another; gives how many
-    /// records both have, too.
+    /// Goes through two steps of a training on the longest records, as if none had anything in common with another;
+    /// gives how many records both have, too.
     pub(crate) fn count(&self, cut: Cut) -> Result<(Gpu, usize)> {
         let gpu = self.gpu.counting(None);
-        let mut trainer = self.job.trainer(&gpu, (self.model)(&gpu)?)?;
+        let mut trainer = self.settings.trainer(&gpu, (self.model)(&gpu)?)?;
         (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
-        // What other processes take of the step makes theirs smaller, not this one's larger.
-        trainer.exchange = &Alone;
         let (mut batch, mut rows) = (0, 0);
         for record in self.rows() {
             if rows <= MICRO_BATCHES * cut.micro_rows {
@@ -113,7 +111,7 @@ impl Fit<'_> {
         let mut stream = Stream::new(0, 0xF17);
         let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
         match self.data {
-            Data::Pairs { pairs, config, reference } => {
+            Data::Pairs { pairs, objective, reference } => {
                 let pair = |like: &Pair| {
                     let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
                     let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
@@ -121,14 +119,14 @@ impl Fit<'_> {
                 };
                 let pairs: Vec<Pair> = longest(pairs, Pair::rows, batch).into_iter().map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
-                let config = DpoConfig { epochs: 2, batch, ..(*config).clone() };
+                let config = DpoConfig { epochs: 2, batch, ..self.settings.dpo(objective) };
                 let (keep, each) = (&mut |_: &[PairLogps]| Ok(()), &mut |_: &Trainer, _: &dpo::DpoStep| Ok(()));
                 dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, keep, each)?;
             }
-            Data::Examples { examples, config } => {
+            Data::Examples(examples) => {
                 let example = |e: &Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
                 let examples: Vec<Example> = longest(examples, Example::rows, batch).into_iter().map(example).collect();
-                let config = SftConfig { epochs: 2, batch, ..(*config).clone() };
+                let config = SftConfig { epochs: 2, batch, ..self.settings.sft() };
                 sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
             }
         }
@@ -136,8 +134,9 @@ impl Fit<'_> {
         Ok((gpu, 2 * batch))
     }
 
-    /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their activations if
-    /// these are not too few, else with their blocks' inputs alone. Where none fits, the one that takes the least.
+    /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their
+    /// activations if these are not too few, else with their blocks' inputs alone. Where none fits, the one that takes
+    /// the least.
     ///
     /// # Errors
     /// As [`Fit::peak`].
@@ -145,12 +144,12 @@ impl Fit<'_> {
         let rows = self.rows();
         let (longest, records) = (rows.first().copied().unwrap_or(0).max(1), rows.len());
         // Rows that the user named leave no choice but what is kept of them.
-        let most = match self.job.micro_rows {
+        let most = match self.settings.micro_rows {
             Some(_) => 1,
             None => (self.most_rows()? / longest).clamp(1, records.max(1)),
         };
         let at = |records: usize, checkpoint: bool| -> Result<Choice> {
-            let cut = Cut { micro_rows: self.job.micro_rows.unwrap_or(records * longest), checkpoint };
+            let cut = Cut { micro_rows: self.settings.micro_rows.unwrap_or(records * longest), checkpoint };
             let peak = self.peak(cut)?;
             let fits = gpu::with_margin(peak.bytes) + self.others <= memory;
             Ok(Choice { cut, peak, fits })
@@ -183,18 +182,18 @@ impl Fit<'_> {
         Ok(MOST_ROWS.min((self.model)(&gpu)?.most_rows(&gpu)))
     }
 
-    /// The cut of a training of a loaded model on a device whose memory is capped; None where it is not, and a trainer need not
-    /// be told.
+    /// The cut of a training of a loaded model on a device whose memory is capped; None where it is not, and a trainer
+    /// need not be told.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when none fits, with what the least takes; as [`Fit::peak`].
-    pub(crate) fn settle(gpu: &Gpu, model: &Model, data: &Data, job: &Job) -> Result<Option<Cut>> {
+    pub(crate) fn settle(gpu: &Gpu, model: &Model, data: &Data, settings: &TrainSettings) -> Result<Option<Cut>> {
         let Some(memory) = gpu.memory() else { return Ok(None) };
         let counted = gpu.counting(None);
         model.like(&counted)?;
         let others = gpu.live_bytes().saturating_sub(counted.peak_bytes());
         let Choice { cut, peak, fits } =
-            Fit { gpu, model: &|gpu| model.like(gpu), data, job, others }.choose(memory)?;
+            Fit { gpu, model: &|gpu| model.like(gpu), data, settings, others }.choose(memory)?;
         if fits {
             return Ok(Some(cut));
         }

@@ -1,11 +1,14 @@
 //! A training from any records, with checkpoints: it goes on where it was interrupted.
 
 use super::checkpoints::{Checkpoints, StepLog};
+use super::dpo::DpoConfig;
 use super::exchange::Exchange;
 use super::fit::Fit;
-use super::{Dropout, Optimiser, Trainer, WeightType, dpo, sft};
+use super::objective::Objective;
+use super::settings::{Optimiser, TrainSettings, WeightType};
+use super::sft::SftConfig;
+use super::{Dropout, Trainer, dpo, sft};
 use crate::gpu::Gpu;
-use crate::kernels::half::Half;
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::{Error, Observer, Result};
@@ -18,45 +21,45 @@ pub enum Data<'a> {
     Pairs {
         /// One record each.
         pairs: &'a [dpo::Pair],
-        /// How.
-        config: &'a dpo::DpoConfig,
+        /// What is minimised.
+        objective: &'a Objective,
         /// Log-probs of another reference than the model itself, one per pair.
         reference: Option<Vec<dpo::PairLogps>>,
     },
     /// Answers to learn.
-    Examples {
-        /// One record each.
-        examples: &'a [sft::Example],
-        /// How.
-        config: &'a sft::SftConfig,
-    },
+    Examples(&'a [sft::Example]),
 }
 
 impl Data<'_> {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs { pairs, .. } => pairs.len(),
+            Self::Examples(examples) => examples.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Tells one training's records and settings from another's.
-    fn digest(&self) -> u32 {
+    fn digest(&self, settings: &TrainSettings) -> u32 {
         let text = match self {
-            Self::Pairs { pairs, config, reference } => format!("{config:?} {pairs:?} {}", reference.is_some()),
-            Self::Examples { examples, config } => format!("{config:?} {examples:?}"),
+            Self::Pairs { pairs, objective, reference } => {
+                format!("{settings:?} {objective:?} {pairs:?} {}", reference.is_some())
+            }
+            Self::Examples(examples) => format!("{settings:?} {examples:?}"),
         };
         fnv(text.as_bytes()) as u32
     }
 }
 
-/// The rest of a training.
+/// A training and its surroundings.
 pub struct Job<'a> {
-    /// The optimiser.
-    pub optimiser: Optimiser,
-    /// Steps between checkpoints.
-    pub save_every: u64,
-    /// Rows of a micro-batch at most; as many as memory allows where it is None.
-    pub micro_rows: Option<usize>,
-    /// Type of the weights that are trained.
-    pub weights: WeightType,
-    /// [`Trainer::read_half`].
-    pub half: Option<Half>,
-    /// [`Trainer::dropout`].
-    pub dropout: Dropout,
+    /// Its numbers.
+    pub settings: &'a TrainSettings,
     /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
     pub dir: &'a Path,
     /// Told what goes on.
@@ -65,21 +68,32 @@ pub struct Job<'a> {
     pub exchange: &'a dyn Exchange,
 }
 
-impl Job<'_> {
-    /// A trainer with all that is set here.
-    pub(super) fn trainer<'t>(&'t self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
+impl TrainSettings {
+    /// A trainer of `model` with these numbers.
+    pub(super) fn trainer<'t>(&self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
         let model = match self.weights {
             WeightType::F32 => model,
             WeightType::Bf16 => model.rounded(gpu)?,
         };
-        let mut trainer = Trainer::new(gpu, model, self.optimiser.clone())?;
+        let optimiser = Optimiser { seed: self.seed, ..self.optimiser.clone() };
+        let mut trainer = Trainer::new(gpu, model, optimiser)?;
         trainer.micro_rows = self.micro_rows;
         if let Some(half) = self.half {
             trainer.read_half(half)?;
         }
-        trainer.dropout = self.dropout;
-        trainer.exchange = self.exchange;
+        trainer.dropout = Dropout { rate: self.dropout, seed: self.seed };
         Ok(trainer)
+    }
+
+    /// Its passes over pairs.
+    pub fn dpo(&self, objective: &Objective) -> DpoConfig {
+        let (objective, lr) = (objective.clone(), self.lr.clone());
+        DpoConfig { objective, epochs: self.epochs, batch: self.batch, lr, seed: self.seed }
+    }
+
+    /// Its passes over answers.
+    pub fn sft(&self) -> SftConfig {
+        SftConfig { epochs: self.epochs, batch: self.batch, lr: self.lr.clone(), seed: self.seed }
     }
 }
 
@@ -110,19 +124,17 @@ pub trait EarlyStop {
     fn enough(&self) -> bool;
 }
 
-/// Trains `model`, from the last checkpoint on where there is one, until its end or until the `validator` has enough. The
-/// checkpoints stay until [`Checkpoints::remove`]. A validator is for a training by one process.
+/// Trains `model`, from the last checkpoint on where there is one, until its end or until the `validator` has enough.
+/// The checkpoints stay until [`Checkpoints::remove`]. A validator is for a training by one process.
 ///
 /// # Errors
 /// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
 pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&mut dyn EarlyStop>) -> Result<Model> {
-    let (records, epochs, batch) = match &data {
-        Data::Pairs { pairs, config, .. } => (pairs.len(), config.epochs, config.batch),
-        Data::Examples { examples, config } => (examples.len(), config.epochs, config.batch),
-    };
+    let settings = job.settings;
     let validator = validator.map(RefCell::new);
-    let cut = Fit::settle(gpu, &model, &data, job)?;
-    let mut trainer = job.trainer(gpu, model)?;
+    let cut = Fit::settle(gpu, &model, &data, settings)?;
+    let mut trainer = settings.trainer(gpu, model)?;
+    trainer.exchange = job.exchange;
     if let Some(cut) = cut {
         (trainer.micro_rows, trainer.checkpoint) = (Some(cut.micro_rows), Some(cut.checkpoint));
         job.observer.note(&format!("to fit the memory given: {cut}"));
@@ -132,9 +144,9 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
     if let Some(dir) = checkpoints.latest()? {
         trainer.load_state(&dir)?;
     }
-    let total = (records.div_ceil(batch.max(1)) * epochs) as u64;
+    let total = (data.len().div_ceil(settings.batch.max(1)) * settings.epochs) as u64;
     job.exchange.agree("the step that they go on from", || trainer.step as u32)?;
-    job.exchange.agree("the data or its settings", || data.digest())?;
+    job.exchange.agree("the data or its settings", || data.digest(settings))?;
     let log = writes.then(|| StepLog::open(job.dir.join("steps.jsonl"), trainer.step)).transpose()?;
     let steps = RefCell::new(log);
     if let Some(validator) = &validator {
@@ -159,7 +171,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
         if let Some(validator) = &validator {
             validator.borrow_mut().run(trainer)?;
         }
-        if validator.is_some() || (trainer.step.is_multiple_of(job.save_every) && trainer.step < total) {
+        if validator.is_some() || (trainer.step.is_multiple_of(settings.save_every) && trainer.step < total) {
             checkpoints.save(trainer)?;
         }
         if let Some(validator) = validator {
@@ -169,7 +181,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
         if enough.get() { Err(Error::Stopped) } else { Ok(()) }
     };
     let done = match data {
-        Data::Pairs { pairs, config, reference } => {
+        Data::Pairs { pairs, objective, reference } => {
             let reference = match reference {
                 Some(given) => Some(given),
                 None => checkpoints.reference(pairs.len())?,
@@ -178,15 +190,15 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
             dpo::run(
                 &mut trainer,
                 pairs,
-                config,
+                &settings.dpo(objective),
                 reference.as_deref(),
                 job.observer,
                 &mut |logps| if writes { checkpoints.keep_reference(logps) } else { Ok(()) },
                 &mut |trainer, step| after(trainer, serde_json::to_value(step)),
             )
         }
-        Data::Examples { examples, config } => {
-            sft::run(&mut trainer, examples, config, job.observer, &mut |trainer, step| {
+        Data::Examples(examples) => {
+            sft::run(&mut trainer, examples, &settings.sft(), job.observer, &mut |trainer, step| {
                 after(trainer, serde_json::to_value(step))
             })
         }

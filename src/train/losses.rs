@@ -1,5 +1,5 @@
-//! The preference losses: one list. A row holds the name, what it is, what it needs and the loss with its derivatives by
-//! the summed log-probs, in f64 on the host: between forward and backward a step moves a few numbers a sequence.
+//! The preference losses: one list. A row holds the name, what it is, what it needs and the loss with its derivatives
+//! by the summed log-probs, in f64 on the host: between forward and backward a step moves a few numbers a sequence.
 //! `--help`, the run's config, the tests and the documents read this list. Names and conventions are TRL's.
 
 use super::objective::{Objective, Seen, Slope};
@@ -33,16 +33,71 @@ pub struct Loss {
     pub name: &'static str,
     /// What it is and where it comes from.
     pub about: &'static str,
-    /// What it needs.
+    /// What it belongs to.
     pub family: Family,
+    /// What it needs besides.
+    pub needs: Needs,
     /// The loss and its derivatives.
     pub of: Of,
 }
 
+/// What a loss needs or allows beyond what its family says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Needs {
+    /// It reads the prompt's log-probs.
+    pub prompt: bool,
+    /// It reads the log-probs of mismatched answers, which stand in the place of the rejected.
+    pub mismatched: bool,
+    /// It sorts the pairs of a step by their values, so that no pair has a weight that moves with the model.
+    pub sorts: bool,
+    /// Label smoothing must stay below this; None where 1 is fine.
+    pub smoothing_below: Option<f32>,
+}
+
+impl Needs {
+    const NOTHING: Needs = Needs { prompt: false, mismatched: false, sorts: false, smoothing_below: None };
+}
+
+impl Family {
+    /// Whether its losses are on single answers with labels.
+    pub(super) fn unpaired(self) -> bool {
+        self == Family::Unpaired
+    }
+
+    /// Whether its losses read the reference's log-probs.
+    pub(super) fn reads_reference(self) -> bool {
+        !matches!(self, Family::Free | Family::Chosen)
+    }
+
+    /// Whether LD-DPO's weights are defined.
+    pub(super) fn takes_ld(self) -> bool {
+        !matches!(self, Family::Free | Family::Unpaired)
+    }
+
+    /// Whether an f-divergence is defined, or takes nothing from it.
+    pub(super) fn takes_divergence(self) -> bool {
+        matches!(self, Family::Margin | Family::Chosen)
+    }
+}
+
 impl Loss {
+    const fn with(self, needs: Needs) -> Loss {
+        Loss { needs, ..self }
+    }
+
     /// Whether it takes each pair by itself, so that a pair may have a weight and a soft label of its own.
     pub(super) fn takes_pairs_apart(&self) -> bool {
-        matches!(self.of, Of::Pair(_)) && self.family != Family::Unpaired
+        !self.couples() && !self.family.unpaired()
+    }
+
+    /// Whether WPO's weights are defined: each pair is compared with a reference by itself.
+    pub(super) fn takes_wpo(&self) -> bool {
+        matches!(self.family, Family::Margin | Family::Reference) && !self.needs.sorts
+    }
+
+    /// Whether the pairs of a step depend on one another.
+    pub(super) fn couples(&self) -> bool {
+        matches!(self.of, Of::Step(_))
     }
 }
 
@@ -150,7 +205,7 @@ fn kto(seen: &[Seen], o: &Objective) -> Vec<Slope> {
 }
 
 const fn row(name: &'static str, about: &'static str, family: Family, of: fn(&Seen, &Objective) -> Slope) -> Loss {
-    Loss { name, about, family, of: Of::Pair(of) }
+    Loss { name, about, family, needs: Needs::NOTHING, of: Of::Pair(of) }
 }
 
 const fn joint(
@@ -159,7 +214,7 @@ const fn joint(
     family: Family,
     of: fn(&[Seen], &Objective) -> Vec<Slope>,
 ) -> Loss {
-    Loss { name, about, family, of: Of::Step(of) }
+    Loss { name, about, family, needs: Needs::NOTHING, of: Of::Step(of) }
 }
 
 /// Every loss.
@@ -179,7 +234,8 @@ pub const LOSSES: &[Loss] = &[
             let (u, v) = (log_sigmoid(x) - (-e).ln_1p(), log_sigmoid(-x) - e.ln());
             (a * u + b * v, a * b * (u - v))
         })
-    }),
+    })
+    .with(Needs { smoothing_below: Some(1.0), ..Needs::NOTHING }),
     row("nca_pair", "NCA (arXiv 2402.05369) on pairs", Family::Reference, |s, o| {
         let beta = f64::from(o.beta);
         let (x, y) = (beta * s.c, beta * s.r);
@@ -198,7 +254,8 @@ pub const LOSSES: &[Loss] = &[
                 (loss, -((1.0 - eps) * sigmoid(-x) + eps * sigmoid(x)) / z)
             })
         },
-    ),
+    )
+    .with(Needs { smoothing_below: Some(0.5), ..Needs::NOTHING }),
     row("bco_pair", "BCO (arXiv 2404.04656) on pairs, without a running reward shift", Family::Reference, |s, o| {
         let beta = f64::from(o.beta);
         let loss = -log_sigmoid(beta * s.c) - log_sigmoid(-beta * s.r);
@@ -209,13 +266,15 @@ pub const LOSSES: &[Loss] = &[
         let (x, y) = (s.c - half, s.r + half);
         Slope::pair(x * x + y * y, 2.0 * x, 2.0 * y)
     }),
-    joint("aot", "AOT (arXiv 2406.05882): sorted margins of policy and reference", Family::Reference, aot),
+    joint("aot", "AOT (arXiv 2406.05882): sorted margins of policy and reference", Family::Reference, aot)
+        .with(Needs { sorts: true, ..Needs::NOTHING }),
     joint(
         "aot_unpaired",
         "AOT (arXiv 2406.05882): sorted log-ratios of chosen and rejected",
         Family::Reference,
         aot_unpaired,
-    ),
+    )
+    .with(Needs { sorts: true, ..Needs::NOTHING }),
     row("apo_zero", "APO-zero (arXiv 2408.06266): chosen up, rejected down", Family::Reference, |s, o| {
         let beta = f64::from(o.beta);
         let (a, b) = (sigmoid(beta * s.c), sigmoid(beta * s.r));
@@ -270,13 +329,15 @@ pub const LOSSES: &[Loss] = &[
                 dprompt: nll,
             }
         },
-    ),
+    )
+    .with(Needs { prompt: true, ..Needs::NOTHING }),
     joint(
         "kto",
         "KTO (arXiv 2402.01306) on single answers with labels; the KL is estimated from mismatched answers",
         Family::Unpaired,
         kto,
-    ),
+    )
+    .with(Needs { mismatched: true, ..Needs::NOTHING }),
     row("apo_zero_unpaired", "APO-zero on single answers with labels: KTO without the KL", Family::Unpaired, |s, o| {
         labelled(s, o, 0.0)
     }),
@@ -287,8 +348,18 @@ pub const LOSSES: &[Loss] = &[
 /// # Errors
 /// [`crate::Error::Input`] that lists the names.
 pub fn find(name: &str) -> crate::Result<&'static Loss> {
-    LOSSES.iter().find(|l| l.name == name).ok_or_else(|| {
-        let names: Vec<&str> = LOSSES.iter().map(|l| l.name).collect();
-        crate::Error::Input(format!("no loss is called '{name}'; there are: {}", names.join(", ")))
-    })
+    LOSSES
+        .iter()
+        .find(|l| l.name == name)
+        .ok_or_else(|| crate::Error::Input(format!("no loss is called '{name}'; there are: {}", names(|_| true))))
+}
+
+/// The names of those losses for which `is` holds.
+pub(super) fn names(is: impl Fn(&Loss) -> bool) -> String {
+    LOSSES.iter().filter(|l| is(l)).map(|l| l.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Every loss with what it is, a line each.
+pub fn listed() -> String {
+    LOSSES.iter().map(|l| format!("\n{}: {}", l.name, l.about)).collect()
 }

@@ -13,6 +13,7 @@ pub mod mpi;
 pub mod objective;
 pub mod out_folder;
 mod pair;
+mod settings;
 pub mod sft;
 mod state;
 
@@ -30,119 +31,10 @@ pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
 use moments::Moment;
 pub use moments::MomentType;
+pub use settings::{LearningRate, Optimiser, Schedule, TrainSettings, WeightType};
 
-/// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Optimiser {
-    /// Decay of the first and second moment.
-    pub betas: [f32; 2],
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f32,
-    /// Whether one-dimensional parameters (norm gains, biases) decay too.
-    pub decay_vectors: bool,
-    /// The gradient's global norm is clipped to this; 0 is off.
-    pub max_grad_norm: f32,
-    /// Type of the moments.
-    pub moments: MomentType,
-    /// Of the rounding of bf16 weights.
-    pub seed: u64,
-}
-
-impl Optimiser {
-    /// Whether every value can be computed with.
-    ///
-    /// # Errors
-    /// The first one that cannot.
-    pub fn check(&self) -> Result<()> {
-        let at_least_0 = |x: f32| x >= 0.0 && x.is_finite();
-        for (fine, what) in [
-            (self.betas.iter().all(|b| (0.0..1.0).contains(b)), "betas must be from 0 to below 1"),
-            (self.eps > 0.0 && self.eps.is_finite(), "eps must be above 0"),
-            (at_least_0(self.weight_decay), "weight_decay must be at least 0"),
-            (at_least_0(self.max_grad_norm), "max_grad_norm must be at least 0; 0 does not clip"),
-        ] {
-            if !fine {
-                return Err(Error::Input(what.into()));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Default for Optimiser {
-    fn default() -> Self {
-        Self {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.0,
-            decay_vectors: false,
-            max_grad_norm: 1.0,
-            moments: MomentType::F32,
-            seed: 0,
-        }
-    }
-}
-
-/// In which type the matrices that are trained are kept; vectors, gradients and sums are in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightType {
-    /// f32.
-    #[default]
-    F32,
-    /// bf16, each step rounded stochastically: half the bytes, and no step is lost on the mean.
-    Bf16,
-}
-
-/// How the learning rate moves over the steps of a training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Schedule {
-    /// Constant after warm-up.
-    Constant,
-    /// Linear to 0 at the last step.
-    Linear,
-    /// Half a cosine down to `min_lr`.
-    Cosine,
-}
-
-/// The learning rate of every step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LearningRate {
-    /// The peak.
-    pub peak: f32,
-    /// Where the cosine ends.
-    pub min_lr: f32,
-    /// Steps of linear warm-up: step i (from 0) has the factor (i + warmup_offset) / warmup until it reaches 1.
-    pub warmup: usize,
-    /// 0 is transformers' warm-up, whose first step moves nothing; with 1 it moves, and the last step of the warm-up has
-    /// the peak.
-    pub warmup_offset: usize,
-    /// The shape after warm-up.
-    pub schedule: Schedule,
-}
-
-impl LearningRate {
-    /// The rate of step `step` (from 0) out of `steps`, as transformers' schedules give it.
-    pub fn at(&self, step: usize, steps: usize) -> f32 {
-        let warm =
-            if self.warmup == 0 { 1.0 } else { ((step + self.warmup_offset) as f32 / self.warmup as f32).min(1.0) };
-        let span = steps.saturating_sub(self.warmup).max(1) as f32;
-        let done = (step.saturating_sub(self.warmup) as f32 / span).min(1.0);
-        match self.schedule {
-            Schedule::Constant => self.peak * warm,
-            Schedule::Linear => self.peak * warm * (1.0 - done),
-            Schedule::Cosine => {
-                let low = self.min_lr.min(self.peak);
-                (low + (self.peak - low) * 0.5 * (1.0 + (std::f32::consts::PI * done).cos())) * warm
-            }
-        }
-    }
-}
-
-/// Dropout in training; scoring, generation and the reference pass of DPO never drop. The rate on the input of an adapter
-/// is the adapter's own setting, [`crate::arch::lora::LoraConfig::dropout`].
+/// Dropout in training; scoring, generation and the reference pass of DPO never drop. The rate on the input of an
+/// adapter is the adapter's own setting, [`crate::arch::lora::LoraConfig::dropout`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dropout {
     /// Share of what each attention and MLP branch adds to the residual stream, from 0 to below 1. Kept values are
@@ -162,11 +54,11 @@ pub struct Trainer<'a> {
     /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
     /// None. A step's gradient is the same whatever it is, but for rounding.
     pub micro_rows: Option<usize>,
-    /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations; where it
-    /// is None, only where they exceed the memory planned for. The bits are the same.
+    /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations;
+    /// where it is None, only where they exceed the memory planned for. The bits are the same.
     pub checkpoint: Option<bool>,
-    /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a copy, for
-    /// comparison. No loss or gradient differs by more than rounding.
+    /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a
+    /// copy, for comparison. No loss or gradient differs by more than rounding.
     pub share_prompts: bool,
     /// None at first, but for an adapter's.
     pub dropout: Dropout,
@@ -182,8 +74,8 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (its matrices in f32, or in bf16, which stay so) into training with fresh moments. Of a model with an
-    /// adapter only that is trained.
+    /// Takes `model` (its matrices in f32, or in bf16, which stay so) into training with fresh moments. Of a model with
+    /// an adapter only that is trained.
     ///
     /// # Errors
     /// Out of memory; a model with weights in f16 or quantised.
@@ -301,7 +193,8 @@ impl<'a> Trainer<'a> {
         dropout::Masks::new(self.gpu, forest, nodes, (seed, self.step), rate).map(Some)
     }
 
-    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under PEFT's.
+    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under
+    /// PEFT's.
     ///
     /// # Errors
     /// GPU errors.
@@ -393,53 +286,5 @@ impl<'a> Trainer<'a> {
         self.copy()?;
         self.step += 1;
         Ok(norm)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each row: `schedule(AdamW at 2e-3)` of transformers 5.23 over `steps`, read as `optimizer.param_groups[0]["lr"]`
-    /// before each step, for `get_constant_schedule_with_warmup(o, warmup)`, `get_linear_schedule_with_warmup(o, warmup,
-    /// steps)`, `get_cosine_schedule_with_warmup(o, warmup, steps)` and
-    /// `get_cosine_with_min_lr_schedule_with_warmup(o, warmup, steps, min_lr=5e-4)`.
-    #[test]
-    fn schedules_are_those_of_transformers() {
-        const W: [f64; 3] = [0.0, 0.000666666667, 0.00133333333];
-        let tables: [(usize, usize, [Vec<f64>; 4]); 3] = [
-            (
-                7,
-                3,
-                [
-                    [&W[..], &[0.002; 4]].concat(),
-                    [&W[..], &[0.002, 0.0015, 0.001, 0.0005]].concat(),
-                    [&W[..], &[0.002, 0.00170710678, 0.001, 0.000292893219]].concat(),
-                    [&W[..], &[0.002, 0.00178033009, 0.00125, 0.000719669914]].concat(),
-                ],
-            ),
-            (
-                5,
-                0,
-                [
-                    vec![0.002; 5],
-                    vec![0.002, 0.0016, 0.0012, 0.0008, 0.0004],
-                    vec![0.002, 0.00180901699, 0.00130901699, 0.000690983006, 0.000190983006],
-                    vec![0.002, 0.00185676275, 0.00148176275, 0.00101823725, 0.000643237254],
-                ],
-            ),
-            (4, 6, [(); 4].map(|()| vec![0.0, 0.000333333333, 0.000666666667, 0.001])),
-        ];
-        let kinds =
-            [(Schedule::Constant, 0.0), (Schedule::Linear, 0.0), (Schedule::Cosine, 0.0), (Schedule::Cosine, 5e-4)];
-        for (steps, warmup, rates) in tables {
-            for ((schedule, min_lr), want) in kinds.into_iter().zip(rates) {
-                let rate = LearningRate { peak: 2e-3, min_lr, warmup, warmup_offset: 0, schedule };
-                for (i, want) in want.iter().enumerate() {
-                    let got = f64::from(rate.at(i, steps));
-                    assert!((got - want).abs() < 1e-9, "{schedule:?} {steps} {warmup} step {i}: {got}, {want}");
-                }
-            }
-        }
     }
 }

@@ -19,16 +19,6 @@ pub enum MomentType {
     Bits8,
 }
 
-impl MomentType {
-    /// The optimiser's name on the command line and in configurations.
-    pub fn name(self) -> &'static str {
-        match self {
-            MomentType::F32 => "adamw",
-            MomentType::Bits8 => "adamw8bit",
-        }
-    }
-}
-
 /// One moment of a parameter.
 pub(super) enum Moment {
     F32(Weight),

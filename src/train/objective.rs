@@ -1,6 +1,8 @@
 //! The objective of a preference training: losses of the list with weights, and the options that apply to all of them.
 
 use super::losses::{self, Family, Loss, Of, log_sigmoid, sigmoid};
+use super::pair::{Labelled, Pair, unpaired};
+use crate::settings::{self, Range, Takes, settings};
 use crate::{Error, Result};
 
 /// What the losses see of one pair. Sums are over an answer's tokens.
@@ -37,7 +39,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The pair the other way round, as far as the answers are compared: what is learnt of the chosen answer alone stays.
+    /// The pair the other way round, as far as the answers are compared: what is learnt of the chosen answer alone
+    /// stays.
     fn turned(&self) -> Self {
         let swap = |[a, b]: [f64; 2]| [b, a];
         Self {
@@ -139,49 +142,53 @@ impl Divergence {
     }
 }
 
-/// Losses with weights, and their options.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Objective {
-    /// Losses by name (`losses::LOSSES`) with their weights.
-    pub losses: Vec<(String, f32)>,
-    /// β of the losses.
-    pub beta: f32,
-    /// Share of labels taken as wrong, for the losses that know it.
-    pub label_smoothing: f32,
-    /// Weight of the chosen answer's negative log-likelihood (RPO, arXiv 2404.19733), a mean over its own tokens and then over
-    /// the pairs; the loss `sft` is the mean over all tokens.
-    pub nll: f32,
-    /// What takes the place of the reverse KL, for losses of [`Family::Margin`].
-    pub f_divergence: Divergence,
-    /// α of the α-divergence.
-    pub f_alpha: f32,
-    /// WPO (arXiv 2406.11827): each pair weighs as much as the policy would write it, as TRL computes it.
-    pub wpo: bool,
-    /// LD-DPO (arXiv 2409.06411): weight of the log-probs behind the shorter answer's length; 1 is off.
-    pub ld_alpha: f32,
-    /// SimPO's target margin γ.
-    pub simpo_gamma: f32,
-    /// Weight of KTO's desirable answers.
-    pub desirable_weight: f32,
-    /// Weight of KTO's undesirable answers.
-    pub undesirable_weight: f32,
+/// The losses as `--loss` and `loss` write them.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(losses: &[(String, f32)], to: S) -> Result<S::Ok, S::Error> {
+        let one = |(name, weight): &(String, f32)| match *weight {
+            1.0 => name.clone(),
+            weight => format!("{name}:{weight}"),
+        };
+        to.serialize_str(&losses.iter().map(one).collect::<Vec<_>>().join(","))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, f32)>, D::Error> {
+        super::parse(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
-impl Default for Objective {
-    fn default() -> Self {
-        Self {
-            losses: vec![("sigmoid".into(), 1.0)],
-            beta: 0.1,
-            label_smoothing: 0.0,
-            nll: 0.0,
-            f_divergence: Divergence::ReverseKl,
-            f_alpha: 0.5,
-            wpo: false,
-            ld_alpha: 1.0,
-            simpo_gamma: 0.5,
-            desirable_weight: 1.0,
-            undesirable_weight: 1.0,
-        }
+settings! {
+    /// Losses with weights, and their options.
+    pub struct Objective {
+        /// Losses with their weights, such as sigmoid or sigmoid:0.8,sft:0.2.
+        #[serde(with = "as_text")]
+        losses: Vec<(String, f32)> = vec![("sigmoid".into(), 1.0)] => "loss", "L[:WEIGHT],…",
+            Takes::Read { read: |text| parse(text).map(|_| ()), listed: losses::listed };
+        /// Strength of the pull to the reference (β).
+        beta: f32 = 0.1 => "beta", "BETA", Takes::Number(Range::Above0);
+        /// Share of labels taken as wrong, for the losses that know it.
+        label_smoothing: f32 = 0.0 => "label_smoothing", "S", Takes::Number(Range::From0To1);
+        /// Weight of the chosen answers' negative log-likelihood beside the loss. It is a mean over each answer's
+        /// tokens, then over the pairs (RPO, arXiv 2404.19733); the loss `sft` is the mean over all tokens of a step,
+        /// as in TRL.
+        nll: f32 = 0.0 => "nll", "A", Takes::Number(Range::AtLeast0);
+        /// What takes the place of the reverse KL, for losses of the margin alone.
+        f_divergence: Divergence = Divergence::ReverseKl => "f_divergence", "F",
+            Takes::OneOf(&["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]);
+        /// The coefficient α of alpha_divergence.
+        f_alpha: f32 = 0.5 => "f_alpha", "A", Takes::Number(Range::Finite);
+        /// Weigh each pair by how likely the model would write it (WPO, arXiv 2406.11827).
+        wpo: bool = false => "wpo", "", Takes::Switch;
+        /// Weight of log-probs behind the shorter answer's length (LD-DPO, arXiv 2409.06411); 1 is off.
+        ld_alpha: f32 = 1.0 => "ld_alpha", "A", Takes::Number(Range::From0To1);
+        /// SimPO's target margin γ.
+        simpo_gamma: f32 = 0.5 => "simpo_gamma", "G", Takes::Number(Range::Finite);
+        /// Weight of desirable answers (kto, apo_zero_unpaired).
+        desirable_weight: f32 = 1.0 => "desirable_weight", "W", Takes::Number(Range::AtLeast0);
+        /// Weight of undesirable answers (kto, apo_zero_unpaired).
+        undesirable_weight: f32 = 1.0 => "undesirable_weight", "W", Takes::Number(Range::AtLeast0);
     }
 }
 
@@ -231,39 +238,29 @@ impl Objective {
         if self.losses.is_empty() {
             return Err(Error::Input("no loss is given".into()));
         }
+        settings::check(self)?;
         let rows = check(&self.losses)?;
         let all = |f: fn(Family) -> bool| rows.iter().all(|l| f(l.family));
-        let paired = all(|f| f != Family::Unpaired);
-        let reference = all(|f| !matches!(f, Family::Free | Family::Unpaired));
-        let not_sorting = rows.iter().all(|l| !l.name.starts_with("aot"));
-        let within = |x: f32, low: f32, high: f32| (low..=high).contains(&x);
-        let weights = [self.nll, self.desirable_weight, self.undesirable_weight];
+        let single = rows.iter().any(|l| l.family.unpaired());
+        let smoothed = |l: &&&Loss| l.needs.smoothing_below.is_some_and(|below| self.label_smoothing >= below);
+        if let Some(Loss { name, needs, .. }) = rows.iter().find(smoothed) {
+            let below = needs.smoothing_below.unwrap_or(1.0);
+            let what = format!("label_smoothing is {}; {name} needs it below {below}", self.label_smoothing);
+            return Err(Error::Input(what));
+        }
+        if self.f_divergence != Divergence::ReverseKl && !all(Family::takes_divergence) {
+            let fine = losses::names(|l| l.family.takes_divergence());
+            let what =
+                format!("f-divergences other than reverse_kl are defined for losses of the margin alone: {fine}");
+            return Err(Error::Input(what));
+        }
+        if self.wpo && !rows.iter().all(|l| l.takes_wpo()) {
+            return Err(Error::Input(format!("WPO goes with these losses alone: {}", losses::names(Loss::takes_wpo))));
+        }
         let checks = [
-            (self.beta > 0.0 && self.beta.is_finite(), "beta must be above 0"),
-            (within(self.label_smoothing, 0.0, 1.0), "label smoothing must be from 0 to 1"),
-            (
-                self.label_smoothing < 0.5 || rows.iter().all(|l| l.name != "robust"),
-                "robust needs label smoothing below 0.5",
-            ),
-            (
-                self.label_smoothing < 1.0 || rows.iter().all(|l| l.name != "exo_pair"),
-                "exo_pair needs label smoothing below 1",
-            ),
-            (weights.iter().all(|w| *w >= 0.0 && w.is_finite()), "weights must be at least 0"),
-            (self.f_alpha.is_finite() && self.simpo_gamma.is_finite(), "f_alpha and simpo_gamma must be finite"),
-            (within(self.ld_alpha, 0.0, 1.0), "ld_alpha must be from 0 to 1"),
-            (
-                self.f_divergence == Divergence::ReverseKl || all(|f| matches!(f, Family::Margin | Family::Chosen)),
-                "f-divergences other than reverse_kl are defined for losses of the margin alone: sigmoid, sigmoid_norm, \
-                 hinge, ipo, exo_pair, robust, discopop, and sft",
-            ),
-            (
-                !self.wpo || (reference && all(|f| f != Family::Chosen) && not_sorting),
-                "WPO goes with the losses on pairs with a reference, not with aot and not with sft",
-            ),
-            (self.ld_alpha == 1.0 || reference, "ld_alpha goes with the losses on pairs with a reference"),
-            (paired || all(|f| f == Family::Unpaired), "losses on pairs and on single answers cannot be mixed"),
-            (paired || self.nll == 0.0, "an NLL term needs chosen answers, so it cannot go with single answers"),
+            (self.ld_alpha == 1.0 || all(Family::takes_ld), "ld_alpha goes with the losses on pairs with a reference"),
+            (!single || all(Family::unpaired), "losses on pairs and on single answers cannot be mixed"),
+            (!single || self.nll == 0.0, "an NLL term needs chosen answers, so it cannot go with single answers"),
         ];
         match checks.iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(Error::Input((*what).into())),
@@ -271,12 +268,25 @@ impl Objective {
         }
     }
 
+    /// Single answers as these losses take them (see [`unpaired`]). Where none reads the mismatched answers, the answer
+    /// itself stands in their place, so that it is computed once. `batch` is the number of records of a step.
+    ///
+    /// # Errors
+    /// As [`Objective::rows`].
+    pub fn single_answers(&self, records: &[Labelled], batch: usize) -> Result<Vec<Pair>> {
+        let mut pairs = unpaired(records, batch);
+        if !self.rows()?.iter().any(|l| l.needs.mismatched) {
+            pairs.iter_mut().for_each(|p| p.rejected.clone_from(&p.chosen));
+        }
+        Ok(pairs)
+    }
+
     /// Whether the losses are on single answers with labels.
     ///
     /// # Errors
     /// As [`Objective::rows`].
     pub fn unpaired(&self) -> Result<bool> {
-        Ok(self.rows()?.iter().any(|l| l.family == Family::Unpaired))
+        Ok(self.rows()?.iter().any(|l| l.family.unpaired()))
     }
 
     /// Whether every loss takes each pair by itself, so that a pair may have a weight and a soft label of its own.
@@ -287,8 +297,8 @@ impl Objective {
         Ok(self.rows()?.iter().all(|l| l.takes_pairs_apart()))
     }
 
-    /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r are
-    /// set here.
+    /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r
+    /// are set here.
     ///
     /// # Errors
     /// As [`Objective::rows`].
@@ -387,6 +397,15 @@ mod tests {
                 let want = [all[i].dc + all[i].dsum, all[i].dr][side];
                 assert!((slope - want).abs() < 1e-6 * (1.0 + want.abs()), "{what}: pair {i} {side}: {want}, {slope}");
             }
+        }
+    }
+
+    #[test]
+    fn mismatched_answers_are_kept_for_losses_that_read_them() {
+        let record = |id| Labelled { prompt: vec![1], completion: vec![id], desirable: true };
+        for (name, rejected) in [("kto", [3, 2]), ("apo_zero_unpaired", [2, 3])] {
+            let pairs = of(name).single_answers(&[record(2), record(3)], 2).unwrap();
+            assert_eq!([pairs[0].rejected[0], pairs[1].rejected[0]], rejected, "{name}");
         }
     }
 

@@ -40,7 +40,8 @@ impl Work {
         Ok(())
     }
 
-    /// Begins a training, or goes on with it. `plan` is what both must have in common; the version of this crate is added to it.
+    /// Begins a training, or goes on with it. `plan` is what both must have in common; the version of this crate is
+    /// added to it.
     ///
     /// # Errors
     /// As [`Work::check`]; another process works on it; it was begun with another plan; it cannot be written.
@@ -99,7 +100,8 @@ impl Work {
     }
 }
 
-/// The working folder of a training that will write `out`: where checkpoints and the log of steps lie until the model is written.
+/// The working folder of a training that will write `out`: where checkpoints and the log of steps lie until the model
+/// is written.
 pub fn folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
@@ -111,8 +113,13 @@ fn has_checkpoint(dir: &Path) -> bool {
 }
 
 fn difference(old: &Value, new: &Value) -> String {
-    let keys = new.as_object().into_iter().flat_map(|o| o.keys());
+    let keys = |plan: &Value| -> Vec<String> { plan.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect() };
+    if keys(old) != keys(new) {
+        return "was begun by a selfreward that knew other settings; remove the folder and begin anew".into();
+    }
+    let keys = keys(new);
     let differ: Vec<String> = keys
+        .iter()
         .filter(|key| old.get(key.as_str()) != new.get(key.as_str()))
         .map(|key| format!("{key} was {}, is {}", old.get(key.as_str()).unwrap_or(&Value::Null), new[key.as_str()]))
         .collect();

@@ -31,7 +31,7 @@ const PROMPTS: usize = 96;
 fn base() -> RoundSettings {
     let mut s = settings(PROMPTS, Method::Dpo, 0.0);
     // Two models as different as a few steps make them.
-    (s.dpo.batch, s.dpo.warmup) = (16, 2);
+    (s.dpo.training.batch, s.dpo.training.lr.warmup) = (16, 2);
     s
 }
 

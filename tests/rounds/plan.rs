@@ -11,13 +11,13 @@ use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::recipe::plan::{self, ids};
 use selfreward::source::ModelSource;
-use selfreward::train::dpo::{DpoConfig, Pair};
+use selfreward::train::dpo::Pair;
 use selfreward::train::exchange::Alone;
 use selfreward::train::fit::{Cut, Fit};
 use selfreward::train::job::{Data, Job, train};
 use selfreward::train::objective::Objective;
-use selfreward::train::sft::{Example, SftConfig};
-use selfreward::train::{Dropout, LearningRate, MomentType, Optimiser, Schedule, WeightType};
+use selfreward::train::sft::Example;
+use selfreward::train::{LearningRate, MomentType, Optimiser, TrainSettings, WeightType};
 use selfreward::weights::{ModelParts, save_gguf};
 use selfreward::{Silent, world};
 use std::path::{Path, PathBuf};
@@ -80,23 +80,21 @@ impl Case {
         Model::load_as(gpu, &source, self.storage).unwrap().with_adapter(gpu, adapter.as_ref()).unwrap()
     }
 
-    /// Calls `with` the data and the job.
-    fn with<R>(&self, dir: &Path, with: impl FnOnce(Data, &Job) -> R) -> R {
-        let lr = LearningRate { peak: 1e-4, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
+    /// Calls `with` the data and the settings of a training.
+    fn with<R>(&self, with: impl FnOnce(Data, &TrainSettings) -> R) -> R {
         let losses = vec![(self.loss.to_owned(), 1.0)];
         let objective = Objective { losses, ..Objective::default() };
-        let dpo = DpoConfig { objective, epochs: 2, batch: 8, lr: lr.clone(), seed: 0 };
-        let sft = SftConfig { epochs: 2, batch: 8, lr, seed: 0 };
-        let job = Job {
+        let settings = TrainSettings {
+            epochs: 2,
+            batch: 8,
+            lr: LearningRate::constant(1e-4),
             optimiser: Optimiser { moments: self.moments, ..Optimiser::default() },
             save_every: 100,
             micro_rows: self.micro_rows,
             weights: self.weights,
             half: self.half,
-            dropout: Dropout { rate: self.dropout, seed: 0 },
-            dir,
-            observer: &Silent,
-            exchange: &Alone,
+            dropout: self.dropout,
+            ..TrainSettings::default()
         };
         let tokens = |key: usize, n| ids(60, key as u64, n);
         let pair =
@@ -105,21 +103,24 @@ impl Case {
         let example = |p: &Pair| Example { prompt: p.prompt.clone(), completion: p.chosen.clone() };
         let examples: Vec<Example> = pairs.iter().map(example).collect();
         match self.sft {
-            true => with(Data::Examples { examples: &examples, config: &sft }, &job),
-            false => with(Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, &job),
+            true => with(Data::Examples(&examples), &settings),
+            false => with(Data::Pairs { pairs: &pairs, objective: &objective, reference: None }, &settings),
         }
     }
 
     fn fit<R>(&self, gpu: &Gpu, with: impl FnOnce(&Fit) -> R) -> R {
         let load = |gpu: &Gpu| Ok(self.load(gpu));
-        self.with(Path::new(""), |data, job| with(&Fit { gpu, model: &load, data: &data, job, others: 0 }))
+        self.with(|data, settings| with(&Fit { gpu, model: &load, data: &data, settings, others: 0 }))
     }
 
     /// The peak of a training, and its steps as they are logged.
     fn train(&self, memory: Option<u64>) -> selfreward::Result<(Peak, String)> {
         let dir = tempfile::tempdir().unwrap();
         let gpu = Gpu::open(None, memory).unwrap();
-        self.with(dir.path(), |data, job| train(&gpu, self.load(&gpu), data, job, None).map(drop))?;
+        self.with(|data, settings| {
+            let job = Job { settings, dir: dir.path(), observer: &Silent, exchange: &Alone };
+            train(&gpu, self.load(&gpu), data, &job, None).map(drop)
+        })?;
         Ok((gpu.peak(), std::fs::read_to_string(dir.path().join("steps.jsonl")).unwrap()))
     }
 }

@@ -3,3 +3,4 @@
 #![expect(clippy::expect_used, reason = "a failed test may panic")]
 
 mod floors;
+mod names;

@@ -1,7 +1,8 @@
 //! `chat`: a conversation in the terminal; answers appear as they are written.
 
 use crate::app::{App, DtypeArg};
-use crate::sample::SampleArgs;
+use crate::flags::Flags;
+use crate::sample::{self, Answers};
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request};
 use selfreward::model::Model;
@@ -20,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
-    sample: SampleArgs,
+    sample: Flags<Answers>,
     #[command(flatten)]
     dtype: DtypeArg,
 }
@@ -61,7 +62,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
-        let settings = args.sample.settings(&source, app.common.seed());
+        let settings = sample::settings(&args.sample, &source, app.common.seed());
         let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
         let mut stream = text.stream();
         let mut failed: Option<anyhow::Error> = None;

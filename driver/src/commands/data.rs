@@ -1,13 +1,13 @@
 //! `data`: training files from others' formats.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::flags::{Flags, Preset};
 use crate::sample::{at_least_0, share, share_above_0};
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::data::import::{self, Counts, Lesson, Question, verdicts};
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
-use selfreward::generate::Sampling;
 use selfreward::json::write_jsonl;
 use selfreward::judge::{ModelJudgeSettings, Templates};
 use selfreward::model::Model;
@@ -66,18 +66,8 @@ pub(crate) struct EftArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     dtype: DtypeArg,
-    /// Verdicts an answer
-    #[arg(long, default_value_t = 3, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    samples: u32,
-    /// Softmax temperature of the verdicts
-    #[arg(long, default_value_t = 0.7, value_name = "T", value_parser = at_least_0)]
-    temperature: f32,
-    /// Keep the smallest set of likeliest tokens that reaches this probability
-    #[arg(long, default_value_t = 0.9, value_name = "P", value_parser = share_above_0)]
-    top_p: f32,
-    /// Most tokens of a verdict
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_new_tokens: u32,
+    #[command(flatten)]
+    verdicts: Flags<Verdicts>,
     /// Most that one score may take of the verdicts; what is above it is dropped at random
     #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = share_above_0)]
     max_share: f32,
@@ -96,6 +86,21 @@ pub(crate) struct PreferenceArgs {
     /// Least difference of scores, where both answers have one
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = at_least_0)]
     min_gap: f32,
+}
+
+/// How verdicts on ranked answers are written unless flags say otherwise.
+struct Verdicts;
+
+impl Preset for Verdicts {
+    type Of = ModelJudgeSettings;
+
+    fn defaults() -> ModelJudgeSettings {
+        ModelJudgeSettings::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        key != "retries"
+    }
 }
 
 pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
@@ -217,13 +222,7 @@ fn write(
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = ModelJudgeSettings {
-        samples: args.samples as usize,
-        sampling: Sampling { temperature: args.temperature, top_p: args.top_p, ..Sampling::default() },
-        max_new_tokens: args.max_new_tokens as usize,
-        seed: app.common.seed(),
-        ..ModelJudgeSettings::default()
-    };
+    let settings = ModelJudgeSettings { seed: app.common.seed(), ..ModelJudgeSettings::clone(&args.verdicts) };
     let mut engine = GpuEngine::new(&gpu, &model);
     let written = verdicts::write(&mut engine, &language, templates, &settings, ranked, &app.progress)?;
     app.progress.clear();

@@ -193,7 +193,7 @@ fn generate(app: &App, args: &GenerateArgs) -> Result<()> {
         max_new_tokens: args.max_new_tokens as usize,
         stop: source.stop_ids.clone(),
         seed: app.common.seed(),
-        choices: Vec::new(),
+        ..Settings::default()
     };
     let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     let tokens: Vec<Vec<u32>> = outputs.into_iter().flatten().map(|o| o.tokens).collect();

@@ -3,7 +3,8 @@
 use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
 use crate::common::WrongUsage;
-use crate::sample::{SampleArgs, at_least_0};
+use crate::flags::Flags;
+use crate::sample::{self, Answers, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::error::ErrorKind;
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     reading: JudgeArgs,
     #[command(flatten)]
-    sample: SampleArgs,
+    sample: Flags<Answers>,
     /// judge: ranked or scored responses. perplexity: lines with text, messages, or prompt and completion
     #[arg(long, value_name = "F", help_heading = "Judge and perplexity")]
     data: Option<PathBuf>,
@@ -227,7 +228,7 @@ fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<An
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = args.sample.settings(&source, app.common.seed());
+    let settings = sample::settings(&args.sample, &source, app.common.seed());
     let engine = &mut GpuEngine::new(&gpu, &model);
     Ok(answer_all(engine, &language, &side.name, prompts, args.duel.n, &settings, &app.progress)?)
 }

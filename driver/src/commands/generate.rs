@@ -1,8 +1,9 @@
 //! `generate`: answers to one prompt or to a file of them.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::flags::Flags;
 use crate::profile::ProfileArg;
-use crate::sample::SampleArgs;
+use crate::sample::{self, Answers};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::generate::{Generator, Request};
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
     #[command(flatten)]
-    sample: SampleArgs,
+    sample: Flags<Answers>,
     #[command(flatten)]
     dtype: DtypeArg,
     /// Cut the answer before this text; may be given several times
@@ -98,7 +99,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let (gpu, peaks) = args.profile.gpu(app)?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = args.sample.settings(&source, app.common.seed());
+    let settings = sample::settings(&args.sample, &source, app.common.seed());
     let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
     let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;

@@ -1,6 +1,7 @@
 //! `judge`: scores for responses, and how well a model judges at all.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::flags::{Flags, Preset};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -46,9 +47,8 @@ pub(crate) struct JudgeArgs {
     /// side)
     #[arg(long, value_delimiter = ',', value_name = "MODE,…", value_parser = modes())]
     pub(crate) mode: Vec<Mode>,
-    /// Verdicts an answer where they are written
-    #[arg(long, default_value_t = ModelJudgeSettings::default().samples as u32, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    samples: u32,
+    #[command(flatten)]
+    verdicts: Flags<Verdicts>,
     /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the first mode listed
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
@@ -58,6 +58,21 @@ pub(crate) struct JudgeArgs {
     /// The numbers of --score-pattern that mean 0 and 5
     #[arg(long, value_name = "LOW,HIGH", default_value = "0,5", requires = "score_pattern", value_parser = range)]
     score_range: Range,
+}
+
+/// How verdicts are written unless flags say otherwise.
+pub(crate) struct Verdicts;
+
+impl Preset for Verdicts {
+    type Of = ModelJudgeSettings;
+
+    fn defaults() -> ModelJudgeSettings {
+        ModelJudgeSettings::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        key == "samples"
+    }
 }
 
 /// The ends of a scale.
@@ -90,7 +105,7 @@ impl JudgeArgs {
     pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
         // Both were read when the arguments were.
         let pattern = self.score_pattern.as_ref().and_then(|p| ScorePattern::new(p, self.score_range.0).ok());
-        ModelJudgeSettings { samples: self.samples as usize, pattern, seed, ..ModelJudgeSettings::default() }
+        ModelJudgeSettings { pattern, seed, ..ModelJudgeSettings::clone(&self.verdicts) }
     }
 
     /// The judge of a mode, with a prompt of one's own where there is one.

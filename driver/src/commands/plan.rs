@@ -1,12 +1,11 @@
 //! `plan`: what a command would take, told before it takes anything.
 
-use crate::app::{App, DtypeArg, Pin, StateArgs};
-use crate::commands::train::{LoraArgs, LossArgs};
+use crate::app::{App, DtypeArg, Pin};
+use crate::commands::train::{LoraArgs, Losses};
 use crate::dtype::one_of;
-use crate::sample::share_below_1;
+use crate::flags::{Flags, Preset};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
-use selfreward::Silent;
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::arch::{Arch, family};
@@ -18,12 +17,11 @@ use selfreward::model::{Model, Storage};
 use selfreward::recipe::config::RunConfig;
 use selfreward::recipe::plan::{self, RunPlan};
 use selfreward::source::ModelSource;
-use selfreward::train::dpo::{DpoConfig, Pair};
-use selfreward::train::exchange::Alone;
+use selfreward::train::dpo::Pair;
 use selfreward::train::fit::{Choice, Fit};
-use selfreward::train::job::{Data, Job};
-use selfreward::train::sft::{Example, SftConfig};
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, WeightType};
+use selfreward::train::job::Data;
+use selfreward::train::sft::Example;
+use selfreward::train::{TrainSettings, WeightType};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,21 +62,15 @@ pub(crate) struct Args {
     /// Most tokens of prompt and answer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     max_length: Option<u32>,
-    /// Records a step
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
+    #[command(flatten)]
+    settings: Flags<Planned>,
     /// Most rows (tokens) of a micro-batch, but for a longer record (default: what --memory allows)
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
-    /// Share of what each branch adds to the residual stream that is dropped
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share_below_1)]
-    dropout: f32,
     #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
-    loss: LossArgs,
-    #[command(flatten)]
-    state: StateArgs,
+    loss: Flags<Losses>,
     #[command(flatten)]
     dtype: DtypeArg,
     #[command(flatten)]
@@ -87,6 +79,21 @@ pub(crate) struct Args {
     /// needs the device
     #[arg(long, conflicts_with_all = ["run", "variant"])]
     desktop: bool,
+}
+
+/// What is planned unless flags say otherwise: the settings that say what a training takes.
+struct Planned;
+
+impl Preset for Planned {
+    type Of = TrainSettings;
+
+    fn defaults() -> TrainSettings {
+        TrainSettings::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        ["batch", "dropout", "optimizer", "weights"].contains(&key)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum, Serialize)]
@@ -291,38 +298,27 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let context = shape.arch().context();
     ensure!(prompt + answer <= context, "{prompt} + {answer} tokens exceed the model's context of {context}");
     let list = |key, n| plan::ids(shape.arch().vocab_size, key, n);
-    let batch = args.batch as usize;
-    let lr = LearningRate { peak: 1e-6, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
-    let dpo = DpoConfig { objective: args.loss.objective()?, epochs: 1, batch, lr: lr.clone(), seed: 0 };
-    let sft = SftConfig { epochs: 1, batch, lr, seed: 0 };
+    args.loss.rows()?;
+    let batch = args.settings.batch;
     let pairs = vec![Pair::new(list(0, prompt), list(1, answer), list(2, answer)); batch];
     let examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; batch];
     let (data, longest) = match args.task {
-        Task::Sft => (Data::Examples { examples: &examples, config: &sft }, prompt + answer),
-        _ => (Data::Pairs { pairs: &pairs, config: &dpo, reference: None }, pairs[0].rows()),
+        Task::Sft => (Data::Examples(&examples), prompt + answer),
+        _ => (Data::Pairs { pairs: &pairs, objective: &args.loss, reference: None }, pairs[0].rows()),
     };
     let fit =
         |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
-            let job = Job {
-                optimiser: Optimiser { moments: args.state.moments(), ..Optimiser::default() },
-                save_every: 1,
-                micro_rows: args.micro_batch.map(|n| n as usize),
-                weights,
-                half,
-                dropout: Dropout { rate: args.dropout, seed: 0 },
-                dir: Path::new(""),
-                observer: &Silent,
-                exchange: &Alone,
-            };
+            let micro_rows = args.micro_batch.map(|n| n as usize);
+            let settings = &TrainSettings { weights, half, micro_rows, ..TrainSettings::clone(&args.settings) };
             let model = |gpu: &Gpu| shape.load(gpu, storage, lora);
-            Ok(Fit { gpu, model: &model, data: &data, job: &job, others: 0 }.choose_or_untold(gpu.memory())?)
+            Ok(Fit { gpu, model: &model, data: &data, settings, others: 0 }.choose_or_untold(gpu.memory())?)
         };
     let cut = |choice: &Choice| Cut { longest, micro_rows: choice.cut.micro_rows, checkpoint: choice.cut.checkpoint };
     let lora = args.lora.config();
     let adapter = lora.is_some() || shape.has_adapter();
     let half = args.dtype.half().filter(|_| !adapter);
-    let storage = args.state.trained(adapter, &args.dtype)?;
-    let chosen = fit(storage, lora.as_ref(), args.state.weights(), half)?;
+    let storage = args.dtype.trained(args.settings.weights, adapter)?;
+    let chosen = fit(storage, lora.as_ref(), args.settings.weights, half)?;
     let mut options = Vec::new();
     let mut option = |what: String, choice: Choice| {
         let (peak_bytes, fits) = (choice.peak.bytes, known(gpu, choice.fits));

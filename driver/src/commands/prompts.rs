@@ -1,6 +1,7 @@
 //! `prompts`: new prompts in the manner of given ones, by self-instruct.
 
 use crate::app::{App, DtypeArg, check_writable};
+use crate::flags::{Flags, Preset};
 use anyhow::{Result, ensure};
 use selfreward::data::answers::read_prompts;
 use selfreward::data::records::DroppedRecord;
@@ -14,6 +15,7 @@ use selfreward::recipe::context::RoundContext;
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::stages::prompts;
 use selfreward::recipe::waves::tidy;
+use selfreward::settings;
 use selfreward::text::Prompt;
 use std::path::PathBuf;
 
@@ -34,17 +36,25 @@ pub(crate) struct Args {
     /// Files of prompts, such as evaluation sets: new prompts that stand in one, or are similar to one of it, are dropped
     #[arg(long, value_name = "F.jsonl")]
     exclude: Vec<PathBuf>,
-    /// Softmax temperature
-    #[arg(long, default_value_t = PromptSection::default().temperature, value_parser = crate::sample::at_least_0)]
-    temperature: f32,
-    /// Keep the smallest set of likeliest tokens that reaches this probability
-    #[arg(long, default_value_t = PromptSection::default().top_p, value_parser = crate::sample::share_above_0)]
-    top_p: f32,
-    /// Most tokens of a new prompt
-    #[arg(long, default_value_t = PromptSection::default().max_new_tokens as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_new_tokens: u32,
+    #[command(flatten)]
+    settings: Flags<Writing>,
     #[command(flatten)]
     dtype: DtypeArg,
+}
+
+/// How new prompts are written unless flags say otherwise.
+struct Writing;
+
+impl Preset for Writing {
+    type Of = PromptSection;
+
+    fn defaults() -> PromptSection {
+        PromptSection::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        ["temperature", "top_p", "max_new_tokens"].contains(&key)
+    }
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
@@ -53,14 +63,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let section = PromptSection {
         seed_file: args.seeds.clone().unwrap_or_default(),
         count: args.count as usize,
-        temperature: args.temperature,
-        top_p: args.top_p,
-        max_new_tokens: args.max_new_tokens as usize,
-        ..PromptSection::default()
+        ..PromptSection::clone(&args.settings)
     };
     let source = app.source(&args.model)?;
     let domain = ChatDomain::new(&source, &section)?;
-    let settings = RoundSettings { prompts: section, ..RoundSettings::default() };
+    let round = RoundSettings { prompts: section, ..RoundSettings::default() };
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut held_out = Vec::new();
@@ -69,7 +76,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     let ctx = RoundContext {
         domain: &domain,
-        settings: &settings,
+        settings: &round,
         seed: app.common.seed(),
         round: 1,
         observer: &app.progress,
@@ -78,8 +85,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     };
     // Finished waves of an interrupted call are gone on from only where everything that shaped them is the same.
     let plan = serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings.prompts, "held_out": held_out, "seed": app.common.seed(),
-        "device": gpu.info().name, "kernels": gpu.form().name(), "dtype": args.dtype.half().map(Half::name),
+        "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings::table(&round.prompts)?,
+        "held_out": held_out, "seed": app.common.seed(), "device": gpu.info().name, "kernels": gpu.form().name(),
+        "dtype": args.dtype.half().map(Half::name),
     });
     let plan_file = args.out.with_extension("part.json");
     if !read_json::<serde_json::Value>(&plan_file).is_ok_and(|before| before == plan) {

@@ -1,9 +1,10 @@
 //! `sft` and `dpo`: training from a JSONL file into a model folder.
 
-use crate::app::{App, DtypeArg, StateArgs, check_writable};
+use crate::app::{App, DtypeArg, check_writable};
 use crate::common::WrongUsage;
+use crate::flags::{Flags, Preset};
 use crate::profile::ProfileArg;
-use crate::sample::{above_0, at_least_0, share, share_below_1};
+use crate::sample::{above_0, share_below_1};
 use anyhow::{Result, bail, ensure};
 use clap::error::ErrorKind;
 use selfreward::Observer;
@@ -16,15 +17,14 @@ use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage, score};
 use selfreward::recipe::supervised::mixture;
 use selfreward::rng::fnv;
+use selfreward::settings::{self, Table};
 use selfreward::source::{ModelSource, save_adapter, save_model};
-use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
+use selfreward::train::TrainSettings;
+use selfreward::train::dpo::{Pair, PairLogps};
 use selfreward::train::job::{Data, Job, train};
-use selfreward::train::losses::LOSSES;
-use selfreward::train::objective::{self, Divergence, Objective};
+use selfreward::train::objective::Objective;
 use selfreward::train::out_folder;
 use selfreward::train::out_folder::Work;
-use selfreward::train::sft::SftConfig;
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -36,116 +36,79 @@ pub(crate) struct SftArgs {
     /// TRL's JSONL, plain or conversational, or token ids; several files may be listed
     #[arg(long, value_name = "F.jsonl,…", required = true, value_delimiter = ',')]
     data: Vec<PathBuf>,
-    /// Records of each file for one of the others, such as 2,1: as many records as all files hold are taken in this ratio, and a
-    /// file is gone through again where it is too short (default: every record once)
+    /// Records of each file for one of the others, such as 2,1: as many records as all files hold are taken in this
+    /// ratio, and a file is gone through again where it is too short (default: every record once)
     #[arg(long, value_name = "M,…", value_delimiter = ',', value_parser = crate::sample::above_0)]
     mix: Vec<f32>,
-    /// Peak learning rate
-    #[arg(long, default_value_t = 5.5e-6, value_parser = at_least_0)]
-    lr: f32,
+    #[command(flatten)]
+    settings: Flags<Supervised>,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct DpoArgs {
     #[command(flatten)]
     common: TrainArgs,
-    /// TRL's JSONL, plain or conversational, or token ids, with a weight and a flip where a pair has its own; for kto lines of
-    /// prompt, completion and label
+    /// TRL's JSONL, plain or conversational, or token ids, with a weight and a flip where a pair has its own; for kto
+    /// lines of prompt, completion and label
     #[arg(long, value_name = "F.jsonl")]
     data: PathBuf,
-    /// Peak learning rate
-    #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
-    lr: f32,
     #[command(flatten)]
-    loss: LossArgs,
+    settings: Flags<Preferences>,
+    #[command(flatten)]
+    loss: Flags<Losses>,
     /// The reference model (default: the model itself as it was given)
     #[arg(long = "ref", value_name = "R")]
     reference: Option<PathBuf>,
 }
 
-/// Which preference loss; `dump dpo` takes the same.
-#[derive(clap::Args)]
-pub(crate) struct LossArgs {
-    /// Losses with their weights, such as sigmoid or sigmoid:0.8,sft:0.2
-    #[arg(long, default_value = "sigmoid", value_name = "L[:WEIGHT],…", value_parser = losses, long_help = loss_help())]
-    loss: Losses,
-    /// Strength of the pull to the reference
-    #[arg(long, default_value_t = 0.1, value_parser = above_0)]
-    beta: f32,
-    /// Share of labels taken as wrong, for the losses that know it
-    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = share)]
-    label_smoothing: f32,
-    /// Weight of the chosen answers' negative log-likelihood beside the loss: a mean over each answer's tokens, then over
-    /// the pairs (RPO's paper). The loss `sft` is the mean over all tokens of a step, as in TRL
-    #[arg(long, default_value_t = 0.0, value_name = "A", value_parser = at_least_0)]
-    nll: f32,
-    /// What takes the place of the reverse KL: reverse_kl, forward_kl, js_divergence or alpha_divergence
-    #[arg(long, default_value = "reverse_kl", value_name = "F", value_parser = divergence)]
-    f_divergence: Divergence,
-    /// The coefficient of alpha_divergence
-    #[arg(long, default_value_t = 0.5, value_name = "A", value_parser = number)]
-    f_alpha: f32,
-    /// Weigh each pair by how likely the model would write it (WPO)
-    #[arg(long)]
-    wpo: bool,
-    /// Weight of log-probs behind the shorter answer's length (LD-DPO); 1 is off
-    #[arg(long, default_value_t = 1.0, value_name = "A", value_parser = share)]
-    ld_alpha: f32,
-    /// SimPO's target margin
-    #[arg(long, default_value_t = 0.5, value_name = "G", value_parser = number)]
-    simpo_gamma: f32,
-    /// Weight of desirable answers (kto, apo_zero_unpaired)
-    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = at_least_0)]
-    desirable_weight: f32,
-    /// Weight of undesirable answers (kto, apo_zero_unpaired)
-    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = at_least_0)]
-    undesirable_weight: f32,
+/// Whether training commands have a flag for a setting; `--dtype` is a flag of many commands.
+fn is_flag(key: &str) -> bool {
+    key != "dtype"
 }
 
-/// As `--loss` gives them.
-#[derive(Clone, Debug)]
-struct Losses(Vec<(String, f32)>);
+/// What `sft` does unless flags say otherwise.
+struct Supervised;
 
-impl LossArgs {
-    /// What they ask for; checked.
-    pub(crate) fn objective(&self) -> Result<Objective> {
-        let objective = Objective {
-            losses: self.loss.0.clone(),
-            beta: self.beta,
-            label_smoothing: self.label_smoothing,
-            nll: self.nll,
-            f_divergence: self.f_divergence,
-            f_alpha: self.f_alpha,
-            wpo: self.wpo,
-            ld_alpha: self.ld_alpha,
-            simpo_gamma: self.simpo_gamma,
-            desirable_weight: self.desirable_weight,
-            undesirable_weight: self.undesirable_weight,
-        };
-        objective.rows()?;
-        Ok(objective)
+impl Preset for Supervised {
+    type Of = TrainSettings;
+    const DERIVED: &'static [&'static str] = &["min_lr"];
+
+    fn defaults() -> TrainSettings {
+        TrainSettings { dropout: 0.0, ..TrainSettings::supervised() }
     }
 
-    /// The pairs of a file, or its single answers with their mismatched ones; and how many records were dropped. `batch`
-    /// is None where all records are one.
-    pub(crate) fn data(
-        &self,
-        path: &Path,
-        source: &ModelSource,
-        limit: Limit,
-        batch: Option<usize>,
-    ) -> Result<(Vec<Pair>, usize)> {
-        let objective = self.objective()?;
-        if !objective.unpaired()? {
-            return Ok(examples::pairs(path, source, limit)?);
-        }
-        let (records, dropped) = examples::labelled(path, source, limit)?;
-        let mut pairs = dpo::unpaired(&records, batch.unwrap_or(records.len()));
-        if objective.losses.iter().all(|(name, _)| name != "kto") {
-            // Nobody asks for the mismatched answers: the answer itself is computed once.
-            pairs.iter_mut().for_each(|p| p.rejected.clone_from(&p.chosen));
-        }
-        Ok((pairs, dropped))
+    fn takes(key: &str) -> bool {
+        is_flag(key)
+    }
+
+    fn complete(settings: &mut TrainSettings, given: &Table) {
+        settings.complete_supervised(given);
+    }
+}
+
+/// What `dpo` does unless flags say otherwise.
+struct Preferences;
+
+impl Preset for Preferences {
+    type Of = TrainSettings;
+
+    fn defaults() -> TrainSettings {
+        TrainSettings::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        is_flag(key)
+    }
+}
+
+/// What a preference training minimises unless flags say otherwise.
+pub(crate) struct Losses;
+
+impl Preset for Losses {
+    type Of = Objective;
+
+    fn defaults() -> Objective {
+        Objective::default()
     }
 }
 
@@ -157,45 +120,16 @@ struct TrainArgs {
     /// The model folder to write; it must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Passes over the data
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    epochs: u32,
-    /// Records a step
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
-    /// How the learning rate goes on after the warm-up
-    #[arg(long, value_enum, default_value_t = ScheduleName::Linear)]
-    schedule: ScheduleName,
-    /// Where the cosine ends
-    #[arg(long, default_value_t = 0.0, value_name = "LR", value_parser = at_least_0)]
-    min_lr: f32,
-    /// Steps of linear warm-up, from 0 at the first step, as in transformers
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    warmup: usize,
-    /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows). A step's gradient does
-    /// not depend on it: means are over the pairs of the step, those of sft over all its answers' tokens
+    /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows). A step's gradient
+    /// does not depend on it: means are over the pairs of the step, those of sft over all its answers' tokens
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
-    #[command(flatten)]
-    state: StateArgs,
-    /// Decoupled weight decay, on matrices only
-    #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
-    weight_decay: f32,
-    /// Clip the gradient's norm to this; 0 is off
-    #[arg(long, default_value_t = 1.0, value_name = "G", value_parser = at_least_0)]
-    max_grad_norm: f32,
-    /// Share of what each attention and MLP branch adds to the residual stream that is dropped (the paper used 0.1)
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share_below_1)]
-    dropout: f32,
     /// Most tokens of prompt and answer; longer records are dropped and counted (default: the model's context)
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
     /// Cut longer records instead of dropping them
     #[arg(long)]
     truncate: bool,
-    /// Steps between checkpoints
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    save_every: u32,
     /// Go on with an interrupted training of the same settings
     #[arg(long)]
     resume: bool,
@@ -243,31 +177,6 @@ impl LoraArgs {
     }
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum ScheduleName {
-    Constant,
-    Linear,
-    Cosine,
-}
-
-fn losses(text: &str) -> Result<Losses, String> {
-    objective::parse(text).map(Losses).map_err(|e| e.to_string())
-}
-
-fn divergence(text: &str) -> Result<Divergence, String> {
-    let found = Divergence::NAMES.iter().find(|(name, _)| *name == text).map(|(_, f)| *f);
-    found.ok_or_else(|| format!("expected {}", Divergence::NAMES.map(|(name, _)| name).join(", ")))
-}
-
-fn number(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "expected a number".to_owned())
-}
-
-fn loss_help() -> String {
-    let rows: String = LOSSES.iter().map(|l| format!("\n{}: {}", l.name, l.about)).collect();
-    format!("Losses with their weights, such as sigmoid or sigmoid:0.8,sft:0.2. There are:{rows}")
-}
-
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     if !args.mix.is_empty() && args.mix.len() != args.data.len() {
         let what = format!("--mix has {} numbers for {} files of --data", args.mix.len(), args.data.len());
@@ -280,35 +189,45 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
         dropped += longer;
         all.push(examples);
     }
-    let mut config = SftConfig {
-        epochs: args.common.epochs as usize,
-        batch: args.common.batch as usize,
-        lr: args.common.rate(args.lr),
-        seed: app.common.seed(),
-    };
-    let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut config);
-    let settings = format!("{config:?} {:?} {:?}", args.data, args.mix);
-    start.finish(app, &args.common, dropped, examples.len(), settings, |_, _| {
-        Ok(Data::Examples { examples: &examples, config: &config })
-    })
+    let plan = plan([settings::table(&*args.settings)?])?;
+    let mut settings = args.common.settings(app, &args.settings);
+    let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut settings);
+    let plan = with(plan, json!({ "data": args.data, "mix": args.mix }));
+    start.finish(app, &args.common, [examples.len(), dropped], (plan, settings), |_, _| Ok(Data::Examples(&examples)))
 }
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
+    args.loss.rows()?;
     let start = Start::new(app, &args.common)?;
-    let per_step = Some(args.common.batch as usize);
-    let (pairs, dropped) = args.loss.data(&args.data, &start.source, start.limit, per_step)?;
-    let (epochs, batch) = (args.common.epochs as usize, args.common.batch as usize);
-    let (objective, lr) = (args.loss.objective()?, args.common.rate(args.lr));
-    let config = DpoConfig { objective, epochs, batch, lr, seed: app.common.seed() };
-    let settings = format!("{config:?} {:?} {:?}", args.data, args.reference);
+    let settings = args.common.settings(app, &args.settings);
+    let (path, source, batch) = (&args.data, &start.source, Some(settings.batch));
+    let (pairs, dropped) = examples::preferences(path, source, start.limit, &args.loss, batch)?;
+    let plan = plan([settings::table(&*args.settings)?, settings::table(&*args.loss)?])?;
+    let plan = with(plan, json!({ "data": args.data, "reference": args.reference }));
     let vocabulary = start.source.arch.vocab_size;
-    start.finish(app, &args.common, dropped, pairs.len(), settings, |app, gpu| {
+    start.finish(app, &args.common, [pairs.len(), dropped], (plan, settings), |app, gpu| {
         let reference = match &args.reference {
             Some(path) => Some(model_logps(app, gpu, (path, vocabulary), args.common.dtype.storage(), &pairs)?),
             None => None,
         };
-        Ok(Data::Pairs { pairs: &pairs, config: &config, reference })
+        Ok(Data::Pairs { pairs: &pairs, objective: &args.loss, reference })
     })
+}
+
+/// The settings that a resumed training must have in common with its start.
+fn plan(tables: impl IntoIterator<Item = Table>) -> Result<Value> {
+    let mut all: Table = tables.into_iter().flatten().collect();
+    // How often it saves changes no number.
+    all.remove("save_every");
+    Ok(serde_json::to_value(all)?)
+}
+
+/// An object with the members of another.
+fn with(mut object: Value, more: Value) -> Value {
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+    object
 }
 
 /// The summed log-probs of every answer under a model.
@@ -335,13 +254,10 @@ pub(crate) fn model_logps(
 }
 
 impl TrainArgs {
-    fn rate(&self, peak: f32) -> LearningRate {
-        let schedule = match self.schedule {
-            ScheduleName::Constant => Schedule::Constant,
-            ScheduleName::Linear => Schedule::Linear,
-            ScheduleName::Cosine => Schedule::Cosine,
-        };
-        LearningRate { peak, min_lr: self.min_lr, warmup: self.warmup, warmup_offset: 0, schedule }
+    /// The numbers of the training.
+    fn settings(&self, app: &App, flags: &TrainSettings) -> TrainSettings {
+        let micro_rows = self.micro_batch.map(|n| n as usize);
+        TrainSettings { micro_rows, seed: app.common.seed(), ..flags.clone() }
     }
 }
 
@@ -370,34 +286,37 @@ impl Start {
         Ok(Self { source, limit, began })
     }
 
-    /// Trains, writes the model folder and tells. `settings` is what a resumed training must have in common with its start.
+    /// Trains, writes the model folder and tells. `plan` is what a resumed training must have in common with its start;
+    /// what all trainings have so is added.
     fn finish<'d>(
         self,
         app: &App,
         args: &TrainArgs,
-        dropped: usize,
-        records: usize,
-        settings: String,
+        [records, dropped]: [usize; 2],
+        (plan, settings): (Value, TrainSettings),
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
         if dropped > 0 {
             app.progress
                 .note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
         }
-        let plan = json!({
-            "model": self.source.path, "records": records, "settings": settings,
-            "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm, "adapter_of": args.model,
-            "lora": format!("{:?}", args.lora.config()), "dtype": args.dtype.half().map(Half::name),
-            "invariant": app.common.invariant, "matrix_units": app.common.matrix_units, "optimizer": args.state.moments().name(),
-            "weights": args.state.weights(),
-            "dropout": args.dropout, "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
-        });
+        let plan = with(
+            plan,
+            json!({
+                "records": records, "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
+                "max_length": self.limit.max_length, "truncate": self.limit.truncate,
+                "lora": format!("{:?}", args.lora.config()),
+                "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
+                "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+                "matrix_units": app.common.matrix_units,
+            }),
+        );
         let ranks = app.ranks.exchange();
         let work = ranks.first().then(|| Work::begin(&args.out, args.resume, &plan, &app.progress)).transpose()?;
         let finished = ranks.any(work.as_ref().is_some_and(Work::finished))?;
         ranks.agree("their flags", || fnv(plan.to_string().as_bytes()) as u32)?;
         if !finished {
-            self.train(app, args, &out_folder::folder(&args.out), data)?;
+            self.train(app, args, settings, data)?;
         }
         let Some(work) = work else { return Ok(()) };
         let steps = work.close()?;
@@ -405,7 +324,8 @@ impl Start {
         let seconds = self.began.elapsed().as_secs_f64();
         if app.common.json {
             return app.json(&json!({
-                "out": args.out, "records": records, "dropped": dropped, "steps": steps.len(), "first": first, "last": last, "seconds": seconds,
+                "out": args.out, "records": records, "dropped": dropped, "steps": steps.len(), "first": first,
+                "last": last, "seconds": seconds,
             }));
         }
         let loss = |step: Option<&Value>| step.and_then(|s| s["loss"].as_f64()).unwrap_or(f64::NAN);
@@ -422,29 +342,18 @@ impl Start {
         &self,
         app: &App,
         args: &TrainArgs,
-        dir: &Path,
+        settings: TrainSettings,
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
         let (gpu, peaks) = args.profile.gpu(app)?;
         let data = data(app, &gpu)?;
         let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
-        let model = args.state.load(&gpu, &self.source, lora, &args.dtype)?.with_adapter(&gpu, adapter.as_ref())?;
-        let optimiser = Optimiser {
-            moments: args.state.moments(),
-            weight_decay: args.weight_decay,
-            max_grad_norm: args.max_grad_norm,
-            seed: app.common.seed(),
-            ..Optimiser::default()
-        };
+        let model = args.dtype.trainable(&gpu, &self.source, settings.weights, lora)?;
+        let model = model.with_adapter(&gpu, adapter.as_ref())?;
         let job = Job {
-            optimiser,
-            save_every: u64::from(args.save_every),
-            micro_rows: args.micro_batch.map(|n| n as usize),
-            weights: args.state.weights(),
-            half: args.dtype.copies(&model),
-            dropout: Dropout { rate: args.dropout, seed: app.common.seed() },
-            dir,
+            settings: &TrainSettings { half: args.dtype.copies(&model), ..settings },
+            dir: &out_folder::folder(&args.out),
             observer: &app.progress,
             exchange: app.ranks.exchange(),
         };

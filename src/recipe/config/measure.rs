@@ -1,63 +1,64 @@
 //! `[evaluation]`: what is measured of every model of a run.
 
-use super::fine;
 use crate::judge::Mode;
+use crate::settings::{Range, Section, Takes, settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// `[evaluation]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluationSection {
-    /// Held-out prompts that every model answers, newer models against older ones; empty is off. They are kept out of the new
-    /// prompts.
-    pub prompts: PathBuf,
-    /// Answers a prompt, drawn as in `[candidates]`.
-    pub samples: u32,
-    /// Who compares: a model folder or file; empty takes M1, so that all rounds have one measure.
-    pub judge: PathBuf,
-    /// `pairwise` (both answers side by side, in both orders), or a judge mode that scores each answer alone.
-    pub mode: String,
-    /// Scores no further apart than this are a tie.
-    pub margin: f64,
-    /// Ranked answers on which every model's own judgment is measured, as `eval --task judge` reads them; empty is off.
-    pub ranked: PathBuf,
+/// How two models' answers to a held-out prompt are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Comparison {
+    /// The judge reads both answers side by side, in both orders.
+    SideBySide,
+    /// The judge scores each answer alone, in this mode.
+    Scores(Mode),
 }
 
-impl Default for EvaluationSection {
-    fn default() -> Self {
-        Self {
-            prompts: PathBuf::new(),
-            samples: 1,
-            judge: PathBuf::new(),
-            mode: "pairwise".into(),
-            margin: 0.0,
-            ranked: PathBuf::new(),
+const SIDE_BY_SIDE: &str = "pairwise";
+
+impl TryFrom<String> for Comparison {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        if name == SIDE_BY_SIDE {
+            return Ok(Self::SideBySide);
+        }
+        name.parse().map(Self::Scores).map_err(|e| Error::Input(format!("{e}, and {SIDE_BY_SIDE}")))
+    }
+}
+
+impl From<Comparison> for String {
+    fn from(comparison: Comparison) -> String {
+        match comparison {
+            Comparison::SideBySide => SIDE_BY_SIDE.into(),
+            Comparison::Scores(mode) => mode.name().into(),
         }
     }
 }
 
-impl EvaluationSection {
-    /// The mode that scores answers alone; None where they are compared side by side.
-    ///
-    /// # Errors
-    /// An unknown mode.
-    pub fn scores(&self) -> Result<Option<Mode>> {
-        if self.mode == "pairwise" {
-            return Ok(None);
-        }
-        self.mode.parse().map(Some).map_err(|e| Error::Input(format!("[evaluation] {e}, and pairwise")))
+settings! {
+    /// What is measured of every model.
+    pub struct EvaluationSection {
+        /// Held-out prompts that all models answer, newer against older; "" is off. They are kept out of the new
+        /// prompts, and the answers are written as files for AlpacaEval, too.
+        prompts: PathBuf = PathBuf::new() => "prompts", "F.jsonl", Takes::Text;
+        /// Answers a prompt, drawn as in [candidates].
+        samples: u32 = 1 => "samples", "N", Takes::Whole(1);
+        /// Who compares: a model folder or file; "" takes M1, so that all rounds have one measure.
+        judge: PathBuf = PathBuf::new() => "judge", "M", Takes::Text;
+        /// pairwise: side by side, in both orders; or a judge mode that scores each answer alone.
+        mode: Comparison = Comparison::SideBySide => "mode", "MODE",
+            Takes::Read { read: |name| Comparison::try_from(name.to_owned()).map(|_| ()), listed: String::new };
+        /// Scores no further apart than this are a tie.
+        margin: f64 = 0.0 => "margin", "D", Takes::Number(Range::AtLeast0);
+        /// Ranked answers on which each model's own judgment is measured; "" is off. `eval --task judge` reads the
+        /// same.
+        ranked: PathBuf = PathBuf::new() => "ranked", "F.jsonl", Takes::Text;
     }
+}
 
-    pub(super) fn check(&self) -> Result<()> {
-        fine(
-            "evaluation",
-            &[
-                (self.samples >= 1, "samples must be at least 1"),
-                (self.margin >= 0.0 && self.margin.is_finite(), "margin must be at least 0"),
-            ],
-        )?;
-        self.scores().map(|_| ())
-    }
+impl Section for EvaluationSection {
+    const NAME: &'static str = "evaluation";
 }

@@ -5,76 +5,88 @@ mod pairs;
 mod stages;
 mod training;
 
-pub use measure::EvaluationSection;
+pub use measure::{Comparison, EvaluationSection};
 pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
-pub use stages::{CandidateSection, JudgeSection, PromptSection};
+pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection};
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
 
 use crate::disk;
+use crate::settings::{Section, Takes, section, settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// A whole `run` file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// Where it starts from.
+    /// Where the run starts from.
+    #[serde(with = "section")]
     pub model: ModelSection,
     /// The loop.
-    #[serde(default)]
+    #[serde(with = "section")]
     pub run: RunSection,
-    /// New prompts.
-    #[serde(default)]
-    pub prompts: PromptSection,
-    /// Responses.
-    #[serde(default)]
-    pub candidates: CandidateSection,
-    /// Scores.
-    #[serde(default)]
-    pub judge: JudgeSection,
-    /// Preferences.
-    #[serde(default)]
-    pub pairs: PairSection,
-    /// Training.
-    #[serde(default)]
-    pub dpo: DpoSection,
-    /// From the given model to M1.
-    #[serde(default)]
+    /// How the given model becomes M1.
+    #[serde(with = "section")]
     pub sft: SftSection,
-    /// Early stopping.
-    #[serde(default)]
+    /// How new prompts are written.
+    #[serde(with = "section")]
+    pub prompts: PromptSection,
+    /// How answers are written.
+    #[serde(with = "section")]
+    pub candidates: CandidateSection,
+    /// How answers are scored.
+    #[serde(with = "section")]
+    pub judge: JudgeSection,
+    /// How scores become preferences.
+    #[serde(with = "section")]
+    pub pairs: PairSection,
+    /// How a round trains.
+    #[serde(with = "section")]
+    pub dpo: DpoSection,
+    /// When a round's training ends early.
+    #[serde(with = "section")]
     pub validation: ValidationSection,
     /// What is measured of every model.
-    #[serde(default)]
+    #[serde(with = "section")]
     pub evaluation: EvaluationSection,
 }
 
-/// `[model]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSection {
-    /// A Hugging Face folder, a GGUF file, a run folder or a hub id; relative paths start at the working directory.
-    pub path: PathBuf,
+settings! {
+    /// The model to begin with.
+    pub struct ModelSection {
+        /// Hugging Face folder, GGUF file, run folder or hub id.
+        path: PathBuf = PathBuf::new() => "path", "M", Takes::Text;
+    }
 }
 
-/// `[run]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RunSection {
-    /// The run folder.
-    pub out: PathBuf,
-    /// Rounds of the loop.
-    pub rounds: u32,
-    /// Of every random number.
-    pub seed: u64,
-    /// Models whose weights stay, the newest ones; M0 and M1 stay besides. 0 keeps all. A resume may change it.
-    pub keep: u32,
+impl Section for ModelSection {
+    const NAME: &'static str = "model";
+
+    fn agree(&self) -> Result<()> {
+        demand(!empty(&self.path), "path is empty: name a model folder, a GGUF file or a hub id")
+    }
 }
 
-impl Default for RunSection {
-    fn default() -> Self {
-        Self { out: PathBuf::from("runs/run"), rounds: 2, seed: 0, keep: 0 }
+settings! {
+    /// The loop.
+    pub struct RunSection {
+        /// The run folder.
+        out: PathBuf = PathBuf::from("runs/run") => "out", "DIR", Takes::Text;
+        /// Rounds of the loop: 2 is M1 -> M2 -> M3. A resume may change it.
+        rounds: u32 = 2 => "rounds", "N", Takes::Whole(1);
+        /// Seed of every random number.
+        seed: u64 = 0 => "seed", "N", Takes::Whole(0);
+        /// The newest models whose weights stay, beside M0 and M1; 0 keeps all. A resume may change it.
+        keep: u32 = 0 => "keep", "N", Takes::Whole(0);
+    }
+}
+
+impl Section for RunSection {
+    const NAME: &'static str = "run";
+
+    fn agree(&self) -> Result<()> {
+        demand(!empty(&self.out), "out is empty: name the run folder")
     }
 }
 
@@ -95,22 +107,13 @@ pub struct RoundSettings {
     pub validation: ValidationSection,
 }
 
-/// The first of a section's demands that does not hold.
-fn fine(section: &str, demands: &[(bool, &str)]) -> Result<()> {
-    match demands.iter().find(|(holds, _)| !holds) {
-        Some((_, what)) => Err(Error::Input(format!("[{section}] {what}"))),
-        None => Ok(()),
-    }
+/// An error that says `what` unless the demand holds.
+fn demand(holds: bool, what: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::Input(what.into())) }
 }
 
-/// A number that is neither negative nor none at all.
-fn at_least_0(x: f32) -> bool {
-    x >= 0.0 && x.is_finite()
-}
-
-/// A probability that keeps something.
-fn share(x: f32) -> bool {
-    x > 0.0 && x <= 1.0
+fn empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// Every key with its default, explained: `configs/reference.toml`.
@@ -119,22 +122,11 @@ pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 impl RunConfig {
     /// Every key at its default, for the model at `path`.
     pub fn of_model(path: impl Into<PathBuf>) -> Self {
-        Self {
-            model: ModelSection { path: path.into() },
-            run: RunSection::default(),
-            prompts: PromptSection::default(),
-            candidates: CandidateSection::default(),
-            judge: JudgeSection::default(),
-            pairs: PairSection::default(),
-            dpo: DpoSection::default(),
-            sft: SftSection::default(),
-            validation: ValidationSection::default(),
-            evaluation: EvaluationSection::default(),
-        }
+        Self { model: ModelSection { path: path.into() }, ..Self::default() }
     }
 
-    /// Models whose weights stay after a round: as many as `[run] keep` says, and the one before the newest where the next round
-    /// asks it; 0 keeps all.
+    /// Models whose weights stay after a round: as many as `[run] keep` says, and the one before the newest where the
+    /// next round asks it; 0 keeps all.
     pub fn kept(&self) -> u32 {
         let asked = self.pairs.agreement != Agreement::Off || self.pairs.implicit;
         if self.run.keep == 0 { 0 } else { self.run.keep.max(if asked { 2 } else { 1 }) }
@@ -145,10 +137,7 @@ impl RunConfig {
     /// # Errors
     /// A path that is no Unicode.
     pub fn table(&self) -> Result<toml::Table> {
-        let failed = |e: String| Error::Input(format!("configuration: {e}"));
-        // Through text, since a table by itself would hold an f32 as the f64 next to it.
-        let text = toml::to_string(self).map_err(|e| failed(e.to_string()))?;
-        toml::from_str(&text).map_err(|e| failed(e.to_string()))
+        toml::Table::try_from(self).map_err(|e| Error::Input(format!("configuration: {e}")))
     }
 
     /// Reads a TOML file.
@@ -167,37 +156,26 @@ impl RunConfig {
     /// # Errors
     /// The first one that is not.
     pub fn check(&self) -> Result<()> {
-        let given = |path: &Path| !path.as_os_str().is_empty();
-        fine("model", &[(given(&self.model.path), "path is empty: name a model folder, a GGUF file or a hub id")])?;
-        fine(
-            "run",
-            &[
-                (self.run.rounds >= 1, "rounds must be at least 1"),
-                (given(&self.run.out), "out is empty: name the run folder"),
-            ],
-        )?;
+        self.model.check()?;
+        self.run.check()?;
+        self.sft.check()?;
         self.prompts.check()?;
         self.candidates.check()?;
         self.judge.check()?;
         self.pairs.check()?;
         self.dpo.check()?;
-        self.sft.check()?;
         self.validation.check()?;
         self.evaluation.check()?;
-        let own_labels = self.pairs.weight != Weighting::None || self.pairs.agreement != Agreement::Off;
-        let apart = self.dpo.objective()?.takes_pairs_apart()?;
-        fine(
-            "pairs",
-            &[
-                (
-                    !own_labels || self.dpo.method == Method::Dpo,
-                    "weight and agreement are for preferences: they go with [dpo] method = \"dpo\"",
-                ),
-                (
-                    !own_labels || apart,
-                    "weight and agreement go with losses that take each pair by itself: not with [dpo] loss = \"aot\"",
-                ),
-            ],
+        if self.pairs.weight == Weighting::None && self.pairs.agreement == Agreement::Off {
+            return Ok(());
+        }
+        demand(
+            self.dpo.method == Method::Dpo,
+            "[pairs] weight and agreement are for preferences: they go with [dpo] method = \"dpo\"",
+        )?;
+        demand(
+            self.dpo.objective.takes_pairs_apart()?,
+            "[pairs] weight and agreement go with losses that take each pair by itself: not with that of [dpo] loss",
         )
     }
 
@@ -217,34 +195,56 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::Mode;
+    use crate::settings;
 
     #[test]
     fn defaults_are_the_papers() {
         let c: RunConfig = toml::from_str("[model]\npath = \"m\"\n").unwrap();
         c.check().unwrap();
-        assert_eq!((c.prompts.seed_shots, c.prompts.own_shots, c.prompts.temperature), (6, 2, 0.6));
-        assert_eq!((c.candidates.n, c.candidates.temperature, c.candidates.top_p), (4, 0.7, 0.9));
-        assert_eq!((c.judge.mode.as_str(), c.judge.samples), ("sampled", 3));
-        assert_eq!((c.sft.lr, c.sft.min_lr, c.sft.batch, c.sft.dropout), (5.5e-6, 1.1e-6, 16, 0.1));
-        assert_eq!((c.dpo.beta, c.dpo.lr, c.dpo.batch), (0.1, 1e-6, 16));
+        assert_eq!((c.prompts.seed_shots, c.prompts.own_shots, c.prompts.sampling.temperature), (6, 2, 0.6));
+        assert_eq!((c.candidates.n, c.candidates.sampling.temperature, c.candidates.sampling.top_p), (4, 0.7, 0.9));
+        assert_eq!((c.judge.mode, c.judge.reading.samples), (Judging::By(Mode::Sampled), 3));
+        let (sft, dpo) = (&c.sft.training, &c.dpo.training);
+        assert_eq!((sft.lr.peak, sft.lr.min_lr, sft.batch, sft.dropout), (5.5e-6, 1.1e-6, 16, 0.1));
+        assert_eq!((c.dpo.objective.beta, dpo.lr.peak, dpo.batch), (0.1, 1e-6, 16));
         assert_eq!(toml::from_str::<RunConfig>(&toml::to_string(&c).unwrap()).unwrap(), c);
     }
 
+    fn lines<T: Section>(section: &T) -> String {
+        let values = settings::table(section).unwrap();
+        let head = format!("[{}]", T::NAME);
+        let keys = T::settings().into_iter().map(|s| s.line(values.get(s.key)) + "\n").collect::<String>();
+        format!("\n{head:25} # {}\n{keys}", settings::brief(T::ABOUT))
+    }
+
+    /// What configs/reference.toml holds.
+    fn written(c: &RunConfig) -> String {
+        [
+            "# Every key of a run configuration, with its default: the paper's values where it gives them (arXiv 2401.10020).\n\
+             # A file needs [model] path alone. Relative paths start at the working directory; \"\" and [] mean none.\n"
+                .to_owned(),
+            lines(&c.model),
+            lines(&c.run),
+            lines(&c.sft),
+            lines(&c.prompts),
+            lines(&c.candidates),
+            lines(&c.judge),
+            lines(&c.pairs),
+            lines(&c.dpo),
+            lines(&c.validation),
+            lines(&c.evaluation),
+        ]
+        .concat()
+    }
+
     #[test]
-    fn the_reference_names_every_key_with_its_default() {
+    fn the_reference_is_what_the_settings_say() {
         let c: RunConfig = toml::from_str(REFERENCE).unwrap();
         c.check().unwrap();
         assert_eq!(c, toml::from_str("[model]\npath = \"MODEL\"\n").unwrap());
-        let (known, named) = (c.table().unwrap(), REFERENCE.parse::<toml::Table>().unwrap());
-        let keys = |table: &toml::Table| -> Vec<String> {
-            let of = |(section, keys): (&String, &toml::Value)| {
-                keys.as_table().unwrap().keys().map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
-            };
-            table.iter().flat_map(of).collect()
-        };
-        assert_eq!(keys(&known), keys(&named));
-        // What has no default stands in a comment.
-        assert_eq!(REFERENCE.matches("# dtype").count(), 2);
+        let text = written(&c);
+        assert!(REFERENCE == text, "configs/reference.toml is to be:\n{text}");
     }
 
     #[test]
@@ -273,7 +273,8 @@ mod tests {
         let path = tmp.path().join("run.toml");
         for (text, word) in [
             ("[model]\npath = \"m\"\n[dpo]\nbteta = 1\n", "bteta"),
-            ("[dpo]\nbeta = 1\n", "model"),
+            ("[dpo]\nbeta = 1\n", "[model] path"),
+            ("[model]\npath = \"m\"\n[dpo]\ndesirable_weight = 1.0\n", "[dpo] 'desirable_weight' is no key here"),
             ("[model]\npath = \"\"\n", "[model] path"),
             ("[model]\npath = \"m\"\n[run]\nout = \"\"\n", "[run] out"),
             ("[model]\npath = \"m\"\n[prompts]\ntemperature = nan\n", "[prompts] temperature"),

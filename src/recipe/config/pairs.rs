@@ -1,8 +1,9 @@
 //! `[pairs]`: how verdicts become preferences.
 
-use super::fine;
+use super::demand;
 use crate::Result;
 use crate::recipe::pair_rule::{PairRule, Select};
+use crate::settings::{Range, Section, Takes, settings};
 use serde::{Deserialize, Serialize};
 
 /// A value for every round, or one for each round of which the last holds on.
@@ -55,9 +56,9 @@ pub enum Rejected {
     First,
 }
 
-/// What is made of the agreement of the round's judge with the model before it (CREAM, arXiv 2410.12735). C is (τ + 1) / 2 of
-/// their rankings of a prompt's candidates (Kendall's τ-b); a pair's preference counts as the other way round with probability
-/// 1 − C.
+/// What is made of the agreement of the round's judge with the model before it (CREAM, arXiv 2410.12735). C is (τ + 1)
+/// / 2 of their rankings of a prompt's candidates (Kendall's τ-b); a pair's preference counts as the other way round
+/// with probability 1 − C.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Agreement {
@@ -70,42 +71,41 @@ pub enum Agreement {
     Prompt,
 }
 
-/// `[pairs]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PairSection {
-    /// `best-worst` (the paper) or `all`: every two that differ by `min_gap` or more.
-    pub select: Select,
-    /// `all`: most pairs a prompt, those with the largest differences; 0 is no limit.
-    pub most: usize,
-    /// Smallest difference of the two scores; equal scores never make a pair.
-    pub min_gap: f64,
-    /// Length control of `best-worst`: among candidates within this much of the best score the shortest is chosen, among those
-    /// within it of the worst the longest is rejected. A number, or a list with one for each round. 0 is off.
-    pub length_margin: ByRound,
-    /// `none`, or `gap`: pairs weigh by the difference of their scores.
-    pub weight: Weighting,
-    /// `own`, or `first`: rejected answers are the first model's.
-    pub rejected: Rejected,
-    /// `off`, `round` or `prompt`: soft labels by the agreement with the model before.
-    pub agreement: Agreement,
-    /// Keep only pairs on which the model's own log-probs against those of the model before (DPO's implicit reward) agree with
-    /// the scores (SCIR, arXiv 2502.08922).
-    pub implicit: bool,
+settings! {
+    /// How scores become preferences. Gaps and margins are in points of the judge; its backward mode gives small ones.
+    pub struct PairSection {
+        /// best-worst: the best against the worst, the paper's; all: every two that differ by min_gap.
+        select: Select = Select::BestWorst => "select", "S", Takes::OneOf(&["best-worst", "all"]);
+        /// With select = "all": most pairs a prompt, those with the largest differences; 0 is no limit.
+        most: usize = 0 => "most", "N", Takes::Whole(0);
+        /// Smallest difference of the two scores; equal scores never make a pair.
+        min_gap: f64 = 0.0 => "min_gap", "D", Takes::Number(Range::AtLeast0);
+        /// Scores this near count as equal; 0 is off, [0, 0, 0.1] goes by round. The shortest of the best is chosen
+        /// and the longest of the worst rejected.
+        length_margin: ByRound = ByRound::Always(0.0) => "length_margin", "D", Takes::Typed;
+        /// none, or gap: pairs weigh by the difference of their scores.
+        weight: Weighting = Weighting::None => "weight", "W", Takes::OneOf(&["none", "gap"]);
+        /// own, or first: from round 2 on the rejected answers are M1's (arXiv 2508.06026).
+        rejected: Rejected = Rejected::Own => "rejected", "R", Takes::OneOf(&["own", "first"]);
+        /// off, round or prompt: soft labels by agreement with the judge before (arXiv 2410.12735).
+        agreement: Agreement = Agreement::Off => "agreement", "A", Takes::OneOf(&["off", "round", "prompt"]);
+        /// Keep pairs whose log-probs against the model before agree with the scores (arXiv 2502.08922).
+        implicit: bool = false => "implicit", "", Takes::Switch;
+    }
 }
 
-impl Default for PairSection {
-    fn default() -> Self {
-        Self {
-            select: Select::BestWorst,
-            most: 0,
-            min_gap: 0.0,
-            length_margin: ByRound::Always(0.0),
-            weight: Weighting::None,
-            rejected: Rejected::Own,
-            agreement: Agreement::Off,
-            implicit: false,
-        }
+impl Section for PairSection {
+    const NAME: &'static str = "pairs";
+
+    fn agree(&self) -> Result<()> {
+        let margins = self.length_margin.all();
+        demand(margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0")?;
+        demand(!margins.is_empty(), "length_margin is an empty list")?;
+        demand(
+            self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
+            "length_margin goes with select = \"best-worst\"",
+        )?;
+        demand(self.select == Select::All || self.most == 0, "most goes with select = \"all\"")
     }
 }
 
@@ -114,27 +114,6 @@ impl PairSection {
     pub fn rule(&self, round: u32) -> PairRule {
         let length_margin = self.length_margin.at(round);
         PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin }
-    }
-
-    /// Whether every value is in its range.
-    ///
-    /// # Errors
-    /// The first one that is not.
-    pub(super) fn check(&self) -> Result<()> {
-        let margins = self.length_margin.all();
-        fine(
-            "pairs",
-            &[
-                (self.min_gap >= 0.0 && self.min_gap.is_finite(), "min_gap must be a number of at least 0"),
-                (margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0"),
-                (!margins.is_empty(), "length_margin is an empty list"),
-                (
-                    self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
-                    "length_margin goes with select = \"best-worst\"",
-                ),
-                (self.select == Select::All || self.most == 0, "most goes with select = \"all\""),
-            ],
-        )
     }
 }
 

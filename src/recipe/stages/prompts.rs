@@ -64,11 +64,11 @@ pub fn run(
     ctx.observer.begin("prompts", Some(p.count as u64), "prompts");
     ctx.observer.advance(written as u64);
     let settings = Settings {
-        sampling: p.sampling(),
+        sampling: p.sampling.clone(),
         max_new_tokens: p.max_new_tokens,
         stop: ctx.domain.invitation_stop()?,
         seed: ctx.seed,
-        choices: Vec::new(),
+        ..Settings::default()
     };
     while written < p.count && waves.done().len() * p.wave < p.count * p.max_attempts {
         if ctx.observer.stop_requested() {

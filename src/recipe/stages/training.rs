@@ -11,7 +11,7 @@ use crate::recipe::context::{RoundContext, RoundFiles};
 use crate::train::checkpoints::Checkpoints;
 use crate::train::exchange::Alone;
 use crate::train::job::{Data, EarlyStop, Job, train};
-use crate::train::{Dropout, Optimiser, dpo, sft};
+use crate::train::{TrainSettings, dpo, sft};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -38,17 +38,8 @@ pub fn run(
     if pairs.is_empty() {
         return Err(Error::Input(format!("round {}: no pairs to train on", ctx.round)));
     }
-    let job = Job {
-        optimiser: Optimiser { seed: ctx.seed, ..d.optimiser() },
-        save_every: d.save_every as u64,
-        micro_rows: None,
-        weights: d.weights,
-        half: d.dtype,
-        dropout: Dropout { rate: d.dropout, seed: ctx.seed },
-        dir: &files.dir,
-        observer: ctx.observer,
-        exchange: &Alone,
-    };
+    let settings = TrainSettings { seed: ctx.seed, ..d.training.clone() };
+    let job = Job { settings: &settings, dir: &files.dir, observer: ctx.observer, exchange: &Alone };
     let mut validator = Validator::open(gpu, ctx, judge, &files.dir)?;
     let early_stop = validator.as_mut().map(|v| v as &mut dyn EarlyStop);
     let model = match d.method {
@@ -61,7 +52,7 @@ pub fn run(
                     ..dpo::Pair::new(p.prompt_ids.clone(), p.chosen_ids.clone(), p.rejected_ids.clone())
                 })
                 .collect();
-            let data = Data::Pairs { pairs: &pairs, config: &d.dpo(ctx.seed)?, reference: None };
+            let data = Data::Pairs { pairs: &pairs, objective: &d.objective, reference: None };
             train(gpu, model, data, &job, early_stop)?
         }
         Method::SftBest => {
@@ -69,8 +60,7 @@ pub fn run(
                 .iter()
                 .map(|p| sft::Example { prompt: p.prompt_ids.clone(), completion: p.chosen_ids.clone() })
                 .collect();
-            let data = Data::Examples { examples: &examples, config: &d.sft(ctx.seed)? };
-            train(gpu, model, data, &job, early_stop)?
+            train(gpu, model, Data::Examples(&examples), &job, early_stop)?
         }
     };
     match validator {

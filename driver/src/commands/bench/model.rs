@@ -11,7 +11,7 @@ use selfreward::model::{Model, score};
 use selfreward::rng::{Stream, fnv};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::objective::Objective;
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{LearningRate, Optimiser, Trainer, WeightType};
 use selfreward::{Observer, Silent};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -132,7 +132,7 @@ pub(super) fn measure(
     // Quantised weights answer as they are, and are trained in f32.
     let load = |trainable: bool| -> Result<Model> {
         match (&source, config) {
-            (Some(source), _) if trainable => dtype.trainable(gpu, source, source.adapter.is_some()),
+            (Some(source), _) if trainable => dtype.trainable(gpu, source, WeightType::F32, source.adapter.is_some()),
             (Some(source), _) => Ok(Model::load_as(gpu, source, dtype.storage())?),
             (None, Some(path)) => {
                 let arch = family::arch(&read_json(path)?)?;
@@ -208,9 +208,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
     let settings = Settings {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: new,
-        stop: Vec::new(),
-        seed: 0,
-        choices: Vec::new(),
+        ..Settings::default()
     };
     let request = |i| Request { prompt: ids(&model.arch, i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
@@ -251,7 +249,7 @@ fn step(gpu: &Gpu, trainer: &mut Trainer, pairs: &[Pair]) -> Result<(Spent, u64)
         objective: Objective::default(),
         epochs: 3,
         batch: pairs.len(),
-        lr: LearningRate { peak: 1e-6, min_lr: 1e-6, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
+        lr: LearningRate::constant(1e-6),
         seed: 0,
     };
     let reference = vec![PairLogps::default(); pairs.len()];

@@ -1,8 +1,9 @@
 //! `dump dpo` and `dump sft`: one full batch, its gradients, and what AdamW makes of it.
 
-use crate::app::{App, DtypeArg, Pin, StateArgs, check_writable};
-use crate::commands::train::{LossArgs, model_logps};
-use crate::sample::{at_least_0, share_below_1};
+use crate::app::{App, DtypeArg, Pin, check_writable};
+use crate::commands::train::{Losses, model_logps};
+use crate::flags::{Flags, Preset};
+use crate::sample::at_least_0;
 use anyhow::Result;
 use selfreward::arch::Dtype;
 use selfreward::arch::NamedTensor;
@@ -10,10 +11,12 @@ use selfreward::data::examples;
 use selfreward::data::examples::Limit;
 use selfreward::gpu::Gpu;
 use selfreward::json::write_json;
+use selfreward::settings::{Settings, Table};
 use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, PairLogps};
+use selfreward::train::objective::Objective;
 use selfreward::train::sft::{self, SftConfig};
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{LearningRate, Optimiser, TrainSettings, Trainer};
 use selfreward::weights::write_safetensors;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -23,7 +26,7 @@ pub(crate) struct DpoArgs {
     #[command(flatten)]
     batch: BatchArgs,
     #[command(flatten)]
-    loss: LossArgs,
+    loss: Flags<Losses>,
     /// The reference model (default: the model itself)
     #[arg(long = "ref", value_name = "R")]
     reference: Option<PathBuf>,
@@ -50,36 +53,39 @@ struct BatchArgs {
     /// AdamW steps on the batch after the gradients are written
     #[arg(long, default_value_t = 0, value_name = "K")]
     steps: usize,
-    /// Constant learning rate of those steps
-    #[arg(long, default_value_t = 1e-6, value_parser = at_least_0)]
-    lr: f32,
-    /// AdamW's decay of the two moments
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_values_t = [0.9, 0.999],
-        value_name = "A,B",
-        value_parser = share_below_1
-    )]
-    betas: Vec<f32>,
+    #[command(flatten)]
+    settings: Flags<OneBatch>,
     /// Added to the root of the second moment
     #[arg(long, default_value_t = 1e-8, value_parser = at_least_0)]
     eps: f32,
-    /// Decoupled weight decay, on every parameter
-    #[arg(long, default_value_t = 0.0, value_name = "W", value_parser = at_least_0)]
-    weight_decay: f32,
-    /// Clip the gradient's norm to this; 0 is off
-    #[arg(long, default_value_t = 0.0, value_name = "G", value_parser = at_least_0)]
-    max_grad_norm: f32,
     /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows)
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
     #[command(flatten)]
-    state: StateArgs,
-    #[command(flatten)]
     pin: Pin,
     #[command(flatten)]
     dtype: DtypeArg,
+}
+
+/// What one batch is trained with: AdamW at a constant rate.
+struct OneBatch;
+
+impl Preset for OneBatch {
+    type Of = TrainSettings;
+
+    fn defaults() -> TrainSettings {
+        let optimiser = Optimiser { max_grad_norm: 0.0, ..Optimiser::default() };
+        TrainSettings { optimiser, ..TrainSettings::default() }
+    }
+
+    fn takes(key: &str) -> bool {
+        let rate_and_weights = ["lr", "weights"].contains(&key);
+        rate_and_weights || Optimiser::settings().iter().any(|s| s.key == key)
+    }
+
+    fn complete(settings: &mut TrainSettings, _: &Table) {
+        settings.optimiser.decay_vectors = true;
+    }
 }
 
 /// What the first step shows, and the pair `[loss, gradient norm]` of every step.
@@ -122,16 +128,8 @@ impl BatchArgs {
     }
 
     fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource, seed: u64) -> Result<Trainer<'g>> {
-        let optimiser = Optimiser {
-            betas: [self.betas[0], self.betas[1]],
-            eps: self.eps,
-            weight_decay: self.weight_decay,
-            decay_vectors: true,
-            max_grad_norm: self.max_grad_norm,
-            moments: self.state.moments(),
-            seed,
-        };
-        let model = self.state.load(gpu, source, source.adapter.is_some(), &self.dtype)?;
+        let optimiser = Optimiser { eps: self.eps, seed, ..self.settings.optimiser.clone() };
+        let model = self.dtype.trainable(gpu, source, self.settings.weights, source.adapter.is_some())?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         if let Some(half) = self.dtype.copies(&trainer.model) {
             trainer.read_half(half)?;
@@ -142,25 +140,25 @@ impl BatchArgs {
 
     /// The schedule of the steps. The gradients are those of a first step, which without `--steps` moves nothing.
     fn rate(&self) -> LearningRate {
-        let peak = if self.steps == 0 { 0.0 } else { self.lr };
-        LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }
+        LearningRate::constant(if self.steps == 0 { 0.0 } else { self.settings.lr.peak })
     }
 }
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let batch = &args.batch;
     let (source, limit) = batch.open(app)?;
-    let (pairs, dropped) = args.loss.data(&batch.data, &source, limit, None)?;
+    args.loss.rows()?;
+    let (pairs, dropped) = examples::preferences(&batch.data, &source, limit, &args.loss, None)?;
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
-    let storage = batch.state.storage(&batch.dtype);
+    let storage = batch.dtype.passes(batch.settings.weights);
     let own = model_logps(app, &gpu, (&batch.model, source.arch.vocab_size), storage, &pairs)?;
     let reference = match &args.reference {
         Some(path) => Some(model_logps(app, &gpu, (path, source.arch.vocab_size), batch.dtype.storage(), &pairs)?),
         None => None,
     };
     let config = DpoConfig {
-        objective: args.loss.objective()?,
+        objective: Objective::clone(&args.loss),
         epochs: batch.steps.max(1),
         batch: pairs.len(),
         lr: batch.rate(),

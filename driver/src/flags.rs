@@ -1,0 +1,109 @@
+//! Flags made from the library's settings: names, help, ranges and defaults come from their rows.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use selfreward::settings::{self, Setting, Settings, Table, Takes, Value};
+
+/// Which settings a command takes as flags, and what they are where they are not given.
+pub(crate) trait Preset {
+    /// The settings.
+    type Of: Settings + Clone;
+
+    /// Heading of the flags in help.
+    const HEADING: Option<&'static str> = None;
+
+    /// Settings whose default follows from others, so that help names none.
+    const DERIVED: &'static [&'static str] = &[];
+
+    /// What the command does when no flag is given.
+    fn defaults() -> Self::Of;
+
+    /// Whether the command has a flag for a setting.
+    fn takes(_key: &str) -> bool {
+        true
+    }
+
+    /// Sets what follows from what was given.
+    fn complete(_settings: &mut Self::Of, _given: &Table) {}
+}
+
+/// The settings of a preset as the flags say.
+pub(crate) struct Flags<P: Preset>(P::Of);
+
+impl<P: Preset> std::ops::Deref for Flags<P> {
+    type Target = P::Of;
+
+    fn deref(&self) -> &P::Of {
+        &self.0
+    }
+}
+
+fn rows<P: Preset>() -> impl Iterator<Item = &'static Setting> {
+    P::Of::settings().into_iter().filter(|s| P::takes(s.key))
+}
+
+/// The flag of a setting.
+fn flag(setting: &'static Setting, default: Option<&Value>) -> Arg {
+    let arg = Arg::new(setting.key).long(setting.key.replace('_', "-")).help(setting.help());
+    let arg = match default {
+        Some(Value::String(text)) => arg.default_value(text.clone()),
+        Some(Value::Array(list)) => arg.default_value(list.iter().map(short).collect::<Vec<_>>().join(",")),
+        Some(value) if !value.is_bool() => arg.default_value(short(value)),
+        _ => arg,
+    };
+    let arg = arg.value_name(setting.value).allow_negative_numbers(true);
+    match setting.takes {
+        Takes::Switch => {
+            Arg::new(setting.key).long(setting.key.replace('_', "-")).help(setting.help()).action(ArgAction::SetTrue)
+        }
+        Takes::OneOf(words) => arg.value_parser(PossibleValuesParser::new(words).map(Value::String)),
+        Takes::Read { listed, .. } => arg
+            .long_help(format!("{}. There are:{}", setting.help(), listed()))
+            .value_parser(|text: &str| setting.parse(text)),
+        _ => arg.value_parser(|text: &str| setting.parse(text)),
+    }
+}
+
+/// A number without digits that say nothing: `1` for 1.0.
+fn short(value: &Value) -> String {
+    let text = settings::text(value);
+    text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
+}
+
+impl<P: Preset> Args for Flags<P> {
+    fn augment_args(command: Command) -> Command {
+        let defaults = settings::table(&P::defaults()).unwrap_or_default();
+        rows::<P>().fold(command, |command, setting| {
+            let default = defaults.get(setting.key).filter(|_| !P::DERIVED.contains(&setting.key));
+            command.arg(flag(setting, default).help_heading(P::HEADING))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<P: Preset> FromArgMatches for Flags<P> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Table::new();
+        for setting in rows::<P>().filter(|s| matches.value_source(s.key) == Some(ValueSource::CommandLine)) {
+            let value = match setting.takes {
+                Takes::Switch => Some(Value::Boolean(matches.get_flag(setting.key))),
+                _ => matches.get_one::<Value>(setting.key).cloned(),
+            };
+            given.extend(value.map(|value| (setting.key.to_owned(), value)));
+        }
+        let wrong = |e: selfreward::Error| clap::Error::raw(ErrorKind::InvalidValue, format!("{e}\n"));
+        let mut settings = settings::with(&P::defaults(), &given).map_err(wrong)?;
+        P::complete(&mut settings, &given);
+        Ok(Self(settings))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
