@@ -14,7 +14,7 @@ use crate::model::head::Wanted;
 use crate::model::score::predicted;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +85,20 @@ pub fn run(
     on_reference: &mut dyn FnMut(&[PairLogps]) -> Result<()>,
     on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<()>,
 ) -> Result<()> {
+    let go_on = &mut |trainer: &Trainer, step: &DpoStep| on_step(trainer, step).map(ControlFlow::Continue);
+    run_until(trainer, pairs, config, reference_logps, observer, on_reference, go_on).map(|_| ())
+}
+
+/// Does what [`run`] does, until `on_step` breaks off.
+pub(super) fn run_until(
+    trainer: &mut Trainer,
+    pairs: &[Pair],
+    config: &DpoConfig,
+    reference_logps: Option<&[PairLogps]>,
+    observer: &dyn Observer,
+    on_reference: &mut dyn FnMut(&[PairLogps]) -> Result<()>,
+    on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     let plan = Plan::new(trainer, pairs, config)?;
     let drops = trainer.drops()? != [0.0; 2];
     let per_epoch = pairs.len().div_ceil(config.batch.max(1));
@@ -120,9 +134,11 @@ pub fn run(
         let asserted = own_reference && at == 0 && !drops;
         let step = plan.step(trainer, &reference, at, per_epoch, config.lr.at(at, steps), asserted)?;
         observer.advance(1);
-        on_step(trainer, &step)?;
+        if on_step(trainer, &step)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The data, its losses and its cuts.

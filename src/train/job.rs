@@ -12,7 +12,7 @@ use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::rng::fnv;
 use crate::{Error, Observer, Result};
-use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// What is trained on.
@@ -129,9 +129,14 @@ pub trait EarlyStop {
 ///
 /// # Errors
 /// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
-pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&mut dyn EarlyStop>) -> Result<Model> {
+pub fn train(
+    gpu: &Gpu,
+    model: Model,
+    data: Data,
+    job: &Job,
+    mut validator: Option<&mut dyn EarlyStop>,
+) -> Result<Model> {
     let settings = job.settings;
-    let validator = validator.map(RefCell::new);
     let cut = Fit::settle(gpu, &model, &data, settings)?;
     let mut trainer = settings.trainer(gpu, model)?;
     trainer.exchange = job.exchange;
@@ -147,38 +152,34 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
     let total = (data.len().div_ceil(settings.batch.max(1)) * settings.epochs) as u64;
     job.exchange.agree("the step that they go on from", || trainer.step as u32)?;
     job.exchange.agree("the data or its settings", || data.digest(settings))?;
-    let log = writes.then(|| StepLog::open(job.dir.join("steps.jsonl"), trainer.step)).transpose()?;
-    let steps = RefCell::new(log);
-    if let Some(validator) = &validator {
-        validator.borrow_mut().resume(trainer.step)?;
-        // One that a stop cut short.
-        if validator.borrow().due(trainer.step, total) {
-            validator.borrow_mut().run(&trainer)?;
-            validator.borrow().tidy()?;
+    let mut log = writes.then(|| StepLog::open(job.dir.join("steps.jsonl"), trainer.step)).transpose()?;
+    if let Some(validator) = &mut validator {
+        validator.resume(trainer.step)?;
+        // A validation that a stop cut short is made up for.
+        if validator.due(trainer.step, total) {
+            validator.run(&trainer)?;
+            validator.tidy()?;
         }
-        if validator.borrow().enough() {
+        if validator.enough() {
             return Ok(trainer.model);
         }
     }
-    let enough = Cell::new(false);
     job.observer.begin("training", Some(total), "steps");
     job.observer.advance(trainer.step);
-    let after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<()> {
-        let mut steps = steps.borrow_mut();
-        let Some(log) = steps.as_mut() else { return Ok(()) };
+    let mut after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<ControlFlow<()>> {
+        let Some(log) = &mut log else { return Ok(ControlFlow::Continue(())) };
         log.push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
-        let validator = validator.as_ref().filter(|v| v.borrow().due(trainer.step, total));
-        if let Some(validator) = &validator {
-            validator.borrow_mut().run(trainer)?;
+        let mut due = validator.as_mut().filter(|v| v.due(trainer.step, total));
+        if let Some(validator) = &mut due {
+            validator.run(trainer)?;
         }
-        if validator.is_some() || (trainer.step.is_multiple_of(settings.save_every) && trainer.step < total) {
+        if due.is_some() || (trainer.step.is_multiple_of(settings.save_every) && trainer.step < total) {
             checkpoints.save(trainer)?;
         }
-        if let Some(validator) = validator {
-            validator.borrow().tidy()?;
-            enough.set(validator.borrow().enough() && trainer.step < total);
-        }
-        if enough.get() { Err(Error::Stopped) } else { Ok(()) }
+        let Some(validator) = due else { return Ok(ControlFlow::Continue(())) };
+        validator.tidy()?;
+        let ends = validator.enough() && trainer.step < total;
+        Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
     let done = match data {
         Data::Pairs { pairs, objective, reference } => {
@@ -187,7 +188,7 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
                 None => checkpoints.reference(pairs.len())?,
             };
             job.exchange.agree("the reference's log-probs that they find", || reference.is_some().into())?;
-            dpo::run(
+            dpo::run_until(
                 &mut trainer,
                 pairs,
                 &settings.dpo(objective),
@@ -198,16 +199,12 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
             )
         }
         Data::Examples(examples) => {
-            sft::run(&mut trainer, examples, &settings.sft(), job.observer, &mut |trainer, step| {
+            sft::run_until(&mut trainer, examples, &settings.sft(), job.observer, &mut |trainer, step| {
                 after(trainer, serde_json::to_value(step))
             })
         }
     };
     match done {
-        Err(Error::Stopped) if enough.get() => {
-            let validations = "the last validations brought nothing better";
-            job.observer.note(&format!("training ends after {} of {total} steps: {validations}", trainer.step));
-        }
         Err(Error::Stopped) if trainer.step > 0 => {
             if writes {
                 checkpoints.save(&trainer)?;
@@ -216,7 +213,12 @@ pub fn train(gpu: &Gpu, model: Model, data: Data, job: &Job, validator: Option<&
             job.exchange.barrier()?;
             return Err(Error::Stopped);
         }
-        done => done?,
+        done => {
+            if done?.is_break() {
+                let validations = "the last validations brought nothing better";
+                job.observer.note(&format!("training ends after {} of {total} steps: {validations}", trainer.step));
+            }
+        }
     }
     job.observer.end();
     Ok(trainer.model)

@@ -10,6 +10,7 @@ use crate::model::score::predicted;
 use crate::rng::Stream;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// One training record.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,6 +138,18 @@ pub fn run(
     observer: &dyn Observer,
     on_step: &mut dyn FnMut(&Trainer, &SftStep) -> Result<()>,
 ) -> Result<()> {
+    let go_on = &mut |trainer: &Trainer, step: &SftStep| on_step(trainer, step).map(ControlFlow::Continue);
+    run_until(trainer, data, config, observer, go_on).map(|_| ())
+}
+
+/// Does what [`run`] does, until `on_step` breaks off.
+pub(super) fn run_until(
+    trainer: &mut Trainer,
+    data: &[Example],
+    config: &SftConfig,
+    observer: &dyn Observer,
+    on_step: &mut dyn FnMut(&Trainer, &SftStep) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     let per_epoch = data.len().div_ceil(config.batch.max(1));
     let steps = per_epoch * config.epochs;
     while (trainer.step as usize) < steps {
@@ -152,9 +165,11 @@ pub fn run(
             .collect();
         let step = trainer.sft_step(&[(&batch, 1.0)], config.lr.at(at, steps))?;
         observer.advance(1);
-        on_step(trainer, &step)?;
+        if on_step(trainer, &step)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The order of `n` records in an epoch; one epoch of a single batch included.
