@@ -2,18 +2,17 @@
 //! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in
 //! f64, and each token's log-prob gets its coefficient in the backward pass.
 
-use super::batch::{self, Batch, Keep};
+mod micro;
+
+use super::batch;
 use super::exchange::Exchange;
 use super::losses::Loss;
 use super::objective::{Objective, Seen, Slope};
 pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
 use super::{Trainer, sft};
-use crate::layout::{Forest, packs};
-use crate::model::dropout::node_key;
-use crate::model::head::Wanted;
-use crate::model::score::predicted;
+use crate::layout::packs;
 use crate::{Error, Observer, Result};
-use std::collections::HashMap;
+use micro::{Micro, Shape, Tokens};
 use std::ops::{ControlFlow, Range};
 
 /// Settings of [`run`].
@@ -152,15 +151,6 @@ struct Plan<'p> {
     exchange: &'p dyn Exchange,
 }
 
-/// One micro-batch on the GPU: prompts shared by the answers of neighbouring pairs, each distinct answer once.
-struct Micro {
-    batch: Batch,
-    /// Entries of the (chosen, rejected) answer of each pair.
-    side: Vec<[Range<usize>; 2]>,
-    /// Entries of each pair's prompt; empty where no loss needs them.
-    prompt: Vec<Range<usize>>,
-}
-
 /// Tokens that the means of a step are over.
 struct Totals {
     pairs: f64,
@@ -225,57 +215,11 @@ impl<'p> Plan<'p> {
         (mine.clone(), passes.into_iter().map(|pass| numbers[mine.clone()][pass].to_vec()).collect())
     }
 
-    /// `drop`: with the masks of the step that begins.
+    /// The micro-batch of some pairs; with `drop` it has the masks of the step that begins.
     fn micro(&self, trainer: &Trainer, numbers: &[usize], drop: bool) -> Result<Micro> {
-        // Pairs of one prompt stand together; each distinct answer of it is one leaf.
-        let mut prompts: Vec<(&[u32], Vec<usize>)> = Vec::new();
-        let mut known: HashMap<&[u32], usize> = HashMap::new();
-        for (at, i) in numbers.iter().enumerate() {
-            let prompt = &self.pairs[*i].prompt[..];
-            let place = *known.entry(prompt).or_insert_with(|| {
-                prompts.push((prompt, Vec::new()));
-                prompts.len() - 1
-            });
-            prompts[place].1.push(at);
-        }
+        let pairs: Vec<&Pair> = numbers.iter().map(|i| &self.pairs[*i]).collect();
         let with_prompt = self.rows.iter().any(|l| l.needs.prompt);
-        let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
-        let mut side = vec![[0..0, 0..0]; numbers.len()];
-        let mut prompt_of = vec![0..0; numbers.len()];
-        // Each entry is a sequence of its own, so that each gets its own coefficient.
-        let mut add = |entries: Vec<(u32, u32, u32)>| {
-            let first = wanted.entries.len();
-            wanted.entries.extend(entries.into_iter().enumerate().map(|(k, e)| (e.0, e.1, (first + k) as u32)));
-            first..wanted.entries.len()
-        };
-        for (prompt, members) in &prompts {
-            let mut leaves: HashMap<&[u32], Range<usize>> = HashMap::new();
-            let node = forest.open(prompt);
-            // Records with one prompt share it in a micro-batch, so they share its mask in every one.
-            let record = node_key(0, prompt);
-            nodes.resize(forest.len(), record);
-            let span = if with_prompt { add(predicted(&node, prompt, 0)) } else { 0..0 };
-            for at in members {
-                let p = &self.pairs[numbers[*at]];
-                prompt_of[*at] = span.clone();
-                for (k, answer) in [&p.chosen, &p.rejected].into_iter().enumerate() {
-                    let leaf = leaves.entry(answer).or_insert_with(|| {
-                        if !self.share_prompts && forest.len() > node.first + node.len {
-                            forest.close();
-                            forest.open(prompt);
-                            nodes.resize(forest.len(), record);
-                        }
-                        let leaf = forest.leaf(answer);
-                        nodes.resize(forest.len(), node_key(record, answer));
-                        add(predicted(&leaf, answer, 0))
-                    });
-                    side[*at][k] = leaf.clone();
-                }
-            }
-            forest.close();
-        }
-        let masks = if drop { trainer.masks(&forest, &nodes)? } else { None };
-        Ok(Micro { batch: Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?, side, prompt: prompt_of })
+        Micro::new(trainer, &pairs, Shape { with_prompt, share_prompts: self.share_prompts, drop })
     }
 
     /// Summed log-probs of every pair, through the micro-batches of the first epoch, each by the rank that will train
@@ -363,22 +307,6 @@ impl<'p> Plan<'p> {
         Ok(numbers.iter().zip(given.as_chunks().0).map(|(i, given)| self.seen_pair(*i, *given, refs, all)).collect())
     }
 
-    /// The coefficient of each entry: Σ over the pairs in which it stands, times `scale`.
-    fn coefficients(&self, micro: &Micro, slopes: &[Slope], scale: f64) -> Vec<f32> {
-        let alpha = f64::from(self.config.objective.ld_alpha);
-        let mut coef = vec![0f64; micro.batch.lists.order.len()];
-        for ((side, prompt), slope) in micro.side.iter().zip(&micro.prompt).zip(slopes) {
-            let shared = side[0].len().min(side[1].len());
-            for (entries, weighted, plain) in [(&side[0], slope.dc, slope.dsum), (&side[1], slope.dr, 0.0)] {
-                for (t, e) in entries.clone().enumerate() {
-                    coef[e] += scale * (if t < shared { weighted } else { alpha * weighted } + plain);
-                }
-            }
-            prompt.clone().for_each(|e| coef[e] += scale * slope.dprompt);
-        }
-        coef.into_iter().map(|x| x as f32).collect()
-    }
-
     fn step(
         &self,
         trainer: &mut Trainer,
@@ -428,7 +356,8 @@ impl<'p> Plan<'p> {
                     trainer.step + 1
                 )));
             }
-            let coef = trainer.gpu.vector(&self.coefficients(&micro, &slopes, 1.0 / totals.pairs))?;
+            let coef =
+                trainer.gpu.vector(&micro.coefficients(&slopes, self.config.objective.ld_alpha, 1.0 / totals.pairs))?;
             let mut rec = trainer.gpu.record();
             batch::backward(&mut rec, trainer, &micro.batch, tape, &coef)?;
             rec.submit()?;
@@ -466,55 +395,5 @@ impl<'p> Plan<'p> {
             return [of(true), of(false), each(&|s| f64::from(u8::from((reward(s, 0) > 0.0) == s.desirable)))];
         }
         [each(&|s| reward(s, 0)), each(&|s| reward(s, 1)), each(&|s| f64::from(u8::from(reward(s, 0) > reward(s, 1))))]
-    }
-}
-
-/// What forward gave of each entry, in the order in which they were asked for.
-struct Tokens {
-    logp: Vec<f32>,
-    /// log Σ p² over the vocabulary.
-    square: Vec<f32>,
-}
-
-impl Tokens {
-    fn pair(&self, side: &[Range<usize>; 2]) -> PairLogps {
-        PairLogps::new(&self.logp[side[0].clone()], &self.logp[side[1].clone()])
-    }
-
-    /// WPO's weight of an answer: exp of the mean of log p − log Σ p².
-    fn aligned(&self, entries: &Range<usize>) -> f64 {
-        let of = |e: usize| f64::from(self.logp[e]) - f64::from(self.square[e]);
-        (entries.clone().map(of).sum::<f64>() / entries.len() as f64).exp()
-    }
-}
-
-impl Micro {
-    fn forward(&self, trainer: &Trainer, keep: bool) -> Result<(batch::Tape, Tokens)> {
-        let mut rec = trainer.gpu.record();
-        let keep = if keep { Keep::of(trainer, self.batch.rows) } else { Keep::Nothing };
-        let tape = batch::forward(&mut rec, &trainer.model, &self.batch, keep)?;
-        rec.submit()?;
-        let mut read = trainer.gpu.download_all::<f32>(&[&tape.scored.logp, &tape.scored.square])?.into_iter();
-        let mut next = || {
-            let sorted = read.next().unwrap_or_default();
-            self.batch.lists.order.iter().map(|at| sorted[*at as usize]).collect()
-        };
-        let tokens = Tokens { logp: next(), square: next() };
-        Ok((tape, tokens))
-    }
-
-    /// Before any update policy and reference are the same numbers.
-    fn assert_equal(&self, tokens: &Tokens, numbers: &[usize], reference: &[PairLogps]) -> Result<()> {
-        for (i, side) in numbers.iter().zip(&self.side) {
-            let (policy, r) = (tokens.pair(side), reference[*i]);
-            if policy.bits() != r.bits() {
-                return Err(Error::Device(format!(
-                    "pair {i}: before any update the policy's log-probs ({}, {}) differ from the reference's ({}, {}), \
-                     which ran through the same kernels; the device is not deterministic",
-                    policy.chosen, policy.rejected, r.chosen, r.rejected
-                )));
-            }
-        }
-        Ok(())
     }
 }
