@@ -14,14 +14,14 @@ settings! {
         moments: MomentType = MomentType::F32 => "optimizer", "O", Takes::OneOf(&["adamw", "adamw8bit"]);
         /// AdamW's decay of the first and the second moment.
         betas: [f32; 2] = [0.9, 0.999] => "betas", "A,B", Takes::Numbers(Range::From0Below1, Some(2));
+        /// Added to the root of the second moment, so that no step divides by 0.
+        eps: f32 = 1e-8 => "eps", "E", Takes::Number(Range::Above0);
         /// Decoupled weight decay, times the learning rate. It acts on matrices alone; in `dump` on every parameter.
         weight_decay: f32 = 0.0 => "weight_decay", "W", Takes::Number(Range::AtLeast0);
         /// The gradient's global norm is clipped to this; 0 does not clip.
         max_grad_norm: f32 = 1.0 => "max_grad_norm", "G", Takes::Number(Range::AtLeast0);
     }
     beside {
-        /// Added to the root of the second moment.
-        eps: f32 = 1e-8;
         /// Whether one-dimensional parameters (norm gains, biases) decay too.
         decay_vectors: bool = false;
         /// Seed of the stochastic rounding of bf16 weights.

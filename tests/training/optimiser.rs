@@ -10,7 +10,8 @@ use selfreward::kernels::adamw::{self, Moments, Part, Rates};
 use selfreward::kernels::half::Half;
 use selfreward::kernels::weight::Weight;
 use selfreward::model::Model;
-use selfreward::train::{MomentType, Optimiser, Trainer};
+use selfreward::settings;
+use selfreward::train::{MomentType, Optimiser, TrainSettings, Trainer};
 use selfreward::world;
 use std::path::Path;
 
@@ -56,6 +57,33 @@ fn curve(gpu: &Gpu, model: impl Fn() -> Model, optimiser: Optimiser, steps: u32)
     let mut trainer = Trainer::new(gpu, model(), optimiser).unwrap();
     let held = gpu.live_bytes() - before;
     (held, train(&mut trainer, 0..steps))
+}
+
+/// The first step of AdamW moves a weight by lr · g / (|g| + eps), as torch computes it: with the `eps` that a
+/// configuration or a flag gives.
+#[test]
+fn eps_reaches_the_weights() {
+    let gpu = open(None);
+    for (text, eps) in [("", 1e-8), ("eps = 0.01", 0.01)] {
+        let given = format!("max_grad_norm = 0.0\n{text}").parse().unwrap();
+        let settings = settings::with(&TrainSettings::default(), &given).unwrap();
+        let mut trainer = Trainer::new(&gpu, shipped(&gpu), settings.optimiser).unwrap();
+        let before = trainer.model.tensors(&gpu).unwrap();
+        train(&mut trainer, 0..1);
+        let (after, gradients) = (trainer.model.tensors(&gpu).unwrap(), trainer.gradients().unwrap());
+        let mut least = f64::INFINITY;
+        for ((before, after), gradient) in before.iter().zip(&after).zip(&gradients) {
+            assert_eq!(before.name, gradient.name);
+            for ((w, moved), g) in before.data.iter().zip(&after.data).zip(&gradient.data) {
+                let (w, moved, g) = (f64::from(*w), f64::from(*moved), f64::from(*g));
+                let want = 1e-3 * g / (g.abs() + eps);
+                assert!((w - moved - want).abs() < 1e-6, "{}: {w} became {moved}, a step of {want}", before.name);
+                least = if g == 0.0 { least } else { least.min(want.abs()) };
+            }
+        }
+        // With a large eps a small gradient moves a weight less than lr.
+        assert!(eps < 0.01 || least < 1e-4, "the smallest step is {least}");
+    }
 }
 
 /// The bounds that docs/NUMERICS.md states: the losses of single steps, and the mean of the last ten.

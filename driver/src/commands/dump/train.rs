@@ -3,7 +3,6 @@
 use crate::app::{App, DtypeArg, Pin, check_writable};
 use crate::commands::train::{Losses, model_logps};
 use crate::flags::{Flags, Preset};
-use crate::sample::at_least_0;
 use anyhow::Result;
 use selfreward::arch::Dtype;
 use selfreward::arch::NamedTensor;
@@ -55,9 +54,6 @@ struct BatchArgs {
     steps: usize,
     #[command(flatten)]
     settings: Flags<OneBatch>,
-    /// Added to the root of the second moment
-    #[arg(long, default_value_t = 1e-8, value_parser = at_least_0)]
-    eps: f32,
     /// Most rows (tokens) of a micro-batch, but for a longer record (default: what memory allows)
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
@@ -128,7 +124,7 @@ impl BatchArgs {
     }
 
     fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource, seed: u64) -> Result<Trainer<'g>> {
-        let optimiser = Optimiser { eps: self.eps, seed, ..self.settings.optimiser.clone() };
+        let optimiser = Optimiser { seed, ..self.settings.optimiser.clone() };
         let model = self.dtype.trainable(gpu, source, self.settings.weights, source.adapter.is_some())?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         if let Some(half) = self.dtype.copies(&trainer.model) {
