@@ -22,6 +22,7 @@ pub(crate) struct Cli {
 }
 
 /// The commands, in the order in which help lists them.
+#[expect(clippy::large_enum_variant, reason = "one is made in the life of a process")]
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Play the whole loop in the small world, whose exact scorer only measures

@@ -14,6 +14,7 @@ use selfreward::model::Model;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+#[expect(clippy::large_enum_variant, reason = "one is made in the life of a process")]
 #[derive(clap::Subcommand)]
 pub(crate) enum Kind {
     /// Answers to learn, for `sft`: the best answer of each question
