@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Stop at a round's prompts, for shards to answer and judge them; goes on from finished shards
     #[arg(long, value_enum, value_name = "STAGE")]
     until: Option<UntilStage>,
-    /// Answer and judge one share of the round's prompts, such as 2/8; shares may run at the same time, on machines
+    /// Answer and judge one shard of the round's prompts, such as 2/8; shards may run at the same time, on machines
     /// with a common folder, once --until prompts has written the prompts
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
     pub(crate) shard: Option<Shard>,
