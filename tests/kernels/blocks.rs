@@ -5,6 +5,7 @@ use selfreward::arch::Dtype;
 use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::model::{Model, score};
+use selfreward::rng::Stream;
 use selfreward::source::ModelSource;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
@@ -28,13 +29,8 @@ fn config() -> Value {
 
 /// Random blocks that fill `len` f32 values, every four bytes of which are a finite number.
 fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed | 1;
-    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    })
-    .take(4 * len)
-    .collect();
+    let mut rng = Stream::new(seed, 0);
+    let mut bytes: Vec<u8> = (0..len).flat_map(|_| rng.bits().to_le_bytes()).collect();
     bytes.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0x3f);
     // The high bytes of f16 scales and minima: some 2^-9 and -2^-7, where sub-scales multiply them 2^-14.
     let of_k = matches!(dtype, Dtype::Q4K | Dtype::Q5K | Dtype::Q6K);

@@ -11,6 +11,7 @@ use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::Model;
 use selfreward::model::score::{Branch, logits, logps};
+use selfreward::rng::Stream;
 use std::sync::OnceLock;
 
 const V: usize = 61;
@@ -51,11 +52,8 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         pad_token_id: None,
         fused: false,
     };
-    let mut seed = 1u64;
-    let mut next = move || {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((seed >> 40) as f32 / 16_777_216.0 - 0.5) * 0.6
-    };
+    let mut rng = Stream::new(1, 0);
+    let mut next = move || (rng.uniform() - 0.5) * 0.6;
     let tensors = family::parameters(&arch)
         .into_iter()
         .map(|(name, shape)| {

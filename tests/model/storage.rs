@@ -10,6 +10,7 @@ use selfreward::kernels::matmul;
 use selfreward::kernels::quants::{Quants, Scales};
 use selfreward::kernels::weight::Weight;
 use selfreward::model::{Model, Storage, score};
+use selfreward::rng::Stream;
 use selfreward::source::ModelSource;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
@@ -273,11 +274,8 @@ fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
     (arch.hidden_size, arch.vocab_size) = (512, 70_001);
     arch.layers.truncate(1);
     assert!(4 * arch.hidden_size * arch.vocab_size > 128 << 20);
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32 / 16_777_216.0 - 0.5) * 0.1
-    };
+    let mut rng = Stream::new(1, 0);
+    let mut next = || (rng.uniform() - 0.5) * 0.1;
     let tensors: Vec<NamedTensor> = family::parameters(&arch)
         .into_iter()
         .map(|(name, shape)| NamedTensor { data: (0..shape.iter().product()).map(|_| next()).collect(), name, shape })
