@@ -1,5 +1,6 @@
 //! Asks a model one question and prints its answer as it is written:
-//! `cargo run --release --example chat -- MODEL "Why is the sky blue?"`, where MODEL is a folder, a `.gguf` file or a hub id.
+//! `cargo run --release --example chat -- MODEL "Why is the sky blue?"`, where MODEL is a folder, a `.gguf` file or a
+//! hub id.
 
 use selfreward::{Generator, Gpu, Message, Model, ModelSource, Request, Sampling, Settings, Silent};
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! One round of the loop by the library: the model writes prompts, answers them, judges its answers and is trained on its
-//! own preferences: `cargo run --release --example self_reward -- MODEL RUN_FOLDER`.
+//! One round of the loop by the library: the model writes prompts, answers them, judges its answers and is trained on
+//! its own preferences: `cargo run --release --example self_reward -- MODEL RUN_FOLDER`.
 
 use selfreward::{Gpu, Observer, RunConfig, RunOptions, Until, run};
 

@@ -28,8 +28,8 @@
 //! # }
 //! ```
 //!
-//! From there: [`Judge`] and [`ModelJudge`] score answers, [`Trainer`] with [`dpo`] and [`sft`] trains, [`run`] plays the
-//! whole loop that a [`RunConfig`] describes, and [`Report`] reads what it left in its folder.
+//! From there: [`Judge`] and [`ModelJudge`] score answers, [`Trainer`] with [`dpo`] and [`sft`] trains, [`run`] plays
+//! the whole loop that a [`RunConfig`] describes, and [`Report`] reads what it left in its folder.
 //!
 //! Two answers of the small world's seed model, which ships with the crate (feature `world`):
 //!

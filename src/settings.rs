@@ -37,7 +37,7 @@ impl Range {
         within && x.is_finite()
     }
 
-    /// Its end of "a number …".
+    /// The end of the phrase "a number …" for this range.
     fn text(self) -> &'static str {
         match self {
             Range::Finite => "",
@@ -50,18 +50,18 @@ impl Range {
     }
 }
 
-/// What values a setting takes.
+/// The values that a setting takes.
 #[derive(Clone, Copy)]
 pub enum Takes {
-    /// true or false; the flag stands alone.
+    /// True or false; the flag stands alone.
     Switch,
-    /// A whole number of at least so many.
+    /// A whole number of at least this.
     Whole(i64),
     /// 0 or 1.
     ZeroOrOne,
-    /// A number.
+    /// A number in a range.
     Number(Range),
-    /// A list of so many numbers; of any length where that is None.
+    /// A list of this many numbers in a range; of any length if that is `None`.
     Numbers(Range, Option<usize>),
     /// One of these words.
     OneOf(&'static [&'static str]),
@@ -71,30 +71,30 @@ pub enum Takes {
     Texts,
     /// A text that `read` understands; help ends with what `listed` says.
     Read {
-        /// Says what is wrong with a text.
+        /// Says what is wrong with a text, if something is.
         read: fn(&str) -> Result<()>,
-        /// The words that it knows, a line each.
+        /// Lists the words that it knows, one on each line.
         listed: fn() -> String,
     },
-    /// What the type of the field takes.
+    /// Whatever the type of the field takes.
     Typed,
 }
 
 /// A row of a struct that [`settings!`] declares.
 #[derive(Clone, Copy)]
 pub struct Setting {
-    /// Its key in a configuration; with dashes in the place of underscores, its flag.
+    /// The setting's key in a configuration; with dashes instead of underscores, its flag.
     pub key: &'static str,
-    /// What stands for its value in help.
+    /// The word that stands for the value in help.
     pub value: &'static str,
-    /// Its doc comment, as it is written.
+    /// The doc comment of the field, as it is written.
     pub doc: &'static str,
-    /// What values it takes.
+    /// The values that the setting takes.
     pub takes: Takes,
 }
 
 impl Setting {
-    /// What it is, in sentences without the last full stop.
+    /// What the setting is, in sentences without the last full stop.
     pub fn help(&self) -> String {
         plain(self.doc)
     }
@@ -104,10 +104,10 @@ impl Setting {
         brief(self.doc)
     }
 
-    /// The value that a flag's text means; or what was expected.
+    /// The value that the text of a flag means.
     ///
     /// # Errors
-    /// A text that is no such value, or one out of its range.
+    /// The text is not such a value, or is out of its range; the error says what was expected.
     pub fn parse(&self, text: &str) -> std::result::Result<Value, String> {
         let number = |text: &str| text.trim().parse::<f64>().ok().map(Value::Float);
         let value = match self.takes {
@@ -122,10 +122,10 @@ impl Setting {
         self.wrong(&value).map_or(Ok(value), Err)
     }
 
-    /// Whether it may have this value.
+    /// Checks that the setting may have this value.
     ///
     /// # Errors
-    /// One that it may not; the error names the key, the value and what was expected.
+    /// It may not; the error names the key, the value and what was expected.
     pub fn check(&self, value: &Value) -> Result<()> {
         match self.wrong(value) {
             Some(wrong) => Err(Error::Input(format!("{} is {}; {wrong}", self.key, text(value)))),
@@ -133,7 +133,7 @@ impl Setting {
         }
     }
 
-    /// Its line in a reference: the key with `value`, or in a comment where it has none; and its brief.
+    /// The setting's line in a reference: its key with `value`, or in a comment if there is none, and its brief.
     pub fn line(&self, value: Option<&Value>) -> String {
         let example = match self.takes {
             Takes::OneOf([first, ..]) => format!("\"{first}\""),
@@ -205,7 +205,7 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-/// A value whose f32s have as few digits as tell them from others, as they were typed.
+/// A value whose f32 numbers have only as many digits as tell them from others, as they were typed.
 fn shortened(value: Value) -> Value {
     match value {
         Value::Float(x) if f64::from(x as f32) == x => Value::Float(format!("{:?}", x as f32).parse().unwrap_or(x)),
@@ -216,10 +216,10 @@ fn shortened(value: Value) -> Value {
 
 /// A struct whose fields are settings.
 pub trait Settings: Serialize + DeserializeOwned + Default {
-    /// Its doc comment, as it is written.
+    /// The doc comment of the struct, as it is written.
     const ABOUT: &'static str;
 
-    /// Its rows, those of its parts behind its own.
+    /// The rows of the struct, followed by those of its parts.
     fn settings() -> Vec<&'static Setting>;
 }
 

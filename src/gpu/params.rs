@@ -1,5 +1,5 @@
-//! The parameters of a launch: each is sent under the name that the shader's `struct Params` gives it, and another name, number,
-//! order or type is refused before anything runs.
+//! The parameters of a launch: each is sent under the name that the shader's `struct Params` gives it, and another
+//! name, number, order or type is refused before anything runs.
 
 use super::Source;
 use crate::{Error, Result};

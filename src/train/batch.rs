@@ -1,4 +1,4 @@
-//! One micro-batch: its forest on the GPU, forward with what backward needs kept, and backward.
+//! One micro-batch: its forest on the GPU, its forward pass with what the backward pass needs, and its backward pass.
 
 use super::Trainer;
 use crate::Result;
@@ -14,14 +14,14 @@ use crate::model::linear::Back;
 use crate::model::view::View;
 use crate::model::{Model, dropout, places};
 
-/// Rows that a micro-batch holds at most, unless one record is longer. Larger products run faster, but what is kept for
+/// Most rows that a micro-batch holds, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
 pub(super) fn most_rows(gpu: &Gpu, model: &Model) -> usize {
     let rows = kept_budget(gpu) / kept_bytes(&model.arch);
     rows.clamp(512, MOST_ROWS).min(model.most_rows(gpu))
 }
 
-/// Rows beyond which products gain nothing more.
+/// With more rows than this, products gain nothing.
 pub(crate) const MOST_ROWS: usize = 8192;
 
 /// Bytes of activations that one row leaves for the backward pass.
@@ -38,12 +38,12 @@ fn kept_bytes(arch: &Arch) -> usize {
     4 * arch.layers.iter().map(of).sum::<usize>()
 }
 
-/// Bytes of activations that may be kept.
+/// Bytes of activations that may be kept for the backward pass.
 fn kept_budget(gpu: &Gpu) -> usize {
     if gpu.info().software { 3 << 30 } else { 4 << 30 }
 }
 
-/// Whether the activations of so many rows exceed the memory planned for.
+/// Whether the activations of this many rows exceed the memory that is planned for.
 pub(super) fn exceeds(trainer: &Trainer, rows: usize) -> bool {
     rows * kept_bytes(&trainer.model.arch) > kept_budget(trainer.gpu)
 }
@@ -58,7 +58,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// `dropout` is None for a pass in which nothing is dropped.
+    /// Uploads a micro-batch. `dropout` is `None` for a pass in which nothing is dropped.
     pub(super) fn new(
         gpu: &Gpu,
         model: &Model,
@@ -76,39 +76,39 @@ impl Batch {
     }
 }
 
-/// What a forward pass keeps of the blocks for a backward one.
+/// What a forward pass keeps of the blocks for a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// None follows.
+    /// Nothing, since no backward pass follows.
     Nothing,
-    /// The blocks' inputs.
+    /// The inputs of the blocks, from which they run forward again.
     Inputs,
-    /// All activations.
+    /// All activations of the blocks.
     All,
 }
 
 impl Keep {
-    /// What the trainer asks for; else all that fits the memory planned for.
+    /// What the trainer asks for, or else all that fits the memory that is planned for.
     pub(super) fn of(trainer: &Trainer, rows: usize) -> Keep {
         if trainer.checkpoint.unwrap_or_else(|| exceeds(trainer, rows)) { Keep::Inputs } else { Keep::All }
     }
 }
 
-/// What one block left: everything, or its input alone, from which forward runs again (the same launches, so the same
-/// bits).
+/// What one block left for the backward pass: everything, or its input alone, from which it runs forward again (with
+/// the same launches, so with the same bits).
 enum Kept {
     All(Box<Acts>),
     Input(Tensor),
 }
 
-/// What a forward pass leaves for the backward one.
+/// What a forward pass leaves for the backward pass.
 pub(super) struct Tape {
     blocks: Vec<Kept>,
     norm: Norm,
     pub(super) scored: Scored,
 }
 
-/// Log-probs of the batch's entries.
+/// Computes the log-probs of the batch's entries.
 pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: Keep) -> Result<Tape> {
     let _part = rec.gpu().book(Part::Activations);
     let context = Context::Forest { view: &batch.view, store: None };
@@ -154,7 +154,7 @@ mod tests {
     use crate::train::{Dropout, Optimiser};
     use std::path::Path;
 
-    /// Blocks that run forward again draw the masks that they drew before, at every site.
+    /// Blocks that run forward again draw the same masks as before, at every site.
     #[test]
     fn gradients_have_the_same_bits_whatever_is_kept() {
         let gpu = Gpu::open(None, None).unwrap();

@@ -15,13 +15,13 @@ struct Latest {
     folder: String,
 }
 
-/// `train/`: state folders, and one small file that names the newest whole one.
+/// The folder `train/` of a training: folders of states, and one small file that names the newest whole one.
 pub struct Checkpoints {
     dir: PathBuf,
 }
 
 impl Checkpoints {
-    /// Those in `dir`, the folder of the training.
+    /// Opens the checkpoints in `dir`, the folder of the training.
     ///
     /// # Errors
     /// The folder cannot be made.
@@ -33,15 +33,15 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Those that several ranks train from: the first one opens them, then the others may read.
+    /// Opens the checkpoints from which several ranks train: the first rank makes them, then the others may read.
     pub(super) fn shared(dir: &Path, exchange: &dyn Exchange) -> Result<Self> {
         let opened = exchange.first().then(|| Self::open(dir)).transpose()?;
         exchange.barrier()?;
         Ok(opened.unwrap_or_else(|| Self { dir: dir.join("train") }))
     }
 
-    /// Removes the folders of states that are not the newest whole one: what a kill between writing one and removing the one
-    /// before it leaves behind.
+    /// Removes the folders of all states but the newest whole one. A kill between writing a state and removing the
+    /// earlier one leaves such folders.
     fn tidy(&self) -> Result<()> {
         let latest = self.latest()?;
         for entry in disk::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
@@ -53,10 +53,10 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The folder of the newest whole state.
+    /// The folder of the newest whole state, if there is one.
     ///
     /// # Errors
-    /// The file that names it is broken.
+    /// The file that names the state is broken.
     pub fn latest(&self) -> Result<Option<PathBuf>> {
         let path = self.dir.join("latest.json");
         if !path.is_there() {
@@ -66,7 +66,7 @@ impl Checkpoints {
         Ok(Some(self.dir.join(latest.folder)))
     }
 
-    /// Saves a state in place of the one before.
+    /// Saves a state in place of the earlier one.
     ///
     /// # Errors
     /// The folder cannot be written; GPU errors.
@@ -85,7 +85,7 @@ impl Checkpoints {
         }
     }
 
-    /// Reference log-probs as bits, so that they come back exactly.
+    /// Keeps reference log-probs as bits, so that they come back exactly.
     pub(super) fn keep_reference(&self, logps: &[dpo::PairLogps]) -> Result<()> {
         let bits: Vec<[u32; 4]> = logps.iter().map(dpo::PairLogps::bits).collect();
         write_json(&self.dir.join("reference.json"), &bits)
@@ -103,7 +103,7 @@ impl Checkpoints {
         Ok(Some(bits.into_iter().map(dpo::PairLogps::from_bits).collect()))
     }
 
-    /// Removes them; call it once the model is written.
+    /// Removes the checkpoints; call it when the model is written.
     ///
     /// # Errors
     /// The folder cannot be removed.
@@ -152,7 +152,7 @@ mod tests {
         std::fs::write(train.join("latest.json"), "{\"step\":8,\"folder\":\"step-8\"}").unwrap();
         Checkpoints::open(tmp.path()).unwrap();
         assert_eq!(names(), ["latest.json", "reference.json", "step-8"]);
-        // A kill before the first one was named.
+        // As after a kill before the first state was named.
         std::fs::remove_file(train.join("latest.json")).unwrap();
         Checkpoints::open(tmp.path()).unwrap();
         assert_eq!(names(), ["reference.json"]);

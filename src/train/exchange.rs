@@ -1,29 +1,29 @@
-//! What the ranks of one training tell each other. Each rank holds the whole model and computes the gradients of its share of
-//! a step's records with the normalisers of the whole step; their sum is then the step's gradient, and clipping and AdamW run
-//! alike everywhere.
+//! What the ranks of one training tell each other. Each rank holds the whole model and computes the gradients of its
+//! share of a step's records with the normalisers of the whole step; their sum is then the step's gradient, and
+//! clipping and AdamW run alike everywhere.
 
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// The processes of one training. Every method but `rank` and `ranks` must be called by all of them, in the same order.
+/// The processes of one training. All of them must call each method but `rank` and `ranks`, in the same order.
 pub trait Exchange {
-    /// This process, from 0.
+    /// Number of this process, from 0.
     fn rank(&self) -> usize;
 
-    /// How many there are.
+    /// How many processes there are.
     fn ranks(&self) -> usize;
 
-    /// Puts Σ over the ranks in place of `values` (as many everywhere), added in the order of the ranks, so that all of them
-    /// get the same bits.
+    /// Replaces `values` by their sums over the ranks; all ranks pass equally many. The sums are made in the order of
+    /// the ranks, so that all ranks get the same bits.
     ///
     /// # Errors
-    /// The others cannot be reached.
+    /// The other processes cannot be reached.
     fn sum(&self, values: &mut [f32]) -> Result<()>;
 
-    /// The values of all ranks (any number each) one after the other, in the order of the ranks.
+    /// The values of all ranks, one rank's after the other's in the order of the ranks; each may pass any number.
     ///
     /// # Errors
-    /// The others cannot be reached.
+    /// The other processes cannot be reached.
     fn gather(&self, values: &[f64]) -> Result<Vec<f64>>;
 }
 
@@ -57,15 +57,15 @@ impl dyn Exchange + '_ {
     /// Waits until every rank has come here.
     ///
     /// # Errors
-    /// The others cannot be reached.
+    /// The other processes cannot be reached.
     pub fn barrier(&self) -> Result<()> {
         self.gather(&[]).map(drop)
     }
 
-    /// Whether `here` holds on any rank.
+    /// Whether `here` is true on any rank.
     ///
     /// # Errors
-    /// The others cannot be reached.
+    /// The other processes cannot be reached.
     pub fn any(&self, here: bool) -> Result<bool> {
         if self.ranks() == 1 {
             return Ok(here);
@@ -73,7 +73,7 @@ impl dyn Exchange + '_ {
         Ok(self.gather(&[f64::from(u8::from(here))])?.contains(&1.0))
     }
 
-    /// Puts the sums over the ranks in place of `values` (as many everywhere).
+    /// Replaces `values` by their sums over the ranks; all ranks pass equally many.
     pub(super) fn total(&self, values: &mut [f64]) -> Result<()> {
         if self.ranks() > 1 && !values.is_empty() {
             let all = self.gather(values)?;
@@ -83,16 +83,16 @@ impl dyn Exchange + '_ {
         Ok(())
     }
 
-    /// The neighbouring records of a step that are this rank's, of records with so many `rows` each: those whose middle row
-    /// lies in its part of all rows. Few records may leave a rank without any.
-    pub(super) fn share(&self, rows: &[usize]) -> Range<usize> {
-        share(rows, self.rank(), self.ranks())
+    /// The neighbouring records of a step that belong to this rank, given the rows of each record: those whose middle
+    /// row lies in the rank's part of all rows. Of few records a rank may get none.
+    pub(super) fn own_records(&self, rows: &[usize]) -> Range<usize> {
+        records_of(rows, self.rank(), self.ranks())
     }
 
-    /// Refuses ranks that differ in `what`, given as a number.
+    /// Refuses ranks that differ in `what`, of which each passes a number.
     ///
     /// # Errors
-    /// They differ; the others cannot be reached.
+    /// The ranks differ, or the other processes cannot be reached.
     pub fn agree(&self, what: &str, here: impl FnOnce() -> u32) -> Result<()> {
         if self.ranks() == 1 {
             return Ok(());
@@ -101,17 +101,17 @@ impl dyn Exchange + '_ {
         match all.iter().position(|x| *x != all[0]) {
             None => Ok(()),
             Some(rank) => Err(Error::Input(format!(
-                "ranks 0 and {rank} differ in {what}; give every rank the same command, and the same model, data and output \
-                 folder on a file system that all of them share"
+                "ranks 0 and {rank} differ in {what}; give every rank the same command, and the same model, data and \
+                 output folder on a file system that all of them share"
             ))),
         }
     }
 }
 
-fn share(rows: &[usize], rank: usize, ranks: usize) -> Range<usize> {
+fn records_of(rows: &[usize], rank: usize, ranks: usize) -> Range<usize> {
     let whole: usize = rows.iter().sum();
     let mut before = 0;
-    // Twice the middle, to stay in whole numbers.
+    // Twice the middle is a whole number.
     let owner = rows.iter().map(|n| {
         before += n;
         (2 * before - n) * ranks / (2 * whole).max(1)
@@ -135,7 +135,7 @@ mod tests {
             (vec![30, 10, 10, 10], 2, vec![(0, 1), (1, 4)]),
             (vec![4; 7], 1, vec![(0, 7)]),
         ] {
-            let got: Vec<_> = (0..ranks).map(|rank| share(&rows, rank, ranks)).map(|r| (r.start, r.end)).collect();
+            let got: Vec<_> = (0..ranks).map(|rank| records_of(&rows, rank, ranks)).map(|r| (r.start, r.end)).collect();
             assert_eq!(got, want, "{rows:?}");
         }
     }

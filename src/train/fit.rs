@@ -1,4 +1,4 @@
-//! What a training would take, and how its steps are cut so that it fits: the training's own code goes through on a
+//! What a training would take, and how its steps are cut so that it fits. The training's own code runs for this on a
 //! device that only counts ([`Gpu::counting`]).
 
 use super::dpo;
@@ -14,48 +14,48 @@ use crate::model::Model;
 use crate::rng::Stream;
 use crate::{Error, Result, Silent};
 
-/// How the records of a step are cut.
+/// How the records of a step are cut into micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cut {
-    /// Rows of a micro-batch at most, as the trainer takes them.
+    /// Most rows of a micro-batch, as the trainer takes them.
     pub micro_rows: usize,
-    /// Whether blocks keep their inputs alone and run forward again on the way back.
+    /// Whether blocks keep only their inputs and run forward again on the way back.
     pub checkpoint: bool,
 }
 
-/// A training that is to fit.
+/// A training that is to fit into a memory.
 pub struct Fit<'a> {
-    /// Where it will run.
+    /// GPU on which the training will run.
     pub gpu: &'a Gpu,
-    /// The model in the types in which it will be trained, on any device.
+    /// Loads the model, in the types in which it will be trained, onto any device.
     pub model: &'a dyn Fn(&Gpu) -> Result<Model>,
-    /// Its records; their longest ones stand for all.
+    /// The records of the training; the longest ones stand for all.
     pub data: &'a Data<'a>,
-    /// Its numbers.
+    /// The settings of the training.
     pub settings: &'a TrainSettings,
-    /// Bytes that others will hold meanwhile.
+    /// Bytes that others will hold at the same time.
     pub others: u64,
 }
 
-/// A cut and what the training then takes.
+/// A cut, and what the training takes with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The cut.
+    /// How the records of a step are cut.
     pub cut: Cut,
-    /// What its own buffers take.
+    /// The most that the training's own buffers take at once.
     pub peak: Peak,
-    /// Whether that is within the memory given.
+    /// Whether the training fits into the memory given.
     pub fits: bool,
 }
 
-/// Micro-batches with fewer rows than this keep only their blocks' inputs, and have more rows, where either would fit:
-/// products of few rows lose more than running the blocks forward again costs.
+/// If both would fit, micro-batches with fewer rows than this keep only their blocks' inputs and have more rows
+/// instead: products of few rows lose more than it costs to run the blocks forward again.
 const FEW: usize = 512;
 
-/// Micro-batches of a step that is gone through; more are like these.
+/// How many micro-batches of a step are counted; further ones would be like these.
 const MICRO_BATCHES: usize = 3;
 
-/// At most `count` records, the longest first.
+/// The `count` longest records, the longest one first.
 fn longest<T>(records: &[T], rows: impl Fn(&T) -> usize, count: usize) -> Vec<&T> {
     let mut all: Vec<&T> = records.iter().collect();
     all.sort_by_key(|record| std::cmp::Reverse(rows(record)));
@@ -64,7 +64,7 @@ fn longest<T>(records: &[T], rows: impl Fn(&T) -> usize, count: usize) -> Vec<&T
 }
 
 impl Fit<'_> {
-    /// The rows of each record, the longest first; as many as a step may have.
+    /// The rows of each record, the longest first, for as many records as a step may have.
     fn rows(&self) -> Vec<usize> {
         match self.data {
             Data::Pairs { pairs, .. } => {
@@ -76,7 +76,7 @@ impl Fit<'_> {
         }
     }
 
-    /// The peak with a cut.
+    /// The most memory that the training takes with a cut.
     ///
     /// # Errors
     /// Settings or records with which nothing can be trained; a buffer that the device cannot bind.
@@ -84,7 +84,7 @@ impl Fit<'_> {
         self.count(cut).map(|(gpu, _)| gpu.peak())
     }
 
-    /// The cut of a trainer that is not told.
+    /// The cut that a trainer takes if it is not told one.
     ///
     /// # Errors
     /// As [`Fit::peak`].
@@ -95,8 +95,8 @@ impl Fit<'_> {
         Ok(Cut { micro_rows, checkpoint })
     }
 
-    /// Goes through two steps of a training on the longest records, as if none had anything in common with another;
-    /// gives how many records both have, too.
+    /// Runs two steps of a training on the longest records, as if no two had anything in common, on a device that
+    /// counts. Also returns how many records the two steps have.
     pub(crate) fn count(&self, cut: Cut) -> Result<(Gpu, usize)> {
         let gpu = self.gpu.counting(None);
         let mut trainer = self.settings.trainer(&gpu, (self.model)(&gpu)?)?;
@@ -135,7 +135,7 @@ impl Fit<'_> {
     }
 
     /// The fastest cut that fits into `memory` bytes: as many records in a micro-batch as can be, with all their
-    /// activations if these are not too few, else with their blocks' inputs alone. Where none fits, the one that takes
+    /// activations if these are not too few, otherwise with only their blocks' inputs. If none fits, the cut that takes
     /// the least.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Fit<'_> {
     pub fn choose(&self, memory: u64) -> Result<Choice> {
         let rows = self.rows();
         let (longest, records) = (rows.first().copied().unwrap_or(0).max(1), rows.len());
-        // Rows that the user named leave no choice but what is kept of them.
+        // If the user gave the rows, all that is left to choose is what is kept of them.
         let most = match self.settings.micro_rows {
             Some(_) => 1,
             None => (self.most_rows()? / longest).clamp(1, records.max(1)),
@@ -163,7 +163,7 @@ impl Fit<'_> {
         at(1, true)
     }
 
-    /// The cut for a device of `memory` bytes; where that is not known, the one that a trainer takes by itself.
+    /// The cut for a device of `memory` bytes; if that is not known, the one that a trainer takes by itself.
     ///
     /// # Errors
     /// As [`Fit::peak`].
@@ -182,8 +182,8 @@ impl Fit<'_> {
         Ok(MOST_ROWS.min((self.model)(&gpu)?.most_rows(&gpu)))
     }
 
-    /// The cut of a training of a loaded model on a device whose memory is capped; None where it is not, and a trainer
-    /// need not be told.
+    /// The cut for a loaded model on a device whose memory is capped; `None` if it is not capped, where a trainer need
+    /// not be told.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when none fits, with what the least takes; as [`Fit::peak`].
@@ -198,8 +198,8 @@ impl Fit<'_> {
             return Ok(Some(cut));
         }
         Err(Error::OutOfMemory(format!(
-            "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter (--lora-rank) or a \
-             base in fewer bits take less: `selfreward plan` says what would fit",
+            "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter \
+             (--lora-rank) or a base in fewer bits take less: `selfreward plan` says what would fit",
             (gpu::with_margin(peak.bytes) + others).div_ceil(1 << 20),
             memory >> 20,
         )))

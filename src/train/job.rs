@@ -1,4 +1,4 @@
-//! A training from any records, with checkpoints: it goes on where it was interrupted.
+//! A training on any records, with checkpoints, so that it continues where it was interrupted.
 
 use super::checkpoints::{Checkpoints, StepLog};
 use super::dpo::DpoConfig;
@@ -15,18 +15,18 @@ use crate::{Error, Observer, Result};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// What is trained on.
+/// The records on which a model is trained.
 pub enum Data<'a> {
-    /// Preferences.
+    /// Preferences between two answers.
     Pairs {
-        /// One record each.
+        /// The pairs, one record each.
         pairs: &'a [dpo::Pair],
-        /// What is minimised.
+        /// The objective that is minimised.
         objective: &'a Objective,
-        /// Log-probs of another reference than the model itself, one per pair.
+        /// Log-probs of the pairs under another reference than the model itself, one for each pair.
         reference: Option<Vec<dpo::PairLogps>>,
     },
-    /// Answers to learn.
+    /// Answers to be learnt.
     Examples(&'a [sft::Example]),
 }
 
@@ -39,12 +39,12 @@ impl Data<'_> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Tells one training's records and settings from another's.
+    /// A hash that differs for other records or settings.
     fn digest(&self, settings: &TrainSettings) -> u32 {
         let text = match self {
             Self::Pairs { pairs, objective, reference } => {
@@ -58,18 +58,18 @@ impl Data<'_> {
 
 /// A training and its surroundings.
 pub struct Job<'a> {
-    /// Its numbers.
+    /// The settings of the training.
     pub settings: &'a TrainSettings,
-    /// `steps.jsonl` is written here, and `train/` with the checkpoints until the end.
+    /// Folder of `steps.jsonl` and, until the end, of `train/` with the checkpoints.
     pub dir: &'a Path,
-    /// Told what goes on.
+    /// Observer that is told what goes on.
     pub observer: &'a dyn Observer,
-    /// The processes that train together; the first one alone writes into `dir`, which all must see.
+    /// The processes that train together. The first one alone writes into `dir`, which all of them must see.
     pub exchange: &'a dyn Exchange,
 }
 
 impl TrainSettings {
-    /// A trainer of `model` with these numbers.
+    /// A trainer of `model` with the settings of this job.
     pub(super) fn trainer<'t>(&self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
         let model = match self.weights {
             WeightType::F32 => model,
@@ -85,30 +85,30 @@ impl TrainSettings {
         Ok(trainer)
     }
 
-    /// Its passes over pairs.
+    /// The settings with which pairs are passed over.
     pub fn dpo(&self, objective: &Objective) -> DpoConfig {
         let (objective, lr) = (objective.clone(), self.lr.clone());
         DpoConfig { objective, epochs: self.epochs, batch: self.batch, lr, seed: self.seed }
     }
 
-    /// Its passes over answers.
+    /// The settings with which answers are passed over.
     pub fn sft(&self) -> SftConfig {
         SftConfig { epochs: self.epochs, batch: self.batch, lr: self.lr.clone(), seed: self.seed }
     }
 }
 
-/// What looks at a model while it is trained and may end the training early.
+/// Looks at a model while it is trained, and may end the training early.
 pub trait EarlyStop {
-    /// Takes up what was seen in the first `step` steps; what was seen later, of steps that were lost, is forgotten.
+    /// Takes up what was seen in the first `step` steps. What was seen in later steps, which were lost, is forgotten.
     ///
     /// # Errors
     /// What was kept cannot be read or written.
     fn resume(&mut self, step: u64) -> Result<()>;
 
-    /// Whether it is to look after step `step` of `steps`.
+    /// Whether it wants to look after step `step` of `steps`.
     fn due(&self, step: u64, steps: u64) -> bool;
 
-    /// Looks.
+    /// Looks at the model as it is after a step.
     ///
     /// # Errors
     /// Errors of what it does to look.
@@ -124,11 +124,11 @@ pub trait EarlyStop {
     fn enough(&self) -> bool;
 }
 
-/// Trains `model`, from the last checkpoint on where there is one, until its end or until the `validator` has enough.
-/// The checkpoints stay until [`Checkpoints::remove`]. A validator is for a training by one process.
+/// Trains `model`, from the last checkpoint if there is one, to the end or until the `validator` has enough. The
+/// checkpoints stay until [`Checkpoints::remove`]. A validator is only for a training by one process.
 ///
 /// # Errors
-/// Errors of the training and the files; `Stopped` when the observer asks for it (the last step is saved).
+/// Errors of the training and of the files; `Stopped` when the observer asks for it (the last step is saved).
 pub fn train(
     gpu: &Gpu,
     model: Model,
@@ -155,7 +155,7 @@ pub fn train(
     let mut log = writes.then(|| StepLog::open(job.dir.join("steps.jsonl"), trainer.step)).transpose()?;
     if let Some(validator) = &mut validator {
         validator.resume(trainer.step)?;
-        // A validation that a stop cut short is made up for.
+        // A validation that was cut short by a stop is made up for.
         if validator.due(trainer.step, total) {
             validator.run(&trainer)?;
             validator.tidy()?;
@@ -209,7 +209,7 @@ pub fn train(
             if writes {
                 checkpoints.save(&trainer)?;
             }
-            // A rank that ends ends the others.
+            // A rank that ends would end the others.
             job.exchange.barrier()?;
             return Err(Error::Stopped);
         }

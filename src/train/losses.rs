@@ -1,43 +1,44 @@
-//! The preference losses: one list. A row holds the name, what it is, what it needs and the loss with its derivatives
-//! by the summed log-probs, in f64 on the host: between forward and backward a step moves a few numbers a sequence.
-//! `--help`, the run's config, the tests and the documents read this list. Names and conventions are TRL's.
+//! The preference losses in one list. A row holds a loss's name, what it is, what it needs, and the loss with its
+//! derivatives by the summed log-probs, in f64 on the host: between forward and backward a step moves only a few
+//! numbers for each sequence. `--help`, the run's configuration, the tests and the documents read this list. Names and
+//! conventions are TRL's.
 
 use super::objective::{Objective, Seen, Slope};
 
-/// What a loss belongs to, and so what it can be combined with.
+/// The kind of a loss, which decides with what it can be combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Pairs and a reference, through the margin alone: every f-divergence applies.
+    /// Needs pairs and a reference, and uses only the margin between them, so every f-divergence applies.
     Margin,
-    /// Pairs and a reference, reverse KL only.
+    /// Needs pairs and a reference, and knows the reverse KL only.
     Reference,
-    /// Pairs without a reference.
+    /// Needs pairs, but no reference.
     Free,
-    /// The chosen answers alone; goes with any loss on pairs.
+    /// Needs the chosen answers alone; it goes with any loss on pairs.
     Chosen,
-    /// Single answers with labels and a reference.
+    /// Needs single answers with labels, and a reference.
     Unpaired,
 }
 
 /// How a loss is computed.
 pub enum Of {
-    /// Each pair by itself.
+    /// Computes the loss of each pair by itself.
     Pair(fn(&Seen, &Objective) -> Slope),
-    /// The pairs of a step together, so that a step of several micro-batches runs forward once more.
+    /// Computes the losses of all pairs of a step together; so a step of several micro-batches runs forward twice.
     Step(fn(&[Seen], &Objective) -> Vec<Slope>),
 }
 
-/// One loss.
+/// One row of the list of losses.
 pub struct Loss {
-    /// TRL's name.
+    /// The loss's name in TRL.
     pub name: &'static str,
-    /// What it is and where it comes from.
+    /// What the loss is and where it comes from.
     pub about: &'static str,
-    /// What it belongs to.
+    /// The kind of the loss.
     pub family: Family,
-    /// What it needs besides.
+    /// What the loss needs beyond what its family says.
     pub needs: Needs,
-    /// The loss and its derivatives.
+    /// Computes the loss and its derivatives.
     pub of: Of,
 }
 
@@ -59,22 +60,22 @@ impl Needs {
 }
 
 impl Family {
-    /// Whether its losses are on single answers with labels.
+    /// Whether losses of this family are on single answers with labels.
     pub(super) fn unpaired(self) -> bool {
         self == Family::Unpaired
     }
 
-    /// Whether its losses read the reference's log-probs.
+    /// Whether losses of this family read the reference's log-probs.
     pub(super) fn reads_reference(self) -> bool {
         !matches!(self, Family::Free | Family::Chosen)
     }
 
-    /// Whether LD-DPO's weights are defined.
+    /// Whether LD-DPO's weights are defined for losses of this family.
     pub(super) fn takes_ld(self) -> bool {
         !matches!(self, Family::Free | Family::Unpaired)
     }
 
-    /// Whether an f-divergence is defined, or takes nothing from it.
+    /// Whether an f-divergence is defined for losses of this family, or takes nothing from them.
     pub(super) fn takes_divergence(self) -> bool {
         matches!(self, Family::Margin | Family::Chosen)
     }
@@ -85,12 +86,12 @@ impl Loss {
         Loss { needs, ..self }
     }
 
-    /// Whether it takes each pair by itself, so that a pair may have a weight and a soft label of its own.
+    /// Whether the loss takes each pair by itself, so that a pair may have its own weight and soft label.
     pub(super) fn takes_pairs_apart(&self) -> bool {
         !self.couples() && !self.family.unpaired()
     }
 
-    /// Whether WPO's weights are defined: each pair is compared with a reference by itself.
+    /// Whether WPO's weights are defined: for that each pair is compared with a reference by itself.
     pub(super) fn takes_wpo(&self) -> bool {
         matches!(self.family, Family::Margin | Family::Reference) && !self.needs.sorts
     }
@@ -109,7 +110,7 @@ pub(super) fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
-/// (loss, slope) of −log σ(x) where the share `eps` of the labels is wrong.
+/// (loss, slope) of −log σ(x) if a fraction `eps` of the labels is wrong.
 fn smoothed(x: f64, eps: f64) -> (f64, f64) {
     (-(1.0 - eps) * log_sigmoid(x) - eps * log_sigmoid(-x), eps * sigmoid(x) - (1.0 - eps) * sigmoid(-x))
 }
@@ -118,20 +119,20 @@ fn hinge(x: f64) -> (f64, f64) {
     ((1.0 - x).max(0.0), if x < 1.0 { -1.0 } else { 0.0 })
 }
 
-/// A loss of x = β (c − r), given (loss, slope) at x.
+/// A loss of x = β (c − r); `f` gives (loss, slope) at x.
 fn margin(s: &Seen, o: &Objective, f: impl Fn(f64) -> (f64, f64)) -> Slope {
     let beta = f64::from(o.beta);
     let (loss, d) = f(beta * (s.c - s.r));
     Slope::pair(loss, d * beta, -d * beta)
 }
 
-/// A loss of the mean log-ratio a token, c / nc − r / nr.
+/// A loss of the difference between both answers' mean log-ratios of a token, c / nc − r / nr.
 fn per_token(s: &Seen, f: impl Fn(f64) -> (f64, f64)) -> Slope {
     let (loss, d) = f(s.c / s.nc - s.r / s.nr);
     Slope::pair(loss, d / s.nc, -d / s.nr)
 }
 
-/// The squared distance of the margin a token from 1 / 2β.
+/// The squared distance between the margin per token and 1 / 2β.
 fn ipo(s: &Seen, o: &Objective) -> Slope {
     per_token(s, |x| {
         let x = x - 0.5 / f64::from(o.beta);
@@ -139,7 +140,7 @@ fn ipo(s: &Seen, o: &Objective) -> Slope {
     })
 }
 
-/// The smoothed −log σ of β times the margin a token, less γ.
+/// The smoothed −log σ of β times the margin per token, less γ.
 fn sigmoid_per_token(s: &Seen, o: &Objective, gamma: f64) -> Slope {
     let beta = f64::from(o.beta);
     per_token(s, |x| {
@@ -155,7 +156,7 @@ fn log1mexp(a: f64) -> (f64, f64) {
     (value, a.exp() / a.exp_m1())
 }
 
-/// Numbers of the records by ascending value.
+/// The indices of the records, sorted by ascending value.
 fn ranks(seen: &[Seen], value: impl Fn(&Seen) -> f64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..seen.len()).collect();
     order.sort_by(|a, b| value(&seen[*a]).total_cmp(&value(&seen[*b])));
@@ -189,7 +190,7 @@ fn aot_unpaired(seen: &[Seen], o: &Objective) -> Vec<Slope> {
     all
 }
 
-/// 1 − σ(±β (c − z)) with the weight of the label.
+/// 1 − σ(±β (c − z)), times the weight of the label.
 fn labelled(s: &Seen, o: &Objective, z: f64) -> Slope {
     let beta = f64::from(o.beta);
     let (sign, weight) = if s.desirable { (1.0, o.desirable_weight) } else { (-1.0, o.undesirable_weight) };
@@ -197,8 +198,8 @@ fn labelled(s: &Seen, o: &Objective, z: f64) -> Slope {
     Slope::pair(weight * sigmoid(-sign * beta * (s.c - z)), -weight * sign * beta * p * (1.0 - p), 0.0)
 }
 
-/// The KL estimate is the mean log-ratio of the mismatched answers, which stand in the place of the rejected; no
-/// gradient flows into it.
+/// KTO. The KL estimate is the mean log-ratio of the mismatched answers, which stand in the place of the rejected ones;
+/// no gradient flows into it.
 fn kto(seen: &[Seen], o: &Objective) -> Vec<Slope> {
     let kl = seen.iter().map(|s| s.r).sum::<f64>() / seen.len().max(1) as f64;
     seen.iter().map(|s| labelled(s, o, kl.max(0.0))).collect()
@@ -290,7 +291,7 @@ pub const LOSSES: &[Loss] = &[
         margin(s, o, |x| {
             let (m, ex) = (sigmoid(x / 0.05), (-x).exp());
             let dm = m * sigmoid(-x / 0.05) / 0.05;
-            // Far on the negative side m is 0 where ex overflows; their product there is 0.
+            // Far on the negative side m is 0 where ex overflows; their product is 0 there.
             let (em, edm) = if m == 0.0 { (0.0, 0.0) } else { (ex * m, ex * dm) };
             let loss = -log_sigmoid(x) * (1.0 - m) + em;
             (loss, -sigmoid(-x) * (1.0 - m) + log_sigmoid(x) * dm - em + edm)
@@ -312,7 +313,8 @@ pub const LOSSES: &[Loss] = &[
     }),
     row(
         "orpo",
-        "ORPO (arXiv 2403.07691): beta times the odds ratio, and the mean cross-entropy of prompt and chosen; no reference",
+        "ORPO (arXiv 2403.07691): beta times the odds ratio, and the mean cross-entropy of prompt and chosen; \
+         no reference",
         Family::Free,
         |s, o| {
             let beta = f64::from(o.beta);
@@ -359,7 +361,7 @@ pub(super) fn names(is: impl Fn(&Loss) -> bool) -> String {
     LOSSES.iter().filter(|l| is(l)).map(|l| l.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Every loss with what it is, a line each.
+/// Every loss with what it is, one on each line.
 pub fn listed() -> String {
     LOSSES.iter().map(|l| format!("\n{}: {}", l.name, l.about)).collect()
 }

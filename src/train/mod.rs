@@ -1,4 +1,4 @@
-//! Training: SFT and DPO on explicit backward passes, AdamW.
+//! Training: SFT and DPO with explicit backward passes, and AdamW.
 
 mod batch;
 pub mod checkpoints;
@@ -30,42 +30,42 @@ use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
 use moments::Moment;
-pub use moments::MomentType;
+pub use moments::OptimiserKind;
 pub use settings::{LearningRate, Optimiser, Schedule, TrainSettings, WeightType};
 
-/// Dropout in training; scoring, generation and the reference pass of DPO never drop. The rate on the input of an
-/// adapter is the adapter's own setting, [`crate::arch::lora::LoraConfig::dropout`].
+/// Dropout in training. Scoring, generation and the reference pass of DPO never drop anything. The rate on the input of
+/// an adapter is the adapter's own setting, [`crate::arch::lora::LoraConfig::dropout`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dropout {
-    /// Share of what each attention and MLP branch adds to the residual stream, from 0 to below 1. Kept values are
-    /// divided by 1 minus it.
+    /// Fraction that is dropped of what each attention and MLP branch adds to the residual stream, from 0 to below 1.
+    /// The values that are kept are divided by 1 minus it.
     pub rate: f32,
-    /// Of the masks; beside it only the step, the place in the model and the tokens decide.
+    /// Seed of the masks, which depend besides only on the step, the place in the model and the tokens.
     pub seed: u64,
 }
 
-/// A model in training: gradients and optimiser state beside the weights, on the GPU.
+/// A model in training, on the GPU: its weights with their gradients and the optimiser's state.
 pub struct Trainer<'a> {
     gpu: &'a Gpu,
-    /// The model whose weights move.
+    /// The model that is trained.
     pub model: Model,
-    /// Optimiser steps taken so far.
+    /// How many optimiser steps have been taken.
     pub step: u64,
-    /// Rows of a micro-batch at most (one record may be longer); as many as the memory planned for allows where it is
-    /// None. A step's gradient is the same whatever it is, but for rounding.
+    /// Most rows of a micro-batch (one record may be longer); `None` takes as many as the memory planned for allows.
+    /// But for rounding, a step's gradient is the same whatever it is.
     pub micro_rows: Option<usize>,
-    /// Whether a block keeps its input alone and runs forward again on the way back, rather than keep all activations;
-    /// where it is None, only where they exceed the memory planned for. The bits are the same.
+    /// Whether a block keeps only its input and runs forward again on the way back, rather than keeping all
+    /// activations; with `None`, only if they exceed the memory planned for. The bits are the same.
     pub checkpoint: Option<bool>,
-    /// Whether the answers to one prompt share its rows in a micro-batch, as they do at first; without it each has a
-    /// copy, for comparison. No loss or gradient differs by more than rounding.
+    /// Whether the answers to one prompt share its rows in a micro-batch, which is the default. Otherwise each has a
+    /// copy, for comparison; losses and gradients differ by no more than rounding.
     pub share_prompts: bool,
-    /// None at first, but for an adapter's.
+    /// Dropout in training; at first only that of an adapter.
     pub dropout: Dropout,
-    /// The other processes of this training; none at first.
+    /// The other processes of this training; at first there are none.
     pub exchange: &'a dyn Exchange,
     optimiser: Optimiser,
-    /// By parameter number, as all of these.
+    /// The gradients, by parameter number, as are the following fields.
     grads: Vec<Option<Weight>>,
     moments: [Vec<Option<Moment>>; 2],
     codes: Codes,
@@ -74,8 +74,8 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Takes `model` (its matrices in f32, or in bf16, which stay so) into training with fresh moments. Of a model with
-    /// an adapter only that is trained.
+    /// Takes `model`, whose matrices are in f32 or in bf16 and stay so, into training with fresh moments. Of a model
+    /// with an adapter only the adapter is trained.
     ///
     /// # Errors
     /// Out of memory; a model with weights in f16 or quantised.
@@ -90,7 +90,7 @@ impl<'a> Trainer<'a> {
         let parts = gpu.zeros(1, tensors.iter().map(|t| adamw::parts(t)).sum())?;
         let booked = gpu.book(gpu::Part::Moments);
         let zeros =
-            |grad: &Option<Weight>| grad.as_ref().map(|grad| Moment::zeros(gpu, optimiser.moments, grad)).transpose();
+            |grad: &Option<Weight>| grad.as_ref().map(|grad| Moment::zeros(gpu, optimiser.kind, grad)).transpose();
         let moment = || grads.iter().map(zeros).collect::<Result<Vec<_>>>();
         let (moments, codes) = ([moment()?, moment()?], Codes::new(gpu)?);
         drop(booked);
@@ -120,8 +120,8 @@ impl<'a> Trainer<'a> {
         Ok(each.collect::<Result<Vec<_>>>()?.into_iter().flatten().map(|(_, t)| t).collect())
     }
 
-    /// Lets products read copies of the trained matrices in 16 bits, made anew after each step; weights, gradients,
-    /// moments, activations and sums stay in f32.
+    /// Lets products read copies of the trained matrices in 16 bits, which are made anew after each step. Weights,
+    /// gradients, moments, activations and sums stay in f32.
     ///
     /// # Errors
     /// Out of memory; a weight that f16 cannot hold, by tensor; weights that are in 16 bits themselves.
@@ -164,7 +164,8 @@ impl<'a> Trainer<'a> {
         self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
     }
 
-    /// Rows of a micro-batch, and whether blocks keep their inputs alone, for a step of records of so many rows each.
+    /// The rows of a micro-batch, and whether blocks keep only their inputs, for a step whose records have these
+    /// numbers of rows.
     pub(crate) fn untold(&self, records: &[usize]) -> (usize, bool) {
         let most = self.micro_rows();
         let longest = records.iter().copied().max().unwrap_or(0);
@@ -175,7 +176,7 @@ impl<'a> Trainer<'a> {
     /// The rates of dropout on the branches and on the input of an adapter.
     ///
     /// # Errors
-    /// One that is not from 0 to below 1.
+    /// A rate is not from 0 to below 1.
     fn drops(&self) -> Result<[f32; 2]> {
         let rates = [self.dropout.rate, self.model.lora.as_ref().map_or(0.0, |lora| lora.config.dropout)];
         match rates.iter().find(|p| !(0.0..1.0).contains(*p)) {
@@ -184,7 +185,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The masks of the step that begins, on a forest with the key of each row's node; None where nothing is dropped.
+    /// The masks of the step that begins, on a forest with the key of each row's node; `None` if nothing is dropped.
     fn masks(&self, forest: &Forest, nodes: &[u64]) -> Result<Option<dropout::Masks>> {
         if self.drops()? == [0.0; 2] {
             return Ok(None);
@@ -193,8 +194,8 @@ impl<'a> Trainer<'a> {
         dropout::Masks::new(self.gpu, forest, nodes, (seed, self.step), rate).map(Some)
     }
 
-    /// The gradients of the last step, before clipping, under Hugging Face's names and shapes; an adapter's under
-    /// PEFT's.
+    /// The gradients of the last step before clipping, under Hugging Face's names and with their shapes; those of an
+    /// adapter under PEFT's names.
     ///
     /// # Errors
     /// GPU errors.
@@ -220,7 +221,7 @@ impl<'a> Trainer<'a> {
         rec.submit()
     }
 
-    /// Adds up the gradients of all ranks' shares of the step.
+    /// Adds up the gradients that the ranks computed for the step.
     fn sum_gradients(&self) -> Result<()> {
         if self.exchange.ranks() == 1 {
             return Ok(());
@@ -233,7 +234,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Ends a step: adds up the shares, clips by the global norm, moves the weights, gives the norm before clipping.
+    /// Ends a step: adds up the ranks' gradients, clips by the global norm and moves the weights. Returns the norm
+    /// before clipping.
     fn update(&mut self, lr: f32) -> Result<f64> {
         let gpu = self.gpu;
         self.sum_gradients()?;

@@ -7,16 +7,17 @@ use crate::model::params;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// In which type the optimiser keeps its moments.
+/// The optimiser of a training, named as in configurations and flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MomentType {
-    /// f32, 8 bytes a parameter.
+pub enum OptimiserKind {
+    /// AdamW with its moments in f32, 8 bytes a parameter.
     #[default]
     #[serde(rename = "adamw")]
-    F32,
-    /// 8 bits with a scale for 64 of them (arXiv 2110.02861), 2.1 bytes a parameter; those of vectors stay in f32.
+    AdamW,
+    /// AdamW with its moments in 8 bits and a scale for 64 of them (arXiv 2110.02861), 2.1 bytes a parameter. The
+    /// moments of vectors stay in f32.
     #[serde(rename = "adamw8bit")]
-    Bits8,
+    AdamW8bit,
 }
 
 /// One moment of a parameter.
@@ -27,9 +28,9 @@ pub(super) enum Moment {
 }
 
 impl Moment {
-    /// Of a parameter with the gradient `grad`, all zeros.
-    pub(super) fn zeros(gpu: &Gpu, kind: MomentType, grad: &Weight) -> Result<Moment> {
-        if kind == MomentType::F32 || !params::is_matrix(grad) {
+    /// A moment of a parameter with the gradient `grad`, all zeros.
+    pub(super) fn zeros(gpu: &Gpu, kind: OptimiserKind, grad: &Weight) -> Result<Moment> {
+        if kind == OptimiserKind::AdamW || !params::is_matrix(grad) {
             return grad.zeros_like(gpu).map(Moment::F32);
         }
         let zeros = |(_, block): (usize, &Tensor)| {
@@ -46,7 +47,7 @@ impl Moment {
         }
     }
 
-    /// The f32 form.
+    /// The moment in f32; an error if it is kept in 8 bits.
     pub(super) fn weight(&self) -> Result<&Weight> {
         match self {
             Moment::F32(weight) => Ok(weight),

@@ -8,21 +8,22 @@ use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
-/// Values that travel at once: bounds the memory beside the gradients, and the counts, which MPI keeps in 32 bits.
+/// How many values travel at once. It bounds the memory beside the gradients, and the counts, which MPI keeps in 32
+/// bits.
 const MOST: usize = 1 << 22;
 
-/// The processes that one `mpirun` started. When it is dropped all of them wait for each other; when it is dropped by a panic
-/// they are ended.
+/// The processes that one `mpirun` started. When this is dropped, all of them wait for one another; when a panic drops
+/// it, they are ended.
 pub struct Mpi {
     universe: Option<Universe>,
     world: SimpleCommunicator,
 }
 
 impl Mpi {
-    /// Joins the others. To be called once, and used by the thread that called it alone.
+    /// Joins the other processes. Call it once, and use the result only in the thread that called it.
     ///
     /// # Errors
-    /// MPI runs already, or cannot serve a program with threads.
+    /// MPI is running already, or it cannot serve a program with threads.
     pub fn start() -> Result<Self> {
         let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| Error::Device("MPI was started before".into()))?;
@@ -33,7 +34,7 @@ impl Mpi {
         Ok(Self { universe: Some(universe), world })
     }
 
-    /// The place among the processes of this machine, from 0.
+    /// The place of this process among those on this machine, from 0.
     pub fn local_rank(&self) -> usize {
         self.world.split_shared(self.world.rank()).rank() as usize
     }
@@ -47,7 +48,7 @@ impl Mpi {
 impl Drop for Mpi {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The others wait for this one; MPI's own end would wait for them.
+            // The others wait for this process, and MPI's own end would wait for them.
             self.abort(101);
         }
         drop(self.universe.take());
@@ -63,8 +64,8 @@ impl Exchange for Mpi {
         self.world.size() as usize
     }
 
-    /// Each rank is sent its part of the values by all others, adds them up in f64 and sends the sums to all: 2 (n − 1) / n of
-    /// the values' bytes leave a rank, as with a ring, and no order of additions is left to MPI.
+    /// Each rank gets its part of the values from all others, adds it up in f64 and sends the sums to all. So 2 (n − 1)
+    /// / n of the values' bytes leave a rank, as with a ring, and MPI does not choose the order of additions.
     fn sum(&self, values: &mut [f32]) -> Result<()> {
         let ranks = self.ranks();
         for chunk in values.chunks_mut(MOST) {

@@ -5,32 +5,34 @@ use super::pair::{Labelled, Pair, unpaired};
 use crate::settings::{self, Range, Takes, settings};
 use crate::{Error, Result};
 
-/// What the losses see of one pair. Sums are over an answer's tokens.
+/// What the losses see of one pair. Sums are over the tokens of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
-    /// Score of the chosen answer: the log-ratio log π − log π_ref, or f′ of it; without a reference log π.
+    /// Score of the chosen answer: the log-ratio log π − log π_ref, or f′ of it; without a reference, log π.
     pub c: f64,
-    /// The same of the rejected answer.
+    /// Score of the rejected answer: the log-ratio log π − log π_ref, or f′ of it; without a reference, log π.
     pub r: f64,
-    /// Log-probs (chosen, rejected) of the policy, weighted by LD-DPO's α.
+    /// Log-probs (chosen, rejected) under the policy, weighted by LD-DPO's α.
     pub policy: [f64; 2],
-    /// Log-probs (chosen, rejected) of the reference, weighted alike.
+    /// Log-probs (chosen, rejected) under the reference, weighted by LD-DPO's α.
     pub reference: [f64; 2],
-    /// Tokens of the chosen answer.
+    /// How many tokens the chosen answer has.
     pub nc: f64,
-    /// Tokens of the rejected answer.
+    /// How many tokens the rejected answer has.
     pub nr: f64,
-    /// Plain log-prob of the chosen answer.
+    /// Log-prob of the chosen answer, without weights.
     pub chosen_sum: f64,
-    /// Log-prob of the prompt's tokens behind its first one.
+    /// Log-prob of the prompt's tokens after its first one.
     pub prompt_sum: f64,
-    /// Pairs of the step over its chosen tokens: turns a mean over pairs into one over tokens.
+    /// Number of pairs in the step divided by the number of its chosen tokens, which turns a mean over pairs into one
+    /// over tokens.
     pub chosen_share: f64,
-    /// The same over the tokens of prompts (but each first one) and chosen answers.
+    /// Number of pairs in the step divided by the number of its tokens in chosen answers and in prompts (but each first
+    /// one).
     pub whole_share: f64,
-    /// WPO's weight; 1 without.
+    /// WPO's weight of the pair; 1 if WPO is not used.
     pub weight: f64,
-    /// The label of a single answer.
+    /// The label of a single answer: whether it is wanted.
     pub desirable: bool,
     /// Weight of the pair in the step's mean.
     pub pair_weight: f64,
@@ -39,8 +41,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The pair the other way round, as far as the answers are compared: what is learnt of the chosen answer alone
-    /// stays.
+    /// The pair the other way round, for those parts of the losses that compare the answers. What is learnt of the
+    /// chosen answer alone stays.
     fn turned(&self) -> Self {
         let swap = |[a, b]: [f64; 2]| [b, a];
         Self {
@@ -55,23 +57,23 @@ impl Seen {
     }
 }
 
-/// A loss and its derivatives.
+/// The value of a loss with its derivatives.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slope {
-    /// The value.
+    /// The value of the loss.
     pub loss: f64,
-    /// By the chosen answer's weighted log-prob.
+    /// Derivative by the chosen answer's weighted log-prob.
     pub dc: f64,
-    /// By the rejected answer's.
+    /// Derivative by the rejected answer's weighted log-prob.
     pub dr: f64,
-    /// By the chosen answer's plain log-prob.
+    /// Derivative by the chosen answer's plain log-prob.
     pub dsum: f64,
-    /// By the prompt's log-prob.
+    /// Derivative by the prompt's log-prob.
     pub dprompt: f64,
 }
 
 impl Slope {
-    /// A loss on pairs under the pair's soft label.
+    /// The loss of a pair under the pair's soft label.
     fn soft(s: &Seen, of: impl Fn(&Seen) -> Slope) -> Self {
         let here = of(s);
         if s.flip == 0.0 {
@@ -92,7 +94,8 @@ impl Slope {
         Self { loss, dc, dr, ..Self::default() }
     }
 
-    /// Adds `weight` times `other`, whose value and first two derivatives are by c and r with slopes `by`.
+    /// Adds `weight` times `other`. Value and first two derivatives of `other` are by scores c and r, whose slopes are
+    /// `by`.
     fn add(&mut self, other: &Slope, weight: f64, by: [f64; 2]) {
         self.loss += weight * other.loss;
         self.dc += weight * other.dc * by[0];
@@ -118,7 +121,7 @@ pub enum Divergence {
 }
 
 impl Divergence {
-    /// TRL's names.
+    /// The divergences with TRL's names.
     pub const NAMES: [(&'static str, Divergence); 4] = [
         ("reverse_kl", Divergence::ReverseKl),
         ("forward_kl", Divergence::ForwardKl),
@@ -142,7 +145,7 @@ impl Divergence {
     }
 }
 
-/// The losses as `--loss` and `loss` write them.
+/// Reads and writes the losses as `--loss` and `loss` give them.
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -192,10 +195,10 @@ settings! {
     }
 }
 
-/// `NAME[:WEIGHT],…`
+/// Reads `NAME[:WEIGHT],…`.
 ///
 /// # Errors
-/// An unknown or repeated name, a weight that is not a finite number of at least 0.
+/// A name is unknown or repeated, or a weight is not a finite number of at least 0.
 pub fn parse(text: &str) -> Result<Vec<(String, f32)>> {
     let part = |part: &str| -> Result<(String, f32)> {
         let (name, weight) = part.split_once(':').unwrap_or((part, "1"));
@@ -207,7 +210,7 @@ pub fn parse(text: &str) -> Result<Vec<(String, f32)>> {
     Ok(all)
 }
 
-/// The row of each loss of a list.
+/// The row of each loss in a list.
 fn check(all: &[(String, f32)]) -> Result<Vec<&'static Loss>> {
     let text = |(name, weight): &(String, f32)| format!("{name}:{weight}");
     let mut rows: Vec<&Loss> = Vec::new();
@@ -230,10 +233,10 @@ fn wrong_weight(loss: &str) -> Error {
 }
 
 impl Objective {
-    /// The rows of the losses.
+    /// The rows of the objective's losses.
     ///
     /// # Errors
-    /// Unknown or repeated losses, options out of range or not defined for a loss.
+    /// A loss is unknown or repeated, or an option is out of range or not defined for a loss.
     pub fn rows(&self) -> Result<Vec<&'static Loss>> {
         if self.losses.is_empty() {
             return Err(Error::Input("no loss is given".into()));
@@ -268,8 +271,9 @@ impl Objective {
         }
     }
 
-    /// Single answers as these losses take them (see [`unpaired`]). Where none reads the mismatched answers, the answer
-    /// itself stands in their place, so that it is computed once. `batch` is the number of records of a step.
+    /// Single answers in the form that these losses take (see [`unpaired`]). If none of the losses reads the mismatched
+    /// answers, the answer itself takes their place, so that it is computed once. `batch` is the number of records in a
+    /// step.
     ///
     /// # Errors
     /// As [`Objective::rows`].
@@ -297,8 +301,8 @@ impl Objective {
         Ok(self.rows()?.iter().all(|l| l.takes_pairs_apart()))
     }
 
-    /// Loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; c and r
-    /// are set here.
+    /// The loss and derivatives of each pair of a step; the objective is their mean. `seen` holds the log-probs; its c
+    /// and r are set here.
     ///
     /// # Errors
     /// As [`Objective::rows`].

@@ -8,15 +8,15 @@ use crate::{Error, Observer, Result, durable};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The log of steps, in the working folder and then in the model folder.
+/// Name of the log of steps, in the working folder and later in the model folder.
 const STEPS: &str = "steps.jsonl";
 const PLAN: &str = "plan.json";
 
-/// A working folder, locked.
+/// The working folder of a training, locked against other processes.
 pub struct Work {
     out: PathBuf,
     dir: PathBuf,
-    /// None when there is nothing left to do.
+    /// The lock; `None` if there is nothing left to do.
     lock: Option<Lock>,
 }
 
@@ -24,7 +24,8 @@ impl Work {
     /// Refuses, before anything is loaded, what [`Work::begin`] would refuse.
     ///
     /// # Errors
-    /// `out` exists (with `resume` only if no such training wrote it); there is an interrupted training and `resume` is not set.
+    /// `out` exists (with `resume` only if no such training wrote it); there is an interrupted training and `resume` is
+    /// not set.
     pub fn check(out: &Path, resume: bool) -> Result<()> {
         let dir = folder(out);
         if out.is_there() {
@@ -40,11 +41,12 @@ impl Work {
         Ok(())
     }
 
-    /// Begins a training, or goes on with it. `plan` is what both must have in common; the version of this crate is
-    /// added to it.
+    /// Begins a training or continues it. `plan` holds what both must have in common; this crate's version is added to
+    /// it.
     ///
     /// # Errors
-    /// As [`Work::check`]; another process works on it; it was begun with another plan; it cannot be written.
+    /// As [`Work::check`]; another process works on the training; it was begun with another plan; the folder cannot be
+    /// written.
     pub fn begin(out: &Path, resume: bool, plan: &Value, observer: &dyn Observer) -> Result<Self> {
         Self::check(out, resume)?;
         let (out, dir) = (out.to_path_buf(), folder(out));
@@ -53,7 +55,7 @@ impl Work {
         }
         durable::create_folder(&dir)?;
         let lock = Lock::take(&dir, File::try_lock, observer)?;
-        // Another process may have come to an end since.
+        // Another process may have finished in the meantime.
         Self::check(&out, resume)?;
         let work = Self { out, dir, lock: Some(lock) };
         if !work.finished() {
@@ -73,7 +75,7 @@ impl Work {
                 false => Err(Error::file(&self.dir, difference(&old, &plan))),
             };
         }
-        // Without a checkpoint there is nothing that could go on.
+        // Without a checkpoint there is nothing to continue from.
         durable::remove_folder(&self.dir.join("train"))?;
         durable::remove_file(&self.dir.join(STEPS))?;
         write_json(&path, &plan)

@@ -1,54 +1,54 @@
-//! What preference training is given: pairs, single answers with labels, and the log-probs of their answers.
+//! What preference training is given: pairs, single answers with labels, and the log-probs of answers.
 
-/// One preference.
+/// A preference between two answers to one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// Context ids, not empty.
+    /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
-    /// Preferred answer, not empty.
+    /// Token ids of the preferred answer; at least one.
     pub chosen: Vec<u32>,
-    /// The other answer, not empty.
+    /// Token ids of the other answer; at least one.
     pub rejected: Vec<u32>,
-    /// The label of `chosen` where it is a single answer (see [`unpaired`]); true otherwise.
+    /// If `chosen` is a single answer (see [`unpaired`]), its label; otherwise true.
     pub desirable: bool,
-    /// Weight of its loss in the mean of a step; 1 for pairs that weigh alike.
+    /// Weight of the pair's loss in the mean of a step; 1 for pairs that weigh alike.
     pub weight: f32,
-    /// Probability that the preference is the other way round: the loss is (1 − flip) L(chosen, rejected) + flip
-    /// L(rejected, chosen); 0 is a hard label.
+    /// Probability that the preference is the other way round, where 0 is a hard label. The loss is (1 − flip)
+    /// L(chosen, rejected) + flip L(rejected, chosen).
     pub flip: f32,
 }
 
 impl Pair {
-    /// Rows that it takes at most: the prompt stands once.
+    /// Most rows that the pair takes, with the prompt in them once.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.chosen.len() + self.rejected.len()
     }
 
-    /// A preference like any other: weight 1, a hard label.
+    /// A preference with weight 1 and a hard label.
     pub fn new(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
         Self { prompt, chosen, rejected, desirable: true, weight: 1.0, flip: 0.0 }
     }
 
-    /// Whether it has a weight or a soft label of its own.
+    /// Whether the pair has a weight or a soft label of its own.
     pub(super) fn soft(&self) -> bool {
         self.weight != 1.0 || self.flip != 0.0
     }
 }
 
-/// One answer with a label.
+/// A single answer with a label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Labelled {
-    /// Context ids, not empty.
+    /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
-    /// The answer, not empty.
+    /// Token ids of the answer; at least one.
     pub completion: Vec<u32>,
-    /// Whether such answers are wanted.
+    /// Whether the answer is wanted.
     pub desirable: bool,
 }
 
-/// Single answers as the losses on them take them: in the place of the rejected answer stands a mismatched one for the
-/// estimate of the KL, as in TRL: in each run of `batch` records the answer of the record before, the first takes the
-/// last's.
+/// Single answers as pairs, for the losses on single answers. For the estimate of the KL, a mismatched answer takes the
+/// place of the rejected one, as in TRL: in each run of `batch` records that is the answer of the record before, and
+/// for the first record that of the last.
 pub fn unpaired(records: &[Labelled], batch: usize) -> Vec<Pair> {
     let of = |part: &[Labelled]| -> Vec<Pair> {
         let before = part.iter().cycle().skip(part.len() - 1);
@@ -61,37 +61,37 @@ pub fn unpaired(records: &[Labelled], batch: usize) -> Vec<Pair> {
     records.chunks(batch.max(1)).flat_map(of).collect()
 }
 
-/// Summed log-probs of one pair's answers.
+/// The summed log-probs of one pair's answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairLogps {
     /// Σ log p of the chosen answer's tokens.
     pub chosen: f32,
     /// Σ log p of the rejected answer's tokens.
     pub rejected: f32,
-    /// The parts of both that lie behind the shorter answer's length (LD-DPO weighs them).
+    /// Those parts of both sums that lie behind the shorter answer's length (LD-DPO weighs them).
     pub tail: [f32; 2],
 }
 
 impl PairLogps {
-    /// From the log-prob of every token.
+    /// Sums the log-probs, given for every token.
     pub fn new(chosen: &[f32], rejected: &[f32]) -> Self {
         let shared = chosen.len().min(rejected.len());
         let sum = |part: &[f32]| part.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
         Self { chosen: sum(chosen), rejected: sum(rejected), tail: [sum(&chosen[shared..]), sum(&rejected[shared..])] }
     }
 
-    /// As bits: chosen, rejected, tails.
+    /// The numbers as bits: chosen, rejected, tails.
     pub(crate) fn bits(&self) -> [u32; 4] {
         [self.chosen, self.rejected, self.tail[0], self.tail[1]].map(f32::to_bits)
     }
 
-    /// The reverse of [`PairLogps::bits`].
+    /// The numbers of [`PairLogps::bits`].
     pub(crate) fn from_bits(bits: [u32; 4]) -> Self {
         let [chosen, rejected, c, r] = bits.map(f32::from_bits);
         Self { chosen, rejected, tail: [c, r] }
     }
 
-    /// (chosen, rejected) with the tails weighted by LD-DPO's α.
+    /// The sums (chosen, rejected), with the tails weighted by LD-DPO's α.
     pub(super) fn weighted(&self, alpha: f32) -> [f64; 2] {
         let of = |sum: f32, tail: f32| f64::from(sum) - (1.0 - f64::from(alpha)) * f64::from(tail);
         [of(self.chosen, self.tail[0]), of(self.rejected, self.tail[1])]

@@ -1,7 +1,7 @@
 //! The settings of a training, each told once: they are keys of `[sft]` and `[dpo]`, flags of the commands, and what a
 //! resume compares.
 
-use super::moments::MomentType;
+use super::moments::OptimiserKind;
 use crate::kernels::half::Half;
 use crate::settings::{self, Range, Takes, settings};
 use crate::{Error, Result};
@@ -11,7 +11,7 @@ settings! {
     /// AdamW (arXiv 1711.05101) as torch computes it, and clipping by global norm.
     pub struct Optimiser {
         /// adamw, or adamw8bit with moments of 2.1 bytes a parameter instead of 8. Those of vectors stay in f32.
-        moments: MomentType = MomentType::F32 => "optimizer", "O", Takes::OneOf(&["adamw", "adamw8bit"]);
+        kind: OptimiserKind = OptimiserKind::AdamW => "optimizer", "O", Takes::OneOf(&["adamw", "adamw8bit"]);
         /// AdamW's decay of the first and the second moment.
         betas: [f32; 2] = [0.9, 0.999] => "betas", "A,B", Takes::Numbers(Range::From0Below1, Some(2));
         /// Added to the root of the second moment, so that no step divides by 0.

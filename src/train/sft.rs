@@ -1,4 +1,4 @@
-//! Supervised fine-tuning: cross-entropy on the completion's tokens only, each token of a step with the same weight,
+//! Supervised fine-tuning: cross-entropy on the completion's tokens only. Each token of a step has the same weight,
 //! however the step is cut into micro-batches.
 
 use super::Trainer;
@@ -12,57 +12,58 @@ use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// One training record.
+/// A prompt with the answer that is to be learnt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Context ids, no loss; not empty.
+    /// Token ids of the prompt, on which there is no loss; at least one.
     pub prompt: Vec<u32>,
-    /// Ids with loss; not empty.
+    /// Token ids on which there is a loss; at least one.
     pub completion: Vec<u32>,
 }
 
 impl Example {
-    /// Rows that it takes.
+    /// How many rows the record takes.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completion.len()
     }
 }
 
-/// What a step did.
+/// The numbers of one step.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SftStep {
-    /// Step number, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// The objective before the update.
+    /// The objective before the step's update.
     pub loss: f64,
-    /// The mean cross-entropy of each group.
+    /// Mean cross-entropy of each group of records.
     pub group_loss: Vec<f64>,
-    /// Global gradient norm before clipping.
+    /// Global norm of the gradient before it is clipped.
     pub grad_norm: f64,
-    /// Rate used.
+    /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens run through the model.
+    /// How many tokens were run through the model.
     pub tokens: u64,
 }
 
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftConfig {
-    /// Passes over the data.
+    /// How often the training passes over the data.
     pub epochs: usize,
-    /// Records a step.
+    /// How many records a step takes.
     pub batch: usize,
-    /// Rates.
+    /// The learning rate of every step.
     pub lr: super::LearningRate,
-    /// Order of the records.
+    /// Seed of the order of the records.
     pub seed: u64,
 }
 
 impl Trainer<'_> {
-    /// One optimiser step on Σ_g weight_g · (mean cross-entropy over the loss tokens of group g).
+    /// Takes one optimiser step on Σ_g weight_g · (mean cross-entropy over the loss tokens of group g).
     ///
     /// # Errors
-    /// Empty prompts or completions, ids outside the vocabulary; a non-finite loss or gradient (nothing is updated).
+    /// A prompt or completion is empty, or an id is outside the vocabulary; a loss or gradient is not finite (nothing
+    /// is updated then).
     pub fn sft_step<'e>(&mut self, groups: &[(&'e [Example], f32)], lr: f32) -> Result<SftStep> {
         let gpu = self.gpu;
         let count = |examples: &[Example]| examples.iter().map(|e| e.completion.len()).sum::<usize>();
@@ -71,7 +72,7 @@ impl Trainer<'_> {
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
         self.zero_gradients()?;
         let most = self.micro_rows();
-        // Records with one prompt draw masks of their own, told apart by their number in the step.
+        // Records with the same prompt draw masks of their own; their number in the step tells them apart.
         let mut seen: HashMap<&[u32], u64> = HashMap::new();
         let mut keyed = |(group, e): (usize, &'e Example)| {
             let number = seen.entry(&e.prompt).or_default();
@@ -81,7 +82,7 @@ impl Trainer<'_> {
         let each = groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x)));
         let all: Vec<(usize, &Example, u64)> = each.map(&mut keyed).collect();
         let sizes: Vec<usize> = all.iter().map(|(_, e, _)| e.rows()).collect();
-        let mine = self.exchange.share(&sizes);
+        let mine = self.exchange.own_records(&sizes);
         let (mut sums, mut tokens) = (vec![0f64; groups.len()], 0u64);
         for pass in packs(&sizes[mine.clone()], most) {
             let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
@@ -126,8 +127,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Trains on `data` from `trainer.step` on (so a loaded state goes on where it stopped), shuffled by seed and epoch.
-/// `on_step` runs after each update and may save.
+/// Trains on `data` from step `trainer.step` on, so that a loaded state continues where it stopped. The order is drawn
+/// by seed and epoch. `on_step` runs after each update and may save.
 ///
 /// # Errors
 /// As [`Trainer::sft_step`]; `Stopped` when the observer asks for it.
@@ -172,7 +173,7 @@ pub(super) fn run_until(
     Ok(ControlFlow::Continue(()))
 }
 
-/// The order of `n` records in an epoch; one epoch of a single batch included.
+/// The order of `n` records in an epoch, even if the epoch is a single batch.
 pub(super) fn order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (0..n).collect();
     Stream::new(seed, 0x0DE7 + epoch as u64).shuffle(&mut all);

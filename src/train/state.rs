@@ -1,7 +1,7 @@
-//! The state of a training on disk: weights, moments, step number; going on from it gives the same bits.
+//! The state of a training on disk: weights, moments and the step number. Continuing from it gives the same bits.
 
 use super::moments::Moment;
-use super::{MomentType, Trainer};
+use super::{OptimiserKind, Trainer};
 use crate::disk;
 use crate::gpu::{Gpu, Part};
 
@@ -22,8 +22,9 @@ struct Step {
 }
 
 impl Trainer<'_> {
-    /// Writes weights (of an adapter's training the adapter alone), moments and the step number into `dir` so that
-    /// [`Trainer::load_state`] goes on bit for bit. The step number is written last: a folder without it is unfinished.
+    /// Writes the weights (of an adapter's training only the adapter), the moments and the step number to `dir`, so
+    /// that [`Trainer::load_state`] continues bit for bit. The step number is written last: a folder without it is
+    /// unfinished.
     ///
     /// # Errors
     /// The folder cannot be written; GPU errors.
@@ -35,12 +36,12 @@ impl Trainer<'_> {
         };
         write_matrices(&dir.join(FILES[0]), &weights, self.model.dtype())?;
         for (name, moment) in FILES[1..].iter().zip(&self.moments) {
-            let tensors = match self.optimiser.moments {
-                MomentType::F32 => {
+            let tensors = match self.optimiser.kind {
+                OptimiserKind::AdamW => {
                     let weight = |m: &Option<Moment>| m.as_ref().map(|m| m.weight().cloned()).transpose();
                     self.named(&moment.iter().map(weight).collect::<Result<Vec<_>>>()?)?
                 }
-                MomentType::Bits8 => self.words(moment)?,
+                OptimiserKind::AdamW8bit => self.words(moment)?,
             };
             write_safetensors(&dir.join(name), &tensors, Dtype::F32)?;
         }
@@ -52,7 +53,7 @@ impl Trainer<'_> {
     /// Reads what [`Trainer::save_state`] wrote.
     ///
     /// # Errors
-    /// A missing or broken file, tensors that do not fit the model; the trainer has no weights then.
+    /// A file is missing or broken, or its tensors do not fit the model; the trainer then has no weights.
     pub fn load_state(&mut self, dir: &Path) -> Result<()> {
         let file = dir.join(STEP);
         let text = disk::read(&file).map_err(Error::io(&file))?;
@@ -64,13 +65,13 @@ impl Trainer<'_> {
                 None => params::upload(self.gpu, &self.model.arch, tensors),
             }
         };
-        // What is read takes the place of what is there, so that going on takes no more memory than the training itself.
+        // What is read replaces what is there, so that continuing takes no more memory than the training itself.
         let bf16 = self.model.dtype() == Dtype::BF16;
         // The base of an adapter is frozen and stays where it is.
         let trained = |p: &usize| self.model.lora.as_ref().is_none_or(|lora| lora.owns(*p));
         let first_trained = (0..self.model.params.len()).find(trained).unwrap_or(self.model.params.len());
         self.model.params[first_trained..].fill(None);
-        if self.optimiser.moments == MomentType::F32 {
+        if self.optimiser.kind == OptimiserKind::AdamW {
             self.moments.iter_mut().flatten().for_each(|moment| *moment = None);
         }
         let booked = self.gpu.book(Part::Weights);
@@ -82,12 +83,12 @@ impl Trainer<'_> {
         drop(booked);
         let _part = self.gpu.book(Part::Moments);
         for (name, moment) in FILES[1..].iter().zip(&mut self.moments) {
-            match self.optimiser.moments {
-                MomentType::F32 => {
+            match self.optimiser.kind {
+                OptimiserKind::AdamW => {
                     let trained = read(name)?.into_iter().map(|w| w.map(Moment::F32));
                     *moment = (0..first_trained).map(|_| None).chain(trained).collect();
                 }
-                MomentType::Bits8 => overwrite(self.gpu, moment, &dir.join(name))?,
+                OptimiserKind::AdamW8bit => overwrite(self.gpu, moment, &dir.join(name))?,
             }
         }
         self.model.params.truncate(first_trained);
@@ -96,7 +97,8 @@ impl Trainer<'_> {
         self.copy()
     }
 
-    /// Moments as they lie on the GPU, by parameter number and block. Words of 8-bit codes go through a file of f32 unchanged.
+    /// The moments as they lie on the GPU, by parameter number and block. Words of 8-bit codes go through a file of f32
+    /// unchanged.
     fn words(&self, moment: &[Option<Moment>]) -> Result<Vec<NamedTensor>> {
         let mut all = Vec::new();
         for (p, moment) in moment.iter().enumerate() {
@@ -118,7 +120,7 @@ fn tensors(path: &Path) -> Result<Vec<NamedTensor>> {
     weights.names().iter().map(one).collect()
 }
 
-/// Gives moments the words of a file.
+/// Fills moments with the words of a file.
 fn overwrite(gpu: &Gpu, moment: &[Option<Moment>], path: &Path) -> Result<()> {
     let read = tensors(path)?;
     for (p, moment) in moment.iter().enumerate() {

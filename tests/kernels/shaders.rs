@@ -109,8 +109,8 @@ fn bindings_are_what_the_host_reads(label: &str, module: &naga::Module, text: &s
     assert_eq!(Source::read_only_bindings(text), read_only, "{label}");
 }
 
-/// The host writes parameters as words one after another, at most 256 bytes of them, and compares their names and types with
-/// what it reads in the text; naga must see the same.
+/// The host writes parameters as words one after another, at most 256 bytes of them, and compares their names and types
+/// with what it reads in the text; naga must see the same.
 fn parameters_are_packed_words(label: &str, module: &naga::Module, text: &str) {
     let read = Source::parameters(text).expect("parameters");
     for (_, v) in module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform) {

@@ -17,7 +17,7 @@ use selfreward::train::fit::{Cut, Fit};
 use selfreward::train::job::{Data, Job, train};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::Example;
-use selfreward::train::{LearningRate, MomentType, Optimiser, TrainSettings, WeightType};
+use selfreward::train::{LearningRate, Optimiser, OptimiserKind, TrainSettings, WeightType};
 use selfreward::weights::{ModelParts, save_gguf};
 use selfreward::{Silent, world};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ struct Case {
     lora: Option<LoraConfig>,
     half: Option<Half>,
     weights: WeightType,
-    moments: MomentType,
+    optimiser: OptimiserKind,
     dropout: f32,
     loss: &'static str,
     sft: bool,
@@ -88,7 +88,7 @@ impl Case {
             epochs: 2,
             batch: 8,
             lr: LearningRate::constant(1e-4),
-            optimiser: Optimiser { moments: self.moments, ..Optimiser::default() },
+            optimiser: Optimiser { kind: self.optimiser, ..Optimiser::default() },
             save_every: 100,
             micro_rows: self.micro_rows,
             weights: self.weights,
@@ -134,7 +134,7 @@ fn cases(dir: &Path) -> Vec<Case> {
         lora: None,
         half: None,
         weights: WeightType::F32,
-        moments: MomentType::F32,
+        optimiser: OptimiserKind::AdamW,
         dropout: 0.0,
         loss: "sigmoid",
         sft: false,
@@ -149,8 +149,8 @@ fn cases(dir: &Path) -> Vec<Case> {
         Case { micro_rows: Some(320), loss: "aot", ..plain("coupled pairs", &f32) },
         Case { loss: "orpo", ..plain("prompts scored too", &f32) },
         Case { half: Some(Half::Bf16), ..plain("dpo on copies", &f32) },
-        Case { moments: MomentType::Bits8, ..plain("dpo with moments in 8 bits", &f32) },
-        Case { weights: WeightType::Bf16, moments: MomentType::Bits8, ..plain("dpo of bf16 weights", &f32) },
+        Case { optimiser: OptimiserKind::AdamW8bit, ..plain("dpo with moments in 8 bits", &f32) },
+        Case { weights: WeightType::Bf16, optimiser: OptimiserKind::AdamW8bit, ..plain("dpo of bf16 weights", &f32) },
         Case { dropout: 0.1, ..plain("dpo with dropout", &f32) },
         Case { lora: Some(lora(0.0)), ..plain("LoRA on f32", &f32) },
         Case { lora: Some(lora(0.1)), storage: bf16, ..plain("LoRA on bf16 with dropout", &f32) },

@@ -11,7 +11,7 @@ use selfreward::kernels::half::Half;
 use selfreward::kernels::weight::Weight;
 use selfreward::model::Model;
 use selfreward::settings;
-use selfreward::train::{MomentType, Optimiser, TrainSettings, Trainer};
+use selfreward::train::{Optimiser, OptimiserKind, TrainSettings, Trainer};
 use selfreward::world;
 use std::path::Path;
 
@@ -19,8 +19,8 @@ fn open(block: Option<u64>) -> Gpu {
     Gpu::with(&Options { block, ..Options::default() }).unwrap()
 }
 
-fn optimiser(moments: MomentType) -> Optimiser {
-    Optimiser { moments, ..Optimiser::default() }
+fn optimiser(kind: OptimiserKind) -> Optimiser {
+    Optimiser { kind, ..Optimiser::default() }
 }
 
 fn shipped(gpu: &Gpu) -> Model {
@@ -90,8 +90,8 @@ fn eps_reaches_the_weights() {
 #[test]
 fn training_with_8_bit_moments_stays_near_that_with_f32_ones() {
     let gpu = open(None);
-    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::F32), 40);
-    let (small, got) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::Bits8), 40);
+    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(OptimiserKind::AdamW), 40);
+    let (small, got) = curve(&gpu, || shipped(&gpu), optimiser(OptimiserKind::AdamW8bit), 40);
     let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let (end, end_want) = (mean(&got[30..]), mean(&want[30..]));
     // 16 bytes a parameter become 10.1; the shipped model's vectors are few.
@@ -107,9 +107,9 @@ fn training_with_8_bit_moments_stays_near_that_with_f32_ones() {
 fn training_of_bf16_weights_stays_near_that_of_f32_ones() {
     let gpu = open(None);
     let narrow = || shipped(&gpu).rounded(&gpu).unwrap();
-    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(MomentType::F32), 40);
-    for (moments, most) in [(MomentType::F32, 0.89), (MomentType::Bits8, 0.54)] {
-        let (small, got) = curve(&gpu, narrow, optimiser(moments), 40);
+    let (wide, want) = curve(&gpu, || shipped(&gpu), optimiser(OptimiserKind::AdamW), 40);
+    for (kind, most) in [(OptimiserKind::AdamW, 0.89), (OptimiserKind::AdamW8bit, 0.54)] {
+        let (small, got) = curve(&gpu, narrow, optimiser(kind), 40);
         let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         let (end, end_want) = (mean(&got[30..]), mean(&want[30..]));
         assert!((small as f64) < most * wide as f64, "{small} bytes, in f32 {wide}");
@@ -170,7 +170,7 @@ fn states_in_fewer_bits_go_on_byte_for_byte() {
         let load = || if bf16 { shipped(&gpu).rounded(&gpu).unwrap() } else { shipped(&gpu) };
         let fresh = || {
             let model = load().with_adapter(&gpu, adapter.as_ref()).unwrap();
-            Trainer::new(&gpu, model, optimiser(MomentType::Bits8)).unwrap()
+            Trainer::new(&gpu, model, optimiser(OptimiserKind::AdamW8bit)).unwrap()
         };
         let (mut whole, mut first, mut second) = (fresh(), fresh(), fresh());
         let losses = train(&mut whole, 0..6);

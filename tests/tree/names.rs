@@ -74,6 +74,6 @@ fn comparisons_are_seen() {
     let names = names();
     assert_eq!(compared("rows.iter().any(|l| l.name == \"orpo\")", &names), ["orpo"]);
     assert_eq!(compared("l.name.starts_with(\"aot\")", &names), ["aot", "aot_unpaired"]);
-    assert_eq!(compared("\"adamw8bit\" => MomentType::Bits8,", &names), ["adamw8bit"]);
+    assert_eq!(compared("\"adamw8bit\" => OptimiserKind::AdamW8bit,", &names), ["adamw8bit"]);
     assert_eq!(compared("parse(\"aot:2,sft:0.3\")", &names), [""; 0]);
 }

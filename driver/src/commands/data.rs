@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
-use crate::sample::{at_least_0, share, share_above_0};
+use crate::sample::{above_0_to_1, at_least_0, from_0_to_1};
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::data::import::{self, Counts, Lesson, Question, verdicts};
@@ -21,9 +21,9 @@ pub(crate) enum Kind {
     Ift(IftArgs),
     /// Verdicts to learn, for `sft`: the judge's prompt with an answer, then a justification and a score
     ///
-    /// Scored answers give their score, with the justification that stands beside it (verdict, justification or rationale). Of
-    /// ranked answers --model writes verdicts by the additive prompt, and a question is kept where the mean scores of its answers
-    /// fall as the ranks do, as in the paper.
+    /// Scored answers give their score, with the justification that stands beside it (verdict, justification or
+    /// rationale). Of ranked answers --model writes verdicts by the additive prompt, and a question is kept where the
+    /// mean scores of its answers fall as the ranks do, as in the paper.
     Eft(EftArgs),
     /// Preferences, for `dpo`: the best answer against the worst
     Preferences(PreferenceArgs),
@@ -31,7 +31,8 @@ pub(crate) enum Kind {
 
 #[derive(clap::Args)]
 struct Common {
-    /// A file with Open Assistant trees or messages, with prompt, chosen and rejected, or with prompt, response and score
+    /// A file with Open Assistant trees or messages, with prompt, chosen and rejected, or with prompt, response and
+    /// score
     #[arg(long, value_name = "F.jsonl")]
     from: PathBuf,
     /// The file to write; it must not exist yet
@@ -40,9 +41,9 @@ struct Common {
     /// Language of Open Assistant's texts; an empty one takes all
     #[arg(long, default_value = "en", value_name = "L")]
     lang: String,
-    /// Share of the questions with ranked answers to leave out, for measuring a judge; which ones depends on --seed and the question
-    /// alone
-    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = share)]
+    /// Share of the questions with ranked answers to leave out, for measuring a judge; which ones depends on --seed and
+    /// the question alone
+    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = from_0_to_1)]
     held_out: f32,
     /// Write what was left out here: prompt, response and score_reference, as `judge` and `eval --task judge` read it
     #[arg(long, value_name = "F.jsonl", requires = "held_out")]
@@ -70,7 +71,7 @@ pub(crate) struct EftArgs {
     #[command(flatten)]
     verdicts: Flags<Verdicts>,
     /// Most that one score may take of the verdicts; what is above it is dropped at random
-    #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = share_above_0)]
+    #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = above_0_to_1)]
     max_share: f32,
     /// A judge prompt of one's own, with {{ question }} and {{ answer }}
     #[arg(long, value_name = "FILE")]

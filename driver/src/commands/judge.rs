@@ -43,16 +43,18 @@ pub(crate) struct Args {
 /// How scores are read out of a model.
 #[derive(clap::Args)]
 pub(crate) struct JudgeArgs {
-    /// How a score is read; several may be listed, the first one is the score (default: sampled; eval's head to head: none, side by
-    /// side)
+    /// How a score is read; several may be listed, the first one is the score (default: sampled; eval's head to head:
+    /// none, side by side)
     #[arg(long, value_delimiter = ',', value_name = "MODE,…", value_parser = modes())]
     pub(crate) mode: Vec<Mode>,
     #[command(flatten)]
     verdicts: Flags<Verdicts>,
-    /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the first mode listed
+    /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the
+    /// first mode listed
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
-    /// How a written verdict is read: a regular expression whose first group is the number (default: what stands behind `Score:`)
+    /// How a written verdict is read: a regular expression whose first group is the number (default: what stands behind
+    /// `Score:`)
     #[arg(long, value_name = "REGEX", value_parser = one_with_a_group)]
     score_pattern: Option<String>,
     /// The numbers of --score-pattern that mean 0 and 5

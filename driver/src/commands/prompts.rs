@@ -33,7 +33,8 @@ pub(crate) struct Args {
     /// The new prompts; what was dropped, and why, goes beside them. Must not exist yet
     #[arg(long, value_name = "F.jsonl")]
     out: PathBuf,
-    /// Files of prompts, such as evaluation sets: new prompts that stand in one, or are similar to one of it, are dropped
+    /// Files of prompts, such as evaluation sets: new prompts that stand in one, or are similar to one of it, are
+    /// dropped
     #[arg(long, value_name = "F.jsonl")]
     exclude: Vec<PathBuf>,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::common::WrongUsage;
 use crate::flags::{Flags, Preset};
 use crate::profile::ProfileArg;
-use crate::sample::{above_0, share_below_1};
+use crate::sample::{above_0, from_0_below_1};
 use anyhow::{Result, bail, ensure};
 use clap::error::ErrorKind;
 use selfreward::Observer;
@@ -158,7 +158,7 @@ pub(crate) struct LoraArgs {
     rslora: bool,
     /// Share of the input of the adapter's layers that is dropped; needs an adapter, new or the model's (default: the
     /// PEFT folder's own, else 0)
-    #[arg(long, value_name = "P", value_parser = share_below_1)]
+    #[arg(long, value_name = "P", value_parser = from_0_below_1)]
     lora_dropout: Option<f32>,
 }
 

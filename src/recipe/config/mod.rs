@@ -1,11 +1,11 @@
 //! The settings of a loop, as they stand in its TOML file. Defaults are the paper's where it gives them.
 
-mod measure;
+mod evaluation;
 mod pairs;
 mod stages;
 mod training;
 
-pub use measure::{Comparison, EvaluationSection};
+pub use evaluation::{Comparison, EvaluationSection};
 pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
 pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection};
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
@@ -221,7 +221,8 @@ mod tests {
     /// What configs/reference.toml holds.
     fn written(c: &RunConfig) -> String {
         [
-            "# Every key of a run configuration, with its default: the paper's values where it gives them (arXiv 2401.10020).\n\
+            "# Every key of a run configuration, with its default: the paper's values where it gives them \
+             (arXiv 2401.10020).\n\
              # A file needs [model] path alone. Relative paths start at the working directory; \"\" and [] mean none.\n"
                 .to_owned(),
             lines(&c.model),

@@ -137,7 +137,8 @@ mod tests {
             let e = read(text).check().unwrap_err().to_string();
             assert!(e.contains("[pairs]") && e.contains(word), "{text}: {e}");
         }
-        let all = "select = \"all\"\nmost = 3\nweight = \"gap\"\nrejected = \"first\"\nagreement = \"prompt\"\nimplicit = true\n";
+        let all = "select = \"all\"\nmost = 3\nweight = \"gap\"\nrejected = \"first\"\nagreement = \"prompt\"\n\
+                   implicit = true\n";
         assert_eq!(read(&toml::to_string(&read(all)).unwrap()), read(all));
     }
 }

@@ -1,6 +1,6 @@
-//! Preference training: DPO (arXiv 2305.18290) and the other losses of the list, with the prompt shared between an
-//! answer and its rival. Forward gives each token's log-prob, the objective is computed from their sums on the host in
-//! f64, and each token's log-prob gets its coefficient in the backward pass.
+//! Preference training: DPO (arXiv 2305.18290) and the other losses of the list, where an answer and its rival share
+//! their prompt. The forward pass gives each token's log-prob, the host computes the objective from their sums in f64,
+//! and in the backward pass each token's log-prob gets its coefficient.
 
 mod micro;
 
@@ -18,49 +18,50 @@ use std::ops::{ControlFlow, Range};
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
-    /// What is minimised.
+    /// The objective that is minimised.
     pub objective: Objective,
-    /// Passes over the pairs.
+    /// How often the training passes over all pairs.
     pub epochs: usize,
-    /// Pairs a step.
+    /// How many pairs a step takes.
     pub batch: usize,
-    /// Rates.
+    /// The learning rate of every step.
     pub lr: super::LearningRate,
-    /// Order of the pairs.
+    /// Seed of the order of the pairs.
     pub seed: u64,
 }
 
-/// What a step did; the names are TRL's.
+/// The numbers of one step, under TRL's names.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct DpoStep {
-    /// Step number, from 1.
+    /// Number of the step, from 1.
     pub step: u64,
-    /// The objective before the update.
+    /// The objective before the step's update.
     pub loss: f64,
-    /// β (log π − log ref) of the chosen answers, mean; β log π where no loss needs a reference. Of single answers the
-    /// desirable ones are the chosen, the others the rejected.
+    /// Mean of β (log π − log ref) over the chosen answers; of β log π if no loss needs a reference. Of single answers,
+    /// the desirable ones count as chosen and the others as rejected.
     #[serde(rename = "rewards/chosen")]
     pub rewards_chosen: f64,
-    /// The same of the rejected answers.
+    /// Mean of β (log π − log ref) over the rejected answers; of β log π if no loss needs a reference.
     #[serde(rename = "rewards/rejected")]
     pub rewards_rejected: f64,
-    /// Share of pairs whose chosen reward is the larger one; of single answers whose reward has their label's sign.
+    /// Fraction of the pairs whose chosen reward is the larger one; of single answers, those whose reward has their
+    /// label's sign.
     #[serde(rename = "rewards/accuracies")]
     pub rewards_accuracies: f64,
-    /// Chosen minus rejected reward, mean.
+    /// Mean over the pairs of the chosen reward less the rejected one.
     #[serde(rename = "rewards/margins")]
     pub rewards_margins: f64,
-    /// Summed log-prob of the chosen answers, mean.
+    /// Mean over the chosen answers of their log-probs' sum.
     #[serde(rename = "logps/chosen")]
     pub logps_chosen: f64,
-    /// The same of the rejected answers.
+    /// Mean over the rejected answers of their log-probs' sum.
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
-    /// Global gradient norm before clipping.
+    /// Global norm of the gradient before it is clipped.
     pub grad_norm: f64,
-    /// Rate used.
+    /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens run through the model.
+    /// How many tokens were run through the model.
     pub tokens: u64,
 }
 
@@ -140,22 +141,22 @@ pub(super) fn run_until(
     Ok(ControlFlow::Continue(()))
 }
 
-/// The data, its losses and its cuts.
+/// What a training is made of: the data, its losses and how it is cut.
 struct Plan<'p> {
     pairs: &'p [Pair],
     config: &'p DpoConfig,
     rows: Vec<&'static Loss>,
-    /// Rows of a micro-batch.
+    /// Most rows of a micro-batch.
     most: usize,
     share_prompts: bool,
     exchange: &'p dyn Exchange,
 }
 
-/// Tokens that the means of a step are over.
+/// The numbers of tokens over which the means of a step are taken.
 struct Totals {
     pairs: f64,
     chosen: f64,
-    /// Prompts, but their first tokens, and chosen answers.
+    /// How many tokens prompts, without their first tokens, and chosen answers have.
     whole: f64,
 }
 
@@ -196,21 +197,22 @@ impl<'p> Plan<'p> {
         self.rows.iter().any(|l| l.couples())
     }
 
-    /// Pair numbers of step `at`.
+    /// The numbers of the pairs in step `at`.
     fn numbers(&self, at: usize, per_epoch: usize) -> Vec<usize> {
         let order = sft::order(self.pairs.len(), self.config.seed, at / per_epoch);
         order.into_iter().skip(at % per_epoch * self.config.batch).take(self.config.batch).collect()
     }
 
-    /// The places in a step's `numbers` that are this rank's, and the pair numbers of each of its micro-batches.
+    /// The places in a step's `numbers` that belong to this rank, and the pair numbers of each of the rank's
+    /// micro-batches.
     fn cut(&self, numbers: &[usize]) -> (Range<usize>, Vec<Vec<usize>>) {
-        // Without sharing, each answer has its prompt to itself.
+        // If prompts are not shared, each answer has a prompt of its own.
         let size = |i: &usize| {
             let p = &self.pairs[*i];
             p.rows() + if self.share_prompts { 0 } else { p.prompt.len() }
         };
         let sizes: Vec<usize> = numbers.iter().map(size).collect();
-        let mine = self.exchange.share(&sizes);
+        let mine = self.exchange.own_records(&sizes);
         let passes = packs(&sizes[mine.clone()], self.most);
         (mine.clone(), passes.into_iter().map(|pass| numbers[mine.clone()][pass].to_vec()).collect())
     }
@@ -222,8 +224,8 @@ impl<'p> Plan<'p> {
         Micro::new(trainer, &pairs, Shape { with_prompt, share_prompts: self.share_prompts, drop })
     }
 
-    /// Summed log-probs of every pair, through the micro-batches of the first epoch, each by the rank that will train
-    /// on it.
+    /// The summed log-probs of every pair under the reference. They run through the micro-batches of the first epoch,
+    /// on the rank that will train on them.
     fn reference(&self, trainer: &Trainer, per_epoch: usize, observer: &dyn Observer) -> Result<Vec<PairLogps>> {
         let mut all = vec![PairLogps::default(); self.pairs.len()];
         for at in 0..per_epoch {
@@ -245,7 +247,7 @@ impl<'p> Plan<'p> {
         Ok(all)
     }
 
-    /// That the first micro-batch, with nothing dropped, gives the reference's bits.
+    /// Checks that the first micro-batch, with nothing dropped, gives the bits of the reference.
     fn check_undropped(&self, trainer: &Trainer, reference: &[PairLogps], per_epoch: usize) -> Result<()> {
         let Some(numbers) = self.cut(&self.numbers(0, per_epoch)).1.into_iter().next() else { return Ok(()) };
         let micro = self.micro(trainer, &numbers, false)?;
@@ -276,8 +278,8 @@ impl<'p> Plan<'p> {
         numbers.iter().enumerate().map(of).collect()
     }
 
-    /// What the losses see of pair `i`, of which forward gave the weighted log-probs of both answers, the chosen one's
-    /// plain one, the prompt's, and WPO's weight.
+    /// What the losses see of pair `i`. `given` holds what the forward pass gave: the weighted log-probs of both
+    /// answers, the plain one of the chosen answer, that of the prompt, and WPO's weight.
     fn seen_pair(&self, i: usize, given: [f64; 5], refs: &[PairLogps], all: &Totals) -> Seen {
         let ([chosen, rejected, chosen_sum, prompt_sum, weight], p) = (given, &self.pairs[i]);
         Seen {
@@ -297,7 +299,7 @@ impl<'p> Plan<'p> {
         }
     }
 
-    /// What the losses see of all pairs of a step, from what they see of this rank's.
+    /// What the losses see of all pairs of a step, gathered from what they see on each rank.
     fn gather(&self, numbers: &[usize], here: Vec<Seen>, refs: &[PairLogps], all: &Totals) -> Result<Vec<Seen>> {
         if self.exchange.ranks() == 1 {
             return Ok(here);
@@ -384,7 +386,7 @@ impl<'p> Plan<'p> {
         })
     }
 
-    /// Mean reward of the chosen and of the rejected answers, and the share that is ordered right.
+    /// Mean reward of the chosen and of the rejected answers, and the fraction of pairs that is ordered right.
     fn rewards(&self, seen: &[Seen]) -> [f64; 3] {
         let beta = f64::from(self.config.objective.beta);
         let reward = |s: &Seen, side: usize| beta * (s.policy[side] - s.reference[side]);
