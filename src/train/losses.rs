@@ -3,6 +3,7 @@
 //! numbers for each sequence. `--help`, the run's configuration, the tests and the documents read this list. Names and
 //! conventions are TRL's.
 
+// Circle: a row's formula reads the options of its objective, and the objective is made of rows.
 use super::objective::{Objective, Seen, Slope};
 
 /// The kind of a loss, which decides with what it can be combined.

@@ -13,6 +13,7 @@ pub mod mpi;
 pub mod objective;
 pub mod out_folder;
 mod pair;
+pub mod run;
 mod settings;
 pub mod sft;
 mod state;
