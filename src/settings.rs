@@ -265,7 +265,7 @@ pub fn check<T: Settings>(of: &T) -> Result<()> {
 
 /// A section of a configuration: settings that stand under a name.
 pub trait Section: Settings {
-    /// Its name.
+    /// Name of the section in a configuration.
     const NAME: &'static str;
 
     /// Whether its settings go together; each by itself is in its range.

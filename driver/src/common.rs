@@ -1,4 +1,4 @@
-//! The flags that all commands share, and how a wrong use of any flag is told.
+//! The flags that all commands share, and how a wrong use of a flag is reported.
 
 use clap::Args;
 use clap::error::ErrorKind;
@@ -81,8 +81,8 @@ fn bytes(text: &str) -> Result<u64, String> {
     whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add(part)).ok_or_else(most)
 }
 
-/// Flags that do not go together, or of which one is missing: told as clap tells what it finds out itself, with exit
-/// code 2.
+/// The error of flags that do not go together, or of which one is missing. It is reported as clap reports what it finds
+/// itself, with exit code 2.
 #[derive(Debug)]
 pub(crate) struct WrongUsage {
     pub(crate) kind: ErrorKind,

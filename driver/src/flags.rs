@@ -6,18 +6,18 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use selfreward::settings::{self, Setting, Settings, Table, Takes, Value};
 
-/// Which settings a command takes as flags, and what they are where they are not given.
+/// The settings that a command takes as flags, with their values where they are not given.
 pub(crate) trait Preset {
-    /// The settings.
+    /// The struct of the settings.
     type Of: Settings + Clone;
 
     /// Heading of the flags in help.
     const HEADING: Option<&'static str> = None;
 
-    /// Settings whose default follows from others, so that help names none.
+    /// Settings whose default follows from others, so that help shows none.
     const DERIVED: &'static [&'static str] = &[];
 
-    /// What the command does when no flag is given.
+    /// The settings where no flag is given.
     fn defaults() -> Self::Of;
 
     /// Whether the command has a flag for a setting.
@@ -25,11 +25,11 @@ pub(crate) trait Preset {
         true
     }
 
-    /// Sets what follows from what was given.
+    /// Sets what follows from the flags that were given.
     fn complete(_settings: &mut Self::Of, _given: &Table) {}
 }
 
-/// The settings of a preset as the flags say.
+/// The settings of a preset, as the flags say.
 pub(crate) struct Flags<P: Preset>(P::Of);
 
 impl<P: Preset> std::ops::Deref for Flags<P> {
@@ -66,7 +66,7 @@ fn flag(setting: &'static Setting, default: Option<&Value>) -> Arg {
     }
 }
 
-/// A number without digits that say nothing: `1` for 1.0.
+/// A number without digits that add nothing: `1` for 1.0.
 fn short(value: &Value) -> String {
     let text = settings::text(value);
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)

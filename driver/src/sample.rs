@@ -4,7 +4,7 @@ use crate::flags::{Flags, Preset};
 use selfreward::generate::{Sampling, Settings};
 use selfreward::source::ModelSource;
 
-/// How a model answers unless flags say otherwise.
+/// How a model answers where flags do not say otherwise.
 pub(crate) struct Answers;
 
 impl Preset for Answers {
@@ -16,7 +16,7 @@ impl Preset for Answers {
     }
 }
 
-/// How a model answers: drawn as the flags say, to the end that it knows.
+/// How a model answers: drawn as the flags say, up to the stop tokens that `source` knows.
 pub(crate) fn settings(flags: &Flags<Answers>, source: &ModelSource, seed: u64) -> Settings {
     Settings { stop: source.stop_ids.clone(), seed, ..Settings::clone(flags) }
 }

@@ -182,7 +182,7 @@ impl Gpu {
         Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, false)? })
     }
 
-    /// The same, for the host to write ([`Gpu::overwrite`]) before anything is submitted.
+    /// A tensor for the host to write ([`Gpu::overwrite`]) before anything is submitted.
     ///
     /// # Errors
     /// Out of memory.

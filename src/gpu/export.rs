@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub struct Dispatch {
     /// The whole shader.
     pub wgsl: String,
-    /// Its entry point.
+    /// The entry point of the shader.
     pub entry: &'static str,
     /// The uniform's words, padded with zeros.
     pub params: Vec<u32>,

@@ -49,7 +49,7 @@ impl Part {
 pub struct Peak {
     /// Bytes of all buffers.
     pub bytes: u64,
-    /// The same, each part's share at that moment, in the order of [`Part::ALL`].
+    /// Bytes of each part's buffers at that moment, in the order of [`Part::ALL`].
     pub parts: [u64; Part::ALL.len()],
 }
 
@@ -148,7 +148,7 @@ impl Gpu {
         self.peak().bytes
     }
 
-    /// The same by part.
+    /// The most that was live at once since the last [`Gpu::reset_peak`], by part.
     pub fn peak(&self) -> Peak {
         lock(&self.0.pool).ledger.peak.clone()
     }

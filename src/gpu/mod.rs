@@ -281,9 +281,9 @@ impl Gpu {
         self.0.memory
     }
 
-    /// The same device as one that does no work and only counts: tensors have no memory behind them, launches and
-    /// uploads do nothing, so that any model's work can be gone through, allocation by allocation, to see its peak.
-    /// What is read back is no result. Its limits are this one's, but for `memory`.
+    /// A device with this one's limits, but for `memory`, that does no work and only counts. Its tensors have no memory
+    /// behind them, and launches and uploads do nothing, so that any model's work can be run through, allocation by
+    /// allocation, to see its peak. What is read back is not a result.
     pub fn counting(&self, memory: Option<u64>) -> Gpu {
         let inner = &self.0;
         self.count_as(inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk), memory)
@@ -314,7 +314,8 @@ impl Gpu {
         }))
     }
 
-    /// The same for a desktop's GPU at large: bindings of 2 GiB and the kernels of GPUs, whatever this device is.
+    /// A device that only counts, as a desktop's GPU would: with bindings of 2 GiB and the kernels of GPUs, whatever
+    /// this device is.
     pub fn counting_desktop(&self) -> Gpu {
         let mut limits = self.0.limits.clone();
         (limits.max_storage_buffer_binding_size, limits.max_buffer_size) = (DESKTOP_BINDING, DESKTOP_BINDING);
@@ -358,7 +359,7 @@ impl Gpu {
         missing.map_or(Ok(()), |what| Err(Error::Device(format!("{} needs {what}", source.name))))
     }
 
-    /// The same as a question.
+    /// Whether this device can build the shader.
     pub fn can_build(&self, source: &Source) -> bool {
         self.expect_buildable(source).is_ok()
     }

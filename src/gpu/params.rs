@@ -42,11 +42,11 @@ impl Value<'_> {
 /// A member of a shader's `struct Params`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name.
+    /// Name of the member.
     pub name: String,
-    /// Its type in WGSL: `u32`, `f32`, `vec2u`, `vec4u` or `array<vec4u, N>`.
+    /// Type of the member in WGSL: `u32`, `f32`, `vec2u`, `vec4u` or `array<vec4u, N>`.
     pub kind: String,
-    /// The 32-bit words that it takes.
+    /// How many 32-bit words the member takes.
     pub words: usize,
 }
 

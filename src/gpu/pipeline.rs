@@ -173,7 +173,7 @@ impl Source {
         }
     }
 
-    /// Of each storage binding from 1 on whether it is only read. The shader's own declarations are the one list of
+    /// For each storage binding from 1 on, whether it is only read. The shader's own declarations are the one list of
     /// bindings; a declaration is one line.
     pub fn read_only_bindings(text: &str) -> Vec<bool> {
         text.lines()

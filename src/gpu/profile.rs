@@ -19,9 +19,9 @@ const MOST_SPANS: usize = 1 << 20;
 pub struct KernelTime {
     /// The op's stem.
     pub name: &'static str,
-    /// Its entry point.
+    /// The entry point that was launched.
     pub entry: &'static str,
-    /// Which of its texts.
+    /// The variant of the op's text.
     pub variant: Variant,
     /// Work of each launch.
     pub cost: Cost,
@@ -34,7 +34,7 @@ pub struct KernelTime {
 /// One launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// Its place in [`Profile::kernels`].
+    /// Index of the kernel in [`Profile::kernels`].
     pub kernel: usize,
     /// When it began and ended, in microseconds by the device's clock.
     pub at: [f64; 2],
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-/// Of a device that is profiled.
+/// Collects the times of a device that is profiled.
 pub(super) struct Profiler(Mutex<State>);
 
 impl Profiler {

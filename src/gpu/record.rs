@@ -15,12 +15,12 @@ pub struct Cost {
     pub flops: f64,
     /// Bytes read and written, each once.
     pub bytes: f64,
-    /// Of `flops`, those done on matrix units.
+    /// Those of `flops` that are done on matrix units.
     pub on_units: f64,
 }
 
 impl Cost {
-    /// The same on f32 units alone.
+    /// The cost of work on f32 units alone.
     pub fn new(flops: f64, bytes: f64) -> Cost {
         Cost { flops, bytes, on_units: 0.0 }
     }
@@ -44,7 +44,7 @@ impl Cost {
 pub(crate) struct Launch<'a> {
     /// The op.
     pub(crate) source: &'static Source,
-    /// Its entry point.
+    /// The entry point of the op.
     pub(crate) entry: &'static str,
     /// `const` lines put in front of the text.
     pub(crate) constants: Vec<(&'static str, u32)>,

@@ -82,7 +82,7 @@ impl Mode {
         &ROWS[self as usize]
     }
 
-    /// Its name.
+    /// The mode's name in configurations, records and reports.
     pub fn name(self) -> &'static str {
         self.row().name
     }

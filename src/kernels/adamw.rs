@@ -80,7 +80,7 @@ pub struct Rates {
     pub weight_decay: f32,
     /// Number of this step, from 1.
     pub step: u64,
-    /// Of the rounding of bf16 weights; beside it step, parameter and place decide.
+    /// Seed of the rounding of bf16 weights, which depends besides on step, parameter and place.
     pub seed: u64,
 }
 

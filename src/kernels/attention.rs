@@ -71,7 +71,7 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// Of the forward pass and of dQ's, with partial sums of `chunk` positions, 0 for one sum.
+    /// The sharing in the forward pass and in that of dQ, with partial sums of `chunk` positions; 0 means one sum.
     pub(super) fn new(rec: &Recorder, heads: Heads, chunk: usize) -> Sharing {
         let width = heads.padded();
         let none = Sharing { parts: 1, unit: 1, abreast: 1, together: 1, at_once: 1 };
@@ -102,7 +102,7 @@ impl Sharing {
         }
     }
 
-    /// Of dK and dV, where a lane goes through the query heads of a key head one by one.
+    /// The sharing in the pass of dK and dV, where a lane goes through the query heads of a key head one by one.
     pub(super) fn by_keys(rec: &Recorder, heads: Heads) -> Sharing {
         Sharing { together: heads.group(), ..Sharing::new(rec, heads, 0) }
     }

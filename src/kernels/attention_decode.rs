@@ -185,7 +185,7 @@ fn attend(
     Ok(o)
 }
 
-/// The same with each row's keys and values in a row: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
+/// The twin, with each row's keys and values in one list: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
 pub fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let mut o = Vec::new();

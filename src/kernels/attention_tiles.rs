@@ -204,7 +204,7 @@ pub(super) fn attend(rec: &mut Recorder, (qkv, heads): (&Tensor, Heads), mask: &
     attend_in_chunks(rec, (qkv, heads), mask, out, MOST_TILES)
 }
 
-/// The same with at most so many tiles of a head in memory.
+/// Does what [`attend`] does, with at most so many tiles of a head in memory.
 pub(super) fn attend_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),
@@ -245,7 +245,7 @@ pub(super) fn backward(
     backward_in_chunks(rec, (qkv, heads), mask, grad, dqkv, MOST_TILES / 2)
 }
 
-/// The same with at most so many tiles of a head in memory.
+/// Does what [`backward`] does, with at most so many tiles of a head in memory.
 pub(super) fn backward_in_chunks(
     rec: &mut Recorder,
     (qkv, heads): (&Tensor, Heads),

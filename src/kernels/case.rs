@@ -5,7 +5,7 @@ use crate::gpu::{Form, Gpu, Recorder, Source, Tensor, Variant};
 
 /// One op as the reports see it.
 pub struct Kernel {
-    /// Its WGSL.
+    /// The WGSL text of the op.
     pub source: fn() -> &'static Source,
     /// What it computes, in a line.
     pub about: &'static str,

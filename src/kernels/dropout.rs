@@ -23,9 +23,9 @@ pub const KERNEL: Kernel =
 /// low and high half) under `key`, as a number in [0, 1) with 24 bits, is at least `rate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
-    /// Of the step and the site.
+    /// Key of the step and the site.
     pub key: u64,
-    /// Share that is dropped, from 0 to below 1.
+    /// Fraction that is dropped, from 0 to below 1.
     pub rate: f32,
 }
 

@@ -23,7 +23,7 @@ impl Half {
         }
     }
 
-    /// Its name in files and on the command line.
+    /// The type's name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Half::Bf16 => "bf16",

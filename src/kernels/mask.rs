@@ -43,7 +43,7 @@ impl Mask {
         Ok(none.seeing(forest, window, None))
     }
 
-    /// The same rows with another window and another factor on the scores.
+    /// The mask of these rows with another window and another factor on the scores.
     pub fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
         let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
         // A row sees its whole path: pos + 1 rows.

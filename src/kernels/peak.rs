@@ -37,7 +37,7 @@ static SOURCE_MATRIX: Source = Source {
 pub const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "the device's own peaks", constants: &[&[]], ordered: &[], cases };
 
-/// The same in f16.
+/// The row of the kernel in f16 in [`super::ALL`].
 pub const F16: Kernel = Kernel {
     source: || &SOURCE_F16,
     about: "the device's peak in f16",
@@ -46,7 +46,7 @@ pub const F16: Kernel = Kernel {
     cases: cases_f16,
 };
 
-/// The same on matrix units.
+/// The row of the kernel on matrix units in [`super::ALL`].
 pub const MATRIX: Kernel = Kernel {
     source: || &SOURCE_MATRIX,
     about: "the peak of the device's matrix units (--matrix-units)",
@@ -69,15 +69,16 @@ const CACHED: usize = 4 << 20;
 pub struct Peaks {
     /// 10^9 operations a second in fused multiply-adds of f32, two operations each.
     pub gflops: f64,
-    /// The same in f16, where shaders can compute in it.
+    /// 10^9 operations a second in fused multiply-adds of f16; `None` where shaders cannot compute in it.
     #[serde(default)]
     pub f16_gflops: Option<f64>,
-    /// The same of matrix units, operands in f16 and sums in f32, where the device was opened with them.
+    /// 10^9 operations a second on matrix units, with operands in f16 and sums in f32; `None` where the device was
+    /// opened without them.
     #[serde(default)]
     pub matrix_gflops: Option<f64>,
     /// 10^9 bytes a second when reading alone, more than a cache holds.
     pub read_gbs: f64,
-    /// The same when reading again and again what a cache holds.
+    /// 10^9 bytes a second when reading again and again what a cache holds.
     pub cached_gbs: f64,
     /// 10^9 bytes a second in a copy, read and written bytes together.
     pub copy_gbs: f64,

@@ -17,11 +17,11 @@ pub enum Scales {
 /// Groups of values along K: value = word bits x scale + minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quants {
-    /// 4 or 8.
+    /// Bits of a value: 4 or 8.
     pub bits: u32,
-    /// Values that share a scale and a minimum: 16 or 32.
+    /// How many values share a scale and a minimum: 16 or 32.
     pub group: u32,
-    /// Of what precision these are.
+    /// The precision of scales and minima.
     pub scales: Scales,
 }
 
@@ -48,7 +48,7 @@ impl Quants {
         Some(Quants { bits, group, scales })
     }
 
-    /// Its name among the types of weights that a product is timed with.
+    /// The name of the kind among the types of weights with which a product is timed.
     pub(super) const fn name(self) -> &'static str {
         match (self.bits, self.scales, self.group) {
             (4, Scales::Half, _) => "q4",

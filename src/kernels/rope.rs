@@ -66,7 +66,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Of rows whose sections stand at `start`.
+    /// The turn of rows whose sections stand at `start`.
     ///
     /// # Errors
     /// Out of memory.

@@ -16,7 +16,7 @@ static SOURCE: Source = Source {
     tile_size: 128,
 };
 
-/// The same with a workgroup a row in the soft variant too.
+/// The text with a workgroup for each row in the soft variant too.
 static BY_WORKGROUP: Source =
     Source { name: "sample.by_workgroup", libs: &["grid", "reduce.tile", "philox", "keys"], ..SOURCE };
 
@@ -70,7 +70,7 @@ pub struct State {
     pub seen: Tensor,
     /// The token last written, `[B]`.
     pub token: Tensor,
-    /// Its position, `[B]`.
+    /// The position of that token, `[B]`.
     pub pos: Tensor,
     /// (tokens written, 1 while running), `[1, 2 B]`.
     pub state: Tensor,

@@ -24,7 +24,7 @@ pub enum Block {
     Dense(Tensor),
     /// 16-bit elements, two neighbours of a row in a word, the first in its low bits.
     Half {
-        /// Their type.
+        /// The type of the elements.
         half: Half,
         /// `[pad4(K), pad4(n) / 2]`
         words: Tensor,
@@ -33,7 +33,7 @@ pub enum Block {
     },
     /// Groups of values along K that share a scale and a minimum.
     Quantised {
-        /// Their kind.
+        /// The kind of the groups.
         quants: Quants,
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
@@ -62,7 +62,7 @@ impl Block {
         }
     }
 
-    /// Its first `rows` rows, a multiple of 32, and `cols` columns, a multiple of 4, where it has more.
+    /// The block's first `rows` rows, a multiple of 32, and first `cols` columns, a multiple of 4, if it has more.
     pub(super) fn corner(&self, rows: usize, cols: usize) -> Block {
         let (rows, cols) = (rows.min(self.rows()), cols.min(self.cols()));
         let part = |t: &Tensor, rows: usize, cols: usize| {

@@ -36,7 +36,7 @@ pub(crate) struct Past<'a> {
     pub(crate) arena: &'a [Arena],
     /// Where the rows stand; the window and the scale are each layer's own.
     pub(crate) rows: &'a Rows,
-    /// Their angles, by rope of the architecture.
+    /// The angles of the rows, for each rope of the architecture.
     pub(crate) turns: &'a [Turn],
     /// Whether each row is of a sequence of its own, so that none reads what another one writes.
     pub(crate) apart: bool,

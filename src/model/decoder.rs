@@ -31,7 +31,7 @@ impl From<Tensor> for Stream {
 }
 
 impl Stream {
-    /// Its rows `[R]`, in the order of the list.
+    /// The rows of the stream that `list` names, in its order.
     pub(crate) fn gather(&self, rec: &mut Recorder, list: &Tensor) -> Result<Stream> {
         let gpu = rec.gpu();
         let empty = || gpu.empty(list.cols, self.x.cols);

@@ -27,7 +27,7 @@ pub(super) struct Adapted {
     name: [String; 2],
     /// The number that stands for the layer in dropout's masks.
     pub(super) site: u64,
-    /// Of A and of B, as PEFT has them.
+    /// Shapes of A and of B, as PEFT has them.
     shape: [[usize; 2]; 2],
     /// s, by which what the adapter gives is multiplied.
     pub(super) scale: f32,

@@ -53,7 +53,7 @@ impl Model {
         Self::with(gpu, arch, params::room(gpu, arch, storage, &|_| Ok(dtype))?)
     }
 
-    /// The same model without values, on a device that counts.
+    /// This model without values, on a device that counts.
     pub(crate) fn like(&self, gpu: &Gpu) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         let like = |all: &[Option<Weight>]| -> Result<Vec<Option<Weight>>> {

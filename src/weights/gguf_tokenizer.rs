@@ -34,7 +34,7 @@ const LLAMA3: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
     r"|\s+(?!\S)|\s+"
 );
-/// The same with single digits: Qwen 2's pattern.
+/// Letters with what precedes them, single digits, other signs, blanks: Qwen 2's pattern.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The names of `tokenizer.ggml.pre` that are known.

@@ -90,7 +90,7 @@ pub(crate) struct PreferenceArgs {
     min_gap: f32,
 }
 
-/// How verdicts on ranked answers are written unless flags say otherwise.
+/// The way in which verdicts are written where flags do not say otherwise.
 struct Verdicts;
 
 impl Preset for Verdicts {
@@ -151,7 +151,7 @@ impl Common {
         Ok(Input { questions, left_out, held_out: held.len() })
     }
 
-    /// Says what was written and what was not, with `more` in the JSON document.
+    /// Says what was written and what was not; the JSON document also holds `more`.
     fn report(&self, app: &App, input: &Input, records: usize, more: Value) -> Result<()> {
         if app.common.json {
             let mut document = json!({
@@ -179,7 +179,7 @@ fn eft(app: &App, args: &EftArgs) -> Result<()> {
         templates.replace(selfreward::judge::Mode::Sampled, &std::fs::read_to_string(path)?);
     }
     let mut lessons = import::lessons(&input.questions, &templates.additive)?;
-    // Scored questions taught already; a model is asked about the others.
+    // Scored questions teach by their scores, so a model is asked only about the others.
     let unscored = |q: &&Question| q.answers.iter().any(|a| a.score.is_none());
     let ranked: Vec<Question> = input.questions.iter().filter(unscored).cloned().collect();
     let mut judged = json!(null);

@@ -58,7 +58,7 @@ struct PromptRecord {
     prompt: Prompt,
 }
 
-/// One answer.
+/// One answer to a prompt, as it is written.
 #[derive(Serialize)]
 struct Answer<'a> {
     /// Place of the prompt, from 0.

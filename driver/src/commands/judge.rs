@@ -62,7 +62,7 @@ pub(crate) struct JudgeArgs {
     score_range: Range,
 }
 
-/// How verdicts are written unless flags say otherwise.
+/// The way in which verdicts are written where flags do not say otherwise.
 pub(crate) struct Verdicts;
 
 impl Preset for Verdicts {
@@ -77,7 +77,7 @@ impl Preset for Verdicts {
     }
 }
 
-/// The ends of a scale.
+/// The two numbers that mean the ends of the scale.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range([f64; 2]);
 
@@ -92,7 +92,7 @@ fn one_with_a_group(text: &str) -> Result<String, String> {
 }
 
 impl JudgeArgs {
-    /// The modes listed.
+    /// The modes that the flags list.
     pub(crate) fn modes(&self) -> &[Mode] {
         if self.mode.is_empty() { &[Mode::Sampled] } else { &self.mode }
     }
@@ -103,14 +103,14 @@ impl JudgeArgs {
         self.template.as_ref().map(read).transpose()
     }
 
-    /// How verdicts are written.
+    /// The settings with which verdicts are written.
     pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
-        // Both were read when the arguments were.
+        // Both were read when the arguments were parsed, so neither fails here.
         let pattern = self.score_pattern.as_ref().and_then(|p| ScorePattern::new(p, self.score_range.0).ok());
         ModelJudgeSettings { pattern, seed, ..ModelJudgeSettings::clone(&self.verdicts) }
     }
 
-    /// The judge of a mode, with a prompt of one's own where there is one.
+    /// The judge of a mode, with the user's own prompt if there is one.
     pub(crate) fn judge<'a>(
         &self,
         mode: Mode,
@@ -145,7 +145,7 @@ fn modes() -> impl TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(Mode::ALL.map(Mode::name)).try_map(|name| name.parse::<Mode>())
 }
 
-/// What is read of a line.
+/// Those fields of a line that are read.
 #[derive(Deserialize)]
 struct Response {
     prompt: String,
@@ -244,7 +244,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The metrics of some modes.
+/// A table of the metrics of some modes.
 pub(crate) fn table(agreement: &[Agreement]) -> Table {
     let mut table =
         Table::new(&["mode", "scored", "unscored", "mean", "pairwise", "5-best", "exact", "spearman", "kendall"]);

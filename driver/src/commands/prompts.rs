@@ -43,7 +43,7 @@ pub(crate) struct Args {
     dtype: DtypeArg,
 }
 
-/// How new prompts are written unless flags say otherwise.
+/// The way in which prompts are written where flags do not say otherwise.
 struct Writing;
 
 impl Preset for Writing {
@@ -84,7 +84,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         models: &NoModels,
         held_out: &held_out,
     };
-    // Finished waves of an interrupted call are gone on from only where everything that shaped them is the same.
+    // Finished waves of an interrupted call count only if everything that shaped them is the same.
     let plan = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings::table(&round.prompts)?,
         "held_out": held_out, "seed": app.common.seed(), "device": gpu.info().name, "kernels": gpu.form().name(),

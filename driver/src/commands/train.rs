@@ -67,7 +67,7 @@ fn is_flag(key: &str) -> bool {
     key != "dtype"
 }
 
-/// What `sft` does unless flags say otherwise.
+/// The settings of `sft` where flags do not say otherwise.
 struct Supervised;
 
 impl Preset for Supervised {
@@ -87,7 +87,7 @@ impl Preset for Supervised {
     }
 }
 
-/// What `dpo` does unless flags say otherwise.
+/// The settings of `dpo` where flags do not say otherwise.
 struct Preferences;
 
 impl Preset for Preferences {
@@ -102,7 +102,7 @@ impl Preset for Preferences {
     }
 }
 
-/// What a preference training minimises unless flags say otherwise.
+/// The objective of a preference training where flags do not say otherwise.
 pub(crate) struct Losses;
 
 impl Preset for Losses {
@@ -164,7 +164,7 @@ pub(crate) struct LoraArgs {
 }
 
 impl LoraArgs {
-    /// The adapter that is asked for.
+    /// The adapter that the flags ask for.
     pub(crate) fn config(&self) -> Option<LoraConfig> {
         let rank = usize::from(self.lora_rank?);
         let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
@@ -218,12 +218,12 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
 /// The settings that a resumed training must have in common with its start.
 fn plan(tables: impl IntoIterator<Item = Table>) -> Result<Value> {
     let mut all: Table = tables.into_iter().flatten().collect();
-    // How often it saves changes no number.
+    // How often the training saves changes no number.
     all.remove("save_every");
     Ok(serde_json::to_value(all)?)
 }
 
-/// An object with the members of another.
+/// The object with the members of another one added.
 fn with(mut object: Value, more: Value) -> Value {
     if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
         object.extend(more);
@@ -255,7 +255,7 @@ pub(crate) fn model_logps(
 }
 
 impl TrainArgs {
-    /// The numbers of the training.
+    /// The settings of the training.
     fn settings(&self, app: &App, flags: &TrainSettings) -> TrainSettings {
         let micro_rows = self.micro_batch.map(|n| n as usize);
         TrainSettings { micro_rows, seed: app.common.seed(), ..flags.clone() }
@@ -287,8 +287,8 @@ impl Start {
         Ok(Self { source, limit, began })
     }
 
-    /// Trains, writes the model folder and tells. `plan` is what a resumed training must have in common with its start;
-    /// what all trainings have so is added.
+    /// Trains, writes the model folder and reports. `plan` is what a resumed training must have in common with its
+    /// start; what all trainings have in common is added to it.
     fn finish<'d>(
         self,
         app: &App,

@@ -79,7 +79,7 @@ mod tests {
     use crate::arch::layer::{Attention, Gated, Mixer, Mlp};
     use serde_json::json;
 
-    /// Of the first block.
+    /// The attention and the MLP of the first block.
     fn parts(arch: &Arch) -> (&Attention, &Gated) {
         let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&arch.layers[0].mixer, &arch.layers[0].mlp);
         (attention, mlp)

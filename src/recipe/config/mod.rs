@@ -90,20 +90,20 @@ impl Section for RunSection {
     }
 }
 
-/// What the stages of a round need to know.
+/// The settings that the stages of a round need.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoundSettings {
-    /// New prompts.
+    /// How new prompts are written.
     pub prompts: PromptSection,
-    /// Responses.
+    /// How answers are written.
     pub candidates: CandidateSection,
-    /// Scores.
+    /// How answers are scored.
     pub judge: JudgeSection,
-    /// Preferences.
+    /// How scores become preferences.
     pub pairs: PairSection,
-    /// Training.
+    /// How a round trains.
     pub dpo: DpoSection,
-    /// Early stopping.
+    /// When a round's training ends early.
     pub validation: ValidationSection,
 }
 
@@ -120,22 +120,22 @@ fn empty(path: &Path) -> bool {
 pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 
 impl RunConfig {
-    /// Every key at its default, for the model at `path`.
+    /// A configuration with every key at its default, for the model at `path`.
     pub fn of_model(path: impl Into<PathBuf>) -> Self {
         Self { model: ModelSection { path: path.into() }, ..Self::default() }
     }
 
-    /// Models whose weights stay after a round: as many as `[run] keep` says, and the one before the newest where the
-    /// next round asks it; 0 keeps all.
+    /// How many models keep their weights after a round: as many as `[run] keep` says, and the one before the newest if
+    /// the next round asks it; 0 keeps all.
     pub fn kept(&self) -> u32 {
         let asked = self.pairs.agreement != Agreement::Off || self.pairs.implicit;
         if self.run.keep == 0 { 0 } else { self.run.keep.max(if asked { 2 } else { 1 }) }
     }
 
-    /// All keys, as they stand in a run folder's config.toml.
+    /// All keys with their values, as a run folder's config.toml holds them.
     ///
     /// # Errors
-    /// A path that is no Unicode.
+    /// A path is not Unicode.
     pub fn table(&self) -> Result<toml::Table> {
         toml::Table::try_from(self).map_err(|e| Error::Input(format!("configuration: {e}")))
     }
@@ -143,7 +143,7 @@ impl RunConfig {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// The file cannot be read, is no TOML, holds an unknown key or a value out of its range.
+    /// The file cannot be read or is not TOML, or it holds an unknown key or a value out of its range.
     pub fn read(path: &Path) -> Result<Self> {
         let text = disk::read_to_string(path).map_err(Error::io(path))?;
         let config: Self = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim().to_owned()))?;
@@ -151,10 +151,10 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Whether every value is in its range.
+    /// Checks that every value is in its range.
     ///
     /// # Errors
-    /// The first one that is not.
+    /// The first value that is not.
     pub fn check(&self) -> Result<()> {
         self.model.check()?;
         self.run.check()?;
@@ -179,7 +179,7 @@ impl RunConfig {
         )
     }
 
-    /// The part that the stages need.
+    /// Those settings that the stages of a round need.
     pub fn round(&self) -> RoundSettings {
         RoundSettings {
             prompts: self.prompts.clone(),

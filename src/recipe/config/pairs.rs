@@ -6,18 +6,18 @@ use crate::recipe::pair_rule::{PairRule, Select};
 use crate::settings::{Range, Section, Takes, settings};
 use serde::{Deserialize, Serialize};
 
-/// A value for every round, or one for each round of which the last holds on.
+/// A value for every round, or one for each round, of which the last one holds for all later rounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number, or a list of numbers, one for each round")]
 pub enum ByRound {
-    /// The same in every round.
+    /// The same value in every round.
     Always(f64),
-    /// The first round's, the second's, ….
+    /// The value of the first round, that of the second, and so on.
     Each(Vec<f64>),
 }
 
 impl ByRound {
-    /// The value of `round`, from 1; 0 where a list is empty.
+    /// The value of `round`, from 1; 0 if a list is empty.
     pub fn at(&self, round: u32) -> f64 {
         match self {
             Self::Always(value) => *value,
@@ -37,10 +37,10 @@ impl ByRound {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
-    /// All alike.
+    /// All pairs weigh alike.
     #[default]
     None,
-    /// By the difference of its scores; the round's mean weight is 1.
+    /// A pair weighs by the difference of its scores; the mean weight in a round is 1.
     Gap,
 }
 
@@ -48,21 +48,21 @@ pub enum Weighting {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rejected {
-    /// The round's model's.
+    /// Those of the round's model.
     #[default]
     Own,
-    /// From round 2 on the first model's, M1, so that the difference does not shrink (Temporal Self-Rewarding, arXiv
-    /// 2508.06026).
+    /// From round 2 on those of the first model, M1, so that the difference does not shrink (Temporal Self-Rewarding,
+    /// arXiv 2508.06026).
     First,
 }
 
-/// What is made of the agreement of the round's judge with the model before it (CREAM, arXiv 2410.12735). C is (τ + 1)
-/// / 2 of their rankings of a prompt's candidates (Kendall's τ-b); a pair's preference counts as the other way round
-/// with probability 1 − C.
+/// What is made of the agreement between the round's judge and the model before it (CREAM, arXiv 2410.12735). With C =
+/// (τ + 1) / 2 of their rankings of a prompt's candidates (Kendall's τ-b), a pair's preference counts as the other way
+/// round with probability 1 − C.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Agreement {
-    /// Nothing.
+    /// Nothing is made of it.
     #[default]
     Off,
     /// C is the mean over the round's prompts, as in the paper.
@@ -110,7 +110,7 @@ impl Section for PairSection {
 }
 
 impl PairSection {
-    /// The rule of a round, from 1.
+    /// The rule of a round, whose number is from 1.
     pub fn rule(&self, round: u32) -> PairRule {
         let length_margin = self.length_margin.at(round);
         PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The keys of sampling that `[candidates]` alone has.
 const OTHERS: [&str; 3] = ["top_k", "min_p", "repetition_penalty"];
 
-/// Words of what a text model cannot do.
+/// Words by which one knows a prompt that asks for what a text model cannot do.
 const BLOCK: [&str; 9] = ["image", "picture", "photo", "video", "graph", "diagram", "file", "map", "draw"];
 
 settings! {
@@ -86,7 +86,7 @@ impl Section for CandidateSection {
 }
 
 impl CandidateSection {
-    /// How answers that end with one of `stop` are written.
+    /// The settings with which answers are written; each of `stop` ends an answer.
     pub fn settings(&self, stop: &[u32], seed: u64) -> Settings {
         let (sampling, max_new_tokens) = (self.sampling.clone(), self.max_new_tokens);
         Settings { sampling, max_new_tokens, stop: stop.to_vec(), seed, ..Settings::default() }
@@ -101,11 +101,11 @@ pub enum Judging {
     By(Mode),
     /// It scores them in the mode that orders the shipped ranked answers best.
     Auto,
-    /// Dice score them: the control that shows whether judging matters at all.
+    /// Scores are drawn at random: the control that shows whether judging matters at all.
     Random,
 }
 
-/// The names of those that are no mode.
+/// The names that are no judge mode.
 const OTHER_JUDGES: [(&str, Judging); 2] = [("auto", Judging::Auto), ("random", Judging::Random)];
 
 impl TryFrom<String> for Judging {
@@ -181,10 +181,10 @@ impl Section for JudgeSection {
 }
 
 impl JudgeSection {
-    /// For a judge that writes its verdicts.
+    /// The settings with which the judge writes its verdicts.
     ///
     /// # Errors
-    /// A pattern or range that is none.
+    /// The pattern is not a regular expression, or the range is not a range.
     pub fn settings(&self, seed: u64) -> Result<ModelJudgeSettings> {
         let pattern = (!self.pattern.is_empty()).then(|| ScorePattern::new(&self.pattern, self.range)).transpose()?;
         Ok(ModelJudgeSettings { pattern, seed, ..self.reading.clone() })
