@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// A part of a path through the forest: rows `first .. first + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct Node {
     /// The node's first row.
     pub first: usize,
     /// How many rows the node has.
@@ -18,7 +18,7 @@ pub struct Node {
 
 /// Tokens in depth-first order, with what the kernels need to know of them. Every vector has one entry for each row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Forest {
+pub(crate) struct Forest {
     /// The token id of each row.
     pub tokens: Vec<u32>,
     /// The position of each row along its path, for RoPE and windows.
@@ -32,23 +32,18 @@ pub struct Forest {
 
 impl Forest {
     /// An empty forest.
-    pub fn new() -> Forest {
+    pub(crate) fn new() -> Forest {
         Forest::default()
     }
 
     /// How many rows there are so far.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.tokens.len()
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
     }
 
     /// Adds `tokens` as a child of the innermost open node (a new root if none is open) and leaves it open. A node may
     /// be empty; its children then continue its parent.
-    pub fn open(&mut self, tokens: &[u32]) -> Node {
+    pub(crate) fn open(&mut self, tokens: &[u32]) -> Node {
         let first = self.len();
         let before = self.open.iter().rev().find(|n| n.len > 0).map(|n| n.first + n.len - 1);
         let pos = before.map_or(0, |b| self.pos[b] + 1);
@@ -64,7 +59,7 @@ impl Forest {
     }
 
     /// Closes the innermost open node, whose subtree ends here.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(node) = self.open.pop() {
             let end = self.len() as u32;
             self.end[node.first..node.first + node.len].fill(end);
@@ -72,14 +67,14 @@ impl Forest {
     }
 
     /// Adds a child that has no children.
-    pub fn leaf(&mut self, tokens: &[u32]) -> Node {
+    pub(crate) fn leaf(&mut self, tokens: &[u32]) -> Node {
         let node = self.open(tokens);
         self.close();
         node
     }
 
     /// For each row, how many tokens the longest path of its tree has.
-    pub fn longest(&self) -> Vec<u32> {
+    pub(crate) fn longest(&self) -> Vec<u32> {
         let mut longest = vec![0; self.len()];
         for (root, pos) in self.root.iter().zip(&self.pos) {
             longest[*root as usize] = longest[*root as usize].max(pos + 1);
@@ -88,14 +83,14 @@ impl Forest {
     }
 
     /// Whether row `i` sees row `j`, which lies at most `window` positions before it.
-    pub fn visible(&self, i: usize, j: usize, window: u32) -> bool {
+    pub(crate) fn visible(&self, i: usize, j: usize, window: u32) -> bool {
         j <= i && i < self.end[j] as usize && self.pos[i] - self.pos[j] < window
     }
 }
 
 /// Cuts records, given by their rows and taken in order, into passes of at most `most` rows; a longer record is a pass
 /// of its own. Returns the records of each pass.
-pub fn packs(sizes: &[usize], most: usize) -> Vec<Range<usize>> {
+pub(crate) fn packs(sizes: &[usize], most: usize) -> Vec<Range<usize>> {
     let mut passes: Vec<Range<usize>> = Vec::new();
     let mut rows = 0;
     for (i, size) in sizes.iter().enumerate() {

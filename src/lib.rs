@@ -81,8 +81,7 @@ pub mod json;
 pub mod judge;
 #[doc(hidden)]
 pub mod kernels;
-#[doc(hidden)]
-pub mod layout;
+mod layout;
 mod lock;
 #[doc(hidden)]
 pub mod measure;

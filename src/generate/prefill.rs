@@ -188,7 +188,7 @@ pub(super) fn continued(
 /// The logits after each of the rows `last`, `[last, V]`.
 fn logits(mut rec: Recorder, model: &Model, token: &Tensor, context: &Context, last: &[u32]) -> Result<Tensor> {
     let gpu = rec.gpu();
-    let x = decoder::embed(&mut rec, model, token, token.cols)?;
+    let x = decoder::embed(&mut rec, model, token, token.cols())?;
     let stream = decoder::stack(&mut rec, model, x, context, drop)?;
     let last = stream.gather(&mut rec, &gpu.vector(last)?)?;
     let norm = head::final_norm(&mut rec, model, &last)?;

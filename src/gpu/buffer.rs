@@ -63,18 +63,16 @@ impl Drop for Owned {
 /// up to a multiple of 4, so that every row can be read as vec4; what lies between is zero in weights and ignored
 /// elsewhere.
 #[derive(Clone)]
-pub struct Tensor {
-    /// Rows.
-    pub rows: usize,
-    /// Columns that mean something.
-    pub cols: usize,
-    /// Distance between rows in elements.
-    pub ld: usize,
+pub(crate) struct Tensor {
+    // `rows` x `ld` elements lie within the buffer: shaders run without bounds checks, so nobody else may set these.
+    rows: usize,
+    cols: usize,
+    ld: usize,
     own: Arc<Owned>,
 }
 
 /// `n` rounded up to a multiple of 4.
-pub fn pad4(n: usize) -> usize {
+pub(crate) fn pad4(n: usize) -> usize {
     n.div_ceil(4) * 4
 }
 
@@ -96,18 +94,40 @@ impl Tensor {
         self.own.raw.as_ref().expect("a live tensor has its buffer")
     }
 
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns that mean something.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Distance between rows in elements.
+    pub(crate) fn ld(&self) -> usize {
+        self.ld
+    }
+
+    /// The first `rows` rows and `cols` columns, in the same memory; the padding of rows may count as columns.
+    ///
+    /// # Errors
+    /// More rows or columns than there are.
+    pub(crate) fn corner(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        if rows > self.rows || cols > self.ld {
+            let whole = [self.rows, self.ld];
+            return Err(Error::Bug(format!("a tensor of {whole:?} elements has no corner [{rows}, {cols}]")));
+        }
+        Ok(Tensor { rows, cols, ..self.clone() })
+    }
+
     /// Elements in memory: rows x ld.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows * self.ld
     }
 
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// `[rows, cols]` for messages.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
@@ -115,7 +135,7 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Input`] that names both shapes.
-    pub fn expect_shape(&self, what: &str, rows: usize, cols: usize) -> Result<()> {
+    pub(crate) fn expect_shape(&self, what: &str, rows: usize, cols: usize) -> Result<()> {
         if self.rows == rows && self.cols == cols {
             return Ok(());
         }
@@ -124,17 +144,20 @@ impl Tensor {
 }
 
 impl Gpu {
-    fn allocate(&self, elements: usize, host_writes: bool) -> Result<Arc<Owned>> {
-        let bytes = ((elements.max(4) * 4) as u64).next_multiple_of(256);
+    fn allocate(&self, rows: usize, cols: usize, host_writes: bool) -> Result<Tensor> {
+        let ld = cols.checked_next_multiple_of(4);
         let limit = self.max_binding_bytes();
-        if bytes > limit {
+        let bytes = ld.and_then(|ld| rows.checked_mul(ld)?.max(4).checked_mul(4)?.checked_next_multiple_of(256));
+        let fits = ld.zip(bytes).filter(|(_, bytes)| *bytes as u64 <= limit);
+        let Some((ld, bytes)) = fits.map(|(ld, bytes)| (ld, bytes as u64)) else {
             return Err(Error::OutOfMemory(format!(
                 "a buffer of {} is needed and {} binds at most {}",
-                mib(bytes),
+                // As a product of floats, which does not overflow.
+                mib((4.0 * rows as f64 * cols as f64) as u64),
                 self.info().name,
                 mib(limit)
             )));
-        }
+        };
         let mut pool = lock(&self.0.pool);
         let live = pool.ledger.live();
         let room = self.0.memory.map_or(u64::MAX, |cap| cap.saturating_sub(live));
@@ -156,7 +179,8 @@ impl Gpu {
             }
         };
         let part = pool.ledger.add(raw.bytes);
-        Ok(Arc::new(Owned { raw: Some(raw), part, home: Arc::downgrade(&self.0) }))
+        let own = Arc::new(Owned { raw: Some(raw), part, home: Arc::downgrade(&self.0) });
+        Ok(Tensor { rows, cols, ld, own })
     }
 
     fn buffer(&self, bytes: u64) -> Result<wgpu::Buffer> {
@@ -177,25 +201,23 @@ impl Gpu {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn empty(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        let ld = pad4(cols);
-        Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, false)? })
+    pub(crate) fn empty(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        self.allocate(rows, cols, false)
     }
 
     /// A tensor for the host to write ([`Gpu::overwrite`]) before anything is submitted.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn room(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        let ld = pad4(cols);
-        Ok(Tensor { rows, cols, ld, own: self.allocate(rows * ld, true)? })
+    pub(crate) fn room(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        self.allocate(rows, cols, true)
     }
 
     /// A `[rows, cols]` tensor from row-major host values without padding (`f32`, `u32`); padding becomes zero.
     ///
     /// # Errors
     /// Out of memory; a slice of another length than rows x cols.
-    pub fn upload<T: bytemuck::Pod + Default>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Tensor> {
+    pub(crate) fn upload<T: bytemuck::Pod + Default>(&self, rows: usize, cols: usize, data: &[T]) -> Result<Tensor> {
         check_values([rows, cols], data)?;
         let tensor = self.room(rows, cols)?;
         self.overwrite(&tensor, data)?;
@@ -206,7 +228,7 @@ impl Gpu {
     ///
     /// # Errors
     /// A slice of another length than rows x cols.
-    pub fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
+    pub(crate) fn overwrite<T: bytemuck::Pod + Default>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
         let Tensor { rows, cols, ld, .. } = *tensor;
         check_values([rows, cols], data)?;
         if self.counts() {
@@ -228,7 +250,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn vector<T: bytemuck::Pod + Default>(&self, data: &[T]) -> Result<Tensor> {
+    pub(crate) fn vector<T: bytemuck::Pod + Default>(&self, data: &[T]) -> Result<Tensor> {
         self.upload(1, data.len(), data)
     }
 
@@ -236,7 +258,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
+    pub(crate) fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
         self.upload(rows, cols, &vec![0f32; rows * cols])
     }
 
@@ -260,7 +282,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Device errors.
-    pub fn download_all<T: bytemuck::Pod>(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
+    pub(crate) fn download_all<T: bytemuck::Pod>(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
         let total: u64 = tensors.iter().map(|t| (t.len() * 4) as u64).sum();
         if total == 0 {
             return Ok(tensors.iter().map(|_| Vec::new()).collect());
@@ -309,7 +331,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Device errors.
-    pub fn download<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+    pub(crate) fn download<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
         Ok(self.download_all(&[tensor])?.swap_remove(0))
     }
 }

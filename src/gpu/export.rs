@@ -7,7 +7,7 @@ use crate::Result;
 use std::sync::Arc;
 
 /// One dispatch: binding 0 is the uniform, the buffers follow from 1 on.
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// The whole shader.
     pub wgsl: String,
     /// The entry point of the shader.
@@ -21,7 +21,7 @@ pub struct Dispatch {
 }
 
 /// Dispatches in their order and what their buffers hold before the first of them.
-pub struct Recording {
+pub(crate) struct Recording {
     /// Words of each buffer.
     pub buffers: Vec<Vec<u32>>,
     /// What runs.
@@ -36,7 +36,7 @@ impl Recorder<'_> {
     ///
     /// # Errors
     /// Device errors.
-    pub fn export(&self, tensors: &[&Tensor]) -> Result<Recording> {
+    pub(crate) fn export(&self, tensors: &[&Tensor]) -> Result<Recording> {
         let mut known: Vec<Arc<Raw>> = Vec::new();
         let mut number = |raw: &Arc<Raw>| {
             known.iter().position(|k| Arc::ptr_eq(k, raw)).unwrap_or_else(|| {

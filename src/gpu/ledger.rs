@@ -120,7 +120,7 @@ impl Ledger {
 
 /// Books what is allocated while it lives; the part before comes back with its end.
 #[must_use]
-pub struct Booking<'g> {
+pub(crate) struct Booking<'g> {
     gpu: &'g Gpu,
     before: Part,
 }
@@ -133,7 +133,7 @@ impl Drop for Booking<'_> {
 
 impl Gpu {
     /// Books what is allocated from here on to `part`, until the result is dropped.
-    pub fn book(&self, part: Part) -> Booking<'_> {
+    pub(crate) fn book(&self, part: Part) -> Booking<'_> {
         let before = std::mem::replace(&mut lock(&self.0.pool).ledger.part, part);
         Booking { gpu: self, before }
     }

@@ -8,23 +8,22 @@ mod params;
 mod pipeline;
 mod profile;
 mod record;
-pub mod tune;
+mod tune;
 mod units;
 mod widen;
 
 pub use adapter::{DeviceInfo, list};
-pub use buffer::{Tensor, pad4};
-pub use export::{Dispatch, Recording};
-pub use ledger::{Booking, Part, Peak};
+pub(crate) use buffer::{Tensor, pad4};
+pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub use params::Parameter;
 pub(crate) use params::{Param, Value};
 pub use pipeline::Source;
 pub(crate) use pipeline::{LANES, WIDE};
 pub use profile::{KernelTime, Profile, Span};
-pub(crate) use record::Launch;
-pub use record::{Cost, Plan, Recorder, fold};
-pub use units::Units;
+pub use record::Cost;
+pub(crate) use record::{Launch, Plan, Recorder, fold};
+pub(crate) use units::Units;
 
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -331,17 +330,17 @@ impl Gpu {
     }
 
     /// Whether it only counts ([`Gpu::counting`]).
-    pub fn counts(&self) -> bool {
+    pub(crate) fn counts(&self) -> bool {
         self.0.stand_in.is_some()
     }
 
     /// Whether shaders may compute in f16.
-    pub fn has_f16(&self) -> bool {
+    pub(crate) fn has_f16(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
     /// The matrix units that were asked for ([`Options::matrix_units`]).
-    pub fn units(&self) -> Option<Units> {
+    pub(crate) fn units(&self) -> Option<Units> {
         self.0.units
     }
 
@@ -349,7 +348,7 @@ impl Gpu {
     ///
     /// # Errors
     /// What it lacks.
-    pub fn expect_buildable(&self, source: &Source) -> Result<()> {
+    pub(crate) fn expect_buildable(&self, source: &Source) -> Result<()> {
         let missing = source.directives(self.variant()).find_map(|name| match name {
             "f16" if self.has_f16() => None,
             "f16" => Some("shaders that compute in f16, which this device has not"),
@@ -385,20 +384,20 @@ impl Gpu {
     }
 
     /// Most bytes of one buffer of a weight.
-    pub fn block_bytes(&self) -> u64 {
+    pub(crate) fn block_bytes(&self) -> u64 {
         self.0.block.map_or(self.max_binding_bytes(), |most| most.min(self.max_binding_bytes()))
     }
 
     /// Most bytes of what is computed in chunks so that it need not lie in memory as a whole: 32 MiB on adapters that
     /// share the CPU's caches; on GPUs 256 MiB, or 1/32 of a cap where that is less.
-    pub fn chunk_bytes(&self) -> u64 {
+    pub(crate) fn chunk_bytes(&self) -> u64 {
         self.0.chunk.min(self.max_binding_bytes())
     }
 
     /// Work that one dispatch may hold before it is split, in floating-point operations: about the 200 ms after which
     /// desktops begin to stutter, from what the kind of device is known to do at least; a software adapter draws no
     /// desktop, there it is about the second after which one waits for a stop.
-    pub fn flops_per_dispatch(&self) -> f64 {
+    pub(crate) fn flops_per_dispatch(&self) -> f64 {
         match self.0.info.software {
             true => 8.0e9,
             false => 1.0e11,
@@ -426,7 +425,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Whatever went wrong on the device since the last look.
-    pub fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         if self.counts() {
             return Ok(());
         }

@@ -68,7 +68,7 @@ pub(super) struct Step {
 }
 
 /// A list of launches that was not yet submitted.
-pub struct Recorder<'g> {
+pub(crate) struct Recorder<'g> {
     gpu: &'g Gpu,
     pub(super) steps: Vec<Step>,
     pub(super) params: Vec<u8>,
@@ -87,7 +87,7 @@ struct Counted {
 pub(super) const SLOT: usize = 256;
 
 /// Workgroups for `n` of them in one dimension, folded into two when there are more than a dimension may have.
-pub fn fold(n: usize) -> [u32; 3] {
+pub(crate) fn fold(n: usize) -> [u32; 3] {
     let n = n.max(1);
     let y = n.div_ceil(65_535);
     [n.div_ceil(y) as u32, y as u32, 1]
@@ -95,33 +95,29 @@ pub fn fold(n: usize) -> [u32; 3] {
 
 impl<'g> Recorder<'g> {
     /// The device it records for.
-    pub fn gpu(&self) -> &'g Gpu {
+    pub(crate) fn gpu(&self) -> &'g Gpu {
         self.gpu
     }
 
     /// The kernel texts in use.
-    pub fn variant(&self) -> Variant {
+    pub(crate) fn variant(&self) -> Variant {
         self.form.variant
     }
 
     /// Whether a row's bits must not depend on the rows beside it.
-    pub fn invariant(&self) -> bool {
+    pub(crate) fn invariant(&self) -> bool {
         self.form.invariant
     }
 
     /// Whether products of many rows are left to matrix units.
-    pub fn matrix_units(&self) -> bool {
+    pub(crate) fn matrix_units(&self) -> bool {
         self.form.matrix_units
     }
 
     /// Number of launches so far.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.steps.len()
-    }
-
-    /// Whether nothing was recorded.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     /// Appends a dispatch.
@@ -146,6 +142,10 @@ impl<'g> Recorder<'g> {
             let (bound, bindings) = (l.bind.len(), pipeline.storage);
             return Err(Error::Bug(format!("{}: {bound} tensors for {bindings} bindings", name())));
         }
+        if let Some(t) = l.bind.iter().find(|t| 4 * t.len() as u64 > t.raw().bytes) {
+            let bytes = t.raw().bytes;
+            return Err(Error::Bug(format!("{}: a tensor {:?} in a buffer of {bytes} bytes", name(), t.shape())));
+        }
         if l.groups.iter().any(|g| *g > 65_535) {
             let groups = l.groups;
             return Err(Error::Input(format!(
@@ -167,7 +167,7 @@ impl<'g> Recorder<'g> {
     }
 
     /// Makes the recording repeatable: bind groups and parameters are made once.
-    pub fn compile(self) -> Plan {
+    pub(crate) fn compile(self) -> Plan {
         if self.gpu.counts() {
             return Plan { steps: Vec::new(), groups: Vec::new(), counted: self.counted };
         }
@@ -205,14 +205,14 @@ impl<'g> Recorder<'g> {
     ///
     /// # Errors
     /// Whatever went wrong on the device since the last look.
-    pub fn submit(self) -> Result<()> {
+    pub(crate) fn submit(self) -> Result<()> {
         let gpu = self.gpu;
         gpu.run(&self.compile())
     }
 }
 
 /// A compiled recording. The tensors it reads and writes between runs must be kept alive by its owner.
-pub struct Plan {
+pub(crate) struct Plan {
     pub(super) steps: Vec<Step>,
     groups: Vec<wgpu::BindGroup>,
     counted: Counted,
@@ -220,17 +220,12 @@ pub struct Plan {
 
 impl Plan {
     /// Number of dispatches.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.steps.len()
     }
 
-    /// Whether it does nothing.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// All work of one run.
-    pub fn cost(&self) -> Cost {
+    pub(crate) fn cost(&self) -> Cost {
         Cost::sum(self.steps.iter().map(|s| s.cost).chain([self.counted.cost]))
     }
 
@@ -245,17 +240,17 @@ impl Plan {
 
 impl Gpu {
     /// An empty recorder.
-    pub fn record(&self) -> Recorder<'_> {
+    pub(crate) fn record(&self) -> Recorder<'_> {
         self.record_form(self.form())
     }
 
     /// An empty recorder for other kernel texts than the adapter's own.
-    pub fn record_form(&self, form: Form) -> Recorder<'_> {
+    pub(crate) fn record_form(&self, form: Form) -> Recorder<'_> {
         Recorder { gpu: self, steps: Vec::new(), params: Vec::new(), counted: Counted::default(), form }
     }
 
     /// The work of each submit so far, where it is only counted ([`Gpu::counting`]).
-    pub fn counted(&self) -> Vec<Cost> {
+    pub(crate) fn counted(&self) -> Vec<Cost> {
         lock(&self.0.counted).clone()
     }
 
@@ -283,7 +278,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Whatever went wrong on the device since the last look.
-    pub fn run(&self, plan: &Plan) -> Result<()> {
+    pub(crate) fn run(&self, plan: &Plan) -> Result<()> {
         if self.counts() {
             lock(&self.0.counted).push(plan.cost());
             return Ok(());
@@ -303,7 +298,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Whatever went wrong on the device since the last look.
-    pub fn repeat(&self, plan: &Plan, times: usize) -> Result<()> {
+    pub(crate) fn repeat(&self, plan: &Plan, times: usize) -> Result<()> {
         if self.counts() || plan.cost().flops * times as f64 > self.flops_per_dispatch() {
             return (0..times).try_for_each(|_| self.run(plan));
         }
@@ -315,7 +310,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Device errors.
-    pub fn time(&self, plan: &Plan, repetitions: usize) -> Result<Vec<f64>> {
+    pub(crate) fn time(&self, plan: &Plan, repetitions: usize) -> Result<Vec<f64>> {
         self.wait()?;
         (0..repetitions)
             .map(|_| {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Picks already made, kept on disk under adapter, driver and crate version.
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     picks: BTreeMap<String, u32>,
     file: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Device errors.
-    pub fn tuned(&self, class: &str, candidates: &[u32], plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
+    pub(crate) fn tuned(&self, class: &str, candidates: &[u32], plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
         if let Some(p) = lock(&self.0.tuning).picks.get(class).filter(|p| candidates.contains(p)) {
             return Ok(*p);
         }
@@ -101,7 +101,8 @@ impl Gpu {
     }
 
     /// All picks made so far, by shape class.
-    pub fn picks(&self) -> BTreeMap<String, u32> {
+    #[cfg(test)]
+    pub(crate) fn picks(&self) -> BTreeMap<String, u32> {
         lock(&self.0.tuning).picks.clone()
     }
 }

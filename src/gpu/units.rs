@@ -4,7 +4,7 @@ use crate::{Error, Result};
 
 /// Matrix units as the kernels use them: f16 operands, sums in f32, fragments held by a subgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Units {
+pub(crate) struct Units {
     /// Rows and columns of a fragment, 8 or 16.
     pub size: u32,
     /// Lanes of four subgroups, as far as the adapter tells how large it makes them.

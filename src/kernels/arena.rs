@@ -5,15 +5,15 @@ use crate::Result;
 use crate::gpu::{Gpu, Tensor};
 
 /// Positions of one page.
-pub const PAGE: usize = 32;
+pub(crate) const PAGE: usize = 32;
 
 /// Positions of one partial sum, counted from position 0.
-pub const CHUNK: usize = 128;
+pub(crate) const CHUNK: usize = 128;
 
 /// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one
 /// another, since that is how they are read.
 #[derive(Clone)]
-pub struct Arena {
+pub(crate) struct Arena {
     /// Keys, rotated.
     pub keys: Tensor,
     /// Values.
@@ -25,20 +25,20 @@ impl Arena {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
+    pub(crate) fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
         let memory = || gpu.empty(pages * heads.kv_heads * PAGE, heads.head_dim);
         Ok(Arena { keys: memory()?, values: memory()? })
     }
 
     /// The row of a key head at a slot, which is page * PAGE + the position's place in it.
-    pub fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
+    pub(crate) fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
         (slot / PAGE * kv_heads + kv) * PAGE + slot % PAGE
     }
 }
 
 /// Where the rows of a step stand.
 #[derive(Clone)]
-pub struct Rows {
+pub(crate) struct Rows {
     /// Page numbers of each row's path, `[B, pages]`.
     pub table: Tensor,
     /// Position of each row, `[B]`; it sees itself and everything before.

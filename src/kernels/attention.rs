@@ -24,7 +24,7 @@ static SOURCE: Source = Source {
 pub(super) const WORKGROUP: usize = 32;
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention over the token forest",
     constants: &[
@@ -111,10 +111,10 @@ impl Sharing {
 pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 8]> {
     heads.expect(qkv)?;
     Ok([
-        ("rows", Size(qkv.rows)),
+        ("rows", Size(qkv.rows())),
         ("heads", Size(heads.heads)),
         ("kv_heads", Size(heads.kv_heads)),
-        ("ld4", Size(qkv.ld / 4)),
+        ("ld4", Size(qkv.ld() / 4)),
         ("scale", Float(mask.factor(heads))),
         ("window", Word(mask.window)),
         ("head0", Size(head0)),
@@ -173,7 +173,7 @@ pub(super) fn by_heads(
             constants: constants.clone(),
             params: &params(qkv, heads, mask, first * head_step)?,
             bind: &bind,
-            groups: [qkv.rows.div_ceil(block) as u32, here as u32, 1],
+            groups: [qkv.rows().div_ceil(block) as u32, here as u32, 1],
             cost: Cost::new(per_head * here as f64, stream(&bind, 0.0).bytes * here as f64 / count as f64),
         })
     })
@@ -183,10 +183,10 @@ pub(super) fn by_heads(
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> Result<Attended> {
+pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> Result<Attended> {
     let gpu = rec.gpu();
-    let o = gpu.empty(qkv.rows, heads.heads * heads.padded())?;
-    let lse = gpu.empty(1, qkv.rows * heads.heads)?;
+    let o = gpu.empty(qkv.rows(), heads.heads * heads.padded())?;
+    let lse = gpu.empty(1, qkv.rows() * heads.heads)?;
     if attention_tiles::suits_forward(rec, heads) {
         let out = Attended { o, lse };
         attention_tiles::attend(rec, (qkv, heads), mask, &out)?;
@@ -201,7 +201,7 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mask) -> R
 }
 
 /// (o, lse) of unpadded heads x `[T, H + 2 KV, head_dim]`.
-pub fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>, Vec<f64>) {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let row = |t: usize, head: usize| &x[(t * (h + 2 * kv) + head) * d..][..d];
     let (mut o, mut lse) = (Vec::new(), Vec::new());

@@ -20,7 +20,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "gradients of attention over the token forest",
     constants: &[
@@ -41,7 +41,7 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn backward(
+pub(crate) fn backward(
     rec: &mut Recorder,
     qkv: &Tensor,
     heads: Heads,
@@ -49,9 +49,9 @@ pub fn backward(
     out: &Attended,
     d_o: &Tensor,
 ) -> Result<Tensor> {
-    d_o.expect_shape("attention's output gradient", out.o.rows, out.o.cols)?;
+    d_o.expect_shape("attention's output gradient", out.o.rows(), out.o.cols())?;
     let delta = row_delta(rec, (qkv, d_o), heads, mask, out)?;
-    let dqkv = rec.gpu().empty(qkv.rows, qkv.cols)?;
+    let dqkv = rec.gpu().empty(qkv.rows(), qkv.cols())?;
     if attention_tiles::suits(rec, heads) {
         let grad = Gradient { d_o, lse: &out.lse, delta: &delta };
         attention_tiles::backward(rec, (qkv, heads), mask, grad, &dqkv)?;
@@ -77,21 +77,21 @@ pub(super) fn row_delta(
     mask: &Mask,
     out: &Attended,
 ) -> Result<Tensor> {
-    let delta = rec.gpu().empty(1, qkv.rows * heads.heads)?;
+    let delta = rec.gpu().empty(1, qkv.rows() * heads.heads)?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "row_delta",
         constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)],
         params: &params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
-        groups: lanes(&SOURCE, rec.variant(), qkv.rows * heads.heads),
+        groups: lanes(&SOURCE, rec.variant(), qkv.rows() * heads.heads),
         cost: stream(&[&out.o, d_o], 2.0),
     })?;
     Ok(delta)
 }
 
 /// Gradient of [`twin`]'s o by x.
-pub fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u32, d_o: &[f64]) -> Vec<f64> {
+pub(crate) fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u32, d_o: &[f64]) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let (o, lse) = twin(x, heads, forest, window);
     let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;

@@ -26,7 +26,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
     constants: &[
@@ -63,8 +63,8 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, rows: &Rows) -> Result<Tensor> {
-    let (b, d4, chunks) = (qkv.rows, heads.padded() / 4, rows.chunks());
+pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, rows: &Rows) -> Result<Tensor> {
+    let (b, d4, chunks) = (qkv.rows(), heads.padded() / 4, rows.chunks());
     let items = b * heads.heads * chunks;
     let way = match (rec.variant(), rec.invariant()) {
         (Variant::Tile, false) => ("chunk", Vec::new(), fold(items)),
@@ -83,18 +83,18 @@ pub fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, ro
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
+pub(crate) fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
     let heads = place.heads;
     // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart; 8 bindings have no room for
     // sections of the angles.
-    let even = |turn: &Turn| turn.from_zero && heads.head_dim.is_multiple_of(4) && turn.angle.cols.is_multiple_of(8);
+    let even = |turn: &Turn| turn.from_zero && heads.head_dim.is_multiple_of(4) && turn.angle.cols().is_multiple_of(8);
     let soft = rec.variant() == Variant::Soft && !rec.invariant();
     let Some(turn) = place.turn.filter(|turn| soft && beside(rec, heads) && even(turn)) else {
         rope::decode(rec, place, raw, rows, arena)?;
         return forward(rec, raw, heads, arena, rows);
     };
-    let mut way = by_key_head(rec, "turned", heads, (raw.rows, rows.chunks()));
-    way.1.push(("HALF4", turn.angle.cols as u32 / 8));
+    let mut way = by_key_head(rec, "turned", heads, (raw.rows(), rows.chunks()));
+    way.1.push(("HALF4", turn.angle.cols() as u32 / 8));
     way.1.extend(place.normalises());
     attend(rec, (raw, heads), arena, rows, way, Some((place, turn)))
 }
@@ -126,9 +126,9 @@ fn attend(
     (entry, own, groups): Way,
     turns: Option<(&Place, &Turn)>,
 ) -> Result<Tensor> {
-    let (b, gpu, chunks) = (qkv.rows, rec.gpu(), rows.chunks());
-    let fits = qkv.ld == heads.width() && arena.keys.ld == heads.padded() && rows.table.rows == b;
-    if !fits || rows.longest > rows.table.cols * PAGE {
+    let (b, gpu, chunks) = (qkv.rows(), rec.gpu(), rows.chunks());
+    let fits = qkv.ld() == heads.width() && arena.keys.ld() == heads.padded() && rows.table.rows() == b;
+    if !fits || rows.longest > rows.table.cols() * PAGE {
         return Err(Error::Input(format!(
             "decode of {:?} with heads {heads:?}, pages {:?}, {} positions",
             qkv.shape(),
@@ -146,11 +146,11 @@ fn attend(
         ("rows", Size(b)),
         ("heads", Size(heads.heads)),
         ("kv_heads", Size(heads.kv_heads)),
-        ("ld4", Size(qkv.ld / 4)),
+        ("ld4", Size(qkv.ld() / 4)),
         ("scale", Float(scale)),
         ("window", Word(rows.window)),
         ("chunks", Size(chunks)),
-        ("pages", Size(rows.table.ld)),
+        ("pages", Size(rows.table.ld())),
         ("d4", Size(d4)),
         ("eps", Float(eps)),
     ];
@@ -186,7 +186,7 @@ fn attend(
 }
 
 /// The twin, with each row's keys and values in one list: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
-pub fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
+pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let mut o = Vec::new();
     for (b, all) in past.iter().enumerate() {

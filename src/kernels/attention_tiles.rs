@@ -104,10 +104,10 @@ impl<'a> Work<'a> {
             entry: pass.entry,
             constants: own.into_iter().chain(words).collect(),
             params: &[
-                ("rows", Size(self.qkv.rows)),
+                ("rows", Size(self.qkv.rows())),
                 ("heads", Size(heads)),
                 ("kv_heads", Size(kv_heads)),
-                ("ld4", Size(self.qkv.ld / 4)),
+                ("ld4", Size(self.qkv.ld() / 4)),
                 ("d4", Size(self.heads.padded() / 4)),
                 ("scale", Float(self.mask.factor(self.heads))),
                 ("window", Word(self.mask.window)),
@@ -167,7 +167,7 @@ impl<'a> Work<'a> {
         (b, c): (Rows, Rows),
     ) -> Result<()> {
         let group = self.heads.heads / self.heads.kv_heads;
-        let groups = [self.qkv.rows.div_ceil(KEYS), chunk.heads / group, self.columns()];
+        let groups = [self.qkv.rows().div_ceil(KEYS), chunk.heads / group, self.columns()];
         let bind = [w, b.0, &self.tiles.by_key, c.0];
         // Of the two sums over the same tiles one counts.
         let (counts, places) = (from > 0, places(b, c, chunk.blocks.start > 0, from));
@@ -178,7 +178,7 @@ impl<'a> Work<'a> {
 
 /// Where a product finds its rows: ldb4, b0, ldc4, c0, whether it adds, and the vec4 before its weights.
 fn places((b, b0): Rows, (c, c0): Rows, add: bool, from: usize) -> [usize; 6] {
-    [b.ld / 4, b0, c.ld / 4, c0, usize::from(add), from]
+    [b.ld() / 4, b0, c.ld() / 4, c0, usize::from(add), from]
 }
 
 /// One launch over a chunk.
@@ -213,7 +213,7 @@ pub(super) fn attend_in_chunks(
     most: usize,
 ) -> Result<()> {
     let (work, chunks, rows) = Work::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
-    let (w, sum) = (rec.gpu().empty(rows, QUERIES * KEYS)?, rec.gpu().empty(1, qkv.rows * heads.heads)?);
+    let (w, sum) = (rec.gpu().empty(rows, QUERIES * KEYS)?, rec.gpu().empty(1, qkv.rows() * heads.heads)?);
     let values = (heads.heads + heads.kv_heads) * heads.padded() / 4;
     for chunk in &chunks {
         let bind = [qkv, &mask.end, &mask.pos, &work.tiles.by_query, &out.lse, &sum, &w];

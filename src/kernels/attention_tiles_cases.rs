@@ -37,7 +37,7 @@ fn cases() -> Vec<Case> {
                 t.expect("lse", &out.lse, || lse);
             }
             let delta = row_delta(&mut t.rec, (&qkv, &d_o), h, &mask, &out)?;
-            let dqkv = t.gpu.empty(qkv.rows, qkv.cols)?;
+            let dqkv = t.gpu.empty(qkv.rows(), qkv.cols())?;
             let grad = Gradient { d_o: &d_o, lse: &out.lse, delta: &delta };
             backward_in_chunks(&mut t.rec, (&qkv, h), &mask, grad, &dqkv, 12)?;
             t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim));

@@ -45,7 +45,7 @@ pub struct Case {
     pub timed: bool,
     /// Makes inputs, calls the launcher, names the outputs.
     #[expect(clippy::type_complexity, reason = "a boxed closure is what a case is")]
-    pub run: Box<dyn Fn(&mut Trial) -> Result<()>>,
+    pub(crate) run: Box<dyn Fn(&mut Trial) -> Result<()>>,
 }
 
 impl Case {
@@ -68,11 +68,11 @@ impl Case {
 }
 
 /// What a case writes into: a recorder, a source of numbers, and the list of outputs to compare.
-pub struct Trial<'g> {
+pub(crate) struct Trial<'g> {
     /// The device.
-    pub gpu: &'g Gpu,
+    pub(crate) gpu: &'g Gpu,
     /// Where the launches go.
-    pub rec: Recorder<'g>,
+    pub(crate) rec: Recorder<'g>,
     state: u64,
     with_twin: bool,
     pub(super) outputs: Vec<(String, Tensor, Expected)>,
@@ -98,12 +98,12 @@ impl<'g> Trial<'g> {
     }
 
     /// An integer below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.word() % n.max(1) as u64) as usize
     }
 
     /// About normal values (a sum of four uniform ones), as f32 can hold them.
-    pub fn values(&mut self, n: usize) -> Vec<f32> {
+    pub(crate) fn values(&mut self, n: usize) -> Vec<f32> {
         let one = |t: &mut Self| (t.word() >> 40) as f32 / 16_777_216.0 - 0.5;
         (0..n).map(|_| (one(self) + one(self) + one(self) + one(self)) * 1.732).collect()
     }
@@ -112,19 +112,19 @@ impl<'g> Trial<'g> {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn matrix(&mut self, rows: usize, cols: usize) -> Result<(Tensor, Vec<f64>)> {
+    pub(crate) fn matrix(&mut self, rows: usize, cols: usize) -> Result<(Tensor, Vec<f64>)> {
         let v = self.values(rows * cols);
         Ok((self.gpu.upload(rows, cols, &v)?, v.iter().map(|x| f64::from(*x)).collect()))
     }
 
     /// Names an f32 output and what the twin says it should be.
-    pub fn expect(&mut self, what: &str, tensor: &Tensor, twin: impl FnOnce() -> Vec<f64>) {
+    pub(crate) fn expect(&mut self, what: &str, tensor: &Tensor, twin: impl FnOnce() -> Vec<f64>) {
         let twin = if self.with_twin { twin() } else { Vec::new() };
         self.outputs.push((what.to_owned(), tensor.clone(), Expected::Floats(twin)));
     }
 
     /// Names an integer output, to be met exactly.
-    pub fn expect_words(&mut self, what: &str, tensor: &Tensor, twin: impl FnOnce() -> Vec<u32>) {
+    pub(crate) fn expect_words(&mut self, what: &str, tensor: &Tensor, twin: impl FnOnce() -> Vec<u32>) {
         let twin = if self.with_twin { twin() } else { Vec::new() };
         self.outputs.push((what.to_owned(), tensor.clone(), Expected::Words(twin)));
     }

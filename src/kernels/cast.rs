@@ -17,7 +17,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "f32 weights rounded to bf16 or f16",
     constants: &[&[("HALF", 1)], &[("HALF", 2)]],
@@ -29,7 +29,7 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Weights of other types or shapes.
-pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
+pub(crate) fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
     if [x.rows(), x.cols()] != [y.rows(), y.cols()] {
         let shape = |w: &Weight| [w.rows(), w.cols()];
         return Err(Error::Input(format!("a copy of {:?} does not fit {:?}", shape(x), shape(y))));
@@ -38,19 +38,19 @@ pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
         let Block::Half { half, words, .. } = to else {
             return Err(Error::Input("the copy of a weight is not in 16 bits".into()));
         };
-        let cols4 = from.cols.div_ceil(4);
+        let cols4 = from.cols().div_ceil(4);
         rec.launch(Launch {
             source: &SOURCE,
             entry: "forward",
             constants: vec![("HALF", half.constant())],
             params: &[
-                ("rows", Size(from.rows)),
+                ("rows", Size(from.rows())),
                 ("cols4", Size(cols4)),
-                ("ldx4", Size(from.ld / 4)),
+                ("ldx4", Size(from.ld() / 4)),
                 ("ldy4", Size(to.ld4())),
             ],
             bind: &[from, words],
-            groups: several(&SOURCE, rec.variant(), from.rows * cols4),
+            groups: several(&SOURCE, rec.variant(), from.rows() * cols4),
             cost: stream(&[from, words], 0.0),
         })?;
     }
@@ -58,7 +58,7 @@ pub fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
 }
 
 /// The words of a row: rounding to the nearest has one definition, by which weights are uploaded too.
-pub fn twin(half: Half, row: &[f32]) -> Vec<u32> {
+pub(crate) fn twin(half: Half, row: &[f32]) -> Vec<u32> {
     half.words(row)
 }
 

@@ -15,28 +15,28 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
+pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "sums of columns", constants: &[&[]], ordered: &[], cases };
 
 /// sum `[C]` += the columns of x `[R, C]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, x: &Tensor, sum: &Tensor) -> Result<()> {
-    sum.expect_shape("the column sums", 1, x.cols)?;
+pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, sum: &Tensor) -> Result<()> {
+    sum.expect_shape("the column sums", 1, x.cols())?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
-        params: &[("rows", Size(x.rows)), ("ld4", Size(x.ld / 4))],
+        params: &[("rows", Size(x.rows())), ("ld4", Size(x.ld() / 4))],
         bind: &[x, sum],
-        groups: lanes(&SOURCE, rec.variant(), x.ld / 4),
+        groups: lanes(&SOURCE, rec.variant(), x.ld() / 4),
         cost: stream(&[x], 1.0),
     })
 }
 
 /// Sums of the columns.
-pub fn twin(x: &[f64], cols: usize) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], cols: usize) -> Vec<f64> {
     (0..cols).map(|c| x.iter().skip(c).step_by(cols).sum()).collect()
 }
 

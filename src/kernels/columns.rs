@@ -15,7 +15,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a range of columns taken out, and added to",
     constants: &[&[]],
@@ -30,7 +30,7 @@ fn launch(
     (first, scale): (usize, f32),
     bind: &[&Tensor],
 ) -> Result<()> {
-    if wide.rows != narrow.rows || first % 4 != 0 || first + narrow.ld > wide.ld {
+    if wide.rows() != narrow.rows() || first % 4 != 0 || first + narrow.ld() > wide.ld() {
         return Err(Error::Input(format!(
             "{:?} does not fit column {first} of {:?} (columns begin at multiples of 4)",
             narrow.shape(),
@@ -42,9 +42,9 @@ fn launch(
         entry,
         constants: vec![],
         params: &[
-            ("rows", Size(wide.rows)),
-            ("wide4", Size(wide.ld / 4)),
-            ("narrow4", Size(narrow.ld / 4)),
+            ("rows", Size(wide.rows())),
+            ("wide4", Size(wide.ld() / 4)),
+            ("narrow4", Size(narrow.ld() / 4)),
             ("first4", Size(first / 4)),
             ("scale", Float(scale)),
         ],
@@ -58,7 +58,7 @@ fn launch(
 ///
 /// # Errors
 /// Shapes that do not fit; a first column that is no multiple of 4.
-pub fn take(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
+pub(crate) fn take(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
     launch(rec, "take", (x, y), (first, scale), &[x, y])
 }
 
@@ -66,12 +66,12 @@ pub fn take(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor
 ///
 /// # Errors
 /// As [`take`].
-pub fn add(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
+pub(crate) fn add(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &Tensor) -> Result<()> {
     launch(rec, "add", (y, x), (first, scale), &[x, y])
 }
 
 /// Columns `first .. first + cols` of x `[R, width]`.
-pub fn twin(x: &[f64], width: usize, first: usize, cols: usize) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], width: usize, first: usize, cols: usize) -> Vec<f64> {
     x.chunks_exact(width).flat_map(|row| &row[first..first + cols]).copied().collect()
 }
 

@@ -16,13 +16,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
+pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "dropout with masks drawn by counter", constants: &[&[]], ordered: &[], cases };
 
 /// Which mask: element (t, c) is kept where word c mod 4 of Philox at counter `[c / 4, position[t], node[t]]` (node as
 /// low and high half) under `key`, as a number in [0, 1) with 24 bits, is at least `rate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mask {
+pub(crate) struct Mask {
     /// Key of the step and the site.
     pub key: u64,
     /// Fraction that is dropped, from 0 to below 1.
@@ -31,7 +31,7 @@ pub struct Mask {
 
 impl Mask {
     /// By which kept values are multiplied.
-    pub fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - f64::from(self.rate))) as f32
     }
 
@@ -45,7 +45,7 @@ impl Mask {
 ///
 /// # Errors
 /// Out of memory.
-pub fn rows(gpu: &Gpu, rows: &[(u64, u32)]) -> Result<Tensor> {
+pub(crate) fn rows(gpu: &Gpu, rows: &[(u64, u32)]) -> Result<Tensor> {
     let words = |(node, position): &(u64, u32)| {
         let [low, high] = halves(*node);
         [low, high, *position]
@@ -57,9 +57,9 @@ pub fn rows(gpu: &Gpu, rows: &[(u64, u32)]) -> Result<Tensor> {
 ///
 /// # Errors
 /// Shapes that do not fit; a rate outside 0 to below 1.
-pub fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Tensor) -> Result<()> {
-    y.expect_shape("dropout's output", x.rows, x.cols)?;
-    rows.expect_shape("dropout's rows", x.rows, 3)?;
+pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Tensor) -> Result<()> {
+    y.expect_shape("dropout's output", x.rows(), x.cols())?;
+    rows.expect_shape("dropout's rows", x.rows(), 3)?;
     if !(0.0..1.0).contains(&mask.rate) {
         return Err(Error::Input(format!("dropout of {}; expected a share from 0 to below 1", mask.rate)));
     }
@@ -68,8 +68,8 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Te
         entry: "forward",
         constants: vec![],
         params: &[
-            ("rows", Size(x.rows)),
-            ("n4", Size(x.ld / 4)),
+            ("rows", Size(x.rows())),
+            ("n4", Size(x.ld() / 4)),
             ("key", Words(&halves(mask.key))),
             ("p", Float(mask.rate)),
             ("scale", Float(mask.scale())),
@@ -81,7 +81,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask, y: &Te
 }
 
 /// x `[T, N]` masked.
-pub fn twin(x: &[f64], rows: &[(u64, u32)], mask: Mask) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], rows: &[(u64, u32)], mask: Mask) -> Vec<f64> {
     let cols = x.len() / rows.len().max(1);
     let one = |(i, v): (usize, &f64)| match mask.keeps(rows[i / cols], i % cols) {
         true => v / (1.0 - f64::from(mask.rate)),

@@ -19,7 +19,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "token columns of the embedding, and its gradient by token",
     constants: &[
@@ -40,8 +40,8 @@ fn params(
 ) -> [Param<'static>; 7] {
     [
         ("rows", Size(rows)),
-        ("cols", Size(x.cols)),
-        ("ld", Size(x.ld)),
+        ("cols", Size(x.cols())),
+        ("ld", Size(x.ld())),
         ("table_ld4", Size(table_ld4)),
         ("first", Size(first)),
         ("count", Size(count)),
@@ -53,10 +53,10 @@ fn params(
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f32), x: &Tensor) -> Result<()> {
-    if token.cols < x.rows || table.rows() != x.ld {
+pub(crate) fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f32), x: &Tensor) -> Result<()> {
+    if token.cols() < x.rows() || table.rows() != x.ld() {
         let shape = [table.rows(), table.cols()];
-        return Err(Error::Input(format!("{} ids from a table {shape:?} for {:?}", token.cols, x.shape())));
+        return Err(Error::Input(format!("{} ids from a table {shape:?} for {:?}", token.cols(), x.shape())));
     }
     for (first, block) in table.blocks() {
         let (weight, constants) = block.bind();
@@ -64,7 +64,7 @@ pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f3
             source: &SOURCE,
             entry: if matches!(block, Block::Quantised { .. }) { "forward_q" } else { "forward" },
             constants,
-            params: &params(x.rows, x, block.ld4(), (first, block.cols()), factor),
+            params: &params(x.rows(), x, block.ld4(), (first, block.cols()), factor),
             bind: &[&[token], &weight[..], &[x]].concat(),
             groups: several(&SOURCE, rec.variant(), x.len()),
             cost: stream(&[x, x], 0.0),
@@ -75,7 +75,7 @@ pub fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f3
 
 /// Rows of a step listed by token, so that each distinct token's gradient is one sum.
 #[derive(Clone)]
-pub struct ByToken {
+pub(crate) struct ByToken {
     distinct: Tensor,
     start: Tensor,
     row: Tensor,
@@ -86,7 +86,7 @@ impl ByToken {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(gpu: &crate::gpu::Gpu, tokens: &[u32], but: Option<u32>) -> Result<ByToken> {
+    pub(crate) fn new(gpu: &crate::gpu::Gpu, tokens: &[u32], but: Option<u32>) -> Result<ByToken> {
         let mut rows: Vec<u32> = (0..tokens.len() as u32).filter(|r| Some(tokens[*r as usize]) != but).collect();
         rows.sort_by_key(|r| (tokens[*r as usize], *r));
         let (mut distinct, mut start) = (Vec::new(), Vec::new());
@@ -105,15 +105,15 @@ impl ByToken {
 ///
 /// # Errors
 /// Shapes that do not fit; a gradient that is not in f32.
-pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor): (&Weight, f32)) -> Result<()> {
+pub(crate) fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor): (&Weight, f32)) -> Result<()> {
     for (first, part) in dtable.tensors()? {
         rec.launch(Launch {
             source: &SOURCE,
             entry: "backward",
             constants: vec![],
-            params: &params(by.distinct.cols, dx, part.ld / 4, (first, part.cols), factor),
+            params: &params(by.distinct.cols(), dx, part.ld() / 4, (first, part.cols()), factor),
             bind: &[&by.distinct, &by.start, &by.row, dx, part],
-            groups: several(&SOURCE, rec.variant(), by.distinct.cols * dx.cols),
+            groups: several(&SOURCE, rec.variant(), by.distinct.cols() * dx.cols()),
             cost: Cost::new(dx.len() as f64, 8.0 * dx.len() as f64),
         })?;
     }
@@ -121,13 +121,13 @@ pub fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor):
 }
 
 /// The columns of `table` `[D, V]`, as rows.
-pub fn twin(token: &[u32], table: &[f64], vocabulary: usize) -> Vec<f64> {
+pub(crate) fn twin(token: &[u32], table: &[f64], vocabulary: usize) -> Vec<f64> {
     let column = |t: &u32| table.iter().skip(*t as usize).step_by(vocabulary).copied();
     token.iter().flat_map(column).collect()
 }
 
 /// Gradient of [`twin`] by the table.
-pub fn twin_backward(token: &[u32], dx: &[f64], vocabulary: usize, channels: usize) -> Vec<f64> {
+pub(crate) fn twin_backward(token: &[u32], dx: &[f64], vocabulary: usize, channels: usize) -> Vec<f64> {
     let mut d = vec![0.0; vocabulary * channels];
     for (t, row) in token.iter().zip(dx.chunks_exact(channels)) {
         row.iter().enumerate().for_each(|(c, x)| d[c * vocabulary + *t as usize] += x);

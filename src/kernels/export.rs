@@ -71,8 +71,8 @@ pub fn write(
                             Expected::Words(v) => ("u32", put(bytemuck::cast_slice(v))),
                         };
                         json!({
-                            "what": what, "buffer": buffer, "rows": t.rows, "cols": t.cols, "ld": t.ld, "type": kind,
-                            "offset": offset,
+                            "what": what, "buffer": buffer, "rows": t.rows(), "cols": t.cols(), "ld": t.ld(),
+                            "type": kind, "offset": offset,
                         })
                     })
                     .collect();

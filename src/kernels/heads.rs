@@ -5,7 +5,7 @@ use crate::{Error, Result};
 
 /// How heads lie in a fused row `[q heads | k heads | v heads]`; each head takes `padded()` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
+pub(crate) struct Heads {
     /// H
     pub heads: usize,
     /// KV
@@ -16,12 +16,12 @@ pub struct Heads {
 
 impl Heads {
     /// Channels of a head in memory.
-    pub fn padded(&self) -> usize {
+    pub(crate) fn padded(&self) -> usize {
         pad4(self.head_dim)
     }
 
     /// Width of a fused row.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.padded()
     }
 
@@ -37,9 +37,9 @@ impl Heads {
 
     /// Refuses rows that do not hold these heads.
     pub(super) fn expect(&self, rows: &Tensor) -> Result<()> {
-        if rows.ld == self.width() && self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) {
+        if rows.ld() == self.width() && self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) {
             return Ok(());
         }
-        Err(Error::Input(format!("rows of {} do not hold the heads {self:?}", rows.ld)))
+        Err(Error::Input(format!("rows of {} do not hold the heads {self:?}", rows.ld())))
     }
 }

@@ -18,7 +18,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "keys and values into the paged arena",
     constants: &[&[]],
@@ -30,34 +30,34 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn listed(
+pub(crate) fn listed(
     rec: &mut Recorder,
     qkv: &Tensor,
     heads: Heads,
     (row, slot): (&Tensor, &Tensor),
     arena: &Arena,
 ) -> Result<()> {
-    slot.expect_shape("the slots", 1, row.cols)?;
+    slot.expect_shape("the slots", 1, row.cols())?;
     let d4 = heads.padded() / 4;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "listed",
         constants: vec![],
         params: &[
-            ("rows", Size(row.cols)),
-            ("ld4", Size(qkv.ld / 4)),
+            ("rows", Size(row.cols())),
+            ("ld4", Size(qkv.ld() / 4)),
             ("k4", Size(heads.heads * d4)),
             ("kv_heads", Size(heads.kv_heads)),
             ("d4", Size(d4)),
         ],
         bind: &[qkv, row, slot, &arena.keys, &arena.values],
-        groups: several(&SOURCE, rec.variant(), row.cols * heads.kv_heads * d4),
+        groups: several(&SOURCE, rec.variant(), row.cols() * heads.kv_heads * d4),
         cost: stream(&[qkv], 0.0),
     })
 }
 
 /// The arena after the values of each listed row, from column `first` on, went to its slot.
-pub fn twin(x: &[f64], heads: Heads, first: usize, list: &[(u32, u32)], slots: usize) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], heads: Heads, first: usize, list: &[(u32, u32)], slots: usize) -> Vec<f64> {
     let (kv, d) = (heads.kv_heads, heads.padded());
     let mut all = vec![0.0; slots * kv * d];
     for (row, slot) in list {

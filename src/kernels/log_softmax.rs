@@ -15,7 +15,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "chunked log-softmax and gather, and its gradient in place",
     constants: &[&[]],
@@ -25,7 +25,7 @@ pub const KERNEL: Kernel = Kernel {
 
 /// The (row, target, sequence) lists on the GPU: row r's entries are `start[r] .. start[r + 1]`.
 #[derive(Clone)]
-pub struct Targets {
+pub(crate) struct Targets {
     /// `[R + 1]`
     pub start: Tensor,
     /// Token id of each entry, `[E]`.
@@ -35,7 +35,7 @@ pub struct Targets {
 }
 
 fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
-    [("rows", Size(logits.rows)), ("cols", Size(logits.cols)), ("ld", Size(logits.ld)), ("row0", Size(row0))]
+    [("rows", Size(logits.rows())), ("cols", Size(logits.cols())), ("ld", Size(logits.ld())), ("row0", Size(row0))]
 }
 
 /// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]`
@@ -43,7 +43,7 @@ fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
 ///
 /// # Errors
 /// A device error.
-pub fn forward(
+pub(crate) fn forward(
     rec: &mut Recorder,
     logits: &Tensor,
     targets: &Targets,
@@ -56,7 +56,7 @@ pub fn forward(
         constants: vec![],
         params: &params(logits, row0),
         bind: &[logits, &targets.start, &targets.target, lse, logp, square],
-        groups: row_groups(&SOURCE, rec.variant(), logits.rows),
+        groups: row_groups(&SOURCE, rec.variant(), logits.rows()),
         cost: stream(&[logits], 4.0),
     })
 }
@@ -65,7 +65,7 @@ pub fn forward(
 ///
 /// # Errors
 /// A device error.
-pub fn backward(
+pub(crate) fn backward(
     rec: &mut Recorder,
     logits: &Tensor,
     targets: &Targets,
@@ -79,13 +79,13 @@ pub fn backward(
         constants: vec![],
         params: &params(logits, row0),
         bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logits],
-        groups: row_groups(&SOURCE, rec.variant(), logits.rows),
+        groups: row_groups(&SOURCE, rec.variant(), logits.rows()),
         cost: stream(&[logits, logits], 4.0),
     })
 }
 
 /// [lse, logp, square] of all rows; `targets[r]` lists (target, sequence).
-pub fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> [Vec<f64>; 3] {
+pub(crate) fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> [Vec<f64>; 3] {
     let (mut lse, mut logp, mut square) = (Vec::new(), Vec::new(), Vec::new());
     for (row, list) in logits.chunks_exact(cols).zip(targets) {
         let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -99,7 +99,7 @@ pub fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> [Vec<f6
 }
 
 /// Gradient of Σ coef · logp by the logits.
-pub fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>], coef: &[f64]) -> Vec<f64> {
+pub(crate) fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>], coef: &[f64]) -> Vec<f64> {
     let [lse, ..] = twin(logits, cols, targets);
     let mut d = vec![0.0; logits.len()];
     for (r, list) in targets.iter().enumerate() {

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 /// The forest's arrays on the GPU, `[T]` each.
 #[derive(Clone)]
-pub struct Mask {
+pub(crate) struct Mask {
     /// End of each row's subtree.
     pub end: Tensor,
     /// First row of each row's tree.
@@ -35,7 +35,7 @@ impl Mask {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
+    pub(crate) fn new(gpu: &Gpu, forest: &Forest, window: Option<usize>) -> Result<Mask> {
         let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
         let of = |i: usize| [forest.end[i], forest.root[i], forest.pos[i]];
         let rows = (0..forest.len()).map(of).collect();
@@ -44,7 +44,7 @@ impl Mask {
     }
 
     /// The mask of these rows with another window and another factor on the scores.
-    pub fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
+    pub(crate) fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
         let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
         // A row sees its whole path: pos + 1 rows.
         let area = forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum();
@@ -69,7 +69,7 @@ impl Mask {
 
 /// Output `[T, H pad4(head_dim)]` and log-sum-exp `[T, H]`.
 #[derive(Clone)]
-pub struct Attended {
+pub(crate) struct Attended {
     /// Weighted values.
     pub o: Tensor,
     /// log Σ exp of each row's scores.

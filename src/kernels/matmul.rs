@@ -1,7 +1,7 @@
 //! C = A B with B a model's matrix (`super::weight`), C = A B^T (gradients by an input), C = A^T B (gradients by a
 //! weight).
 
-pub use super::product::Epilogue;
+pub(crate) use super::product::Epilogue;
 
 use super::product::split_rows;
 use super::sizes::bytes;
@@ -30,12 +30,12 @@ const NORMALISED: usize = 2;
 
 /// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in
 /// any product: the row's factor comes after the sum.
-pub fn normalises(rec: &Recorder, m: usize) -> bool {
+pub(crate) fn normalises(rec: &Recorder, m: usize) -> bool {
     m <= NORMALISED && !rec.invariant()
 }
 
 /// Whether a product of `m` rows by `b` can end in the gated activation.
-pub fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
+pub(crate) fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
     let whole = b.blocks().count() == 1 && b.cols().is_multiple_of(8);
     whole && !on_units(rec, m) && (rec.variant() == Variant::Soft || m <= ROWS)
 }
@@ -90,25 +90,26 @@ struct Part<'a> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue: Epilogue) -> Result<()> {
+pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue: Epilogue) -> Result<()> {
     match epilogue.gate {
-        None => c.expect_shape("matmul's result", a.rows, b.cols())?,
-        Some(_) => swiglu::check(a.rows, b.cols(), c)?,
+        None => c.expect_shape("matmul's result", a.rows(), b.cols())?,
+        Some(_) => swiglu::check(a.rows(), b.cols(), c)?,
     }
-    if (epilogue.norm.is_some() && !normalises(rec, a.rows)) || (epilogue.gate.is_some() && !gates(rec, a.rows, b)) {
-        return Err(Error::Input(format!("a product of {} rows neither normalises nor gates them here", a.rows)));
+    if (epilogue.norm.is_some() && !normalises(rec, a.rows())) || (epilogue.gate.is_some() && !gates(rec, a.rows(), b))
+    {
+        return Err(Error::Input(format!("a product of {} rows neither normalises nor gates them here", a.rows())));
     }
     if let Some((gain, _)) = epilogue.norm {
-        gain.weight.expect_shape("the gain of matmul's rows", 1, a.cols)?;
+        gain.weight.expect_shape("the gain of matmul's rows", 1, a.cols())?;
     }
     if let Some(bias) = epilogue.bias {
         bias.expect_shape("matmul's bias", 1, b.cols())?;
     }
     let k = b.rows();
-    if a.ld != k {
-        return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld)));
+    if a.ld() != k {
+        return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld())));
     }
-    let on_units = on_units(rec, a.rows);
+    let on_units = on_units(rec, a.rows());
     b.blocks().try_for_each(|(c0, b)| match on_units {
         true => matmul_matrix::product(rec, a, (b, c0), c, epilogue),
         false => product(rec, Part { a, a0: 0, b, c, c0, epilogue }),
@@ -121,14 +122,13 @@ pub fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, epilogue:
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: bool) -> Result<()> {
-    if a.cols != b.cols() || c.ld != b.rows() || a.rows != c.rows {
+pub(crate) fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: bool) -> Result<()> {
+    if a.cols() != b.cols() || c.ld() != b.rows() || a.rows() != c.rows() {
         let shape = [b.rows(), b.cols()];
         return Err(Error::Input(format!("{:?} by {shape:?} turned does not give {:?}", a.shape(), c.shape())));
     }
-    let mut wide = c.clone();
-    wide.cols = c.ld;
-    if rec.variant() == Variant::Soft && a.rows <= UNTURNED && !b.is_quantised() {
+    let wide = c.corner(c.rows(), c.ld())?;
+    if rec.variant() == Variant::Soft && a.rows() <= UNTURNED && !b.is_quantised() {
         return b.blocks().try_for_each(|(b0, block)| unturned(rec, (a, b0), block, &wide, add || b0 > 0));
     }
     let step = (rec.gpu().chunk_bytes() as usize / (4 * b.rows().max(1)) / 64 * 64).max(64);
@@ -149,7 +149,7 @@ const UNTURNED: usize = 4;
 /// C (+)= A B^T of few rows, A from column `a0` on.
 fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor, add: bool) -> Result<()> {
     let (weight, mut constants) = b.bind();
-    let (m, k, n) = (a.rows, b.cols().next_multiple_of(4), b.rows());
+    let (m, k, n) = (a.rows(), b.cols().next_multiple_of(4), b.rows());
     let rows = m.next_power_of_two().min(4);
     constants.extend([("ADD", u32::from(add)), ("MR", rows as u32)]);
     constants.extend(fused(&Epilogue::default()));
@@ -161,9 +161,9 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
             ("m", Size(m)),
             ("n4", Size(n / 4)),
             ("k", Size(k)),
-            ("lda4", Size(a.ld / 4)),
+            ("lda4", Size(a.ld() / 4)),
             ("ldb4", Size(b.ld4())),
-            ("ldc4", Size(c.ld / 4)),
+            ("ldc4", Size(c.ld() / 4)),
             ("row0", Size(0)),
             ("a0", Size(a0 / 4)),
             ("b0", Size(0)),
@@ -179,8 +179,8 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
 }
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {
-    let (rows, wide) = tile(rec, part.b, part.a.rows, part.epilogue.gate)?;
-    let rows = held(part.a.rows, rows);
+    let (rows, wide) = tile(rec, part.b, part.a.rows(), part.epilogue.gate)?;
+    let rows = held(part.a.rows(), rows);
     dispatch(rec, part, (rows, wide))
 }
 
@@ -223,7 +223,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch
         // little of it; as many rows as there are, since a strip of the matrix is read for all of them, if only up to
         // 64, of a small matrix up to 1,024.
-        let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 });
+        let corner = b.corner(4096, if gate.is_some() { usize::MAX } else { 4096 })?;
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
         let runs = ((1e8 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 32);
@@ -243,7 +243,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
 
 fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<()> {
     let Part { a, a0, b, c, c0, epilogue: e } = part;
-    let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
+    let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));
     let soft = rec.variant() == Variant::Soft;
     let quantised = matches!(b, Block::Quantised { .. });
     // The blocked form only pays when its 64 rows are mostly there; quantised weights have their own slices of K where
@@ -302,15 +302,15 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
                     ("m", Size(m)),
                     ("n4", Size(n4)),
                     ("k", Size(end)),
-                    ("lda4", Size(a.ld / 4)),
+                    ("lda4", Size(a.ld() / 4)),
                     ("ldb4", Size(b.ld4())),
-                    ("ldc4", Size(c.ld / 4)),
+                    ("ldc4", Size(c.ld() / 4)),
                     ("row0", Size(first)),
                     ("a0", Size(a0 / 4)),
                     ("b0", Size(0)),
                     ("c0", Size(c0 / 4)),
                     ("k0", Size(k0)),
-                    ("channels", Size(a.cols)),
+                    ("channels", Size(a.cols())),
                     ("eps", Float(eps)),
                 ],
                 bind: &bind,
@@ -344,9 +344,9 @@ fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
 ///
 /// # Errors
 /// Shapes that do not fit; a result that is not in f32.
-pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: bool) -> Result<()> {
+pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: bool) -> Result<()> {
     let shape = [c.rows(), c.cols()];
-    if a.rows != b.rows || shape != [a.ld, b.cols] {
+    if a.rows() != b.rows() || shape != [a.ld(), b.cols()] {
         return Err(Error::Input(format!("A^T B of {:?} and {:?} does not give {shape:?}", a.shape(), b.shape())));
     }
     let (rows, wide) = match rec.variant() {
@@ -354,12 +354,12 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
         Variant::Tile => (64, 16),
     };
     for (b0, c) in c.tensors()? {
-        let (m, k, n4) = (c.rows, a.rows, c.ld / 4);
-        let turned = if b0 == 0 && c.cols == b.cols { turned(rec, (a, b), c, add)? } else { 0 };
+        let (m, k, n4) = (c.rows(), a.rows(), c.ld() / 4);
+        let turned = if b0 == 0 && c.cols() == b.cols() { turned(rec, (a, b), c, add)? } else { 0 };
         if turned == k && k > 0 {
             continue;
         }
-        let per_row = 2.0 * (k - turned) as f64 * c.cols as f64;
+        let per_row = 2.0 * (k - turned) as f64 * c.cols() as f64;
         split_rows(rec, m, rows, per_row, |rec, first, count| {
             rec.launch(Launch {
                 source: &SOURCE,
@@ -369,9 +369,9 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
                     ("m", Size(m)),
                     ("n4", Size(n4)),
                     ("k", Size(k)),
-                    ("lda4", Size(a.ld / 4)),
-                    ("ldb4", Size(b.ld / 4)),
-                    ("ldc4", Size(c.ld / 4)),
+                    ("lda4", Size(a.ld() / 4)),
+                    ("ldb4", Size(b.ld() / 4)),
+                    ("ldc4", Size(c.ld() / 4)),
                     ("row0", Size(first)),
                     ("a0", Size(0)),
                     ("b0", Size(b0 / 4)),
@@ -392,13 +392,12 @@ pub fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: b
 /// Adds A^T B over a multiple of 4 tokens by a copy of A that is turned around; gives how many, 0 where that does not
 /// pay.
 fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool) -> Result<usize> {
-    let tokens = a.rows / 4 * 4;
-    if tokens < TURNED || b.cols < TURNED || !wide_words(rec, c.rows) {
+    let tokens = a.rows() / 4 * 4;
+    if tokens < TURNED || b.cols() < TURNED || !wide_words(rec, c.rows()) {
         return Ok(0);
     }
-    let (mut a, mut b) = (a.clone(), b.clone());
-    (a.rows, b.rows, a.cols) = (tokens, tokens, a.ld);
-    let a = transpose::forward(rec, &Block::Dense(a.clone()), 0..a.ld)?;
+    let (a, b) = (a.corner(tokens, a.ld())?, b.corner(tokens, b.cols())?);
+    let a = transpose::forward(rec, &Block::Dense(a.clone()), 0..a.ld())?;
     let epilogue = Epilogue { add, ..Epilogue::default() };
     product(rec, Part { a: &a, a0: 0, b: &Block::Dense(b), c, c0: 0, epilogue })?;
     Ok(tokens)
@@ -412,7 +411,7 @@ mod tests {
     use super::*;
     use crate::gpu::Gpu;
     use crate::kernels::half::Half;
-    use crate::kernels::quants::Quants;
+    use crate::kernels::quants::{Quants, Scales};
 
     /// The tuner may pick any of them without a bit changing.
     #[test]
@@ -464,7 +463,7 @@ mod tests {
             let weight = Weight::upload_quantised(&gpu, (quants, 64, 12), &words, [&scale, &minimum]).unwrap();
             let (_, block) = weight.blocks().next().unwrap();
             for (rows, cols) in [(usize::MAX, usize::MAX), (32, 8)] {
-                let corner = block.corner(rows, cols);
+                let corner = block.corner(rows, cols).unwrap();
                 assert_eq!((corner.rows(), corner.cols()), (rows.min(64), cols.min(12)), "{quants:?}");
             }
         }
@@ -488,5 +487,28 @@ mod tests {
         rec.submit().unwrap();
         assert_eq!(gpu.picks().len(), 2);
         assert_eq!(gpu.download::<f32>(&y).unwrap(), vec![64.0; 64 * 4]);
+    }
+
+    /// A matrix of 8 bits that fits one binding, and whose form in f32, which the way back makes, does not.
+    #[test]
+    fn a_quantised_matrix_above_a_binding_in_f32_goes_backward() {
+        let gpu = Gpu::with(&crate::gpu::Options { webgpu_limits: true, ..Default::default() }).unwrap();
+        let (rows, cols) = (512, 70_001);
+        assert!(rows * cols < 128 << 20 && 4 * rows * cols > 128 << 20);
+        // Words of 0 leave the minimum, which tells block and column.
+        let minimum: Vec<f32> = (0..rows / 32 * cols).map(|i| (i / cols * 8 + i % cols % 7) as f32).collect();
+        let scale = vec![1.0; minimum.len()];
+        let shape = (Quants { bits: 8, group: 32, scales: Scales::Half }, rows, cols);
+        let matrix = Weight::upload_quantised(&gpu, shape, &vec![0; rows / 4 * cols], [&scale, &minimum]).unwrap();
+        let mut row = vec![0f32; cols];
+        let chosen = [3, 35_000, 65_535, 65_536, 70_000];
+        chosen.iter().for_each(|c| row[*c] = 1.0);
+        let (a, c) = (gpu.upload(1, cols, &row).unwrap(), gpu.empty(1, rows).unwrap());
+        let mut rec = gpu.record();
+        forward_nt(&mut rec, &a, &matrix, &c, false).unwrap();
+        rec.submit().unwrap();
+        let got: Vec<f32> = gpu.download(&c).unwrap();
+        let want = |r: usize| chosen.iter().map(|c| minimum[r / 32 * cols + c]).sum::<f32>();
+        assert_eq!(got, (0..rows).map(want).collect::<Vec<_>>());
     }
 }

@@ -23,7 +23,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "C = A B on matrix units, in f16 with sums in f32 (--matrix-units)",
     constants: &[
@@ -122,7 +122,7 @@ pub(super) fn product(
         return Err(Error::Input("matmul_matrix neither normalises nor gates".into()));
     }
     let shape = Shape::of(units);
-    let (m, k, n4) = (a.rows, b.rows(), b.cols().div_ceil(4));
+    let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));
     let (weight, mut constants) = b.bind();
     constants.extend(shape.constants(units));
     constants.extend([("BIAS", u32::from(epilogue.bias.is_some())), ("ADD", u32::from(epilogue.add))]);
@@ -139,9 +139,9 @@ pub(super) fn product(
                 ("m", Size(m)),
                 ("n4", Size(n4)),
                 ("k", Size(k)),
-                ("lda4", Size(a.ld / 4)),
+                ("lda4", Size(a.ld() / 4)),
                 ("ldb4", Size(b.ld4())),
-                ("ldc4", Size(c.ld / 4)),
+                ("ldc4", Size(c.ld() / 4)),
                 ("row0", Size(first)),
                 ("c0", Size(c0 / 4)),
             ],

@@ -1,45 +1,47 @@
 //! The compute kernels: one op, one stem. Each file holds the typed launchers, the CPU twin in f64, the cases that
 //! compare the two, and the work a launch does. [`ALL`] is the list that tests, `check` and `bench` walk.
 
-pub mod adamw;
-pub mod arena;
-pub mod attention;
-pub mod attention_backward;
-pub mod attention_decode;
-pub mod attention_tiles;
+pub(crate) mod adamw;
+pub(crate) mod arena;
+pub(crate) mod attention;
+pub(crate) mod attention_backward;
+pub(crate) mod attention_decode;
+pub(crate) mod attention_tiles;
 mod attention_tiles_cases;
+#[cfg(test)]
+mod attention_work;
 mod case;
-pub mod cast;
+pub(crate) mod cast;
 pub mod check;
-pub mod column_sum;
-pub mod columns;
-pub mod dropout;
-pub mod embedding;
+pub(crate) mod column_sum;
+pub(crate) mod columns;
+pub(crate) mod dropout;
+pub(crate) mod embedding;
 pub mod export;
 pub mod half;
-pub mod heads;
+pub(crate) mod heads;
 mod inputs;
-pub mod kv_write;
+pub(crate) mod kv_write;
 mod list;
-pub mod log_softmax;
-pub mod mask;
-pub mod matmul;
+pub(crate) mod log_softmax;
+pub(crate) mod mask;
+pub(crate) mod matmul;
 pub mod matmul_cases;
-pub mod matmul_matrix;
+pub(crate) mod matmul_matrix;
 pub mod peak;
 mod product;
 pub mod quants;
-pub mod rms_norm;
-pub mod rope;
-pub mod rows;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod rows;
 pub mod sample;
 mod sizes;
-pub mod swiglu;
+pub(crate) mod swiglu;
 #[cfg(test)]
 mod testing;
-pub mod transpose;
-pub mod weight;
+pub(crate) mod transpose;
+pub(crate) mod weight;
 
-pub use case::{Case, Kernel, Trial};
+pub use case::{Case, Kernel};
 pub use inputs::DTYPES;
 pub use list::ALL;

@@ -134,7 +134,7 @@ fn launch(
 ///
 /// # Errors
 /// Shapes that do not fit; a device without f16.
-pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
     let flops = (y.len() / 4 * steps * CHAINED) as f64 * 2.0;
     let source = if half { &SOURCE_F16 } else { &SOURCE };
     launch(rec, (source, "multiply"), steps, ab, y, Cost::new(flops, 4.0 * y.len() as f64))
@@ -145,7 +145,7 @@ pub fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: 
 ///
 /// # Errors
 /// Shapes that do not fit; a device without matrix units.
-pub fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
     let Some(units) = rec.gpu().units() else {
         return Err(Error::Input("peak_matrix: the device was opened without matrix units".into()));
     };
@@ -156,7 +156,7 @@ pub fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize
         constants: vec![("SIZE", units.size), ("WG", units.lanes)],
         params: &[("steps", Size(steps))],
         bind: &[ab, y],
-        groups: crate::gpu::fold(y.rows),
+        groups: crate::gpu::fold(y.rows()),
         // How many subgroups there are is known when it has run.
         cost: Cost::default(),
     })
@@ -166,16 +166,16 @@ pub fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
+fn sum(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     let cost = Cost::new(x.len() as f64, 4.0 * (x.len() + y.len()) as f64);
-    launch(rec, (&SOURCE, "sum"), x.rows, x, y, cost)
+    launch(rec, (&SOURCE, "sum"), x.rows(), x, y, cost)
 }
 
 /// y = x, both `[L, 4]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn copy(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
+fn copy(rec: &mut Recorder, x: &Tensor, y: &Tensor) -> Result<()> {
     launch(rec, (&SOURCE, "copy"), 1, x, y, Cost::new(0.0, 4.0 * (x.len() + y.len()) as f64))
 }
 

@@ -7,7 +7,7 @@ use crate::gpu::{Recorder, Tensor};
 
 /// What happens to A and to C besides the product.
 #[derive(Clone, Copy, Default)]
-pub struct Epilogue<'a> {
+pub(crate) struct Epilogue<'a> {
     /// Added to every row, `[N]`.
     pub bias: Option<&'a Tensor>,
     /// Add to C instead of overwriting it.

@@ -15,7 +15,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "residual addition and RMSNorm",
     constants: &[&[("ADD", 0), ("OFFSET", 1)], &[("ADD", 1), ("OFFSET", 0)]],
@@ -25,7 +25,7 @@ pub const KERNEL: Kernel = Kernel {
 
 /// The factor on the normalised channels.
 #[derive(Clone, Copy)]
-pub struct Gain<'a> {
+pub(crate) struct Gain<'a> {
     /// `[D]`
     pub weight: &'a Tensor,
     /// Whether the factor is 1 + weight (Gemma) instead of the weight itself.
@@ -34,7 +34,7 @@ pub struct Gain<'a> {
 
 /// What a forward pass leaves for the backward one.
 #[derive(Clone)]
-pub struct Norm {
+pub(crate) struct Norm {
     /// The residual stream that was normalised, `[T, D]`.
     pub h: Tensor,
     /// The normalised rows, `[T, D]`.
@@ -44,21 +44,21 @@ pub struct Norm {
 }
 
 fn params(x: &Tensor, eps: f32) -> [Param<'static>; 4] {
-    [("rows", Size(x.rows)), ("cols", Size(x.cols)), ("ld4", Size(x.ld / 4)), ("eps", Float(eps))]
+    [("rows", Size(x.rows())), ("cols", Size(x.cols())), ("ld4", Size(x.ld() / 4)), ("eps", Float(eps))]
 }
 
 /// h = x + delta (or x itself), y = norm(h) * gain; x and delta are `[T, D]`.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gain, eps: f32) -> Result<Norm> {
-    gain.weight.expect_shape("RMSNorm's gain", 1, x.cols)?;
+pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gain, eps: f32) -> Result<Norm> {
+    gain.weight.expect_shape("RMSNorm's gain", 1, x.cols())?;
     let gpu = rec.gpu();
-    let (y, inv) = (gpu.empty(x.rows, x.cols)?, gpu.empty(1, x.rows)?);
+    let (y, inv) = (gpu.empty(x.rows(), x.cols())?, gpu.empty(1, x.rows())?);
     let h = match delta {
         Some(d) => {
-            d.expect_shape("RMSNorm's residual", x.rows, x.cols)?;
-            gpu.empty(x.rows, x.cols)?
+            d.expect_shape("RMSNorm's residual", x.rows(), x.cols())?;
+            gpu.empty(x.rows(), x.cols())?
         }
         None => gpu.empty(1, 4)?,
     };
@@ -68,7 +68,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gai
         constants: vec![("ADD", u32::from(delta.is_some())), ("OFFSET", u32::from(gain.plus_one))],
         params: &params(x, eps),
         bind: &[x, delta.unwrap_or(x), gain.weight, &h, &y, &inv],
-        groups: row_groups(&SOURCE, rec.variant(), x.rows),
+        groups: row_groups(&SOURCE, rec.variant(), x.rows()),
         cost: stream(&[x, delta.unwrap_or(&inv), &h, &y], 5.0),
     })?;
     Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
@@ -79,7 +79,7 @@ pub fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gai
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn backward(
+pub(crate) fn backward(
     rec: &mut Recorder,
     norm: &Norm,
     gain: Gain,
@@ -88,15 +88,15 @@ pub fn backward(
     dgain: Option<&Tensor>,
 ) -> Result<()> {
     let h = &norm.h;
-    dy.expect_shape("RMSNorm's output gradient", h.rows, h.cols)?;
-    dh.expect_shape("RMSNorm's input gradient", h.rows, h.cols)?;
+    dy.expect_shape("RMSNorm's output gradient", h.rows(), h.cols())?;
+    dh.expect_shape("RMSNorm's input gradient", h.rows(), h.cols())?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
         constants: vec![("ADD", u32::from(add)), ("OFFSET", u32::from(gain.plus_one))],
         params: &params(h, 0.0),
         bind: &[h, gain.weight, &norm.inv, dy, dh],
-        groups: row_groups(&SOURCE, rec.variant(), h.rows),
+        groups: row_groups(&SOURCE, rec.variant(), h.rows()),
         cost: stream(&[h, dy, dh, dh], 8.0),
     })?;
     let Some(dgain) = dgain else { return Ok(()) };
@@ -106,13 +106,13 @@ pub fn backward(
         constants: vec![],
         params: &params(h, 0.0),
         bind: &[h, &norm.inv, dy, dgain],
-        groups: lanes(&SOURCE, rec.variant(), h.ld / 4),
+        groups: lanes(&SOURCE, rec.variant(), h.ld() / 4),
         cost: stream(&[h, dy], 3.0),
     })
 }
 
 /// (y, inv) of rows of `cols`.
-pub fn twin(h: &[f64], gain: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn twin(h: &[f64], gain: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
     let cols = gain.len();
     let inv: Vec<f64> =
         h.chunks_exact(cols).map(|r| 1.0 / (r.iter().map(|x| x * x).sum::<f64>() / cols as f64 + eps).sqrt()).collect();
@@ -120,7 +120,7 @@ pub fn twin(h: &[f64], gain: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// (dh, dgain) of [`twin`].
-pub fn twin_backward(h: &[f64], gain: &[f64], eps: f64, dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn twin_backward(h: &[f64], gain: &[f64], eps: f64, dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let cols = gain.len();
     let (_, inv) = twin(h, gain, eps);
     let (mut dh, mut dgain) = (vec![0.0; h.len()], vec![0.0; cols]);

@@ -19,7 +19,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "rotary embedding of q and k, QK-norm, a step's keys and values into the arena",
     constants: &[
@@ -37,7 +37,7 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Out of memory.
-pub fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<Tensor> {
+pub(crate) fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<Tensor> {
     let half = sections.first().map_or(0, |s| s.0.len());
     let rows = sections.iter().map(|s| s.1).sum();
     if gpu.counts() {
@@ -56,7 +56,7 @@ pub fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<T
 
 /// By which angles rows turn.
 #[derive(Clone)]
-pub struct Turn {
+pub(crate) struct Turn {
     /// From [`angles`]; its width is the number of channels that turn.
     pub angle: Tensor,
     /// Row of the table at which position 0 of each row's section stands, `[T]`.
@@ -70,14 +70,14 @@ impl Turn {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(gpu: &Gpu, angle: Tensor, start: &[u32]) -> Result<Turn> {
+    pub(crate) fn new(gpu: &Gpu, angle: Tensor, start: &[u32]) -> Result<Turn> {
         Ok(Turn { angle, start: gpu.vector(start)?, from_zero: start.iter().all(|row| *row == 0) })
     }
 }
 
 /// What the two directions share.
 #[derive(Clone)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// Head layout.
     pub heads: Heads,
     /// `[T]`
@@ -93,8 +93,8 @@ impl<'a> Place<'a> {
         [
             ("HD", self.heads.head_dim as u32),
             ("DP", self.heads.padded() as u32),
-            ("ROT", self.turn.map_or(0, |t| t.angle.cols as u32)),
-            ("LDA", self.turn.map_or(4, |t| t.angle.ld as u32)),
+            ("ROT", self.turn.map_or(0, |t| t.angle.cols() as u32)),
+            ("LDA", self.turn.map_or(4, |t| t.angle.ld() as u32)),
         ]
         .into_iter()
         .chain(self.normalises())
@@ -110,18 +110,18 @@ impl<'a> Place<'a> {
     /// `pages` is the row distance of the page table, which only [`decode`] has.
     fn params(&self, x: &Tensor, pages: usize) -> Result<[Param<'static>; 6]> {
         let turns = self.turn.is_none_or(|t| {
-            t.start.cols >= x.rows && t.angle.cols <= self.heads.head_dim && t.angle.cols.is_multiple_of(2)
+            t.start.cols() >= x.rows() && t.angle.cols() <= self.heads.head_dim && t.angle.cols().is_multiple_of(2)
         });
-        if x.ld != self.heads.width() || self.pos.cols < x.rows || !turns {
-            return Err(Error::Input(format!("rows of {} do not hold the heads {:?}", x.ld, self.heads)));
+        if x.ld() != self.heads.width() || self.pos.cols() < x.rows() || !turns {
+            return Err(Error::Input(format!("rows of {} do not hold the heads {:?}", x.ld(), self.heads)));
         }
         let h = &self.heads;
         let eps = self.qk_norm.map_or(0.0, |(_, e)| e);
         Ok([
-            ("rows", Size(x.rows)),
+            ("rows", Size(x.rows())),
             ("heads", Size(h.heads)),
             ("kv_heads", Size(h.kv_heads)),
-            ("ld", Size(x.ld)),
+            ("ld", Size(x.ld())),
             ("eps", Float(eps)),
             ("pages", Size(pages)),
         ])
@@ -141,19 +141,19 @@ impl<'a> Place<'a> {
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tensor, Tensor)> {
+pub(crate) fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tensor, Tensor)> {
     let gpu = rec.gpu();
-    let y = gpu.empty(raw.rows, raw.cols)?;
+    let y = gpu.empty(raw.rows(), raw.cols())?;
     let normed = place.heads.heads + place.heads.kv_heads;
     let [pos, start, angle] = place.bind();
-    let inv = gpu.empty(1, if place.qk_norm.is_some() { raw.rows * normed } else { 4 })?;
+    let inv = gpu.empty(1, if place.qk_norm.is_some() { raw.rows() * normed } else { 4 })?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
         constants: place.constants(),
         params: &place.params(raw, 0)?,
         bind: &[raw, pos, start, angle, place.gain(), &y, &inv],
-        groups: lanes(&SOURCE, rec.variant(), raw.rows * (normed + place.heads.kv_heads)),
+        groups: lanes(&SOURCE, rec.variant(), raw.rows() * (normed + place.heads.kv_heads)),
         cost: stream(&[raw, &y], 3.0),
     })?;
     Ok((y, inv))
@@ -164,9 +164,9 @@ pub fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tenso
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
+pub(crate) fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
     let heads = place.heads;
-    if rows.table.rows != raw.rows || arena.keys.ld != heads.padded() {
+    if rows.table.rows() != raw.rows() || arena.keys.ld() != heads.padded() {
         let (table, keys) = (rows.table.shape(), arena.keys.shape());
         return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
     }
@@ -175,9 +175,9 @@ pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, aren
         source: &SOURCE,
         entry: "decode",
         constants: place.constants(),
-        params: &place.params(raw, rows.table.ld)?,
+        params: &place.params(raw, rows.table.ld())?,
         bind: &[raw, pos, start, angle, place.gain(), &rows.table, &arena.keys, &arena.values],
-        groups: lanes(&SOURCE, rec.variant(), raw.rows * (heads.heads + 2 * heads.kv_heads)),
+        groups: lanes(&SOURCE, rec.variant(), raw.rows() * (heads.heads + 2 * heads.kv_heads)),
         cost: stream(&[raw, raw], 3.0),
     })
 }
@@ -186,7 +186,7 @@ pub fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, aren
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub fn backward(
+pub(crate) fn backward(
     rec: &mut Recorder,
     place: &Place,
     raw: &Tensor,
@@ -194,7 +194,7 @@ pub fn backward(
     dy: &Tensor,
     dgain: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let dx = rec.gpu().empty(dy.rows, dy.cols)?;
+    let dx = rec.gpu().empty(dy.rows(), dy.cols())?;
     let params = place.params(dy, 0)?;
     let [pos, start, angle] = place.bind();
     rec.launch(Launch {
@@ -203,7 +203,7 @@ pub fn backward(
         constants: place.constants(),
         params: &params,
         bind: &[dy, pos, start, angle, place.gain(), raw, inv, &dx],
-        groups: lanes(&SOURCE, rec.variant(), dy.rows * (place.heads.heads + 2 * place.heads.kv_heads)),
+        groups: lanes(&SOURCE, rec.variant(), dy.rows() * (place.heads.heads + 2 * place.heads.kv_heads)),
         cost: stream(&[dy, &dx], 3.0),
     })?;
     if let (Some(dgain), Some(_)) = (dgain, place.qk_norm) {
@@ -222,7 +222,7 @@ pub fn backward(
 
 /// The plain algorithm on unpadded heads: x is `[T, H + 2 KV, head_dim]`, `gain` empty without QK-norm; the first
 /// 2 inv_freq.len() channels of a head turn.
-pub fn twin(x: &[f64], heads: Heads, pos: &[u32], inv_freq: &[f32], gain: &[f64], eps: f64) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], heads: Heads, pos: &[u32], inv_freq: &[f32], gain: &[f64], eps: f64) -> Vec<f64> {
     let (hd, all) = (heads.head_dim, heads.heads + 2 * heads.kv_heads);
     let mut y = x.to_vec();
     for (i, head) in y.chunks_exact_mut(hd).enumerate() {
@@ -247,7 +247,7 @@ pub fn twin(x: &[f64], heads: Heads, pos: &[u32], inv_freq: &[f32], gain: &[f64]
 }
 
 /// (dx, dgain) of [`twin`].
-pub fn twin_backward(
+pub(crate) fn twin_backward(
     x: &[f64],
     heads: Heads,
     pos: &[u32],
@@ -332,7 +332,7 @@ fn cases() -> Vec<Case> {
                 let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
                 let arena = Arena { keys: memory()?, values: memory()? };
                 let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
-                let step = t.gpu.upload(rows, raw.cols, &padded)?;
+                let step = t.gpu.upload(rows, raw.cols(), &padded)?;
                 decode(&mut t.rec, &place, &step, &steps, &arena)?;
                 let own = |(b, p): (usize, &u32)| {
                     let slot = table[b * pages + *p as usize / PAGE] as usize * PAGE + *p as usize % PAGE;

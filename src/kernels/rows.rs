@@ -15,7 +15,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
+pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "gather, scatter and fill of rows", constants: &[&[]], ordered: &[], cases };
 
 fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tensor]) -> Result<()> {
@@ -23,7 +23,7 @@ fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tens
         source: &SOURCE,
         entry,
         constants: vec![],
-        params: &[("rows", Size(small.rows)), ("ld4", Size(small.ld / 4))],
+        params: &[("rows", Size(small.rows())), ("ld4", Size(small.ld() / 4))],
         bind,
         groups: several(&SOURCE, rec.variant(), small.len() / 4),
         cost: stream(&[small, small], 0.0),
@@ -31,10 +31,10 @@ fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tens
 }
 
 fn check(small: &Tensor, row: &Tensor, large: &Tensor) -> Result<()> {
-    if small.ld != large.ld || row.cols < small.rows {
+    if small.ld() != large.ld() || row.cols() < small.rows() {
         return Err(Error::Input(format!(
             "{} row numbers between matrices {:?} and {:?}",
-            row.cols,
+            row.cols(),
             small.shape(),
             large.shape()
         )));
@@ -46,7 +46,7 @@ fn check(small: &Tensor, row: &Tensor, large: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn gather(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
+pub(crate) fn gather(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
     check(y, row, x)?;
     launch(rec, "gather", y, &[x, row, y])
 }
@@ -55,7 +55,7 @@ pub fn gather(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Resul
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn scatter(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
+pub(crate) fn scatter(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Result<()> {
     check(x, row, y)?;
     launch(rec, "scatter", x, &[x, row, y])
 }
@@ -64,12 +64,12 @@ pub fn scatter(rec: &mut Recorder, x: &Tensor, row: &Tensor, y: &Tensor) -> Resu
 ///
 /// # Errors
 /// A matrix of more than 2^32 elements.
-pub fn fill(rec: &mut Recorder, y: &Tensor) -> Result<()> {
+pub(crate) fn fill(rec: &mut Recorder, y: &Tensor) -> Result<()> {
     launch(rec, "fill", y, &[y])
 }
 
 /// The listed rows of x.
-pub fn twin(x: &[f64], row: &[u32], cols: usize) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], row: &[u32], cols: usize) -> Vec<f64> {
     row.iter().flat_map(|r| &x[*r as usize * cols..][..cols]).copied().collect()
 }
 

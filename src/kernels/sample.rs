@@ -34,7 +34,7 @@ pub const KERNEL: Kernel = Kernel {
 };
 
 /// Stop tokens that fit into the parameters.
-pub const MOST_STOPS: usize = 16;
+pub(crate) const MOST_STOPS: usize = 16;
 
 settings! {
     /// How a token is drawn: repetition penalty, temperature, top-k, top-p, min-p, in this order.
@@ -63,19 +63,19 @@ impl Sampling {
 
 /// The rows being generated, on the GPU.
 #[derive(Clone)]
-pub struct State {
+pub(crate) struct State {
     /// (record id low, high, logits row, most tokens) of each row, `[B, 4]`.
-    pub info: Tensor,
+    pub(crate) info: Tensor,
     /// Bits of the tokens in prompt and answer, `[B, V / 32]`.
-    pub seen: Tensor,
+    pub(crate) seen: Tensor,
     /// The token last written, `[B]`.
-    pub token: Tensor,
+    pub(crate) token: Tensor,
     /// The position of that token, `[B]`.
-    pub pos: Tensor,
+    pub(crate) pos: Tensor,
     /// (tokens written, 1 while running), `[1, 2 B]`.
-    pub state: Tensor,
+    pub(crate) state: Tensor,
     /// All tokens written, `[B, most tokens]`.
-    pub out: Tensor,
+    pub(crate) out: Tensor,
 }
 
 /// `stop` holds `stops` tokens and zeros behind them.
@@ -88,11 +88,11 @@ fn params<'a>(
     seed: &'a [u32; 2],
 ) -> [Param<'a>; 16] {
     [
-        ("rows", Size(state.info.rows)),
-        ("cols", Size(logits.cols)),
-        ("ld", Size(logits.ld)),
-        ("seen_ld", Size(state.seen.ld)),
-        ("out_ld", Size(state.out.ld)),
+        ("rows", Size(state.info.rows())),
+        ("cols", Size(logits.cols())),
+        ("ld", Size(logits.ld())),
+        ("seen_ld", Size(state.seen.ld())),
+        ("out_ld", Size(state.out.ld())),
         ("identity", Word(identity.into())),
         ("stops", Size(stops)),
         ("top_k", Size(s.top_k)),
@@ -101,7 +101,7 @@ fn params<'a>(
         ("top_p", Float(s.top_p)),
         ("min_p", Float(s.min_p)),
         ("seed", Words(seed)),
-        ("cuts", Word(s.cuts(logits.cols).into())),
+        ("cuts", Word(s.cuts(logits.cols()).into())),
         ("pad", Word(0)),
         ("stop", Words(stop)),
     ]
@@ -111,7 +111,7 @@ fn params<'a>(
 ///
 /// # Errors
 /// Too many stop tokens.
-pub fn forward(
+pub(crate) fn forward(
     rec: &mut Recorder,
     logits: &Tensor,
     state: &State,
@@ -124,13 +124,13 @@ pub fn forward(
     }
     let mut padded = [0; MOST_STOPS];
     padded[..stop.len()].copy_from_slice(stop);
-    let rows = state.info.rows;
-    let list = match sampling.cuts(logits.cols) {
-        true => rec.gpu().empty(rows, logits.cols)?,
+    let rows = state.info.rows();
+    let list = match sampling.cuts(logits.cols()) {
+        true => rec.gpu().empty(rows, logits.cols())?,
         false => rec.gpu().empty(1, 1)?,
     };
     let (source, groups) = match rec.variant() {
-        Variant::Soft if logits.cols >= SHARED => (&BY_WORKGROUP, fold(rows)),
+        Variant::Soft if logits.cols() >= SHARED => (&BY_WORKGROUP, fold(rows)),
         variant => (&SOURCE, row_groups(&SOURCE, variant, rows)),
     };
     rec.launch(Launch {
@@ -148,7 +148,7 @@ pub fn forward(
 ///
 /// # Errors
 /// A device error.
-pub fn choose(
+pub(crate) fn choose(
     rec: &mut Recorder,
     logits: &Tensor,
     state: &State,
@@ -156,7 +156,7 @@ pub fn choose(
     choice: &Tensor,
     share: &Tensor,
 ) -> Result<()> {
-    let rows = state.info.rows;
+    let rows = state.info.rows();
     rec.launch(Launch {
         source: &SOURCE,
         entry: "choose",

@@ -16,7 +16,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "silu(gate) * up, gelu(gate) * up",
     constants: &[&[("GELU", 0)], &[("GELU", 1)]],
@@ -33,23 +33,23 @@ impl Activation {
 
 /// Whether rows `[gate | up]` of a width give a.
 pub(super) fn check(rows: usize, width: usize, a: &Tensor) -> Result<()> {
-    if a.rows != rows || width != 2 * a.ld {
+    if a.rows() != rows || width != 2 * a.ld() {
         let given = format!("{rows} rows of gate and up, {width} wide");
-        return Err(Error::Input(format!("{given}, do not give {:?}: 2 x {} (padded) is needed", a.shape(), a.ld)));
+        return Err(Error::Input(format!("{given}, do not give {:?}: 2 x {} (padded) is needed", a.shape(), a.ld())));
     }
     Ok(())
 }
 
 fn params(gu: &Tensor, a: &Tensor) -> Result<[Param<'static>; 2]> {
-    check(gu.rows, gu.ld, a)?;
-    Ok([("rows", Size(gu.rows)), ("f4", Size(a.ld / 4))])
+    check(gu.rows(), gu.ld(), a)?;
+    Ok([("rows", Size(gu.rows())), ("f4", Size(a.ld() / 4))])
 }
 
 /// a `[T, F]` from gu `[T, 2 pad4(F)]`, gate first.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> Result<()> {
+pub(crate) fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
@@ -65,7 +65,7 @@ pub fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> 
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
+pub(crate) fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
@@ -87,12 +87,12 @@ fn inner(act: Activation, x: f64) -> (f64, f64) {
 }
 
 /// a from gate and up.
-pub fn twin(act: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
+pub(crate) fn twin(act: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-inner(act, *g).0).exp()) * u).collect()
 }
 
 /// (dgate, dup) of [`twin`].
-pub fn twin_backward(act: Activation, gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn twin_backward(act: Activation, gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let one = |i: usize| {
         let (z, slope) = inner(act, gate[i]);
         let s = 1.0 / (1.0 + (-z).exp());

@@ -21,7 +21,7 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel = Kernel {
+pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a block of a matrix turned around, in f32",
     constants: &[
@@ -37,7 +37,7 @@ pub const KERNEL: Kernel = Kernel {
 ///
 /// # Errors
 /// Columns that x does not have; out of memory.
-pub fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<Tensor> {
+pub(crate) fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<Tensor> {
     let (rows, cols) = (x.rows(), columns.len());
     if columns.end > x.cols() || !columns.start.is_multiple_of(4) {
         return Err(Error::Input(format!("columns {columns:?} of {} cannot be turned around", x.cols())));
@@ -63,7 +63,7 @@ pub fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<T
 }
 
 /// x `[rows, cols]` turned into `[cols, rows]`.
-pub fn twin(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
+pub(crate) fn twin(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// How the elements of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub(crate) enum Stored {
     /// f32.
     Dense,
     /// 16 bits.
@@ -19,7 +19,7 @@ pub enum Stored {
 
 /// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
 #[derive(Clone)]
-pub enum Block {
+pub(crate) enum Block {
     /// f32 elements, `[pad4(K), n]`.
     Dense(Tensor),
     /// 16-bit elements, two neighbours of a row in a word, the first in its low bits.
@@ -45,50 +45,46 @@ pub enum Block {
 
 impl Block {
     /// K with its padding.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         match self {
-            Block::Dense(t) => t.rows,
-            Block::Half { words, .. } => words.rows,
-            Block::Quantised { quants, scales, .. } => scales.rows * quants.group as usize,
+            Block::Dense(t) => t.rows(),
+            Block::Half { words, .. } => words.rows(),
+            Block::Quantised { quants, scales, .. } => scales.rows() * quants.group as usize,
         }
     }
 
     /// n.
-    pub fn cols(&self) -> usize {
+    pub(crate) fn cols(&self) -> usize {
         match self {
-            Block::Dense(t) => t.cols,
+            Block::Dense(t) => t.cols(),
             Block::Half { cols, .. } => *cols,
-            Block::Quantised { words, .. } => words.cols,
+            Block::Quantised { words, .. } => words.cols(),
         }
     }
 
     /// The block's first `rows` rows, a multiple of 32, and first `cols` columns, a multiple of 4, if it has more.
-    pub(super) fn corner(&self, rows: usize, cols: usize) -> Block {
+    pub(super) fn corner(&self, rows: usize, cols: usize) -> Result<Block> {
         let (rows, cols) = (rows.min(self.rows()), cols.min(self.cols()));
-        let part = |t: &Tensor, rows: usize, cols: usize| {
-            let mut t = t.clone();
-            (t.rows, t.cols) = (t.rows.min(rows), t.cols.min(cols));
-            t
-        };
-        match self {
-            Block::Dense(t) => Block::Dense(part(t, rows, cols)),
+        let part = |t: &Tensor, rows: usize, cols: usize| t.corner(t.rows().min(rows), t.cols().min(cols));
+        Ok(match self {
+            Block::Dense(t) => Block::Dense(part(t, rows, cols)?),
             Block::Half { half, words, cols: all } => {
-                Block::Half { half: *half, words: part(words, rows, cols / 2), cols: cols.min(*all) }
+                Block::Half { half: *half, words: part(words, rows, cols / 2)?, cols: cols.min(*all) }
             }
             Block::Quantised { quants, words, scales } => Block::Quantised {
                 quants: *quants,
-                words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols),
-                scales: part(scales, rows / quants.group as usize, quants.scales_of(cols)),
+                words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols)?,
+                scales: part(scales, rows / quants.group as usize, quants.scales_of(cols))?,
             },
-        }
+        })
     }
 
     /// Distance between rows in vec4 of elements.
     pub(super) fn ld4(&self) -> usize {
         match self {
-            Block::Dense(t) => t.ld / 4,
-            Block::Half { words, .. } => words.ld / 2,
-            Block::Quantised { words, .. } => words.ld / 4,
+            Block::Dense(t) => t.ld() / 4,
+            Block::Half { words, .. } => words.ld() / 2,
+            Block::Quantised { words, .. } => words.ld() / 4,
         }
     }
 
@@ -104,7 +100,7 @@ impl Block {
 
 /// A matrix `[K, N]`, or a vector (one row).
 #[derive(Clone)]
-pub struct Weight {
+pub(crate) struct Weight {
     /// Columns of every block but the last, a multiple of 4.
     width: usize,
     blocks: Vec<Block>,
@@ -112,7 +108,7 @@ pub struct Weight {
 
 impl From<Tensor> for Weight {
     fn from(t: Tensor) -> Weight {
-        Weight { width: pad4(t.cols).max(4), blocks: vec![Block::Dense(t)] }
+        Weight { width: pad4(t.cols()).max(4), blocks: vec![Block::Dense(t)] }
     }
 }
 
@@ -134,10 +130,10 @@ fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
 
 /// Writes row-major values of `cols` columns into a tensor that holds those from `first` on.
 fn put<T: bytemuck::Pod + Default>(gpu: &Gpu, to: &Tensor, values: &[T], cols: usize, first: usize) -> Result<()> {
-    if to.cols == cols {
+    if to.cols() == cols {
         return gpu.overwrite(to, values);
     }
-    let part = values.chunks_exact(cols.max(1)).flat_map(|row| &row[first..first + to.cols]).copied();
+    let part = values.chunks_exact(cols.max(1)).flat_map(|row| &row[first..first + to.cols()]).copied();
     gpu.overwrite(to, &part.collect::<Vec<T>>())
 }
 
@@ -146,7 +142,7 @@ impl Weight {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
+    pub(crate) fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
         let width = width(gpu, rows, cols)?;
         let block = |first: usize| {
             let n = width.min(cols - first);
@@ -188,7 +184,7 @@ impl Weight {
     ///
     /// # Errors
     /// Out of memory; a slice of another length.
-    pub fn upload(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
+    pub(crate) fn upload(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
         let weight = Self::room(gpu, Stored::Dense, rows, cols)?;
         for (first, block) in weight.blocks() {
             if let Block::Dense(t) = block {
@@ -202,7 +198,7 @@ impl Weight {
     ///
     /// # Errors
     /// As [`Weight::upload`]; a value that f16 cannot hold.
-    pub fn upload_half(gpu: &Gpu, half: Half, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
+    pub(crate) fn upload_half(gpu: &Gpu, half: Half, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
         if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
             return Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", half.name())));
         }
@@ -220,7 +216,7 @@ impl Weight {
     ///
     /// # Errors
     /// As [`Weight::upload`]; a scale or a minimum that is to be in f16 and that f16 cannot hold.
-    pub fn upload_quantised(
+    pub(crate) fn upload_quantised(
         gpu: &Gpu,
         (quants, rows, cols): (Quants, usize, usize),
         words: &[u32],
@@ -237,7 +233,7 @@ impl Weight {
         for (first, block) in weight.blocks() {
             if let Block::Quantised { words: to, scales: scales_to, .. } = block {
                 put(gpu, to, words, cols, first)?;
-                let row = |b: usize| scales.map(|all| &all[b * cols + first..][..to.cols]);
+                let row = |b: usize| scales.map(|all| &all[b * cols + first..][..to.cols()]);
                 let packed = (0..rows / quants.group as usize).flat_map(|b| quants.packed(row(b)));
                 gpu.overwrite(scales_to, &packed.collect::<Vec<u32>>())?;
             }
@@ -249,7 +245,7 @@ impl Weight {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn zeros_like(&self, gpu: &Gpu) -> Result<Weight> {
+    pub(crate) fn zeros_like(&self, gpu: &Gpu) -> Result<Weight> {
         let zeros = |b: &Block| gpu.zeros(b.rows(), b.cols()).map(Block::Dense);
         Ok(Weight { width: self.width, blocks: self.blocks.iter().map(zeros).collect::<Result<_>>()? })
     }
@@ -258,24 +254,24 @@ impl Weight {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn empty_half(&self, gpu: &Gpu, half: Half) -> Result<Weight> {
+    pub(crate) fn empty_half(&self, gpu: &Gpu, half: Half) -> Result<Weight> {
         let empty =
             |b: &Block| Ok(Block::Half { half, words: gpu.empty(b.rows(), pad4(b.cols()) / 2)?, cols: b.cols() });
         Ok(Weight { width: self.width, blocks: self.blocks.iter().map(empty).collect::<Result<_>>()? })
     }
 
     /// K with its padding.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.blocks.first().map_or(0, Block::rows)
     }
 
     /// N.
-    pub fn cols(&self) -> usize {
+    pub(crate) fn cols(&self) -> usize {
         self.blocks.iter().map(Block::cols).sum()
     }
 
     /// The blocks, each with its first column.
-    pub fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
         self.blocks.iter().enumerate().map(|(i, b)| (i * self.width, b))
     }
 
@@ -283,7 +279,7 @@ impl Weight {
     ///
     /// # Errors
     /// A weight in f16 or in quantised blocks.
-    pub fn check_trainable(&self) -> Result<()> {
+    pub(crate) fn check_trainable(&self) -> Result<()> {
         let fine = |b: &Block| matches!(b, Block::Dense(_) | Block::Half { half: Half::Bf16, .. });
         match self.blocks.iter().all(fine) {
             true => Ok(()),
@@ -295,7 +291,7 @@ impl Weight {
     ///
     /// # Errors
     /// A weight in fewer bits.
-    pub fn tensors(&self) -> Result<Vec<(usize, &Tensor)>> {
+    pub(crate) fn tensors(&self) -> Result<Vec<(usize, &Tensor)>> {
         fn dense((first, block): (usize, &Block)) -> Result<(usize, &Tensor)> {
             match block {
                 Block::Dense(t) => Ok((first, t)),
@@ -309,7 +305,7 @@ impl Weight {
     ///
     /// # Errors
     /// A weight in fewer bits, or in several blocks.
-    pub fn dense(&self) -> Result<&Tensor> {
+    pub(crate) fn dense(&self) -> Result<&Tensor> {
         match self.tensors()?[..] {
             [(_, tensor)] => Ok(tensor),
             _ => {
@@ -322,7 +318,7 @@ impl Weight {
     ///
     /// # Errors
     /// GPU errors.
-    pub fn values(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, gpu: &Gpu) -> Result<Vec<f32>> {
         let (rows, cols) = (self.rows(), self.cols());
         let mut all = vec![0f32; rows * cols];
         for (first, block) in self.blocks() {
@@ -342,16 +338,16 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
         Block::Half { half, words, cols } => {
             let all: Vec<u32> = gpu.download(words)?;
             let one = |row: &[u32], c: usize| half.value((row[c / 2] >> (16 * (c % 2))) as u16);
-            Ok(all.chunks_exact(words.cols).flat_map(|row| (0..*cols).map(move |c| one(row, c))).collect())
+            Ok(all.chunks_exact(words.cols()).flat_map(|row| (0..*cols).map(move |c| one(row, c))).collect())
         }
         Block::Quantised { quants, words, scales } => {
             let (w, s) = (gpu.download::<u32>(words)?, gpu.download::<u32>(scales)?);
-            let (cols, bits) = (words.cols, quants.bits);
+            let (cols, bits) = (words.cols(), quants.bits);
             let per = 32 / bits as usize;
             let one = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
                 let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
-                let (scale, minimum) = quants.unpacked(&s[row / quants.group as usize * scales.cols..], col);
+                let (scale, minimum) = quants.unpacked(&s[row / quants.group as usize * scales.cols()..], col);
                 q as f32 * scale + minimum
             };
             Ok((0..block.rows() * cols).map(one).collect())

@@ -34,7 +34,7 @@ impl Stream {
     /// The rows of the stream that `list` names, in its order.
     pub(crate) fn gather(&self, rec: &mut Recorder, list: &Tensor) -> Result<Stream> {
         let gpu = rec.gpu();
-        let empty = || gpu.empty(list.cols, self.x.cols);
+        let empty = || gpu.empty(list.cols(), self.x.cols());
         let picked = Stream { x: empty()?, delta: self.delta.as_ref().map(|_| empty()).transpose()? };
         rows::gather(rec, &self.x, list, &picked.x)?;
         if let (Some(from), Some(to)) = (&self.delta, &picked.delta) {
@@ -80,7 +80,7 @@ fn post(rec: &mut Recorder, model: &Model, layer: usize, out: Tensor, slot: Slot
 /// The gradient by a branch's output from dh, that by what it added to the stream.
 fn post_backward(rec: &mut Recorder, back: Back, normed: Option<&Norm>, param: usize, dh: &Tensor) -> Result<Tensor> {
     let Some(normed) = normed else { return Ok(dh.clone()) };
-    let d = rec.gpu().empty(dh.rows, dh.cols)?;
+    let d = rec.gpu().empty(dh.rows(), dh.cols())?;
     let dgain = vector_grad(back.grads, param)?;
     rms_norm::backward(rec, normed, back.model.gain(param)?, dh, (&d, false), dgain)?;
     Ok(d)

@@ -59,7 +59,7 @@ impl Masks {
 /// x `[T, N]` masked at a site, as a new tensor; x itself where nothing is dropped.
 pub(crate) fn apply(rec: &mut Recorder, masks: Option<&Masks>, site: u64, rate: f32, x: &Tensor) -> Result<Tensor> {
     let Some(masks) = masks.filter(|_| rate > 0.0) else { return Ok(x.clone()) };
-    let y = rec.gpu().empty(x.rows, x.cols)?;
+    let y = rec.gpu().empty(x.rows(), x.cols())?;
     dropout::forward(rec, x, &masks.rows, Mask { key: masks.key(site), rate }, &y)?;
     Ok(y)
 }

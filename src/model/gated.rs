@@ -26,7 +26,7 @@ pub(super) fn forward(
     drop: Option<&dropout::Masks>,
 ) -> Result<(Acts, Tensor)> {
     let gu = linear::forward(rec, model, Linear::gate_up(layer), y, drop)?;
-    let a = rec.gpu().empty(y.rows, mlp.width)?;
+    let a = rec.gpu().empty(y.rows(), mlp.width)?;
     swiglu::forward(rec, mlp.activation, &gu, &a)?;
     let out = linear::forward(rec, model, Linear::down(layer), &a, drop)?;
     Ok((Acts { gu, a }, out))
@@ -45,7 +45,7 @@ pub(super) fn backward(
     let Acts { gu, a } = acts;
     let da = linear::backward(rec, back, Linear::down(layer), Ends { x: &a, dy: &d_out })?;
     mem::drop((a, d_out));
-    let dgu = rec.gpu().empty(y.rows, 2 * pad4(mlp.width))?;
+    let dgu = rec.gpu().empty(y.rows(), 2 * pad4(mlp.width))?;
     swiglu::backward(rec, mlp.activation, &gu, &da, &dgu)?;
     mem::drop((gu, da));
     linear::backward(rec, back, Linear::gate_up(layer), Ends { x: y, dy: &dgu })

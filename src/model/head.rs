@@ -74,7 +74,7 @@ pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, stream: &Stream) -> 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
 pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
     let _part = rec.gpu().book(Part::Logits);
-    let out = rec.gpu().empty(y.rows, model.arch.vocab_size)?;
+    let out = rec.gpu().empty(y.rows(), model.arch.vocab_size)?;
     matmul::forward(rec, y, model.operand(Outer::Head as usize)?, &out, Epilogue::default())?;
     Ok(out)
 }
@@ -101,7 +101,7 @@ pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &List
     let step = chunk_rows(gpu, model.arch.vocab_size);
     let mut chunks = Vec::new();
     for (i, part) in lists.rows.chunks(step).enumerate() {
-        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols)?);
+        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols())?);
         rows::gather(rec, &norm.y, &row, &chunk)?;
         let logits = logits(rec, model, &chunk)?;
         log_softmax::forward(rec, &logits, &lists.targets, i * step, [&lse, &logp, &square])?;
@@ -133,7 +133,7 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let gpu = rec.gpu();
     let weight = model.operand(Outer::Head as usize)?;
-    let dy = gpu.empty(norm.y.rows, norm.y.cols)?;
+    let dy = gpu.empty(norm.y.rows(), norm.y.cols())?;
     rows::fill(rec, &dy)?;
     for (first, row, chunk) in &scored.chunks {
         let dlogits = logits(rec, model, chunk)?;
@@ -141,7 +141,7 @@ pub(crate) fn backward(
         if let Some(dweight) = &grads[Outer::Head as usize] {
             matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
         }
-        let dchunk = gpu.empty(chunk.rows, chunk.cols)?;
+        let dchunk = gpu.empty(chunk.rows(), chunk.cols())?;
         matmul::forward_nt(rec, &dlogits, weight, &dchunk, false)?;
         rows::scatter(rec, &dchunk, row, &dy)?;
     }

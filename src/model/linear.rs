@@ -93,7 +93,7 @@ pub(super) fn forward(
     x: &Tensor,
     drop: Option<&dropout::Masks>,
 ) -> Result<Tensor> {
-    let y = rec.gpu().empty(x.rows, model.operand(linear.weight)?.cols())?;
+    let y = rec.gpu().empty(x.rows(), model.operand(linear.weight)?.cols())?;
     project(rec, model, linear, x, &y, Epilogue::default(), drop)?;
     Ok(y)
 }
@@ -130,7 +130,7 @@ fn adapt(
         let b = model.weight(adapted.a + 1)?;
         let x = dropout::apply(rec, drop, adapted.site, lora.config.dropout, x)?;
         let u = between(rec, model, adapted, &x)?;
-        let z = rec.gpu().empty(x.rows, b.cols())?;
+        let z = rec.gpu().empty(x.rows(), b.cols())?;
         matmul::forward(rec, &u, b, &z, Epilogue::default())?;
         columns::add(rec, &z, adapted.first_column(), adapted.scale, y)?;
     }
@@ -140,7 +140,7 @@ fn adapt(
 /// u `[T, r]` = x A.
 fn between(rec: &mut Recorder, model: &Model, adapted: &Adapted, x: &Tensor) -> Result<Tensor> {
     let a = model.weight(adapted.a)?;
-    let u = rec.gpu().empty(x.rows, a.cols())?;
+    let u = rec.gpu().empty(x.rows(), a.cols())?;
     matmul::forward(rec, x, a, &u, Epilogue::default())?;
     Ok(u)
 }
@@ -154,7 +154,7 @@ pub(super) fn backward(rec: &mut Recorder, back: Back, linear: Linear, ends: End
     if let Some(dbias) = vector_grad(grads, linear.bias)? {
         column_sum::forward(rec, dy, dbias)?;
     }
-    let dx = rec.gpu().empty(x.rows, x.cols)?;
+    let dx = rec.gpu().empty(x.rows(), x.cols())?;
     matmul::forward_nt(rec, dy, model.operand(linear.weight)?, &dx, false)?;
     adapt_backward(rec, back, linear, ends, &dx)?;
     Ok(dx)
@@ -167,17 +167,17 @@ fn adapt_backward(rec: &mut Recorder, back: Back, linear: Linear, ends: Ends, dx
     let Some(lora) = &model.lora else { return Ok(()) };
     for adapted in lora.within(linear.weight) {
         let (a, b) = (model.weight(adapted.a)?, model.weight(adapted.a + 1)?);
-        let dz = rec.gpu().empty(dy.rows, b.cols())?;
+        let dz = rec.gpu().empty(dy.rows(), b.cols())?;
         columns::take(rec, dy, adapted.first_column(), adapted.scale, &dz)?;
         let rate = lora.config.dropout;
         let x = dropout::apply(rec, drop, adapted.site, rate, x)?;
         let u = between(rec, model, adapted, &x)?;
         matmul::forward_tn(rec, &u, &dz, grad(grads, adapted.a + 1)?, true)?;
-        let du = rec.gpu().empty(dy.rows, a.cols())?;
+        let du = rec.gpu().empty(dy.rows(), a.cols())?;
         matmul::forward_nt(rec, &dz, b, &du, false)?;
         matmul::forward_tn(rec, &x, &du, grad(grads, adapted.a)?, true)?;
         if drop.is_some() && rate > 0.0 {
-            let masked = rec.gpu().empty(dx.rows, dx.cols)?;
+            let masked = rec.gpu().empty(dx.rows(), dx.cols())?;
             matmul::forward_nt(rec, &du, a, &masked, false)?;
             let masked = dropout::apply(rec, drop, adapted.site, rate, &masked)?;
             columns::add(rec, &masked, 0, 1.0, dx)?;

@@ -99,7 +99,7 @@ pub fn logits(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
     let row: Vec<u32> = (0..tokens.len() as u32).collect();
     for part in row.chunks(head::chunk_rows(gpu, model.arch.vocab_size)) {
         let mut rec = gpu.record();
-        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols)?);
+        let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols())?);
         rows::gather(&mut rec, &norm.y, &row, &chunk)?;
         let logits = head::logits(&mut rec, model, &chunk)?;
         rec.submit()?;

@@ -32,17 +32,17 @@ fn branch(
     let (gain, eps) = (model.gain(gain)?, arch.rms_norm_eps);
     // An adapter reads the normalised rows and adds to what is gated.
     let plain = model.lora.is_none();
-    let norm = (plain && matmul::normalises(rec, x.rows)).then_some((gain, eps));
-    let fused = gated.filter(|_| plain && matmul::gates(rec, x.rows, weight));
+    let norm = (plain && matmul::normalises(rec, x.rows())).then_some((gain, eps));
+    let fused = gated.filter(|_| plain && matmul::gates(rec, x.rows(), weight));
     let y = match norm {
         Some(_) => x.clone(),
         None => rms_norm::forward(rec, x, None, gain, eps)?.y,
     };
-    let out = gpu.empty(x.rows, fused.map_or(weight.cols(), |mlp| mlp.width))?;
+    let out = gpu.empty(x.rows(), fused.map_or(weight.cols(), |mlp| mlp.width))?;
     let gate = fused.map(|mlp| mlp.activation);
     project(rec, model, linear, &y, &out, Epilogue { norm, gate, ..Epilogue::default() }, None)?;
     let Some(mlp) = gated.filter(|_| gate.is_none()) else { return Ok(out) };
-    let a = gpu.empty(x.rows, mlp.width)?;
+    let a = gpu.empty(x.rows(), mlp.width)?;
     swiglu::forward(rec, mlp.activation, &out, &a)?;
     Ok(a)
 }
@@ -50,7 +50,7 @@ fn branch(
 /// All blocks on the embedded rows x, which become the stream; gives it and the last block's addition, as the final
 /// norm wants them.
 pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) -> Result<(Tensor, Tensor)> {
-    let added = rec.gpu().empty(x.rows, x.cols)?;
+    let added = rec.gpu().empty(x.rows(), x.cols())?;
     let Some(last) = model.arch.layers.len().checked_sub(1) else {
         return Err(Error::Input("a model without layers".into()));
     };

@@ -34,7 +34,7 @@ impl Moment {
             return grad.zeros_like(gpu).map(Moment::F32);
         }
         let zeros = |(_, block): (usize, &Tensor)| {
-            let [rows, cols] = shape8(block.rows, block.cols);
+            let [rows, cols] = shape8(block.rows(), block.cols());
             gpu.zeros(rows, cols)
         };
         Ok(Moment::Bits8(grad.tensors()?.into_iter().map(zeros).collect::<Result<_>>()?))

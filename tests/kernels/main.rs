@@ -1,6 +1,5 @@
-//! The kernels: against their twins, translated, on quantised blocks, and how much work they do.
+//! The kernels: against their twins, translated, and on quantised blocks.
 
-mod attention_work;
 mod blocks;
 mod shaders;
 mod twins;

@@ -2,15 +2,13 @@
 //! up the pairs of lanes and rows that they compute, and the sums are compared with the visible
 //! area, forward and backward, in every variant.
 
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 #![expect(clippy::print_stdout, reason = "docs/notebook/attention.md has the figures")]
 
-use selfreward::gpu::{Form, Gpu, Options, Variant};
-use selfreward::kernels::attention;
-use selfreward::kernels::attention_backward;
-use selfreward::kernels::heads::Heads;
-use selfreward::kernels::mask::Mask;
-use selfreward::layout::Forest;
+use super::heads::Heads;
+use super::mask::Mask;
+use super::{attention, attention_backward};
+use crate::gpu::{Form, Gpu, Options, Variant};
+use crate::layout::Forest;
 
 /// Roots of some rows with the leaves of each.
 fn forest(trees: &[(usize, Vec<usize>)]) -> Forest {
