@@ -1,5 +1,7 @@
-//! What a loss, a judge mode or an optimiser needs stands in its row: nothing outside the list compares with its name.
+//! What a loss, a judge mode, an optimiser or a family needs stands in its row: nothing outside the list compares with
+//! its name.
 
+use selfreward::arch::family::FAMILIES;
 use selfreward::judge::Mode;
 use selfreward::settings::{Settings, Takes};
 use selfreward::train::Optimiser;
@@ -7,8 +9,9 @@ use selfreward::train::losses::LOSSES;
 use selfreward::train::objective::Divergence;
 use std::path::Path;
 
-/// The files that may compare with names: those that hold the rows.
-const LISTS: [&str; 3] = ["src/train/losses.rs", "src/judge/model_judge.rs", "src/train/settings.rs"];
+/// The files that may compare with names: those that hold the rows, and one whose words are those of tokenizers.
+const LISTS: [&str; 4] =
+    ["src/train/losses.rs", "src/judge/model_judge.rs", "src/train/settings.rs", "src/weights/gguf_tokenizer.rs"];
 
 /// Every name of a row.
 fn names() -> Vec<&'static str> {
@@ -18,6 +21,7 @@ fn names() -> Vec<&'static str> {
     };
     let mut all: Vec<&str> = Optimiser::settings().iter().flat_map(|s| words(s.takes)).collect();
     all.extend(LOSSES.iter().map(|l| l.name));
+    all.extend(FAMILIES.iter().map(|family| family.model_type));
     all.extend(Mode::ALL.map(Mode::name));
     all.extend(Divergence::NAMES.map(|(name, _)| name));
     all
