@@ -15,6 +15,7 @@ mod vulkan;
 use naga::back::spv;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use selfreward::gpu::{Source, Variant};
+use selfreward::kernels::Way;
 use selfreward_testing::texts;
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -83,13 +84,11 @@ fn kernels() -> Result<Vec<Kernel>, String> {
     let all = texts::texts().map_err(|e| e.to_string())?;
     let mut seen = HashSet::new();
     let mut made = Vec::new();
-    // RDNA's matrix units are 16 x 16 x 16; RADV takes others for such.
-    for t in all.iter().filter(|t| t.variant == Variant::Tile && !t.wgsl.contains("coop_mat8x8")) {
-        // A text stands once for each row of constants, whether it uses them or not.
-        let used = |name: &str| t.wgsl.lines().filter(|l| !l.starts_with("const ")).any(|l| l.contains(name));
-        let constants: Vec<String> =
-            t.row.iter().filter(|(n, _)| used(n) || *n == "HALF").map(|(n, v)| format!("{n}={v}")).collect();
-        let name = format!("{} {} {}", t.source.name, t.entry, constants.join(" "));
+    // RDNA's matrix units are 16 x 16 x 16 and its subgroups have 32 lanes at least; RADV takes others for such.
+    let other = |way: &Way| way.constants.iter().any(|c| *c == ("SIZE", 8) || (c.0 == "WG" && c.1 < 128));
+    for t in all.iter().filter(|t| t.way.variant == Variant::Tile && !other(&t.way)) {
+        let constants: Vec<String> = t.way.constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let name = format!("{} {} {}", t.kernel.name(), t.way.entry, constants.join(" "));
         let kernel = translate(name.trim().to_owned(), &t.wgsl)?;
         if seen.insert(kernel.spirv.clone()) {
             made.push(kernel);

@@ -77,3 +77,8 @@ pub enum Activation {
     /// GELU in its tanh form (`gelu_pytorch_tanh`; arXiv 1606.08415, section 2).
     GeluTanh,
 }
+
+impl Activation {
+    /// Every one.
+    pub const ALL: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+}

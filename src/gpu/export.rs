@@ -1,7 +1,7 @@
 //! A recording as plain data, for another WebGPU implementation to run.
 
 use super::buffer::Raw;
-use super::record::SLOT;
+use super::params::SLOT;
 use super::{Recorder, Tensor};
 use crate::Result;
 use std::sync::Arc;

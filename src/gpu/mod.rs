@@ -1,4 +1,7 @@
 //! The only folder that names wgpu: adapter choice, device, buffers, pipelines, recording, tuning.
+//!
+//! `Inner` below holds what each file keeps for a device, and each file adds its part of [`Gpu`]'s methods: so this
+//! file and those of the folder know one another, while among themselves they import in one direction.
 
 mod adapter;
 mod buffer;
@@ -18,8 +21,8 @@ pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub use params::Parameter;
 pub(crate) use params::{Param, Value};
-pub use pipeline::Source;
 pub(crate) use pipeline::{LANES, WIDE};
+pub use pipeline::{PipelineKey, Source};
 pub use profile::{KernelTime, Profile, Span};
 pub use record::Cost;
 pub(crate) use record::{Launch, Plan, Recorder, fold};
@@ -127,7 +130,7 @@ struct Inner {
     memory: Option<u64>,
     /// Most bytes of what is cut into chunks.
     chunk: u64,
-    pipelines: Mutex<HashMap<pipeline::Key, Arc<pipeline::Pipeline>>>,
+    pipelines: Mutex<HashMap<pipeline::PipelineKey, Arc<pipeline::Pipeline>>>,
     pool: Mutex<buffer::Pool>,
     /// What stands for every buffer where bytes are only counted.
     stand_in: Option<wgpu::Buffer>,

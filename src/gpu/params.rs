@@ -4,6 +4,9 @@
 use super::Source;
 use crate::{Error, Result};
 
+/// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
+pub(super) const SLOT: usize = 256;
+
 /// What a launch sends for one parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Value<'a> {

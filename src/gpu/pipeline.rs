@@ -1,7 +1,6 @@
 //! From a kernel's text to a pipeline: variants are text blocks put one after another, constants are `const` lines.
 
-use super::params::Parameter;
-use super::record::SLOT;
+use super::params::{Parameter, SLOT};
 use super::widen::widen;
 use super::{Gpu, Variant, lock};
 use crate::{Error, Result};
@@ -143,7 +142,8 @@ impl Source {
         out.push_str(section);
         // A loop over one item ends in a break, or a GPU's compiler would not see that it is none.
         let counts = [constants, &[("ONCE", u32::from(per == 1))]].concat();
-        expand(self.name, &out, &counts)
+        let text = expand(self.name, &out, &counts)?;
+        Ok(if constants.contains(&WIDE) { widen(&text) } else { text })
     }
 
     /// What its `enable` directives name.
@@ -237,11 +237,15 @@ pub(crate) const LANES: (&str, u32) = ("LANES", 8);
 
 /// What makes two pipelines the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) name: &'static str,
-    pub(super) variant: Variant,
-    pub(super) entry: &'static str,
-    pub(super) constants: Vec<(&'static str, u32)>,
+pub struct PipelineKey {
+    /// Name of the [`Source`].
+    pub name: &'static str,
+    /// Which of its texts.
+    pub variant: Variant,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The constants, in the order in which they stand in front of the text.
+    pub constants: Vec<(&'static str, u32)>,
 }
 
 pub(super) struct Pipeline {
@@ -254,20 +258,22 @@ pub(super) struct Pipeline {
 }
 
 impl Gpu {
-    pub(super) fn pipeline(&self, source: &Source, key: &Key) -> Result<Arc<Pipeline>> {
+    /// The pipelines that were built so far.
+    pub fn pipelines(&self) -> Vec<PipelineKey> {
+        lock(&self.0.pipelines).keys().cloned().collect()
+    }
+
+    pub(super) fn pipeline(&self, source: &Source, key: &PipelineKey) -> Result<Arc<Pipeline>> {
         if let Some(p) = lock(&self.0.pipelines).get(key) {
             return Ok(p.clone());
         }
-        let mut text = source.wgsl(key.variant, key.entry, &key.constants)?;
-        if key.constants.contains(&WIDE) {
-            text = widen(&text);
-        }
+        let text = source.wgsl(key.variant, key.entry, &key.constants)?;
         let made = Arc::new(self.build(source, key, &text)?);
         lock(&self.0.pipelines).insert(key.clone(), made.clone());
         Ok(made)
     }
 
-    fn build(&self, source: &Source, key: &Key, text: &str) -> Result<Pipeline> {
+    fn build(&self, source: &Source, key: &PipelineKey, text: &str) -> Result<Pipeline> {
         let device = &self.0.device;
         let label = format!("{}.{}.{}", source.name, key.variant.name(), key.entry);
         let checks =

@@ -1,8 +1,8 @@
 //! Launchers append to a recorder; one place submits.
 
 use super::buffer::Raw;
-use super::params::{self, Param};
-use super::pipeline::{Key, Pipeline, Source};
+use super::params::{self, Param, SLOT};
+use super::pipeline::{Pipeline, PipelineKey, Source};
 use super::{Form, Gpu, Tensor, Variant, lock};
 use crate::clock;
 use crate::{Error, Result};
@@ -60,7 +60,7 @@ pub(crate) struct Launch<'a> {
 
 pub(super) struct Step {
     pub(super) source: &'static Source,
-    pub(super) key: Key,
+    pub(super) key: PipelineKey,
     pipeline: Arc<Pipeline>,
     pub(super) buffers: Vec<Arc<Raw>>,
     pub(super) groups: [u32; 3],
@@ -82,9 +82,6 @@ struct Counted {
     held: Vec<Arc<Raw>>,
     cost: Cost,
 }
-
-/// Bytes of one launch's parameters: WebGPU's largest alignment of a uniform's dynamic offset.
-pub(super) const SLOT: usize = 256;
 
 /// Workgroups for `n` of them in one dimension, folded into two when there are more than a dimension may have.
 pub(crate) fn fold(n: usize) -> [u32; 3] {
@@ -135,7 +132,8 @@ impl<'g> Recorder<'g> {
             self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
             return Ok(());
         }
-        let key = Key { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
+        let key =
+            PipelineKey { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
         let pipeline = self.gpu.pipeline(l.source, &key)?;
         params::check(name, &pipeline.params, l.params)?;
         if pipeline.storage != l.bind.len() {

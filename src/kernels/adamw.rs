@@ -4,6 +4,7 @@ use super::case::{Case, Kernel, Trial};
 use super::cast;
 use super::half::Half;
 use super::sizes::{lanes, row_groups, several, stream};
+use super::way::{Traits, Way};
 use super::weight::{Block, Weight};
 use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
@@ -19,13 +20,19 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "gradient norm, clipping, AdamW",
-    constants: &[&[("HALF", 0)], &[("HALF", 1)]],
-    ordered: &[],
-    cases,
-};
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", ways, ordered: &[], cases };
+
+/// `entry` is "step" or "step8", of weights in f32 or in bf16.
+fn way(traits: &Traits, entry: &'static str, in_bf16: bool) -> Way {
+    Way::new(&SOURCE, traits, entry, [("HALF", u32::from(in_bf16))])
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let steps = ["step", "step8"].into_iter().flat_map(|entry| [false, true].map(|half| way(traits, entry, half)));
+    let norms = ["square_sum", "clip"].map(|entry| Way::new(&SOURCE, traits, entry, []));
+    norms.into_iter().chain(steps).collect()
+}
 
 /// Elements that one partial sum of squares covers.
 pub(crate) const SLICE: usize = 4096;
@@ -166,9 +173,9 @@ pub(crate) fn step(
     moments: Moments,
 ) -> Result<()> {
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(rates.step as f64);
-    let (w, half) = match block {
-        Block::Dense(w) => (w, 0),
-        Block::Half { half: Half::Bf16, words, .. } => (words, 1),
+    let (w, in_bf16) = match block {
+        Block::Dense(w) => (w, false),
+        Block::Half { half: Half::Bf16, words, .. } => (words, true),
         _ => return Err(Error::Input("weights are trained in f32 or bf16".into())),
     };
     let [rows, cols] = [block.rows(), block.cols()];
@@ -218,10 +225,11 @@ pub(crate) fn step(
     let [m, v] = match moments {
         Moments::F32(both) | Moments::Bits8(both, _) => both,
     };
+    let way = way(&Traits::of(rec), entry, in_bf16);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry,
-        constants: vec![("HALF", half)],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &[&sizes[..], &common].concat(),
         bind: &bind,
         groups,

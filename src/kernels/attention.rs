@@ -3,10 +3,11 @@
 use super::arena::CHUNK;
 use super::attention_tiles;
 use super::case::{Case, Kernel, Trial};
-use super::heads::Heads;
+use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads, random_forest, sequences};
 use super::mask::{Attended, Mask};
 use super::sizes::stream;
+use super::way::{Constant, Traits, Way};
 use crate::Result;
 use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant, WIDE};
@@ -24,32 +25,8 @@ static SOURCE: Source = Source {
 pub(super) const WORKGROUP: usize = 32;
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "attention over the token forest",
-    constants: &[
-        &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 4), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[
-            ("D4", 16),
-            ("PARTS", 1),
-            ("UNIT", 1),
-            ("ABREAST", 3),
-            ("HQ", 1),
-            ("NB", 1),
-            ("CHUNK", CHUNK as u32),
-            ("COUNT", 0),
-        ],
-        &[("D4", 16), ("PARTS", 8), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 18), ("PARTS", 4), ("UNIT", 2), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 20), ("PARTS", 4), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 25), ("PARTS", 4), ("UNIT", 4), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 32), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-        &[("D4", 64), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 4), ("CHUNK", 0), ("COUNT", 0)],
-    ],
-    ordered: &Variant::ALL,
-    cases,
-};
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "attention over the token forest", ways, ordered: &Variant::ALL, cases };
 
 /// How the lanes of a workgroup share rows and heads. A GPU's registers hold no whole head of 64 channels, and the
 /// fewer rows a workgroup has, the fewer of its lanes wait for one another. `docs/RADV.md` has what came of it.
@@ -71,11 +48,11 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// The sharing in the forward pass and in that of dQ, with partial sums of `chunk` positions; 0 means one sum.
-    pub(super) fn new(rec: &Recorder, heads: Heads, chunk: usize) -> Sharing {
+    /// Of the forward pass and of dQ's, with partial sums of `chunk` positions, 0 for one sum.
+    pub(super) fn new(traits: &Traits, heads: Heads, chunk: usize) -> Sharing {
         let width = heads.padded();
         let none = Sharing { parts: 1, unit: 1, abreast: 1, together: 1, at_once: 1 };
-        match (rec.variant(), chunk) {
+        match (traits.variant, chunk) {
             (Variant::Soft, _) => {
                 let at_once = if width > 16 && chunk == 0 { 8 } else { 1 };
                 Sharing { together: heads.together(4), at_once, ..none }
@@ -102,10 +79,42 @@ impl Sharing {
         }
     }
 
-    /// The sharing in the pass of dK and dV, where a lane goes through the query heads of a key head one by one.
-    pub(super) fn by_keys(rec: &Recorder, heads: Heads) -> Sharing {
-        Sharing { together: heads.group(), ..Sharing::new(rec, heads, 0) }
+    /// Of dK and dV, where a lane goes through the query heads of a key head one by one.
+    pub(super) fn by_keys(traits: &Traits, heads: Heads) -> Sharing {
+        Sharing { together: heads.group(), ..Sharing::new(traits, heads, 0) }
     }
+
+    /// What the constants say of it; with `counts` the kernel counts what it computes.
+    pub(super) fn constants(&self, traits: &Traits, heads: Heads, chunk: usize, counts: bool) -> Vec<Constant> {
+        let mut constants = vec![
+            ("D4", (heads.padded() / 4) as u32),
+            ("PARTS", self.parts as u32),
+            ("UNIT", self.unit as u32),
+            ("ABREAST", self.abreast as u32),
+            ("HQ", self.together as u32),
+            ("NB", self.at_once as u32),
+            ("QS", self.at_once as u32),
+            ("CHUNK", chunk as u32),
+            ("COUNT", u32::from(counts)),
+        ];
+        constants.extend(traits.wide_words.then_some(WIDE));
+        constants
+    }
+}
+
+/// Positions of one partial sum of the forward pass, 0 where there is one sum.
+fn chunk(traits: &Traits) -> usize {
+    if traits.invariant { CHUNK } else { 0 }
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let here = EXAMPLES.into_iter().map(|(heads, _)| heads).filter(|h| !attention_tiles::suits_forward(traits, *h));
+    let of = |heads: Heads| {
+        let chunk = chunk(traits);
+        let constants = Sharing::new(traits, heads, chunk).constants(traits, heads, chunk, false);
+        Way::new(&SOURCE, traits, "forward", constants)
+    };
+    here.map(of).collect()
 }
 
 pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 8]> {
@@ -144,25 +153,14 @@ pub(super) fn by_heads(
     mask: &Mask,
     bind: &[&Tensor],
 ) -> Result<()> {
-    let Sharing { parts, unit, abreast, together, at_once } = pass.sharing;
+    let Sharing { parts, abreast, together, .. } = pass.sharing;
     // Of those that a workgroup takes.
     let taken = together * abreast;
     let per_head = 2.0 * pass.products * mask.area * heads.head_dim as f64 * taken as f64;
     let count = heads.heads / taken;
     let block = pass.source.workgroup(rec.variant()) as usize / parts / abreast;
     let head_step = if pass.by_keys { 1 } else { taken };
-    let mut constants = vec![
-        ("D4", (heads.padded() / 4) as u32),
-        ("PARTS", parts as u32),
-        ("UNIT", unit as u32),
-        ("ABREAST", abreast as u32),
-        ("HQ", together as u32),
-        ("NB", at_once as u32),
-        ("QS", at_once as u32),
-        ("CHUNK", pass.chunk as u32),
-        ("COUNT", u32::from(mask.work.is_some())),
-    ];
-    constants.extend((rec.variant() == Variant::Soft && rec.gpu().has_wide_words()).then_some(WIDE));
+    let constants = pass.sharing.constants(&Traits::of(rec), heads, pass.chunk, mask.work.is_some());
     let bind: Vec<&Tensor> = bind.iter().copied().chain(&mask.work).collect();
     let most = ((rec.gpu().flops_per_dispatch() / per_head.max(1.0)) as usize).clamp(1, count);
     (0..count).step_by(most).try_for_each(|first| {
@@ -187,14 +185,15 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mas
     let gpu = rec.gpu();
     let o = gpu.empty(qkv.rows(), heads.heads * heads.padded())?;
     let lse = gpu.empty(1, qkv.rows() * heads.heads)?;
-    if attention_tiles::suits_forward(rec, heads) {
+    let traits = Traits::of(rec);
+    if attention_tiles::suits_forward(&traits, heads) {
         let out = Attended { o, lse };
         attention_tiles::attend(rec, (qkv, heads), mask, &out)?;
         return Ok(out);
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, &o, &lse];
-    let chunk = if rec.invariant() { CHUNK } else { 0 };
-    let sharing = Sharing::new(rec, heads, chunk);
+    let chunk = chunk(&traits);
+    let sharing = Sharing::new(&traits, heads, chunk);
     let pass = Pass { source: &SOURCE, entry: "forward", chunk, by_keys: false, sharing, products: 2.0 };
     by_heads(rec, &pass, qkv, heads, mask, &bind)?;
     Ok(Attended { o, lse })
@@ -203,18 +202,27 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mas
 /// (o, lse) of unpadded heads x `[T, H + 2 KV, head_dim]`.
 pub(crate) fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>, Vec<f64>) {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
-    let row = |t: usize, head: usize| &x[(t * (h + 2 * kv) + head) * d..][..d];
-    let (mut o, mut lse) = (Vec::new(), Vec::new());
+    let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;
+    let root = (d as f64).sqrt();
+    let (mut o, mut lse) = (vec![0.0; forest.len() * h * d], Vec::new());
     for i in 0..forest.len() {
+        let seen: Vec<usize> = (0..=i).filter(|j| forest.visible(i, *j, window)).collect();
         for q in 0..h {
-            let k = h + q / (h / kv);
-            let seen: Vec<usize> = (0..=i).filter(|j| forest.visible(i, *j, window)).collect();
-            let score = |j: usize| row(i, q).iter().zip(row(j, k)).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt();
-            let s: Vec<f64> = seen.iter().map(|j| score(*j)).collect();
-            let top = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let l = top + s.iter().map(|v| (v - top).exp()).sum::<f64>().ln();
-            lse.push(l);
-            o.extend((0..d).map(|c| seen.iter().zip(&s).map(|(j, s)| (s - l).exp() * row(*j, k + kv)[c]).sum::<f64>()));
+            let (k, here) = (h + q / (h / kv), (i * h + q) * d);
+            let mut scores = Vec::new();
+            for j in &seen {
+                let (qi, ki) = (at(i, q), at(*j, k));
+                scores.push((0..d).map(|c| x[qi + c] * x[ki + c]).sum::<f64>() / root);
+            }
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = top + scores.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
+            lse.push(log_sum);
+            for (j, s) in seen.iter().zip(&scores) {
+                let (weight, vi) = ((s - log_sum).exp(), at(*j, k + kv));
+                for c in 0..d {
+                    o[here + c] += weight * x[vi + c];
+                }
+            }
         }
     }
     (o, lse)
@@ -289,4 +297,33 @@ fn cases() -> Vec<Case> {
         Ok(())
     }));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sharing(traits: &Traits, heads: Heads, chunk: usize) -> [usize; 5] {
+        let s = Sharing::new(traits, heads, chunk);
+        [s.parts, s.unit, s.abreast, s.together, s.at_once]
+    }
+
+    /// Parts of a row, words of a vec4, heads abreast, query heads held together, rows read at once.
+    #[test]
+    fn lanes_share_rows_as_the_heads_divide() {
+        let (soft, tile) = (Traits::plain(Variant::Soft), Traits::plain(Variant::Tile));
+        let of = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+        for (heads, chunk, on_soft, on_tile) in [
+            (of(1, 1, 3), 0, [1, 1, 1, 1, 1], [2, 4, 1, 1, 4]),
+            (of(4, 2, 12), 0, [1, 1, 1, 2, 1], [2, 2, 1, 2, 4]),
+            (of(9, 3, 64), 0, [1, 1, 1, 3, 8], [8, 1, 1, 3, 4]),
+            (of(9, 3, 64), CHUNK, [1, 1, 1, 3, 1], [1, 1, 3, 1, 1]),
+            (of(14, 2, 64), CHUNK, [1, 1, 1, 1, 1], [1, 1, 2, 1, 1]),
+            (of(1, 1, 100), 0, [1, 1, 1, 1, 8], [4, 4, 1, 1, 2]),
+            (of(2, 1, 256), 0, [1, 1, 1, 2, 8], [16, 1, 1, 1, 4]),
+        ] {
+            assert_eq!(sharing(&soft, heads, chunk), on_soft, "soft {heads:?} {chunk}");
+            assert_eq!(sharing(&tile, heads, chunk), on_tile, "tile {heads:?} {chunk}");
+        }
+    }
 }

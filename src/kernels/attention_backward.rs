@@ -3,10 +3,11 @@
 use super::attention::{Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, twin};
 use super::attention_tiles::{self, Gradient};
 use super::case::{Case, Kernel, Trial};
-use super::heads::Heads;
+use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads, sequences};
 use super::mask::{Attended, Mask};
 use super::sizes::{lanes, stream};
+use super::way::{Traits, Way};
 use crate::Result;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::layout::Forest;
@@ -20,22 +21,27 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "gradients of attention over the token forest",
-    constants: &[
-        &[("D4", 1), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1), ("HQ", 2), ("NB", 1), ("QS", 1), ("COUNT", 0)],
-        &[("D4", 3), ("PARTS", 2), ("UNIT", 2), ("ABREAST", 1), ("HQ", 4), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-        &[("D4", 16), ("PARTS", 8), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-        &[("D4", 18), ("PARTS", 4), ("UNIT", 2), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
-        &[("D4", 20), ("PARTS", 4), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
-        &[("D4", 25), ("PARTS", 4), ("UNIT", 4), ("ABREAST", 1), ("HQ", 1), ("NB", 2), ("QS", 2), ("COUNT", 0)],
-        &[("D4", 32), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 3), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-        &[("D4", 64), ("PARTS", 16), ("UNIT", 1), ("ABREAST", 1), ("HQ", 1), ("NB", 4), ("QS", 4), ("COUNT", 0)],
-    ],
-    ordered: &[],
-    cases,
-};
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "gradients of attention over the token forest", ways, ordered: &[], cases };
+
+/// Of [`row_delta`].
+fn delta_way(traits: &Traits, heads: Heads) -> Way {
+    let d4 = (heads.padded() / 4) as u32;
+    Way::new(&SOURCE, traits, "row_delta", [("D4", d4), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)])
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let mut all = Vec::new();
+    for (heads, _) in EXAMPLES {
+        all.push(delta_way(traits, heads));
+        if !attention_tiles::suits(traits, heads) {
+            let both = [("queries", Sharing::new(traits, heads, 0)), ("keys", Sharing::by_keys(traits, heads))];
+            let way = |(entry, s): (_, Sharing)| Way::new(&SOURCE, traits, entry, s.constants(traits, heads, 0, false));
+            all.extend(both.map(way));
+        }
+    }
+    all
+}
 
 /// The gradient by qkv from d_o.
 ///
@@ -52,18 +58,19 @@ pub(crate) fn backward(
     d_o.expect_shape("attention's output gradient", out.o.rows(), out.o.cols())?;
     let delta = row_delta(rec, (qkv, d_o), heads, mask, out)?;
     let dqkv = rec.gpu().empty(qkv.rows(), qkv.cols())?;
-    if attention_tiles::suits(rec, heads) {
+    let traits = Traits::of(rec);
+    if attention_tiles::suits(&traits, heads) {
         let grad = Gradient { d_o, lse: &out.lse, delta: &delta };
         attention_tiles::backward(rec, (qkv, heads), mask, grad, &dqkv)?;
         return Ok(dqkv);
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
     let source = &SOURCE;
-    let sharing = Sharing::new(rec, heads, 0);
+    let sharing = Sharing::new(&traits, heads, 0);
     let queries = Pass { source, entry: "queries", chunk: 0, by_keys: false, sharing, products: 3.0 };
     by_heads(rec, &queries, qkv, heads, mask, &bind)?;
     let bind = [qkv, &mask.end, &mask.pos, d_o, &out.lse, &delta, &dqkv];
-    let sharing = Sharing::by_keys(rec, heads);
+    let sharing = Sharing::by_keys(&traits, heads);
     let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, sharing, products: 4.0 };
     by_heads(rec, &keys, qkv, heads, mask, &bind)?;
     Ok(dqkv)
@@ -78,10 +85,11 @@ pub(super) fn row_delta(
     out: &Attended,
 ) -> Result<Tensor> {
     let delta = rec.gpu().empty(1, qkv.rows() * heads.heads)?;
+    let way = delta_way(&Traits::of(rec), heads);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "row_delta",
-        constants: vec![("D4", (heads.padded() / 4) as u32), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params(qkv, heads, mask, 0)?,
         bind: &[&out.o, d_o, &delta],
         groups: lanes(&SOURCE, rec.variant(), qkv.rows() * heads.heads),

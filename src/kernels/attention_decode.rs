@@ -2,11 +2,12 @@
 
 use super::arena::{Arena, CHUNK, PAGE, Rows};
 use super::case::{Case, Kernel, Trial};
-use super::heads::Heads;
+use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
 use super::rope::{self, Place, Turn};
 use super::sizes::lanes;
+use super::way::{Traits, Way};
 use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE, fold};
 use crate::{Error, Result};
@@ -29,53 +30,84 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention of single rows onto the paged KV arena",
-    constants: &[
-        &[
-            ("D4", 3),
-            ("NB", 1),
-            ("CHUNK", CHUNK as u32),
-            ("WHOLE", 1),
-            ("HQ", 1),
-            ("SHARE", 3),
-            ("AT_ONCE", 1),
-            ("HALF4", 1),
-            ("QK_NORM", 1),
-            ("OFFSET", 1),
-        ],
-        &[
-            ("D4", 64),
-            ("NB", 1),
-            ("CHUNK", CHUNK as u32),
-            ("WHOLE", 0),
-            ("HQ", 2),
-            ("SHARE", 8),
-            ("AT_ONCE", 1),
-            ("HALF4", 32),
-            ("QK_NORM", 0),
-            ("OFFSET", 0),
-        ],
-    ],
+    ways,
     ordered: &Variant::ALL,
     cases,
 };
+
+/// What decides how a step's rows attend, besides the device.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    heads: Heads,
+    /// Rows of the step.
+    rows: usize,
+    /// Partial sums of a row.
+    chunks: usize,
+    /// Where q and k turn within attention: the channels that turn, and the QK-norm as [`Place::norm`] has it.
+    turned: Option<(usize, Option<bool>)>,
+}
+
+/// The entry point with its constants, and its workgroups.
+fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
+    let Asked { heads, rows, chunks, turned } = asked;
+    let d4 = heads.padded() / 4;
+    let items = rows * heads.heads * chunks;
+    let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
+    if traits.variant == Variant::Tile && !traits.invariant {
+        return (Way::new(&SOURCE, traits, "chunk", constants), fold(items));
+    }
+    if !beside(traits, heads) {
+        // As in the attention of scoring.
+        let at_once = if traits.variant == Variant::Soft && d4 > 4 && !traits.invariant { 4 } else { 1 };
+        constants.push(("NB", at_once));
+        return (Way::new(&SOURCE, traits, "split", constants), lanes(&SOURCE, traits.variant, items));
+    }
+    let share = d4.div_ceil(LANES.1 as usize);
+    // Each vec4 of a query head is 8 of a lane's registers.
+    let together = heads.together((8 / share).clamp(1, 4));
+    constants.extend([("HQ", together as u32), ("SHARE", share as u32), ("AT_ONCE", LANES.1), LANES]);
+    // Of one row keys and values come from memory (as in a product of few rows), of several often from a cache.
+    constants.extend((rows > 1 && traits.wide_words).then_some(WIDE));
+    let entry = if turned.is_some() { "turned" } else { "group" };
+    if let Some((turned, norm)) = turned {
+        constants.push(("HALF4", turned as u32 / 8));
+        constants.extend(rope::norm_constants(norm));
+    }
+    (Way::new(&SOURCE, traits, entry, constants), fold(items / together))
+}
+
+/// Whether lanes stand side by side over the channels of a head; in a narrower one some would have none.
+fn beside(traits: &Traits, heads: Heads) -> bool {
+    traits.lanes && !traits.invariant && heads.padded() / 4 >= LANES.1 as usize
+}
+
+/// Whether q and k turn within attention: in vec4 no head has padding, and the pairs of channels lie whole vec4 apart.
+fn turns_within(traits: &Traits, heads: Heads, turned: usize) -> bool {
+    beside(traits, heads) && heads.head_dim.is_multiple_of(4) && turned.is_multiple_of(8)
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let mut all = Vec::new();
+    for (heads, turned) in EXAMPLES {
+        for (rows, chunks) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            let norms = [None, Some(false), Some(true)].map(|norm| Some((turned, norm)));
+            let within = norms.into_iter().filter(|_| turned > 0 && turns_within(traits, heads, turned));
+            for turned in within.chain([None]) {
+                let (way, _) = choose(traits, Asked { heads, rows, chunks, turned });
+                all.extend((chunks > 1).then(|| Way { entry: "merge", ..way.clone() }));
+                all.push(way);
+            }
+        }
+    }
+    all
+}
 
 /// o `[B, H pad4(head_dim)]` of rotated rows qkv `[B, width]`, whose own k and v are already in the arena.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
 pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Arena, rows: &Rows) -> Result<Tensor> {
-    let (b, d4, chunks) = (qkv.rows(), heads.padded() / 4, rows.chunks());
-    let items = b * heads.heads * chunks;
-    let way = match (rec.variant(), rec.invariant()) {
-        (Variant::Tile, false) => ("chunk", Vec::new(), fold(items)),
-        (Variant::Soft, false) if beside(rec, heads) => by_key_head(rec, "group", heads, (b, chunks)),
-        // As in the attention of scoring.
-        (variant, ordered) => {
-            let together = if variant == Variant::Soft && d4 > 4 && !ordered { 4 } else { 1 };
-            ("split", vec![("NB", together)], lanes(&SOURCE, variant, items))
-        }
-    };
-    attend(rec, (qkv, heads), arena, rows, way, None)
+    attend(rec, (qkv, heads), arena, rows, None)
 }
 
 /// The same of raw rows `[B, width]`, each of a sequence of its own: their q and k turn, and their k and v go to the
@@ -85,37 +117,14 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Ar
 /// Shapes that do not fit; out of memory.
 pub(crate) fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
     let heads = place.heads;
-    // In vec4: no head has padding, and the pairs of channels lie whole vec4 apart; 8 bindings have no room for
-    // sections of the angles.
-    let even = |turn: &Turn| turn.from_zero && heads.head_dim.is_multiple_of(4) && turn.angle.cols().is_multiple_of(8);
-    let soft = rec.variant() == Variant::Soft && !rec.invariant();
-    let Some(turn) = place.turn.filter(|turn| soft && beside(rec, heads) && even(turn)) else {
+    let traits = Traits::of(rec);
+    // 8 bindings have no room for sections of the angles.
+    let within = |turn: &Turn| turn.from_zero && turns_within(&traits, heads, turn.angle.cols());
+    let Some(turn) = place.turn.filter(|turn| within(turn)) else {
         rope::decode(rec, place, raw, rows, arena)?;
         return forward(rec, raw, heads, arena, rows);
     };
-    let mut way = by_key_head(rec, "turned", heads, (raw.rows(), rows.chunks()));
-    way.1.push(("HALF4", turn.angle.cols() as u32 / 8));
-    way.1.extend(place.normalises());
-    attend(rec, (raw, heads), arena, rows, way, Some((place, turn)))
-}
-
-/// Whether lanes stand side by side over the channels of a head; in a narrower one some would have none.
-fn beside(rec: &Recorder, heads: Heads) -> bool {
-    rec.gpu().has_lanes() && heads.padded() / 4 >= LANES.1 as usize
-}
-
-/// An entry point, its own constants and its workgroups.
-type Way = (&'static str, Vec<(&'static str, u32)>, [u32; 3]);
-
-/// The way of an entry point whose lanes stand so, for `b` rows of so many chunks.
-fn by_key_head(rec: &Recorder, entry: &'static str, heads: Heads, (b, chunks): (usize, usize)) -> Way {
-    let share = (heads.padded() / 4).div_ceil(LANES.1 as usize);
-    // Each vec4 of a query head is 8 of a lane's registers.
-    let together = heads.together((8 / share).clamp(1, 4));
-    let mut constants = vec![("HQ", together as u32), ("SHARE", share as u32), ("AT_ONCE", LANES.1), LANES];
-    // Of one row keys and values come from memory (as in a product of few rows), of several often from a cache.
-    constants.extend((b > 1 && rec.gpu().has_wide_words()).then_some(WIDE));
-    (entry, constants, fold(b * heads.heads * chunks / together))
+    attend(rec, (raw, heads), arena, rows, Some((place, turn)))
 }
 
 fn attend(
@@ -123,7 +132,6 @@ fn attend(
     (qkv, heads): (&Tensor, Heads),
     arena: &Arena,
     rows: &Rows,
-    (entry, own, groups): Way,
     turns: Option<(&Place, &Turn)>,
 ) -> Result<Tensor> {
     let (b, gpu, chunks) = (qkv.rows(), rec.gpu(), rows.chunks());
@@ -154,17 +162,17 @@ fn attend(
         ("d4", Size(d4)),
         ("eps", Float(eps)),
     ];
-    let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
-    constants.extend(own);
+    let turned = turns.map(|(place, turn)| (turn.angle.cols(), place.norm()));
+    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned });
     let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part];
     if let Some((place, turn)) = turns {
         bind.extend([&turn.angle, place.gain()]);
     }
     let seen = (b * rows.longest * heads.padded()) as f64;
     rec.launch(Launch {
-        source: &SOURCE,
-        entry,
-        constants: constants.clone(),
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants.clone(),
         params: &params,
         bind: &bind,
         groups,
@@ -174,9 +182,9 @@ fn attend(
         return Ok(o);
     }
     rec.launch(Launch {
-        source: &SOURCE,
+        source: way.source,
         entry: "merge",
-        constants,
+        constants: way.constants,
         params: &params,
         bind: &[&part, &o],
         groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
@@ -188,20 +196,30 @@ fn attend(
 /// The twin, with each row's keys and values in one list: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
 pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
-    let mut o = Vec::new();
+    let root = (d as f64).sqrt();
+    let mut o = vec![0.0; past.len() * h * d];
     for (b, all) in past.iter().enumerate() {
         let len = all.len() / (2 * kv * d);
+        let first = len.saturating_sub(window);
         for head in 0..h {
-            let key = |j: usize| &all[(j * 2 * kv + head / (h / kv)) * d..][..d];
-            let value = |j: usize| &all[(j * 2 * kv + kv + head / (h / kv)) * d..][..d];
-            let q = &q[(b * (h + 2 * kv) + head) * d..][..d];
-            let first = len.saturating_sub(window);
-            let s: Vec<f64> = (first..len)
-                .map(|j| q.iter().zip(key(j)).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt())
-                .collect();
-            let top = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let z: f64 = s.iter().map(|v| (v - top).exp()).sum();
-            o.extend((0..d).map(|c| (first..len).map(|j| (s[j - first] - top).exp() * value(j)[c]).sum::<f64>() / z));
+            let (qi, here) = ((b * (h + 2 * kv) + head) * d, (b * h + head) * d);
+            let key = |j: usize| (j * 2 * kv + head / (h / kv)) * d;
+            let mut scores = Vec::new();
+            for j in first..len {
+                scores.push((0..d).map(|c| q[qi + c] * all[key(j) + c]).sum::<f64>() / root);
+            }
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for (j, weight) in (first..len).zip(&weights) {
+                let value = key(j) + kv * d;
+                for c in 0..d {
+                    o[here + c] += weight * all[value + c];
+                }
+            }
+            for c in 0..d {
+                o[here + c] /= sum;
+            }
         }
     }
     o
@@ -357,6 +375,30 @@ fn cases() -> Vec<Case> {
 mod tests {
     use super::*;
     use crate::gpu::{Gpu, Options};
+
+    #[test]
+    fn a_step_goes_by_what_the_device_can_do() {
+        let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+        let (soft, tile) = (Traits::plain(Variant::Soft), Traits::plain(Variant::Tile));
+        let able = Traits { lanes: true, wide_words: true, ..soft };
+        let ordered = |traits| Traits { invariant: true, ..traits };
+        for (traits, rows, chunks, entry, groups, constants) in [
+            (tile, 2, 3, "chunk", 54, vec![]),
+            (ordered(tile), 2, 3, "split", 1, vec![("NB", 1)]),
+            (soft, 2, 3, "split", 7, vec![("NB", 4)]),
+            (ordered(able), 2, 1, "split", 3, vec![("NB", 1)]),
+            (able, 1, 1, "group", 3, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES]),
+            (able, 2, 3, "group", 18, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES, WIDE]),
+        ] {
+            let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None });
+            let whole = u32::from(chunks == 1);
+            let all = [&[("D4", 16), ("CHUNK", 128), ("WHOLE", whole)][..], &constants[..]].concat();
+            assert_eq!((way.entry, x * y * z, way.constants), (entry, groups, all), "{traits:?}");
+        }
+        assert!(turns_within(&able, heads, 64) && turns_within(&able, heads, 16));
+        assert!(!turns_within(&able, heads, 20) && !turns_within(&ordered(able), heads, 64));
+        assert!(!turns_within(&able, Heads { head_dim: 28, ..heads }, 16) && !turns_within(&tile, heads, 64));
+    }
 
     /// One dispatch where lanes load for each other and a head has a vec4 for each, else RoPE has its own.
     #[test]

@@ -6,6 +6,7 @@
 use super::heads::Heads;
 use super::mask::{Attended, KEYS, Mask, QUERIES, Tiles};
 use super::sizes::bytes;
+use super::way::{Traits, Way};
 use crate::Result;
 use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Cost, Gpu, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
@@ -27,13 +28,31 @@ const MOST_TILES: usize = (16 << 20) / (4 * QUERIES * KEYS);
 
 /// Whether the forward pass goes by tiles: its softmax needs lanes that hand each other numbers, and sums it in an
 /// order of its own.
-pub(super) fn suits_forward(rec: &Recorder, heads: Heads) -> bool {
-    suits(rec, heads) && rec.gpu().has_lanes() && !rec.invariant()
+pub(super) fn suits_forward(traits: &Traits, heads: Heads) -> bool {
+    suits(traits, heads) && traits.lanes && !traits.invariant
 }
 
 /// Whether the gradients of heads of this width are quicker by tiles.
-pub(super) fn suits(rec: &Recorder, heads: Heads) -> bool {
-    rec.variant() == Variant::Soft && heads.padded() > 16
+pub(super) fn suits(traits: &Traits, heads: Heads) -> bool {
+    traits.variant == Variant::Soft && heads.padded() > 16
+}
+
+/// With `softmax` what is summed is divided by the sum of the weights; with `counts` it counts what it computes.
+fn way(traits: &Traits, entry: &'static str, softmax: bool, counts: bool) -> Way {
+    let words = traits.wide_words.then_some(WIDE).into_iter().chain(traits.lanes.then_some(LANES));
+    let own = [("SOFTMAX", u32::from(softmax)), ("COUNT", u32::from(counts))];
+    Way::new(&SOURCE, traits, entry, own.into_iter().chain(words).collect::<Vec<_>>())
+}
+
+/// All that launches ask for, none of which counts.
+pub(super) fn ways(traits: &Traits) -> Vec<Way> {
+    if traits.variant != Variant::Soft {
+        return Vec::new();
+    }
+    let backward = ["scores", "to_queries", "to_keys"].map(|entry| way(traits, entry, false, false));
+    let forward = [("weights", false), ("to_queries", true)].map(|(entry, softmax)| way(traits, entry, softmax, false));
+    let forward = forward.into_iter().filter(|_| traits.lanes && !traits.invariant);
+    backward.into_iter().chain(forward).collect()
 }
 
 /// Heads and query blocks whose weights are in memory together.
@@ -93,16 +112,14 @@ impl<'a> Work<'a> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let [ldb4, b0, ldc4, c0, add, from_w] = pass.places;
         let counted = self.mask.work.as_ref().filter(|_| pass.counts);
-        let gpu = rec.gpu();
-        let words = gpu.has_wide_words().then_some(WIDE).into_iter().chain(gpu.has_lanes().then_some(LANES));
-        let own = [("SOFTMAX", u32::from(pass.softmax)), ("COUNT", u32::from(counted.is_some()))];
+        let way = way(&Traits::of(rec), pass.entry, pass.softmax, counted.is_some());
         let pairs =
             (chunk.heads * chunk.tiles.len()) as f64 / (heads * self.tiles.count().max(1)) as f64 * self.mask.area;
         let bind: Vec<&Tensor> = pass.bind.iter().copied().chain(counted).collect();
         rec.launch(Launch {
-            source: &SOURCE,
-            entry: pass.entry,
-            constants: own.into_iter().chain(words).collect(),
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants,
             params: &[
                 ("rows", Size(self.qkv.rows())),
                 ("heads", Size(heads)),

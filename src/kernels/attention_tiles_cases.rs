@@ -2,17 +2,18 @@
 
 use super::attention::{forward, twin};
 use super::attention_backward::{row_delta, twin_backward};
-use super::attention_tiles::{Gradient, SOURCE, attend_in_chunks, backward_in_chunks, suits_forward};
+use super::attention_tiles::{Gradient, SOURCE, attend_in_chunks, backward_in_chunks, suits_forward, ways};
 use super::case::{Case, Kernel};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads, random_forest};
 use super::mask::Mask;
+use super::way::Traits;
 
 /// The kernel's row in [`super::ALL`].
 pub(super) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "attention and its gradients by tiles, on software adapters",
-    constants: &[&[("SOFTMAX", 0), ("COUNT", 0)], &[("SOFTMAX", 1), ("COUNT", 0)]],
+    ways,
     ordered: &[],
     cases,
 };
@@ -30,7 +31,7 @@ fn cases() -> Vec<Case> {
             let (qkv, host) = head_matrix(t, forest.len(), heads + 2 * kv_heads, head_dim)?;
             let (d_o, hd) = head_matrix(t, forest.len(), heads, head_dim)?;
             let out = forward(&mut t.rec, &qkv, h, &mask)?;
-            if suits_forward(&t.rec, h) {
+            if suits_forward(&Traits::of(&t.rec), h) {
                 attend_in_chunks(&mut t.rec, (&qkv, h), &mask, &out, 12)?;
                 let (o, lse) = twin(&host, h, &forest, mask.window);
                 t.expect("o", &out.o, || pad_heads(&o, head_dim));

@@ -1,5 +1,6 @@
 //! A kernel as the reports see it, and the cases by which it is compared with its twin and timed.
 
+use super::way::{Traits, Way};
 use crate::Result;
 use crate::gpu::{Form, Gpu, Recorder, Source, Tensor, Variant};
 
@@ -9,8 +10,9 @@ pub struct Kernel {
     pub source: fn() -> &'static Source,
     /// What it computes, in a line.
     pub about: &'static str,
-    /// The constants of every pipeline that the launchers can ask for, for translation tests.
-    pub constants: &'static [&'static [(&'static str, u32)]],
+    /// The pipelines that its launchers ask for on devices of such traits, for shapes of all kinds; the same may be
+    /// there several times.
+    pub ways: fn(&Traits) -> Vec<Way>,
     /// The variants that add up in another order where a row's bits must not depend on the others (`--invariant`).
     pub ordered: &'static [Variant],
     /// Comparisons with the twin, and shapes to time.
@@ -41,6 +43,8 @@ pub struct Case {
     pub name: String,
     /// Largest allowed error relative to the larger of |value| and the output's root mean square.
     pub tolerance: f64,
+    /// Type of the weights, of which a product may have others than f32.
+    pub dtype: &'static str,
     /// Whether it is a shape to time (the twin is then left out: it would take minutes).
     pub timed: bool,
     /// Makes inputs, calls the launcher, names the outputs.
@@ -54,16 +58,16 @@ impl Case {
         tolerance: f64,
         run: impl Fn(&mut Trial) -> Result<()> + 'static,
     ) -> Case {
-        Case { name: name.into(), tolerance, timed: false, run: Box::new(run) }
-    }
-
-    /// Type of the weights, by the case's name.
-    pub fn dtype(&self) -> &'static str {
-        ["bf16", "f16", "q4", "q8"].into_iter().find(|t| self.name.contains(t)).unwrap_or("f32")
+        Case { name: name.into(), tolerance, dtype: "f32", timed: false, run: Box::new(run) }
     }
 
     pub(super) fn timed(name: impl Into<String>, run: impl Fn(&mut Trial) -> Result<()> + 'static) -> Case {
-        Case { name: name.into(), tolerance: 0.0, timed: true, run: Box::new(run) }
+        Case { name: name.into(), tolerance: 0.0, dtype: "f32", timed: true, run: Box::new(run) }
+    }
+
+    /// The same with weights of another type, which its closure makes.
+    pub(super) fn of(self, dtype: &'static str) -> Case {
+        Case { dtype, ..self }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::case::{Case, Kernel};
 use super::half::Half;
 use super::sizes::{several, stream};
+use super::way::{Traits, Way};
 use super::weight::{Block, Weight};
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source};
@@ -20,10 +21,14 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "f32 weights rounded to bf16 or f16",
-    constants: &[&[("HALF", 1)], &[("HALF", 2)]],
+    ways: |traits| Half::ALL.map(|half| way(traits, half)).into(),
     ordered: &[],
     cases,
 };
+
+fn way(traits: &Traits, half: Half) -> Way {
+    Way::new(&SOURCE, traits, "forward", [half.constant()])
+}
 
 /// y = x rounded to y's type; x in f32, y from [`Weight::empty_half`] of x.
 ///
@@ -39,10 +44,11 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> 
             return Err(Error::Input("the copy of a weight is not in 16 bits".into()));
         };
         let cols4 = from.cols().div_ceil(4);
+        let way = way(&Traits::of(rec), *half);
         rec.launch(Launch {
-            source: &SOURCE,
-            entry: "forward",
-            constants: vec![("HALF", half.constant())],
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants,
             params: &[
                 ("rows", Size(from.rows())),
                 ("cols4", Size(cols4)),
@@ -64,7 +70,7 @@ pub(crate) fn twin(half: Half, row: &[f32]) -> Vec<u32> {
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for half in [Half::Bf16, Half::F16] {
+    for half in Half::ALL {
         for (rows, cols) in [(4, 1), (8, 33), (640, 36)] {
             all.push(Case::new(format!("{} {rows}x{cols}", half.name()), 0.0, move |t| {
                 // From far below the smallest f16 to its largest, ties among them.

@@ -187,7 +187,7 @@ pub fn bench(
 /// An unknown kernel.
 pub fn timed(filter: Option<&str>, dtype: Option<&str>) -> Result<Vec<(&'static Kernel, Case)>> {
     let all = selected(filter)?.flat_map(|k| (k.cases)().into_iter().map(move |case| (k, case)));
-    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| d == case.dtype())).collect())
+    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| d == case.dtype)).collect())
 }
 
 fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize, peaks: &Peaks) -> Result<BenchRow> {
@@ -208,7 +208,7 @@ fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize, peaks: &Peaks) -
         name: kernel.name().to_owned(),
         variant: gpu.form().name(),
         shape: case.name.clone(),
-        dtype: case.dtype().to_owned(),
+        dtype: case.dtype.to_owned(),
         median_ms: median * 1e3,
         spread: (quantile(0.75) - quantile(0.25)) / 2.0 / median,
         n: times.len(),

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{lanes, stream};
+use super::way::Way;
 use crate::Result;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
@@ -15,8 +16,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "sums of columns", constants: &[&[]], ordered: &[], cases };
+pub(crate) const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "sums of columns",
+    ways: |traits| Way::plain(&SOURCE, traits),
+    ordered: &[],
+    cases,
+};
 
 /// sum `[C]` += the columns of x `[R, C]`.
 ///

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
+use super::way::Way;
 use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
@@ -18,7 +19,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a range of columns taken out, and added to",
-    constants: &[&[]],
+    ways: |traits| Way::plain(&SOURCE, traits),
     ordered: &[],
     cases,
 };

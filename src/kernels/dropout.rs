@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
+use super::way::Way;
 use crate::gpu::Value::{Float, Size, Words};
 use crate::gpu::{Gpu, Launch, Recorder, Source, Tensor};
 use crate::rng::{halves, philox, unit};
@@ -16,8 +17,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "dropout with masks drawn by counter", constants: &[&[]], ordered: &[], cases };
+pub(crate) const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "dropout with masks drawn by counter",
+    ways: |traits| Way::plain(&SOURCE, traits),
+    ordered: &[],
+    cases,
+};
 
 /// Which mask: element (t, c) is kept where word c mod 4 of Philox at counter `[c / 4, position[t], node[t]]` (node as
 /// low and high half) under `key`, as a number in [0, 1) with 24 bits, is at least `rate`.

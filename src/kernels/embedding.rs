@@ -5,7 +5,8 @@ use super::half::Half;
 use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
 use super::sizes::{several, stream};
-use super::weight::{Block, Weight};
+use super::way::{Traits, Way};
+use super::weight::{Stored, Weight};
 use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -22,14 +23,21 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "token columns of the embedding, and its gradient by token",
-    constants: &[
-        &[("BITS", 4), ("GROUP", 32)],
-        &[("BITS", 8), ("GROUP", 16), ("FULL", 1), ("HALF", 1)],
-        &[("HALF", 2)],
-    ],
+    ways,
     ordered: &[],
     cases,
 };
+
+/// Of a lookup in a table that is stored so.
+fn way(traits: &Traits, stored: Stored) -> Way {
+    let entry = if stored.is_quantised() { "forward_q" } else { "forward" };
+    Way::new(&SOURCE, traits, entry, stored.constants())
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let lookups = Stored::all().into_iter().map(|stored| way(traits, stored));
+    lookups.chain([Way::new(&SOURCE, traits, "backward", [])]).collect()
+}
 
 fn params(
     rows: usize,
@@ -59,13 +67,13 @@ pub(crate) fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Wei
         return Err(Error::Input(format!("{} ids from a table {shape:?} for {:?}", token.cols(), x.shape())));
     }
     for (first, block) in table.blocks() {
-        let (weight, constants) = block.bind();
+        let way = way(&Traits::of(rec), block.stored());
         rec.launch(Launch {
-            source: &SOURCE,
-            entry: if matches!(block, Block::Quantised { .. }) { "forward_q" } else { "forward" },
-            constants,
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants,
             params: &params(x.rows(), x, block.ld4(), (first, block.cols()), factor),
-            bind: &[&[token], &weight[..], &[x]].concat(),
+            bind: &[&[token], &block.bind()[..], &[x]].concat(),
             groups: several(&SOURCE, rec.variant(), x.len()),
             cost: stream(&[x, x], 0.0),
         })?;

@@ -1,5 +1,6 @@
 //! The 16-bit types in which matrices are stored.
 
+use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
 
@@ -14,6 +15,9 @@ pub enum Half {
 }
 
 impl Half {
+    /// Both.
+    pub const ALL: [Half; 2] = [Half::Bf16, Half::F16];
+
     /// The 16 bits of a type of files, None where it has others.
     pub(crate) fn of(dtype: Dtype) -> Option<Half> {
         match dtype {
@@ -52,12 +56,13 @@ impl Half {
         self.value(self.bits(x)).is_finite()
     }
 
-    /// What the shaders' constant HALF says.
-    pub(super) fn constant(self) -> u32 {
-        match self {
+    /// As the shaders know it.
+    pub(super) fn constant(self) -> Constant {
+        let value = match self {
             Half::Bf16 => 1,
             Half::F16 => 2,
-        }
+        };
+        ("HALF", value)
     }
 
     /// The words of a row of values: two neighbours in each, the first in its low bits, and zeros up to a multiple of 4

@@ -14,6 +14,41 @@ pub(crate) struct Heads {
     pub head_dim: usize,
 }
 
+/// Heads of all widths and numbers that kernels tell apart, each with the channels that turn: what the cases compare,
+/// and what is translated.
+pub(super) const EXAMPLES: [(Heads, usize); 26] = [
+    example(1, 1, 2, 2),
+    example(2, 2, 7, 0),
+    example(1, 1, 10, 10),
+    example(3, 1, 10, 6),
+    example(4, 2, 10, 10),
+    example(2, 1, 12, 12),
+    example(3, 1, 12, 6),
+    example(4, 2, 12, 12),
+    example(2, 2, 16, 16),
+    example(4, 4, 16, 16),
+    example(2, 1, 20, 20),
+    example(3, 1, 32, 32),
+    example(4, 2, 32, 16),
+    example(2, 2, 36, 36),
+    example(4, 2, 40, 40),
+    example(5, 1, 40, 40),
+    example(6, 2, 40, 40),
+    example(8, 1, 40, 40),
+    example(3, 1, 64, 64),
+    example(9, 3, 64, 64),
+    example(4, 2, 72, 72),
+    example(2, 2, 80, 20),
+    example(2, 1, 100, 100),
+    example(4, 1, 128, 128),
+    example(1, 1, 256, 256),
+    example(2, 1, 256, 256),
+];
+
+const fn example(heads: usize, kv_heads: usize, head_dim: usize, turned: usize) -> (Heads, usize) {
+    (Heads { heads, kv_heads, head_dim }, turned)
+}
+
 impl Heads {
     /// Channels of a head in memory.
     pub(crate) fn padded(&self) -> usize {

@@ -5,6 +5,7 @@ use super::case::{Case, Kernel};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads};
 use super::sizes::{several, stream};
+use super::way::Way;
 use crate::Result;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
@@ -21,7 +22,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "keys and values into the paged arena",
-    constants: &[&[]],
+    ways: |traits| Way::plain(&SOURCE, traits),
     ordered: &[],
     cases,
 };

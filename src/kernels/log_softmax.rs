@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{row_groups, stream};
+use super::way::Way;
 use crate::Result;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
@@ -18,7 +19,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "chunked log-softmax and gather, and its gradient in place",
-    constants: &[&[]],
+    ways: |traits| Way::plain(&SOURCE, traits),
     ordered: &[],
     cases,
 };

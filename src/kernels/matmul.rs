@@ -3,74 +3,29 @@
 
 pub(crate) use super::product::Epilogue;
 
-use super::product::split_rows;
+use super::matmul_way as choice;
+use super::product::{Extras, split_rows};
 use super::sizes::bytes;
 use super::swiglu;
+use super::way::Traits;
 use super::weight::{Block, Weight};
 use super::{matmul_matrix, transpose};
 use crate::arch::Activation;
 use crate::gpu::Value::{Float, Size};
-use crate::gpu::{Cost, LANES, Launch, Recorder, Source, Tensor, Variant, WIDE};
+use crate::gpu::{Cost, Launch, Recorder, Tensor, Variant};
 use crate::{Error, Result};
-
-pub(super) static SOURCE: Source = Source {
-    name: "matmul",
-    soft: include_str!("../../shaders/matmul.soft.wgsl"),
-    tile: include_str!("../../shaders/matmul.tile.wgsl"),
-    libs: &["operand", "gate"],
-    tile_size: 64,
-};
 
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
-/// Most rows that a product normalises on the way. Each workgroup does it anew: with 8 rows a soft lane would do half
-/// as much work again, and a GPU's forward_rows would take 120 registers in place of 80, as RADV compiles it.
-const NORMALISED: usize = 2;
-
-/// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in
-/// any product: the row's factor comes after the sum.
+/// Whether a product of `m` rows can normalise them on the way.
 pub(crate) fn normalises(rec: &Recorder, m: usize) -> bool {
-    m <= NORMALISED && !rec.invariant()
+    choice::normalises(&Traits::of(rec), m)
 }
 
 /// Whether a product of `m` rows by `b` can end in the gated activation.
 pub(crate) fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
-    let whole = b.blocks().count() == 1 && b.cols().is_multiple_of(8);
-    whole && !on_units(rec, m) && (rec.variant() == Variant::Soft || m <= ROWS)
-}
-
-/// Most rows of a product that the tile variant splits along K.
-const ROWS: usize = 8;
-
-/// Whether [`forward`] leaves a product of `m` rows to matrix units.
-fn on_units(rec: &Recorder, m: usize) -> bool {
-    rec.matrix_units() && m > ROWS
-}
-
-/// Rows and vec4 columns of the result that one lane of the soft kernels holds. With few rows one column alone leaves
-/// the adapter's compiler too little to do beside each load: 2 or 4 take a third to a half of its time on quantised
-/// weights. What more than 8 rows hold lies in memory, but each load of a weight, which costs more, serves all of them;
-/// 64 rows gain nothing more.
-const TILES: [(u32, u32); 14] =
-    [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2), (16, 1), (16, 2), (32, 1)];
-
-/// Most rows of a lane: of quantised weights, which are dequantised for all of them anyway, fewer; where each lane
-/// loads A for itself, 8.
-fn most_held(rec: &Recorder, b: &Block) -> u32 {
-    match (rec.gpu().has_lanes(), b) {
-        (false, _) => 8,
-        (true, Block::Quantised { .. }) => 16,
-        (true, _) => 32,
-    }
-}
-
-/// The tuned number of rows, or a half or a quarter of it where that leaves fewer of a lane's rows without a row of A.
-fn held(m: usize, tuned: u32) -> u32 {
-    let fewer = [tuned, tuned / 2, tuned / 4].into_iter().filter(|rows| *rows == tuned || *rows >= 8);
-    // A row of a lane that holds few costs more: loads of B are shared by fewer.
-    let cost = |rows: u32| m.next_multiple_of(rows as usize) * (rows as usize + 2) / rows as usize;
-    fewer.min_by_key(|rows| cost(*rows)).unwrap_or(tuned)
+    b.blocks().count() == 1 && b.cols().is_multiple_of(8) && choice::gates(&Traits::of(rec), m)
 }
 
 /// One block's part of a product.
@@ -109,7 +64,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
     if a.ld() != k {
         return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld())));
     }
-    let on_units = on_units(rec, a.rows());
+    let on_units = choice::on_units(&Traits::of(rec), a.rows());
     b.blocks().try_for_each(|(c0, b)| match on_units {
         true => matmul_matrix::product(rec, a, (b, c0), c, epilogue),
         false => product(rec, Part { a, a0: 0, b, c, c0, epilogue }),
@@ -128,7 +83,7 @@ pub(crate) fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor,
         return Err(Error::Input(format!("{:?} by {shape:?} turned does not give {:?}", a.shape(), c.shape())));
     }
     let wide = c.corner(c.rows(), c.ld())?;
-    if rec.variant() == Variant::Soft && a.rows() <= UNTURNED && !b.is_quantised() {
+    if choice::unturned(&Traits::of(rec), b.stored(), a.rows()) {
         return b.blocks().try_for_each(|(b0, block)| unturned(rec, (a, b0), block, &wide, add || b0 > 0));
     }
     let step = (rec.gpu().chunk_bytes() as usize / (4 * b.rows().max(1)) / 64 * 64).max(64);
@@ -143,20 +98,16 @@ pub(crate) fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor,
     Ok(())
 }
 
-/// Most rows that [`forward_nt`] multiplies by a matrix as it lies.
-const UNTURNED: usize = 4;
-
 /// C (+)= A B^T of few rows, A from column `a0` on.
 fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor, add: bool) -> Result<()> {
-    let (weight, mut constants) = b.bind();
+    let weight = b.bind();
     let (m, k, n) = (a.rows(), b.cols().next_multiple_of(4), b.rows());
     let rows = m.next_power_of_two().min(4);
-    constants.extend([("ADD", u32::from(add)), ("MR", rows as u32)]);
-    constants.extend(fused(&Epilogue::default()));
+    let way = choice::way_unturned(&Traits::of(rec), b.stored(), rows as u32, add);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "forward_nt",
-        constants,
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &[
             ("m", Size(m)),
             ("n4", Size(n / 4)),
@@ -180,44 +131,29 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
 
 fn product(rec: &mut Recorder, part: Part) -> Result<()> {
     let (rows, wide) = tile(rec, part.b, part.a.rows(), part.epilogue.gate)?;
-    let rows = held(part.a.rows(), rows);
+    let rows = choice::held(part.a.rows(), rows);
     dispatch(rec, part, (rows, wide))
 }
 
-/// Whether a product of `m` rows reads in words of 64 bits: 2.0 to 2.3 times as fast where what is read comes from a
-/// cache. Few rows read weights from memory, where it is half as fast: with AVX-512 the compiler chains the loads of 8
-/// lanes by masks, and each waits for the one before.
-fn wide_words(rec: &Recorder, m: usize) -> bool {
-    rec.variant() == Variant::Soft && m > ROWS && rec.gpu().has_wide_words()
-}
-
-/// Whether the lanes of a soft workgroup load A for each other. Weights in f32 by one row come from memory, and the
-/// form that has each lane load for itself takes a tenth to a third less time there.
-fn share_loads(rec: &Recorder, b: &Block, m: usize) -> bool {
-    rec.gpu().has_lanes() && (m > 1 || !matches!(b, Block::Dense(_)))
-}
-
-/// The tuned choice among [`TILES`]; the kernels for GPUs hold as many rows as there are, up to 8.
+/// The tuned choice among [`choice::tiles`]; what is recorded for another variant than the device's own is not tuned.
 fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result<(u32, u32)> {
-    let most = m.next_power_of_two().clamp(1, most_held(rec, b) as usize) as u32;
-    if rec.variant() == Variant::Tile || rec.variant() != rec.gpu().variant() {
-        return Ok((most.min(ROWS as u32), if gate.is_some() { 2 } else { 1 }));
+    let (gpu, traits, stored) = (rec.gpu(), Traits::of(rec), b.stored());
+    if traits.variant != gpu.variant() {
+        return Ok(choice::untuned(m, gate.is_some()));
     }
-    let gpu = rec.gpu();
+    let tiles = choice::tiles(&traits, stored, m, gate.is_some());
+    if let [only] = tiles[..] {
+        return Ok(only);
+    }
     let class = |x: usize| x.next_power_of_two();
-    let kind = match b {
-        Block::Dense(_) => "f32".into(),
-        Block::Half { half, .. } => half.name().to_owned(),
-        Block::Quantised { quants, .. } => quants.name().to_owned(),
-    };
     let (k, n) = (b.rows(), b.cols());
     let gated = if gate.is_some() { " gated" } else { "" };
-    let words = if wide_words(rec, m) { " wide" } else { "" };
-    let lanes = if share_loads(rec, b, m) { " lanes" } else { "" };
+    let words = if choice::wide_words(&traits, m) { " wide" } else { "" };
+    let lanes = if choice::share_loads(&traits, stored, m) { " lanes" } else { "" };
+    let kind = stored.name();
     let name = format!("matmul{words}{lanes}{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
-    // Number of the pick among TILES; fewer rows than half of what there is read the weights too often.
-    let suits = |(rows, wide): (u32, u32)| (most.div_ceil(2)..=most).contains(&rows) && (gate.is_none() || wide == 2);
-    let candidates: Vec<u32> = (0..TILES.len() as u32).filter(|i| suits(TILES[*i as usize])).collect();
+    // Picks are kept by their numbers among all tiles.
+    let candidates: Vec<u32> = (0..).zip(choice::TILES).filter(|(_, t)| tiles.contains(t)).map(|(i, _)| i).collect();
     let mut shared = None;
     let pick = gpu.tuned(&name, &candidates, |pick| {
         // A corner of a large matrix and several runs of a small one, so that tuning costs milliseconds, and a launch
@@ -234,21 +170,18 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         let mut rec = gpu.record();
         for _ in 0..runs {
             let part = Part { a, a0: 0, b, c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
-            dispatch(&mut rec, part, TILES[pick as usize])?;
+            dispatch(&mut rec, part, choice::TILES[pick as usize])?;
         }
         Ok(rec.compile())
     })?;
-    Ok(TILES[pick as usize])
+    Ok(choice::TILES[pick as usize])
 }
 
 fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<()> {
     let Part { a, a0, b, c, c0, epilogue: e } = part;
     let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));
-    let soft = rec.variant() == Variant::Soft;
-    let quantised = matches!(b, Block::Quantised { .. });
-    // The blocked form only pays when its 64 rows are mostly there; quantised weights have their own slices of K where
-    // bits must not depend on the number of rows.
-    let blocked = !soft && m > ROWS && !(quantised && rec.invariant());
+    let (traits, stored) = (Traits::of(rec), b.stored());
+    let (soft, blocked) = (traits.variant == Variant::Soft, choice::blocked(&traits, stored, m));
     // A gated lane's second column stands half of N away.
     let (lanes4, wide4) = if e.gate.is_some() { (n4 / 2, wide as usize / 2) } else { (n4, wide as usize) };
     let (rows, columns) = match (soft, blocked) {
@@ -256,24 +189,7 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
         (_, true) => (64, n4.div_ceil(16)),
         _ => (held, n4.div_ceil(32)),
     };
-    let (weight, mut constants) = b.bind();
-    if !blocked {
-        constants.push(("MR", rows));
-        if soft {
-            constants.push(("NC", wide));
-            constants.extend(share_loads(rec, b, m).then_some(LANES));
-        }
-        if wide_words(rec, m) {
-            constants.push(WIDE);
-        }
-    }
-    let entry = match (quantised, soft, blocked) {
-        (true, _, true) => "forward_q_blocks",
-        (true, ..) => "forward_q",
-        (_, true, _) | (_, _, true) => "forward",
-        _ => "forward_rows",
-    };
-    constants.extend(fused(&e));
+    let weight = b.bind();
     let gain = e.norm.map(|(gain, _)| gain.weight);
     let mut bind = [&[a], &weight[..], &[e.bias.unwrap_or(a)]].concat();
     if !blocked || soft {
@@ -284,20 +200,21 @@ fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
-        (false, false) if soft && m > ROWS && !quantised && e.gate.is_none() => panel(k),
+        (false, false) if soft && m > choice::ROWS && !stored.is_quantised() && e.gate.is_none() => panel(k),
         _ => k.max(1),
     };
     for k0 in (0..k.max(1)).step_by(length) {
         let end = k.min(k0 + length);
-        let first_slice = [("BIAS", u32::from(e.bias.is_some() && k0 == 0)), ("ADD", u32::from(e.add || k0 > 0))];
+        let extras = Extras { bias: e.bias.is_some() && k0 == 0, add: e.add || k0 > 0, ..e.extras() };
+        let way = choice::way(&traits, stored, m, extras, (rows, wide));
         let per_row = 2.0 * (end - k0) as f64 * b.cols() as f64;
         split_rows(rec, m, rows as usize, per_row, |rec, first, count| {
             let rows_bytes = 4.0 * (count * (end - k0 + b.cols())) as f64;
             let row_groups = count.div_ceil(rows as usize) as u32;
             rec.launch(Launch {
-                source: &SOURCE,
-                entry,
-                constants: [&constants[..], &first_slice].concat(),
+                source: way.source,
+                entry: way.entry,
+                constants: way.constants.clone(),
                 params: &[
                     ("m", Size(m)),
                     ("n4", Size(n4)),
@@ -329,16 +246,6 @@ fn panel(k: usize) -> usize {
     (k / 4).div_ceil(panels).max(1) * 4
 }
 
-/// What an epilogue says besides BIAS and ADD.
-fn fused(e: &Epilogue) -> [(&'static str, u32); 4] {
-    [
-        ("NORM", u32::from(e.norm.is_some())),
-        ("OFFSET", u32::from(e.norm.is_some_and(|(gain, _)| gain.plus_one))),
-        ("GATED", u32::from(e.gate.is_some())),
-        e.gate.unwrap_or(Activation::Silu).constant(),
-    ]
-}
-
 /// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it.
 /// Where [`forward`] reads in wide words, A is turned around for it, a share of 1 / N of the work.
 ///
@@ -360,11 +267,12 @@ pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight,
             continue;
         }
         let per_row = 2.0 * (k - turned) as f64 * c.cols() as f64;
+        let way = choice::way_tn(&Traits::of(rec), add || turned > 0);
         split_rows(rec, m, rows, per_row, |rec, first, count| {
             rec.launch(Launch {
-                source: &SOURCE,
-                entry: "forward_tn",
-                constants: [&[("ADD", u32::from(add || turned > 0))], &fused(&Epilogue::default())[..]].concat(),
+                source: way.source,
+                entry: way.entry,
+                constants: way.constants.clone(),
                 params: &[
                     ("m", Size(m)),
                     ("n4", Size(n4)),
@@ -393,7 +301,7 @@ pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight,
 /// pay.
 fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool) -> Result<usize> {
     let tokens = a.rows() / 4 * 4;
-    if tokens < TURNED || b.cols() < TURNED || !wide_words(rec, c.rows()) {
+    if tokens < TURNED || b.cols() < TURNED || !choice::wide_words(&Traits::of(rec), c.rows()) {
         return Ok(0);
     }
     let (a, b) = (a.corner(tokens, a.ld())?, b.corner(tokens, b.cols())?);
@@ -442,9 +350,9 @@ mod tests {
                     gpu.download::<u32>(&c).unwrap()
                 };
                 for add in [false, true] {
-                    let first = of(TILES[0], add);
+                    let first = of(choice::TILES[0], add);
                     assert!(first.iter().any(|bits| *bits != 0));
-                    for tile in &TILES[1..] {
+                    for tile in &choice::TILES[1..] {
                         assert_eq!(of(*tile, add), first, "{m}x{k}x{n} {tile:?} add {add}");
                     }
                 }

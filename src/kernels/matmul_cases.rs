@@ -3,7 +3,8 @@
 use super::case::{Case, Kernel};
 use super::half::Half;
 use super::inputs::{DTYPES, pad_rows, random, random_half, random_quantised};
-use super::matmul::{Epilogue, SOURCE, forward, forward_nt, forward_tn, gates, normalises};
+use super::matmul::{Epilogue, forward, forward_nt, forward_tn, gates, normalises};
+use super::matmul_way::{SOURCE, ways};
 use super::product::{twin, twin_tn};
 use super::quants::Quants;
 use super::rms_norm::{self, Gain};
@@ -18,73 +19,7 @@ use crate::{Error, Result};
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "C = A B with B in f32, 16 bits or quantised, A B^T and A^T B",
-    constants: &[
-        &[
-            ("MR", 1),
-            ("NC", 4),
-            ("BIAS", 0),
-            ("ADD", 0),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 1),
-            ("NC", 2),
-            ("BIAS", 0),
-            ("ADD", 0),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("NORM", 1),
-            ("OFFSET", 0),
-            ("GATED", 1),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 2),
-            ("NC", 2),
-            ("BIAS", 1),
-            ("ADD", 0),
-            ("BITS", 8),
-            ("GROUP", 16),
-            ("FULL", 1),
-            ("HALF", 1),
-            ("NORM", 1),
-            ("OFFSET", 1),
-            ("GATED", 1),
-            ("GELU", 1),
-        ],
-        &[
-            ("MR", 4),
-            ("NC", 2),
-            ("BIAS", 1),
-            ("ADD", 0),
-            ("BITS", 8),
-            ("GROUP", 32),
-            ("HALF", 1),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-        &[
-            ("MR", 8),
-            ("NC", 1),
-            ("BIAS", 0),
-            ("ADD", 1),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("FULL", 1),
-            ("HALF", 2),
-            ("NORM", 0),
-            ("OFFSET", 0),
-            ("GATED", 0),
-            ("GELU", 0),
-        ],
-    ],
+    ways,
     ordered: &Variant::ALL,
     cases,
 };
@@ -253,14 +188,15 @@ pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Ca
         return wrong(format!("there are the types {}", DTYPES.join(", ")));
     }
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
-    Ok(Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
+    let case = Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
         let (a, _) = t.matrix(m, k)?;
         let (b, _) = random(t, dtype, k, n)?;
         let c = t.gpu.empty(m, n)?;
         forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
         t.expect("c", &c, Vec::new);
         Ok(())
-    }))
+    });
+    Ok(case.of(dtype))
 }
 
 /// The products of the way back through that of [`timed`]: the gradient by its input, with weights in `dtype`, and by
@@ -279,7 +215,7 @@ pub fn timed_backward((m, k, n): (usize, usize, usize), dtype: &'static str) -> 
         t.expect("c", &c, Vec::new);
         Ok(())
     });
-    Ok([nt, timed_tn((pad4(k), m, n))])
+    Ok([nt.of(dtype), timed_tn((pad4(k), m, n))])
 }
 
 /// A product C `[M, N]` = A^T B to time: `(M, K, N)`.

@@ -9,7 +9,8 @@ use super::case::{Case, Kernel};
 use super::inputs::random;
 use super::product::{Epilogue, split_rows, twin};
 use super::sizes::bytes;
-use super::weight::Block;
+use super::way::{Constant, Traits, Way};
+use super::weight::{Block, Stored};
 use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
@@ -26,47 +27,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "C = A B on matrix units, in f16 with sums in f32 (--matrix-units)",
-    constants: &[
-        &[
-            ("SIZE", 16),
-            ("FR", 4),
-            ("FC", 2),
-            ("WG", 256),
-            ("AV", 4),
-            ("BV", 2),
-            ("BIAS", 1),
-            ("ADD", 0),
-            ("BITS", 4),
-            ("GROUP", 32),
-        ],
-        &[
-            ("SIZE", 16),
-            ("FR", 4),
-            ("FC", 2),
-            ("WG", 128),
-            ("AV", 8),
-            ("BV", 4),
-            ("BIAS", 0),
-            ("ADD", 0),
-            ("BITS", 8),
-            ("GROUP", 16),
-            ("FULL", 1),
-            ("HALF", 1),
-        ],
-        &[
-            ("SIZE", 8),
-            ("FR", 4),
-            ("FC", 4),
-            ("WG", 128),
-            ("AV", 4),
-            ("BV", 4),
-            ("BIAS", 0),
-            ("ADD", 1),
-            ("BITS", 4),
-            ("GROUP", 32),
-            ("HALF", 2),
-        ],
-    ],
+    ways,
     ordered: &[],
     cases,
 };
@@ -89,7 +50,7 @@ impl Shape {
         Shape { fragments, rows, columns }
     }
 
-    fn constants(&self, units: Units) -> Vec<(&'static str, u32)> {
+    fn constants(&self, units: Units) -> Vec<Constant> {
         let Units { size, lanes } = units;
         let vectors = |values: u32| (values / 4).div_ceil(lanes);
         let [down, across] = self.fragments;
@@ -102,6 +63,21 @@ impl Shape {
             ("BV", vectors(self.columns * DEPTH)),
         ]
     }
+}
+
+fn way(traits: &Traits, units: Units, stored: Stored, bias: bool, add: bool) -> Way {
+    let entry = if stored.is_quantised() { "forward_q" } else { "forward" };
+    let mut constants = stored.constants();
+    constants.extend(Shape::of(units).constants(units));
+    constants.extend([("BIAS", u32::from(bias)), ("ADD", u32::from(add))]);
+    Way::new(&SOURCE, traits, entry, constants)
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let Some(units) = traits.units else { return Vec::new() };
+    let ends = [(false, false), (false, true), (true, false), (true, true)];
+    let of = |stored| ends.map(|(bias, add)| way(traits, units, stored, bias, add));
+    Stored::all().into_iter().flat_map(of).collect()
 }
 
 /// C `[M, N]`, from column `c0` on, = A `[M, K]` B `[K, n]` (+ bias) (+ C), with B a block of a weight in any type.
@@ -123,18 +99,17 @@ pub(super) fn product(
     }
     let shape = Shape::of(units);
     let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));
-    let (weight, mut constants) = b.bind();
-    constants.extend(shape.constants(units));
-    constants.extend([("BIAS", u32::from(epilogue.bias.is_some())), ("ADD", u32::from(epilogue.add))]);
+    let weight = b.bind();
+    let way = way(&Traits::of(rec), units, b.stored(), epilogue.bias.is_some(), epilogue.add);
     let bind = [&[a], &weight[..], &[epilogue.bias.unwrap_or(a), c]].concat();
     let per_row = 2.0 * (k * b.cols()) as f64;
     split_rows(rec, m, shape.rows as usize, per_row, |rec, first, count| {
         let flops = per_row * count as f64;
         let rows_bytes = 4.0 * (count * (k + b.cols())) as f64;
         rec.launch(Launch {
-            source: &SOURCE,
-            entry: if matches!(b, Block::Quantised { .. }) { "forward_q" } else { "forward" },
-            constants: constants.clone(),
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants.clone(),
             params: &[
                 ("m", Size(m)),
                 ("n4", Size(n4)),

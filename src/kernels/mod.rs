@@ -27,7 +27,8 @@ pub(crate) mod log_softmax;
 pub(crate) mod mask;
 pub(crate) mod matmul;
 pub mod matmul_cases;
-pub(crate) mod matmul_matrix;
+pub mod matmul_matrix;
+mod matmul_way;
 pub mod peak;
 mod product;
 pub mod quants;
@@ -39,9 +40,11 @@ mod sizes;
 pub(crate) mod swiglu;
 #[cfg(test)]
 mod testing;
-pub(crate) mod transpose;
-pub(crate) mod weight;
+pub mod transpose;
+mod way;
+pub mod weight;
 
 pub use case::{Case, Kernel};
 pub use inputs::DTYPES;
 pub use list::ALL;
+pub use way::{Constant, Traits, Way};

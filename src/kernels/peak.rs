@@ -3,6 +3,7 @@
 use super::case::{Case, Kernel};
 use super::columns;
 use super::sizes::{lanes, several};
+use super::way::{Traits, Way};
 use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Form, Gpu, Launch, Recorder, Source, Tensor, Units};
 use crate::{Error, Result};
@@ -34,14 +35,19 @@ static SOURCE_MATRIX: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "the device's own peaks", constants: &[&[]], ordered: &[], cases };
+pub const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "the device's own peaks",
+    ways: |traits| Way::plain(&SOURCE, traits),
+    ordered: &[],
+    cases,
+};
 
 /// The row of the kernel in f16 in [`super::ALL`].
 pub const F16: Kernel = Kernel {
     source: || &SOURCE_F16,
     about: "the device's peak in f16",
-    constants: &[&[]],
+    ways: |traits| Way::plain(&SOURCE_F16, traits),
     ordered: &[],
     cases: cases_f16,
 };
@@ -50,7 +56,7 @@ pub const F16: Kernel = Kernel {
 pub const MATRIX: Kernel = Kernel {
     source: || &SOURCE_MATRIX,
     about: "the peak of the device's matrix units (--matrix-units)",
-    constants: &[&[("SIZE", 16), ("WG", 256)], &[("SIZE", 8), ("WG", 128)]],
+    ways: |traits| traits.units.map(|units| way_matrix(traits, units)).into_iter().collect(),
     ordered: &[],
     cases: cases_matrix,
 };
@@ -140,6 +146,10 @@ fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usiz
     launch(rec, (source, "multiply"), steps, ab, y, Cost::new(flops, 4.0 * y.len() as f64))
 }
 
+fn way_matrix(traits: &Traits, units: Units) -> Way {
+    Way::new(&SOURCE_MATRIX, traits, "multiply", [("SIZE", units.size), ("WG", units.lanes)])
+}
+
 /// y `[G, 4]`: in each row the first element of Σ over j of `steps` times eight a b\[j\], and the number of subgroups
 /// in a workgroup; ab `[5, SIZE²]` is a and four b of the units' size.
 ///
@@ -150,10 +160,11 @@ fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) ->
         return Err(Error::Input("peak_matrix: the device was opened without matrix units".into()));
     };
     ab.expect_shape("peak's fragments", 5, (units.size * units.size) as usize)?;
+    let way = way_matrix(&Traits::of(rec), units);
     rec.launch(Launch {
-        source: &SOURCE_MATRIX,
-        entry: "multiply",
-        constants: vec![("SIZE", units.size), ("WG", units.lanes)],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &[("steps", Size(steps))],
         bind: &[ab, y],
         groups: crate::gpu::fold(y.rows()),

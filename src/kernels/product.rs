@@ -19,6 +19,26 @@ pub(crate) struct Epilogue<'a> {
     pub gate: Option<Activation>,
 }
 
+/// What a product does besides multiplying, as far as its kernel is chosen by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extras {
+    /// Whether a bias is added.
+    pub(super) bias: bool,
+    /// Whether C is added to.
+    pub(super) add: bool,
+    /// Whether A's rows are normalised, and then whether 1 is added to the gain.
+    pub(super) norm: Option<bool>,
+    /// The activation of gated columns.
+    pub(super) gate: Option<Activation>,
+}
+
+impl Epilogue<'_> {
+    pub(super) fn extras(&self) -> Extras {
+        let norm = self.norm.map(|(gain, _)| gain.plus_one);
+        Extras { bias: self.bias.is_some(), add: self.add, norm, gate: self.gate }
+    }
+}
+
 /// Cuts `m` rows so that no dispatch runs too long or has too many workgroups.
 pub(super) fn split_rows(
     rec: &mut Recorder,

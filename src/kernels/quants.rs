@@ -2,6 +2,7 @@
 //! of them.
 
 use super::half::Half;
+use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
 
@@ -60,7 +61,7 @@ impl Quants {
     }
 
     /// What the shaders' constants say of it.
-    pub(super) fn constants(self) -> Vec<(&'static str, u32)> {
+    pub(super) fn constants(self) -> Vec<Constant> {
         vec![("BITS", self.bits), ("GROUP", self.group), ("FULL", u32::from(self.scales == Scales::Full))]
     }
 

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{lanes, row_groups, stream};
+use super::way::{Traits, Way};
 use crate::Result;
 use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
@@ -15,13 +16,20 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "residual addition and RMSNorm",
-    constants: &[&[("ADD", 0), ("OFFSET", 1)], &[("ADD", 1), ("OFFSET", 0)]],
-    ordered: &[],
-    cases,
-};
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "residual addition and RMSNorm", ways, ordered: &[], cases };
+
+fn way(traits: &Traits, entry: &'static str, add: bool, plus_one: bool) -> Way {
+    Way::new(&SOURCE, traits, entry, [("ADD", u32::from(add)), ("OFFSET", u32::from(plus_one))])
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let mut all = vec![Way::new(&SOURCE, traits, "backward_gain", [])];
+    for (add, plus_one) in [(false, false), (false, true), (true, false), (true, true)] {
+        all.extend(["forward", "backward"].map(|entry| way(traits, entry, add, plus_one)));
+    }
+    all
+}
 
 /// The factor on the normalised channels.
 #[derive(Clone, Copy)]
@@ -62,10 +70,11 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, ga
         }
         None => gpu.empty(1, 4)?,
     };
+    let way = way(&Traits::of(rec), "forward", delta.is_some(), gain.plus_one);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "forward",
-        constants: vec![("ADD", u32::from(delta.is_some())), ("OFFSET", u32::from(gain.plus_one))],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params(x, eps),
         bind: &[x, delta.unwrap_or(x), gain.weight, &h, &y, &inv],
         groups: row_groups(&SOURCE, rec.variant(), x.rows()),
@@ -90,10 +99,11 @@ pub(crate) fn backward(
     let h = &norm.h;
     dy.expect_shape("RMSNorm's output gradient", h.rows(), h.cols())?;
     dh.expect_shape("RMSNorm's input gradient", h.rows(), h.cols())?;
+    let way = way(&Traits::of(rec), "backward", add, gain.plus_one);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "backward",
-        constants: vec![("ADD", u32::from(add)), ("OFFSET", u32::from(gain.plus_one))],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params(h, 0.0),
         bind: &[h, gain.weight, &norm.inv, dy, dh],
         groups: row_groups(&SOURCE, rec.variant(), h.rows()),

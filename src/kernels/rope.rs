@@ -2,12 +2,13 @@
 
 use super::arena::{Arena, PAGE, Rows};
 use super::case::{Case, Kernel};
-use super::heads::Heads;
+use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
 use super::sizes::{lanes, stream};
+use super::way::{Constant, Traits, Way};
 use crate::gpu::Value::{Float, Size};
-use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor};
+use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -22,11 +23,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "rotary embedding of q and k, QK-norm, a step's keys and values into the arena",
-    constants: &[
-        &[("HD", 16), ("DP", 16), ("ROT", 16), ("LDA", 16), ("QK_NORM", 0), ("OFFSET", 0)],
-        &[("HD", 10), ("DP", 12), ("ROT", 6), ("LDA", 8), ("QK_NORM", 1), ("OFFSET", 1)],
-        &[("HD", 10), ("DP", 12), ("ROT", 0), ("LDA", 4), ("QK_NORM", 1), ("OFFSET", 0)],
-    ],
+    ways,
     ordered: &[],
     cases,
 };
@@ -75,6 +72,34 @@ impl Turn {
     }
 }
 
+/// What the constants say of the QK-norm: whether there is one, and whether 1 is added to its gain.
+pub(super) fn norm_constants(norm: Option<bool>) -> [Constant; 2] {
+    [("QK_NORM", u32::from(norm.is_some())), ("OFFSET", u32::from(norm == Some(true)))]
+}
+
+/// Of heads of which so many channels turn.
+fn way(traits: &Traits, entry: &'static str, (heads, turned): (Heads, usize), norm: Option<bool>) -> Way {
+    let sizes = [
+        ("HD", heads.head_dim as u32),
+        ("DP", heads.padded() as u32),
+        ("ROT", turned as u32),
+        ("LDA", pad4(turned).max(4) as u32),
+    ];
+    Way::new(&SOURCE, traits, entry, [&sizes[..], &norm_constants(norm)].concat())
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let mut all = Vec::new();
+    for example in EXAMPLES {
+        for norm in [None, Some(false), Some(true)] {
+            all.extend(["forward", "decode", "backward"].map(|entry| way(traits, entry, example, norm)));
+        }
+        // Without a norm there is no gain.
+        all.extend([false, true].map(|plus_one| way(traits, "backward_gain", example, Some(plus_one))));
+    }
+    all
+}
+
 /// What the two directions share.
 #[derive(Clone)]
 pub(crate) struct Place<'a> {
@@ -89,22 +114,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn constants(&self) -> Vec<(&'static str, u32)> {
-        [
-            ("HD", self.heads.head_dim as u32),
-            ("DP", self.heads.padded() as u32),
-            ("ROT", self.turn.map_or(0, |t| t.angle.cols() as u32)),
-            ("LDA", self.turn.map_or(4, |t| t.angle.ld() as u32)),
-        ]
-        .into_iter()
-        .chain(self.normalises())
-        .collect()
+    fn way(&self, rec: &Recorder, entry: &'static str) -> Way {
+        let turned = self.turn.map_or(0, |t| t.angle.cols());
+        way(&Traits::of(rec), entry, (self.heads, turned), self.norm())
     }
 
-    /// What the constants say of the QK-norm.
-    pub(super) fn normalises(&self) -> [(&'static str, u32); 2] {
-        let plus_one = self.qk_norm.is_some_and(|(gain, _)| gain.plus_one);
-        [("QK_NORM", u32::from(self.qk_norm.is_some())), ("OFFSET", u32::from(plus_one))]
+    /// Whether q and k are normalised, and then whether 1 is added to the gain.
+    pub(super) fn norm(&self) -> Option<bool> {
+        self.qk_norm.map(|(gain, _)| gain.plus_one)
     }
 
     /// `pages` is the row distance of the page table, which only [`decode`] has.
@@ -147,10 +164,11 @@ pub(crate) fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result
     let normed = place.heads.heads + place.heads.kv_heads;
     let [pos, start, angle] = place.bind();
     let inv = gpu.empty(1, if place.qk_norm.is_some() { raw.rows() * normed } else { 4 })?;
+    let way = place.way(rec, "forward");
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "forward",
-        constants: place.constants(),
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &place.params(raw, 0)?,
         bind: &[raw, pos, start, angle, place.gain(), &y, &inv],
         groups: lanes(&SOURCE, rec.variant(), raw.rows() * (normed + place.heads.kv_heads)),
@@ -171,10 +189,11 @@ pub(crate) fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Row
         return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
     }
     let [pos, start, angle] = place.bind();
+    let way = place.way(rec, "decode");
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "decode",
-        constants: place.constants(),
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &place.params(raw, rows.table.ld())?,
         bind: &[raw, pos, start, angle, place.gain(), &rows.table, &arena.keys, &arena.values],
         groups: lanes(&SOURCE, rec.variant(), raw.rows() * (heads.heads + 2 * heads.kv_heads)),
@@ -197,20 +216,22 @@ pub(crate) fn backward(
     let dx = rec.gpu().empty(dy.rows(), dy.cols())?;
     let params = place.params(dy, 0)?;
     let [pos, start, angle] = place.bind();
+    let way = place.way(rec, "backward");
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "backward",
-        constants: place.constants(),
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params,
         bind: &[dy, pos, start, angle, place.gain(), raw, inv, &dx],
         groups: lanes(&SOURCE, rec.variant(), dy.rows() * (place.heads.heads + 2 * place.heads.kv_heads)),
         cost: stream(&[dy, &dx], 3.0),
     })?;
     if let (Some(dgain), Some(_)) = (dgain, place.qk_norm) {
+        let way = place.way(rec, "backward_gain");
         rec.launch(Launch {
-            source: &SOURCE,
-            entry: "backward_gain",
-            constants: place.constants(),
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants,
             params: &params,
             bind: &[dy, pos, start, angle, raw, inv, dgain],
             groups: lanes(&SOURCE, rec.variant(), 2 * place.heads.head_dim),

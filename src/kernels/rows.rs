@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
+use super::way::Way;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Recorder, Source, Tensor};
 use crate::{Error, Result};
@@ -15,8 +16,13 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "gather, scatter and fill of rows", constants: &[&[]], ordered: &[], cases };
+pub(crate) const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "gather, scatter and fill of rows",
+    ways: |traits| Way::plain(&SOURCE, traits),
+    ordered: &[],
+    cases,
+};
 
 fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tensor]) -> Result<()> {
     rec.launch(Launch {

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{lanes, row_groups, stream};
+use super::way::{Traits, Way};
 use crate::gpu::Value::{Float, Size, Word, Words};
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor, Variant, fold};
 use crate::rng::{halves, philox};
@@ -24,11 +25,24 @@ static BY_WORKGROUP: Source =
 /// more than the barriers between. It does not depend on the number of rows, which so changes no bit.
 const SHARED: usize = 4096;
 
+/// The text of [`forward`].
+fn source(traits: &Traits, vocabulary: usize) -> &'static Source {
+    match traits.variant {
+        Variant::Soft if vocabulary >= SHARED => &BY_WORKGROUP,
+        _ => &SOURCE,
+    }
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let forward = [1, SHARED].map(|vocabulary| Way::new(source(traits, vocabulary), traits, "forward", []));
+    forward.into_iter().chain([Way::new(&SOURCE, traits, "choose", [])]).collect()
+}
+
 /// The kernel's row in [`super::ALL`].
 pub const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "repetition penalty, temperature, top-k, top-p, min-p, draw by Philox",
-    constants: &[&[]],
+    ways,
     ordered: &[],
     cases,
 };
@@ -129,10 +143,9 @@ pub(crate) fn forward(
         true => rec.gpu().empty(rows, logits.cols())?,
         false => rec.gpu().empty(1, 1)?,
     };
-    let (source, groups) = match rec.variant() {
-        Variant::Soft if logits.cols() >= SHARED => (&BY_WORKGROUP, fold(rows)),
-        variant => (&SOURCE, row_groups(&SOURCE, variant, rows)),
-    };
+    let source = source(&Traits::of(rec), logits.cols());
+    let shared = std::ptr::eq(source, &BY_WORKGROUP);
+    let groups = if shared { fold(rows) } else { row_groups(source, rec.variant(), rows) };
     rec.launch(Launch {
         source,
         entry: "forward",

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
+use super::way::{Traits, Way};
 use crate::arch::Activation;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor, pad4};
@@ -16,19 +17,23 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "silu(gate) * up, gelu(gate) * up",
-    constants: &[&[("GELU", 0)], &[("GELU", 1)]],
-    ordered: &[],
-    cases,
-};
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "silu(gate) * up, gelu(gate) * up", ways, ordered: &[], cases };
 
 impl Activation {
     /// As the shaders know it.
     pub(super) fn constant(self) -> (&'static str, u32) {
         ("GELU", u32::from(self == Activation::GeluTanh))
     }
+}
+
+fn way(traits: &Traits, entry: &'static str, act: Activation) -> Way {
+    Way::new(&SOURCE, traits, entry, [act.constant()])
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let of = |act| ["forward", "backward"].map(|entry| way(traits, entry, act));
+    Activation::ALL.into_iter().flat_map(of).collect()
 }
 
 /// Whether rows `[gate | up]` of a width give a.
@@ -50,10 +55,11 @@ fn params(gu: &Tensor, a: &Tensor) -> Result<[Param<'static>; 2]> {
 /// # Errors
 /// Shapes that do not fit.
 pub(crate) fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tensor) -> Result<()> {
+    let way = way(&Traits::of(rec), "forward", act);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "forward",
-        constants: vec![act.constant()],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params(gu, a)?,
         bind: &[gu, a],
         groups: several(&SOURCE, rec.variant(), a.len() / 4),
@@ -66,10 +72,11 @@ pub(crate) fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tens
 /// # Errors
 /// Shapes that do not fit.
 pub(crate) fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
+    let way = way(&Traits::of(rec), "backward", act);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "backward",
-        constants: vec![act.constant()],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &params(gu, da)?,
         bind: &[gu, da, dgu],
         groups: several(&SOURCE, rec.variant(), da.len() / 4),

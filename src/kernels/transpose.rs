@@ -6,7 +6,8 @@ use super::half::Half;
 use super::inputs::{pad_rows, random_half, random_quantised};
 use super::quants::Quants;
 use super::sizes::{bytes, several};
-use super::weight::Block;
+use super::way::{Traits, Way};
+use super::weight::{Block, Stored};
 use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
@@ -24,14 +25,15 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "a block of a matrix turned around, in f32",
-    constants: &[
-        &[("BITS", 4), ("GROUP", 32)],
-        &[("BITS", 8), ("GROUP", 16), ("FULL", 1), ("HALF", 1)],
-        &[("HALF", 2)],
-    ],
+    ways: |traits| Stored::all().into_iter().map(|stored| way(traits, stored)).collect(),
     ordered: &[],
     cases,
 };
+
+fn way(traits: &Traits, stored: Stored) -> Way {
+    let entry = if stored.is_quantised() { "forward_q" } else { "forward" };
+    Way::new(&SOURCE, traits, entry, stored.constants())
+}
 
 /// n columns of x `[R, C]`, R and the first one multiples of 4, turned into f32 `[pad4(n), R]`.
 ///
@@ -43,12 +45,12 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> R
         return Err(Error::Input(format!("columns {columns:?} of {} cannot be turned around", x.cols())));
     }
     let y = rec.gpu().empty(pad4(cols), rows)?;
-    let (weight, constants) = x.bind();
+    let (weight, way) = (x.bind(), way(&Traits::of(rec), x.stored()));
     let share = cols as f64 / x.cols().max(1) as f64;
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: if matches!(x, Block::Quantised { .. }) { "forward_q" } else { "forward" },
-        constants,
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
         params: &[
             ("rows", Size(rows)),
             ("cols", Size(pad4(cols))),

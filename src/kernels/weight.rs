@@ -3,6 +3,7 @@
 
 use super::half::Half;
 use super::quants::{Quants, Scales};
+use super::way::Constant;
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -15,6 +16,36 @@ pub(crate) enum Stored {
     Half(Half),
     /// Groups of values along K that share a scale and a minimum.
     Quantised(Quants),
+}
+
+impl Stored {
+    /// Every way that there is.
+    pub(super) fn all() -> Vec<Stored> {
+        let halves = Half::ALL.map(Stored::Half);
+        [Stored::Dense].into_iter().chain(halves).chain(Quants::ALL.map(Stored::Quantised)).collect()
+    }
+
+    /// What the shaders' constants say of it.
+    pub(super) fn constants(self) -> Vec<Constant> {
+        match self {
+            Stored::Dense => vec![],
+            Stored::Half(half) => vec![half.constant()],
+            Stored::Quantised(quants) => quants.constants(),
+        }
+    }
+
+    pub(super) fn is_quantised(self) -> bool {
+        matches!(self, Stored::Quantised(_))
+    }
+
+    /// Its name among the types of weights that a product is timed with.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Stored::Dense => "f32",
+            Stored::Half(half) => half.name(),
+            Stored::Quantised(quants) => quants.name(),
+        }
+    }
 }
 
 /// Neighbouring columns of a matrix `[K, N]`. Rows are padded to a multiple of 4 with zeros.
@@ -88,12 +119,20 @@ impl Block {
         }
     }
 
-    /// What the kernels bind of it, and the constants that say how it is stored.
-    pub(super) fn bind(&self) -> (Vec<&Tensor>, Vec<(&'static str, u32)>) {
+    /// What the kernels bind of it.
+    pub(super) fn bind(&self) -> Vec<&Tensor> {
         match self {
-            Block::Dense(t) => (vec![t], vec![]),
-            Block::Half { half, words, .. } => (vec![words], vec![("HALF", half.constant())]),
-            Block::Quantised { quants, words, scales } => (vec![words, scales], quants.constants()),
+            Block::Dense(t) => vec![t],
+            Block::Half { words, .. } => vec![words],
+            Block::Quantised { words, scales, .. } => vec![words, scales],
+        }
+    }
+
+    pub(super) fn stored(&self) -> Stored {
+        match self {
+            Block::Dense(_) => Stored::Dense,
+            Block::Half { half, .. } => Stored::Half(*half),
+            Block::Quantised { quants, .. } => Stored::Quantised(*quants),
         }
     }
 }
@@ -168,16 +207,8 @@ impl Weight {
         Self::room(gpu, self.stored(), self.rows(), self.cols())
     }
 
-    fn stored(&self) -> Stored {
-        match self.blocks.first() {
-            Some(Block::Half { half, .. }) => Stored::Half(*half),
-            Some(Block::Quantised { quants, .. }) => Stored::Quantised(*quants),
-            Some(Block::Dense(_)) | None => Stored::Dense,
-        }
-    }
-
-    pub(super) fn is_quantised(&self) -> bool {
-        matches!(self.stored(), Stored::Quantised(_))
+    pub(super) fn stored(&self) -> Stored {
+        self.blocks.first().map_or(Stored::Dense, Block::stored)
     }
 
     /// f32 elements from row-major host values `[rows, cols]`.

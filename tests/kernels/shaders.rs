@@ -6,7 +6,9 @@
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use selfreward::gpu::Source;
+use selfreward::kernels::{ALL, Traits};
 use selfreward_testing::texts;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 #[test]
@@ -15,14 +17,29 @@ fn every_variant_translates() {
     let all = texts::texts().expect("the texts");
     assert!(all.len() > 100, "only {} texts", all.len());
     for (i, t) in all.iter().enumerate() {
-        let (name, variant) = (t.source.name, t.variant.name());
-        let translated =
-            translate(&format!("{name} {variant} {} {:?}", t.entry, t.row), t.entry, t.source.is_optional(), &t.wgsl);
+        let (name, variant, entry, optional) =
+            (t.kernel.name(), t.way.variant.name(), t.way.entry, t.way.is_optional());
+        let label = format!("{name} {variant} {entry} {:?}", t.way.constants);
+        let translated = translate(&label, entry, optional, &t.wgsl);
         // The validators know WebGPU without its optional parts.
-        if let Some(dir) = out.as_ref().filter(|_| !t.source.is_optional()) {
-            keep(dir, &format!("{name}.{variant}.{}.{i}", t.entry), t.wgsl.as_bytes(), &translated);
+        if let Some(dir) = out.as_ref().filter(|_| !optional) {
+            keep(dir, &format!("{name}.{variant}.{entry}.{i}"), t.wgsl.as_bytes(), &translated);
         }
     }
+}
+
+/// docs/SHADERS.md has a row for every constant that launchers use, and for no other.
+#[test]
+fn every_constant_is_explained() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SHADERS.md")).expect("the page");
+    let (_, table) = page.split_once("## Every constant").expect("the table");
+    let names = table.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
+    let explained: BTreeSet<&str> = names.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let ways = Traits::all().into_iter().flat_map(|traits| ALL.iter().flat_map(move |k| (k.ways)(&traits)));
+    let mut used: BTreeSet<&str> = ways.flat_map(|way| way.constants).map(|(name, _)| name).collect();
+    // What every text has, and the switch of loops over single items.
+    used.extend(["WG", "PER", "ONCE"]);
+    assert_eq!(explained, used);
 }
 
 /// SPIR-V, MSL and HLSL of one text.
