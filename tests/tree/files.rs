@@ -40,3 +40,23 @@ pub(crate) fn files() -> Vec<String> {
 pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
+
+/// `path` as seen from `folder`, without `.` and `..`; nothing where it leaves the repository.
+pub(crate) fn resolve(folder: &str, path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = folder.split('/').filter(|p| !p.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// Whether there is such a file or folder.
+pub(crate) fn exists(path: &str) -> bool {
+    root().join(path).exists()
+}

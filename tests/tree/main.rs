@@ -1,8 +1,9 @@
-//! What the tree itself promises: who may import whom and how long files and lines are.
+//! What the tree itself promises: who may import whom, how long files and lines are, and that pages name what exists.
 
 #![expect(clippy::expect_used, reason = "a failed test may panic")]
 
 mod files;
 mod floors;
 mod lines;
+mod links;
 mod names;
