@@ -11,6 +11,8 @@ mod params;
 mod pipeline;
 mod profile;
 mod record;
+#[cfg(test)]
+mod tests;
 mod tune;
 mod units;
 mod widen;
@@ -19,8 +21,8 @@ pub use adapter::{DeviceInfo, list};
 pub(crate) use buffer::{Tensor, pad4};
 pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
-pub use params::Parameter;
 pub(crate) use params::{Param, Value};
+pub use params::{Parameter, parameters};
 pub(crate) use pipeline::{LANES, WIDE};
 pub use pipeline::{PipelineKey, Source};
 pub use profile::{KernelTime, Profile, Span};

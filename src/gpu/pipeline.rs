@@ -1,6 +1,6 @@
 //! From a kernel's text to a pipeline: variants are text blocks put one after another, constants are `const` lines.
 
-use super::params::{Parameter, SLOT};
+use super::params::{Parameter, SLOT, parameters};
 use super::widen::widen;
 use super::{Gpu, Variant, lock};
 use crate::{Error, Result};
@@ -288,7 +288,7 @@ impl Gpu {
         )]
         // SAFETY: see the reason above.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
-        let params = Source::parameters(text)?;
+        let params = parameters(text)?;
         if params.iter().map(|p| 4 * p.words).sum::<usize>() > SLOT {
             return Err(Error::Bug(format!("{label}: more than {SLOT} bytes of parameters")));
         }

@@ -5,7 +5,7 @@
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use selfreward::gpu::Source;
+use selfreward::gpu::{Source, parameters};
 use selfreward::kernels::{ALL, Traits};
 use selfreward_testing::texts;
 use std::collections::BTreeSet;
@@ -129,7 +129,7 @@ fn bindings_are_what_the_host_reads(label: &str, module: &naga::Module, text: &s
 /// The host writes parameters as words one after another, at most 256 bytes of them, and compares their names and types
 /// with what it reads in the text; naga must see the same.
 fn parameters_are_packed_words(label: &str, module: &naga::Module, text: &str) {
-    let read = Source::parameters(text).expect("parameters");
+    let read = parameters(text).expect("parameters");
     for (_, v) in module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform) {
         let naga::TypeInner::Struct { members, span } = &module.types[v.ty].inner else {
             panic!("{label}: the parameters are no struct");
