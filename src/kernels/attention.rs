@@ -48,7 +48,7 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// Of the forward pass and of dQ's, with partial sums of `chunk` positions, 0 for one sum.
+    /// The sharing in the forward pass and in that of dQ, with partial sums of `chunk` positions; 0 means one sum.
     pub(super) fn new(traits: &Traits, heads: Heads, chunk: usize) -> Sharing {
         let width = heads.padded();
         let none = Sharing { parts: 1, unit: 1, abreast: 1, together: 1, at_once: 1 };
@@ -79,7 +79,7 @@ impl Sharing {
         }
     }
 
-    /// Of dK and dV, where a lane goes through the query heads of a key head one by one.
+    /// The sharing in the pass of dK and dV, where a lane goes through the query heads of a key head one by one.
     pub(super) fn by_keys(traits: &Traits, heads: Heads) -> Sharing {
         Sharing { together: heads.group(), ..Sharing::new(traits, heads, 0) }
     }

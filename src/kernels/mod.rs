@@ -27,7 +27,7 @@ pub(crate) mod log_softmax;
 pub(crate) mod mask;
 pub(crate) mod matmul;
 pub mod matmul_cases;
-pub mod matmul_matrix;
+pub(crate) mod matmul_matrix;
 mod matmul_way;
 pub mod peak;
 mod product;
@@ -40,9 +40,9 @@ mod sizes;
 pub(crate) mod swiglu;
 #[cfg(test)]
 mod testing;
-pub mod transpose;
+pub(crate) mod transpose;
 mod way;
-pub mod weight;
+pub(crate) mod weight;
 
 pub use case::{Case, Kernel};
 pub use inputs::DTYPES;

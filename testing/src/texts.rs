@@ -1,8 +1,8 @@
 //! The texts of the pipelines that launchers ask for, by walking the list of kernels.
 
 use selfreward::gpu::Variant;
-use selfreward::kernels::{ALL, Constant, Kernel, Traits, Way};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use selfreward::kernels::{ALL, Kernel, Traits, Way};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The text of a pipeline.
 pub struct Text {
@@ -32,8 +32,11 @@ pub fn texts() -> Result<Vec<Text>, selfreward::Error> {
 /// An entry point of a text, with or without what not every device has.
 type Entry = (&'static str, Variant, bool, &'static str);
 
+/// A constant's name and its value, None where a pipeline does not have it.
+type Value = (&'static str, Option<u32>);
+
 /// What is to be covered: an entry point, a constant's value in it, or the values of two.
-type Seen = (Entry, Option<Constant>, Option<Constant>);
+type Seen = (Entry, Option<Value>, Option<Value>);
 
 /// Of a constant with more values than this, such as the size of a head, the least, the middle one and the greatest do.
 const MOST: usize = 6;
@@ -46,17 +49,21 @@ fn entry(way: &Way) -> Entry {
 }
 
 /// The values that each constant has in an entry point.
-type Values = HashMap<(Entry, &'static str), BTreeSet<u32>>;
+type Values = BTreeMap<&'static str, BTreeSet<Option<u32>>>;
 
 fn shows(way: &Way, values: &Values) -> Vec<Seen> {
     let here = entry(way);
-    let all = |name: &'static str| values.get(&(here, name)).map_or(Vec::new(), |v| v.iter().copied().collect());
-    let kept = |(name, value): &&Constant| {
-        let all = all(name);
-        all.len() <= MOST || [all.first(), all.get(all.len() / 2), all.last()].contains(&Some(value))
-    };
-    let kept: Vec<Constant> = way.constants.iter().filter(kept).copied().collect();
-    let paired: Vec<Constant> = kept.iter().filter(|(name, _)| all(name).len() <= PAIRED).copied().collect();
+    let (mut kept, mut paired) = (Vec::new(), Vec::new());
+    for (name, all) in values {
+        let value = way.constants.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+        let few = [all.first(), all.iter().nth(all.len() / 2), all.last()];
+        if all.len() <= MOST || few.contains(&Some(&value)) {
+            kept.push((*name, value));
+        }
+        if all.len() <= PAIRED {
+            paired.push((*name, value));
+        }
+    }
     let mut seen = vec![(here, None, None)];
     seen.extend(kept.into_iter().map(|one| (here, Some(one), None)));
     for (i, one) in paired.iter().enumerate() {
@@ -65,23 +72,37 @@ fn shows(way: &Way, values: &Values) -> Vec<Seen> {
     seen
 }
 
+/// The values of the constants in each entry point; what some pipelines of it do not have has None among them.
+fn values(ways: &[Way]) -> HashMap<Entry, Values> {
+    let mut all: HashMap<Entry, Values> = HashMap::new();
+    for way in ways {
+        let here = all.entry(entry(way)).or_default();
+        for (name, value) in &way.constants {
+            here.entry(*name).or_default().insert(Some(*value));
+        }
+    }
+    for way in ways {
+        for (name, values) in all.get_mut(&entry(way)).into_iter().flatten() {
+            if !way.constants.iter().any(|(n, _)| n == name) {
+                values.insert(None);
+            }
+        }
+    }
+    all
+}
+
 /// A choice of pipelines in which every entry point has each value of each constant, and each pair of values that
 /// launchers ask for together: whichever shows most that is new, until nothing is.
 fn covering(ways: Vec<Way>) -> Vec<Way> {
     let mut keys = HashSet::new();
     let different: Vec<Way> = ways.into_iter().filter(|way| keys.insert(way.key())).collect();
-    let mut values = Values::new();
-    for way in &different {
-        for (name, value) in &way.constants {
-            values.entry((entry(way), *name)).or_default().insert(*value);
-        }
-    }
+    let values = values(&different);
     let mut numbers = HashMap::new();
     let mut number = |seen: Seen| {
         let next = numbers.len();
         *numbers.entry(seen).or_insert(next)
     };
-    let numbered = |way: Way| (shows(&way, &values).into_iter().map(&mut number).collect(), way);
+    let numbered = |way: Way| (shows(&way, &values[&entry(&way)]).into_iter().map(&mut number).collect(), way);
     let mut left: Vec<(Vec<usize>, Way)> = different.into_iter().map(numbered).collect();
     let mut known = vec![false; numbers.len()];
     let mut chosen = Vec::new();
@@ -89,10 +110,15 @@ fn covering(ways: Vec<Way>) -> Vec<Way> {
         left.retain(|(seen, _)| seen.iter().any(|n| !known[*n]));
         let news = |seen: &[usize]| seen.iter().filter(|n| !known[**n]).count();
         // Of several the first.
-        let Some(most) = left.iter().map(|(seen, _)| news(seen)).max() else { return chosen };
-        let Some(at) = left.iter().position(|(seen, _)| news(seen) == most) else { return chosen };
+        let Some(most) = left.iter().map(|(seen, _)| news(seen)).max() else { break };
+        let Some(at) = left.iter().position(|(seen, _)| news(seen) == most) else { break };
         let (seen, way) = left.remove(at);
         seen.into_iter().for_each(|n| known[n] = true);
         chosen.push(way);
     }
+    chosen.sort_by_key(|way| {
+        let entries = way.source.entries(way.variant);
+        (way.variant.name(), entries.iter().position(|e| *e == way.entry), way.constants.clone())
+    });
+    chosen
 }
