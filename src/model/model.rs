@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// A model on the GPU: its shape and its weights.
 pub struct Model {
     /// The shape of the decoder.
-    pub arch: Arch,
+    pub(crate) arch: Arch,
     /// The parameters by number (`places.rs`); None where this architecture has no such parameter.
     pub(crate) params: Vec<Option<Weight>>,
     /// The 16-bit copies that products read instead, by number; empty where they read `params`.
@@ -29,6 +29,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// The shape of the decoder, which nobody changes: token ids are checked against it, and shaders rely on that.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
     fn with(gpu: &Gpu, arch: &Arch, params: Vec<Option<Weight>>) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         Ok(Model { arch: arch.clone(), params, copies: Vec::new(), angles: angles::tables(gpu, arch)?, lora: None })

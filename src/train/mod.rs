@@ -49,7 +49,7 @@ pub struct Dropout {
 pub struct Trainer<'a> {
     gpu: &'a Gpu,
     /// The model that is trained.
-    pub model: Model,
+    pub(crate) model: Model,
     /// How many optimiser steps have been taken.
     pub step: u64,
     /// Most rows of a micro-batch (one record may be longer); `None` takes as many as the memory planned for allows.
@@ -193,6 +193,16 @@ impl<'a> Trainer<'a> {
         }
         let Dropout { rate, seed } = self.dropout;
         dropout::Masks::new(self.gpu, forest, nodes, (seed, self.step), rate).map(Some)
+    }
+
+    /// The model in training.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, once its training is over.
+    pub fn into_model(self) -> Model {
+        self.model
     }
 
     /// The gradients of the last step before clipping, under Hugging Face's names and with their shapes; those of an

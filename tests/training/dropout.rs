@@ -260,7 +260,7 @@ fn a_resumed_training_ends_with_the_same_bits() {
         .unwrap();
         assert!(steps[0].rewards_chosen != 0.0 && steps.len() == 4, "{steps:?}");
         assert!(notes.0.borrow().concat().contains("bit for bit"), "{:?}", notes.0);
-        let undropped = reference(&gpu, &trainer().model, &data);
+        let undropped = reference(&gpu, trainer().model(), &data);
         for (a, b) in used.iter().zip(&undropped) {
             assert!((a.chosen - b.chosen).abs() <= 1e-4 * b.chosen.abs(), "{a:?} {b:?}");
         }
@@ -284,7 +284,7 @@ fn a_resumed_training_ends_with_the_same_bits() {
         second.load_state(dir.path()).unwrap();
         dpo::run(&mut second, &data, &config, Some(&used), &Silent, &mut |_| Ok(()), &mut |_, _| Ok(())).unwrap();
         let bits = |t: &Trainer| -> Vec<u32> {
-            let tensors: Vec<NamedTensor> = t.model.tensors(&gpu).unwrap();
+            let tensors: Vec<NamedTensor> = t.model().tensors(&gpu).unwrap();
             tensors.iter().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect()
         };
         assert_eq!(bits(&whole), bits(&second));

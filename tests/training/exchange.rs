@@ -105,7 +105,7 @@ fn train(loss: Option<&str>, dropout: f32, micro_rows: Option<usize>, exchange: 
             }
         }
     }
-    (steps, trainer.model.tensors(&gpu).unwrap().into_iter().flat_map(|t| t.data).collect())
+    (steps, trainer.model().tensors(&gpu).unwrap().into_iter().flat_map(|t| t.data).collect())
 }
 
 fn apart(a: &[f64], b: &[f64]) -> f64 {

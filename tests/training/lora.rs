@@ -125,11 +125,11 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
             let error = relative(&[step.loss, step.grad_norm], &want);
             assert!(error <= 1e-3, "{name}: step {} is {} {}, expected {want:?}", step.step, step.loss, step.grad_norm);
         }
-        let adapter = trainer.model.adapter(&gpu).unwrap().unwrap();
+        let adapter = trainer.model().adapter(&gpu).unwrap().unwrap();
         assert_ne!(Some(&adapter), source.adapter.as_ref());
         let mut base = ModelSource { adapter: Some(adapter), ..open(name).0 };
         let merged = base.tensors_f32().unwrap();
-        assert_eq!(trainer.model.tensors(&gpu).unwrap(), merged, "{name}: the base did not move");
+        assert_eq!(trainer.model().tensors(&gpu).unwrap(), merged, "{name}: the base did not move");
         base.adapter = None;
         assert_ne!(base.tensors_f32().unwrap(), merged);
     }
@@ -178,12 +178,12 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     second.load_state(dir.path()).unwrap();
     train(&mut second, &data, &config, Some(&kept));
     let bits = |t: &Trainer| -> Vec<u32> {
-        let tensors: Vec<NamedTensor> = t.model.adapter(&gpu).unwrap().unwrap().tensors;
+        let tensors: Vec<NamedTensor> = t.model().adapter(&gpu).unwrap().unwrap().tensors;
         tensors.iter().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect()
     };
     assert_eq!(bits(&whole), bits(&second));
 
-    let adapter = whole.model.adapter(&gpu).unwrap().unwrap();
+    let adapter = whole.model().adapter(&gpu).unwrap().unwrap();
     let out = dir.path().join("adapter");
     save_adapter(&out, &source, &adapter, Dtype::F32).unwrap();
     let back = ModelSource::open(&out).unwrap();

@@ -65,9 +65,9 @@ fn eps_reaches_the_weights() {
         let given = format!("max_grad_norm = 0.0\n{text}").parse().unwrap();
         let settings = settings::with(&TrainSettings::default(), &given).unwrap();
         let mut trainer = Trainer::new(&gpu, shipped(&gpu), settings.optimiser).unwrap();
-        let before = trainer.model.tensors(&gpu).unwrap();
+        let before = trainer.model().tensors(&gpu).unwrap();
         train(&mut trainer, 0..1);
-        let (after, gradients) = (trainer.model.tensors(&gpu).unwrap(), trainer.gradients().unwrap());
+        let (after, gradients) = (trainer.model().tensors(&gpu).unwrap(), trainer.gradients().unwrap());
         let mut least = f64::INFINITY;
         for ((before, after), gradient) in before.iter().zip(&after).zip(&gradients) {
             assert_eq!(before.name, gradient.name);
@@ -123,9 +123,9 @@ fn adapter() -> Adapter {
 }
 
 fn weights(trainer: &Trainer, gpu: &Gpu) -> Vec<NamedTensor> {
-    match trainer.model.adapter(gpu).unwrap() {
+    match trainer.model().adapter(gpu).unwrap() {
         Some(adapter) => adapter.tensors,
-        None => trainer.model.tensors(gpu).unwrap(),
+        None => trainer.model().tensors(gpu).unwrap(),
     }
 }
 

@@ -142,7 +142,7 @@ pub(super) fn measure(
         }
     };
     let model = load(false)?;
-    let arch = model.arch.clone();
+    let arch = model.arch().clone();
     let longest = sizes.prefill.max(SHORT + sizes.decode + 1);
     if longest >= arch.max_position_embeddings {
         bail!("--prefill and --decode need {longest} tokens, the model's context has {}", arch.max_position_embeddings);
@@ -168,7 +168,7 @@ pub(super) fn measure(
     let forward = forward(gpu, &model, &pairs)?;
     app.progress.advance(1);
     let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
-    if let Some(half) = dtype.copies(&trainer.model) {
+    if let Some(half) = dtype.copies(trainer.model()) {
         trainer.read_half(half)?;
     }
     let mut steps = Vec::new();
@@ -210,7 +210,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
         max_new_tokens: new,
         ..Settings::default()
     };
-    let request = |i| Request { prompt: ids(&model.arch, i, prompt), samples: vec![i] };
+    let request = |i| Request { prompt: ids(model.arch(), i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
     let mut generator = Generator::new(gpu, model);
     let mut run = || -> Result<Spent> {

@@ -127,7 +127,7 @@ impl BatchArgs {
         let optimiser = Optimiser { seed, ..self.settings.optimiser.clone() };
         let model = self.dtype.trainable(gpu, source, self.settings.weights, source.adapter.is_some())?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
-        if let Some(half) = self.dtype.copies(&trainer.model) {
+        if let Some(half) = self.dtype.copies(trainer.model()) {
             trainer.read_half(half)?;
         }
         trainer.micro_rows = self.micro_batch.map(|n| n as usize);
