@@ -1,4 +1,4 @@
-//! Settings told once: [`settings!`] declares a struct together with the keys, defaults, ranges and texts of its
+//! Settings told once: `settings!` declares a struct together with the keys, defaults, ranges and texts of its
 //! fields. The sections of a configuration, `configs/reference.toml`, the flags of the commands with their help, and
 //! what a resume compares all come from these rows.
 
@@ -80,7 +80,7 @@ pub enum Takes {
     Typed,
 }
 
-/// A row of a struct that [`settings!`] declares.
+/// A row of a struct that `settings!` declares.
 #[derive(Clone, Copy)]
 pub struct Setting {
     /// The setting's key in a configuration; with dashes instead of underscores, its flag.

@@ -14,7 +14,7 @@ pub struct Text {
     pub wgsl: String,
 }
 
-/// Some of all pipelines, in the order of the list, as [`covering`] chooses them.
+/// Some of all pipelines, in the order of the list, as `covering` chooses them.
 ///
 /// # Errors
 /// A text that does not have an entry point, a library or a constant.

@@ -1,5 +1,10 @@
 //! The settings of a loop, as they stand in its TOML file. Defaults are the paper's where it gives them.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the texts of keys name sections of TOML, as the reference shows them"
+)]
+
 mod evaluation;
 mod pairs;
 mod stages;
