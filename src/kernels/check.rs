@@ -181,13 +181,13 @@ pub fn bench(
     Ok(rows)
 }
 
-/// The timed cases of the selected kernels whose weights are of type `dtype`.
+/// The timed cases of the selected kernels whose weights are of type `dtype`, or of a form of it: `q4` takes `q4k` along.
 ///
 /// # Errors
 /// An unknown kernel.
 pub fn timed(filter: Option<&str>, dtype: Option<&str>) -> Result<Vec<(&'static Kernel, Case)>> {
     let all = selected(filter)?.flat_map(|k| (k.cases)().into_iter().map(move |case| (k, case)));
-    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| d == case.dtype)).collect())
+    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| case.dtype.starts_with(d))).collect())
 }
 
 fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize, peaks: &Peaks) -> Result<BenchRow> {
