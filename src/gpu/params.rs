@@ -52,7 +52,8 @@ pub struct Parameter {
     pub words: usize,
 }
 
-/// The members of the `struct Params` of a text that [`super::Source::wgsl`] gave, in their order; a member is one line.
+/// The members of the `struct Params` of a text that [`super::Source::wgsl`] gave, in their order; a member is one
+/// line.
 ///
 /// # Errors
 /// A member of a type that launches cannot send, or that lies behind a gap.

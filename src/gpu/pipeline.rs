@@ -283,13 +283,13 @@ impl Gpu {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         #[expect(
             unsafe_code,
-            reason = "index clamps cost up to 60 % and loop bounding far more, and only this crate's own texts come here"
+            reason = "index clamps cost up to 60 % and loop bounding far more; only this crate's own texts come here"
         )]
-        // SAFETY: no text from outside reaches this line, for `Launch` and `Recorder::launch` are the crate's own. A launch
-        // sends each parameter under the shader's name for it and compares the extent of every tensor with its buffer,
-        // launchers compare the shapes with one another, ids and pages are checked where they enter the library, nobody
-        // else can change a tensor's or a model's shape, all loops are bounded by those shapes, and the tests run every
-        // kernel with the checks on.
+        // SAFETY: no text from outside reaches this line, for `Launch` and `Recorder::launch` are the crate's own. A
+        // launch sends each parameter under the shader's name for it and compares the extent of every tensor with its
+        // buffer, launchers compare the shapes with one another, ids and pages are checked where they enter the
+        // library, nobody else can change a tensor's or a model's shape, all loops are bounded by those shapes, and
+        // the tests run every kernel with the checks on.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
         let params = parameters(text)?;
         if params.iter().map(|p| 4 * p.words).sum::<usize>() > SLOT {

@@ -181,7 +181,8 @@ pub fn bench(
     Ok(rows)
 }
 
-/// The timed cases of the selected kernels whose weights are of type `dtype`, or of a form of it: `q4` takes `q4k` along.
+/// The timed cases of the selected kernels whose weights are of type `dtype`, or of a form of it: `q4` takes `q4k`
+/// along.
 ///
 /// # Errors
 /// An unknown kernel.

@@ -67,8 +67,8 @@ impl Trainer<'_> {
     pub fn sft_step<'e>(&mut self, groups: &[(&'e [Example], f32)], lr: f32) -> Result<SftStep> {
         let gpu = self.gpu;
         let count = |examples: &[Example]| examples.iter().map(|e| e.completion.len()).sum::<usize>();
-        let sizes: Vec<usize> = groups.iter().map(|(e, _)| count(e)).collect();
-        let share = |g: usize| if sizes[g] == 0 { 0.0 } else { -groups[g].1 / sizes[g] as f32 };
+        let targets: Vec<usize> = groups.iter().map(|(e, _)| count(e)).collect();
+        let share = |g: usize| if targets[g] == 0 { 0.0 } else { -groups[g].1 / targets[g] as f32 };
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
         self.zero_gradients()?;
         let most = self.micro_rows();
@@ -81,10 +81,10 @@ impl Trainer<'_> {
         };
         let each = groups.iter().enumerate().flat_map(|(g, (e, _))| e.iter().map(move |x| (g, x)));
         let all: Vec<(usize, &Example, u64)> = each.map(&mut keyed).collect();
-        let sizes: Vec<usize> = all.iter().map(|(_, e, _)| e.rows()).collect();
-        let mine = self.exchange.own_records(&sizes);
+        let rows: Vec<usize> = all.iter().map(|(_, e, _)| e.rows()).collect();
+        let mine = self.exchange.own_records(&rows);
         let (mut sums, mut tokens) = (vec![0f64; groups.len()], 0u64);
-        for pass in packs(&sizes[mine.clone()], most) {
+        for pass in packs(&rows[mine.clone()], most) {
             let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
             let records = mine.start + pass.start..mine.start + pass.end;
             for (at, (group, e, record)) in records.clone().zip(all[records].iter().copied()) {
@@ -117,7 +117,7 @@ impl Trainer<'_> {
         self.exchange.total(&mut totals)?;
         sums.copy_from_slice(&totals[..groups.len()]);
         tokens = totals[groups.len()] as u64;
-        let group_loss: Vec<f64> = sums.iter().zip(&sizes).map(|(s, n)| -s / (*n).max(1) as f64).collect();
+        let group_loss: Vec<f64> = sums.iter().zip(&targets).map(|(s, n)| -s / (*n).max(1) as f64).collect();
         let loss: f64 = group_loss.iter().zip(groups).map(|(l, (_, w))| l * f64::from(*w)).sum();
         if !loss.is_finite() {
             return Err(Error::NonFinite(format!("step {}: the loss is {loss}; no weight was changed", self.step + 1)));

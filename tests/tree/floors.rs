@@ -1,8 +1,8 @@
 //! The floors of the source: who may import whom, as ARCHITECTURE.md draws it.
 //!
-//! A file may import its own folder and the floors under it. Files import one another without circles, but where a comment
-//! `// Circle: …` above the import says why; a folder's own file (mod.rs) and those in it count as one another's parts. Through
-//! lib.rs nothing is imported but errors and observers.
+//! A file may import its own folder and the floors under it. Files import one another without circles, but where a
+//! comment `// Circle: …` above the import says why; a folder's own file (mod.rs) and those in it count as parts of one
+//! another. Through lib.rs nothing is imported but errors and observers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
