@@ -94,7 +94,7 @@ fn wrong_usage_is_exit_code_2() {
         &["pull"],
         &["plan"],
         &["plan", "--task", "dpo"],
-        &["plan", "--task", "run", "--model", "m"],
+        &["plan", "--task", "run"],
         &["plan", "--task", "sft", "--model", "m", "--config", "c"],
         &["plan", "--task", "sft", "--model", "m", "--stored", "q4_1"],
         &["plan", "--task", "sft", "--config", "c", "--stored", "q9"],
