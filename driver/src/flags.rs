@@ -47,17 +47,17 @@ fn rows<P: Preset>() -> impl Iterator<Item = &'static Setting> {
 /// The flag of a setting.
 fn flag(setting: &'static Setting, default: Option<&Value>) -> Arg {
     let arg = Arg::new(setting.key).long(setting.key.replace('_', "-")).help(setting.help());
+    if let Takes::Switch = setting.takes {
+        return arg.action(ArgAction::SetTrue);
+    }
     let arg = match default {
         Some(Value::String(text)) => arg.default_value(text.clone()),
         Some(Value::Array(list)) => arg.default_value(list.iter().map(short).collect::<Vec<_>>().join(",")),
-        Some(value) if !value.is_bool() => arg.default_value(short(value)),
-        _ => arg,
+        Some(value) => arg.default_value(short(value)),
+        None => arg,
     };
     let arg = arg.value_name(setting.value).allow_negative_numbers(true);
     match setting.takes {
-        Takes::Switch => {
-            Arg::new(setting.key).long(setting.key.replace('_', "-")).help(setting.help()).action(ArgAction::SetTrue)
-        }
         Takes::OneOf(words) => arg.value_parser(PossibleValuesParser::new(words).map(Value::String)),
         Takes::Read { listed, .. } => arg
             .long_help(format!("{}. There are:{}", setting.help(), listed()))

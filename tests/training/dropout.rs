@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use crate::gradients::{apart, gradients, norm};
 use selfreward::arch::NamedTensor;
 use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::gpu::Gpu;
@@ -16,7 +17,6 @@ use selfreward::weights::Weights;
 use selfreward::{Error, Observer, Silent};
 use serde::Deserialize;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Deserialize)]
@@ -103,23 +103,6 @@ fn step(trainer: &mut Trainer, kind: &str, at: u64, pairs: &[Pair], beta: f32, r
     })
     .unwrap();
     loss.unwrap()
-}
-
-fn gradients(trainer: &Trainer) -> BTreeMap<String, Vec<f64>> {
-    let all = trainer.gradients().unwrap().into_iter();
-    all.map(|t| (t.name, t.data.iter().map(|x| f64::from(*x)).collect())).collect()
-}
-
-fn norm(x: impl Iterator<Item = f64>) -> f64 {
-    x.map(|v| v * v).sum::<f64>().sqrt()
-}
-
-/// |a − b| over all parameters, relative to |b|.
-fn apart(a: &BTreeMap<String, Vec<f64>>, b: &BTreeMap<String, Vec<f64>>) -> f64 {
-    assert!(a.keys().eq(b.keys()));
-    let all = |x: &BTreeMap<String, Vec<f64>>| x.values().flatten().copied().collect::<Vec<f64>>();
-    let (a, b) = (all(a), all(b));
-    norm(a.iter().zip(&b).map(|(x, y)| x - y)) / norm(b.into_iter())
 }
 
 /// Summed log-probs under a model, without dropout.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use crate::gradients::{apart, gradients, norm};
 use selfreward::Silent;
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, score};
@@ -141,23 +142,6 @@ fn step(
     })
     .unwrap();
     (taken.unwrap(), gradients(trainer))
-}
-
-fn gradients(trainer: &Trainer) -> BTreeMap<String, Vec<f64>> {
-    let all = trainer.gradients().unwrap().into_iter();
-    all.map(|t| (t.name, t.data.iter().map(|x| f64::from(*x)).collect())).collect()
-}
-
-fn norm(x: impl Iterator<Item = f64>) -> f64 {
-    x.map(|v| v * v).sum::<f64>().sqrt()
-}
-
-/// |a − b| over all parameters, relative to |b|.
-fn apart(a: &BTreeMap<String, Vec<f64>>, b: &BTreeMap<String, Vec<f64>>) -> f64 {
-    assert!(a.keys().eq(b.keys()));
-    let all = |x: &BTreeMap<String, Vec<f64>>| x.values().flatten().copied().collect::<Vec<f64>>();
-    let (a, b) = (all(a), all(b));
-    norm(a.iter().zip(&b).map(|(x, y)| x - y)) / norm(b.into_iter())
 }
 
 #[test]
