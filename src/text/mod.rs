@@ -25,7 +25,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use crate::{Error, Result};
-use template::Template;
+use template::{ChatInputs, Template};
 
 fn no_template() -> Error {
     Error::Input("this model has no chat template; give a plain prompt".into())
@@ -44,6 +44,11 @@ impl Message {
     /// A message of `role` with the words `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
+    }
+
+    /// The message as templates see it.
+    fn to_json(&self) -> Value {
+        serde_json::json!({"role": self.role, "content": self.content})
     }
 }
 
@@ -154,10 +159,9 @@ impl Text {
     /// # Errors
     /// There is no template, the template fails or refuses the conversation, or it does not end.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        match &self.template {
-            Some(template) => template.render(messages, None, add_generation_prompt),
-            None => Err(no_template()),
-        }
+        let Some(template) = &self.template else { return Err(no_template()) };
+        let messages: Vec<Value> = messages.iter().map(Message::to_json).collect();
+        template.render(ChatInputs { messages: &messages, add_generation_prompt, ..ChatInputs::default() })
     }
 
     /// The token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`,
@@ -171,10 +175,9 @@ impl Text {
         tools: Option<&serde_json::Value>,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        match &self.template {
-            Some(template) => self.encode(&template.render(messages, tools, add_generation_prompt)?),
-            None => Err(no_template()),
-        }
+        let Some(template) = &self.template else { return Err(no_template()) };
+        let inputs = ChatInputs { messages, tools, add_generation_prompt, variables: None };
+        self.encode(&template.render(inputs)?)
     }
 
     /// The token ids of [`Text::render_chat`]; each special token that the template writes is a single id.
@@ -244,8 +247,8 @@ impl Text {
     fn find_end_of_turn(&self) -> Option<u32> {
         const ANSWER: &str = "ANSWER";
         let template = self.template.as_ref()?;
-        let conversation = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
-        let rendered = template.render(&conversation, None, false).ok()?;
+        let messages = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)].map(|m| m.to_json());
+        let rendered = template.render(ChatInputs { messages: &messages, ..ChatInputs::default() }).ok()?;
         let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
         self.encode(rest).ok()?.into_iter().find(|id| added.get(id).is_some_and(|token| token.special))

@@ -4,7 +4,7 @@
 use crate::clock;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::python::strftime;
 use super::sandbox;
@@ -13,6 +13,22 @@ use minijinja::value::Value as Jinja;
 
 /// Keys of tokenizer_config.json whose tokens the template sees under the same names.
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+/// What the caller says by other means, so that no variable may say it again.
+const GIVEN: [&str; 4] = ["messages", "conversation", "tools", "add_generation_prompt"];
+
+/// What a chat template writes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ChatInputs<'a> {
+    /// The conversation: each message with whatever the template reads of it.
+    pub(super) messages: &'a [Value],
+    /// The functions that the model may call.
+    pub(super) tools: Option<&'a Value>,
+    /// Whether the text ends where the assistant begins to speak.
+    pub(super) add_generation_prompt: bool,
+    /// Further variables by name, such as `enable_thinking`. They go before the special tokens of the same name.
+    pub(super) variables: Option<&'a Map<String, Value>>,
+}
 
 /// A chat template, with the special tokens that it may name.
 pub(super) struct Template {
@@ -74,19 +90,20 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 impl Template {
-    pub(super) fn render(
-        &self,
-        messages: impl serde::Serialize,
-        tools: Option<&Value>,
-        add_generation_prompt: bool,
-    ) -> Result<String> {
+    pub(super) fn render(&self, inputs: ChatInputs<'_>) -> Result<String> {
+        let variables = || inputs.variables.into_iter().flatten();
+        if let Some((name, _)) = variables().find(|(name, _)| GIVEN.contains(&name.as_str())) {
+            let what = format!("template variable {name}: the chat has it already; leave it out of the variables");
+            return Err(Error::Input(what));
+        }
         let mut context: Vec<(&str, Jinja)> = vec![
-            ("messages", Jinja::from_serialize(messages)),
-            ("add_generation_prompt", add_generation_prompt.into()),
-            ("tools", tools.map_or_else(|| ().into(), Jinja::from_serialize)),
+            ("messages", Jinja::from_serialize(inputs.messages)),
+            ("add_generation_prompt", inputs.add_generation_prompt.into()),
+            ("tools", inputs.tools.map_or_else(|| ().into(), Jinja::from_serialize)),
             ("documents", ().into()),
         ];
         context.extend(self.tokens.iter().map(|(key, token)| (*key, Jinja::from(token.as_str()))));
+        context.extend(variables().map(|(name, value)| (name.as_str(), Jinja::from_serialize(value))));
         sandbox::render(environment(), &self.source, context.into_iter().collect::<Jinja>())
             .map_err(|error| Error::Input(format!("the chat template failed: {}", sandbox::explain(&error))))
     }
@@ -111,7 +128,25 @@ mod tests {
 
     fn render(source: &str, messages: &[Message], prompt: bool) -> Result<String> {
         let config = json!({"chat_template": source, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
-        from_config(&config)?.unwrap().render(messages, None, prompt)
+        let messages: Vec<Value> = messages.iter().map(Message::to_json).collect();
+        let inputs = ChatInputs { messages: &messages, add_generation_prompt: prompt, ..ChatInputs::default() };
+        from_config(&config)?.unwrap().render(inputs)
+    }
+
+    #[test]
+    fn variables_go_before_special_tokens_but_not_before_the_chat() {
+        let source = "{{ enable_thinking }} {{ bos_token }} {{ documents }} {{ messages | length }}";
+        let template = from_config(&json!({"chat_template": source, "bos_token": "<s>"})).unwrap().unwrap();
+        let render = |variables: Value| {
+            let inputs = ChatInputs { variables: variables.as_object(), ..ChatInputs::default() };
+            template.render(inputs).map_err(|error| error.to_string())
+        };
+        assert_eq!(render(json!({"enable_thinking": false})).as_deref(), Ok("False <s> None 0"));
+        let more = json!({"bos_token": "<b>", "documents": "d", "unused": [1]});
+        assert_eq!(render(more).as_deref(), Ok(" <b> d 0"));
+        for name in GIVEN {
+            assert!(render(json!({name: []})).unwrap_err().contains(name));
+        }
     }
 
     #[test]
