@@ -32,10 +32,20 @@ pub enum Dtype {
     Q5K,
     /// Blocks of 256 values: an f16 scale, sixteen 8-bit sub-scales, and 6 bits for each value, less 32.
     Q6K,
+    /// Blocks of 256 values: an f16 scale and minimum, sixteen 4-bit sub-scales and sub-minima, and 2 bits for each
+    /// value.
+    Q2K,
+    /// Blocks of 256 values: an f16 scale, sixteen 6-bit sub-scales, and 3 bits for each value, less 4.
+    Q3K,
+    /// Blocks of 32 values: an f16 scale, and 4 bits for each value that choose one of [`STEPS`].
+    Iq4Nl,
 }
 
+/// The values that [`Dtype::Iq4Nl`] chooses from: close together around 0, where weights are many.
+const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
 /// What is known of each type: its name, GGUF's number for it, values and bytes of a block.
-const TYPES: [(Dtype, &str, u32, (usize, usize)); 11] = [
+const TYPES: [(Dtype, &str, u32, (usize, usize)); 14] = [
     (Dtype::F32, "F32", 0, (1, 4)),
     (Dtype::F16, "F16", 1, (1, 2)),
     (Dtype::BF16, "BF16", 30, (1, 2)),
@@ -47,6 +57,9 @@ const TYPES: [(Dtype, &str, u32, (usize, usize)); 11] = [
     (Dtype::Q4K, "Q4_K", 12, (256, 144)),
     (Dtype::Q5K, "Q5_K", 13, (256, 176)),
     (Dtype::Q6K, "Q6_K", 14, (256, 210)),
+    (Dtype::Q2K, "Q2_K", 10, (256, 84)),
+    (Dtype::Q3K, "Q3_K", 11, (256, 110)),
+    (Dtype::Iq4Nl, "IQ4_NL", 20, (32, 18)),
 ];
 
 impl Dtype {
@@ -107,6 +120,9 @@ impl Dtype {
             Dtype::Q4K => data.as_chunks().0.iter().for_each(|b| q4_k(b, out)),
             Dtype::Q5K => data.as_chunks().0.iter().for_each(|b| q5_k(b, out)),
             Dtype::Q6K => data.as_chunks().0.iter().for_each(|b| q6_k(b, out)),
+            Dtype::Q2K => data.as_chunks().0.iter().for_each(|b| q2_k(b, out)),
+            Dtype::Q3K => data.as_chunks().0.iter().for_each(|b| q3_k(b, out)),
+            Dtype::Iq4Nl => data.as_chunks().0.iter().for_each(|b| iq4_nl(b, out)),
         }
     }
 }
@@ -141,6 +157,20 @@ impl Dtype {
                 let d = half_at(b, 208);
                 let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
                 (of(&|i| six(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+            }
+            Dtype::Q2K => {
+                let (d, m) = (half_at(b, 80), half_at(b, 82));
+                let of_16 = |i: usize| (d * f32::from(b[2 * g + i] & 15), -(m * f32::from(b[2 * g + i] >> 4)));
+                (of(&|i| two(&b[16..80], 32 * g + i)), [0, 1].map(of_16))
+            }
+            Dtype::Q3K => {
+                let d = half_at(b, 108);
+                let scale = |i: usize| d * three_scale(&b[96..108], 2 * g + i);
+                (of(&|i| three(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -4.0 * scale(i))))
+            }
+            Dtype::Iq4Nl => {
+                let step = |i: usize| STEPS[usize::from(nibble(&b[2..], i))].cast_unsigned() ^ 0x80;
+                (of(&step), [(d, -128.0 * d); 2])
             }
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
@@ -280,6 +310,41 @@ fn six(b: &[u8], i: usize) -> u8 {
 fn q6_k(b: &[u8; 210], out: &mut Vec<f32>) {
     let d = half_at(b, 208);
     out.extend((0..256).map(|i| d * f32::from(b[192 + i / 16].cast_signed()) * (f32::from(six(b, i)) - 32.0)));
+}
+
+/// The i-th 2-bit value of a block of 256: groups of 32 take turns in the bits of 32 bytes.
+fn two(qs: &[u8], i: usize) -> u8 {
+    qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3
+}
+
+fn q2_k(b: &[u8; 84], out: &mut Vec<f32>) {
+    let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+    out.extend((0..256).map(|i| {
+        let scale = b[i / 16];
+        d * f32::from(scale & 15) * f32::from(two(&b[16..80], i)) - dmin * f32::from(scale >> 4)
+    }));
+}
+
+/// The i-th 3-bit value of a block of 256: two bits as [`two`] has them, and one of the first 32 bytes.
+fn three(b: &[u8], i: usize) -> u8 {
+    two(&b[32..96], i) | (b[i % 32] >> (i / 32) & 1) << 2
+}
+
+/// The j-th of 16 sub-scales of 6 bits, less 32: 4 bits in the first 8 bytes, 2 in the last 4.
+fn three_scale(scales: &[u8], j: usize) -> f32 {
+    let low = scales[j % 8] >> (j / 8 * 4) & 15;
+    let high = scales[8 + j % 4] >> (j / 4 * 2) & 3;
+    f32::from(low | high << 4) - 32.0
+}
+
+fn q3_k(b: &[u8; 110], out: &mut Vec<f32>) {
+    let d = half_at(b, 108);
+    out.extend((0..256).map(|i| d * three_scale(&b[96..108], i / 16) * (f32::from(three(b, i)) - 4.0)));
+}
+
+fn iq4_nl(b: &[u8; 18], out: &mut Vec<f32>) {
+    let d = half_at(b, 0);
+    out.extend((0..32).map(|i| d * f32::from(STEPS[usize::from(nibble(&b[2..], i))])));
 }
 
 #[cfg(test)]

@@ -40,10 +40,10 @@ impl Quants {
     pub(crate) fn of(dtype: Dtype) -> Option<Quants> {
         let (bits, group, scales) = match dtype {
             Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
-            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 => (8, 32, Scales::Half),
+            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
             Dtype::Q4K => (4, 32, Scales::Full),
             Dtype::Q5K => (8, 32, Scales::Full),
-            Dtype::Q6K => (8, 16, Scales::Full),
+            Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Full),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };
         Some(Quants { bits, group, scales })

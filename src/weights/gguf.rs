@@ -300,10 +300,54 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Types of GGUF files that are not read, by their numbers.
+const NOT_READ: [(u32, &str); 28] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
+
 fn stored_type(number: u32) -> std::result::Result<Dtype, String> {
-    Dtype::of_gguf(number).ok_or_else(|| match number {
-        10 => "Q2_K".into(),
-        11 => "Q3_K".into(),
-        other => format!("GGML type {other}"),
-    })
+    let name = || NOT_READ.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_string());
+    Dtype::of_gguf(number).ok_or_else(|| name().unwrap_or_else(|| format!("the unknown GGML type {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each type is read or named, and never both; numbers that nobody gave stay numbers.
+    #[test]
+    fn types_that_are_not_read_have_names() {
+        for (number, name) in NOT_READ {
+            assert_eq!((stored_type(number), Dtype::named(name)), (Err(name.to_string()), None));
+        }
+        let nameless = (0..48).filter(|n| stored_type(*n).is_err_and(|what| what.contains("unknown")));
+        assert_eq!(nameless.collect::<Vec<_>>(), (42..48).collect::<Vec<_>>());
+    }
 }

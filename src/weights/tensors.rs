@@ -118,13 +118,9 @@ impl Weights {
     pub fn dtype(&self, name: &str) -> Result<Dtype> {
         let (_, entry) = self.entry(name)?;
         let dtype = entry.dtype.clone().map_err(|found| {
-            Error::file(
-                &self.files[entry.file].path,
-                format!(
-                    "tensor {name} is stored as {found}; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, \
-                     Q4_K, Q5_K and Q6_K"
-                ),
-            )
+            let known: Vec<&str> = Dtype::all().map(Dtype::name).collect();
+            let what = format!("tensor {name} is stored as {found}; supported are {}", known.join(", "));
+            Error::file(&self.files[entry.file].path, what)
         })?;
         Ok(if matches!(entry.change, Change::PlusOne) { Dtype::F32 } else { dtype })
     }

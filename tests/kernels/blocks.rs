@@ -33,14 +33,16 @@ fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
     let mut bytes: Vec<u8> = (0..len).flat_map(|_| rng.bits().to_le_bytes()).collect();
     bytes.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0x3f);
     // The high bytes of f16 scales and minima: some 2^-9 and -2^-7, where sub-scales multiply them 2^-14.
-    let of_k = matches!(dtype, Dtype::Q4K | Dtype::Q5K | Dtype::Q6K);
+    let (at, high): (&[usize], _) = match dtype {
+        Dtype::Q4_1 | Dtype::Q5_1 => (&[1, 3], [0x18, 0xa0]),
+        Dtype::Q4K | Dtype::Q5K => (&[1, 3], [0x04; 2]),
+        Dtype::Q6K => (&[209], [0x04; 2]),
+        Dtype::Q2K => (&[81, 83], [0x10, 0x0c]),
+        Dtype::Q3K => (&[109], [0x0c; 2]),
+        _ => (&[1], [0x18; 2]),
+    };
     for block in bytes.chunks_exact_mut(dtype.block().1) {
-        block[if dtype == Dtype::Q6K { 209 } else { 1 }] = if of_k { 0x04 } else { 0x18 };
-        match dtype {
-            Dtype::Q4_1 | Dtype::Q5_1 => block[3] = 0xa0,
-            Dtype::Q4K | Dtype::Q5K => block[3] = 0x04,
-            _ => {}
-        }
+        at.iter().zip(high).for_each(|(i, byte)| block[*i] = byte);
     }
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }

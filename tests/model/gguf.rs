@@ -37,24 +37,10 @@ fn bytes(hex: &Value) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
 }
 
-const DTYPES: [Dtype; 11] = [
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::Q8_0,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q4K,
-    Dtype::Q5K,
-    Dtype::Q6K,
-];
-
 #[test]
 fn every_storage_type_gives_the_bits_of_the_gguf_package() {
     let document: Value = serde_json::from_str(&fs::read_to_string(golden("blocks.json")).unwrap()).unwrap();
-    for dtype in DTYPES {
+    for dtype in Dtype::all() {
         let entry = document["types"].as_array().unwrap().iter().find(|t| t["type"] == dtype.name()).unwrap();
         let mut got = Vec::new();
         dtype.dequantise(&bytes(&entry["bytes"]), &mut got);

@@ -10,20 +10,23 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 
 SEED, BLOCKS = 4711, 3
-rng = np.random.default_rng(SEED)
+rng, later = np.random.default_rng(SEED), np.random.default_rng(SEED + 1)
 # Where a block's f16 scales stand: random bytes would make some of them infinite or NaN.
 SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
           "F16": [0], "BF16": [], "F32": []}
+# Types that came later draw from numbers of their own, so that the blocks above stay what they were.
+LATER = {"Q2_K": [80, 82], "Q3_K": [108], "IQ4_NL": [0]}
 types = []
-for name, at in SCALES.items():
+for name, at in [*SCALES.items(), *LATER.items()]:
+    draw = rng if name in SCALES else later
     size = GGML_QUANT_SIZES[T[name]][1]
-    raw = rng.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
+    raw = draw.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
     for i in at:
-        raw[:, i:i + 2] = rng.normal(0, 0.02, BLOCKS).astype(np.float16).view(np.uint8).reshape(BLOCKS, 2)
+        raw[:, i:i + 2] = draw.normal(0, 0.02, BLOCKS).astype(np.float16).view(np.uint8).reshape(BLOCKS, 2)
     if name == "F32":
-        raw = rng.normal(size=BLOCKS).astype(np.float32).view(np.uint8).reshape(BLOCKS, 4)
+        raw = draw.normal(size=BLOCKS).astype(np.float32).view(np.uint8).reshape(BLOCKS, 4)
     if name == "BF16":
-        raw = (rng.normal(size=BLOCKS).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(BLOCKS, 2)
+        raw = (draw.normal(size=BLOCKS).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(BLOCKS, 2)
     values = dequantize(raw, T[name]).astype(np.float32)
     types.append({"type": name, "bytes": raw.tobytes().hex(), "f32": values.tobytes().hex()})
 # Halves (ties of the rounding), a block of zeros, one of a single spike, one of tiny values.
