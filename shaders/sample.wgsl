@@ -69,7 +69,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         for (var v = stop; v > first; v--) {
             chosen = select(chosen, v - 1u, value(b, at, v - 1u) >= top);
         }
-        chosen = reduce_min_index(chosen, l);
+        // Where every logit is NaN none is the largest.
+        chosen = min(reduce_min_index(chosen, l), p.cols - 1u);
     } else if p.cuts == 0u {
         var weight = 0.0;
         for (var v = first; v < stop; v++) {

@@ -68,10 +68,10 @@ pub struct NoEngine;
 
 impl Engine for NoEngine {
     fn generate(&mut self, _: &[Request], _: &Settings, _: &dyn Observer) -> Result<Vec<Vec<Output>>> {
-        Err(Error::Input("a model was asked, but none is loaded".into()))
+        Err(Error::Bug("a model was asked, but none is loaded".into()))
     }
 
     fn logps(&mut self, _: &[Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
-        Err(Error::Input("a model was asked, but none is loaded".into()))
+        Err(Error::Bug("a model was asked, but none is loaded".into()))
     }
 }

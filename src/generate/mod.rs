@@ -128,7 +128,7 @@ impl<'a> Generator<'a> {
     /// Answers every request; the result is indexed by `[request][sample]`.
     ///
     /// # Errors
-    /// An empty prompt, a token outside the vocabulary, a prompt that leaves no room in the context; GPU errors.
+    /// An empty prompt, a token or choice outside the vocabulary, a prompt that leaves no room in the context; GPU errors.
     pub fn run(&mut self, requests: &[Request], settings: &Settings) -> Result<Vec<Vec<Output>>> {
         self.run_with(requests, settings, &Silent, &mut |_, _, _| {})
     }
@@ -145,11 +145,8 @@ impl<'a> Generator<'a> {
         observer: &dyn Observer,
         on_token: &mut dyn FnMut(usize, usize, u32),
     ) -> Result<Vec<Vec<Output>>> {
-        settings::check(settings)?;
-        for (i, r) in requests.iter().enumerate() {
-            self.check(i, r)?;
-        }
-        let at_once = self.at_once(requests, settings)?;
+        self.check(requests, settings)?;
+        let at_once = self.fitting(requests, settings)?;
         let sequences = Sequences::new(self.model, requests, settings)?;
         let room = sequences.room(at_once, &Room::most(self.gpu, self.model));
         schedule::run(self.gpu, self.model, sequences, &room, observer, on_token)
@@ -159,8 +156,13 @@ impl<'a> Generator<'a> {
     /// others wait until those are done.
     ///
     /// # Errors
-    /// One sequence by itself takes more memory than the cap leaves.
+    /// Requests that [`Generator::run`] refuses; one sequence by itself takes more memory than the cap leaves.
     pub fn at_once(&self, requests: &[Request], settings: &Settings) -> Result<usize> {
+        self.check(requests, settings)?;
+        self.fitting(requests, settings)
+    }
+
+    fn fitting(&self, requests: &[Request], settings: &Settings) -> Result<usize> {
         let room = Room::most(self.gpu, self.model);
         let all: usize = requests.iter().map(|r| r.samples.len()).sum();
         let most = all.min(room.sequences);
@@ -191,7 +193,17 @@ impl<'a> Generator<'a> {
         Ok(gpu::with_margin(counted.peak_bytes()) + others)
     }
 
-    fn check(&self, number: usize, request: &Request) -> Result<()> {
+    /// Refuses what the kernels rely on not being given.
+    fn check(&self, requests: &[Request], settings: &Settings) -> Result<()> {
+        settings::check(settings)?;
+        let vocabulary = self.model.arch.vocab_size;
+        if let Some(id) = settings.choices.iter().flatten().find(|id| **id as usize >= vocabulary) {
+            return Err(Error::Input(format!("a choice: token id {id} is outside the vocabulary of {vocabulary}")));
+        }
+        requests.iter().enumerate().try_for_each(|(i, r)| self.check_prompt(i, r))
+    }
+
+    fn check_prompt(&self, number: usize, request: &Request) -> Result<()> {
         let what = format!("prompt {number}");
         if request.prompt.is_empty() {
             return Err(Error::Input(format!("{what} is empty")));

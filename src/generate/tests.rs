@@ -3,13 +3,13 @@
 
 use super::sequences::Sequences;
 use super::{Generator, Output, Request, Room, Sampling, Settings, schedule};
-use crate::Silent;
 use crate::arch::{Mixer, Stretch};
 use crate::gpu::{Gpu, Options, Variant};
 use crate::kernels::arena::{PAGE, Rows};
 use crate::model::context::{Context, Past};
 use crate::model::{Model, decoder, head, score, view};
 use crate::world;
+use crate::{Error, Silent};
 
 /// A small model with a windowed block, whose context spans several chunks of the attention.
 fn model(gpu: &Gpu) -> Model {
@@ -210,6 +210,30 @@ fn decoding_gives_the_bits_of_scoring() {
             let scored = score::logits(&gpu, &model, sequence).unwrap();
             let off = bits(decoded).iter().zip(bits(&scored)).filter(|(a, b)| **a != *b).count();
             assert_eq!(off, 0, "{}: {} tokens, {} logits", variant.name(), sequence.len(), scored.len());
+        }
+    }
+}
+
+/// Shaders read the logits of both choices, so their ids are checked as those of prompts are.
+#[test]
+fn ids_outside_the_vocabulary_are_refused() {
+    let gpu = Gpu::open(None, None).unwrap();
+    let model = model(&gpu);
+    let vocabulary = model.arch().vocab_size as u32;
+    let generator = Generator::new(&gpu, &model);
+    let request = |prompt: &[u32]| [Request::new(prompt.to_vec(), 1)];
+    let choosing = |choice| Settings { choices: vec![choice], ..settings(1) };
+    for (requests, settings, says) in [
+        (request(&[vocabulary]), settings(1), "prompt 0: token id"),
+        (request(&[]), settings(1), "prompt 0 is empty"),
+        (request(&[1]), choosing([1, vocabulary]), "a choice: token id"),
+    ] {
+        for refused in [
+            Generator::new(&gpu, &model).run(&requests, &settings).map(drop),
+            generator.at_once(&requests, &settings).map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::Input(_)) && error.to_string().contains(says), "{error}");
         }
     }
 }

@@ -134,12 +134,23 @@ impl Tensor {
     /// Refuses a tensor of another shape than the kernel needs; `what` names it.
     ///
     /// # Errors
-    /// [`Error::Input`] that names both shapes.
+    /// [`Error::Bug`] that names both shapes: whatever a caller of the library gives is checked before.
     pub(crate) fn expect_shape(&self, what: &str, rows: usize, cols: usize) -> Result<()> {
         if self.rows == rows && self.cols == cols {
             return Ok(());
         }
-        Err(Error::Input(format!("{what} has shape {:?} where [{rows}, {cols}] is needed", self.shape())))
+        Err(Error::Bug(format!("{what} has shape {:?} where [{rows}, {cols}] is needed", self.shape())))
+    }
+
+    /// Refuses what is no vector of at least `count` elements; `what` names it.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] that names the shape and the count.
+    pub(crate) fn expect_vector(&self, what: &str, count: usize) -> Result<()> {
+        if self.rows == 1 && self.cols >= count {
+            return Ok(());
+        }
+        Err(Error::Bug(format!("{what} has shape {:?} where a vector of {count} elements is needed", self.shape())))
     }
 }
 
@@ -349,11 +360,7 @@ fn check_values<T>([rows, cols]: [usize; 2], data: &[T]) -> Result<()> {
     if size_of::<T>() == 4 && data.len() == rows * cols {
         return Ok(());
     }
-    Err(Error::Input(format!(
-        "{} values of {} bytes do not make a tensor [{rows}, {cols}]",
-        data.len(),
-        size_of::<T>()
-    )))
+    Err(Error::Bug(format!("{} values of {} bytes do not make a tensor [{rows}, {cols}]", data.len(), size_of::<T>())))
 }
 
 /// Bytes as a person reads them.

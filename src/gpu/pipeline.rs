@@ -122,18 +122,18 @@ impl Source {
             let _ = writeln!(out, "const {name}: u32 = {value}u;");
         }
         let section = text.split("\n//@ ").skip(1).find(|s| s.split_whitespace().next() == Some(entry));
-        let section = section.ok_or_else(|| Error::Input(format!("{}: no entry point '{entry}'", self.name)))?;
+        let section = section.ok_or_else(|| Error::Bug(format!("{}: no entry point '{entry}'", self.name)))?;
         let own = section.lines().next().unwrap_or_default().split_whitespace().skip(1);
         for lib in self.libs.iter().copied().chain(own) {
             if let Some((_, constant, texts)) = CHOICES.iter().find(|(n, ..)| *n == lib) {
                 let wanted = constants.iter().find(|(n, _)| n == constant).map_or(0, |(_, v)| *v);
                 let text = texts.iter().find(|(value, _)| *value == wanted).map(|(_, text)| text);
-                let missing = || Error::Input(format!("{}: no shaders/lib/{lib} for {constant} = {wanted}", self.name));
+                let missing = || Error::Bug(format!("{}: no shaders/lib/{lib} for {constant} = {wanted}", self.name));
                 out.push_str(text.ok_or_else(missing)?);
                 continue;
             }
             let found = LIBS.iter().find(|(n, ..)| *n == lib);
-            let (_, soft, tile) = found.ok_or_else(|| Error::Input(format!("{}: no shaders/lib/{lib}", self.name)))?;
+            let (_, soft, tile) = found.ok_or_else(|| Error::Bug(format!("{}: no shaders/lib/{lib}", self.name)))?;
             out.push_str(if variant == Variant::Soft { soft } else { tile });
         }
         let head = text.split("\n//@ ").next().unwrap_or_default().lines().filter(|line| !is_directive(line));
@@ -196,7 +196,7 @@ impl Source {
 fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<String> {
     let times = |count: &str| {
         let known = constants.iter().find(|(n, _)| *n == count).map(|(_, v)| *v);
-        let wrong = || Error::Input(format!("{name}: a line repeats '{count}' times, which is no constant"));
+        let wrong = || Error::Bug(format!("{name}: a line repeats '{count}' times, which is no constant"));
         known.or_else(|| count.parse().ok()).ok_or_else(wrong)
     };
     let mut out = String::with_capacity(text.len() * 2);
@@ -226,7 +226,7 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)]) -> Result<S
     if begun.is_empty() {
         return Ok(out);
     }
-    Err(Error::Input(format!("{name}: the text ends in a line that is to go on")))
+    Err(Error::Bug(format!("{name}: the text ends in a line that is to go on")))
 }
 
 /// A constant that has a text's buffers read and written in words of 64 bits, where [`Gpu::has_wide_words`].

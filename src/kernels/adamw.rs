@@ -45,8 +45,9 @@ pub(crate) fn parts(grad: &Tensor) -> usize {
 /// part\[slot ..\] = sums of squares of slices of `grad`.
 ///
 /// # Errors
-/// A device error.
+/// Shapes that do not fit.
 pub(crate) fn square_sum(rec: &mut Recorder, grad: &Tensor, part: &Tensor, slot: usize) -> Result<()> {
+    part.expect_vector("the partial sums of squares", slot + parts(grad))?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "square_sum",
@@ -61,8 +62,10 @@ pub(crate) fn square_sum(rec: &mut Recorder, grad: &Tensor, part: &Tensor, slot:
 /// norm `[2]` = (√Σ part, clip factor max / (norm + 1e-6) at most 1; 1 where `max_norm` is 0).
 ///
 /// # Errors
-/// A device error.
+/// Shapes that do not fit.
 pub(crate) fn clip(rec: &mut Recorder, part: &Tensor, max_norm: f32, norm: &Tensor) -> Result<()> {
+    part.expect_vector("the partial sums of squares", part.cols())?;
+    norm.expect_vector("the gradient's norm", 2)?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "clip",
@@ -176,10 +179,11 @@ pub(crate) fn step(
     let (w, in_bf16) = match block {
         Block::Dense(w) => (w, false),
         Block::Half { half: Half::Bf16, words, .. } => (words, true),
-        _ => return Err(Error::Input("weights are trained in f32 or bf16".into())),
+        _ => return Err(Error::Bug("weights are trained in f32 or bf16".into())),
     };
     let [rows, cols] = [block.rows(), block.cols()];
     grad.expect_shape("a gradient", rows, cols)?;
+    norm.expect_vector("the gradient's norm", 2)?;
     let (entry, sizes, bind, groups) = match &moments {
         Moments::F32([m, v]) => {
             m.expect_shape("a moment", rows, cols)?;

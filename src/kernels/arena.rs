@@ -1,8 +1,8 @@
 //! The paged arena of keys and values, and where a decoding step's rows stand in it.
 
 use super::heads::Heads;
-use crate::Result;
 use crate::gpu::{Gpu, Tensor};
+use crate::{Error, Result};
 
 /// Positions of one page.
 pub(crate) const PAGE: usize = 32;
@@ -30,6 +30,19 @@ impl Arena {
         Ok(Arena { keys: memory()?, values: memory()? })
     }
 
+    /// Refuses an arena of other heads.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] that names the shapes.
+    pub(super) fn expect(&self, heads: Heads) -> Result<()> {
+        let (keys, values) = (self.keys.shape(), self.values.shape());
+        if keys == values && self.keys.ld() == heads.padded() && self.keys.rows().is_multiple_of(heads.kv_heads * PAGE)
+        {
+            return Ok(());
+        }
+        Err(Error::Bug(format!("an arena of keys {keys:?} and values {values:?} does not hold {heads:?}")))
+    }
+
     /// The row of a key head at a slot, which is page * PAGE + the position's place in it.
     pub(crate) fn row(kv_heads: usize, kv: usize, slot: usize) -> usize {
         (slot / PAGE * kv_heads + kv) * PAGE + slot % PAGE
@@ -52,6 +65,22 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// Refuses another number of rows than `count`, and positions for which there are no pages.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] that names the numbers.
+    pub(super) fn expect(&self, count: usize) -> Result<()> {
+        self.pos.expect_vector("the positions of a step", count)?;
+        if self.table.rows() != count {
+            return Err(Error::Bug(format!("pages of {} rows for a step of {count}", self.table.rows())));
+        }
+        let held = self.table.cols() * PAGE;
+        if self.longest > held {
+            return Err(Error::Bug(format!("a row sees {} positions and has pages for {held}", self.longest)));
+        }
+        Ok(())
+    }
+
     /// Partial sums of a row.
     pub(super) fn chunks(&self) -> usize {
         self.longest.div_ceil(CHUNK).max(1)

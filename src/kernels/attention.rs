@@ -119,6 +119,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
 
 pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 8]> {
     heads.expect(qkv)?;
+    mask.expect(qkv.rows())?;
     Ok([
         ("rows", Size(qkv.rows())),
         ("heads", Size(heads.heads)),

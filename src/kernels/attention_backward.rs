@@ -55,6 +55,8 @@ pub(crate) fn backward(
     out: &Attended,
     d_o: &Tensor,
 ) -> Result<Tensor> {
+    out.o.expect_shape("attention's output", qkv.rows(), heads.heads * heads.padded())?;
+    out.lse.expect_vector("attention's log-sums", qkv.rows() * heads.heads)?;
     d_o.expect_shape("attention's output gradient", out.o.rows(), out.o.cols())?;
     let delta = row_delta(rec, (qkv, d_o), heads, mask, out)?;
     let dqkv = rec.gpu().empty(qkv.rows(), qkv.cols())?;

@@ -135,14 +135,15 @@ fn attend(
     turns: Option<(&Place, &Turn)>,
 ) -> Result<Tensor> {
     let (b, gpu, chunks) = (qkv.rows(), rec.gpu(), rows.chunks());
-    let fits = qkv.ld() == heads.width() && arena.keys.ld() == heads.padded() && rows.table.rows() == b;
-    if !fits || rows.longest > rows.table.cols() * PAGE {
-        return Err(Error::Input(format!(
-            "decode of {:?} with heads {heads:?}, pages {:?}, {} positions",
-            qkv.shape(),
-            rows.table.shape(),
-            rows.longest
-        )));
+    heads.expect(qkv)?;
+    arena.expect(heads)?;
+    rows.expect(b)?;
+    if let Some((place, turn)) = turns {
+        place.expect(qkv)?;
+        if turn.angle.rows() < rows.longest {
+            let (held, longest) = (turn.angle.rows(), rows.longest);
+            return Err(Error::Bug(format!("angles of {held} positions for rows that see {longest}")));
+        }
     }
     let d4 = heads.padded() / 4;
     let o = gpu.empty(b, heads.heads * heads.padded())?;

@@ -102,6 +102,7 @@ impl<'a> Work<'a> {
         most: usize,
     ) -> Result<(Work<'a>, Vec<Chunk>, usize)> {
         heads.expect(qkv)?;
+        mask.expect(qkv.rows())?;
         let tiles = mask.tiles(gpu)?;
         let chunks = chunks(tiles, heads, most);
         let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);

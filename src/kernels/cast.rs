@@ -6,7 +6,7 @@ use super::sizes::{several, stream};
 use super::way::{Traits, Way};
 use super::weight::{Block, Weight};
 use crate::gpu::Value::Size;
-use crate::gpu::{Launch, Recorder, Source};
+use crate::gpu::{Launch, Recorder, Source, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -37,12 +37,13 @@ fn way(traits: &Traits, half: Half) -> Way {
 pub(crate) fn forward(rec: &mut Recorder, x: &Weight, y: &Weight) -> Result<()> {
     if [x.rows(), x.cols()] != [y.rows(), y.cols()] {
         let shape = |w: &Weight| [w.rows(), w.cols()];
-        return Err(Error::Input(format!("a copy of {:?} does not fit {:?}", shape(x), shape(y))));
+        return Err(Error::Bug(format!("a copy of {:?} does not fit {:?}", shape(x), shape(y))));
     }
     for ((_, from), (_, to)) in x.tensors()?.into_iter().zip(y.blocks()) {
         let Block::Half { half, words, .. } = to else {
-            return Err(Error::Input("the copy of a weight is not in 16 bits".into()));
+            return Err(Error::Bug("the copy of a weight is not in 16 bits".into()));
         };
+        words.expect_shape("a copy in 16 bits", from.rows(), pad4(from.cols()) / 2)?;
         let cols4 = from.cols().div_ceil(4);
         let way = way(&Traits::of(rec), *half);
         rec.launch(Launch {

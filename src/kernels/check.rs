@@ -136,7 +136,7 @@ fn compare(gpu: &Gpu, form: Form, case: &Case, row: &mut CheckRow) -> Result<()>
             Expected::Floats(want) => {
                 let got: Vec<f32> = gpu.download(&tensor)?;
                 if got.len() != want.len() {
-                    return Err(Error::Input(format!("{what} has {} values, the twin {}", got.len(), want.len())));
+                    return Err(Error::Bug(format!("{what} has {} values, the twin {}", got.len(), want.len())));
                 }
                 let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len().max(1) as f64).sqrt();
                 for (i, (g, w)) in got.iter().zip(&want).enumerate() {

@@ -32,7 +32,7 @@ fn launch(
     bind: &[&Tensor],
 ) -> Result<()> {
     if wide.rows() != narrow.rows() || first % 4 != 0 || first + narrow.ld() > wide.ld() {
-        return Err(Error::Input(format!(
+        return Err(Error::Bug(format!(
             "{:?} does not fit column {first} of {:?} (columns begin at multiples of 4)",
             narrow.shape(),
             wide.shape()

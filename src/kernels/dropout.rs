@@ -67,7 +67,7 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, rows: &Tensor, mask: Mask,
     y.expect_shape("dropout's output", x.rows(), x.cols())?;
     rows.expect_shape("dropout's rows", x.rows(), 3)?;
     if !(0.0..1.0).contains(&mask.rate) {
-        return Err(Error::Input(format!("dropout of {}; expected a share from 0 to below 1", mask.rate)));
+        return Err(Error::Bug(format!("dropout of {}; expected a share from 0 to below 1", mask.rate)));
     }
     rec.launch(Launch {
         source: &SOURCE,

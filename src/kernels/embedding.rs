@@ -64,7 +64,7 @@ fn params(
 pub(crate) fn forward(rec: &mut Recorder, token: &Tensor, (table, factor): (&Weight, f32), x: &Tensor) -> Result<()> {
     if token.cols() < x.rows() || table.rows() != x.ld() {
         let shape = [table.rows(), table.cols()];
-        return Err(Error::Input(format!("{} ids from a table {shape:?} for {:?}", token.cols(), x.shape())));
+        return Err(Error::Bug(format!("{} ids from a table {shape:?} for {:?}", token.cols(), x.shape())));
     }
     for (first, block) in table.blocks() {
         let way = way(&Traits::of(rec), block.stored());
@@ -87,6 +87,8 @@ pub(crate) struct ByToken {
     distinct: Tensor,
     start: Tensor,
     row: Tensor,
+    /// Rows of the step, which all of `row` lie below.
+    rows: usize,
 }
 
 impl ByToken {
@@ -105,7 +107,8 @@ impl ByToken {
             }
         }
         start.push(rows.len() as u32);
-        Ok(ByToken { distinct: gpu.vector(&distinct)?, start: gpu.vector(&start)?, row: gpu.vector(&rows)? })
+        let (distinct, start, row) = (gpu.vector(&distinct)?, gpu.vector(&start)?, gpu.vector(&rows)?);
+        Ok(ByToken { distinct, start, row, rows: tokens.len() })
     }
 }
 
@@ -114,6 +117,10 @@ impl ByToken {
 /// # Errors
 /// Shapes that do not fit; a gradient that is not in f32.
 pub(crate) fn backward(rec: &mut Recorder, by: &ByToken, dx: &Tensor, (dtable, factor): (&Weight, f32)) -> Result<()> {
+    if dx.rows() != by.rows || dx.cols() > dtable.rows() {
+        let (rows, channels) = (by.rows, dtable.rows());
+        return Err(Error::Bug(format!("{:?} for {rows} listed rows and a table of {channels} channels", dx.shape())));
+    }
     for (first, part) in dtable.tensors()? {
         rec.launch(Launch {
             source: &SOURCE,

@@ -72,9 +72,14 @@ impl Heads {
 
     /// Refuses rows that do not hold these heads.
     pub(super) fn expect(&self, rows: &Tensor) -> Result<()> {
-        if rows.ld() == self.width() && self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) {
-            return Ok(());
+        let Heads { heads, kv_heads, .. } = *self;
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(Error::Bug(format!("{heads} query heads do not share {kv_heads} key heads evenly")));
         }
-        Err(Error::Input(format!("rows of {} do not hold the heads {self:?}", rows.ld())))
+        if rows.ld() != self.width() {
+            let (given, width) = (rows.ld(), self.width());
+            return Err(Error::Bug(format!("a row has {given} channels where {self:?} take {width}")));
+        }
+        Ok(())
     }
 }

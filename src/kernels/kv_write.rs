@@ -38,7 +38,10 @@ pub(crate) fn listed(
     (row, slot): (&Tensor, &Tensor),
     arena: &Arena,
 ) -> Result<()> {
+    heads.expect(qkv)?;
+    arena.expect(heads)?;
     slot.expect_shape("the slots", 1, row.cols())?;
+    row.expect_shape("the rows", 1, row.cols())?;
     let d4 = heads.padded() / 4;
     rec.launch(Launch {
         source: &SOURCE,

@@ -33,6 +33,20 @@ pub(crate) struct Targets {
     pub target: Tensor,
     /// Sequence of each entry, `[E]`.
     pub sequence: Tensor,
+    /// The number of sequences, which all of `sequence` lie below.
+    pub sequences: usize,
+}
+
+impl Targets {
+    /// Refuses lists that end before the rows from `row0` on that `logits` holds, and what is too short for them: `row`
+    /// has a number for each row, each of `entry` one for each target.
+    fn expect(&self, logits: &Tensor, row0: usize, row: &Tensor, entry: &[&Tensor]) -> Result<()> {
+        let end = row0 + logits.rows();
+        self.start.expect_vector("where the targets of rows begin", end + 1)?;
+        row.expect_vector("the log-sums of rows", end)?;
+        let all = entry.iter().copied().chain([&self.sequence]);
+        all.into_iter().try_for_each(|entry| entry.expect_vector("what each target has", self.target.cols()))
+    }
 }
 
 fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
@@ -43,7 +57,7 @@ fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
 /// holds.
 ///
 /// # Errors
-/// A device error.
+/// Shapes that do not fit.
 pub(crate) fn forward(
     rec: &mut Recorder,
     logits: &Tensor,
@@ -51,6 +65,7 @@ pub(crate) fn forward(
     row0: usize,
     [lse, logp, square]: [&Tensor; 3],
 ) -> Result<()> {
+    targets.expect(logits, row0, lse, &[logp, square])?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "forward",
@@ -65,7 +80,7 @@ pub(crate) fn forward(
 /// logits `[C, V]` become their gradient, given coef `[sequences]` = dloss / dlogp.
 ///
 /// # Errors
-/// A device error.
+/// Shapes that do not fit.
 pub(crate) fn backward(
     rec: &mut Recorder,
     logits: &Tensor,
@@ -74,6 +89,8 @@ pub(crate) fn backward(
     lse: &Tensor,
     coef: &Tensor,
 ) -> Result<()> {
+    targets.expect(logits, row0, lse, &[])?;
+    coef.expect_vector("the coefficients of sequences", targets.sequences)?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward",
@@ -134,6 +151,7 @@ fn cases() -> Vec<Case> {
                 start: t.gpu.vector(&start)?,
                 target: t.gpu.vector(&flat.iter().map(|e| e.0).collect::<Vec<_>>())?,
                 sequence: t.gpu.vector(&flat.iter().map(|e| e.1).collect::<Vec<_>>())?,
+                sequences: 4,
             };
             let logits = t.gpu.upload(rows, cols, &v)?;
             let (lse, logp) = (t.gpu.empty(1, rows)?, t.gpu.empty(1, flat.len())?);

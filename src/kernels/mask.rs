@@ -52,6 +52,14 @@ impl Mask {
         Mask { window, scale, area, tiles, ..self.clone() }
     }
 
+    /// Refuses another number of rows than the mask has.
+    pub(super) fn expect(&self, rows: usize) -> Result<()> {
+        if self.rows.len() == rows {
+            return Ok(());
+        }
+        Err(Error::Bug(format!("a mask of {} rows for {rows}", self.rows.len())))
+    }
+
     /// Factor on the scores of heads of this width.
     pub(super) fn factor(&self, heads: Heads) -> f32 {
         self.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt())
@@ -63,7 +71,7 @@ impl Mask {
             // Whoever was first has made the same.
             let _ = self.tiles.set(Tiles::new(gpu, &self.rows, self.window)?);
         }
-        self.tiles.get().ok_or_else(|| Error::Input("a mask's tiles were not made".into()))
+        self.tiles.get().ok_or_else(|| Error::Bug("a mask's tiles were not made".into()))
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
     }
     if (epilogue.norm.is_some() && !normalises(rec, a.rows())) || (epilogue.gate.is_some() && !gates(rec, a.rows(), b))
     {
-        return Err(Error::Input(format!("a product of {} rows neither normalises nor gates them here", a.rows())));
+        return Err(Error::Bug(format!("a product of {} rows neither normalises nor gates them here", a.rows())));
     }
     if let Some((gain, _)) = epilogue.norm {
         gain.weight.expect_shape("the gain of matmul's rows", 1, a.cols())?;
@@ -62,7 +62,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
     }
     let k = b.rows();
     if a.ld() != k {
-        return Err(Error::Input(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld())));
+        return Err(Error::Bug(format!("matmul of {:?} (rows of {}) with a matrix of {k} rows", a.shape(), a.ld())));
     }
     let on_units = choice::on_units(&Traits::of(rec), a.rows());
     b.blocks().try_for_each(|(c0, b)| match on_units {
@@ -80,7 +80,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
 pub(crate) fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, add: bool) -> Result<()> {
     if a.cols() != b.cols() || c.ld() != b.rows() || a.rows() != c.rows() {
         let shape = [b.rows(), b.cols()];
-        return Err(Error::Input(format!("{:?} by {shape:?} turned does not give {:?}", a.shape(), c.shape())));
+        return Err(Error::Bug(format!("{:?} by {shape:?} turned does not give {:?}", a.shape(), c.shape())));
     }
     let wide = c.corner(c.rows(), c.ld())?;
     if choice::unturned(&Traits::of(rec), b.stored(), a.rows()) {
@@ -254,7 +254,7 @@ fn panel(k: usize) -> usize {
 pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight, add: bool) -> Result<()> {
     let shape = [c.rows(), c.cols()];
     if a.rows() != b.rows() || shape != [a.ld(), b.cols()] {
-        return Err(Error::Input(format!("A^T B of {:?} and {:?} does not give {shape:?}", a.shape(), b.shape())));
+        return Err(Error::Bug(format!("A^T B of {:?} and {:?} does not give {shape:?}", a.shape(), b.shape())));
     }
     let (rows, wide) = match rec.variant() {
         Variant::Soft => (8, 8),

@@ -92,10 +92,10 @@ pub(super) fn product(
     epilogue: Epilogue,
 ) -> Result<()> {
     let Some(units) = rec.gpu().units() else {
-        return Err(Error::Input("matmul_matrix: the device was opened without matrix units".into()));
+        return Err(Error::Bug("matmul_matrix: the device was opened without matrix units".into()));
     };
     if epilogue.norm.is_some() || epilogue.gate.is_some() {
-        return Err(Error::Input("matmul_matrix neither normalises nor gates".into()));
+        return Err(Error::Bug("matmul_matrix neither normalises nor gates".into()));
     }
     let shape = Shape::of(units);
     let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));

@@ -15,6 +15,8 @@ pub(crate) mod cast;
 pub mod check;
 pub(crate) mod column_sum;
 pub(crate) mod columns;
+#[cfg(test)]
+mod contracts;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub mod export;

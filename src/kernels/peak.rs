@@ -118,7 +118,7 @@ fn launch(
     let count = y.len() / 4;
     if entry != "multiply" && x.len() != y.len() * steps {
         let shapes = format!("{:?} and {:?} in {steps} steps", x.shape(), y.shape());
-        return Err(Error::Input(format!("peak: {shapes} do not fit")));
+        return Err(Error::Bug(format!("peak: {shapes} do not fit")));
     }
     rec.launch(Launch {
         source,
@@ -141,6 +141,7 @@ fn launch(
 /// # Errors
 /// Shapes that do not fit; a device without f16.
 fn multiply(rec: &mut Recorder, half: bool, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
+    ab.expect_shape("peak's factors", 2, 4)?;
     let flops = (y.len() / 4 * steps * CHAINED) as f64 * 2.0;
     let source = if half { &SOURCE_F16 } else { &SOURCE };
     launch(rec, (source, "multiply"), steps, ab, y, Cost::new(flops, 4.0 * y.len() as f64))
@@ -157,9 +158,10 @@ fn way_matrix(traits: &Traits, units: Units) -> Way {
 /// Shapes that do not fit; a device without matrix units.
 fn multiply_matrix(rec: &mut Recorder, ab: &Tensor, y: &Tensor, steps: usize) -> Result<()> {
     let Some(units) = rec.gpu().units() else {
-        return Err(Error::Input("peak_matrix: the device was opened without matrix units".into()));
+        return Err(Error::Bug("peak_matrix: the device was opened without matrix units".into()));
     };
     ab.expect_shape("peak's fragments", 5, (units.size * units.size) as usize)?;
+    y.expect_shape("peak's results", y.rows(), 4)?;
     let way = way_matrix(&Traits::of(rec), units);
     rec.launch(Launch {
         source: way.source,

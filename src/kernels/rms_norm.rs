@@ -99,6 +99,8 @@ pub(crate) fn backward(
     let h = &norm.h;
     dy.expect_shape("RMSNorm's output gradient", h.rows(), h.cols())?;
     dh.expect_shape("RMSNorm's input gradient", h.rows(), h.cols())?;
+    gain.weight.expect_shape("RMSNorm's gain", 1, h.cols())?;
+    norm.inv.expect_vector("RMSNorm's factors", h.rows())?;
     let way = way(&Traits::of(rec), "backward", add, gain.plus_one);
     rec.launch(Launch {
         source: way.source,
@@ -110,6 +112,7 @@ pub(crate) fn backward(
         cost: stream(&[h, dy, dh, dh], 8.0),
     })?;
     let Some(dgain) = dgain else { return Ok(()) };
+    dgain.expect_shape("the gradient of RMSNorm's gain", 1, h.cols())?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "backward_gain",

@@ -70,6 +70,16 @@ impl Turn {
     pub(crate) fn new(gpu: &Gpu, angle: Tensor, start: &[u32]) -> Result<Turn> {
         Ok(Turn { angle, start: gpu.vector(start)?, from_zero: start.iter().all(|row| *row == 0) })
     }
+
+    /// Refuses angles of fewer rows, or of more channels than a head has.
+    fn expect(&self, rows: usize, head_dim: usize) -> Result<()> {
+        self.start.expect_vector("where the angles of rows begin", rows)?;
+        let turned = self.angle.cols();
+        if turned > head_dim || !turned.is_multiple_of(2) {
+            return Err(Error::Bug(format!("{turned} channels turn, of heads of {head_dim}")));
+        }
+        Ok(())
+    }
 }
 
 /// What the constants say of the QK-norm: whether there is one, and whether 1 is added to its gain.
@@ -124,14 +134,22 @@ impl<'a> Place<'a> {
         self.qk_norm.map(|(gain, _)| gain.plus_one)
     }
 
+    /// Refuses rows that do not hold the heads, or of which there are more than positions and angles.
+    pub(super) fn expect(&self, x: &Tensor) -> Result<()> {
+        self.heads.expect(x)?;
+        self.pos.expect_vector("the positions", x.rows())?;
+        if let Some(turn) = self.turn {
+            turn.expect(x.rows(), self.heads.head_dim)?;
+        }
+        match self.qk_norm {
+            Some((gain, _)) => gain.weight.expect_shape("the gain of QK-norm", 1, 2 * self.heads.head_dim),
+            None => Ok(()),
+        }
+    }
+
     /// `pages` is the row distance of the page table, which only [`decode`] has.
     fn params(&self, x: &Tensor, pages: usize) -> Result<[Param<'static>; 6]> {
-        let turns = self.turn.is_none_or(|t| {
-            t.start.cols() >= x.rows() && t.angle.cols() <= self.heads.head_dim && t.angle.cols().is_multiple_of(2)
-        });
-        if x.ld() != self.heads.width() || self.pos.cols() < x.rows() || !turns {
-            return Err(Error::Input(format!("rows of {} do not hold the heads {:?}", x.ld(), self.heads)));
-        }
+        self.expect(x)?;
         let h = &self.heads;
         let eps = self.qk_norm.map_or(0.0, |(_, e)| e);
         Ok([
@@ -184,10 +202,8 @@ pub(crate) fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result
 /// Shapes that do not fit.
 pub(crate) fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
     let heads = place.heads;
-    if rows.table.rows() != raw.rows() || arena.keys.ld() != heads.padded() {
-        let (table, keys) = (rows.table.shape(), arena.keys.shape());
-        return Err(Error::Input(format!("rows {:?} with pages {table:?} and keys {keys:?}", raw.shape())));
-    }
+    rows.expect(raw.rows())?;
+    arena.expect(heads)?;
     let [pos, start, angle] = place.bind();
     let way = place.way(rec, "decode");
     rec.launch(Launch {
@@ -215,6 +231,10 @@ pub(crate) fn backward(
 ) -> Result<Tensor> {
     let dx = rec.gpu().empty(dy.rows(), dy.cols())?;
     let params = place.params(dy, 0)?;
+    if place.qk_norm.is_some() {
+        raw.expect_shape("the rows before QK-norm", dy.rows(), dy.cols())?;
+        inv.expect_vector("the factors of QK-norm", dy.rows() * (place.heads.heads + place.heads.kv_heads))?;
+    }
     let [pos, start, angle] = place.bind();
     let way = place.way(rec, "backward");
     rec.launch(Launch {
@@ -227,6 +247,7 @@ pub(crate) fn backward(
         cost: stream(&[dy, &dx], 3.0),
     })?;
     if let (Some(dgain), Some(_)) = (dgain, place.qk_norm) {
+        dgain.expect_shape("the gradient of QK-norm's gain", 1, 2 * place.heads.head_dim)?;
         let way = place.way(rec, "backward_gain");
         rec.launch(Launch {
             source: way.source,

@@ -37,13 +37,9 @@ fn launch(rec: &mut Recorder, entry: &'static str, small: &Tensor, bind: &[&Tens
 }
 
 fn check(small: &Tensor, row: &Tensor, large: &Tensor) -> Result<()> {
-    if small.ld() != large.ld() || row.cols() < small.rows() {
-        return Err(Error::Input(format!(
-            "{} row numbers between matrices {:?} and {:?}",
-            row.cols(),
-            small.shape(),
-            large.shape()
-        )));
+    row.expect_vector("the row numbers", small.rows())?;
+    if small.ld() != large.ld() {
+        return Err(Error::Bug(format!("rows go between matrices {:?} and {:?}", small.shape(), large.shape())));
     }
     Ok(())
 }

@@ -92,6 +92,27 @@ pub(crate) struct State {
     pub(crate) out: Tensor,
 }
 
+impl State {
+    /// Refuses arrays of different numbers of rows, and logits of a larger vocabulary or, where row b draws from row b
+    /// (`identity`), of fewer rows.
+    fn expect(&self, logits: &Tensor, identity: bool) -> Result<()> {
+        let rows = self.info.rows();
+        self.info.expect_shape("the rows being generated", rows, 4)?;
+        self.token.expect_vector("the last tokens", rows)?;
+        self.pos.expect_vector("the last positions", rows)?;
+        self.state.expect_vector("the state of rows", 2 * rows)?;
+        self.out.expect_shape("the tokens written", rows, self.out.cols())?;
+        if self.seen.rows() != rows || 32 * self.seen.cols() < logits.cols() {
+            let (seen, vocabulary) = (self.seen.shape(), logits.cols());
+            return Err(Error::Bug(format!("bits {seen:?} of {rows} rows for a vocabulary of {vocabulary}")));
+        }
+        if logits.cols() == 0 || (identity && logits.rows() < rows) {
+            return Err(Error::Bug(format!("logits {:?} for {rows} rows", logits.shape())));
+        }
+        Ok(())
+    }
+}
+
 /// `stop` holds `stops` tokens and zeros behind them.
 fn params<'a>(
     logits: &Tensor,
@@ -124,7 +145,7 @@ fn params<'a>(
 /// Draws a token for each of `rows` rows and moves them on. Row b has logits row b, or (not `identity`) `info[b].z`.
 ///
 /// # Errors
-/// Too many stop tokens.
+/// Too many stop tokens; shapes that do not fit.
 pub(crate) fn forward(
     rec: &mut Recorder,
     logits: &Tensor,
@@ -136,6 +157,7 @@ pub(crate) fn forward(
     if stop.len() > MOST_STOPS {
         return Err(Error::Input(format!("{} stop tokens; at most {MOST_STOPS} are possible", stop.len())));
     }
+    state.expect(logits, identity)?;
     let mut padded = [0; MOST_STOPS];
     padded[..stop.len()].copy_from_slice(stop);
     let rows = state.info.rows();
@@ -160,7 +182,7 @@ pub(crate) fn forward(
 /// Writes the likelier token of choice `[most tokens, 2]` and the first one's share into `share` (shaped as `out`).
 ///
 /// # Errors
-/// A device error.
+/// Shapes that do not fit.
 pub(crate) fn choose(
     rec: &mut Recorder,
     logits: &Tensor,
@@ -170,6 +192,9 @@ pub(crate) fn choose(
     share: &Tensor,
 ) -> Result<()> {
     let rows = state.info.rows();
+    state.expect(logits, identity)?;
+    choice.expect_vector("the choices", 2 * state.out.cols())?;
+    share.expect_shape("the shares of first choices", rows, state.out.cols())?;
     rec.launch(Launch {
         source: &SOURCE,
         entry: "choose",
@@ -372,4 +397,39 @@ fn cases() -> Vec<Case> {
         Ok(())
     }));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Gpu, Options};
+
+    /// What is drawn enters the next step as a token, so it must be one.
+    #[test]
+    fn no_number_draws_a_token_all_the_same() {
+        for variant in [Variant::Soft, Variant::Tile] {
+            let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
+            for (what, sampling) in [
+                ("greedy", Sampling { temperature: 0.0, ..Sampling::default() }),
+                ("plain", Sampling::default()),
+                ("cut", Sampling { top_k: 5, top_p: 0.9, min_p: 0.1, ..Sampling::default() }),
+            ] {
+                let (rows, vocabulary) = (2, 64);
+                let state = State {
+                    info: gpu.upload(rows, 4, &[0u32, 0, 0, 3, 1, 0, 1, 3]).unwrap(),
+                    seen: gpu.zeros(rows, 2).unwrap(),
+                    token: gpu.vector(&[0u32; 2]).unwrap(),
+                    pos: gpu.vector(&[0u32; 2]).unwrap(),
+                    state: gpu.vector(&[0u32, 1, 0, 1]).unwrap(),
+                    out: gpu.zeros(rows, 3).unwrap(),
+                };
+                let logits = gpu.upload(rows, vocabulary, &vec![f32::NAN; rows * vocabulary]).unwrap();
+                let mut rec = gpu.record();
+                forward(&mut rec, &logits, &state, true, &sampling, (&[], 7)).unwrap();
+                rec.submit().unwrap();
+                let drawn = gpu.download::<u32>(&state.token).unwrap();
+                assert!(drawn.iter().all(|t| (*t as usize) < vocabulary), "{variant:?} {what}: {drawn:?}");
+            }
+        }
+    }
 }

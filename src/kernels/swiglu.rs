@@ -40,7 +40,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
 pub(super) fn check(rows: usize, width: usize, a: &Tensor) -> Result<()> {
     if a.rows() != rows || width != 2 * a.ld() {
         let given = format!("{rows} rows of gate and up, {width} wide");
-        return Err(Error::Input(format!("{given}, do not give {:?}: 2 x {} (padded) is needed", a.shape(), a.ld())));
+        return Err(Error::Bug(format!("{given}, do not give {:?}: 2 x {} (padded) is needed", a.shape(), a.ld())));
     }
     Ok(())
 }
@@ -72,6 +72,7 @@ pub(crate) fn forward(rec: &mut Recorder, act: Activation, gu: &Tensor, a: &Tens
 /// # Errors
 /// Shapes that do not fit.
 pub(crate) fn backward(rec: &mut Recorder, act: Activation, gu: &Tensor, da: &Tensor, dgu: &Tensor) -> Result<()> {
+    dgu.expect_shape("the gradient of gate and up", gu.rows(), gu.cols())?;
     let way = way(&Traits::of(rec), "backward", act);
     rec.launch(Launch {
         source: way.source,

@@ -42,7 +42,7 @@ fn way(traits: &Traits, stored: Stored) -> Way {
 pub(crate) fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> Result<Tensor> {
     let (rows, cols) = (x.rows(), columns.len());
     if columns.end > x.cols() || !columns.start.is_multiple_of(4) {
-        return Err(Error::Input(format!("columns {columns:?} of {} cannot be turned around", x.cols())));
+        return Err(Error::Bug(format!("columns {columns:?} of {} cannot be turned around", x.cols())));
     }
     let y = rec.gpu().empty(pad4(cols), rows)?;
     let (weight, way) = (x.bind(), way(&Traits::of(rec), x.stored()));

@@ -339,9 +339,7 @@ impl Weight {
     pub(crate) fn dense(&self) -> Result<&Tensor> {
         match self.tensors()?[..] {
             [(_, tensor)] => Ok(tensor),
-            _ => {
-                Err(Error::Input(format!("a matrix of {} columns lies in {} buffers", self.cols(), self.blocks.len())))
-            }
+            _ => Err(Error::Bug(format!("a matrix of {} columns lies in {} buffers", self.cols(), self.blocks.len()))),
         }
     }
 

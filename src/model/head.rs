@@ -52,6 +52,7 @@ impl Wanted {
                 start: gpu.vector(&start)?,
                 target: gpu.vector(&sorted(|e| e.1))?,
                 sequence: gpu.vector(&sorted(|e| e.2))?,
+                sequences: self.entries.iter().map(|e| e.2 as usize + 1).max().unwrap_or(0),
             },
             order,
             entries: by_row.len(),

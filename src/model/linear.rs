@@ -67,7 +67,7 @@ pub(crate) type Grads = [Option<Weight>];
 
 /// The gradient of a parameter that is trained.
 fn grad(grads: &Grads, param: usize) -> Result<&Weight> {
-    grads[param].as_ref().ok_or_else(|| Error::Input(format!("no gradient for parameter number {param}")))
+    grads[param].as_ref().ok_or_else(|| Error::Bug(format!("no gradient for parameter number {param}")))
 }
 
 /// A vector's gradient, where it is trained.

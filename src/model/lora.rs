@@ -108,7 +108,7 @@ impl Lora {
 
     /// Rows and columns on the GPU of A `[in, r]` or B `[r, out]`.
     fn shape(&self, arch: &Arch, layer: &Adapted, side: usize) -> Result<(usize, usize)> {
-        let missing = || Error::Input(format!("no weight for {}", layer.name[0]));
+        let missing = || Error::Bug(format!("no weight for {}", layer.name[0]));
         let rows = places::shape(arch, layer.at.param).ok_or_else(missing)?.0;
         let wide = layer.at.span(layer.shape[1][0]);
         let rank = layer.shape[0][0];

@@ -154,7 +154,7 @@ impl Model {
 
     /// The parameter of a number, which this architecture has.
     pub(crate) fn weight(&self, param: usize) -> Result<&Weight> {
-        self.params[param].as_ref().ok_or_else(|| Error::Input(format!("the model has no parameter number {param}")))
+        self.params[param].as_ref().ok_or_else(|| Error::Bug(format!("the model has no parameter number {param}")))
     }
 
     /// What products read of a parameter: its 16-bit copy, if there is one.

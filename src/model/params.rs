@@ -81,7 +81,7 @@ pub(crate) fn download(
                 Some((_, values)) if values.len() == rows * cols => {
                     place.each(&dims, cols, |a, b| data[a] = values[b]);
                 }
-                _ => return Err(Error::Input(format!("parameter '{name}' has no values"))),
+                _ => return Err(Error::Bug(format!("parameter '{name}' has no values"))),
             }
             Ok(NamedTensor { name, shape: dims, data })
         })

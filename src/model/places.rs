@@ -162,7 +162,7 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
             norm => (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false)),
         }
     };
-    of_layer().ok_or_else(|| Error::Input(format!("no place for a parameter called '{name}'")))
+    of_layer().ok_or_else(|| Error::Bug(format!("no place for a parameter called '{name}'")))
 }
 
 /// A tensor that alone makes a parameter, or its first columns.

@@ -37,7 +37,7 @@ impl<'a> ChatDomain<'a> {
         let records: Vec<SeedRecord> = if path.as_os_str().is_empty() {
             SEEDS
                 .lines()
-                .map(|line| serde_json::from_str(line).map_err(|e| Error::Input(format!("shipped seed prompts: {e}"))))
+                .map(|line| serde_json::from_str(line).map_err(|e| Error::Bug(format!("shipped seed prompts: {e}"))))
                 .collect::<Result<_>>()?
         } else {
             read_jsonl(path)?

@@ -54,6 +54,6 @@ impl Models for NoModels {
     }
 
     fn with(&self, number: u32, _: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()> {
-        Err(Error::Input(format!("M{number} is asked for outside a run")))
+        Err(Error::Bug(format!("M{number} is asked for outside a run")))
     }
 }

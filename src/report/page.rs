@@ -93,7 +93,7 @@ struct CutText {
 /// # Errors
 /// The template is broken, which only a faulty build can cause.
 pub fn html(report: &Report) -> Result<String> {
-    let failed = |e: minijinja::Error| Error::Input(format!("the report's template: {e:#}"));
+    let failed = |e: minijinja::Error| Error::Bug(format!("the report's template: {e:#}"));
     let mut env = Environment::new();
     env.set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
     env.set_formatter(|out, state, value| match value.as_str() {

@@ -51,7 +51,7 @@ impl Moment {
     pub(super) fn weight(&self) -> Result<&Weight> {
         match self {
             Moment::F32(weight) => Ok(weight),
-            Moment::Bits8(_) => Err(Error::Input("a moment in 8 bits has no name of its own".into())),
+            Moment::Bits8(_) => Err(Error::Bug("a moment in 8 bits has no name of its own".into())),
         }
     }
 }

@@ -53,7 +53,7 @@ pub fn train(
     job.observer.advance(trainer.step);
     let mut after = |trainer: &Trainer, record: serde_json::Result<serde_json::Value>| -> Result<ControlFlow<()>> {
         let Some(log) = &mut log else { return Ok(ControlFlow::Continue(())) };
-        log.push(&record.map_err(|e| Error::Input(e.to_string()))?)?;
+        log.push(&record.map_err(|e| Error::Bug(e.to_string()))?)?;
         let mut due = validator.as_mut().filter(|v| v.due(trainer.step, total));
         if let Some(validator) = &mut due {
             validator.run(trainer)?;

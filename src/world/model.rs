@@ -77,7 +77,7 @@ pub fn seed_model() -> Result<Vec<NamedTensor>> {
 /// # Errors
 /// The tensors are not those of the world's model, or the folder cannot be written.
 pub fn save(dir: &Path, tensors: &[NamedTensor]) -> Result<()> {
-    let json = |text: &str| serde_json::from_str(text).map_err(|e| Error::Input(format!("embedded file: {e}")));
+    let json = |text: &str| serde_json::from_str(text).map_err(|e| Error::Bug(format!("embedded file: {e}")));
     let text = Text::from_json(TOKENIZER, json(TOKENIZER_CONFIG)?)?;
     let (config, generation_config) = (json(CONFIG)?, json(GENERATION_CONFIG)?);
     let parts = ModelParts {

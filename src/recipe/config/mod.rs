@@ -142,7 +142,7 @@ impl RunConfig {
     /// # Errors
     /// A path is not Unicode.
     pub fn table(&self) -> Result<toml::Table> {
-        toml::Table::try_from(self).map_err(|e| Error::Input(format!("configuration: {e}")))
+        toml::Table::try_from(self).map_err(|e| Error::Bug(format!("configuration: {e}")))
     }
 
     /// Reads a TOML file.

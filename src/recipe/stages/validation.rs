@@ -168,7 +168,7 @@ impl EarlyStop for Validator<'_> {
             ctx.domain.save_model(self.gpu, &dir, &trainer.model)?;
         }
         let mut log = StepLog::open(self.dir.join(LOG), trainer.step)?;
-        log.push(&serde_json::to_value(&record).map_err(|e| Error::Input(e.to_string()))?)?;
+        log.push(&serde_json::to_value(&record).map_err(|e| Error::Bug(e.to_string()))?)?;
         ctx.observer.end();
         Ok(())
     }
