@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufValue};
+use super::gguf_pre::{self, PreTokenizer};
 use crate::text::Text;
 use crate::{Error, Result};
 
@@ -29,18 +30,6 @@ const UNUSED: usize = GgufTokenType::Unused as usize;
 /// Longer pieces are damage; splitting them at every character would take for ever.
 const MAX_PIECE: usize = 1024;
 
-/// Letters with what precedes them, up to three digits, other signs, blanks: Llama 3's pattern.
-const LLAMA3: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-    r"|\s+(?!\S)|\s+"
-);
-/// Letters with what precedes them, single digits, other signs, blanks: Qwen 2's pattern.
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The names of `tokenizer.ggml.pre` that are known.
-const PATTERNS: &str =
-    "gpt-2, smollm, starcoder, refact, command-r, codeshell, exaone, llama-bpe, llama3, qwen2, deepseek-r1-qwen";
-
 /// Rebuilds the tokenizer and takes over the chat template; `None` if the file has no tokenizer.
 pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     let kind = match gguf.get("tokenizer.ggml.model").and_then(GgufValue::as_str) {
@@ -55,30 +44,6 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     };
     let text = Text::from_json(tokenizer.to_string(), head.config());
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
-}
-
-/// One name of `tokenizer.ggml.pre` for each way to cut text.
-pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
-
-/// Normalizer and pre-tokenizer that a name of `tokenizer.ggml.pre` stands for.
-pub(super) fn pre_tokenizer(name: &str) -> Option<(Value, Value)> {
-    let split = |pattern: &str| {
-        let pattern = json!({ "Regex": pattern });
-        json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false})
-    };
-    let byte_level =
-        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-    let sequence = |parts: [Value; 2]| json!({"type": "Sequence", "pretokenizers": parts});
-    match name {
-        "gpt-2" => Some((Value::Null, byte_level(true))),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
-            let digits = json!({"type": "Digits", "individual_digits": true});
-            Some((Value::Null, sequence([digits, byte_level(true)])))
-        }
-        "llama-bpe" | "llama3" | "llama-v3" => Some((Value::Null, sequence([split(LLAMA3), byte_level(false)]))),
-        "qwen2" | "deepseek-r1-qwen" => Some((json!({"type": "NFC"}), sequence([split(QWEN2), byte_level(false)]))),
-        _ => None,
-    }
 }
 
 /// Every way to join two tokens into a third, the joined token's best score first; among equals the order of
@@ -167,19 +132,20 @@ impl<'a> Vocabulary<'a> {
         let Some(name) = self.string("tokenizer.ggml.pre") else {
             return Err(self.wrong("tokenizer.ggml.pre is missing; the file is too old, convert the model again"));
         };
-        let Some((normalizer, pre_tokenizer)) = pre_tokenizer(name) else {
-            return Err(self.wrong(format!("tokenizer.ggml.pre is {name:?}; known are {PATTERNS}")));
+        let Some(way) = PreTokenizer::named(name) else {
+            let known = gguf_pre::names();
+            return Err(self.wrong(format!("tokenizer.ggml.pre is {name:?}; known are {known}")));
         };
-        let llama3 = matches!(name, "llama-bpe" | "llama3" | "llama-v3");
         let merges = self.gguf.get("tokenizer.ggml.merges").and_then(GgufValue::as_array);
         let merges = merges.ok_or_else(|| self.wrong("tokenizer.ggml.merges is missing"))?;
         let pairs: Option<Vec<(&str, &str)>> = merges.iter().map(|merge| merge.as_str()?.split_once(' ')).collect();
         let pairs =
             pairs.ok_or_else(|| self.wrong("tokenizer.ggml.merges: expected two parts with a blank between"))?;
-        let mut tokenizer = self.shell(normalizer, pre_tokenizer, llama3);
+        let (normalizer, pre_tokenizer) = way.json();
+        let mut tokenizer = self.shell(normalizer, pre_tokenizer, way.adds_bos);
         tokenizer["decoder"] =
             json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        tokenizer["model"] = self.bpe(&pairs, llama3);
+        tokenizer["model"] = self.bpe(&pairs, way.ignore_merges);
         Ok(tokenizer)
     }
 

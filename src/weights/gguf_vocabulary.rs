@@ -6,7 +6,8 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 
 use super::gguf_head::GgufHead;
-use super::gguf_tokenizer::{GgufTokenType as Kind, PRE_TOKENIZERS, merges_by_score, pre_tokenizer};
+use super::gguf_pre::{PreTokenizer, WAYS};
+use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score};
 use super::save::ModelParts;
 use crate::text::Text;
 use crate::{Error, Result};
@@ -33,13 +34,19 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
         head.flag("tokenizer.ggml.add_space_prefix", prefix);
         head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &split_out(&json))?);
     } else {
-        let name = PRE_TOKENIZERS.iter().find(|name| pre_tokenizer(name).is_some_and(|known| same(&known, &json)));
-        let name = name.ok_or_else(|| {
-            let known = PRE_TOKENIZERS.join(", ");
-            cannot(format!("its normalizer and pre-tokenizer are none of those that have a name ({known})"))
+        let alike = |way: &&PreTokenizer| same(&way.json(), &json);
+        let ignores = model["ignore_merges"] == true;
+        let way = WAYS.iter().filter(alike).find(|way| way.ignore_merges == ignores).ok_or_else(|| {
+            let known: Vec<&str> = WAYS.iter().map(PreTokenizer::name).collect();
+            let flag = WAYS.iter().any(|way| alike(&way)).then(|| format!(" with ignore_merges {ignores}"));
+            cannot(format!(
+                "its normalizer and pre-tokenizer{} are none of those that have a name ({})",
+                flag.unwrap_or_default(),
+                known.join(", ")
+            ))
         })?;
         head.string("tokenizer.ggml.model", "gpt2");
-        head.string("tokenizer.ggml.pre", name);
+        head.string("tokenizer.ggml.pre", way.name());
         let joined: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         head.strings("tokenizer.ggml.merges", &joined);
     }

@@ -139,6 +139,14 @@ fn tokenizers_go_along_or_are_refused() {
     assert_eq!((got.chat_template(), got.eos(), got.end_of_turn()), (Some(template), Some(5), Some(5)));
     assert!(again.warnings.is_empty(), "{:?}", again.warnings);
 
+    // A name that nobody knows is refused with those that are known.
+    let mut file = fs::read(&path).unwrap();
+    let at = file.windows(5).position(|name| name == b"gpt-2").unwrap();
+    file[at..at + 5].copy_from_slice(b"gpt-x");
+    fs::write(&path, file).unwrap();
+    let error = ModelSource::open(&path).unwrap_err().to_string();
+    assert!(error.contains("gpt-x") && error.contains("tekken, gpt-4o"), "{error}");
+
     source.text = Some(tokenizer(json!({"type": "Whitespace"}), template));
     let error = save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap_err().to_string();
     assert!(error.contains("pre-tokenizer") && error.contains("gpt-2"), "{error}");
