@@ -4,6 +4,7 @@ use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
 use super::{HubId, is_gguf};
+use crate::weights::gguf_parts::PartName;
 use crate::weights::{ADAPTER_CONFIG, ADAPTER_TENSORS, INDEX, SINGLE, shards};
 use crate::{Error, Result};
 
@@ -28,8 +29,8 @@ pub(super) enum ModelFiles {
     /// These files make a model's folder. If the index of shards is among them, the shards that it names belong to it
     /// too.
     Folder(Vec<String>),
-    /// One GGUF file is the whole model.
-    Gguf(String),
+    /// The parts of one GGUF model, most often a single file; the first is opened.
+    Gguf(Vec<String>),
 }
 
 /// Whether a name stays inside the folder in which it is put, on every system.
@@ -44,11 +45,13 @@ pub(super) fn is_plain(name: &str) -> bool {
 /// None of them is a model that can be read, or several GGUF files are and the id names none of them.
 pub(super) fn choose(id: &HubId, all: &[String]) -> Result<ModelFiles> {
     let has = |name: &str| all.iter().any(|file| file == name);
-    let ggufs: Vec<&str> = all.iter().map(String::as_str).filter(|name| is_gguf(name) && is_plain(name)).collect();
+    let ggufs = all.iter().map(String::as_str).filter(|name| is_gguf(name) && is_plain(name));
+    // Of a model in parts the first stands for all.
+    let ggufs: Vec<&str> = ggufs.filter(|name| PartName::read(name).is_none_or(|part| part.number == 1)).collect();
     let refuse = |what: String| Err(Error::Hub(format!("{id}: {what}")));
     if let Some(file) = &id.file {
         return match (has(file), ggufs.is_empty()) {
-            (true, _) => Ok(ModelFiles::Gguf(file.clone())),
+            (true, _) => parts(id, file, &has),
             (false, true) => refuse(format!("there is no {file} in it, nor any other GGUF file")),
             (false, false) => refuse(format!("there is no {file} in it; its GGUF files are {}", list(&ggufs))),
         };
@@ -63,7 +66,7 @@ pub(super) fn choose(id: &HubId, all: &[String]) -> Result<ModelFiles> {
         &[]
     };
     match (weights, ggufs.as_slice()) {
-        ([], [one]) => Ok(ModelFiles::Gguf((*one).to_owned())),
+        ([], [one]) => parts(id, one, &has),
         ([], []) => {
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let wanted = format!("{CONFIG} with {SINGLE} or {INDEX}, a PEFT adapter in safetensors, or a GGUF file");
@@ -82,6 +85,18 @@ pub(super) fn choose(id: &HubId, all: &[String]) -> Result<ModelFiles> {
     }
 }
 
+/// The GGUF model to which a file belongs.
+fn parts(id: &HubId, file: &str, has: &dyn Fn(&str) -> bool) -> Result<ModelFiles> {
+    let parts: Vec<String> = match PartName::read(file) {
+        Some(part) => part.all().collect(),
+        None => vec![file.to_owned()],
+    };
+    match parts.iter().find(|part| !has(part)) {
+        Some(missing) => Err(Error::Hub(format!("{id}: {file} is a part of a model whose part {missing} is missing"))),
+        None => Ok(ModelFiles::Gguf(parts)),
+    }
+}
+
 /// The model in a folder of the cache, if all its weights are there.
 pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
     let mut all = Vec::new();
@@ -89,9 +104,10 @@ pub(super) fn complete(id: &HubId, folder: &Path) -> Result<Option<PathBuf>> {
     if id.file.as_ref().is_some_and(|file| !all.contains(file)) {
         return Ok(None);
     }
-    let several = id.file.is_none() && all.iter().filter(|name| is_gguf(name)).count() > 1;
+    let several =
+        id.file.is_none() && all.iter().filter(|name| is_gguf(name) && PartName::read(name).is_none()).count() > 1;
     match choose(id, &all) {
-        Ok(ModelFiles::Gguf(file)) => Ok(Some(folder.join(file))),
+        Ok(ModelFiles::Gguf(files)) => Ok(Some(folder.join(&files[0]))),
         Ok(ModelFiles::Folder(files)) => {
             let shards = if files.iter().any(|f| f == INDEX) { shards(&folder.join(INDEX))? } else { Vec::new() };
             Ok(shards.iter().all(|shard| all.contains(shard)).then(|| folder.to_path_buf()))
@@ -157,14 +173,20 @@ mod tests {
         assert_eq!(chosen("o/n", &all).unwrap(), folder(&["config.json", "tokenizer.json", "model.safetensors"]));
         let sharded = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "m.gguf"];
         assert_eq!(chosen("o/n", &sharded).unwrap(), folder(&["config.json", "model.safetensors.index.json"]));
-        assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), ModelFiles::Gguf("m.gguf".into()));
+        assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), ModelFiles::Gguf(vec!["m.gguf".into()]));
         let adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
         assert_eq!(chosen("o/n", &adapter).unwrap(), folder(&["adapter_config.json", "adapter_model.safetensors"]));
     }
 
     #[test]
     fn what_cannot_be_chosen_is_listed() {
-        assert_eq!(chosen("o/n", &["config.json", "q/a.gguf"]).unwrap(), ModelFiles::Gguf("q/a.gguf".into()));
+        assert_eq!(chosen("o/n", &["config.json", "q/a.gguf"]).unwrap(), ModelFiles::Gguf(vec!["q/a.gguf".into()]));
+        let [one, two] = [1, 2].map(|n| format!("q/b-0000{n}-of-00002.gguf"));
+        let both = ModelFiles::Gguf(vec![one.clone(), two.clone()]);
+        assert_eq!(chosen("o/n", &[&two, &one]).unwrap(), both);
+        assert_eq!(chosen(&format!("o/n/{two}"), &["a.gguf", &one, &two]).unwrap(), both);
+        let alone = chosen("o/n", &[&one]).unwrap_err().to_string();
+        assert!(alone.contains(&format!("part {two} is missing")), "{alone}");
         let several = chosen("o/n", &["a.gguf", "b.gguf"]).unwrap_err().to_string();
         assert!(several.contains("o/n/a.gguf: a.gguf, b.gguf"), "{several}");
         let other = chosen("o/n/c.gguf", &["a.gguf", "b.gguf"]).unwrap_err().to_string();

@@ -72,7 +72,7 @@ pub(super) fn pull(hub: &Hub, id: &HubId, observer: &dyn Observer) -> Result<Pul
     let puller = Puller { client, hub, id, repo: hub.cache.repo(id), commit, observer };
     let snapshot = puller.repo.snapshot(&puller.commit);
     let (path, files) = match files::choose(id, &all)? {
-        ModelFiles::Gguf(file) => (snapshot.join(&file), puller.fetch_all(&[file])?),
+        ModelFiles::Gguf(parts) => (snapshot.join(&parts[0]), puller.fetch_all(&parts)?),
         ModelFiles::Folder(names) => {
             let mut files = puller.fetch_all(&names)?;
             if names.iter().any(|name| name == INDEX) {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::gguf::{Gguf, GgufValue};
+use super::gguf::{Gguf, GgufTensor, GgufValue};
+use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
 use crate::arch::family::{self, FAMILIES, Family, Windows};
@@ -22,16 +23,23 @@ pub(crate) struct GgufModel {
     pub(crate) generation_config: Value,
 }
 
-/// Reads a GGUF file.
+/// Reads a GGUF file, in one or in several parts.
 pub(crate) fn open(path: &Path) -> Result<GgufModel> {
-    let file = Mapped::open(path)?;
-    let gguf = Gguf::parse(&file)?;
-    let (family, known) = family(path, &gguf)?;
-    let head = Head { path, gguf: &gguf, family, known };
     let mut weights = Weights::default();
-    weights.files.push(file);
+    let mut heads_of_files = Vec::new();
+    for (file, head) in gguf_parts::open(path)? {
+        weights.files.push(file);
+        heads_of_files.push(head);
+    }
+    let mut tensors = Vec::new();
+    for (file, head) in heads_of_files.iter_mut().enumerate() {
+        tensors.extend(std::mem::take(&mut head.tensors).into_iter().map(|tensor| (file, tensor)));
+    }
+    let gguf = heads_of_files.swap_remove(0);
+    let (family, known) = family(path, &gguf)?;
+    let head = Head { path, gguf: &gguf, tensors: &tensors, family, known };
     let (heads, kv_heads) = head.heads()?;
-    for tensor in &gguf.tensors {
+    for (file, tensor) in &tensors {
         let Some(name) = head.known.hugging_face(&tensor.name) else { continue };
         if weights.contains(&name) {
             return Err(Error::file(path, format!("tensor {} is there twice", tensor.name)));
@@ -53,7 +61,7 @@ pub(crate) fn open(path: &Path) -> Result<GgufModel> {
             (false, false) => Change::None,
         };
         let (dtype, shape, range) = (tensor.dtype.clone(), tensor.shape.clone(), tensor.range.clone());
-        weights.insert(name, Entry { file: 0, dtype, shape, range, change });
+        weights.insert(name, Entry { file: *file, dtype, shape, range, change });
     }
     let config = head.config(&weights)?;
     let generation_config = head.generation_config();
@@ -84,6 +92,8 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
 struct Head<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
+    /// Of all parts, each with the number of its file.
+    tensors: &'a [(usize, GgufTensor)],
     family: &'static Family,
     /// What the family's row says of GGUF files.
     known: &'static family::Gguf,
@@ -258,9 +268,9 @@ impl Head<'_> {
             }
             Some(other) => return Err(self.wrong("rope.scaling.type", &format!("{other} is not supported"))),
         }
-        let file = &weights.files[0];
-        let short = self.divisors("rope_factors_short.weight", rotated, file)?;
-        match (short, self.divisors("rope_factors_long.weight", rotated, file)?) {
+        let files = &weights.files;
+        let short = self.divisors("rope_factors_short.weight", rotated, files)?;
+        match (short, self.divisors("rope_factors_long.weight", rotated, files)?) {
             (Some(short), Some(long)) => {
                 let (context, factor) = (self.required("context_length")?, scaling("attn_factor")?);
                 rope = json!({"rope_type": "longrope", "rope_theta": theta, "short_factor": short, "long_factor": long,
@@ -273,18 +283,19 @@ impl Head<'_> {
             (None, None) => {}
             _ => return Err(Error::file(self.path, "only one of the tensors rope_factors_short and _long is there")),
         }
-        match self.divisors("rope_freqs.weight", rotated, file)? {
+        match self.divisors("rope_freqs.weight", rotated, files)? {
             Some(divisors) => self.divided_rope(theta, rotated, divisors),
             None => Ok(rope),
         }
     }
 
     /// A tensor of one divisor for each frequency.
-    fn divisors(&self, name: &str, rotated: usize, file: &Mapped) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.gguf.tensors.iter().find(|tensor| tensor.name == name) else { return Ok(None) };
+    fn divisors(&self, name: &str, rotated: usize, files: &[Mapped]) -> Result<Option<Vec<f32>>> {
+        let found = self.tensors.iter().find(|(_, tensor)| tensor.name == name);
+        let Some((file, tensor)) = found else { return Ok(None) };
         let mut values = Vec::new();
         if tensor.dtype == Ok(Dtype::F32) {
-            Dtype::F32.dequantise(&file.map[tensor.range.clone()], &mut values);
+            Dtype::F32.dequantise(&files[*file].map[tensor.range.clone()], &mut values);
         }
         if values.len() != rotated / 2 || values.iter().any(|v| !(v.is_finite() && *v > 0.0)) {
             let what = format!("tensor {name}: expected {} positive F32 values", rotated / 2);

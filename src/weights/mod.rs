@@ -8,6 +8,7 @@ mod gguf;
 mod gguf_head;
 pub(crate) mod gguf_model;
 mod gguf_names;
+pub(crate) mod gguf_parts;
 mod gguf_pre;
 mod gguf_save;
 pub(crate) mod gguf_tokenizer;
