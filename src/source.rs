@@ -41,8 +41,8 @@ pub struct ModelSource {
     pub adapter: Option<Adapter>,
     /// The tokenizer and chat template; a folder may have none.
     pub text: Option<Text>,
-    /// Token ids that end an answer: those of generation_config.json, or else of config.json, and the template's end of
-    /// turn.
+    /// Token ids that end an answer: those of generation_config.json, or else of config.json with all that are known by
+    /// their names, and the template's end of turn.
     pub stop_ids: Vec<u32>,
     /// Sentences that the user should be told.
     pub warnings: Vec<String>,
@@ -152,8 +152,16 @@ impl ModelSource {
             self.warnings
                 .push(format!("the tokenizer has {tokens} tokens, the model only {rows}; the others cannot be used"));
         }
-        self.stop_ids = self.find_stop_ids()?;
+        self.find_ends()?;
         Ok(self)
+    }
+
+    fn find_ends(&mut self) -> Result<()> {
+        self.stop_ids = self.find_stop_ids()?;
+        if let Some(text) = &mut self.text {
+            text.hide(&self.stop_ids);
+        }
+        Ok(())
     }
 
     fn find_stop_ids(&self) -> Result<Vec<u32>> {
@@ -172,6 +180,7 @@ impl ModelSource {
         };
         if ids.is_empty() {
             ids = listed(&self.config)?;
+            ids.extend(self.text.iter().flat_map(Text::known_ends));
         }
         ids.extend(self.text.as_ref().and_then(Text::end_of_turn));
         let mut seen = std::collections::HashSet::new();
@@ -255,7 +264,7 @@ fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSour
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
     if let Some(text) = Text::open(path)? {
         source.text = Some(text);
-        source.stop_ids = source.find_stop_ids()?;
+        source.find_ends()?;
     }
     Ok(source)
 }

@@ -5,6 +5,7 @@
 //! how a rendered chat gets its own. Encode prompt and answer apart, and join their ids.
 
 mod bounds;
+pub(crate) mod ends;
 mod language;
 mod prompt;
 mod python;
@@ -59,6 +60,8 @@ pub struct Text {
     config: Value,
     template: Option<Template>,
     end_of_turn: Option<u32>,
+    /// Ends of an answer that the tokenizer does not count as special; a text does not show them.
+    hidden: Vec<u32>,
 }
 
 impl std::fmt::Debug for Text {
@@ -87,7 +90,8 @@ impl Text {
                 .with_pre_tokenizer(Some(Metaspace::new('▁', scheme, false)));
         }
         let template = template::from_config(&tokenizer_config)?;
-        let mut text = Text { tokenizer, tokenizer_json, config: tokenizer_config, template, end_of_turn: None };
+        let config = tokenizer_config;
+        let mut text = Text { tokenizer, tokenizer_json, config, template, end_of_turn: None, hidden: Vec::new() };
         text.end_of_turn = text.find_end_of_turn();
         Ok(text)
     }
@@ -140,7 +144,20 @@ impl Text {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true).map_err(|error| Error::Input(format!("the ids cannot be decoded: {error}")))
+        let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.hidden.contains(id)).collect();
+        self.tokenizer.decode(&shown, true).map_err(|error| Error::Input(format!("the ids cannot be decoded: {error}")))
+    }
+
+    /// The ids of tokens that end an answer by their names, as llama.cpp takes them.
+    pub(crate) fn known_ends(&self) -> Vec<u32> {
+        ends::known(ends::names().filter_map(|name| Some((name, self.token_to_id(name)?))))
+    }
+
+    /// Leaves ends of an answer out of every text, if they are tokens of their own and not words (a line break is one).
+    pub(crate) fn hide(&mut self, ends: &[u32]) {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        let apart = |id: &u32| added.contains_key(id) || self.id_to_token(*id).is_some_and(|n| ends::is_known(&n));
+        self.hidden = ends.iter().copied().filter(apart).collect();
     }
 
     /// A decoder that takes ids one by one, as they are generated.
@@ -233,6 +250,11 @@ impl Text {
         matches!(llama_prefix(&self.tokenizer_json, &self.config), Some(PrependScheme::Never))
     }
 
+    /// Whether tokenizer_config.json names a class that puts the leading blank by itself.
+    pub(crate) fn prefixes_itself(&self) -> bool {
+        llama_prefix(&self.tokenizer_json, &self.config).is_some()
+    }
+
     /// The text of the chat template; where there are several, of the one that is used.
     pub fn chat_template(&self) -> Option<&str> {
         template::source(&self.config).ok().flatten()
@@ -251,7 +273,8 @@ impl Text {
         let rendered = template.render(ChatInputs { messages: &messages, ..ChatInputs::default() }).ok()?;
         let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
-        self.encode(rest).ok()?.into_iter().find(|id| added.get(id).is_some_and(|token| token.special))
+        let ends = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
+        self.encode(rest).ok()?.into_iter().find(ends)
     }
 }
 

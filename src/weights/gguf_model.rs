@@ -1,5 +1,6 @@
 //! What a GGUF file means: its tensors under Hugging Face's names and its metadata as a config.json.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -9,6 +10,7 @@ use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
 use crate::arch::family::{self, FAMILIES, Family, Windows};
+use crate::text::ends;
 use crate::{Error, Result};
 
 /// More blocks than any model has.
@@ -331,8 +333,22 @@ impl Head<'_> {
             .collect()
     }
 
+    /// All ends of an answer that the file knows, by keys or by names.
     fn generation_config(&self) -> Value {
-        let ids = self.special_ids().into_iter().map(|(key, id)| (key.to_string(), json!(id)));
-        Value::Object(ids.collect())
+        let mut config: Map<String, Value> =
+            self.special_ids().into_iter().map(|(key, id)| (key.to_string(), json!(id))).collect();
+        let id = |key: &str| self.gguf.get(&format!("tokenizer.ggml.{key}_token_id"))?.as_usize();
+        let tokens = self.gguf.get("tokenizer.ggml.tokens").and_then(GgufValue::as_array).unwrap_or_default();
+        let named = ends::known(tokens.iter().map(|token| token.as_str().unwrap_or_default()).zip(0..));
+        let mut ids: Vec<usize> =
+            ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"].iter().filter_map(|k| id(k)).collect();
+        ids.extend(named.into_iter().map(|id| id as usize));
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        if !ids.is_empty() {
+            let one = json!(ids[0]);
+            config.insert("eos_token_id".into(), if ids.len() == 1 { one } else { json!(ids) });
+        }
+        Value::Object(config)
     }
 }

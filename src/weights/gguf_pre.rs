@@ -135,7 +135,10 @@ impl PreTokenizer {
 
     /// Normalizer and pre-tokenizer as tokenizer.json has them.
     pub(super) fn json(&self) -> (Value, Value) {
-        let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+        let byte_level = |regex: bool| {
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                   "use_regex": regex})
+        };
         let step = |step: &Step| match step {
             Words => byte_level(true),
             Digits => json!({"type": "Digits", "individual_digits": true}),

@@ -57,7 +57,8 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     head.string("general.architecture", known.architecture);
     head.string("general.type", "model");
     // Not the model type: transformers takes a file whose name is "mistral" for an architecture that its reader lacks.
-    head.string("general.name", family.class);
+    let name = parts.text.map(|text| gguf_vocabulary::model_name(family.class, text)).transpose()?;
+    head.string("general.name", name.as_deref().unwrap_or(family.class));
     head.count("general.file_type", kind)?;
     if parts.dtype == Dtype::Q8_0 {
         head.count("general.quantization_version", 2)?;
@@ -66,8 +67,8 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     let mut writer = Model { head, family, known, arch: &arch, alike, config: parts.config, extra, notes };
     writer.shape()?;
     writer.family_keys()?;
-    let Model { mut head, extra, notes, .. } = writer;
-    gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?;
+    let Model { mut head, extra, mut notes, .. } = writer;
+    notes.extend(gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?);
     let mut list = Vec::new();
     for tensor in parts.tensors {
         let Some(name) = known.stored(&tensor.name) else {

@@ -1,14 +1,14 @@
 //! The tokenizer of a GGUF file as a Hugging Face tokenizer.json: byte-level BPE with the pattern that
 //! `tokenizer.ggml.pre` names, or SentencePiece BPE (`llama`), whose merges follow from the scores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufValue};
 use super::gguf_pre::{self, PreTokenizer};
-use crate::text::Text;
+use crate::text::{Text, ends};
 use crate::{Error, Result};
 
 /// GGUF's token types.
@@ -46,12 +46,26 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
 }
 
+/// Whether an added token takes the blanks behind it along. GGUF files do not say it; llama.cpp knows that Phi 3's do,
+/// by the model's name.
+pub(super) fn swallows_blanks(model_name: &str, token: &str) -> bool {
+    let name = model_name.to_ascii_lowercase();
+    (name.contains("phi-3") || name.contains("phi3")) && !["<unk>", "<s>", "<|endoftext|>"].contains(&token)
+}
+
 /// Every way to join two tokens into a third, the joined token's best score first; among equals the order of
-/// transformers' converter: longer left part, longer right part, then ids.
-pub(super) fn merges_by_score<'a>(tokens: &[&'a str], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
-    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+/// transformers' converter: longer left part, longer right part, then ids. Tokens that stand `apart` are cut out of a
+/// text beforehand, so they are neither joined nor parts.
+pub(super) fn merges_by_score<'a>(
+    tokens: &[&'a str],
+    scores: &[f64],
+    apart: &HashSet<&str>,
+) -> Vec<(&'a str, &'a str)> {
+    let joined = || tokens.iter().enumerate().filter(|(_, token)| !apart.contains(*token));
+    let ids: HashMap<&str, usize> = joined().map(|(id, token)| (*token, id)).collect();
     let mut found = Vec::new();
-    for (token, score) in tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
+    let pieces = joined().map(|(id, token)| (token, &scores[id]));
+    for (token, score) in pieces.filter(|(token, _)| token.len() <= MAX_PIECE) {
         let mut local: Vec<(usize, usize)> = token
             .char_indices()
             .skip(1)
@@ -65,6 +79,13 @@ pub(super) fn merges_by_score<'a>(tokens: &[&'a str], scores: &[f64]) -> Vec<(&'
         b.0.total_cmp(&a.0).then_with(|| lengths(b).cmp(&lengths(a)))
     });
     found.into_iter().map(|(_, left, right)| (left, right)).collect()
+}
+
+/// Added tokens that are cut out of a text before anything is joined. What holds ▁ is not: the text has a blank there.
+pub(super) fn split_out(added: &[Value]) -> HashSet<&str> {
+    let contents =
+        added.iter().filter(|token| token["single_word"] != true).filter_map(|token| token["content"].as_str());
+    contents.filter(|content| !content.contains('▁')).collect()
 }
 
 struct Vocabulary<'a> {
@@ -118,10 +139,14 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn added_tokens(&self) -> Vec<Value> {
+        let name = self.string("general.name").unwrap_or_default();
+        // Converters have marked some ends of answers as plain words.
+        let ends = ends::known(self.tokens.iter().copied().zip(0..));
         let added = |(id, kind): (usize, &usize)| {
-            let special = *kind == CONTROL || *kind == UNKNOWN;
+            let special = *kind == CONTROL || *kind == UNKNOWN || ends.iter().any(|end| *end as usize == id);
             (special || *kind == USER_DEFINED).then(|| {
-                json!({"id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+                let (content, rstrip) = (self.tokens[id], swallows_blanks(name, self.tokens[id]));
+                json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": rstrip,
                        "normalized": false, "special": special})
             })
         };
@@ -154,7 +179,8 @@ impl<'a> Vocabulary<'a> {
         let scores: Option<Vec<f64>> = scores.iter().map(GgufValue::as_f64).collect();
         let scores = scores.filter(|scores| scores.len() == self.tokens.len());
         let scores = scores.ok_or_else(|| self.wrong("tokenizer.ggml.scores: expected a number for each token"))?;
-        let pairs = merges_by_score(&self.tokens, &scores);
+        let added = self.added_tokens();
+        let pairs = merges_by_score(&self.tokens, &scores, &split_out(&added));
         let mut steps = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),

@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
-use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score};
+use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
 use super::save::ModelParts;
 use crate::text::Text;
 use crate::{Error, Result};
 
 /// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids
-/// of the configuration.
-pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) -> Result<()> {
+/// of the configuration. Returns what it cannot say.
+pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) -> Result<Vec<String>> {
     let Some(text) = parts.text else {
         head.string("tokenizer.ggml.model", "none");
         return special_ids(head, parts, None);
@@ -32,7 +32,7 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
         head.string("tokenizer.ggml.model", "llama");
         head.string("tokenizer.ggml.pre", "default");
         head.flag("tokenizer.ggml.add_space_prefix", prefix);
-        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &split_out(&json))?);
+        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &split_out(added(&json)))?);
     } else {
         let alike = |way: &&PreTokenizer| same(&way.json(), &json);
         let ignores = model["ignore_merges"] == true;
@@ -47,18 +47,21 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
         })?;
         head.string("tokenizer.ggml.model", "gpt2");
         head.string("tokenizer.ggml.pre", way.name());
+        if let Some(merge) = merges.iter().find(|(left, right)| left.contains(' ') || right.contains(' ')) {
+            return Err(cannot(format!("the merge {merge:?} holds a blank")));
+        }
         let joined: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         head.strings("tokenizer.ggml.merges", &joined);
     }
     head.strings("tokenizer.ggml.tokens", &tokens);
     head.integers("tokenizer.ggml.token_type", &types);
-    special_ids(head, parts, Some(text))?;
+    let notes = special_ids(head, parts, Some(text))?;
     let bos = text.bos().and_then(|id| text.id_to_token(id));
     head.flag("tokenizer.ggml.add_bos_token", bos.is_some_and(|bos| starts_with(&json["post_processor"], &bos)));
     if let Some(template) = text.chat_template() {
         head.string("tokenizer.chat_template", template);
     }
-    Ok(())
+    Ok(notes)
 }
 
 fn cannot(what: impl std::fmt::Display) -> Error {
@@ -92,7 +95,7 @@ fn vocabulary(text: &Text, json: &Value, rows: usize) -> Result<(Vec<String>, Ve
         };
         set(id, token, kind)?;
     }
-    for added in json["added_tokens"].as_array().into_iter().flatten() {
+    for added in added(json) {
         let content = added["content"].as_str().unwrap_or_default();
         let kind = match added["special"] == true {
             _ if Some(content) == unknown => Kind::Unknown,
@@ -104,6 +107,54 @@ fn vocabulary(text: &Text, json: &Value, rows: usize) -> Result<(Vec<String>, Ve
     Ok((tokens, types))
 }
 
+fn added(json: &Value) -> &[Value] {
+    json["added_tokens"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The name under which a model is written, whose meaning for added tokens is that of its tokenizer: `class`, which may
+/// have to lose or to gain the word by which [`swallows_blanks`] knows Phi 3.
+///
+/// # Errors
+/// Added tokens that GGUF files cannot express.
+pub(super) fn model_name(class: &str, text: &Text) -> Result<String> {
+    let json: Value = serde_json::from_str(text.tokenizer_json())
+        .map_err(|error| Error::Input(format!("tokenizer.json is not JSON: {error}")))?;
+    // LlamaTokenizer takes no normalizer from the file.
+    let prepends = !text.prefixes_itself() && json["normalizer"].to_string().contains("\"Prepend\"");
+    let is = |token: &Value, flag: &str| token[flag] == true;
+    let content = |token: &Value| token["content"].as_str().unwrap_or_default().to_string();
+    for token in added(&json) {
+        let changed = prepends || content(token).contains([' ', '▁']) && !json["normalizer"].is_null();
+        let flag = match token {
+            token if is(token, "single_word") => "single_word",
+            token if is(token, "lstrip") => "lstrip",
+            token if is(token, "normalized") && changed => "normalized",
+            _ => continue,
+        };
+        return Err(cannot(format!(
+            "the token {:?} has the flag {flag}, which GGUF files do not know",
+            content(token)
+        )));
+    }
+    if let Some(id) = text.known_ends().iter().find(|id| !added(&json).iter().any(|token| token["id"] == **id)) {
+        let token = text.id_to_token(*id).unwrap_or_default();
+        return Err(cannot(format!("the token {token:?} is a word, but whoever reads GGUF files takes it for an end")));
+    }
+    let plain = class.replace("Phi3", "Phi");
+    let names = [format!("{plain} phi3"), plain];
+    let differs = |name: &&String| added(&json).iter().find(|t| is(t, "rstrip") != swallows_blanks(name, &content(t)));
+    match names.iter().rev().find(|name| differs(name).is_none()) {
+        Some(name) => Ok(name.clone()),
+        None => {
+            let token = names.iter().find_map(|name| differs(&name)).map(content).unwrap_or_default();
+            Err(cannot(format!(
+                "of the token {token:?} rstrip is not what it is of the others: GGUF files know blanks that are taken \
+                 along only of all added tokens but <unk>, <s> and <|endoftext|>"
+            )))
+        }
+    }
+}
+
 /// Pairs, as lists of two or (older files) as text with a blank between.
 fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
     fn pair(merge: &Value) -> Option<(&str, &str)> {
@@ -113,18 +164,7 @@ fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
         }
     }
     let list: Option<Vec<_>> = model["merges"].as_array().into_iter().flatten().map(pair).collect();
-    let list = list.ok_or_else(|| cannot("its merges are not pairs"))?;
-    match list.iter().find(|(left, right)| left.contains(' ') || right.contains(' ')) {
-        Some(merge) => Err(cannot(format!("the merge {merge:?} holds a blank"))),
-        None => Ok(list),
-    }
-}
-
-/// Added tokens that are cut out of a text before anything is joined. What holds a blank is not: the text has a blank
-/// there, the token `▁`.
-fn split_out(json: &Value) -> HashSet<&str> {
-    let added = json["added_tokens"].as_array().into_iter().flatten().filter(|token| token["single_word"] != true);
-    added.filter_map(|token| token["content"].as_str()).filter(|content| !content.contains('▁')).collect()
+    list.ok_or_else(|| cannot("its merges are not pairs"))
 }
 
 /// SentencePiece joins by the joined piece's score, so the first merge that makes a piece gives its score; that must
@@ -143,9 +183,8 @@ fn scores(tokens: &[String], merges: &[(&str, &str)], split_out: &HashSet<&str>)
         let joined = format!("{left}{right}");
         ![left, right, joined.as_str()].iter().any(|piece| split_out.contains(piece))
     };
-    let again = merges_by_score(&names, &widened);
-    let again: Vec<_> = again.iter().filter(happens).collect();
-    let merges: Vec<_> = merges.iter().filter(happens).collect();
+    let again = merges_by_score(&names, &widened, split_out);
+    let merges: Vec<_> = merges.iter().filter(happens).copied().collect();
     if again == merges {
         return Ok(scores);
     }
@@ -211,7 +250,7 @@ fn starts_with(post_processor: &Value, bos: &str) -> bool {
     }
 }
 
-fn special_ids(head: &mut GgufHead, parts: &ModelParts<'_>, text: Option<&Text>) -> Result<()> {
+fn special_ids(head: &mut GgufHead, parts: &ModelParts<'_>, text: Option<&Text>) -> Result<Vec<String>> {
     let listed = |key: &str| {
         let documents = [parts.generation_config, Some(parts.config)];
         documents.into_iter().flatten().find_map(|document| {
@@ -219,15 +258,33 @@ fn special_ids(head: &mut GgufHead, parts: &ModelParts<'_>, text: Option<&Text>)
             value.as_array().and_then(|list| list.first()).unwrap_or(value).as_u64()
         })
     };
+    let mut eos = None;
     for (key, stored) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
         let named = text.and_then(|text| text.special_token(&format!("{key}_token")));
         let id = named.map(u64::from).or(listed(&format!("{key}_token_id")));
         if let Some(id) = id.and_then(|id| usize::try_from(id).ok()) {
             head.count(&format!("tokenizer.ggml.{stored}_token_id"), id)?;
+            eos = if key == "eos" { Some(id as u64) } else { eos };
         }
     }
-    match text.and_then(Text::end_of_turn) {
-        Some(id) => head.count("tokenizer.ggml.eot_token_id", id as usize),
-        None => Ok(()),
+    // The ends that neither the first key nor a name says.
+    let known = text.map(Text::known_ends).unwrap_or_default();
+    let listed = parts.generation_config.and_then(|config| config.get("eos_token_id")?.as_array());
+    let listed =
+        listed.into_iter().flatten().filter_map(Value::as_u64).filter(|id| !known.iter().any(|k| u64::from(*k) == *id));
+    let mut ends: Vec<u64> = text.and_then(Text::end_of_turn).into_iter().map(u64::from).collect();
+    for id in listed.filter(|id| Some(*id) != eos) {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
     }
+    for (key, id) in ["eot", "eom"].iter().zip(&ends) {
+        head.count(&format!("tokenizer.ggml.{key}_token_id"), usize::try_from(*id).unwrap_or(usize::MAX))?;
+    }
+    Ok(ends
+        .get(2..)
+        .unwrap_or_default()
+        .iter()
+        .map(|id| format!("GGUF files cannot say that token {id} ends an answer"))
+        .collect())
 }

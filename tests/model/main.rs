@@ -2,6 +2,8 @@
 
 mod forest;
 mod gguf;
+mod gguf_file;
+mod gguf_files;
 mod invariance;
 mod profile;
 mod reference;
