@@ -1,4 +1,5 @@
 //! GGUF files made for tests: keys and tensors, true or lying.
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
 
 use selfreward::arch::{NamedTensor, family};
 use serde_json::{Value, json};
