@@ -105,7 +105,30 @@ impl ModelSource {
         Ok(tensors)
     }
 
+    /// Lets the tensors say whether input and output share a matrix: two that differ are both kept, and one is used for
+    /// both, whatever it is called.
+    fn settle_ties(&mut self) -> Result<()> {
+        if !self.arch.tie_word_embeddings || !self.weights.contains(OUTPUT) {
+            return Ok(());
+        }
+        self.weights.rename(OUTPUT, EMBEDDING);
+        if !self.weights.contains(OUTPUT) || self.weights.same(EMBEDDING, OUTPUT)? {
+            return Ok(());
+        }
+        self.arch.tie_word_embeddings = false;
+        // What is saved from here on has both too.
+        if let Some(config) = self.config.as_object_mut() {
+            config.insert("tie_word_embeddings".into(), false.into());
+        }
+        self.warnings.push(format!(
+            "{}: tie_word_embeddings is true, but {EMBEDDING} and {OUTPUT} differ; both are used, untied",
+            self.path.display()
+        ));
+        Ok(())
+    }
+
     fn checked(mut self) -> Result<ModelSource> {
+        self.settle_ties()?;
         let parameters = family::parameters(&self.arch);
         for (name, want) in &parameters {
             match self.weights.shape(name) {
@@ -132,12 +155,8 @@ impl ModelSource {
                     format!("tensor {name} has no place in the configuration ({} layers)", self.arch.layers.len());
                 return Err(Error::file(self.weights.file_of(name).unwrap_or(&self.path), what));
             }
-            if name == OUTPUT {
-                self.warnings.push(format!(
-                    "{}: holds {OUTPUT} though tie_word_embeddings is true; {EMBEDDING} is used for both",
-                    self.path.display()
-                ));
-            } else {
+            // Tied, it is the embedding again.
+            if name != OUTPUT {
                 unused.push(name.as_str());
             }
         }

@@ -19,8 +19,17 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// The shards' index in a Hugging Face folder.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names.
+/// Opens `model.safetensors` of `folder`, else the shards that `model.safetensors.index.json` names. Tensors of a model
+/// that was saved without its head get the names that they have with it.
 pub(crate) fn open_folder(folder: &Path) -> Result<Weights> {
+    let mut weights = open_files(folder)?;
+    let headless = |name: &&String| ["embed_tokens.", "layers.", "norm."].iter().any(|part| name.starts_with(part));
+    let names: Vec<String> = weights.names().iter().filter(headless).cloned().collect();
+    names.iter().for_each(|name| weights.rename(name, &format!("model.{name}")));
+    Ok(weights)
+}
+
+fn open_files(folder: &Path) -> Result<Weights> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if single.is_there() {
         Weights::open_safetensors(&single)

@@ -154,6 +154,27 @@ impl Weights {
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
     }
 
+    /// Whether two tensors have the same values.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(crate) fn same(&self, one: &str, other: &str) -> Result<bool> {
+        let (one, other) = (self.get(one)?, self.get(other)?);
+        Ok(one.shape == other.shape
+            && if one.dtype == other.dtype { one.data == other.data } else { one.to_f32() == other.to_f32() })
+    }
+
+    /// Gives a tensor another name, unless one has that name already.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        if self.entries.contains_key(to) {
+            return;
+        }
+        if let Some(entry) = self.entries.remove(from) {
+            self.entries.insert(to.to_owned(), entry);
+            self.names.iter_mut().filter(|name| *name == from).for_each(|name| to.clone_into(name));
+        }
+    }
+
     pub(super) fn insert(&mut self, name: String, entry: Entry) {
         if self.entries.insert(name.clone(), entry).is_none() {
             self.names.push(name);

@@ -121,13 +121,60 @@ fn surplus_tensors() {
         write_safetensors(&file, &list, Dtype::BF16).unwrap();
     };
     extra("lm_head.weight");
-    let source = ModelSource::open(&folder).unwrap();
-    assert!(source.warnings[0].contains("lm_head.weight though tie_word_embeddings"), "{:?}", source.warnings);
-    assert!(source.tensors_f32().unwrap().iter().all(|tensor| tensor.name != "lm_head.weight"));
+    assert!(error(&folder).contains("lm_head.weight has shape [1]"));
     extra("vision.weight");
     assert!(ModelSource::open(&folder).unwrap().warnings[0].contains("vision.weight"));
     extra("model.layers.0.self_attn.q_proj.bias");
     assert!(error(&folder).contains("q_proj.bias has no place"));
+}
+
+/// As transformers 5.24 reads a folder whose configuration ties input and output.
+#[test]
+fn tied_folders_mean_what_their_tensors_say() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("model");
+    save(&folder, &config(), &tensors(&config())).unwrap();
+    let want = ModelSource::open(&folder).unwrap().tensors_f32().unwrap();
+    let open = |list: &[NamedTensor]| {
+        write_safetensors(&folder.join("model.safetensors"), list, Dtype::F32).unwrap();
+        ModelSource::open(&folder).unwrap()
+    };
+    let head = |data: Vec<f32>| NamedTensor { name: "lm_head.weight".into(), shape: want[0].shape.clone(), data };
+    // A copy of the embedding says nothing new.
+    let mut list = want.clone();
+    list.push(head(want[0].data.clone()));
+    let source = open(&list);
+    assert!(source.arch.tie_word_embeddings && source.warnings.is_empty(), "{:?}", source.warnings);
+    assert_eq!(source.tensors_f32().unwrap(), want);
+    // Nor does it alone.
+    let source = open(&list[1..]);
+    assert!(source.arch.tie_word_embeddings && source.warnings.is_empty(), "{:?}", source.warnings);
+    assert_eq!(source.tensors_f32().unwrap(), want);
+    // A model that was saved without its head has no name in front of its tensors'.
+    let mut bare = want.clone();
+    bare.iter_mut().for_each(|tensor| tensor.name = tensor.name.trim_start_matches("model.").into());
+    assert_eq!(open(&bare).tensors_f32().unwrap(), want);
+    // Another head is a head of its own, here and in what is saved.
+    list.pop();
+    list.push(head(want[0].data.iter().map(|w| 1.0 - w).collect()));
+    let source = open(&list);
+    assert!(!source.arch.tie_word_embeddings);
+    assert_eq!(source.warnings.len(), 1);
+    assert!(
+        source.warnings[0].contains("model.embed_tokens.weight and lm_head.weight differ"),
+        "{:?}",
+        source.warnings
+    );
+    let sorted = |mut list: Vec<NamedTensor>| {
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    };
+    let got = source.tensors_f32().unwrap();
+    assert_eq!(sorted(got.clone()), sorted(list));
+    save_model(&folder, &source, &got, Dtype::F32).unwrap();
+    let again = ModelSource::open(&folder).unwrap();
+    assert!(!again.arch.tie_word_embeddings && again.warnings.is_empty(), "{:?}", again.warnings);
+    assert_eq!(again.tensors_f32().unwrap(), got);
 }
 
 #[test]
