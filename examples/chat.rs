@@ -15,9 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::load(&gpu, &source)?;
     let text = source.text()?;
     let request = Request::new(text.encode_chat(&[Message::new("user", question)], true)?, 1);
-    let sampling = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() };
-    let settings =
-        Settings { sampling, max_new_tokens: 200, stop: source.stop_ids.clone(), seed: 0, choices: Vec::new() };
+    let sampling = Sampling::default().temperature(0.7).top_p(0.9);
+    let settings = Settings::default().sampling(sampling).max_new_tokens(200).stop(source.stop_ids.clone());
     let mut words = text.stream();
     Generator::new(&gpu, &model).run_with(&[request], &settings, &Silent, &mut |_, _, token| {
         print!("{}", words.push(token).unwrap_or_default());

@@ -12,13 +12,10 @@ fn main() -> Result<()> {
     let gpu = Gpu::open(None, None)?;
     let model = Model::from_tensors(&gpu, &world::arch(), world::seed_model()?)?;
     let request = Request { prompt: text::question(&question)?, samples: vec![1, 2, 3, 4] };
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.8, top_p: 0.95, ..Sampling::default() },
-        max_new_tokens: 17,
-        stop: vec![text::EOS],
-        seed: 0,
-        choices: vec![],
-    };
+    let settings = Settings::default()
+        .sampling(Sampling::default().temperature(0.8).top_p(0.95))
+        .max_new_tokens(17)
+        .stop(vec![text::EOS]);
     let answers = Generator::new(&gpu, &model).run(&[request], &settings)?;
     for answer in &answers[0] {
         println!("{question} -> {}", text::decode(&answer.tokens));

@@ -1,7 +1,7 @@
 //! One round of the loop by the library: the model writes prompts, answers them, judges its answers and is trained on
 //! its own preferences: `cargo run --release --example self_reward -- MODEL RUN_FOLDER`.
 
-use selfreward::{Gpu, Observer, RunConfig, RunOptions, Until, run};
+use selfreward::{Gpu, Observer, RunConfig, RunOptions, run};
 
 /// Prints what the loop has to say.
 struct Printed;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     (config.run.out, config.run.rounds) = (out.into(), 1);
     (config.prompts.count, config.candidates.n) = (64, 4);
     let gpu = Gpu::open(None, None)?;
-    let how = RunOptions { resume: false, until: Until::End, renewed: &selfreward::report::refresh };
+    let how = RunOptions::default().renewed(&selfreward::report::refresh);
     for round in run(&gpu, &config, &how, &Printed)?.rounds {
         println!(
             "round {}: {} pairs from {} answers, {} steps",

@@ -13,13 +13,8 @@
 //! let model = Model::load(&gpu, &source)?;
 //! let text = source.text()?;
 //! let request = Request::new(text.encode_chat(&[Message::new("user", "Why is the sky blue?")], true)?, 1);
-//! let settings = Settings {
-//!     sampling: Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() },
-//!     max_new_tokens: 200,
-//!     stop: source.stop_ids.clone(),
-//!     seed: 0,
-//!     choices: vec![],
-//! };
+//! let sampling = Sampling::default().temperature(0.7).top_p(0.9);
+//! let settings = Settings::default().sampling(sampling).max_new_tokens(200).stop(source.stop_ids.clone());
 //! let mut words = text.stream();
 //! Generator::new(&gpu, &model).run_with(&[request], &settings, &Silent, &mut |_, _, token| {
 //!     print!("{}", words.push(token).unwrap_or_default());
@@ -41,13 +36,8 @@
 //! let gpu = Gpu::open(None, None)?;
 //! let model = Model::from_tensors(&gpu, &world::arch(), world::seed_model()?)?;
 //! let request = Request::new(text::question("upper: cab")?, 2);
-//! let settings = Settings {
-//!     sampling: Sampling { temperature: 0.8, ..Sampling::default() },
-//!     max_new_tokens: 17,
-//!     stop: vec![text::EOS],
-//!     seed: 0,
-//!     choices: vec![],
-//! };
+//! let sampling = Sampling::default().temperature(0.8);
+//! let settings = Settings::default().sampling(sampling).max_new_tokens(17).stop(vec![text::EOS]);
 //! let answers = Generator::new(&gpu, &model).run(&[request], &settings)?;
 //! assert_eq!(answers[0].len(), 2);
 //! # Ok(())

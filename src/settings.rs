@@ -340,6 +340,7 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         $(#[derive($($derive),*)])?
         #[serde(default)]
+        #[non_exhaustive]
         pub struct $name {
             $(
                 $(#[doc = $doc])+
@@ -369,6 +370,14 @@ macro_rules! settings {
             }
         }
 
+        $crate::settings::setters! {
+            impl $name {
+                $($(#[doc = $doc])+ $field: $type;)*
+                $($($(#[doc = $part_doc])+ $part: $part_type;)*)?
+                $($($(#[doc = $beside_doc])+ $beside: $beside_type;)*)?
+            }
+        }
+
         impl $crate::settings::Settings for $name {
             const ABOUT: &'static str = concat!($($about, "\n"),+);
 
@@ -390,6 +399,29 @@ macro_rules! settings {
     };
 }
 pub(crate) use settings;
+
+/// Writes for each field of a struct a method of its name that sets it, so that others can fill in a struct to which
+/// fields will be added: `Sampling::default().temperature(0.7).top_p(0.9)`.
+macro_rules! setters {
+    (
+        impl $name:ident $(<$life:lifetime>)? {
+            $($(#[doc = $doc:literal])+ $field:ident: $type:ty;)*
+        }
+    ) => {
+        #[allow(dead_code, reason = "settings of the crate's own may need only some of them")]
+        impl $(<$life>)? $name $(<$life>)? {
+            $(
+                $(#[doc = $doc])+
+                #[must_use]
+                pub fn $field(mut self, $field: $type) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )*
+        }
+    };
+}
+pub(crate) use setters;
 
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "settings! declares public structs")]

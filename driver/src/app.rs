@@ -46,18 +46,18 @@ impl App {
 
     /// Opens that GPU; if `profile` is set, every launch is timed.
     pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
-        let gpu = Gpu::with(&Options {
-            device: self.common.device.clone(),
-            turn: self.ranks.turn(),
-            memory: self.common.memory,
-            variant: pin.variant.map(Variant::from),
-            plain: pin.no_features,
-            webgpu_limits: self.common.limits == LimitSet::Webgpu,
-            invariant: self.common.invariant,
-            matrix_units: self.common.matrix_units,
-            profile,
-            ..Options::default()
-        })?;
+        let gpu = Gpu::with(
+            &Options::default()
+                .device(self.common.device.clone())
+                .turn(self.ranks.turn())
+                .memory(self.common.memory)
+                .variant(pin.variant.map(Variant::from))
+                .plain(pin.no_features)
+                .webgpu_limits(self.common.limits == LimitSet::Webgpu)
+                .invariant(self.common.invariant)
+                .matrix_units(self.common.matrix_units)
+                .profile(profile),
+        )?;
         let info = gpu.info();
         self.progress.detail(&format!("{} ({}, {})", info.name, info.backend, info.driver));
         Ok(gpu)

@@ -12,13 +12,13 @@ impl Preset for Answers {
     const HEADING: Option<&'static str> = Some("Sampling");
 
     fn defaults() -> Settings {
-        Settings { sampling: Sampling { temperature: 0.7, ..Sampling::default() }, ..Settings::default() }
+        Settings::default().sampling(Sampling::default().temperature(0.7))
     }
 }
 
 /// How a model answers: drawn as the flags say, up to the stop tokens that `source` knows.
 pub(crate) fn settings(flags: &Flags<Answers>, source: &ModelSource, seed: u64) -> Settings {
-    Settings { stop: source.stop_ids.clone(), seed, ..Settings::clone(flags) }
+    Settings::clone(flags).stop(source.stop_ids.clone()).seed(seed)
 }
 
 fn number(text: &str, fits: impl Fn(f32) -> bool, what: &str) -> Result<f32, String> {

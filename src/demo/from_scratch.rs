@@ -144,8 +144,8 @@ pub fn from_scratch(
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         states.load(name, &mut trainer)?;
         observer.begin(&format!("train from scratch: {name}"), Some(stage.steps as u64), "steps");
-        observer.advance(trainer.step);
-        for it in trainer.step as usize..stage.steps {
+        observer.advance(trainer.step());
+        for it in trainer.step() as usize..stage.steps {
             if observer.stop_requested() {
                 states.save(name, &trainer)?;
                 return Err(Error::Stopped);
@@ -161,7 +161,7 @@ pub fn from_scratch(
                 let losses: Vec<String> = done.group_loss.iter().map(|l| format!("{l:.3}")).collect();
                 observer.note(&format!("{name} step {}: loss {:.3} ({})", it + 1, done.loss, losses.join(", ")));
             }
-            if trainer.step.is_multiple_of(SAVE_EVERY) || it + 1 == stage.steps {
+            if trainer.step().is_multiple_of(SAVE_EVERY) || it + 1 == stage.steps {
                 states.save(name, &trainer)?;
             }
         }

@@ -128,7 +128,8 @@ impl<'a> Generator<'a> {
     /// Answers every request; the result is indexed by `[request][sample]`.
     ///
     /// # Errors
-    /// An empty prompt, a token or choice outside the vocabulary, a prompt that leaves no room in the context; GPU errors.
+    /// An empty prompt, a token or choice outside the vocabulary, a prompt that leaves no room in the context; errors
+    /// of the GPU.
     pub fn run(&mut self, requests: &[Request], settings: &Settings) -> Result<Vec<Vec<Output>>> {
         self.run_with(requests, settings, &Silent, &mut |_, _, _| {})
     }

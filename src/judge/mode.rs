@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// How a score is read out of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Mode {
     /// The mean of several written verdicts that are parsed, as in the paper.
     Sampled,

@@ -11,6 +11,7 @@ use crate::{Error, Result};
 
 /// The type in which matrices are kept on the GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Storage {
     /// Matrices are kept as the file has them: quantised blocks and 16 bits stay, all else becomes f32. No value
     /// changes.

@@ -20,6 +20,7 @@ use crate::generate::{ChatLanguage, GpuEngine};
 use crate::gpu::Gpu;
 use crate::json::write_file;
 use crate::rng::fnv;
+use crate::settings::setters;
 use crate::source::{ModelSource, SOURCE_FILE};
 use crate::text::Prompt;
 use crate::{Error, Observer, Result};
@@ -27,6 +28,7 @@ use std::path::Path;
 
 /// How far [`run`] plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Until {
     /// Plays to the end of the run.
     End,
@@ -34,14 +36,33 @@ pub enum Until {
     Prompts,
 }
 
-/// How [`run`] is to be played.
+/// How [`run`] is to be played: anew, to the end and without a report, unless it is told otherwise.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct RunOptions<'a> {
     /// Whether to continue a run folder that exists.
     pub resume: bool,
     /// How far to play.
     pub until: Until,
-    /// Called after each stage that a report shows.
+    /// What is called after each stage that a report shows, with the run folder.
     pub renewed: &'a Renewed<'a>,
+}
+
+impl Default for RunOptions<'_> {
+    fn default() -> Self {
+        Self { resume: false, until: Until::End, renewed: &|_, _| {} }
+    }
+}
+
+setters! {
+    impl RunOptions<'a> {
+        /// Whether to continue a run folder that exists.
+        resume: bool;
+        /// How far to play.
+        until: Until;
+        /// What is called after each stage that a report shows, with the run folder.
+        renewed: &'a Renewed<'a>;
+    }
 }
 
 /// Plays the rounds that `config` asks for. A finished run is left as it is.

@@ -32,6 +32,7 @@ pub const FILE: &str = "report.html";
 
 /// Everything that a report says, which is the document of `report --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Whether the run has ended.
     pub finished: bool,

@@ -1,13 +1,13 @@
 //! What a training would take, and how its steps are cut so that it fits. The training's own code runs for this on a
 //! device that only counts ([`Gpu::counting`]).
 
+use super::MOST_ROWS;
 use super::dpo;
 use super::dpo::{DpoConfig, Pair, PairLogps};
 use super::job::Data;
 use super::settings::TrainSettings;
 use super::sft;
 use super::sft::{Example, SftConfig};
-use super::{MOST_ROWS, Trainer};
 use crate::gpu;
 use crate::gpu::{Gpu, Peak};
 use crate::model::Model;
@@ -120,8 +120,7 @@ impl Fit<'_> {
                 let pairs: Vec<Pair> = longest(pairs, Pair::rows, batch).into_iter().map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
                 let config = DpoConfig { epochs: 2, batch, ..self.settings.dpo(objective) };
-                let (keep, each) = (&mut |_: &[PairLogps]| Ok(()), &mut |_: &Trainer, _: &dpo::DpoStep| Ok(()));
-                dpo::run(&mut trainer, &pairs, &config, reference.as_deref(), &Silent, keep, each)?;
+                dpo::Training::new(&pairs, &config).reference(reference.as_deref()).run(&mut trainer)?;
             }
             Data::Examples(examples) => {
                 let example = |e: &Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };

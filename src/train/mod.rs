@@ -51,20 +51,12 @@ pub struct Trainer<'a> {
     /// The model that is trained.
     pub(crate) model: Model,
     /// How many optimiser steps have been taken.
-    pub step: u64,
-    /// Most rows of a micro-batch (one record may be longer); `None` takes as many as the memory planned for allows.
-    /// But for rounding, a step's gradient is the same whatever it is.
-    pub micro_rows: Option<usize>,
-    /// Whether a block keeps only its input and runs forward again on the way back, rather than keeping all
-    /// activations; with `None`, only if they exceed the memory planned for. The bits are the same.
-    pub checkpoint: Option<bool>,
-    /// Whether the answers to one prompt share its rows in a micro-batch, which is the default. Otherwise each has a
-    /// copy, for comparison; losses and gradients differ by no more than rounding.
-    pub share_prompts: bool,
-    /// Dropout in training; at first only that of an adapter.
-    pub dropout: Dropout,
-    /// The other processes of this training; at first there are none.
-    pub exchange: &'a dyn Exchange,
+    step: u64,
+    micro_rows: Option<usize>,
+    checkpoint: Option<bool>,
+    share_prompts: bool,
+    dropout: Dropout,
+    exchange: &'a dyn Exchange,
     optimiser: Optimiser,
     /// The gradients, by parameter number, as are the following fields.
     grads: Vec<Option<Weight>>,
@@ -113,6 +105,45 @@ impl<'a> Trainer<'a> {
             codes,
             parts,
         })
+    }
+
+    /// How many optimiser steps have been taken.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Counts on from step `step`, as if so many had been taken.
+    pub fn set_step(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Sets the most rows of a micro-batch (one record may be longer); at first, and with `None`, it has as many as the
+    /// memory planned for allows. But for rounding, a step's gradient is the same whatever it is.
+    pub fn set_micro_rows(&mut self, rows: Option<usize>) {
+        self.micro_rows = rows;
+    }
+
+    /// Sets whether a block keeps only its input and runs forward again on the way back, rather than keeping all
+    /// activations; at first, and with `None`, it does only if they exceed the memory planned for. The bits are the
+    /// same.
+    pub fn set_checkpoint(&mut self, checkpoint: Option<bool>) {
+        self.checkpoint = checkpoint;
+    }
+
+    /// Sets whether the answers to one prompt share its rows in a micro-batch, as they do at first. Otherwise each has
+    /// a copy, for comparison; losses and gradients differ by no more than rounding.
+    pub fn set_share_prompts(&mut self, share: bool) {
+        self.share_prompts = share;
+    }
+
+    /// Sets the dropout of the steps that follow; at first there is only that of an adapter.
+    pub fn set_dropout(&mut self, dropout: Dropout) {
+        self.dropout = dropout;
+    }
+
+    /// Sets the other processes of this training; at first there are none.
+    pub fn set_exchange(&mut self, exchange: &'a dyn Exchange) {
+        self.exchange = exchange;
     }
 
     /// The tensors of all gradients, in the order of the parameters.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The optimiser of a training, named as in configurations and flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum OptimiserKind {
     /// AdamW with its moments in f32, 8 bytes a parameter.
     #[default]

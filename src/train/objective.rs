@@ -108,6 +108,7 @@ impl Slope {
 /// The f of f-DPO (arXiv 2309.16240): scores are f′(π / π_ref).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Divergence {
     /// log t
     #[default]

@@ -73,15 +73,11 @@ pub fn train(
                 None => checkpoints.reference(pairs.len())?,
             };
             job.exchange.agree("the reference's log-probs that they find", || reference.is_some().into())?;
-            dpo::run_until(
-                &mut trainer,
-                pairs,
-                &settings.dpo(objective),
-                reference.as_deref(),
-                job.observer,
-                &mut |logps| if writes { checkpoints.keep_reference(logps) } else { Ok(()) },
-                &mut |trainer, step| after(trainer, serde_json::to_value(step)),
-            )
+            dpo::Training::new(pairs, &settings.dpo(objective))
+                .reference(reference.as_deref())
+                .observer(job.observer)
+                .on_reference(&mut |logps| if writes { checkpoints.keep_reference(logps) } else { Ok(()) })
+                .run_until(&mut trainer, &mut |trainer, step| after(trainer, serde_json::to_value(step)))
         }
         Data::Examples(examples) => {
             sft::run_until(&mut trainer, examples, &settings.sft(), job.observer, &mut |trainer, step| {

@@ -42,6 +42,7 @@ impl Optimiser {
 /// How the learning rate moves over the steps of a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Schedule {
     /// The rate stays constant after the warm-up.
     Constant,

@@ -1,13 +1,14 @@
 //! Supervised fine-tuning: cross-entropy on the completion's tokens only. Each token of a step has the same weight,
 //! however the step is cut into micro-batches.
 
-use super::Trainer;
 use super::batch::{self, Batch, Keep};
+use super::{LearningRate, Trainer};
 use crate::layout::{Forest, packs};
 use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
 use crate::rng::Stream;
+use crate::settings::setters;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -30,6 +31,7 @@ impl Example {
 
 /// The numbers of one step.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct SftStep {
     /// Number of the step, from 1.
     pub step: u64,
@@ -45,17 +47,37 @@ pub struct SftStep {
     pub tokens: u64,
 }
 
-/// Settings of [`run`].
+/// Settings of [`run`]; one pass over the records, 16 of them a step, unless they say otherwise.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SftConfig {
     /// How often the training passes over the data.
     pub epochs: usize,
     /// How many records a step takes.
     pub batch: usize,
     /// The learning rate of every step.
-    pub lr: super::LearningRate,
+    pub lr: LearningRate,
     /// Seed of the order of the records.
     pub seed: u64,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self { epochs: 1, batch: 16, lr: LearningRate::default(), seed: 0 }
+    }
+}
+
+setters! {
+    impl SftConfig {
+        /// How often the training passes over the data.
+        epochs: usize;
+        /// How many records a step takes.
+        batch: usize;
+        /// The learning rate of every step.
+        lr: LearningRate;
+        /// Seed of the order of the records.
+        seed: u64;
+    }
 }
 
 impl Trainer<'_> {

@@ -22,13 +22,7 @@ pub fn lora(source: &ModelSource) -> Adapter {
 
 /// The likeliest continuation, twelve tokens.
 pub fn greedy(gpu: &Gpu, model: &Model, prompt: Vec<u32>) -> Vec<u32> {
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: 12,
-        stop: vec![],
-        seed: 0,
-        choices: vec![],
-    };
+    let settings = Settings::default().sampling(Sampling::default().temperature(0.0)).max_new_tokens(12);
     let request = Request { prompt, samples: vec![0] };
     let mut written = Generator::new(gpu, model).run(&[request], &settings).unwrap();
     written.remove(0).remove(0).tokens

@@ -74,13 +74,7 @@ fn ids(most: usize) -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn greedy(tokens: usize) -> Settings {
-    Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: tokens,
-        stop: vec![3],
-        seed: 0,
-        choices: vec![],
-    }
+    Settings::default().sampling(Sampling::default().temperature(0.0)).max_new_tokens(tokens).stop(vec![3])
 }
 
 /// Log-probs of `tokens[from ..]` by the logits of the whole sequence alone.
@@ -123,7 +117,7 @@ proptest! {
         tokens in 1usize..45,
     ) {
         let model = model(gpu(), window);
-        let settings = Settings { sampling: Sampling::default(), ..greedy(tokens) };
+        let settings = greedy(tokens).sampling(Sampling::default());
         let requests: Vec<Request> = prompts
             .iter()
             .enumerate()
@@ -164,7 +158,7 @@ fn a_row_that_ends_early_leaves_the_others_alone() {
         .map(|i| Request { prompt: vec![5 + i as u32; 1 + 7 * i as usize], samples: vec![i, i + 50] })
         .collect();
     let mut generator = Generator::new(gpu(), &model);
-    let settings = Settings { sampling: Sampling { temperature: 1.5, ..Sampling::default() }, ..greedy(60) };
+    let settings = greedy(60).sampling(Sampling::default().temperature(1.5));
     let all = generator.run(&requests, &settings).expect("answers");
     assert!(all.iter().flatten().any(|o| o.stopped), "the test wants some answers to stop early");
     for (request, want) in requests.iter().zip(&all) {

@@ -22,7 +22,7 @@ fn texts(n: usize, vocabulary: usize) -> Vec<score::Branch> {
 #[test]
 fn log_probs_do_not_depend_on_the_batch() {
     for (variant, invariant) in [(Variant::Soft, false), (Variant::Soft, true), (Variant::Tile, true)] {
-        let gpu = Gpu::with(&Options { variant: Some(variant), invariant, ..Options::default() }).unwrap();
+        let gpu = Gpu::with(&Options::default().variant(Some(variant)).invariant(invariant)).unwrap();
         any_batch(&gpu, variant.name());
     }
 }
@@ -44,13 +44,11 @@ fn any_batch(gpu: &Gpu, variant: &str) {
             .zip(&all)
             .map(|(i, b)| Request { prompt: b.prompt.clone(), samples: vec![3 * i, 3 * i + 1] })
             .collect();
-        let settings = Settings {
-            sampling: Sampling { temperature: 1.3, top_p: 0.95, ..Sampling::default() },
-            max_new_tokens: 9,
-            stop: vec![1],
-            seed: 4,
-            choices: vec![],
-        };
+        let settings = Settings::default()
+            .sampling(Sampling::default().temperature(1.3).top_p(0.95))
+            .max_new_tokens(9)
+            .stop(vec![1])
+            .seed(4);
         let written = |requests: &[Request]| Generator::new(gpu, &model).run(requests, &settings).unwrap();
         let together = written(&requests);
         for i in [0, 7, 20, 32] {

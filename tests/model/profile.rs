@@ -2,13 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-use selfreward::Silent;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::model::Model;
 use selfreward::train::dpo::{self, DpoConfig, Pair};
-use selfreward::train::objective::Objective;
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{LearningRate, Optimiser, Trainer};
 use selfreward::world::{self, text};
 
 fn model(gpu: &Gpu) -> Model {
@@ -18,13 +16,11 @@ fn model(gpu: &Gpu) -> Model {
 fn tokens(gpu: &Gpu) -> Vec<Vec<u32>> {
     let model = model(gpu);
     let request = Request { prompt: text::question("reverse: badge").unwrap(), samples: (0..5).collect() };
-    let settings = Settings {
-        sampling: Sampling { temperature: 1.0, ..Sampling::default() },
-        max_new_tokens: 20,
-        stop: vec![text::EOS],
-        seed: 3,
-        choices: vec![],
-    };
+    let settings = Settings::default()
+        .sampling(Sampling::default().temperature(1.0))
+        .max_new_tokens(20)
+        .stop(vec![text::EOS])
+        .seed(3);
     let answers = Generator::new(gpu, &model).run(&[request], &settings).unwrap();
     answers[0].iter().map(|o| o.tokens.clone()).collect()
 }
@@ -32,22 +28,16 @@ fn tokens(gpu: &Gpu) -> Vec<Vec<u32>> {
 /// Losses of two steps, and the tokens of one.
 fn losses(gpu: &Gpu, share_prompts: bool) -> (Vec<f64>, u64) {
     let pair = |a: u32| Pair::new(vec![1, 70, a], vec![a, 2], vec![a + 1, a + 2, 2]);
-    let config = DpoConfig {
-        objective: Objective::default(),
-        epochs: 2,
-        batch: 2,
-        lr: LearningRate { peak: 1e-3, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
-        seed: 0,
-    };
+    let config = DpoConfig::default().epochs(2).batch(2).lr(LearningRate::constant(1e-3));
     let mut trainer = Trainer::new(gpu, model(gpu), Optimiser::default()).unwrap();
-    trainer.share_prompts = share_prompts;
+    trainer.set_share_prompts(share_prompts);
     let (mut losses, mut tokens) = (Vec::new(), 0);
     let mut each = |_: &Trainer, done: &dpo::DpoStep| {
         losses.push(done.loss);
         tokens = done.tokens;
         Ok(())
     };
-    dpo::run(&mut trainer, &[pair(80), pair(90)], &config, None, &Silent, &mut |_| Ok(()), &mut each).unwrap();
+    dpo::Training::new(&[pair(80), pair(90)], &config).on_step(&mut each).run(&mut trainer).unwrap();
     (losses, tokens)
 }
 
@@ -64,7 +54,7 @@ fn prompts_that_are_not_shared_give_the_same_losses() {
 #[test]
 fn a_profile_changes_no_bit_and_accounts_for_the_time() {
     let plain = Gpu::with(&Options::default()).unwrap();
-    let timed = Gpu::with(&Options { profile: true, ..Options::default() }).unwrap();
+    let timed = Gpu::with(&Options::default().profile(true)).unwrap();
     assert!(plain.profile().unwrap().is_none());
     assert_eq!(tokens(&timed), tokens(&plain));
     let profile = timed.profile().unwrap().unwrap();

@@ -14,7 +14,7 @@ use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::{Example, SftConfig};
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer, sft};
+use selfreward::train::{LearningRate, Optimiser, Trainer, sft};
 use selfreward_testing::golden::having;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -104,7 +104,7 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn constant(peak: f32) -> LearningRate {
-    LearningRate { peak, min_lr: peak, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant }
+    LearningRate::constant(peak)
 }
 
 fn pairs(name: &str) -> Vec<Pair> {
@@ -170,13 +170,10 @@ fn greedy_continuations_are_those_of_transformers() {
         let (expected, tokens): (Expected, Vec<Vec<u32>>) = (json(name, "expected.json"), json(name, "tokens.json"));
         let model = load(&gpu, &folder(name));
         let config: serde_json::Value = json(name, "config.json");
-        let settings = Settings {
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            max_new_tokens: expected.max_new_tokens,
-            stop: config["eos_token_id"].as_u64().map(|id| id as u32).into_iter().collect(),
-            seed: 0,
-            choices: Vec::new(),
-        };
+        let settings = Settings::default()
+            .sampling(Sampling::default().temperature(0.0))
+            .max_new_tokens(expected.max_new_tokens)
+            .stop(config["eos_token_id"].as_u64().map(|id| id as u32).into_iter().collect());
         let requests: Vec<Request> = tokens.iter().map(|t| Request { prompt: t.clone(), samples: vec![0] }).collect();
         let got = Generator::new(&gpu, &model).run(&requests, &settings).unwrap();
         let mut ended_early = 0;
@@ -226,14 +223,12 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
     for name in &having(TRAINED) {
         let expected: Expected = json(name, "expected.json");
         let a = expected.adamw.as_ref().unwrap();
-        let optimiser = Optimiser {
-            betas: a.betas,
-            eps: a.eps,
-            weight_decay: a.weight_decay,
-            decay_vectors: true,
-            max_grad_norm: a.max_grad_norm,
-            ..Optimiser::default()
-        };
+        let optimiser = Optimiser::default()
+            .betas(a.betas)
+            .eps(a.eps)
+            .weight_decay(a.weight_decay)
+            .decay_vectors(true)
+            .max_grad_norm(a.max_grad_norm);
         let got = train_dpo(&gpu, name, &expected, "sigmoid", constant(a.lr), optimiser, a.trajectory.len());
         for column in 0..2 {
             let scale = a.trajectory.iter().map(|t| t[column].abs()).fold(0.0, f64::max);
@@ -249,14 +244,16 @@ fn dpo_with_adamw_follows_the_trajectory_of_pytorch() {
 /// one epoch, the model being its own reference.
 fn own_reference(gpu: &Gpu, name: &str, batch: usize, lr: f32) -> Vec<[f64; 4]> {
     let data = pairs(name);
-    let config = DpoConfig { objective: Objective::default(), epochs: 1, batch, lr: constant(lr), seed: 3 };
+    let config = DpoConfig::default().batch(batch).lr(constant(lr)).seed(3);
     let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), Optimiser::default()).unwrap();
     let mut taken = Vec::new();
-    dpo::run(&mut trainer, &data, &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {
-        taken.push([step.loss, step.grad_norm, step.rewards_chosen, step.rewards_rejected]);
-        Ok(())
-    })
-    .unwrap();
+    dpo::Training::new(&data, &config)
+        .on_step(&mut |_, step| {
+            taken.push([step.loss, step.grad_norm, step.rewards_chosen, step.rewards_rejected]);
+            Ok(())
+        })
+        .run(&mut trainer)
+        .unwrap();
     assert_eq!(taken.len(), data.len().div_ceil(batch));
     taken
 }
@@ -291,18 +288,16 @@ fn train_dpo(
     steps: usize,
 ) -> Vec<[f64; 2]> {
     let (data, d) = (pairs(name), &expected.dpo);
-    let config = DpoConfig {
-        objective: Objective {
-            losses: vec![(loss.to_owned(), 1.0)],
-            beta: d.beta,
-            label_smoothing: d.label_smoothing[loss],
-            ..Objective::default()
-        },
-        epochs: steps,
-        batch: data.len(),
-        lr,
-        seed: 0,
-    };
+    let config = DpoConfig::default()
+        .objective(
+            Objective::default()
+                .losses(vec![(loss.to_owned(), 1.0)])
+                .beta(d.beta)
+                .label_smoothing(d.label_smoothing[loss]),
+        )
+        .epochs(steps)
+        .batch(data.len())
+        .lr(lr);
     let reference: Vec<PairLogps> = d
         .ref_logps_chosen
         .iter()
@@ -311,11 +306,14 @@ fn train_dpo(
         .collect();
     let mut trainer = Trainer::new(gpu, load(gpu, &folder(name)), optimiser).unwrap();
     let mut taken = Vec::new();
-    dpo::run(&mut trainer, &data, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, step| {
-        taken.push([step.loss, step.grad_norm]);
-        Ok(())
-    })
-    .unwrap();
+    dpo::Training::new(&data, &config)
+        .reference(Some(&reference))
+        .on_step(&mut |_, step| {
+            taken.push([step.loss, step.grad_norm]);
+            Ok(())
+        })
+        .run(&mut trainer)
+        .unwrap();
     assert_eq!(taken.len(), steps);
     taken
 }
@@ -329,7 +327,7 @@ fn the_sft_loss_is_the_one_of_pytorch() {
             .into_iter()
             .map(|r| Example { prompt: r.prompt_ids, completion: r.completion_ids })
             .collect();
-        let config = SftConfig { epochs: 1, batch: data.len(), lr: constant(0.0), seed: 0 };
+        let config = SftConfig::default().batch(data.len()).lr(constant(0.0));
         let mut trainer = Trainer::new(&gpu, load(&gpu, &folder(name)), Optimiser::default()).unwrap();
         let mut losses = Vec::new();
         sft::run(&mut trainer, &data, &config, &Silent, &mut |_, step| {

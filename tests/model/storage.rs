@@ -21,7 +21,7 @@ fn golden(name: &str) -> ModelSource {
 }
 
 fn open(block: Option<u64>) -> Gpu {
-    Gpu::with(&Options { block, ..Options::default() }).unwrap()
+    Gpu::with(&Options::default().block(block)).unwrap()
 }
 
 fn ids(n: usize, key: usize, vocabulary: usize) -> Vec<u32> {
@@ -242,7 +242,7 @@ fn what_f16_cannot_hold_is_named() {
 /// buffer, and its logits are those of the large model at these tokens, bit for bit.
 #[test]
 fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
-    let gpu = Gpu::with(&Options { webgpu_limits: true, ..Options::default() }).unwrap();
+    let gpu = Gpu::with(&Options::default().webgpu_limits(true)).unwrap();
     assert_eq!(gpu.max_binding_bytes(), 128 << 20);
     let mut arch = world::arch();
     (arch.hidden_size, arch.vocab_size) = (512, 70_001);

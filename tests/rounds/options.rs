@@ -199,7 +199,7 @@ fn length_control_comes_when_its_round_does() {
 /// The small world's judge, writing its verdicts.
 fn writing_judge() -> ModelJudge<'static> {
     let additive = Template { text: text::judge_text("{{ question }}", "{{ answer }}"), raw: true };
-    let mut settings = ModelJudgeSettings { max_new_tokens: 20, ..ModelJudgeSettings::default() };
+    let mut settings = ModelJudgeSettings::default().max_new_tokens(20);
     settings.sampling.temperature = 1.5;
     settings.sampling.top_p = 1.0;
     let templates = Templates { additive, ..Templates::default() };

@@ -84,19 +84,17 @@ impl Case {
     /// Calls `with` the data and the settings of a training.
     fn with<R>(&self, with: impl FnOnce(Data, &TrainSettings) -> R) -> R {
         let losses = vec![(self.loss.to_owned(), 1.0)];
-        let objective = Objective { losses, ..Objective::default() };
-        let settings = TrainSettings {
-            epochs: 2,
-            batch: 8,
-            lr: LearningRate::constant(1e-4),
-            optimiser: Optimiser { kind: self.optimiser, ..Optimiser::default() },
-            save_every: 100,
-            micro_rows: self.micro_rows,
-            weights: self.weights,
-            half: self.half,
-            dropout: self.dropout,
-            ..TrainSettings::default()
-        };
+        let objective = Objective::default().losses(losses);
+        let settings = TrainSettings::default()
+            .epochs(2)
+            .batch(8)
+            .lr(LearningRate::constant(1e-4))
+            .optimiser(Optimiser::default().kind(self.optimiser))
+            .save_every(100)
+            .micro_rows(self.micro_rows)
+            .weights(self.weights)
+            .half(self.half)
+            .dropout(self.dropout);
         let tokens = |key: usize, n| ids(60, key as u64, n);
         let pair =
             |(i, l): (usize, &[usize; 3])| Pair::new(tokens(i, l[0]), tokens(i + 50, l[1]), tokens(i + 99, l[2]));
@@ -232,13 +230,7 @@ fn parts_are_told_apart() {
 fn generation_takes_what_is_planned_and_fits_the_cap() {
     let dir = tempfile::tempdir().unwrap();
     let [f32, q8] = models(dir.path());
-    let settings = |answer| Settings {
-        sampling: Sampling::default(),
-        max_new_tokens: answer,
-        stop: vec![],
-        seed: 0,
-        choices: vec![],
-    };
+    let settings = |answer| Settings::default().sampling(Sampling::default()).max_new_tokens(answer);
     for (model, storage) in [(&f32, Storage::F32), (&f32, Storage::Half(Half::Bf16)), (&q8, Storage::Own)] {
         let source = ModelSource::open(model).unwrap();
         for (prompts, prompt, n, answer) in [(1, 40, 1, 40), (6, 33, 4, 24), (12, 8, 2, 60)] {

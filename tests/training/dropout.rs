@@ -12,7 +12,7 @@ use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::sft::Example;
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{Dropout, LearningRate, Optimiser, Trainer};
 use selfreward::weights::Weights;
 use selfreward::{Error, Observer, Silent};
 use serde::Deserialize;
@@ -76,32 +76,33 @@ fn load(gpu: &Gpu, name: &str, lora_dropout: f32) -> Model {
 
 fn trainer<'g>(gpu: &'g Gpu, name: &str, rates: [f32; 2], seed: u64) -> Trainer<'g> {
     let mut trainer = Trainer::new(gpu, load(gpu, name, rates[1]), Optimiser::default()).unwrap();
-    trainer.dropout = Dropout { rate: rates[0], seed };
+    trainer.set_dropout(Dropout { rate: rates[0], seed });
     trainer
 }
 
 fn config(pairs: &[Pair], beta: f32, steps: usize, lr: f32) -> DpoConfig {
-    DpoConfig {
-        objective: Objective { beta, ..Objective::default() },
-        epochs: steps,
-        batch: pairs.len(),
-        lr: LearningRate { peak: lr, min_lr: lr, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
-        seed: 0,
-    }
+    DpoConfig::default()
+        .objective(Objective::default().beta(beta))
+        .epochs(steps)
+        .batch(pairs.len())
+        .lr(LearningRate::constant(lr))
 }
 
 /// The loss of step `at` of either kind, which moves nothing; its gradients stay in the trainer.
 fn step(trainer: &mut Trainer, kind: &str, at: u64, pairs: &[Pair], beta: f32, reference: &[PairLogps]) -> f64 {
-    trainer.step = at;
+    trainer.set_step(at);
     if kind == "sft" {
         return trainer.sft_step(&[(&examples(pairs), 1.0)], 0.0).unwrap().loss;
     }
     let (mut loss, config) = (None, config(pairs, beta, at as usize + 1, 0.0));
-    dpo::run(trainer, pairs, &config, Some(reference), &Silent, &mut |_| Ok(()), &mut |_, step| {
-        loss = Some(step.loss);
-        Ok(())
-    })
-    .unwrap();
+    dpo::Training::new(pairs, &config)
+        .reference(Some(reference))
+        .on_step(&mut |_, step| {
+            loss = Some(step.loss);
+            Ok(())
+        })
+        .run(trainer)
+        .unwrap();
     loss.unwrap()
 }
 
@@ -128,7 +129,7 @@ fn losses_and_gradients_are_those_of_pytorch_with_the_same_masks() {
         let flat = stored.get(&i.to_string()).unwrap().to_f32();
         for rows in [None, Some(1)] {
             let what = format!("{} {} {rows:?}", case.model, case.kind);
-            trainer.micro_rows = rows;
+            trainer.set_micro_rows(rows);
             let loss = step(&mut trainer, &case.kind, expected.step, &pairs, expected.beta, &logps);
             assert!((loss - case.loss).abs() <= 1e-5 * case.loss, "{what}: {loss} instead of {}", case.loss);
             let (got, mut at) = (gradients(&trainer), 0);
@@ -153,7 +154,7 @@ fn no_mask_depends_on_the_micro_batch() {
         let mut trainer = trainer(&gpu, model, [0.3, 0.5], 9);
         for kind in ["sft", "dpo"] {
             let mut cut = |rows| {
-                trainer.micro_rows = rows;
+                trainer.set_micro_rows(rows);
                 let loss = step(&mut trainer, kind, 2, &pairs, 0.1, &logps);
                 (loss, gradients(&trainer))
             };
@@ -227,20 +228,24 @@ fn a_resumed_training_ends_with_the_same_bits() {
         let trainer = || {
             let model = Model::load_as(&gpu, &source, Storage::F32).unwrap().with_adapter(&gpu, adapter).unwrap();
             let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
-            trainer.dropout = Dropout { rate: 0.1, seed: 3 };
+            trainer.set_dropout(Dropout { rate: 0.1, seed: 3 });
             trainer
         };
-        let config = DpoConfig { batch: 2, ..config(&data, 0.1, 2, 1e-2) };
+        let config = config(&data, 0.1, 2, 1e-2).batch(2);
         let (mut whole, mut steps, mut used, notes) = (trainer(), Vec::<DpoStep>::new(), Vec::new(), Notes::default());
         let keep = &mut |logps: &[PairLogps]| {
             used = logps.to_vec();
             Ok(())
         };
-        dpo::run(&mut whole, &data, &config, None, &notes, keep, &mut |_, step| {
-            steps.push(step.clone());
-            Ok(())
-        })
-        .unwrap();
+        dpo::Training::new(&data, &config)
+            .observer(&notes)
+            .on_reference(keep)
+            .on_step(&mut |_, step| {
+                steps.push(step.clone());
+                Ok(())
+            })
+            .run(&mut whole)
+            .unwrap();
         assert!(steps[0].rewards_chosen != 0.0 && steps.len() == 4, "{steps:?}");
         assert!(notes.0.borrow().concat().contains("bit for bit"), "{:?}", notes.0);
         let undropped = reference(&gpu, trainer().model(), &data);
@@ -249,23 +254,16 @@ fn a_resumed_training_ends_with_the_same_bits() {
         }
 
         let (dir, mut first) = (tempfile::tempdir().unwrap(), trainer());
-        let stopped =
-            dpo::run(
-                &mut first,
-                &data,
-                &config,
-                None,
-                &Silent,
-                &mut |_| Ok(()),
-                &mut |trainer, step| match step.step {
-                    3 => trainer.save_state(dir.path()).and(Err(Error::Stopped)),
-                    _ => Ok(()),
-                },
-            );
+        let stopped = dpo::Training::new(&data, &config)
+            .on_step(&mut |trainer, step| match step.step {
+                3 => trainer.save_state(dir.path()).and(Err(Error::Stopped)),
+                _ => Ok(()),
+            })
+            .run(&mut first);
         assert!(matches!(stopped, Err(Error::Stopped)));
         let mut second = trainer();
         second.load_state(dir.path()).unwrap();
-        dpo::run(&mut second, &data, &config, Some(&used), &Silent, &mut |_| Ok(()), &mut |_, _| Ok(())).unwrap();
+        dpo::Training::new(&data, &config).reference(Some(&used)).run(&mut second).unwrap();
         let bits = |t: &Trainer| -> Vec<u32> {
             let tensors: Vec<NamedTensor> = t.model().tensors(&gpu).unwrap();
             tensors.iter().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect()

@@ -2,15 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use selfreward::Result;
 use selfreward::gpu::Gpu;
 use selfreward::model::Model;
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Labelled, Pair};
 use selfreward::train::exchange::{Alone, Exchange};
 use selfreward::train::objective::{Objective, parse};
 use selfreward::train::sft::Example;
-use selfreward::train::{Dropout, LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{Dropout, LearningRate, Optimiser, Trainer};
 use selfreward::world::{self, text};
-use selfreward::{Result, Silent};
 use std::sync::{Barrier, Mutex};
 
 /// What the threads of a training share.
@@ -80,21 +80,23 @@ fn train(loss: Option<&str>, dropout: f32, micro_rows: Option<usize>, exchange: 
     let gpu = Gpu::open(None, None).unwrap();
     let model = Model::from_tensors(&gpu, &world::arch(), world::seed_model().unwrap()).unwrap();
     let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
-    (trainer.exchange, trainer.dropout, trainer.micro_rows) =
-        (exchange, Dropout { rate: dropout, seed: 7 }, micro_rows);
+    trainer.set_exchange(exchange);
+    trainer.set_dropout(Dropout { rate: dropout, seed: 7 });
+    trainer.set_micro_rows(micro_rows);
     let mut steps = Vec::new();
     match loss {
         Some(loss) => {
-            let objective = Objective { losses: parse(loss).unwrap(), ..Objective::default() };
+            let objective = Objective::default().losses(parse(loss).unwrap());
             let pairs = pairs(objective.unpaired().unwrap());
-            let lr =
-                LearningRate { peak: 1e-4, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
-            let config = DpoConfig { objective, epochs: 2, batch: 4, lr, seed: 3 };
-            dpo::run(&mut trainer, &pairs, &config, None, &Silent, &mut |_| Ok(()), &mut |_, step| {
-                steps.push(numbers(step));
-                Ok(())
-            })
-            .unwrap();
+            let lr = LearningRate::constant(1e-4);
+            let config = DpoConfig::default().objective(objective).epochs(2).batch(4).lr(lr).seed(3);
+            dpo::Training::new(&pairs, &config)
+                .on_step(&mut |_, step| {
+                    steps.push(numbers(step));
+                    Ok(())
+                })
+                .run(&mut trainer)
+                .unwrap();
         }
         None => {
             let example = |p: Pair| Example { prompt: p.prompt, completion: p.chosen };

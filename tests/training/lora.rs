@@ -13,7 +13,7 @@ use selfreward::model::{Model, Storage, score};
 use selfreward::source::{ModelSource, save_adapter};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -53,22 +53,23 @@ fn pairs(base: &str) -> Vec<Pair> {
 }
 
 fn config(beta: f32, steps: usize, batch: usize, lr: f32) -> DpoConfig {
-    DpoConfig {
-        objective: Objective { beta, ..Objective::default() },
-        epochs: steps,
-        batch,
-        lr: LearningRate { peak: lr, min_lr: lr, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant },
-        seed: 0,
-    }
+    DpoConfig::default()
+        .objective(Objective::default().beta(beta))
+        .epochs(steps)
+        .batch(batch)
+        .lr(LearningRate::constant(lr))
 }
 
 fn train(trainer: &mut Trainer, data: &[Pair], config: &DpoConfig, reference: Option<&[PairLogps]>) -> Vec<DpoStep> {
     let mut steps = Vec::new();
-    dpo::run(trainer, data, config, reference, &Silent, &mut |_| Ok(()), &mut |_, step| {
-        steps.push(step.clone());
-        Ok(())
-    })
-    .unwrap();
+    dpo::Training::new(data, config)
+        .reference(reference)
+        .on_step(&mut |_, step| {
+            steps.push(step.clone());
+            Ok(())
+        })
+        .run(trainer)
+        .unwrap();
     steps
 }
 
@@ -111,12 +112,10 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
             .zip(&rejected)
             .map(|(c, r)| PairLogps { chosen: *c as f32, rejected: *r as f32, ..PairLogps::default() })
             .collect();
-        let optimiser = Optimiser {
-            weight_decay: float(&a["weight_decay"]),
-            decay_vectors: true,
-            max_grad_norm: float(&a["max_grad_norm"]),
-            ..Optimiser::default()
-        };
+        let optimiser = Optimiser::default()
+            .weight_decay(float(&a["weight_decay"]))
+            .decay_vectors(true)
+            .max_grad_norm(float(&a["max_grad_norm"]));
         let want = a["trajectory"].as_array().unwrap();
         let config = config(float(&d["beta"]), want.len(), data.len(), float(&a["lr"]));
         let mut trainer = Trainer::new(&gpu, Model::load_as(&gpu, &source, Storage::F32).unwrap(), optimiser).unwrap();
@@ -158,21 +157,16 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
 
     let dir = tempfile::tempdir().unwrap();
     let (mut first, mut kept) = (trainer(), Vec::new());
-    let stopped = dpo::run(
-        &mut first,
-        &data,
-        &config,
-        None,
-        &Silent,
-        &mut |logps| {
+    let stopped = dpo::Training::new(&data, &config)
+        .on_reference(&mut |logps| {
             kept = logps.to_vec();
             Ok(())
-        },
-        &mut |trainer, step| match step.step {
+        })
+        .on_step(&mut |trainer, step| match step.step {
             3 => trainer.save_state(dir.path()).and(Err(selfreward::Error::Stopped)),
             _ => Ok(()),
-        },
-    );
+        })
+        .run(&mut first);
     assert!(stopped.is_err());
     let mut second = trainer();
     second.load_state(dir.path()).unwrap();

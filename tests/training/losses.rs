@@ -12,7 +12,7 @@ use selfreward::train::dpo::{self, DpoConfig, DpoStep, Labelled, Pair, PairLogps
 use selfreward::train::losses::{Family, LOSSES};
 use selfreward::train::objective::{Divergence, Objective, Seen};
 use selfreward::train::sft::Example;
-use selfreward::train::{LearningRate, Optimiser, Schedule, Trainer};
+use selfreward::train::{LearningRate, Optimiser, Trainer};
 use selfreward::weights::Weights;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -52,19 +52,18 @@ struct Options {
 impl Options {
     fn objective(&self, beta: f32) -> Objective {
         let d = Objective::default();
-        Objective {
-            losses: self.losses.clone().into_iter().collect(),
-            beta,
-            label_smoothing: self.label_smoothing.unwrap_or(d.label_smoothing),
-            nll: self.nll.unwrap_or(d.nll),
-            f_divergence: self.f_divergence.unwrap_or(d.f_divergence),
-            f_alpha: self.f_alpha.unwrap_or(d.f_alpha),
-            wpo: self.wpo.unwrap_or(d.wpo),
-            ld_alpha: self.ld_alpha.unwrap_or(d.ld_alpha),
-            simpo_gamma: self.simpo_gamma.unwrap_or(d.simpo_gamma),
-            desirable_weight: self.desirable_weight.unwrap_or(d.desirable_weight),
-            undesirable_weight: self.undesirable_weight.unwrap_or(d.undesirable_weight),
-        }
+        Objective::default()
+            .losses(self.losses.clone().into_iter().collect())
+            .beta(beta)
+            .label_smoothing(self.label_smoothing.unwrap_or(d.label_smoothing))
+            .nll(self.nll.unwrap_or(d.nll))
+            .f_divergence(self.f_divergence.unwrap_or(d.f_divergence))
+            .f_alpha(self.f_alpha.unwrap_or(d.f_alpha))
+            .wpo(self.wpo.unwrap_or(d.wpo))
+            .ld_alpha(self.ld_alpha.unwrap_or(d.ld_alpha))
+            .simpo_gamma(self.simpo_gamma.unwrap_or(d.simpo_gamma))
+            .desirable_weight(self.desirable_weight.unwrap_or(d.desirable_weight))
+            .undesirable_weight(self.undesirable_weight.unwrap_or(d.undesirable_weight))
     }
 }
 
@@ -132,15 +131,18 @@ fn step(
     pairs: &[Pair],
     reference: Option<&[PairLogps]>,
 ) -> (DpoStep, BTreeMap<String, Vec<f64>>) {
-    let lr = LearningRate { peak: 0.0, min_lr: 0.0, warmup: 0, warmup_offset: 0, schedule: Schedule::Constant };
-    let config = DpoConfig { objective: objective.clone(), epochs: 1, batch: pairs.len(), lr, seed: 3 };
+    let lr = LearningRate::constant(0.0);
+    let config = DpoConfig::default().objective(objective.clone()).batch(pairs.len()).lr(lr).seed(3);
     let mut taken = None;
-    trainer.step = 0;
-    dpo::run(trainer, pairs, &config, reference, &Silent, &mut |_| Ok(()), &mut |_, step| {
-        taken = Some(step.clone());
-        Ok(())
-    })
-    .unwrap();
+    trainer.set_step(0);
+    dpo::Training::new(pairs, &config)
+        .reference(reference)
+        .on_step(&mut |_, step| {
+            taken = Some(step.clone());
+            Ok(())
+        })
+        .run(trainer)
+        .unwrap();
     (taken.unwrap(), gradients(trainer))
 }
 
@@ -176,9 +178,9 @@ fn every_loss_is_that_of_trl() {
             assert!(error <= 1e-4 * of, "{what}: the gradient of {name} differs by {:e}", error / of);
         }
         assert_eq!(at, flat.len());
-        trainer.micro_rows = Some(1);
+        trainer.set_micro_rows(Some(1));
         let (cut, many) = step(&mut trainer, &objective, &pairs, Some(&logps));
-        trainer.micro_rows = None;
+        trainer.set_micro_rows(None);
         assert!((cut.loss - whole.loss).abs() <= 1e-6 * whole.loss.abs().max(1.0), "{what}: {} cut", cut.loss);
         let error = apart(&many, &got);
         assert!(error <= 1e-6, "{what}: in micro-batches of one pair the gradient differs by {error:e}");
@@ -237,15 +239,14 @@ fn the_own_reference_gives_rewards_of_zero() {
     let gpu = Gpu::open(None, None).unwrap();
     let mut trainer = Trainer::new(&gpu, load(&gpu, ""), Optimiser::default()).unwrap();
     for rows in [None, Some(1), Some(30)] {
-        trainer.micro_rows = rows;
+        trainer.set_micro_rows(rows);
         for loss in LOSSES.iter().filter(|l| !matches!(l.family, Family::Free | Family::Chosen)) {
             let wpo = loss.family == Family::Margin;
-            let objective = Objective {
-                losses: vec![(loss.name.into(), 1.0)],
-                wpo,
-                ld_alpha: if wpo { 0.3 } else { 1.0 },
-                ..Objective::default()
-            };
+            let objective = Objective::default().losses(vec![(loss.name.into(), 1.0)]).wpo(wpo).ld_alpha(if wpo {
+                0.3
+            } else {
+                1.0
+            });
             let (step, _) = step(&mut trainer, &objective, &data(&objective), None);
             assert_eq!((step.rewards_chosen, step.rewards_rejected), (0.0, 0.0), "{} {rows:?}", loss.name);
         }
@@ -259,7 +260,7 @@ fn the_sft_gradient_is_that_of_one_batch() {
     let records = lines::<PairRecord>("pairs.jsonl").into_iter();
     let examples: Vec<Example> = records.map(|r| Example { prompt: r.prompt_ids, completion: r.chosen_ids }).collect();
     let mut grads = |rows| {
-        trainer.micro_rows = rows;
+        trainer.set_micro_rows(rows);
         let step = trainer.sft_step(&[(&examples, 1.0)], 0.0).unwrap();
         (step.loss, gradients(&trainer))
     };

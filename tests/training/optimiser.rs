@@ -13,11 +13,11 @@ use selfreward::world;
 use std::path::Path;
 
 fn open(block: Option<u64>) -> Gpu {
-    Gpu::with(&Options { block, ..Options::default() }).unwrap()
+    Gpu::with(&Options::default().block(block)).unwrap()
 }
 
 fn optimiser(kind: OptimiserKind) -> Optimiser {
-    Optimiser { kind, ..Optimiser::default() }
+    Optimiser::default().kind(kind)
 }
 
 fn shipped(gpu: &Gpu) -> Model {

@@ -224,7 +224,7 @@ fn write(
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = ModelJudgeSettings { seed: app.common.seed(), ..ModelJudgeSettings::clone(&args.verdicts) };
+    let settings = ModelJudgeSettings::clone(&args.verdicts).seed(app.common.seed());
     let mut engine = GpuEngine::new(&gpu, &model);
     let written = verdicts::write(&mut engine, &language, templates, &settings, ranked, &app.progress)?;
     app.progress.clear();

@@ -188,13 +188,11 @@ fn logps(app: &App, args: &IdsArgs) -> Result<()> {
 fn generate(app: &App, args: &GenerateArgs) -> Result<()> {
     let (lists, source, gpu, model) = open(app, &args.model, &args.tokens, &args.out, (&args.pin, &args.dtype))?;
     let requests: Vec<Request> = lists.into_iter().map(|prompt| Request { prompt, samples: vec![0] }).collect();
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: args.max_new_tokens as usize,
-        stop: source.stop_ids.clone(),
-        seed: app.common.seed(),
-        ..Settings::default()
-    };
+    let settings = Settings::default()
+        .sampling(Sampling::default().temperature(0.0))
+        .max_new_tokens(args.max_new_tokens as usize)
+        .stop(source.stop_ids.clone())
+        .seed(app.common.seed());
     let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
     let tokens: Vec<Vec<u32>> = outputs.into_iter().flatten().map(|o| o.tokens).collect();
     Ok(write_file(&args.out, &serde_json::to_vec(&tokens)?)?)

@@ -107,7 +107,7 @@ impl JudgeArgs {
     pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
         // Both were read when the arguments were parsed, so neither fails here.
         let pattern = self.score_pattern.as_ref().and_then(|p| ScorePattern::new(p, self.score_range.0).ok());
-        ModelJudgeSettings { pattern, seed, ..ModelJudgeSettings::clone(&self.verdicts) }
+        ModelJudgeSettings::clone(&self.verdicts).pattern(pattern).seed(seed)
     }
 
     /// The judge of a mode, with the user's own prompt if there is one.

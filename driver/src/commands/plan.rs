@@ -309,7 +309,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let fit =
         |storage: Storage, lora: Option<&LoraConfig>, weights: WeightType, half: Option<Half>| -> Result<Choice> {
             let micro_rows = args.micro_batch.map(|n| n as usize);
-            let settings = &TrainSettings { weights, half, micro_rows, ..TrainSettings::clone(&args.settings) };
+            let settings = &TrainSettings::clone(&args.settings).weights(weights).half(half).micro_rows(micro_rows);
             let model = |gpu: &Gpu| shape.load(gpu, storage, lora);
             Ok(Fit { gpu, model: &model, data: &data, settings, others: 0 }.choose_or_untold(gpu.memory())?)
         };

@@ -61,11 +61,9 @@ impl Preset for Writing {
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     check_writable(&args.out)?;
     ensure!(!args.out.exists(), "{}: exists already; name another file or remove it", args.out.display());
-    let section = PromptSection {
-        seed_file: args.seeds.clone().unwrap_or_default(),
-        count: args.count as usize,
-        ..PromptSection::clone(&args.settings)
-    };
+    let section = PromptSection::clone(&args.settings)
+        .seed_file(args.seeds.clone().unwrap_or_default())
+        .count(args.count as usize);
     let source = app.source(&args.model)?;
     let domain = ChatDomain::new(&source, &section)?;
     let round = RoundSettings { prompts: section, ..RoundSettings::default() };

@@ -70,7 +70,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         };
     }
     let until = args.until.map_or(Until::End, |UntilStage::Prompts| Until::Prompts);
-    let how = RunOptions { resume: args.resume, until, renewed: &report::refresh };
+    let how = RunOptions::default().resume(args.resume).until(until).renewed(&report::refresh);
     let status = run::run(&gpu, &config, &how, &app.progress)?;
     app.progress.clear();
     args.profile.tell(app, &gpu, peaks.as_ref())?;

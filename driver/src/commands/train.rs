@@ -75,7 +75,7 @@ impl Preset for Supervised {
     const DERIVED: &'static [&'static str] = &["min_lr"];
 
     fn defaults() -> TrainSettings {
-        TrainSettings { dropout: 0.0, ..TrainSettings::supervised() }
+        TrainSettings::supervised().dropout(0.0)
     }
 
     fn takes(key: &str) -> bool {
@@ -258,7 +258,7 @@ impl TrainArgs {
     /// The settings of the training.
     fn settings(&self, app: &App, flags: &TrainSettings) -> TrainSettings {
         let micro_rows = self.micro_batch.map(|n| n as usize);
-        TrainSettings { micro_rows, seed: app.common.seed(), ..flags.clone() }
+        flags.clone().micro_rows(micro_rows).seed(app.common.seed())
     }
 }
 
@@ -353,7 +353,7 @@ impl Start {
         let model = args.dtype.trainable(&gpu, &self.source, settings.weights, lora)?;
         let model = model.with_adapter(&gpu, adapter.as_ref())?;
         let job = Job {
-            settings: &TrainSettings { half: args.dtype.copies(&model), ..settings },
+            settings: &settings.half(args.dtype.copies(&model)),
             dir: &out_folder::folder(&args.out),
             observer: &app.progress,
             exchange: app.ranks.exchange(),

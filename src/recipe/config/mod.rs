@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 /// A whole `run` file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RunConfig {
     /// Where the run starts from.
     #[serde(with = "section")]

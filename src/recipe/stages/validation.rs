@@ -154,7 +154,7 @@ impl EarlyStop for Validator<'_> {
         let scores: Vec<f64> = verdicts.chunks(samples).filter_map(of_prompt).collect();
         let (mean, se) = crate::measure::metrics::mean_se(&scores);
         let record = ValidationRecord {
-            step: trainer.step,
+            step: trainer.step(),
             score: (!scores.is_empty()).then_some(mean),
             se,
             answers: items.len(),
@@ -163,11 +163,11 @@ impl EarlyStop for Validator<'_> {
         };
         self.done.push(record.clone());
         if best_of(&self.done) == Some(self.done.len() - 1) {
-            let dir = self.best_dir(trainer.step);
+            let dir = self.best_dir(trainer.step());
             durable::remove_folder(&dir)?;
             ctx.domain.save_model(self.gpu, &dir, &trainer.model)?;
         }
-        let mut log = StepLog::open(self.dir.join(LOG), trainer.step)?;
+        let mut log = StepLog::open(self.dir.join(LOG), trainer.step())?;
         log.push(&serde_json::to_value(&record).map_err(|e| Error::Bug(e.to_string()))?)?;
         ctx.observer.end();
         Ok(())

@@ -9,14 +9,16 @@ use super::exchange::Exchange;
 use super::losses::Loss;
 use super::objective::{Objective, Seen, Slope};
 pub use super::pair::{Labelled, Pair, PairLogps, unpaired};
-use super::{Trainer, sft};
+use super::{LearningRate, Trainer, sft};
 use crate::layout::packs;
-use crate::{Error, Observer, Result};
+use crate::settings::setters;
+use crate::{Error, Observer, Result, Silent};
 use micro::{Micro, Shape, Tokens};
 use std::ops::{ControlFlow, Range};
 
-/// Settings of [`run`].
+/// Settings of a [`Training`]; one pass over the records, 16 of them a step, unless they say otherwise.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct DpoConfig {
     /// The objective that is minimised.
     pub objective: Objective,
@@ -25,13 +27,35 @@ pub struct DpoConfig {
     /// How many pairs a step takes.
     pub batch: usize,
     /// The learning rate of every step.
-    pub lr: super::LearningRate,
+    pub lr: LearningRate,
     /// Seed of the order of the pairs.
     pub seed: u64,
 }
 
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self { objective: Objective::default(), epochs: 1, batch: 16, lr: LearningRate::default(), seed: 0 }
+    }
+}
+
+setters! {
+    impl DpoConfig {
+        /// The objective that is minimised.
+        objective: Objective;
+        /// How often the training passes over all pairs.
+        epochs: usize;
+        /// How many pairs a step takes.
+        batch: usize;
+        /// The learning rate of every step.
+        lr: LearningRate;
+        /// Seed of the order of the pairs.
+        seed: u64;
+    }
+}
+
 /// The numbers of one step, under TRL's names.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct DpoStep {
     /// Number of the step, from 1.
     pub step: u64,
@@ -65,84 +89,122 @@ pub struct DpoStep {
     pub tokens: u64,
 }
 
-/// Trains on `pairs` from `trainer.step` on. The order and the micro-batches are fixed first; the reference is the
-/// trainer's model as it stands at step 0, run through the same micro-batches without dropout, so that every reward of
-/// the first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run without);
-/// or it is `reference_logps` (one per pair): those of another model, or those of a first call, with which a resumed
-/// training skips that pass. Where no loss needs a reference there is none: zeros. The logps used are handed to
-/// `on_reference` before the first step, so that they can be kept. With several ranks ([`Trainer::exchange`]) each runs
-/// its share of every step's pairs; what the callbacks are told is that of all of them.
-///
-/// # Errors
-/// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or gradient
-/// (nothing is updated); `Stopped` when the observer asks for it.
-pub fn run(
-    trainer: &mut Trainer,
-    pairs: &[Pair],
-    config: &DpoConfig,
-    reference_logps: Option<&[PairLogps]>,
-    observer: &dyn Observer,
-    on_reference: &mut dyn FnMut(&[PairLogps]) -> Result<()>,
-    on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<()>,
-) -> Result<()> {
-    let go_on = &mut |trainer: &Trainer, step: &DpoStep| on_step(trainer, step).map(ControlFlow::Continue);
-    run_until(trainer, pairs, config, reference_logps, observer, on_reference, go_on).map(|_| ())
+/// A training on pairs: what it is given and whom it tells.
+pub struct Training<'a> {
+    pairs: &'a [Pair],
+    config: &'a DpoConfig,
+    reference: Option<&'a [PairLogps]>,
+    observer: &'a dyn Observer,
+    on_reference: Option<OnReference<'a>>,
+    on_step: Option<OnStep<'a>>,
 }
 
-/// Does what [`run`] does, until `on_step` breaks off.
-pub(super) fn run_until(
-    trainer: &mut Trainer,
-    pairs: &[Pair],
-    config: &DpoConfig,
-    reference_logps: Option<&[PairLogps]>,
-    observer: &dyn Observer,
-    on_reference: &mut dyn FnMut(&[PairLogps]) -> Result<()>,
-    on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<ControlFlow<()>>,
-) -> Result<ControlFlow<()>> {
-    let plan = Plan::new(trainer, pairs, config)?;
-    let drops = trainer.drops()? != [0.0; 2];
-    let per_epoch = pairs.len().div_ceil(config.batch.max(1));
-    let steps = per_epoch * config.epochs;
-    let mut own_reference = false;
-    let reference = match reference_logps {
-        Some(given) if given.len() == pairs.len() => given.to_vec(),
-        Some(given) => {
-            return Err(Error::Input(format!("{} reference log-probs for {} pairs", given.len(), pairs.len())));
-        }
-        None if !plan.needs_reference() => vec![PairLogps::default(); pairs.len()],
-        None if trainer.step > 0 => {
-            return Err(Error::Input("a training that goes on needs the reference log-probs of its start".into()));
-        }
-        None => {
-            own_reference = true;
-            plan.reference(trainer, per_epoch, observer)?
-        }
-    };
-    on_reference(&reference)?;
-    if own_reference && drops {
-        plan.check_undropped(trainer, &reference, per_epoch)?;
-        observer.note(
-            "dropout is on, so the rewards of the first step are not 0; without it the first micro-batch gave the \
-             reference's log-probs bit for bit",
-        );
+type OnReference<'a> = &'a mut (dyn FnMut(&[PairLogps]) -> Result<()> + 'a);
+type OnStep<'a> = &'a mut (dyn FnMut(&Trainer, &DpoStep) -> Result<()> + 'a);
+
+impl<'a> Training<'a> {
+    /// A training on `pairs`, whose reference is the model as it stands before the first step.
+    pub fn new(pairs: &'a [Pair], config: &'a DpoConfig) -> Self {
+        Self { pairs, config, reference: None, observer: &Silent, on_reference: None, on_step: None }
     }
-    while (trainer.step as usize) < steps {
-        if plan.exchange.any(observer.stop_requested())? {
-            return Err(Error::Stopped);
-        }
-        let at = trainer.step as usize;
-        let asserted = own_reference && at == 0 && !drops;
-        let step = plan.step(trainer, &reference, at, per_epoch, config.lr.at(at, steps), asserted)?;
-        observer.advance(1);
-        if on_step(trainer, &step)?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
+
+    /// Takes the log-probs of each pair under the reference, where they are known: those of another model, or those of
+    /// a first training, with which a resumed one skips their computation.
+    #[must_use]
+    pub fn reference(self, reference: Option<&'a [PairLogps]>) -> Self {
+        Self { reference, ..self }
     }
-    Ok(ControlFlow::Continue(()))
+
+    /// Takes an observer, which is told of progress and may ask to stop.
+    #[must_use]
+    pub fn observer(self, observer: &'a dyn Observer) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Takes what is handed the reference's log-probs before the first step, so that they can be kept.
+    #[must_use]
+    pub fn on_reference(self, keep: &'a mut (dyn FnMut(&[PairLogps]) -> Result<()> + 'a)) -> Self {
+        Self { on_reference: Some(keep), ..self }
+    }
+
+    /// Takes what is called after each update, and may save.
+    #[must_use]
+    pub fn on_step(self, each: &'a mut (dyn FnMut(&Trainer, &DpoStep) -> Result<()> + 'a)) -> Self {
+        Self { on_step: Some(each), ..self }
+    }
+
+    /// Trains from the trainer's step on. The order and the micro-batches are fixed first; the reference is the
+    /// trainer's model as it stands at step 0, run through the same micro-batches without dropout, so that every reward
+    /// of the first step is exactly 0, which is asserted (where the step itself drops, of the first micro-batch run
+    /// without); or it is what [`Training::reference`] gave. Where no loss needs a reference there is none: zeros. With
+    /// several ranks ([`Trainer::set_exchange`]) each runs its share of every step's pairs; what the callbacks are told
+    /// is that of all of them.
+    ///
+    /// # Errors
+    /// Empty fields, ids outside the vocabulary, options that [`Objective::rows`] refuses; a non-finite loss or
+    /// gradient (nothing is updated); `Stopped` when the observer asks for it.
+    pub fn run(mut self, trainer: &mut Trainer) -> Result<()> {
+        let mut on_step = self.on_step.take();
+        let go_on = &mut |trainer: &Trainer, step: &DpoStep| {
+            on_step.as_mut().map_or(Ok(()), |each| each(trainer, step)).map(ControlFlow::Continue)
+        };
+        self.run_until(trainer, go_on).map(|_| ())
+    }
+
+    /// Does what [`Training::run`] does, until `on_step` breaks off.
+    pub(super) fn run_until(
+        self,
+        trainer: &mut Trainer,
+        on_step: &mut dyn FnMut(&Trainer, &DpoStep) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let Training { pairs, config, reference: reference_logps, observer, on_reference, .. } = self;
+        let course = Course::new(trainer, pairs, config)?;
+        let drops = trainer.drops()? != [0.0; 2];
+        let per_epoch = pairs.len().div_ceil(config.batch.max(1));
+        let steps = per_epoch * config.epochs;
+        let mut own_reference = false;
+        let reference = match reference_logps {
+            Some(given) if given.len() == pairs.len() => given.to_vec(),
+            Some(given) => {
+                return Err(Error::Input(format!("{} reference log-probs for {} pairs", given.len(), pairs.len())));
+            }
+            None if !course.needs_reference() => vec![PairLogps::default(); pairs.len()],
+            None if trainer.step > 0 => {
+                return Err(Error::Input("a training that goes on needs the reference log-probs of its start".into()));
+            }
+            None => {
+                own_reference = true;
+                course.reference(trainer, per_epoch, observer)?
+            }
+        };
+        if let Some(keep) = on_reference {
+            keep(&reference)?;
+        }
+        if own_reference && drops {
+            course.check_undropped(trainer, &reference, per_epoch)?;
+            observer.note(
+                "dropout is on, so the rewards of the first step are not 0; without it the first micro-batch gave the \
+                 reference's log-probs bit for bit",
+            );
+        }
+        while (trainer.step as usize) < steps {
+            if course.exchange.any(observer.stop_requested())? {
+                return Err(Error::Stopped);
+            }
+            let at = trainer.step as usize;
+            let asserted = own_reference && at == 0 && !drops;
+            let step = course.step(trainer, &reference, at, per_epoch, config.lr.at(at, steps), asserted)?;
+            observer.advance(1);
+            if on_step(trainer, &step)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 /// What a training is made of: the data, its losses and how it is cut.
-struct Plan<'p> {
+struct Course<'p> {
     pairs: &'p [Pair],
     config: &'p DpoConfig,
     rows: Vec<&'static Loss>,
@@ -160,8 +222,8 @@ struct Totals {
     whole: f64,
 }
 
-impl<'p> Plan<'p> {
-    fn new(trainer: &Trainer<'p>, pairs: &'p [Pair], config: &'p DpoConfig) -> Result<Plan<'p>> {
+impl<'p> Course<'p> {
+    fn new(trainer: &Trainer<'p>, pairs: &'p [Pair], config: &'p DpoConfig) -> Result<Course<'p>> {
         if pairs.is_empty() {
             return Err(Error::Input("no pairs to train on".into()));
         }
@@ -185,7 +247,7 @@ impl<'p> Plan<'p> {
             }
         }
         let (most, share_prompts) = (trainer.micro_rows(), trainer.share_prompts);
-        Ok(Plan { pairs, config, rows, most, share_prompts, exchange: trainer.exchange })
+        Ok(Course { pairs, config, rows, most, share_prompts, exchange: trainer.exchange })
     }
 
     fn needs_reference(&self) -> bool {

@@ -10,7 +10,6 @@ use selfreward::kernels::peak::Peaks;
 use selfreward::model::{Model, score};
 use selfreward::rng::{Stream, fnv};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
-use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Trainer, WeightType};
 use selfreward::{Observer, Silent};
 use serde::Serialize;
@@ -173,7 +172,9 @@ pub(super) fn measure(
     }
     let mut steps = Vec::new();
     for (share_prompts, recompute) in [(true, false), (true, true), (false, false)] {
-        (trainer.share_prompts, trainer.checkpoint, trainer.step) = (share_prompts, Some(recompute), 0);
+        trainer.set_share_prompts(share_prompts);
+        trainer.set_checkpoint(Some(recompute));
+        trainer.set_step(0);
         steps.push(step(gpu, &mut trainer, &pairs)?);
         app.progress.advance(1);
     }
@@ -205,11 +206,7 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
 
 /// The quicker of two equal generations, after one that warms up.
 fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Result<Spent> {
-    let settings = Settings {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: new,
-        ..Settings::default()
-    };
+    let settings = Settings::default().sampling(Sampling::default().temperature(0.0)).max_new_tokens(new);
     let request = |i| Request { prompt: ids(model.arch(), i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
     let mut generator = Generator::new(gpu, model);
@@ -245,19 +242,16 @@ fn forward(gpu: &Gpu, model: &Model, pairs: &[Pair]) -> Result<Spent> {
 
 /// The quicker of two DPO steps on the pairs, after one that warms up, and the number of its tokens.
 fn step(gpu: &Gpu, trainer: &mut Trainer, pairs: &[Pair]) -> Result<(Spent, u64)> {
-    let config = DpoConfig {
-        objective: Objective::default(),
-        epochs: 3,
-        batch: pairs.len(),
-        lr: LearningRate::constant(1e-6),
-        seed: 0,
-    };
+    let config = DpoConfig::default().epochs(3).batch(pairs.len()).lr(LearningRate::constant(1e-6));
     let reference = vec![PairLogps::default(); pairs.len()];
     let (mut watch, mut all) = (Watch::start(gpu), Vec::new());
-    dpo::run(trainer, pairs, &config, Some(&reference), &Silent, &mut |_| Ok(()), &mut |_, done| {
-        all.push((watch.lap(), done.tokens));
-        Ok(())
-    })?;
+    dpo::Training::new(pairs, &config)
+        .reference(Some(&reference))
+        .on_step(&mut |_, done| {
+            all.push((watch.lap(), done.tokens));
+            Ok(())
+        })
+        .run(trainer)?;
     match all[..] {
         [_, (a, tokens), (b, _)] => Ok((quicker(a, b), tokens)),
         _ => bail!("{} DPO steps were taken where 3 were asked for", all.len()),

@@ -70,8 +70,8 @@ impl Preset for OneBatch {
     type Of = TrainSettings;
 
     fn defaults() -> TrainSettings {
-        let optimiser = Optimiser { max_grad_norm: 0.0, ..Optimiser::default() };
-        TrainSettings { optimiser, ..TrainSettings::default() }
+        let optimiser = Optimiser::default().max_grad_norm(0.0);
+        TrainSettings::default().optimiser(optimiser)
     }
 
     fn takes(key: &str) -> bool {
@@ -124,13 +124,13 @@ impl BatchArgs {
     }
 
     fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource, seed: u64) -> Result<Trainer<'g>> {
-        let optimiser = Optimiser { seed, ..self.settings.optimiser.clone() };
+        let optimiser = self.settings.optimiser.clone().seed(seed);
         let model = self.dtype.trainable(gpu, source, self.settings.weights, source.adapter.is_some())?;
         let mut trainer = Trainer::new(gpu, model, optimiser)?;
         if let Some(half) = self.dtype.copies(trainer.model()) {
             trainer.read_half(half)?;
         }
-        trainer.micro_rows = self.micro_batch.map(|n| n as usize);
+        trainer.set_micro_rows(self.micro_batch.map(|n| n as usize));
         Ok(trainer)
     }
 
@@ -153,27 +153,23 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
         Some(path) => Some(model_logps(app, &gpu, (path, source.arch.vocab_size), batch.dtype.storage(), &pairs)?),
         None => None,
     };
-    let config = DpoConfig {
-        objective: Objective::clone(&args.loss),
-        epochs: batch.steps.max(1),
-        batch: pairs.len(),
-        lr: batch.rate(),
-        seed: app.common.seed(),
-    };
+    let config = DpoConfig::default()
+        .objective(Objective::clone(&args.loss))
+        .epochs(batch.steps.max(1))
+        .batch(pairs.len())
+        .lr(batch.rate())
+        .seed(app.common.seed());
     let (mut taken, mut used) = (Taken::default(), reference.clone().unwrap_or_default());
     let mut trainer = batch.trainer(&gpu, &source, app.common.seed())?;
-    dpo::run(
-        &mut trainer,
-        &pairs,
-        &config,
-        reference.as_deref(),
-        &app.progress,
-        &mut |logps| {
+    dpo::Training::new(&pairs, &config)
+        .reference(reference.as_deref())
+        .observer(&app.progress)
+        .on_reference(&mut |logps| {
             used = logps.to_vec();
             Ok(())
-        },
-        &mut |trainer, step| taken.take(trainer, step.loss, step.grad_norm),
-    )?;
+        })
+        .on_step(&mut |trainer, step| taken.take(trainer, step.loss, step.grad_norm))
+        .run(&mut trainer)?;
     let side = |list: &[PairLogps], of: fn(&PairLogps) -> f32| list.iter().map(of).collect::<Vec<f32>>();
     taken.write(
         batch,
@@ -191,7 +187,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
     let gpu = app.pinned_gpu(&batch.pin)?;
     let config =
-        SftConfig { epochs: batch.steps.max(1), batch: examples.len(), lr: batch.rate(), seed: app.common.seed() };
+        SftConfig::default().epochs(batch.steps.max(1)).batch(examples.len()).lr(batch.rate()).seed(app.common.seed());
     let mut taken = Taken::default();
     let mut trainer = batch.trainer(&gpu, &source, app.common.seed())?;
     sft::run(&mut trainer, &examples, &config, &app.progress, &mut |trainer, step| {
