@@ -5,14 +5,95 @@ use crate::disk::{self, OnDisk};
 use crate::{Error, Result, durable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::path::Path;
 
-/// Reads one record from each line. Empty lines are skipped.
+/// Reads one record from each line, or every record of a JSON list. Empty lines are skipped, a byte order mark too, and
+/// the numbers NaN and Infinity, which Python writes though JSON has none, are read as null.
 ///
 /// # Errors
-/// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line.
+/// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line, or the record's
+/// place in the list.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    parse_jsonl(path, &disk::read_to_string(path).map_err(Error::io(path))?)
+    let text = read_text(path)?;
+    match list(path, &text)? {
+        Some(list) => list
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| {
+                let wrong =
+                    |e: serde_json::Error| Error::file(path, format!("record {}: {}", i + 1, without_place(&e)));
+                serde_json::from_value(value).map_err(wrong)
+            })
+            .collect(),
+        None => parse_jsonl(path, &text),
+    }
+}
+
+/// The text of a file without its byte order mark.
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = disk::read(path).map_err(Error::io(path))?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Error::file(path, "is UTF-16; save it as UTF-8"));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+/// The records of a file that is one JSON list of them; `None` if it is something else, such as lines of lists.
+fn list(path: &Path, text: &str) -> Result<Option<Vec<Value>>> {
+    if !text.trim_start().starts_with('[') {
+        return Ok(None);
+    }
+    let line = text.trim_start().lines().next().unwrap_or_default();
+    match parse::<Vec<Value>>(text) {
+        Ok(values) => Ok(values.iter().all(Value::is_object).then_some(values)),
+        Err(_) if parse::<Value>(line).is_ok() => Ok(None),
+        Err(error) => Err(Error::file(path, format!("is not a JSON list: {error}"))),
+    }
+}
+
+/// Parses JSON, in which NaN and Infinity are null.
+fn parse<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    serde_json::from_str(json).or_else(|error| match error.is_data() {
+        true => Err(error),
+        false => without_nan(json).map_or(Err(error), |json| serde_json::from_str(&json)),
+    })
+}
+
+/// The text with null for each NaN and Infinity outside its strings; `None` if there are none.
+fn without_nan(json: &str) -> Option<String> {
+    let (mut out, mut rest, mut found) = (String::with_capacity(json.len()), json, false);
+    while let Some(at) = rest.find(['"', 'N', 'I']) {
+        let (before, after) = rest.split_at(at);
+        out.push_str(before);
+        if let Some(more) = after.strip_prefix("NaN").or_else(|| after.strip_prefix("Infinity")) {
+            if out.ends_with('-') {
+                out.pop();
+            }
+            out.push_str("null");
+            (rest, found) = (more, true);
+            continue;
+        }
+        // A string ends at the first quotation mark that no backslash escapes.
+        let mut escaped = false;
+        let mut ends = |c: char| {
+            let end = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            end
+        };
+        let end = match after.strip_prefix('"') {
+            Some(string) => string.find(&mut ends).map_or(after.len(), |end| end + 2),
+            None => 1,
+        };
+        out.push_str(&after[..end]);
+        rest = &after[end..];
+    }
+    out.push_str(rest);
+    found.then_some(out)
 }
 
 /// Reads records as [`read_jsonl`] does; a missing file holds none.
@@ -28,9 +109,7 @@ pub(crate) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Resul
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(i, line)| {
-            serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {}", i + 1, without_place(&e))))
-        })
+        .map(|(i, line)| parse(line).map_err(|e| Error::file(path, format!("line {}: {}", i + 1, without_place(&e)))))
         .collect()
 }
 
@@ -94,6 +173,40 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_other_programs_are_read() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("records.json");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_jsonl::<serde_json::Map<String, Value>>(&path).map_err(|e| e.to_string())
+        };
+        let one = read(b"{\"a\": \"NaN\"}\n").unwrap();
+        for (bytes, records) in [
+            (&b"\xef\xbb\xbf{\"a\": \"NaN\"}\r\n"[..], 1),
+            (b"[{\"a\": \"NaN\"}, {\"a\": \"NaN\"}]\n", 2),
+            (b"\n[\n  {\"a\": \"NaN\"}\n]", 1),
+            (b"[]", 0),
+        ] {
+            assert_eq!(read(bytes).unwrap(), vec![one[0].clone(); records]);
+        }
+        let odd = read(br#"{"x": NaN, "y": [-Infinity, Infinity], "Name": "I \"NaN\" \\", "z": NaN}"#).unwrap();
+        assert_eq!(
+            serde_json::to_string(&odd[0]).unwrap(),
+            r#"{"x":null,"y":[null,null],"Name":"I \"NaN\" \\","z":null}"#
+        );
+        for (bytes, word) in [
+            (&b"\xff\xfe{\0"[..], "UTF-16"),
+            (b"\xff", "not UTF-8"),
+            (b"{\"a\": Nan}", "line 1"),
+            (b"[{\"a\": 1}, 3]", "line 1"),
+            (b"[{\"a\": 1},\n{\"a\"", "EOF"),
+        ] {
+            let error = read(bytes).unwrap_err();
+            assert!(error.contains("records.json") && error.contains(word), "{error}");
+        }
+    }
 
     #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
     struct Message {

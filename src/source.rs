@@ -3,7 +3,7 @@
 use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
@@ -76,6 +76,15 @@ impl ModelSource {
         self.text
             .as_ref()
             .ok_or_else(|| Error::file(&self.path, "has no tokenizer.json, so text cannot be used with it"))
+    }
+
+    /// The model with variables that its chat template is given in every conversation.
+    #[must_use]
+    pub fn with_template_args(mut self, args: &Map<String, Value>) -> ModelSource {
+        if let Some(text) = &mut self.text {
+            text.set_template_args(args.clone());
+        }
+        self
     }
 
     /// All parameters in the family's order, dequantised to f32, with the adapter, if there is one, merged into them.

@@ -13,6 +13,7 @@ use selfreward::model::{Model, Storage};
 use selfreward::source::ModelSource;
 use selfreward::train::WeightType;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::io::Write;
 use std::path::Path;
 
@@ -74,7 +75,8 @@ impl App {
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
         let source = ModelSource::open_or_fetch(path, &self.progress)?;
         source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
-        Ok(source)
+        let args: Map<String, Value> = self.common.template_arg.iter().cloned().collect();
+        Ok(if args.is_empty() { source } else { source.with_template_args(&args) })
     }
 
     /// Writes one line to stdout.

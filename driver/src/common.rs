@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::error::ErrorKind;
+use serde_json::Value;
 
 /// Flags that every command takes.
 #[derive(Args)]
@@ -26,6 +27,10 @@ pub(crate) struct Common {
     /// Seed of all random numbers (default: 0; `run`: the configuration's)
     #[arg(long = "seed", global = true, value_name = "N")]
     pub(crate) given_seed: Option<u64>,
+    /// A variable of the model's chat template, such as enable_thinking=false; a value that is no JSON is a text. May
+    /// be given several times
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = variable)]
+    pub(crate) template_arg: Vec<(String, Value)>,
     /// Print one JSON document on stdout and nothing else
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -52,6 +57,12 @@ pub(crate) enum LimitSet {
     Device,
     /// WebGPU's defaults and no more, as in a browser
     Webgpu,
+}
+
+/// Reads a variable and its value.
+fn variable(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
 }
 
 /// Reads a number of bytes: whole or with a decimal fraction, with an optional K, M, G or T (powers of 1024).
@@ -100,6 +111,13 @@ impl std::error::Error for WrongUsage {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_json_or_text() {
+        assert_eq!(variable("a=false"), Ok(("a".into(), false.into())));
+        assert_eq!(variable("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(variable("a").is_err() && variable("=1").is_err());
+    }
 
     #[test]
     fn bytes_take_units() {

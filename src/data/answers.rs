@@ -1,6 +1,5 @@
 //! Answers to a list of prompts: asked of a model or read from files, and written in the form that AlpacaEval reads.
 
-use crate::disk;
 use crate::generate::ChatLanguage;
 use crate::generate::Engine;
 use crate::generate::{Output, Request, Settings};
@@ -25,7 +24,7 @@ pub struct Answer {
 /// A line of a prompt file or of an answer file, in any form that is understood.
 #[derive(Deserialize)]
 struct AnswerLine {
-    #[serde(alias = "instruction")]
+    #[serde(flatten)]
     prompt: Prompt,
     #[serde(alias = "output")]
     response: Option<String>,
@@ -48,11 +47,7 @@ pub struct AnswerSet {
 /// # Errors
 /// The file cannot be read, has another form, or holds no record.
 pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let bytes = disk::read(path).map_err(Error::io(path))?;
-    let records: Vec<T> = match bytes.trim_ascii_start().first() {
-        Some(b'[') => serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))?,
-        _ => read_jsonl(path)?,
-    };
+    let records: Vec<T> = read_jsonl(path)?;
     match records.is_empty() {
         true => Err(Error::file(path, "holds no record")),
         false => Ok(records),

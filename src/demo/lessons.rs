@@ -10,7 +10,7 @@ use crate::world::{Marks, Task};
 /// # Errors
 /// A text is not ASCII.
 pub(super) fn ift_example(x: &str, y: &str) -> Result<Example> {
-    Ok(Example { prompt: question(x)?, completion: completion(y)? })
+    Ok(Example::new(question(x)?, completion(y)?))
 }
 
 /// An example for the judge: the marks and the score of response `y`.
@@ -18,7 +18,7 @@ pub(super) fn ift_example(x: &str, y: &str) -> Result<Example> {
 /// # Errors
 /// A text is not ASCII.
 pub(super) fn eft_example(x: &str, y: &str, marks: Marks) -> Result<Example> {
-    Ok(Example { prompt: judge(x, y)?, completion: answer(&format!("{marks} Score: {}", marks.score()))? })
+    Ok(Example::new(judge(x, y)?, answer(&format!("{marks} Score: {}", marks.score()))?))
 }
 
 /// An example for the maker of new tasks: a list of tasks.
@@ -27,7 +27,7 @@ pub(super) fn eft_example(x: &str, y: &str, marks: Marks) -> Result<Example> {
 /// A text is not ASCII.
 pub(super) fn list_example(tasks: &[Task]) -> Result<Example> {
     let lines: Vec<&str> = tasks.iter().map(|t| t.prompt.as_str()).collect();
-    Ok(Example { prompt: list::<&str>(&[])?, completion: answer(&lines.join("\n"))? })
+    Ok(Example::new(list::<&str>(&[])?, answer(&lines.join("\n"))?))
 }
 
 #[cfg(test)]

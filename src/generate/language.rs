@@ -2,14 +2,12 @@
 
 use crate::Result;
 use crate::source::ModelSource;
-use crate::text::{Language, Message, Prompt, Text};
+use crate::text::{Answered, Language, Message, Prompt, Text, Words};
 
 /// The tokenizer and chat template of a model on disk, as a [`Language`].
 pub struct ChatLanguage<'a> {
     text: &'a Text,
     stop: &'a [u32],
-    /// Token that stands in front of plain text, where the tokenizer's configuration says so.
-    bos: Option<u32>,
     context: usize,
 }
 
@@ -20,8 +18,7 @@ impl<'a> ChatLanguage<'a> {
     /// The model has no tokenizer.
     pub fn new(source: &'a ModelSource) -> Result<Self> {
         let text = source.text()?;
-        let adds_bos = text.tokenizer_config().get("add_bos_token").and_then(|v| v.as_bool()) == Some(true);
-        Ok(Self { text, stop: &source.stop_ids, bos: text.bos().filter(|_| adds_bos), context: source.arch.context() })
+        Ok(Self { text, stop: &source.stop_ids, context: source.arch.context() })
     }
 
     /// Token ids of the context in which the model answers `prompt`.
@@ -29,10 +26,15 @@ impl<'a> ChatLanguage<'a> {
     /// # Errors
     /// Text that cannot be encoded; a conversation without a template, or one that the template refuses.
     pub fn ask_prompt(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        match prompt {
-            Prompt::Plain(text) => self.ask(text),
-            Prompt::Chat(messages) => self.text.encode_chat(messages, true),
+        match &prompt.words {
+            Words::Plain(text) if !self.text.has_chat_template() => self.ask(text),
+            _ => prompt.encode(self.text, false),
         }
+    }
+
+    /// What a model without a chat template is told to have it answer a question.
+    fn untemplated(message: &str) -> String {
+        format!("Question: {message}\n\nAnswer:")
     }
 }
 
@@ -48,14 +50,18 @@ impl Language for ChatLanguage<'_> {
     fn ask(&self, message: &str) -> Result<Vec<u32>> {
         match self.text.has_chat_template() {
             true => self.text.encode_chat(&[Message::new("user", message)], true),
-            false => self.raw(&format!("Question: {message}\n\nAnswer:")),
+            false => self.raw(&Self::untemplated(message)),
         }
     }
 
     fn raw(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.bos.into_iter().collect();
-        ids.extend(self.text.encode(text)?);
-        Ok(ids)
+        self.text.encode_plain(text)
+    }
+
+    fn begin(&self, message: &str, raw: bool, begun: &[&str]) -> Result<Answered> {
+        let untemplated = !raw && !self.text.has_chat_template();
+        let words = if untemplated { Self::untemplated(message) } else { message.to_owned() };
+        self.text.encode_begun(&words.into(), raw, begun)
     }
 
     fn stop(&self) -> &[u32] {

@@ -4,7 +4,7 @@
 use super::{Item, Template, Verdict};
 use crate::generate::Engine;
 use crate::model::score::Branch;
-use crate::text::Language;
+use crate::text::{Answered, Language};
 use crate::{Error, Observer, Result};
 
 /// Mode `expected`: the expectation over the digits 0..=5 right after `Score: `, whose probabilities are scaled to sum
@@ -16,17 +16,15 @@ pub(super) fn expected(
     items: &[Item],
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
-    let lead = language.encode("Score: ")?;
-    // Some tokenizers join the space to the digit, others keep the digit apart; both are covered.
-    let whole: Vec<Vec<u32>> = (0..6).map(|k| language.encode(&format!("Score: {k}"))).collect::<Result<_>>()?;
-    let shared = shared_prefix(&whole).min(whole.iter().map(Vec::len).min().unwrap_or(0).saturating_sub(1));
-    let prefix = whole.first().map(|w| w[..shared].to_vec()).unwrap_or(lead);
-    let digits: Vec<Vec<u32>> = whole.iter().map(|w| w[shared..].to_vec()).collect();
+    let written: Vec<String> = (0..6).map(|k| format!("Score: {k}")).collect();
+    let written: Vec<&str> = written.iter().map(String::as_str).collect();
     let mut branches = Vec::with_capacity(items.len());
     for item in items {
-        let mut prompt = template.ids(language, item.question, item.answer)?;
-        prompt.extend(&prefix);
-        branches.push(Branch { prompt, completions: digits.clone() });
+        let Answered { mut prompt, answers } = template.begin(language, item.question, item.answer, &written)?;
+        // Some tokenizers join the space to the digit, others keep the digit apart; both are covered.
+        let shared = shared_prefix(&answers);
+        prompt.extend(&answers[0][..shared]);
+        branches.push(Branch { prompt, completions: answers.iter().map(|digit| digit[shared..].to_vec()).collect() });
     }
     score(engine, language, &branches, observer, |logps| {
         let p = softmax(&logps.iter().map(|tokens| sum(tokens)).collect::<Vec<_>>());
@@ -110,8 +108,8 @@ pub(super) fn backward(
 ) -> Result<Vec<Verdict>> {
     let mut branches = Vec::with_capacity(items.len());
     for item in items {
-        let prompt = template.ids(language, item.question, item.answer)?;
-        branches.push(Branch { prompt, completions: vec![language.encode(item.question.trim())?] });
+        let begun = template.begin(language, item.question, item.answer, &[item.question.trim()])?;
+        branches.push(Branch { prompt: begun.prompt, completions: begun.answers });
     }
     score(engine, language, &branches, observer, |logps| {
         let tokens = &logps[0];

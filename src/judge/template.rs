@@ -1,7 +1,7 @@
 //! The judge's prompts: minijinja templates with `question` and `answer`. The shipped ones are in `prompts/`.
 
-use crate::text::Language;
 use crate::text::sandbox;
+use crate::text::{Answered, Language};
 use crate::{Error, Result};
 
 /// A prompt with places for the question and the answer.
@@ -49,6 +49,20 @@ impl Template {
     /// As [`Template::fill`] and [`Language::ask`].
     pub fn ids(&self, language: &dyn Language, question: &str, answer: &str) -> Result<Vec<u32>> {
         self.encode(language, &self.fill(question, answer)?)
+    }
+
+    /// The token ids that the judge reads, and those of beginnings of its verdict.
+    ///
+    /// # Errors
+    /// As [`Template::fill`] and [`Language::begin`].
+    pub(super) fn begin(
+        &self,
+        language: &dyn Language,
+        question: &str,
+        answer: &str,
+        begun: &[&str],
+    ) -> Result<Answered> {
+        language.begin(&self.fill(question, answer)?, self.raw, begun)
     }
 
     /// The token ids of a prompt that was filled in.

@@ -2,7 +2,7 @@
 
 use super::metrics;
 use crate::data::answers::read_records;
-use crate::text::Prompt;
+use crate::text::{Message, Prompt};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub struct Reference {
 /// A line of a ranked file, in any form that is understood.
 #[derive(Deserialize)]
 struct RankedLine {
-    #[serde(alias = "question", alias = "instruction")]
+    #[serde(flatten)]
     prompt: Prompt,
     #[serde(alias = "text", alias = "output")]
     response: Option<String>,
@@ -69,11 +69,34 @@ struct RankedLine {
     responses: Option<Vec<String>>,
     scores: Option<Vec<f64>>,
     ranks: Option<Vec<f64>>,
+    /// A preference; either side may be a list (RewardBench).
+    chosen: Option<OneOrMore>,
+    rejected: Option<OneOrMore>,
+}
+
+/// A response or several ones, each a text or a conversation that ends with it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    Chat(Vec<Message>),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn texts(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Chat(messages) => messages.into_iter().next_back().map(|m| m.content).into_iter().collect(),
+            Self::More(texts) => texts,
+        }
+    }
 }
 
 /// Reads a ranked set that was held out, as JSONL or a JSON list. A record holds one response (`prompt`, `response`,
 /// and `score_reference` or `rank`, where 0 is best) or all responses to a prompt (`prompt`, `responses`, and `scores`
-/// or `ranks`; without these the best one comes first).
+/// or `ranks`; without these the best one comes first), or a preference (`prompt`, `chosen`, `rejected`, each one
+/// response or a list).
 ///
 /// # Errors
 /// The file cannot be read or holds no record; a record has none of the forms, which the error names by number.
@@ -86,6 +109,12 @@ pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
             return Err(wrong("the prompt is empty"));
         }
         let (responses, scores) = match (line.response, line.responses) {
+            (None, None) if line.chosen.is_some() && line.rejected.is_some() => {
+                let sides = [line.chosen, line.rejected].map(|side| side.map_or(Vec::new(), OneOrMore::texts));
+                let score = |(side, score): (&Vec<String>, f64)| vec![score; side.len()];
+                let scores = sides.iter().zip([1.0, 0.0]).flat_map(score).collect();
+                (sides.concat(), scores)
+            }
             (Some(response), None) => {
                 let score = line.score_reference.or(line.rank.map(|r| -r));
                 let score = score.ok_or_else(|| wrong("a response needs score_reference or rank (0 is best)"))?;
@@ -97,7 +126,7 @@ pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
                 let scores: Vec<f64> = line.scores.or(line.ranks.map(down)).unwrap_or_else(listed);
                 (responses, scores)
             }
-            _ => return Err(wrong("expected response, or a list of responses")),
+            _ => return Err(wrong("expected response, a list of responses, or chosen and rejected")),
         };
         if responses.len() != scores.len() || scores.iter().any(|s| !s.is_finite()) {
             return Err(wrong("there must be one finite score or rank a response"));

@@ -333,7 +333,7 @@ mod tests {
     use crate::judge::Verdict;
 
     fn prompts(n: usize) -> Vec<Prompt> {
-        (0..n).map(|i| Prompt::Plain(format!("question {i}"))).collect()
+        (0..n).map(|i| Prompt::from(format!("question {i}"))).collect()
     }
 
     fn set(name: &str, answers: &[&[&str]]) -> AnswerSet {

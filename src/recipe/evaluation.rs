@@ -29,6 +29,7 @@ pub(crate) const FOLDER: &str = "evaluation";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerRecord {
     /// The held-out prompt.
+    #[serde(flatten)]
     pub prompt: Prompt,
     /// The model's answer.
     pub response: String,

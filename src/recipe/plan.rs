@@ -125,7 +125,7 @@ pub fn of_run(
             Data::Pairs { pairs: &pairs, objective: &d.objective, reference: None }
         }
         Method::SftBest => {
-            examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; all];
+            examples = vec![Example::new(list(0, prompt), list(1, answer)); all];
             Data::Examples(&examples)
         }
     };

@@ -65,6 +65,12 @@ setters! {
     }
 }
 
+/// Opens the model that the loop begins with.
+fn open(config: &RunConfig, observer: &dyn Observer) -> Result<ModelSource> {
+    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
+    Ok(source.with_template_args(&config.model.template_args))
+}
+
 /// Plays the rounds that `config` asks for. A finished run is left as it is.
 ///
 /// # Errors
@@ -72,7 +78,7 @@ setters! {
 /// stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
-    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
+    let source = open(config, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let contents = contents(config)?;
@@ -170,7 +176,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
 /// it.
 pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
     config.check()?;
-    let source = ModelSource::open_or_fetch(&config.model.path, observer)?;
+    let source = open(config, observer)?;
     let domain = ChatDomain::new(&source, &config.prompts)?;
     let templates = templates(&config.judge)?;
     let path = &config.run.out;

@@ -3,7 +3,7 @@
 use super::config::SftSection;
 use super::domain::Domain;
 use crate::data::examples;
-use crate::data::examples::Limit;
+use crate::data::examples::Rules;
 use crate::disk::OnDisk;
 use crate::gpu::Gpu;
 use crate::rng::fnv;
@@ -41,14 +41,11 @@ impl Supervision {
             return Ok(None);
         }
         let most = section.max_length.min(source.arch.context());
-        let limit = Limit { max_length: most, truncate: section.truncate };
+        let rules = Rules { max_length: most, truncate: section.truncate, last_turn_only: section.last_turn_only };
         let mut all = Vec::with_capacity(section.files.len());
         for path in &section.files {
-            let (examples, dropped) = examples::examples(path, source, limit)?;
-            if dropped > 0 {
-                let longer = format!("longer than {most} tokens ([sft] max_length, the model's context)");
-                observer.note(&format!("{}: {dropped} records are {longer} and were left out", path.display()));
-            }
+            let (examples, reading) = examples::examples(path, source, rules)?;
+            observer.note(&format!("{reading}"));
             all.push(examples);
         }
         let mut settings = TrainSettings { seed, ..section.training.clone() };
@@ -59,8 +56,9 @@ impl Supervision {
     /// A hash of the records, which differs where they differ.
     pub fn hash(&self) -> u64 {
         self.examples.iter().fold(fnv(b"sft"), |all, e| {
-            let ids = e.prompt.iter().chain([&u32::MAX]).chain(&e.completion);
-            fnv(&[&all.to_le_bytes()[..], &ids.flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()].concat())
+            let context = e.context.iter().flat_map(|part| [u32::MAX, part.start as u32, part.end as u32]);
+            let ids = e.prompt.iter().copied().chain([u32::MAX]).chain(e.completion.iter().copied()).chain(context);
+            fnv(&[&all.to_le_bytes()[..], &ids.flat_map(u32::to_le_bytes).collect::<Vec<u8>>()].concat())
         })
     }
 

@@ -1,5 +1,6 @@
 //! What judges and stages need of a model's tokenizer and templates.
 
+use super::Answered;
 use crate::Result;
 
 /// The tokenizer and the templates of one model.
@@ -27,6 +28,16 @@ pub trait Language {
     /// # Errors
     /// The vocabulary cannot express the text.
     fn raw(&self, text: &str) -> Result<Vec<u32>>;
+
+    /// Token ids of the context of [`Language::ask`], or of [`Language::raw`], and of beginnings of an answer to it, as
+    /// they stand behind the context.
+    ///
+    /// # Errors
+    /// As [`Language::ask`] and [`Language::raw`].
+    fn begin(&self, message: &str, raw: bool, begun: &[&str]) -> Result<Answered> {
+        let prompt = if raw { self.raw(message)? } else { self.ask(message)? };
+        Ok(Answered { prompt, answers: begun.iter().map(|text| self.encode(text)).collect::<Result<_>>()? })
+    }
 
     /// The token ids each of which ends an answer.
     fn stop(&self) -> &[u32];

@@ -1,27 +1,29 @@
 //! Text to token ids and back, and the model's own chat template.
 //!
-//! [`Text`] holds a Hugging Face tokenizer and what tokenizer_config.json says. Its ids equal those of `transformers`
-//! with `add_special_tokens=False`: none are added, but special tokens that stand in the text are recognised, which is
-//! how a rendered chat gets its own. Encode prompt and answer apart, and join their ids.
+//! [`Text`] holds a Hugging Face tokenizer and what the files beside it say; its ids equal those of `transformers`.
 
 mod bounds;
+mod encode;
 pub(crate) mod ends;
+mod files;
 mod language;
+mod message;
 mod prompt;
 mod python;
 pub(crate) mod sandbox;
 mod stream;
 mod template;
 
+pub use encode::{Answered, Turns};
 pub use language::Language;
-pub use prompt::Prompt;
+pub use message::Message;
+pub use prompt::{Prompt, TemplateInputs, Words};
 pub use stream::StreamDecoder;
 
-use crate::disk::{self, OnDisk};
 use std::path::Path;
+use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
@@ -32,33 +34,14 @@ fn no_template() -> Error {
     Error::Input("this model has no chat template; give a plain prompt".into())
 }
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`, or another role that the template knows.
-    pub role: String,
-    /// The words that were said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role` with the words `content`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    /// The message as templates see it.
-    fn to_json(&self) -> Value {
-        serde_json::json!({"role": self.role, "content": self.content})
-    }
-}
-
 /// A tokenizer with its chat template, if it has one.
 pub struct Text {
     tokenizer: Tokenizer,
     tokenizer_json: String,
     config: Value,
     template: Option<Template>,
+    template_args: Map<String, Value>,
+    reads_parts: OnceLock<bool>,
     end_of_turn: Option<u32>,
     /// Ends of an answer that the tokenizer does not count as special; a text does not show them.
     hidden: Vec<u32>,
@@ -79,64 +62,42 @@ impl Text {
     /// # Errors
     /// tokenizer.json is broken, or the chat template is not a text.
     pub fn from_json(tokenizer_json: impl Into<String>, tokenizer_config: Value) -> Result<Text> {
-        let tokenizer_json = tokenizer_json.into();
+        let mut tokenizer_json = tokenizer_json.into();
         let mut tokenizer = read_tokenizer(&tokenizer_json)?;
         // A file may hold the padding and truncation of the run that trained it.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
+        if files::add_tokens(&mut tokenizer, &tokenizer_config) {
+            let wrong = |error| Error::Input(format!("tokenizer.json is broken: {error}"));
+            tokenizer_json = tokenizer.to_string(true).map_err(wrong)?;
+        }
         if let Some(scheme) = llama_prefix(&tokenizer_json, &tokenizer_config) {
             tokenizer
                 .with_normalizer(None::<NormalizerWrapper>)
                 .with_pre_tokenizer(Some(Metaspace::new('▁', scheme, false)));
         }
         let template = template::from_config(&tokenizer_config)?;
-        let config = tokenizer_config;
-        let mut text = Text { tokenizer, tokenizer_json, config, template, end_of_turn: None, hidden: Vec::new() };
+        let mut text = Text {
+            tokenizer,
+            tokenizer_json,
+            config: tokenizer_config,
+            template,
+            template_args: Map::new(),
+            reads_parts: OnceLock::new(),
+            end_of_turn: None,
+            hidden: Vec::new(),
+        };
         text.end_of_turn = text.find_end_of_turn();
         Ok(text)
     }
 
-    /// Reads a Hugging Face folder; `None` if it has no tokenizer.json. A `chat_template.jinja` takes precedence over
-    /// the template in tokenizer_config.json, as in transformers.
+    /// Reads the tokenizer and chat template of a Hugging Face folder; `None` if it has no tokenizer.json.
     ///
     /// # Errors
-    /// As [`Text::from_json`], with the file's name; errors of the file system.
+    /// As [`Text::from_json`], with the folder's name; errors of the file system.
     pub fn open(folder: &Path) -> Result<Option<Text>> {
-        let path = folder.join("tokenizer.json");
-        if !path.is_there() {
-            return Ok(None);
-        }
-        let read = |path: &Path| {
-            let bytes = disk::read(path).map_err(Error::io(path))?;
-            String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))
-        };
-        let tokenizer_json = read(&path)?;
-        let config_path = folder.join("tokenizer_config.json");
-        let mut config = Value::Object(serde_json::Map::new());
-        if config_path.is_there() {
-            config = serde_json::from_str(&read(&config_path)?)
-                .map_err(|error| Error::file(&config_path, format!("is not JSON: {error}")))?;
-            if !config.is_object() {
-                return Err(Error::file(&config_path, "is not a JSON object"));
-            }
-        }
-        let template_path = folder.join("chat_template.jinja");
-        if template_path.is_there() {
-            config["chat_template"] = read(&template_path)?.into();
-        }
-        match Text::from_json(tokenizer_json, config) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) => Err(Error::file(folder, error.to_string())),
-        }
-    }
-
-    /// The token ids of `text`; no special ones are added.
-    ///
-    /// # Errors
-    /// The tokenizer cannot represent the text (no unknown token), or its pattern gives up.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        Ok(encoding.map_err(|error| Error::Input(format!("the text cannot be encoded: {error}")))?.get_ids().to_vec())
+        let Some((tokenizer_json, config)) = files::read_folder(folder)? else { return Ok(None) };
+        Text::from_json(tokenizer_json, config).map(Some).map_err(|error| Error::file(folder, error.to_string()))
     }
 
     /// The text of `ids`, special tokens left out; bytes that are not UTF-8 become U+FFFD.
@@ -176,33 +137,78 @@ impl Text {
     /// # Errors
     /// There is no template, the template fails or refuses the conversation, or it does not end.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let Some(template) = &self.template else { return Err(no_template()) };
-        let messages: Vec<Value> = messages.iter().map(Message::to_json).collect();
-        template.render(ChatInputs { messages: &messages, add_generation_prompt, ..ChatInputs::default() })
+        self.render(messages, &TemplateInputs::default(), add_generation_prompt)
+    }
+
+    /// The conversation as [`Text::render_chat`] gives it, with tools and variables of its own. A content of several
+    /// parts is joined to one text where the template could not read the parts.
+    ///
+    /// # Errors
+    /// As [`Text::render_chat`].
+    pub fn render(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
+        let join = messages.iter().any(Message::has_parts) && !self.reads_parts();
+        let json = |message: &Message| if join { message.joined().to_json() } else { message.to_json() };
+        self.render_json(&messages.iter().map(json).collect::<Vec<_>>(), inputs, add_generation_prompt)
+    }
+
+    fn render_json(&self, messages: &[Value], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
+        let template = self.template.as_ref().ok_or_else(no_template)?;
+        let tools = match &inputs.tools {
+            Some(Value::String(json)) => {
+                let wrong = |error| Error::Input(format!("tools is a text, but not a JSON list: {error}"));
+                Some(serde_json::from_str(json).map_err(wrong)?)
+            }
+            other => other.clone().filter(|tools| !tools.is_null()),
+        };
+        let mut variables = self.template_args.clone();
+        variables.extend(inputs.chat_template_kwargs.clone().unwrap_or_default());
+        template.render(ChatInputs {
+            messages,
+            tools: tools.as_ref(),
+            add_generation_prompt,
+            variables: Some(&variables),
+        })
+    }
+
+    /// Whether the template writes the text of a content that is a list of parts.
+    fn reads_parts(&self) -> bool {
+        *self.reads_parts.get_or_init(|| {
+            const PART: &str = "PART";
+            let parts = [json!({"role": "user", "content": [{"type": "text", "text": PART}]})];
+            // A list that is printed as it is shows its keys.
+            let words_alone =
+                |text: String| text.contains(PART) && !text.contains("'type'") && !text.contains("\"type\"");
+            self.render_json(&parts, &TemplateInputs::default(), true).is_ok_and(words_alone)
+        })
     }
 
     /// The token ids of a conversation in full JSON: messages may carry whatever the template reads (`tool_calls`,
-    /// `name`, a content of several parts), and `tools` lists the functions that the model may call.
+    /// `name`, a content of several parts), which it is given as they are.
     ///
     /// # Errors
     /// As [`Text::render_chat`] and [`Text::encode`].
     pub fn encode_json_chat(
         &self,
-        messages: &[serde_json::Value],
-        tools: Option<&serde_json::Value>,
+        messages: &[Value],
+        inputs: &TemplateInputs,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let Some(template) = &self.template else { return Err(no_template()) };
-        let inputs = ChatInputs { messages, tools, add_generation_prompt, variables: None };
-        self.encode(&template.render(inputs)?)
+        self.encode(&self.render_json(messages, inputs, add_generation_prompt)?)
     }
 
-    /// The token ids of [`Text::render_chat`]; each special token that the template writes is a single id.
-    ///
-    /// # Errors
-    /// As [`Text::render_chat`] and [`Text::encode`].
-    pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
-        self.encode(&self.render_chat(messages, add_generation_prompt)?)
+    /// Gives the chat template variables of its own, such as `enable_thinking`, in every conversation; a conversation's
+    /// own ones go before them.
+    #[must_use]
+    pub fn with_template_args(mut self, args: Map<String, Value>) -> Self {
+        self.set_template_args(args);
+        self
+    }
+
+    /// Does what [`Text::with_template_args`] does.
+    pub fn set_template_args(&mut self, args: Map<String, Value>) {
+        self.template_args = args;
+        // An end that only these variables let the template write is found anew.
+        self.end_of_turn = self.find_end_of_turn();
     }
 
     /// The special token with which the template ends the assistant's turn.
@@ -268,9 +274,8 @@ impl Text {
     /// Finds the token in what follows an answer in a rendered conversation, whatever the template looks like.
     fn find_end_of_turn(&self) -> Option<u32> {
         const ANSWER: &str = "ANSWER";
-        let template = self.template.as_ref()?;
-        let messages = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)].map(|m| m.to_json());
-        let rendered = template.render(ChatInputs { messages: &messages, ..ChatInputs::default() }).ok()?;
+        let conversation = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
+        let rendered = self.render_chat(&conversation, false).ok()?;
         let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
         let ends = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));

@@ -1,48 +1,114 @@
-//! What a model is asked: plain words or a conversation.
+//! What a model is asked: plain words or a conversation, and what its chat template is told beside them.
 
 use super::{Message, Text};
-use crate::Result;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
-/// What a model is asked: plain words, or a conversation so far.
+/// The words of a prompt: plain text or a conversation so far.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Prompt {
+pub enum Words {
     /// One user message; where a model is given raw text, the text itself.
     Plain(String),
     /// The messages of a conversation.
     Chat(Vec<Message>),
 }
 
+/// What a chat template is told beside the messages. A record has it under these keys, as in TRL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TemplateInputs {
+    /// The tools that the model may call, as a list of JSON schemas (or as that list's text).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Value>,
+    /// Variables of the template such as `enable_thinking`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+}
+
+/// What a model is asked. A record holds it as `prompt` (or as `instruction`, perhaps with `input`, or as `question`),
+/// with [`TemplateInputs`] beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Prompt {
+    /// The words.
+    #[serde(rename = "prompt")]
+    pub words: Words,
+    /// What the chat template is told beside them.
+    #[serde(flatten)]
+    pub inputs: TemplateInputs,
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut record = Map::deserialize(deserializer)?;
+        let key = ["prompt", "instruction", "question"].into_iter().find(|key| record.contains_key(*key));
+        let key = key.ok_or_else(|| D::Error::missing_field("prompt"))?;
+        let wrong = |error| D::Error::custom(format!("{key}: {error}"));
+        let said = record.remove(key).unwrap_or_default();
+        let mut words = match said {
+            Value::String(text) => Words::Plain(text),
+            Value::Array(_) => Words::Chat(serde_json::from_value(said).map_err(wrong)?),
+            other => return Err(D::Error::custom(format!("{key} is {other}; expected a text or a list of messages"))),
+        };
+        if let (Words::Plain(text), "instruction", Some(input)) = (&mut words, key, record.get("input")) {
+            let input = input.as_str().filter(|input| !input.is_empty());
+            text.push_str(&input.map_or(String::new(), |input| format!("\n\n{input}")));
+        }
+        let inputs = TemplateInputs::deserialize(&Value::Object(record)).map_err(D::Error::custom)?;
+        Ok(Self { words, inputs })
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self { words: Words::Plain(text), inputs: TemplateInputs::default() }
+    }
+}
+
+impl From<Vec<Message>> for Prompt {
+    fn from(messages: Vec<Message>) -> Self {
+        Self { words: Words::Chat(messages), inputs: TemplateInputs::default() }
+    }
+}
+
 impl Prompt {
-    /// The prompt's token ids, in the chat template unless `raw` is set or there is no template.
+    /// The prompt's token ids, in the chat template unless `raw` is set or there is no template. Plain text has the
+    /// special tokens that the tokenizer puts around a text.
     ///
     /// # Errors
     /// The text cannot be encoded, or the template refuses the conversation.
-    pub fn encode(&self, text: &Text, raw: bool) -> Result<Vec<u32>> {
-        match self {
-            Self::Plain(p) if raw || !text.has_chat_template() => text.encode(p),
-            Self::Plain(p) => text.encode_chat(&[Message::new("user", p)], true),
-            Self::Chat(messages) => text.encode_chat(messages, true),
+    pub fn encode(&self, text: &Text, raw: bool) -> crate::Result<Vec<u32>> {
+        match &self.words {
+            Words::Plain(p) if raw || !text.has_chat_template() => text.encode_plain(p),
+            Words::Plain(p) => text.encode_asked(&[Message::new("user", p)], &self.inputs),
+            Words::Chat(messages) => text.encode_asked(messages, &self.inputs),
         }
     }
 
     /// Whether the prompt says nothing.
     pub fn is_empty(&self) -> bool {
-        match self {
-            Self::Plain(p) => p.is_empty(),
-            Self::Chat(messages) => messages.iter().all(|m| m.content.is_empty()),
+        match &self.words {
+            Words::Plain(p) => p.is_empty(),
+            Words::Chat(messages) => messages.iter().all(Message::is_empty),
         }
     }
 
     /// The question as a judge reads it: the text of a single message, or else every message after its role.
     pub fn question(&self) -> String {
-        match self {
-            Self::Plain(p) => p.clone(),
-            Self::Chat(messages) => match &messages[..] {
+        match &self.words {
+            Words::Plain(p) => p.clone(),
+            Words::Chat(messages) => match &messages[..] {
                 [only] => only.content.clone(),
                 all => all.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join("\n\n"),
             },
+        }
+    }
+
+    /// The prompt as a conversation; plain text is the user's one message.
+    pub fn messages(&self) -> Vec<Message> {
+        match &self.words {
+            Words::Plain(p) => vec![Message::new("user", p)],
+            Words::Chat(messages) => messages.clone(),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Fit<'_> {
                 dpo::Training::new(&pairs, &config).reference(reference.as_deref()).run(&mut trainer)?;
             }
             Data::Examples(examples) => {
-                let example = |e: &Example| Example { prompt: ids(&e.prompt), completion: ids(&e.completion) };
+                let example = |e: &Example| Example::new(ids(&e.prompt), ids(&e.completion));
                 let examples: Vec<Example> = longest(examples, Example::rows, batch).into_iter().map(example).collect();
                 let config = SftConfig { epochs: 2, batch, ..self.settings.sft() };
                 sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;

@@ -11,18 +11,30 @@ use crate::rng::Stream;
 use crate::settings::setters;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// A prompt with the answer that is to be learnt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Example {
     /// Token ids of the prompt, on which there is no loss; at least one.
     pub prompt: Vec<u32>,
-    /// Token ids on which there is a loss; at least one.
+    /// Token ids that follow it; at least one. There is a loss on those outside `context`.
     pub completion: Vec<u32>,
+    /// Parts of the completion that are context only, such as the user's turns between two answers; ascending.
+    pub context: Vec<Range<usize>>,
 }
 
 impl Example {
+    /// A prompt with an answer of which every token is learnt.
+    pub fn new(prompt: Vec<u32>, completion: Vec<u32>) -> Self {
+        Self { prompt, completion, context: Vec::new() }
+    }
+
+    /// How many tokens have a loss.
+    pub fn targets(&self) -> usize {
+        self.completion.len() - self.context.iter().map(Range::len).sum::<usize>()
+    }
+
     /// How many rows the record takes.
     pub fn rows(&self) -> usize {
         self.prompt.len() + self.completion.len()
@@ -88,7 +100,7 @@ impl Trainer<'_> {
     /// is updated then).
     pub fn sft_step<'e>(&mut self, groups: &[(&'e [Example], f32)], lr: f32) -> Result<SftStep> {
         let gpu = self.gpu;
-        let count = |examples: &[Example]| examples.iter().map(|e| e.completion.len()).sum::<usize>();
+        let count = |examples: &[Example]| examples.iter().map(Example::targets).sum::<usize>();
         let targets: Vec<usize> = groups.iter().map(|(e, _)| count(e)).collect();
         let share = |g: usize| if targets[g] == 0 { 0.0 } else { -groups[g].1 / targets[g] as f32 };
         let coef = gpu.vector(&(0..groups.len()).map(share).collect::<Vec<f32>>())?;
@@ -121,7 +133,9 @@ impl Trainer<'_> {
                 let node = forest.leaf(&e.completion);
                 nodes.resize(forest.len(), node_key(record, &e.completion));
                 forest.close();
-                wanted.entries.extend(predicted(&node, &e.completion, group as u32));
+                let learnt = |i: usize| !e.context.iter().any(|part| part.contains(&i));
+                let entries = predicted(&node, &e.completion, group as u32).into_iter().enumerate();
+                wanted.entries.extend(entries.filter(|(i, _)| learnt(*i)).map(|(_, entry)| entry));
             }
             let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
             let mut rec = gpu.record();

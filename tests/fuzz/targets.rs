@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use selfreward::arch::Dtype;
 use selfreward::arch::{NamedTensor, family};
-use selfreward::data::examples::Limit;
+use selfreward::data::examples::Rules;
 use selfreward::data::{answers, examples, import, records};
 use selfreward::json::read_jsonl;
 use selfreward::judge::Template;
 use selfreward::measure::agreement;
 use selfreward::recipe::config::RunConfig;
 use selfreward::source::ModelSource;
-use selfreward::text::{Message, Text};
+use selfreward::text::{Message, TemplateInputs, Text};
 use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use serde_json::{Value, json};
 
@@ -242,6 +242,12 @@ pub(crate) const TARGETS: &[Target] = &[
                 json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ab"}],
                        "label": true}),
                 json!({"prompt": "ab", "completion": "a", "label": false}),
+                json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "label": 1}),
+                json!({"instruction": "a", "input": "b", "output": "ab", "label": 0}),
+                json!({"text": "abab", "label": true}),
+                json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]},
+                                    {"role": "assistant", "content": null, "tool_calls": [{"a": 1}]}],
+                       "tools": [{"a": 1}], "chat_template_kwargs": {"x": false}}),
                 json!({"prompt_ids": [1, 2], "completion_ids": [1, 2], "label": true}),
             ];
             let mut seeds: Vec<Vec<u8>> = records.iter().map(|r| format!("{r}\n{r}\n").into_bytes()).collect();
@@ -254,10 +260,10 @@ pub(crate) const TARGETS: &[Target] = &[
             MODEL.with(|cell| {
                 let source = cell.get_or_init(|| ModelSource::open(&folder.join("model")).unwrap());
                 for truncate in [false, true] {
-                    let limit = Limit { max_length: 12, truncate };
-                    let _ = examples::pairs(&path, source, limit);
-                    let _ = examples::examples(&path, source, limit);
-                    let _ = examples::labelled(&path, source, limit);
+                    let rules = Rules { truncate, ..Rules::up_to(12) };
+                    let _ = examples::pairs(&path, source, rules);
+                    let _ = examples::examples(&path, source, rules);
+                    let _ = examples::labelled(&path, source, rules);
                 }
             });
         },
@@ -478,7 +484,7 @@ fn use_text(text: &Text) {
     let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"a": 1}}}]);
     let _ = text.encode_json_chat(
         &[json!({"role": "user", "content": [{"type": "text", "text": "x"}]})],
-        Some(&tools),
+        &TemplateInputs { tools: Some(tools), chat_template_kwargs: None },
         true,
     );
     let _ = (text.eos(), text.bos(), text.end_of_turn(), text.chat_template());

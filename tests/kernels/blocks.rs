@@ -110,7 +110,7 @@ fn blocks_in_registers_are_the_file_in_f32() {
         let gradients = |model: Model| {
             let model = model.with_adapter(&gpu, Some(&adapter)).unwrap();
             let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
-            let example = Example { prompt: ids(5), completion: ids(7) };
+            let example = Example::new(ids(5), ids(7));
             trainer.sft_step(&[(&[example], 1.0)], 1e-3).unwrap();
             trainer.gradients().unwrap()
         };

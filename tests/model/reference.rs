@@ -325,7 +325,7 @@ fn the_sft_loss_is_the_one_of_pytorch() {
         let expected: Expected = json(name, "expected.json");
         let data: Vec<Example> = jsonl::<SftRecord>(name, "sft.jsonl")
             .into_iter()
-            .map(|r| Example { prompt: r.prompt_ids, completion: r.completion_ids })
+            .map(|r| Example::new(r.prompt_ids, r.completion_ids))
             .collect();
         let config = SftConfig::default().batch(data.len()).lr(constant(0.0));
         let mut trainer = Trainer::new(&gpu, load(&gpu, &folder(name)), Optimiser::default()).unwrap();

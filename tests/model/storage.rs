@@ -29,9 +29,7 @@ fn ids(n: usize, key: usize, vocabulary: usize) -> Vec<u32> {
 }
 
 fn examples(vocabulary: usize) -> Vec<Example> {
-    (0..6)
-        .map(|k| Example { prompt: ids(3 + k, k, vocabulary), completion: ids(2 + k * 3, k + 9, vocabulary) })
-        .collect()
+    (0..6).map(|k| Example::new(ids(3 + k, k, vocabulary), ids(2 + k * 3, k + 9, vocabulary))).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -280,7 +278,7 @@ fn an_embedding_above_a_binding_computes_under_webgpus_limits() {
     assert_eq!(greedy(&gpu, &large, kept.to_vec())[0], best(&got[(kept.len() - 1) * arch.vocab_size..]));
     // A step moves the tokens that it trains on, in both buffers.
     let mut trainer = Trainer::new(&gpu, large, Optimiser::default()).unwrap();
-    let data = [Example { prompt: kept[..3].to_vec(), completion: kept[3..].to_vec() }];
+    let data = [Example::new(kept[..3].to_vec(), kept[3..].to_vec())];
     let losses: Vec<f64> = (0..3).map(|_| trainer.sft_step(&[(&data, 1.0)], 1e-2).unwrap().loss).collect();
     assert!((losses[0] - (arch.vocab_size as f64).ln()).abs() < 1.0 && losses[2] < losses[0] - 0.5, "{losses:?}");
 }
@@ -295,7 +293,7 @@ fn the_padding_tokens_embedding_is_not_trained() {
         source.arch.pad_token_id = pad;
         let model = Model::load_as(&gpu, &source, Storage::F32).unwrap();
         let mut trainer = Trainer::new(&gpu, model, Optimiser::default()).unwrap();
-        let data = [Example { prompt: vec![5, 3, 7], completion: vec![3, 9] }];
+        let data = [Example::new(vec![5, 3, 7], vec![3, 9])];
         trainer.sft_step(&[(&data, 1.0)], 1e-3).unwrap();
         let gradients = trainer.gradients().unwrap();
         let embedding = gradients.iter().find(|t| t.name == "model.embed_tokens.weight").unwrap();

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-use selfreward::text::{Message, Text};
+use selfreward::text::{Message, TemplateInputs, Text};
 use serde_json::Value;
 use std::path::Path;
 
@@ -24,7 +24,8 @@ fn compare(name: &str) {
     let chats = expected["chats"].as_array().unwrap();
     for case in chats {
         // What the template refuses has no ids.
-        let got = text.encode_json_chat(case["messages"].as_array().unwrap(), case.get("tools"), true);
+        let inputs = TemplateInputs { tools: case.get("tools").cloned(), chat_template_kwargs: None };
+        let got = text.encode_json_chat(case["messages"].as_array().unwrap(), &inputs, true);
         let plain: Option<Vec<Message>> = serde_json::from_value(case["messages"].clone()).ok();
         let whole =
             |m: &Vec<Message>| serde_json::to_value(m).unwrap() == case["messages"] && case.get("tools").is_none();

@@ -99,7 +99,7 @@ impl Case {
         let pair =
             |(i, l): (usize, &[usize; 3])| Pair::new(tokens(i, l[0]), tokens(i + 50, l[1]), tokens(i + 99, l[2]));
         let pairs: Vec<Pair> = LENGTHS.iter().enumerate().map(pair).collect();
-        let example = |p: &Pair| Example { prompt: p.prompt.clone(), completion: p.chosen.clone() };
+        let example = |p: &Pair| Example::new(p.prompt.clone(), p.chosen.clone());
         let examples: Vec<Example> = pairs.iter().map(example).collect();
         match self.sft {
             true => with(Data::Examples(&examples), &settings),

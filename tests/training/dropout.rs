@@ -62,7 +62,7 @@ fn pairs(base: &str) -> Vec<Pair> {
 }
 
 fn examples(pairs: &[Pair]) -> Vec<Example> {
-    pairs.iter().map(|p| Example { prompt: p.prompt.clone(), completion: p.chosen.clone() }).collect()
+    pairs.iter().map(|p| Example::new(p.prompt.clone(), p.chosen.clone())).collect()
 }
 
 /// A model whose adapter, if it has one, has this rate.

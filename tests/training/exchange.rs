@@ -99,7 +99,7 @@ fn train(loss: Option<&str>, dropout: f32, micro_rows: Option<usize>, exchange: 
                 .unwrap();
         }
         None => {
-            let example = |p: Pair| Example { prompt: p.prompt, completion: p.chosen };
+            let example = |p: Pair| Example::new(p.prompt, p.chosen);
             let all: Vec<Example> = pairs(false).into_iter().map(example).collect();
             for _ in 0..4 {
                 let step = trainer.sft_step(&[(&all[..5], 1.0), (&all[5..], 0.5)], 1e-4).unwrap();

@@ -258,7 +258,7 @@ fn the_sft_gradient_is_that_of_one_batch() {
     let gpu = Gpu::open(None, None).unwrap();
     let mut trainer = Trainer::new(&gpu, load(&gpu, ""), Optimiser::default()).unwrap();
     let records = lines::<PairRecord>("pairs.jsonl").into_iter();
-    let examples: Vec<Example> = records.map(|r| Example { prompt: r.prompt_ids, completion: r.chosen_ids }).collect();
+    let examples: Vec<Example> = records.map(|r| Example::new(r.prompt_ids, r.chosen_ids)).collect();
     let mut grads = |rows| {
         trainer.set_micro_rows(rows);
         let step = trainer.sft_step(&[(&examples, 1.0)], 0.0).unwrap();

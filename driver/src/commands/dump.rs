@@ -9,6 +9,7 @@ use selfreward::gpu::Gpu;
 use selfreward::json::read_json;
 use selfreward::model::{Model, score};
 use selfreward::source::ModelSource;
+use selfreward::text::TemplateInputs;
 use selfreward::weights::{write_file, write_safetensors};
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,9 +41,12 @@ pub(crate) struct TokensArgs {
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// A JSON list of strings, of message lists (chat template with the generation prompt), or of {"messages": …,
-    /// "tools": …}
+    /// "tools": …, "chat_template_kwargs": …}
     #[arg(long, value_name = "FILE.json")]
     text: PathBuf,
+    /// Put the special tokens around each string that the tokenizer's post-processor has for it
+    #[arg(long)]
+    special: bool,
     /// The list of id lists
     #[arg(long, value_name = "OUT.json")]
     out: PathBuf,
@@ -91,7 +95,11 @@ pub(crate) struct GenerateArgs {
 enum TextOrChat {
     Text(String),
     Chat(Vec<Value>),
-    WithTools { messages: Vec<Value>, tools: Option<Value> },
+    WithInputs {
+        messages: Vec<Value>,
+        #[serde(flatten)]
+        inputs: TemplateInputs,
+    },
 }
 
 pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
@@ -113,9 +121,10 @@ fn tokens(app: &App, args: &TokensArgs) -> Result<()> {
     let ids: Vec<Vec<u32>> = read_json::<Vec<TextOrChat>>(&args.text)?
         .iter()
         .map(|entry| match entry {
+            TextOrChat::Text(s) if args.special => text.encode_special(s),
             TextOrChat::Text(s) => text.encode(s),
-            TextOrChat::Chat(messages) => text.encode_json_chat(messages, None, true),
-            TextOrChat::WithTools { messages, tools } => text.encode_json_chat(messages, tools.as_ref(), true),
+            TextOrChat::Chat(messages) => text.encode_json_chat(messages, &TemplateInputs::default(), true),
+            TextOrChat::WithInputs { messages, inputs } => text.encode_json_chat(messages, inputs, true),
         })
         .collect::<selfreward::Result<_>>()?;
     Ok(write_file(&args.out, &serde_json::to_vec(&ids)?)?)

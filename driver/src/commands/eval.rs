@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use selfreward::Observer;
 use selfreward::data::answers::{AnswerSet, answer_all, read_answers, read_prompts, read_records, write_alpaca};
 use selfreward::data::examples;
-use selfreward::data::examples::Limit;
+use selfreward::data::examples::Rules;
 use selfreward::demo::domain::OracleJudge;
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::{Engine, GpuEngine, NoEngine};
@@ -341,7 +341,7 @@ fn perplexity(app: &App, args: &Args) -> Result<()> {
     for path in [Some(model), args.against.as_deref()].into_iter().flatten() {
         let source = app.source(path)?;
         let language = ChatLanguage::new(&source)?;
-        let passages = passages(data, &source, &language)?;
+        let passages = passages(app, data, &source, &language)?;
         let length = args.window.map_or(source.arch.context().min(WINDOW), |w| w as usize);
         ensure!(
             length <= source.arch.context(),
@@ -385,11 +385,12 @@ fn perplexity_table(all: &[Perplexity]) -> Table {
 }
 
 /// What is to be scored of the records in `--data`.
-fn passages(path: &Path, source: &ModelSource, language: &ChatLanguage) -> Result<Vec<Passage>> {
+fn passages(app: &App, path: &Path, source: &ModelSource, language: &ChatLanguage) -> Result<Vec<Passage>> {
     let lines: Vec<TextLine> = read_records(path)?;
     let texts: Vec<&String> = lines.iter().filter_map(|l| l.text.as_ref()).collect();
     if texts.is_empty() {
-        let (examples, _) = examples::examples(path, source, Limit { max_length: usize::MAX, truncate: false })?;
+        let (examples, reading) = examples::examples(path, source, Rules::up_to(usize::MAX))?;
+        app.progress.note(&reading.to_string());
         return examples
             .iter()
             .map(|e| Ok(Passage::answer(language, &e.prompt, &e.completion)?))

@@ -11,7 +11,7 @@ use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::model::Model;
 use selfreward::rng::record_id;
 use selfreward::text::Prompt;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -52,12 +52,6 @@ struct Input {
     prompts: Option<PathBuf>,
 }
 
-/// A line of `--prompts`.
-#[derive(Deserialize)]
-struct PromptRecord {
-    prompt: Prompt,
-}
-
 /// One answer to a prompt, as it is written.
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -66,6 +60,7 @@ struct Answer<'a> {
     sample: u32,
     /// Keys the random numbers of this answer, together with the seed.
     id: String,
+    #[serde(flatten)]
     prompt: &'a Prompt,
     response: String,
     prompt_tokens: usize,
@@ -80,14 +75,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     let prompts: Vec<Prompt> = match (&args.input.prompt, &args.input.prompts) {
         (_, Some(file)) => {
-            let prompts: Vec<Prompt> = read_jsonl::<PromptRecord>(file)?.into_iter().map(|r| r.prompt).collect();
+            let prompts: Vec<Prompt> = read_jsonl(file)?;
             ensure!(!prompts.is_empty(), "{}: holds no prompt", file.display());
             if let Some(i) = prompts.iter().position(Prompt::is_empty) {
                 anyhow::bail!("{}: prompt {} is empty", file.display(), i + 1);
             }
             prompts
         }
-        (prompt, None) => prompt.iter().cloned().map(Prompt::Plain).collect(),
+        (prompt, None) => prompt.iter().cloned().map(Prompt::from).collect(),
     };
     ensure!(!prompts.iter().any(Prompt::is_empty), "the prompt is empty");
     ensure!(!args.stop.iter().any(String::is_empty), "--stop is empty");

@@ -15,7 +15,7 @@ use selfreward::judge::{
 use selfreward::measure::agreement::{Against, Agreement, agreement};
 use selfreward::model::Model;
 use selfreward::rng::record_id;
-use selfreward::text::Language;
+use selfreward::text::{Language, Prompt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -148,7 +148,8 @@ fn modes() -> impl TypedValueParser<Value = Mode> {
 /// Those fields of a line that are read.
 #[derive(Deserialize)]
 struct Response {
-    prompt: String,
+    #[serde(flatten)]
+    prompt: Prompt,
     #[serde(alias = "text")]
     response: String,
     tokens: Option<usize>,
@@ -160,7 +161,8 @@ struct Response {
 struct Scored<'a> {
     /// Keys the random numbers of its verdicts, together with the seed.
     id: String,
-    prompt: &'a str,
+    #[serde(flatten)]
+    prompt: &'a Prompt,
     response: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<usize>,
@@ -196,13 +198,15 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     check_writable(out)?;
     let list: Vec<Response> = read_jsonl(responses)?;
     ensure!(!list.is_empty(), "{}: holds no record", responses.display());
-    if let Some(i) = list.iter().position(|r| r.prompt.trim().is_empty()) {
+    if let Some(i) = list.iter().position(|r| r.prompt.question().trim().is_empty()) {
         bail!("{}: record {}: the prompt is empty", responses.display(), i + 1);
     }
     let own = args.reading.own_template()?;
     let source = app.source(&args.model)?;
     let language = ChatLanguage::new(&source)?;
-    let items = items(&language, list.iter().map(|r| (r.prompt.as_str(), r.response.as_str())))?;
+    let questions: Vec<String> = list.iter().map(|r| r.prompt.question()).collect();
+    let answers = list.iter().map(|r| r.response.as_str());
+    let items = items(&language, questions.iter().map(String::as_str).zip(answers))?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut engine = GpuEngine::new(&gpu, &model);
@@ -233,7 +237,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     write_jsonl(out, &scored)?;
     let of = |mode: &Mode| {
         let score = |s: &Scored| s.verdicts.get(mode.name()).and_then(|r| r.score);
-        let triples: Vec<_> = scored.iter().map(|s| (s.prompt, s.score_reference, score(s))).collect();
+        let asked = questions.iter().map(String::as_str).zip(&scored);
+        let triples: Vec<_> = asked.map(|(question, s)| (question, s.score_reference, score(s))).collect();
         agreement(mode.name(), &triples)
     };
     let agreement: Vec<Agreement> = args.reading.modes().iter().map(of).collect();

@@ -4,7 +4,7 @@ use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::recipe::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
-use selfreward::text::Message;
+use selfreward::text::{Message, Prompt, TemplateInputs};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -33,7 +33,8 @@ pub(crate) struct Args {
 /// Those fields of a line that are read.
 #[derive(Deserialize)]
 struct Verdict {
-    prompt: String,
+    #[serde(flatten)]
+    prompt: Prompt,
     response: String,
     /// The score; null when none could be read.
     score: Option<f64>,
@@ -42,8 +43,10 @@ struct Verdict {
 }
 
 #[derive(Serialize)]
-struct Preference {
+struct Preference<'a> {
     prompt: Vec<Message>,
+    #[serde(flatten)]
+    inputs: &'a TemplateInputs,
     chosen: Vec<Message>,
     rejected: Vec<Message>,
     score_chosen: f64,
@@ -66,10 +69,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     check_writable(&args.out)?;
     let verdicts: Vec<Verdict> = read_jsonl(&args.verdicts)?;
     ensure!(!verdicts.is_empty(), "{}: holds no record", args.verdicts.display());
-    let mut groups: Vec<(&str, Vec<&Verdict>)> = Vec::new();
+    let mut groups: Vec<(&Prompt, Vec<&Verdict>)> = Vec::new();
     let mut places = std::collections::HashMap::new();
     for verdict in &verdicts {
-        let place = *places.entry(verdict.prompt.as_str()).or_insert(groups.len());
+        let place = *places.entry(&verdict.prompt).or_insert(groups.len());
         if place == groups.len() {
             groups.push((&verdict.prompt, Vec::new()));
         }
@@ -95,7 +98,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             PairChoice::Tie => report.ties += 1,
             PairChoice::TooFew => report.too_few += 1,
             PairChoice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
-                prompt: vec![Message::new("user", prompt)],
+                prompt: prompt.messages(),
+                inputs: &prompt.inputs,
                 chosen: vec![Message::new("assistant", scored[chosen].text)],
                 rejected: vec![Message::new("assistant", scored[rejected].text)],
                 score_chosen: scored[chosen].score,

@@ -301,7 +301,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     args.loss.rows()?;
     let batch = args.settings.batch;
     let pairs = vec![Pair::new(list(0, prompt), list(1, answer), list(2, answer)); batch];
-    let examples = vec![Example { prompt: list(0, prompt), completion: list(1, answer) }; batch];
+    let examples = vec![Example::new(list(0, prompt), list(1, answer)); batch];
     let (data, longest) = match args.task {
         Task::Sft => (Data::Examples(&examples), prompt + answer),
         _ => (Data::Pairs { pairs: &pairs, objective: &args.loss, reference: None }, pairs[0].rows()),

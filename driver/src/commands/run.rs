@@ -57,6 +57,7 @@ pub(crate) struct StatusArgs {
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut config = RunConfig::read(&args.config)?;
+    config.model.template_args.extend(app.common.template_arg.iter().cloned());
     config.run.seed = app.common.given_seed.unwrap_or(config.run.seed);
     let (gpu, peaks) = args.profile.gpu(app)?;
     if let Some(shard) = args.shard {

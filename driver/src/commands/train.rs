@@ -12,7 +12,7 @@ use selfreward::arch::Arch;
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::data::examples;
-use selfreward::data::examples::Limit;
+use selfreward::data::examples::{Reading, Rules};
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage, score};
 use selfreward::recipe::supervised::mixture;
@@ -41,6 +41,9 @@ pub(crate) struct SftArgs {
     /// ratio, and a file is gone through again where it is too short (default: every record once)
     #[arg(long, value_name = "M,…", value_delimiter = ',', value_parser = crate::sample::above_0)]
     mix: Vec<f32>,
+    /// Learn only the last of the assistant's turns in messages (default: all of them)
+    #[arg(long)]
+    last_turn_only: bool,
     #[command(flatten)]
     settings: Flags<Supervised>,
 }
@@ -183,18 +186,20 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
         let what = format!("--mix has {} numbers for {} files of --data", args.mix.len(), args.data.len());
         return Err(WrongUsage { kind: ErrorKind::WrongNumberOfValues, what }.into());
     }
-    let start = Start::new(app, &args.common)?;
-    let (mut all, mut dropped) = (Vec::new(), 0);
+    let mut start = Start::new(app, &args.common)?;
+    start.rules.last_turn_only = args.last_turn_only;
+    let (mut all, mut read) = (Vec::new(), Vec::new());
     for path in &args.data {
-        let (examples, longer) = examples::examples(path, &start.source, start.limit)?;
-        dropped += longer;
+        let (examples, reading) = examples::examples(path, &start.source, start.rules)?;
+        read.push(reading);
         all.push(examples);
     }
     let plan = plan([settings::table(&*args.settings)?])?;
     let mut settings = args.common.settings(app, &args.settings);
     let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut settings);
     let plan = with(plan, json!({ "data": args.data, "mix": args.mix }));
-    start.finish(app, &args.common, [examples.len(), dropped], (plan, settings), |_, _| Ok(Data::Examples(&examples)))
+    let taken = Taken { records: examples.len(), read };
+    start.finish(app, &args.common, taken, (plan, settings), |_, _| Ok(Data::Examples(&examples)))
 }
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
@@ -202,11 +207,12 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let start = Start::new(app, &args.common)?;
     let settings = args.common.settings(app, &args.settings);
     let (path, source, batch) = (&args.data, &start.source, Some(settings.batch));
-    let (pairs, dropped) = examples::preferences(path, source, start.limit, &args.loss, batch)?;
+    let (pairs, reading) = examples::preferences(path, source, start.rules, &args.loss, batch)?;
+    let taken = Taken { records: pairs.len(), read: vec![reading] };
     let plan = plan([settings::table(&*args.settings)?, settings::table(&*args.loss)?])?;
     let plan = with(plan, json!({ "data": args.data, "reference": args.reference }));
     let vocabulary = start.source.arch.vocab_size;
-    start.finish(app, &args.common, [pairs.len(), dropped], (plan, settings), |app, gpu| {
+    start.finish(app, &args.common, taken, (plan, settings), |app, gpu| {
         let reference = match &args.reference {
             Some(path) => Some(model_logps(app, gpu, (path, vocabulary), args.common.dtype.storage(), &pairs)?),
             None => None,
@@ -262,10 +268,16 @@ impl TrainArgs {
     }
 }
 
+/// What a training takes from its files.
+struct Taken {
+    records: usize,
+    read: Vec<Reading>,
+}
+
 /// What both trainings have in common, opened and checked.
 struct Start {
     source: ModelSource,
-    limit: Limit,
+    rules: Rules,
     began: Instant,
 }
 
@@ -283,8 +295,9 @@ impl Start {
             }
         }
         let context = source.arch.max_position_embeddings;
-        let limit = Limit { max_length: args.max_length.unwrap_or(context).min(context), truncate: args.truncate };
-        Ok(Self { source, limit, began })
+        let max_length = args.max_length.unwrap_or(context).min(context);
+        let rules = Rules { truncate: args.truncate, ..Rules::up_to(max_length) };
+        Ok(Self { source, rules, began })
     }
 
     /// Trains, writes the model folder and reports. `plan` is what a resumed training must have in common with its
@@ -293,19 +306,18 @@ impl Start {
         self,
         app: &App,
         args: &TrainArgs,
-        [records, dropped]: [usize; 2],
+        Taken { records, read }: Taken,
         (plan, settings): (Value, TrainSettings),
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
-        if dropped > 0 {
-            app.progress
-                .note(&format!("{dropped} records are longer than {} tokens and were dropped", self.limit.max_length));
-        }
+        read.iter().for_each(|reading| app.progress.note(&reading.to_string()));
+        let dropped: usize = read.iter().map(Reading::dropped).sum();
         let plan = with(
             plan,
             json!({
                 "records": records, "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
-                "max_length": self.limit.max_length, "truncate": self.limit.truncate,
+                "max_length": self.rules.max_length, "truncate": self.rules.truncate,
+                "last_turn_only": self.rules.last_turn_only,
                 "lora": format!("{:?}", args.lora.config()),
                 "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
                 "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
@@ -325,8 +337,8 @@ impl Start {
         let seconds = self.began.elapsed().as_secs_f64();
         if app.common.json {
             return app.json(&json!({
-                "out": args.out, "records": records, "dropped": dropped, "steps": steps.len(), "first": first,
-                "last": last, "seconds": seconds,
+                "out": args.out, "records": records, "dropped": dropped, "read": read, "steps": steps.len(),
+                "first": first, "last": last, "seconds": seconds,
             }));
         }
         let loss = |step: Option<&Value>| step.and_then(|s| s["loss"].as_f64()).unwrap_or(f64::NAN);

@@ -19,6 +19,7 @@ use crate::disk;
 use crate::settings::{Section, Takes, section, settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// A whole `run` file.
@@ -63,6 +64,8 @@ settings! {
     pub struct ModelSection {
         /// Hugging Face folder, GGUF file, run folder or hub id.
         path: PathBuf = PathBuf::new() => "path", "M", Takes::Text;
+        /// Variables of its chat template, such as { enable_thinking = false }.
+        template_args: Map<String, Value> = Map::new() => "template_args", "{…}", Takes::Typed;
     }
 }
 
@@ -128,7 +131,8 @@ pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
 impl RunConfig {
     /// A configuration with every key at its default, for the model at `path`.
     pub fn of_model(path: impl Into<PathBuf>) -> Self {
-        Self { model: ModelSection { path: path.into() }, ..Self::default() }
+        let model = ModelSection { path: path.into(), ..ModelSection::default() };
+        Self { model, ..Self::default() }
     }
 
     /// How many models keep their weights after a round: as many as `[run] keep` says, and the one before the newest if

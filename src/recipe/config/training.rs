@@ -22,6 +22,8 @@ settings! {
         max_length: usize = 2048 => "max_length", "N", Takes::Whole(2);
         /// Cut longer answers; without it their records are dropped and counted.
         truncate: bool = false => "truncate", "", Takes::Switch;
+        /// Learn only the last of the assistant's turns in messages; without it all of them are learnt.
+        last_turn_only: bool = false => "last_turn_only", "", Takes::Switch;
     }
     parts {
         /// The numbers of the training.

@@ -57,10 +57,8 @@ pub fn run(
             train(gpu, model, data, &job, early_stop)?
         }
         Method::SftBest => {
-            let examples: Vec<sft::Example> = pairs
-                .iter()
-                .map(|p| sft::Example { prompt: p.prompt_ids.clone(), completion: p.chosen_ids.clone() })
-                .collect();
+            let examples: Vec<sft::Example> =
+                pairs.iter().map(|p| sft::Example::new(p.prompt_ids.clone(), p.chosen_ids.clone())).collect();
             train(gpu, model, Data::Examples(&examples), &job, early_stop)?
         }
     };

@@ -7,7 +7,7 @@ use anyhow::Result;
 use selfreward::arch::Dtype;
 use selfreward::arch::NamedTensor;
 use selfreward::data::examples;
-use selfreward::data::examples::Limit;
+use selfreward::data::examples::{Reading, Rules};
 use selfreward::gpu::Gpu;
 use selfreward::json::write_json;
 use selfreward::settings::{Settings, Table};
@@ -35,6 +35,9 @@ pub(crate) struct DpoArgs {
 pub(crate) struct SftArgs {
     #[command(flatten)]
     batch: BatchArgs,
+    /// Learn only the last of the assistant's turns in messages (default: all of them)
+    #[arg(long)]
+    last_turn_only: bool,
 }
 
 #[derive(clap::Args)]
@@ -112,15 +115,21 @@ impl Taken {
     }
 }
 
+/// Refuses a batch of which a record was left out, since its gradients would be those of another batch.
+fn whole(reading: &Reading) -> Result<()> {
+    anyhow::ensure!(reading.dropped() == 0, "{reading}; every record of a batch was expected to be used");
+    Ok(())
+}
+
 impl BatchArgs {
-    fn open(&self, app: &App) -> Result<(ModelSource, Limit)> {
+    fn open(&self, app: &App) -> Result<(ModelSource, Rules)> {
         check_writable(&self.out.join("metrics.json"))?;
         let mut source = app.source(&self.model)?;
         if let Some(adapter) = &mut source.adapter {
             adapter.config.dropout = 0.0;
         }
-        let limit = Limit { max_length: source.arch.max_position_embeddings, truncate: false };
-        Ok((source, limit))
+        let rules = Rules::up_to(source.arch.max_position_embeddings);
+        Ok((source, rules))
     }
 
     fn trainer<'g>(&self, gpu: &'g Gpu, source: &ModelSource, seed: u64) -> Result<Trainer<'g>> {
@@ -142,10 +151,10 @@ impl BatchArgs {
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let batch = &args.batch;
-    let (source, limit) = batch.open(app)?;
+    let (source, rules) = batch.open(app)?;
     args.loss.rows()?;
-    let (pairs, dropped) = examples::preferences(&batch.data, &source, limit, &args.loss, None)?;
-    anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
+    let (pairs, reading) = examples::preferences(&batch.data, &source, rules, &args.loss, None)?;
+    whole(&reading)?;
     let gpu = app.pinned_gpu(&batch.pin)?;
     let storage = batch.dtype.passes(batch.settings.weights);
     let own = model_logps(app, &gpu, (&batch.model, source.arch.vocab_size), storage, &pairs)?;
@@ -182,9 +191,9 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
 
 pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let batch = &args.batch;
-    let (source, limit) = batch.open(app)?;
-    let (examples, dropped) = examples::examples(&batch.data, &source, limit)?;
-    anyhow::ensure!(dropped == 0, "{}: {dropped} records are longer than the model's context", batch.data.display());
+    let (source, rules) = batch.open(app)?;
+    let (examples, reading) = examples::examples(&batch.data, &source, rules)?;
+    whole(&reading)?;
     let gpu = app.pinned_gpu(&batch.pin)?;
     let config =
         SftConfig::default().epochs(batch.steps.max(1)).batch(examples.len()).lr(batch.rate()).seed(app.common.seed());

@@ -1,0 +1,164 @@
+//! The tokenizer's files of a Hugging Face folder, and what they add to tokenizer.json.
+
+use super::template::token_text;
+use crate::disk::{self, OnDisk};
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use tokenizers::{AddedToken, Tokenizer};
+
+/// Keys of tokenizer_config.json that name one special token each.
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// Keys of tokenizer_config.json that list further special tokens.
+const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+/// The key under which tokenizer_config.json has added tokens by their ids.
+const DECODER: &str = "added_tokens_decoder";
+
+/// The content of tokenizer.json and of tokenizer_config.json, with what stands in chat_template.jinja,
+/// special_tokens_map.json and added_tokens.json put into the latter; `None` if there is no tokenizer.json.
+///
+/// As in transformers, chat_template.jinja takes precedence over tokenizer_config.json, and the two older files are
+/// read only where tokenizer_config.json has no list of added tokens itself.
+pub(super) fn read_folder(folder: &Path) -> Result<Option<(String, Value)>> {
+    let path = folder.join("tokenizer.json");
+    if !path.is_there() {
+        return Ok(None);
+    }
+    let tokenizer_json = read(&path)?;
+    let mut config = object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let template_path = folder.join("chat_template.jinja");
+    if template_path.is_there() {
+        config.insert("chat_template".into(), read(&template_path)?.into());
+    }
+    if !config.contains_key(DECODER) {
+        config.extend(object(&folder.join("special_tokens_map.json"))?.unwrap_or_default());
+        if let Some(added) = object(&folder.join("added_tokens.json"))? {
+            let tokens = older(&added, &config, &tokenizer_json);
+            config.insert(DECODER.into(), Value::Object(tokens));
+        }
+    }
+    Ok(Some((tokenizer_json, Value::Object(config))))
+}
+
+fn read(path: &Path) -> Result<String> {
+    let bytes = disk::read(path).map_err(Error::io(path))?;
+    String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))
+}
+
+/// The JSON object in a file, if there is such a file.
+fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    if !path.is_there() {
+        return Ok(None);
+    }
+    let value = serde_json::from_str(&read(path)?);
+    match value.map_err(|error| Error::file(path, format!("is not JSON: {error}")))? {
+        Value::Object(object) => Ok(Some(object)),
+        _ => Err(Error::file(path, "is not a JSON object")),
+    }
+}
+
+/// The tokens of added_tokens.json (content to id) that tokenizer.json does not have, in the form of
+/// `added_tokens_decoder`.
+fn older(added: &Map<String, Value>, config: &Map<String, Value>, tokenizer_json: &str) -> Map<String, Value> {
+    let file: Value = serde_json::from_str(tokenizer_json).unwrap_or_default();
+    let known: Vec<&Value> = file["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]).collect();
+    let special: Vec<&str> = named(config).chain(listed(config)).filter_map(token_text).collect();
+    let new = added.iter().filter(|(_, id)| !known.contains(id));
+    new.map(|(content, id)| {
+        let special = special.contains(&content.as_str());
+        (id.to_string(), json!({"content": content, "normalized": !special, "special": special}))
+    })
+    .collect()
+}
+
+fn named(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    NAMED.iter().filter_map(|key| config.get(*key))
+}
+
+fn listed(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    LISTED.iter().filter_map(|key| config.get(*key)?.as_array()).flatten()
+}
+
+/// A token as tokenizer_config.json describes it: its content, or an object with its flags.
+fn token(value: &Value, special: bool) -> Option<AddedToken> {
+    let content = token_text(value)?;
+    let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(special);
+    let token = AddedToken::from(content, special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false));
+    Some(match flag("normalized") {
+        Some(normalized) => token.normalized(normalized),
+        None => token,
+    })
+}
+
+/// Adds the tokens of tokenizer_config.json to the tokenizer: those of `added_tokens_decoder`, which also override the
+/// flags that tokenizer.json gives them, and the special tokens that the vocabulary lacks. Tells if there were any.
+pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> bool {
+    let Some(config) = config.as_object() else { return false };
+    let known: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
+    let mut decoder: Vec<(u32, AddedToken)> = config
+        .get(DECODER)
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(id, value)| Some((id.parse().ok()?, token(value, false)?)))
+        .collect();
+    decoder.sort_by_key(|(id, _)| *id);
+    let mut new: Vec<AddedToken> =
+        decoder.into_iter().map(|(_, token)| token).filter(|token| !known.contains(token)).collect();
+    for value in named(config).chain(listed(config)) {
+        let Some(token) = token(value, true) else { continue };
+        if !known.iter().chain(&new).any(|other| other.content == token.content) && !token.content.is_empty() {
+            new.push(token.special(true));
+        }
+    }
+    tokenizer.add_tokens(&new) > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Text;
+    use super::super::tests::byte_level;
+    use serde_json::{Value, json};
+
+    /// The folder of a byte-level tokenizer with the files given beside tokenizer.json.
+    fn folder(files: &[(&str, Value)]) -> Text {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("tokenizer.json"), byte_level(json!({})).tokenizer_json()).unwrap();
+        for (name, content) in files {
+            std::fs::write(tmp.path().join(name), content.to_string()).unwrap();
+        }
+        Text::open(tmp.path()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn special_tokens_may_be_named_by_the_older_file_alone() {
+        let map = json!({"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}});
+        let text = folder(&[("special_tokens_map.json", map.clone())]);
+        assert_eq!((text.bos(), text.eos()), (Some(256), Some(258)));
+        let newer = json!({"added_tokens_decoder": {}, "bos_token": "<|im_start|>"});
+        let text = folder(&[("special_tokens_map.json", map), ("tokenizer_config.json", newer)]);
+        assert_eq!((text.bos(), text.eos()), (Some(257), None));
+    }
+
+    #[test]
+    fn added_tokens_override_flags_and_get_new_ids() {
+        let stripping = json!({"content": "<s>", "lstrip": false, "rstrip": true, "normalized": false,
+            "single_word": false, "special": true});
+        let new = json!({"content": "<new>", "lstrip": false, "rstrip": false, "normalized": false,
+            "single_word": false, "special": true});
+        let text =
+            folder(&[("tokenizer_config.json", json!({"added_tokens_decoder": {"256": stripping, "259": new}}))]);
+        assert_eq!(text.encode("a<s> b").unwrap(), text.encode("a<s>b").unwrap());
+        assert_eq!(text.encode("<new>").unwrap(), [259]);
+        // What is written elsewhere holds them too.
+        let written = Text::from_json(text.tokenizer_json(), json!({})).unwrap();
+        assert_eq!(written.encode("<s>  <new>").unwrap(), [256, 259]);
+        let text = folder(&[("added_tokens.json", json!({"<s>": 256, "<old>": 259}))]);
+        assert_eq!(text.encode("<old><s>").unwrap(), [259, 256]);
+        assert_eq!(folder(&[("tokenizer_config.json", json!({"pad_token": "<pad>"}))]).encode("<pad>").unwrap(), [259]);
+    }
+}
