@@ -357,6 +357,21 @@ fn one_of_several_gguf_files_is_named() {
 }
 
 #[test]
+fn a_gguf_model_in_parts_is_fetched_whole() {
+    let parts = [1, 2].map(|n| format!("q/m-0000{n}-of-00002.gguf"));
+    let server = Server::new(parts.iter().map(|name| (name.clone(), name.clone().into_bytes())).collect());
+    for file in [None, Some(parts[1].as_str())] {
+        let setup = Setup::new(&server.endpoint);
+        let args: Vec<&str> = [REPO].into_iter().chain(file).collect();
+        let document = setup.pull(&args);
+        assert_eq!(names(&document), parts);
+        assert!(document["path"].as_str().unwrap().ends_with(&parts[0]));
+    }
+    server.state().files.remove(1);
+    Setup::new(&server.endpoint).fails(&["pull", REPO], &[&parts[1], "is missing"]);
+}
+
+#[test]
 fn a_plain_file_server_will_do() {
     let server = Server::new(small_model());
     server.state().plain = true;
