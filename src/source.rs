@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
-use crate::hub::{Hub, HubId};
+use crate::hub::{self, Hub, HubId};
 use crate::json::read_json;
 use crate::text::Text;
 use crate::weights::peft::{self, Peft};
@@ -29,6 +29,8 @@ const OUTPUT: &str = "lm_head.weight";
 pub struct ModelSource {
     /// The folder or file in which the model was found.
     pub path: PathBuf,
+    /// The hub id by which it was opened, if it was; of an adapter, that of its base.
+    pub id: Option<HubId>,
     /// The model's shape.
     pub arch: Arch,
     /// The content of config.json, or what it would be.
@@ -57,7 +59,7 @@ impl ModelSource {
     /// There is nothing of that name; files are missing, truncated or contradict one another; the architecture is
     /// unknown.
     pub fn open(path: &Path) -> Result<ModelSource> {
-        open(path, None)
+        open(path, How { network: None, base: None })
     }
 
     /// Does what [`ModelSource::open`] does, but fetches a hub id that is not in the cache, and tells the observer.
@@ -65,7 +67,16 @@ impl ModelSource {
     /// # Errors
     /// As [`ModelSource::open`] and [`crate::hub::Hub::pull`].
     pub fn open_or_fetch(path: &Path, observer: &dyn Observer) -> Result<ModelSource> {
-        open(path, Some(observer))
+        open(path, How { network: Some(observer), base: None })
+    }
+
+    /// Does what [`ModelSource::open_or_fetch`] does, but takes `base` for the base of an adapter, whatever model that
+    /// names.
+    ///
+    /// # Errors
+    /// As [`ModelSource::open_or_fetch`].
+    pub fn open_over(path: &Path, base: &Path, observer: &dyn Observer) -> Result<ModelSource> {
+        open(path, How { network: Some(observer), base: Some(base) })
     }
 
     /// The model's tokenizer and chat template.
@@ -217,13 +228,21 @@ impl ModelSource {
     }
 }
 
-/// Opens a model; a given observer allows the network.
-fn open(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
-    let path = resolve(path, network)?;
-    if is_adapter(&path) {
-        return open_adapter(&path, network);
+/// How a model is opened.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    /// Allows the network, and is told what is fetched.
+    network: Option<&'a dyn Observer>,
+    /// The base of an adapter, if another one than the adapter names.
+    base: Option<&'a Path>,
+}
+
+fn open(path: &Path, how: How) -> Result<ModelSource> {
+    let found = resolve(path, how.network)?;
+    if is_adapter(&found) {
+        return open_adapter(&found, how);
     }
-    open_base(&path)
+    open_base(&found, HubId::of_path(path))
 }
 
 /// Follows hub ids, run folders and pointers to a model folder or file.
@@ -281,13 +300,14 @@ fn is_adapter(path: &Path) -> bool {
     path.join(peft::CONFIG).is_there() && !whole
 }
 
-fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSource> {
+fn open_adapter(path: &Path, how: How) -> Result<ModelSource> {
     let adapter = peft::open(path)?;
-    let base = resolve(&base_of(path, &adapter)?, network)?;
+    let named = how.base.map_or_else(|| base_of(path, &adapter), |base| Ok(base.to_path_buf()))?;
+    let base = resolve(&named, how.network)?;
     if is_adapter(&base) {
         return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
     }
-    let mut source = open_base(&base)?;
+    let mut source = open_base(&base, HubId::of_path(&named))?;
     source.adapter = Some(adapter.adapter(path, &source.arch)?);
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
     if let Some(text) = Text::open(path)? {
@@ -297,9 +317,9 @@ fn open_adapter(path: &Path, network: Option<&dyn Observer>) -> Result<ModelSour
     Ok(source)
 }
 
-fn open_base(path: &Path) -> Result<ModelSource> {
+fn open_base(path: &Path, id: Option<HubId>) -> Result<ModelSource> {
     let source = if path.is_folder() { open_folder(path)? } else { open_gguf(path)? };
-    source.checked()
+    ModelSource { id, ..source }.checked()
 }
 
 fn open_folder(path: &Path) -> Result<ModelSource> {
@@ -315,6 +335,7 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
     let text = Text::open(path)?;
     Ok(ModelSource {
         path: path.to_path_buf(),
+        id: None,
         arch,
         config,
         generation_config,
@@ -332,6 +353,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
     let text = gguf_tokenizer::text(path, &model.gguf)?;
     Ok(ModelSource {
         path: path.to_path_buf(),
+        id: None,
         arch,
         config: model.config,
         generation_config: Some(model.generation_config),
@@ -343,19 +365,43 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
     })
 }
 
-/// The base of the adapter in `folder`: a path if something is there, otherwise a hub id.
+/// The base of the adapter in `folder`. Tried in turn: what it names, as a path from the working folder and from the
+/// adapter, or as a hub id that is in the cache; the first model of the run that the adapter lies in; a hub id.
 fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
-    let path = folder.join(&adapter.base);
-    if !adapter.base.is_empty() && path.is_there() {
-        return Ok(path);
+    let named = Path::new(&adapter.base);
+    let written = [named.to_path_buf(), folder.join(named)];
+    let there: Vec<&PathBuf> = written.iter().filter(|path| !adapter.base.is_empty() && path.is_there()).collect();
+    if let Some(path) = there.iter().find(|path| is_model(path)) {
+        return Ok(path.to_path_buf());
     }
     let revision = adapter.revision.as_ref().map_or(String::new(), |r| format!("@{r}"));
-    let id = HubId::parse(&format!("{}{revision}", adapter.base)).map_err(|_| {
-        let what = format!("base_model_name_or_path is {:?}", adapter.base);
-        let expected = "expected a model, absolute or relative to the adapter, or a hub id";
+    let id = HubId::parse(&format!("{}{revision}", adapter.base));
+    let cached = |id: &HubId| Hub::from_env().is_ok_and(|hub| hub.find(id, None).is_ok());
+    if let Some(id) = id.as_ref().ok().filter(|id| cached(id)) {
+        return Ok(PathBuf::from(id.to_string()));
+    }
+    let first = folder.parent().unwrap_or(folder).join("M0");
+    if is_model(&first) && first != folder {
+        return Ok(first);
+    }
+    // What is there but is no model tells better what is wrong than what is not there.
+    if let Some(path) = there.last() {
+        return Ok(path.to_path_buf());
+    }
+    id.map(|id| PathBuf::from(id.to_string())).map_err(|_| {
+        let what = format!("base_model_name_or_path is {:?}, which is not there", adapter.base);
+        let expected = "expected a model, absolute or relative, or a hub id; name its base with --base M";
         Error::file(folder.join(peft::CONFIG), format!("{what}; {expected}"))
-    })?;
-    Ok(PathBuf::from(id.to_string()))
+    })
+}
+
+/// Whether a path looks like a model: a file, or a folder that holds or points to one.
+fn is_model(path: &Path) -> bool {
+    let holds = |file: &str| path.join(file).is_there();
+    path.is_regular_file()
+        || holds("config.json")
+        || holds(SOURCE_FILE)
+        || newest_model(path).is_ok_and(|m| m.is_some())
 }
 
 /// Writes a model folder in which all but the weights is taken from `like`. Matrices are written in `dtype`, vectors in
@@ -370,13 +416,27 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
     save::save_trained(folder, &parts)
 }
 
-/// Writes a folder that PEFT loads; it appears whole or not at all. It holds the adapter's tensors in `dtype`, and the
-/// path and tokenizer of `base`.
+/// Writes a folder that PEFT loads; it appears whole or not at all. It holds the adapter's tensors in `dtype`, the
+/// tokenizer of `base`, and its name: the hub id that it was opened by, or its absolute path.
 ///
 /// # Errors
 /// A value is beyond the range of `dtype`; errors of the file system.
 pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
-    peft::save_adapter(folder, &base.path, base.text.as_ref(), adapter, dtype)
+    peft::save_adapter(folder, &peft_base(base)?, base.text.as_ref(), adapter, dtype)
+}
+
+/// How an adapter names its base: by the hub id that it was opened by, or else by its absolute path.
+fn peft_base(base: &ModelSource) -> Result<peft::Base> {
+    match &base.id {
+        Some(HubId { repo, revision, file }) => {
+            let name = file.as_ref().map_or_else(|| repo.clone(), |file| format!("{repo}/{file}"));
+            Ok(peft::Base { name, revision: Some(revision.clone()).filter(|name| name != hub::MAIN) })
+        }
+        None => {
+            let path = disk::canonicalize(&base.path).map_err(Error::io(&base.path))?;
+            Ok(peft::Base { name: path.to_string_lossy().into_owned(), revision: None })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -384,9 +444,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_adapters_base_is_a_path_or_a_hub_id() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let base = |document| base_of(folder, &peft::read(&document).ok().unwrap());
+    fn an_adapters_base_is_looked_for_in_turn() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = run.path().join("M2");
+        std::fs::create_dir(&folder).unwrap();
+        let base = |document| base_of(&folder, &peft::read(&document).ok().unwrap());
         let document = |base: &str, revision| {
             serde_json::json!({
                 "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",
@@ -394,8 +456,16 @@ mod tests {
             })
         };
         assert_eq!(base(document("org/name", Some("v2"))).unwrap(), Path::new("org/name@v2"));
-        assert_eq!(base(document(".", None)).unwrap(), folder.join("."));
         let error = base(document("./no/such", None)).unwrap_err().to_string();
         assert!(error.contains("./no/such") && error.contains("adapter_config.json"), "{error}");
+        // The working folder of a test is the crate's.
+        let golden = "tests/golden/llama";
+        assert_eq!(base(document(golden, None)).unwrap(), Path::new(golden));
+        std::fs::create_dir(run.path().join("M0")).unwrap();
+        std::fs::write(run.path().join("M0").join(SOURCE_FILE), "{\"path\": \"x\"}").unwrap();
+        for lost in ["./no/such", "org/name", ""] {
+            assert_eq!(base(document(lost, None)).unwrap(), run.path().join("M0"));
+        }
+        assert_eq!(base(document("../M0", None)).unwrap(), folder.join("../M0"));
     }
 }

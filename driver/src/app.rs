@@ -73,10 +73,23 @@ impl App {
     /// Finds a model's files, and fetches them if they are a hub id's and not in the cache. Tells what is odd about
     /// them.
     pub(crate) fn source(&self, path: &Path) -> Result<ModelSource> {
-        let source = ModelSource::open_or_fetch(path, &self.progress)?;
+        let source = match &self.common.base {
+            Some(base) => ModelSource::open_over(path, base, &self.progress)?,
+            None => ModelSource::open_or_fetch(path, &self.progress)?,
+        };
         source.warnings.iter().for_each(|w| self.progress.note(&format!("warning: {w}")));
         let args: Map<String, Value> = self.common.template_arg.iter().cloned().collect();
         Ok(if args.is_empty() { source } else { source.with_template_args(&args) })
+    }
+
+    /// Says how PEFT opens the base of an adapter that was written, where its name alone does not do.
+    pub(crate) fn tell_base(&self, base: &ModelSource) {
+        let file = base.path.file_name().filter(|_| base.path.extension().is_some_and(|e| e == "gguf"));
+        let (Some(folder), Some(file)) = (base.path.parent(), file) else { return };
+        self.progress.note(&format!(
+            "PEFT cannot open the adapter by its base's name, which is a GGUF file: first load the base, \
+             AutoModelForCausalLM.from_pretrained({folder:?}, gguf_file={file:?}), then PeftModel.from_pretrained(base, …)"
+        ));
     }
 
     /// Writes one line to stdout.

@@ -3,6 +3,7 @@
 use clap::Args;
 use clap::error::ErrorKind;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Flags that every command takes.
 #[derive(Args)]
@@ -31,6 +32,10 @@ pub(crate) struct Common {
     /// be given several times
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = variable)]
     pub(crate) template_arg: Vec<(String, Value)>,
+    /// The base of a PEFT folder, where the one that it names is elsewhere (default: what it names, else M0 of the run
+    /// that it lies in)
+    #[arg(long, global = true, value_name = "M")]
+    pub(crate) base: Option<PathBuf>,
     /// Print one JSON document on stdout and nothing else
     #[arg(long, global = true)]
     pub(crate) json: bool,

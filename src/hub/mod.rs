@@ -20,7 +20,7 @@ use crate::{Error, Observer, Result};
 use cache::Cache;
 
 /// The revision that is meant when an id names none.
-const MAIN: &str = "main";
+pub(crate) const MAIN: &str = "main";
 
 /// A model of the hub as the user names it: `ORG/NAME`, or `ORG/NAME/FILE.gguf` in a repository of GGUF files; either
 /// may end with `@REVISION` (a branch, a tag or a commit).

@@ -9,7 +9,6 @@ use super::save;
 use super::tensors::Weights;
 use crate::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use crate::arch::{Arch, Dtype, NamedTensor, first_unusable, unusable};
-use crate::disk;
 use crate::json::{read_json, write_json};
 use crate::text::Text;
 use crate::{Error, Result};
@@ -46,6 +45,14 @@ pub(crate) struct Peft {
     /// The revision of a hub id.
     pub(crate) revision: Option<String>,
     config: LoraConfig,
+}
+
+/// How a written adapter names its base.
+pub(crate) struct Base {
+    /// A hub id, or an absolute path.
+    pub(crate) name: String,
+    /// The revision of a hub id, where it is not the main one.
+    pub(crate) revision: Option<String>,
 }
 
 /// Reads `folder`'s adapter_config.json.
@@ -185,17 +192,17 @@ impl Peft {
 /// A value is beyond the range of `dtype`; errors of the file system.
 pub(crate) fn save_adapter(
     folder: &Path,
-    base: &Path,
+    base: &Base,
     text: Option<&Text>,
     adapter: &Adapter,
     dtype: Dtype,
 ) -> Result<()> {
-    let path = disk::canonicalize(base).map_err(Error::io(base))?;
     let c = &adapter.config;
     let mut entries: Map<String, Value> = [
         ("peft_type", json!("LORA")),
         ("task_type", json!("CAUSAL_LM")),
-        ("base_model_name_or_path", json!(path)),
+        ("base_model_name_or_path", json!(base.name)),
+        ("revision", json!(base.revision)),
         ("r", json!(c.rank)),
         ("lora_alpha", json!(c.alpha)),
         // As short as an f32 can be told, not its digits as an f64.

@@ -79,6 +79,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                 "--merge and --format peft exclude each other: a merged adapter is one with the weights"
             );
             save_adapter(&args.out, &source, adapter, dtype)?;
+            app.tell_base(&source);
             adapter.tensors.len()
         }
         (Format::Peft, None) => bail!("{model}: has no adapter, so there is nothing to write as a PEFT folder"),

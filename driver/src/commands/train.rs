@@ -377,7 +377,11 @@ impl Start {
             return Ok(());
         }
         match model.adapter(&gpu)? {
-            Some(adapter) => Ok(save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?),
+            Some(adapter) => {
+                save_adapter(&args.out, &self.source, &adapter, Dtype::F32)?;
+                app.tell_base(&self.source);
+                Ok(())
+            }
             None => Ok(save_model(&args.out, &self.source, &model.tensors(&gpu)?, model.dtype())?),
         }
     }
