@@ -1,6 +1,7 @@
 //! The ways in which a score is read out of a model, and what they are set to.
 
-use super::{NoScore, ScorePattern, parse_score};
+use super::parse::{Openings, Reading, read_score};
+use super::{NoScore, ScorePattern};
 use crate::generate::Sampling;
 use crate::settings::{Takes, settings};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,17 @@ settings! {
 }
 
 impl ModelJudgeSettings {
-    pub(super) fn parse(&self, verdict: &str) -> std::result::Result<f64, NoScore> {
-        self.pattern.as_ref().map_or_else(|| parse_score(verdict), |pattern| pattern.read(verdict))
+    /// Reads a verdict under a prompt that begins its parts with these words. `in_thought`: whether the prompt left a
+    /// thought open. A pattern of one's own reads the whole text as it is.
+    pub(super) fn parse(
+        &self,
+        verdict: &str,
+        openings: &Openings,
+        in_thought: bool,
+    ) -> std::result::Result<Reading, NoScore> {
+        match &self.pattern {
+            Some(pattern) => pattern.reading(verdict),
+            None => read_score(verdict, openings, in_thought),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The model as its own judge, in a mode that the user chooses.
 
+use super::parse::{Openings, Reading};
 use super::{Item, Judge, Mode, ModelJudgeSettings, Template, Templates, Verdict};
 use super::{marks, probability, sampled, template};
 use crate::generate::Engine;
@@ -124,6 +125,19 @@ pub struct ModelJudge<'a> {
     pub settings: ModelJudgeSettings,
 }
 
+impl ModelJudge<'_> {
+    /// The score in the text of a verdict, and where its reasons stand.
+    pub(crate) fn reading(&self, text: &str) -> Option<Reading> {
+        if !self.mode.writes() {
+            return None;
+        }
+        // Whether a prompt ends inside a thought depends on the chat template, not on what is asked.
+        let prompt = self.templates.additive.encode(self.language, "").ok()?;
+        let in_thought = sampled::begins_in_thought(self.language, &prompt).ok()?;
+        self.settings.parse(text, &Openings::of(&self.templates.additive.text), in_thought).ok()
+    }
+}
+
 impl Judge for ModelJudge<'_> {
     fn name(&self) -> &str {
         self.mode.name()
@@ -139,7 +153,7 @@ impl Judge for ModelJudge<'_> {
     }
 
     fn read(&self, text: &str) -> Option<f64> {
-        self.mode.writes().then(|| self.settings.parse(text).ok()).flatten()
+        self.reading(text).map(|reading| reading.value)
     }
 
     fn judge(&self, engine: &mut dyn Engine, items: &[Item], observer: &dyn Observer) -> Result<Vec<Verdict>> {

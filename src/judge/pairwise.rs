@@ -1,8 +1,9 @@
 //! Two answers side by side, judged in both orders, because judges prefer a place as well as an answer.
 
+use super::parse::{Openings, read_choice};
 use super::probability::either;
 use super::sampled::write;
-use super::{ModelJudgeSettings, Template, Verdict, parse_choice};
+use super::{ModelJudgeSettings, Template, Verdict};
 use crate::generate::Engine;
 use crate::rng::{halves, record_id};
 use crate::text::Language;
@@ -83,7 +84,11 @@ impl<'a> PairwiseJudge<'a> {
             }
         }
         let verdicts = match &self.sampled {
-            Some(settings) => write(engine, self.language, &asked, settings, &parse_choice, observer)?,
+            Some(settings) => {
+                let openings = Openings::of(&self.template.text);
+                let parse = |verdict: &str, in_thought| read_choice(verdict, &openings, in_thought);
+                write(engine, self.language, &asked, settings, &parse, observer)?
+            }
             None => {
                 let prompts = asked.into_iter().map(|(_, prompt)| prompt).collect();
                 either(engine, self.language, prompts, ["A", "B"], 1.0, observer)?

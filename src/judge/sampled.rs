@@ -1,5 +1,6 @@
 //! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
 
+use super::parse::{Openings, leaves_thought_open};
 use super::{Item, ModelJudgeSettings, NoScore, Template, Verdict};
 use crate::generate::Engine;
 use crate::generate::{Request, Settings};
@@ -20,17 +21,25 @@ pub(super) fn judge(
         .iter()
         .map(|item| Ok((item.key, template.ids(language, item.question, item.answer)?)))
         .collect::<Result<Vec<_>>>()?;
-    write(engine, language, &asked, settings, &|verdict| settings.parse(verdict), observer)
+    let openings = Openings::of(&template.text);
+    let parse = |verdict: &str, in_thought| settings.parse(verdict, &openings, in_thought).map(|reading| reading.value);
+    write(engine, language, &asked, settings, &parse, observer)
+}
+
+/// Whether a thought is open where a prompt ends, as some chat templates leave it.
+pub(super) fn begins_in_thought(language: &dyn Language, prompt: &[u32]) -> Result<bool> {
+    // The tag is short, and what stands before it is the answer that is judged.
+    Ok(leaves_thought_open(&language.decode(&prompt[prompt.len().saturating_sub(16)..])?))
 }
 
 /// Writes K verdicts for each (key, prompt). Those that do not parse are drawn again, at most `retries` times; the
-/// score is the mean of those that do.
+/// score is the mean of those that do. `parse` is told whether the verdict begins inside a thought.
 pub(super) fn write(
     engine: &mut dyn Engine,
     language: &dyn Language,
     asked: &[(u64, Vec<u32>)],
     settings: &ModelJudgeSettings,
-    parse: &dyn Fn(&str) -> std::result::Result<f64, NoScore>,
+    parse: &dyn Fn(&str, bool) -> std::result::Result<f64, NoScore>,
     observer: &dyn Observer,
 ) -> Result<Vec<Verdict>> {
     let draw = Settings {
@@ -72,7 +81,7 @@ pub(super) fn write(
                 let text = language.decode(&output.tokens[..end])?;
                 let verdict = &mut verdicts[i];
                 verdict.tokens += output.tokens.len();
-                match parse(&text) {
+                match parse(&text, begins_in_thought(language, &asked[i].1)?) {
                     Ok(score) => scores[i].push(score),
                     Err(why) => {
                         verdict.unparsed += 1;

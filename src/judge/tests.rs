@@ -151,6 +151,32 @@ fn sampled_averages_what_parses_and_draws_the_rest_again() {
 }
 
 #[test]
+fn a_verdict_ends_with_its_turn_and_begins_behind_its_thought() {
+    let score = |template: &str, pattern: Option<ScorePattern>, verdict: &str| {
+        let language = Letters { context: 10_000 };
+        let settings = ModelJudgeSettings { samples: 1, retries: 0, pattern, ..ModelJudgeSettings::default() };
+        let additive = Template { text: template.into(), raw: true };
+        let templates = Templates { additive, ..Templates::default() };
+        let judge = ModelJudge { mode: Mode::Sampled, language: &language, templates, settings };
+        let write = |_: &str, _: u64, _: &Settings| written(verdict);
+        let mut engine = Played { write: &write, score: &no_score, asked: RefCell::default() };
+        let item = Item { key: 1, question: "q", answer: "good" };
+        let judged = judge.judge(&mut engine, &[item], &Silent).unwrap()[0].score;
+        assert_eq!(judge.read(verdict), judged, "{template:?}, {verdict:?}");
+        judged
+    };
+    let plain = "Grade this essay for a pupil: {{ answer }}\n";
+    let thinks = "Grade this essay for a pupil: {{ answer }}\n<think>\n";
+    assert_eq!(score(plain, None, "Score: 2\nGrade this essay for a pupil: bad\nScore: 5"), Some(2.0));
+    assert_eq!(score(plain, None, "Perhaps\nScore: 5\n"), Some(5.0));
+    assert_eq!(score(thinks, None, "Perhaps\nScore: 5\n"), None);
+    assert_eq!(score(thinks, None, "Perhaps\nScore: 5\n</think>\nScore: 2"), Some(2.0));
+    // A pattern of one's own reads what it says, wherever it stands.
+    let any = ScorePattern::new("([0-9])/8", [0.0, 8.0]).unwrap();
+    assert_eq!(score(thinks, Some(any), "Score: 1. It is 4/8\n### User: hi"), Some(2.5));
+}
+
+#[test]
 fn expected_is_the_mean_over_the_digits() {
     let score = |prompt: &str, completion: &[u32]| {
         assert!(prompt.ends_with("\n>Score: "), "{prompt:?}");

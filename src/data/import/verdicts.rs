@@ -3,7 +3,7 @@
 
 use super::{Lesson, Question, lesson};
 use crate::generate::Engine;
-use crate::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, Templates, parse_score};
+use crate::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, Templates};
 use crate::rng::record_id;
 use crate::text::Language;
 use crate::{Observer, Result};
@@ -64,10 +64,11 @@ pub fn write(
             }
             written.agreed += 1;
             for ((a, v), mean) in q.answers.iter().zip(&mine).zip(&scores) {
-                let parsed = v.texts.iter().filter_map(|t| Some((t, parse_score(t).ok()?)));
-                let nearest = parsed.min_by(|a, b| (a.1 - mean).abs().total_cmp(&(b.1 - mean).abs()));
-                if let Some((text, score)) = nearest {
-                    written.lessons.push(lesson(&templates.additive, q, a, justification(text), score)?);
+                let parsed = v.texts.iter().filter_map(|t| Some((t, judge.reading(t)?)));
+                let nearest = parsed.min_by(|a, b| (a.1.value - mean).abs().total_cmp(&(b.1.value - mean).abs()));
+                if let Some((text, reading)) = nearest {
+                    let why = justification(&text[reading.reasons]);
+                    written.lessons.push(lesson(&templates.additive, q, a, why, reading.value)?);
                 }
             }
         }
@@ -81,10 +82,9 @@ fn ordered(q: &Question, scores: &[f64]) -> bool {
     scored().all(|(a, x)| scored().filter(|(b, _)| b.rank > a.rank).all(|(_, y)| x > y))
 }
 
-/// The text before the last `Score:`, without the marks of emphasis that belong to that word.
-fn justification(verdict: &str) -> Option<&str> {
-    let at = verdict.to_ascii_lowercase().rfind("score")?;
-    let why = verdict[..at].trim_end_matches(|c: char| c.is_whitespace() || "*_#`".contains(c)).trim_start();
+/// The text before a score, without the marks of emphasis that belong to the score.
+fn justification(reasons: &str) -> Option<&str> {
+    let why = reasons.trim_end_matches(|c: char| c.is_whitespace() || "*_#`".contains(c)).trim_start();
     Some(why).filter(|why| !why.is_empty())
 }
 
@@ -163,8 +163,21 @@ mod tests {
 
     #[test]
     fn a_justification_ends_before_the_score() {
-        assert_eq!(justification("It is good.\n**Score: 4**"), Some("It is good."));
-        assert_eq!(justification("Scores high. Score: 3"), Some("Scores high."));
-        assert_eq!(justification("Score: 3"), None);
+        let judge = ModelJudge {
+            mode: Mode::Sampled,
+            language: &WorldText,
+            templates: Templates::default(),
+            settings: ModelJudgeSettings::default(),
+        };
+        for (verdict, why) in [
+            ("It is good.\n**Score: 4**", Some("It is good.")),
+            ("Scores high. Score: 3", Some("Scores high.")),
+            ("Score: 3", None),
+            ("<think>Score: 1?</think>\nIt is good.\n### Score\n4\nUser: Score: 2", Some("It is good.")),
+            ("Good.\nScore: 4\nA perfect score: 5 needs sources.", Some("Good.")),
+        ] {
+            let reading = judge.reading(verdict).unwrap();
+            assert_eq!(justification(&verdict[reading.reasons]), why, "{verdict:?}");
+        }
     }
 }
