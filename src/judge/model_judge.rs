@@ -131,8 +131,8 @@ impl ModelJudge<'_> {
         if !self.mode.writes() {
             return None;
         }
-        // Whether a prompt ends inside a thought depends on the chat template, not on what is asked.
-        let prompt = self.templates.additive.encode(self.language, "").ok()?;
+        // Whether a prompt ends inside a thought depends on the templates, not on what is asked.
+        let prompt = self.templates.additive.ids(self.language, "", "").ok()?;
         let in_thought = sampled::begins_in_thought(self.language, &prompt).ok()?;
         self.settings.parse(text, &Openings::of(&self.templates.additive.text), in_thought).ok()
     }
