@@ -100,8 +100,8 @@ fn tags(lower: &str) -> Vec<Tag<'_>> {
 /// Whether a mark opens a thought, its name and its length.
 fn mark(rest: &str) -> Option<(bool, &str, usize)> {
     MARKS.iter().find_map(|(open, close)| {
-        let closes = rest.starts_with(close).then(|| (false, *open, close.len()));
-        rest.starts_with(open).then(|| (true, *open, open.len())).or(closes)
+        let closes = rest.starts_with(close).then_some((false, *open, close.len()));
+        rest.starts_with(open).then_some((true, *open, open.len())).or(closes)
     })
 }
 
@@ -290,7 +290,8 @@ fn begins_turn(line: &str, scored: bool) -> bool {
     let example = words.first().is_some_and(|w| w.starts_with("example")) && words.len() <= 2;
     let numbered = example && words.get(1).is_some_and(|w| w.parse::<u32>().is_ok());
     let speaker = |w: &String| among("user human system assistant model", w);
-    let alone = !bare.contains(' ') && words.len() == 1 && words.iter().all(speaker);
+    let single = !bare.contains(' ') && words.len() == 1 && words.iter().all(speaker);
+    let alone = single || (scored && all && words.len() <= 2 && bare.len() < 30);
     let tagged = |names: &str| {
         let inner = line.strip_prefix('<').map(|inner| inner.get(..20).unwrap_or(inner).to_lowercase());
         inner.is_some_and(|inner| {
@@ -305,7 +306,7 @@ fn begins_turn(line: &str, scored: bool) -> bool {
     }
     let headed = colon.is_some() && words.len() <= 3 && all;
     let closed = colon.is_some() || bare.trim_end_matches(['*', '_', ']']).ends_with(char::is_alphanumeric);
-    !listed && (headed || alone || (closed && (numbered || (example && scored))))
+    (scored || !listed) && (headed || alone || (closed && (numbered || (example && scored))))
 }
 
 /// Where a new turn begins within a line.

@@ -312,7 +312,7 @@ fn tail(t: &[Token], from: usize, value: f64, strict: bool) -> Option<Outcome> {
                 i += 2;
             }
             Kind::Mark('(' | '[') => {
-                let Some(end) = closing(t, i) else { return None };
+                let end = closing(t, i)?;
                 if let Some(why) = remark(&t[i + 1..end], value) {
                     return Some(Broken(why));
                 }
@@ -433,7 +433,8 @@ fn remark(t: &[Token], value: f64) -> Option<NoScore> {
             None => (next == t.len() && !same(n, value)).then_some(NoScore::Unequal),
         };
     }
-    if first.one_of(DOUBT) && t.iter().any(|token| token.amount().is_some()) {
+    let doubts = first.one_of(DOUBT) || t.iter().any(|token| token.one_of("maybe perhaps possibly closer leaning"));
+    if doubts && t.iter().any(|token| token.amount().is_some()) {
         return Some(NoScore::NoNumber);
     }
     if first.is('/') || first.one_of(SCALE) || t.iter().any(|token| token.one_of(RANGE)) {
