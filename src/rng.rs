@@ -57,14 +57,17 @@ pub fn fnv(bytes: &[u8]) -> u64 {
     hash.0
 }
 
-struct Fnv(u64);
+/// The hash that [`fnv`] gives of all bytes that are written one after another.
+pub(crate) struct Fnv(pub(crate) u64);
 
 impl Fnv {
-    fn new() -> Self {
+    /// The hash of no bytes.
+    pub(crate) fn new() -> Self {
         Self(0xCBF2_9CE4_8422_2325)
     }
 
-    fn write(&mut self, bytes: &[u8]) {
+    /// Goes on with more bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
         }

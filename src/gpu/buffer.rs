@@ -162,7 +162,7 @@ impl Gpu {
         let fits = ld.zip(bytes).filter(|(_, bytes)| *bytes as u64 <= limit);
         let Some((ld, bytes)) = fits.map(|(ld, bytes)| (ld, bytes as u64)) else {
             return Err(Error::OutOfMemory(format!(
-                "a buffer of {} is needed and {} binds at most {}",
+                "a buffer of {} MiB is needed and {} binds at most {} MiB",
                 // As a product of floats, which does not overflow.
                 mib((4.0 * rows as f64 * cols as f64) as u64),
                 self.info().name,
@@ -174,8 +174,8 @@ impl Gpu {
         let room = self.0.memory.map_or(u64::MAX, |cap| cap.saturating_sub(live));
         if bytes > room {
             return Err(Error::OutOfMemory(format!(
-                "{} are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory (`plan` \
-                 says what fits)",
+                "{} MiB are in use, {} more are needed and the cap is {}; use a smaller batch or raise --memory \
+                 (`plan` says what fits)",
                 mib(live),
                 mib(bytes),
                 mib(live + room)
@@ -363,7 +363,7 @@ fn check_values<T>([rows, cols]: [usize; 2], data: &[T]) -> Result<()> {
     Err(Error::Bug(format!("{} values of {} bytes do not make a tensor [{rows}, {cols}]", data.len(), size_of::<T>())))
 }
 
-/// Bytes as a person reads them.
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
+/// Bytes as a person reads them, in MiB.
+pub fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }

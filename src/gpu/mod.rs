@@ -18,6 +18,7 @@ mod units;
 mod widen;
 
 pub use adapter::{DeviceInfo, list};
+pub use buffer::mib;
 pub(crate) use buffer::{Tensor, pad4};
 pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
@@ -130,8 +131,8 @@ setters! {
         /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike
         /// (slower).
         invariant: bool;
-        /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the adapter
-        /// has none. `invariant` leaves no product to them.
+        /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the
+        /// adapter has none. `invariant` leaves no product to them.
         matrix_units: bool;
         /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
         block: Option<u64>;

@@ -1,7 +1,7 @@
 //! Where the time goes, kernel by kernel: with [`super::Options::profile`] every launch is a pass of its own between
 //! two timestamps.
 
-use super::record::{Plan, Step};
+use super::record::{Plan, Recorded};
 use super::{Cost, Gpu, Variant, lock};
 use crate::clock;
 use crate::clock::Instant;
@@ -93,7 +93,7 @@ impl State {
         State { known: HashMap::new(), kernels: Vec::new(), spans: Vec::new(), began: clock::now() }
     }
 
-    fn number(&mut self, step: &Step) -> usize {
+    fn number(&mut self, step: &Recorded) -> usize {
         let (name, entry, variant, cost) = (step.key.name, step.key.entry, step.key.variant, step.cost);
         let kind = (name, entry, variant, [cost.flops.to_bits(), cost.bytes.to_bits()]);
         *self.known.entry(kind).or_insert_with(|| {

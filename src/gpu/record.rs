@@ -58,7 +58,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) cost: Cost,
 }
 
-pub(super) struct Step {
+pub(super) struct Recorded {
     pub(super) source: &'static Source,
     pub(super) key: PipelineKey,
     pipeline: Arc<Pipeline>,
@@ -70,7 +70,7 @@ pub(super) struct Step {
 /// A list of launches that was not yet submitted.
 pub(crate) struct Recorder<'g> {
     gpu: &'g Gpu,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Recorded>,
     pub(super) params: Vec<u8>,
     counted: Counted,
     form: Form,
@@ -153,7 +153,7 @@ impl<'g> Recorder<'g> {
         }
         params::append(&mut self.params, l.params);
         self.params.resize((self.steps.len() + 1) * SLOT, 0);
-        self.steps.push(Step {
+        self.steps.push(Recorded {
             source: l.source,
             key,
             pipeline,
@@ -211,7 +211,7 @@ impl<'g> Recorder<'g> {
 
 /// A compiled recording. The tensors it reads and writes between runs must be kept alive by its owner.
 pub(crate) struct Plan {
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Recorded>,
     groups: Vec<wgpu::BindGroup>,
     counted: Counted,
 }

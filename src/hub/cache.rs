@@ -102,7 +102,7 @@ impl RepoFolder {
         }
         let path = self.root.join("refs").join(revision);
         make_folder(path.parent())?;
-        crate::weights::write_file(&path, commit.as_bytes())
+        crate::durable::write_file(&path, commit.as_bytes())
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) struct Rates {
 
 /// Which part of the model a block of weights is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct Origin {
     /// The parameter's number.
     pub parameter: usize,
     /// The block's first column, a multiple of 4.
@@ -172,7 +172,7 @@ pub(crate) fn step(
     rec: &mut Recorder,
     rates: &Rates,
     (grad, norm): (&Tensor, &Tensor),
-    (block, part): (&Block, Part),
+    (block, part): (&Block, Origin),
     moments: Moments,
 ) -> Result<()> {
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(rates.step as f64);
@@ -312,8 +312,8 @@ impl Moment8 {
     }
 }
 
-fn whole(cols: usize) -> Part {
-    Part { cols, ..Part::default() }
+fn whole(cols: usize) -> Origin {
+    Origin { cols, ..Origin::default() }
 }
 
 /// Compares the codes after a step with those of the host, of moments that decay by `beta`; all `[rows, pad4(cols)]`.
@@ -434,7 +434,7 @@ fn cases() -> Vec<Case> {
             let rates = Rates { lr: 0.01, betas: [0.9, 0.98], eps: 1e-8, weight_decay: 0.1, step: 7, seed: 3 << 40 };
             let moments = if bits8 { Moments::Bits8([&m, &v], &codes) } else { Moments::F32([&m, &v]) };
             for (_, block) in w.blocks() {
-                let part = Part { parameter: 11, ..whole(cols) };
+                let part = Origin { parameter: 11, ..whole(cols) };
                 step(&mut t.rec, &rates, (&g, &norm), (block, part), moments)?;
                 if let Block::Half { words, .. } = block {
                     t.expect_words("w", words, || {
@@ -529,7 +529,7 @@ mod tests {
             for step in 1..=steps {
                 let rates = Rates { lr, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, step, seed: 9 };
                 let mut rec = gpu.record();
-                let part = Part { parameter: 3, first: 0, cols };
+                let part = Origin { parameter: 3, first: 0, cols };
                 let block = w.blocks().next().unwrap().1;
                 super::step(&mut rec, &rates, (&grad, &norm), (block, part), Moments::F32([&m, &v])).unwrap();
                 rec.submit().unwrap();

@@ -5,7 +5,7 @@ use super::case::{Case, Kernel, Trial};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
-use super::rope::{self, Place, Turn};
+use super::rope::{self, Rotary, Turn};
 use super::sizes::lanes;
 use super::way::{Traits, Way};
 use crate::gpu::Value::{Float, Size, Word};
@@ -43,7 +43,7 @@ struct Asked {
     rows: usize,
     /// Partial sums of a row.
     chunks: usize,
-    /// Where q and k turn within attention: the channels that turn, and the QK-norm as [`Place::norm`] has it.
+    /// Where q and k turn within attention: the channels that turn, and the QK-norm as [`Rotary::norm`] has it.
     turned: Option<(usize, Option<bool>)>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Ar
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub(crate) fn step(rec: &mut Recorder, raw: &Tensor, place: &Place, arena: &Arena, rows: &Rows) -> Result<Tensor> {
+pub(crate) fn step(rec: &mut Recorder, raw: &Tensor, place: &Rotary, arena: &Arena, rows: &Rows) -> Result<Tensor> {
     let heads = place.heads;
     let traits = Traits::of(rec);
     // 8 bindings have no room for sections of the angles.
@@ -132,7 +132,7 @@ fn attend(
     (qkv, heads): (&Tensor, Heads),
     arena: &Arena,
     rows: &Rows,
-    turns: Option<(&Place, &Turn)>,
+    turns: Option<(&Rotary, &Turn)>,
 ) -> Result<Tensor> {
     let (b, gpu, chunks) = (qkv.rows(), rec.gpu(), rows.chunks());
     heads.expect(qkv)?;
@@ -298,7 +298,7 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool)
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
         let turn = Turn::new(t.gpu, rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?, &vec![0; b])?;
         let weight = Gain { weight: &gain, plus_one: true };
-        let place = Place { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
+        let place = Rotary { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
         let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
         let all = |slot: &usize| (0..kv_heads).map(|kv| Arena::row(kv_heads, kv, *slot) as u32).collect::<Vec<_>>();
         let own = t.gpu.vector(&own.iter().flat_map(all).collect::<Vec<_>>())?;
@@ -413,7 +413,7 @@ mod tests {
                 let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
                 let turn = Turn::new(&gpu, angle, &[0]).unwrap();
-                let place = Place { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
+                let place = Rotary { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
                 let (raw, mut rec) = (gpu.zeros(1, heads.width()).unwrap(), gpu.record());
                 step(&mut rec, &raw, &place, &arena, &rows).unwrap();
                 let fused = gpu.has_lanes() && head_dim == 64;

@@ -83,7 +83,7 @@ fn chunks(tiles: &Tiles, heads: Heads, most: usize) -> Vec<Chunk> {
 }
 
 /// What all launches over one mask share.
-struct Work<'a> {
+struct TiledMask<'a> {
     qkv: &'a Tensor,
     heads: Heads,
     mask: &'a Mask,
@@ -93,20 +93,20 @@ struct Work<'a> {
 /// Rows that a product reads or writes: a tensor, and the vec4 of a row before its first head.
 type Rows<'a> = (&'a Tensor, usize);
 
-impl<'a> Work<'a> {
+impl<'a> TiledMask<'a> {
     /// With its chunks of at most so many tiles of a head, and the most tiles that one of them has.
     fn in_chunks(
         gpu: &Gpu,
         (qkv, heads): (&'a Tensor, Heads),
         mask: &'a Mask,
         most: usize,
-    ) -> Result<(Work<'a>, Vec<Chunk>, usize)> {
+    ) -> Result<(TiledMask<'a>, Vec<Chunk>, usize)> {
         heads.expect(qkv)?;
         mask.expect(qkv.rows())?;
         let tiles = mask.tiles(gpu)?;
         let chunks = chunks(tiles, heads, most);
         let rows = chunks.iter().map(|c| c.heads * c.tiles.len()).max().unwrap_or(0);
-        Ok((Work { qkv, heads, mask, tiles }, chunks, rows))
+        Ok((TiledMask { qkv, heads, mask, tiles }, chunks, rows))
     }
 
     fn launch(&self, rec: &mut Recorder, chunk: &Chunk, pass: &Pass) -> Result<()> {
@@ -230,7 +230,7 @@ pub(super) fn attend_in_chunks(
     out: &Attended,
     most: usize,
 ) -> Result<()> {
-    let (work, chunks, rows) = Work::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
+    let (work, chunks, rows) = TiledMask::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
     let (w, sum) = (rec.gpu().empty(rows, QUERIES * KEYS)?, rec.gpu().empty(1, qkv.rows() * heads.heads)?);
     let values = (heads.heads + heads.kv_heads) * heads.padded() / 4;
     for chunk in &chunks {
@@ -272,7 +272,7 @@ pub(super) fn backward_in_chunks(
     dqkv: &Tensor,
     most: usize,
 ) -> Result<()> {
-    let (work, chunks, rows) = Work::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
+    let (work, chunks, rows) = TiledMask::in_chunks(rec.gpu(), (qkv, heads), mask, most)?;
     let w = rec.gpu().empty(2 * rows, QUERIES * KEYS)?;
     let d4 = heads.padded() / 4;
     let (keys, values) = (heads.heads * d4, (heads.heads + heads.kv_heads) * d4);

@@ -1,13 +1,13 @@
 //! Launchers refuse shapes that would lead a kernel outside its buffers, before anything is recorded.
 
-use super::adamw::{self, Codes, Moments, Part, Rates};
+use super::adamw::{self, Codes, Moments, Origin, Rates};
 use super::arena::{Arena, PAGE, Rows};
 use super::embedding::{self, ByToken};
 use super::heads::Heads;
 use super::log_softmax::{self, Targets};
 use super::mask::{Attended, Mask};
 use super::rms_norm::{self, Gain, Norm};
-use super::rope::{self, Place, Turn};
+use super::rope::{self, Rotary, Turn};
 use super::sample::{self, Sampling, State};
 use super::weight::{Block, Weight};
 use super::{attention, attention_backward, attention_decode, kv_write, rows, swiglu};
@@ -77,14 +77,14 @@ fn heads_that_do_not_fit_are_refused() {
     let (pos, few) = (t.ids(3), t.ids(2));
     let turn = |turned: usize, starts: usize| Turn::new(&gpu, t.room(4, turned), &vec![0; starts]).unwrap();
     let (fine, narrow, short) = (turn(8, 3), turn(10, 3), turn(8, 2));
-    let place = Place { heads: HEADS, pos: &pos, turn: Some(&fine), qk_norm: None };
+    let place = Rotary { heads: HEADS, pos: &pos, turn: Some(&fine), qk_norm: None };
     let gain = t.room(1, 8);
     let qk_norm = Some((Gain { weight: &gain, plus_one: false }, 1e-6));
     for (says, place) in [
-        ("the positions", Place { pos: &few, ..place.clone() }),
-        ("10 channels turn", Place { turn: Some(&narrow), ..place.clone() }),
-        ("angles of rows begin", Place { turn: Some(&short), ..place.clone() }),
-        ("gain of QK-norm", Place { qk_norm, ..place.clone() }),
+        ("the positions", Rotary { pos: &few, ..place.clone() }),
+        ("10 channels turn", Rotary { turn: Some(&narrow), ..place.clone() }),
+        ("angles of rows begin", Rotary { turn: Some(&short), ..place.clone() }),
+        ("gain of QK-norm", Rotary { qk_norm, ..place.clone() }),
     ] {
         t.is(says, |rec| rope::forward(rec, &place, &qkv).map(drop));
     }
@@ -154,7 +154,7 @@ fn optimiser_states_that_do_not_fit_are_refused() {
     t.is("sums of squares", |rec| adamw::square_sum(rec, &grad, &t.room(1, 1), 1));
     t.is("gradient's norm", |rec| adamw::clip(rec, &t.room(1, 1), 1.0, &t.room(1, 1)));
     let rates = Rates { lr: 0.1, betas: [0.9; 2], eps: 1e-8, weight_decay: 0.0, step: 1, seed: 0 };
-    let (block, part) = (Block::Dense(t.room(3, 5)), Part { cols: 5, ..Part::default() });
+    let (block, part) = (Block::Dense(t.room(3, 5)), Origin { cols: 5, ..Origin::default() });
     let small = t.room(3, 4);
     t.is("a moment", |rec| adamw::step(rec, &rates, (&grad, &norm), (&block, part), Moments::F32([&grad, &small])));
     let codes = Codes::new(&gpu).unwrap();

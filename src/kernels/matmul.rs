@@ -30,7 +30,7 @@ pub(crate) fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
 
 /// One block's part of a product.
 #[derive(Clone, Copy)]
-struct Part<'a> {
+struct BlockProduct<'a> {
     a: &'a Tensor,
     /// A's first column.
     a0: usize,
@@ -67,7 +67,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
     let on_units = choice::on_units(&Traits::of(rec), a.rows());
     b.blocks().try_for_each(|(c0, b)| match on_units {
         true => matmul_matrix::product(rec, a, (b, c0), c, epilogue),
-        false => product(rec, Part { a, a0: 0, b, c, c0, epilogue }),
+        false => product(rec, BlockProduct { a, a0: 0, b, c, c0, epilogue }),
     })
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn forward_nt(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor,
             let turned = transpose::forward(rec, block, first..block.cols().min(first + step))?;
             let (a0, turned) = (b0 + first, Block::Dense(turned));
             let epilogue = Epilogue { add: add || a0 > 0, ..Epilogue::default() };
-            product(rec, Part { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
+            product(rec, BlockProduct { a, a0, b: &turned, c: &wide, c0: 0, epilogue })?;
         }
     }
     Ok(())
@@ -129,7 +129,7 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
     })
 }
 
-fn product(rec: &mut Recorder, part: Part) -> Result<()> {
+fn product(rec: &mut Recorder, part: BlockProduct) -> Result<()> {
     let (rows, wide) = tile(rec, part.b, part.a.rows(), part.epilogue.gate)?;
     let rows = choice::held(part.a.rows(), rows);
     dispatch(rec, part, (rows, wide))
@@ -169,7 +169,7 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         };
         let mut rec = gpu.record();
         for _ in 0..runs {
-            let part = Part { a, a0: 0, b, c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
+            let part = BlockProduct { a, a0: 0, b, c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
             dispatch(&mut rec, part, choice::TILES[pick as usize])?;
         }
         Ok(rec.compile())
@@ -177,8 +177,8 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     Ok(choice::TILES[pick as usize])
 }
 
-fn dispatch(rec: &mut Recorder, part: Part, (held, wide): (u32, u32)) -> Result<()> {
-    let Part { a, a0, b, c, c0, epilogue: e } = part;
+fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) -> Result<()> {
+    let BlockProduct { a, a0, b, c, c0, epilogue: e } = part;
     let (m, k, n4) = (a.rows(), b.rows(), b.cols().div_ceil(4));
     let (traits, stored) = (Traits::of(rec), b.stored());
     let (soft, blocked) = (traits.variant == Variant::Soft, choice::blocked(&traits, stored, m));
@@ -307,7 +307,7 @@ fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool)
     let (a, b) = (a.corner(tokens, a.ld())?, b.corner(tokens, b.cols())?);
     let a = transpose::forward(rec, &Block::Dense(a.clone()), 0..a.ld())?;
     let epilogue = Epilogue { add, ..Epilogue::default() };
-    product(rec, Part { a: &a, a0: 0, b: &Block::Dense(b), c, c0: 0, epilogue })?;
+    product(rec, BlockProduct { a: &a, a0: 0, b: &Block::Dense(b), c, c0: 0, epilogue })?;
     Ok(tokens)
 }
 
@@ -345,7 +345,7 @@ mod tests {
                     let mut rec = gpu.record();
                     let epilogue = Epilogue { bias: Some(&bias), add, ..Epilogue::default() };
                     let (_, b) = weight.blocks().next().unwrap();
-                    dispatch(&mut rec, Part { a: &a, a0: 0, b, c: &c, c0: 0, epilogue }, tile).unwrap();
+                    dispatch(&mut rec, BlockProduct { a: &a, a0: 0, b, c: &c, c0: 0, epilogue }, tile).unwrap();
                     rec.submit().unwrap();
                     gpu.download::<u32>(&c).unwrap()
                 };

@@ -272,8 +272,8 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
         Ok((best, plan.cost()))
     };
     // The most that any number of steps reaches, by the operations of so many.
-    type Work<'a> = &'a dyn Fn(&mut Recorder, usize) -> Result<()>;
-    let fastest = |work: Work, flops: &dyn Fn(usize, Cost) -> Result<f64>| -> Result<f64> {
+    type Multiply<'a> = &'a dyn Fn(&mut Recorder, usize) -> Result<()>;
+    let fastest = |work: Multiply, flops: &dyn Fn(usize, Cost) -> Result<f64>| -> Result<f64> {
         let (mut steps, mut gflops) = (16, 0.0f64);
         loop {
             let (seconds, cost) = run(&|rec| work(rec, steps))?;

@@ -112,7 +112,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
 
 /// What the two directions share.
 #[derive(Clone)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Rotary<'a> {
     /// Head layout.
     pub heads: Heads,
     /// `[T]`
@@ -123,7 +123,7 @@ pub(crate) struct Place<'a> {
     pub qk_norm: Option<(Gain<'a>, f32)>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Rotary<'a> {
     fn way(&self, rec: &Recorder, entry: &'static str) -> Way {
         let turned = self.turn.map_or(0, |t| t.angle.cols());
         way(&Traits::of(rec), entry, (self.heads, turned), self.norm())
@@ -176,7 +176,7 @@ impl<'a> Place<'a> {
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub(crate) fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result<(Tensor, Tensor)> {
+pub(crate) fn forward(rec: &mut Recorder, place: &Rotary, raw: &Tensor) -> Result<(Tensor, Tensor)> {
     let gpu = rec.gpu();
     let y = gpu.empty(raw.rows(), raw.cols())?;
     let normed = place.heads.heads + place.heads.kv_heads;
@@ -200,7 +200,7 @@ pub(crate) fn forward(rec: &mut Recorder, place: &Place, raw: &Tensor) -> Result
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub(crate) fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
+pub(crate) fn decode(rec: &mut Recorder, place: &Rotary, raw: &Tensor, rows: &Rows, arena: &Arena) -> Result<()> {
     let heads = place.heads;
     rows.expect(raw.rows())?;
     arena.expect(heads)?;
@@ -223,7 +223,7 @@ pub(crate) fn decode(rec: &mut Recorder, place: &Place, raw: &Tensor, rows: &Row
 /// Shapes that do not fit; out of memory.
 pub(crate) fn backward(
     rec: &mut Recorder,
-    place: &Place,
+    place: &Rotary,
     raw: &Tensor,
     inv: &Tensor,
     dy: &Tensor,
@@ -358,7 +358,7 @@ fn cases() -> Vec<Case> {
                 let positions = t.gpu.vector(&pos)?;
                 let gain = Gain { weight: &gain, plus_one };
                 let qk_norm = normed.then_some((gain, 1e-6));
-                let place = Place { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
+                let place = Rotary { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
                 let (y, inv) = forward(&mut t.rec, &place, &raw)?;
                 // The same rows as a decoding step, their pages in falling order.
                 let (pages, width) = (900usize.div_ceil(PAGE), kv_heads * h.padded());

@@ -9,7 +9,7 @@ use crate::arch::Attention;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::arena::Rows;
 use crate::kernels::mask::Attended;
-use crate::kernels::rope::{self, Place, Turn};
+use crate::kernels::rope::{self, Rotary, Turn};
 use crate::kernels::{attention, attention_backward, attention_decode, kv_write};
 use std::mem;
 
@@ -28,12 +28,12 @@ fn place<'a>(
     attention: &Attention,
     pos: &'a Tensor,
     turns: &'a [Turn],
-) -> Result<Place<'a>> {
+) -> Result<Rotary<'a>> {
     let qk_norm = match attention.qk_norm {
         true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
         false => None,
     };
-    Ok(Place { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm })
+    Ok(Rotary { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm })
 }
 
 /// What is kept, and the branch's output `[T, D]`, of the normalised rows y.

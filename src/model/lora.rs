@@ -5,7 +5,7 @@
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
 use super::dropout;
-use super::places::{self, Part, Place};
+use super::places::{self, Piece, Place};
 use crate::arch::lora::{LoraConfig, targets};
 use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, pad4};
@@ -48,8 +48,8 @@ impl Adapted {
         let Place { param, head_in, ref parts, .. } = self.at;
         let first = self.at.first();
         let parts = match side {
-            0 => vec![Part::all(0, None)],
-            _ => parts.iter().map(|p| Part { first: p.first - first, ..p.clone() }).collect(),
+            0 => vec![Piece::all(0, None)],
+            _ => parts.iter().map(|p| Piece { first: p.first - first, ..p.clone() }).collect(),
         };
         Place { param, turned: true, head_in: head_in.filter(|_| side == 0), parts }
     }

@@ -72,12 +72,12 @@ pub(crate) struct Place {
     pub(crate) turned: bool,
     /// Channels of a head, where the inputs are heads that are spread to their padded width.
     pub(crate) head_in: Option<usize>,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<Piece>,
 }
 
 /// Rows `outs` of a named tensor go to `first` and on.
 #[derive(Clone)]
-pub(crate) struct Part {
+pub(crate) struct Piece {
     pub(crate) outs: Range<usize>,
     pub(crate) first: usize,
     /// Channels of a head, where the rows are heads that are spread to their padded width.
@@ -89,10 +89,10 @@ fn spread(i: usize, head: Option<usize>) -> usize {
     head.map_or(i, |channels| i / channels * pad4(channels) + i % channels)
 }
 
-impl Part {
+impl Piece {
     /// All rows.
-    pub(crate) fn all(first: usize, head_out: Option<usize>) -> Part {
-        Part { outs: 0..usize::MAX, first, head_out }
+    pub(crate) fn all(first: usize, head_out: Option<usize>) -> Piece {
+        Piece { outs: 0..usize::MAX, first, head_out }
     }
 
     /// The rows of a tensor of `outs` rows that it takes.
@@ -167,7 +167,7 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
 
 /// A tensor that alone makes a parameter, or its first columns.
 fn plain(param: usize, turned: bool) -> Place {
-    Place { param, turned, head_in: None, parts: vec![Part::all(0, None)] }
+    Place { param, turned, head_in: None, parts: vec![Piece::all(0, None)] }
 }
 
 fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
@@ -184,8 +184,8 @@ fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
 fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
     let row = heads(attention);
     let (q, kv, head) = (row.heads * row.padded(), row.kv_heads * row.padded(), Some(row.head_dim));
-    let weight = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::Qkv), true) };
-    let bias = |first| Place { parts: vec![Part::all(first, head)], ..plain(at(Slot::QkvBias), false) };
+    let weight = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::Qkv), true) };
+    let bias = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::QkvBias), false) };
     Some(match name {
         // q, k and v follow one another head by head, as they do here.
         "q_proj.weight" | "qkv_proj.weight" => weight(0),
@@ -195,7 +195,7 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
         "k_proj.bias" => bias(q),
         "v_proj.bias" => bias(q + kv),
         "q_norm.weight" => plain(at(Slot::QkGain), false),
-        "k_norm.weight" => Place { parts: vec![Part::all(row.head_dim, None)], ..plain(at(Slot::QkGain), false) },
+        "k_norm.weight" => Place { parts: vec![Piece::all(row.head_dim, None)], ..plain(at(Slot::QkGain), false) },
         "o_proj.weight" => Place { head_in: head, ..plain(at(Slot::O), true) },
         "o_proj.bias" => plain(at(Slot::OBias), false),
         _ => return None,
@@ -204,9 +204,9 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
 
 fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
     let (f, padded) = (gated.width, pad4(gated.width));
-    let part = |outs, first| Part { outs, first, head_out: None };
+    let part = |outs, first| Piece { outs, first, head_out: None };
     let both = vec![part(0..f, 0), part(f..2 * f, padded)];
-    let second = vec![Part::all(padded, None)];
+    let second = vec![Piece::all(padded, None)];
     Some(match name {
         "gate_proj.weight" => plain(at(Slot::GateUp), true),
         "up_proj.weight" => Place { parts: second, ..plain(at(Slot::GateUp), true) },
@@ -228,7 +228,7 @@ impl Place {
 
     /// The columns from the first that a tensor of `outs` rows spans.
     pub(crate) fn span(&self, outs: usize) -> usize {
-        let end = |p: &Part| p.first + spread(p.of(outs).len(), p.head_out);
+        let end = |p: &Piece| p.first + spread(p.of(outs).len(), p.head_out);
         self.parts.iter().map(end).max().unwrap_or(0) - self.first()
     }
 

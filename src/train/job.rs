@@ -8,7 +8,7 @@ use super::sft::SftConfig;
 use super::{Dropout, Trainer, dpo, sft};
 use crate::gpu::Gpu;
 use crate::model::Model;
-use crate::rng::fnv;
+use crate::rng::Fnv;
 use crate::{Observer, Result};
 use std::path::Path;
 
@@ -43,13 +43,31 @@ impl Data<'_> {
 
     /// A hash that differs for other records or settings.
     pub(super) fn digest(&self, settings: &TrainSettings) -> u32 {
-        let text = match self {
-            Self::Pairs { pairs, objective, reference } => {
-                format!("{settings:?} {objective:?} {pairs:?} {}", reference.is_some())
-            }
-            Self::Examples(examples) => format!("{settings:?} {examples:?}"),
+        let mut hash = Fnv::new();
+        let ids = |hash: &mut Fnv, all: &[u32]| {
+            hash.write(&(all.len() as u64).to_le_bytes());
+            all.iter().for_each(|id| hash.write(&id.to_le_bytes()));
         };
-        fnv(text.as_bytes()) as u32
+        hash.write(format!("{settings:?}").as_bytes());
+        match self {
+            Self::Pairs { pairs, objective, reference } => {
+                hash.write(format!(" {objective:?} {}", reference.is_some()).as_bytes());
+                for dpo::Pair { prompt, chosen, rejected, desirable, weight, flip } in *pairs {
+                    [prompt, chosen, rejected].into_iter().for_each(|part| ids(&mut hash, part));
+                    hash.write(&[u8::from(*desirable)]);
+                    hash.write(&weight.to_le_bytes());
+                    hash.write(&flip.to_le_bytes());
+                }
+            }
+            Self::Examples(examples) => {
+                for sft::Example { prompt, completion, context } in *examples {
+                    [prompt, completion].into_iter().for_each(|part| ids(&mut hash, part));
+                    let ends = context.iter().flat_map(|part| [part.start as u32, part.end as u32]);
+                    ids(&mut hash, &ends.collect::<Vec<u32>>());
+                }
+            }
+        }
+        hash.0 as u32
     }
 }
 
@@ -119,4 +137,37 @@ pub trait EarlyStop {
 
     /// Whether the training is to end.
     fn enough(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ranks compare it, and must not take other records for the same.
+    #[test]
+    fn other_records_or_settings_have_another_digest() {
+        let (objective, settings) = (Objective::default(), TrainSettings::default());
+        let of = |pair: &dpo::Pair, settings: &TrainSettings| {
+            let pairs = [pair.clone()];
+            Data::Pairs { pairs: &pairs, objective: &objective, reference: None }.digest(settings)
+        };
+        let of_example = |example: sft::Example| Data::Examples(&[example]).digest(&settings);
+        let example = sft::Example::new(vec![1, 2], vec![3, 4]);
+        let pair = dpo::Pair::new(vec![1, 2], vec![3], vec![4, 5]);
+        let digests = [
+            of(&pair, &settings),
+            of(&pair, &settings.clone().batch(3)),
+            of(&dpo::Pair::new(vec![1], vec![2, 3], vec![4, 5]), &settings),
+            of(&dpo::Pair { desirable: false, ..pair.clone() }, &settings),
+            of(&dpo::Pair { weight: 0.5, ..pair.clone() }, &settings),
+            of(&dpo::Pair { flip: 0.5, ..pair.clone() }, &settings),
+            of_example(example.clone()),
+            of_example(sft::Example::new(vec![1], vec![2, 3, 4])),
+            of_example(sft::Example { context: vec![0..1, 1..1], ..example }),
+        ];
+        for (i, digest) in digests.iter().enumerate() {
+            assert!(!digests[..i].contains(digest), "number {i}");
+        }
+        assert_eq!(of(&pair, &settings), digests[0]);
+    }
 }

@@ -21,7 +21,7 @@ mod state;
 use crate::arch::Dtype;
 use crate::arch::NamedTensor;
 use crate::gpu::{self, Gpu, Tensor};
-use crate::kernels::adamw::{self, Codes, Moments, Part, Rates};
+use crate::kernels::adamw::{self, Codes, Moments, Origin, Rates};
 use crate::kernels::half::Half;
 use crate::kernels::weight::Weight;
 use crate::kernels::{cast, rows};
@@ -313,7 +313,7 @@ impl<'a> Trainer<'a> {
                     &mut rec,
                     &rates,
                     (grad, &norm),
-                    (w, Part { parameter: p, first, cols: weight.cols() }),
+                    (w, Origin { parameter: p, first, cols: weight.cols() }),
                     moments,
                 )?;
             }

@@ -7,9 +7,10 @@ use crate::gpu::{Gpu, Part};
 
 use crate::arch::Dtype;
 use crate::arch::NamedTensor;
+use crate::durable::write_file;
 use crate::kernels::weight::Weight;
 use crate::model::{lora, params, rounded};
-use crate::weights::{Weights, write_file, write_matrices, write_safetensors};
+use crate::weights::{Weights, write_matrices, write_safetensors};
 use crate::{Error, Result, durable};
 use std::path::Path;
 
@@ -17,7 +18,7 @@ const FILES: [&str; 3] = ["weights.safetensors", "moment1.safetensors", "moment2
 const STEP: &str = "trainer.json";
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Step {
+struct StepFile {
     step: u64,
 }
 
@@ -45,8 +46,8 @@ impl Trainer<'_> {
             };
             write_safetensors(&dir.join(name), &tensors, Dtype::F32)?;
         }
-        let text =
-            serde_json::to_vec(&Step { step: self.step }).map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
+        let text = serde_json::to_vec(&StepFile { step: self.step })
+            .map_err(|e| Error::file(dir.join(STEP), e.to_string()))?;
         write_file(&dir.join(STEP), &text)
     }
 
@@ -57,7 +58,7 @@ impl Trainer<'_> {
     pub fn load_state(&mut self, dir: &Path) -> Result<()> {
         let file = dir.join(STEP);
         let text = disk::read(&file).map_err(Error::io(&file))?;
-        let step: Step = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
+        let step: StepFile = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
         let read = |name: &str| -> Result<Vec<Option<Weight>>> {
             let tensors = tensors(&dir.join(name))?;
             match &self.model.lora {

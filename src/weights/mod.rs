@@ -23,5 +23,5 @@ pub use gguf_save::save_gguf;
 pub(crate) use peft::{CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
 pub use safetensors::write_safetensors;
 pub(crate) use safetensors::{INDEX, SINGLE, shards, write_matrices};
-pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model_parts, write_file};
+pub use save::{ModelParts, REMOVED_FILE, remove_weights, save_model_parts};
 pub use tensors::{WeightView, Weights};

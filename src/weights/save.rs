@@ -11,14 +11,6 @@ use crate::json::{read_json, write_json};
 use crate::text::Text;
 use crate::{Error, Result, durable};
 
-/// Writes a small file so that it appears whole or not at all.
-///
-/// # Errors
-/// Errors of the file system.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    durable::write_file(path, bytes)
-}
-
 /// The parts that make a model folder or a GGUF file.
 #[derive(Clone, Copy)]
 pub struct ModelParts<'a> {
@@ -155,7 +147,7 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()
 
 /// tokenizer.json and tokenizer_config.json with the chat template.
 pub(super) fn write_text(folder: &Path, text: &Text) -> Result<()> {
-    write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
+    durable::write_file(&folder.join("tokenizer.json"), text.tokenizer_json().as_bytes())?;
     write_json(&folder.join("tokenizer_config.json"), text.tokenizer_config())
 }
 

@@ -60,3 +60,11 @@ pub(crate) fn resolve(folder: &str, path: &str) -> Option<String> {
 pub(crate) fn exists(path: &str) -> bool {
     root().join(path).exists()
 }
+
+/// The packages are built from their own folders, and each must hold the licences.
+#[test]
+fn both_packages_hold_the_licences() {
+    for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        assert_eq!(read(name), read(&format!("driver/{name}")), "driver/{name} differs");
+    }
+}

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::arch::{Arch, family};
-use selfreward::gpu::{Gpu, Peak};
+use selfreward::gpu::{Gpu, Peak, mib};
 use selfreward::json::read_json;
 use selfreward::kernels::half::Half;
 use selfreward::kernels::peak;
@@ -364,10 +364,6 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
         disk_bytes,
     };
     Ok(Report { run: Some(run), ..report(gpu, args.task, largest, fits) })
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 fn yes(fits: Option<bool>) -> String {

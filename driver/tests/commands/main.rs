@@ -9,6 +9,7 @@ mod hub;
 #[cfg(feature = "hub")]
 mod hub_server;
 mod lora;
+mod pages;
 mod plan;
 mod stages;
 mod training;

@@ -57,7 +57,7 @@ pub(super) const PLAIN: Family = Family {
 /// blocks.
 pub(super) fn common(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let (arch, attention) = sizes(keys, family)?;
-    let context = rope::Context {
+    let context = rope::RopeContext {
         head_dim: attention.head_dim,
         theta: family.defaults.rope_theta,
         longest: arch.max_position_embeddings,

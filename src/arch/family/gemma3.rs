@@ -107,7 +107,7 @@ fn ropes(keys: &Keys<'_>, family: &Family, head_dim: usize, longest: usize) -> R
     [(full, theta), (local, local_theta)]
         .into_iter()
         .map(|(parameters, theta)| {
-            let context = rope::Context { head_dim, theta, longest, original: None };
+            let context = rope::RopeContext { head_dim, theta, longest, original: None };
             let found = rope::scaled(&Keys(&parameters), &context)?;
             if 2 * found.inv_freq.len() != head_dim {
                 return Err(Error::Input(format!("head_dim is {head_dim}; expected an even number")));

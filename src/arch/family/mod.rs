@@ -69,7 +69,7 @@ pub fn class_name(model_type: &str) -> Option<&'static str> {
 
 /// The rotation frequencies a configuration asks for, `[head_dim / 2]`.
 pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
-    rope::rope(&Keys(config), &rope::Context { head_dim, theta: 10000.0, longest: 2048, original: None })
+    rope::rope(&Keys(config), &rope::RopeContext { head_dim, theta: 10000.0, longest: 2048, original: None })
         .map(|rope| rope.inv_freq)
 }
 

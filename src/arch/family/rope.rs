@@ -8,7 +8,7 @@ use crate::arch::shape::{Rope, Stretch};
 use crate::{Error, Result};
 
 /// What the rest of a configuration says about its ropes.
-pub(super) struct Context {
+pub(super) struct RopeContext {
     /// Channels of a head.
     pub(super) head_dim: usize,
     /// The base where the parameters have none.
@@ -20,7 +20,7 @@ pub(super) struct Context {
 }
 
 /// Reads the rotary embedding of a configuration that has one for all blocks.
-pub(super) fn rope(keys: &Keys<'_>, context: &Context) -> Result<Rope> {
+pub(super) fn rope(keys: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
     let nothing = Value::Null;
     let parameters = parameters(keys)?.unwrap_or(&nothing);
     for nested in ["full_attention", "sliding_attention"] {
@@ -57,7 +57,7 @@ pub(super) fn kind<'a>(keys: &Keys<'a>) -> Result<&'a str> {
 }
 
 /// One rope from its parameters alone.
-pub(super) fn scaled(parameters: &Keys<'_>, context: &Context) -> Result<Rope> {
+pub(super) fn scaled(parameters: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
     let theta = parameters.number("rope_theta")?.unwrap_or(context.theta);
     if !(theta.is_finite() && theta > 0.0) {
         return Err(Error::Input(format!("rope_theta is {theta}; expected a positive number")));
@@ -241,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     fn read(config: &Value, head_dim: usize) -> Result<Rope> {
-        rope(&Keys(config), &Context { head_dim, theta: 10000.0, longest: 512, original: None })
+        rope(&Keys(config), &RopeContext { head_dim, theta: 10000.0, longest: 512, original: None })
     }
 
     fn frequencies(config: Value, head_dim: usize) -> Vec<f32> {
