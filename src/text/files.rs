@@ -1,6 +1,6 @@
 //! The tokenizer's files of a Hugging Face folder, and what they add to tokenizer.json.
 
-use super::template::token_text;
+use super::template::{self, token_text};
 use crate::disk::{self, OnDisk};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -14,11 +14,11 @@ const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 /// The key under which tokenizer_config.json has added tokens by their ids.
 const DECODER: &str = "added_tokens_decoder";
 
-/// The content of tokenizer.json and of tokenizer_config.json, with what stands in chat_template.jinja,
-/// special_tokens_map.json and added_tokens.json put into the latter; `None` if there is no tokenizer.json.
+/// The content of tokenizer.json and of tokenizer_config.json, with what stands in the files of chat
+/// templates, special_tokens_map.json and added_tokens.json put into the latter; `None` if there is no tokenizer.json.
 ///
-/// As in transformers, chat_template.jinja takes precedence over tokenizer_config.json, and the two older files are
-/// read only where tokenizer_config.json has no list of added tokens itself.
+/// As in transformers, templates in files of their own take precedence over tokenizer_config.json, and the two older
+/// files are read only where tokenizer_config.json has no list of added tokens itself.
 pub(super) fn read_folder(folder: &Path) -> Result<Option<(String, Value)>> {
     let path = folder.join("tokenizer.json");
     if !path.is_there() {
@@ -26,10 +26,7 @@ pub(super) fn read_folder(folder: &Path) -> Result<Option<(String, Value)>> {
     }
     let tokenizer_json = read(&path)?;
     let mut config = object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let template_path = folder.join("chat_template.jinja");
-    if template_path.is_there() {
-        config.insert("chat_template".into(), read(&template_path)?.into());
-    }
+    template::add_files(folder, &mut config)?;
     if !config.contains_key(DECODER) {
         config.extend(object(&folder.join("special_tokens_map.json"))?.unwrap_or_default());
         if let Some(added) = object(&folder.join("added_tokens.json"))? {

@@ -11,8 +11,11 @@ mod message;
 mod prompt;
 mod python;
 pub(crate) mod sandbox;
+mod source;
 mod stream;
 mod template;
+#[cfg(test)]
+mod templates;
 
 pub use encode::{Answered, Turns};
 pub use language::Language;
@@ -186,13 +189,16 @@ impl Text {
     /// `name`, a content of several parts), which it is given as they are.
     ///
     /// # Errors
-    /// As [`Text::render_chat`] and [`Text::encode`].
+    /// There is no message; as [`Text::render_chat`] and [`Text::encode`].
     pub fn encode_json_chat(
         &self,
         messages: &[Value],
         inputs: &TemplateInputs,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
+        if messages.is_empty() && self.has_chat_template() {
+            return Err(Error::Input("the conversation has no message; give at least one".into()));
+        }
         self.encode(&self.render_json(messages, inputs, add_generation_prompt)?)
     }
 

@@ -3,19 +3,20 @@
 //!
 //! minijinja counts steps, but one step may double a string, print a list that holds itself, or compare two lists of a
 //! million entries. So the compiled template is changed before it runs: every value that an instruction makes is handed
-//! to a function that counts it ([`guarded`]). The compiler computes constants without counting them, so products in
-//! the source are kept from being constant ([`prepared`]).
+//! to a function that counts it ([`guarded`]), and operators become functions with Python's meaning. The compiler
+//! computes constants without either, so the source is changed before ([`source`]).
 
+use super::python::{self, operators};
+use super::source;
 use crate::clock;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use minijinja::machinery::{self, Instruction, Instructions, Token, Vm, WhitespaceConfig};
-use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State, filters};
+use minijinja::machinery::{self, Instruction, Instructions, Vm};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -23,10 +24,6 @@ type Result<T> = std::result::Result<T, Error>;
 const FUEL: u64 = 10_000_000;
 /// Longest time that one rendering may take; legitimate ones take milliseconds.
 const TIME: Duration = Duration::from_secs(5);
-/// Most bytes of the template's source.
-const SOURCE: usize = 1 << 20;
-/// Most tokens between one pair of braces, since the compiler recurses once for each operator of a chain.
-const EXPRESSION: usize = 2000;
 /// Most bytes of one value with all that it holds, on top of what the input allows for.
 const VALUE: usize = 4 << 20;
 /// Most bytes of all values that a rendering makes, on top of what the input allows for.
@@ -35,16 +32,14 @@ const VALUES: usize = 64 << 20;
 const ENTRIES: usize = 1 << 20;
 /// How deep lists may lie within lists.
 const DEPTH: usize = 160;
-/// Most digits of a width or precision in a format.
-const DIGITS: usize = 3;
 
 // These are not identifiers, so no template can name or replace them.
 const MADE: &str = "(made)";
 const KEPT: &str = "(kept)";
 const SLICE: &str = "(slice)";
 const PASS: &str = "(pass)";
-/// The number 1 in a form that the compiler does not compute with.
-const ONE: &str = "__one__";
+const PRIVATE: &str = "(private)";
+const ESCAPE: &str = "(escape)";
 
 fn refused(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
@@ -52,7 +47,7 @@ fn refused(what: impl Into<String>) -> Error {
 
 /// Renders `source` with the functions and values that `environment` offers.
 pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Value) -> Result<String> {
-    let source = prepared(source)?;
+    let source = source::prepared(source)?;
     let mut input = usize::MAX;
     size(&values, 0, &mut input)?;
     let budget = Arc::new(Budget::new(usize::MAX - input));
@@ -74,37 +69,12 @@ pub(crate) fn explain(error: &Error) -> String {
         (ErrorKind::OutOfFuel, ..) => format!("it did not end within {FUEL} steps"),
         (ErrorKind::InvalidOperation, Some(detail), Some(line)) => format!("{detail} (line {line})"),
         (ErrorKind::InvalidOperation, Some(detail), None) => detail.to_string(),
-        _ => format!("{error:#}"),
-    }
-}
-
-/// The source with its products hidden from the compiler. Refuses a source that would make the compiler recurse too
-/// deep.
-fn prepared(source: &str) -> Result<String> {
-    if source.len() > SOURCE {
-        return Err(refused(format!("it has {} bytes; at most {SOURCE} are read", source.len())));
-    }
-    let mut out = String::with_capacity(source.len());
-    let (mut copied, mut length, mut operand) = (0, 0, false);
-    for token in machinery::tokenize(source, false, Default::default(), WhitespaceConfig::default()) {
-        // The compiler refuses what the lexer refuses, and says where it stands.
-        let Ok((token, span)) = token else { break };
-        length = if matches!(token, Token::VariableStart | Token::BlockStart) { 0 } else { length + 1 };
-        if length > EXPRESSION {
-            return Err(refused(format!("line {}: an expression has more than {EXPRESSION} parts", span.start_line)));
+        (kind, detail, line) => {
+            let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+            let line = line.map(|line| format!(" (line {line})")).unwrap_or_default();
+            format!("{kind}{detail}{line}")
         }
-        // After a value `*` multiplies; in `f(*list)` no value stands before it.
-        if matches!(token, Token::Mul) && operand {
-            let end = span.end_offset as usize;
-            out.push_str(&source[copied..end]);
-            out.push_str(ONE);
-            out.push('*');
-            copied = end;
-        }
-        operand = !matches!(token, Token::Comma | Token::ParenOpen);
     }
-    out.push_str(&source[copied..]);
-    Ok(out)
 }
 
 /// What a rendering may still make, and until when.
@@ -135,11 +105,21 @@ impl Budget {
         }
     }
 
+    /// Whether so many bytes may be made at once. They are counted when they are there.
+    fn room(&self, bytes: usize) -> Result<()> {
+        self.spend(0)?;
+        match bytes <= self.left.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(refused("it makes too much text or too long lists")),
+        }
+    }
+
     /// Counts a value that an instruction made. A list that computes its entries when they are asked for is computed
     /// here, so that what is built from it has a known size.
     fn made(&self, value: Value) -> Result<Value> {
         let value = match value.kind() {
-            ValueKind::Iterable => listed(&value)?,
+            ValueKind::Iterable if !python::is_row(&value) => listed(&value)?,
+            ValueKind::Iterable => value,
             ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Bytes | ValueKind::Plain => value,
             _ => return self.spend(0).map(|()| value),
         };
@@ -195,7 +175,9 @@ fn without_namespace(value: &Value) -> Result<()> {
 /// Sets the bounds, and adds the functions that the changed instructions call.
 fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     environment.set_fuel(Some(FUEL));
-    environment.add_global(ONE, 1);
+    let b = budget.clone();
+    let room: python::SharedRoom = Arc::new(move |bytes| b.room(bytes));
+    python::install(environment, &room);
     let b = budget.clone();
     environment.add_function(MADE, move |value: Value| b.made(value));
     let b = budget.clone();
@@ -210,110 +192,20 @@ fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     environment.add_function(PASS, move || b.spend(0));
     let b = budget.clone();
     environment.set_formatter(move |out, _, value| format(&b, out, value));
-    // These functions print all that the template sees, or indent without end.
+    // It prints all that the template sees.
     environment.remove_global("debug");
-    environment.remove_filter("pprint");
-    environment.add_filter("tojson", super::python::to_json);
-    let paid: [(&'static str, Value, Price); 6] = [
-        ("replace", Value::from_function(filters::replace), |args| Ok(replaced(args))),
-        ("join", Value::from_function(filters::join), |args| Ok(joined(args.first(), args.get(1)))),
-        ("indent", Value::from_function(filters::indent), |args| Ok(indented(args))),
-        ("format", Value::from_function(filters::format), formatted),
-        ("batch", Value::from_function(filters::batch), |args| Ok(entries(args))),
-        ("slice", Value::from_function(filters::slice), |args| Ok(entries(args))),
-    ];
-    for (name, filter, price) in paid {
-        let b = budget.clone();
-        environment.add_filter(name, move |state: &State<'_, '_>, args: Rest<Value>| {
-            b.spend(price(&args)?)?;
-            filter.call(state, &args)
-        });
-    }
-    let b = budget.clone();
-    environment.set_unknown_method_callback(move |state, value, method, args| {
-        match (method, value.as_str()) {
-            ("replace", Some(_)) => b.spend(replaced(&[std::slice::from_ref(value), args].concat()))?,
-            ("join", Some(_)) => b.spend(joined(args.first(), Some(value)))?,
-            ("format", Some(_)) => b.spend(formatted(&[std::slice::from_ref(value), args].concat())?)?,
-            _ => {}
-        }
-        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+    environment.add_function(PRIVATE, |name: String| -> Result<Value> {
+        Err(refused(format!("{name} begins with an underscore, so a namespace cannot hold it")))
     });
+    environment.add_function(ESCAPE, |_: Value| -> Result<Value> { Err(refused("autoescape is not supported")) });
 }
 
-/// Computes the most bytes that a filter can make from its arguments.
-type Price = fn(&[Value]) -> Result<usize>;
-
-/// A whole number that is given as a named argument.
-fn option(args: &[Value], name: &str) -> Option<usize> {
-    Kwargs::try_from(args.last()?.clone()).ok()?.get(name).ok()
-}
-
-/// Most bytes that `text.replace(from, to)` can make.
-fn replaced(args: &[Value]) -> usize {
-    let text = |i: usize| args.get(i).and_then(Value::as_str).unwrap_or_default();
-    let places = match text(1) {
-        "" => text(0).len() + 1,
-        from => text(0).matches(from).count(),
-    };
-    places.saturating_mul(text(2).len()).saturating_add(text(0).len())
-}
-
-/// Bytes by which the lines of `text` are moved to the right.
-fn indented(args: &[Value]) -> usize {
-    let width = args.iter().skip(1).filter_map(Value::as_usize).chain(option(args, "width")).max().unwrap_or(4);
-    let lines = args.first().and_then(Value::as_str).map_or(0, |text| text.split('\n').count());
-    lines.saturating_add(1).saturating_mul(width)
-}
-
-/// Bytes of as many entries as a filter is asked to make.
-fn entries(args: &[Value]) -> usize {
-    let count = args.iter().skip(1).filter_map(Value::as_usize).chain(option(args, "count")).max().unwrap_or(0);
-    count.saturating_mul(2 * size_of::<Value>())
-}
-
-/// Bytes of the separators in a joined list; the list's entries belong to a value that was counted.
-fn joined(list: Option<&Value>, separator: Option<&Value>) -> usize {
-    let separator = separator.and_then(Value::as_str).map_or(0, str::len);
-    list.and_then(Value::len).unwrap_or(0).saturating_mul(separator)
-}
-
-/// Most bytes of a format, since each of its places may hold every argument.
-fn formatted(args: &[Value]) -> Result<usize> {
-    let format = args.first().and_then(Value::as_str).unwrap_or_default();
-    let digits = format.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
-    if digits > DIGITS || format.contains('*') {
-        return Err(refused("a format holds a width that is too large"));
-    }
-    let mut left = usize::MAX;
-    args.iter().skip(1).try_for_each(|arg| size(arg, 0, &mut left))?;
-    let places = format.matches(['%', '{']).count();
-    Ok(places.saturating_mul((usize::MAX - left).saturating_mul(8).saturating_add(1000)))
-}
-
-/// Prints a value as Python does: True, False and None, which Jinja in Rust writes in lower case.
+/// Prints a value as Python does.
 fn format(budget: &Budget, out: &mut Output<'_>, value: &Value) -> Result<()> {
-    struct Counted<'a, 'b>(&'a Budget, &'a mut Output<'b>, Option<Error>);
-    impl Write for Counted<'_, '_> {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            if let Err(error) = self.0.spend(text.len()) {
-                self.2 = Some(error);
-                return Err(std::fmt::Error);
-            }
-            self.1.write_str(text)
-        }
-    }
-    let mut counted = Counted(budget, out, None);
-    let written = match value.kind() {
-        ValueKind::Bool if value.is_true() => counted.write_str("True"),
-        ValueKind::Bool => counted.write_str("False"),
-        ValueKind::None => counted.write_str("None"),
-        _ => write!(counted, "{value}"),
-    };
-    match counted.2 {
-        Some(error) => Err(error),
-        None => written.map_err(Error::from),
-    }
+    let shown = value.as_str().is_none().then(|| python::shown(value));
+    let text = shown.as_deref().or(value.as_str()).unwrap_or_default();
+    budget.spend(text.len())?;
+    out.write_str(text).map_err(Error::from)
 }
 
 /// `value[start:stop:step]` with Python's meaning.
@@ -347,7 +239,7 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
         ValueKind::Undefined | ValueKind::None => Ok(Value::from(Vec::<Value>::new())),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = listed(value)?.try_iter()?.collect();
-            Ok(Value::from(places(items.len()).map(|i| items[i].clone()).collect::<Vec<_>>()))
+            Ok(python::alike(value, places(items.len()).map(|i| items[i].clone()).collect()))
         }
         kind => Err(refused(format!("value of type {kind} cannot be sliced"))),
     }
@@ -357,6 +249,10 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
 fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
     use Instruction as I;
     let made = || I::CallFunction(MADE, Some(1));
+    let special = |i: u32| match i.checked_sub(1).and_then(|before| given.get(before)) {
+        Some(I::LoadConst(key)) => key.as_str().is_some_and(python::special) || key.kind() == ValueKind::Bool,
+        _ => false,
+    };
     let (mut all, mut starts) = (Vec::new(), Vec::new());
     for i in 0..given.len() as u32 {
         let Some(instruction) = given.get(i) else { break };
@@ -366,30 +262,32 @@ fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
             // Only `Emit` is counted, so raw text is emitted by it as well.
             I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
             I::Slice => vec![I::CallFunction(SLICE, Some(4)), made()],
+            I::PushAutoEscape => vec![I::CallFunction(ESCAPE, Some(1)), one],
+            I::SetAttr(name) if name.starts_with('_') => {
+                vec![I::LoadConst(Value::from(*name)), I::CallFunction(PRIVATE, Some(1))]
+            }
             // The namespace lies on the stack above the value that is put into it.
             I::SetAttr(_) => vec![I::Swap, I::CallFunction(KEPT, Some(1)), I::Swap, one],
             I::Iterate(_) => vec![I::CallFunction(PASS, Some(0)), I::DiscardTop, one],
+            I::GetAttr(name) if python::special(name) => {
+                vec![I::LoadConst(Value::from(*name)), I::CallFunction(operators::ATTRIBUTE, Some(2)), made()]
+            }
+            I::GetItem if special(i) => vec![I::CallFunction(operators::ITEM, Some(2)), made()],
+            I::PushLoop(_) => vec![I::CallFunction(operators::ITERATED, Some(1)), one],
             I::BuildMap(_)
             | I::BuildKwargs(_)
             | I::MergeKwargs(_)
             | I::BuildList(_)
-            | I::Add
-            | I::Mul
-            | I::StringConcat
-            | I::In
-            | I::Eq
-            | I::Ne
-            | I::Lt
-            | I::Lte
-            | I::Gt
-            | I::Gte
             | I::ApplyFilter(..)
             | I::PerformTest(..)
             | I::EndCapture
             | I::CallFunction(..)
             | I::CallMethod(..)
             | I::CallObject(_) => vec![one, made()],
-            _ => vec![one],
+            _ => match operators::function(instruction) {
+                Some((name, count)) => vec![I::CallFunction(name, Some(count)), made()],
+                None => vec![one],
+            },
         };
         all.extend(replacement.into_iter().map(|instruction| (instruction, given.get_line(i))));
     }
@@ -419,8 +317,7 @@ mod tests {
     use super::*;
 
     fn run(source: &str) -> std::result::Result<String, String> {
-        let mut environment = Environment::new();
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let environment = Environment::new();
         let values = minijinja::context! { list => (0..5).collect::<Vec<_>>(), text => "äbcde" };
         render(environment, source, values).map_err(|error| explain(&error))
     }
@@ -502,6 +399,38 @@ mod tests {
             "{{ ('{0}' * 99999).format('a' * 99999) }}",
             "{{ [1] | batch(999999999, 0) }}",
             "{{ [1] | slice(999999999) }}",
+            "{{ 'a'.zfill(10 ** 9) }}",
+            "{{ 'a'.center(10 ** 9) }}",
+            "{{ 'a'.ljust(10 ** 18, 'b') }}",
+            "{{ 'a' | center(10 ** 9) }}",
+            "{{ ('\t' * 99999).expandtabs(99999) }}",
+            "{{ '%1000000000d' % 1 }}",
+            "{{ '%*d' % (10 ** 9, 1) }}",
+            "{{ '%.999999999f' % 1.0 }}",
+            "{{ '{:>{}}'.format('a', 10 ** 9) }}",
+            "{{ '{:.99999}'.format(1.0) }}",
+            "{{ ('%9999s' * 99999) % ((1,) * 99999) }}",
+            "{{ ('%(a)9999d' * 99999) % {'a': 1} }}",
+            "{% set x = 'a' * 9999 %}{% for i in range(99) %}{% set x = x.replace('a', x) %}{{ x }}{% endfor %}",
+            "{% set ns = namespace(x='a') %}{% for i in range(99) %}\
+             {% set ns.x = ns.x.replace('a', 'aa' * 9) %}{% endfor %}",
+            "{{ range(99999) | map('center', 99999) | list }}",
+            "{{ ([range(999)] * 99) | map('map', 'center', 99999) | map('list') | list }}",
+            "{{ ([[0] * 999] * 99 + [[0] * 999] * 99) | sum(start=[]) }}",
+            "{{ range(9999) | batch(1) | map('batch', 99999, 0) | map('list') | list }}",
+            "{{ 999999999 * [1] }}",
+            "{{ 'a' * 99999 ~ 'a' * 99999999 }}",
+            "{{ 2 ** 9999999999 }}",
+            "{{ 'abc' | indent('a' * 9999999) }}",
+            "{{ ('a\n' * 999999) | indent('a' * 9999) }}",
+            "{{ ('a' * 999999) | list | join('a' * 9999) }}",
+            "{{ '{[' ~ ':' * 999999 ~ '}' }}{{ ('{[' ~ ':' * 999999 ~ '}').format(1) }}",
+            "{{ ((range(9999) | list) * 5) | select('in', (range(-49999, 0) | list) + ['']) | list }}",
+            "{{ dict.fromkeys(range(99999), 'a' * 999999) }}",
+            "{{ ('é' * 999999).rjust(99999999) }}",
+            "{{ [1] | tojson(indent='a' * 9999) }}",
+            "{{ [[1] * 999] * 999 | tojson(separators=('a' * 9999, ':')) }}",
+            "{% for x in ['a' * 99] * 9999 %}{{ x | replace('a', '&' * 999) | e }}{% endfor %}",
             "{{ debug() }}",
             "{{ [1] | pprint }}",
             "{{ [1] | tojson(indent=99999999999) }}",
@@ -521,7 +450,11 @@ mod tests {
             ("{% for a in range(9999) %}\n{% for b in range(9999) %}{% endfor %}{% endfor %}", "10000000 steps"),
             ("\n{% set x = 'a' * 9999999 %}", "too large (line 2)"),
             ("{% set ns = namespace() %}{% set ns.x = ns %}", "namespace"),
-            ("{{ [1] * 99999999 }}", "more than 1048576 entries"),
+            ("{{ [1] * 99999999 }}", "too long lists"),
+            ("{{ 'a'.zfill(10 ** 9) }}", "too much text"),
+            ("{{ '%1000000000d' % 1 }}", "up to 9999"),
+            ("{{ 'a'.encode() }}", "encode is not supported"),
+            ("{{ list.append(1) }}", "would change a list"),
         ] {
             let error = run(source).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -355,7 +355,7 @@ fn toml(out: &mut Vec<u8>, draw: &mut Stream) {
 }
 
 /// What templates are made of, and what they could do harm with.
-const PIECES: [&str; 34] = [
+const PIECES: [&str; 41] = [
     "{{ messages }}",
     "{{ messages | tojson(indent=99999999) }}",
     "{% for a in range(99999) %}",
@@ -384,7 +384,14 @@ const PIECES: [&str; 34] = [
     "{% include '/etc/passwd' %}",
     "{% import '../../x' as x %}{% extends 'y' %}",
     "{{ 2 ** 99999999 }}{{ -9223372036854775808 // -1 }}{{ 1 % 0 }}",
-    "{{ strftime_now('%Y%Q%') }}",
+    "{{ strftime_now('%Y%Q%999Y%') }}",
+    "{{ '%*.*f%(a)s%-#c' % (999999999, 9999, 1) }}",
+    "{{ '{:>{}}{[}{0.__class__}'.format(1, 999999999) }}",
+    "{{ messages | tojson(indent=99, separators=('aaa', 'b'), sort_keys=true) }}",
+    "{{ (messages * 9999) | map('center', 99999) | map('zfill') | list }}",
+    "{{ (1, (2,), ()) + ((),) * 99999 }}{% set x = 1, -2 %}",
+    "{{ messages | groupby('role') | sort(attribute='0,1') | unique | list }}",
+    "{{ 'ǆßİ'.title().casefold().expandtabs(-1).rsplit(none, 1)[-1].center(9, 'é') }}",
     "{{ raise_exception(messages) }}",
     "{{ debug() }}{{ self }}{{ loop }}",
     "{% generation %}",

@@ -1,0 +1,71 @@
+//! What chat templates take from Python and from Jinja in Python, where Jinja in Rust means something else: values as
+//! they are printed and compared, operators, methods, filters and tests.
+
+mod arguments;
+mod checks;
+mod containers;
+mod dates;
+mod filters;
+mod format;
+mod json;
+mod letters;
+mod lookups;
+mod numbers;
+pub(super) mod operators;
+mod text;
+mod values;
+mod words;
+
+pub(super) use dates::Date;
+pub(super) use lookups::{alike, special};
+pub(super) use values::shown;
+
+use std::sync::Arc;
+
+use minijinja::value::{Rest, Value};
+use minijinja::{Environment, State};
+use values::Result;
+
+/// Asks, before they are made, whether so many bytes may be made at once.
+pub(super) type Room = dyn Fn(usize) -> Result<()> + Send + Sync;
+pub(super) type SharedRoom = Arc<Room>;
+
+/// What the source's tuples call.
+pub(super) const TUPLE: &str = "__tuple__";
+/// What keeps the compiler from computing with a constant.
+pub(super) const ITSELF: &str = "__itself__";
+
+/// Whether a value is a row whose entries are there already.
+pub(super) fn is_row(value: &Value) -> bool {
+    values::kind_of(value).is_some()
+}
+
+/// Gives an environment Python's meaning.
+pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
+    operators::install(environment, room);
+    filters::install(environment, room);
+    checks::install(environment);
+    environment.add_function(TUPLE, |items: Rest<Value>| values::tuple(items.0));
+    environment.add_function(ITSELF, |value: Value| value);
+    environment.add_function("range", |args: Rest<Value>| containers::range(&args));
+    environment.add_function("namespace", |args: Rest<Value>| {
+        let (places, named) = arguments::split(&args)?;
+        if let Some((name, _)) = named.iter().find(|(name, _)| name.starts_with('_')) {
+            return Err(values::refused(format!("{name} begins with an underscore, so a namespace cannot hold it")));
+        }
+        let first = places.first().cloned().map_or_else(Vec::new, |first| vec![first]);
+        let named = (!named.is_empty()).then(|| Value::from(minijinja::value::Kwargs::from_iter(named)));
+        let all = containers::dict(&first.into_iter().chain(named).collect::<Vec<_>>())?;
+        minijinja::functions::namespace(Some(all))
+    });
+    for name in ["cycler", "joiner", "lipsum"] {
+        environment.add_function(name, move |_: Rest<Value>| -> Result<Value> {
+            Err(values::refused(format!("the function {name} is not supported in templates")))
+        });
+    }
+    environment.add_global("dict", Value::from_object(containers::Dict));
+    let r = room.clone();
+    environment.set_unknown_method_callback(move |_: &State<'_, '_>, value, method, args| {
+        containers::call(value, method, args, &*r)
+    });
+}
