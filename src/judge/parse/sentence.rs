@@ -79,7 +79,7 @@ pub(super) fn named(t: &[Token], i: usize, start: usize, free: bool) -> bool {
     let other = phrase.any(|token| token.one_of(OTHERS));
     let before = start.checked_sub(1).map(|at| &t[at]);
     // A word in capitals is a mark, such as those of the small world.
-    let mark = |word: &str| word.len() > 1 && word.chars().all(char::is_uppercase);
+    let mark = |word: &str| word.chars().all(char::is_uppercase);
     let capital = |token: &Token| token.word().is_some_and(|w| w.starts_with(char::is_uppercase) && !mark(w));
     let known = start < i && t[start..i].iter().any(|token| token.one_of(NEUTRAL));
     !other

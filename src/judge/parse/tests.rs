@@ -61,6 +61,16 @@ fn a_verdict_without_a_score_says_why() {
 }
 
 #[test]
+fn marks_before_a_score_are_no_part_of_it() {
+    for points in 0..32u32 {
+        let mark = |(i, letter)| if points >> i & 1 == 1 { letter } else { '-' };
+        let marks: String = "ECLHX".chars().enumerate().map(mark).collect();
+        let verdict = format!("{marks} Score: {}", points.count_ones());
+        assert_eq!(parse_score(&verdict), Ok(f64::from(points.count_ones())), "{verdict:?}");
+    }
+}
+
+#[test]
 fn the_words_of_a_prompt_of_ones_own_end_a_verdict() {
     let own =
         Openings::of("You grade essays of pupils.\n\nEssay: {{ answer }}\nTask:\n{{ question }}\n\nEnd with a grade.");
