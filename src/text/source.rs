@@ -41,6 +41,9 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
     let (mut parameters, mut parameter) = (Vec::new(), false);
     // Where a tuple without brackets may begin, whether it has commas, and whether the last token may end a constant.
     let (mut bare, mut commas, mut constant, mut signed) = (None, false, false, None);
+    // What a minus stands before: where it begins, how many brackets are open there, whether more than a name follows.
+    let (mut negated, mut minus, mut dotted, mut last): (Vec<(usize, usize, bool)>, _, _, _) =
+        (vec![], false, false, 0);
     for token in machinery::tokenize(source, false, Default::default(), WhitespaceConfig::default()) {
         // The compiler refuses what the lexer refuses, and says where it stands.
         let Ok((token, span)) = token else { break };
@@ -49,6 +52,7 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
             (length, operand, hides, constant, commas, signed) = (0, false, false, false, false, None);
             open.clear();
             bare = matches!(token, Token::VariableStart).then_some(end);
+            negated.clear();
             (block, parameter) = ("", false);
             parameters.clear();
         }
@@ -71,6 +75,24 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
             }
         }
         parameter = matches!(token, Token::Comma | Token::ParenOpen);
+        // The machine negates a name before it looks up what follows, so that is put into parentheses.
+        while let Some((at, depth, chained)) = negated.last_mut().filter(|(_, depth, _)| open.len() <= *depth) {
+            let follows = matches!(token, Token::Dot | Token::BracketOpen | Token::ParenOpen) || dotted;
+            if open.len() == *depth && follows {
+                *chained = true;
+                break;
+            }
+            if *chained {
+                inserted.extend([(*at, "("), (last, ")")]);
+            }
+            negated.pop();
+        }
+        if std::mem::take(&mut minus) && matches!(token, Token::Ident(_)) {
+            negated.push((start, open.len(), false));
+        }
+        minus = matches!(token, Token::Minus) && !operand;
+        dotted = matches!(token, Token::Dot);
+        last = end;
         match token {
             Token::ParenOpen | Token::BracketOpen | Token::BraceOpen => {
                 let round = matches!(token, Token::ParenOpen);
