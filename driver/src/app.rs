@@ -59,6 +59,7 @@ impl App {
                 .matrix_units(self.common.matrix_units)
                 .profile(profile),
         )?;
+        self.progress.watch(&gpu);
         let info = gpu.info();
         self.progress.detail(&format!("{} ({}, {})", info.name, info.backend, info.driver));
         Ok(gpu)
@@ -68,6 +69,7 @@ impl App {
     pub(crate) fn tell_peak(&self, gpu: &Gpu) {
         let peak = gpu.peak();
         self.progress.detail(&format!("peak of live buffers: {} bytes ({peak})", peak.bytes));
+        self.progress.tell_prepared();
     }
 
     /// Finds a model's files, and fetches them if they are a hub id's and not in the cache. Tells what is odd about
@@ -87,8 +89,9 @@ impl App {
         let file = base.path.file_name().filter(|_| base.path.extension().is_some_and(|e| e == "gguf"));
         let (Some(folder), Some(file)) = (base.path.parent(), file) else { return };
         self.progress.note(&format!(
-            "PEFT cannot open the adapter by its base's name, which is a GGUF file: first load the base, \
-             AutoModelForCausalLM.from_pretrained({folder:?}, gguf_file={file:?}), then PeftModel.from_pretrained(base, …)"
+            "PEFT cannot open the adapter by its base's name, which is a GGUF file: first load the base with \
+             AutoModelForCausalLM.from_pretrained({folder:?}, gguf_file={file:?}), then use \
+             PeftModel.from_pretrained(base, …)"
         ));
     }
 

@@ -35,7 +35,7 @@ use crate::settings::setters;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Which text of a kernel an adapter gets (the table is in ARCHITECTURE.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -178,6 +178,21 @@ struct Inner {
     tuning: Mutex<tune::Table>,
     profiler: Option<profile::Profiler>,
     work: Mutex<Cost>,
+    watcher: OnceLock<Box<Watcher>>,
+}
+
+/// Is told what a GPU prepares.
+type Watcher = dyn Fn(Preparing<'_>) + Send + Sync;
+
+/// What a GPU does before it can compute, which on a first start takes a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preparing<'a> {
+    /// The driver compiles this kernel.
+    Compiling(&'a str),
+    /// The fastest tiling for this class of shapes is looked for.
+    Tuning(&'a str),
+    /// What was told last is over.
+    Done,
 }
 
 impl Inner {
@@ -211,6 +226,7 @@ impl Inner {
             tuning: Mutex::default(),
             profiler: None,
             work: Mutex::default(),
+            watcher: OnceLock::new(),
         }
     }
 }
@@ -225,6 +241,21 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
+    /// Has `watcher` told when kernels are compiled and tilings tuned, from the thread that does it. A GPU has one
+    /// watcher; a further one is not heard.
+    pub fn watch(&self, watcher: impl Fn(Preparing<'_>) + Send + Sync + 'static) {
+        let _ = self.0.watcher.set(Box::new(watcher));
+    }
+
+    /// Does `work`, which the watcher is told of before and after.
+    fn preparing<T>(&self, what: Preparing<'_>, work: impl FnOnce() -> T) -> T {
+        let tell = |what| self.0.watcher.get().into_iter().for_each(|watcher| watcher(what));
+        tell(what);
+        let done = work();
+        tell(Preparing::Done);
+        done
+    }
+
     /// Opens the GPU whose name contains `device` (or whose index it is), else the best one. `memory` caps the bytes
     /// that may be allocated.
     ///

@@ -2,7 +2,7 @@
 
 use super::params::{Parameter, SLOT, parameters};
 use super::widen::widen;
-use super::{Gpu, Variant, lock};
+use super::{Gpu, Preparing, Variant, lock};
 use crate::{Error, Result};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -268,7 +268,8 @@ impl Gpu {
             return Ok(p.clone());
         }
         let text = source.wgsl(key.variant, key.entry, &key.constants)?;
-        let made = Arc::new(self.build(source, key, &text)?);
+        let name = format!("{}.{}", source.name, key.entry);
+        let made = Arc::new(self.preparing(Preparing::Compiling(&name), || self.build(source, key, &text))?);
         lock(&self.0.pipelines).insert(key.clone(), made.clone());
         Ok(made)
     }

@@ -1,7 +1,7 @@
 //! The autotuner: which of several constants of one kernel is fastest for a shape class on this device. Candidates
 //! differ only in tiling, never in the order of a sum, so a pick changes no bit of a result.
 
-use super::{DeviceInfo, Gpu, Plan, Variant, lock};
+use super::{DeviceInfo, Gpu, Plan, Preparing, Variant, lock};
 use crate::disk;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -69,6 +69,12 @@ impl Gpu {
         if self.counts() || candidates.len() < 2 {
             return Ok(first);
         }
+        self.preparing(Preparing::Tuning(class), || self.measured(class, candidates, plan))
+    }
+
+    /// Measures the candidates and keeps the pick.
+    fn measured(&self, class: &str, candidates: &[u32], plan: impl FnMut(u32) -> Result<Plan>) -> Result<u32> {
+        let first = candidates.first().copied().unwrap_or(0);
         let plans: Vec<Plan> = match candidates.iter().copied().map(plan).collect() {
             // Where memory is that short, the choice is left to a later call.
             Err(Error::OutOfMemory(_)) => return Ok(first),
