@@ -80,6 +80,16 @@ impl Command {
     }
 
     /// A sentence that tells someone who pressed Ctrl-C how to continue.
+    fn writes_parts(&self) -> bool {
+        match self {
+            Command::Generate(a) => a.out.is_some(),
+            Command::Judge(a) => a.out.is_some(),
+            Command::Eval(a) => a.writes(),
+            Command::Data(a) => a.writes(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn resume_hint(&self) -> String {
         match self {
             Command::Run(a) => format!("Go on with: selfreward run {} --resume", a.config.display()),
@@ -88,6 +98,7 @@ impl Command {
             }
             Command::Pull(_) => "Go on with the same command".into(),
             Command::Sft(_) | Command::Dpo(_) => "Go on with the same command and --resume".into(),
+            _ if self.writes_parts() => "Go on with the same command and --resume".into(),
             Command::Prompts(_) => "Go on with the same command".into(),
             _ => "What was written so far stays; the same command starts again".into(),
         }

@@ -8,6 +8,7 @@ mod commands;
 mod common;
 mod dtype;
 mod flags;
+mod partial;
 mod profile;
 mod progress;
 mod ranks;

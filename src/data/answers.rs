@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// An answer and its length in tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The words of the answer.
     pub text: String,

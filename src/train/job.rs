@@ -41,19 +41,31 @@ impl Data<'_> {
         self.len() == 0
     }
 
+    /// A hash that differs for other records, whatever file they come from.
+    pub fn hash(&self) -> u64 {
+        let mut hash = Fnv::new();
+        self.write(&mut hash);
+        hash.0
+    }
+
     /// A hash that differs for other records or settings.
     pub(super) fn digest(&self, settings: &TrainSettings) -> u32 {
         let mut hash = Fnv::new();
+        hash.write(format!("{settings:?}").as_bytes());
+        self.write(&mut hash);
+        hash.0 as u32
+    }
+
+    fn write(&self, hash: &mut Fnv) {
         let ids = |hash: &mut Fnv, all: &[u32]| {
             hash.write(&(all.len() as u64).to_le_bytes());
             all.iter().for_each(|id| hash.write(&id.to_le_bytes()));
         };
-        hash.write(format!("{settings:?}").as_bytes());
         match self {
             Self::Pairs { pairs, objective, reference } => {
                 hash.write(format!(" {objective:?} {}", reference.is_some()).as_bytes());
                 for dpo::Pair { prompt, chosen, rejected, desirable, weight, flip } in *pairs {
-                    [prompt, chosen, rejected].into_iter().for_each(|part| ids(&mut hash, part));
+                    [prompt, chosen, rejected].into_iter().for_each(|part| ids(hash, part));
                     hash.write(&[u8::from(*desirable)]);
                     hash.write(&weight.to_le_bytes());
                     hash.write(&flip.to_le_bytes());
@@ -61,13 +73,12 @@ impl Data<'_> {
             }
             Self::Examples(examples) => {
                 for sft::Example { prompt, completion, context } in *examples {
-                    [prompt, completion].into_iter().for_each(|part| ids(&mut hash, part));
+                    [prompt, completion].into_iter().for_each(|part| ids(hash, part));
                     let ends = context.iter().flat_map(|part| [part.start as u32, part.end as u32]);
-                    ids(&mut hash, &ends.collect::<Vec<u32>>());
+                    ids(hash, &ends.collect::<Vec<u32>>());
                 }
             }
         }
-        hash.0 as u32
     }
 }
 

@@ -114,7 +114,8 @@ fn has_checkpoint(dir: &Path) -> bool {
     dir.join("train/latest.json").is_there()
 }
 
-fn difference(old: &Value, new: &Value) -> String {
+/// Says in which settings two plans differ, and what to do.
+pub fn difference(old: &Value, new: &Value) -> String {
     let keys = |plan: &Value| -> Vec<String> { plan.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect() };
     if keys(old) != keys(new) {
         return "was begun by a selfreward that knew other settings; remove the folder and begin anew".into();

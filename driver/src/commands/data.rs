@@ -2,6 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
+use crate::partial::{Partial, ResumeArg, digest, discard};
 use crate::sample::{above_0_to_1, at_least_0, from_0_to_1};
 use anyhow::{Result, bail, ensure};
 use selfreward::Observer;
@@ -10,7 +11,9 @@ use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
 use selfreward::json::write_jsonl;
 use selfreward::judge::{ModelJudgeSettings, Templates};
+use selfreward::kernels::half::Half;
 use selfreward::model::Model;
+use selfreward::settings;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -76,6 +79,8 @@ pub(crate) struct EftArgs {
     /// A judge prompt of one's own, with {{ question }} and {{ answer }}
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
+    #[command(flatten)]
+    resume: ResumeArg,
 }
 
 #[derive(clap::Args)]
@@ -105,10 +110,17 @@ impl Preset for Verdicts {
     }
 }
 
+impl Kind {
+    /// Whether the command writes what it has finished, so that it can go on from there.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self, Kind::Eft(EftArgs { model: Some(_), .. }))
+    }
+}
+
 pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
     match kind {
         Kind::Ift(args) => {
-            let input = args.common.read(app)?;
+            let input = args.common.read(app, false)?;
             let records = import::examples(&input.questions, f64::from(args.min_score));
             ensure!(!records.is_empty(), "{}: no answer has a score of {}", args.common.from.display(), args.min_score);
             write_jsonl(&args.common.out, &records)?;
@@ -116,7 +128,7 @@ pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
         }
         Kind::Eft(args) => eft(app, args),
         Kind::Preferences(args) => {
-            let input = args.common.read(app)?;
+            let input = args.common.read(app, false)?;
             let records = import::preferences(&input.questions, args.every, f64::from(args.min_gap));
             ensure!(!records.is_empty(), "{}: no question has two answers apart", args.common.from.display());
             write_jsonl(&args.common.out, &records)?;
@@ -133,8 +145,9 @@ struct Input {
 }
 
 impl Common {
-    fn read(&self, app: &App) -> Result<Input> {
-        for path in [Some(&self.out), self.held_out_file.as_ref()].into_iter().flatten() {
+    /// Reads the questions. What is held out is there already where an interrupted command is gone on with.
+    fn read(&self, app: &App, resume: bool) -> Result<Input> {
+        for path in [Some(&self.out), self.held_out_file.as_ref().filter(|_| !resume)].into_iter().flatten() {
             check_writable(path)?;
             ensure!(!path.exists(), "{}: exists already; name another file or remove it", path.display());
         }
@@ -173,7 +186,7 @@ impl Common {
 }
 
 fn eft(app: &App, args: &EftArgs) -> Result<()> {
-    let input = args.common.read(app)?;
+    let input = args.common.read(app, args.resume.resume)?;
     let mut templates = Templates::default();
     if let Some(path) = &args.template {
         templates.replace(selfreward::judge::Mode::Sampled, &std::fs::read_to_string(path)?);
@@ -199,6 +212,7 @@ fn eft(app: &App, args: &EftArgs) -> Result<()> {
     let (lessons, dropped) = import::balance(lessons, f64::from(args.max_share), app.common.seed());
     ensure!(!lessons.is_empty(), "no verdict agreed with the ranks; try more --samples, or another --model");
     write_jsonl(&args.common.out, &lessons.iter().map(|l| &l.record).collect::<Vec<_>>())?;
+    discard(&args.common.out)?;
     let mut histogram = [0usize; 6];
     lessons.iter().for_each(|l: &Lesson| histogram[l.score] += 1);
     let more = json!({"scores": histogram, "dropped_for_balance": dropped, "judged": judged});
@@ -224,9 +238,21 @@ fn write(
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let settings = ModelJudgeSettings::clone(&args.verdicts).seed(app.common.seed());
+    let how = ModelJudgeSettings::clone(&args.verdicts).seed(app.common.seed());
     let mut engine = GpuEngine::new(&gpu, &model);
-    let written = verdicts::write(&mut engine, &language, templates, &settings, ranked, &app.progress)?;
+    let asked: Vec<_> =
+        ranked.iter().map(|q| (&q.prompt, q.answers.iter().map(|a| &a.text).collect::<Vec<_>>())).collect();
+    let plan = json!({
+        "data": digest(&asked), "model": source.path, "verdicts": settings::table(&*args.verdicts)?,
+        "template": templates.additive.text, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name),
+        "invariant": app.common.invariant,
+    });
+    let mut partial = Partial::open(Some(&args.common.out), &args.resume, &plan)?;
+    let mut written = verdicts::Written::default();
+    for (at, ranked) in ranked.chunks(verdicts::WAVE).enumerate() {
+        let work = || Ok(verdicts::write(&mut engine, &language, templates, &how, ranked, &app.progress)?);
+        written.extend(partial.step(&at.to_string(), work)?);
+    }
     app.progress.clear();
     Ok(written)
 }

@@ -4,6 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
 use crate::common::WrongUsage;
 use crate::flags::Flags;
+use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
 use crate::sample::{self, Answers, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
@@ -17,15 +18,18 @@ use selfreward::generate::ChatLanguage;
 use selfreward::generate::{Engine, GpuEngine, NoEngine};
 use selfreward::json::write_jsonl;
 use selfreward::judge::{Item, Judge, PairwiseJudge, Template};
+use selfreward::kernels::half::Half;
 use selfreward::measure::agreement::{agreement, read_ranked};
 use selfreward::measure::diversity::Diversity;
 use selfreward::measure::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
 use selfreward::measure::perplexity::{Passage, Perplexity, Windows, measure};
 use selfreward::measure::win_rate::Estimate;
 use selfreward::model::Model;
+use selfreward::settings;
 use selfreward::source::ModelSource;
 use selfreward::text::Prompt;
 use serde::Deserialize;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// The value of `--judge` for the small world's exact scorer.
@@ -101,9 +105,18 @@ struct DuelArgs {
     /// Write every prompt with its answers, verdicts and outcome here
     #[arg(long, value_name = "F.jsonl")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    resume: ResumeArg,
     /// Write model_outputs.json and reference_outputs.json here, as alpaca_eval reads them
     #[arg(long, value_name = "DIR")]
     alpaca: Option<PathBuf>,
+}
+
+impl Args {
+    /// Whether the command writes what it has finished, so that it can go on from there.
+    pub(crate) fn writes(&self) -> bool {
+        self.duel.out.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -172,16 +185,34 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     let prompts = read_prompts(from)?;
     // A judge that is not there is reported before the answers are written.
     let judge_source = if oracle { None } else { Some(app.source(judge)?) };
-    let a = answers(app, args, &a, &prompts)?;
-    let b = answers(app, args, &b, &prompts)?;
+    let plan = json!({
+        "data": digest(&prompts), "sides": [&a.name, &b.name], "n": d.n, "sampling": settings::table(&*args.sample)?,
+        "judge": judge, "reading": args.reading.plan(own.as_deref())?, "sampled": d.sampled, "margin": d.margin,
+        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+    });
+    let partial = &mut Partial::open(d.out.as_deref(), &d.resume, &plan)?;
+    let a = answers(app, args, ("a", &a), &prompts, partial)?;
+    let b = answers(app, args, ("b", &b), &prompts, partial)?;
     if let Some(dir) = &d.alpaca {
         let dataset = from.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         write_alpaca(&dir.join("model_outputs.json"), &prompts, &a, &dataset)?;
         write_alpaca(&dir.join("reference_outputs.json"), &prompts, &b, &dataset)?;
     }
     // Has the duel judged; also gives the judge's name.
-    let duel = |engine: &mut dyn Engine, referee: &Referee| -> Result<(String, Vec<DuelRecord>)> {
-        Ok((referee.name().to_owned(), play(engine, referee, &prompts, &a, &b, &app.progress)?))
+    let mut duel = |engine: &mut dyn Engine, referee: &Referee| -> Result<(String, Vec<DuelRecord>)> {
+        let wave = waves_of(d.n);
+        let mut records = Vec::new();
+        for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
+            let part = |set: &AnswerSet| AnswerSet {
+                name: set.name.clone(),
+                answers: set.answers[at..at + prompts.len()].to_vec(),
+            };
+            let (a, b) = (part(&a), part(&b));
+            records.extend(
+                partial.step(&format!("duel {at}"), || Ok(play(engine, referee, prompts, &a, &b, &app.progress)?))?,
+            );
+        }
+        Ok((referee.name().to_owned(), records))
     };
     let (name, records) = match judge_source {
         None => duel(&mut NoEngine, &Referee::Scores { judge: &OracleJudge, margin: d.margin.into() })?,
@@ -210,6 +241,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     app.progress.clear();
     if let Some(out) = &d.out {
         write_jsonl(out, &records)?;
+        discard(out)?;
     }
     let report = summarise(&name, &a, &b, &records, app.common.seed());
     if app.common.json {
@@ -219,7 +251,13 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
 }
 
 /// The answers of one side, from its file or its model.
-fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<AnswerSet> {
+fn answers(
+    app: &App,
+    args: &Args,
+    (name, side): (&str, &Side),
+    prompts: &[Prompt],
+    partial: &mut Partial,
+) -> Result<AnswerSet> {
     if let Some(file) = side.file {
         return Ok(AnswerSet { name: side.name.clone(), ..read_answers(file, prompts)? });
     }
@@ -230,7 +268,19 @@ fn answers(app: &App, args: &Args, side: &Side, prompts: &[Prompt]) -> Result<An
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let engine = &mut GpuEngine::new(&gpu, &model);
-    Ok(answer_all(engine, &language, &side.name, prompts, args.duel.n, &settings, &app.progress)?)
+    let (n, wave) = (args.duel.n, waves_of(args.duel.n));
+    let mut all = Vec::new();
+    for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
+        all.extend(partial.step(&format!("{name} {at}"), || {
+            Ok(answer_all(engine, &language, &side.name, prompts, n, &settings, &app.progress)?.answers)
+        })?);
+    }
+    Ok(AnswerSet { name: side.name.clone(), answers: all })
+}
+
+/// How many prompts with `n` answers each are worked through between two savings.
+fn waves_of(n: u32) -> usize {
+    (WAVE / n as usize).max(1)
 }
 
 fn percent(e: Option<Estimate>) -> String {

@@ -2,16 +2,20 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::Flags;
+use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
 use crate::profile::ProfileArg;
 use crate::sample::{self, Answers};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::generate::{Generator, Request};
 use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::kernels::half::Half;
 use selfreward::model::Model;
 use selfreward::rng::record_id;
+use selfreward::settings;
 use selfreward::text::Prompt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -36,7 +40,9 @@ pub(crate) struct Args {
     stop: Vec<String>,
     /// Write JSONL records here instead of text to stdout
     #[arg(long, value_name = "F.jsonl")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    resume: ResumeArg,
     #[command(flatten)]
     profile: ProfileArg,
 }
@@ -53,15 +59,15 @@ struct Input {
 }
 
 /// One answer to a prompt, as it is written.
-#[derive(Serialize)]
-struct Answer<'a> {
+#[derive(Serialize, Deserialize)]
+struct Answer {
     /// Place of the prompt, from 0.
     index: usize,
     sample: u32,
     /// Keys the random numbers of this answer, together with the seed.
     id: String,
     #[serde(flatten)]
-    prompt: &'a Prompt,
+    prompt: Prompt,
     response: String,
     prompt_tokens: usize,
     tokens: usize,
@@ -90,38 +96,51 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let text = source.text()?;
     let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
-    let requests: Vec<Request> =
-        ids.iter().map(|p| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() }).collect();
     let (gpu, peaks) = args.profile.gpu(app)?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
-    let most = u64::from(args.n) * requests.len() as u64 * settings.max_new_tokens as u64;
+    let plan = json!({
+        "data": digest(&ids), "model": source.path, "n": args.n, "sampling": settings::table(&*args.sample)?,
+        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+    });
+    let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
+    let most = u64::from(args.n) * ids.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
-    let outputs = Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+    let wave = (WAVE / args.n as usize).max(1);
+    let mut answers: Vec<Answer> = Vec::new();
+    for (at, ids) in (0..).step_by(wave).zip(ids.chunks(wave)) {
+        let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
+        answers.extend(partial.step(&at.to_string(), || {
+            let requests: Vec<Request> = ids.iter().map(request).collect();
+            let outputs =
+                Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+            let mut made = Vec::new();
+            for (i, samples) in outputs.iter().enumerate() {
+                for (sample, output) in (0..).zip(samples) {
+                    let mut answer = text.decode(&output.tokens)?;
+                    let cut = args.stop.iter().filter_map(|s| answer.find(s.as_str())).min();
+                    answer.truncate(cut.unwrap_or(answer.len()));
+                    made.push(Answer {
+                        index: at + i,
+                        sample,
+                        id: format!("{:016x}", key(&ids[i], sample)),
+                        prompt: prompts[at + i].clone(),
+                        response: answer,
+                        prompt_tokens: ids[i].len(),
+                        tokens: output.tokens.len(),
+                        stopped: output.stopped || cut.is_some(),
+                    });
+                }
+            }
+            Ok(made)
+        })?);
+    }
     app.progress.end();
     app.tell_peak(&gpu);
     args.profile.tell(app, &gpu, peaks.as_ref())?;
-
-    let mut answers = Vec::new();
-    for (index, samples) in outputs.iter().enumerate() {
-        for (sample, output) in (0..).zip(samples) {
-            let mut answer = text.decode(&output.tokens)?;
-            let cut = args.stop.iter().filter_map(|s| answer.find(s.as_str())).min();
-            answer.truncate(cut.unwrap_or(answer.len()));
-            answers.push(Answer {
-                index,
-                sample,
-                id: format!("{:016x}", key(&ids[index], sample)),
-                prompt: &prompts[index],
-                response: answer,
-                prompt_tokens: ids[index].len(),
-                tokens: output.tokens.len(),
-                stopped: output.stopped || cut.is_some(),
-            });
-        }
-    }
     if let Some(out) = &args.out {
         write_jsonl(out, &answers)?;
+        discard(out)?;
     }
     if app.common.json {
         return app.json(&answers);

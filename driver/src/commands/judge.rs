@@ -2,6 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
+use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,11 +13,14 @@ use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::{
     Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict, calibrate,
 };
+use selfreward::kernels::half::Half;
 use selfreward::measure::agreement::{Against, Agreement, agreement};
 use selfreward::model::Model;
 use selfreward::rng::record_id;
+use selfreward::settings;
 use selfreward::text::{Language, Prompt};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -30,7 +34,9 @@ pub(crate) struct Args {
     responses: Option<PathBuf>,
     /// The scored responses
     #[arg(long, value_name = "F.jsonl")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    resume: ResumeArg,
     #[command(flatten)]
     reading: JudgeArgs,
     #[command(flatten)]
@@ -110,6 +116,15 @@ impl JudgeArgs {
         ModelJudgeSettings::clone(&self.verdicts).pattern(pattern).seed(seed)
     }
 
+    /// What a resumed command must have in common with the interrupted one.
+    pub(crate) fn plan(&self, own: Option<&str>) -> Result<Value> {
+        Ok(json!({
+            "modes": self.mode.iter().map(|mode| mode.name()).collect::<Vec<_>>(),
+            "verdicts": settings::table(&*self.verdicts)?, "template": own, "pattern": self.score_pattern,
+            "range": self.score_range.0,
+        }))
+    }
+
     /// The judge of a mode, with the user's own prompt if there is one.
     pub(crate) fn judge<'a>(
         &self,
@@ -174,7 +189,7 @@ struct Scored<'a> {
     verdicts: BTreeMap<&'static str, Reading>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Reading {
     score: Option<f64>,
     /// `ok`, or why there is no score.
@@ -223,18 +238,34 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             verdicts: BTreeMap::new(),
         })
         .collect();
-    for (i, &mode) in args.reading.modes().iter().enumerate() {
-        let judge = args.reading.judge(mode, own.as_deref().filter(|_| i == 0), &language, app.common.seed());
-        let verdicts = judge.judge(&mut engine, &items, &app.progress)?;
-        for (record, verdict) in scored.iter_mut().zip(verdicts) {
-            if i == 0 {
-                record.score = verdict.score;
+    let asked: Vec<_> = items.iter().map(|item| (item.question, item.answer)).collect();
+    let plan = json!({
+        "data": digest(&asked), "model": source.path, "judge": args.reading.plan(own.as_deref())?,
+        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+    });
+    let mut partial = Partial::open(Some(out), &args.resume, &plan)?;
+    let modes = args.reading.modes();
+    for (at, items) in items.chunks(WAVE).enumerate() {
+        let of = |engine: &mut GpuEngine, i: usize| -> Result<Vec<Reading>> {
+            let own = own.as_deref().filter(|_| i == 0);
+            let judge = args.reading.judge(modes[i], own, &language, app.common.seed());
+            let verdicts = judge.judge(engine, items, &app.progress)?;
+            Ok(verdicts.into_iter().map(Reading::from).collect())
+        };
+        let readings = partial
+            .step(&at.to_string(), || (0..modes.len()).map(|i| of(&mut engine, i)).collect::<Result<Vec<_>>>())?;
+        for (i, (mode, readings)) in modes.iter().zip(readings).enumerate() {
+            for (record, reading) in scored[at * WAVE..].iter_mut().zip(readings) {
+                if i == 0 {
+                    record.score = reading.score;
+                }
+                record.verdicts.insert(mode.name(), reading);
             }
-            record.verdicts.insert(mode.name(), verdict.into());
         }
     }
     app.progress.clear();
     write_jsonl(out, &scored)?;
+    discard(out)?;
     let of = |mode: &Mode| {
         let score = |s: &Scored| s.verdicts.get(mode.name()).and_then(|r| r.score);
         let asked = questions.iter().map(String::as_str).zip(&scored);

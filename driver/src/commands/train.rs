@@ -197,7 +197,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let plan = plan([settings::table(&*args.settings)?])?;
     let mut settings = args.common.settings(app, &args.settings);
     let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut settings);
-    let plan = with(plan, json!({ "data": args.data, "mix": args.mix }));
+    let plan = with(plan, json!({ "data": digest(&Data::Examples(&examples)), "mix": args.mix }));
     let taken = Taken { records: examples.len(), read };
     start.finish(app, &args.common, taken, (plan, settings), |_, _| Ok(Data::Examples(&examples)))
 }
@@ -210,7 +210,8 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, reading) = examples::preferences(path, source, start.rules, &args.loss, batch)?;
     let taken = Taken { records: pairs.len(), read: vec![reading] };
     let plan = plan([settings::table(&*args.settings)?, settings::table(&*args.loss)?])?;
-    let plan = with(plan, json!({ "data": args.data, "reference": args.reference }));
+    let data = digest(&Data::Pairs { pairs: &pairs, objective: &args.loss, reference: None });
+    let plan = with(plan, json!({ "data": data, "reference": args.reference }));
     let vocabulary = start.source.arch.vocab_size;
     start.finish(app, &args.common, taken, (plan, settings), |app, gpu| {
         let reference = match &args.reference {
@@ -227,6 +228,11 @@ fn plan(tables: impl IntoIterator<Item = Table>) -> Result<Value> {
     // How often the training saves changes no number.
     all.remove("save_every");
     Ok(serde_json::to_value(all)?)
+}
+
+/// What tells records from others, whatever file they come from.
+fn digest(data: &Data) -> String {
+    format!("{:016x}", data.hash())
 }
 
 /// The object with the members of another one added.
@@ -315,7 +321,7 @@ impl Start {
         let plan = with(
             plan,
             json!({
-                "records": records, "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
+                "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
                 "max_length": self.rules.max_length, "truncate": self.rules.truncate,
                 "last_turn_only": self.rules.last_turn_only,
                 "lora": format!("{:?}", args.lora.config()),

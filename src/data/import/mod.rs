@@ -127,7 +127,7 @@ pub fn hold_out(questions: Vec<Question>, share: f64, seed: u64) -> Result<(Vec<
 }
 
 /// A verdict to be learnt: what the judge is asked, and what it is to write.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lesson {
     /// The question to the judge and the verdict, as a training record.
     pub record: ExampleRecord,

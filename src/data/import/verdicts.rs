@@ -7,12 +7,13 @@ use crate::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, Templates}
 use crate::rng::record_id;
 use crate::text::Language;
 use crate::{Observer, Result};
+use serde::{Deserialize, Serialize};
 
 /// Questions that are judged between two looks at whether to stop.
-const WAVE: usize = 16;
+pub const WAVE: usize = 16;
 
 /// The verdicts that a model wrote, and how many questions they came from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Written {
     /// One lesson for each answer of the questions whose order was met.
     pub lessons: Vec<Lesson>,
@@ -22,6 +23,16 @@ pub struct Written {
     pub agreed: usize,
     /// How many of these questions have an answer whose verdicts gave no score.
     pub unscored: usize,
+}
+
+impl Written {
+    /// Adds what was written of further questions.
+    pub fn extend(&mut self, more: Written) {
+        self.lessons.extend(more.lessons);
+        self.questions += more.questions;
+        self.agreed += more.agreed;
+        self.unscored += more.unscored;
+    }
 }
 
 /// Lets the engine's model judge every answer of the questions that have several ranks, with the additive prompt and
