@@ -316,7 +316,9 @@ impl Start {
         (plan, settings): (Value, TrainSettings),
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
-        read.iter().for_each(|reading| app.progress.note(&reading.to_string()));
+        if !app.common.json {
+            read.iter().for_each(|reading| app.progress.note(&reading.to_string()));
+        }
         let dropped: usize = read.iter().map(Reading::dropped).sum();
         let plan = with(
             plan,

@@ -95,6 +95,37 @@ fn generate_judge_pairs_and_dpo_follow_one_another() {
 }
 
 #[test]
+fn conversations_go_through_all_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let model = world().to_str().unwrap().to_owned();
+    let say = |role: &str, content: &str| json!({"role": role, "content": content});
+    let talk = json!([say("user", "upper: ab"), say("assistant", "AB"), say("user", "upper: cab")]);
+    let prompts = [
+        json!({"prompt": talk, "tools": [{"name": "f"}], "chat_template_kwargs": {"thinking": false}}),
+        json!({"prompt": [{"role": "user", "content": [{"type": "text", "text": "reverse: bad"}]}]}),
+    ];
+    write(path("prompts.jsonl").as_ref(), &prompts);
+    let mut args = vec!["generate", "--model", &model, "--max-new-tokens", "8", "--temperature", "1", "-n", "6"];
+    let (asked, answers) = (path("prompts.jsonl"), path("answers.jsonl"));
+    args.extend(["--prompts", &asked, "--out", &answers]);
+    let made = document(&args);
+    assert_eq!(made[0]["prompt"], talk);
+    assert_eq!(made[0]["tools"], prompts[0]["tools"]);
+    assert_eq!(made[6]["prompt"], prompts[1]["prompt"]);
+    fs::write(path("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
+    let (template, scored, pairs) = (path("judge.txt"), path("scored.jsonl"), path("pairs.jsonl"));
+    let judge = ["judge", "--model", &model, "--responses", &answers, "--out", &scored, "--mode", "expected"];
+    document(&[&judge[..], &["--template", &template]].concat());
+    document(&["pairs", "--verdicts", &scored, "--out", &pairs, "--min-gap", "0.0001"]);
+    let written = lines(pairs.as_ref());
+    assert_eq!(written[0]["prompt"], talk);
+    assert_eq!(written[0]["chat_template_kwargs"], prompts[0]["chat_template_kwargs"]);
+    let trained = document(&["dpo", "--model", &model, "--data", &pairs, "--out", &path("tuned"), "--epochs", "1"]);
+    assert_eq!(trained["read"][0]["forms"]["conversations with a prompt"], written.len());
+}
+
+#[test]
 fn pairs_take_the_best_against_the_worst_and_count_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let (scored, out) = (dir.path().join("scored.jsonl"), dir.path().join("pairs.jsonl"));
