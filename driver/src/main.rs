@@ -8,6 +8,7 @@ mod commands;
 mod common;
 mod dtype;
 mod flags;
+mod heap;
 mod partial;
 mod profile;
 mod progress;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     };
     let app = app::App::new(cli.common, ranks);
     let Err(error) = commands::run(&app, cli.command) else {
+        app.progress.detail(&format!("heap: {} MB at most", heap::peak().div_ceil(1_000_000)));
         return ExitCode::SUCCESS;
     };
     app.progress.clear();

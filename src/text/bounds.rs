@@ -18,7 +18,7 @@ const WORD: u64 = 1000;
 /// The error names the bound that is passed.
 pub(super) fn check(tokenizer: &Value) -> Result<(), String> {
     for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
-        short("added_tokens", &token["content"])?;
+        check_token(token["content"].as_str().unwrap_or_default())?;
     }
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
         let (mut steps, mut growth) = (0, 1);
@@ -30,8 +30,16 @@ pub(super) fn check(tokenizer: &Value) -> Result<(), String> {
     }
 }
 
-fn short(part: &str, text: &Value) -> Result<(), String> {
-    match text.as_str().map_or(0, str::len) {
+/// Refuses an added token that is too long.
+///
+/// # Errors
+/// The error names the bound.
+pub(super) fn check_token(content: &str) -> Result<(), String> {
+    short("added_tokens", content)
+}
+
+fn short(part: &str, text: &str) -> Result<(), String> {
+    match text.len() {
         n if n > TEXT => Err(format!("{part}: a text of {n} bytes; up to {TEXT} are possible")),
         _ => Ok(()),
     }
@@ -44,10 +52,10 @@ fn walk(part: &str, step: &Value, steps: &mut usize, growth: &mut usize) -> Resu
         }
     }
     for key in ["content", "prepend", "prefix", "suffix", "pad_token", "word_delimiter_token"] {
-        short(part, &step[key])?;
+        short(part, step[key].as_str().unwrap_or_default())?;
     }
     for kind in ["String", "Regex"] {
-        short(part, &step["pattern"][kind])?;
+        short(part, step["pattern"][kind].as_str().unwrap_or_default())?;
     }
     *steps += 1;
     // An empty pattern matches at every place, so the replacement may follow each letter.

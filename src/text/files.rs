@@ -1,11 +1,12 @@
 //! The tokenizer's files of a Hugging Face folder, and what they add to tokenizer.json.
 
 use super::template::{self, token_text};
+use super::tokenizer::{Tokenizer, outline};
 use crate::disk::{self, OnDisk};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::AddedToken;
 
 /// Keys of tokenizer_config.json that name one special token each.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -57,7 +58,7 @@ fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
 /// The tokens of added_tokens.json (content to id) that tokenizer.json does not have, in the form of
 /// `added_tokens_decoder`.
 fn older(added: &Map<String, Value>, config: &Map<String, Value>, tokenizer_json: &str) -> Map<String, Value> {
-    let file: Value = serde_json::from_str(tokenizer_json).unwrap_or_default();
+    let file = outline(tokenizer_json).unwrap_or_default();
     let known: Vec<&Value> = file["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]).collect();
     let special: Vec<&str> = named(config).chain(listed(config)).filter_map(token_text).collect();
     let new = added.iter().filter(|(_, id)| !known.contains(id));

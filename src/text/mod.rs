@@ -3,6 +3,7 @@
 //! [`Text`] holds a Hugging Face tokenizer and what the files beside it say; its ids equal those of `transformers`.
 
 mod bounds;
+mod bpe;
 mod encode;
 pub(crate) mod ends;
 mod files;
@@ -16,22 +17,28 @@ mod stream;
 mod template;
 #[cfg(test)]
 mod templates;
+mod tokenizer;
+mod vocabulary;
 
+pub(crate) use bpe::{Bpe, Merge};
 pub use encode::{Answered, Turns};
 pub use language::Language;
 pub use message::Message;
 pub use prompt::{Prompt, TemplateInputs, Words};
 pub use stream::StreamDecoder;
+pub(crate) use tokenizer::Parts;
+pub(crate) use vocabulary::Vocabulary;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
+use tokenizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use crate::{Error, Result};
 use template::{ChatInputs, Template};
+use tokenizer::Tokenizer;
 
 fn no_template() -> Error {
     Error::Input("this model has no chat template; give a plain prompt".into())
@@ -40,7 +47,10 @@ fn no_template() -> Error {
 /// A tokenizer with its chat template, if it has one.
 pub struct Text {
     tokenizer: Tokenizer,
-    tokenizer_json: String,
+    /// The content of tokenizer.json; where there is no such file it is written once somebody asks for it.
+    tokenizer_json: OnceLock<String>,
+    /// Where the leading blank is put, if tokenizer_config.json overrules tokenizer.json.
+    prefix: Option<PrependScheme>,
     config: Value,
     template: Option<Template>,
     template_args: Map<String, Value>,
@@ -66,7 +76,7 @@ impl Text {
     /// tokenizer.json is broken, or the chat template is not a text.
     pub fn from_json(tokenizer_json: impl Into<String>, tokenizer_config: Value) -> Result<Text> {
         let mut tokenizer_json = tokenizer_json.into();
-        let mut tokenizer = read_tokenizer(&tokenizer_json)?;
+        let (mut tokenizer, outline) = tokenizer::read(&tokenizer_json)?;
         // A file may hold the padding and truncation of the run that trained it.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
@@ -74,17 +84,33 @@ impl Text {
             let wrong = |error| Error::Input(format!("tokenizer.json is broken: {error}"));
             tokenizer_json = tokenizer.to_string(true).map_err(wrong)?;
         }
-        if let Some(scheme) = llama_prefix(&tokenizer_json, &tokenizer_config) {
+        let prefix = tokenizer::llama_prefix(&outline, &tokenizer_config);
+        if let Some(scheme) = prefix {
             tokenizer
                 .with_normalizer(None::<NormalizerWrapper>)
                 .with_pre_tokenizer(Some(Metaspace::new('▁', scheme, false)));
         }
-        let template = template::from_config(&tokenizer_config)?;
+        Text::new(tokenizer, tokenizer_json.into(), prefix, tokenizer_config)
+    }
+
+    /// Makes a text from the parts of a tokenizer and from the content of tokenizer_config.json, which names no tokens
+    /// but those of the parts.
+    pub(crate) fn from_parts(parts: Parts, tokenizer_config: Value) -> Result<Text> {
+        Text::new(tokenizer::make(parts)?, OnceLock::new(), None, tokenizer_config)
+    }
+
+    fn new(
+        tokenizer: Tokenizer,
+        tokenizer_json: OnceLock<String>,
+        prefix: Option<PrependScheme>,
+        config: Value,
+    ) -> Result<Text> {
         let mut text = Text {
             tokenizer,
             tokenizer_json,
-            config: tokenizer_config,
-            template,
+            prefix,
+            template: template::from_config(&config)?,
+            config,
             template_args: Map::new(),
             reads_parts: OnceLock::new(),
             end_of_turn: None,
@@ -249,7 +275,9 @@ impl Text {
 
     /// The content of tokenizer.json.
     pub fn tokenizer_json(&self) -> &str {
-        &self.tokenizer_json
+        // Nothing in a tokenizer refuses to be written, and keys are texts.
+        #[expect(clippy::expect_used, reason = "as said")]
+        self.tokenizer_json.get_or_init(|| self.tokenizer.to_string(false).expect("a tokenizer is JSON"))
     }
 
     /// The content of tokenizer_config.json, the chat template included.
@@ -259,12 +287,12 @@ impl Text {
 
     /// Whether tokenizer_config.json withdraws the blank that tokenizer.json puts in front of a text.
     pub(crate) fn takes_back_blank(&self) -> bool {
-        matches!(llama_prefix(&self.tokenizer_json, &self.config), Some(PrependScheme::Never))
+        matches!(self.prefix, Some(PrependScheme::Never))
     }
 
     /// Whether tokenizer_config.json names a class that puts the leading blank by itself.
     pub(crate) fn prefixes_itself(&self) -> bool {
-        llama_prefix(&self.tokenizer_json, &self.config).is_some()
+        self.prefix.is_some()
     }
 
     /// The text of the chat template; where there are several, of the one that is used.
@@ -286,41 +314,6 @@ impl Text {
         let added = self.tokenizer.get_added_tokens_decoder();
         let ends = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
         self.encode(rest).ok()?.into_iter().find(ends)
-    }
-}
-
-/// Where a SentencePiece BPE puts its leading blank, if not where tokenizer.json says. Converters write a normalizer
-/// that puts one before every piece between special tokens. `LlamaTokenizer` of transformers takes only vocabulary and
-/// merges from the file, and puts one at the text's start, or everywhere with `legacy`, or nowhere without
-/// `add_prefix_space`.
-fn llama_prefix(tokenizer_json: &str, config: &Value) -> Option<PrependScheme> {
-    let class = config.get("tokenizer_class")?.as_str()?;
-    let file: Value = serde_json::from_str(tokenizer_json).ok()?;
-    let prepends = |step: &Value| step["type"] == "Prepend" && step["prepend"] == "▁";
-    let normalizer = &file["normalizer"];
-    let converted =
-        prepends(normalizer) || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(prepends));
-    if !converted || !matches!(class, "LlamaTokenizer" | "LlamaTokenizerFast") {
-        return None;
-    }
-    let flag = |key: &str| config.get(key).and_then(Value::as_bool);
-    Some(match (flag("add_prefix_space"), flag("legacy")) {
-        (Some(false), _) => PrependScheme::Never,
-        (_, Some(true)) => PrependScheme::Always,
-        _ => PrependScheme::First,
-    })
-}
-
-/// Reads a tokenizer.json. `tokenizers` panics on some broken files (merges shorter than the prefix that they are to
-/// lose, a damaged SentencePiece normaliser). To find these beforehand would mean to read the file a second time, so
-/// the panic is caught.
-fn read_tokenizer(json: &str) -> Result<Tokenizer> {
-    let broken = |error: &dyn std::fmt::Display| Error::Input(format!("tokenizer.json is broken: {error}"));
-    let document: Value = serde_json::from_str(json).map_err(|error| broken(&error))?;
-    bounds::check(&document).map_err(|what| broken(&what))?;
-    match std::panic::catch_unwind(|| Tokenizer::from_bytes(json.as_bytes())) {
-        Ok(read) => read.map_err(|error| broken(&error)),
-        Err(_) => Err(broken(&"its reader gave up; convert the tokenizer again")),
     }
 }
 

@@ -1,14 +1,15 @@
-//! The tokenizer of a GGUF file as a Hugging Face tokenizer.json: byte-level BPE with the pattern that
-//! `tokenizer.ggml.pre` names, or SentencePiece BPE (`llama`), whose merges follow from the scores.
+//! The tokenizer of a GGUF file: byte-level BPE with the pattern that `tokenizer.ggml.pre` names, or SentencePiece BPE
+//! (`llama`), whose merges follow from the scores.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tokenizers::AddedToken;
 
 use super::gguf::{Gguf, GgufValue};
 use super::gguf_pre::{self, PreTokenizer};
-use crate::text::{Text, ends};
+use crate::text::{Bpe, Merge, Parts, Text, Vocabulary, ends};
 use crate::{Error, Result};
 
 /// GGUF's token types.
@@ -36,13 +37,13 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some(kind) => kind,
     };
-    let head = Vocabulary::read(path, gguf)?;
-    let tokenizer = match kind {
+    let head = Head::read(path, gguf)?;
+    let parts = match kind {
         "gpt2" => head.byte_level()?,
         "llama" => head.sentencepiece()?,
         other => return Err(head.wrong(format!("tokenizer.ggml.model is {other:?}; known are gpt2 and llama"))),
     };
-    let text = Text::from_json(tokenizer.to_string(), head.config());
+    let text = Text::from_parts(parts, head.config());
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
 }
 
@@ -56,46 +57,58 @@ pub(super) fn swallows_blanks(model_name: &str, token: &str) -> bool {
 /// Every way to join two tokens into a third, the joined token's best score first; among equals the order of
 /// transformers' converter: longer left part, longer right part, then ids. Tokens that stand `apart` are cut out of a
 /// text beforehand, so they are neither joined nor parts.
-pub(super) fn merges_by_score<'a>(
-    tokens: &[&'a str],
+pub(super) fn merges_by_score(
+    tokens: &[&str],
     scores: &[f64],
+    vocabulary: &Vocabulary,
     apart: &HashSet<&str>,
-) -> Vec<(&'a str, &'a str)> {
-    let joined = || tokens.iter().enumerate().filter(|(_, token)| !apart.contains(*token));
-    let ids: HashMap<&str, usize> = joined().map(|(id, token)| (*token, id)).collect();
-    let mut found = Vec::new();
-    let pieces = joined().map(|(id, token)| (token, &scores[id]));
-    for (token, score) in pieces.filter(|(token, _)| token.len() <= MAX_PIECE) {
-        let mut local: Vec<(usize, usize)> = token
-            .char_indices()
-            .skip(1)
-            .filter_map(|(at, _)| Some((*ids.get(&token[..at])?, *ids.get(&token[at..])?)))
-            .collect();
-        local.sort_unstable();
-        found.extend(local.into_iter().map(|(left, right)| (*score, tokens[left], tokens[right])));
+) -> Vec<Merge> {
+    struct Found {
+        /// Ascends as the score descends.
+        score: i64,
+        /// Ascends as the lengths descend, the left one's first.
+        lengths: u32,
+        merge: Merge,
     }
-    found.sort_by(|a, b| {
-        let lengths = |x: &(f64, &str, &str)| (x.1.chars().count(), x.2.chars().count());
-        b.0.total_cmp(&a.0).then_with(|| lengths(b).cmp(&lengths(a)))
-    });
-    found.into_iter().map(|(_, left, right)| (left, right)).collect()
+    let mut is_apart = vec![false; tokens.len()];
+    apart.iter().filter_map(|token| vocabulary.id(token)).for_each(|id| is_apart[id as usize] = true);
+    let id = |token: &str| vocabulary.id(token).filter(|id| !is_apart[*id as usize]);
+    let mut found: Vec<Found> = Vec::with_capacity(2 * tokens.len());
+    for (token, score) in tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
+        let Some(joined) = id(token) else { continue };
+        let (begin, length) = (found.len(), token.chars().count() as u32);
+        for (left_length, (at, _)) in (0..length).zip(token.char_indices()).skip(1) {
+            let Some(left) = id(&token[..at]) else { continue };
+            let Some(right) = id(&token[at..]) else { continue };
+            let lengths = u32::MAX - (left_length << 16 | (length - left_length));
+            found.push(Found { score: descending(*score), lengths, merge: Merge { left, right, joined } });
+        }
+        found[begin..].sort_unstable_by_key(|found| (found.merge.left, found.merge.right));
+    }
+    found.sort_by_key(|found| (found.score, found.lengths));
+    found.into_iter().map(|found| found.merge).collect()
 }
 
-/// Added tokens that are cut out of a text before anything is joined. What holds ▁ is not: the text has a blank there.
-pub(super) fn split_out(added: &[Value]) -> HashSet<&str> {
-    let contents =
-        added.iter().filter(|token| token["single_word"] != true).filter_map(|token| token["content"].as_str());
-    contents.filter(|content| !content.contains('▁')).collect()
+/// A number that ascends as `x` descends in the order of `f64::total_cmp`.
+fn descending(x: f64) -> i64 {
+    let bits = x.to_bits().cast_signed();
+    !(bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed())
 }
 
-struct Vocabulary<'a> {
+/// Of the contents of added tokens, none of which must be a word alone, those that are cut out of a text before
+/// anything is joined. What holds ▁ is not: the text has a blank there.
+pub(super) fn split_out<'a>(added: impl Iterator<Item = &'a str>) -> HashSet<&'a str> {
+    added.filter(|content| !content.contains('▁')).collect()
+}
+
+struct Head<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
     tokens: Vec<&'a str>,
     types: Vec<usize>,
 }
 
-impl<'a> Vocabulary<'a> {
+impl<'a> Head<'a> {
     fn read(path: &'a Path, gguf: &'a Gguf) -> Result<Self> {
         let list = |key: &str| gguf.get(key).and_then(GgufValue::as_array);
         let wrong = |what: &str| Error::file(path, what);
@@ -131,29 +144,28 @@ impl<'a> Vocabulary<'a> {
         self.tokens.get(id).copied()
     }
 
-    fn vocab(&self) -> Map<String, Value> {
+    fn vocabulary(&self) -> Vocabulary {
         // Converters fill the rows that the tokenizer does not reach.
         let filler = |id: usize, token: &str| self.types[id] == UNUSED && token == format!("[PAD{id}]");
-        let tokens = self.tokens.iter().enumerate().filter(|(id, token)| !filler(*id, token));
-        tokens.map(|(id, token)| ((*token).to_string(), json!(id))).collect()
+        let tokens = self.tokens.iter().enumerate();
+        Vocabulary::new(tokens.map(|(id, token)| (!filler(id, token)).then_some(*token)))
     }
 
-    fn added_tokens(&self) -> Vec<Value> {
+    fn added_tokens(&self) -> Vec<AddedToken> {
         let name = self.string("general.name").unwrap_or_default();
         // Converters have marked some ends of answers as plain words.
         let ends = ends::known(self.tokens.iter().copied().zip(0..));
         let added = |(id, kind): (usize, &usize)| {
             let special = *kind == CONTROL || *kind == UNKNOWN || ends.iter().any(|end| *end as usize == id);
             (special || *kind == USER_DEFINED).then(|| {
-                let (content, rstrip) = (self.tokens[id], swallows_blanks(name, self.tokens[id]));
-                json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": rstrip,
-                       "normalized": false, "special": special})
+                let content = self.tokens[id];
+                AddedToken::from(content, special).normalized(false).rstrip(swallows_blanks(name, content))
             })
         };
         self.types.iter().enumerate().filter_map(added).collect()
     }
 
-    fn byte_level(&self) -> Result<Value> {
+    fn byte_level(&self) -> Result<Parts> {
         let Some(name) = self.string("tokenizer.ggml.pre") else {
             return Err(self.wrong("tokenizer.ggml.pre is missing; the file is too old, convert the model again"));
         };
@@ -161,71 +173,68 @@ impl<'a> Vocabulary<'a> {
             let known = gguf_pre::names();
             return Err(self.wrong(format!("tokenizer.ggml.pre is {name:?}; known are {known}")));
         };
-        let merges = self.gguf.get("tokenizer.ggml.merges").and_then(GgufValue::as_array);
-        let merges = merges.ok_or_else(|| self.wrong("tokenizer.ggml.merges is missing"))?;
-        let pairs: Option<Vec<(&str, &str)>> = merges.iter().map(|merge| merge.as_str()?.split_once(' ')).collect();
-        let pairs =
-            pairs.ok_or_else(|| self.wrong("tokenizer.ggml.merges: expected two parts with a blank between"))?;
+        let texts = self.gguf.get("tokenizer.ggml.merges").and_then(GgufValue::as_array);
+        let texts = texts.ok_or_else(|| self.wrong("tokenizer.ggml.merges is missing"))?;
+        let vocabulary = self.vocabulary();
+        let id = |token: &str| {
+            let unknown = || self.wrong(format!("tokenizer.ggml.merges: {token:?} is not one of the tokens"));
+            vocabulary.id(token).ok_or_else(unknown)
+        };
+        let mut merges = Vec::with_capacity(texts.len());
+        let mut joined = String::new();
+        for text in texts {
+            let pair = text.as_str().and_then(|text| text.split_once(' '));
+            let (left, right) =
+                pair.ok_or_else(|| self.wrong("tokenizer.ggml.merges: expected two parts with a blank between"))?;
+            joined.clear();
+            joined.extend([left, right]);
+            merges.push(Merge { left: id(left)?, right: id(right)?, joined: id(&joined)? });
+        }
+        let mut model = Bpe::new(vocabulary, merges.into_iter());
+        model.ignores_merges = way.ignore_merges;
         let (normalizer, pre_tokenizer) = way.json();
-        let mut tokenizer = self.shell(normalizer, pre_tokenizer, way.adds_bos);
-        tokenizer["decoder"] =
-            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-        tokenizer["model"] = self.bpe(&pairs, way.ignore_merges);
-        Ok(tokenizer)
+        let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let steps = json!({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": decoder,
+                           "post_processor": self.post_processor(way.adds_bos)});
+        Ok(Parts { model, added: self.added_tokens(), steps })
     }
 
-    fn sentencepiece(&self) -> Result<Value> {
+    fn sentencepiece(&self) -> Result<Parts> {
         let scores = self.gguf.get("tokenizer.ggml.scores").and_then(GgufValue::as_array).unwrap_or_default();
-        let scores: Option<Vec<f64>> = scores.iter().map(GgufValue::as_f64).collect();
+        let scores: Option<Vec<f64>> = scores.iter().map(score).collect();
         let scores = scores.filter(|scores| scores.len() == self.tokens.len());
         let scores = scores.ok_or_else(|| self.wrong("tokenizer.ggml.scores: expected a number for each token"))?;
-        let added = self.added_tokens();
-        let pairs = merges_by_score(&self.tokens, &scores, &split_out(&added));
-        let mut steps = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
+        let (vocabulary, added) = (self.vocabulary(), self.added_tokens());
+        let apart = split_out(added.iter().map(|token| token.content.as_str()));
+        let merges = merges_by_score(&self.tokens, &scores, &vocabulary, &apart);
+        let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
             json!({"type": "ByteFallback"}),
             json!({"type": "Fuse"}),
         ];
         if self.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true) {
-            steps.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
+            normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let mut tokenizer = self.shell(json!({"type": "Sequence", "normalizers": steps}), Value::Null, true);
-        tokenizer["decoder"] = json!({"type": "Sequence", "decoders": decoders});
-        let mut model = self.bpe(&pairs, false);
-        model["unk_token"] = json!(self.named("unknown"));
-        model["fuse_unk"] = json!(true);
-        model["byte_fallback"] = json!(true);
-        tokenizer["model"] = model;
-        Ok(tokenizer)
+        let mut model = Bpe::new(vocabulary, merges.into_iter());
+        model.unknown = self.named("unknown").map(str::to_owned);
+        (model.fuses_unknown, model.falls_to_bytes) = (true, true);
+        let steps = json!({"normalizer": {"type": "Sequence", "normalizers": normalizers},
+                           "decoder": {"type": "Sequence", "decoders": decoders},
+                           "post_processor": self.post_processor(true)});
+        Ok(Parts { model, added, steps })
     }
 
-    fn bpe(&self, merges: &[(&str, &str)], ignore_merges: bool) -> Value {
-        json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-               "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges,
-               "vocab": self.vocab(), "merges": merges})
-    }
-
-    /// Everything but decoder and model. transformers puts `bos` in front where the file (or else the kind) asks for
-    /// it; this crate never adds tokens.
-    fn shell(&self, normalizer: Value, pre_tokenizer: Value, adds_bos: bool) -> Value {
+    /// Puts `bos` in front where the file (or else the kind) asks for it.
+    fn post_processor(&self, adds_bos: bool) -> Value {
         let adds_bos = self.flag("tokenizer.ggml.add_bos_token").unwrap_or(adds_bos);
-        let post_processor = match self.named("bos").filter(|_| adds_bos) {
-            Some(bos) => {
-                let (special, a) = (
-                    json!({"SpecialToken": {"id": bos, "type_id": 0}}),
-                    json!({"Sequence": {"id": "A", "type_id": 0}}),
-                );
-                let b = json!({"Sequence": {"id": "B", "type_id": 1}});
-                let id = self.tokens.iter().position(|token| *token == bos);
-                json!({"type": "TemplateProcessing", "single": [special, a], "pair": [special, a, b],
-                       "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
-            }
-            None => Value::Null,
-        };
-        json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": self.added_tokens(),
-               "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor})
+        let Some(bos) = self.named("bos").filter(|_| adds_bos) else { return Value::Null };
+        let special = json!({"SpecialToken": {"id": bos, "type_id": 0}});
+        let (a, b) = (json!({"Sequence": {"id": "A", "type_id": 0}}), json!({"Sequence": {"id": "B", "type_id": 1}}));
+        let id = self.tokens.iter().position(|token| *token == bos);
+        json!({"type": "TemplateProcessing", "single": [special, a], "pair": [special, a, b],
+               "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
     }
 
     fn config(&self) -> Value {
@@ -247,5 +256,35 @@ impl<'a> Vocabulary<'a> {
             config.insert("chat_template".into(), template.into());
         }
         Value::Object(config)
+    }
+}
+
+fn score(value: &GgufValue) -> Option<f64> {
+    match value {
+        GgufValue::F32(x) => Some(f64::from(*x)),
+        other => other.as_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_descend_in_total_order() {
+        let scores = [f64::NAN, f64::INFINITY, 3.5, 1e-300, 0.0, -0.0, -1e-300, -2.0, f64::NEG_INFINITY, -f64::NAN];
+        assert!(scores.map(descending).is_sorted_by(|a, b| a < b));
+    }
+
+    /// The best joined token first, then the longer left part; what stands apart is no part.
+    #[test]
+    fn merges_stand_by_the_score_of_what_they_make() {
+        let tokens = ["a", "b", "aa", "ab", "aab", "<a>", "aa<a>", "ab"];
+        let scores = [0.0, 0.0, -2.0, -3.0, -1.0, 0.0, -1.0, -3.0];
+        let vocabulary = Vocabulary::new(tokens.iter().map(|token| Some(*token)));
+        let merges = merges_by_score(&tokens, &scores, &vocabulary, &HashSet::from(["<a>"]));
+        let names = |merge: &Merge| [merge.left, merge.right, merge.joined].map(|id| vocabulary.token(id).unwrap());
+        let want = [["aa", "b", "aab"], ["a", "ab", "aab"], ["a", "a", "aa"], ["a", "b", "ab"], ["a", "b", "ab"]];
+        assert_eq!(merges.iter().map(names).collect::<Vec<_>>(), want);
     }
 }

@@ -9,7 +9,7 @@ use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
 use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
 use super::save::ModelParts;
-use crate::text::Text;
+use crate::text::{Text, Vocabulary};
 use crate::{Error, Result};
 
 /// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids
@@ -32,7 +32,7 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
         head.string("tokenizer.ggml.model", "llama");
         head.string("tokenizer.ggml.pre", "default");
         head.flag("tokenizer.ggml.add_space_prefix", prefix);
-        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &split_out(added(&json)))?);
+        head.numbers("tokenizer.ggml.scores", &scores(&tokens, &merges, &apart(&json))?);
     } else {
         let alike = |way: &&PreTokenizer| same(&way.json(), &json);
         let ignores = model["ignore_merges"] == true;
@@ -111,6 +111,12 @@ fn added(json: &Value) -> &[Value] {
     json["added_tokens"].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The added tokens that are cut out of a text beforehand.
+fn apart(json: &Value) -> HashSet<&str> {
+    let anywhere = added(json).iter().filter(|token| token["single_word"] != true);
+    split_out(anywhere.filter_map(|token| token["content"].as_str()))
+}
+
 /// The name under which a model is written, whose meaning for added tokens is that of its tokenizer: `class`, which may
 /// have to lose or to gain the word by which [`swallows_blanks`] knows Phi 3.
 ///
@@ -183,7 +189,10 @@ fn scores(tokens: &[String], merges: &[(&str, &str)], split_out: &HashSet<&str>)
         let joined = format!("{left}{right}");
         ![left, right, joined.as_str()].iter().any(|piece| split_out.contains(piece))
     };
-    let again = merges_by_score(&names, &widened, split_out);
+    let vocabulary = Vocabulary::new(names.iter().map(|name| Some(*name)));
+    let token = |id: u32| names.get(id as usize).copied().unwrap_or_default();
+    let again = merges_by_score(&names, &widened, &vocabulary, split_out);
+    let again: Vec<_> = again.iter().map(|merge| (token(merge.left), token(merge.right))).collect();
     let merges: Vec<_> = merges.iter().filter(happens).copied().collect();
     if again == merges {
         return Ok(scores);
