@@ -440,7 +440,7 @@ fn passages(app: &App, path: &Path, source: &ModelSource, language: &ChatLanguag
     let texts: Vec<&String> = lines.iter().filter_map(|l| l.text.as_ref()).collect();
     if texts.is_empty() {
         let (examples, reading) = examples::examples(path, source, Rules::up_to(usize::MAX))?;
-        if !app.common.json {
+        if reading.dropped() > 0 {
             app.progress.note(&reading.to_string());
         }
         return examples

@@ -316,8 +316,8 @@ impl Start {
         (plan, settings): (Value, TrainSettings),
         data: impl FnOnce(&App, &selfreward::gpu::Gpu) -> Result<Data<'d>>,
     ) -> Result<()> {
-        if !app.common.json {
-            read.iter().for_each(|reading| app.progress.note(&reading.to_string()));
+        for reading in read.iter().filter(|reading| reading.dropped() > 0) {
+            app.progress.note(&reading.to_string());
         }
         let dropped: usize = read.iter().map(Reading::dropped).sum();
         let plan = with(
@@ -348,6 +348,9 @@ impl Start {
                 "out": args.out, "records": records, "dropped": dropped, "read": read, "steps": steps.len(),
                 "first": first, "last": last, "seconds": seconds,
             }));
+        }
+        for reading in read.iter().filter(|reading| reading.dropped() == 0) {
+            app.line(reading.to_string())?;
         }
         let loss = |step: Option<&Value>| step.and_then(|s| s["loss"].as_f64()).unwrap_or(f64::NAN);
         let (first, last) = (loss(first), loss(last));

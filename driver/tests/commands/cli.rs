@@ -299,7 +299,7 @@ fn empty_prompts_and_answers_are_refused() {
     let out = path(dir.path().join("out"));
     fails_naming(
         &["sft", "--model", &model, "--data", &path(&answers), "--out", &out],
-        &["answers.jsonl", "record 1", "empty"],
+        &["answers.jsonl", "none of 1 records can be used", "with an empty answer"],
     );
     assert!(!Path::new(&out).exists());
 }

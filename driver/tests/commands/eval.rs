@@ -225,7 +225,8 @@ fn perplexity_is_that_of_the_dumped_log_probs() {
     let files = Files::new();
     let (model, text) = (world(), "reverse: badge and upper: fig");
     let data = files.lines("texts.jsonl", &[json!({"text": text}), json!({"text": "upper: cab"})]);
-    let encode = |t: &str| t.bytes().map(u64::from).collect::<Vec<u64>>();
+    // A text begins with <s>, which is token 1; the others are the text's bytes.
+    let encode = |t: &str| std::iter::once(1).chain(t.bytes().map(u64::from)).collect::<Vec<u64>>();
     let nll = |logps: &[f64]| -logps.iter().sum::<f64>();
     let close = |got: &Value, want: f64| {
         let got = got.as_f64().unwrap();
@@ -244,11 +245,11 @@ fn perplexity_is_that_of_the_dumped_log_probs() {
     let args = ["--task", "perplexity", "--model", &model, "--data", &long, "--window", "16", "--stride", "6"];
     let report = &document(&args, "perplexity")[0];
     let ids = encode(text);
-    let parts = [(0, 1, 16), (6, 16, 22), (12, 22, 28), (18, 28, 29)];
+    let parts = [(0, 1, 16), (6, 16, 22), (12, 22, 28), (18, 28, 30)];
     let logps = dumped(&files, &parts.map(|(begin, _, end)| ids[begin..end].to_vec()));
     let total: f64 = logps.iter().zip(parts).map(|(l, (begin, from, _))| nll(&l[from - begin - 1..])).sum();
-    assert_eq!((ids.len(), &report["windows"]), (29, &json!(4)));
-    close(&report["nll"], total / 28.0);
+    assert_eq!((ids.len(), &report["windows"]), (30, &json!(4)));
+    close(&report["nll"], total / 29.0);
 
     // An answer given its prompt, beside another model.
     let answers = files.lines("answers.jsonl", &[json!({"prompt": "upper: abc", "completion": "ABC"})]);

@@ -126,7 +126,10 @@ impl Record {
 pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) -> Result<(&'static str, Found<Ids>)> {
     if record.has("prompt_ids") && record.has("completion_ids") {
         let prompt = record.take("prompt_ids")?.unwrap_or_default();
-        let answers = vec![record.take("completion_ids")?.unwrap_or_default()];
+        let answers: Vec<Vec<u32>> = vec![record.take("completion_ids")?.unwrap_or_default()];
+        if answers[0].is_empty() {
+            return Ok(("token ids", Found::Dropped(EMPTY)));
+        }
         return Ok(("token ids", usable(Ids { prompt, answers, context: Vec::new() }, source)?));
     }
     let inputs = record.inputs()?;
@@ -146,7 +149,7 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     };
     let (Some(prompt), Some(answer)) = (prompt, answer) else { return record.unknown(EXAMPLES) };
     if answer.is_empty() && record.0.get("label") != Some(&Value::Bool(false)) {
-        return Ok((form, Found::Dropped("with an empty answer")));
+        return Ok((form, Found::Dropped(EMPTY)));
     }
     let ids = encode(&inputs, source, prompt, vec![answer])?;
     Ok((form, ids.map_or(Ok(Found::Dropped(NO_PROMPT)), |ids| usable(ids, source))?))
@@ -157,6 +160,9 @@ pub(super) fn pair(mut record: Record, source: &ModelSource) -> Result<(&'static
     if ["prompt_ids", "chosen_ids", "rejected_ids"].iter().all(|key| record.has(key)) {
         let mut take = |key: &str| Ok::<Vec<u32>, Error>(record.take(key)?.unwrap_or_default());
         let (prompt, answers) = (take("prompt_ids")?, vec![take("chosen_ids")?, take("rejected_ids")?]);
+        if answers[0].is_empty() {
+            return Ok(("token ids", Found::Dropped(EMPTY_CHOSEN)));
+        }
         return Ok(("token ids", apart(Ids { prompt, answers, context: Vec::new() }, source)?));
     }
     let inputs = record.inputs()?;
@@ -181,17 +187,19 @@ pub(super) fn pair(mut record: Record, source: &ModelSource) -> Result<(&'static
         (None, Side::Chat(_)) => "conversations that begin with the prompt",
     };
     if chosen.is_empty() {
-        return Ok((form, Found::Dropped("with an empty chosen answer")));
+        return Ok((form, Found::Dropped(EMPTY_CHOSEN)));
     }
     let (prompt, chosen, rejected) = split(prompt, chosen, rejected)?;
     if chosen.is_empty() {
-        return Ok((form, Found::Dropped("with an empty chosen answer")));
+        return Ok((form, Found::Dropped(EMPTY_CHOSEN)));
     }
     let ids = encode(&inputs, source, prompt, vec![chosen, rejected])?;
     Ok((form, ids.map_or(Ok(Found::Dropped(NO_PROMPT)), |ids| apart(ids, source))?))
 }
 
 const NO_PROMPT: &str = "without a prompt";
+const EMPTY: &str = "with an empty answer";
+const EMPTY_CHOSEN: &str = "with an empty chosen answer";
 
 /// Tells prompt and answers apart, as TRL does.
 fn split(prompt: Option<Side>, chosen: Side, rejected: Side) -> Result<(Side, Side, Side)> {

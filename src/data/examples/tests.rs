@@ -129,7 +129,7 @@ fn what_cannot_be_learnt_from_is_counted() {
         json!({"prompt": "A", "chosen": "B", "rejected": "B"}),
         json!({"prompt": [], "chosen": [say("assistant", "B")], "rejected": [say("assistant", "D")]}),
         json!({"prompt": "A", "chosen": "B".repeat(200), "rejected": "D"}),
-        json!({"prompt_ids": [5], "chosen_ids": [], "rejected_ids": [6]}),
+        json!({"prompt_ids": [5], "chosen_ids": [7], "rejected_ids": []}),
     ];
     let (read, reading) = world.pairs(&records).unwrap();
     assert_eq!((read.len(), reading.dropped()), (1, 5));
