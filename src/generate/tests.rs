@@ -79,8 +79,8 @@ fn answers_do_not_depend_on_how_many_are_written_at_once() {
             .collect();
         let lengths: Vec<usize> = alone.iter().flatten().map(|o| o.tokens.len()).collect();
         assert!(lengths.iter().any(|n| *n < 12) && lengths.contains(&40), "{lengths:?}");
-        // All at once; few, in one pass or in many; one by one; as many as an arena of few pages holds.
-        for room in [(64, 16_384, 1000), (5, 16_384, 1000), (4, 150, 1000), (1, 16_384, 1000), (9, 16_384, 12)] {
+        // All at once; few, in many passes; as many as an arena of few pages holds.
+        for room in [(64, 16_384, 1000), (4, 150, 1000), (9, 16_384, 12)] {
             let got = answers(&gpu, &model, (&requests, &settings), room);
             for (i, (got, want)) in got.iter().zip(&alone).enumerate() {
                 assert_eq!(got, want, "{}: request {i}, (sequences, tokens, pages) {room:?}", variant.name());
