@@ -23,6 +23,7 @@ pub use template::{MarksTemplate, Template, Templates};
 
 use crate::generate::Engine;
 use crate::rng::Stream;
+use crate::text::Answered;
 use crate::{Observer, Result};
 
 /// An answer to be judged, with its question.
@@ -74,6 +75,15 @@ pub trait Judge {
     /// # Errors
     /// The text cannot be encoded.
     fn prompt(&self, _item: &Item) -> Result<Option<(String, Vec<u32>)>> {
+        Ok(None)
+    }
+
+    /// The ids of that prompt and of verdicts as they stand behind it, without their ends; `None` for a judge that
+    /// writes none.
+    ///
+    /// # Errors
+    /// A text cannot be encoded.
+    fn written(&self, _item: &Item, _verdicts: &[&str]) -> Result<Option<Answered>> {
         Ok(None)
     }
 

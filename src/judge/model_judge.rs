@@ -4,7 +4,7 @@ use super::parse::{Openings, Reading};
 use super::{Item, Judge, Mode, ModelJudgeSettings, Template, Templates, Verdict};
 use super::{marks, probability, sampled, template};
 use crate::generate::Engine;
-use crate::text::Language;
+use crate::text::{Answered, Language};
 use crate::{Error, Observer, Result};
 use std::str::FromStr;
 
@@ -150,6 +150,11 @@ impl Judge for ModelJudge<'_> {
         let text = self.templates.additive.fill(item.question, item.answer)?;
         let ids = self.templates.additive.encode(self.language, &text)?;
         Ok(Some((text, ids)))
+    }
+
+    fn written(&self, item: &Item, verdicts: &[&str]) -> Result<Option<Answered>> {
+        let begin = || self.templates.additive.begin(self.language, item.question, item.answer, verdicts);
+        self.mode.writes().then(begin).transpose()
     }
 
     fn read(&self, text: &str) -> Option<f64> {

@@ -7,6 +7,7 @@ use crate::judge::{Item, Judge, Match, PairwiseJudge, Preference, Template};
 use crate::recipe::context::RoundContext;
 use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
+use crate::text::Answered;
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -161,7 +162,11 @@ fn wave(
         {
             let rivals = (wins.len() - 1) as f64;
             let at = |i: usize| RatedVerdict { place: t.texts[i].0, text: t.texts[i].1, score: wins[i] / rivals };
-            pairs.push(record(ctx, t.verdict, (text, ids), &at(best), &at(worst))?);
+            let (best, worst) = (at(best), at(worst));
+            let item = Item { key: 0, question: t.question, answer: t.answer };
+            if let Some(answered) = judge.written(&item, &[best.text, worst.text])? {
+                pairs.push(record(ctx, t.verdict, (text, ids, answered), &best, &worst));
+            }
         }
     }
     Ok(pairs)
@@ -182,18 +187,16 @@ struct RatedVerdict<'a> {
 fn record(
     ctx: &RoundContext,
     verdict: &VerdictRecord,
-    (text, prompt_ids): (&str, &[u32]),
+    (text, prompt_ids, answered): (&str, &[u32], Answered),
     chosen: &RatedVerdict,
     rejected: &RatedVerdict,
-) -> Result<PairRecord> {
-    let language = ctx.domain.language();
-    let ids = |text: &str| -> Result<Vec<u32>> {
-        let mut ids = language.encode(text)?;
-        ids.extend(language.stop().first());
-        Ok(ids)
-    };
+) -> PairRecord {
+    let end = ctx.domain.language().stop().first();
+    let mut verdicts =
+        answered.answers.into_iter().map(|ids| ids.into_iter().chain(end.copied()).collect::<Vec<u32>>());
+    let mut next = || verdicts.next().unwrap_or_default();
     let id = |side: &RatedVerdict| format!("{}/{}", verdict.id, side.place);
-    Ok(PairRecord {
+    PairRecord {
         id: hex(record_id(ctx.round, "meta-pairs", prompt_ids, 0)),
         prompt_id: verdict.prompt_id.clone(),
         chosen_id: id(chosen),
@@ -206,10 +209,10 @@ fn record(
         prompt: alone("user", text),
         chosen: alone("assistant", chosen.text),
         rejected: alone("assistant", rejected.text),
-        prompt_ids: prompt_ids.to_vec(),
-        chosen_ids: ids(chosen.text)?,
-        rejected_ids: ids(rejected.text)?,
-    })
+        prompt_ids: answered.prompt,
+        chosen_ids: next(),
+        rejected_ids: next(),
+    }
 }
 
 #[cfg(test)]
