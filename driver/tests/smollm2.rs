@@ -57,6 +57,19 @@ fn token_ids_are_the_tokenizers() {
     }
 }
 
+/// A word is cut without the heap that a tokenizer.json of the whole vocabulary would take.
+#[test]
+fn opening_a_tokenizer_takes_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("in.json"), dir.path().join("out.json"));
+    fs::write(&file, r#"["hello"]"#).unwrap();
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.args(["-v", "dump", "tokens", "--model"]).arg(model()).arg("--text").arg(&file).arg("--out").arg(&out);
+    let stderr = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
+    let megabytes = stderr.rsplit_once("heap: ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    assert!(megabytes.is_some_and(|n: u64| (1..=50).contains(&n)), "{stderr}");
+}
+
 #[test]
 fn greedy_continuations_are_those_of_transformers() {
     let golden = golden();

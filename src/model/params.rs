@@ -7,7 +7,12 @@ use crate::kernels::half::Half;
 use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
+use crate::weights::Weights;
 use crate::{Error, Result};
+use std::path::Path;
+
+/// Most threads that bring weights into the device's form; each holds a parameter.
+const PACKERS: usize = 4;
 
 /// The type in which matrices are kept on the GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,52 +128,98 @@ pub(crate) fn room(
     storage: Storage,
     dtype: &dyn Fn(&str) -> Result<Dtype>,
 ) -> Result<Vec<Option<Weight>>> {
-    each(arch, dtype, |(rows, cols), parts| Weight::room(gpu, stored(storage, rows, parts), rows, cols))
+    let one = |(param, parts): (usize, &Parts)| {
+        let room = |(rows, cols)| Weight::room(gpu, stored(storage, rows, parts), rows, cols);
+        shape(arch, param).map(room).transpose()
+    };
+    parts_of(arch, dtype)?.iter().enumerate().map(one).collect()
 }
 
-/// Makes every parameter from its shape and the tensors that lie in it.
-fn each(
-    arch: &Arch,
-    dtype: &dyn Fn(&str) -> Result<Dtype>,
-    make: impl Fn((usize, usize), &Parts) -> Result<Weight>,
-) -> Result<Vec<Option<Weight>>> {
+/// The tensors of each parameter.
+fn parts_of(arch: &Arch, dtype: &dyn Fn(&str) -> Result<Dtype>) -> Result<Vec<Parts>> {
     let mut by_param: Vec<Parts> = (0..count(arch)).map(|_| Vec::new()).collect();
     for (name, _) in family::parameters(arch) {
         let place = place(arch, &name)?;
         let dtype = dtype(&name)?;
         by_param[place.param].push((place, name, dtype));
     }
-    let one = |(param, parts): (usize, &Parts)| shape(arch, param).map(|shape| make(shape, parts)).transpose();
-    by_param.iter().enumerate().map(one).collect()
+    Ok(by_param)
 }
 
-/// Parameters from a model on disk, one after the other: the host holds one of them at a time.
+/// Parameters from a model on disk. Threads bring them into the device's form, at most one each ahead of the one that is
+/// uploaded; what goes wrong first is told, in the order of the parameters.
 pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
     let (arch, dtype) = (&source.arch, |name: &str| source.weights.dtype(name));
     if gpu.counts() {
         return room(gpu, arch, storage, &dtype);
     }
-    each(arch, &dtype, |(rows, cols), parts| {
-        let stored = stored(storage, rows, parts);
-        if let Stored::Quantised(quants) = stored {
-            return quantised(gpu, source, quants, (rows, cols), parts);
+    let all = parts_of(arch, &dtype)?;
+    let (weights, path) = (&source.weights, &source.path);
+    let job = |param: usize| {
+        let (rows, cols) = shape(arch, param)?;
+        Some(pack(weights, path, stored(storage, rows, &all[param]), (rows, cols), &all[param]))
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(PACKERS);
+    std::thread::scope(|scope| {
+        let mut packers = Vec::new();
+        for first in 0..threads {
+            let (send, receive) = std::sync::mpsc::sync_channel(0);
+            let (job, count) = (&job, all.len());
+            // Who uploads has given up where nobody receives.
+            scope.spawn(move || (first..count).step_by(threads).try_for_each(|param| send.send(job(param))));
+            packers.push(receive);
         }
-        let mut host = vec![0f32; rows * cols];
-        for (place, name, _) in parts {
-            let view = source.weights.get(name)?;
-            let values = view.to_f32();
-            if let Some(first) = first_unusable(&values) {
-                let path = source.weights.file_of(view.name).unwrap_or(&source.path);
-                return Err(Error::file(path, unusable(view.name, view.shape, first)));
+        let one = |(param, parts): (usize, &Parts)| {
+            let gone = |_| Error::Bug(format!("parameter {param} was not packed"));
+            let packed = packers[param % threads].recv().map_err(gone)?.transpose()?;
+            let Some((packed, shape)) = packed.zip(shape(arch, param)) else { return Ok(None) };
+            packed.upload(gpu, shape).map_err(|e| named(source, parts, e)).map(Some)
+        };
+        let params = all.iter().enumerate().map(one).collect();
+        drop(packers);
+        params
+    })
+}
+
+/// A parameter in the form of the device.
+enum Packed {
+    Dense(Vec<f32>),
+    Half(Half, Vec<f32>),
+    /// Words, scales and minima.
+    Quantised(Quants, Vec<u32>, [Vec<f32>; 2]),
+}
+
+impl Packed {
+    fn upload(self, gpu: &Gpu, (rows, cols): (usize, usize)) -> Result<Weight> {
+        match self {
+            Packed::Dense(values) => Weight::upload(gpu, rows, cols, &values),
+            Packed::Half(half, values) => Weight::upload_half(gpu, half, rows, cols, &values),
+            Packed::Quantised(quants, words, [scales, minima]) => {
+                Weight::upload_quantised(gpu, (quants, rows, cols), &words, [&scales, &minima])
             }
-            place.each(view.shape, cols, |a, b| host[b] = values[a]);
         }
-        match stored {
-            Stored::Half(half) => {
-                Weight::upload_half(gpu, half, rows, cols, &host).map_err(|e| named(source, parts, e))
-            }
-            _ => Weight::upload(gpu, rows, cols, &host),
+    }
+}
+
+/// Reads the tensors of a parameter into the form that it is stored in.
+fn pack(weights: &Weights, path: &Path, stored: Stored, shape: (usize, usize), parts: &Parts) -> Result<Packed> {
+    if let Stored::Quantised(quants) = stored {
+        return quantised(weights, path, quants, shape, parts);
+    }
+    let (rows, cols) = shape;
+    let mut host = vec![0f32; rows * cols];
+    for (place, name, _) in parts {
+        let view = weights.get(name)?;
+        let values = view.to_f32();
+        if let Some(first) = first_unusable(&values) {
+            let path = weights.file_of(view.name).unwrap_or(path);
+            return Err(Error::file(path, unusable(view.name, view.shape, first)));
         }
+        place.each(view.shape, cols, |a, b| host[b] = values[a]);
+    }
+    Ok(match stored {
+        Stored::Half(half) => Packed::Half(half, host),
+        _ => Packed::Dense(host),
     })
 }
 
@@ -185,19 +236,19 @@ fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
 
 /// Blocks along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
 fn quantised(
-    gpu: &Gpu,
-    source: &ModelSource,
+    weights: &Weights,
+    path: &Path,
     quants: Quants,
     (rows, cols): (usize, usize),
     parts: &Parts,
-) -> Result<Weight> {
+) -> Result<Packed> {
     let (bits, per) = (quants.bits, 32 / quants.bits as usize);
     let mut words = vec![0u32; rows / per * cols];
     let group = quants.group as usize;
     let mut scale = vec![0f32; rows / group * cols];
     let mut minimum = scale.clone();
     for (place, name, _) in parts {
-        let view = source.weights.get(name)?;
+        let view = weights.get(name)?;
         let ins = view.shape[1];
         let mut bad = None;
         // No head is padded here, so a block's row is its number.
@@ -217,13 +268,12 @@ fn quantised(
             }
         });
         if let Some(block) = bad {
-            let path = source.weights.file_of(view.name).unwrap_or(&source.path);
+            let path = weights.file_of(view.name).unwrap_or(path);
             let what = format!("tensor {}: the scale of block {block} is no number or too large", view.name);
             return Err(Error::file(path, what));
         }
     }
-    let weight = Weight::upload_quantised(gpu, (quants, rows, cols), &words, [&scale, &minimum]);
-    weight.map_err(|e| named(source, parts, e))
+    Ok(Packed::Quantised(quants, words, [scale, minimum]))
 }
 
 /// Whether a parameter is a matrix (weight decay acts on matrices alone).

@@ -58,6 +58,8 @@ pub(crate) enum Outer {
 
 /// How many parameters belong to no layer.
 const OUTER: usize = 3;
+/// Neighbours that are written together: as many words as a line of a CPU's cache holds.
+const TILE: usize = 16;
 
 /// The number of a layer's parameter.
 pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
@@ -232,19 +234,23 @@ impl Place {
         self.parts.iter().map(end).max().unwrap_or(0) - self.first()
     }
 
-    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element.
+    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element; neighbours in the
+    /// parameter come soon after one another, so that memory is written line by line.
     pub(crate) fn each(&self, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
         for part in &self.parts {
-            for o in part.of(outs) {
-                let out = part.first + spread(o - part.outs.start, part.head_out);
+            let range = part.of(outs);
+            for first in range.clone().step_by(TILE) {
                 for i in 0..ins {
-                    let to = match (shape.len(), self.turned) {
-                        (1, _) => out,
-                        (_, true) => spread(i, self.head_in) * cols + out,
-                        (_, false) => out * cols + i,
-                    };
-                    f(o * ins + i, to);
+                    for o in first..(first + TILE).min(range.end) {
+                        let out = part.first + spread(o - part.outs.start, part.head_out);
+                        let to = match (shape.len(), self.turned) {
+                            (1, _) => out,
+                            (_, true) => spread(i, self.head_in) * cols + out,
+                            (_, false) => out * cols + i,
+                        };
+                        f(o * ins + i, to);
+                    }
                 }
             }
         }

@@ -3,8 +3,16 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-/// A slot of the table without a token.
+/// The id in a slot without a token.
 const FREE: u32 = u32::MAX;
+
+/// A place in the table: an id, with a part of its token's hash, by which most others are told apart without a look at
+/// them.
+#[derive(Clone, Copy)]
+struct Slot {
+    hash: u32,
+    id: u32,
+}
 
 /// The tokens of a vocabulary, numbered from 0.
 #[derive(Clone, Default)]
@@ -14,7 +22,7 @@ pub(crate) struct Vocabulary {
     /// Where each of them ends.
     ends: Vec<usize>,
     /// Ids by the hash of their tokens, each in the first slot from there that was free; a power of two of them.
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
     /// Slots with a token.
     used: usize,
     /// Keyed at random, so that no file can be made whose tokens meet in few slots.
@@ -26,28 +34,33 @@ impl Vocabulary {
     pub(crate) fn new<'a>(tokens: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> Self {
         let count = tokens.len();
         let bytes = tokens.clone().map(|token| token.map_or(0, str::len)).sum();
-        let slots = vec![FREE; (count + count / 2 + 1).next_power_of_two()];
+        let slots = vec![Slot { hash: 0, id: FREE }; (count + count / 2 + 1).next_power_of_two()];
         let (text, ends) = (String::with_capacity(bytes), Vec::with_capacity(count));
         let mut new = Self { text, ends, slots, used: 0, hasher: RandomState::new() };
         for (id, token) in tokens.enumerate() {
             new.text.push_str(token.unwrap_or_default());
             new.ends.push(new.text.len());
             let Some((token, id)) = token.zip(u32::try_from(id).ok().filter(|id| *id != FREE)) else { continue };
-            let slot = new.slot(token);
-            new.used += usize::from(new.slots[slot] == FREE);
-            new.slots[slot] = id;
+            let (at, hash) = new.slot(token);
+            new.used += usize::from(new.slots[at].id == FREE);
+            new.slots[at] = Slot { hash, id };
         }
         new
     }
 
-    /// The slot of a token, or the free one that it would have. There is one, as there are more slots than tokens.
-    fn slot(&self, token: &str) -> usize {
+    /// The slot of a token, or the free one that it would have, and the part of its hash. There is one, as there are more
+    /// slots than tokens.
+    fn slot(&self, token: &str) -> (usize, u32) {
         let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(token) as usize & mask;
-        while self.slots[slot] != FREE && self.row(self.slots[slot]) != Some(token) {
-            slot = (slot + 1) & mask;
+        let hash = self.hasher.hash_one(token);
+        let (mut at, hash) = (hash as usize & mask, (hash >> 32) as u32);
+        loop {
+            let slot = self.slots[at];
+            if slot.id == FREE || (slot.hash == hash && self.row(slot.id) == Some(token)) {
+                return (at, hash);
+            }
+            at = (at + 1) & mask;
         }
-        slot
     }
 
     /// What stands in the row of an id.
@@ -62,7 +75,7 @@ impl Vocabulary {
         if self.slots.is_empty() {
             return None;
         }
-        Some(self.slots[self.slot(token)]).filter(|id| *id != FREE)
+        Some(self.slots[self.slot(token).0].id).filter(|id| *id != FREE)
     }
 
     /// The token of an id.
