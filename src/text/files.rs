@@ -2,6 +2,7 @@
 
 use super::template::{self, token_text};
 use super::tokenizer::{Tokenizer, outline};
+use crate::arch::family;
 use crate::disk::{self, OnDisk};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -14,6 +15,16 @@ const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 /// The key under which tokenizer_config.json has added tokens by their ids.
 const DECODER: &str = "added_tokens_decoder";
+
+/// The class that takes tokenizer.json as it is.
+const AS_IT_IS: &str = "PreTrainedTokenizerFast";
+
+/// Whether tokenizer.json is taken as it is for the model in a folder, as transformers does for some families.
+fn as_written(folder: &Path) -> bool {
+    let config = object(&folder.join("config.json")).ok().flatten();
+    let family = config.and_then(|config| family::of(config.get("model_type")?.as_str()?));
+    family.is_some_and(|family| family.tokenizer_as_written)
+}
 
 /// The content of tokenizer.json and of tokenizer_config.json, with what stands in the files of chat
 /// templates, special_tokens_map.json and added_tokens.json put into the latter; `None` if there is no tokenizer.json.
@@ -28,6 +39,9 @@ pub(super) fn read_folder(folder: &Path) -> Result<Option<(String, Value)>> {
     let tokenizer_json = read(&path)?;
     let mut config = object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     template::add_files(folder, &mut config)?;
+    if as_written(folder) && config.get("tokenizer_class").is_some_and(|class| class != AS_IT_IS) {
+        config.insert("tokenizer_class".into(), AS_IT_IS.into());
+    }
     if !config.contains_key(DECODER) {
         config.extend(object(&folder.join("special_tokens_map.json"))?.unwrap_or_default());
         if let Some(added) = object(&folder.join("added_tokens.json"))? {

@@ -170,22 +170,28 @@ fn step<T: DeserializeOwned>(steps: &mut Value, name: &str) -> serde_json::Resul
 }
 
 /// Where a SentencePiece BPE puts its leading blank, if not where tokenizer.json says. Converters write a normalizer
-/// that puts one before every piece between special tokens. `LlamaTokenizer` of transformers takes only vocabulary and
-/// merges from the file, and puts one at the text's start, or everywhere with `legacy`, or nowhere without
-/// `add_prefix_space`.
+/// that puts one before every piece between special tokens, or a `Metaspace`. `LlamaTokenizer` of transformers takes
+/// only vocabulary and merges from the file, and puts one at the text's start, or everywhere with `legacy`, or nowhere
+/// without `add_prefix_space`; `CodeLlamaTokenizer` does not ask for `legacy`.
 pub(super) fn llama_prefix(outline: &Value, config: &Value) -> Option<PrependScheme> {
     let class = config.get("tokenizer_class")?.as_str()?;
+    let code = match class.strip_suffix("Fast").unwrap_or(class) {
+        "LlamaTokenizer" => false,
+        "CodeLlamaTokenizer" => true,
+        _ => return None,
+    };
     let prepends = |step: &Value| step["type"] == "Prepend" && step["prepend"] == "▁";
     let normalizer = &outline["normalizer"];
-    let converted =
-        prepends(normalizer) || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(prepends));
-    if !converted || !matches!(class, "LlamaTokenizer" | "LlamaTokenizerFast") {
+    let converted = outline["pre_tokenizer"]["type"] == "Metaspace"
+        || prepends(normalizer)
+        || normalizer["normalizers"].as_array().is_some_and(|steps| steps.iter().any(prepends));
+    if !converted {
         return None;
     }
     let flag = |key: &str| config.get(key).and_then(Value::as_bool);
     Some(match (flag("add_prefix_space"), flag("legacy")) {
         (Some(false), _) => PrependScheme::Never,
-        (_, Some(true)) => PrependScheme::Always,
+        (_, Some(true)) if !code => PrependScheme::Always,
         _ => PrependScheme::First,
     })
 }

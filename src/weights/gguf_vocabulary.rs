@@ -28,7 +28,7 @@ pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) ->
     let (tokens, types) = vocabulary(text, &json, rows)?;
     let merges = merges(model)?;
     if model["byte_fallback"] == true {
-        let prefix = sentencepiece_prefix(&json)? && !text.takes_back_blank();
+        let prefix = (sentencepiece_prefix(&json)? || text.prefixes_itself()) && !text.takes_back_blank();
         head.string("tokenizer.ggml.model", "llama");
         head.string("tokenizer.ggml.pre", "default");
         head.flag("tokenizer.ggml.add_space_prefix", prefix);

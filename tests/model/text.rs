@@ -49,3 +49,29 @@ fn byte_level_ids_are_those_of_transformers() {
 fn metaspace_ids_are_those_of_transformers() {
     compare("metaspace");
 }
+
+/// What the class, its flags and the model's family make of a tokenizer.json (tests/golden/make/prefixes.py).
+#[test]
+fn the_leading_blank_is_where_transformers_puts_it() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let read = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(golden.join(name)).unwrap()).unwrap() };
+    let (expected, mut file) = (read("prefixes.json"), read("tokenizers/metaspace/tokenizer.json"));
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: &Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    let (texts, cases) = (expected["texts"].as_array().unwrap(), expected["cases"].as_array().unwrap());
+    let mut wrong = Vec::new();
+    for case in cases {
+        file["normalizer"] = case["shape"][0].clone();
+        file["pre_tokenizer"] = case["shape"][1].clone();
+        write("tokenizer.json", &file);
+        write("tokenizer_config.json", &case["config"]);
+        write("config.json", &serde_json::json!({"model_type": case["model_type"]}));
+        let text = Text::open(folder.path()).unwrap().unwrap();
+        let ids: Vec<Vec<u32>> = texts.iter().map(|t| text.encode(t.as_str().unwrap()).unwrap()).collect();
+        if serde_json::to_value(&ids).unwrap() != case["ids"] {
+            wrong.push(format!("{} {} {}", case["model_type"], case["config"], case["shape"]));
+        }
+    }
+    assert!(cases.len() > 200);
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}

@@ -48,6 +48,7 @@ pub(super) const PLAIN: Family = Family {
     activation: ("hidden_act", "silu"),
     fused: false,
     turns_part: false,
+    tokenizer_as_written: false,
     defaults: LLAMA,
     arch: common,
     gguf: None,

@@ -10,6 +10,7 @@ use crate::arch::shape::Arch;
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
+    tokenizer_as_written: true,
     defaults: Defaults {
         intermediate_size: 14336,
         num_key_value_heads: Some(8),

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     class: "Phi3ForCausalLM",
+    tokenizer_as_written: true,
     pad_token_id: Some(32_000),
     fused: true,
     turns_part: true,

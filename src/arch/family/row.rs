@@ -21,6 +21,9 @@ pub struct Family {
     pub(super) fused: bool,
     /// Whether channels of a head may stay unturned.
     pub(crate) turns_part: bool,
+    /// Whether tokenizer.json is taken as it is, since the tokenizer's class that folders of this family name is known
+    /// to be wrong.
+    pub(crate) tokenizer_as_written: bool,
     /// What the class takes for a missing key.
     pub(crate) defaults: Defaults,
     /// The shape that a configuration of this family means.
