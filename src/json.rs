@@ -33,14 +33,28 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// The text of a file without its byte order mark.
 fn read_text(path: &Path) -> Result<String> {
     let bytes = disk::read(path).map_err(Error::io(path))?;
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Error::file(path, "is UTF-16; save it as UTF-8"));
+    if let Some(what) = foreign(&bytes) {
+        return Err(Error::file(path, what));
     }
-    let mut text = String::from_utf8(bytes).map_err(|error| Error::file(path, format!("is not UTF-8: {error}")))?;
+    let wrong = |error| Error::file(path, format!("is not UTF-8: {error}; save it as UTF-8"));
+    let mut text = String::from_utf8(bytes).map_err(wrong)?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
     Ok(text)
+}
+
+/// What a file is that begins like none of ours, and what to do with it.
+fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    const COMPRESSED: &str = "is compressed; unpack it first";
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, b'{' | b'[', ..] | [b'{' | b'[', 0, ..] => {
+            Some("is UTF-16; save it as UTF-8")
+        }
+        [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(COMPRESSED),
+        [b'P', b'A', b'R', b'1', ..] => Some("is a Parquet file; write it as JSONL (datasets: to_json)"),
+        _ => None,
+    }
 }
 
 /// The records of a file that is one JSON list of them; `None` if it is something else, such as lines of lists.
@@ -109,7 +123,12 @@ pub(crate) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Resul
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(i, line)| parse(line).map_err(|e| Error::file(path, format!("line {}: {}", i + 1, without_place(&e)))))
+        .map(|(i, line)| {
+            parse(line).map_err(|e| {
+                let form = if e.is_data() { "" } else { "; expected one JSON object a line, or a JSON list of them" };
+                Error::file(path, format!("line {}: {}{form}", i + 1, without_place(&e)))
+            })
+        })
         .collect()
 }
 
@@ -198,8 +217,13 @@ mod tests {
         );
         for (bytes, word) in [
             (&b"\xff\xfe{\0"[..], "UTF-16"),
+            (b"{\0\"\0", "UTF-16"),
+            (b"\x1f\x8b\x08", "compressed"),
+            (b"PAR1", "Parquet"),
             (b"\xff", "not UTF-8"),
             (b"{\"a\": Nan}", "line 1"),
+            (b"a,b\n1,2\n", "one JSON object a line"),
+            (b"{\n\"a\": 1\n}", "one JSON object a line"),
             (b"[{\"a\": 1}, 3]", "line 1"),
             (b"[{\"a\": 1},\n{\"a\"", "EOF"),
         ] {

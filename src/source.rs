@@ -303,7 +303,12 @@ fn is_adapter(path: &Path) -> bool {
 fn open_adapter(path: &Path, how: How) -> Result<ModelSource> {
     let adapter = peft::open(path)?;
     let named = how.base.map_or_else(|| base_of(path, &adapter), |base| Ok(base.to_path_buf()))?;
-    let base = resolve(&named, how.network)?;
+    let base = resolve(&named, how.network).map_err(|error| match error {
+        Error::Hub(what) if how.base.is_none() => {
+            Error::Hub(format!("the base of the adapter {}: {what}; --base M names another", path.display()))
+        }
+        error => error,
+    })?;
     if is_adapter(&base) {
         return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
     }

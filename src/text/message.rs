@@ -20,10 +20,12 @@ pub struct Message {
 }
 
 /// Names of the speakers in ShareGPT's files and what the field calls them.
-const SPEAKERS: [(&str, &str); 7] = [
+const SPEAKERS: [(&str, &str); 9] = [
     ("human", "user"),
     ("gpt", "assistant"),
     ("chatgpt", "assistant"),
+    ("claude", "assistant"),
+    ("bot", "assistant"),
     ("bing", "assistant"),
     ("bard", "assistant"),
     ("model", "assistant"),
@@ -77,7 +79,7 @@ impl Message {
             Some(other) => return Err(format!("{FORM}; the role is {other}, a text was expected")),
             None => return Err(format!("missing field `role`; {FORM}")),
         };
-        let known = SPEAKERS.iter().find(|(name, _)| shared && *name == role);
+        let known = SPEAKERS.iter().find(|(name, _)| shared && name.eq_ignore_ascii_case(&role));
         let role = known.map_or(role, |(_, standard)| (*standard).to_owned());
         let said = fields.remove("content").or_else(|| if shared { fields.remove("value") } else { None });
         let calls = ["tool_calls", "function_call"].iter().any(|key| fields.get(*key).is_some_and(|v| !v.is_null()));
@@ -139,6 +141,10 @@ mod tests {
         }
         let shared: Message = serde_json::from_value(json!({"from": "gpt", "value": "Ho"})).unwrap();
         assert_eq!(shared, Message::new("assistant", "Ho"));
+        for (speaker, role) in [("Human", "user"), ("ChatGPT", "assistant"), ("claude", "assistant"), ("Ann", "Ann")] {
+            let message: Message = serde_json::from_value(json!({"from": speaker, "value": "x"})).unwrap();
+            assert_eq!(message.role, role);
+        }
         let called: Message = serde_json::from_value(json!({"role": "assistant", "tool_calls": call})).unwrap();
         assert_eq!(serde_json::to_value(&called).unwrap()["content"], Value::Null);
     }

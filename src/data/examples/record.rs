@@ -113,12 +113,14 @@ impl Record {
     }
 
     fn inputs(&self) -> Result<TemplateInputs> {
-        TemplateInputs::deserialize(&Value::Object(self.0.clone())).map_err(|error| Error::Input(error.to_string()))
+        TemplateInputs::deserialize(&Value::Object(self.0.clone()))
+            .map_err(|error| Error::Input(format!("chat_template_kwargs: {error}")))
     }
 
     fn unknown<T>(&self, expected: &str) -> Result<T> {
-        let keys: Vec<&str> = self.0.keys().map(String::as_str).collect();
-        wrong(format!("{expected}; the record has {}", if keys.is_empty() { "none".into() } else { keys.join(", ") }))
+        let keys: Vec<&str> = self.0.keys().map(String::as_str).filter(|key| self.has(key)).collect();
+        let has = if keys.is_empty() { "no field with a value".into() } else { keys.join(", ") };
+        wrong(format!("{expected}; the record has {has}"))
     }
 }
 
@@ -134,7 +136,15 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     }
     let inputs = record.inputs()?;
     if let Some(key) = ["messages", "conversations"].into_iter().find(|key| record.has(key)) {
-        let messages: Vec<Message> = record.take(key)?.unwrap_or_default();
+        let mut messages = match record.side(key)? {
+            Some(Side::Plain(_)) => return wrong(format!("{key} is a text; expected a list of messages")),
+            side => side.map_or_else(Vec::new, |side| side.messages("user")),
+        };
+        // ShareGPT's files have it in a column of its own.
+        if key == "conversations" && messages.first().is_some_and(|first| first.role != "system") {
+            let system = record.take_text(&["system"])?.filter(|system| !system.is_empty());
+            messages.splice(..0, system.map(|system| Message::new("system", system)));
+        }
         return Ok((key, turns(&messages, &inputs, source, rules)?));
     }
     let completion = ["completion", "response"];
@@ -144,6 +154,8 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
         ("instruction and output", record.question()?, record.first_side(&["output", "response"])?)
     } else if record.0.get("text").is_some_and(Value::is_string) {
         ("text", Some(Side::Plain(String::new())), record.side("text")?)
+    } else if record.has("chosen") && record.has("rejected") {
+        return wrong("is a preference, with chosen and rejected; train on it by dpo");
     } else {
         return record.unknown(EXAMPLES);
     };
@@ -166,6 +178,13 @@ pub(super) fn pair(mut record: Record, source: &ModelSource) -> Result<(&'static
         return Ok(("token ids", apart(Ids { prompt, answers, context: Vec::new() }, source)?));
     }
     let inputs = record.inputs()?;
+    if !record.has("chosen") || !record.has("rejected") {
+        let single = ["messages", "completion", "response", "completion_ids"].iter().any(|key| record.has(key));
+        return match single && !record.has("chosen") && !record.has("rejected") {
+            true => wrong(format!("is a single answer; train on it by sft, or give preferences: {PAIRS}")),
+            false => record.unknown(PAIRS),
+        };
+    }
     let (Some(chosen), Some(rejected)) = (record.side("chosen")?, record.side("rejected")?) else {
         return record.unknown(PAIRS);
     };

@@ -154,7 +154,10 @@ fn what_is_no_record_is_named() {
     let wrong = |records: &[Value]| world.pairs(records).unwrap_err().to_string();
     let good = json!({"prompt": "A", "chosen": "B", "rejected": "D"});
     for (bad, word) in [
-        (json!({"prompt": "A", "chosen": "B"}), "the record has prompt"),
+        (json!({"prompt": "A", "chosen": "B", "rejected": null}), "the record has prompt, chosen"),
+        (json!({"prompt": null}), "no field with a value"),
+        (json!({"prompt": "A", "completion": "B"}), "by sft"),
+        (json!({"chosen": "AB", "rejected": "AD", "chat_template_kwargs": "x"}), "chat_template_kwargs: invalid"),
         (json!({"prompt": "A", "chosen": 3, "rejected": "D"}), "chosen is 3"),
         (json!({"chosen": "B", "rejected": [say("assistant", "D")]}), "different kinds"),
         (json!({"chosen": [{"role": "user"}], "rejected": []}), "missing field `content`"),
@@ -163,6 +166,10 @@ fn what_is_no_record_is_named() {
     ] {
         let error = wrong(&[good.clone(), bad]);
         assert!(error.contains("records.jsonl: record 2") && error.contains(word), "{error}");
+    }
+    for (bad, word) in [(good, "by dpo"), (json!({"messages": "[]"}), "messages is a text")] {
+        let error = world.examples(&[bad], Rules::up_to(9)).unwrap_err().to_string();
+        assert!(error.contains("record 1") && error.contains(word), "{error}");
     }
     let labels =
         labelled(&world.file(&[json!({"prompt": "A", "completion": "B", "label": 2})]), &world.source, Rules::up_to(9));

@@ -38,7 +38,7 @@ struct OasstTree {
 
 /// A text, or a conversation of one message.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of messages")]
 enum Said {
     Plain(String),
     Chat(Vec<Message>),
