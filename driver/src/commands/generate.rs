@@ -101,7 +101,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let plan = json!({
         "data": digest(&ids), "model": source.path, "n": args.n, "sampling": settings::table(&*args.sample)?,
-        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name),
+        "invariant": app.common.invariant,
     });
     let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
     let most = u64::from(args.n) * ids.len() as u64 * settings.max_new_tokens as u64;
