@@ -30,6 +30,10 @@ const UNUSED: usize = GgufTokenType::Unused as usize;
 
 /// Longer pieces are damage; splitting them at every character would take for ever.
 const MAX_PIECE: usize = 1024;
+/// Most threads that look for merges.
+const SEARCHERS: usize = 4;
+/// The fewest tokens for which another one is worth it.
+const SHARE: usize = 1 << 14;
 
 /// Rebuilds the tokenizer and takes over the chat template; `None` if the file has no tokenizer.
 pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
@@ -73,18 +77,33 @@ pub(super) fn merges_by_score(
     let mut is_apart = vec![false; tokens.len()];
     apart.iter().filter_map(|token| vocabulary.id(token)).for_each(|id| is_apart[id as usize] = true);
     let id = |token: &str| vocabulary.id(token).filter(|id| !is_apart[*id as usize]);
-    let mut found: Vec<Found> = Vec::with_capacity(2 * tokens.len());
-    for (token, score) in tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
-        let Some(joined) = id(token) else { continue };
-        let (begin, length) = (found.len(), token.chars().count() as u32);
-        for (left_length, (at, _)) in (0..length).zip(token.char_indices()).skip(1) {
-            let Some(left) = id(&token[..at]) else { continue };
-            let Some(right) = id(&token[at..]) else { continue };
-            let lengths = u32::MAX - (left_length << 16 | (length - left_length));
-            found.push(Found { score: descending(*score), lengths, merge: Merge { left, right, joined } });
+    let find = |tokens: &[&str], scores: &[f64]| {
+        let mut found: Vec<Found> = Vec::with_capacity(2 * tokens.len());
+        for (token, score) in tokens.iter().zip(scores).filter(|(token, _)| token.len() <= MAX_PIECE) {
+            let Some(joined) = id(token) else { continue };
+            let (begin, length) = (found.len(), token.chars().count() as u32);
+            for (left_length, (at, _)) in (0..length).zip(token.char_indices()).skip(1) {
+                let Some(left) = id(&token[..at]) else { continue };
+                let Some(right) = id(&token[at..]) else { continue };
+                let lengths = u32::MAX - (left_length << 16 | (length - left_length));
+                found.push(Found { score: descending(*score), lengths, merge: Merge { left, right, joined } });
+            }
+            found[begin..].sort_unstable_by_key(|found| (found.merge.left, found.merge.right));
         }
-        found[begin..].sort_unstable_by_key(|found| (found.merge.left, found.merge.right));
-    }
+        found
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SEARCHERS);
+    let share = tokens.len().div_ceil(threads).max(SHARE);
+    let mut found = std::thread::scope(|scope| {
+        let mut shares = tokens.chunks(share).zip(scores.chunks(share));
+        let first = shares.next();
+        let others: Vec<_> = shares.map(|(tokens, scores)| scope.spawn(|| find(tokens, scores))).collect();
+        let mut found = first.map_or_else(Vec::new, |(tokens, scores)| find(tokens, scores));
+        for other in others {
+            found.append(&mut other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        found
+    });
     found.sort_by_key(|found| (found.score, found.lengths));
     found.into_iter().map(|found| found.merge).collect()
 }
