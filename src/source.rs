@@ -366,7 +366,7 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
         adapter: None,
         text,
         stop_ids: Vec::new(),
-        warnings: Vec::new(),
+        warnings: gguf_tokenizer::warning(path, &model.gguf).into_iter().collect(),
     })
 }
 

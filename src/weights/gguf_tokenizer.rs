@@ -28,6 +28,11 @@ const CONTROL: usize = GgufTokenType::Control as usize;
 const USER_DEFINED: usize = GgufTokenType::UserDefined as usize;
 const UNUSED: usize = GgufTokenType::Unused as usize;
 
+/// The key that names the way to cut text.
+const PRE: &str = "tokenizer.ggml.pre";
+/// The way of files without that key, as in llama.cpp; it may be another than the model was trained with.
+const UNNAMED: &str = "default";
+
 /// Longer pieces are damage; splitting them at every character would take for ever.
 const MAX_PIECE: usize = 1024;
 /// Most threads that look for merges.
@@ -49,6 +54,18 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     };
     let text = Text::from_parts(parts, head.config());
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
+}
+
+/// What is not sure of a file's tokenizer.
+pub(crate) fn warning(path: &Path, gguf: &Gguf) -> Option<String> {
+    let byte_level = gguf.get("tokenizer.ggml.model").and_then(GgufValue::as_str) == Some("gpt2");
+    (byte_level && gguf.get(PRE).is_none()).then(|| {
+        format!(
+            "{}: {PRE} is missing, so that text is cut in the way {UNNAMED:?}, which may not be the model's own; a \
+             newer conversion of the model names it",
+            path.display()
+        )
+    })
 }
 
 /// Whether an added token takes the blanks behind it along. GGUF files do not say it; llama.cpp knows that Phi 3's do,
@@ -185,12 +202,10 @@ impl<'a> Head<'a> {
     }
 
     fn byte_level(&self) -> Result<Parts> {
-        let Some(name) = self.string("tokenizer.ggml.pre") else {
-            return Err(self.wrong("tokenizer.ggml.pre is missing; the file is too old, convert the model again"));
-        };
+        let name = self.string(PRE).unwrap_or(UNNAMED);
         let Some(way) = PreTokenizer::named(name) else {
             let known = gguf_pre::names();
-            return Err(self.wrong(format!("tokenizer.ggml.pre is {name:?}; known are {known}")));
+            return Err(self.wrong(format!("{PRE} is {name:?}; known are {known}")));
         };
         let texts = self.gguf.get("tokenizer.ggml.merges").and_then(GgufValue::as_array);
         let texts = texts.ok_or_else(|| self.wrong("tokenizer.ggml.merges is missing"))?;

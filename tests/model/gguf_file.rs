@@ -74,7 +74,8 @@ impl GgufFile {
         file.string("tokenizer.ggml.pre", "smollm");
         file.strings("tokenizer.ggml.tokens", &["a", "b", "ab", "Ġ", "1"]);
         file.strings("tokenizer.ggml.merges", &["a b"]);
-        file.entry("tokenizer.ggml.eos_token_id", 4, &1u32.to_le_bytes());
+        // The end of an answer is cut out of a text before anything is joined, so it is no part of a merge.
+        file.entry("tokenizer.ggml.eos_token_id", 4, &4u32.to_le_bytes());
         file
     }
 

@@ -56,6 +56,25 @@ fn export(source: &ModelSource, path: &Path) -> selfreward::Result<ModelSource> 
     ModelSource::open(path)
 }
 
+/// As llama.cpp does: old files are read, in a way that may not be theirs.
+#[test]
+fn a_file_that_does_not_say_how_text_is_cut_is_read_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = with_tokens("gpt2", "m", &["h", "i", "Ġ", "!", "Ġ!", "hi"], &[1; 6]);
+    file.strings("tokenizer.ggml.merges", &["Ġ !", "h i"]);
+    let named = open(&folder.path().join("named.gguf"), &file);
+    let key = b"tokenizer.ggml.pre";
+    let at = file.head.windows(key.len()).position(|bytes| bytes == key).unwrap();
+    file.head[at + key.len() - 1] = b'_';
+    let unnamed = open(&folder.path().join("unnamed.gguf"), &file);
+    file.string("tokenizer.ggml.pre", "default");
+    let default = open(&folder.path().join("default.gguf"), &file);
+    let ids = |source: &ModelSource| source.text().unwrap().encode("hi !").unwrap();
+    assert_eq!((ids(&named), ids(&default), ids(&unnamed)), (vec![5, 4], vec![5, 2, 3], vec![5, 2, 3]));
+    assert!(named.warnings.is_empty() && default.warnings.is_empty());
+    assert!(unnamed.warnings[0].contains("unnamed.gguf: tokenizer.ggml.pre is missing"), "{:?}", unnamed.warnings);
+}
+
 #[test]
 fn a_file_in_parts_is_opened_by_any_of_them() {
     let folder = tempfile::tempdir().unwrap();

@@ -229,13 +229,13 @@ fn gguf_appears_under_hugging_faces_names_and_row_order() {
     }
     let want = family::arch(&config()).unwrap();
     assert_eq!(source.arch, want);
-    assert_eq!(source.stop_ids, [1]);
+    assert_eq!(source.stop_ids, [4]);
     assert_eq!(source.text().unwrap().encode("ab 11").unwrap(), [2, 3, 4, 4]);
     // As a Hugging Face folder it is the same model.
     let folder = temporary.path().join("folder");
     save_model(&folder, &source, &got, Dtype::F32).unwrap();
     let exported = ModelSource::open(&folder).unwrap();
-    assert_eq!((exported.tensors_f32().unwrap(), exported.arch, exported.stop_ids), (got, want, vec![1]));
+    assert_eq!((exported.tensors_f32().unwrap(), exported.arch, exported.stop_ids), (got, want, vec![4]));
 }
 
 #[test]
