@@ -42,6 +42,12 @@ pub(crate) fn is_known(name: &str) -> bool {
     name.ends_with(['>', ']', '[']) && NAMES.contains(&name)
 }
 
+/// Whether a token of this name may be a word, because people write it: `</s>` is HTML, and a word in Qwen's vocabulary.
+/// It is cut out of texts only where the files give it a role.
+pub(crate) fn may_be_word(name: &str) -> bool {
+    !name.contains(['|', '｜', '_', '~'])
+}
+
 /// Which of a vocabulary's tokens, given by names and ids, end an answer. `<|end|>` ends only a thought where
 /// `<|return|>` and `<|call|>` (or `<|flush|>` and `<|calls|>`) end answers, and `</s>` ends a line through words where
 /// the vocabulary is Gemma's.
@@ -73,5 +79,15 @@ mod tests {
         assert_eq!(ids(&["<|end|>", "<|return|>", "<|call|>"]), [1, 2]);
         assert_eq!(ids(&["<|end|>", "<|return|>"]), [0, 1]);
         assert_eq!(ids(&["</s>", "<end_of_turn>"]), [1]);
+    }
+
+    #[test]
+    fn names_with_signs_that_nobody_writes_are_no_words() {
+        let words: Vec<&str> = names().filter(|name| may_be_word(name)).collect();
+        assert!(["</s>", "[EOS]", "<eos>"].iter().all(|name| words.contains(name)), "{words:?}");
+        assert!(
+            !["<|im_end|>", "_<EOT>", "<end_of_turn>", "[e~["].iter().any(|name| words.contains(name)),
+            "{words:?}"
+        );
     }
 }

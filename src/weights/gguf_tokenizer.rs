@@ -189,8 +189,15 @@ impl<'a> Head<'a> {
 
     fn added_tokens(&self) -> Vec<AddedToken> {
         let name = self.string("general.name").unwrap_or_default();
-        // Converters have marked some ends of answers as plain words.
-        let ends = ends::known(self.tokens.iter().copied().zip(0..));
+        // Converters have marked some ends of answers as plain words. What may be a word is one unless it has a role.
+        let template = self.string("tokenizer.chat_template").unwrap_or_default();
+        let role =
+            |token: &str| template.contains(token) || ["eos", "eot"].iter().any(|k| self.named(k) == Some(token));
+        let mut ends = ends::known(self.tokens.iter().copied().zip(0..));
+        ends.retain(|id| {
+            let token = self.tokens[*id as usize];
+            !ends::may_be_word(token) || role(token)
+        });
         let added = |(id, kind): (usize, &usize)| {
             let special = *kind == CONTROL || *kind == UNKNOWN || ends.iter().any(|end| *end as usize == id);
             (special || *kind == USER_DEFINED).then(|| {

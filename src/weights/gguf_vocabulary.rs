@@ -9,7 +9,7 @@ use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
 use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
 use super::save::ModelParts;
-use crate::text::{Text, Vocabulary};
+use crate::text::{Text, Vocabulary, ends};
 use crate::{Error, Result};
 
 /// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids
@@ -142,8 +142,12 @@ pub(super) fn model_name(class: &str, text: &Text) -> Result<String> {
             content(token)
         )));
     }
-    if let Some(id) = text.known_ends().iter().find(|id| !added(&json).iter().any(|token| token["id"] == **id)) {
+    let template = text.chat_template().unwrap_or_default();
+    for id in text.known_ends().iter().filter(|id| !added(&json).iter().any(|token| token["id"] == **id)) {
         let token = text.id_to_token(*id).unwrap_or_default();
+        if ends::may_be_word(&token) && text.eos() != Some(*id) && !template.contains(&token) {
+            continue;
+        }
         return Err(cannot(format!("the token {token:?} is a word, but whoever reads GGUF files takes it for an end")));
     }
     let plain = class.replace("Phi3", "Phi");

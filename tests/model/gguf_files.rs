@@ -147,6 +147,20 @@ fn every_end_of_an_answer_stops_and_is_not_shown() {
     let mut ids = ModelSource::open(&folder.path().join("out")).unwrap().stop_ids;
     ids.sort_unstable();
     assert_eq!(ids, [3, 4, 6]);
+    // What people write is a word, as Qwen's `</s>`, unless the file ends answers with it; it goes out as one too.
+    let mut file = with_tokens(
+        "gpt2",
+        "m",
+        &["h", "i", "hi", "<", "/", "s", ">", "</s>", "<|im_end|>"],
+        &[1, 1, 1, 1, 1, 1, 1, 1, 3],
+    );
+    id(&mut file, "eos", 8);
+    let word = open(&path, &file);
+    assert_eq!(word.text().unwrap().encode("</s><|im_end|>").unwrap(), [3, 4, 5, 6, 8]);
+    let word = export(&word, &folder.path().join("word.gguf")).unwrap();
+    assert_eq!(word.text().unwrap().encode("</s>").unwrap(), [3, 4, 5, 6]);
+    id(&mut file, "eos", 7);
+    assert_eq!(open(&path, &file).text().unwrap().encode("</s>").unwrap(), [7]);
     // One end of the template that is of the type of a word.
     let mut file = with_tokens("gpt2", "m", &tokens, &[1, 1, 1, 3, 4, 3, 1, 4, 5]);
     file.string("tokenizer.chat_template", "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}");
