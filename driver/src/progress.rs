@@ -203,12 +203,14 @@ impl Shown {
         };
         let Some(outer) = self.stages.first() else { return preparing.cloned() };
         let mut parts: Vec<String> = self.stages.iter().map(stage).collect();
-        let rate = outer.bar.per_sec();
-        if rate > 0.0 && rate.is_finite() {
+        // By the mean since the beginning: what a bar estimates from its last moments jumps where steps are long.
+        let (done, seconds) = (outer.bar.position() as f64, outer.bar.elapsed().as_secs_f64());
+        let rate = done / seconds.max(1e-3);
+        if done > 0.0 {
             parts.push(format!("{rate:.digits$}/s", digits = if rate < 10.0 { 2 } else { 0 }));
         }
-        if outer.bar.length().is_some() && outer.bar.position() > 0 {
-            parts.push(format!("{} s left", outer.bar.eta().as_secs()));
+        if let Some(total) = outer.bar.length().filter(|_| done > 0.0) {
+            parts.push(format!("{:.0} s left", (total as f64 - done).max(0.0) / rate));
         }
         parts.extend(preparing.cloned());
         Some(parts.join(", "))
