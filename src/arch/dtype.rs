@@ -37,7 +37,7 @@ pub enum Dtype {
     Q2K,
     /// Blocks of 256 values: an f16 scale, sixteen 6-bit sub-scales, and 3 bits for each value, less 4.
     Q3K,
-    /// Blocks of 32 values: an f16 scale, and 4 bits for each value that choose one of [`STEPS`].
+    /// Blocks of 32 values: an f16 scale, and 4 bits for each value that choose one of 16 fixed steps.
     Iq4Nl,
 }
 
