@@ -127,7 +127,8 @@ pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> bool {
             new.push(token.special(true));
         }
     }
-    tokenizer.add_tokens(&new) > 0
+    // Even without a new token the tokenizer would build its search for all of them anew.
+    !new.is_empty() && tokenizer.add_tokens(&new) > 0
 }
 
 #[cfg(test)]
