@@ -13,6 +13,10 @@ use tokenizers::AddedToken;
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Keys of tokenizer_config.json that list further special tokens.
 const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+/// Most bytes of all the tokens that tokenizer_config.json adds: the search for them takes a kilobyte for each.
+const MOST_ADDED: usize = 64 << 10;
+/// Most bytes of one such token.
+const LONGEST_ADDED: usize = 1 << 10;
 /// The key under which tokenizer_config.json has added tokens by their ids.
 const DECODER: &str = "added_tokens_decoder";
 
@@ -108,8 +112,11 @@ fn token(value: &Value, special: bool) -> Option<AddedToken> {
 
 /// Adds the tokens of tokenizer_config.json to the tokenizer: those of `added_tokens_decoder`, which also override the
 /// flags that tokenizer.json gives them, and the special tokens that the vocabulary lacks. Tells if there were any.
-pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> bool {
-    let Some(config) = config.as_object() else { return false };
+///
+/// # Errors
+/// The tokens are longer than any tokenizer's.
+pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> Result<bool> {
+    let Some(config) = config.as_object() else { return Ok(false) };
     let known: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
     let mut decoder: Vec<(u32, AddedToken)> = config
         .get(DECODER)
@@ -127,8 +134,14 @@ pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> bool {
             new.push(token.special(true));
         }
     }
+    let lengths = || new.iter().map(|token| token.content.len());
+    if lengths().any(|n| n > LONGEST_ADDED) || lengths().sum::<usize>() > MOST_ADDED {
+        let (longest, all) = (lengths().max().unwrap_or_default(), lengths().sum::<usize>());
+        let what = format!("tokenizer_config.json adds tokens of {all} bytes, the longest of {longest}");
+        return Err(Error::Input(format!("{what}; at most {MOST_ADDED} and {LONGEST_ADDED} are read")));
+    }
     // Even without a new token the tokenizer would build its search for all of them anew.
-    !new.is_empty() && tokenizer.add_tokens(&new) > 0
+    Ok(!new.is_empty() && tokenizer.add_tokens(&new) > 0)
 }
 
 #[cfg(test)]
