@@ -1,5 +1,5 @@
-//! SmolLM2-135M-Instruct, the smallest of the real models. Needs the file that `scripts/fetch-models smollm2` fetches, so
-//! `scripts/test` runs it and plain `cargo test` does not.
+//! SmolLM2-135M-Instruct, the smallest of the real models. Needs the file that `scripts/fetch-models smollm2` fetches,
+//! so `scripts/test` runs it and plain `cargo test` does not.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 

@@ -146,8 +146,8 @@ fn parts_of(arch: &Arch, dtype: &dyn Fn(&str) -> Result<Dtype>) -> Result<Vec<Pa
     Ok(by_param)
 }
 
-/// Parameters from a model on disk. Threads bring them into the device's form, at most one each ahead of the one that is
-/// uploaded; what goes wrong first is told, in the order of the parameters.
+/// Parameters from a model on disk. Threads bring them into the device's form, at most one each ahead of the one that
+/// is uploaded; what goes wrong first is told, in the order of the parameters.
 pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
     let (arch, dtype) = (&source.arch, |name: &str| source.weights.dtype(name));
     if gpu.counts() {

@@ -234,8 +234,8 @@ impl Place {
         self.parts.iter().map(end).max().unwrap_or(0) - self.first()
     }
 
-    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element; neighbours in the
-    /// parameter come soon after one another, so that memory is written line by line.
+    /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element; neighbours in
+    /// the parameter come soon after one another, so that memory is written line by line.
     pub(crate) fn each(&self, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
         let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
         for part in &self.parts {
