@@ -42,8 +42,8 @@ pub(crate) fn is_known(name: &str) -> bool {
     name.ends_with(['>', ']', '[']) && NAMES.contains(&name)
 }
 
-/// Whether a token of this name may be a word, because people write it: `</s>` is HTML, and a word in Qwen's vocabulary.
-/// It is cut out of texts only where the files give it a role.
+/// Whether a token of this name may be a word, because people write it: `</s>` is HTML, and a word in Qwen's
+/// vocabulary. It is cut out of texts only where the files give it a role.
 pub(crate) fn may_be_word(name: &str) -> bool {
     !name.contains(['|', '｜', '_', '~'])
 }

@@ -48,8 +48,8 @@ impl Vocabulary {
         new
     }
 
-    /// The slot of a token, or the free one that it would have, and the part of its hash. There is one, as there are more
-    /// slots than tokens.
+    /// The slot of a token, or the free one that it would have, and the part of its hash. There is one, as there are
+    /// more slots than tokens.
     fn slot(&self, token: &str) -> (usize, u32) {
         let mask = self.slots.len() - 1;
         let hash = self.hasher.hash_one(token);
