@@ -1,13 +1,14 @@
 //! Output that is written as it comes: `NAME.part.jsonl` beside `NAME.jsonl`, from which `--resume` goes on.
 
 use anyhow::{Result, bail};
-use selfreward::recipe::waves::{self, Waves};
+use selfreward::data::records::hex;
+use selfreward::recipe::waves::{self, Waves, part};
 use selfreward::rng::fnv;
 use selfreward::train::out_folder::difference;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The flag of commands that go on with what an interrupted one has written.
 #[derive(clap::Args)]
@@ -20,6 +21,11 @@ pub(crate) struct ResumeArg {
 
 /// How many sequences or verdicts are made between two savings.
 pub(crate) const WAVE: usize = 256;
+
+/// How many prompts with `n` answers each are worked through between two savings.
+pub(crate) fn prompts_of_a_wave(n: u32) -> usize {
+    (WAVE / n as usize).max(1)
+}
 
 /// A line of the part file: first what was asked, then each step that is done.
 #[derive(Clone, Serialize, Deserialize)]
@@ -56,7 +62,7 @@ impl Partial {
                 )
             }
             Some(first) if first.value != *plan => {
-                bail!("{}: {}", path.display(), difference(&first.value, plan).replace("the folder", "the file"))
+                bail!("{}: {}", path.display(), difference(&first.value, plan, "file"))
             }
             Some(_) => {}
         }
@@ -89,11 +95,7 @@ pub(crate) fn discard(out: &Path) -> Result<()> {
 /// A hash of records, which differs where they differ, whatever file they come from.
 pub(crate) fn digest(records: &impl Serialize) -> String {
     let bytes = serde_json::to_vec(records).unwrap_or_default();
-    format!("{:016x}", fnv(&bytes))
-}
-
-fn part(out: &Path) -> PathBuf {
-    out.with_extension("part.jsonl")
+    hex(fnv(&bytes))
 }
 
 #[cfg(test)]

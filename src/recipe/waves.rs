@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// The path of a stage's part file: `NAME.part.jsonl` for `NAME.jsonl`.
-fn part(out: &Path) -> PathBuf {
+pub fn part(out: &Path) -> PathBuf {
     out.with_extension("part.jsonl")
 }
 

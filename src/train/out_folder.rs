@@ -72,7 +72,7 @@ impl Work {
             let old: Value = read_json(&path)?;
             return match old == plan {
                 true => Ok(()),
-                false => Err(Error::file(&self.dir, difference(&old, &plan))),
+                false => Err(Error::file(&self.dir, difference(&old, &plan, "folder"))),
             };
         }
         // Without a checkpoint there is nothing to continue from.
@@ -114,11 +114,11 @@ fn has_checkpoint(dir: &Path) -> bool {
     dir.join("train/latest.json").is_there()
 }
 
-/// Says in which settings two plans differ, and what to do.
-pub fn difference(old: &Value, new: &Value) -> String {
+/// Says in which settings two plans differ, and what to do with the `kept` folder or file of the older one.
+pub fn difference(old: &Value, new: &Value, kept: &str) -> String {
     let keys = |plan: &Value| -> Vec<String> { plan.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect() };
     if keys(old) != keys(new) {
-        return "was begun by a selfreward that knew other settings; remove the folder and begin anew".into();
+        return format!("was begun by a selfreward that knew other settings; remove the {kept} and begin anew");
     }
     let keys = keys(new);
     let differ: Vec<String> = keys
@@ -126,7 +126,7 @@ pub fn difference(old: &Value, new: &Value) -> String {
         .filter(|key| old.get(key.as_str()) != new.get(key.as_str()))
         .map(|key| format!("{key} was {}, is {}", old.get(key.as_str()).unwrap_or(&Value::Null), new[key.as_str()]))
         .collect();
-    format!("was begun with other settings ({}); give the same ones, or remove the folder", differ.join("; "))
+    format!("was begun with other settings ({}); give the same ones, or remove the {kept}", differ.join("; "))
 }
 
 #[cfg(test)]

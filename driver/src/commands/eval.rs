@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
 use crate::common::WrongUsage;
 use crate::flags::Flags;
-use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
+use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
 use crate::sample::{self, Answers, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
@@ -200,7 +200,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     }
     // Has the duel judged; also gives the judge's name.
     let mut duel = |engine: &mut dyn Engine, referee: &Referee| -> Result<(String, Vec<DuelRecord>)> {
-        let wave = waves_of(d.n);
+        let wave = prompts_of_a_wave(d.n);
         let mut records = Vec::new();
         for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
             let part = |set: &AnswerSet| AnswerSet {
@@ -268,7 +268,7 @@ fn answers(
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let engine = &mut GpuEngine::new(&gpu, &model);
-    let (n, wave) = (args.duel.n, waves_of(args.duel.n));
+    let (n, wave) = (args.duel.n, prompts_of_a_wave(args.duel.n));
     let mut all = Vec::new();
     for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
         all.extend(partial.step(&format!("{name} {at}"), || {
@@ -276,11 +276,6 @@ fn answers(
         })?);
     }
     Ok(AnswerSet { name: side.name.clone(), answers: all })
-}
-
-/// How many prompts with `n` answers each are worked through between two savings.
-fn waves_of(n: u32) -> usize {
-    (WAVE / n as usize).max(1)
 }
 
 fn percent(e: Option<Estimate>) -> String {

@@ -2,11 +2,12 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::Flags;
-use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
+use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
 use crate::profile::ProfileArg;
 use crate::sample::{self, Answers};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
+use selfreward::data::records::hex;
 use selfreward::generate::{Generator, Request};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::kernels::half::Half;
@@ -107,7 +108,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
     let most = u64::from(args.n) * ids.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
-    let wave = (WAVE / args.n as usize).max(1);
+    let wave = prompts_of_a_wave(args.n);
     let mut answers: Vec<Answer> = Vec::new();
     for (at, ids) in (0..).step_by(wave).zip(ids.chunks(wave)) {
         let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
@@ -124,7 +125,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                     made.push(Answer {
                         index: at + i,
                         sample,
-                        id: format!("{:016x}", key(&ids[i], sample)),
+                        id: hex(key(&ids[i], sample)),
                         prompt: prompts[at + i].clone(),
                         response: answer,
                         prompt_tokens: ids[i].len(),

@@ -13,6 +13,7 @@ use selfreward::arch::Dtype;
 use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::data::examples;
 use selfreward::data::examples::{Reading, Rules};
+use selfreward::data::records::hex;
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage, score};
 use selfreward::recipe::supervised::mixture;
@@ -197,7 +198,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
     let plan = plan([settings::table(&*args.settings)?])?;
     let mut settings = args.common.settings(app, &args.settings);
     let examples = mixture(all, &args.mix.iter().map(|m| f64::from(*m)).collect::<Vec<_>>(), &mut settings);
-    let plan = with(plan, json!({ "data": digest(&Data::Examples(&examples)), "mix": args.mix }));
+    let plan = with(plan, json!({ "data": hex(Data::Examples(&examples).hash()), "mix": args.mix }));
     let taken = Taken { records: examples.len(), read };
     start.finish(app, &args.common, taken, (plan, settings), |_, _| Ok(Data::Examples(&examples)))
 }
@@ -210,7 +211,7 @@ pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     let (pairs, reading) = examples::preferences(path, source, start.rules, &args.loss, batch)?;
     let taken = Taken { records: pairs.len(), read: vec![reading] };
     let plan = plan([settings::table(&*args.settings)?, settings::table(&*args.loss)?])?;
-    let data = digest(&Data::Pairs { pairs: &pairs, objective: &args.loss, reference: None });
+    let data = hex(Data::Pairs { pairs: &pairs, objective: &args.loss, reference: None }.hash());
     let plan = with(plan, json!({ "data": data, "reference": args.reference }));
     let vocabulary = start.source.arch.vocab_size;
     start.finish(app, &args.common, taken, (plan, settings), |app, gpu| {
@@ -228,11 +229,6 @@ fn plan(tables: impl IntoIterator<Item = Table>) -> Result<Value> {
     // How often the training saves changes no number.
     all.remove("save_every");
     Ok(serde_json::to_value(all)?)
-}
-
-/// What tells records from others, whatever file they come from.
-fn digest(data: &Data) -> String {
-    format!("{:016x}", data.hash())
 }
 
 /// The object with the members of another one added.
