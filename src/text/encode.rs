@@ -129,17 +129,24 @@ impl Text {
     /// # Errors
     /// As [`Prompt::encode`].
     pub fn encode_begun(&self, prompt: &Prompt, raw: bool, begun: &[&str]) -> Result<Answered> {
-        let alone = match &prompt.words {
-            Words::Plain(p) if raw || !self.has_chat_template() => {
-                let whole = |answer: &&str| self.encode_plain(&format!("{p}{answer}"));
-                let wholes = begun.iter().map(whole).collect::<Result<Vec<_>>>()?;
-                return Ok(cut(&self.encode_plain(p)?, wholes));
-            }
-            _ => self.render(&prompt.messages(), &prompt.inputs, true)?,
-        };
-        let whole = |answer: &&str| self.encode(&format!("{alone}{answer}"));
-        let wholes = begun.iter().map(whole).collect::<Result<Vec<_>>>()?;
-        Ok(cut(&self.encode(&alone)?, wholes))
+        let (alone, plain) = self.written(prompt, raw)?;
+        let encode = |text: &str| if plain { self.encode_plain(text) } else { self.encode(text) };
+        let wholes = begun.iter().map(|answer| encode(&format!("{alone}{answer}"))).collect::<Result<Vec<_>>>()?;
+        Ok(cut(&encode(&alone)?, wholes))
+    }
+
+    /// A prompt's text up to its answer, and whether that is plain text instead of a rendered conversation.
+    fn written(&self, prompt: &Prompt, raw: bool) -> Result<(String, bool)> {
+        match &prompt.words {
+            Words::Plain(text) if raw || !self.has_chat_template() => Ok((text.clone(), true)),
+            _ => Ok((self.render(&prompt.messages(), &prompt.inputs, true)?, false)),
+        }
+    }
+
+    /// The token ids of a prompt, plain or rendered.
+    pub(super) fn encode_prompt(&self, prompt: &Prompt, raw: bool) -> Result<Vec<u32>> {
+        let (text, plain) = self.written(prompt, raw)?;
+        if plain { self.encode_plain(&text) } else { self.encode(&text) }
     }
 
     /// The token ids of a conversation with its assistant's turns, or with the last of them alone.

@@ -78,11 +78,7 @@ impl Prompt {
     /// # Errors
     /// The text cannot be encoded, or the template refuses the conversation.
     pub fn encode(&self, text: &Text, raw: bool) -> crate::Result<Vec<u32>> {
-        match &self.words {
-            Words::Plain(p) if raw || !text.has_chat_template() => text.encode_plain(p),
-            Words::Plain(p) => text.encode_asked(&[Message::new("user", p)], &self.inputs),
-            Words::Chat(messages) => text.encode_asked(messages, &self.inputs),
-        }
+        text.encode_prompt(self, raw)
     }
 
     /// Whether the prompt says nothing.
