@@ -48,6 +48,15 @@ struct Stage {
     unit: String,
 }
 
+impl Stage {
+    /// How far the stage is.
+    fn told(&self) -> String {
+        let Stage { bar, unit } = self;
+        let total = bar.length().map_or(String::new(), |n| format!("/{n}"));
+        format!("{} {}{total} {unit}", bar.prefix(), bar.position())
+    }
+}
+
 /// What the GPU prepares, and has prepared.
 #[derive(Default)]
 struct Kernels {
@@ -171,9 +180,7 @@ impl Shown {
         let preparing = self.kernels.now.last().map_or(String::new(), |what| format!(" ({what})"));
         match &self.stages[..] {
             [outer, .., inner] => {
-                let total = inner.bar.length().map_or(String::new(), |n| format!("/{n}"));
-                let (stage, at, unit) = (inner.bar.prefix(), inner.bar.position(), &inner.unit);
-                outer.bar.set_message(format!("{} ({stage} {at}{total} {unit}){preparing}", outer.unit));
+                outer.bar.set_message(format!("{} ({}){preparing}", outer.unit, inner.told()));
             }
             [only] => only.bar.set_message(format!("{}{preparing}", only.unit)),
             [] if terminal && !preparing.is_empty() => {
@@ -196,18 +203,13 @@ impl Shown {
     /// One line that says how far everything is; `None` where nothing is going on.
     fn line(&self) -> Option<String> {
         let preparing = self.kernels.now.last();
-        let stage = |stage: &Stage| {
-            let (bar, unit) = (&stage.bar, &stage.unit);
-            let total = bar.length().map_or(String::new(), |n| format!("/{n}"));
-            format!("{} {}{total} {unit}", bar.prefix(), bar.position())
-        };
         let Some(outer) = self.stages.first() else { return preparing.cloned() };
-        let mut parts: Vec<String> = self.stages.iter().map(stage).collect();
+        let mut parts: Vec<String> = self.stages.iter().map(Stage::told).collect();
         // By the mean since the beginning: what a bar estimates from its last moments jumps where steps are long.
         let (done, seconds) = (outer.bar.position() as f64, outer.bar.elapsed().as_secs_f64());
         let rate = done / seconds.max(1e-3);
         if done > 0.0 {
-            parts.push(format!("{rate:.digits$}/s", digits = if rate < 10.0 { 2 } else { 0 }));
+            parts.push(per_second(rate));
         }
         if let Some(total) = outer.bar.length().filter(|_| done > 0.0) {
             parts.push(format!("{:.0} s left", (total as f64 - done).max(0.0) / rate));
@@ -217,12 +219,15 @@ impl Shown {
     }
 }
 
-/// Writes units per second, with as many digits as mean something.
+/// Units per second, with as many digits as mean something.
+fn per_second(rate: f64) -> String {
+    format!("{rate:.digits$}/s", digits = if rate < 10.0 { 2 } else { 0 })
+}
+
+/// Writes a bar's units per second.
 fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
-    let rate = state.per_sec();
-    let digits = if rate < 10.0 { 2 } else { 0 };
     // A bar that cannot be drawn is no reason to stop the work.
-    let _ = write!(out, "{rate:.digits$}/s");
+    let _ = write!(out, "{}", per_second(state.per_sec()));
 }
 
 impl Observer for Progress {

@@ -5,6 +5,10 @@ use serde_json::Value;
 
 /// Most bytes of an added token, a pattern or a replacement.
 const TEXT: usize = 1 << 12;
+/// Most bytes of all the tokens that tokenizer_config.json adds: the search for them takes a kilobyte for each.
+const ADDED: usize = 64 << 10;
+/// Most bytes of one such token.
+const ADDED_ONE: usize = 1 << 10;
 /// How many times longer a text may become on its way through the steps of one part.
 const GROWTH: usize = 1 << 12;
 /// Most steps of one part.
@@ -36,6 +40,19 @@ pub(super) fn check(tokenizer: &Value) -> Result<(), String> {
 /// The error names the bound.
 pub(super) fn check_token(content: &str) -> Result<(), String> {
     short("added_tokens", content)
+}
+
+/// Refuses tokens of tokenizer_config.json, of which the lengths in bytes are given, that are too long.
+///
+/// # Errors
+/// The error names the bounds.
+pub(super) fn check_config(lengths: impl Iterator<Item = usize>) -> Result<(), String> {
+    let (longest, all) = lengths.fold((0, 0), |(longest, all), n| (n.max(longest), n + all));
+    if longest > ADDED_ONE || all > ADDED {
+        let what = format!("tokenizer_config.json adds tokens of {all} bytes, the longest of {longest}");
+        return Err(format!("{what}; at most {ADDED} and {ADDED_ONE} are read"));
+    }
+    Ok(())
 }
 
 fn short(part: &str, text: &str) -> Result<(), String> {

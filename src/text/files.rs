@@ -1,5 +1,6 @@
 //! The tokenizer's files of a Hugging Face folder, and what they add to tokenizer.json.
 
+use super::bounds;
 use super::template::{self, token_text};
 use super::tokenizer::{Tokenizer, outline};
 use crate::arch::family;
@@ -13,10 +14,6 @@ use tokenizers::AddedToken;
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Keys of tokenizer_config.json that list further special tokens.
 const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
-/// Most bytes of all the tokens that tokenizer_config.json adds: the search for them takes a kilobyte for each.
-const MOST_ADDED: usize = 64 << 10;
-/// Most bytes of one such token.
-const LONGEST_ADDED: usize = 1 << 10;
 /// The key under which tokenizer_config.json has added tokens by their ids.
 const DECODER: &str = "added_tokens_decoder";
 
@@ -134,12 +131,7 @@ pub(super) fn add_tokens(tokenizer: &mut Tokenizer, config: &Value) -> Result<bo
             new.push(token.special(true));
         }
     }
-    let lengths = || new.iter().map(|token| token.content.len());
-    if lengths().any(|n| n > LONGEST_ADDED) || lengths().sum::<usize>() > MOST_ADDED {
-        let (longest, all) = (lengths().max().unwrap_or_default(), lengths().sum::<usize>());
-        let what = format!("tokenizer_config.json adds tokens of {all} bytes, the longest of {longest}");
-        return Err(Error::Input(format!("{what}; at most {MOST_ADDED} and {LONGEST_ADDED} are read")));
-    }
+    bounds::check_config(new.iter().map(|token| token.content.len())).map_err(Error::Input)?;
     // Even without a new token the tokenizer would build its search for all of them anew.
     Ok(!new.is_empty() && tokenizer.add_tokens(&new) > 0)
 }

@@ -15,6 +15,29 @@ pub enum Words {
     Chat(Vec<Message>),
 }
 
+impl Words {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Words::Plain(text) => text.is_empty(),
+            Words::Chat(messages) => messages.iter().all(Message::is_empty),
+        }
+    }
+
+    /// Whether these are the messages of a conversation, and there is just one.
+    pub fn is_one_turn(&self) -> bool {
+        matches!(self, Words::Chat(messages) if messages.len() == 1)
+    }
+
+    /// The words as messages; a text is said by `role`.
+    pub fn into_messages(self, role: &str) -> Vec<Message> {
+        match self {
+            Words::Plain(text) => vec![Message::new(role, text)],
+            Words::Chat(messages) => messages,
+        }
+    }
+}
+
 /// What a chat template is told beside the messages. A record has it under these keys, as in TRL.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TemplateInputs {
@@ -83,10 +106,7 @@ impl Prompt {
 
     /// Whether the prompt says nothing.
     pub fn is_empty(&self) -> bool {
-        match &self.words {
-            Words::Plain(p) => p.is_empty(),
-            Words::Chat(messages) => messages.iter().all(Message::is_empty),
-        }
+        self.words.is_empty()
     }
 
     /// The question as a judge reads it: the text of a single message, or else every message after its role.
@@ -102,9 +122,6 @@ impl Prompt {
 
     /// The prompt as a conversation; plain text is the user's one message.
     pub fn messages(&self) -> Vec<Message> {
-        match &self.words {
-            Words::Plain(p) => vec![Message::new("user", p)],
-            Words::Chat(messages) => messages.clone(),
-        }
+        self.words.clone().into_messages("user")
     }
 }

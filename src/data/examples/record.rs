@@ -2,7 +2,7 @@
 
 use super::{Rules, wrong};
 use crate::source::ModelSource;
-use crate::text::{Answered, Message, TemplateInputs};
+use crate::text::{Answered, Message, TemplateInputs, Words};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,30 +15,6 @@ const EXAMPLES: &str = "expected messages or conversations, prompt and completio
 /// The forms of preferences, for errors.
 const PAIRS: &str = "expected chosen and rejected (texts or message lists), with a prompt or beginning with one, or \
     prompt_ids, chosen_ids and rejected_ids";
-
-/// One side of a record: a plain text or a conversation.
-#[derive(Clone, Debug, PartialEq)]
-enum Side {
-    Plain(String),
-    Chat(Vec<Message>),
-}
-
-impl Side {
-    fn is_empty(&self) -> bool {
-        match self {
-            Side::Plain(text) => text.is_empty(),
-            Side::Chat(messages) => messages.iter().all(Message::is_empty),
-        }
-    }
-
-    /// The side as messages; a text is said by `role`.
-    fn messages(self, role: &str) -> Vec<Message> {
-        match self {
-            Side::Plain(text) => vec![Message::new(role, text)],
-            Side::Chat(messages) => messages,
-        }
-    }
-}
 
 /// What became of a record.
 pub(super) enum Found<T> {
@@ -80,31 +56,31 @@ impl Record {
     }
 
     /// A text, a list of messages, or one message.
-    fn side(&mut self, key: &str) -> Result<Option<Side>> {
+    fn side(&mut self, key: &str) -> Result<Option<Words>> {
         match self.0.get(key) {
-            Some(Value::String(_)) => Ok(self.take(key)?.map(Side::Plain)),
-            Some(Value::Object(_)) => Ok(self.take(key)?.map(|message| Side::Chat(vec![message]))),
-            Some(Value::Array(_)) => Ok(self.take(key)?.map(Side::Chat)),
+            Some(Value::String(_)) => Ok(self.take(key)?.map(Words::Plain)),
+            Some(Value::Object(_)) => Ok(self.take(key)?.map(|message| Words::Chat(vec![message]))),
+            Some(Value::Array(_)) => Ok(self.take(key)?.map(Words::Chat)),
             None | Some(Value::Null) => Ok(None),
             Some(other) => wrong(format!("{key} is {other}; expected a text or a list of messages")),
         }
     }
 
     /// The first of some keys that has a side.
-    fn first_side(&mut self, keys: &[&str]) -> Result<Option<Side>> {
+    fn first_side(&mut self, keys: &[&str]) -> Result<Option<Words>> {
         let key = keys.iter().find(|key| self.has(key));
         key.map_or(Ok(None), |key| self.side(key))
     }
 
     /// A question in columns of its own: `instruction` with `input` (Alpaca), or `question`, perhaps with `system`.
-    fn question(&mut self) -> Result<Option<Side>> {
+    fn question(&mut self) -> Result<Option<Words>> {
         let Some(mut asked) = self.take_text(&["instruction", "question"])? else { return Ok(None) };
         if let Some(input) = self.take_text(&["input"])?.filter(|input| !input.is_empty()) {
             asked = format!("{asked}\n\n{input}");
         }
         let system = self.take_text(&["system"])?.filter(|system| !system.is_empty());
         let system = system.map(|system| Message::new("system", system));
-        Ok(Some(Side::Chat(system.into_iter().chain([Message::new("user", asked)]).collect())))
+        Ok(Some(Words::Chat(system.into_iter().chain([Message::new("user", asked)]).collect())))
     }
 
     fn take_text(&mut self, keys: &[&str]) -> Result<Option<String>> {
@@ -137,8 +113,8 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     let inputs = record.inputs()?;
     if let Some(key) = ["messages", "conversations"].into_iter().find(|key| record.has(key)) {
         let mut messages = match record.side(key)? {
-            Some(Side::Plain(_)) => return wrong(format!("{key} is a text; expected a list of messages")),
-            side => side.map_or_else(Vec::new, |side| side.messages("user")),
+            Some(Words::Plain(_)) => return wrong(format!("{key} is a text; expected a list of messages")),
+            side => side.map_or_else(Vec::new, |side| side.into_messages("user")),
         };
         // ShareGPT's files have it in a column of its own.
         if key == "conversations" && messages.first().is_some_and(|first| first.role != "system") {
@@ -153,7 +129,7 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     } else if record.has("instruction") && ["output", "response"].iter().any(|key| record.has(key)) {
         ("instruction and output", record.question()?, record.first_side(&["output", "response"])?)
     } else if record.0.get("text").is_some_and(Value::is_string) {
-        ("text", Some(Side::Plain(String::new())), record.side("text")?)
+        ("text", Some(Words::Plain(String::new())), record.side("text")?)
     } else if record.has("chosen") && record.has("rejected") {
         return wrong("is a preference, with chosen and rejected; train on it by dpo");
     } else {
@@ -193,17 +169,17 @@ pub(super) fn pair(mut record: Record, source: &ModelSource) -> Result<(&'static
         None => match record.question()? {
             Some(prompt) => Some(prompt),
             // Where a conversation stands beside both answers, it is what they answer.
-            None if matches!((&chosen, &rejected), (Side::Chat(a), Side::Chat(b)) if a.len() == 1 && b.len() == 1) => {
+            None if chosen.is_one_turn() && rejected.is_one_turn() => {
                 record.first_side(&["conversations", "messages"])?
             }
             None => None,
         },
     };
     let form = match (&prompt, &chosen) {
-        (Some(_), Side::Plain(_)) => "prompt, chosen and rejected",
-        (Some(_), Side::Chat(_)) => "conversations with a prompt",
-        (None, Side::Plain(_)) => "texts that begin with the prompt",
-        (None, Side::Chat(_)) => "conversations that begin with the prompt",
+        (Some(_), Words::Plain(_)) => "prompt, chosen and rejected",
+        (Some(_), Words::Chat(_)) => "conversations with a prompt",
+        (None, Words::Plain(_)) => "texts that begin with the prompt",
+        (None, Words::Chat(_)) => "conversations that begin with the prompt",
     };
     if chosen.is_empty() {
         return Ok((form, Found::Dropped(EMPTY_CHOSEN)));
@@ -221,25 +197,25 @@ const EMPTY: &str = "with an empty answer";
 const EMPTY_CHOSEN: &str = "with an empty chosen answer";
 
 /// Tells prompt and answers apart, as TRL does.
-fn split(prompt: Option<Side>, chosen: Side, rejected: Side) -> Result<(Side, Side, Side)> {
+fn split(prompt: Option<Words>, chosen: Words, rejected: Words) -> Result<(Words, Words, Words)> {
     Ok(match (prompt, chosen, rejected) {
-        (None, Side::Plain(a), Side::Plain(b)) => {
+        (None, Words::Plain(a), Words::Plain(b)) => {
             let at = common_start(&a, &b);
-            (Side::Plain(a[..at].to_owned()), Side::Plain(a[at..].to_owned()), Side::Plain(b[at..].to_owned()))
+            (Words::Plain(a[..at].to_owned()), Words::Plain(a[at..].to_owned()), Words::Plain(b[at..].to_owned()))
         }
-        (None, Side::Chat(a), Side::Chat(b)) => {
+        (None, Words::Chat(a), Words::Chat(b)) => {
             let at = common_turns(&a, &b);
-            (Side::Chat(a[..at].to_vec()), Side::Chat(a[at..].to_vec()), Side::Chat(b[at..].to_vec()))
+            (Words::Chat(a[..at].to_vec()), Words::Chat(a[at..].to_vec()), Words::Chat(b[at..].to_vec()))
         }
         // Some data sets repeat as a text what the conversations begin with.
-        (Some(Side::Plain(text)), Side::Chat(a), Side::Chat(b)) => match common_turns(&a, &b) {
-            0 => (Side::Chat(vec![Message::new("user", text)]), Side::Chat(a), Side::Chat(b)),
-            at => (Side::Chat(a[..at].to_vec()), Side::Chat(a[at..].to_vec()), Side::Chat(b[at..].to_vec())),
+        (Some(Words::Plain(text)), Words::Chat(a), Words::Chat(b)) => match common_turns(&a, &b) {
+            0 => (Words::Chat(vec![Message::new("user", text)]), Words::Chat(a), Words::Chat(b)),
+            at => (Words::Chat(a[..at].to_vec()), Words::Chat(a[at..].to_vec()), Words::Chat(b[at..].to_vec())),
         },
-        (Some(Side::Chat(prompt)), Side::Chat(a), Side::Chat(b)) => {
+        (Some(Words::Chat(prompt)), Words::Chat(a), Words::Chat(b)) => {
             let repeated = |side: &[Message]| side.len() > prompt.len() && side.starts_with(&prompt);
             let at = if repeated(&a) && repeated(&b) { prompt.len() } else { 0 };
-            (Side::Chat(prompt), Side::Chat(a[at..].to_vec()), Side::Chat(b[at..].to_vec()))
+            (Words::Chat(prompt), Words::Chat(a[at..].to_vec()), Words::Chat(b[at..].to_vec()))
         }
         (Some(prompt), chosen, rejected) => (prompt, chosen, rejected),
         (None, ..) => return wrong("chosen and rejected are of different kinds"),
@@ -266,20 +242,20 @@ fn common_turns(a: &[Message], b: &[Message]) -> usize {
 }
 
 /// Token ids of a prompt and of the answers to it; `None` where a conversation has no prompt.
-fn encode(inputs: &TemplateInputs, source: &ModelSource, prompt: Side, answers: Vec<Side>) -> Result<Option<Ids>> {
+fn encode(inputs: &TemplateInputs, source: &ModelSource, prompt: Words, answers: Vec<Words>) -> Result<Option<Ids>> {
     let text = source.text()?;
-    let plain = |side: &Side| matches!(side, Side::Plain(_));
+    let plain = |side: &Words| matches!(side, Words::Plain(_));
     if plain(&prompt) && answers.iter().all(plain) {
-        let texts = answers.iter().map(|side| if let Side::Plain(text) = side { text.as_str() } else { "" });
-        let Side::Plain(prompt) = &prompt else { return Ok(None) };
+        let texts = answers.iter().map(|side| if let Words::Plain(text) = side { text.as_str() } else { "" });
+        let Words::Plain(prompt) = &prompt else { return Ok(None) };
         let end = text.eos().or(source.stop_ids.first().copied());
         return Ok(Some(text.encode_answers(prompt, &texts.collect::<Vec<_>>(), end)?.into()));
     }
-    let prompt = prompt.messages("user");
+    let prompt = prompt.into_messages("user");
     if prompt.is_empty() {
         return Ok(None);
     }
-    let answers: Vec<Vec<Message>> = answers.into_iter().map(|side| side.messages("assistant")).collect();
+    let answers: Vec<Vec<Message>> = answers.into_iter().map(|side| side.into_messages("assistant")).collect();
     let answers: Vec<&[Message]> = answers.iter().map(Vec::as_slice).collect();
     Ok(Some(text.encode_replies(&prompt, &answers, inputs)?.into()))
 }
