@@ -60,9 +60,15 @@ impl App {
                 .profile(profile),
         )?;
         self.progress.watch(&gpu);
-        let info = gpu.info();
-        self.progress.detail(&format!("{} ({}, {})", info.name, info.backend, info.driver));
+        self.progress.detail(&device(&gpu));
         Ok(gpu)
+    }
+
+    /// Says which GPU a long work runs on, and what it plans with; with `-v` it was said when that was opened.
+    pub(crate) fn tell_device(&self, gpu: &Gpu) {
+        if !self.common.verbose {
+            self.progress.note(&device(gpu));
+        }
     }
 
     /// Tells with `-v` the most memory that live buffers took, for each part.
@@ -103,6 +109,21 @@ impl App {
     /// Writes the one JSON document of `--json`.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
         self.line(serde_json::to_string_pretty(value)?)
+    }
+}
+
+fn device(gpu: &Gpu) -> String {
+    let info = gpu.info();
+    format!("{} ({}, {}); {}", info.name, info.backend, info.driver, planned(gpu))
+}
+
+/// What memory a device's work is planned with.
+pub(crate) fn planned(gpu: &Gpu) -> String {
+    let (info, of) = (gpu.info(), |bytes: u64| bytes >> 20);
+    let card = format!("{} MiB of memory ({})", of(info.memory_bytes), info.memory_source);
+    match gpu.memory() {
+        Some(bytes) => format!("{card}, of which {} are planned with", of(bytes)),
+        None => format!("{card}, of which software adapters plan with a fixed part unless --memory says how much"),
     }
 }
 

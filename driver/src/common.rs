@@ -12,7 +12,8 @@ pub(crate) struct Common {
     /// GPU to use: part of its name, or its index in `devices` (default: the best one)
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     pub(crate) device: Option<String>,
-    /// Most bytes that may be allocated on the GPU (512M and 2.5G are understood too)
+    /// Most bytes that may be allocated on the GPU (512M and 2.5G are understood too; default: 92 % of what the card
+    /// has, which `devices` shows)
     #[arg(long, global = true, value_name = "BYTES", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
     /// Limits to ask the device for

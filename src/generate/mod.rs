@@ -94,7 +94,8 @@ impl Room {
         let bytes = |heads: Heads| (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
         let pages: Vec<u64> = model.arch.layers.iter().map(|layer| bytes(kept(layer))).collect();
         let (all, largest) = (pages.iter().sum::<u64>().max(1), pages.into_iter().max().unwrap_or(1));
-        let arena = if gpu.info().software { 1u64 << 30 } else { 4 << 30 };
+        // On a GPU what its memory has room for is counted, and no arena is larger than that.
+        let arena = if gpu.info().software { 1 << 30 } else { gpu.planned_bytes() };
         let binding = gpu.max_binding_bytes();
         // A page has keys and values in each layer.
         let pages = (arena / (2 * all)).min(binding / largest);
@@ -172,12 +173,12 @@ impl<'a> Generator<'a> {
         match gpu::most(1, most, |n| Ok((needed(n)? <= cap).then_some(())))? {
             Some((n, ())) => Ok(n),
             None => Err(Error::OutOfMemory(format!(
-                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {} MiB. Shorter ones or \
+                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {}. Shorter ones or \
                  weights in fewer bits take less: `selfreward plan` says what would fit",
                 settings.max_new_tokens,
                 requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0),
                 needed(1)?.div_ceil(1 << 20),
-                cap >> 20,
+                self.gpu.cap_told(),
             ))),
         }
     }

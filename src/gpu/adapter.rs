@@ -1,6 +1,6 @@
 //! Which GPUs there are, and which one is taken.
 
-use super::Units;
+use super::{Units, memory};
 use crate::{Error, Result};
 
 /// A GPU as the system names it.
@@ -19,6 +19,10 @@ pub struct DeviceInfo {
     pub kind: String,
     /// Whether it runs on the CPU.
     pub software: bool,
+    /// Its memory in bytes: what the system says, or what is assumed.
+    pub memory_bytes: u64,
+    /// Who said so.
+    pub memory_source: String,
     /// Largest bindable buffer in bytes.
     pub max_binding_bytes: u64,
     /// Workgroup memory in bytes.
@@ -47,13 +51,21 @@ fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
                 (features.contains(wgpu::Features::TIMESTAMP_QUERY), "timestamps"),
                 (Units::of(&adapter).is_some(), "matrix-units"),
             ];
+            let software = i.device_type == wgpu::DeviceType::Cpu;
+            let memory::Size { bytes, source } = memory::of(&memory::Card {
+                ids: [i.vendor, i.device],
+                bus: i.device_pci_bus_id.clone(),
+                shares: software || i.device_type == wgpu::DeviceType::IntegratedGpu,
+            });
             let info = DeviceInfo {
                 index,
                 name: i.name.clone(),
                 backend: format!("{:?}", i.backend),
                 driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_owned(),
                 kind: format!("{:?}", i.device_type),
-                software: i.device_type == wgpu::DeviceType::Cpu,
+                software,
+                memory_bytes: bytes,
+                memory_source: source,
                 max_binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
                 max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,

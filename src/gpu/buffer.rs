@@ -178,7 +178,7 @@ impl Gpu {
                  (`plan` says what fits)",
                 mib(live),
                 mib(bytes),
-                mib(live + room)
+                self.cap_told()
             )));
         }
         let raw = match pool.take(bytes, room, host_writes) {

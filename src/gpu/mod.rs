@@ -7,6 +7,7 @@ mod adapter;
 mod buffer;
 mod export;
 mod ledger;
+mod memory;
 mod params;
 mod pipeline;
 mod profile;
@@ -87,7 +88,7 @@ pub struct Options {
     /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn` modulo
     /// n. A software adapter serves all.
     pub turn: usize,
-    /// Cap on the bytes of live buffers.
+    /// Cap on the bytes of live buffers; None leaves that to [`Gpu::memory`].
     pub memory: Option<u64>,
     /// Kernel texts to use; None lets the adapter's kind decide.
     pub variant: Option<Variant>,
@@ -117,7 +118,7 @@ setters! {
         /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn`
         /// modulo n. A software adapter serves all.
         turn: usize;
-        /// Cap on the bytes of live buffers.
+        /// Cap on the bytes of live buffers; None leaves that to [`Gpu::memory`].
         memory: Option<u64>;
         /// Kernel texts to use; None lets the adapter's kind decide.
         variant: Option<Variant>;
@@ -257,7 +258,7 @@ impl Gpu {
     }
 
     /// Opens the GPU whose name contains `device` (or whose index it is), else the best one. `memory` caps the bytes
-    /// that may be allocated.
+    /// that may be allocated; None leaves that to [`Gpu::memory`].
     ///
     /// # Errors
     /// No adapter, none of that name, a device that cannot be opened.
@@ -302,12 +303,14 @@ impl Gpu {
         }))
         .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
         let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
-        let chunk = chunk(&info, options.memory);
+        let cap = options.memory.or_else(|| memory::cap(&info));
+        let chunk = chunk(&info, cap);
         let gpu = Gpu(Arc::new(Inner {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
             profiler: options.profile.then(profile::Profiler::new),
             units: matrix_units,
             lanes,
+            memory: cap,
             ..Inner::new((device, queue), (info, limits), (variant, chunk), options)
         }));
         let weak = Arc::downgrade(&gpu.0);
@@ -345,11 +348,6 @@ impl Gpu {
         Form { variant, invariant, matrix_units: units.is_some() && !invariant }
     }
 
-    /// The most bytes that live buffers may have, if that is limited ([`Options::memory`]).
-    pub fn memory(&self) -> Option<u64> {
-        self.0.memory
-    }
-
     /// A device with this one's limits, but for `memory`, that does no work and only counts. Its tensors have no memory
     /// behind them, and launches and uploads do nothing, so that any model's work can be run through, allocation by
     /// allocation, to see its peak. What is read back is not a result.
@@ -383,8 +381,8 @@ impl Gpu {
         }))
     }
 
-    /// A device that only counts, as a desktop's GPU would: with bindings of 2 GiB and the kernels of GPUs, whatever
-    /// this device is.
+    /// A device that only counts, as a desktop's GPU would: with bindings of 2 GiB, the kernels of GPUs, and 8 GiB of
+    /// which no cap was given, whatever this device is.
     pub fn counting_desktop(&self) -> Gpu {
         let mut limits = self.0.limits.clone();
         (limits.max_storage_buffer_binding_size, limits.max_buffer_size) = (DESKTOP_BINDING, DESKTOP_BINDING);
@@ -393,10 +391,13 @@ impl Gpu {
             kind: "DiscreteGpu".into(),
             software: false,
             max_binding_bytes: DESKTOP_BINDING,
+            memory_bytes: memory::ASSUMED,
+            memory_source: memory::NOBODY.into(),
             ..self.0.info.clone()
         };
-        let chunk = chunk(&info, self.memory());
-        self.count_as(info, limits, (Variant::Tile, chunk), self.memory())
+        let memory = memory::given(self).or_else(|| memory::cap(&info));
+        let chunk = chunk(&info, memory);
+        self.count_as(info, limits, (Variant::Tile, chunk), memory)
     }
 
     /// Whether it only counts ([`Gpu::counting`]).

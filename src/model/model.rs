@@ -6,7 +6,7 @@ use super::params::{self, Storage};
 use super::places::heads;
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor};
-use crate::gpu::{Gpu, Part, Tensor, pad4};
+use crate::gpu::{Gpu, Part, Tensor, mib, pad4};
 use crate::kernels::cast;
 use crate::kernels::half::Half;
 use crate::kernels::rms_norm::Gain;
@@ -82,6 +82,21 @@ impl Model {
     /// # Errors
     /// As [`Model::from_tensors`]; or the type cannot hold a value.
     pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
+        if let Some(cap) = gpu.memory().filter(|_| !gpu.counts()) {
+            let counted = gpu.counting(None);
+            let _model = Self::load_as(&counted, source, storage)?;
+            let (weights, others) = (counted.live_bytes(), gpu.live_bytes());
+            if weights + others > cap {
+                let beside = if others > 0 { format!(" beside {} MiB in use", mib(others)) } else { String::new() };
+                return Err(Error::OutOfMemory(format!(
+                    "{}: the weights take {} MiB{beside}, and the cap is {}. In fewer bits they take less: \
+                     `selfreward plan` says how much",
+                    source.path.display(),
+                    mib(weights),
+                    gpu.cap_told(),
+                )));
+            }
+        }
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
     }

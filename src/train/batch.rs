@@ -16,9 +16,9 @@ use crate::model::{Model, dropout, places};
 
 /// Most rows that a micro-batch holds, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
-pub(super) fn most_rows(gpu: &Gpu, model: &Model) -> usize {
-    let rows = kept_budget(gpu) / kept_bytes(&model.arch);
-    rows.clamp(512, MOST_ROWS).min(model.most_rows(gpu))
+pub(super) fn most_rows(trainer: &Trainer) -> usize {
+    let rows = trainer.kept / kept_bytes(&trainer.model.arch);
+    rows.clamp(512, MOST_ROWS).min(trainer.model.most_rows(trainer.gpu))
 }
 
 /// With more rows than this, products gain nothing.
@@ -38,14 +38,18 @@ fn kept_bytes(arch: &Arch) -> usize {
     4 * arch.layers.iter().map(of).sum::<usize>()
 }
 
-/// Bytes of activations that may be kept for the backward pass.
-fn kept_budget(gpu: &Gpu) -> usize {
-    if gpu.info().software { 3 << 30 } else { 4 << 30 }
+/// Bytes of activations that may be kept for the backward pass, where nothing was counted: on a GPU half of what is
+/// left of its memory; the other half is for what comes and goes within a pass.
+pub(super) fn kept_budget(gpu: &Gpu) -> usize {
+    match gpu.info().software {
+        true => 3 << 30,
+        false => (gpu.planned_bytes().saturating_sub(gpu.live_bytes()) / 2) as usize,
+    }
 }
 
 /// Whether the activations of this many rows exceed the memory that is planned for.
 pub(super) fn exceeds(trainer: &Trainer, rows: usize) -> bool {
-    rows * kept_bytes(&trainer.model.arch) > kept_budget(trainer.gpu)
+    rows * kept_bytes(&trainer.model.arch) > trainer.kept
 }
 
 /// A forest with its targets, on the GPU.

@@ -197,10 +197,10 @@ impl Fit<'_> {
             return Ok(Some(cut));
         }
         Err(Error::OutOfMemory(format!(
-            "this training takes {} MiB at least ({peak}), {cut}; the cap is {} MiB. Shorter records, an adapter \
+            "this training takes {} MiB at least ({peak}), {cut}; the cap is {}. Shorter records, an adapter \
              (--lora-rank) or a base in fewer bits take less: `selfreward plan` says what would fit",
             (gpu::with_margin(peak.bytes) + others).div_ceil(1 << 20),
-            memory >> 20,
+            gpu.cap_told(),
         )))
     }
 }

@@ -64,6 +64,8 @@ pub struct Trainer<'a> {
     codes: Codes,
     /// Partial sums of squares of all gradients.
     parts: Tensor,
+    /// Bytes of activations that may be kept for the backward pass unless the rows of a micro-batch are given.
+    kept: usize,
 }
 
 impl<'a> Trainer<'a> {
@@ -104,6 +106,7 @@ impl<'a> Trainer<'a> {
             moments,
             codes,
             parts,
+            kept: batch::kept_budget(gpu),
         })
     }
 
@@ -193,7 +196,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn micro_rows(&self) -> usize {
-        self.micro_rows.unwrap_or_else(|| batch::most_rows(self.gpu, &self.model))
+        self.micro_rows.unwrap_or_else(|| batch::most_rows(self))
     }
 
     /// The rows of a micro-batch, and whether blocks keep only their inputs, for a step whose records have these

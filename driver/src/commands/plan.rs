@@ -372,7 +372,11 @@ fn yes(fits: Option<bool>) -> String {
 
 fn print(app: &App, report: &Report) -> Result<()> {
     let given = report.memory.map_or(String::new(), |memory| {
-        format!(" of {} MiB given: {}", mib(memory), if report.fits == Some(true) { "fits" } else { "does not fit" })
+        format!(
+            " of {} MiB planned with: {}",
+            mib(memory),
+            if report.fits == Some(true) { "fits" } else { "does not fit" }
+        )
     });
     app.line(format!("{}: {} MiB at most{given}", report.device, mib(report.peak_bytes)))?;
     for (part, bytes) in &report.parts {

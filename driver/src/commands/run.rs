@@ -60,6 +60,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     config.model.template_args.extend(app.common.template_arg.iter().cloned());
     config.run.seed = app.common.given_seed.unwrap_or(config.run.seed);
     let (gpu, peaks) = args.profile.gpu(app)?;
+    app.tell_device(&gpu);
     if let Some(shard) = args.shard {
         let prompts = run::shard(&gpu, &config, shard, &app.progress)?;
         app.progress.clear();

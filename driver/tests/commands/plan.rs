@@ -78,6 +78,11 @@ fn commands_take_what_is_planned_and_refuse_what_does_not_fit() {
     let text = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
     assert!(text.contains("this training takes") && text.contains("selfreward plan"), "{text}");
 
+    let real = ["generate", "--raw", "--model", &model, "--prompt", "upper: ab", "--memory", "0.1M"];
+    let refused = cargo_bin_cmd!("selfreward").args(real).assert().code(1);
+    let text = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+    assert!(text.contains("the weights take ") && text.contains("and the cap is 0.1 MiB"), "{text}");
+
     let planned = plan(&["--task", "generate", "--model", &model, "--prompt-length", "9", "--max-new-tokens", "20"]);
     let ratio = peak(&planned) as f64
         / measured(&["generate", "--raw", "--model", &model, "--prompt", "upper: ab", "--max-new-tokens", "20"]) as f64;
@@ -113,6 +118,14 @@ fn large_models_are_planned_from_their_shapes_alone() {
     // 16 bytes a parameter, 7.6e9 of them.
     let all = peak(&on("Qwen2.5-7B.json", "24G", &[])) as f64;
     assert!((118e9..130e9).contains(&all), "{all}");
+    // Of a card of which nobody says its size, 92 % of 8 GiB are planned with, beside whatever the weights leave.
+    let answers = ["--prompts", "64", "-n", "8", "--prompt-length", "512", "--max-new-tokens", "512"];
+    let large = shape("Qwen2.5-7B.json");
+    let planned =
+        plan(&[&["--task", "generate", "--config", &large, "--stored", "q4_1", "--desktop"], &answers[..]].concat());
+    let memory = (8u64 << 30) / 100 * 92;
+    assert_eq!((&planned["fits"], &planned["memory"]), (&json!(true), &json!(memory)), "{planned}");
+    assert!(peak(&planned) <= memory && peak(&planned) > memory / 10 * 9, "{planned}");
     // The project's reach: SmolLM2 on pairs of sequences of 1,024 tokens.
     for (memory, flags) in [
         ("2600000000", &["--stored", "f32"][..]),
