@@ -5,6 +5,7 @@
 
 mod adapter;
 mod buffer;
+mod cap;
 mod export;
 mod ledger;
 mod memory;
@@ -303,7 +304,7 @@ impl Gpu {
         }))
         .map_err(|e| Error::Device(format!("{}: the device cannot be opened: {e}", info.name)))?;
         let variant = options.variant.unwrap_or(if info.software { Variant::Soft } else { Variant::Tile });
-        let cap = options.memory.or_else(|| memory::cap(&info));
+        let cap = options.memory.or_else(|| cap::of(&info));
         let chunk = chunk(&info, cap);
         let gpu = Gpu(Arc::new(Inner {
             tuning: Mutex::new(tune::Table::for_device(&info, variant)),
@@ -395,7 +396,7 @@ impl Gpu {
             memory_source: memory::NOBODY.into(),
             ..self.0.info.clone()
         };
-        let memory = memory::given(self).or_else(|| memory::cap(&info));
+        let memory = cap::given(self).or_else(|| cap::of(&info));
         let chunk = chunk(&info, memory);
         self.count_as(info, limits, (Variant::Tile, chunk), memory)
     }
