@@ -307,6 +307,22 @@ pub(crate) mod section {
     pub(crate) fn serialize<T: Section, S: Serializer>(section: &T, to: S) -> Result<S::Ok, S::Error> {
         table(section).map_err(ser::Error::custom)?.serialize(to)
     }
+
+    /// For `with`: a section that says by being there that something is wanted.
+    pub(crate) mod wanted {
+        use super::{Deserializer, Section, Serializer};
+
+        pub(crate) fn deserialize<'de, T: Section, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+
+        pub(crate) fn serialize<T: Section, S: Serializer>(section: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+            match section {
+                Some(section) => super::serialize(section, to),
+                None => to.serialize_none(),
+            }
+        }
+    }
 }
 
 /// Declares a struct of settings: its fields with their doc comments and defaults, and behind each `=>` its key, what

@@ -9,6 +9,7 @@ use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::hub::{self, Hub, HubId};
 use crate::json::read_json;
+use crate::rng::Fnv;
 use crate::text::Text;
 use crate::weights::peft::{self, Peft};
 use crate::weights::{ModelParts, Weights, gguf_model, gguf_tokenizer, safetensors, save};
@@ -41,6 +42,8 @@ pub struct ModelSource {
     pub weights: Weights,
     /// The adapter of a PEFT folder; `path` and `weights` are then those of its base.
     pub adapter: Option<Adapter>,
+    /// The PEFT folder of the adapter.
+    pub adapter_path: Option<PathBuf>,
     /// The tokenizer and chat template; a folder may have none.
     pub text: Option<Text>,
     /// Token ids that end an answer: those of generation_config.json, or else of config.json with all that are known by
@@ -77,6 +80,49 @@ impl ModelSource {
     /// As [`ModelSource::open_or_fetch`].
     pub fn open_over(path: &Path, base: &Path, observer: &dyn Observer) -> Result<ModelSource> {
         open(path, How { network: Some(observer), base: Some(base) })
+    }
+
+    /// The folder or file that stands for the whole model: of an adapter its PEFT folder.
+    pub fn whole(&self) -> &Path {
+        self.adapter_path.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Whether two models are one base, or adapters of one.
+    pub(crate) fn same_base(&self, other: &ModelSource) -> bool {
+        same_file(&self.path, &other.path)
+    }
+
+    /// A hash of the configuration, the weights and the adapter, which differs where they differ.
+    pub(crate) fn hash(&self) -> Result<u64> {
+        let mut hash = Fnv::new();
+        hash.write(self.config.to_string().as_bytes());
+        for name in self.weights.names() {
+            hash.write_words(&self.weights.get(name)?.data);
+        }
+        for tensor in self.adapter.iter().flat_map(|adapter| &adapter.tensors) {
+            tensor.data.iter().for_each(|x| hash.write(&x.to_le_bytes()));
+        }
+        Ok(hash.0)
+    }
+
+    /// The adapter of the model at `path`, which has the same base as this one; `None` if it is that base. The base is
+    /// not read again.
+    ///
+    /// # Errors
+    /// There is neither an adapter nor the base; the adapter is broken or does not fit the base.
+    pub(crate) fn adapter_in(&self, path: &Path) -> Result<Option<Adapter>> {
+        let found = resolve(path, None)?;
+        if is_adapter(&found) {
+            return peft::open(&found)?.adapter(&found, &self.arch).map(Some);
+        }
+        if same_file(&found, &self.path) {
+            return Ok(None);
+        }
+        let base = self.path.display();
+        Err(Error::file(
+            found,
+            format!("is another model than {base}, and no adapter; expected an adapter of that one"),
+        ))
     }
 
     /// The model's tokenizer and chat template.
@@ -285,13 +331,22 @@ fn newest_model(run: &Path) -> Result<Option<PathBuf>> {
         let path = entry.map_err(Error::io(run))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(number) = name.strip_prefix('M').and_then(|digits| digits.parse::<u64>().ok()) else { continue };
-        let finished =
-            [safetensors::SINGLE, safetensors::INDEX, SOURCE_FILE].iter().any(|file| path.join(file).is_there());
+        let finished = [safetensors::SINGLE, safetensors::INDEX, peft::TENSORS, SOURCE_FILE]
+            .iter()
+            .any(|file| path.join(file).is_there());
         if finished && newest.as_ref().is_none_or(|(best, _)| number > *best) {
             newest = Some((number, path));
         }
     }
     Ok(newest.map(|(_, path)| path))
+}
+
+/// Whether two paths lead to one file or folder.
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (disk::canonicalize(a), disk::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
 }
 
 /// Whether a folder holds an adapter and no model of its own.
@@ -303,17 +358,24 @@ fn is_adapter(path: &Path) -> bool {
 fn open_adapter(path: &Path, how: How) -> Result<ModelSource> {
     let adapter = peft::open(path)?;
     let named = how.base.map_or_else(|| base_of(path, &adapter), |base| Ok(base.to_path_buf()))?;
-    let base = resolve(&named, how.network).map_err(|error| match error {
-        Error::Hub(what) if how.base.is_none() => {
-            Error::Hub(format!("the base of the adapter {}: {what}; --base M names another", path.display()))
+    let base = resolve(&named, how.network).map_err(|error| {
+        let whose = format!("the base of the adapter {}", path.display());
+        match error {
+            _ if how.base.is_some() => error,
+            Error::Hub(what) => Error::Hub(format!("{whose}: {what}; --base M names another")),
+            other => {
+                let looked = places(path, &adapter).iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+                let looked = looked.join(", ");
+                Error::Input(format!("{whose} was looked for as {looked}: {other}; --base M names another"))
+            }
         }
-        error => error,
     })?;
     if is_adapter(&base) {
         return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
     }
     let mut source = open_base(&base, HubId::of_path(&named))?;
     source.adapter = Some(adapter.adapter(path, &source.arch)?);
+    source.adapter_path = Some(path.to_path_buf());
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
     if let Some(text) = Text::open(path)? {
         source.text = Some(text);
@@ -346,6 +408,7 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         generation_config,
         weights,
         adapter: None,
+        adapter_path: None,
         text,
         stop_ids: Vec::new(),
         warnings: Vec::new(),
@@ -364,17 +427,25 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
         generation_config: Some(model.generation_config),
         weights: model.weights,
         adapter: None,
+        adapter_path: None,
         text,
         stop_ids: Vec::new(),
         warnings: gguf_tokenizer::warning(path, &model.gguf).into_iter().collect(),
     })
 }
 
+/// Where the base of the adapter in `folder` may be on disk: at the path that it names, from the working folder and from
+/// the adapter; at the first model of the run that the adapter lies in.
+fn places(folder: &Path, adapter: &Peft) -> [PathBuf; 3] {
+    let named = PathBuf::from(&adapter.base);
+    [named.clone(), folder.join(named), folder.parent().unwrap_or(folder).join("M0")]
+}
+
 /// The base of the adapter in `folder`. Tried in turn: what it names, as a path from the working folder and from the
 /// adapter, or as a hub id that is in the cache; the first model of the run that the adapter lies in; a hub id.
 fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
-    let named = Path::new(&adapter.base);
-    let written = [named.to_path_buf(), folder.join(named)];
+    let [named, beside, first] = places(folder, adapter);
+    let written = [named, beside];
     let there: Vec<&PathBuf> = written.iter().filter(|path| !adapter.base.is_empty() && path.is_there()).collect();
     if let Some(path) = there.iter().find(|path| is_model(path)) {
         return Ok(path.to_path_buf());
@@ -385,7 +456,6 @@ fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
     if let Some(id) = id.as_ref().ok().filter(|id| cached(id)) {
         return Ok(PathBuf::from(id.to_string()));
     }
-    let first = folder.parent().unwrap_or(folder).join("M0");
     if is_model(&first) && first != folder {
         return Ok(first);
     }

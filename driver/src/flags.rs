@@ -14,6 +14,12 @@ pub(crate) trait Preset {
     /// Heading of the flags in help.
     const HEADING: Option<&'static str> = None;
 
+    /// What stands before each key in its flag.
+    const PREFIX: &'static str = "";
+
+    /// Other names of flags, by key.
+    const ALIASES: &'static [(&'static str, &'static str)] = &[];
+
     /// Settings whose default follows from others, so that help shows none.
     const DERIVED: &'static [&'static str] = &[];
 
@@ -30,13 +36,23 @@ pub(crate) trait Preset {
 }
 
 /// The settings of a preset, as the flags say.
-pub(crate) struct Flags<P: Preset>(P::Of);
+pub(crate) struct Flags<P: Preset> {
+    settings: P::Of,
+    given: Table,
+}
+
+impl<P: Preset> Flags<P> {
+    /// The settings that were given as flags.
+    pub(crate) fn given(&self) -> &Table {
+        &self.given
+    }
+}
 
 impl<P: Preset> std::ops::Deref for Flags<P> {
     type Target = P::Of;
 
     fn deref(&self) -> &P::Of {
-        &self.0
+        &self.settings
     }
 }
 
@@ -44,9 +60,15 @@ fn rows<P: Preset>() -> impl Iterator<Item = &'static Setting> {
     P::Of::settings().into_iter().filter(|s| P::takes(s.key))
 }
 
+/// The name of a setting's flag.
+fn name<P: Preset>(setting: &Setting) -> String {
+    format!("{}{}", P::PREFIX, setting.key.replace('_', "-"))
+}
+
 /// The flag of a setting.
-fn flag(setting: &'static Setting, default: Option<&Value>) -> Arg {
-    let arg = Arg::new(setting.key).long(setting.key.replace('_', "-")).help(setting.help());
+fn flag<P: Preset>(setting: &'static Setting, default: Option<&Value>) -> Arg {
+    let aliases = P::ALIASES.iter().filter(|(key, _)| *key == setting.key).map(|(_, alias)| *alias);
+    let arg = Arg::new(name::<P>(setting)).long(name::<P>(setting)).aliases(aliases).help(setting.help());
     if let Takes::Switch = setting.takes {
         return arg.action(ArgAction::SetTrue);
     }
@@ -77,7 +99,7 @@ impl<P: Preset> Args for Flags<P> {
         let defaults = settings::table(&P::defaults()).unwrap_or_default();
         rows::<P>().fold(command, |command, setting| {
             let default = defaults.get(setting.key).filter(|_| !P::DERIVED.contains(&setting.key));
-            command.arg(flag(setting, default).help_heading(P::HEADING))
+            command.arg(flag::<P>(setting, default).help_heading(P::HEADING))
         })
     }
 
@@ -89,17 +111,21 @@ impl<P: Preset> Args for Flags<P> {
 impl<P: Preset> FromArgMatches for Flags<P> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = Table::new();
-        for setting in rows::<P>().filter(|s| matches.value_source(s.key) == Some(ValueSource::CommandLine)) {
+        for setting in rows::<P>() {
+            let flag = name::<P>(setting);
+            if matches.value_source(&flag) != Some(ValueSource::CommandLine) {
+                continue;
+            }
             let value = match setting.takes {
-                Takes::Switch => Some(Value::Boolean(matches.get_flag(setting.key))),
-                _ => matches.get_one::<Value>(setting.key).cloned(),
+                Takes::Switch => Some(Value::Boolean(matches.get_flag(&flag))),
+                _ => matches.get_one::<Value>(&flag).cloned(),
             };
             given.extend(value.map(|value| (setting.key.to_owned(), value)));
         }
         let wrong = |e: selfreward::Error| clap::Error::raw(ErrorKind::InvalidValue, format!("{e}\n"));
         let mut settings = settings::with(&P::defaults(), &given).map_err(wrong)?;
         P::complete(&mut settings, &given);
-        Ok(Self(settings))
+        Ok(Self { settings, given })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -40,11 +40,6 @@ pub(crate) fn from_0_to_1(text: &str) -> Result<f32, String> {
     number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
 }
 
-/// A `value_parser` for a number from 0 to below 1.
-pub(crate) fn from_0_below_1(text: &str) -> Result<f32, String> {
-    number(text, |x| (0.0..1.0).contains(&x), "a number from 0 to below 1")
-}
-
 /// A `value_parser` for a number above 0 and at most 1.
 pub(crate) fn above_0_to_1(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")

@@ -2,6 +2,7 @@
 //! layer's name in the model, such as `model.layers.0.self_attn.q_proj`.
 
 use fancy_regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -12,13 +13,48 @@ const MAX_STEPS: usize = 100_000;
 /// Bytes that a compiled pattern may take.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// A choice of layers, by name or by pattern.
-#[derive(Clone, Debug, PartialEq)]
+/// A choice of layers, by name or by pattern. As a text it is a name, names with commas between them, or, if it is
+/// neither, a pattern.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub enum Modules {
     /// Each name is a layer's whole name or its end after a dot; among targets, [`ALL_LINEAR`] means every layer.
     Names(Vec<String>),
     /// A regular expression (as Python's `re` has them) matches a layer's whole name.
     Pattern(String),
+}
+
+/// [`Modules`] as a configuration has them.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected all-linear, names of layers in a list, or a pattern of whole names")]
+enum Written {
+    One(String),
+    Names(Vec<String>),
+}
+
+impl From<Written> for Modules {
+    fn from(written: Written) -> Self {
+        let named = |c: char| c.is_ascii_alphanumeric() || "_-.,".contains(c);
+        match written {
+            Written::Names(names) => Modules::Names(names),
+            Written::One(text) if text.chars().all(named) => {
+                Modules::Names(text.split(',').map(|name| name.trim().to_owned()).collect())
+            }
+            Written::One(pattern) => Modules::Pattern(pattern),
+        }
+    }
+}
+
+impl From<Modules> for Written {
+    fn from(modules: Modules) -> Self {
+        match modules {
+            Modules::Pattern(pattern) => Written::One(pattern),
+            Modules::Names(names) => match names.as_slice() {
+                [all] if all == ALL_LINEAR => Written::One(all.clone()),
+                _ => Written::Names(names),
+            },
+        }
+    }
 }
 
 /// The rules that leave layers out, and that give some of them another rank or α.

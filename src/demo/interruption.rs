@@ -44,7 +44,7 @@ fn run(gpu: &Gpu, dir: &Path, observer: &dyn Observer) -> Result<()> {
         folder.stage_done("M1")?;
     }
     let model = WorldDomain.load_model(gpu, &first)?;
-    let models = RunModels { gpu, domain: &WorldDomain, run: dir };
+    let models = RunModels { gpu, domain: &WorldDomain, run: dir, observer };
     let (domain, settings, models) = (&WorldDomain, &settings, &models);
     let ctx = RoundContext { domain, settings, seed: 1, round: 1, observer, models, held_out: &[] };
     let files = RoundFiles::new(dir, 1);

@@ -3,7 +3,7 @@
 use super::angles;
 use super::lora::Lora;
 use super::params::{self, Storage};
-use super::places::heads;
+use super::places::{self, heads};
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor};
 use crate::gpu::{Gpu, Part, Tensor, mib, pad4};
@@ -99,6 +99,26 @@ impl Model {
         }
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
+    }
+
+    /// Loads the base of a model for adapters that are put beside it by [`Model::beside`].
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub(crate) fn load_base(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        let _part = gpu.book(Part::Weights);
+        Self::with(gpu, &source.arch, params::load(gpu, source, Storage::Own)?)
+    }
+
+    /// Another model on the same weights, which stay where they are, with `adapter` beside them. Whoever trains one of
+    /// the two may change its adapter alone.
+    ///
+    /// # Errors
+    /// The adapter is another model's, or the device is out of memory.
+    pub(crate) fn beside(&self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
+        let params = self.params[..places::count(&self.arch)].to_vec();
+        let (arch, angles) = (self.arch.clone(), self.angles.clone());
+        Model { arch, params, copies: Vec::new(), angles, lora: None }.with_adapter(gpu, adapter)
     }
 
     /// Puts an adapter beside the model's weights; with None the model stays as it is.

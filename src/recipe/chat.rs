@@ -1,5 +1,6 @@
 //! Real text models as a [`Domain`]: they have a tokenizer and a chat template, and instructions from a seed file.
 
+use super::adapters::Adapters;
 use super::config::PromptSection;
 use super::domain::Domain;
 use crate::data::records::SeedRecord;
@@ -12,7 +13,8 @@ use crate::rng::Stream;
 use crate::source::{ModelSource, save_model};
 use crate::text::Language;
 use crate::text::Prompt;
-use crate::{Error, Result};
+use crate::train::LoraSettings;
+use crate::{Error, Observer, Result};
 use std::path::Path;
 
 const SEEDS: &str = include_str!("../../prompts/seed.jsonl");
@@ -24,6 +26,8 @@ pub struct ChatDomain<'a> {
     language: ChatLanguage<'a>,
     seeds: Vec<String>,
     section: PromptSection,
+    /// What is trained, if that is not all weights.
+    adapters: Option<Adapters<'a>>,
 }
 
 impl<'a> ChatDomain<'a> {
@@ -49,7 +53,21 @@ impl<'a> ChatDomain<'a> {
             return Err(Error::file(path, "holds no prompts; a line looks like {\"prompt\": \"…\"}"));
         }
         let seeds = records.into_iter().map(|r| r.prompt).collect();
-        Ok(Self { source, language: ChatLanguage::new(source)?, seeds, section: section.clone() })
+        Ok(Self { source, language: ChatLanguage::new(source)?, seeds, section: section.clone(), adapters: None })
+    }
+
+    /// Has the loop train an adapter beside the given model, if `lora` asks for it or the given model is one. The
+    /// observer is told when the base is loaded.
+    ///
+    /// # Errors
+    /// The given model is another adapter than `lora` asks for, or has not the layers.
+    pub fn training(self, lora: Option<&LoraSettings>, observer: &'a dyn Observer) -> Result<Self> {
+        Ok(Self { adapters: Adapters::of(self.source, lora, observer)?, ..self })
+    }
+
+    /// Whether the loop trains adapters.
+    pub fn trains_adapters(&self) -> bool {
+        self.adapters.is_some()
     }
 
     /// The instruction in the first line that the model wrote, or why there is none.
@@ -129,6 +147,9 @@ impl Domain for ChatDomain<'_> {
     }
 
     fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model> {
+        if let Some(adapters) = &self.adapters {
+            return adapters.load(gpu, dir);
+        }
         let source = ModelSource::open(dir)?;
         match source.adapter {
             Some(_) => Model::from_tensors(gpu, &source.arch, source.tensors_f32()?),
@@ -136,7 +157,22 @@ impl Domain for ChatDomain<'_> {
         }
     }
 
+    fn load_other(&self, gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        let beside = self.adapters.as_ref().map(|adapters| adapters.load_source(gpu, source)).transpose()?;
+        beside.flatten().map_or_else(|| Model::load(gpu, source), Ok)
+    }
+
+    fn trainable(&self, gpu: &Gpu, model: Model, seed: u64) -> Result<Model> {
+        match &self.adapters {
+            Some(adapters) => adapters.trainable(gpu, model, seed),
+            None => Ok(model),
+        }
+    }
+
     fn save_model(&self, gpu: &Gpu, dir: &Path, model: &Model) -> Result<()> {
+        if let Some(adapters) = &self.adapters {
+            return adapters.save(gpu, dir, model);
+        }
         save_model(dir, self.source, &model.tensors(gpu)?, model.dtype())
     }
 }

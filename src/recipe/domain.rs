@@ -5,6 +5,7 @@ use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::rng::Stream;
+use crate::source::ModelSource;
 use crate::text::Language;
 use crate::text::Prompt;
 use std::path::Path;
@@ -56,11 +57,27 @@ pub trait Domain {
     /// The ids cannot be decoded.
     fn response(&self, output: &Output) -> Result<(String, Vec<u32>)>;
 
-    /// Loads a model folder onto the GPU in f32, ready for generation and training.
+    /// Loads a model folder of the loop onto the GPU, ready for generation and training.
     ///
     /// # Errors
     /// A file is missing or broken, or the GPU's memory does not suffice.
     fn load_model(&self, gpu: &Gpu, dir: &Path) -> Result<Model>;
+
+    /// Loads a model from outside the loop onto the GPU, ready for generation.
+    ///
+    /// # Errors
+    /// As [`Domain::load_model`].
+    fn load_other(&self, gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+        Model::load(gpu, source)
+    }
+
+    /// A loaded model as its training begins, with a fresh adapter if the loop trains adapters and it has none.
+    ///
+    /// # Errors
+    /// The GPU's memory does not suffice.
+    fn trainable(&self, _gpu: &Gpu, model: Model, _seed: u64) -> Result<Model> {
+        Ok(model)
+    }
 
     /// Writes a model folder.
     ///

@@ -7,13 +7,11 @@ use super::waves::{WaveStage, in_waves};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
 use crate::disk::OnDisk;
 use crate::generate::ChatLanguage;
-use crate::generate::{Engine, GpuEngine};
-use crate::gpu::Gpu;
+use crate::generate::Engine;
 use crate::json::write_json;
 use crate::judge::{Item, Judge, ModelJudge, PairwiseJudge, Templates};
 use crate::measure::agreement::{Reference, agreement, read_ranked};
 use crate::measure::duel::{DuelRecord, Referee, play, summarise};
-use crate::model::Model;
 use crate::rng::fnv;
 use crate::source::ModelSource;
 use crate::text::Language;
@@ -52,7 +50,6 @@ pub struct JudgedRecord {
 
 /// The evaluation of one run: what is measured, and where it is written.
 pub struct Evaluation<'a> {
-    gpu: &'a Gpu,
     models: &'a dyn Models,
     language: ChatLanguage<'a>,
     config: &'a RunConfig,
@@ -85,7 +82,6 @@ impl<'a> Evaluation<'a> {
     /// # Errors
     /// The prompts or the ranked answers cannot be read.
     pub fn open(
-        gpu: &'a Gpu,
         models: &'a dyn Models,
         source: &'a ModelSource,
         config: &'a RunConfig,
@@ -106,7 +102,7 @@ impl<'a> Evaluation<'a> {
         }
         let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
         fits(&section.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
-        Ok(Some(Self { gpu, models, language, config, dir, prompts, ranked, templates, observer }))
+        Ok(Some(Self { models, language, config, dir, prompts, ranked, templates, observer }))
     }
 
     /// Whether the model M`number` has been measured.
@@ -231,10 +227,9 @@ impl<'a> Evaluation<'a> {
             if path.as_os_str().is_empty() {
                 self.models.with(1, &mut |engine| self.duel(engine, &self.language, [number, rival]))?;
             } else {
-                let source = ModelSource::open_or_fetch(path, self.observer)?;
-                let model = Model::load(self.gpu, &source)?;
-                let engine = &mut GpuEngine::new(self.gpu, &model);
-                self.duel(engine, &ChatLanguage::new(&source)?, [number, rival])?;
+                self.models.with_other(path, &mut |engine, source| {
+                    self.duel(engine, &ChatLanguage::new(source)?, [number, rival])
+                })?;
             }
         }
         Ok(())

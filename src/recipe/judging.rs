@@ -9,7 +9,6 @@ use crate::gpu::Gpu;
 use crate::json::{read_json, write_json};
 use crate::judge::{Judge, Mode, ModelJudge, RandomJudge, Templates, calibrate};
 use crate::model::Model;
-use crate::rng::fnv;
 use crate::source::ModelSource;
 use crate::text::Language;
 use crate::{Error, Observer, Result};
@@ -76,7 +75,7 @@ fn calibrated(
     observer: &dyn Observer,
 ) -> Result<Mode> {
     let path = run.join(CALIBRATION_FILE);
-    let hash = hash(source)?;
+    let hash = hex(source.hash()?);
     let kept: KeptCalibration = if path.is_there() {
         tidy(&path)?;
         read_json(&path)?
@@ -104,12 +103,4 @@ fn calibrated(
     }
     let none = "no judge mode can be used with this model; see the file for the reasons";
     kept.calibration.recommended.ok_or_else(|| Error::file(&path, none))
-}
-
-fn hash(source: &ModelSource) -> Result<String> {
-    let mut all = fnv(source.config.to_string().as_bytes());
-    for name in source.weights.names() {
-        all = fnv(&[all.to_le_bytes(), fnv(&source.weights.get(name)?.data).to_le_bytes()].concat());
-    }
-    Ok(hex(all))
 }

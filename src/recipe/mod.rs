@@ -4,6 +4,7 @@
 //! writes JSONL, and can be interrupted after any wave. What differs between real models and the small world is data
 //! behind [`Domain`].
 
+mod adapters;
 pub mod chat;
 pub mod config;
 pub mod context;

@@ -1,10 +1,11 @@
 //! The other models of a run, for stages that need more than the model whose round it is.
 
 use super::domain::Domain;
+use crate::Observer;
 use crate::disk::OnDisk;
 use crate::generate::{Engine, GpuEngine};
 use crate::gpu::Gpu;
-use crate::source::SOURCE_FILE;
+use crate::source::{ModelSource, SOURCE_FILE};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -18,7 +19,16 @@ pub trait Models {
     /// # Errors
     /// The model cannot be loaded; errors of `work`.
     fn with(&self, number: u32, work: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()>;
+
+    /// Does the same with a model from outside the run, found and fetched by its name; `work` is also given its files.
+    ///
+    /// # Errors
+    /// As [`Models::with`].
+    fn with_other(&self, path: &Path, work: &mut OtherWork) -> Result<()>;
 }
+
+/// What is done with a model from outside a run.
+pub type OtherWork<'a> = dyn FnMut(&mut dyn Engine, &ModelSource) -> Result<()> + 'a;
 
 /// The models in a run folder.
 pub struct RunModels<'a> {
@@ -28,6 +38,8 @@ pub struct RunModels<'a> {
     pub domain: &'a dyn Domain,
     /// Path of the run folder.
     pub run: &'a Path,
+    /// Observer that is told what is fetched.
+    pub observer: &'a dyn Observer,
 }
 
 impl Models for RunModels<'_> {
@@ -43,6 +55,12 @@ impl Models for RunModels<'_> {
         let model = self.domain.load_model(self.gpu, &self.run.join(format!("M{number}")))?;
         work(&mut GpuEngine::new(self.gpu, &model))
     }
+
+    fn with_other(&self, path: &Path, work: &mut OtherWork) -> Result<()> {
+        let source = ModelSource::open_or_fetch(path, self.observer)?;
+        let model = self.domain.load_other(self.gpu, &source)?;
+        work(&mut GpuEngine::new(self.gpu, &model), &source)
+    }
 }
 
 /// Stands for the other models where a single stage runs without a run; there are none.
@@ -55,5 +73,9 @@ impl Models for NoModels {
 
     fn with(&self, number: u32, _: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()> {
         Err(Error::Bug(format!("M{number} is asked for outside a run")))
+    }
+
+    fn with_other(&self, path: &Path, _: &mut OtherWork) -> Result<()> {
+        Err(Error::Bug(format!("{} is asked for outside a run", path.display())))
     }
 }

@@ -69,10 +69,7 @@ pub fn prepare(
     on_stage: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Vec<PairRecord>> {
     let (section, models) = (&ctx.settings.pairs, ctx.models);
-    let mut inputs = Inputs {
-        prompts: prompts::run(engine, ctx, earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?,
-        ..Inputs::default()
-    };
+    let mut inputs = Inputs { prompts: prompts::run(engine, ctx, earlier, files)?, ..Inputs::default() };
     on_stage("prompts")?;
     shards::merge(ctx, files, &inputs.prompts)?;
     inputs.candidates = candidates::run(engine, ctx, "candidates", &inputs.prompts, &files.jsonl("candidates"))?;

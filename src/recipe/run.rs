@@ -71,6 +71,15 @@ fn open(config: &RunConfig, observer: &dyn Observer) -> Result<ModelSource> {
     Ok(source.with_template_args(&config.model.template_args))
 }
 
+/// The loop's models and what is trained of them.
+fn domain<'a>(source: &'a ModelSource, config: &RunConfig, observer: &'a dyn Observer) -> Result<ChatDomain<'a>> {
+    let domain = ChatDomain::new(source, &config.prompts)?.training(config.lora.as_ref(), observer)?;
+    if domain.trains_adapters() {
+        config.agree_with_adapter()?;
+    }
+    Ok(domain)
+}
+
 /// Plays the rounds that `config` asks for. A finished run is left as it is.
 ///
 /// # Errors
@@ -80,7 +89,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
     config.check()?;
     let source = open(config, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
-    let domain = ChatDomain::new(&source, &config.prompts)?;
+    let domain = domain(&source, config, observer)?;
     let contents = contents(config)?;
     let templates = templates(&config.judge)?;
     let held_out = held_out(config)?;
@@ -95,11 +104,15 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         sizes.insert("sft.records".to_owned(), hex(supervision.hash()).into());
     }
     sizes.extend(contents);
+    if domain.trains_adapters() {
+        // Every model of the run reads it again.
+        sizes.insert("M0".to_owned(), hex(source.hash()?).into());
+    }
     let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume, observer)?;
     let path = folder.path().to_path_buf();
-    let models = RunModels { gpu, domain: &domain, run: &path };
-    let evaluation = Evaluation::open(gpu, &models, &source, config, &templates, &path, observer)?;
-    refer(&folder.model(0), &disk::absolute(&source.path).map_err(Error::io(&source.path))?)?;
+    let models = RunModels { gpu, domain: &domain, run: &path, observer };
+    let evaluation = Evaluation::open(&models, &source, config, &templates, &path, observer)?;
+    refer(&folder.model(0), &disk::absolute(source.whole()).map_err(Error::io(source.whole()))?)?;
     match &supervision {
         Some(supervision) => {
             let dir = path.join(supervised::FOLDER);
@@ -147,7 +160,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").is_there();
         if how.until == Until::Prompts && !answered {
             let engine = &mut GpuEngine::new(gpu, &model);
-            prompts::run(engine, &ctx, &earlier, &files.jsonl("prompts"), &files.jsonl("dropped"))?;
+            prompts::run(engine, &ctx, &earlier, &files)?;
             folder.stage_done(&format!("round-{round}/prompts"))?;
             observer.note(&match missing.is_empty() {
                 true => format!("round {round}: the prompts are there; answer and judge them with --shard I/N"),
@@ -177,7 +190,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
 pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observer) -> Result<usize> {
     config.check()?;
     let source = open(config, observer)?;
-    let domain = ChatDomain::new(&source, &config.prompts)?;
+    let domain = domain(&source, config, observer)?;
     let templates = templates(&config.judge)?;
     let path = &config.run.out;
     let _shared = join(path, &config.table()?, observer)?;
@@ -190,7 +203,7 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     };
     let model = domain.load_model(gpu, &path.join(format!("M{round}")))?;
     let judge = judge(gpu, &model, &source, domain.language(), config, &templates, path, observer)?;
-    let models = RunModels { gpu, domain: &domain, run: path };
+    let models = RunModels { gpu, domain: &domain, run: path, observer };
     let (settings, seed) = (config.round(), config.run.seed);
     let ctx =
         RoundContext { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };

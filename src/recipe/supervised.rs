@@ -76,7 +76,7 @@ impl Supervision {
     ) -> Result<()> {
         if !next.is_there() {
             let job = Job { settings: &self.settings, dir, observer, exchange: &Alone };
-            let model = domain.load_model(gpu, first)?;
+            let model = domain.trainable(gpu, domain.load_model(gpu, first)?, self.settings.seed)?;
             let model = train(gpu, model, Data::Examples(&self.examples), &job, None)?;
             domain.save_model(gpu, next, &model)?;
         }

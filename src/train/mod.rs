@@ -6,6 +6,7 @@ pub mod dpo;
 pub mod exchange;
 pub mod fit;
 pub mod job;
+mod lora;
 pub mod losses;
 mod moments;
 #[cfg(feature = "mpi")]
@@ -30,6 +31,7 @@ use crate::model::{Model, dropout, linear, params};
 use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
 use exchange::{Alone, Exchange};
+pub use lora::LoraSettings;
 use moments::Moment;
 pub use moments::OptimiserKind;
 pub use settings::{LearningRate, Optimiser, Schedule, TrainSettings, WeightType};

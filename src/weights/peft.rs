@@ -161,6 +161,9 @@ fn layer_rules(document: &Value) -> std::result::Result<LayerRules, String> {
 impl Peft {
     /// The tensors, checked against the base.
     pub(crate) fn adapter(self, folder: &Path, arch: &Arch) -> Result<Adapter> {
+        if let Some(why) = save::why_removed(folder)? {
+            return Err(Error::file(folder, format!("its weights {why}")));
+        }
         let path = folder.join(TENSORS);
         let wanted =
             Adapter::parameters(arch, &self.config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;

@@ -1,13 +1,13 @@
 //! `plan`: what a command would take, told before it takes anything.
 
 use crate::app::{App, DtypeArg, Pin};
-use crate::commands::train::{LoraArgs, Losses};
+use crate::commands::train::{Lora, Losses};
 use crate::dtype::one_of;
 use crate::flags::{Flags, Preset};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::arch::Dtype;
-use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::{Adapter, LoraConfig};
 use selfreward::arch::{Arch, family};
 use selfreward::gpu::{Gpu, Peak, mib};
 use selfreward::json::read_json;
@@ -21,7 +21,7 @@ use selfreward::train::dpo::Pair;
 use selfreward::train::fit::{Choice, Fit};
 use selfreward::train::job::Data;
 use selfreward::train::sft::Example;
-use selfreward::train::{TrainSettings, WeightType};
+use selfreward::train::{LoraSettings, TrainSettings, WeightType};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch: Option<u32>,
     #[command(flatten)]
-    lora: LoraArgs,
+    lora: Flags<Lora>,
     #[command(flatten)]
     loss: Flags<Losses>,
     #[command(flatten)]
@@ -328,14 +328,7 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
         let full = |weights, storage| fit(storage, None, weights, None);
         option("all weights in f32".into(), full(WeightType::F32, Storage::F32)?);
         option("all weights in bf16".into(), full(WeightType::Bf16, Storage::Half(Half::Bf16))?);
-        let lora = lora.unwrap_or_else(|| LoraConfig {
-            rank: 16,
-            alpha: 32.0,
-            rslora: false,
-            dropout: 0.0,
-            targets: Modules::Names(vec![ALL_LINEAR.into()]),
-            layers: LayerRules::default(),
-        });
+        let lora = lora.unwrap_or_else(|| LoraSettings::default().config());
         for (base, storage) in [("bf16", Storage::Half(Half::Bf16)), ("the weights as they are stored", Storage::Own)] {
             option(format!("LoRA of rank {} on {base}", lora.rank), fit(storage, Some(&lora), WeightType::F32, None)?);
         }

@@ -94,7 +94,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         write_json(&plan_file, &plan)?;
     }
     let dropped = args.out.with_extension("dropped.jsonl");
-    let kept = prompts::run(&mut GpuEngine::new(&gpu, &model), &ctx, &[], &args.out, &dropped)?;
+    let kept = prompts::write(&mut GpuEngine::new(&gpu, &model), &domain, &ctx, &[], [&args.out, &dropped])?;
     std::fs::remove_file(&plan_file)?;
     app.progress.clear();
     let lost = read_jsonl::<DroppedRecord>(&dropped)?.len();

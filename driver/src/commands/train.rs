@@ -4,13 +4,11 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::common::WrongUsage;
 use crate::flags::{Flags, Preset};
 use crate::profile::ProfileArg;
-use crate::sample::{above_0, from_0_below_1};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::error::ErrorKind;
 use selfreward::Observer;
-use selfreward::arch::Arch;
 use selfreward::arch::Dtype;
-use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::{Adapter, LoraConfig};
 use selfreward::data::examples;
 use selfreward::data::examples::{Reading, Rules};
 use selfreward::data::records::hex;
@@ -20,13 +18,13 @@ use selfreward::recipe::supervised::mixture;
 use selfreward::rng::fnv;
 use selfreward::settings::{self, Table};
 use selfreward::source::{ModelSource, save_adapter, save_model};
-use selfreward::train::TrainSettings;
 use selfreward::train::dpo::{Pair, PairLogps};
 use selfreward::train::job::{Data, Job};
 use selfreward::train::objective::Objective;
 use selfreward::train::out_folder;
 use selfreward::train::out_folder::Work;
 use selfreward::train::run::train;
+use selfreward::train::{LoraSettings, TrainSettings};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -139,46 +137,46 @@ struct TrainArgs {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
-    lora: LoraArgs,
+    lora: Flags<Lora>,
     #[command(flatten)]
     dtype: DtypeArg,
     #[command(flatten)]
     profile: ProfileArg,
 }
 
-/// A new adapter beside the frozen model; a PEFT folder as the model trains its own.
-#[derive(clap::Args)]
-pub(crate) struct LoraArgs {
-    /// Train a LoRA adapter of this rank, and write a PEFT folder
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    lora_rank: Option<u16>,
-    /// The adapter's output is scaled by A / R (default: 2 R)
-    #[arg(long, value_name = "A", value_parser = above_0, requires = "lora_rank")]
-    lora_alpha: Option<f32>,
-    /// Layers with an adapter: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear
-    #[arg(long, default_value = ALL_LINEAR, value_name = "T,…", value_delimiter = ',', requires = "lora_rank")]
-    lora_targets: Vec<String>,
-    /// Scale by A / √R instead (rsLoRA)
-    #[arg(long, requires = "lora_rank")]
-    rslora: bool,
-    /// Share of the input of the adapter's layers that is dropped; needs an adapter, new or the model's (default: the
-    /// PEFT folder's own, else 0)
-    #[arg(long, value_name = "P", value_parser = from_0_below_1)]
-    lora_dropout: Option<f32>,
+/// The settings of an adapter. Any of these flags asks for a new one, or must agree with that of a PEFT folder.
+pub(crate) struct Lora;
+
+impl Preset for Lora {
+    type Of = LoraSettings;
+    const HEADING: Option<&'static str> =
+        Some("An adapter beside the frozen model (LoRA), written as a PEFT folder; any of these flags asks for it");
+    const PREFIX: &'static str = "lora-";
+    const ALIASES: &'static [(&'static str, &'static str)] =
+        &[("target_modules", "lora-targets"), ("rslora", "rslora")];
+
+    fn defaults() -> LoraSettings {
+        LoraSettings::default()
+    }
 }
 
-impl LoraArgs {
+impl Flags<Lora> {
     /// The adapter that the flags ask for.
     pub(crate) fn config(&self) -> Option<LoraConfig> {
-        let rank = usize::from(self.lora_rank?);
-        let alpha = self.lora_alpha.unwrap_or(2.0 * rank as f32);
-        let dropout = self.lora_dropout.unwrap_or_default();
-        let targets = Modules::Names(self.lora_targets.clone());
-        Some(LoraConfig { rank, alpha, rslora: self.rslora, dropout, targets, layers: LayerRules::default() })
+        (!self.given().is_empty()).then(|| LoraSettings::config(self))
     }
 
-    fn adapter(&self, arch: &Arch, seed: u64) -> Result<Option<Adapter>> {
-        Ok(self.config().map(|config| Adapter::fresh(arch, &config, seed)).transpose()?)
+    /// The adapter to begin with beside a model that has none. What is asked of a model that has one must agree with
+    /// it; only its dropout may be another.
+    pub(crate) fn settle(&self, source: &mut ModelSource) -> Result<Option<LoraConfig>> {
+        let Some(adapter) = &mut source.adapter else { return Ok(self.config()) };
+        if self.given().keys().any(|key| key != "dropout") {
+            self.agree_with(&source.arch, &adapter.config)?;
+        }
+        if self.given().contains_key("dropout") {
+            adapter.config.dropout = self.dropout;
+        }
+        Ok(None)
     }
 }
 
@@ -279,6 +277,8 @@ struct Taken {
 /// What both trainings have in common, opened and checked.
 struct Start {
     source: ModelSource,
+    /// The adapter to begin with.
+    lora: Option<LoraConfig>,
     rules: Rules,
     began: Instant,
 }
@@ -289,17 +289,11 @@ impl Start {
         check_writable(&args.out)?;
         Work::check(&args.out, args.resume)?;
         let mut source = app.source(&args.model)?;
-        if let Some(p) = args.lora.lora_dropout {
-            match &mut source.adapter {
-                Some(adapter) => adapter.config.dropout = p,
-                None if args.lora.lora_rank.is_some() => {}
-                None => bail!("--lora-dropout needs an adapter: give --lora-rank, or a PEFT folder as --model"),
-            }
-        }
+        let lora = args.lora.settle(&mut source)?;
         let context = source.arch.max_position_embeddings;
         let max_length = args.max_length.unwrap_or(context).min(context);
         let rules = Rules { truncate: args.truncate, ..Rules::up_to(max_length) };
-        Ok(Self { source, rules, began })
+        Ok(Self { source, lora, rules, began })
     }
 
     /// Trains, writes the model folder and reports. `plan` is what a resumed training must have in common with its
@@ -322,7 +316,7 @@ impl Start {
                 "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
                 "max_length": self.rules.max_length, "truncate": self.rules.truncate,
                 "last_turn_only": self.rules.last_turn_only,
-                "lora": format!("{:?}", args.lora.config()),
+                "lora": format!("{:?}", self.lora),
                 "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
                 "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
                 "matrix_units": app.common.matrix_units,
@@ -367,7 +361,8 @@ impl Start {
     ) -> Result<()> {
         let (gpu, peaks) = args.profile.gpu(app)?;
         let data = data(app, &gpu)?;
-        let adapter = args.lora.adapter(&self.source.arch, app.common.seed())?;
+        let fresh = |config| Adapter::fresh(&self.source.arch, config, app.common.seed());
+        let adapter = self.lora.as_ref().map(fresh).transpose()?;
         let lora = adapter.is_some() || self.source.adapter.is_some();
         let model = args.dtype.trainable(&gpu, &self.source, settings.weights, lora)?;
         let model = model.with_adapter(&gpu, adapter.as_ref())?;

@@ -24,7 +24,7 @@ const SEED: u64 = 20;
 /// Files that name times or places, and the lock.
 const FREE: [&str; 5] = ["state.json", "plan.json", "log.jsonl", "report.html", "lock"];
 
-fn world() -> PathBuf {
+pub(crate) fn world() -> PathBuf {
     fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1")).unwrap()
 }
 
@@ -142,10 +142,10 @@ fn a_demo() {
     Job { args: &["demo", "--rounds", "1", "--prompts", "48", "--out", "demo"], out: "demo", inputs: &[] }.survives(10);
 }
 
-/// What a small run reads.
-fn run_inputs() -> [(&'static str, String); 5] {
+/// What a small run reads; `more` is added to its configuration.
+pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 5] {
     let config = format!(
-        "model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\n\
+        "{more}model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\n\
          prompts = {{ seed_file = \"seed.jsonl\", from_seed = 4, count = 0 }}\n\
          candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 12, wave = 2 }}\n\
          judge = {{ mode = \"expected\", template = \"judge.txt\", wave = 2 }}\n\
@@ -173,7 +173,12 @@ fn run_inputs() -> [(&'static str, String); 5] {
 
 #[test]
 fn a_run() {
-    Job { args: &["run", "run.toml"], out: "run", inputs: &run_inputs() }.survives(6);
+    Job { args: &["run", "run.toml"], out: "run", inputs: &run_inputs("") }.survives(6);
+}
+
+#[test]
+fn a_run_of_adapters() {
+    Job { args: &["run", "run.toml"], out: "run", inputs: &run_inputs("lora = { rank = 2 }\n") }.survives(4);
 }
 
 /// On a disk that is full, made a little larger again and again: where the system lets the test mount one in memory.
@@ -193,7 +198,7 @@ fn a_full_disk() {
             let _ = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
         }
     }
-    let inputs = run_inputs();
+    let inputs = run_inputs("lora = { rank = 2 }\n");
     let job = Job { args: &["run", "run.toml"], out: "run", inputs: &inputs };
     let (whole, place) = (job.place(), job.place());
     let disk = Disk(place.path().join("run"));

@@ -12,11 +12,12 @@ mod training;
 
 pub use evaluation::{Comparison, EvaluationSection};
 pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
-pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection};
+pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection, Writer};
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
 
 use crate::disk;
 use crate::settings::{Section, Takes, section, settings};
+use crate::train::{LoraSettings, WeightType};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -33,6 +34,9 @@ pub struct RunConfig {
     /// The loop.
     #[serde(with = "section")]
     pub run: RunSection,
+    /// The adapter that is trained beside the given model; without it all weights are.
+    #[serde(with = "section::wanted", skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSettings>,
     /// How the given model becomes M1.
     #[serde(with = "section")]
     pub sft: SftSection,
@@ -168,6 +172,7 @@ impl RunConfig {
     pub fn check(&self) -> Result<()> {
         self.model.check()?;
         self.run.check()?;
+        self.lora.iter().try_for_each(Section::check)?;
         self.sft.check()?;
         self.prompts.check()?;
         self.candidates.check()?;
@@ -176,6 +181,9 @@ impl RunConfig {
         self.dpo.check()?;
         self.validation.check()?;
         self.evaluation.check()?;
+        if self.lora.is_some() {
+            self.agree_with_adapter()?;
+        }
         if self.pairs.weight == Weighting::None && self.pairs.agreement == Agreement::Off {
             return Ok(());
         }
@@ -187,6 +195,20 @@ impl RunConfig {
             self.dpo.objective.takes_pairs_apart()?,
             "[pairs] weight and agreement go with losses that take each pair by itself: not with that of [dpo] loss",
         )
+    }
+
+    /// Whether the settings go with the training of an adapter alone.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn agree_with_adapter(&self) -> Result<()> {
+        for (name, training) in [("sft", &self.sft.training), ("dpo", &self.dpo.training)] {
+            let plain = training.weights == WeightType::F32 && training.half.is_none();
+            let what = "weights and dtype are for the training of all weights; an adapter is trained in f32, beside the \
+                        model as it is stored";
+            demand(plain, &format!("[{name}] {what}"))?;
+        }
+        Ok(())
     }
 
     /// Those settings that the stages of a round need.
@@ -228,6 +250,15 @@ mod tests {
         format!("\n{head:25} # {}\n{keys}", settings::brief(T::ABOUT))
     }
 
+    /// A section that is not wanted unless it is there, with its defaults.
+    fn unwanted<T: Section>(section: &T) -> String {
+        let line = |line: &str| match line {
+            "" => "\n".to_owned(),
+            line => format!("# {}\n", line.trim_start_matches("# ")),
+        };
+        lines(section).lines().map(line).collect()
+    }
+
     /// What configs/reference.toml holds.
     fn written(c: &RunConfig) -> String {
         [
@@ -237,6 +268,7 @@ mod tests {
                 .to_owned(),
             lines(&c.model),
             lines(&c.run),
+            unwanted(&LoraSettings::default()),
             lines(&c.sft),
             lines(&c.prompts),
             lines(&c.candidates),
@@ -302,6 +334,8 @@ mod tests {
             ("[model]\npath = \"m\"\n[dpo]\nschedule = \"step\"\n", "step"),
             ("[model]\npath = \"m\"\n[dpo]\ndropout = 1.0\n", "[dpo] dropout"),
             ("[model]\npath = \"m\"\n[dpo]\noptimizer = \"adam\"\n", "adamw8bit"),
+            ("[model]\npath = \"m\"\n[lora]\nrank = 0\n", "[lora] rank"),
+            ("[model]\npath = \"m\"\n[lora]\n[dpo]\nweights = \"bf16\"\n", "[dpo] weights and dtype"),
             ("[model]\npath = \"m\"\n[sft]\nweights = \"bf16\"\ndtype = \"f16\"\n", "[sft] dtype"),
             ("[model]\npath = \"m\"\n[sft]\nfiles = [\"a\", \"b\"]\nmix = [1.0]\n", "[sft] mix"),
             ("[model]\npath = \"m\"\n[sft]\nschedule = \"step\"\n", "[sft] schedule"),

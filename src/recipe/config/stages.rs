@@ -14,6 +14,41 @@ const OTHERS: [&str; 3] = ["top_k", "min_p", "repetition_penalty"];
 /// Words by which one knows a prompt that asks for what a text model cannot do.
 const BLOCK: [&str; 9] = ["image", "picture", "photo", "video", "graph", "diagram", "file", "map", "draw"];
 
+/// Who writes new prompts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Writer {
+    /// The model whose round it is.
+    #[default]
+    Current,
+    /// The model that the run begins with, as the paper's fixed chat model writes the prompts of all rounds.
+    First,
+    /// Another model.
+    Other(PathBuf),
+}
+
+/// How a configuration names the writers that are models of the run.
+const WRITERS: [(&str, Writer); 2] = [("current", Writer::Current), ("M0", Writer::First)];
+
+impl From<String> for Writer {
+    fn from(name: String) -> Self {
+        let known = WRITERS.into_iter().find(|(known, _)| *known == name);
+        known.map_or_else(|| Writer::Other(name.into()), |(_, writer)| writer)
+    }
+}
+
+impl From<Writer> for String {
+    fn from(writer: Writer) -> String {
+        match WRITERS.into_iter().find(|(_, known)| *known == writer) {
+            Some((name, _)) => name.into(),
+            None => match writer {
+                Writer::Other(path) => path.to_string_lossy().into_owned(),
+                Writer::Current | Writer::First => String::new(),
+            },
+        }
+    }
+}
+
 settings! {
     /// New instructions.
     pub struct PromptSection {
@@ -21,8 +56,10 @@ settings! {
         seed_file: PathBuf = PathBuf::new() => "seed_file", "F.jsonl", Takes::Text;
         /// Taken from the seed file as they are, each round the next ones.
         from_seed: usize = 0 => "from_seed", "N", Takes::Whole(0);
-        /// Written by the model each round.
+        /// Written by a model each round.
         count: usize = 1000 => "count", "N", Takes::Whole(0);
+        /// Who writes them: current (the round's own model), M0 (the given one, as in the paper), or another model.
+        writer: Writer = Writer::Current => "writer", "M", Takes::Text;
         /// Examples from the seed file in each invitation.
         seed_shots: usize = 6 => "seed_shots", "N", Takes::Whole(0);
         /// Examples that the model wrote earlier; from the seed file as long as there are none.

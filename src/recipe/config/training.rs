@@ -3,8 +3,8 @@
 use super::demand;
 use crate::Result;
 use crate::settings::{Range, Section, Takes, settings};
-use crate::train::TrainSettings;
 use crate::train::objective::Objective;
+use crate::train::{LoraSettings, TrainSettings};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -44,6 +44,10 @@ impl Section for SftSection {
     fn complete(&mut self, given: &toml::Table) {
         self.training.complete_supervised(given);
     }
+}
+
+impl Section for LoraSettings {
+    const NAME: &'static str = "lora";
 }
 
 settings! {

@@ -6,8 +6,11 @@ use crate::generate::{Request, Settings};
 use crate::json::read_jsonl;
 use crate::json::write_jsonl;
 use crate::measure::rouge::{KeptTexts, words};
+use crate::recipe::chat::ChatDomain;
+use crate::recipe::config::Writer;
 use crate::recipe::context::RoundContext;
 use crate::recipe::context::RoundFiles;
+use crate::recipe::domain::Domain;
 use crate::recipe::waves::{Waves, finished};
 use crate::rng::{Stream, record_id};
 use crate::{Error, Result};
@@ -21,21 +24,53 @@ struct Wave {
     dropped: Vec<DroppedRecord>,
 }
 
-/// Draws invitations in waves until enough new prompts are kept; writes `out` (the kept ones, by id) and `dropped`.
-/// Prompts in `earlier` are not kept again. The records of a finished stage are read from `out`.
+/// Has the round's prompts written, by the model that `engine` runs or by the one that the settings name; they go to
+/// `prompts.jsonl`, and what is not kept to `dropped.jsonl`. Prompts in `earlier` are not kept again. The records of a
+/// finished stage are read back.
 ///
 /// # Errors
-/// Not one prompt is usable; errors of the engine and of the files; `Stopped` when the observer asks for it.
+/// As [`write`]; the writer cannot be loaded.
 pub fn run(
     engine: &mut dyn Engine,
     ctx: &RoundContext,
     earlier: &[String],
-    out: &Path,
-    dropped: &Path,
+    files: &RoundFiles,
 ) -> Result<Vec<PromptRecord>> {
-    if let Some(all) = finished(out)? {
+    let (out, dropped) = (files.jsonl("prompts"), files.jsonl("dropped"));
+    if let Some(all) = finished(&out)? {
         return Ok(all);
     }
+    let section = &ctx.settings.prompts;
+    let mut written = Vec::new();
+    match &section.writer {
+        _ if section.count == 0 => written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?,
+        Writer::Current => written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?,
+        Writer::First => ctx.models.with(0, &mut |engine| {
+            written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?;
+            Ok(())
+        })?,
+        Writer::Other(path) => ctx.models.with_other(path, &mut |engine, source| {
+            // It reads invitations and ends prompts in its own tokens.
+            let domain = ChatDomain::new(source, section)?;
+            written = write(engine, &domain, ctx, earlier, [&out, &dropped])?;
+            Ok(())
+        })?,
+    }
+    Ok(written)
+}
+
+/// Draws invitations in waves until enough new prompts are kept, from the model that `engine` runs and whose tokens
+/// `writer` knows; writes `out` (the kept ones, by id) and `dropped`. Prompts in `earlier` are not kept again.
+///
+/// # Errors
+/// Not one prompt is usable; errors of the engine and of the files; `Stopped` when the observer asks for it.
+pub fn write(
+    engine: &mut dyn Engine,
+    writer: &dyn Domain,
+    ctx: &RoundContext,
+    earlier: &[String],
+    [out, dropped]: [&Path; 2],
+) -> Result<Vec<PromptRecord>> {
     let p = &ctx.settings.prompts;
     let mut kept = from_seed(ctx)?;
     let mut seen: HashSet<String> = earlier.iter().cloned().collect();
@@ -66,7 +101,7 @@ pub fn run(
     let settings = Settings {
         sampling: p.sampling.clone(),
         max_new_tokens: p.max_new_tokens,
-        stop: ctx.domain.invitation_stop()?,
+        stop: writer.invitation_stop()?,
         seed: ctx.seed,
         ..Settings::default()
     };
@@ -74,12 +109,12 @@ pub fn run(
         if ctx.observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        let requests = invite(ctx, waves.done().len(), &own)?;
+        let requests = invite(writer, ctx, waves.done().len(), &own)?;
         let outputs = engine.generate(&requests, &settings, ctx.observer)?;
         let mut wave = Wave { kept: Vec::new(), dropped: Vec::new() };
         for (request, output) in requests.iter().zip(outputs.into_iter().flatten()) {
             let key = hex(request.samples[0]);
-            let (text, prompt) = ctx.domain.new_prompt(&output)?;
+            let (text, prompt) = writer.new_prompt(&output)?;
             let tokens = output.tokens.len();
             match admit(ctx, prompt, &mut held_out, &mut seen, &mut near, written + wave.kept.len() < p.count) {
                 Ok(prompt) => wave.kept.push(PromptRecord {
@@ -147,7 +182,7 @@ fn from_seed(ctx: &RoundContext) -> Result<Vec<PromptRecord>> {
         .collect()
 }
 
-fn invite(ctx: &RoundContext, wave: usize, own: &[String]) -> Result<Vec<Request>> {
+fn invite(writer: &dyn Domain, ctx: &RoundContext, wave: usize, own: &[String]) -> Result<Vec<Request>> {
     let p = &ctx.settings.prompts;
     (wave * p.wave..(wave + 1) * p.wave)
         .map(|attempt| {
@@ -157,14 +192,14 @@ fn invite(ctx: &RoundContext, wave: usize, own: &[String]) -> Result<Vec<Request
             for i in 0..p.seed_shots + p.own_shots {
                 let shot = match own {
                     [_, ..] if i >= p.seed_shots => rng.choose(own).cloned().unwrap_or_default(),
-                    _ => ctx.domain.seed_shot(&mut rng)?,
+                    _ => writer.seed_shot(&mut rng)?,
                 };
                 if !shots.contains(&shot) {
                     shots.push(shot);
                 }
             }
             rng.shuffle(&mut shots);
-            let prompt = ctx.domain.invitation(&shots)?;
+            let prompt = writer.invitation(&shots)?;
             let id = record_id(ctx.round, "prompts", &prompt, attempt);
             Ok(Request { prompt, samples: vec![id] })
         })

@@ -41,6 +41,7 @@ pub fn run(
     }
     let settings = TrainSettings { seed: ctx.seed, ..d.training.clone() };
     let job = Job { settings: &settings, dir: &files.dir, observer: ctx.observer, exchange: &Alone };
+    let model = ctx.domain.trainable(gpu, model, ctx.seed)?;
     let mut validator = Validator::open(gpu, ctx, judge, &files.dir)?;
     let early_stop = validator.as_mut().map(|v| v as &mut dyn EarlyStop);
     let model = match d.method {
