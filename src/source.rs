@@ -434,8 +434,8 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
     })
 }
 
-/// Where the base of the adapter in `folder` may be on disk: at the path that it names, from the working folder and from
-/// the adapter; at the first model of the run that the adapter lies in.
+/// Where the base of the adapter in `folder` may be on disk: at the path that it names, from the working folder and
+/// from the adapter; at the first model of the run that the adapter lies in.
 fn places(folder: &Path, adapter: &Peft) -> [PathBuf; 3] {
     let named = PathBuf::from(&adapter.base);
     [named.clone(), folder.join(named), folder.parent().unwrap_or(folder).join("M0")]

@@ -1,4 +1,4 @@
-//! The settings of a training that changes an adapter alone, each told once: keys of `[lora]`, and flags of the commands.
+//! The settings of a training that changes an adapter alone, each told once: keys of `[lora]`, and flags.
 
 use crate::arch::Arch;
 use crate::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};

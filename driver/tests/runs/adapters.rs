@@ -147,8 +147,8 @@ fn the_given_model_or_another_writes_the_prompts() {
     let writer = |name: &str| {
         let place = Place::new(|text| {
             let asks = format!(
-                "from_seed = 0, count = 3, seed_shots = 1, own_shots = 0, max_new_tokens = 10, writer = {name:?}, temperature = 1.0, min_chars = 0, \
-                                max_attempts = 40, max_rouge = 2.0"
+                "from_seed = 0, count = 3, seed_shots = 1, own_shots = 0, max_new_tokens = 10, writer = {name:?}, \
+                 temperature = 1.0, min_chars = 0, max_attempts = 40, max_rouge = 2.0"
             );
             let line = |line: &&str| !["validation", "evaluation"].iter().any(|name| line.starts_with(name));
             let text = text.lines().filter(line).collect::<Vec<_>>().join("\n");

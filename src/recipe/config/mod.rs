@@ -204,8 +204,8 @@ impl RunConfig {
     pub fn agree_with_adapter(&self) -> Result<()> {
         for (name, training) in [("sft", &self.sft.training), ("dpo", &self.dpo.training)] {
             let plain = training.weights == WeightType::F32 && training.half.is_none();
-            let what = "weights and dtype are for the training of all weights; an adapter is trained in f32, beside the \
-                        model as it is stored";
+            let what = "weights and dtype are for the training of all weights; an adapter is trained in f32, beside \
+                        the model as it is stored";
             demand(plain, &format!("[{name}] {what}"))?;
         }
         Ok(())
