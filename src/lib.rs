@@ -103,7 +103,7 @@ pub use generate::{ChatLanguage, Engine, Generator, GpuEngine, Output, Request, 
 pub use gpu::{DeviceInfo, Gpu, Options, list as list_devices};
 pub use judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, RandomJudge, Templates, Verdict};
 pub use model::score::{Branch, logps};
-pub use model::{Model, Storage};
+pub use model::{Base, Model, Storage};
 pub use observe::{Observer, Silent};
 pub use recipe::config::RunConfig;
 pub use recipe::run::{RunOptions, Until, run};

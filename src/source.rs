@@ -87,9 +87,9 @@ impl ModelSource {
         self.adapter_path.as_deref().unwrap_or(&self.path)
     }
 
-    /// Whether two models are one base, or adapters of one.
-    pub(crate) fn same_base(&self, other: &ModelSource) -> bool {
-        same_file(&self.path, &other.path)
+    /// Whether the model's base is the one at `path`.
+    pub(crate) fn has_base(&self, path: &Path) -> bool {
+        same_file(&self.path, path)
     }
 
     /// A hash of the configuration, the weights and the adapter, which differs where they differ.

@@ -9,6 +9,7 @@ mod common;
 mod dtype;
 mod flags;
 mod heap;
+mod models;
 mod partial;
 mod profile;
 mod progress;

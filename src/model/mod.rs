@@ -4,6 +4,7 @@
 
 mod angles;
 mod attention;
+mod base;
 pub(crate) mod context;
 pub(crate) mod decoder;
 pub(crate) mod dropout;
@@ -19,6 +20,7 @@ pub mod score;
 mod step;
 pub(crate) mod view;
 
+pub use base::Base;
 pub use model::Model;
 pub(crate) use model::rounded;
 pub use params::Storage;

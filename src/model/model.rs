@@ -97,25 +97,17 @@ impl Model {
                 )));
             }
         }
-        let _part = gpu.book(Part::Weights);
-        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)?.with_adapter(gpu, source.adapter.as_ref())
+        Self::load_base(gpu, source, storage)?.with_adapter(gpu, source.adapter.as_ref())
     }
 
-    /// Loads the base of a model for adapters that are put beside it by [`Model::beside`].
-    ///
-    /// # Errors
-    /// As [`Model::load`].
-    pub(crate) fn load_base(gpu: &Gpu, source: &ModelSource) -> Result<Model> {
+    /// Loads a model from disk without its adapter.
+    pub(super) fn load_base(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
-        Self::with(gpu, &source.arch, params::load(gpu, source, Storage::Own)?)
+        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)
     }
 
-    /// Another model on the same weights, which stay where they are, with `adapter` beside them. Whoever trains one of
-    /// the two may change its adapter alone.
-    ///
-    /// # Errors
-    /// The adapter is another model's, or the device is out of memory.
-    pub(crate) fn beside(&self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
+    /// Another model on the same weights, with `adapter` beside them in the place of this one's.
+    pub(super) fn beside(&self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
         let params = self.params[..places::count(&self.arch)].to_vec();
         let (arch, angles) = (self.arch.clone(), self.angles.clone());
         Model { arch, params, copies: Vec::new(), angles, lora: None }.with_adapter(gpu, adapter)

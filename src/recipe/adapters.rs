@@ -4,7 +4,7 @@
 use crate::arch::Dtype;
 use crate::arch::lora::{Adapter, LoraConfig};
 use crate::gpu::Gpu;
-use crate::model::Model;
+use crate::model::{Base, Model, Storage};
 use crate::source::{ModelSource, save_adapter};
 use crate::train::LoraSettings;
 use crate::{Error, Observer, Result};
@@ -16,7 +16,7 @@ pub(super) struct Adapters<'a> {
     source: &'a ModelSource,
     /// What a fresh adapter is.
     config: LoraConfig,
-    base: OnceCell<Model>,
+    base: OnceCell<Base>,
     observer: &'a dyn Observer,
 }
 
@@ -46,13 +46,13 @@ impl<'a> Adapters<'a> {
         Ok(Some(Self { source, config, base: OnceCell::new(), observer }))
     }
 
-    fn base(&self, gpu: &Gpu) -> Result<&Model> {
+    fn base(&self, gpu: &Gpu) -> Result<&Base> {
         if let Some(base) = self.base.get() {
             return Ok(base);
         }
         let path = self.source.path.display();
         self.observer.note(&format!("the base {path} goes to the GPU once; its adapters take turns beside it"));
-        let base = Model::load_base(gpu, self.source)?;
+        let base = Base::load(gpu, self.source, Storage::Own)?;
         Ok(self.base.get_or_init(|| base))
     }
 
@@ -69,7 +69,7 @@ impl<'a> Adapters<'a> {
     /// # Errors
     /// The GPU's memory does not suffice.
     pub(super) fn load_source(&self, gpu: &Gpu, source: &ModelSource) -> Result<Option<Model>> {
-        let same = source.same_base(self.source);
+        let same = source.has_base(&self.source.path);
         same.then(|| self.beside(gpu, source.adapter.clone())).transpose()
     }
 
@@ -78,7 +78,7 @@ impl<'a> Adapters<'a> {
             adapter.config.dropout = self.config.dropout;
             adapter
         };
-        self.base(gpu)?.beside(gpu, adapter.map(trained).as_ref())
+        self.base(gpu)?.model(gpu, adapter.map(trained).as_ref())
     }
 
     /// The model as its training begins: with a fresh adapter if it has none.

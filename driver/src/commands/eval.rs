@@ -4,6 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
 use crate::common::WrongUsage;
 use crate::flags::Flags;
+use crate::models::Models;
 use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
 use crate::sample::{self, Answers, at_least_0};
 use crate::tables::Table;
@@ -191,8 +192,9 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
         "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
     });
     let partial = &mut Partial::open(d.out.as_deref(), &d.resume, &plan)?;
-    let a = answers(app, args, ("a", &a), &prompts, partial)?;
-    let b = answers(app, args, ("b", &b), &prompts, partial)?;
+    let models = &mut Models::new(app, args.dtype.storage());
+    let a = answers(app, args, ("a", &a), &prompts, (models, partial))?;
+    let b = answers(app, args, ("b", &b), &prompts, (models, partial))?;
     if let Some(dir) = &d.alpaca {
         let dataset = from.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         write_alpaca(&dir.join("model_outputs.json"), &prompts, &a, &dataset)?;
@@ -218,9 +220,8 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
         None => duel(&mut NoEngine, &Referee::Scores { judge: &OracleJudge, margin: d.margin.into() })?,
         Some(source) => {
             let language = ChatLanguage::new(&source)?;
-            let gpu = app.gpu()?;
-            let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-            let engine = &mut GpuEngine::new(&gpu, &model);
+            let (gpu, model) = models.load(&source)?;
+            let engine = &mut GpuEngine::new(gpu, &model);
             let seed = app.common.seed();
             match args.reading.mode.first() {
                 Some(&mode) => {
@@ -256,7 +257,7 @@ fn answers(
     args: &Args,
     (name, side): (&str, &Side),
     prompts: &[Prompt],
-    partial: &mut Partial,
+    (models, partial): (&mut Models, &mut Partial),
 ) -> Result<AnswerSet> {
     if let Some(file) = side.file {
         return Ok(AnswerSet { name: side.name.clone(), ..read_answers(file, prompts)? });
@@ -264,10 +265,9 @@ fn answers(
     let Some(path) = side.model else { bail!("{}: has neither a model nor a file", side.name) };
     let source = app.source(path)?;
     let language = ChatLanguage::new(&source)?;
-    let gpu = app.gpu()?;
-    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+    let (gpu, model) = models.load(&source)?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
-    let engine = &mut GpuEngine::new(&gpu, &model);
+    let engine = &mut GpuEngine::new(gpu, &model);
     let (n, wave) = (args.duel.n, prompts_of_a_wave(args.duel.n));
     let mut all = Vec::new();
     for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
@@ -383,6 +383,7 @@ fn perplexity(app: &App, args: &Args) -> Result<()> {
     let model = needed(args.model.as_deref(), "--task perplexity needs --model")?;
     let data = needed(args.data.as_deref(), "--task perplexity needs --data")?;
     let mut all = Vec::new();
+    let models = &mut Models::new(app, args.dtype.storage());
     for path in [Some(model), args.against.as_deref()].into_iter().flatten() {
         let source = app.source(path)?;
         let language = ChatLanguage::new(&source)?;
@@ -395,9 +396,8 @@ fn perplexity(app: &App, args: &Args) -> Result<()> {
             source.arch.context()
         );
         let stride = args.stride.map_or((length / 2).max(1), |s| s as usize);
-        let gpu = app.gpu()?;
-        let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-        let engine = &mut GpuEngine::new(&gpu, &model);
+        let (gpu, model) = models.load(&source)?;
+        let engine = &mut GpuEngine::new(gpu, &model);
         let windows = Windows { length, stride };
         all.push(measure(engine, &name_of(path), &passages, windows, app.common.seed(), &app.progress)?);
         let left_out = passages.len() - all.last().map_or(0, |p| p.texts);

@@ -85,7 +85,12 @@ fn a_run_of_adapters_loads_its_base_once() {
         let first = lines(&place.file(&format!("run/round-{round}/steps.jsonl"))).remove(0);
         assert_eq!((&first["rewards/chosen"], &first["rewards/rejected"]), (&0.0.into(), &0.0.into()));
     }
-    // A run folder is a model, here the adapter M3; another base has other shapes.
+    // Two adapters and their base: the base is loaded once here, too.
+    let models = ["--model", "run", "--against", "run/M1", "--judge", "run/M0"];
+    let answers = ["--prompts", "held-out.jsonl", "--max-new-tokens", "4", "--mode", "expected"];
+    let told = stderr(&place.command(&[&["eval", "-v"][..], &models, &answers].concat()).success());
+    assert_eq!(told.matches("loading ").count(), 1, "{told}");
+    // A run folder is a model, here the adapter M3.
     place.command(&["generate", "--model", "run", "--prompt", "upper: abc", "--max-new-tokens", "4"]).success();
 }
 
