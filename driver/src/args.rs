@@ -74,7 +74,7 @@ impl Command {
     pub(crate) fn sharing(&self) -> Sharing {
         match self {
             Command::Sft(_) | Command::Dpo(_) => Sharing::Steps,
-            Command::Run(a) if a.shard.is_some() => Sharing::Shards,
+            Command::Run(a) if a.shares() => Sharing::Shards,
             _ => Sharing::Nothing,
         }
     }

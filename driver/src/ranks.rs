@@ -1,6 +1,7 @@
-//! The processes that one mpirun started and that train together.
+//! The processes that one mpirun or one scheduler started: those that train together, and those that share a round.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use selfreward::recipe::shards::Shard;
 use selfreward::train::exchange::{Alone, Exchange};
 
 /// Variables that say how many processes were started: Open MPI's, and that of MPICH and its kin.
@@ -8,6 +9,42 @@ const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 /// A variable that is set by what starts processes without saying here how many, such as srun.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
+
+/// Variables by which a process is told its number among those that were started with it, and how many they are: by
+/// Slurm's arrays, by srun, by Open MPI, and by MPICH and its kin.
+const PLACES: [[&str; 2]; 4] = [
+    ["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"],
+    ["SLURM_PROCID", "SLURM_NTASKS"],
+    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ["PMI_RANK", "PMI_SIZE"],
+];
+/// The first number of a Slurm array, and the distance of two.
+const ARRAY: [&str; 2] = ["SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"];
+
+/// The shard that is this process's by its place among those that were started with it, with the variable that says
+/// so; `None` if it was started alone. `of` gives the variables of the environment.
+pub(crate) fn shard(of: impl Fn(&str) -> Option<String>) -> Result<Option<(Shard, &'static str)>> {
+    let number = |name: &str| -> Result<Option<usize>> {
+        let Some(text) = of(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let what = || format!("{name} is {text:?} in the environment; expected a whole number");
+        text.trim().parse().map(Some).with_context(what)
+    };
+    for [place, count] in PLACES {
+        let (Some(at), Some(of)) = (number(place)?, number(count)?) else { continue };
+        if of <= 1 {
+            continue;
+        }
+        // An array may begin anywhere and leave numbers out; all others count from 0.
+        let (first, step) = match place == PLACES[0][0] {
+            true => (number(ARRAY[0])?.unwrap_or(at.min(1)), number(ARRAY[1])?.unwrap_or(1).max(1)),
+            false => (0, 1),
+        };
+        let number = at.checked_sub(first).map(|at| at / step + 1).filter(|number| *number <= of);
+        ensure!(number.is_some(), "{place} is {at} in the environment, which is no place among the {of} of {count}");
+        return Ok(number.map(|number| (Shard { number, of }, place)));
+    }
+    Ok(None)
+}
 
 /// What the processes share of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,4 +156,41 @@ impl Ranks {
 
     /// Does nothing, since there are no other processes.
     pub(crate) fn end_all(&self, _: u8) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_finds_its_shard_where_its_starter_says() {
+        let of = |given: &[(&str, &str)]| {
+            shard(|name| given.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let found = |given: &[(&str, &str)]| of(given).unwrap().map(|(shard, by)| (shard.number, shard.of, by));
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1")]), None);
+        assert_eq!(found(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]), Some((1, 4, "SLURM_PROCID")));
+        assert_eq!(found(&[("OMPI_COMM_WORLD_RANK", "3"), ("OMPI_COMM_WORLD_SIZE", "4")]).map(|f| f.0), Some(4));
+        assert_eq!(found(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Some((2, 2, "PMI_RANK")));
+        // An array is what tells apart, whatever each of its tasks was given.
+        let array = [("SLURM_ARRAY_TASK_ID", "8"), ("SLURM_ARRAY_TASK_COUNT", "8"), ("SLURM_PROCID", "0")];
+        assert_eq!(found(&array), Some((8, 8, "SLURM_ARRAY_TASK_ID")));
+        let from_0 = [("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_COUNT", "8")];
+        assert_eq!(found(&from_0).map(|f| f.0), Some(1));
+        let stepped = [
+            ("SLURM_ARRAY_TASK_ID", "14"),
+            ("SLURM_ARRAY_TASK_COUNT", "3"),
+            ("SLURM_ARRAY_TASK_MIN", "10"),
+            ("SLURM_ARRAY_TASK_STEP", "2"),
+        ];
+        assert_eq!(found(&stepped).map(|f| f.0), Some(3));
+        for (given, word) in [
+            ([("PMI_RANK", "x"), ("PMI_SIZE", "2")], "PMI_RANK is \"x\""),
+            ([("PMI_RANK", "2"), ("PMI_SIZE", "2")], "no place among the 2 of PMI_SIZE"),
+        ] {
+            let error = format!("{:#}", of(&given).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+    }
 }

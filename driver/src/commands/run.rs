@@ -2,8 +2,10 @@
 
 use crate::app::App;
 use crate::profile::ProfileArg;
+use crate::ranks;
 use crate::tables::Table;
 use anyhow::Result;
+use selfreward::Observer;
 use selfreward::recipe::config::{self, RunConfig};
 use selfreward::recipe::round_metrics::RoundMetrics;
 use selfreward::recipe::run::{self, RunOptions, Until};
@@ -28,11 +30,29 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "STAGE")]
     until: Option<UntilStage>,
     /// Answer and judge one shard of the round's prompts, such as 2/8; shards may run at the same time, on machines
-    /// with a common folder, once --until prompts has written the prompts
+    /// with a common folder, once --until prompts has written the prompts (default: among several processes that Slurm
+    /// or MPI started without --resume and --until, each its own)
     #[arg(long, value_name = "I/N", conflicts_with_all = ["resume", "until"])]
     pub(crate) shard: Option<Shard>,
     #[command(flatten)]
     profile: ProfileArg,
+}
+
+impl Args {
+    /// Whether several processes that were started at once divide the work among them.
+    pub(crate) fn shares(&self) -> bool {
+        self.shard.is_some() || !self.resume && self.until.is_none()
+    }
+
+    /// The shard of this process, if it is to do one.
+    fn shard(&self, app: &App) -> Result<Option<Shard>> {
+        if self.shard.is_some() || !self.shares() {
+            return Ok(self.shard);
+        }
+        let Some((shard, by)) = ranks::shard(|name| std::env::var(name).ok())? else { return Ok(None) };
+        app.progress.note(&format!("shard {}/{}, as {by} says", shard.number, shard.of));
+        Ok(Some(shard))
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -59,9 +79,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut config = RunConfig::read(&args.config)?;
     config.model.template_args.extend(app.common.template_arg.iter().cloned());
     config.run.seed = app.common.given_seed.unwrap_or(config.run.seed);
+    let shard = args.shard(app)?;
     let (gpu, peaks) = args.profile.gpu(app)?;
     app.tell_device(&gpu);
-    if let Some(shard) = args.shard {
+    if let Some(shard) = shard {
         let prompts = run::shard(&gpu, &config, shard, &app.progress)?;
         app.progress.clear();
         args.profile.tell(app, &gpu, peaks.as_ref())?;

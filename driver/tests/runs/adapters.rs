@@ -94,6 +94,28 @@ fn a_run_of_adapters_loads_its_base_once() {
     place.command(&["generate", "--model", "run", "--prompt", "upper: abc", "--max-new-tokens", "4"]).success();
 }
 
+/// Slurm's arrays and mpirun tell each process its place; together they make the round of one process.
+#[test]
+fn shards_of_adapters_are_told_by_the_environment() {
+    let shorter = |text: String| text.replace("rounds = 2", "rounds = 1");
+    let (whole, shared) = (Place::new(shorter), Place::new(shorter));
+    whole.run(&["--invariant"]).success();
+    shared.run(&["--invariant", "--until", "prompts"]).success();
+    let starters =
+        [("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 0)];
+    for (number, (place, count, first)) in starters.into_iter().enumerate() {
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.env(place, (number + first).to_string()).env(count, "2").current_dir(shared.0.path());
+        let told = stderr(&command.args(["run", "run.toml", "--invariant"]).assert().success());
+        assert!(told.contains(&format!("shard {}/2, as {place} says", number + 1)), "{told}");
+    }
+    shared.run(&["--invariant", "--resume"]).success();
+    for name in ["round-1/verdicts.jsonl", "round-1/pairs.jsonl", "M2/adapter_model.safetensors"] {
+        let read = |place: &Place| fs::read(place.file("run").join(name)).unwrap();
+        assert!(read(&whole) == read(&shared), "{name} differs");
+    }
+}
+
 #[test]
 fn without_supervised_data_the_first_adapter_is_fresh() {
     let place = Place::new(|text| {
