@@ -3,8 +3,8 @@
 // What `split` gives, each key and value read once for HQ query heads.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(2) var<storage, read> keys: array<Operand>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read> values: array<Operand>;   // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
@@ -29,8 +29,8 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
 // registers, and k and v, which nobody else reads now, go to the arena.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;          // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read_write> keys: array<vec4f>;   // [pages, KV, PAGE, D4]
-@group(0) @binding(3) var<storage, read_write> values: array<vec4f>; // [pages, KV, PAGE, D4]
+@group(0) @binding(2) var<storage, read_write> keys: array<Operand>; // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read_write> values: array<Operand>; // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;          // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;            // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>;   // [B, H, S, D4] and [B, H, S], o where WHOLE
@@ -76,17 +76,19 @@ fn turned(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, la
     let first = max(at.s * CHUNK, select(0u, here + 1u - p.window, here >= p.window));
     if at.s == here / CHUNK {
         let ki = at.b * p.ld4 + (p.heads + at.kv) * D4;
-        let k = turn(ki, D4, lane);
-        let v# = qkv[ki + p.kv_heads * D4 + c#]; //*1*SHARE
+        let key = turn(ki, D4, lane);
+        // The row sees of its own position what the rows after it will see.
+        let k# = as_kept(key[#]); //*1*SHARE
+        let v# = as_kept(qkv[ki + p.kv_heads * D4 + c#]); //*1*SHARE
         var dots$ = vec4f(); //*HQ
-        dots$ = fma(q$_#, k[#], dots$); //*HQ*SHARE
+        dots$ = fma(q$_#, wide(k#), dots$); //*HQ*SHARE
         top[$] = dots$.x + dots$.y + dots$.z + dots$.w; //*HQ
         top = total(top, lane);
         sum = vec4f(select(0.0, 1.0, own == 0u));
-        o$_# = v#; //*HQ*SHARE
+        o$_# = wide(v#); //*HQ*SHARE
         if at.h % (p.heads / p.kv_heads) == 0u {
             let to = row_in(table[at.b * p.pages + here / PAGE], p.kv_heads, at.kv, here) * D4;
-            if inside(#u, own) { keys[to + c#] = k[#]; } //*1*SHARE
+            if inside(#u, own) { keys[to + c#] = k#; } //*1*SHARE
             if inside(#u, own) { values[to + c#] = v#; } //*1*SHARE
         }
     }

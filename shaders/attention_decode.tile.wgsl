@@ -5,8 +5,8 @@
 // those of scoring, `split` runs.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(2) var<storage, read> keys: array<Operand>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read> values: array<Operand>;   // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
@@ -39,7 +39,7 @@ fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         row[lane] = row_in(table[b * p.pages + j / PAGE], p.kv_heads, kv, j) * D4;
         var dots = vec4f();
         for (var d = 0u; d < D4; d++) {
-            dots = fma(query[d], keys[row[lane] + d], dots);
+            dots = fma(query[d], wide(keys[row[lane] + d]), dots);
         }
         score = dot(dots, vec4f(1.0));
     }
@@ -52,7 +52,7 @@ fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     if lane < groups * D4 {
         for (var i = first + lane / D4; i < stop; i += groups) {
             let k = i - s * CHUNK;
-            c = fma(values[row[k] + lane % D4], vec4f(weight[k]), c);
+            c = fma(wide(values[row[k] + lane % D4]), vec4f(weight[k]), c);
         }
     }
     sums[lane] = c;

@@ -23,15 +23,15 @@ fn norm_at(item: u32) -> u32 {
 // D4 as a loop bound: for wide heads a software adapter's compiler must not unroll (16 vec4 took it 20 s, and the code
 // was slower), for narrow ones it should.
 const HELD: u32 = select(max(D4, 33u), D4, D4 <= 4u);
-fn wide() -> u32 {
+fn bound() -> u32 {
     return select(p.d4, D4, D4 <= 4u);
 }
 
 //@ split
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>;       // [pages, KV, PAGE, D4]
-@group(0) @binding(3) var<storage, read> values: array<vec4f>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(2) var<storage, read> keys: array<Operand>;     // [pages, KV, PAGE, D4]
+@group(0) @binding(3) var<storage, read> values: array<Operand>;   // [pages, KV, PAGE, D4]
 @group(0) @binding(4) var<storage, read> table: array<u32>;        // [B, pages]
 @group(0) @binding(5) var<storage, read> pos: array<u32>;          // [B]
 @group(0) @binding(6) var<storage, read_write> part: array<vec4f>; // [B, H, S, D4] and [B, H, S], o where WHOLE
@@ -48,7 +48,7 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let kv = h / (p.heads / p.kv_heads);
     let qi = b * p.ld4 + h * D4;
     var q: array<vec4f, HELD>;
-    for (var d = 0u; d < wide(); d++) {
+    for (var d = 0u; d < bound(); d++) {
         q[d] = qkv[qi + d] * p.scale;
     }
     var c: array<vec4f, HELD>;
@@ -61,9 +61,9 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let j# = min(j + #u, stop - 1u); //*1*NB
         let k# = row_in(table[b * p.pages + j# / PAGE], p.kv_heads, kv, j#) * D4; //*1*NB
         var dots# = vec4f(); //*1*NB
-        for (var d = 0u; d < wide(); d++) {
+        for (var d = 0u; d < bound(); d++) {
             let x = q[d];
-            dots# = fma(x, keys[k# + d], dots#); //*1*NB
+            dots# = fma(x, wide(keys[k# + d]), dots#); //*1*NB
         }
         let score# = select(-3.0e38, dots#.x + dots#.y + dots#.z + dots#.w, j + #u < stop); //*1*NB
         var higher = top;
@@ -73,14 +73,14 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         var more = 0.0;
         more += w#; //*1*NB
         sum = fma(sum, keep, more);
-        for (var d = 0u; d < wide(); d++) {
+        for (var d = 0u; d < bound(); d++) {
             var t = vec4f();
-            t = fma(vec4f(w#), values[k# + d], t); //*1*NB
+            t = fma(vec4f(w#), wide(values[k# + d]), t); //*1*NB
             c[d] = fma(c[d], vec4f(keep), t);
         }
         top = higher;
     }
-    for (var d = 0u; d < wide(); d++) {
+    for (var d = 0u; d < bound(); d++) {
         if WHOLE == 1u {
             part[at * D4 + d] = c[d] / sum;
         } else {

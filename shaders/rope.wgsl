@@ -42,7 +42,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         }
         return;
     }
-    let head = Head(t, at, h >= p.heads, 0u);
+    let head = Head(t, at, h >= p.heads);
     let scale = factor(head);
     if QK_NORM == 1u {
         inv[t * (p.heads + p.kv_heads) + h] = scale;
@@ -50,7 +50,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     rotate(head, scale);
 }
 
-//@ decode rotate
+//@ decode rotate operand
 // Row b of a decoding step: q and k turn in place; k and v go to the row's own slot of the paged arena too.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> raw: array<f32>;    // [B, (H + 2 KV) DP]
@@ -59,13 +59,10 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(4) var<storage, read> angle: array<f32>;        // [sections x positions, cos ROT / 2 | sin ROT / 2]
 @group(0) @binding(5) var<storage, read> gain: array<f32>;         // [q HD | k HD] where QK_NORM
 @group(0) @binding(6) var<storage, read> table: array<u32>;        // [B, pages]
-@group(0) @binding(7) var<storage, read_write> keys: array<f32>;   // [pages, KV, PAGE, DP]
-@group(0) @binding(8) var<storage, read_write> values: array<f32>; // [pages, KV, PAGE, DP]
+@group(0) @binding(7) var<storage, read_write> keys: array<Operand>;   // [pages, KV, PAGE, DP / 4]
+@group(0) @binding(8) var<storage, read_write> values: array<Operand>; // [pages, KV, PAGE, DP / 4]
 fn put(head: Head, d: u32, v: f32) {
     raw[head.at + d] = v;
-    if head.is_key {
-        keys[head.key + d] = v;
-    }
 }
 @compute @workgroup_size(WG)
 fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
@@ -78,17 +75,24 @@ fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         return;
     }
     let at = t * p.ld + h * DP;
-    let is_key = h >= p.heads;
-    let kv = select(0u, (h - p.heads) % p.kv_heads, is_key);
-    let to = row_in(table[t * p.pages + pos[t] / PAGE], p.kv_heads, kv, pos[t]) * DP;
-    if h >= p.heads + p.kv_heads {
-        for (var d = 0u; d < DP; d++) {
-            values[to + d] = raw[at + d];
-        }
+    let is_value = h >= p.heads + p.kv_heads;
+    if !is_value {
+        let head = Head(t, at, h >= p.heads);
+        rotate(head, factor(head));
+    }
+    if h < p.heads {
         return;
     }
-    let head = Head(t, at, is_key, to);
-    rotate(head, factor(head));
+    let to = row_in(table[t * p.pages + pos[t] / PAGE], p.kv_heads, (h - p.heads) % p.kv_heads, pos[t]) * (DP / 4u);
+    for (var d = 0u; d < DP / 4u; d++) {
+        let c = at + 4u * d;
+        let x = as_kept(vec4f(raw[c], raw[c + 1u], raw[c + 2u], raw[c + 3u]));
+        if is_value {
+            values[to + d] = x;
+        } else {
+            keys[to + d] = x;
+        }
+    }
 }
 
 //@ backward

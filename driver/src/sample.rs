@@ -2,6 +2,7 @@
 
 use crate::flags::{Flags, Preset};
 use selfreward::generate::{Sampling, Settings};
+use selfreward::recipe::config::CandidateSection;
 use selfreward::source::ModelSource;
 
 /// How a model answers where flags do not say otherwise.
@@ -13,6 +14,21 @@ impl Preset for Answers {
 
     fn defaults() -> Settings {
         Settings::default().sampling(Sampling::default().temperature(0.7))
+    }
+}
+
+/// How keys and values are kept where a flag does not say otherwise.
+pub(crate) struct Kept;
+
+impl Preset for Kept {
+    type Of = CandidateSection;
+
+    fn defaults() -> CandidateSection {
+        CandidateSection::default()
+    }
+
+    fn takes(key: &str) -> bool {
+        key == "kv"
     }
 }
 

@@ -22,7 +22,7 @@ fn inside(i: u32, own: u32) -> bool {
 }
 // What the lane's channels add to the scores by the key at k.
 fn partial(k: u32) -> vec4f {
-    let key# = keys[k + c#]; //*1*SHARE
+    let key# = wide(keys[k + c#]); //*1*SHARE
     var dots$ = vec4f(); //*HQ
     dots$ = fma(q$_#, key#, dots$); //*HQ*SHARE
     var all = vec4f();
@@ -48,7 +48,7 @@ fn walk(at: Item, first: u32, stop: u32, lane: Lane) {
         for (var i = 0u; i < LANES; i++) {
             let v = row_in(page, p.kv_heads, at.kv, clamp(j + i, first, stop - 1u)) * D4;
             let weight = from_lane(w, i);
-            let value# = values[v + c#]; //*1*SHARE
+            let value# = wide(values[v + c#]); //*1*SHARE
             o$_# = fma(value#, vec4f(weight[$]), o$_#); //*HQ*SHARE
         }
         top = higher;

@@ -13,3 +13,14 @@ fn rounded(x: f32) -> u32 {
     let normal = (bits - 0x37fff001u + ((bits >> 13u) & 1u)) >> 13u;
     return sign | select(select(normal, small, bits < 0x38800000u), 0x7c00u, bits >= 0x47800000u);
 }
+// What the arena keeps of keys and values: the nearest f16, and of a number beyond its range the largest one, since one
+// infinity would spoil the sums of a whole head. What is no finite number stays none.
+fn clamped(x: f32) -> u32 {
+    let bits = rounded(x);
+    let size = bitcast<u32>(x) & 0x7fffffffu;
+    let beyond = (bits & 0x7fffu) == 0x7c00u && size < 0x7f800000u;
+    return (bits - select(0u, 1u, beyond)) | select(0u, 0x0200u, size > 0x7f800000u);
+}
+fn as_kept(x: vec4f) -> Operand {
+    return vec2u(clamped(x.x) | (clamped(x.y) << 16u), clamped(x.z) | (clamped(x.w) << 16u));
+}

@@ -3,7 +3,6 @@ struct Head {
     row: u32,     // T
     at: u32,      // its first channel in raw
     is_key: bool,
-    key: u32,     // its first channel among the keys, in decode
 }
 // The factor that normalises the head: 1 / RMS where QK_NORM.
 fn factor(head: Head) -> f32 {

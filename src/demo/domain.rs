@@ -127,6 +127,7 @@ pub fn settings(count: usize, method: Method, nll: f32) -> RoundSettings {
             sampling: Sampling { temperature: 0.8, top_p: 0.95, ..Sampling::default() },
             max_new_tokens: MAX_RESPONSE,
             wave: 100,
+            ..CandidateSection::default()
         },
         judge: JudgeSection { mode: Judging::By(Mode::Marks), wave: 100, ..JudgeSection::default() },
         pairs: PairSection { min_gap: 0.5, ..PairSection::default() },

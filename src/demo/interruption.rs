@@ -78,7 +78,7 @@ fn run(gpu: &Gpu, trained: Trained, dir: &Path, observer: &dyn Observer) -> Resu
     let chat = ChatDomain::new(&source, &settings.prompts)?.training(Some(&lora), observer)?;
     let domain: &dyn Domain = if trained == Trained::Adapter { &chat } else { &WorldDomain };
     let model = domain.load_model(gpu, &first)?;
-    let models = RunModels { gpu, domain, run: dir, observer };
+    let models = RunModels { gpu, domain, run: dir, observer, kv: settings.candidates.kv };
     let (settings, models) = (&settings, &models);
     let ctx = RoundContext { domain, settings, seed: 1, round: 1, observer, models, held_out: &[] };
     let files = RoundFiles::new(dir, 1);

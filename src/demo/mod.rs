@@ -273,7 +273,7 @@ fn step(
         JudgeKind::Oracle => Box::new(OracleJudge),
     };
     let path = folder.path().to_path_buf();
-    let models = RunModels { gpu, domain: &domain, run: &path, observer };
+    let models = RunModels { gpu, domain: &domain, run: &path, observer, kv: settings.candidates.kv };
     let (seed, round) = (config.seed, number);
     // The world keeps its held-out questions out by itself.
     let ctx = RoundContext { domain: &domain, settings, seed, round, observer, models: &models, held_out: &[] };

@@ -1,6 +1,6 @@
 //! Generating and scoring with one model, behind a trait, so that judges and stages can be tested without a GPU.
 
-use super::{Generator, Output, Request, Settings};
+use super::{Generator, KvType, Output, Request, Settings};
 use crate::gpu::Gpu;
 use crate::model::Model;
 use crate::model::score;
@@ -38,6 +38,12 @@ impl<'a> GpuEngine<'a> {
     /// An engine that runs `model`.
     pub fn new(gpu: &'a Gpu, model: &'a Model) -> Self {
         Self { gpu, model, generator: Generator::new(gpu, model) }
+    }
+
+    /// Keeps keys and values of what it generates in another type than f32.
+    #[must_use]
+    pub fn kv(self, kv: KvType) -> Self {
+        Self { generator: self.generator.kv(kv), ..self }
     }
 }
 

@@ -10,6 +10,7 @@ mod sequences;
 #[cfg(test)]
 mod tests;
 
+pub use crate::kernels::arena::KvType;
 pub use crate::kernels::sample::Sampling;
 pub use crate::text::Language;
 pub use engine::{Engine, GpuEngine, NoEngine};
@@ -76,6 +77,7 @@ pub struct Output {
 pub struct Generator<'a> {
     gpu: &'a Gpu,
     model: &'a Model,
+    kv: KvType,
 }
 
 /// What may be on the device at once. It depends on the model and the device's limits alone, so that a rerun computes
@@ -87,11 +89,13 @@ struct Room {
     tokens: usize,
     /// Pages that the KV arena has.
     pages: usize,
+    /// The type of its keys and values.
+    kv: KvType,
 }
 
 impl Room {
-    fn most(gpu: &Gpu, model: &Model) -> Room {
-        let bytes = |heads: Heads| (4 * PAGE * heads.kv_heads * heads.padded()) as u64;
+    fn most(gpu: &Gpu, model: &Model, kv: KvType) -> Room {
+        let bytes = |heads: Heads| (kv.bytes() * PAGE * heads.kv_heads * heads.padded()) as u64;
         let pages: Vec<u64> = model.arch.layers.iter().map(|layer| bytes(kept(layer))).collect();
         let (all, largest) = (pages.iter().sum::<u64>().max(1), pages.into_iter().max().unwrap_or(1));
         // On a GPU what its memory has room for is counted, and no arena is larger than that.
@@ -104,6 +108,7 @@ impl Room {
             sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
             tokens: model.most_rows(gpu).min(16_384),
             pages: pages as usize,
+            kv,
         }
     }
 }
@@ -116,14 +121,20 @@ fn kept(layer: &Layer) -> Heads {
 }
 
 /// Room for the keys and values of so many pages in every block.
-fn arena(gpu: &Gpu, model: &Model, pages: usize) -> Result<Vec<Arena>> {
-    model.arch.layers.iter().map(|layer| Arena::room(gpu, pages, kept(layer))).collect()
+fn arena(gpu: &Gpu, model: &Model, pages: usize, kv: KvType) -> Result<Vec<Arena>> {
+    model.arch.layers.iter().map(|layer| Arena::room(gpu, pages, kept(layer), kv)).collect()
 }
 
 impl<'a> Generator<'a> {
     /// A generator for `model`. Memory is taken while [`Generator::run`] runs.
     pub fn new(gpu: &'a Gpu, model: &'a Model) -> Self {
-        Self { gpu, model }
+        Self { gpu, model, kv: KvType::F32 }
+    }
+
+    /// Keeps keys and values in another type than f32.
+    #[must_use]
+    pub fn kv(self, kv: KvType) -> Self {
+        Self { kv, ..self }
     }
 
     /// Answers every request; the result is indexed by `[request][sample]`.
@@ -150,7 +161,7 @@ impl<'a> Generator<'a> {
         self.check(requests, settings)?;
         let at_once = self.fitting(requests, settings)?;
         let sequences = Sequences::new(self.model, requests, settings)?;
-        let room = sequences.room(at_once, &Room::most(self.gpu, self.model));
+        let room = sequences.room(at_once, &Room::most(self.gpu, self.model, self.kv));
         schedule::run(self.gpu, self.model, sequences, &room, observer, on_token)
     }
 
@@ -165,7 +176,7 @@ impl<'a> Generator<'a> {
     }
 
     fn fitting(&self, requests: &[Request], settings: &Settings) -> Result<usize> {
-        let room = Room::most(self.gpu, self.model);
+        let room = Room::most(self.gpu, self.model, self.kv);
         let all: usize = requests.iter().map(|r| r.samples.len()).sum();
         let most = all.min(room.sequences);
         let (Some(cap), true) = (self.gpu.memory(), most > 0) else { return Ok(most) };
@@ -173,8 +184,8 @@ impl<'a> Generator<'a> {
         match gpu::most(1, most, |n| Ok((needed(n)? <= cap).then_some(())))? {
             Some((n, ())) => Ok(n),
             None => Err(Error::OutOfMemory(format!(
-                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {}. Shorter ones or \
-                 weights in fewer bits take less: `selfreward plan` says what would fit",
+                "an answer of up to {} tokens to a prompt of {} takes {} MiB; the cap is {}. Shorter ones, \
+                 weights in fewer bits or --kv f16 take less: `selfreward plan` says what would fit",
                 settings.max_new_tokens,
                 requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0),
                 needed(1)?.div_ceil(1 << 20),

@@ -53,7 +53,7 @@ pub(super) fn run(
         return Ok(outputs);
     }
     let booked = gpu.book(Part::Arena);
-    let arena = super::arena(gpu, model, room.pages)?;
+    let arena = super::arena(gpu, model, room.pages, room.kv)?;
     drop(booked);
     let settings = sequences.settings;
     let choice = match settings.choices.is_empty() {

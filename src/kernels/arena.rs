@@ -1,6 +1,8 @@
 //! The paged arena of keys and values, and where a decoding step's rows stand in it.
 
+use super::half::Half;
 use super::heads::Heads;
+use super::way::Constant;
 use crate::gpu::{Gpu, Tensor};
 use crate::{Error, Result};
 
@@ -10,14 +12,72 @@ pub(crate) const PAGE: usize = 32;
 /// Positions of one partial sum, counted from position 0.
 pub(crate) const CHUNK: usize = 128;
 
+/// The type of the arena's keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// 4 bytes a number, as they are computed.
+    #[default]
+    F32,
+    /// 2 bytes a number: the nearest f16, and ±65,504 for what is beyond its range.
+    F16,
+}
+
+impl KvType {
+    /// Both.
+    pub const ALL: [KvType; 2] = [KvType::F32, KvType::F16];
+
+    /// Their names, in the same order.
+    pub const NAMES: [&'static str; 2] = ["f32", "f16"];
+
+    /// The type's name in configurations and on the command line.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+        }
+    }
+
+    /// As the shaders know it.
+    pub(super) fn constants(self) -> Vec<Constant> {
+        match self {
+            KvType::F32 => Vec::new(),
+            KvType::F16 => vec![Half::F16.constant()],
+        }
+    }
+
+    /// What is kept of a number, by the twins.
+    pub(super) fn kept(self, x: f64) -> f64 {
+        match self {
+            KvType::F32 => x,
+            KvType::F16 => half::f16::from_f64(x).to_f64().clamp(-65504.0, 65504.0),
+        }
+    }
+
+    /// A row of numbers as the arena has it: words of 32 bits.
+    pub(super) fn words(self, row: &[f32]) -> Vec<u32> {
+        match self {
+            KvType::F32 => row.iter().map(|x| x.to_bits()).collect(),
+            KvType::F16 => Half::F16.words(row),
+        }
+    }
+}
+
 /// One layer's keys and values, `[pages KV PAGE, pad4(head_dim)]`: a page has the positions of one key head behind one
-/// another, since that is how they are read.
+/// another, since that is how they are read. In f16 two positions share a row of the tensors.
 #[derive(Clone)]
 pub(crate) struct Arena {
     /// Keys, rotated.
     pub keys: Tensor,
     /// Values.
     pub values: Tensor,
+    /// Their type.
+    pub kv: KvType,
 }
 
 impl Arena {
@@ -25,9 +85,13 @@ impl Arena {
     ///
     /// # Errors
     /// Out of memory.
-    pub(crate) fn room(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Arena> {
-        let memory = || gpu.empty(pages * heads.kv_heads * PAGE, heads.head_dim);
-        Ok(Arena { keys: memory()?, values: memory()? })
+    pub(crate) fn room(gpu: &Gpu, pages: usize, heads: Heads, kv: KvType) -> Result<Arena> {
+        let rows = pages * heads.kv_heads * PAGE;
+        let memory = || match kv {
+            KvType::F32 => gpu.empty(rows, heads.head_dim),
+            KvType::F16 => gpu.empty(rows / 2, heads.padded()),
+        };
+        Ok(Arena { keys: memory()?, values: memory()?, kv })
     }
 
     /// Refuses an arena of other heads.
@@ -36,8 +100,8 @@ impl Arena {
     /// [`Error::Bug`] that names the shapes.
     pub(super) fn expect(&self, heads: Heads) -> Result<()> {
         let (keys, values) = (self.keys.shape(), self.values.shape());
-        if keys == values && self.keys.ld() == heads.padded() && self.keys.rows().is_multiple_of(heads.kv_heads * PAGE)
-        {
+        let positions = self.keys.rows() * 4 / self.kv.bytes();
+        if keys == values && self.keys.ld() == heads.padded() && positions.is_multiple_of(heads.kv_heads * PAGE) {
             return Ok(());
         }
         Err(Error::Bug(format!("an arena of keys {keys:?} and values {values:?} does not hold {heads:?}")))

@@ -1,6 +1,6 @@
 //! Attention of single rows onto the paged KV arena, split over positions and merged.
 
-use super::arena::{Arena, CHUNK, PAGE, Rows};
+use super::arena::{Arena, CHUNK, KvType, PAGE, Rows};
 use super::case::{Case, Kernel, Trial};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
@@ -22,7 +22,7 @@ static SOURCE: Source = Source {
         include_str!("../../shaders/attention_decode.wgsl"),
         include_str!("../../shaders/attention_decode.tile.wgsl")
     ),
-    libs: &["grid", "pages"],
+    libs: &["grid", "pages", "operand"],
     tile_size: CHUNK as u32,
 };
 
@@ -45,14 +45,17 @@ struct Asked {
     chunks: usize,
     /// Where q and k turn within attention: the channels that turn, and the QK-norm as [`Rotary::norm`] has it.
     turned: Option<(usize, Option<bool>)>,
+    /// The type of the arena.
+    kv: KvType,
 }
 
 /// The entry point with its constants, and its workgroups.
 fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
-    let Asked { heads, rows, chunks, turned } = asked;
+    let Asked { heads, rows, chunks, turned, kv } = asked;
     let d4 = heads.padded() / 4;
     let items = rows * heads.heads * chunks;
     let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
+    constants.extend(kv.constants());
     if traits.variant == Variant::Tile && !traits.invariant {
         return (Way::new(&SOURCE, traits, "chunk", constants), fold(items));
     }
@@ -89,11 +92,12 @@ fn turns_within(traits: &Traits, heads: Heads, turned: usize) -> bool {
 fn ways(traits: &Traits) -> Vec<Way> {
     let mut all = Vec::new();
     for (heads, turned) in EXAMPLES {
-        for (rows, chunks) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+        let sizes = [(1, 1), (1, 2), (2, 1), (2, 2)];
+        for ((rows, chunks), kv) in sizes.into_iter().flat_map(|size| KvType::ALL.map(|kv| (size, kv))) {
             let norms = [None, Some(false), Some(true)].map(|norm| Some((turned, norm)));
             let within = norms.into_iter().filter(|_| turned > 0 && turns_within(traits, heads, turned));
             for turned in within.chain([None]) {
-                let (way, _) = choose(traits, Asked { heads, rows, chunks, turned });
+                let (way, _) = choose(traits, Asked { heads, rows, chunks, turned, kv });
                 all.extend((chunks > 1).then(|| Way { entry: "merge", ..way.clone() }));
                 all.push(way);
             }
@@ -164,7 +168,7 @@ fn attend(
         ("eps", Float(eps)),
     ];
     let turned = turns.map(|(place, turn)| (turn.angle.cols(), place.norm()));
-    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned });
+    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned, kv: arena.kv });
     let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part];
     if let Some((place, turn)) = turns {
         bind.extend([&turn.angle, place.gain()]);
@@ -177,7 +181,7 @@ fn attend(
         params: &params,
         bind: &bind,
         groups,
-        cost: Cost::new(4.0 * seen * heads.heads as f64, 8.0 * seen * heads.kv_heads as f64),
+        cost: Cost::new(4.0 * seen * heads.heads as f64, (2 * arena.kv.bytes()) as f64 * seen * heads.kv_heads as f64),
     })?;
     if chunks == 1 {
         return Ok(o);
@@ -238,7 +242,7 @@ struct Filled {
 }
 
 impl Filled {
-    fn new(t: &mut Trial, b: usize, heads: Heads, longest: usize, window: usize) -> Result<Filled> {
+    fn new(t: &mut Trial, b: usize, (heads, kv): (Heads, KvType), longest: usize, window: usize) -> Result<Filled> {
         let Heads { kv_heads, head_dim, .. } = heads;
         let (pages, padded) = (longest.div_ceil(PAGE), heads.padded());
         let pos: Vec<u32> = (0..b).map(|i| if i == 0 { longest - 1 } else { t.below(longest) } as u32).collect();
@@ -252,7 +256,8 @@ impl Filled {
             let mut mine = Vec::new();
             for j in 0..=*last as usize {
                 for store in [&mut keys, &mut values] {
-                    let v: Vec<f64> = t.values(kv_heads * head_dim).iter().map(|x| f64::from(*x)).collect();
+                    let each = t.values(kv_heads * head_dim);
+                    let v: Vec<f64> = each.iter().map(|x| kv.kept(f64::from(*x))).collect();
                     for (kv, head) in pad_heads(&v, head_dim).chunks_exact(padded).enumerate() {
                         let to = Arena::row(kv_heads, kv, slot(row, j)) * padded;
                         store[to..to + padded].iter_mut().zip(head).for_each(|(to, x)| *to = *x as f32);
@@ -262,8 +267,8 @@ impl Filled {
             }
             past.push(mine);
         }
-        let upload = |all: &[f32]| t.gpu.upload(held, padded, all);
-        let arena = Arena { keys: upload(&keys)?, values: upload(&values)? };
+        let upload = |all: &[f32]| t.gpu.upload(held * kv.bytes() / 4, padded, &kv.words(all));
+        let arena = Arena { keys: upload(&keys)?, values: upload(&values)?, kv };
         let rows = Rows {
             table: t.gpu.upload(b, pages, &table)?,
             pos: t.gpu.vector(&pos)?,
@@ -276,11 +281,17 @@ impl Filled {
     }
 }
 
-fn compare_forward(b: usize, h: Heads, longest: usize, window: usize) -> Case {
+/// What tells a case in f16 from the same in f32.
+fn suffix(kv: KvType) -> &'static str {
+    if kv == KvType::F32 { "" } else { " f16" }
+}
+
+fn compare_forward(b: usize, h: Heads, longest: usize, window: usize, kv: KvType) -> Case {
     let Heads { heads, kv_heads, head_dim } = h;
-    let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}");
+    let suffix = suffix(kv);
+    let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}{suffix}");
     Case::new(name, 1e-5, move |t| {
-        let Filled { arena, rows, past, .. } = Filled::new(t, b, h, longest, window)?;
+        let Filled { arena, rows, past, .. } = Filled::new(t, b, (h, kv), longest, window)?;
         let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
         t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));
@@ -288,11 +299,14 @@ fn compare_forward(b: usize, h: Heads, longest: usize, window: usize) -> Case {
     })
 }
 
-fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool) -> Case {
+fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool, kv: KvType) -> Case {
     let Heads { heads, kv_heads, head_dim } = h;
-    let name = format!("step {b}x{heads}/{kv_heads}x{head_dim} turned={turned} up to {longest} norm={normed}");
-    Case::new(name, 1e-5, move |t| {
-        let Filled { arena, rows, pos, own, mut past } = Filled::new(t, b, h, longest, longest)?;
+    let suffix = suffix(kv);
+    let name = format!("step {b}x{heads}/{kv_heads}x{head_dim} turned={turned} up to {longest} norm={normed}{suffix}");
+    // Half the distance of two numbers in f16, where a key that was computed in f32 lies between them.
+    let tolerance = if kv == KvType::F32 { 1e-5 } else { 5e-4 };
+    Case::new(name, tolerance, move |t| {
+        let Filled { arena, rows, pos, own, mut past } = Filled::new(t, b, (h, kv), longest, longest)?;
         let (raw, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let (gain, host_gain) = t.matrix(1, 2 * head_dim)?;
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
@@ -300,12 +314,23 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool)
         let weight = Gain { weight: &gain, plus_one: true };
         let place = Rotary { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
         let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
-        let all = |slot: &usize| (0..kv_heads).map(|kv| Arena::row(kv_heads, kv, *slot) as u32).collect::<Vec<_>>();
-        let own = t.gpu.vector(&own.iter().flat_map(all).collect::<Vec<_>>())?;
-        let room = || t.gpu.empty(b * kv_heads, h.padded());
-        let (keys, values) = (room()?, room()?);
-        super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
-        super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
+        let written = match kv {
+            KvType::F32 => {
+                let all =
+                    |slot: &usize| (0..kv_heads).map(|kv| Arena::row(kv_heads, kv, *slot) as u32).collect::<Vec<_>>();
+                let own = t.gpu.vector(&own.iter().flat_map(all).collect::<Vec<_>>())?;
+                let room = || t.gpu.empty(b * kv_heads, h.padded());
+                let (keys, values) = (room()?, room()?);
+                super::rows::gather(&mut t.rec, &arena.keys, &own, &keys)?;
+                super::rows::gather(&mut t.rec, &arena.values, &own, &values)?;
+                Ok((keys, values))
+            }
+            // Rows are not gathered in f16; other queries read what was written.
+            KvType::F16 => {
+                let (other, queries) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
+                Err((forward(&mut t.rec, &other, h, &arena, &rows)?, queries))
+            }
+        };
         let gains = if normed { super::rms_norm::whole(&host_gain, true) } else { Vec::new() };
         let rotated = rope::twin(&host, h, &pos, &inv_freq, &gains, f64::from(1e-6f32));
         let width = kv_heads * head_dim;
@@ -316,10 +341,18 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool)
             (of(heads * head_dim).collect(), of(heads * head_dim + width).collect());
         for (row, past) in past.iter_mut().enumerate() {
             let last = past.len() - 2 * width;
-            past[last..].copy_from_slice(&[k[row], v[row]].concat());
+            let new: Vec<f64> = [k[row], v[row]].concat().iter().map(|x| kv.kept(*x)).collect();
+            past[last..].copy_from_slice(&new);
         }
-        t.expect("keys", &keys, || pad_heads(&k.concat(), head_dim));
-        t.expect("values", &values, || pad_heads(&v.concat(), head_dim));
+        match written {
+            Ok((keys, values)) => {
+                t.expect("keys", &keys, || pad_heads(&k.concat(), head_dim));
+                t.expect("values", &values, || pad_heads(&v.concat(), head_dim));
+            }
+            Err((again, queries)) => {
+                t.expect("again", &again, || pad_heads(&twin(&queries, h, &past, longest), head_dim));
+            }
+        }
         t.expect("o", &o, || pad_heads(&twin(&rotated, h, &past, longest), head_dim));
         Ok(())
     })
@@ -336,7 +369,10 @@ fn cases() -> Vec<Case> {
         (2, heads(2, 1, 256), 300),
         (33, heads(2, 2, 16), 7),
     ] {
-        all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window)));
+        // The orders of the sums are those of f32.
+        for kv in KvType::ALL.into_iter().filter(|kv| *kv == KvType::F32 || longest > 7 && b < 9) {
+            all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window, kv)));
+        }
     }
     for (b, h, turned, longest) in [
         (7, heads(9, 3, 64), 64, 131),
@@ -346,15 +382,21 @@ fn cases() -> Vec<Case> {
         (2, heads(2, 1, 256), 256, 300),
         (3, heads(3, 1, 12), 6, 40),
     ] {
-        all.extend([false, true].map(|normed| compare_step(b, h, turned, longest, normed)));
+        all.extend([false, true].map(|normed| compare_step(b, h, turned, longest, normed, KvType::F32)));
+        all.extend((longest > 3 && longest < 200).then(|| compare_step(b, h, turned, longest, true, KvType::F16)));
     }
     // One row, few of them, and many that continue one prompt.
-    for (b, longest) in [(1, 128), (1, 1024), (8, 1024), (64, 1024)] {
-        all.push(Case::timed(format!("{b}x9/3x64 up to {longest}"), move |t| {
+    let sizes = [(1, 128), (1, 1024), (8, 1024), (64, 1024)];
+    for ((b, longest), kv) in sizes.into_iter().flat_map(|size| KvType::ALL.map(|kv| (size, kv))) {
+        all.push(Case::timed(format!("{b}x9/3x64 up to {longest}{}", suffix(kv)), move |t| {
             let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
             let pages = longest / PAGE;
-            let mut all = || Ok(t.matrix(longest * h.kv_heads, h.head_dim)?.0);
-            let arena = Arena { keys: all()?, values: all()? };
+            let mut all = || {
+                let rows = longest * h.kv_heads;
+                let values = t.values(rows * h.head_dim);
+                t.gpu.upload(rows * kv.bytes() / 4, h.head_dim, &kv.words(&values))
+            };
+            let arena = Arena { keys: all()?, values: all()?, kv };
             let (qkv, _) = head_matrix(t, b, h.heads + 2 * h.kv_heads, h.head_dim)?;
             let table: Vec<u32> = (0..b).flat_map(|_| 0..pages as u32).collect();
             let rows = Rows {
@@ -391,10 +433,12 @@ mod tests {
             (able, 1, 1, "group", 3, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES]),
             (able, 2, 3, "group", 18, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES, WIDE]),
         ] {
-            let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None });
-            let whole = u32::from(chunks == 1);
-            let all = [&[("D4", 16), ("CHUNK", 128), ("WHOLE", whole)][..], &constants[..]].concat();
-            assert_eq!((way.entry, x * y * z, way.constants), (entry, groups, all), "{traits:?}");
+            for (kv, more) in [(KvType::F32, vec![]), (KvType::F16, vec![("HALF", 2)])] {
+                let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None, kv });
+                let whole = u32::from(chunks == 1);
+                let all = [&[("D4", 16), ("CHUNK", 128), ("WHOLE", whole)][..], &more, &constants].concat();
+                assert_eq!((way.entry, x * y * z, way.constants), (entry, groups, all), "{traits:?}");
+            }
         }
         assert!(turns_within(&able, heads, 64) && turns_within(&able, heads, 16));
         assert!(!turns_within(&able, heads, 20) && !turns_within(&ordered(able), heads, 64));
@@ -408,7 +452,7 @@ mod tests {
             let gpu = Gpu::with(&Options { variant: Some(Variant::Soft), plain, ..Options::default() }).unwrap();
             for head_dim in [64, 16] {
                 let heads = Heads { heads: 3, kv_heads: 1, head_dim };
-                let (arena, pos) = (Arena::room(&gpu, 1, heads).unwrap(), gpu.vector(&[4u32]).unwrap());
+                let (arena, pos) = (Arena::room(&gpu, 1, heads, KvType::F32).unwrap(), gpu.vector(&[4u32]).unwrap());
                 let table = gpu.vector(&[0u32]).unwrap();
                 let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();

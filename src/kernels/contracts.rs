@@ -1,7 +1,7 @@
 //! Launchers refuse shapes that would lead a kernel outside its buffers, before anything is recorded.
 
 use super::adamw::{self, Codes, Moments, Origin, Rates};
-use super::arena::{Arena, PAGE, Rows};
+use super::arena::{Arena, KvType, PAGE, Rows};
 use super::embedding::{self, ByToken};
 use super::heads::Heads;
 use super::log_softmax::{self, Targets};
@@ -67,12 +67,17 @@ fn heads_that_do_not_fit_are_refused() {
     let gpu = Gpu::open(None, None).unwrap();
     let t = Refused { gpu: &gpu };
     let width = HEADS.width();
-    let (qkv, arena) = (t.room(3, width), Arena::room(&gpu, 2, HEADS).unwrap());
+    let (qkv, arena) = (t.room(3, width), Arena::room(&gpu, 2, HEADS, KvType::F32).unwrap());
     let odd = Heads { kv_heads: 3, ..HEADS };
     t.is("share 3 key heads evenly", |rec| kv_write::listed(rec, &qkv, odd, (&t.ids(3), &t.ids(3)), &arena));
     t.is("where Heads", |rec| kv_write::listed(rec, &t.room(3, 8), HEADS, (&t.ids(3), &t.ids(3)), &arena));
     let other = Arena { values: t.room(PAGE, 8), ..arena.clone() };
     t.is("an arena of keys", |rec| kv_write::listed(rec, &qkv, HEADS, (&t.ids(3), &t.ids(3)), &other));
+    let half = Arena { kv: KvType::F16, keys: t.room(PAGE / 2, 8), values: t.room(PAGE / 2, 8) };
+    let many = Heads { kv_heads: 2, ..HEADS };
+    let wide = t.room(3, many.width());
+    t.is("an arena of keys", |rec| kv_write::listed(rec, &wide, many, (&t.ids(3), &t.ids(3)), &half));
+    t.is("where Heads", |rec| kv_write::settle(rec, &t.room(3, 8), HEADS, KvType::F16));
 
     let (pos, few) = (t.ids(3), t.ids(2));
     let turn = |turned: usize, starts: usize| Turn::new(&gpu, t.room(4, turned), &vec![0; starts]).unwrap();

@@ -1,6 +1,6 @@
 //! Rotary position embedding (arXiv 2104.09864, half-split form) on the fused q, k, v rows, with QK-norm.
 
-use super::arena::{Arena, PAGE, Rows};
+use super::arena::{Arena, KvType, PAGE, Rows};
 use super::case::{Case, Kernel};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
@@ -102,12 +102,19 @@ fn ways(traits: &Traits) -> Vec<Way> {
     let mut all = Vec::new();
     for example in EXAMPLES {
         for norm in [None, Some(false), Some(true)] {
-            all.extend(["forward", "decode", "backward"].map(|entry| way(traits, entry, example, norm)));
+            all.extend(["forward", "backward"].map(|entry| way(traits, entry, example, norm)));
+            all.extend(KvType::ALL.map(|kv| decode_way(way(traits, "decode", example, norm), kv)));
         }
         // Without a norm there is no gain.
         all.extend([false, true].map(|plus_one| way(traits, "backward_gain", example, Some(plus_one))));
     }
     all
+}
+
+/// What a decoding step launches whose keys and values are kept in the type `kv`.
+fn decode_way(mut way: Way, kv: KvType) -> Way {
+    way.constants.extend(kv.constants());
+    way
 }
 
 /// What the two directions share.
@@ -205,7 +212,7 @@ pub(crate) fn decode(rec: &mut Recorder, place: &Rotary, raw: &Tensor, rows: &Ro
     rows.expect(raw.rows())?;
     arena.expect(heads)?;
     let [pos, start, angle] = place.bind();
-    let way = place.way(rec, "decode");
+    let way = decode_way(place.way(rec, "decode"), arena.kv);
     rec.launch(Launch {
         source: way.source,
         entry: way.entry,
@@ -372,7 +379,7 @@ fn cases() -> Vec<Case> {
                 };
                 let slots = rows * pages * PAGE;
                 let memory = || t.gpu.zeros(slots * kv_heads, h.padded());
-                let arena = Arena { keys: memory()?, values: memory()? };
+                let arena = Arena { keys: memory()?, values: memory()?, kv: KvType::F32 };
                 let padded: Vec<f32> = pad_heads(&host, head_dim).iter().map(|x| *x as f32).collect();
                 let step = t.gpu.upload(rows, raw.cols(), &padded)?;
                 decode(&mut t.rec, &place, &step, &steps, &arena)?;

@@ -56,6 +56,7 @@ pub(super) fn forward(
             let place = place(model, layer, attention, &mask.pos, &view.turns)?;
             let (qkv, inv) = rope::forward(rec, &place, &raw)?;
             if let Some(Store { arena, row, slot }) = store {
+                kv_write::settle(rec, &qkv, heads, arena[layer].kv)?;
                 kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
             }
             let attended = attention::forward(rec, &qkv, heads, mask)?;

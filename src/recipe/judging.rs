@@ -81,7 +81,7 @@ fn calibrated(
         read_json(&path)?
     } else {
         let settings = config.judge.settings(config.run.seed)?;
-        let mut engine = GpuEngine::new(gpu, model);
+        let mut engine = GpuEngine::new(gpu, model).kv(config.candidates.kv);
         let questions = config.judge.calibration;
         // What was measured before a stop counts only if it was measured with the same weights.
         let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;

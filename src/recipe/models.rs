@@ -3,7 +3,7 @@
 use super::domain::Domain;
 use crate::Observer;
 use crate::disk::OnDisk;
-use crate::generate::{Engine, GpuEngine};
+use crate::generate::{Engine, GpuEngine, KvType};
 use crate::gpu::Gpu;
 use crate::source::{ModelSource, SOURCE_FILE};
 use crate::{Error, Result};
@@ -40,6 +40,8 @@ pub struct RunModels<'a> {
     pub run: &'a Path,
     /// Observer that is told what is fetched.
     pub observer: &'a dyn Observer,
+    /// How keys and values of what they write are kept.
+    pub kv: KvType,
 }
 
 impl Models for RunModels<'_> {
@@ -53,13 +55,13 @@ impl Models for RunModels<'_> {
 
     fn with(&self, number: u32, work: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()> {
         let model = self.domain.load_model(self.gpu, &self.run.join(format!("M{number}")))?;
-        work(&mut GpuEngine::new(self.gpu, &model))
+        work(&mut GpuEngine::new(self.gpu, &model).kv(self.kv))
     }
 
     fn with_other(&self, path: &Path, work: &mut OtherWork) -> Result<()> {
         let source = ModelSource::open_or_fetch(path, self.observer)?;
         let model = self.domain.load_other(self.gpu, &source)?;
-        work(&mut GpuEngine::new(self.gpu, &model), &source)
+        work(&mut GpuEngine::new(self.gpu, &model).kv(self.kv), &source)
     }
 }
 

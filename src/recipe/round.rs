@@ -39,7 +39,8 @@ pub fn play(
     earlier: &[String],
     on_stage: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let pairs = prepare(&mut GpuEngine::new(gpu, &model), ctx, judge, files, earlier, on_stage)?;
+    let mut engine = GpuEngine::new(gpu, &model).kv(ctx.settings.candidates.kv);
+    let pairs = prepare(&mut engine, ctx, judge, files, earlier, on_stage)?;
     if pairs.is_empty() {
         return Err(Error::Input(no_pairs(ctx, files)?));
     }

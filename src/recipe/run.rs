@@ -110,7 +110,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
     }
     let mut folder = RunFolder::open(&config.run.out, &config.table()?, sizes, how.resume, observer)?;
     let path = folder.path().to_path_buf();
-    let models = RunModels { gpu, domain: &domain, run: &path, observer };
+    let models = RunModels { gpu, domain: &domain, run: &path, observer, kv: config.candidates.kv };
     let evaluation = Evaluation::open(&models, &source, config, &templates, &path, observer)?;
     refer(&folder.model(0), &disk::absolute(source.whole()).map_err(Error::io(source.whole()))?)?;
     match &supervision {
@@ -144,7 +144,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
             folder.stage_done("calibration")?;
         }
         if let Some(evaluation) = evaluation.as_ref().filter(|_| !measured) {
-            evaluation.measure(&mut GpuEngine::new(gpu, &model), round, judge.as_ref())?;
+            evaluation.measure(&mut GpuEngine::new(gpu, &model).kv(config.candidates.kv), round, judge.as_ref())?;
             folder.stage_done(&format!("{}/M{round}", evaluation::FOLDER))?;
             (how.renewed)(&path, observer);
         }
@@ -159,7 +159,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         let missing = shards::missing(&files)?;
         let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").is_there();
         if how.until == Until::Prompts && !answered {
-            let engine = &mut GpuEngine::new(gpu, &model);
+            let engine = &mut GpuEngine::new(gpu, &model).kv(config.candidates.kv);
             prompts::run(engine, &ctx, &earlier, &files)?;
             folder.stage_done(&format!("round-{round}/prompts"))?;
             observer.note(&match missing.is_empty() {
@@ -203,11 +203,17 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     };
     let model = domain.load_model(gpu, &path.join(format!("M{round}")))?;
     let judge = judge(gpu, &model, &source, domain.language(), config, &templates, path, observer)?;
-    let models = RunModels { gpu, domain: &domain, run: path, observer };
+    let models = RunModels { gpu, domain: &domain, run: path, observer, kv: config.candidates.kv };
     let (settings, seed) = (config.round(), config.run.seed);
     let ctx =
         RoundContext { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out: &[] };
-    shards::run(&mut GpuEngine::new(gpu, &model), &ctx, judge.as_ref(), &RoundFiles::new(path, round), shard)
+    shards::run(
+        &mut GpuEngine::new(gpu, &model).kv(config.candidates.kv),
+        &ctx,
+        judge.as_ref(),
+        &RoundFiles::new(path, round),
+        shard,
+    )
 }
 
 /// Hashes of the files that a run reads. A resume must find the same.

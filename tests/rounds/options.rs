@@ -5,7 +5,7 @@
 
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use selfreward::demo::domain::{WorldDomain, self_judge, settings};
-use selfreward::generate::Engine;
+use selfreward::generate::{Engine, KvType};
 use selfreward::gpu::Gpu;
 use selfreward::json::read_jsonl;
 use selfreward::judge::{Item, Judge, Match, ModelJudge, ModelJudgeSettings, Preference, Template};
@@ -54,7 +54,7 @@ fn gpu() -> Gpu {
 /// Plays a whole round.
 fn round(run: &Path, number: u32, settings: &RoundSettings, judge: &dyn Judge) -> RoundMetrics {
     let gpu = gpu();
-    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent };
+    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent, kv: KvType::F32 };
     let ctx = context(settings, &models, number);
     let model = WorldDomain.load_model(&gpu, &run.join(format!("M{number}"))).unwrap();
     let files = RoundFiles::new(run, number);
@@ -74,7 +74,7 @@ fn second_round(change: impl FnOnce(&mut RoundSettings), judge: &dyn Judge) -> (
     let mut settings = base();
     change(&mut settings);
     let gpu = gpu();
-    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent };
+    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent, kv: KvType::F32 };
     let ctx = context(&settings, &models, 2);
     let files = RoundFiles::new(tmp.path(), 2);
     models.with(2, &mut |engine| prepare(engine, &ctx, judge, &files, &[], &mut |_| Ok(())).map(drop)).unwrap();
@@ -134,7 +134,7 @@ fn answers_of_the_first_model_keep_the_difference_up() {
     let tmp = tempfile::tempdir().unwrap();
     world::save(&tmp.path().join("M1"), &world::seed_model().unwrap()).unwrap();
     let gpu = gpu();
-    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run: tmp.path(), observer: &Silent };
+    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run: tmp.path(), observer: &Silent, kv: KvType::F32 };
     let mut settings = base();
     (settings.prompts.count, settings.pairs.rejected) = (12, Rejected::First);
     let ctx = context(&settings, &models, 1);
@@ -236,7 +236,7 @@ fn better_verdicts_are_preferred_within_their_share() {
     let mut settings = base();
     (settings.judge.meta, settings.judge.wave) = (0.15, 8);
     let gpu = gpu();
-    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent };
+    let models = RunModels { gpu: &gpu, domain: &WorldDomain, run, observer: &Silent, kv: KvType::F32 };
     let ctx = context(&settings, &models, 2);
     let files = RoundFiles::new(tmp.path(), 2);
     let judge = writing_judge();

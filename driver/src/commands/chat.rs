@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg};
 use crate::flags::Flags;
-use crate::sample::{self, Answers};
+use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, bail};
 use selfreward::generate::{Generator, Request};
 use selfreward::model::Model;
@@ -23,6 +23,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     sample: Flags<Answers>,
     #[command(flatten)]
+    kept: Flags<Kept>,
+    #[command(flatten)]
     dtype: DtypeArg,
 }
 
@@ -37,7 +39,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let mut generator = Generator::new(&gpu, &model);
+    let mut generator = Generator::new(&gpu, &model).kv(args.kept.kv);
     let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
     let asks = std::io::stdin().is_terminal();
     if asks {

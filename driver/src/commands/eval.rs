@@ -6,7 +6,7 @@ use crate::common::WrongUsage;
 use crate::flags::Flags;
 use crate::models::Models;
 use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
-use crate::sample::{self, Answers, at_least_0};
+use crate::sample::{self, Answers, Kept, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::error::ErrorKind;
@@ -49,6 +49,8 @@ pub(crate) struct Args {
     /// The model to compare it with (perplexity: measured beside it)
     #[arg(long, value_name = "B")]
     against: Option<PathBuf>,
+    #[command(flatten)]
+    kept: Flags<Kept>,
     #[command(flatten)]
     dtype: DtypeArg,
     #[command(flatten)]
@@ -189,7 +191,8 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     let plan = json!({
         "data": digest(&prompts), "sides": [&a.name, &b.name], "n": d.n, "sampling": settings::table(&*args.sample)?,
         "judge": judge, "reading": args.reading.plan(own.as_deref())?, "sampled": d.sampled, "margin": d.margin,
-        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
+        "invariant": app.common.invariant,
     });
     let partial = &mut Partial::open(d.out.as_deref(), &d.resume, &plan)?;
     let models = &mut Models::new(app, args.dtype.storage());
@@ -221,7 +224,7 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
         Some(source) => {
             let language = ChatLanguage::new(&source)?;
             let (gpu, model) = models.load(&source)?;
-            let engine = &mut GpuEngine::new(gpu, &model);
+            let engine = &mut GpuEngine::new(gpu, &model).kv(args.kept.kv);
             let seed = app.common.seed();
             match args.reading.mode.first() {
                 Some(&mode) => {
@@ -267,7 +270,7 @@ fn answers(
     let language = ChatLanguage::new(&source)?;
     let (gpu, model) = models.load(&source)?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
-    let engine = &mut GpuEngine::new(gpu, &model);
+    let engine = &mut GpuEngine::new(gpu, &model).kv(args.kept.kv);
     let (n, wave) = (args.duel.n, prompts_of_a_wave(args.duel.n));
     let mut all = Vec::new();
     for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
@@ -346,7 +349,7 @@ fn as_judge(app: &App, args: &Args) -> Result<()> {
     let items: Vec<Item> = judge::items(&language, list.iter().map(|r| (r.prompt.as_str(), r.response.as_str())))?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let mut engine = GpuEngine::new(&gpu, &model);
+    let mut engine = GpuEngine::new(&gpu, &model).kv(args.kept.kv);
     let mut all = Vec::new();
     for (i, &mode) in args.reading.modes().iter().enumerate() {
         let own = own.as_deref().filter(|_| i == 0);
@@ -397,7 +400,7 @@ fn perplexity(app: &App, args: &Args) -> Result<()> {
         );
         let stride = args.stride.map_or((length / 2).max(1), |s| s as usize);
         let (gpu, model) = models.load(&source)?;
-        let engine = &mut GpuEngine::new(gpu, &model);
+        let engine = &mut GpuEngine::new(gpu, &model).kv(args.kept.kv);
         let windows = Windows { length, stride };
         all.push(measure(engine, &name_of(path), &passages, windows, app.common.seed(), &app.progress)?);
         let left_out = passages.len() - all.last().map_or(0, |p| p.texts);

@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::Flags;
 use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
 use crate::profile::ProfileArg;
-use crate::sample::{self, Answers};
+use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::data::records::hex;
@@ -34,6 +34,8 @@ pub(crate) struct Args {
     n: u32,
     #[command(flatten)]
     sample: Flags<Answers>,
+    #[command(flatten)]
+    kept: Flags<Kept>,
     #[command(flatten)]
     dtype: DtypeArg,
     /// Cut the answer before this text; may be given several times
@@ -102,7 +104,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let plan = json!({
         "data": digest(&ids), "model": source.path, "n": args.n, "sampling": settings::table(&*args.sample)?,
-        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name),
+        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
         "invariant": app.common.invariant,
     });
     let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
@@ -114,8 +116,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
         answers.extend(partial.step(&at.to_string(), || {
             let requests: Vec<Request> = ids.iter().map(request).collect();
-            let outputs =
-                Generator::new(&gpu, &model).run_with(&requests, &settings, &app.progress, &mut |_, _, _| {})?;
+            let outputs = Generator::new(&gpu, &model).kv(args.kept.kv).run_with(
+                &requests,
+                &settings,
+                &app.progress,
+                &mut |_, _, _| {},
+            )?;
             let mut made = Vec::new();
             for (i, samples) in outputs.iter().enumerate() {
                 for (sample, output) in (0..).zip(samples) {

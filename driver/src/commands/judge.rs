@@ -3,6 +3,7 @@
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
+use crate::sample::Kept;
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -39,6 +40,8 @@ pub(crate) struct Args {
     resume: ResumeArg,
     #[command(flatten)]
     reading: JudgeArgs,
+    #[command(flatten)]
+    kept: Flags<Kept>,
     #[command(flatten)]
     dtype: DtypeArg,
     /// Measure every mode on a shipped set of ranked answers and recommend one
@@ -224,7 +227,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let items = items(&language, questions.iter().map(String::as_str).zip(answers))?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let mut engine = GpuEngine::new(&gpu, &model);
+    let mut engine = GpuEngine::new(&gpu, &model).kv(args.kept.kv);
     let mut scored: Vec<Scored> = list
         .iter()
         .zip(&items)
@@ -241,7 +244,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let asked: Vec<_> = items.iter().map(|item| (item.question, item.answer)).collect();
     let plan = json!({
         "data": digest(&asked), "model": source.path, "judge": args.reading.plan(own.as_deref())?,
-        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
+        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
+        "invariant": app.common.invariant,
     });
     let mut partial = Partial::open(Some(out), &args.resume, &plan)?;
     let modes = args.reading.modes();
@@ -307,7 +311,12 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let report = calibrate::run(&mut GpuEngine::new(&gpu, &model), &language, app.common.seed(), &app.progress)?;
+    let report = calibrate::run(
+        &mut GpuEngine::new(&gpu, &model).kv(args.kept.kv),
+        &language,
+        app.common.seed(),
+        &app.progress,
+    )?;
     app.progress.clear();
     if app.common.json {
         return app.json(&report);

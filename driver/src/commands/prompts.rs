@@ -2,6 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
+use crate::sample::Kept;
 use anyhow::{Result, ensure};
 use selfreward::data::answers::read_prompts;
 use selfreward::data::records::DroppedRecord;
@@ -39,6 +40,8 @@ pub(crate) struct Args {
     exclude: Vec<PathBuf>,
     #[command(flatten)]
     settings: Flags<Writing>,
+    #[command(flatten)]
+    kept: Flags<Kept>,
     #[command(flatten)]
     dtype: DtypeArg,
 }
@@ -86,7 +89,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let plan = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"), "model": source.path, "section": settings::table(&round.prompts)?,
         "held_out": held_out, "seed": app.common.seed(), "device": gpu.info().name, "kernels": gpu.form().name(),
-        "dtype": args.dtype.half().map(Half::name),
+        "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
     });
     let plan_file = args.out.with_extension("part.json");
     if !read_json::<serde_json::Value>(&plan_file).is_ok_and(|before| before == plan) {
@@ -94,7 +97,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         write_json(&plan_file, &plan)?;
     }
     let dropped = args.out.with_extension("dropped.jsonl");
-    let kept = prompts::write(&mut GpuEngine::new(&gpu, &model), &domain, &ctx, &[], [&args.out, &dropped])?;
+    let kept =
+        prompts::write(&mut GpuEngine::new(&gpu, &model).kv(args.kept.kv), &domain, &ctx, &[], [&args.out, &dropped])?;
     std::fs::remove_file(&plan_file)?;
     app.progress.clear();
     let lost = read_jsonl::<DroppedRecord>(&dropped)?.len();

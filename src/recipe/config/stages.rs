@@ -1,7 +1,7 @@
 //! `[prompts]`, `[candidates]` and `[judge]`: what a round writes and scores.
 
 use super::{demand, empty};
-use crate::generate::{Sampling, Settings};
+use crate::generate::{KvType, Sampling, Settings};
 use crate::judge::{Mode, ModelJudgeSettings, ScorePattern};
 use crate::settings::{Range, Section, Takes, settings};
 use crate::{Error, Result};
@@ -111,6 +111,8 @@ settings! {
         max_new_tokens: usize = 512 => "max_new_tokens", "N", Takes::Whole(1);
         /// Prompts a wave.
         wave: usize = 16 => "wave", "N", Takes::Whole(1);
+        /// Keys and values while text is written (in a run: by every stage): f32, or f16 in half the memory.
+        kv: KvType = KvType::F32 => "kv", "T", Takes::OneOf(&KvType::NAMES);
     }
     parts {
         /// How answers are drawn.

@@ -129,7 +129,8 @@ impl EarlyStop for Validator<'_> {
             requests.push(Request { prompt, samples });
         }
         let settings = ctx.settings.candidates.settings(language.stop(), ctx.seed);
-        let outputs = GpuEngine::new(self.gpu, &trainer.model).generate(&requests, &settings, ctx.observer)?;
+        let mut engine = GpuEngine::new(self.gpu, &trainer.model).kv(ctx.settings.candidates.kv);
+        let outputs = engine.generate(&requests, &settings, ctx.observer)?;
         let questions: Vec<String> = self.prompts.iter().map(Prompt::question).collect();
         let (mut answers, mut tokens) = (Vec::new(), Vec::new());
         for ((question, request), outputs) in questions.iter().zip(&requests).zip(&outputs) {
