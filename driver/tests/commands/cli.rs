@@ -90,6 +90,7 @@ fn wrong_usage_is_exit_code_2() {
         &["generate", "--model", "m", "--prompt", "a", "--temperature", "-1"],
         &["generate", "--model", "m", "--prompt", "a", "--top-p", "1.5"],
         &["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "0"],
+        &["generate", "--model", "m", "--prompt", "a", "--kv", "bf16"],
         &["chat"],
         &["pull"],
         &["plan"],
@@ -132,6 +133,12 @@ fn wrong_usage_is_exit_code_2() {
         assert_eq!(stdout, "", "{args:?}");
         assert!(!stderr.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn types_of_keys_and_values_are_listed() {
+    let (code, _, stderr) = outcome(&["chat", "--model", "m", "--kv", "bf16"]);
+    assert!(code == 2 && stderr.contains("bf16") && stderr.contains("f32, f16"), "{stderr}");
 }
 
 #[test]
