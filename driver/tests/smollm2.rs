@@ -7,6 +7,8 @@ mod real;
 
 use assert_cmd::cargo::cargo_bin_cmd;
 use real::{Real, root};
+use selfreward::arch::Dtype;
+use selfreward::source::ModelSource;
 use serde_json::Value;
 use std::fs;
 
@@ -24,6 +26,27 @@ fn opening_a_tokenizer_takes_little_memory() {
     let stderr = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
     let megabytes = stderr.rsplit_once("heap: ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     assert!(megabytes.is_some_and(|n: u64| (1..=50).contains(&n)), "{stderr}");
+}
+
+/// With no more error than llama.cpp's quantiser makes, as `benches/peers/src/bin/llama_quants.rs` measured it.
+#[test]
+fn matrices_are_quantised_as_well_as_by_llama_cpp() {
+    let model = Real::new("smollm2");
+    let source = ModelSource::open(&model.model).unwrap();
+    let text = fs::read_to_string(root().join("tests/golden/quants.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    for (stored, errors) in golden["SmolLM2-135M-Instruct.Q4_1"].as_object().unwrap() {
+        let block = stored.split('.').nth(1).unwrap();
+        let values = source.weights.get(&format!("model.layers.{block}.mlp.down_proj.weight")).unwrap().to_f32();
+        for (name, want) in errors.as_object().unwrap() {
+            let dtype = Dtype::named(name).unwrap();
+            let mut got = Vec::new();
+            dtype.dequantise(&dtype.encode(&values).unwrap(), &mut got);
+            let squares = got.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2));
+            let error = (squares.sum::<f64>() / values.len() as f64).sqrt();
+            assert!(error <= 1.02 * want.as_f64().unwrap(), "{stored} {name}: {error:e}, llama.cpp's {want}");
+        }
+    }
 }
 
 /// A whole round on the real model, as small as it can be; the model it writes is one like any other.

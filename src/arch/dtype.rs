@@ -175,47 +175,6 @@ impl Dtype {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
     }
-
-    /// Whether a value stays finite in a plain type; blocks have scales of their own.
-    pub(crate) fn holds(self, value: f32) -> bool {
-        match self {
-            Dtype::F16 => f16::from_f32(value).is_finite(),
-            Dtype::BF16 => bf16::from_f32(value).is_finite(),
-            _ => true,
-        }
-    }
-
-    /// The stored bytes of `values`, which make whole blocks. They are rounded to the nearest, ties to even; Q8_0 is
-    /// quantised as the `gguf` Python package does.
-    ///
-    /// # Errors
-    /// The type is read but not written, or it cannot hold a value; the text says which.
-    pub fn encode(self, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
-        let fits = |all: bool| if all { Ok(()) } else { Err(format!("a value is beyond the range of {self}")) };
-        match self {
-            Dtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Dtype::F16 => {
-                fits(values.iter().all(|v| self.holds(*v)))?;
-                Ok(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect())
-            }
-            Dtype::BF16 => {
-                fits(values.iter().all(|v| self.holds(*v)))?;
-                Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())
-            }
-            Dtype::Q8_0 => {
-                let mut out = Vec::with_capacity(values.len() / 32 * 34);
-                for block in values.as_chunks::<32>().0 {
-                    let d = block.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 127.0;
-                    fits(f16::from_f32(d).is_finite())?;
-                    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-                    out.extend(f16::from_f32(d).to_le_bytes());
-                    out.extend(block.iter().map(|v| ((v * inverse).round() as i8).cast_unsigned()));
-                }
-                Ok(out)
-            }
-            other => Err(format!("{other} is read but not written")),
-        }
-    }
 }
 
 impl std::fmt::Display for Dtype {

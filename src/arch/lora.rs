@@ -114,6 +114,14 @@ impl Adapter {
         Ok(targets(arch, config)?.into_iter().flat_map(both).collect())
     }
 
+    /// The part of it that changes one weight of the model, if any does.
+    pub(crate) fn of(&self, weight: &str) -> Option<Adapter> {
+        let prefix = format!("{PREFIX}{}.lora_", weight.strip_suffix(".weight")?);
+        let tensors: Vec<NamedTensor> =
+            self.tensors.iter().filter(|tensor| tensor.name.starts_with(&prefix)).cloned().collect();
+        (!tensors.is_empty()).then(|| Adapter { config: self.config.clone(), tensors })
+    }
+
     /// Adds s · B A of each adapted layer to the weights of the base model; sums are in f64.
     ///
     /// # Errors

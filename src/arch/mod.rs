@@ -7,6 +7,8 @@ pub mod family;
 mod layer;
 pub mod lora;
 mod lora_layers;
+mod quantise;
+mod quantise_k;
 mod shape;
 mod tensor;
 

@@ -1,6 +1,21 @@
-//! The metadata of a GGUF file, in the bytes that it is written in.
+//! A GGUF file as it is written: metadata, descriptions of the tensors, their data.
 
-use crate::{Error, Result};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::arch::Dtype;
+use crate::{Error, Result, durable};
+
+/// The file's alignment, GGUF's default.
+const ALIGNMENT: usize = 32;
+
+/// A tensor's description.
+pub(super) struct Stored {
+    pub(super) name: String,
+    /// Rows first; the file holds the reverse.
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: Dtype,
+}
 
 /// Metadata in the order it is written.
 #[derive(Default)]
@@ -66,5 +81,46 @@ impl GgufHead {
 
     pub(super) fn flags(&mut self, key: &str, values: &[bool]) {
         self.list(key, 7, values.len(), &values.iter().map(|v| u8::from(*v)).collect::<Vec<_>>());
+    }
+
+    /// Writes the file, which appears whole or not at all. `encode` gives the bytes of one tensor after another.
+    pub(super) fn write<T>(
+        &self,
+        path: &Path,
+        list: &[(Stored, T)],
+        mut encode: impl FnMut(&(Stored, T)) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        durable::replace(path, |temporary| {
+            let file = durable::create(temporary)?;
+            let mut out = BufWriter::new(file);
+            let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(temporary));
+            put(&self.start(list.iter().map(|(stored, _)| stored))?)?;
+            for tensor in list {
+                let mut bytes = encode(tensor)?;
+                bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+                put(&bytes)?;
+            }
+            out.flush().map_err(Error::io(temporary))
+        })
+    }
+
+    /// Everything before the data, padded.
+    fn start<'a>(&self, list: impl ExactSizeIterator<Item = &'a Stored>) -> Result<Vec<u8>> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((list.len() as u64).to_le_bytes());
+        out.extend(self.count.to_le_bytes());
+        out.extend(&self.bytes);
+        let mut offset = 0;
+        for Stored { name, shape, dtype } in list {
+            Self::text(&mut out, name);
+            out.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));
+            out.extend(dtype.gguf().to_le_bytes());
+            out.extend((offset as u64).to_le_bytes());
+            let bytes = dtype.bytes(shape).ok_or_else(|| Error::Input(format!("tensor {name} is too large")))?;
+            offset += bytes.next_multiple_of(ALIGNMENT);
+        }
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        Ok(out)
     }
 }

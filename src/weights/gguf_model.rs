@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
+use super::gguf_lora::{self, GgufAdapter};
 use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
@@ -25,11 +26,25 @@ pub(crate) struct GgufModel {
     pub(crate) generation_config: Value,
 }
 
+/// What a GGUF file holds.
+pub(crate) enum GgufFile {
+    Model(GgufModel),
+    Adapter(GgufAdapter),
+}
+
 /// Reads a GGUF file, in one or in several parts.
-pub(crate) fn open(path: &Path) -> Result<GgufModel> {
+pub(crate) fn open(path: &Path) -> Result<GgufFile> {
+    let mut parts = gguf_parts::open(path)?;
+    if gguf_lora::is_adapter(&parts[0].1) {
+        return Ok(GgufFile::Adapter(GgufAdapter::new(path, parts.swap_remove(0))));
+    }
+    model(path, parts).map(GgufFile::Model)
+}
+
+fn model(path: &Path, parts: Vec<gguf_parts::Part>) -> Result<GgufModel> {
     let mut weights = Weights::default();
     let mut heads_of_files = Vec::new();
-    for (file, head) in gguf_parts::open(path)? {
+    for (file, head) in parts {
         weights.files.push(file);
         heads_of_files.push(head);
     }

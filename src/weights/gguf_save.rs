@@ -1,57 +1,77 @@
 //! Writing a model as a GGUF file that llama.cpp's graphs read: the reverse of `gguf_model`.
 
-use std::io::{BufWriter, Write};
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::gguf_head::GgufHead;
+use super::gguf_head::{GgufHead, Stored};
 use super::gguf_names::gguf_rows;
+use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, Gguf, Windows};
-use crate::arch::{Alike, Arch, Dtype, Mixer, NamedTensor};
-use crate::{Error, Result, durable};
+use crate::arch::{Alike, Arch, Dtype, Mixer};
+use crate::text::Text;
+use crate::{Error, Result};
 
-/// The file's alignment, GGUF's default.
-const ALIGNMENT: usize = 32;
+/// Fewest values that are worth a thread of their own.
+const WORTH_A_THREAD: usize = 1 << 16;
 
-/// A tensor of the file before it is encoded.
-struct Part<'a> {
-    name: String,
-    shape: &'a [usize],
-    dtype: Dtype,
-    source: Source<'a>,
+/// A model to write as a GGUF file.
+#[derive(Clone, Copy)]
+pub struct GgufParts<'a> {
+    /// The content of config.json.
+    pub config: &'a Value,
+    /// The content of generation_config.json, if there is one.
+    pub generation_config: Option<&'a Value>,
+    /// The tokenizer and the chat template, if there are any.
+    pub text: Option<&'a Text>,
+    /// How the matrices are stored.
+    pub types: GgufTypes,
+    /// Gives the values of a parameter, by its name in Hugging Face's files and its shape; it is asked for each once, in
+    /// the family's order, and what it gives is let go of before it is asked for the next.
+    pub values: &'a dyn Fn(&str, &[usize]) -> Result<Cow<'a, [f32]>>,
 }
 
-enum Source<'a> {
-    Parameter(&'a NamedTensor),
+/// Where a tensor's values come from.
+enum Source {
+    /// Hugging Face's name.
+    Parameter(String),
     Values(Vec<f32>),
 }
 
-/// Writes a GGUF file: matrices in `parts.dtype` (F32, F16, BF16 or Q8_0; rows that are no multiple of 32 in F16
-/// instead of Q8_0), vectors in F32, with the tokenizer and the chat template. The file appears whole or not at all.
-/// Returns sentences worth telling the user.
+/// Writes a GGUF file of tensors in memory, their matrices in `parts.dtype`. Returns sentences worth telling the user.
 ///
 /// # Errors
-/// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; values beyond the storage
-/// type's range; tensors that do not fit the configuration; what the file system says.
+/// As [`write_gguf`]; tensors that do not fit the configuration.
 pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     save::check_tensors(parts)?;
+    let ModelParts { config, generation_config, text, tensors, dtype } = *parts;
+    let values = |name: &str, _: &[usize]| {
+        let found = tensors.iter().find(|tensor| tensor.name == name);
+        let missing = || Error::Bug(format!("tensor {name} was there before"));
+        found.map(|tensor| Cow::Borrowed(tensor.data.as_slice())).ok_or_else(missing)
+    };
+    let types = GgufTypes::Each(dtype);
+    Ok(write_gguf(path, &GgufParts { config, generation_config, text, types, values: &values })?.notes)
+}
+
+/// Writes a GGUF file, tensor by tensor: matrices in `parts.types`, or where their rows do not fit in the type that
+/// llama.cpp takes instead, vectors in F32, with the tokenizer and the chat template. The file appears whole or not at
+/// all.
+///
+/// # Errors
+/// A family, rope scaling, window or tokenizer that GGUF's architectures cannot express; a type that is not written;
+/// values beyond the storage type's range; what `parts.values` or the file system says.
+pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
     let arch = family::arch(parts.config)?;
     let alike = arch.alike()?;
-    let mut all = FAMILIES.iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
-    let Some((family, known)) = all.clone().find(|(family, _)| family.model_type == arch.model_type) else {
-        let known: Vec<&str> = all.by_ref().map(|(family, _)| family.model_type).collect();
-        let (found, known) = (&arch.model_type, known.join(", "));
-        return Err(Error::Input(format!("model_type {found:?} cannot be written as GGUF; {known} can")));
-    };
-    let kind = match parts.dtype {
-        Dtype::F32 => 0,
-        Dtype::F16 => 1,
-        Dtype::Q8_0 => 7,
-        Dtype::BF16 => 32,
-        other => return Err(Error::Input(format!("GGUF files are written as F32, F16, BF16 or Q8_0, not {other}"))),
+    let (family, known) = of_gguf(&arch)?;
+    let Some(kind) = parts.types.number() else {
+        let written: Vec<&str> = Dtype::all().filter(|dtype| dtype.is_written()).map(Dtype::name).collect();
+        let (written, name) = (written.join(", "), parts.types.name());
+        return Err(Error::Input(format!("GGUF files are written as {written}, not {name}")));
     };
     let mut head = GgufHead::default();
     head.string("general.architecture", known.architecture);
@@ -60,85 +80,79 @@ pub fn save_gguf(path: &Path, parts: &ModelParts<'_>) -> Result<Vec<String>> {
     let name = parts.text.map(|text| gguf_vocabulary::model_name(family.class, text)).transpose()?;
     head.string("general.name", name.as_deref().unwrap_or(family.class));
     head.count("general.file_type", kind)?;
-    if parts.dtype == Dtype::Q8_0 {
+    if parts.types.most().block().0 > 1 {
         head.count("general.quantization_version", 2)?;
     }
     let (extra, notes) = (Vec::new(), Vec::new());
     let mut writer = Model { head, family, known, arch: &arch, alike, config: parts.config, extra, notes };
     writer.shape()?;
     writer.family_keys()?;
-    let Model { mut head, extra, mut notes, .. } = writer;
-    notes.extend(gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?);
+    let Model { mut head, extra, notes, .. } = writer;
+    let mut written = GgufWritten { notes, ..GgufWritten::default() };
+    written.notes.extend(gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?);
     let mut list = Vec::new();
-    for tensor in parts.tensors {
-        let Some(name) = known.stored(&tensor.name) else {
-            return Err(Error::Input(format!("tensor {} has no name in GGUF files", tensor.name)));
+    for (parameter, shape) in family::parameters(&arch) {
+        let Some(name) = known.stored(&parameter) else {
+            return Err(Error::Input(format!("tensor {parameter} has no name in GGUF files")));
         };
-        let blocks = tensor.shape.last().is_some_and(|width| width % 32 == 0);
-        let dtype = match parts.dtype {
-            _ if tensor.shape.len() < 2 => Dtype::F32,
-            Dtype::Q8_0 if !blocks => Dtype::F16,
-            dtype => dtype,
+        let (wanted, width) = match shape[..] {
+            [_, width] => (parts.types.wanted(&name, &arch), width),
+            _ => (Dtype::F32, 1),
         };
-        list.push(Part { name, shape: &tensor.shape, dtype, source: Source::Parameter(tensor) });
+        let dtype = fitting(wanted, width);
+        written.count(&name, width, wanted, dtype);
+        list.push((Stored { name, shape, dtype }, Source::Parameter(parameter)));
     }
-    let lengths: Vec<[usize; 1]> = extra.iter().map(|(_, values)| [values.len()]).collect();
-    for ((name, values), shape) in extra.into_iter().zip(&lengths) {
-        list.push(Part { name: name.into(), shape, dtype: Dtype::F32, source: Source::Values(values) });
+    for (name, values) in extra {
+        written.count(name, 1, Dtype::F32, Dtype::F32);
+        let stored = Stored { name: name.into(), shape: vec![values.len()], dtype: Dtype::F32 };
+        list.push((stored, Source::Values(values)));
     }
-    durable::replace(path, |temporary| {
-        let file = durable::create(temporary)?;
-        let mut out = BufWriter::new(file);
-        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(temporary));
-        put(&start(&head, &list)?)?;
-        for part in &list {
-            let mut bytes = encode(part, known, alike)?;
-            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-            put(&bytes)?;
-        }
-        out.flush().map_err(Error::io(temporary))
+    head.write(path, &list, |(stored, source)| {
+        let values = match source {
+            Source::Values(values) => values.into(),
+            Source::Parameter(name) => {
+                let values = (parts.values)(name, &stored.shape)?;
+                if known.is_interleaved(name) {
+                    let heads = if name.contains(".q_proj.") { alike.heads } else { alike.kv_heads };
+                    gguf_rows(&values, stored.shape[0], heads).into()
+                } else if known.is_plus_one(name) {
+                    values.iter().map(|w| w + 1.0).collect()
+                } else {
+                    values
+                }
+            }
+        };
+        encode(stored.dtype, &values).map_err(|what| Error::Input(format!("tensor {}: {what}", stored.name)))
     })?;
-    Ok(notes)
+    Ok(written)
 }
 
-/// Everything before the data, padded.
-fn start(head: &GgufHead, list: &[Part<'_>]) -> Result<Vec<u8>> {
-    let mut out = b"GGUF\x03\0\0\0".to_vec();
-    out.extend((list.len() as u64).to_le_bytes());
-    out.extend(head.count.to_le_bytes());
-    out.extend(&head.bytes);
-    let mut offset = 0;
-    for part in list {
-        GgufHead::text(&mut out, &part.name);
-        out.extend((part.shape.len() as u32).to_le_bytes());
-        part.shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));
-        out.extend(part.dtype.gguf().to_le_bytes());
-        out.extend((offset as u64).to_le_bytes());
-        let bytes = part.dtype.bytes(part.shape);
-        let bytes = bytes.ok_or_else(|| Error::Input(format!("tensor {} is too large", part.name)))?;
-        offset += bytes.next_multiple_of(ALIGNMENT);
+/// A model's family, and what its row says of GGUF files.
+pub(super) fn of_gguf(arch: &Arch) -> Result<(&'static Family, &'static Gguf)> {
+    let all = || FAMILIES.iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
+    all().find(|(family, _)| family.model_type == arch.model_type).ok_or_else(|| {
+        let known: Vec<&str> = all().map(|(family, _)| family.model_type).collect();
+        let (found, known) = (&arch.model_type, known.join(", "));
+        Error::Input(format!("model_type {found:?} cannot be written as GGUF; {known} can"))
+    })
+}
+
+/// Encodes by as many threads as there are cores, each a run of whole blocks.
+fn encode(dtype: Dtype, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(values.len() / WORTH_A_THREAD);
+    if threads < 2 {
+        return dtype.encode(values);
     }
-    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-    Ok(out)
-}
-
-fn encode(part: &Part<'_>, known: &Gguf, alike: Alike) -> Result<Vec<u8>> {
-    let changed;
-    let values: &[f32] = match &part.source {
-        Source::Values(values) => values,
-        Source::Parameter(tensor) if known.is_interleaved(&tensor.name) => {
-            let queries = tensor.name.contains(".q_proj.");
-            let heads = if queries { alike.heads } else { alike.kv_heads };
-            changed = gguf_rows(&tensor.data, tensor.shape[0], heads);
-            &changed
+    let run = values.len().div_ceil(threads).next_multiple_of(dtype.block().0);
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = values.chunks(run).map(|run| scope.spawn(move || dtype.encode(run))).collect();
+        let mut bytes = Vec::new();
+        for run in runs {
+            bytes.extend(run.join().map_err(|_| "a thread that quantised it ended early".to_owned())??);
         }
-        Source::Parameter(tensor) if known.is_plus_one(&tensor.name) => {
-            changed = tensor.data.iter().map(|w| w + 1.0).collect();
-            &changed
-        }
-        Source::Parameter(tensor) => &tensor.data,
-    };
-    part.dtype.encode(values).map_err(|what| Error::Input(format!("tensor {}: {what}", part.name)))
+        Ok(bytes)
+    })
 }
 
 struct Model<'a> {

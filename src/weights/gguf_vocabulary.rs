@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
+use super::gguf_save::GgufParts;
 use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
-use super::save::ModelParts;
 use crate::text::{Text, Vocabulary, ends};
 use crate::{Error, Result};
 
 /// Writes tokens, merges or scores, types, special ids and the chat template; without a tokenizer only the special ids
 /// of the configuration. Returns what it cannot say.
-pub(super) fn write(head: &mut GgufHead, parts: &ModelParts<'_>, rows: usize) -> Result<Vec<String>> {
+pub(super) fn write(head: &mut GgufHead, parts: &GgufParts<'_>, rows: usize) -> Result<Vec<String>> {
     let Some(text) = parts.text else {
         head.string("tokenizer.ggml.model", "none");
         return special_ids(head, parts, None);
@@ -263,7 +263,7 @@ fn starts_with(post_processor: &Value, bos: &str) -> bool {
     }
 }
 
-fn special_ids(head: &mut GgufHead, parts: &ModelParts<'_>, text: Option<&Text>) -> Result<Vec<String>> {
+fn special_ids(head: &mut GgufHead, parts: &GgufParts<'_>, text: Option<&Text>) -> Result<Vec<String>> {
     let listed = |key: &str| {
         let documents = [parts.generation_config, Some(parts.config)];
         documents.into_iter().flatten().find_map(|document| {

@@ -6,12 +6,14 @@
 
 mod gguf;
 mod gguf_head;
+pub(crate) mod gguf_lora;
 pub(crate) mod gguf_model;
 mod gguf_names;
 pub(crate) mod gguf_parts;
 mod gguf_pre;
 mod gguf_save;
 pub(crate) mod gguf_tokenizer;
+mod gguf_types;
 mod gguf_vocabulary;
 pub(crate) mod peft;
 pub(crate) mod safetensors;
@@ -19,7 +21,8 @@ pub(crate) mod save;
 mod tensors;
 
 pub use gguf::{Gguf, GgufValue};
-pub use gguf_save::save_gguf;
+pub use gguf_save::{GgufParts, save_gguf, write_gguf};
+pub use gguf_types::{GgufTypes, GgufWritten, Instead};
 pub(crate) use peft::{CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
 pub use safetensors::write_safetensors;
 pub(crate) use safetensors::{INDEX, SINGLE, shards, write_matrices};

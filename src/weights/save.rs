@@ -22,7 +22,7 @@ pub struct ModelParts<'a> {
     pub text: Option<&'a Text>,
     /// Every parameter once; a tied output matrix is not among them.
     pub tensors: &'a [NamedTensor],
-    /// The storage type: F32, F16 or BF16; in GGUF files also Q8_0.
+    /// The storage type: F32, F16 or BF16; in GGUF files also types of blocks.
     pub dtype: Dtype,
 }
 

@@ -11,7 +11,7 @@ use selfreward::json::read_jsonl;
 use selfreward::judge::Template;
 use selfreward::measure::agreement;
 use selfreward::recipe::config::RunConfig;
-use selfreward::source::ModelSource;
+use selfreward::source::{ModelSource, save_gguf_adapter};
 use selfreward::text::{Message, TemplateInputs, Text};
 use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use serde_json::{Value, json};
@@ -168,6 +168,24 @@ pub(crate) const TARGETS: &[Target] = &[
             vec![read(&from.join("adapter_model.safetensors"))]
         },
         feed: model,
+    },
+    Target {
+        name: "adapter_file",
+        format: Format::Gguf,
+        file: "adapter.gguf",
+        weight: 4,
+        seeds: |folder| {
+            let path = folder.join("adapter.gguf");
+            ["qv", "all", "patterns"]
+                .into_iter()
+                .map(|name| {
+                    let source = ModelSource::open(&golden("lora").join(name)).unwrap();
+                    save_gguf_adapter(&path, &source, source.adapter.as_ref().unwrap(), Dtype::F32).unwrap();
+                    read(&path)
+                })
+                .collect()
+        },
+        feed: |folder| model(&folder.join("adapter.gguf")),
     },
     Target {
         name: "tokenizer",

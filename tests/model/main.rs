@@ -6,6 +6,7 @@ mod gguf_file;
 mod gguf_files;
 mod invariance;
 mod profile;
+mod quants;
 mod records;
 mod reference;
 mod storage;

@@ -164,6 +164,46 @@ fn an_adapter_is_merged_only_when_asked_to() {
     }
 }
 
+/// llama.cpp's file holds q and k by another order of rows, and one scale for all: read again, the logits are PEFT's.
+#[test]
+fn an_adapter_goes_through_llama_cpps_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["all", "qv", "fused", "post_norms", "patterns", "blocks"] {
+        let adapter = golden("lora").join(name);
+        let base = golden(json(&adapter.join("expected.json"))["base"].as_str().unwrap());
+        let (file, out) = (dir.path().join(format!("{name}.gguf")), dir.path().join(format!("{name}.safetensors")));
+        export(&adapter, &file, &["--format", "gguf-lora"]).success();
+        let tokens = base.join("tokens.json");
+        let paths = [("--model", &*file), ("--tokens", &tokens), ("--out", &out), ("--base", &base)];
+        selfreward(&["dump", "logits"], &paths);
+        compare(&out, &adapter.join("logits.safetensors"));
+        // It names its base itself.
+        selfreward(&["dump", "logits"], &paths[..3]);
+        let back = dir.path().join(name);
+        export(&file, &back, &["--format", "peft"]).success();
+        let names = |folder: &Path| -> Vec<(String, Vec<usize>)> {
+            let tensors = tensors(&folder.join("adapter_model.safetensors"));
+            tensors.into_iter().map(|(name, (shape, _))| (name, shape)).collect()
+        };
+        assert_eq!(names(&back), names(&adapter), "{name}");
+    }
+    // Over another base: the first tensor that does not fit, and both shapes.
+    let logits = |file: &str, base: &str| {
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.args(["dump", "logits", "--model"]).arg(dir.path().join(file)).arg("--base").arg(golden(base));
+        command.arg("--tokens").arg(golden(base).join("tokens.json")).arg("--out").arg(dir.path().join("none"));
+        String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap()
+    };
+    let told = logits("all.gguf", "llama_bias");
+    assert!(["blk.0.attn_q.weight.lora_a", "[3, 42]", "q_proj.weight"].iter().all(|w| told.contains(w)), "{told}");
+    let told = logits("all.gguf", "qwen3");
+    assert!(told.contains("\"llama\"") && told.contains("\"qwen3\""), "{told}");
+    let base = golden("llama");
+    let failed = export(&base, &dir.path().join("none"), &["--format", "gguf-lora"]).code(1);
+    let told = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+    assert!(told.contains("no adapter"), "{told}");
+}
+
 #[test]
 fn an_adapter_keeps_its_dropout_until_another_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();

@@ -298,6 +298,14 @@ fn a_model_is_exported_once_and_only_as_what_is_known() {
     let gguf = document(&["export", "--model", &model, "--out", &text("m.gguf"), "--dtype", "f32"]);
     hold("export", &gguf);
     let folder = document(&["export", "--model", &text("m.gguf"), "--out", &text("m"), "--dtype", "bf16"]);
+    let small = world().to_str().unwrap().to_owned();
+    let quantised = document(&["export", "--model", &small, "--out", &text("k.gguf"), "--quantize", "q4_k_m"]);
+    hold("export", &quantised);
+    assert_eq!(quantised["dtype"], "Q4_K_M");
+    // Rows of 64 and 160.
+    let instead = quantised["instead"].as_array().unwrap();
+    assert!(instead.iter().any(|i| i["wanted"] == "Q4_K" && i["stored"] == "Q5_0"), "{quantised}");
+    assert!(instead.iter().any(|i| i["wanted"] == "Q6_K" && i["stored"] == "Q8_0"), "{quantised}");
     hold("export", &folder);
     assert_eq!((&gguf["format"], &folder["format"]), (&"gguf".into(), &"hf".into()));
     let refused = |args: &[&str], word: &str| {
@@ -312,4 +320,5 @@ fn a_model_is_exported_once_and_only_as_what_is_known() {
     refused(&[&text("m")], "exists already");
     refused(&[&text("m.onnx")], ".onnx files are not written");
     refused(&[&text("q"), "--quantize", "q8_0"], "--quantize is for GGUF");
+    refused(&[&text("q.gguf"), "--format", "gguf-lora", "--quantize", "q8_0"], "--quantize is for GGUF");
 }

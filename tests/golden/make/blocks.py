@@ -1,5 +1,5 @@
 """Makes tests/golden/blocks.json: random blocks of every storage type of GGUF that is read, with the f32 bits that the
-`gguf` package makes of them, and values with the Q8_0 bytes that it makes of those.
+`gguf` package makes of them, and values with the bytes that it makes of those in the types that it quantises to.
 
 usage: python tests/golden/make/blocks.py        (numpy, gguf)
 """
@@ -33,7 +33,8 @@ for name, at in [*SCALES.items(), *LATER.items()]:
 values = np.concatenate([rng.normal(0, 0.1, 64), np.arange(32) - 15.5, np.zeros(32), [127.0] + [0.5, 1.5, -0.5, -2.5] * 7 + [3.0] * 3,
                          rng.normal(0, 1e-7, 32)]).astype(np.float32).reshape(1, -1)
 out = {"origin": {"script": "tests/golden/make/blocks.py", "seed": SEED, "numpy": np.__version__, "gguf": importlib.metadata.version("gguf")},
-       "types": types, "q8_0": {"f32": values.tobytes().hex(), "bytes": quantize(values, T.Q8_0).tobytes().hex()}}
+       "types": types, "f32": values.tobytes().hex(),
+       "encoded": {name: quantize(values, T[name]).tobytes().hex() for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")}}
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "blocks.json"), "w") as f:
     json.dump(out, f, indent=0)
     f.write("\n")

@@ -1,19 +1,25 @@
 //! A model as the user names it: a Hugging Face folder, a GGUF file, or the newest model of a run.
 
+mod adapter;
+
 use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::adapter::{Stored, is_adapter, open_adapter};
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
-use crate::hub::{self, Hub, HubId};
+use crate::hub::{Hub, HubId};
 use crate::json::read_json;
 use crate::rng::Fnv;
 use crate::text::Text;
-use crate::weights::peft::{self, Peft};
-use crate::weights::{ModelParts, Weights, gguf_model, gguf_tokenizer, safetensors, save};
+use crate::weights::gguf_model::{self, GgufFile, GgufModel};
+use crate::weights::peft;
+use crate::weights::{ModelParts, Weights, gguf_tokenizer, safetensors, save};
 use crate::{Error, Observer, Result};
+
+pub use self::adapter::{save_adapter, save_gguf_adapter};
 
 /// The file that stands in a folder in place of a model: `{"path": P}` points to the real one. A relative P starts at
 /// the folder that holds this file.
@@ -112,11 +118,11 @@ impl ModelSource {
     /// There is neither an adapter nor the base; the adapter is broken or does not fit the base.
     pub(crate) fn adapter_in(&self, path: &Path) -> Result<Option<Adapter>> {
         let found = resolve(path, None)?;
-        if is_adapter(&found) {
-            return peft::open(&found)?.adapter(&found, &self.arch).map(Some);
-        }
         if same_file(&found, &self.path) {
             return Ok(None);
+        }
+        if let Some(stored) = Stored::open(&found)? {
+            return stored.adapter(&found, &self.arch).map(Some);
         }
         let base = self.path.display();
         Err(Error::file(
@@ -157,18 +163,30 @@ impl ModelSource {
         Ok(tensors)
     }
 
+    /// One parameter, dequantised to f32, with the adapter, if it changes this one, merged into it.
+    ///
+    /// # Errors
+    /// As [`ModelSource::tensors_f32`].
+    pub fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<NamedTensor> {
+        let mut tensor = self.base_tensor(name, shape)?;
+        if let Some(adapter) = self.adapter.as_ref().and_then(|adapter| adapter.of(name)) {
+            adapter.merge(std::slice::from_mut(&mut tensor))?;
+        }
+        Ok(tensor)
+    }
+
     /// The parameters of the base alone, in f32, without the adapter.
     pub(crate) fn base_f32(&self) -> Result<Vec<NamedTensor>> {
-        let mut tensors = Vec::new();
-        for (name, shape) in family::parameters(&self.arch) {
-            let data = self.weights.get(&name)?.to_f32();
-            if let Some(first) = first_unusable(&data) {
-                let path = self.weights.file_of(&name).unwrap_or(&self.path);
-                return Err(Error::file(path, unusable(&name, &shape, first)));
-            }
-            tensors.push(NamedTensor { name, shape, data });
+        family::parameters(&self.arch).iter().map(|(name, shape)| self.base_tensor(name, shape)).collect()
+    }
+
+    fn base_tensor(&self, name: &str, shape: &[usize]) -> Result<NamedTensor> {
+        let data = self.weights.get(name)?.to_f32();
+        if let Some(first) = first_unusable(&data) {
+            let path = self.weights.file_of(name).unwrap_or(&self.path);
+            return Err(Error::file(path, unusable(name, shape, first)));
         }
-        Ok(tensors)
+        Ok(NamedTensor { name: name.into(), shape: shape.into(), data })
     }
 
     /// Lets the tensors say whether input and output share a matrix: two that differ are both kept, and one is used for
@@ -285,10 +303,16 @@ struct How<'a> {
 
 fn open(path: &Path, how: How) -> Result<ModelSource> {
     let found = resolve(path, how.network)?;
-    if is_adapter(&found) {
-        return open_adapter(&found, how);
+    if found.is_regular_file() {
+        return match gguf_model::open(&found)? {
+            GgufFile::Adapter(adapter) => open_adapter(&found, how, Stored::File(adapter)),
+            GgufFile::Model(model) => of_gguf(&found, model, HubId::of_path(path))?.checked(),
+        };
     }
-    open_base(&found, HubId::of_path(path))
+    match Stored::open(&found)? {
+        Some(adapter) => open_adapter(&found, how, adapter),
+        None => open_base(&found, HubId::of_path(path)),
+    }
 }
 
 /// Follows hub ids, run folders and pointers to a model folder or file.
@@ -349,44 +373,14 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Whether a folder holds an adapter and no model of its own.
-fn is_adapter(path: &Path) -> bool {
-    let whole = [safetensors::SINGLE, safetensors::INDEX].iter().any(|file| path.join(file).is_there());
-    path.join(peft::CONFIG).is_there() && !whole
-}
-
-fn open_adapter(path: &Path, how: How) -> Result<ModelSource> {
-    let adapter = peft::open(path)?;
-    let named = how.base.map_or_else(|| base_of(path, &adapter), |base| Ok(base.to_path_buf()))?;
-    let base = resolve(&named, how.network).map_err(|error| {
-        let whose = format!("the base of the adapter {}", path.display());
-        match error {
-            _ if how.base.is_some() => error,
-            Error::Hub(what) => Error::Hub(format!("{whose}: {what}; --base M names another")),
-            other => {
-                let looked = places(path, &adapter).iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
-                let looked = looked.join(", ");
-                Error::Input(format!("{whose} was looked for as {looked}: {other}; --base M names another"))
-            }
-        }
-    })?;
-    if is_adapter(&base) {
-        return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
-    }
-    let mut source = open_base(&base, HubId::of_path(&named))?;
-    source.adapter = Some(adapter.adapter(path, &source.arch)?);
-    source.adapter_path = Some(path.to_path_buf());
-    // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
-    if let Some(text) = Text::open(path)? {
-        source.text = Some(text);
-        source.find_ends()?;
-    }
-    Ok(source)
-}
-
 fn open_base(path: &Path, id: Option<HubId>) -> Result<ModelSource> {
-    let source = if path.is_folder() { open_folder(path)? } else { open_gguf(path)? };
-    ModelSource { id, ..source }.checked()
+    if path.is_folder() {
+        return ModelSource { id, ..open_folder(path)? }.checked();
+    }
+    match gguf_model::open(path)? {
+        GgufFile::Model(model) => of_gguf(path, model, id)?.checked(),
+        GgufFile::Adapter(_) => Err(Error::file(path, "is an adapter, but a model is expected here")),
+    }
 }
 
 fn open_folder(path: &Path) -> Result<ModelSource> {
@@ -415,13 +409,12 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
     })
 }
 
-fn open_gguf(path: &Path) -> Result<ModelSource> {
-    let model = gguf_model::open(path)?;
+fn of_gguf(path: &Path, model: GgufModel, id: Option<HubId>) -> Result<ModelSource> {
     let arch = family::arch(&model.config).map_err(|error| Error::file(path, error.to_string()))?;
     let text = gguf_tokenizer::text(path, &model.gguf)?;
     Ok(ModelSource {
         path: path.to_path_buf(),
-        id: None,
+        id,
         arch,
         config: model.config,
         generation_config: Some(model.generation_config),
@@ -431,42 +424,6 @@ fn open_gguf(path: &Path) -> Result<ModelSource> {
         text,
         stop_ids: Vec::new(),
         warnings: gguf_tokenizer::warning(path, &model.gguf).into_iter().collect(),
-    })
-}
-
-/// Where the base of the adapter in `folder` may be on disk: at the path that it names, from the working folder and
-/// from the adapter; at the first model of the run that the adapter lies in.
-fn places(folder: &Path, adapter: &Peft) -> [PathBuf; 3] {
-    let named = PathBuf::from(&adapter.base);
-    [named.clone(), folder.join(named), folder.parent().unwrap_or(folder).join("M0")]
-}
-
-/// The base of the adapter in `folder`. Tried in turn: what it names, as a path from the working folder and from the
-/// adapter, or as a hub id that is in the cache; the first model of the run that the adapter lies in; a hub id.
-fn base_of(folder: &Path, adapter: &Peft) -> Result<PathBuf> {
-    let [named, beside, first] = places(folder, adapter);
-    let written = [named, beside];
-    let there: Vec<&PathBuf> = written.iter().filter(|path| !adapter.base.is_empty() && path.is_there()).collect();
-    if let Some(path) = there.iter().find(|path| is_model(path)) {
-        return Ok(path.to_path_buf());
-    }
-    let revision = adapter.revision.as_ref().map_or(String::new(), |r| format!("@{r}"));
-    let id = HubId::parse(&format!("{}{revision}", adapter.base));
-    let cached = |id: &HubId| Hub::from_env().is_ok_and(|hub| hub.find(id, None).is_ok());
-    if let Some(id) = id.as_ref().ok().filter(|id| cached(id)) {
-        return Ok(PathBuf::from(id.to_string()));
-    }
-    if is_model(&first) && first != folder {
-        return Ok(first);
-    }
-    // What is there but is no model tells better what is wrong than what is not there.
-    if let Some(path) = there.last() {
-        return Ok(path.to_path_buf());
-    }
-    id.map(|id| PathBuf::from(id.to_string())).map_err(|_| {
-        let what = format!("base_model_name_or_path is {:?}, which is not there", adapter.base);
-        let expected = "expected a model, absolute or relative, or a hub id; name its base with --base M";
-        Error::file(folder.join(peft::CONFIG), format!("{what}; {expected}"))
     })
 }
 
@@ -489,58 +446,4 @@ pub fn save_model(folder: &Path, like: &ModelSource, tensors: &[NamedTensor], dt
     let text = like.text.as_ref();
     let parts = ModelParts { config: &like.config, generation_config, text, tensors, dtype };
     save::save_trained(folder, &parts)
-}
-
-/// Writes a folder that PEFT loads; it appears whole or not at all. It holds the adapter's tensors in `dtype`, the
-/// tokenizer of `base`, and its name: the hub id that it was opened by, or its absolute path.
-///
-/// # Errors
-/// A value is beyond the range of `dtype`; errors of the file system.
-pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<()> {
-    peft::save_adapter(folder, &peft_base(base)?, base.text.as_ref(), adapter, dtype)
-}
-
-/// How an adapter names its base: by the hub id that it was opened by, or else by its absolute path.
-fn peft_base(base: &ModelSource) -> Result<peft::Base> {
-    match &base.id {
-        Some(HubId { repo, revision, file }) => {
-            let name = file.as_ref().map_or_else(|| repo.clone(), |file| format!("{repo}/{file}"));
-            Ok(peft::Base { name, revision: Some(revision.clone()).filter(|name| name != hub::MAIN) })
-        }
-        None => {
-            let path = disk::canonicalize(&base.path).map_err(Error::io(&base.path))?;
-            Ok(peft::Base { name: path.to_string_lossy().into_owned(), revision: None })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_adapters_base_is_looked_for_in_turn() {
-        let run = tempfile::tempdir().unwrap();
-        let folder = run.path().join("M2");
-        std::fs::create_dir(&folder).unwrap();
-        let base = |document| base_of(&folder, &peft::read(&document).ok().unwrap());
-        let document = |base: &str, revision| {
-            serde_json::json!({
-                "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",
-                "base_model_name_or_path": base, "revision": revision
-            })
-        };
-        assert_eq!(base(document("org/name", Some("v2"))).unwrap(), Path::new("org/name@v2"));
-        let error = base(document("./no/such", None)).unwrap_err().to_string();
-        assert!(error.contains("./no/such") && error.contains("adapter_config.json"), "{error}");
-        // The working folder of a test is the crate's.
-        let golden = "tests/golden/llama";
-        assert_eq!(base(document(golden, None)).unwrap(), Path::new(golden));
-        std::fs::create_dir(run.path().join("M0")).unwrap();
-        std::fs::write(run.path().join("M0").join(SOURCE_FILE), "{\"path\": \"x\"}").unwrap();
-        for lost in ["./no/such", "org/name", ""] {
-            assert_eq!(base(document(lost, None)).unwrap(), run.path().join("M0"));
-        }
-        assert_eq!(base(document("../M0", None)).unwrap(), folder.join("../M0"));
-    }
 }

@@ -1,0 +1,84 @@
+"""Does llama.cpp load what `export` writes, and say what selfreward says? Run by scripts/test-llama.
+usage: python3 scripts/compare_llama.py --bin SELFREWARD --peers FOLDER [--model models/SmolLM2-135M-Instruct.Q4_1.gguf] [TYPES…]
+
+For each type: the exported file's 24 greedy tokens for 5 prompts, here and in llama.cpp, up to the first whose two best logits lie
+within 0.2 there; and the type and error of each tensor beside llama.cpp's own quantiser. Then a trained adapter as gguf-lora, in
+both ways in and in one with another scale. At last the figures of tests/golden/quants.json are made again."""
+import argparse, json, os, subprocess, sys, tempfile
+
+TOKENS, CLOSE, ROOT = 24, 0.2, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+# llama.cpp's numbers of the mixtures; the others are pure here, and llama.cpp's files of these names are not.
+MIXTURES = {"q4_k_m": 15, "q5_k_m": 17}
+TYPES = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "q4_k_m", "q5_k_m"]
+a = argparse.ArgumentParser()
+a.add_argument("--bin", required=True), a.add_argument("--peers", required=True), a.add_argument("types", nargs="*")
+a.add_argument("--model", default=f"{ROOT}/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+a = a.parse_args()
+golden = json.load(open(f"{ROOT}/tests/golden/real/smollm2.json"))
+prompts = [case["prompt_ids"] for case in golden["continuations"][:5]]
+failed = []
+
+
+def ours(*args):
+    done = subprocess.run([a.bin, *args], stdout=subprocess.PIPE)
+    if done.returncode: sys.exit(f"selfreward {' '.join(args)} failed")
+    return done.stdout
+
+
+def peer(name, *args, stdin=None):
+    done = subprocess.run([f"{a.peers}/{name}", *args], input=stdin, stdout=subprocess.PIPE, text=True)
+    if done.returncode: failed.append(f"{name} {' '.join(args)}")
+    return done.stdout
+
+
+def compare(what, model, adapter=None, base=None):
+    """`base` is the file that llama.cpp lays the adapter over."""
+    more = ["--base", base] if base else []
+    ours("dump", "generate", "--model", adapter or model, *more, "--tokens", f"{t}/prompts.json", "--max-new-tokens", str(TOKENS), "--out", f"{t}/ours.json")
+    theirs = peer("llama_greedy", str(TOKENS), base or model, *([adapter] if adapter else []), stdin="".join(" ".join(map(str, p)) + "\n" for p in prompts))
+    same, compared, wrong = 0, 0, []
+    rows = theirs.splitlines()
+    if len(rows) != len(prompts): wrong.append("llama.cpp does not answer")
+    for i, (got, row) in enumerate(zip(json.load(open(f"{t}/ours.json")), rows)):
+        for j, (id, gap) in enumerate(word.split(":") for word in row.split()):
+            # What follows an end of turn is not written here.
+            if j >= len(got): break
+            compared += 1
+            if got[j] == int(id): same += 1
+            elif float(gap) > CLOSE: wrong.append(f"prompt {i}, token {j} is {got[j]}, llama.cpp's {id} by {gap}"); break
+            else: break
+    print(f"{what}: {same} of {compared} tokens alike" + "".join(f"\n   {w}" for w in wrong), flush=True)
+    failed.extend(f"{what}: {w}" for w in wrong)
+
+
+with tempfile.TemporaryDirectory() as t:
+    json.dump(prompts, open(f"{t}/prompts.json", "w"))
+    plain = f"{t}/plain.gguf"
+    ours("export", "--model", a.model, "--out", plain, "--dtype", "f32", "--quiet")
+    for kind in a.types or TYPES:
+        path = f"{t}/{kind}.gguf"
+        told = json.loads(ours("export", "--model", a.model, "--out", path, "--quantize", kind, "--json", "--quiet"))
+        print(kind, told["types"], *[f"{i['count']} {i['stored']} instead of {i['wanted']}" for i in told["instead"]], sep=", ")
+        compare(kind, path)
+        if kind in MIXTURES: print(peer("llama_mix", plain, path, str(MIXTURES[kind])), end="", flush=True)
+        os.remove(path)
+    with open(f"{t}/data.jsonl", "w") as f:
+        for i in range(8): f.write(json.dumps({"prompt": f"What is {i} and {i}?", "response": f"It is the number {2 * i}, said the old captain."}) + "\n")
+    half = f"{t}/f16.gguf"
+    ours("export", "--model", a.model, "--out", half, "--dtype", "f16", "--quiet")
+    for name, more in {"lora": [], "rslora": ["--rslora"]}.items():
+        peft, file = f"{t}/{name}", f"{t}/{name}.gguf"
+        ours("sft", "--model", half, "--data", f"{t}/data.jsonl", "--out", peft, "--lora-rank", "4", "--lr", "2e-3", "--epochs", "2", "--batch", "4", *more, "--quiet")
+        ours("export", "--model", peft, "--out", file, "--format", "gguf-lora", "--quiet")
+        compare(f"adapter, {name}", half, file, half)
+        ours("export", "--model", peft, "--out", f"{t}/{name}.merged.gguf", "--merge", "--quantize", "q8_0", "--quiet")
+        compare(f"adapter, {name}, merged to q8_0", f"{t}/{name}.merged.gguf")
+    again = json.loads(peer("llama_quants", a.model) or "{}")
+    recorded = json.load(open(f"{ROOT}/tests/golden/quants.json"))
+    for part in recorded:
+        if part == "ggml": continue
+        for name, errors in recorded[part].items():
+            for kind, error in errors.items():
+                if abs(again.get(part, {}).get(name, {}).get(kind, 0) / error - 1) > 1e-3: failed.append(f"quants.json: {name} {kind} is {error}, llama.cpp's now {again.get(part, {}).get(name, {}).get(kind)}")
+print("\n".join(failed) or "llama.cpp loads and says the same")
+sys.exit(bool(failed))
