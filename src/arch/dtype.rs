@@ -183,6 +183,29 @@ impl std::fmt::Display for Dtype {
     }
 }
 
+/// What became of a block, or why it cannot be stored.
+pub(super) type Encoded = std::result::Result<(), String>;
+
+/// What a value that does not fit is told by.
+pub(super) fn beyond(dtype: Dtype) -> String {
+    format!("a value is beyond the range of {dtype}")
+}
+
+/// Appends a scale or a minimum as f16.
+pub(super) fn put_half(dtype: Dtype, value: f32, out: &mut Vec<u8>) -> Encoded {
+    let half = f16::from_f32(value);
+    if !half.is_finite() {
+        return Err(beyond(dtype));
+    }
+    out.extend(half.to_le_bytes());
+    Ok(())
+}
+
+/// The least and the greatest value.
+pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, greatest), v| (least.min(*v), greatest.max(*v)))
+}
+
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }

@@ -4,11 +4,8 @@
 
 use half::{bf16, f16};
 
-use super::dtype::Dtype;
+use super::dtype::{Dtype, Encoded, beyond, bounds, put_half};
 use super::quantise_k;
-
-/// What became of a block, or why it cannot be stored.
-pub(super) type Encoded = std::result::Result<(), String>;
 
 impl Dtype {
     /// Whether [`Dtype::encode`] writes the type; the others are only read.
@@ -53,20 +50,6 @@ fn each<const N: usize>(values: &[f32], one: impl FnMut(&[f32; N]) -> Encoded) -
     values.as_chunks::<N>().0.iter().try_for_each(one)
 }
 
-fn beyond(dtype: Dtype) -> String {
-    format!("a value is beyond the range of {dtype}")
-}
-
-/// Appends a scale or a minimum as f16.
-pub(super) fn put_half(dtype: Dtype, value: f32, out: &mut Vec<u8>) -> Encoded {
-    let half = f16::from_f32(value);
-    if !half.is_finite() {
-        return Err(beyond(dtype));
-    }
-    out.extend(half.to_le_bytes());
-    Ok(())
-}
-
 /// 1 / d, or 0 where all values are 0.
 fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
@@ -104,10 +87,6 @@ fn shifted(dtype: Dtype, block: &[f32; 32], out: &mut Vec<u8>) -> Encoded {
     let steps = block.map(|v| (((v - least) * inverse + 0.5) as u8).min(top));
     put_steps(dtype == Dtype::Q5_1, &steps, out);
     Ok(())
-}
-
-pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, greatest), v| (least.min(*v), greatest.max(*v)))
 }
 
 /// Nibbles, with the fifth bits in a little-endian word before them where there are any.

@@ -8,8 +8,7 @@
 
 use half::f16;
 
-use super::dtype::Dtype;
-use super::quantise::{Encoded, bounds, put_half};
+use super::dtype::{Dtype, Encoded, bounds, put_half};
 
 /// Rounds of choosing steps and scale in turn, from each start.
 const ROUNDS: usize = 3;
@@ -27,9 +26,9 @@ fn sum<const N: usize, const K: usize>(of: impl Fn(usize) -> [f32; K]) -> [f32; 
     const LANES: usize = 8;
     let mut lanes = [[0.0f32; LANES]; K];
     for i in (0..N).step_by(LANES) {
-        for j in 0..LANES {
-            let terms = of(i + j);
-            (0..K).for_each(|k| lanes[k][j] += terms[k]);
+        let terms: [[f32; K]; LANES] = std::array::from_fn(|j| of(i + j));
+        for (k, lane) in lanes.iter_mut().enumerate() {
+            lane.iter_mut().zip(&terms).for_each(|(sum, terms)| *sum += terms[k]);
         }
     }
     lanes.map(|lane| lane.iter().sum())

@@ -9,30 +9,13 @@ use super::gguf_head::{GgufHead, Stored};
 use super::gguf_names::gguf_rows;
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
-use super::save::{self, ModelParts};
+use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, Gguf, Windows};
 use crate::arch::{Alike, Arch, Dtype, Mixer};
-use crate::text::Text;
 use crate::{Error, Result};
 
 /// Fewest values that are worth a thread of their own.
 const WORTH_A_THREAD: usize = 1 << 16;
-
-/// A model to write as a GGUF file.
-#[derive(Clone, Copy)]
-pub struct GgufParts<'a> {
-    /// The content of config.json.
-    pub config: &'a Value,
-    /// The content of generation_config.json, if there is one.
-    pub generation_config: Option<&'a Value>,
-    /// The tokenizer and the chat template, if there are any.
-    pub text: Option<&'a Text>,
-    /// How the matrices are stored.
-    pub types: GgufTypes,
-    /// Gives the values of a parameter, by its name in Hugging Face's files and its shape; it is asked for each once, in
-    /// the family's order, and what it gives is let go of before it is asked for the next.
-    pub values: &'a dyn Fn(&str, &[usize]) -> Result<Cow<'a, [f32]>>,
-}
 
 /// Where a tensor's values come from.
 enum Source {
@@ -96,7 +79,7 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
             return Err(Error::Input(format!("tensor {parameter} has no name in GGUF files")));
         };
         let (wanted, width) = match shape[..] {
-            [_, width] => (parts.types.wanted(&name, &arch), width),
+            [_, width] => (parts.types.wanted(&name, &arch, known), width),
             _ => (Dtype::F32, 1),
         };
         let dtype = fitting(wanted, width);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::arch::family::Gguf;
 use crate::arch::{Arch, Dtype};
 
 /// How a GGUF file's matrices are stored; vectors are always in F32.
@@ -72,7 +73,7 @@ impl GgufTypes {
     }
 
     /// The type that the matrix of this GGUF name should have.
-    pub(super) fn wanted(self, name: &str, arch: &Arch) -> Dtype {
+    pub(super) fn wanted(self, name: &str, arch: &Arch, known: &Gguf) -> Dtype {
         let most = self.most();
         if matches!(self, GgufTypes::Each(_)) {
             return most;
@@ -88,7 +89,7 @@ impl GgufTypes {
         let values = matches!(part, "attn_v.weight" | "attn_qkv.weight");
         if (values || part == "ffn_down.weight") && more_bits(block, blocks) {
             Dtype::Q6K
-        } else if values && most == Dtype::Q4K && shares_values_widely(arch) {
+        } else if values && most == Dtype::Q4K && has_few_values(arch, known) {
             Dtype::Q5K
         } else {
             most
@@ -102,10 +103,9 @@ fn more_bits(block: usize, blocks: usize) -> bool {
     block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2
 }
 
-/// What llama.cpp takes for a model of 70B, whose values are few and shared by many heads.
-fn shares_values_widely(arch: &Arch) -> bool {
-    let grouped = arch.alike().is_ok_and(|alike| alike.heads != alike.kv_heads);
-    arch.layers.len() == 80 && (arch.model_type == "qwen2" || arch.model_type == "llama" && grouped)
+/// Whether this is the model of the family whose values are few.
+fn has_few_values(arch: &Arch, known: &Gguf) -> bool {
+    known.few_values == Some(arch.layers.len()) && arch.alike().is_ok_and(|alike| alike.heads != alike.kv_heads)
 }
 
 /// The type that rows of this width take in place of one whose blocks do not fit: llama.cpp's.
@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn mixtures_are_llama_cpps() {
         let more = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31];
-        let of = |types: GgufTypes, name: &str| types.wanted(name, &arch(32, false, 8));
+        let known = family::of("llama").unwrap().gguf.as_ref().unwrap();
+        let of = |types: GgufTypes, name: &str| types.wanted(name, &arch(32, false, 8), known);
         for block in 0..32 {
             let want = if more.contains(&block) { Dtype::Q6K } else { Dtype::Q4K };
             for part in ["attn_v", "attn_qkv", "ffn_down"] {
@@ -200,11 +201,11 @@ mod tests {
         }
         assert_eq!(of(GgufTypes::Q5KM, "output.weight"), Dtype::Q6K);
         assert_eq!(of(GgufTypes::Q5KM, "token_embd.weight"), Dtype::Q5K);
-        assert_eq!(GgufTypes::Q4KM.wanted("token_embd.weight", &arch(32, true, 8)), Dtype::Q6K);
+        assert_eq!(GgufTypes::Q4KM.wanted("token_embd.weight", &arch(32, true, 8), known), Dtype::Q6K);
         // Of 80 blocks with shared values, none has less than 5 bits.
         for (heads, want) in [(8, Dtype::Q5K), (4, Dtype::Q4K)] {
-            assert_eq!(GgufTypes::Q4KM.wanted("blk.10.attn_v.weight", &arch(80, false, heads)), want);
-            assert_eq!(GgufTypes::Q4KM.wanted("blk.12.attn_v.weight", &arch(80, false, heads)), Dtype::Q6K);
+            assert_eq!(GgufTypes::Q4KM.wanted("blk.10.attn_v.weight", &arch(80, false, heads), known), want);
+            assert_eq!(GgufTypes::Q4KM.wanted("blk.12.attn_v.weight", &arch(80, false, heads), known), Dtype::Q6K);
         }
     }
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
-use super::gguf_save::GgufParts;
 use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
+use super::save::GgufParts;
 use crate::text::{Text, Vocabulary, ends};
 use crate::{Error, Result};
 

@@ -1,10 +1,12 @@
 //! Writing: single files that appear whole or not at all, and model folders that `transformers` loads.
 
 use crate::disk::{self, OnDisk};
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::gguf_types::GgufTypes;
 use super::safetensors::{INDEX, MAX_SHARD, SINGLE, Types, write_shards};
 use crate::arch::{Dtype, NamedTensor, family};
 use crate::json::{read_json, write_json};
@@ -24,6 +26,25 @@ pub struct ModelParts<'a> {
     pub tensors: &'a [NamedTensor],
     /// The storage type: F32, F16 or BF16; in GGUF files also types of blocks.
     pub dtype: Dtype,
+}
+
+/// Gives the values of a parameter, by its name in Hugging Face's files and its shape; it is asked for each once, in
+/// the family's order, and what it gives is let go of before it is asked for the next.
+pub type Values<'a> = dyn Fn(&str, &[usize]) -> Result<Cow<'a, [f32]>> + 'a;
+
+/// A model to write as a GGUF file.
+#[derive(Clone, Copy)]
+pub struct GgufParts<'a> {
+    /// The content of config.json.
+    pub config: &'a Value,
+    /// The content of generation_config.json, if there is one.
+    pub generation_config: Option<&'a Value>,
+    /// The tokenizer and the chat template, if there are any.
+    pub text: Option<&'a Text>,
+    /// How the matrices are stored.
+    pub types: GgufTypes,
+    /// Where the parameters come from.
+    pub values: &'a Values<'a>,
 }
 
 /// Writes a model folder. A new folder appears whole or not at all; in an existing one each file is replaced as a

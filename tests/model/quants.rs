@@ -43,7 +43,6 @@ fn errors_are_not_above_llama_cpps() {
         let values = matrix(id as u64, name == "outliers");
         for dtype in QUANTISED {
             let (got, want) = (error(dtype, &values), document["matrices"][name][dtype.name()].as_f64().unwrap());
-            println!("{name} {dtype}: {got:.4e}, llama.cpp's {want:.4e}, {:.3} of it", got / want);
             assert!(got <= 1.02 * want, "{name} {dtype}: {got:e}, llama.cpp's {want:e}");
         }
     }

@@ -40,10 +40,13 @@ impl File {
         let stored = CString::new(name)?;
         // SAFETY: the tensor's data were read with the file, and the buffer holds all its values.
         unsafe {
-            let tensor = sys::ggml_get_tensor(self.context, stored.as_ptr()).as_ref().with_context(|| format!("no {name}"))?;
+            let tensor =
+                sys::ggml_get_tensor(self.context, stored.as_ptr()).as_ref().with_context(|| format!("no {name}"))?;
             let mut values = vec![0.0f32; usize::try_from(sys::ggml_nelements(tensor))?];
             match tensor.type_ {
-                sys::GGML_TYPE_F32 => std::ptr::copy_nonoverlapping(tensor.data.cast(), values.as_mut_ptr(), values.len()),
+                sys::GGML_TYPE_F32 => {
+                    std::ptr::copy_nonoverlapping(tensor.data.cast(), values.as_mut_ptr(), values.len())
+                }
                 kind => {
                     let widen = (*sys::ggml_get_type_traits(kind)).to_float.context("a type that does not widen")?;
                     widen(tensor.data, values.as_mut_ptr(), values.len() as i64);

@@ -12,6 +12,7 @@ pub(super) const FAMILY: Family = Family {
     arch,
     gguf: Some(Gguf {
         architecture: "llama",
+        few_values: Some(80),
         interleaved: true,
         biases: &[("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.gate_proj")],
         ..GGUF

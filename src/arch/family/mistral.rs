@@ -19,7 +19,13 @@ pub(super) const FAMILY: Family = Family {
     },
     arch,
     // It has no architecture of its own: a file of llama with a sliding window is one.
-    gguf: Some(Gguf { architecture: "llama", interleaved: true, windows: Windows::Every { always: false }, ..GGUF }),
+    gguf: Some(Gguf {
+        architecture: "llama",
+        interleaved: true,
+        windows: Windows::Every { always: false },
+        few_values: Some(80),
+        ..GGUF
+    }),
     ..PLAIN
 };
 

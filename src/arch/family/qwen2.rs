@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen2ForCausalLM",
     defaults: QWEN,
     arch,
-    gguf: Some(Gguf { architecture: "qwen2", ..GGUF }),
+    gguf: Some(Gguf { architecture: "qwen2", few_values: Some(80), ..GGUF }),
     ..PLAIN
 };
 

@@ -67,6 +67,9 @@ pub(crate) struct Gguf {
     /// Where config.json has a scale of the queries (`query_pre_attn_scalar`) and the file has none: llama.cpp's graph
     /// takes head_dim, but in the model of this many blocks hidden_size / heads.
     pub(crate) scaled_by_width: Option<usize>,
+    /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
+    /// mixtures of quantised types.
+    pub(crate) few_values: Option<usize>,
 }
 
 /// How a GGUF file says which blocks see how far.
@@ -100,4 +103,5 @@ pub(super) const GGUF: Gguf = Gguf {
     biases: &[],
     two_ropes: false,
     scaled_by_width: None,
+    few_values: None,
 };

@@ -1,5 +1,6 @@
-//! llama.cpp's greedy continuations on the CPU: `llama_greedy TOKENS MODEL.gguf [ADAPTER.gguf]`, with a prompt's token ids in each
-//! line of the standard input. Prints a line for each prompt: for each token, its id and by how much its logit is the best one.
+//! llama.cpp's greedy continuations on the CPU: `llama_greedy TOKENS MODEL.gguf [ADAPTER.gguf]`, with a prompt's token
+//! ids in each line of the standard input. Prints a line for each prompt: for each token, its id and by how much its
+//! logit is the best one.
 
 use anyhow::{Context, Result, bail};
 use llama_cpp_2::context::params::LlamaContextParams;

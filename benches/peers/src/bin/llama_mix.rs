@@ -1,5 +1,6 @@
-//! A file that selfreward quantised beside llama.cpp's own quantising of the same model: `llama_mix PLAIN.gguf OURS.gguf FTYPE`, where
-//! FTYPE is llama.cpp's number. Each tensor must have the same type, and an error of at most 1.02 times llama.cpp's.
+//! A file that selfreward quantised beside llama.cpp's own quantising of the same model: `llama_mix PLAIN.gguf
+//! OURS.gguf FTYPE`, where FTYPE is llama.cpp's number. Each tensor must have the same type, and an error of at most
+//! 1.02 times llama.cpp's.
 
 use anyhow::{Result, bail, ensure};
 use llama_cpp_sys_2 as sys;
@@ -37,7 +38,12 @@ fn main() -> Result<()> {
             worst = (tensor, ratio);
         }
     }
-    println!("{} tensors, {wrong} of another type; the largest error is {:.4} of llama.cpp's ({})", names.len(), worst.1, worst.0);
+    println!(
+        "{} tensors, {wrong} of another type; the largest error is {:.4} of llama.cpp's ({})",
+        names.len(),
+        worst.1,
+        worst.0
+    );
     ensure!(wrong == 0 && worst.1 <= 1.02, "not llama.cpp's types, or larger errors");
     Ok(())
 }

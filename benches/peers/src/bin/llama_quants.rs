@@ -1,5 +1,5 @@
-//! The root mean square errors of llama.cpp's quantisers without an importance matrix: `llama_quants MODEL.gguf`. Prints what
-//! tests/golden/quants.json holds: of seeded matrices of 1,024 columns, and of some of the model's own matrices.
+//! The root mean square errors of llama.cpp's quantisers without an importance matrix: `llama_quants MODEL.gguf`. It
+//! prints what tests/golden/quants.json holds: of seeded matrices of 1,024 columns, and of some matrices of the model.
 
 use anyhow::{Result, bail};
 use llama_cpp_sys_2 as sys;
@@ -68,7 +68,8 @@ fn error(kind: sys::ggml_type, values: &[f32], width: i64) -> f64 {
     unsafe {
         let mut bytes = vec![0u8; sys::ggml_row_size(kind, width) * rows as usize];
         sys::ggml_quantize_chunk(kind, values.as_ptr(), bytes.as_mut_ptr().cast(), 0, rows, width, std::ptr::null());
-        let widen = (*sys::ggml_get_type_traits(kind)).to_float.unwrap_or_else(|| unreachable!("every one of these widens"));
+        let widen =
+            (*sys::ggml_get_type_traits(kind)).to_float.unwrap_or_else(|| unreachable!("every one of these widens"));
         widen(bytes.as_ptr().cast(), back.as_mut_ptr(), back.len() as i64);
     }
     rmse(&back, values)
