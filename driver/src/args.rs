@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Dpo(train::DpoArgs),
     /// Compare two models head to head, measure a model as a judge, or its perplexity
     Eval(eval::Args),
-    /// Write a model as a Hugging Face folder, a GGUF file or a PEFT folder
+    /// Write a model as a Hugging Face folder or a GGUF file, quantised or not, or its adapter alone
     Export(export::Args),
     /// Write numbers for comparison with other programs
     #[command(subcommand)]

@@ -33,7 +33,7 @@ pub(crate) struct Common {
     /// be given several times
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = variable)]
     pub(crate) template_arg: Vec<(String, Value)>,
-    /// The base of a PEFT folder, where the one that it names is elsewhere (default: what it names, else M0 of the run
+    /// The base of an adapter, where the one that it names is elsewhere (default: what it names, else M0 of the run
     /// that it lies in)
     #[arg(long, global = true, value_name = "M")]
     pub(crate) base: Option<PathBuf>,
