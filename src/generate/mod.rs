@@ -20,10 +20,14 @@ use crate::arch::{Layer, Mixer};
 use crate::gpu::{self, Gpu};
 use crate::kernels::arena::{Arena, PAGE};
 use crate::kernels::heads::Heads;
-use crate::model::{Model, places};
+use crate::model::{Model, Storage, places};
 use crate::settings::{self, Takes, settings};
+use crate::source::ModelSource;
 use crate::{Error, Observer, Result, Silent};
 use sequences::Sequences;
+
+/// Most tokens of an answer of which the pipelines are made before it is asked for.
+const REHEARSED: usize = 16;
 
 /// One prompt and the samples wanted of it. The prompt is computed and stored once.
 #[derive(Clone, Debug)]
@@ -123,6 +127,29 @@ fn kept(layer: &Layer) -> Heads {
 /// Room for the keys and values of so many pages in every block.
 fn arena(gpu: &Gpu, model: &Model, pages: usize, kv: KvType) -> Result<Vec<Arena>> {
     model.arch.layers.iter().map(|layer| Arena::room(gpu, pages, kept(layer), kv)).collect()
+}
+
+/// Loads a model for answers to `requests`, and makes the pipelines that those need while the weights are on their way.
+///
+/// # Errors
+/// As [`Model::load_as`].
+pub fn load_for(
+    gpu: &Gpu,
+    source: &ModelSource,
+    storage: Storage,
+    (requests, settings, kv): (&[Request], &Settings, KvType),
+) -> Result<Model> {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let counting = gpu.rehearsing();
+            // Prompts, a few tokens, and the fewer rows that are left: what is longer needs no other pipelines.
+            let settings = settings.clone().max_new_tokens(settings.max_new_tokens.min(REHEARSED));
+            let model = Model::load_as(&counting, source, storage)?;
+            // Whatever is wrong comes again, and is told, where the work is done.
+            Generator::new(&counting, &model).kv(kv).run(requests, &settings)
+        });
+        Model::load_as(gpu, source, storage)
+    })
 }
 
 impl<'a> Generator<'a> {

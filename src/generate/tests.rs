@@ -2,15 +2,16 @@
 //! so answers do not depend on how many are written at once, nor on what else begins alike.
 
 use super::sequences::Sequences;
-use super::{Generator, Output, Request, Room, Sampling, Settings, schedule};
+use super::{Generator, Output, Request, Room, Sampling, Settings, load_for, schedule};
 use crate::arch::{Mixer, Stretch};
 use crate::gpu::{Gpu, Options, Part, Variant};
 use crate::kernels::arena::{KvType, PAGE, Rows};
 use crate::model::context::{Context, Past};
-use crate::model::{Model, decoder, head, score, view};
+use crate::model::{Model, Storage, decoder, head, score, view};
 use crate::source::ModelSource;
 use crate::world;
 use crate::{Error, Silent};
+use std::path::Path;
 
 /// A small model with a windowed block, whose context spans several chunks of the attention.
 fn model(gpu: &Gpu) -> Model {
@@ -295,4 +296,21 @@ fn ids_outside_the_vocabulary_are_refused() {
             assert!(matches!(error, Error::Input(_)) && error.to_string().contains(says), "{error}");
         }
     }
+}
+
+/// What is made while the weights are loaded is all that the answers need.
+#[test]
+fn a_model_loaded_for_answers_has_their_pipelines() {
+    let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")).unwrap();
+    let requests: Vec<Request> = (0..5).map(|i| Request::new(vec![1 + i; 3 + 2 * i as usize], 2)).collect();
+    let settings = Settings { max_new_tokens: 40, ..Settings::default() };
+    // Once before, so that nothing is left to be tuned.
+    let gpu = Gpu::open(None, None).unwrap();
+    let want = Generator::new(&gpu, &Model::load(&gpu, &source).unwrap()).run(&requests, &settings).unwrap();
+    let gpu = Gpu::open(None, None).unwrap();
+    let model = load_for(&gpu, &source, Storage::Own, (&requests, &settings, KvType::F32)).unwrap();
+    let made = gpu.pipelines().len();
+    assert!(made > 10, "{made}");
+    assert_eq!(Generator::new(&gpu, &model).run(&requests, &settings).unwrap(), want);
+    assert_eq!(gpu.pipelines().len(), made);
 }

@@ -181,6 +181,8 @@ struct Inner {
     profiler: Option<profile::Profiler>,
     work: Mutex<Cost>,
     watcher: OnceLock<Box<Watcher>>,
+    /// The GPU whose pipelines are made by what is counted here.
+    rehearsed: Option<Gpu>,
 }
 
 /// Is told what a GPU prepares.
@@ -229,6 +231,7 @@ impl Inner {
             profiler: None,
             work: Mutex::default(),
             watcher: OnceLock::new(),
+            rehearsed: None,
         }
     }
 }
@@ -354,7 +357,18 @@ impl Gpu {
     /// allocation, to see its peak. What is read back is not a result.
     pub fn counting(&self, memory: Option<u64>) -> Gpu {
         let inner = &self.0;
-        self.count_as(inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk), memory)
+        let (info, limits, texts) = (inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk));
+        Gpu(Arc::new(self.count_as(info, limits, texts, memory)))
+    }
+
+    /// A device that counts like [`Gpu::counting`] and makes this one's pipelines on the way, so that they are there
+    /// when the same work is done here.
+    pub(crate) fn rehearsing(&self) -> Gpu {
+        let inner = &self.0;
+        let (info, limits, texts) = (inner.info.clone(), inner.limits.clone(), (inner.variant, inner.chunk));
+        let tuning = Mutex::new(lock(&inner.tuning).clone());
+        let counting = self.count_as(info, limits, texts, inner.memory);
+        Gpu(Arc::new(Inner { rehearsed: Some(self.clone()), tuning, ..counting }))
     }
 
     fn count_as(
@@ -363,7 +377,7 @@ impl Gpu {
         limits: wgpu::Limits,
         (variant, chunk): (Variant, u64),
         memory: Option<u64>,
-    ) -> Gpu {
+    ) -> Inner {
         let inner = &self.0;
         let stand_in = inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("stand-in"),
@@ -374,12 +388,12 @@ impl Gpu {
         let Inner { checked, invariant, block, .. } = **inner;
         let options = Options { checked, invariant, block, memory, ..Options::default() };
         let device = (inner.device.clone(), inner.queue.clone());
-        Gpu(Arc::new(Inner {
+        Inner {
             stand_in: Some(stand_in),
             units: inner.units,
             lanes: inner.lanes,
             ..Inner::new(device, (info, limits), (variant, chunk), &options)
-        }))
+        }
     }
 
     /// A device that only counts, as a desktop's GPU would: with bindings of 2 GiB, the kernels of GPUs, and 8 GiB of
@@ -398,7 +412,12 @@ impl Gpu {
         };
         let memory = cap::given(self).or_else(|| cap::of(&info));
         let chunk = chunk(&info, memory);
-        self.count_as(info, limits, (Variant::Tile, chunk), memory)
+        Gpu(Arc::new(self.count_as(info, limits, (Variant::Tile, chunk), memory)))
+    }
+
+    /// The GPU whose pipelines are made by what is counted here, if there is one.
+    fn rehearsed(&self) -> Option<&Gpu> {
+        self.0.rehearsed.as_ref()
     }
 
     /// Whether it only counts ([`Gpu::counting`]).

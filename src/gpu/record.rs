@@ -130,10 +130,12 @@ impl<'g> Recorder<'g> {
         if self.gpu.counts() {
             self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
             self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
-            return Ok(());
         }
         let key =
             PipelineKey { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
+        if self.gpu.counts() {
+            return self.gpu.rehearsed().map_or(Ok(()), |gpu| gpu.pipeline(l.source, &key).map(drop));
+        }
         let pipeline = self.gpu.pipeline(l.source, &key)?;
         params::check(name, &pipeline.params, l.params)?;
         if pipeline.storage != l.bind.len() {

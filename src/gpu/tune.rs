@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Picks already made, kept on disk under adapter, driver and crate version.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Table {
     picks: BTreeMap<String, u32>,
     file: Option<PathBuf>,

@@ -4,8 +4,8 @@ use crate::app::{App, DtypeArg};
 use crate::flags::Flags;
 use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, bail};
-use selfreward::generate::{Generator, Request};
-use selfreward::model::Model;
+use selfreward::generate::{Generator, Request, load_for};
+
 use selfreward::rng::record_id;
 use selfreward::text::Message;
 use selfreward::{Error, Observer};
@@ -38,9 +38,13 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         bail!("{}: has no chat template; use generate --raw", source.path.display());
     }
     let gpu = app.gpu()?;
-    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let mut generator = Generator::new(&gpu, &model).kv(args.kept.kv);
     let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
+    let settings = sample::settings(&args.sample, &source, app.common.seed());
+    // What will be asked is not known yet; a question of usual length needs the same pipelines.
+    let question = Message::new("user", "What is the capital of France, and how many people live there?");
+    let likely = Request::new(text.encode_chat(&[&messages[..], &[question]].concat(), true)?, 1);
+    let model = load_for(&gpu, &source, args.dtype.storage(), (&[likely], &settings, args.kept.kv))?;
+    let mut generator = Generator::new(&gpu, &model).kv(args.kept.kv);
     let asks = std::io::stdin().is_terminal();
     if asks {
         app.progress.note("An empty line or Ctrl-D ends the conversation.");
@@ -64,7 +68,6 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
-        let settings = sample::settings(&args.sample, &source, app.common.seed());
         let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
         let mut stream = text.stream();
         let mut failed: Option<anyhow::Error> = None;

@@ -8,10 +8,9 @@ use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::data::records::hex;
-use selfreward::generate::{Generator, Request};
+use selfreward::generate::{Generator, Request, load_for};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::kernels::half::Half;
-use selfreward::model::Model;
 use selfreward::rng::record_id;
 use selfreward::settings;
 use selfreward::text::Prompt;
@@ -100,8 +99,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
     let (gpu, peaks) = args.profile.gpu(app)?;
-    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
+    let wave = prompts_of_a_wave(args.n);
+    let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
+    let first: Vec<Request> = ids.iter().take(wave).map(request).collect();
+    let model = load_for(&gpu, &source, args.dtype.storage(), (&first, &settings, args.kept.kv))?;
     let plan = json!({
         "data": digest(&ids), "model": source.path, "n": args.n, "sampling": settings::table(&*args.sample)?,
         "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
@@ -110,10 +112,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
     let most = u64::from(args.n) * ids.len() as u64 * settings.max_new_tokens as u64;
     app.progress.begin("generate", Some(most), "tokens");
-    let wave = prompts_of_a_wave(args.n);
     let mut answers: Vec<Answer> = Vec::new();
     for (at, ids) in (0..).step_by(wave).zip(ids.chunks(wave)) {
-        let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
         answers.extend(partial.step(&at.to_string(), || {
             let requests: Vec<Request> = ids.iter().map(request).collect();
             let outputs = Generator::new(&gpu, &model).kv(args.kept.kv).run_with(
