@@ -16,13 +16,19 @@ struct Params {
     c0: u32,     // the same of C and of the bias
     k0: u32,     // where the sum begins, in forward and forward_tn
     channels: u32, // of a row of A that are no padding, where NORM
+    edges: vec2u, // where the second and the third adapted layer begin, in vec4 columns of C
     eps: f32,
+    rank4: u32,  // of an adapter, where LORA; then row distances of u, its B and its factors
+    ldu4: u32,
+    ldl4: u32,
+    ldf4: u32,
 }
 // NORM: A's rows are RMS-normalised on the way, x / sqrt(mean(x^2) + eps) * (OFFSET + gain). The factor of a row leaves
 // the sum.
 fn rms(squares: vec4f) -> vec4f {
     return vec4f(inverseSqrt(dot(squares, vec4f(1.0)) / f32(p.channels) + p.eps));
 }
+// LORA: bias [3, N] holds bias, g and f, and C = bias + g * (A B) + f * (u low) (lora.wgsl).
 // GATED: B is [gate | up], C = act(A gate) * (A up); a lane's two columns (NC is 2) stand half of N apart.
 
 //@ forward lanes
@@ -32,7 +38,9 @@ fn rms(squares: vec4f) -> vec4f {
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(5) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
+@group(0) @binding(6) var<storage, read> low: array<vec4f>;        // [R, N] where LORA
+@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
@@ -63,9 +71,18 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         let r$ = rms(total(q$, lane)); //*MR
         c$_# *= r$; //*MR*NC
     }
-    if BIAS == 1u {
-        c$_# += bias[p.c0 + col#]; //*MR*NC
+    if LORA == 1u {
+        let o# = p.c0 + col#; //*1*NC
+        c$_# = fma(c$_#, bias[p.ldf4 + o#], bias[o#]); //*MR*NC
+        for (var j = 0u; j < p.rank4; j++) {
+            let f# = bias[2u * p.ldf4 + o#]; //*1*NC
+            let b$_# = f# * low[(4u * j + $u) * p.ldl4 + o#]; //*4*NC
+            let u$_# = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o#) * p.rank4 + j]; //*MR*NC
+            c$_# = fma(vec4f(u$_#.w), b3_#, fma(vec4f(u$_#.z), b2_#, \
+                   fma(vec4f(u$_#.y), b1_#, fma(vec4f(u$_#.x), b0_#, c$_#)))); //*MR*NC
+        }
     }
+    if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
         let o = (row + $u) * p.ldc4 + p.c0 + col#; \
@@ -87,14 +104,7 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
         return;
     }
     let second = min(row4 + 1u, p.lda4 - 1u);
-    var c0 = vec4f();
-    var c1 = vec4f();
-    var c2 = vec4f();
-    var c3 = vec4f();
-    var c4 = vec4f();
-    var c5 = vec4f();
-    var c6 = vec4f();
-    var c7 = vec4f();
+    var c$ = vec4f(); //*8
     var ai = p.k0 * p.lda4 + row4;
     var aj = p.k0 * p.lda4 + second;
     var bi = p.k0 * p.ldb4 + p.b0 + col;
@@ -158,7 +168,9 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(6) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
+@group(0) @binding(7) var<storage, read> low: array<vec4f>;        // [R, N] where LORA
+@group(0) @binding(8) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
@@ -214,9 +226,18 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         let r$ = rms(total(q$, lane) * once); //*MR
         c$_# *= r$; //*MR*NC
     }
-    if BIAS == 1u {
-        c$_# += bias[p.c0 + col#]; //*MR*NC
+    if LORA == 1u {
+        let o# = p.c0 + col#; //*1*NC
+        c$_# = fma(c$_#, bias[p.ldf4 + o#], bias[o#]); //*MR*NC
+        for (var j = 0u; j < p.rank4; j++) {
+            let f# = bias[2u * p.ldf4 + o#]; //*1*NC
+            let b$_# = f# * low[(4u * j + $u) * p.ldl4 + o#]; //*4*NC
+            let u$_# = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o#) * p.rank4 + j]; //*MR*NC
+            c$_# = fma(vec4f(u$_#.w), b3_#, fma(vec4f(u$_#.z), b2_#, \
+                   fma(vec4f(u$_#.y), b1_#, fma(vec4f(u$_#.x), b0_#, c$_#)))); //*MR*NC
+        }
     }
+    if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
         let o = (row + $u) * p.ldc4 + p.c0 + col#; \

@@ -18,7 +18,12 @@ struct Params {
     c0: u32,     // the same of C and of the bias
     k0: u32,     // where the sum begins
     channels: u32, // of a row of A that are no padding, where NORM
+    edges: vec2u, // where the second and the third adapted layer begin, in vec4 columns of C
     eps: f32,
+    rank4: u32,  // of an adapter, where LORA; then row distances of u, its B and its factors
+    ldu4: u32,
+    ldl4: u32,
+    ldf4: u32,
 }
 
 fn store(row: u32, col: u32, v: vec4f) {
@@ -107,7 +112,9 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(5) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
+@group(0) @binding(6) var<storage, read> low: array<vec4f>;        // [R, N] where LORA
+@group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(256)
 fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let tx = lane % 32u;
@@ -128,6 +135,19 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
         if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
         c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
     }
+    if LORA == 1u {
+        // C = bias + g * (A B) + f * (u low) (lora.wgsl), of which each slice adds up a part.
+        let o = p.c0 + col;
+        c$ *= bias[p.ldf4 + o]; //*MR
+        if slice == 0u {
+            c$ += bias[o]; //*MR
+        }
+        for (var j = slice; j < p.rank4; j += 8u) {
+            let b# = bias[2u * p.ldf4 + o] * low[(4u * j + #u) * p.ldl4 + o]; //*1*4
+            let a$ = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o) * p.rank4 + j]; //*MR
+            c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
+        }
+    }
     if BIAS == 1u && slice == 0u {
         late = bias[p.c0 + col];
         if NORM == 0u { c$ += late; } //*MR
@@ -143,7 +163,9 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 @group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
-@group(0) @binding(6) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
+@group(0) @binding(6) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
+@group(0) @binding(7) var<storage, read> low: array<vec4f>;        // [R, N] where LORA
+@group(0) @binding(8) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(256)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {
     let tx = lane % 32u;
@@ -168,6 +190,19 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
                 c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
                 k4 += 1u;
             }
+        }
+    }
+    if LORA == 1u {
+        // C = bias + g * (A B) + f * (u low) (lora.wgsl), of which each slice adds up a part.
+        let o = p.c0 + col;
+        c$ *= bias[p.ldf4 + o]; //*MR
+        if slice == 0u {
+            c$ += bias[o]; //*MR
+        }
+        for (var j = slice; j < p.rank4; j += 8u) {
+            let b# = bias[2u * p.ldf4 + o] * low[(4u * j + #u) * p.ldl4 + o]; //*1*4
+            let a$ = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o) * p.rank4 + j]; //*MR
+            c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
         }
     }
     if BIAS == 1u && slice == 0u {

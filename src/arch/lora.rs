@@ -23,6 +23,7 @@ pub struct Adapter {
 }
 
 /// A layer that an adapter changes.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) module: String,
     pub(crate) out: usize,
@@ -35,6 +36,11 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn name(&self, side: &str) -> String {
         format!("{PREFIX}{}.lora_{side}.weight", self.module)
+    }
+
+    /// Whether this is the name of one of its tensors.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        ["A", "B"].iter().any(|side| self.name(side) == name)
     }
 }
 

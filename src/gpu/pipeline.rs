@@ -44,6 +44,7 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("fetch", include_str!("../../shaders/lib/fetch.wgsl"), include_str!("../../shaders/lib/fetch.wgsl")),
     ("fetch_q", include_str!("../../shaders/lib/fetch_q.wgsl"), include_str!("../../shaders/lib/fetch_q.wgsl")),
     ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
+    ("layers", include_str!("../../shaders/lib/layers.wgsl"), include_str!("../../shaders/lib/layers.wgsl")),
     ("beside", include_str!("../../shaders/lib/beside.wgsl"), include_str!("../../shaders/lib/beside.wgsl")),
     ("rotate", include_str!("../../shaders/lib/rotate.wgsl"), include_str!("../../shaders/lib/rotate.wgsl")),
     ("walk", include_str!("../../shaders/lib/walk.wgsl"), include_str!("../../shaders/lib/walk.wgsl")),

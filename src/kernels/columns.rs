@@ -63,6 +63,16 @@ pub(crate) fn take(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: 
     launch(rec, "take", (x, y), (first, scale), &[x, y])
 }
 
+/// Columns `first .. first + cols` of x, as a new tensor.
+///
+/// # Errors
+/// As [`take`]; out of memory.
+pub(crate) fn part(rec: &mut Recorder, x: &Tensor, first: usize, cols: usize) -> Result<Tensor> {
+    let y = rec.gpu().empty(x.rows(), cols)?;
+    take(rec, x, first, 1.0, &y)?;
+    Ok(y)
+}
+
 /// y\[:, first ..\] += scale · x, x `[R, N]`, y `[R, W]`.
 ///
 /// # Errors

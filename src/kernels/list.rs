@@ -3,7 +3,7 @@
 use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
-    embedding, kv_write, log_softmax, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, swiglu,
+    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, swiglu,
     transpose,
 };
 
@@ -17,6 +17,7 @@ pub const ALL: &[Kernel] = &[
     cast::KERNEL,
     column_sum::KERNEL,
     columns::KERNEL,
+    lora::KERNEL,
     rope::KERNEL,
     attention::KERNEL,
     attention_backward::KERNEL,

@@ -11,21 +11,27 @@ use super::way::Traits;
 use super::weight::{Block, Weight};
 use super::{matmul_matrix, transpose};
 use crate::arch::Activation;
-use crate::gpu::Value::{Float, Size};
-use crate::gpu::{Cost, Launch, Recorder, Tensor, Variant};
+use crate::gpu::Value::{Float, Size, Words};
+use crate::gpu::{Cost, Launch, Param, Recorder, Tensor, Variant};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// Slices of K in which the tile variant adds up few rows, and any number of rows where bits must not depend on it.
 const SLICES: usize = 8;
 
-/// Whether a product of `m` rows can normalise them on the way.
-pub(crate) fn normalises(rec: &Recorder, m: usize) -> bool {
-    choice::normalises(&Traits::of(rec), m)
+/// Whether a product of `m` rows can normalise them on the way, with adapters on it or without.
+pub(crate) fn normalises(rec: &Recorder, m: usize, adapted: bool) -> bool {
+    choice::normalises(&Traits::of(rec), m, adapted)
 }
 
 /// Whether a product of `m` rows by `b` can end in the gated activation.
 pub(crate) fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
     b.blocks().count() == 1 && b.cols().is_multiple_of(8) && choice::gates(&Traits::of(rec), m)
+}
+
+/// Whether a product of `m` rows by `b` can add what adapters give on the way.
+pub(crate) fn adapts(rec: &Recorder, m: usize, b: &Weight) -> bool {
+    b.blocks().count() == 1 && choice::adapts(&Traits::of(rec), m)
 }
 
 /// One block's part of a product.
@@ -50,9 +56,17 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
         None => c.expect_shape("matmul's result", a.rows(), b.cols())?,
         Some(_) => swiglu::check(a.rows(), b.cols(), c)?,
     }
-    if (epilogue.norm.is_some() && !normalises(rec, a.rows())) || (epilogue.gate.is_some() && !gates(rec, a.rows(), b))
+    let adapted = epilogue.adapters.is_some();
+    if (epilogue.norm.is_some() && !normalises(rec, a.rows(), adapted))
+        || (epilogue.gate.is_some() && !gates(rec, a.rows(), b))
     {
         return Err(Error::Bug(format!("a product of {} rows neither normalises nor gates them here", a.rows())));
+    }
+    if let Some((adapters, u)) = epilogue.adapters {
+        if !adapts(rec, a.rows(), adapters.b) || epilogue.bias.is_some() {
+            return Err(Error::Bug(format!("a product of {} rows takes no adapters here", a.rows())));
+        }
+        adapters.check(u, [a.rows(), b.cols()])?;
     }
     if let Some((gain, _)) = epilogue.norm {
         gain.weight.expect_shape("the gain of matmul's rows", 1, a.cols())?;
@@ -104,29 +118,60 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
     let (m, k, n) = (a.rows(), b.cols().next_multiple_of(4), b.rows());
     let rows = m.next_power_of_two().min(4);
     let way = choice::way_unturned(&Traits::of(rec), b.stored(), rows as u32, add);
+    let ld4 = [a.ld() / 4, b.ld4(), c.ld() / 4];
+    let walk = Walk { m, n4: n / 4, k: 0..k, ld4, first4: [a0 / 4, 0, 0], ..Walk::default() };
     rec.launch(Launch {
         source: way.source,
         entry: way.entry,
         constants: way.constants,
-        params: &[
-            ("m", Size(m)),
-            ("n4", Size(n / 4)),
-            ("k", Size(k)),
-            ("lda4", Size(a.ld() / 4)),
-            ("ldb4", Size(b.ld4())),
-            ("ldc4", Size(c.ld() / 4)),
-            ("row0", Size(0)),
-            ("a0", Size(a0 / 4)),
-            ("b0", Size(0)),
-            ("c0", Size(0)),
-            ("k0", Size(0)),
-            ("channels", Size(0)),
-            ("eps", Float(0.0)),
-        ],
+        params: &params(&walk, &[0; 2]),
         bind: &[&[a], &weight[..], &[c]].concat(),
         groups: [(n / 4).div_ceil(8) as u32, m.div_ceil(rows) as u32, 1],
         cost: Cost::new(2.0 * (m * k * n) as f64, bytes(&weight) + bytes(&[a, c])),
     })
+}
+
+/// How a launch walks its matrices.
+#[derive(Clone, Default)]
+struct Walk {
+    m: usize,
+    n4: usize,
+    /// The terms of the sum.
+    k: Range<usize>,
+    /// Row distances of A, B and C in vec4.
+    ld4: [usize; 3],
+    row0: usize,
+    /// The first columns of A, B and C in vec4.
+    first4: [usize; 3],
+    channels: usize,
+    eps: f32,
+    /// Of adapters the rank and the row distances of u, B and the factors in vec4.
+    lora4: [usize; 4],
+}
+
+fn params<'a>(walk: &Walk, edges: &'a [u32; 2]) -> [Param<'a>; 18] {
+    let ([lda4, ldb4, ldc4], [a0, b0, c0]) = (walk.ld4, walk.first4);
+    let [rank4, ldu4, ldl4, ldf4] = walk.lora4;
+    [
+        ("m", Size(walk.m)),
+        ("n4", Size(walk.n4)),
+        ("k", Size(walk.k.end)),
+        ("lda4", Size(lda4)),
+        ("ldb4", Size(ldb4)),
+        ("ldc4", Size(ldc4)),
+        ("row0", Size(walk.row0)),
+        ("a0", Size(a0)),
+        ("b0", Size(b0)),
+        ("c0", Size(c0)),
+        ("k0", Size(walk.k.start)),
+        ("channels", Size(walk.channels)),
+        ("edges", Words(edges)),
+        ("eps", Float(walk.eps)),
+        ("rank4", Size(rank4)),
+        ("ldu4", Size(ldu4)),
+        ("ldl4", Size(ldl4)),
+        ("ldf4", Size(ldf4)),
+    ]
 }
 
 fn product(rec: &mut Recorder, part: BlockProduct) -> Result<()> {
@@ -191,12 +236,29 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
     };
     let weight = b.bind();
     let gain = e.norm.map(|(gain, _)| gain.weight);
-    let mut bind = [&[a], &weight[..], &[e.bias.unwrap_or(a)]].concat();
+    let low = match e.adapters {
+        Some((adapters, u)) => Some((adapters, u, adapters.b.dense()?)),
+        None => None,
+    };
+    let bias = e.bias.or(low.map(|(adapters, ..)| adapters.columns));
+    let mut bind = [&[a], &weight[..], &[bias.unwrap_or(a)]].concat();
     if !blocked || soft {
-        bind.push(gain.unwrap_or(a));
+        bind.extend([gain.unwrap_or(a), low.map_or(a, |(_, u, _)| u), low.map_or(a, |(.., b)| b)]);
     }
     bind.push(c);
-    let eps = e.norm.map_or(0.0, |(_, eps)| eps);
+    let walk = Walk {
+        m,
+        n4,
+        ld4: [a.ld() / 4, b.ld4(), c.ld() / 4],
+        first4: [a0 / 4, 0, c0 / 4],
+        channels: a.cols(),
+        eps: e.norm.map_or(0.0, |(_, eps)| eps),
+        lora4: low.map_or([0; 4], |(adapters, u, b)| {
+            [adapters.layout.rank / 4, u.ld() / 4, b.ld() / 4, adapters.columns.ld() / 4]
+        }),
+        ..Walk::default()
+    };
+    let edges = low.map_or([0; 2], |(adapters, ..)| adapters.layout.edges4());
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
@@ -215,21 +277,7 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
                 source: way.source,
                 entry: way.entry,
                 constants: way.constants.clone(),
-                params: &[
-                    ("m", Size(m)),
-                    ("n4", Size(n4)),
-                    ("k", Size(end)),
-                    ("lda4", Size(a.ld() / 4)),
-                    ("ldb4", Size(b.ld4())),
-                    ("ldc4", Size(c.ld() / 4)),
-                    ("row0", Size(first)),
-                    ("a0", Size(a0 / 4)),
-                    ("b0", Size(0)),
-                    ("c0", Size(c0 / 4)),
-                    ("k0", Size(k0)),
-                    ("channels", Size(a.cols())),
-                    ("eps", Float(eps)),
-                ],
+                params: &params(&Walk { row0: first, k: k0..end, ..walk.clone() }, &edges),
                 bind: &bind,
                 groups: if soft { [row_groups, columns as u32, 1] } else { [columns as u32, row_groups, 1] },
                 cost: Cost::new(per_row * count as f64, bytes(&weight) + rows_bytes),
@@ -268,26 +316,14 @@ pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight,
         }
         let per_row = 2.0 * (k - turned) as f64 * c.cols() as f64;
         let way = choice::way_tn(&Traits::of(rec), add || turned > 0);
+        let ld4 = [a.ld() / 4, b.ld() / 4, c.ld() / 4];
+        let walk = Walk { m, n4, k: turned..k, ld4, first4: [0, b0 / 4, 0], ..Walk::default() };
         split_rows(rec, m, rows, per_row, |rec, first, count| {
             rec.launch(Launch {
                 source: way.source,
                 entry: way.entry,
                 constants: way.constants.clone(),
-                params: &[
-                    ("m", Size(m)),
-                    ("n4", Size(n4)),
-                    ("k", Size(k)),
-                    ("lda4", Size(a.ld() / 4)),
-                    ("ldb4", Size(b.ld() / 4)),
-                    ("ldc4", Size(c.ld() / 4)),
-                    ("row0", Size(first)),
-                    ("a0", Size(0)),
-                    ("b0", Size(b0 / 4)),
-                    ("c0", Size(0)),
-                    ("k0", Size(turned)),
-                    ("channels", Size(0)),
-                    ("eps", Float(0.0)),
-                ],
+                params: &params(&Walk { row0: first, ..walk.clone() }, &[0; 2]),
                 bind: &[a, b, c],
                 groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
                 cost: Cost::new(per_row * count as f64, bytes(&[a, b, c]) * count as f64 / m as f64),

@@ -3,7 +3,8 @@
 use super::case::{Case, Kernel};
 use super::half::Half;
 use super::inputs::{DTYPES, pad_rows, random, random_half, random_quantised};
-use super::matmul::{Epilogue, forward, forward_nt, forward_tn, gates, normalises};
+use super::lora::{self, Adapters, Layout};
+use super::matmul::{Epilogue, adapts, forward, forward_nt, forward_tn, gates, normalises};
 use super::matmul_way::{SOURCE, ways};
 use super::product::{twin, twin_tn};
 use super::quants::Quants;
@@ -71,7 +72,7 @@ fn cases() -> Vec<Case> {
                     let (gain, hg) = t.matrix(1, k)?;
                     let (bias, hbias) = t.matrix(1, n)?;
                     let (norm, eps) = (Gain { weight: &gain, plus_one }, 1e-5f32);
-                    let normed = normalises(&t.rec, m);
+                    let normed = normalises(&t.rec, m, false);
                     let gated = act.filter(|_| gates(&t.rec, m, &b));
                     let c = t.gpu.empty(m, if gated.is_some() { f } else { n })?;
                     let e = Epilogue {
@@ -79,6 +80,7 @@ fn cases() -> Vec<Case> {
                         add: false,
                         norm: normed.then_some((norm, eps)),
                         gate: gated,
+                        adapters: None,
                     };
                     forward(&mut t.rec, &a, &b, &c, e)?;
                     t.expect("c", &c, || {
@@ -105,6 +107,7 @@ fn cases() -> Vec<Case> {
             }
         }
     }
+    all.extend(adapted());
     for (m, k, n) in [(1, 1, 1), (36, 7, 10), (64, 640, 33), (12, 33, 97)] {
         all.push(Case::new(format!("forward_tn {m}x{k}x{n}"), 4e-6, move |t| {
             let (a, ha) = t.matrix(k, m)?;
@@ -170,6 +173,67 @@ fn cases() -> Vec<Case> {
     let stored = ["bf16", "q4"].into_iter().flat_map(|dtype| [1, 8, 128].map(|m| timed((m, 576, 1536), dtype)));
     all.extend(stored.filter_map(Result::ok));
     all
+}
+
+/// Products with adapters on the way, gated and normalised where a device does that; in two launches where it takes no
+/// adapters.
+fn adapted() -> Vec<Case> {
+    let layouts = [
+        Layout { rank: 4, layers: 1, edges: [72, 72] },
+        Layout { rank: 16, layers: 2, edges: [36, 72] },
+        Layout { rank: 8, layers: 3, edges: [40, 56] },
+    ];
+    let rows = [("f32", 1), ("f32", 5), ("bf16", 2), ("q4", 1), ("q6k", 8), ("q8", 3)];
+    let shapes = rows.into_iter().flat_map(|of| layouts.map(|layout| (of, layout)));
+    let shapes = shapes.flat_map(|of| [false, true].map(|gate| (of, gate)));
+    let case = |(((dtype, m), layout), gate): (((&'static str, usize), Layout), bool)| {
+        let (k, n) = (64, 72);
+        let what = format!("{m}x{k}x{n} {dtype} with {} adapters of rank {}", layout.layers, layout.rank);
+        let name = format!("forward {what}, gated={gate}");
+        Case::new(name, 4e-6, move |t| {
+            let (a, ha) = t.matrix(m, k)?;
+            let (b, hb) = random(t, dtype, k, n)?;
+            let (gain, hg) = t.matrix(1, k)?;
+            let (u, hu) = t.matrix(m, layout.rank * layout.layers)?;
+            let (low, hl) = t.matrix(layout.rank, n)?;
+            let (columns, hc) = t.matrix(lora::COLUMNS, n)?;
+            let (low, norm) = (Weight::from(low), Gain { weight: &gain, plus_one: false });
+            let adapters = Adapters { layout, b: &low, columns: &columns };
+            let on_the_way = adapts(&t.rec, m, &low);
+            let normed = on_the_way && normalises(&t.rec, m, true);
+            let gate = Some(Activation::Silu).filter(|_| gate && on_the_way && gates(&t.rec, m, &b));
+            let (c, hc0) = t.matrix(m, if gate.is_some() { n / 2 } else { n })?;
+            let e = Epilogue { norm: normed.then_some((norm, 1e-5)), gate, ..Epilogue::default() };
+            if on_the_way {
+                let e = Epilogue { add: gate.is_none(), adapters: Some((adapters, &u)), ..e };
+                forward(&mut t.rec, &a, &b, &c, e)?;
+            } else {
+                forward(&mut t.rec, &a, &b, &c, e)?;
+                lora::add(&mut t.rec, &u, adapters, &c)?;
+            }
+            t.expect("c", &c, || {
+                let rows = ha.chunks_exact(k).flat_map(|x| match normed {
+                    true => rms_norm::twin(x, &hg, 1e-5).0,
+                    false => x.to_vec(),
+                });
+                let whole = twin(&rows.collect::<Vec<_>>(), &hb, m, k, n);
+                let part = lora::twin(&hu, &hl, layout, n);
+                let one = |(i, (x, y)): (usize, (&f64, &f64))| {
+                    let [bias, g, f] = [0, 1, 2].map(|row| hc[row * n + i % n]);
+                    bias + g * x + f * y
+                };
+                let want: Vec<f64> = whole.iter().zip(&part).enumerate().map(one).collect();
+                let halves = || want.chunks_exact(n / 2).step_by(2).zip(want.chunks_exact(n / 2).skip(1).step_by(2));
+                match gate {
+                    Some(act) => halves().flat_map(|(gate, up)| swiglu::twin(act, gate, up)).collect(),
+                    None if on_the_way => want.iter().zip(&hc0).map(|(x, y)| x + y).collect(),
+                    None => want,
+                }
+            });
+            Ok(())
+        })
+    };
+    shapes.map(case).collect()
 }
 
 /// A product of any shape to time: `(M, K, N)`, weights in `dtype`.

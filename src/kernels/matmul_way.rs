@@ -11,7 +11,7 @@ pub(super) static SOURCE: Source = Source {
     name: "matmul",
     soft: include_str!("../../shaders/matmul.soft.wgsl"),
     tile: include_str!("../../shaders/matmul.tile.wgsl"),
-    libs: &["operand", "gate"],
+    libs: &["operand", "gate", "layers"],
     tile_size: 64,
 };
 
@@ -33,9 +33,15 @@ pub(super) const TILES: [(u32, u32); 14] =
     [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2), (16, 1), (16, 2), (32, 1)];
 
 /// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in
-/// any product: the row's factor comes after the sum.
-pub(super) fn normalises(traits: &Traits, m: usize) -> bool {
-    m <= NORMALISED && !traits.invariant
+/// any product: the row's factor comes after the sum. Nor does the tile variant with adapters, whose part is in the sum.
+pub(super) fn normalises(traits: &Traits, m: usize, adapted: bool) -> bool {
+    m <= NORMALISED && !traits.invariant && !(adapted && traits.variant == Variant::Tile)
+}
+
+/// Whether a product of `m` rows can add what adapters give: where there are few, another launch costs more. It never
+/// does where a row's bits must be the same in any product.
+pub(super) fn adapts(traits: &Traits, m: usize) -> bool {
+    m <= ROWS && !traits.invariant
 }
 
 /// Whether a product of `m` rows can end in the gated activation, by a matrix in one block.
@@ -142,8 +148,9 @@ pub(super) fn way_tn(traits: &Traits, add: bool) -> Way {
 }
 
 /// What the constants say besides BIAS and ADD.
-fn fused(extras: Extras) -> [Constant; 4] {
+fn fused(extras: Extras) -> [Constant; 5] {
     [
+        ("LORA", u32::from(extras.lora)),
         ("NORM", u32::from(extras.norm.is_some())),
         ("OFFSET", u32::from(extras.norm == Some(true))),
         ("GATED", u32::from(extras.gate.is_some())),
@@ -153,14 +160,16 @@ fn fused(extras: Extras) -> [Constant; 4] {
 
 /// What a product of `m` rows may do besides.
 fn all_extras(traits: &Traits, m: usize) -> Vec<Extras> {
-    let gates = Activation::ALL.into_iter().map(Some).filter(|_| gates(traits, m));
-    let norms = [Some(false), Some(true)].into_iter().filter(|_| normalises(traits, m));
-    let (gates, norms): (Vec<_>, Vec<_>) = (gates.chain([None]).collect(), norms.chain([None]).collect());
+    let gates: Vec<_> = Activation::ALL.into_iter().map(Some).filter(|_| gates(traits, m)).chain([None]).collect();
     let mut all = Vec::new();
-    for (gate, norm) in gates.iter().flat_map(|gate| norms.iter().map(move |norm| (*gate, *norm))) {
-        for (bias, add) in [(false, false), (true, false), (false, true), (true, true)] {
-            // What is gated is added to nothing.
-            all.extend((gate.is_none() || !add).then_some(Extras { bias, add, norm, gate }));
+    for lora in [false, true].into_iter().filter(|lora| !lora || adapts(traits, m)) {
+        let norms = [Some(false), Some(true)].into_iter().filter(|_| normalises(traits, m, lora)).chain([None]);
+        for (norm, gate) in norms.flat_map(|norm| gates.iter().map(move |gate| (norm, *gate))) {
+            for (bias, add) in [(false, false), (true, false), (false, true), (true, true)] {
+                // What is gated is added to nothing, and adapters bring the bias.
+                let there = (gate.is_none() || !add) && !(lora && bias);
+                all.extend(there.then_some(Extras { bias, add, norm, gate, lora }));
+            }
         }
     }
     all
@@ -216,14 +225,17 @@ mod tests {
             (ordered, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("FULL", 0), ("MR", 2)]),
         ] {
             let way = way(&traits, stored, m, plain, (2, 4));
-            let end = [("NORM", 0), ("OFFSET", 0), ("GATED", 0), ("GELU", 0), ("BIAS", 0), ("ADD", 0)];
+            let end = [("LORA", 0), ("NORM", 0), ("OFFSET", 0), ("GATED", 0), ("GELU", 0), ("BIAS", 0), ("ADD", 0)];
             assert_eq!((way.entry, way.constants), (entry, [&begin[..], &end].concat()), "{traits:?} {stored:?} {m}");
         }
     }
 
     #[test]
     fn few_rows_are_normalised_and_gated_on_the_way() {
-        assert!(normalises(&SOFT, 2) && !normalises(&SOFT, 3) && !normalises(&Traits { invariant: true, ..SOFT }, 1));
+        let ordered = Traits { invariant: true, ..SOFT };
+        assert!(normalises(&SOFT, 2, true) && !normalises(&SOFT, 3, false) && !normalises(&ordered, 1, false));
+        assert!(normalises(&TILE, 2, false) && !normalises(&TILE, 2, true));
+        assert!(adapts(&SOFT, 8) && !adapts(&SOFT, 9) && !adapts(&ordered, 1));
         assert!(gates(&SOFT, 1000) && gates(&TILE, 8) && !gates(&TILE, 9));
         let units = Traits { matrix_units: true, ..SOFT };
         assert!(gates(&units, 8) && !gates(&units, 9));

@@ -26,6 +26,7 @@ mod inputs;
 pub(crate) mod kv_write;
 mod list;
 pub(crate) mod log_softmax;
+pub(crate) mod lora;
 pub(crate) mod mask;
 pub(crate) mod matmul;
 pub mod matmul_cases;

@@ -1,5 +1,6 @@
 //! What the products on f32 units and those on matrix units share.
 
+use super::lora::Adapters;
 use super::rms_norm::Gain;
 use crate::Result;
 use crate::arch::Activation;
@@ -17,6 +18,9 @@ pub(crate) struct Epilogue<'a> {
     pub norm: Option<(Gain<'a>, f32)>,
     /// B is `[gate | up]`; C `[M, N / 2]` is act(A gate) · (A up); only where [`gates`](super::matmul::gates) says so.
     pub gate: Option<Activation>,
+    /// Adapters on B, with u: C is bias + g · (A B) + f · (u their B), the bias being theirs; only where
+    /// [`adapts`](super::matmul::adapts) says so.
+    pub adapters: Option<(Adapters<'a>, &'a Tensor)>,
 }
 
 /// What a product does besides multiplying, as far as its kernel is chosen by it.
@@ -30,12 +34,14 @@ pub(super) struct Extras {
     pub(super) norm: Option<bool>,
     /// The activation of gated columns.
     pub(super) gate: Option<Activation>,
+    /// Whether adapters act on B.
+    pub(super) lora: bool,
 }
 
 impl Epilogue<'_> {
     pub(super) fn extras(&self) -> Extras {
         let norm = self.norm.map(|(gain, _)| gain.plus_one);
-        Extras { bias: self.bias.is_some(), add: self.add, norm, gate: self.gate }
+        Extras { bias: self.bias.is_some(), add: self.add, norm, gate: self.gate, lora: self.adapters.is_some() }
     }
 }
 

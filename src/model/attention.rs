@@ -105,7 +105,8 @@ pub(super) fn backward(
     d_out: Tensor,
 ) -> Result<Tensor> {
     let (Acts { raw, qkv, attended }, Back { model, grads, view }) = (acts, back);
-    let ends = Ends { x: &attended.o, dy: &d_out };
+    let drop = view.dropout.as_ref();
+    let ends = Ends { x: &attended.o, dy: &d_out, drop };
     let d_o = linear::backward(rec, back, Linear::output(layer), ends)?;
     mem::drop(d_out);
     let mask = &view.masks[layer];
@@ -116,5 +117,5 @@ pub(super) fn backward(
     let dgain = vector_grad(grads, layer_param(layer, Slot::QkGain))?;
     let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     mem::drop(dqkv);
-    linear::backward(rec, back, Linear::qkv(layer), Ends { x: y, dy: &draw })
+    linear::backward(rec, back, Linear::qkv(layer), Ends { x: y, dy: &draw, drop })
 }

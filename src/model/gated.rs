@@ -42,11 +42,11 @@ pub(super) fn backward(
     y: &Tensor,
     d_out: Tensor,
 ) -> Result<Tensor> {
-    let Acts { gu, a } = acts;
-    let da = linear::backward(rec, back, Linear::down(layer), Ends { x: &a, dy: &d_out })?;
+    let (Acts { gu, a }, drop) = (acts, back.view.dropout.as_ref());
+    let da = linear::backward(rec, back, Linear::down(layer), Ends { x: &a, dy: &d_out, drop })?;
     mem::drop((a, d_out));
     let dgu = rec.gpu().empty(y.rows(), 2 * pad4(mlp.width))?;
     swiglu::backward(rec, mlp.activation, &gu, &da, &dgu)?;
     mem::drop((gu, da));
-    linear::backward(rec, back, Linear::gate_up(layer), Ends { x: y, dy: &dgu })
+    linear::backward(rec, back, Linear::gate_up(layer), Ends { x: y, dy: &dgu, drop })
 }

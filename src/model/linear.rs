@@ -1,14 +1,15 @@
-//! Linear layers, forward and backward: y = x W (+ bias), and what an adapter adds to it: s · drop(x) Aᵀ Bᵀ, W frozen.
+//! Linear layers, forward and backward: y = x W (+ bias), and what an adapter adds to it: s · drop(x) A B, W frozen.
 
 use super::dropout;
-use super::lora::Adapted;
+use super::lora::Group;
 use super::model::Model;
 use super::places::{Slot, layer_param};
 use super::view::View;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::rms_norm::Gain;
 use crate::kernels::weight::Weight;
-use crate::kernels::{column_sum, columns};
+use crate::kernels::{column_sum, columns, lora, rows};
 use crate::{Error, Result};
 
 /// A linear layer by the parameter numbers of its weight and its bias, which need not be there.
@@ -60,6 +61,8 @@ pub(super) struct Ends<'a> {
     pub(super) x: &'a Tensor,
     /// The gradient by its output.
     pub(super) dy: &'a Tensor,
+    /// By which an adapter's input was masked.
+    pub(super) drop: Option<&'a dropout::Masks>,
 }
 
 /// Gradients by parameter number; None where the model has no such parameter, or it is frozen beside an adapter.
@@ -98,6 +101,26 @@ pub(super) fn forward(
     Ok(y)
 }
 
+/// Whether a product of so many rows can take over what stands around it: always without an adapter, else where the
+/// adapter comes in on the way.
+pub(super) fn fuses(rec: &Recorder, model: &Model, linear: Linear, rows: usize) -> Result<bool> {
+    match model.adapters(linear.weight) {
+        Some(group) => Ok(matmul::adapts(rec, rows, model.weight(group.b())?)),
+        None => Ok(true),
+    }
+}
+
+/// Whether [`project`] can normalise so many rows on the way.
+pub(super) fn normalises(rec: &Recorder, model: &Model, linear: Linear, rows: usize) -> Result<bool> {
+    let adapted = model.adapters(linear.weight).is_some();
+    Ok(matmul::normalises(rec, rows, adapted) && fuses(rec, model, linear, rows)?)
+}
+
+/// Whether [`project`] can end in the gated activation.
+pub(super) fn gates(rec: &Recorder, model: &Model, linear: Linear, rows: usize) -> Result<bool> {
+    Ok(matmul::gates(rec, rows, model.operand(linear.weight)?) && fuses(rec, model, linear, rows)?)
+}
+
 /// The same into y, with what else the epilogue says; the bias is the model's.
 pub(super) fn project(
     rec: &mut Recorder,
@@ -108,46 +131,58 @@ pub(super) fn project(
     epilogue: Epilogue,
     drop: Option<&dropout::Masks>,
 ) -> Result<()> {
-    let bias = match &model.params[linear.bias] {
-        Some(b) => Some(b.dense()?),
-        None => None,
+    let weight = model.operand(linear.weight)?;
+    let Some(group) = model.adapters(linear.weight) else {
+        let bias = match model.params[linear.bias].as_ref() {
+            Some(b) => Some(b.dense()?),
+            None => None,
+        };
+        return matmul::forward(rec, x, weight, y, Epilogue { bias, ..epilogue });
     };
-    matmul::forward(rec, x, model.operand(linear.weight)?, y, Epilogue { bias, ..epilogue })?;
-    adapt(rec, model, linear, x, y, drop)
+    let adapters = group.adapters(model)?;
+    let u = between(rec, model, group, x, epilogue.norm, drop)?;
+    if fuses(rec, model, linear, x.rows())? {
+        return matmul::forward(rec, x, weight, y, Epilogue { adapters: Some((adapters, &u)), ..epilogue });
+    }
+    let own = match epilogue.add {
+        true => rec.gpu().empty(y.rows(), y.cols())?,
+        false => y.clone(),
+    };
+    matmul::forward(rec, x, weight, &own, Epilogue { add: false, ..epilogue })?;
+    lora::add(rec, &u, adapters, &own)?;
+    if epilogue.add { columns::add(rec, &own, 0, 1.0, y) } else { Ok(()) }
 }
 
-/// y += s · drop(x) A B at the columns of every adapter on the layer's weight.
-fn adapt(
+/// u `[T, layers · rank]` = drop(x) A, by the mask of each layer.
+fn between(
     rec: &mut Recorder,
     model: &Model,
-    linear: Linear,
+    group: &Group,
     x: &Tensor,
-    y: &Tensor,
+    norm: Option<(Gain, f32)>,
     drop: Option<&dropout::Masks>,
-) -> Result<()> {
-    let Some(lora) = &model.lora else { return Ok(()) };
-    for adapted in lora.within(linear.weight) {
-        let b = model.weight(adapted.a + 1)?;
-        let x = dropout::apply(rec, drop, adapted.site, lora.config.dropout, x)?;
-        let u = between(rec, model, adapted, &x)?;
-        let z = rec.gpu().empty(x.rows(), b.cols())?;
-        matmul::forward(rec, &u, b, &z, Epilogue::default())?;
-        columns::add(rec, &z, adapted.first_column(), adapted.scale, y)?;
+) -> Result<Tensor> {
+    let a = model.weight(group.a())?;
+    let empty = || rec.gpu().empty(x.rows(), a.cols());
+    let u = empty()?;
+    if drop.is_none() {
+        matmul::forward(rec, x, a, &u, Epilogue { norm, ..Epilogue::default() })?;
+        return Ok(u);
     }
-    Ok(())
-}
-
-/// u `[T, r]` = x A.
-fn between(rec: &mut Recorder, model: &Model, adapted: &Adapted, x: &Tensor) -> Result<Tensor> {
-    let a = model.weight(adapted.a)?;
-    let u = rec.gpu().empty(x.rows(), a.cols())?;
-    matmul::forward(rec, x, a, &u, Epilogue::default())?;
+    let all = empty()?;
+    rows::fill(rec, &u)?;
+    for (layer, first) in group.layers() {
+        let x = dropout::apply(rec, drop, layer.site, model.lora_dropout(), x)?;
+        matmul::forward(rec, &x, a, &all, Epilogue::default())?;
+        let own = columns::part(rec, &all, first, group.layout.rank)?;
+        columns::add(rec, &own, first, 1.0, &u)?;
+    }
     Ok(u)
 }
 
 /// dx = dy W^T; dW += x^T dy; dbias += column sums of dy; what is frozen costs nothing.
 pub(super) fn backward(rec: &mut Recorder, back: Back, linear: Linear, ends: Ends) -> Result<Tensor> {
-    let (Back { model, grads, .. }, Ends { x, dy }) = (back, ends);
+    let (Back { model, grads, .. }, Ends { x, dy, .. }) = (back, ends);
     if let Some(dweight) = &grads[linear.weight] {
         matmul::forward_tn(rec, x, dy, dweight, true)?;
     }
@@ -156,34 +191,37 @@ pub(super) fn backward(rec: &mut Recorder, back: Back, linear: Linear, ends: End
     }
     let dx = rec.gpu().empty(x.rows(), x.cols())?;
     matmul::forward_nt(rec, dy, model.operand(linear.weight)?, &dx, false)?;
-    adapt_backward(rec, back, linear, ends, &dx)?;
+    if let Some(group) = model.adapters(linear.weight) {
+        adapt_backward(rec, back, group, ends, &dx)?;
+    }
     Ok(dx)
 }
 
-/// With dz = s · dy at the layer's columns: dB += uᵀ dz, du = dz Bᵀ, dA += drop(x)ᵀ du, dx += drop(du Aᵀ).
-fn adapt_backward(rec: &mut Recorder, back: Back, linear: Linear, ends: Ends, dx: &Tensor) -> Result<()> {
-    let (Back { model, grads, view }, Ends { x, dy }) = (back, ends);
-    let drop = view.dropout.as_ref();
-    let Some(lora) = &model.lora else { return Ok(()) };
-    for adapted in lora.within(linear.weight) {
-        let (a, b) = (model.weight(adapted.a)?, model.weight(adapted.a + 1)?);
-        let dz = rec.gpu().empty(dy.rows(), b.cols())?;
-        columns::take(rec, dy, adapted.first_column(), adapted.scale, &dz)?;
-        let rate = lora.config.dropout;
-        let x = dropout::apply(rec, drop, adapted.site, rate, x)?;
-        let u = between(rec, model, adapted, &x)?;
-        matmul::forward_tn(rec, &u, &dz, grad(grads, adapted.a + 1)?, true)?;
-        let du = rec.gpu().empty(dy.rows(), a.cols())?;
-        matmul::forward_nt(rec, &dz, b, &du, false)?;
-        matmul::forward_tn(rec, &x, &du, grad(grads, adapted.a)?, true)?;
-        if drop.is_some() && rate > 0.0 {
-            let masked = rec.gpu().empty(dx.rows(), dx.cols())?;
-            matmul::forward_nt(rec, &du, a, &masked, false)?;
-            let masked = dropout::apply(rec, drop, adapted.site, rate, &masked)?;
-            columns::add(rec, &masked, 0, 1.0, dx)?;
-        } else {
-            matmul::forward_nt(rec, &du, a, dx, true)?;
-        }
+/// With dz = f · dy: dB += u^T dz, du = dz B^T, dA += drop(x)^T du, dx += drop(du A^T).
+fn adapt_backward(rec: &mut Recorder, back: Back, group: &Group, ends: Ends, dx: &Tensor) -> Result<()> {
+    let (Back { model, grads, .. }, Ends { x, dy, drop }) = (back, ends);
+    let drop = drop.filter(|_| model.lora_dropout() > 0.0);
+    let (a, adapters) = (model.weight(group.a())?, group.adapters(model)?);
+    let u = between(rec, model, group, x, None, drop)?;
+    lora::back_b(rec, &u, dy, adapters, grad(grads, group.b())?)?;
+    let du = rec.gpu().empty(dy.rows(), a.cols())?;
+    lora::back_u(rec, dy, adapters, &du)?;
+    let da = grad(grads, group.a())?;
+    if drop.is_none() {
+        matmul::forward_tn(rec, x, &du, da, true)?;
+        return matmul::forward_nt(rec, &du, a, dx, true);
+    }
+    for (layer, first) in group.layers() {
+        let (own, rate) = (rec.gpu().empty(du.rows(), du.cols())?, model.lora_dropout());
+        rows::fill(rec, &own)?;
+        let part = columns::part(rec, &du, first, group.layout.rank)?;
+        columns::add(rec, &part, first, 1.0, &own)?;
+        let x = dropout::apply(rec, drop, layer.site, rate, x)?;
+        matmul::forward_tn(rec, &x, &own, da, true)?;
+        let through = rec.gpu().empty(dx.rows(), dx.cols())?;
+        matmul::forward_nt(rec, &own, a, &through, false)?;
+        let through = dropout::apply(rec, drop, layer.site, rate, &through)?;
+        columns::add(rec, &through, 0, 1.0, dx)?;
     }
     Ok(())
 }

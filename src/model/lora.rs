@@ -1,148 +1,240 @@
-//! The tensors of a LoRA adapter (arXiv 2106.09685) on the GPU, and where they act: each adapted layer has its own A
-//! and B, and what B gives is added at the columns where the layer lies in its fused row (q, k, v; gate, up).
-//! `linear.rs` computes with them.
+//! The tensors of a LoRA or DoRA adapter (arXiv 2106.09685, 2402.09353) on the GPU. Layers that lie side by side in one
+//! fused matrix (q, k, v; gate, up) are a group: their A lie side by side in one matrix, their B in another, at the
+//! columns of the fused row. `linear.rs` computes with them.
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
 use super::dropout;
+use super::model::Model;
 use super::places::{self, Piece, Place};
-use crate::arch::lora::{LoraConfig, targets};
-use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
+use crate::arch::lora::{LoraConfig, Target, targets};
+use crate::arch::{NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, pad4};
+use crate::kernels::lora::{Adapters, COLUMNS, Layout};
 use crate::kernels::weight::{Stored, Weight};
 use crate::{Error, Result};
+
+/// What a group has, each a parameter of the model.
+#[derive(Clone, Copy)]
+enum Slot {
+    /// `[in, layers · rank]`
+    A,
+    /// `[rank, width of the fused row]`
+    B,
+    /// Bias and factors by column, as the kernels take them; not trained.
+    Columns,
+}
+
+/// Every slot, each at its own number.
+const SLOTS: [Slot; 3] = [Slot::A, Slot::B, Slot::Columns];
 
 /// The adapter of a model on the GPU; its tensors are parameters of the model, after those of the base.
 #[derive(Clone)]
 pub(crate) struct Lora {
     pub(crate) config: LoraConfig,
-    /// Parameter number of the first A; B follows A, layer after layer.
+    /// Parameter number of the first group's A.
     first: usize,
+    groups: Vec<Group>,
+}
+
+/// The adapted layers that lie in one parameter.
+#[derive(Clone)]
+pub(super) struct Group {
+    /// Their parameter, and its rows and columns.
+    param: usize,
+    shape: (usize, usize),
+    pub(super) layout: Layout,
     layers: Vec<Adapted>,
+    /// Parameter number of A.
+    first: usize,
 }
 
 /// An adapted layer.
 #[derive(Clone)]
 pub(super) struct Adapted {
-    name: [String; 2],
+    target: Target,
     /// The number that stands for the layer in dropout's masks.
     pub(super) site: u64,
-    /// Shapes of A and of B, as PEFT has them.
-    shape: [[usize; 2]; 2],
-    /// s, by which what the adapter gives is multiplied.
-    pub(super) scale: f32,
     /// Where the layer's weight lies.
     at: Place,
-    /// Parameter number of A; B is the next.
-    pub(super) a: usize,
 }
 
-impl Adapted {
-    /// The first column of the layer in its fused row.
-    pub(super) fn first_column(&self) -> usize {
-        self.at.first()
+impl Group {
+    fn number(&self, slot: Slot) -> usize {
+        self.first + slot as usize
     }
 
-    /// How A or B lies on the GPU.
-    fn place(&self, side: usize) -> Place {
-        let Place { param, head_in, ref parts, .. } = self.at;
-        let first = self.at.first();
-        let parts = match side {
-            0 => vec![Piece::all(0, None)],
-            _ => parts.iter().map(|p| Piece { first: p.first - first, ..p.clone() }).collect(),
+    /// Parameter number of A.
+    pub(super) fn a(&self) -> usize {
+        self.number(Slot::A)
+    }
+
+    /// Parameter number of B.
+    pub(super) fn b(&self) -> usize {
+        self.number(Slot::B)
+    }
+
+    /// The layers, each with its first column of u.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&Adapted, usize)> {
+        self.layers.iter().zip((0..).step_by(self.layout.rank))
+    }
+
+    /// What the kernels take.
+    pub(super) fn adapters<'m>(&self, model: &'m Model) -> Result<Adapters<'m>> {
+        let columns = model.dense(self.number(Slot::Columns))?;
+        Ok(Adapters { layout: self.layout, b: model.weight(self.b())?, columns })
+    }
+
+    /// Rows and columns on the GPU.
+    fn shape(&self, slot: Slot) -> (usize, usize) {
+        let (rows, width) = self.shape;
+        match slot {
+            Slot::A => (rows, self.layout.rank * self.layers.len()),
+            Slot::B => (self.layout.rank, width),
+            Slot::Columns => (COLUMNS, width),
+        }
+    }
+
+    /// Where the tensors of PEFT's names lie in a slot, with their names and shapes.
+    fn tensors(&self, slot: Slot) -> Vec<(Place, String, Vec<usize>)> {
+        let of = |(i, layer): (usize, &Adapted)| {
+            let Adapted { target: t, at, .. } = layer;
+            let place = |head_in, parts| Place { param: self.number(slot), turned: true, head_in, parts };
+            match slot {
+                Slot::A => {
+                    let parts = vec![Piece::all(i * self.layout.rank, None)];
+                    Some((place(at.head_in, parts), t.name("A"), vec![t.rank, t.inner]))
+                }
+                Slot::B => Some((place(None, at.parts.clone()), t.name("B"), vec![t.out, t.rank])),
+                Slot::Columns => None,
+            }
         };
-        Place { param, turned: true, head_in: head_in.filter(|_| side == 0), parts }
+        self.layers.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// Bias and factors by column: without an adapter a column is its product.
+    fn columns(&self, gpu: &Gpu, model: &Model) -> Result<Vec<f32>> {
+        let (_, width) = self.shape;
+        let bias = places::bias_of(self.param).and_then(|bias| model.params[bias].as_ref());
+        let mut columns = bias.map_or_else(|| Ok(vec![0.0; width]), |bias| bias.values(gpu))?;
+        columns.resize(2 * width, 1.0);
+        columns.resize(COLUMNS * width, 0.0);
+        for layer in &self.layers {
+            let out = layer.target.out;
+            layer.at.each(&[out], width, |_, column| columns[2 * width + column] = layer.target.scale);
+        }
+        Ok(columns)
     }
 }
 
 impl Lora {
-    /// Puts an adapter's tensors (weights, moments) behind `params`, the base's; a device that counts needs none.
+    /// Puts an adapter's tensors (weights, moments) behind the base's parameters; a device that counts needs none.
     ///
     /// # Errors
     /// Tensors that are not those of the configuration on this model, or not finite; out of memory.
     pub(crate) fn upload(
         gpu: &Gpu,
-        arch: &Arch,
+        model: &Model,
         config: &LoraConfig,
         tensors: &[NamedTensor],
     ) -> Result<(Lora, Vec<Option<Weight>>)> {
-        let first = places::count(arch);
-        let mut lora = Lora { config: config.clone(), first, layers: Vec::new() };
+        let groups = groups(model, config)?;
         let mut uploaded = Vec::new();
-        for t in targets(arch, config)? {
-            let at = places::place(arch, &format!("{}.weight", t.module))?;
-            let layer = Adapted {
-                name: [t.name("A"), t.name("B")],
-                site: dropout::site(&t.module),
-                shape: [[t.rank, t.inner], [t.out, t.rank]],
-                scale: t.scale,
-                at,
-                a: first + uploaded.len(),
-            };
-            for side in 0..2 {
-                let (name, shape) = (&layer.name[side], layer.shape[side]);
-                let (rows, cols) = lora.shape(arch, &layer, side)?;
+        for group in &groups {
+            for slot in SLOTS {
+                let (rows, cols) = group.shape(slot);
                 if gpu.counts() {
                     uploaded.push(Some(Weight::room(gpu, Stored::Dense, rows, cols)?));
                     continue;
                 }
-                let found = tensors.iter().find(|t| t.name == *name);
-                let Some(t) = found.filter(|t| t.shape == shape && t.data.len() == shape[0] * shape[1]) else {
-                    let found = found.map_or("missing".into(), |t| format!("{:?}", t.shape));
-                    return Err(Error::Input(format!("adapter tensor '{name}' is {found}, expected {shape:?}")));
+                let mut host = match slot {
+                    Slot::Columns => group.columns(gpu, model)?,
+                    _ => vec![0f32; rows * cols],
                 };
-                if let Some(first) = first_unusable(&t.data) {
-                    return Err(Error::NonFinite(unusable(name, &shape, first)));
+                for (place, name, shape) in group.tensors(slot) {
+                    let found = tensors.iter().find(|t| t.name == *name);
+                    let elements: usize = shape.iter().product();
+                    let Some(t) = found.filter(|t| t.shape == shape && t.data.len() == elements) else {
+                        let found = found.map_or("missing".into(), |t| format!("{:?}", t.shape));
+                        return Err(Error::Input(format!("adapter tensor '{name}' is {found}, expected {shape:?}")));
+                    };
+                    if let Some(first) = first_unusable(&t.data) {
+                        return Err(Error::NonFinite(unusable(&name, &shape, first)));
+                    }
+                    place.each(&shape, cols, |from, to| host[to] = t.data[from]);
                 }
-                let mut host = vec![0f32; rows * cols];
-                layer.place(side).each(&shape, cols, |from, to| host[to] = t.data[from]);
                 uploaded.push(Some(Weight::upload(gpu, rows, cols, &host)?));
             }
-            lora.layers.push(layer);
         }
-        match tensors.iter().find(|t| !lora.layers.iter().any(|l| l.name.contains(&t.name))) {
+        let known = |name: &String| groups.iter().any(|g| g.layers.iter().any(|l| l.target.has(name)));
+        match tensors.iter().find(|t| !known(&t.name)) {
             Some(t) => Err(Error::Input(format!("adapter tensor '{}' is not one of this model's targets", t.name))),
-            None => Ok((lora, uploaded)),
+            None => Ok((Lora { config: config.clone(), first: places::count(&model.arch), groups }, uploaded)),
         }
     }
 
-    /// Rows and columns on the GPU of A `[in, r]` or B `[r, out]`.
-    fn shape(&self, arch: &Arch, layer: &Adapted, side: usize) -> Result<(usize, usize)> {
-        let missing = || Error::Bug(format!("no weight for {}", layer.name[0]));
-        let rows = places::shape(arch, layer.at.param).ok_or_else(missing)?.0;
-        let wide = layer.at.span(layer.shape[1][0]);
-        let rank = layer.shape[0][0];
-        Ok(if side == 0 { (rows, rank) } else { (pad4(rank), wide) })
-    }
-
-    /// Named tensors back from those of parameter number `of(number)`.
-    pub(crate) fn download<'w>(
-        &self,
-        gpu: &Gpu,
-        arch: &Arch,
-        of: impl Fn(usize) -> Result<&'w Weight>,
-    ) -> Result<Vec<NamedTensor>> {
+    /// Named tensors back from those of parameter number `of(number)`, layer after layer.
+    pub(crate) fn download<'w>(&self, gpu: &Gpu, of: impl Fn(usize) -> Result<&'w Weight>) -> Result<Vec<NamedTensor>> {
         gpu.wait()?;
         let mut all = Vec::new();
-        for layer in &self.layers {
-            for side in 0..2 {
-                let values = of(layer.a + side)?.values(gpu)?;
-                let (shape, cols) = (layer.shape[side], self.shape(arch, layer, side)?.1);
-                let mut data = vec![0f32; shape[0] * shape[1]];
-                layer.place(side).each(&shape, cols, |to, from| data[to] = values[from]);
-                all.push(NamedTensor { name: layer.name[side].clone(), shape: shape.to_vec(), data });
+        for group in &self.groups {
+            let mut by_slot = Vec::new();
+            for slot in [Slot::A, Slot::B] {
+                let (values, (_, cols)) = (of(group.number(slot))?.values(gpu)?, group.shape(slot));
+                let tensor = |(place, name, shape): (Place, String, Vec<usize>)| {
+                    let mut data = vec![0f32; shape.iter().product()];
+                    place.each(&shape, cols, |to, from| data[to] = values[from]);
+                    NamedTensor { name, shape, data }
+                };
+                by_slot.push(group.tensors(slot).into_iter().map(tensor).collect::<Vec<_>>().into_iter());
+            }
+            for _ in &group.layers {
+                all.extend(by_slot.iter_mut().filter_map(Iterator::next));
             }
         }
         Ok(all)
     }
 
-    /// The adapted layers that lie in parameter number `weight`.
-    pub(super) fn within(&self, weight: usize) -> impl Iterator<Item = &Adapted> {
-        self.layers.iter().filter(move |layer| layer.at.param == weight)
+    /// The adapted layers that lie in parameter number `param`.
+    pub(super) fn on(&self, param: usize) -> Option<&Group> {
+        self.groups.iter().find(|group| group.param == param)
     }
 
-    /// Whether this parameter is one of the adapter's, which alone are trained.
+    /// Whether this parameter is one of the adapter's that are trained, and they alone are.
     pub(crate) fn owns(&self, param: usize) -> bool {
-        param >= self.first
+        param.checked_sub(self.first).is_some_and(|n| !matches!(SLOTS[n % SLOTS.len()], Slot::Columns))
     }
+}
+
+/// The groups of an adapter on a model.
+fn groups(model: &Model, config: &LoraConfig) -> Result<Vec<Group>> {
+    let arch = &model.arch;
+    let mut groups: Vec<Group> = Vec::new();
+    for target in targets(arch, config)? {
+        let at = places::place(arch, &format!("{}.weight", target.module))?;
+        let shape = places::shape(arch, at.param);
+        let shape = shape.ok_or_else(|| Error::Bug(format!("no weight for {}", target.module)))?;
+        let layer = Adapted { site: dropout::site(&target.module), target, at };
+        match groups.iter_mut().find(|group| group.param == layer.at.param) {
+            Some(group) => group.layers.push(layer),
+            None => groups.push(Group {
+                param: layer.at.param,
+                shape,
+                layout: Layout { rank: 0, layers: 0, edges: [0; 2] },
+                layers: vec![layer],
+                first: 0,
+            }),
+        }
+    }
+    for (i, group) in groups.iter_mut().enumerate() {
+        group.layers.sort_by_key(|layer| layer.at.first());
+        let edge = |i: usize| group.layers.get(i).map_or(group.shape.1, |layer| layer.at.first());
+        group.layout = Layout {
+            rank: group.layers.iter().map(|layer| pad4(layer.target.rank)).max().unwrap_or(0),
+            layers: group.layers.len(),
+            edges: [edge(1), edge(2)],
+        };
+        group.first = places::count(arch) + i * SLOTS.len();
+    }
+    Ok(groups)
 }

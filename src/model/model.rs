@@ -1,7 +1,7 @@
 //! A model's weights on the GPU.
 
 use super::angles;
-use super::lora::Lora;
+use super::lora::{Group, Lora};
 use super::params::{self, Storage};
 use super::places::{self, heads};
 use crate::arch::lora::Adapter;
@@ -123,7 +123,7 @@ impl Model {
             return Err(Error::Input("the model has an adapter already; merge it first".into()));
         }
         let _part = gpu.book(Part::Weights);
-        let (lora, tensors) = Lora::upload(gpu, &self.arch, &adapter.config, &adapter.tensors)?;
+        let (lora, tensors) = Lora::upload(gpu, &self, &adapter.config, &adapter.tensors)?;
         self.params.extend(tensors);
         self.lora = Some(lora);
         Ok(self)
@@ -140,7 +140,7 @@ impl Model {
     /// Errors of the GPU.
     pub fn adapter(&self, gpu: &Gpu) -> Result<Option<Adapter>> {
         let Some(lora) = &self.lora else { return Ok(None) };
-        let tensors = lora.download(gpu, &self.arch, |p| self.weight(p))?;
+        let tensors = lora.download(gpu, |p| self.weight(p))?;
         Ok(Some(Adapter { config: lora.config.clone(), tensors }))
     }
 
@@ -190,6 +190,16 @@ impl Model {
             Some(Some(copy)) => Ok(copy),
             _ => self.weight(param),
         }
+    }
+
+    /// The adapters on a parameter.
+    pub(super) fn adapters(&self, param: usize) -> Option<&Group> {
+        self.lora.as_ref().and_then(|lora| lora.on(param))
+    }
+
+    /// The share of an adapter's input that is dropped in training.
+    pub(super) fn lora_dropout(&self) -> f32 {
+        self.lora.as_ref().map_or(0.0, |lora| lora.config.dropout)
     }
 
     /// A vector parameter, which is in f32.

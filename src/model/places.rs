@@ -131,6 +131,19 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
     }
 }
 
+/// The parameter of the bias that is added to a product by a layer's matrix.
+pub(crate) fn bias_of(param: usize) -> Option<usize> {
+    let number = param.checked_sub(OUTER)?;
+    let bias = match SLOTS[number % SLOTS.len()] {
+        Slot::Qkv => Slot::QkvBias,
+        Slot::O => Slot::OBias,
+        Slot::GateUp => Slot::GateUpBias,
+        Slot::Down => Slot::DownBias,
+        _ => return None,
+    };
+    Some(layer_param(number / SLOTS.len(), bias))
+}
+
 /// Number of parameter slots, empty ones included.
 pub(crate) fn count(arch: &Arch) -> usize {
     OUTER + arch.layers.len() * SLOTS.len()
@@ -226,12 +239,6 @@ impl Place {
     /// The first column.
     pub(crate) fn first(&self) -> usize {
         self.parts.iter().map(|p| p.first).min().unwrap_or(0)
-    }
-
-    /// The columns from the first that a tensor of `outs` rows spans.
-    pub(crate) fn span(&self, outs: usize) -> usize {
-        let end = |p: &Piece| p.first + spread(p.of(outs).len(), p.head_out);
-        self.parts.iter().map(end).max().unwrap_or(0) - self.first()
     }
 
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element; neighbours in

@@ -4,12 +4,12 @@
 
 use super::attention;
 use super::context::Past;
-use super::linear::{Linear, project};
+use super::linear::{self, Linear, project};
 use super::model::Model;
 use super::places::{Slot, layer_param};
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
-use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::matmul::Epilogue;
 use crate::kernels::rms_norm;
 use crate::kernels::swiglu;
 use crate::{Error, Result};
@@ -30,10 +30,11 @@ fn branch(
 ) -> Result<Tensor> {
     let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(linear.weight)?);
     let (gain, eps) = (model.gain(gain)?, arch.rms_norm_eps);
-    // An adapter reads the normalised rows and adds to what is gated.
-    let plain = model.lora.is_none();
-    let norm = (plain && matmul::normalises(rec, x.rows())).then_some((gain, eps));
-    let fused = gated.filter(|_| plain && matmul::gates(rec, x.rows(), weight));
+    let norm = linear::normalises(rec, model, linear, x.rows())?.then_some((gain, eps));
+    let fused = match linear::gates(rec, model, linear, x.rows())? {
+        true => gated,
+        false => None,
+    };
     let y = match norm {
         Some(_) => x.clone(),
         None => rms_norm::forward(rec, x, None, gain, eps)?.y,

@@ -253,7 +253,7 @@ impl<'a> Trainer<'a> {
     fn named(&self, tensors: &[Option<Weight>]) -> Result<Vec<NamedTensor>> {
         if let Some(lora) = &self.model.lora {
             let missing = |p| Error::Bug(format!("no tensor for parameter number {p}"));
-            return lora.download(self.gpu, &self.model.arch, |p| tensors[p].as_ref().ok_or_else(|| missing(p)));
+            return lora.download(self.gpu, |p| tensors[p].as_ref().ok_or_else(|| missing(p)));
         }
         params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
             Some(t) => t.values(self.gpu),

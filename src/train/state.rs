@@ -9,7 +9,7 @@ use crate::arch::Dtype;
 use crate::arch::NamedTensor;
 use crate::durable::write_file;
 use crate::kernels::weight::Weight;
-use crate::model::{lora, params, rounded};
+use crate::model::{Model, lora, params, rounded};
 use crate::weights::{Weights, write_matrices, write_safetensors};
 use crate::{Error, Result, durable};
 use std::path::Path;
@@ -59,11 +59,11 @@ impl Trainer<'_> {
         let file = dir.join(STEP);
         let text = disk::read(&file).map_err(Error::io(&file))?;
         let step: StepFile = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
-        let read = |name: &str| -> Result<Vec<Option<Weight>>> {
+        let read = |model: &Model, name: &str| -> Result<Vec<Option<Weight>>> {
             let tensors = tensors(&dir.join(name))?;
-            match &self.model.lora {
-                Some(lora) => Ok(lora::Lora::upload(self.gpu, &self.model.arch, &lora.config, &tensors)?.1),
-                None => params::upload(self.gpu, &self.model.arch, tensors),
+            match &model.lora {
+                Some(lora) => Ok(lora::Lora::upload(self.gpu, model, &lora.config, &tensors)?.1),
+                None => params::upload(self.gpu, &model.arch, tensors),
             }
         };
         // What is read replaces what is there, so that continuing takes no more memory than the training itself.
@@ -76,7 +76,7 @@ impl Trainer<'_> {
             self.moments.iter_mut().flatten().for_each(|moment| *moment = None);
         }
         let booked = self.gpu.book(Part::Weights);
-        let mut weights = read(FILES[0])?;
+        let mut weights = read(&self.model, FILES[0])?;
         if bf16 {
             weights =
                 weights.into_iter().map(|w| w.map(|w| rounded(self.gpu, w)).transpose()).collect::<Result<_>>()?;
@@ -86,8 +86,9 @@ impl Trainer<'_> {
         for (name, moment) in FILES[1..].iter().zip(&mut self.moments) {
             match self.optimiser.kind {
                 OptimiserKind::AdamW => {
-                    let trained = read(name)?.into_iter().map(|w| w.map(Moment::F32));
-                    *moment = (0..first_trained).map(|_| None).chain(trained).collect();
+                    let read = (first_trained..).zip(read(&self.model, name)?);
+                    let moments = read.map(|(p, w)| w.filter(|_| trained(&p)).map(Moment::F32));
+                    *moment = (0..first_trained).map(|_| None).chain(moments).collect();
                 }
                 OptimiserKind::AdamW8bit => overwrite(self.gpu, moment, &dir.join(name))?,
             }

@@ -2,6 +2,7 @@
 
 use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
+use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::arch::{Arch, NamedTensor, family};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Cost, Gpu};
@@ -19,6 +20,8 @@ use std::time::Instant;
 
 /// How many sequences decode together, in each measurement.
 const BATCHES: [usize; 3] = [1, 8, 32];
+/// How often decoding with an adapter takes turns with decoding without one.
+const TURNS: usize = 4;
 /// Tokens of a prompt that is not itself measured.
 const SHORT: usize = 16;
 
@@ -29,6 +32,8 @@ pub(super) struct Sizes {
     pub(super) decode: usize,
     /// Pairs of the DPO step, then tokens of each prompt and of each answer.
     pub(super) pairs: [usize; 3],
+    /// The rank of an adapter to measure with.
+    pub(super) lora_rank: Option<usize>,
 }
 
 /// The figures of one model on one device.
@@ -48,7 +53,20 @@ pub(super) struct Speed {
     /// share it.
     dpo_sharing_gain: f64,
     peak_bytes: u64,
+    /// With `--lora-rank`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lora: Option<Adapted>,
     pub(super) phases: Vec<Phase>,
+}
+
+/// What an adapter on all linear layers costs.
+#[derive(Serialize)]
+struct Adapted {
+    rank: usize,
+    /// Time of a decoding step divided by that of the base alone, by batch size.
+    decode_over_base: BTreeMap<usize, f64>,
+    /// Time of a DPO step that trains the adapter divided by that of one that trains all weights.
+    dpo_step_over_full: f64,
 }
 
 /// One piece of a model's work: its time, its counted work, and what fraction that is of the device's peak that bounds
@@ -148,19 +166,36 @@ pub(super) fn measure(
     }
     gpu.reset_peak();
     app.progress.begin("bench", Some(5 + BATCHES.len() as u64), "measurements");
-    let prefill = answer(gpu, &model, 1, sizes.prefill, 1)?;
+    let prefill = answer(gpu, &model, 1, sizes.prefill, 1, 2)?;
     app.progress.advance(1);
     let mut phases = vec![prefill.phase(format!("prefill of {}", sizes.prefill), peaks)];
-    let mut decode = BTreeMap::new();
+    let adapter = sizes.lora_rank.map(|rank| adapter(&arch, rank)).transpose()?;
+    let adapted = match &adapter {
+        Some(fresh) => Some(load(false)?.with_adapter(gpu, Some(fresh))?),
+        None => None,
+    };
+    let (mut decode, mut over_base) = (BTreeMap::new(), BTreeMap::new());
     for batch in BATCHES {
-        let (long, short) =
-            (answer(gpu, &model, batch, SHORT, sizes.decode + 1)?, answer(gpu, &model, batch, SHORT, 1)?);
-        let spent = long.beyond(short);
+        let of = |model: &Model, runs: usize| -> Result<Spent> {
+            let long = answer(gpu, model, batch, SHORT, sizes.decode + 1, runs)?;
+            Ok(long.beyond(answer(gpu, model, batch, SHORT, 1, runs)?))
+        };
+        let mut spent = of(&model, 2)?;
+        let name = format!("decode of {} x {batch}", sizes.decode);
+        if let Some(adapted) = &adapted {
+            let mut beside = of(adapted, 2)?;
+            for _ in 0..TURNS {
+                spent = quicker(spent, of(&model, 1)?);
+                beside = quicker(beside, of(adapted, 1)?);
+            }
+            over_base.insert(batch, beside.seconds / spent.seconds);
+            phases.push(beside.phase(format!("{name}, adapter"), peaks));
+        }
         decode.insert(batch, (batch * sizes.decode) as f64 / spent.seconds);
-        phases.push(spent.phase(format!("decode of {} x {batch}", sizes.decode), peaks));
+        phases.push(spent.phase(name, peaks));
         app.progress.advance(1);
     }
-    drop(model);
+    drop((model, adapted));
     let [n, prompt, each] = sizes.pairs;
     let pairs = pairs(&arch, sizes.pairs);
     let model = load(true)?;
@@ -178,10 +213,23 @@ pub(super) fn measure(
         steps.push(step(gpu, &mut trainer, &pairs)?);
         app.progress.advance(1);
     }
+    drop(trainer);
+    let shape = format!("{n} x ({prompt} + {each} + {each})");
+    let lora = match &adapter {
+        None => None,
+        Some(fresh) => {
+            let model = load(true)?.with_adapter(gpu, Some(fresh))?;
+            let mut trainer = Trainer::new(gpu, model, Optimiser::default())?;
+            trainer.set_checkpoint(Some(false));
+            let (spent, _) = step(gpu, &mut trainer, &pairs)?;
+            phases.push(spent.phase(format!("DPO step, adapter, {shape}"), peaks));
+            let dpo_step_over_full = spent.seconds / steps[0].0.seconds;
+            Some(Adapted { rank: fresh.config.rank, decode_over_base: over_base, dpo_step_over_full })
+        }
+    };
     app.progress.end();
     let names = ["DPO forward", "DPO step", "DPO step, activations recomputed", "DPO step, prompts not shared"];
     let spent = [forward].into_iter().chain(steps.iter().map(|(spent, _)| *spent));
-    let shape = format!("{n} x ({prompt} + {each} + {each})");
     phases.extend(names.iter().zip(spent).map(|(name, s)| s.phase(format!("{name}, {shape}"), peaks)));
     let (shared, tokens) = steps[0];
     Ok(Speed {
@@ -194,6 +242,7 @@ pub(super) fn measure(
         dpo_pairs_s: n as f64 / shared.seconds,
         dpo_sharing_gain: steps[2].0.seconds / shared.seconds,
         peak_bytes: gpu.peak_bytes(),
+        lora,
         phases,
     })
 }
@@ -204,8 +253,16 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
     (0..n).map(|_| stream.below(arch.vocab_size) as u32).collect()
 }
 
-/// The quicker of two equal generations, after one that warms up.
-fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Result<Spent> {
+/// An adapter on all linear layers.
+fn adapter(arch: &Arch, rank: usize) -> Result<Adapter> {
+    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
+    let alpha = 2.0 * rank as f32;
+    let config = LoraConfig { rank, alpha, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    Ok(Adapter::fresh(arch, &config, 0)?)
+}
+
+/// The quickest of some equal generations, after one that warms up.
+fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize, runs: usize) -> Result<Spent> {
     let settings = Settings::default().sampling(Sampling::default().temperature(0.0)).max_new_tokens(new);
     let request = |i| Request { prompt: ids(model.arch(), i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
@@ -216,7 +273,7 @@ fn answer(gpu: &Gpu, model: &Model, batch: usize, prompt: usize, new: usize) -> 
         Ok(watch.lap())
     };
     run()?;
-    Ok(quicker(run()?, run()?))
+    (1..runs).try_fold(run()?, |best, _| Ok(quicker(best, run()?)))
 }
 
 /// `n` pairs with a prompt and answers of these lengths.

@@ -1,0 +1,268 @@
+//! What adapters add to a product (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and the way back: up to three layers
+//! whose columns lie side by side in one matrix have their A side by side and their B in one matrix of those columns.
+
+use super::case::{Case, Kernel};
+use super::sizes::{bytes, lanes};
+use super::way::{Traits, Way};
+use super::weight::Weight;
+use crate::gpu::Value::{Size, Words};
+use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant};
+use crate::{Error, Result};
+
+static SOURCE: Source = Source {
+    name: "lora",
+    soft: include_str!("../../shaders/lora.wgsl"),
+    tile: include_str!("../../shaders/lora.wgsl"),
+    libs: &["grid", "layers"],
+    tile_size: 64,
+};
+
+/// The kernel's row in [`super::ALL`].
+pub(crate) const KERNEL: Kernel =
+    Kernel { source: || &SOURCE, about: "what adapters add to a product, and the way back", ways, ordered: &[], cases };
+
+/// Rows of the tensor that a call of [`columns`] makes.
+pub(crate) const COLUMNS: usize = 3;
+
+/// Rows of a lane, which share what it loads of B.
+fn held(variant: Variant) -> u32 {
+    match variant {
+        Variant::Soft => 4,
+        Variant::Tile => 1,
+    }
+}
+
+fn way(traits: &Traits, entry: &'static str) -> Way {
+    Way::new(&SOURCE, traits, entry, [("MR", held(traits.variant))])
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    SOURCE.entries(traits.variant).into_iter().map(|entry| way(traits, entry)).collect()
+}
+
+/// How the adapters of layers side by side lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Columns of u and rows of B for each layer, a multiple of 4.
+    pub rank: usize,
+    /// The number of layers, up to three.
+    pub layers: usize,
+    /// The first columns of the second and the third layer, multiples of 4; where there is none, the width of B.
+    pub edges: [usize; 2],
+}
+
+impl Layout {
+    /// The edges in vec4.
+    pub(super) fn edges4(&self) -> [u32; 2] {
+        self.edges.map(|edge| edge.div_ceil(4) as u32)
+    }
+}
+
+/// The adapters of layers side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct Adapters<'a> {
+    /// How they lie.
+    pub layout: Layout,
+    /// B `[rank, N]`.
+    pub b: &'a Weight,
+    /// By column the bias, the factor of the product and that of the adapter, `[3, N]` or more rows.
+    pub columns: &'a Tensor,
+}
+
+impl Adapters<'_> {
+    /// Refuses u and y `[T, N]` that do not fit.
+    pub(super) fn check(&self, u: &Tensor, y: [usize; 2]) -> Result<()> {
+        let Adapters { layout: Layout { rank, layers, edges }, b, columns } = self;
+        let fits = rank % 4 == 0 && (1..=3).contains(layers) && edges.iter().all(|e| e % 4 == 0 || *e == y[1]);
+        if !fits || u.cols() != rank * layers || b.rows() != *rank || u.rows() != y[0] {
+            let what = format!("adapters {:?} of {:?} rows and u {:?}", self.layout, b.rows(), u.shape());
+            return Err(Error::Bug(format!("{what} do not fit {y:?}")));
+        }
+        if b.cols() != y[1] || columns.cols() != y[1] || columns.rows() < COLUMNS {
+            let what = format!("B of {} columns, factors {:?}", b.cols(), columns.shape());
+            return Err(Error::Bug(format!("{what} do not fit {y:?}")));
+        }
+        Ok(())
+    }
+
+    fn params<'p>(
+        &self,
+        u: &Tensor,
+        y: &Tensor,
+        (first, block): (usize, &Tensor),
+        edges: &'p [u32; 2],
+    ) -> [Param<'p>; 9] {
+        [
+            ("rows", Size(y.rows())),
+            ("n4", Size(block.ld() / 4)),
+            ("ldy4", Size(y.ld() / 4)),
+            ("ldu4", Size(u.ld() / 4)),
+            ("ldl4", Size(block.ld() / 4)),
+            ("ldf4", Size(self.columns.ld() / 4)),
+            ("first4", Size(first / 4)),
+            ("rank4", Size(self.layout.rank / 4)),
+            ("edges", Words(edges)),
+        ]
+    }
+
+    fn cost(&self, u: &Tensor, y: &Tensor, block: &Tensor) -> Cost {
+        let products = 2.0 * (y.rows() * block.len()) as f64;
+        Cost::new(products, bytes(&[u, block]) + 8.0 * (y.rows() * block.cols()) as f64)
+    }
+}
+
+/// y `[T, N]` = bias + g · y + f · (u B), u `[T, layers · rank]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn add(rec: &mut Recorder, u: &Tensor, adapters: Adapters, y: &Tensor) -> Result<()> {
+    adapters.check(u, y.shape())?;
+    let (way, edges) = (way(&Traits::of(rec), "add"), adapters.layout.edges4());
+    for (first, block) in adapters.b.tensors()? {
+        let items = y.rows().div_ceil(held(rec.variant()) as usize) * (block.ld() / 4);
+        rec.launch(Launch {
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants.clone(),
+            params: &adapters.params(u, y, (first, block), &edges),
+            bind: &[u, block, adapters.columns, y],
+            groups: lanes(&SOURCE, rec.variant(), items),
+            cost: adapters.cost(u, y, block),
+        })?;
+    }
+    Ok(())
+}
+
+/// du `[T, layers · rank]` = (f · dy) B^T.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn back_u(rec: &mut Recorder, dy: &Tensor, adapters: Adapters, du: &Tensor) -> Result<()> {
+    adapters.check(du, dy.shape())?;
+    let (way, edges) = (way(&Traits::of(rec), "back_u"), adapters.layout.edges4());
+    for (first, block) in adapters.b.tensors()? {
+        let items = dy.rows().div_ceil(held(rec.variant()) as usize) * (du.ld() / 4);
+        rec.launch(Launch {
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants.clone(),
+            params: &adapters.params(du, dy, (first, block), &edges),
+            bind: &[dy, block, adapters.columns, du],
+            groups: lanes(&SOURCE, rec.variant(), items),
+            cost: adapters.cost(du, dy, block),
+        })?;
+    }
+    Ok(())
+}
+
+/// dB += u^T (f · dy), as B lies.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn back_b(rec: &mut Recorder, u: &Tensor, dy: &Tensor, adapters: Adapters, db: &Weight) -> Result<()> {
+    adapters.check(u, dy.shape())?;
+    if [db.rows(), db.cols()] != [adapters.b.rows(), adapters.b.cols()] {
+        return Err(Error::Bug(format!("the gradient of an adapter's B has shape [{}, {}]", db.rows(), db.cols())));
+    }
+    let (way, edges) = (way(&Traits::of(rec), "back_b"), adapters.layout.edges4());
+    for (first, block) in db.tensors()? {
+        rec.launch(Launch {
+            source: way.source,
+            entry: way.entry,
+            constants: way.constants.clone(),
+            params: &adapters.params(u, dy, (first, block), &edges),
+            bind: &[u, dy, adapters.columns, block],
+            groups: lanes(&SOURCE, rec.variant(), block.ld() / 4 * (adapters.layout.rank / 4)),
+            cost: adapters.cost(u, dy, block),
+        })?;
+    }
+    Ok(())
+}
+
+/// The layer of each of `n` columns.
+fn layer(Layout { edges, .. }: Layout, column: usize) -> usize {
+    edges.iter().filter(|edge| column >= **edge).count()
+}
+
+/// u B `[T, N]` with each layer's own columns of u.
+pub(crate) fn twin(u: &[f64], b: &[f64], layout: Layout, n: usize) -> Vec<f64> {
+    let width = layout.rank * layout.layers;
+    let one = |row: &[f64], c: usize| -> f64 {
+        let own = &row[layer(layout, c) * layout.rank..][..layout.rank];
+        own.iter().zip(b.iter().skip(c).step_by(n)).map(|(x, y)| x * y).sum()
+    };
+    u.chunks_exact(width).flat_map(|row| (0..n).map(move |c| one(row, c))).collect()
+}
+
+/// The gradient of [`twin`] by u.
+pub(crate) fn twin_back_u(dy: &[f64], b: &[f64], layout: Layout, n: usize) -> Vec<f64> {
+    let width = layout.rank * layout.layers;
+    let mut du = vec![0.0; dy.len() / n * width];
+    for (row, d) in du.chunks_exact_mut(width).zip(dy.chunks_exact(n)) {
+        for (c, d) in d.iter().enumerate() {
+            let own = &mut row[layer(layout, c) * layout.rank..][..layout.rank];
+            own.iter_mut().zip(b.iter().skip(c).step_by(n)).for_each(|(to, b)| *to += d * b);
+        }
+    }
+    du
+}
+
+/// The gradient of [`twin`] by B.
+pub(crate) fn twin_back_b(u: &[f64], dy: &[f64], layout: Layout, n: usize) -> Vec<f64> {
+    let width = layout.rank * layout.layers;
+    let one = |j: usize, c: usize| -> f64 {
+        let own = layer(layout, c) * layout.rank + j;
+        u.iter().skip(own).step_by(width).zip(dy.iter().skip(c).step_by(n)).map(|(x, d)| x * d).sum()
+    };
+    (0..layout.rank * n).map(|i| one(i / n, i % n)).collect()
+}
+
+fn cases() -> Vec<Case> {
+    let shapes = [
+        (1, Layout { rank: 4, layers: 1, edges: [10, 10] }, 10),
+        (7, Layout { rank: 8, layers: 2, edges: [20, 33] }, 33),
+        (65, Layout { rank: 4, layers: 3, edges: [36, 48] }, 60),
+        (33, Layout { rank: 20, layers: 3, edges: [8, 12] }, 97),
+    ];
+    let case = |(rows, layout, n): (usize, Layout, usize)| {
+        Case::new(format!("{rows} rows, {} x rank {}, {n} columns", layout.layers, layout.rank), 4e-6, move |t| {
+            let (u, hu) = t.matrix(rows, layout.rank * layout.layers)?;
+            let (b, hb) = t.matrix(layout.rank, n)?;
+            let (columns, hc) = t.matrix(COLUMNS, n)?;
+            let (y, hy) = t.matrix(rows, n)?;
+            let (du, (db, hdb)) = (t.gpu.empty(rows, u.cols())?, t.matrix(layout.rank, n)?);
+            let b = Weight::from(b);
+            let adapters = Adapters { layout, b: &b, columns: &columns };
+            let scaled: Vec<f64> = hy.iter().enumerate().map(|(i, d)| d * hc[2 * n + i % n]).collect();
+            back_u(&mut t.rec, &y, adapters, &du)?;
+            t.expect("du", &du, || twin_back_u(&scaled, &hb, layout, n));
+            back_b(&mut t.rec, &u, &y, adapters, &db.clone().into())?;
+            t.expect("db", &db, || twin_back_b(&hu, &scaled, layout, n).iter().zip(&hdb).map(|(x, y)| x + y).collect());
+            add(&mut t.rec, &u, adapters, &y)?;
+            t.expect("y", &y, || {
+                let low = twin(&hu, &hb, layout, n);
+                let one = |(i, (low, y)): (usize, (&f64, &f64))| {
+                    let [bias, whole, part] = [0, 1, 2].map(|row| hc[row * n + i % n]);
+                    bias + whole * y + part * low
+                };
+                low.iter().zip(&hy).enumerate().map(one).collect()
+            });
+            Ok(())
+        })
+    };
+    shapes.map(case).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{dot, finite_difference, numbers};
+
+    #[test]
+    fn the_gradients_are_the_slopes() {
+        let (layout, n) = (Layout { rank: 4, layers: 3, edges: [4, 8] }, 11);
+        let (u, b, c) = (numbers(3 * 12, 1), numbers(4 * n, 2), numbers(3 * n, 3));
+        finite_difference("u", &u, &twin_back_u(&c, &b, layout, n), |u| dot(&twin(u, &b, layout, n), &c));
+        finite_difference("b", &b, &twin_back_b(&u, &c, layout, n), |b| dot(&twin(&u, b, layout, n), &c));
+    }
+}
