@@ -110,3 +110,82 @@ fn back_b(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let part = columns[2u * p.ldf4 + at];
     db[(4u * j + #u) * p.ldl4 + col] += part * s#; //*1*4
 }
+
+//@ scale
+// z = g * dy
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<vec4f>;         // [T, N]
+@group(0) @binding(2) var<storage, read> columns: array<vec4f>;    // [5, N]
+@group(0) @binding(3) var<storage, read_write> z: array<vec4f>;    // [T, N]
+@compute @workgroup_size(WG)
+fn scale(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) lane: u32) {
+    let first = first_of(g, n, lane);
+    for (var i = first; i < end_of(first, p.rows * p.ldf4); i += WG) {
+        z[i] = columns[p.ldf4 + i % p.ldf4] * dy[i];
+        break; //*ONCE
+    }
+}
+
+//@ back_m
+// dm += sum over rows of dy * (x W + s u B) / norm, whole = x W
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> u: array<vec4f>;          // [T, R]
+@group(0) @binding(2) var<storage, read> dy: array<vec4f>;         // [T, N]
+@group(0) @binding(3) var<storage, read> whole: array<vec4f>;      // [T, N]
+@group(0) @binding(4) var<storage, read> low: array<vec4f>;        // [R, N]
+@group(0) @binding(5) var<storage, read> columns: array<vec4f>;    // [5, N]
+@group(0) @binding(6) var<storage, read_write> dm: array<vec4f>;   // [N]
+@compute @workgroup_size(WG)
+fn back_m(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+          @builtin(local_invocation_index) lane: u32) {
+    let at = flat(g, n) * WG + lane;
+    if at >= p.n4 {
+        return;
+    }
+    let own = layer(at) * p.rank4;
+    let s = columns[3u * p.ldf4 + at];
+    let norm = columns[4u * p.ldf4 + at];
+    var sum = vec4f();
+    for (var row = 0u; row < p.rows; row++) {
+        var part = vec4f();
+        for (var j = 0u; j < p.rank4; j++) {
+            let b# = low[(4u * j + #u) * p.ldl4 + at]; //*1*4
+            let a = u[row * p.ldu4 + own + j];
+            part = fma(vec4f(a.w), b3, fma(vec4f(a.z), b2, fma(vec4f(a.y), b1, fma(vec4f(a.x), b0, part))));
+        }
+        sum = fma(dy[row * p.ldy4 + at], fma(s, part, whole[row * p.ldy4 + at]), sum);
+    }
+    dm[at] += select(sum / norm, vec4f(), norm == vec4f());
+}
+
+//@ norms reduce
+// Of columns first4 and on, turned: norm = |W + s part|, g = m / norm, f = s g. A column without an adapter has norm 0.
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> turned: array<vec4f>;     // [n, K]
+@group(0) @binding(2) var<storage, read> part: array<vec4f>;       // [n, K]
+@group(0) @binding(3) var<storage, read> m: array<f32>;            // [N]
+@group(0) @binding(4) var<storage, read_write> columns: array<f32>; // [5, N]
+@compute @workgroup_size(WG)
+fn norms(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
+         @builtin(local_invocation_index) l: u32) {
+    let row = row_of(flat(g, n), l);
+    let lane = lane_of(l);
+    if row >= p.rows {
+        return;
+    }
+    let at = 4u * p.first4 + row;
+    let ld = 4u * p.ldf4;
+    let s = columns[3u * ld + at];
+    var sum = 0.0;
+    for (var i = lane; i < p.n4; i += LANES) {
+        let v = fma(vec4f(s), part[row * p.n4 + i], turned[row * p.n4 + i]);
+        sum += dot(v, v);
+    }
+    let norm = max(sqrt(reduce_sum(sum, l)), 1e-30);
+    if lane == 0u && columns[4u * ld + at] != 0.0 {
+        columns[ld + at] = m[at] / norm;
+        columns[2u * ld + at] = s * m[at] / norm;
+        columns[4u * ld + at] = norm;
+    }
+}

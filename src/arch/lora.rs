@@ -1,4 +1,4 @@
-//! A LoRA adapter (arXiv 2106.09685) as plain data: its settings, its tensors on the host, the layers it changes.
+//! A LoRA or DoRA adapter (arXiv 2106.09685, 2402.09353) as plain data: its settings, its tensors on the host, the layers it changes.
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
@@ -18,7 +18,9 @@ const MAX_RANK: usize = 4096;
 pub struct Adapter {
     /// The settings that adapter_config.json holds.
     pub config: LoraConfig,
-    /// The tensors `base_model.model.MODULE.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]` of each layer.
+    /// The tensors `base_model.model.MODULE.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]` of each layer, of
+    /// the embedding `….lora_embedding_A` `[r, V]` and `….lora_embedding_B` `[D, r]`; with DoRA also
+    /// `….lora_magnitude_vector` `[out]`.
     pub tensors: Vec<NamedTensor>,
 }
 
@@ -26,55 +28,86 @@ pub struct Adapter {
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) module: String,
+    /// Whether it is the embedding, whose A `[r, V]` is looked up in and whose B is `[D, r]`.
+    pub(crate) embeds: bool,
     pub(crate) out: usize,
     pub(crate) inner: usize,
     pub(crate) rank: usize,
     /// s, by which the adapter's output is multiplied.
     pub(crate) scale: f32,
+    /// Whether it has a magnitude (DoRA).
+    pub(crate) dora: bool,
 }
 
 impl Target {
+    /// The name of A or B.
     pub(crate) fn name(&self, side: &str) -> String {
-        format!("{PREFIX}{}.lora_{side}.weight", self.module)
+        match self.embeds {
+            true => format!("{PREFIX}{}.lora_embedding_{side}", self.module),
+            false => format!("{PREFIX}{}.lora_{side}.weight", self.module),
+        }
     }
 
-    /// Whether this is the name of one of its tensors.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        ["A", "B"].iter().any(|side| self.name(side) == name)
+    pub(crate) fn magnitude(&self) -> String {
+        format!("{PREFIX}{}{MAGNITUDE}", self.module)
+    }
+
+    /// Names and shapes of its tensors.
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = vec![(self.name("A"), vec![self.rank, self.inner]), (self.name("B"), vec![self.out, self.rank])];
+        all.extend(self.dora.then(|| (self.magnitude(), vec![self.out])));
+        all
     }
 }
+
+/// What the name of DoRA's magnitudes ends in.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
+/// The embedding's module.
+const EMBEDDING: &str = "model.embed_tokens";
+/// The output matrix's module.
+const OUTPUT: &str = "lm_head";
 
 pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
     let rules = Rules::new(config)?;
     let parameters = super::family::parameters(arch);
-    let modules = parameters.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)));
-    let (linear, others): (Vec<_>, Vec<_>) = modules.partition(|(m, _)| m.ends_with("_proj"));
+    let mut modules: Vec<(&str, &[usize])> =
+        parameters.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, &shape[..]))).collect();
+    let output = [arch.vocab_size, arch.hidden_size];
+    if arch.tie_word_embeddings {
+        modules.push((OUTPUT, &output));
+    }
+    let adaptable = |(module, _): &(&str, &[usize])| module.ends_with("_proj") || [EMBEDDING, OUTPUT].contains(module);
+    let (there, others): (Vec<_>, Vec<_>) = modules.into_iter().partition(adaptable);
     if let Modules::Names(names) = &config.targets {
         let unknown = |name: &&String| {
-            *name != ALL_LINEAR && !linear.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
+            *name != ALL_LINEAR && !there.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
         };
         if let Some(name) = names.iter().find(unknown) {
-            let mut known: Vec<&str> = linear.iter().filter_map(|(module, _)| module.rsplit('.').next()).collect();
+            let mut known: Vec<&str> = there.iter().filter_map(|(module, _)| module.rsplit('.').next()).collect();
             known.sort_unstable();
             known.dedup();
             return Err(Error::Input(format!(
-                "LoRA target '{name}' is no linear layer of this model; there are {} and {ALL_LINEAR}",
+                "LoRA target '{name}' is no layer of this model that takes an adapter; there are {} and {ALL_LINEAR}",
                 known.join(", ")
             )));
         }
     } else {
-        // A tied output matrix is a module too where the pattern comes from.
-        for module in others.iter().map(|(module, _)| *module).chain(["lm_head"]) {
+        for (module, _) in others {
             if rules.wants(module)? {
                 return Err(Error::Input(format!(
-                    "a LoRA target is {module}, but only linear layers of the blocks can be"
+                    "a LoRA target is {module}, but only linear layers and the embedding can be"
                 )));
             }
         }
     }
     let mut wanted = Vec::new();
-    for (module, shape) in linear {
-        let [out, inner] = shape[..] else { continue };
+    for (module, shape) in there {
+        let embeds = module == EMBEDDING;
+        let (out, inner) = match *shape {
+            [vocabulary, hidden] if embeds => (hidden, vocabulary),
+            [out, inner] => (out, inner),
+            _ => continue,
+        };
         if rules.wants(module)? {
             let (rank, scale) = rules.rank_and_scale(module)?;
             if rank == 0 || rank > MAX_RANK || !(-LARGEST..=LARGEST).contains(&scale) {
@@ -83,7 +116,16 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
                      to {LARGEST:e}"
                 )));
             }
-            wanted.push(Target { module: module.into(), out, inner, rank, scale });
+            if rank > out.min(inner) {
+                return Err(Error::Input(format!(
+                    "LoRA of rank {rank} on {module}, a matrix of {out} x {inner}; expected a rank of at most {}",
+                    out.min(inner)
+                )));
+            }
+            if embeds && config.dora {
+                return Err(Error::Input(format!("DoRA on {module} is not built; leave it out of the target modules")));
+            }
+            wanted.push(Target { module: module.into(), embeds, out, inner, rank, scale, dora: config.dora });
         }
     }
     if wanted.is_empty() {
@@ -94,7 +136,8 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
 
 impl Adapter {
     /// An adapter as PEFT begins: A is uniform in ±1 / √in (Kaiming with a = √5) and B is zero, so that the model is
-    /// unchanged at first.
+    /// unchanged at first; of the embedding A is zero and B normal. DoRA's magnitudes are left out: they begin as the
+    /// norms of the weights beside which the adapter is put.
     ///
     /// # Errors
     /// The model does not have the targets, or a rank is 0 or too large.
@@ -102,13 +145,23 @@ impl Adapter {
         let mut tensors = Vec::new();
         for t in targets(arch, config)? {
             let mut draw = Stream::new(seed, fnv(t.module.as_bytes()));
-            let bound = 1.0 / (t.inner as f32).sqrt();
-            let a = (0..t.rank * t.inner).map(|_| (2.0 * draw.uniform() - 1.0) * bound).collect();
+            let (a, b) = match t.embeds {
+                false => {
+                    let bound = 1.0 / (t.inner as f32).sqrt();
+                    let a = (0..t.rank * t.inner).map(|_| (2.0 * draw.uniform() - 1.0) * bound).collect();
+                    (a, vec![0.0; t.out * t.rank])
+                }
+                true => (vec![0.0; t.rank * t.inner], (0..t.out * t.rank).map(|_| normal(&mut draw)).collect()),
+            };
             tensors.push(NamedTensor { name: t.name("A"), shape: vec![t.rank, t.inner], data: a });
-            let b = vec![0.0; t.out * t.rank];
             tensors.push(NamedTensor { name: t.name("B"), shape: vec![t.out, t.rank], data: b });
         }
         Ok(Adapter { config: config.clone(), tensors })
+    }
+
+    /// Whether DoRA's magnitudes are not there yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.config.dora && !self.tensors.iter().any(|t| t.name.ends_with(MAGNITUDE))
     }
 
     /// The names and shapes of an adapter's tensors on a model.
@@ -116,8 +169,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::fresh`].
     pub fn parameters(arch: &Arch, config: &LoraConfig) -> Result<Vec<(String, Vec<usize>)>> {
-        let both = |t: Target| [(t.name("A"), vec![t.rank, t.inner]), (t.name("B"), vec![t.out, t.rank])];
-        Ok(targets(arch, config)?.into_iter().flat_map(both).collect())
+        Ok(targets(arch, config)?.iter().flat_map(Target::tensors).collect())
     }
 
     /// The part of it that changes one weight of the model, if any does.
@@ -128,26 +180,58 @@ impl Adapter {
         (!tensors.is_empty()).then(|| Adapter { config: self.config.clone(), tensors })
     }
 
-    /// Adds s · B A of each adapted layer to the weights of the base model; sums are in f64.
+    /// Whether it changes the embedding or the output matrix, which a tied model has in one.
+    pub(crate) fn unties(&self) -> bool {
+        let outer = |t: &NamedTensor| [EMBEDDING, OUTPUT].iter().any(|m| t.name.starts_with(&format!("{PREFIX}{m}.")));
+        self.tensors.iter().any(outer)
+    }
+
+    /// Gives the weights of a tied model an output matrix of their own where the adapter needs it.
+    pub(crate) fn untie(&self, base: &mut Vec<NamedTensor>) {
+        let is = |t: &NamedTensor, module| t.name.strip_suffix(".weight") == Some(module);
+        if self.unties() && !base.iter().any(|t| is(t, OUTPUT)) {
+            let tied = base.iter().find(|t| is(t, EMBEDDING)).cloned();
+            base.extend(tied.map(|t| NamedTensor { name: format!("{OUTPUT}.weight"), ..t }));
+        }
+    }
+
+    /// Adds s · B A of each adapted layer to the weights of the base model, and with DoRA gives each row of the sum its
+    /// magnitude; sums are in f64.
     ///
     /// # Errors
     /// The adapter is another model's, or a sum is no weight any more: not finite, or too large.
     pub fn merge(&self, base: &mut [NamedTensor]) -> Result<()> {
         let rules = Rules::new(&self.config)?;
-        for pair in self.tensors.chunks_exact(2) {
-            let (a, b) = (&pair[0], &pair[1]);
-            let module = a.name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight"));
-            let weight = module.and_then(|m| base.iter_mut().find(|t| t.name.strip_suffix(".weight") == Some(m)));
-            let (out, r, inner) = (b.shape[0], a.shape[0], a.shape[1]);
-            let scale = f64::from(rules.rank_and_scale(module.unwrap_or_default())?.1);
-            let Some(weight) = weight.filter(|w| w.shape == [out, inner]) else {
+        for a in &self.tensors {
+            let module = a
+                .name
+                .strip_prefix(PREFIX)
+                .and_then(|n| n.strip_suffix(".lora_A.weight").or_else(|| n.strip_suffix(".lora_embedding_A")));
+            let Some(module) = module else { continue };
+            let find = |name: &str| self.tensors.iter().find(|t| t.name == name);
+            let b = find(&a.name.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B"));
+            let magnitude = find(&format!("{PREFIX}{module}{MAGNITUDE}"));
+            let weight = base.iter_mut().find(|t| t.name.strip_suffix(".weight") == Some(module));
+            let scale = f64::from(rules.rank_and_scale(module)?.1);
+            let shape = |b: &NamedTensor| match module == EMBEDDING {
+                true => vec![a.shape[1], b.shape[0]],
+                false => vec![b.shape[0], a.shape[1]],
+            };
+            let Some((weight, b)) = weight.zip(b).filter(|(w, b)| w.shape == shape(b)) else {
                 return Err(Error::Input(format!("{} has no weight of its shape in the base model", a.name)));
             };
-            for (o, row) in weight.data.chunks_exact_mut(inner).enumerate() {
-                for (i, w) in row.iter_mut().enumerate() {
+            let (r, inner, columns) = (a.shape[0], a.shape[1], weight.shape[1]);
+            for (row, values) in weight.data.chunks_exact_mut(columns).enumerate() {
+                let mut squares = 0.0;
+                let mut sums = vec![0.0; columns];
+                for (column, (sum, w)) in sums.iter_mut().zip(&*values).enumerate() {
+                    let (o, i) = if module == EMBEDDING { (column, row) } else { (row, column) };
                     let product = |j: usize| f64::from(b.data[o * r + j]) * f64::from(a.data[j * inner + i]);
-                    *w = (f64::from(*w) + scale * (0..r).map(product).sum::<f64>()) as f32;
+                    *sum = f64::from(*w) + scale * (0..r).map(product).sum::<f64>();
+                    squares += *sum * *sum;
                 }
+                let factor = magnitude.map_or(1.0, |m| f64::from(m.data[row]) / squares.sqrt());
+                values.iter_mut().zip(&sums).for_each(|(w, sum)| *w = (factor * sum) as f32);
             }
             if let Some(first) = first_unusable(&weight.data) {
                 return Err(Error::NonFinite(
@@ -159,6 +243,12 @@ impl Adapter {
     }
 }
 
+/// A normal value, by Box and Muller.
+fn normal(draw: &mut Stream) -> f32 {
+    let (radius, angle) = (1.0 - draw.uniform(), std::f32::consts::TAU * draw.uniform());
+    (-2.0 * radius.ln()).sqrt() * angle.cos()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,8 +258,15 @@ mod tests {
         let config = serde_json::json!({"model_type": "llama", "num_hidden_layers": 2});
         let arch = super::super::family::arch(&config).unwrap();
         let refused = |rank: usize, targets: Modules, word: &str| {
-            let config =
-                LoraConfig { rank, alpha: 8.0, rslora: true, dropout: 0.0, targets, layers: LayerRules::default() };
+            let config = LoraConfig {
+                rank,
+                alpha: 8.0,
+                rslora: true,
+                dora: false,
+                dropout: 0.0,
+                targets,
+                layers: LayerRules::default(),
+            };
             let error = Adapter::fresh(&arch, &config, 0).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
@@ -178,7 +275,7 @@ mod tests {
         refused(0, names("q_proj"), "rank 0");
         refused(MAX_RANK + 1, names("q_proj"), "4097");
         refused(4, Modules::Pattern(".*".into()), "linear layers");
-        refused(4, Modules::Pattern("model.*_proj|lm_head".into()), "lm_head");
+        refused(4, Modules::Pattern("model.*_proj|model.norm".into()), "model.norm");
         refused(4, Modules::Pattern("q_proj".into()), "without a target");
     }
 }

@@ -83,6 +83,8 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Whether the scale is α / √r (rsLoRA, arXiv 2312.03732) instead of α / r.
     pub rslora: bool,
+    /// Whether each row of the sum of weight and adapter has a magnitude of its own (DoRA, arXiv 2402.09353).
+    pub dora: bool,
     /// The share of A's input that is dropped in training, from 0 to below 1.
     pub dropout: f32,
     /// The layers that get an adapter.
@@ -141,7 +143,9 @@ impl<'a> Rules<'a> {
             return Ok(false);
         }
         let Matcher::Names(names) = self.targets else { return self.targets.matches(layer) };
-        let named = names_match(names, layer) || names.iter().any(|name| name == ALL_LINEAR);
+        // As in PEFT, the output matrix is named or left alone.
+        let linear = layer.ends_with("_proj");
+        let named = names_match(names, layer) || (linear && names.iter().any(|name| name == ALL_LINEAR));
         let whole = names.iter().any(|name| name == layer);
         Ok(named && (whole || self.block.is_empty() || self.in_blocks(layer)?))
     }
@@ -218,7 +222,7 @@ mod tests {
     const K12: &str = "model.layers.12.self_attn.k_proj";
 
     fn config(targets: Modules, layers: LayerRules) -> LoraConfig {
-        LoraConfig { rank: 4, alpha: 8.0, rslora: false, dropout: 0.0, targets, layers }
+        LoraConfig { rank: 4, alpha: 8.0, rslora: false, dora: false, dropout: 0.0, targets, layers }
     }
 
     fn names(list: &[&str]) -> Modules {

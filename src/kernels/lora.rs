@@ -1,12 +1,12 @@
 //! What adapters add to a product (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and the way back: up to three layers
 //! whose columns lie side by side in one matrix have their A side by side and their B in one matrix of those columns.
 
-use super::case::{Case, Kernel};
-use super::sizes::{bytes, lanes};
+use super::case::{Case, Kernel, Trial};
+use super::sizes::{bytes, lanes, row_groups, several, stream};
 use super::way::{Traits, Way};
 use super::weight::Weight;
 use crate::gpu::Value::{Size, Words};
-use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant};
+use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -21,8 +21,10 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "what adapters add to a product, and the way back", ways, ordered: &[], cases };
 
-/// Rows of the tensor that a call of [`columns`] makes.
+/// Rows of [`Adapters::columns`].
 pub(crate) const COLUMNS: usize = 3;
+/// The same with DoRA.
+pub(crate) const DORA_COLUMNS: usize = 5;
 
 /// Rows of a lane, which share what it loads of B.
 fn held(variant: Variant) -> u32 {
@@ -65,7 +67,8 @@ pub(crate) struct Adapters<'a> {
     pub layout: Layout,
     /// B `[rank, N]`.
     pub b: &'a Weight,
-    /// By column the bias, the factor of the product and that of the adapter, `[3, N]` or more rows.
+    /// By column the bias, the factor of the product and that of the adapter, `[3, N]`; with DoRA also s and the norm,
+    /// which is 0 where there is no adapter, `[5, N]`.
     pub columns: &'a Tensor,
 }
 
@@ -179,9 +182,94 @@ pub(crate) fn back_b(rec: &mut Recorder, u: &Tensor, dy: &Tensor, adapters: Adap
     Ok(())
 }
 
-/// The layer of each of `n` columns.
+/// z `[T, N]` = g · dy.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn scale(rec: &mut Recorder, dy: &Tensor, adapters: Adapters, z: &Tensor) -> Result<()> {
+    z.expect_shape("a scaled gradient", dy.rows(), dy.cols())?;
+    adapters.columns.expect_shape("an adapter's factors", adapters.columns.rows(), dy.cols())?;
+    let (way, edges) = (way(&Traits::of(rec), "scale"), adapters.layout.edges4());
+    rec.launch(Launch {
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
+        params: &adapters.params(z, dy, (0, dy), &edges),
+        bind: &[dy, adapters.columns, z],
+        groups: several(&SOURCE, rec.variant(), dy.len() / 4),
+        cost: stream(&[dy, z], 1.0),
+    })
+}
+
+/// dm `[N]` += the sums over rows of dy · (whole + s · (u B)) / norm, whole `[T, N]` being x W; with DoRA.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn back_m(
+    rec: &mut Recorder,
+    u: &Tensor,
+    (dy, whole): (&Tensor, &Tensor),
+    adapters: Adapters,
+    dm: &Tensor,
+) -> Result<()> {
+    adapters.check(u, dy.shape())?;
+    whole.expect_shape("the product beside an adapter", dy.rows(), dy.cols())?;
+    dm.expect_shape("the gradient of magnitudes", 1, dy.cols())?;
+    adapters.columns.expect_shape("the factors of DoRA", DORA_COLUMNS, dy.cols())?;
+    let (way, edges, b) = (way(&Traits::of(rec), "back_m"), adapters.layout.edges4(), adapters.b.dense()?);
+    rec.launch(Launch {
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
+        params: &adapters.params(u, dy, (0, b), &edges),
+        bind: &[u, dy, whole, b, adapters.columns, dm],
+        groups: lanes(&SOURCE, rec.variant(), b.ld() / 4),
+        cost: adapters.cost(u, dy, b),
+    })
+}
+
+/// Renews g, f and norm of the columns from `first` on by those of W and of B A, both turned, `[n, K]`, and the
+/// magnitudes m `[N]`; with DoRA.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(crate) fn norms(
+    rec: &mut Recorder,
+    (turned, part): (&Tensor, &Tensor),
+    (adapters, m): (Adapters, &Tensor),
+    (first, count): (usize, usize),
+) -> Result<()> {
+    let columns = adapters.columns;
+    part.expect_shape("what an adapter adds to a matrix", turned.rows(), turned.cols())?;
+    m.expect_shape("magnitudes", 1, columns.cols())?;
+    if columns.rows() != DORA_COLUMNS || first % 4 != 0 || count > turned.rows() || first + count > columns.cols() {
+        let what = format!("columns {first} to {} of {:?}", first + count, columns.shape());
+        return Err(Error::Bug(format!("{what} have no norms in {:?}", turned.shape())));
+    }
+    let (way, edges) = (way(&Traits::of(rec), "norms"), adapters.layout.edges4());
+    let mut params = adapters.params(part, turned, (first, turned), &edges);
+    params[0] = ("rows", Size(count));
+    rec.launch(Launch {
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
+        params: &params,
+        bind: &[turned, part, m, columns],
+        groups: row_groups(&SOURCE, rec.variant(), count),
+        cost: stream(&[turned, part], 4.0),
+    })
+}
+
+/// The layer of a column.
 fn layer(Layout { edges, .. }: Layout, column: usize) -> usize {
     edges.iter().filter(|edge| column >= **edge).count()
+}
+
+/// The norm of each row of W + s V.
+pub(crate) fn twin_norms(w: &[f64], v: &[f64], s: &[f64]) -> Vec<f64> {
+    let k = w.len() / s.len().max(1);
+    let rows = w.chunks_exact(k).zip(v.chunks_exact(k)).zip(s);
+    rows.map(|((w, v), s)| w.iter().zip(v).map(|(w, v)| (w + s * v).powi(2)).sum::<f64>().sqrt()).collect()
 }
 
 /// u B `[T, N]` with each layer's own columns of u.
@@ -250,7 +338,68 @@ fn cases() -> Vec<Case> {
             Ok(())
         })
     };
-    shapes.map(case).into()
+    shapes.map(case).into_iter().chain(dora()).collect()
+}
+
+/// Factors of which the first `bare` columns have no adapter.
+fn factors(t: &mut Trial, n: usize, bare: usize) -> Result<(Tensor, Vec<f64>)> {
+    let mut columns = t.values(DORA_COLUMNS * n);
+    for (i, norm) in columns[4 * n..].iter_mut().enumerate() {
+        *norm = if i < bare { 0.0 } else { norm.abs() + 0.5 };
+    }
+    let host = columns.iter().map(|x| f64::from(*x)).collect();
+    Ok((t.gpu.upload(DORA_COLUMNS, n, &columns)?, host))
+}
+
+fn dora() -> Vec<Case> {
+    let layout = Layout { rank: 8, layers: 2, edges: [12, 33] };
+    let back = [1, 33].map(|rows| {
+        Case::new(format!("back_m and scale of {rows} rows"), 4e-6, move |t| {
+            let n = 33;
+            let ((u, hu), (b, hb)) = (t.matrix(rows, 16)?, t.matrix(8, n)?);
+            let ((dy, hd), (whole, hw), (dm, hm)) = (t.matrix(rows, n)?, t.matrix(rows, n)?, t.matrix(1, n)?);
+            let ((columns, hc), z) = (factors(t, n, 5)?, t.gpu.empty(rows, n)?);
+            let b = Weight::from(b);
+            let adapters = Adapters { layout, b: &b, columns: &columns };
+            back_m(&mut t.rec, &u, (&dy, &whole), adapters, &dm)?;
+            t.expect("dm", &dm, || {
+                let low = twin(&hu, &hb, layout, n);
+                let sum = |c: usize| -> f64 {
+                    (c..rows * n).step_by(n).map(|i| hd[i] * (hw[i] + hc[3 * n + c] * low[i])).sum()
+                };
+                let one = |c: usize| hm[c] + if c < 5 { 0.0 } else { sum(c) / hc[4 * n + c] };
+                (0..n).map(one).collect()
+            });
+            scale(&mut t.rec, &dy, adapters, &z)?;
+            t.expect("z", &z, || hd.iter().enumerate().map(|(i, d)| d * hc[n + i % n]).collect());
+            Ok(())
+        })
+    });
+    let norms = [(36, 4), (10, 8)].map(|(k, first)| {
+        Case::new(format!("norms of columns of {k} from {first} on"), 4e-6, move |t| {
+            let (n, count) = (33, 33 - first);
+            let ((w, hw), (v, hv)) = (t.matrix(36, pad4(k))?, t.matrix(36, pad4(k))?);
+            let ((m, hm), (columns, hc)) = (t.matrix(1, n)?, factors(t, n, 6)?);
+            let (b, k) = (Weight::from(t.gpu.zeros(8, n)?), pad4(k));
+            let adapters = Adapters { layout, b: &b, columns: &columns };
+            self::norms(&mut t.rec, (&w, &v), (adapters, &m), (first, count))?;
+            t.expect("columns", &columns, || {
+                let s: Vec<f64> = hc[3 * n + first..4 * n].to_vec();
+                let mut want = hc.clone();
+                for (i, norm) in twin_norms(&hw[..count * k], &hv[..count * k], &s).into_iter().enumerate() {
+                    let at = first + i;
+                    if at >= 6 {
+                        want[n + at] = hm[at] / norm;
+                        want[2 * n + at] = s[i] * hm[at] / norm;
+                        want[4 * n + at] = norm;
+                    }
+                }
+                want
+            });
+            Ok(())
+        })
+    });
+    back.into_iter().chain(norms).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! the gradient of the residual stream, which passes through every block in place; all other gradients are overwritten.
 
 use super::context::Context;
-use super::linear::{Back, Grads, vector_grad};
+use super::linear::{Back, Grads, grad, vector_grad};
+use super::lora::Group;
 use super::model::Model;
 use super::places::{Outer, Slot, layer_param};
 use super::{attention, dropout, gated, step};
@@ -12,6 +13,7 @@ use crate::Result;
 use crate::arch::{Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::embedding::{self, ByToken};
+use crate::kernels::lora;
 use crate::kernels::rms_norm::{self, Norm};
 use crate::kernels::rows;
 use std::mem;
@@ -89,9 +91,20 @@ fn post_backward(rec: &mut Recorder, back: Back, normed: Option<&Norm>, param: u
 /// x `[T, D]` of the step's tokens.
 pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usize) -> Result<Tensor> {
     let x = rec.gpu().empty(rows, model.arch.hidden_size)?;
-    let table = model.operand(embedding_param(model) as usize)?;
-    embedding::forward(rec, token, (table, model.arch.embedding_scale), &x)?;
+    let param = embedding_param(model) as usize;
+    embedding::forward(rec, token, (model.operand(param)?, model.arch.embedding_scale), &x)?;
+    if let Some(group) = model.embedding_adapter(param) {
+        let u = embed_between(rec, model, group, token, rows)?;
+        lora::add(rec, &u, group.adapters(model)?, &x)?;
+    }
     Ok(x)
+}
+
+/// The columns of an adapter's A `[T, rank]` of the step's tokens.
+fn embed_between(rec: &mut Recorder, model: &Model, group: &Group, token: &Tensor, rows: usize) -> Result<Tensor> {
+    let u = rec.gpu().empty(rows, group.layout.rank)?;
+    embedding::forward(rec, token, (model.weight(group.a())?, 1.0), &u)?;
+    Ok(u)
 }
 
 /// Where the embedding lies.
@@ -104,13 +117,18 @@ pub(crate) fn embed_backward(
     rec: &mut Recorder,
     model: &Model,
     grads: &Grads,
-    by: &ByToken,
+    (token, by): (&Tensor, &ByToken),
     dx: &Tensor,
 ) -> Result<()> {
-    match &grads[embedding_param(model) as usize] {
-        Some(dtable) => embedding::backward(rec, by, dx, (dtable, model.arch.embedding_scale)),
-        None => Ok(()),
+    let param = embedding_param(model) as usize;
+    if let Some(dtable) = &grads[param] {
+        embedding::backward(rec, by, dx, (dtable, model.arch.embedding_scale))?;
     }
+    let Some(group) = model.embedding_adapter(param) else { return Ok(()) };
+    let (u, adapters) = (embed_between(rec, model, group, token, dx.rows())?, group.adapters(model)?);
+    lora::back_b(rec, &u, dx, adapters, grad(grads, group.b())?)?;
+    lora::back_u(rec, dx, adapters, &u)?;
+    embedding::backward(rec, by, &u, (grad(grads, group.a())?, 1.0))
 }
 
 /// One block on the stream; gives what is kept and the block's own addition to the stream, `[T, D]`.

@@ -32,7 +32,9 @@ pub(crate) struct Masks {
     step: u64,
     /// Share of what each branch adds to the stream.
     branches: f32,
-    /// As [`dropout::rows`] gives them.
+    /// The key of each row's node, and the row's position.
+    at: Vec<(u64, u32)>,
+    /// The same as [`dropout::rows`] gives them.
     rows: Tensor,
 }
 
@@ -46,7 +48,13 @@ impl Masks {
         branches: f32,
     ) -> Result<Masks> {
         let rows: Vec<(u64, u32)> = nodes.iter().copied().zip(forest.pos.iter().copied()).collect();
-        Ok(Masks { seed, step, branches, rows: dropout::rows(gpu, &rows)? })
+        Ok(Masks { seed, step, branches, rows: dropout::rows(gpu, &rows)?, at: rows })
+    }
+
+    /// The masks of some of the rows.
+    pub(crate) fn picked(&self, gpu: &Gpu, rows: &[u32]) -> Result<Masks> {
+        let at: Vec<(u64, u32)> = rows.iter().map(|row| self.at[*row as usize]).collect();
+        Ok(Masks { rows: dropout::rows(gpu, &at)?, at, ..*self })
     }
 
     fn key(&self, site: u64) -> u64 {

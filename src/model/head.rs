@@ -2,12 +2,12 @@
 //! `[T, V]` is ever kept: backward computes each chunk's logits again.
 
 use super::decoder::Stream;
-use super::linear::{Grads, vector_grad};
+use super::dropout::Masks;
+use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
 use super::places::Outer;
 use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::log_softmax::{self, Targets};
-use crate::kernels::matmul::{self, Epilogue};
 use crate::kernels::rms_norm::{self, Norm};
 use crate::kernels::rows;
 use crate::{Error, Result};
@@ -75,9 +75,18 @@ pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, stream: &Stream) -> 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
 pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
     let _part = rec.gpu().book(Part::Logits);
-    let out = rec.gpu().empty(y.rows(), model.arch.vocab_size)?;
-    matmul::forward(rec, y, model.operand(Outer::Head as usize)?, &out, Epilogue::default())?;
-    Ok(out)
+    linear::forward(rec, model, Linear::head(), y, None)
+}
+
+/// The same of some rows of a training, an adapter's input masked.
+fn chunk_logits(rec: &mut Recorder, model: &Model, y: &Tensor, drop: Option<&Masks>) -> Result<Tensor> {
+    let _part = rec.gpu().book(Part::Logits);
+    linear::forward(rec, model, Linear::head(), y, drop)
+}
+
+/// The masks of some rows.
+fn picked(gpu: &Gpu, drop: Option<&Masks>, rows: &[u32]) -> Result<Option<Masks>> {
+    drop.map(|masks| masks.picked(gpu, rows)).transpose()
 }
 
 /// What the backward pass needs of [`logps`].
@@ -92,7 +101,13 @@ pub(crate) struct Scored {
 }
 
 /// Log-probs of the listed entries.
-pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &Lists) -> Result<Scored> {
+pub(crate) fn logps(
+    rec: &mut Recorder,
+    model: &Model,
+    norm: &Norm,
+    lists: &Lists,
+    drop: Option<&Masks>,
+) -> Result<Scored> {
     let gpu = rec.gpu();
     if lists.rows.is_empty() {
         return Err(Error::Input("nothing to score: no completion tokens".into()));
@@ -104,7 +119,7 @@ pub(crate) fn logps(rec: &mut Recorder, model: &Model, norm: &Norm, lists: &List
     for (i, part) in lists.rows.chunks(step).enumerate() {
         let (row, chunk) = (gpu.vector(part)?, gpu.empty(part.len(), norm.y.cols())?);
         rows::gather(rec, &norm.y, &row, &chunk)?;
-        let logits = logits(rec, model, &chunk)?;
+        let logits = chunk_logits(rec, model, &chunk, picked(gpu, drop, part)?.as_ref())?;
         log_softmax::forward(rec, &logits, &lists.targets, i * step, [&lse, &logp, &square])?;
         chunks.push((i * step, row, chunk));
     }
@@ -126,24 +141,20 @@ pub(crate) struct Scoring<'a> {
 /// the final norm, the output matrix's and the norm's gradients are added to.
 pub(crate) fn backward(
     rec: &mut Recorder,
-    model: &Model,
-    grads: &Grads,
+    back: Back,
     Scoring { norm, lists, scored }: Scoring,
     coef: &Tensor,
     dh: &Tensor,
 ) -> Result<()> {
-    let gpu = rec.gpu();
-    let weight = model.operand(Outer::Head as usize)?;
+    let (gpu, Back { model, grads, view }) = (rec.gpu(), back);
     let dy = gpu.empty(norm.y.rows(), norm.y.cols())?;
     rows::fill(rec, &dy)?;
     for (first, row, chunk) in &scored.chunks {
-        let dlogits = logits(rec, model, chunk)?;
+        let drop = picked(gpu, view.dropout.as_ref(), &lists.rows[*first..first + chunk.rows()])?;
+        let dlogits = chunk_logits(rec, model, chunk, drop.as_ref())?;
         log_softmax::backward(rec, &dlogits, &lists.targets, *first, &scored.lse, coef)?;
-        if let Some(dweight) = &grads[Outer::Head as usize] {
-            matmul::forward_tn(rec, chunk, &dlogits, dweight, true)?;
-        }
-        let dchunk = gpu.empty(chunk.rows(), chunk.cols())?;
-        matmul::forward_nt(rec, &dlogits, weight, &dchunk, false)?;
+        let ends = Ends { x: chunk, dy: &dlogits, drop: drop.as_ref() };
+        let dchunk = linear::backward(rec, back, Linear::head(), ends)?;
         rows::scatter(rec, &dchunk, row, &dy)?;
     }
     rows::fill(rec, dh)?;

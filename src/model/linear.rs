@@ -3,7 +3,7 @@
 use super::dropout;
 use super::lora::Group;
 use super::model::Model;
-use super::places::{Slot, layer_param};
+use super::places::{Outer, Slot, layer_param};
 use super::view::View;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::matmul::{self, Epilogue};
@@ -11,12 +11,13 @@ use crate::kernels::rms_norm::Gain;
 use crate::kernels::weight::Weight;
 use crate::kernels::{column_sum, columns, lora, rows};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// A linear layer by the parameter numbers of its weight and its bias, which need not be there.
 #[derive(Clone, Copy)]
 pub(super) struct Linear {
     pub(super) weight: usize,
-    bias: usize,
+    bias: Option<usize>,
 }
 
 impl Linear {
@@ -41,7 +42,12 @@ impl Linear {
     }
 
     fn at(layer: usize, weight: Slot, bias: Slot) -> Linear {
-        Linear { weight: layer_param(layer, weight), bias: layer_param(layer, bias) }
+        Linear { weight: layer_param(layer, weight), bias: Some(layer_param(layer, bias)) }
+    }
+
+    /// The output matrix.
+    pub(super) fn head() -> Linear {
+        Linear { weight: Outer::Head as usize, bias: None }
     }
 }
 
@@ -69,7 +75,7 @@ pub(super) struct Ends<'a> {
 pub(crate) type Grads = [Option<Weight>];
 
 /// The gradient of a parameter that is trained.
-fn grad(grads: &Grads, param: usize) -> Result<&Weight> {
+pub(super) fn grad(grads: &Grads, param: usize) -> Result<&Weight> {
     grads[param].as_ref().ok_or_else(|| Error::Bug(format!("no gradient for parameter number {param}")))
 }
 
@@ -133,15 +139,16 @@ pub(super) fn project(
 ) -> Result<()> {
     let weight = model.operand(linear.weight)?;
     let Some(group) = model.adapters(linear.weight) else {
-        let bias = match model.params[linear.bias].as_ref() {
+        let bias = match linear.bias.and_then(|bias| model.params[bias].as_ref()) {
             Some(b) => Some(b.dense()?),
             None => None,
         };
         return matmul::forward(rec, x, weight, y, Epilogue { bias, ..epilogue });
     };
     let adapters = group.adapters(model)?;
+    let drop = drop.filter(|_| model.lora_dropout() > 0.0);
     let u = between(rec, model, group, x, epilogue.norm, drop)?;
-    if fuses(rec, model, linear, x.rows())? {
+    if drop.is_none() && fuses(rec, model, linear, x.rows())? {
         return matmul::forward(rec, x, weight, y, Epilogue { adapters: Some((adapters, &u)), ..epilogue });
     }
     let own = match epilogue.add {
@@ -149,7 +156,16 @@ pub(super) fn project(
         false => y.clone(),
     };
     matmul::forward(rec, x, weight, &own, Epilogue { add: false, ..epilogue })?;
-    lora::add(rec, &u, adapters, &own)?;
+    match drop.filter(|_| group.dora) {
+        None => lora::add(rec, &u, adapters, &own)?,
+        Some(_) => {
+            // W acts on x - drop(x) as it is.
+            let masked = masked_product(rec, model, (linear, group), x, drop)?;
+            columns::add(rec, &masked, 0, -1.0, &own)?;
+            lora::add(rec, &u, adapters, &masked)?;
+            columns::add(rec, &masked, 0, 1.0, &own)?;
+        }
+    }
     if epilogue.add { columns::add(rec, &own, 0, 1.0, y) } else { Ok(()) }
 }
 
@@ -174,10 +190,48 @@ fn between(
     for (layer, first) in group.layers() {
         let x = dropout::apply(rec, drop, layer.site, model.lora_dropout(), x)?;
         matmul::forward(rec, &x, a, &all, Epilogue::default())?;
-        let own = columns::part(rec, &all, first, group.layout.rank)?;
-        columns::add(rec, &own, first, 1.0, &u)?;
+        add_part(rec, &all, first..first + group.layout.rank, &u)?;
     }
     Ok(u)
+}
+
+/// drop(x) W, by the mask of each layer, without a bias.
+fn masked_product(
+    rec: &mut Recorder,
+    model: &Model,
+    (linear, group): (Linear, &Group),
+    x: &Tensor,
+    drop: Option<&dropout::Masks>,
+) -> Result<Tensor> {
+    let weight = model.operand(linear.weight)?;
+    let empty = || rec.gpu().empty(x.rows(), weight.cols());
+    let y = empty()?;
+    if drop.is_none() {
+        matmul::forward(rec, x, weight, &y, Epilogue::default())?;
+        return Ok(y);
+    }
+    let all = empty()?;
+    rows::fill(rec, &y)?;
+    for (i, (layer, _)) in group.layers().enumerate() {
+        let x = dropout::apply(rec, drop, layer.site, model.lora_dropout(), x)?;
+        matmul::forward(rec, &x, weight, &all, Epilogue::default())?;
+        add_part(rec, &all, group.columns_of(i), &y)?;
+    }
+    Ok(y)
+}
+
+/// to\[:, columns\] += from\[:, columns\].
+fn add_part(rec: &mut Recorder, from: &Tensor, columns: Range<usize>, to: &Tensor) -> Result<()> {
+    let part = columns::part(rec, from, columns.start, columns.len())?;
+    columns::add(rec, &part, columns.start, 1.0, to)
+}
+
+/// x with zeros in all other columns.
+fn only(rec: &mut Recorder, x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
+    let own = rec.gpu().empty(x.rows(), x.cols())?;
+    rows::fill(rec, &own)?;
+    add_part(rec, x, columns, &own)?;
+    Ok(own)
 }
 
 /// dx = dy W^T; dW += x^T dy; dbias += column sums of dy; what is frozen costs nothing.
@@ -186,40 +240,66 @@ pub(super) fn backward(rec: &mut Recorder, back: Back, linear: Linear, ends: End
     if let Some(dweight) = &grads[linear.weight] {
         matmul::forward_tn(rec, x, dy, dweight, true)?;
     }
-    if let Some(dbias) = vector_grad(grads, linear.bias)? {
+    if let Some(bias) = linear.bias
+        && let Some(dbias) = vector_grad(grads, bias)?
+    {
         column_sum::forward(rec, dy, dbias)?;
     }
     let dx = rec.gpu().empty(x.rows(), x.cols())?;
-    matmul::forward_nt(rec, dy, model.operand(linear.weight)?, &dx, false)?;
-    if let Some(group) = model.adapters(linear.weight) {
-        adapt_backward(rec, back, group, ends, &dx)?;
-    }
+    let Some(group) = model.adapters(linear.weight) else {
+        matmul::forward_nt(rec, dy, model.operand(linear.weight)?, &dx, false)?;
+        return Ok(dx);
+    };
+    adapt_backward(rec, back, (linear, group), ends, &dx)?;
     Ok(dx)
 }
 
-/// With dz = f · dy: dB += u^T dz, du = dz B^T, dA += drop(x)^T du, dx += drop(du A^T).
-fn adapt_backward(rec: &mut Recorder, back: Back, group: &Group, ends: Ends, dx: &Tensor) -> Result<()> {
+/// With dz = f · dy: dB += u^T dz, du = dz B^T, dA += drop(x)^T du, dx = (g · dy) W^T + drop(du A^T). With DoRA and
+/// dropout W too acts on drop(x), and on x - drop(x) without magnitudes.
+fn adapt_backward(
+    rec: &mut Recorder,
+    back: Back,
+    (linear, group): (Linear, &Group),
+    ends: Ends,
+    dx: &Tensor,
+) -> Result<()> {
     let (Back { model, grads, .. }, Ends { x, dy, drop }) = (back, ends);
-    let drop = drop.filter(|_| model.lora_dropout() > 0.0);
-    let (a, adapters) = (model.weight(group.a())?, group.adapters(model)?);
+    let (drop, rate) = (drop.filter(|_| model.lora_dropout() > 0.0), model.lora_dropout());
+    let (a, adapters, weight) = (model.weight(group.a())?, group.adapters(model)?, model.operand(linear.weight)?);
     let u = between(rec, model, group, x, None, drop)?;
     lora::back_b(rec, &u, dy, adapters, grad(grads, group.b())?)?;
     let du = rec.gpu().empty(dy.rows(), a.cols())?;
     lora::back_u(rec, dy, adapters, &du)?;
     let da = grad(grads, group.a())?;
+    let scaled = match group.dora {
+        true => {
+            let whole = masked_product(rec, model, (linear, group), x, drop)?;
+            lora::back_m(rec, &u, (dy, &whole), adapters, grad(grads, group.magnitude())?.dense()?)?;
+            let scaled = rec.gpu().empty(dy.rows(), dy.cols())?;
+            lora::scale(rec, dy, adapters, &scaled)?;
+            scaled
+        }
+        false => dy.clone(),
+    };
     if drop.is_none() {
+        matmul::forward_nt(rec, &scaled, weight, dx, false)?;
         matmul::forward_tn(rec, x, &du, da, true)?;
         return matmul::forward_nt(rec, &du, a, dx, true);
     }
-    for (layer, first) in group.layers() {
-        let (own, rate) = (rec.gpu().empty(du.rows(), du.cols())?, model.lora_dropout());
-        rows::fill(rec, &own)?;
-        let part = columns::part(rec, &du, first, group.layout.rank)?;
-        columns::add(rec, &part, first, 1.0, &own)?;
+    matmul::forward_nt(rec, dy, weight, dx, false)?;
+    if group.dora {
+        columns::add(rec, dy, 0, -1.0, &scaled)?;
+    }
+    for (i, (layer, first)) in group.layers().enumerate() {
+        let own = only(rec, &du, first..first + group.layout.rank)?;
         let x = dropout::apply(rec, drop, layer.site, rate, x)?;
         matmul::forward_tn(rec, &x, &own, da, true)?;
         let through = rec.gpu().empty(dx.rows(), dx.cols())?;
         matmul::forward_nt(rec, &own, a, &through, false)?;
+        if group.dora {
+            let own = only(rec, &scaled, group.columns_of(i))?;
+            matmul::forward_nt(rec, &own, weight, &through, true)?;
+        }
         let through = dropout::apply(rec, drop, layer.site, rate, &through)?;
         columns::add(rec, &through, 0, 1.0, dx)?;
     }

@@ -1,6 +1,6 @@
 //! The tensors of a LoRA or DoRA adapter (arXiv 2106.09685, 2402.09353) on the GPU. Layers that lie side by side in one
 //! fused matrix (q, k, v; gate, up) are a group: their A lie side by side in one matrix, their B in another, at the
-//! columns of the fused row. `linear.rs` computes with them.
+//! columns of the fused row. `linear.rs` computes with them. The embedding is a group of its own.
 //!
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
@@ -9,8 +9,10 @@ use super::model::Model;
 use super::places::{self, Piece, Place};
 use crate::arch::lora::{LoraConfig, Target, targets};
 use crate::arch::{NamedTensor, first_unusable, unusable};
-use crate::gpu::{Gpu, pad4};
-use crate::kernels::lora::{Adapters, COLUMNS, Layout};
+use crate::gpu::{Gpu, Recorder, pad4};
+use crate::kernels::lora::{self, Adapters, COLUMNS, DORA_COLUMNS, Layout};
+use crate::kernels::matmul::{self, Epilogue};
+use crate::kernels::transpose;
 use crate::kernels::weight::{Stored, Weight};
 use crate::{Error, Result};
 
@@ -23,10 +25,12 @@ enum Slot {
     B,
     /// Bias and factors by column, as the kernels take them; not trained.
     Columns,
+    /// With DoRA the norm that each column has, `[1, width of the fused row]`.
+    Magnitude,
 }
 
 /// Every slot, each at its own number.
-const SLOTS: [Slot; 3] = [Slot::A, Slot::B, Slot::Columns];
+const SLOTS: [Slot; 4] = [Slot::A, Slot::B, Slot::Columns, Slot::Magnitude];
 
 /// The adapter of a model on the GPU; its tensors are parameters of the model, after those of the base.
 #[derive(Clone)]
@@ -43,6 +47,10 @@ pub(super) struct Group {
     /// Their parameter, and its rows and columns.
     param: usize,
     shape: (usize, usize),
+    /// Whether rows of the parameter are looked up, not multiplied.
+    embeds: bool,
+    /// Whether columns have magnitudes.
+    pub(super) dora: bool,
     pub(super) layout: Layout,
     layers: Vec<Adapted>,
     /// Parameter number of A.
@@ -74,6 +82,17 @@ impl Group {
         self.number(Slot::B)
     }
 
+    /// Parameter number of the magnitudes.
+    pub(super) fn magnitude(&self) -> usize {
+        self.number(Slot::Magnitude)
+    }
+
+    /// The first column of layer i in the fused row, and the first of the next one.
+    pub(super) fn columns_of(&self, i: usize) -> std::ops::Range<usize> {
+        let edges = [self.layers[0].at.first(), self.layout.edges[0], self.layout.edges[1], self.shape.1];
+        edges[i]..edges[i + 1]
+    }
+
     /// The layers, each with its first column of u.
     pub(super) fn layers(&self) -> impl Iterator<Item = (&Adapted, usize)> {
         self.layers.iter().zip((0..).step_by(self.layout.rank))
@@ -85,13 +104,16 @@ impl Group {
         Ok(Adapters { layout: self.layout, b: model.weight(self.b())?, columns })
     }
 
-    /// Rows and columns on the GPU.
-    fn shape(&self, slot: Slot) -> (usize, usize) {
-        let (rows, width) = self.shape;
+    /// Rows and columns on the GPU, where the group has the slot.
+    fn shape(&self, slot: Slot) -> Option<(usize, usize)> {
+        let ((rows, width), rank) = (self.shape, self.layout.rank);
         match slot {
-            Slot::A => (rows, self.layout.rank * self.layers.len()),
-            Slot::B => (self.layout.rank, width),
-            Slot::Columns => (COLUMNS, width),
+            // Looked up by token, as the embedding itself.
+            Slot::A if self.embeds => Some((rank, rows)),
+            Slot::A => Some((rows, rank * self.layers.len())),
+            Slot::B => Some((rank, width)),
+            Slot::Columns => Some((if self.dora { DORA_COLUMNS } else { COLUMNS }, width)),
+            Slot::Magnitude => self.dora.then_some((1, width)),
         }
     }
 
@@ -101,29 +123,67 @@ impl Group {
             let Adapted { target: t, at, .. } = layer;
             let place = |head_in, parts| Place { param: self.number(slot), turned: true, head_in, parts };
             match slot {
+                Slot::A if self.embeds => {
+                    let place = Place { turned: false, ..place(None, vec![Piece::all(0, None)]) };
+                    Some((place, t.name("A"), vec![t.rank, t.inner]))
+                }
                 Slot::A => {
                     let parts = vec![Piece::all(i * self.layout.rank, None)];
                     Some((place(at.head_in, parts), t.name("A"), vec![t.rank, t.inner]))
                 }
                 Slot::B => Some((place(None, at.parts.clone()), t.name("B"), vec![t.out, t.rank])),
                 Slot::Columns => None,
+                Slot::Magnitude => t.dora.then(|| (place(None, at.parts.clone()), t.magnitude(), vec![t.out])),
             }
         };
         self.layers.iter().enumerate().filter_map(of).collect()
     }
 
     /// Bias and factors by column: without an adapter a column is its product.
-    fn columns(&self, gpu: &Gpu, model: &Model) -> Result<Vec<f32>> {
+    fn columns(&self, gpu: &Gpu, model: &Model, rows: usize) -> Result<Vec<f32>> {
         let (_, width) = self.shape;
         let bias = places::bias_of(self.param).and_then(|bias| model.params[bias].as_ref());
         let mut columns = bias.map_or_else(|| Ok(vec![0.0; width]), |bias| bias.values(gpu))?;
         columns.resize(2 * width, 1.0);
-        columns.resize(COLUMNS * width, 0.0);
+        columns.resize(rows * width, 0.0);
         for layer in &self.layers {
-            let out = layer.target.out;
-            layer.at.each(&[out], width, |_, column| columns[2 * width + column] = layer.target.scale);
+            let scale = layer.target.scale * if self.embeds { model.arch.embedding_scale } else { 1.0 };
+            layer.at.each(&[layer.target.out], width, |_, column| {
+                columns[2 * width + column] = scale;
+                if self.dora {
+                    columns[3 * width + column] = scale;
+                    columns[4 * width + column] = 1.0;
+                }
+            });
         }
         Ok(columns)
+    }
+
+    /// Brings norms and factors up to date with A, B and the magnitudes: W and B A are turned some columns at a time,
+    /// so that a norm is one row's.
+    fn renew(&self, rec: &mut Recorder, model: &Model) -> Result<()> {
+        let (adapters, m) = (self.adapters(model)?, model.dense(self.magnitude())?);
+        let (a, low) = (model.weight(self.a())?, model.weight(self.b())?);
+        let step = (rec.gpu().chunk_bytes() as usize / (4 * self.shape.0.max(1)) / 64 * 64).max(64);
+        for (i, (_, own)) in self.layers().enumerate() {
+            let [(_, a)] = a.blocks().collect::<Vec<_>>()[..] else {
+                return Err(Error::Bug("an adapter's A lies in several blocks".into()));
+            };
+            let a = transpose::forward(rec, a, own..own + self.layout.rank)?.into();
+            let columns = self.columns_of(i);
+            for ((first, block), (_, low)) in model.weight(self.param)?.blocks().zip(low.blocks()) {
+                let (begin, end) = (columns.start.max(first), columns.end.min(first + block.cols()));
+                for at in (begin..end).step_by(step) {
+                    let part = at - first..(at + step).min(end) - first;
+                    let turned = transpose::forward(rec, block, part.clone())?;
+                    let b = transpose::forward(rec, low, part.clone())?;
+                    let product = rec.gpu().empty(turned.rows(), turned.cols())?;
+                    matmul::forward(rec, &b, &a, &product, Epilogue::default())?;
+                    lora::norms(rec, (&turned, &product), (adapters, m), (at, part.len()))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -142,17 +202,25 @@ impl Lora {
         let mut uploaded = Vec::new();
         for group in &groups {
             for slot in SLOTS {
-                let (rows, cols) = group.shape(slot);
+                let Some((rows, cols)) = group.shape(slot) else {
+                    uploaded.push(None);
+                    continue;
+                };
+                let room = Weight::room(gpu, Stored::Dense, rows, cols)?;
                 if gpu.counts() {
-                    uploaded.push(Some(Weight::room(gpu, Stored::Dense, rows, cols)?));
+                    uploaded.push(Some(room));
                     continue;
                 }
                 let mut host = match slot {
-                    Slot::Columns => group.columns(gpu, model)?,
+                    Slot::Columns => group.columns(gpu, model, rows)?,
                     _ => vec![0f32; rows * cols],
                 };
                 for (place, name, shape) in group.tensors(slot) {
                     let found = tensors.iter().find(|t| t.name == *name);
+                    // Those of a fresh adapter are set beside the weights.
+                    if found.is_none() && matches!(slot, Slot::Magnitude) {
+                        continue;
+                    }
                     let elements: usize = shape.iter().product();
                     let Some(t) = found.filter(|t| t.shape == shape && t.data.len() == elements) else {
                         let found = found.map_or("missing".into(), |t| format!("{:?}", t.shape));
@@ -166,7 +234,8 @@ impl Lora {
                 uploaded.push(Some(Weight::upload(gpu, rows, cols, &host)?));
             }
         }
-        let known = |name: &String| groups.iter().any(|g| g.layers.iter().any(|l| l.target.has(name)));
+        let has = |layer: &Adapted, name: &String| layer.target.tensors().iter().any(|(own, _)| own == name);
+        let known = |name: &String| groups.iter().any(|g| g.layers.iter().any(|layer| has(layer, name)));
         match tensors.iter().find(|t| !known(&t.name)) {
             Some(t) => Err(Error::Input(format!("adapter tensor '{}' is not one of this model's targets", t.name))),
             None => Ok((Lora { config: config.clone(), first: places::count(&model.arch), groups }, uploaded)),
@@ -179,8 +248,9 @@ impl Lora {
         let mut all = Vec::new();
         for group in &self.groups {
             let mut by_slot = Vec::new();
-            for slot in [Slot::A, Slot::B] {
-                let (values, (_, cols)) = (of(group.number(slot))?.values(gpu)?, group.shape(slot));
+            for slot in [Slot::A, Slot::B, Slot::Magnitude] {
+                let Some((_, cols)) = group.shape(slot) else { continue };
+                let values = of(group.number(slot))?.values(gpu)?;
                 let tensor = |(place, name, shape): (Place, String, Vec<usize>)| {
                     let mut data = vec![0f32; shape.iter().product()];
                     place.each(&shape, cols, |to, from| data[to] = values[from]);
@@ -195,9 +265,32 @@ impl Lora {
         Ok(all)
     }
 
-    /// The adapted layers that lie in parameter number `param`.
-    pub(super) fn on(&self, param: usize) -> Option<&Group> {
-        self.groups.iter().find(|group| group.param == param)
+    /// Brings what follows from the adapter's tensors up to date with them; only DoRA has such.
+    ///
+    /// # Errors
+    /// Errors of the GPU.
+    pub(crate) fn renew(&self, gpu: &Gpu, model: &Model) -> Result<()> {
+        let mut rec = gpu.record();
+        self.groups.iter().filter(|group| group.dora).try_for_each(|group| group.renew(&mut rec, model))?;
+        rec.submit()
+    }
+
+    /// Sets the magnitudes to the norms that [`Lora::renew`] found, so that the adapter changes nothing.
+    ///
+    /// # Errors
+    /// Errors of the GPU.
+    pub(crate) fn begin(&self, gpu: &Gpu, model: &Model) -> Result<()> {
+        for group in self.groups.iter().filter(|group| group.dora) {
+            let columns = model.weight(group.number(Slot::Columns))?.values(gpu)?;
+            let width = group.shape.1;
+            gpu.overwrite(model.dense(group.magnitude())?, &columns[4 * width..])?;
+        }
+        Ok(())
+    }
+
+    /// The adapted layers that lie in parameter number `param`, where it is multiplied or, if `embeds`, looked up.
+    pub(super) fn on(&self, param: usize, embeds: bool) -> Option<&Group> {
+        self.groups.iter().find(|group| group.param == param && group.embeds == embeds)
     }
 
     /// Whether this parameter is one of the adapter's that are trained, and they alone are.
@@ -211,15 +304,23 @@ fn groups(model: &Model, config: &LoraConfig) -> Result<Vec<Group>> {
     let arch = &model.arch;
     let mut groups: Vec<Group> = Vec::new();
     for target in targets(arch, config)? {
-        let at = places::place(arch, &format!("{}.weight", target.module))?;
+        // A tied output matrix lies where the embedding does.
+        let name = match target.module.as_str() {
+            "lm_head" if arch.tie_word_embeddings => "model.embed_tokens",
+            module => module,
+        };
+        let at = places::place(arch, &format!("{name}.weight"))?;
         let shape = places::shape(arch, at.param);
         let shape = shape.ok_or_else(|| Error::Bug(format!("no weight for {}", target.module)))?;
         let layer = Adapted { site: dropout::site(&target.module), target, at };
-        match groups.iter_mut().find(|group| group.param == layer.at.param) {
+        let embeds = layer.target.embeds;
+        match groups.iter_mut().find(|group| group.param == layer.at.param && group.embeds == embeds) {
             Some(group) => group.layers.push(layer),
             None => groups.push(Group {
                 param: layer.at.param,
-                shape,
+                shape: if embeds { (shape.1, arch.hidden_size) } else { shape },
+                embeds,
+                dora: layer.target.dora,
                 layout: Layout { rank: 0, layers: 0, edges: [0; 2] },
                 layers: vec![layer],
                 first: 0,

@@ -125,6 +125,13 @@ impl Model {
         let _part = gpu.book(Part::Weights);
         let (lora, tensors) = Lora::upload(gpu, &self, &adapter.config, &adapter.tensors)?;
         self.params.extend(tensors);
+        if !gpu.counts() {
+            lora.renew(gpu, &self)?;
+            if adapter.is_fresh() {
+                lora.begin(gpu, &self)?;
+                lora.renew(gpu, &self)?;
+            }
+        }
         self.lora = Some(lora);
         Ok(self)
     }
@@ -154,6 +161,7 @@ impl Model {
             None => Ok(Vec::new()),
         })?;
         if let Some(adapter) = self.adapter(gpu)? {
+            adapter.untie(&mut tensors);
             adapter.merge(&mut tensors)?;
         }
         Ok(tensors)
@@ -192,9 +200,14 @@ impl Model {
         }
     }
 
-    /// The adapters on a parameter.
+    /// The adapters on a matrix by which is multiplied.
     pub(super) fn adapters(&self, param: usize) -> Option<&Group> {
-        self.lora.as_ref().and_then(|lora| lora.on(param))
+        self.lora.as_ref().and_then(|lora| lora.on(param, false))
+    }
+
+    /// The adapter on a matrix in which is looked up.
+    pub(super) fn embedding_adapter(&self, param: usize) -> Option<&Group> {
+        self.lora.as_ref().and_then(|lora| lora.on(param, true))
     }
 
     /// The share of an adapter's input that is dropped in training.

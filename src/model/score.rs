@@ -78,7 +78,7 @@ fn pass(gpu: &Gpu, model: &Model, branches: &[Branch], number: usize) -> Result<
     let view = View::new(gpu, model, &forest)?;
     let mut rec = gpu.record();
     let norm = run(&mut rec, model, &forest, &view)?;
-    let scored = head::logps(&mut rec, model, &norm, &lists)?;
+    let scored = head::logps(&mut rec, model, &norm, &lists, None)?;
     rec.submit()?;
     let sorted: Vec<f32> = gpu.download(&scored.logp)?;
     let mut at = lists.order.iter().map(|o| sorted[*o as usize]);

@@ -52,10 +52,10 @@ impl Stored {
     }
 
     /// Its tensors, checked against the base.
-    pub(super) fn adapter(self, path: &Path, arch: &Arch) -> Result<Adapter> {
+    pub(super) fn adapter(self, path: &Path, base: &ModelSource) -> Result<Adapter> {
         match self {
-            Stored::Folder(peft) => peft.adapter(path, arch),
-            Stored::File(file) => file.adapter(arch),
+            Stored::Folder(peft) => peft.adapter(path, &base.arch, &base.weights),
+            Stored::File(file) => file.adapter(&base.arch),
         }
     }
 }
@@ -79,7 +79,7 @@ pub(super) fn open_adapter(path: &Path, how: How, adapter: Stored) -> Result<Mod
     }
     let mut source = open_base(&base, HubId::of_path(&named))?;
     let folder = matches!(adapter, Stored::Folder(_));
-    source.adapter = Some(adapter.adapter(path, &source.arch)?);
+    source.adapter = Some(adapter.adapter(path, &source)?);
     source.adapter_path = Some(path.to_path_buf());
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
     if folder && let Some(text) = Text::open(path)? {

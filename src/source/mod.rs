@@ -122,7 +122,7 @@ impl ModelSource {
             return Ok(None);
         }
         if let Some(stored) = Stored::open(&found)? {
-            return stored.adapter(&found, &self.arch).map(Some);
+            return stored.adapter(&found, self).map(Some);
         }
         let base = self.path.display();
         Err(Error::file(
@@ -151,6 +151,7 @@ impl ModelSource {
     }
 
     /// All parameters in the family's order, dequantised to f32, with the adapter, if there is one, merged into them.
+    /// Where the adapter sets a tied model's embedding and output matrix apart, `lm_head.weight` stands behind them.
     ///
     /// # Errors
     /// A value is NaN, infinite or too large, which the error names by tensor and position; a storage type is not
@@ -158,9 +159,21 @@ impl ModelSource {
     pub fn tensors_f32(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = self.base_f32()?;
         if let Some(adapter) = &self.adapter {
+            adapter.untie(&mut tensors);
             adapter.merge(&mut tensors)?;
         }
         Ok(tensors)
+    }
+
+    /// The configuration of the model that [`ModelSource::tensors_f32`] gives: untied where its adapter sets embedding
+    /// and output matrix apart.
+    pub fn merged_config(&self) -> Value {
+        let mut config = self.config.clone();
+        let unties = self.arch.tie_word_embeddings && self.adapter.as_ref().is_some_and(Adapter::unties);
+        if let Some(keys) = config.as_object_mut().filter(|_| unties) {
+            keys.insert("tie_word_embeddings".into(), false.into());
+        }
+        config
     }
 
     /// One parameter, dequantised to f32, with the adapter, if it changes this one, merged into it.
@@ -181,9 +194,11 @@ impl ModelSource {
     }
 
     fn base_tensor(&self, name: &str, shape: &[usize]) -> Result<NamedTensor> {
-        let data = self.weights.get(name)?.to_f32();
+        // An adapter may set apart what the file has once.
+        let stored = if name == OUTPUT && !self.weights.contains(name) { EMBEDDING } else { name };
+        let data = self.weights.get(stored)?.to_f32();
         if let Some(first) = first_unusable(&data) {
-            let path = self.weights.file_of(name).unwrap_or(&self.path);
+            let path = self.weights.file_of(stored).unwrap_or(&self.path);
             return Err(Error::file(path, unusable(name, shape, first)));
         }
         Ok(NamedTensor { name: name.into(), shape: shape.into(), data })

@@ -124,7 +124,7 @@ pub(super) fn forward(rec: &mut Recorder, model: &Model, batch: &Batch, keep: Ke
         Keep::Nothing => {}
     })?;
     let norm = head::final_norm(rec, model, &stream)?;
-    let scored = head::logps(rec, model, &norm, &batch.lists)?;
+    let scored = head::logps(rec, model, &norm, &batch.lists, batch.view.dropout.as_ref())?;
     Ok(Tape { blocks, norm, scored })
 }
 
@@ -134,10 +134,10 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
     let dh = rec.gpu().empty(batch.rows, model.arch.hidden_size)?;
     let Tape { blocks, norm, scored } = tape;
     let scoring = Scoring { norm: &norm, lists: &batch.lists, scored: &scored };
-    head::backward(rec, model, grads, scoring, coef, &dh)?;
+    let back = Back { model, grads, view: &batch.view };
+    head::backward(rec, back, scoring, coef, &dh)?;
     drop((norm, scored));
     let context = Context::Forest { view: &batch.view, store: None };
-    let back = Back { model, grads, view: &batch.view };
     for (layer, kept) in blocks.into_iter().enumerate().rev() {
         let acts = match kept {
             Kept::All(acts) => *acts,
@@ -145,7 +145,7 @@ pub(super) fn backward(rec: &mut Recorder, trainer: &Trainer, batch: &Batch, tap
         };
         decoder::backward(rec, back, layer, acts, &dh)?;
     }
-    decoder::embed_backward(rec, model, grads, &batch.by_token, &dh)
+    decoder::embed_backward(rec, model, grads, (&batch.token, &batch.by_token), &dh)
 }
 
 #[cfg(test)]

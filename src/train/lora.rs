@@ -18,6 +18,8 @@ settings! {
         target_modules: Modules = all_linear() => "target_modules", "T,…", Takes::Typed;
         /// Scale by alpha / √rank instead (rsLoRA).
         rslora: bool = false => "rslora", "", Takes::Switch;
+        /// Give each row of weight plus adapter a magnitude of its own (DoRA).
+        dora: bool = false => "dora", "", Takes::Switch;
     }
 }
 
@@ -32,6 +34,7 @@ impl LoraSettings {
             rank: self.rank,
             alpha: self.alpha.unwrap_or(2.0 * self.rank as f32),
             rslora: self.rslora,
+            dora: self.dora,
             dropout: self.dropout,
             targets: self.target_modules.clone(),
             layers: LayerRules::default(),
@@ -55,6 +58,7 @@ impl LoraSettings {
             ("rank", asked.rank.to_string(), there.rank.to_string()),
             ("alpha", asked.alpha.to_string(), there.alpha.to_string()),
             ("rslora", asked.rslora.to_string(), there.rslora.to_string()),
+            ("dora", asked.dora.to_string(), there.dora.to_string()),
             ("target_modules", modules(&asked), modules(there)),
         ];
         match rows.iter().find(|(_, asked, there)| asked != there) {
@@ -114,6 +118,7 @@ mod tests {
             (LoraConfig { rank: 8, ..there.clone() }, "rank is 4, but the model is an adapter whose rank is 8"),
             (LoraConfig { alpha: 4.0, ..there.clone() }, "alpha is 8"),
             (LoraConfig { rslora: true, ..there.clone() }, "rslora is false"),
+            (LoraConfig { dora: true, ..there.clone() }, "dora is false"),
             (LoraConfig { targets: Modules::Pattern(".*q_proj".into()), ..there }, "target_modules is \"all-linear\""),
         ] {
             let error = asked.agree_with(&arch, &there).unwrap_err().to_string();

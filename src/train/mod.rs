@@ -186,6 +186,14 @@ impl<'a> Trainer<'a> {
         self.copy()
     }
 
+    /// Brings what follows from the weights up to date: 16-bit copies, and the norms of DoRA.
+    fn renew(&self) -> Result<()> {
+        if let Some(lora) = &self.model.lora {
+            lora.renew(self.gpu, &self.model)?;
+        }
+        self.copy()
+    }
+
     /// Brings the 16-bit copies up to date.
     fn copy(&self) -> Result<()> {
         let mut rec = self.gpu.record();
@@ -332,7 +340,7 @@ impl<'a> Trainer<'a> {
                 self.step + 1
             )));
         }
-        self.copy()?;
+        self.renew()?;
         self.step += 1;
         Ok(norm)
     }

@@ -96,7 +96,7 @@ impl Trainer<'_> {
         self.model.params.truncate(first_trained);
         self.model.params.extend(weights);
         self.step = step.step;
-        self.copy()
+        self.renew()
     }
 
     /// The moments as they lie on the GPU, by parameter number and block. Words of 8-bit codes go through a file of f32

@@ -37,6 +37,10 @@ pub(crate) fn save(
 ) -> Result<Vec<String>> {
     let (alike, (_, known)) = (arch.alike()?, of_gguf(arch)?);
     let config = &adapter.config;
+    if config.dora {
+        let what = "llama.cpp's adapter files know no DoRA; merge the adapter, or write it as a PEFT folder";
+        return Err(Error::Input(what.into()));
+    }
     let scale_of = |alpha: f64, rank: usize| alpha / rank as f64;
     // Without a rule for some matrices, this is right for all of them.
     let alpha = f64::from(config.alpha) * if config.rslora { (config.rank as f64).sqrt() } else { 1.0 };
@@ -66,6 +70,10 @@ pub(crate) fn save(
     let mut list = Vec::new();
     let mut folded = 0;
     for target in targets(arch, config)? {
+        if target.embeds {
+            let what = "llama.cpp's adapter files of the embedding are not written; merge the adapter";
+            return Err(Error::Input(format!("{}: {what}", target.module)));
+        }
         let weight = format!("{}.weight", target.module);
         let name = known.stored(&weight).ok_or_else(|| Error::Input(format!("{weight} has no name in GGUF files")))?;
         let factor = f64::from(target.scale) / scale_of(f64::from(alpha), target.rank);
@@ -196,7 +204,12 @@ impl GgufAdapter {
         let mut named = Vec::new();
         let targets = targets(arch, &config).map_err(|error| self.error(error.to_string()))?;
         for (target, (_, _, [a, b])) in targets.iter().zip(tensors) {
-            let Target { out, inner, rank, .. } = *target;
+            let Target { out, inner, rank, embeds, .. } = *target;
+            if embeds {
+                return Err(
+                    self.error(format!("holds an adapter of {}, which is read from PEFT folders alone", target.module))
+                );
+            }
             named.push(NamedTensor { name: target.name("A"), shape: vec![rank, inner], data: a });
             named.push(NamedTensor { name: target.name("B"), shape: vec![out, rank], data: b });
         }
@@ -257,5 +270,5 @@ fn config(alpha: f32, ranks: &[(&str, usize)], parameters: &[(String, Vec<usize>
         layers.alpha = others().map(|(module, other)| (module, other as f32)).collect();
     }
     let alpha = if alpha == 0.0 { rank as f32 } else { alpha };
-    Some(LoraConfig { rank, alpha, rslora: false, dropout: 0.0, targets: Modules::Names(names), layers })
+    Some(LoraConfig { rank, alpha, rslora: false, dora: false, dropout: 0.0, targets: Modules::Names(names), layers })
 }

@@ -19,7 +19,6 @@ pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 /// Settings that change what is computed and are not built: they must be missing, null, false, 0 or empty.
 const REFUSED: &[&str] = &[
-    "use_dora",
     "modules_to_save",
     "layer_replication",
     "fan_in_fan_out",
@@ -44,6 +43,8 @@ pub(crate) struct Peft {
     pub(crate) base: String,
     /// The revision of a hub id.
     pub(crate) revision: Option<String>,
+    /// Whether the embedding's adapter is the output matrix's too.
+    tying: bool,
     config: LoraConfig,
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
             _ => false,
         };
         if let Some(v) = value(key).filter(|v| !off(v)) {
-            return Err(format!("{key} is {v}, which is not supported; plain LoRA and rsLoRA are"));
+            return Err(format!("{key} is {v}, which is not supported; LoRA, rsLoRA and DoRA are"));
         }
     }
     if let Some(bias) = value("bias").filter(|b| b.as_str() != Some("none")) {
@@ -92,7 +93,8 @@ pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
     let rank = value("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok());
     let rank = rank.ok_or("r: expected a whole number")?;
     let alpha = value("lora_alpha").and_then(Value::as_f64).ok_or("lora_alpha: expected a number")? as f32;
-    let rslora = value("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    let flag = |key: &str| value(key).and_then(Value::as_bool).unwrap_or(false);
+    let (rslora, dora, tying) = (flag("use_rslora"), flag("use_dora"), flag("ensure_weight_tying"));
     let dropout = value("lora_dropout").map_or(Some(0.0), Value::as_f64).filter(|p| (0.0..1.0).contains(p));
     let dropout = dropout.ok_or("lora_dropout: expected a number from 0 to below 1")? as f32;
     let targets = match value("target_modules") {
@@ -107,7 +109,7 @@ pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
     let text = |key: &str| value(key).and_then(Value::as_str).map(str::to_owned);
     let base = text("base_model_name_or_path").unwrap_or_default();
     let revision = text("revision");
-    Ok(Peft { base, revision, config: LoraConfig { rank, alpha, rslora, dropout, targets, layers } })
+    Ok(Peft { base, revision, tying, config: LoraConfig { rank, alpha, rslora, dora, dropout, targets, layers } })
 }
 
 /// A list of names, or a pattern.
@@ -160,7 +162,7 @@ fn layer_rules(document: &Value) -> std::result::Result<LayerRules, String> {
 
 impl Peft {
     /// The tensors, checked against the base.
-    pub(crate) fn adapter(self, folder: &Path, arch: &Arch) -> Result<Adapter> {
+    pub(crate) fn adapter(self, folder: &Path, arch: &Arch, base: &Weights) -> Result<Adapter> {
         if let Some(why) = save::why_removed(folder)? {
             return Err(Error::file(folder, format!("its weights {why}")));
         }
@@ -168,14 +170,28 @@ impl Peft {
         let wanted =
             Adapter::parameters(arch, &self.config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
         let weights = Weights::open_safetensors(&path)?;
-        if let Some(name) = weights.names().iter().find(|n| !wanted.iter().any(|(w, _)| w == *n)) {
-            return Err(Error::file(&path, format!("tensor {name} is not one of the configuration's targets")));
+        let embeds = wanted.iter().any(|(name, _)| name.contains(".lora_embedding_"));
+        if self.tying && arch.tie_word_embeddings && embeds {
+            let what = "ensure_weight_tying is true: one adapter for the embedding and the output matrix is not built";
+            return Err(Error::file(folder.join(CONFIG), what));
+        }
+        for name in weights.names().iter().filter(|n| !wanted.iter().any(|(w, _)| w == *n)) {
+            match own_matrix(name) {
+                Some(module) => same_matrix(&path, &weights, name, base, module)?,
+                None => {
+                    return Err(Error::file(&path, format!("tensor {name} is not one of the configuration's targets")));
+                }
+            }
         }
         let mut tensors = Vec::new();
         for (name, shape) in wanted {
             let view = weights.get(&name)?;
             if view.shape != shape.as_slice() {
-                let what = format!("tensor {name} has shape {:?}, the configuration asks for {shape:?}", view.shape);
+                let what = format!(
+                    "tensor {name} has shape {:?}, but beside this base its configuration asks for {shape:?}: is it \
+                     another base's?",
+                    view.shape
+                );
                 return Err(Error::file(&path, what));
             }
             let data = view.to_f32();
@@ -186,6 +202,30 @@ impl Peft {
         }
         Ok(Adapter { config: self.config, tensors })
     }
+}
+
+/// The module of whose own matrix PEFT writes a copy where it has an adapter.
+fn own_matrix(name: &str) -> Option<&'static str> {
+    ["model.embed_tokens", "lm_head"]
+        .into_iter()
+        .find(|module| name.strip_prefix("base_model.model.") == Some(&format!("{module}.base_layer.weight")))
+}
+
+/// Refuses a copy of a base's matrix that is another one.
+fn same_matrix(path: &Path, weights: &Weights, name: &str, base: &Weights, module: &str) -> Result<()> {
+    let (copy, own) = (weights.get(name)?, format!("{module}.weight"));
+    let own = if base.contains(&own) { own } else { "model.embed_tokens.weight".to_owned() };
+    let there = base.get(&own)?;
+    if copy.shape != there.shape {
+        let what = format!("tensor {name} has shape {:?}, but the base's {own} has {:?}", copy.shape, there.shape);
+        return Err(Error::file(path, what + ": it is another base's"));
+    }
+    // A base in fewer bits has other values of the same matrix.
+    if there.dtype == copy.dtype && there.to_f32() != copy.to_f32() {
+        let what = format!("tensor {name} is not the base's {own}: the adapter is another base's");
+        return Err(Error::file(path, what));
+    }
+    Ok(())
 }
 
 /// Writes a folder that PEFT loads, whole or not at all: the adapter's tensors in `dtype`, with the path and the
@@ -211,6 +251,7 @@ pub(crate) fn save_adapter(
         // As short as an f32 can be told, not its digits as an f64.
         ("lora_dropout", json!(c.dropout.to_string().parse::<f64>().unwrap_or_default())),
         ("use_rslora", json!(c.rslora)),
+        ("use_dora", json!(c.dora)),
         ("target_modules", written(&c.targets)),
         ("bias", json!("none")),
         ("inference_mode", json!(true)),
@@ -284,7 +325,7 @@ mod tests {
         let plain = json!({"use_dora": false, "rank_pattern": {}, "modules_to_save": null, "init_lora_weights": true});
         assert_eq!(read(&config(plain)).ok().unwrap().config.rank, 4);
         for (changes, word) in [
-            (json!({"use_dora": true}), "use_dora"),
+            (json!({"use_qalora": true}), "use_qalora"),
             (json!({"rank_pattern": {"q_proj": "2"}}), "rank_pattern"),
             (json!({"alpha_pattern": [2]}), "alpha_pattern"),
             (json!({"layers_pattern": "layers"}), "layers_to_transform"),

@@ -10,8 +10,15 @@ use selfreward::source::ModelSource;
 /// An adapter on all linear layers that adds something.
 pub fn lora(source: &ModelSource) -> Adapter {
     let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config =
-        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    let config = LoraConfig {
+        rank: 3,
+        alpha: 6.0,
+        rslora: false,
+        dora: false,
+        dropout: 0.0,
+        targets,
+        layers: LayerRules::default(),
+    };
     let mut adapter = Adapter::fresh(&source.arch, &config, 5).unwrap();
     for (k, tensor) in adapter.tensors.iter_mut().enumerate() {
         // B begins at 0, which would hide what goes through it.

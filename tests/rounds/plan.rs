@@ -53,7 +53,7 @@ fn models(dir: &Path) -> [PathBuf; 2] {
 
 fn lora(dropout: f32) -> LoraConfig {
     let targets = Modules::Names(vec!["all-linear".into()]);
-    LoraConfig { rank: 8, alpha: 16.0, rslora: false, dropout, targets, layers: LayerRules::default() }
+    LoraConfig { rank: 8, alpha: 16.0, rslora: false, dora: false, dropout, targets, layers: LayerRules::default() }
 }
 
 struct Case {

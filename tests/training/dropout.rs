@@ -219,6 +219,7 @@ fn a_resumed_training_ends_with_the_same_bits() {
         rank: 3,
         alpha: 6.0,
         rslora: false,
+        dora: false,
         dropout: 0.2,
         targets: Modules::Names(vec!["q_proj".into(), "o_proj".into()]),
         layers: LayerRules::default(),

@@ -6,8 +6,8 @@
 
 use selfreward::Silent;
 use selfreward::arch::Dtype;
-use selfreward::arch::NamedTensor;
-use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules, merged_config};
+use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, Storage, score};
 use selfreward::source::{ModelSource, save_adapter};
@@ -17,7 +17,8 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 6] = ["all", "qv", "fused", "post_norms", "patterns", "blocks"];
+const ADAPTERS: [&str; 10] =
+    ["all", "qv", "fused", "post_norms", "patterns", "blocks", "outer", "tied", "dora", "dora_some"];
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -87,7 +88,9 @@ fn log_probs_are_those_of_peft_beside_and_merged() {
         let (source, expected) = open(name);
         let data = pairs(expected["base"].as_str().unwrap());
         let beside = Model::load(&gpu, &source).unwrap();
-        let merged = Model::from_tensors(&gpu, &source.arch, source.tensors_f32().unwrap()).unwrap();
+        let tensors = source.tensors_f32().unwrap();
+        let arch = family::arch(&merged_config(&source.config, &tensors)).unwrap();
+        let merged = Model::from_tensors(&gpu, &arch, tensors).unwrap();
         for model in [&beside, &merged] {
             for (got, side) in sums(&gpu, model, &data).iter().zip(["logps_chosen", "logps_rejected"]) {
                 let error = relative(got, &list(&expected["dpo"][side]));
@@ -134,6 +137,76 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
     }
 }
 
+/// Magnitudes begin as the norms of the weights, quantised ones too, so that a fresh adapter of DoRA changes nothing that
+/// rounding does not; it trains, and goes on from a saved state with the same bits.
+#[test]
+fn a_fresh_adapter_of_dora_trains_and_resumes() {
+    let gpu = Gpu::open(None, None).unwrap();
+    let source = ModelSource::open(&golden("qwen3")).unwrap();
+    let data = pairs("qwen3");
+    let targets = Modules::Names(vec!["all-linear".into(), "lm_head".into()]);
+    let layers = LayerRules::default();
+    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, dora: true, dropout: 0.2, targets, layers };
+    let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
+    let base = || Model::load_as(&gpu, &source, Storage::F32).unwrap();
+    let (with, without) =
+        (sums(&gpu, &base().with_adapter(&gpu, Some(&fresh)).unwrap(), &data), sums(&gpu, &base(), &data));
+    for side in 0..2 {
+        assert!(relative(&with[side], &without[side]) <= 1e-6, "{with:?} {without:?}");
+    }
+    let trainer = || {
+        Trainer::new(&gpu, base().with_adapter(&gpu, Some(&fresh)).unwrap(), Optimiser::default().decay_vectors(true))
+            .unwrap()
+    };
+    let config = config(0.1, 2, 2, 1e-2);
+    let (mut whole, mut kept) = (trainer(), Vec::new());
+    dpo::Training::new(&data, &config)
+        .on_reference(&mut |logps| {
+            kept = logps.to_vec();
+            Ok(())
+        })
+        .run(&mut whole)
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, mut second) = (trainer(), trainer());
+    let stopped = dpo::Training::new(&data, &config)
+        .on_step(&mut |trainer, step| match step.step {
+            3 => trainer.save_state(dir.path()).and(Err(selfreward::Error::Stopped)),
+            _ => Ok(()),
+        })
+        .run(&mut first);
+    assert!(stopped.is_err());
+    second.load_state(dir.path()).unwrap();
+    train(&mut second, &data, &config, Some(&kept));
+    let adapter = |t: &Trainer| t.model().adapter(&gpu).unwrap().unwrap();
+    assert_eq!(adapter(&whole), adapter(&second));
+    let magnitude = |a: &Adapter| a.tensors.iter().find(|t| t.name.ends_with("magnitude_vector")).cloned().unwrap();
+    let begun = base().with_adapter(&gpu, Some(&fresh)).unwrap().adapter(&gpu).unwrap().unwrap();
+    assert_ne!(magnitude(&begun), magnitude(&adapter(&whole)), "magnitudes are trained");
+    let out = dir.path().join("adapter");
+    save_adapter(&out, &source, &adapter(&whole), Dtype::F32).unwrap();
+    assert_eq!(ModelSource::open(&out).unwrap().adapter, Some(adapter(&whole)));
+}
+
+/// PEFT writes a copy of a matrix beside its adapter; another base's copy is refused.
+#[test]
+fn a_copy_of_another_bases_matrix_is_refused() {
+    let (dir, from) = (tempfile::tempdir().unwrap(), golden("lora/outer"));
+    let config = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+    let base = golden("llama").display().to_string();
+    std::fs::write(dir.path().join("adapter_config.json"), config.replace("../../llama", &base)).unwrap();
+    let file = dir.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(from.join("adapter_model.safetensors")).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    ModelSource::open(dir.path()).unwrap();
+    // The first tensor of the file is the output matrix.
+    let header = 8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    bytes[header + 2] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = ModelSource::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.base_layer.weight") && error.contains("another base's"), "{error}");
+}
+
 /// A fresh adapter changes no log-prob; what it becomes is the same in one go and through a saved state, and comes back
 /// from disk bit for bit.
 #[test]
@@ -142,7 +215,15 @@ fn a_fresh_adapter_trains_resumes_and_comes_back() {
     let source = ModelSource::open(&golden("qwen3")).unwrap();
     let data = pairs("qwen3");
     let targets = Modules::Names(vec!["all-linear".into()]);
-    let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    let lora = LoraConfig {
+        rank: 5,
+        alpha: 10.0,
+        rslora: false,
+        dora: false,
+        dropout: 0.0,
+        targets,
+        layers: LayerRules::default(),
+    };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
     assert_ne!(fresh, Adapter::fresh(&source.arch, &lora, 8).unwrap());
     let model = || Model::load_as(&gpu, &source, Storage::F32).unwrap().with_adapter(&gpu, Some(&fresh)).unwrap();
@@ -209,6 +290,15 @@ fn broken_adapters_are_refused_by_name() {
     let mut rank = adapter.clone();
     rank.config.rank = 4;
     assert!(message(&rank).contains("[4, 36]"), "{}", message(&rank));
+    rank.config.rank = 37;
+    rank.tensors.clear();
+    let told = message(&rank);
+    assert!(told.contains("rank 37") && told.contains("q_proj") && told.contains("at most 36"), "{told}");
+    let mut dora = adapter.clone();
+    dora.config.dora = true;
+    assert!(message(&dora).contains("lora_magnitude_vector"), "{}", message(&dora));
+    dora.config.targets = Modules::Names(vec!["embed_tokens".into()]);
+    assert!(message(&dora).contains("DoRA on model.embed_tokens"), "{}", message(&dora));
     let mut target = adapter;
     target.config.targets = Modules::Names(vec!["q_proj".into()]);
     assert!(message(&target).contains("v_proj"), "{}", message(&target));

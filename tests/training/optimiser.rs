@@ -117,8 +117,15 @@ fn training_of_bf16_weights_stays_near_that_of_f32_ones() {
 
 fn adapter() -> Adapter {
     let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config =
-        LoraConfig { rank: 3, alpha: 6.0, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    let config = LoraConfig {
+        rank: 3,
+        alpha: 6.0,
+        rslora: false,
+        dora: false,
+        dropout: 0.0,
+        targets,
+        layers: LayerRules::default(),
+    };
     Adapter::fresh(&world::arch(), &config, 5).unwrap()
 }
 

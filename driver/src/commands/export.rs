@@ -164,7 +164,7 @@ fn default_dtype(format: Format, source: &ModelSource) -> Result<Dtype> {
 
 /// Writes all weights, with the adapter, if there is one, merged into them. A GGUF file is written tensor by tensor.
 fn save_whole(args: &Args, format: Format, source: &ModelSource, types: GgufTypes) -> Result<Written> {
-    let (config, text) = (&source.config, source.text.as_ref());
+    let (config, text) = (&source.merged_config(), source.text.as_ref());
     let generation_config = source.generation_config.as_ref();
     if format == Format::Gguf {
         let values = |name: &str, shape: &[usize]| Ok(source.tensor_f32(name, shape)?.data.into());

@@ -153,7 +153,7 @@ impl Preset for Lora {
         Some("An adapter beside the frozen model (LoRA), written as a PEFT folder; any of these flags asks for it");
     const PREFIX: &'static str = "lora-";
     const ALIASES: &'static [(&'static str, &'static str)] =
-        &[("target_modules", "lora-targets"), ("rslora", "rslora")];
+        &[("target_modules", "lora-targets"), ("rslora", "rslora"), ("dora", "dora")];
 
     fn defaults() -> LoraSettings {
         LoraSettings::default()

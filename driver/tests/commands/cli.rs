@@ -219,7 +219,7 @@ fn a_poisoned_weight_is_named_by_tensor() {
     let source = ModelSource::open(&golden("../../src/world/m1")).unwrap();
     let targets = Modules::Names(vec!["q_proj".into()]);
     let layers = LayerRules::default();
-    let config = LoraConfig { rank: 2, alpha: 4.0, rslora: false, dropout: 0.0, targets, layers };
+    let config = LoraConfig { rank: 2, alpha: 4.0, rslora: false, dora: false, dropout: 0.0, targets, layers };
     let adapter = Adapter::fresh(&source.arch, &config, 0).unwrap();
     let (pairs, examples) = (at("pairs.jsonl"), at("examples.jsonl"));
     fs::write(&pairs, "{\"prompt_ids\": [5, 6], \"chosen_ids\": [7], \"rejected_ids\": [8]}\n").unwrap();

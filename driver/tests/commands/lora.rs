@@ -48,7 +48,7 @@ fn selfreward(args: &[&str], paths: &[(&str, &Path)]) {
 #[test]
 fn logits_and_gradients_are_those_of_peft() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["all", "qv", "fused", "post_norms", "patterns", "blocks"] {
+    for name in ["all", "qv", "fused", "post_norms", "patterns", "blocks", "outer", "tied", "dora", "dora_some"] {
         let adapter = golden("lora").join(name);
         let expected = json(&adapter.join("expected.json"));
         let base = golden(expected["base"].as_str().unwrap());
@@ -151,16 +151,16 @@ fn an_adapter_is_merged_only_when_asked_to() {
     assert!(stderr.contains("no adapter to merge"), "{stderr}");
     let weights = |folder: &Path| tensors(&folder.join("model.safetensors"));
     assert_eq!(weights(&out("base")), weights(&base));
-    // A merged model gives the adapter's logits from the base's graph.
-    export(&adapter, &out("merged"), &["--merge"]).success();
-    export(&adapter, &out("merged.gguf"), &["--merge"]).success();
-    for name in ["merged", "merged.gguf"] {
-        let logits = out("logits.safetensors");
-        selfreward(
-            &["dump", "logits"],
-            &[("--model", &out(name)), ("--tokens", &base.join("tokens.json")), ("--out", &logits)],
-        );
-        compare(&logits, &adapter.join("logits.safetensors"));
+    // A merged model gives the adapter's logits from the base's graph; a tied one may become untied.
+    for (adapter, base) in [("qv", "qwen3"), ("dora", "qwen2"), ("tied", "gemma3")] {
+        let (adapter, merged, file) = (golden("lora").join(adapter), out(adapter), out(&format!("{adapter}.gguf")));
+        export(&adapter, &merged, &["--merge"]).success();
+        export(&adapter, &file, &["--merge"]).success();
+        for model in [merged, file] {
+            let (logits, tokens) = (out("logits.safetensors"), golden(base).join("tokens.json"));
+            selfreward(&["dump", "logits"], &[("--model", &model), ("--tokens", &tokens), ("--out", &logits)]);
+            compare(&logits, &adapter.join("logits.safetensors"));
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 usage: python tests/golden/make/dropout.py     (torch, transformers, peft, safetensors, numpy; needs the folders of
                                                 losses.py, families.py and lora.py)
 
-On two models, tests/golden/losses (every parameter is trained; pairs share a prompt) and the adapter
-tests/golden/lora/post_norms on tests/golden/gemma3 (three layers, norms behind the branches, padded heads; the adapter is
-trained, with dropout of its input too), one step of SFT on prompts and chosen answers and one of DPO. Nothing is shared
+On tests/golden/losses (every parameter is trained; pairs share a prompt) and on two adapters on tests/golden/gemma3 (three
+layers, norms behind the branches, padded heads; the adapter is trained, with dropout of its input too), LoRA in
+tests/golden/lora/post_norms and DoRA in tests/golden/lora/dora_some, one step of SFT on prompts and chosen answers and one of DPO. Nothing is shared
 here: chosen and rejected answers run apart, and each copy of a prompt gets the mask of the shared one. Written:
   expected.json      origin; seed, step, rates; cases: model, kind, the loss, names and sizes of the parameters
                      in the order of their gradients
@@ -123,7 +123,7 @@ def load(base):
 
 os.makedirs(OUT, exist_ok=True)
 cases, grads = [], {}
-for base, adapter in (("losses", None), ("gemma3", "lora/post_norms")):
+for base, adapter in (("losses", None), ("gemma3", "lora/post_norms"), ("gemma3", "lora/dora_some")):
     model, reference = load(base), load(base)
     drop_branches(model)
     if adapter:
@@ -131,8 +131,11 @@ for base, adapter in (("losses", None), ("gemma3", "lora/post_norms")):
         for name, module in model.base_model.model.named_modules():
             if isinstance(module, peft.tuners.lora.Linear):
                 module.lora_dropout["default"] = Dropout(name, model.config.head_dim)
+                # With DoRA dropout acts in training alone, and on what goes into the base's weight too.
+                module.training = True
     pairs = [json.loads(l) for l in open(os.path.join(GOLDEN, base, "pairs.jsonl"))]
-    trained = {k.replace(".default.", "."): p for k, p in model.named_parameters() if p.requires_grad}
+    stored = lambda k: k.replace(".default.", ".").replace("magnitude_vector.weight", "magnitude_vector")
+    trained = {stored(k): p for k, p in model.named_parameters() if p.requires_grad}
     for kind in (sft, dpo):
         model.zero_grad()
         loss = kind(model, pairs, reference)

@@ -38,6 +38,15 @@ CASES = {
     "blocks": ("llama", 805, dict(r=2, lora_alpha=3, target_modules=["k_proj", "up_proj", "model.layers.0.mlp.down_proj"],
                                   layers_to_transform=[1], layers_pattern=["layers"], exclude_modules=["lm_head"],
                                   rank_pattern={"up_proj": 5})),
+    # The embedding and the output matrix, each a matrix of its own; the embedding's tensors have other names.
+    "outer": ("llama", 806, dict(r=3, lora_alpha=5, target_modules=["embed_tokens", "lm_head", "q_proj", "v_proj"],
+                                 rank_pattern={"lm_head": 6})),
+    # The same where both are one matrix: each has its own adapter all the same. The embedding is scaled.
+    "tied": ("gemma3", 807, dict(r=4, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "up_proj"])),
+    # DoRA on biased projections, and where heads are padded, on the output matrix too.
+    "dora": ("qwen2", 808, dict(r=3, lora_alpha=5, target_modules=LINEAR, use_dora=True)),
+    "dora_some": ("gemma3", 809, dict(r=2, lora_alpha=5, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "lm_head"],
+                                      use_dora=True, use_rslora=True)),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
@@ -53,7 +62,7 @@ def answer_logps(model, pairs, side):
 
 
 def stored(name):
-    return name.replace(".default.", ".")
+    return (name + ".").replace(".default.", ".").replace("magnitude_vector.weight", "magnitude_vector").rstrip(".")
 
 
 for name, (base, seed, settings) in CASES.items():
@@ -71,8 +80,8 @@ for name, (base, seed, settings) in CASES.items():
     trained = {k: p for k, p in m.named_parameters() if p.requires_grad}
     assert all("lora_" in k for k in trained)
     with torch.no_grad():
-        for p in trained.values():
-            p.normal_(0, 0.1)
+        for k, p in trained.items():
+            p.mul_(1 + 0.2 * torch.randn_like(p)) if "magnitude" in k else p.normal_(0, 0.1)
     m.save_pretrained(dir)
     os.remove(f"{dir}/README.md")
     config = json.load(open(f"{dir}/adapter_config.json"))

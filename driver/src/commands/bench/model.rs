@@ -257,7 +257,8 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
 fn adapter(arch: &Arch, rank: usize) -> Result<Adapter> {
     let targets = Modules::Names(vec![ALL_LINEAR.into()]);
     let alpha = 2.0 * rank as f32;
-    let config = LoraConfig { rank, alpha, rslora: false, dropout: 0.0, targets, layers: LayerRules::default() };
+    let config =
+        LoraConfig { rank, alpha, rslora: false, dora: false, dropout: 0.0, targets, layers: LayerRules::default() };
     Ok(Adapter::fresh(arch, &config, 0)?)
 }
 
