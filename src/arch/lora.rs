@@ -1,5 +1,5 @@
-//! A LoRA or DoRA adapter (arXiv 2106.09685, 2402.09353) as plain data: its settings, its tensors on the host, the layers it changes.
-//! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
+//! A LoRA or DoRA adapter (arXiv 2106.09685, 2402.09353) as plain data: its settings, its tensors on the host, the
+//! layers it changes. Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
 use super::lora_layers::{Rules, names_match};

@@ -6,7 +6,7 @@
 
 use selfreward::Silent;
 use selfreward::arch::Dtype;
-use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules, merged_config};
+use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, Storage, score};
@@ -89,7 +89,7 @@ fn log_probs_are_those_of_peft_beside_and_merged() {
         let data = pairs(expected["base"].as_str().unwrap());
         let beside = Model::load(&gpu, &source).unwrap();
         let tensors = source.tensors_f32().unwrap();
-        let arch = family::arch(&merged_config(&source.config, &tensors)).unwrap();
+        let arch = family::arch(&source.merged_config()).unwrap();
         let merged = Model::from_tensors(&gpu, &arch, tensors).unwrap();
         for model in [&beside, &merged] {
             for (got, side) in sums(&gpu, model, &data).iter().zip(["logps_chosen", "logps_rejected"]) {
