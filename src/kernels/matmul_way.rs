@@ -33,7 +33,8 @@ pub(super) const TILES: [(u32, u32); 14] =
     [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (4, 4), (8, 2), (16, 1), (16, 2), (32, 1)];
 
 /// Whether a product of `m` rows can normalise them on the way. It never does where a row's bits must be the same in
-/// any product: the row's factor comes after the sum. Nor does the tile variant with adapters, whose part is in the sum.
+/// any product: the row's factor comes after the sum. Nor does the tile variant with adapters, whose part is in
+/// the sum.
 pub(super) fn normalises(traits: &Traits, m: usize, adapted: bool) -> bool {
     m <= NORMALISED && !traits.invariant && !(adapted && traits.variant == Variant::Tile)
 }

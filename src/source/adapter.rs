@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{How, ModelSource, is_model, open_base, resolve};
-use crate::arch::lora::Adapter;
 use crate::arch::Dtype;
+use crate::arch::lora::Adapter;
 use crate::disk::{self, OnDisk};
 use crate::hub::{self, Hub, HubId};
 use crate::text::Text;

@@ -137,8 +137,8 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
     }
 }
 
-/// Magnitudes begin as the norms of the weights, quantised ones too, so that a fresh adapter of DoRA changes nothing that
-/// rounding does not; it trains, and goes on from a saved state with the same bits.
+/// Magnitudes begin as the norms of the weights, so that a fresh adapter of DoRA changes nothing that rounding does
+/// not; it trains, and goes on from a saved state with the same bits.
 #[test]
 fn a_fresh_adapter_of_dora_trains_and_resumes() {
     let gpu = Gpu::open(None, None).unwrap();

@@ -52,8 +52,8 @@ pub(crate) struct Args {
     /// adapter 2,16,16)
     #[arg(long, value_name = "N,P,A", value_parser = sizes)]
     pairs: Option<[usize; 3]>,
-    /// With a model: decoding and the DPO step beside an adapter of this rank on all linear layers as well, each in turn
-    /// with the same without one
+    /// With a model: decoding and the DPO step beside an adapter of this rank on all linear layers as well, each in
+    /// turn with the same without one
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..))]
     lora_rank: Option<u16>,
     /// Show each figure beside that of an earlier `bench --json`, and how many times as fast it is now
