@@ -1,5 +1,6 @@
 //! What adapters add to a product (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and the way back: up to three
-//! layers whose columns lie side by side in one matrix have their A side by side and their B in one matrix of those columns.
+//! layers whose columns lie side by side in one matrix have their A side by side and their B in one matrix of those
+//! columns.
 
 use super::case::{Case, Kernel, Trial};
 use super::sizes::{bytes, lanes, row_groups, several, stream};

@@ -95,7 +95,7 @@ pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usi
     embedding::forward(rec, token, (model.operand(param)?, model.arch.embedding_scale), &x)?;
     if let Some(group) = model.embedding_adapter(param) {
         let u = embed_between(rec, model, group, token, rows)?;
-        lora::add(rec, &u, group.adapters(model)?, &x)?;
+        lora::add(rec, &u, group.adapters(&model.params)?, &x)?;
     }
     Ok(x)
 }
@@ -125,7 +125,7 @@ pub(crate) fn embed_backward(
         embedding::backward(rec, by, dx, (dtable, model.arch.embedding_scale))?;
     }
     let Some(group) = model.embedding_adapter(param) else { return Ok(()) };
-    let (u, adapters) = (embed_between(rec, model, group, token, dx.rows())?, group.adapters(model)?);
+    let (u, adapters) = (embed_between(rec, model, group, token, dx.rows())?, group.adapters(&model.params)?);
     lora::back_b(rec, &u, dx, adapters, grad(grads, group.b())?)?;
     lora::back_u(rec, dx, adapters, &u)?;
     embedding::backward(rec, by, &u, (grad(grads, group.a())?, 1.0))

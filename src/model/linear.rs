@@ -145,7 +145,7 @@ pub(super) fn project(
         };
         return matmul::forward(rec, x, weight, y, Epilogue { bias, ..epilogue });
     };
-    let adapters = group.adapters(model)?;
+    let adapters = group.adapters(&model.params)?;
     let drop = drop.filter(|_| model.lora_dropout() > 0.0);
     let u = between(rec, model, group, x, epilogue.norm, drop)?;
     if drop.is_none() && fuses(rec, model, linear, x.rows())? {
@@ -265,7 +265,8 @@ fn adapt_backward(
 ) -> Result<()> {
     let (Back { model, grads, .. }, Ends { x, dy, drop }) = (back, ends);
     let (drop, rate) = (drop.filter(|_| model.lora_dropout() > 0.0), model.lora_dropout());
-    let (a, adapters, weight) = (model.weight(group.a())?, group.adapters(model)?, model.operand(linear.weight)?);
+    let (a, adapters, weight) =
+        (model.weight(group.a())?, group.adapters(&model.params)?, model.operand(linear.weight)?);
     let u = between(rec, model, group, x, None, drop)?;
     lora::back_b(rec, &u, dy, adapters, grad(grads, group.b())?)?;
     let du = rec.gpu().empty(dy.rows(), a.cols())?;

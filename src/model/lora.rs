@@ -5,10 +5,9 @@
 //! Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`. On the GPU both are stored turned, as all weights.
 
 use super::dropout;
-use super::model::Model;
 use super::places::{self, Piece, Place};
 use crate::arch::lora::{LoraConfig, Target, targets};
-use crate::arch::{NamedTensor, first_unusable, unusable};
+use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, Recorder, pad4};
 use crate::kernels::lora::{self, Adapters, COLUMNS, DORA_COLUMNS, Layout};
 use crate::kernels::matmul::{self, Epilogue};
@@ -31,6 +30,13 @@ enum Slot {
 
 /// Every slot, each at its own number.
 const SLOTS: [Slot; 4] = [Slot::A, Slot::B, Slot::Columns, Slot::Magnitude];
+
+/// The parameters of a model by number, the adapter's behind those of the base.
+type Params = [Option<Weight>];
+
+fn weight(params: &Params, number: usize) -> Result<&Weight> {
+    params[number].as_ref().ok_or_else(|| Error::Bug(format!("an adapter's model has no parameter number {number}")))
+}
 
 /// The adapter of a model on the GPU; its tensors are parameters of the model, after those of the base.
 #[derive(Clone)]
@@ -99,9 +105,9 @@ impl Group {
     }
 
     /// What the kernels take.
-    pub(super) fn adapters<'m>(&self, model: &'m Model) -> Result<Adapters<'m>> {
-        let columns = model.dense(self.number(Slot::Columns))?;
-        Ok(Adapters { layout: self.layout, b: model.weight(self.b())?, columns })
+    pub(super) fn adapters<'m>(&self, params: &'m Params) -> Result<Adapters<'m>> {
+        let columns = weight(params, self.number(Slot::Columns))?.dense()?;
+        Ok(Adapters { layout: self.layout, b: weight(params, self.b())?, columns })
     }
 
     /// Rows and columns on the GPU, where the group has the slot.
@@ -140,14 +146,14 @@ impl Group {
     }
 
     /// Bias and factors by column: without an adapter a column is its product.
-    fn columns(&self, gpu: &Gpu, model: &Model, rows: usize) -> Result<Vec<f32>> {
+    fn columns(&self, gpu: &Gpu, (arch, params): (&Arch, &Params), rows: usize) -> Result<Vec<f32>> {
         let (_, width) = self.shape;
-        let bias = places::bias_of(self.param).and_then(|bias| model.params[bias].as_ref());
+        let bias = places::bias_of(self.param).and_then(|bias| params[bias].as_ref());
         let mut columns = bias.map_or_else(|| Ok(vec![0.0; width]), |bias| bias.values(gpu))?;
         columns.resize(2 * width, 1.0);
         columns.resize(rows * width, 0.0);
         for layer in &self.layers {
-            let scale = layer.target.scale * if self.embeds { model.arch.embedding_scale } else { 1.0 };
+            let scale = layer.target.scale * if self.embeds { arch.embedding_scale } else { 1.0 };
             layer.at.each(&[layer.target.out], width, |_, column| {
                 columns[2 * width + column] = scale;
                 if self.dora {
@@ -161,9 +167,9 @@ impl Group {
 
     /// Brings norms and factors up to date with A, B and the magnitudes: W and B A are turned some columns at a time,
     /// so that a norm is one row's.
-    fn renew(&self, rec: &mut Recorder, model: &Model) -> Result<()> {
-        let (adapters, m) = (self.adapters(model)?, model.dense(self.magnitude())?);
-        let (a, low) = (model.weight(self.a())?, model.weight(self.b())?);
+    fn renew(&self, rec: &mut Recorder, params: &Params) -> Result<()> {
+        let (adapters, m) = (self.adapters(params)?, weight(params, self.magnitude())?.dense()?);
+        let (a, low) = (weight(params, self.a())?, weight(params, self.b())?);
         let step = (rec.gpu().chunk_bytes() as usize / (4 * self.shape.0.max(1)) / 64 * 64).max(64);
         for (i, (_, own)) in self.layers().enumerate() {
             let [(_, a)] = a.blocks().collect::<Vec<_>>()[..] else {
@@ -171,7 +177,7 @@ impl Group {
             };
             let a = transpose::forward(rec, a, own..own + self.layout.rank)?.into();
             let columns = self.columns_of(i);
-            for ((first, block), (_, low)) in model.weight(self.param)?.blocks().zip(low.blocks()) {
+            for ((first, block), (_, low)) in weight(params, self.param)?.blocks().zip(low.blocks()) {
                 let (begin, end) = (columns.start.max(first), columns.end.min(first + block.cols()));
                 for at in (begin..end).step_by(step) {
                     let part = at - first..(at + step).min(end) - first;
@@ -194,11 +200,11 @@ impl Lora {
     /// Tensors that are not those of the configuration on this model, or not finite; out of memory.
     pub(crate) fn upload(
         gpu: &Gpu,
-        model: &Model,
+        (arch, params): (&Arch, &Params),
         config: &LoraConfig,
         tensors: &[NamedTensor],
     ) -> Result<(Lora, Vec<Option<Weight>>)> {
-        let groups = groups(model, config)?;
+        let groups = groups(arch, config)?;
         let mut uploaded = Vec::new();
         for group in &groups {
             for slot in SLOTS {
@@ -212,7 +218,7 @@ impl Lora {
                     continue;
                 }
                 let mut host = match slot {
-                    Slot::Columns => group.columns(gpu, model, rows)?,
+                    Slot::Columns => group.columns(gpu, (arch, params), rows)?,
                     _ => vec![0f32; rows * cols],
                 };
                 for (place, name, shape) in group.tensors(slot) {
@@ -238,7 +244,7 @@ impl Lora {
         let known = |name: &String| groups.iter().any(|g| g.layers.iter().any(|layer| has(layer, name)));
         match tensors.iter().find(|t| !known(&t.name)) {
             Some(t) => Err(Error::Input(format!("adapter tensor '{}' is not one of this model's targets", t.name))),
-            None => Ok((Lora { config: config.clone(), first: places::count(&model.arch), groups }, uploaded)),
+            None => Ok((Lora { config: config.clone(), first: places::count(arch), groups }, uploaded)),
         }
     }
 
@@ -269,9 +275,9 @@ impl Lora {
     ///
     /// # Errors
     /// Errors of the GPU.
-    pub(crate) fn renew(&self, gpu: &Gpu, model: &Model) -> Result<()> {
+    pub(crate) fn renew(&self, gpu: &Gpu, params: &Params) -> Result<()> {
         let mut rec = gpu.record();
-        self.groups.iter().filter(|group| group.dora).try_for_each(|group| group.renew(&mut rec, model))?;
+        self.groups.iter().filter(|group| group.dora).try_for_each(|group| group.renew(&mut rec, params))?;
         rec.submit()
     }
 
@@ -279,11 +285,11 @@ impl Lora {
     ///
     /// # Errors
     /// Errors of the GPU.
-    pub(crate) fn begin(&self, gpu: &Gpu, model: &Model) -> Result<()> {
+    pub(crate) fn begin(&self, gpu: &Gpu, params: &Params) -> Result<()> {
         for group in self.groups.iter().filter(|group| group.dora) {
-            let columns = model.weight(group.number(Slot::Columns))?.values(gpu)?;
+            let columns = weight(params, group.number(Slot::Columns))?.values(gpu)?;
             let width = group.shape.1;
-            gpu.overwrite(model.dense(group.magnitude())?, &columns[4 * width..])?;
+            gpu.overwrite(weight(params, group.magnitude())?.dense()?, &columns[4 * width..])?;
         }
         Ok(())
     }
@@ -300,8 +306,7 @@ impl Lora {
 }
 
 /// The groups of an adapter on a model.
-fn groups(model: &Model, config: &LoraConfig) -> Result<Vec<Group>> {
-    let arch = &model.arch;
+fn groups(arch: &Arch, config: &LoraConfig) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
     for target in targets(arch, config)? {
         // A tied output matrix lies where the embedding does.

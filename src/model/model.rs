@@ -123,13 +123,13 @@ impl Model {
             return Err(Error::Input("the model has an adapter already; merge it first".into()));
         }
         let _part = gpu.book(Part::Weights);
-        let (lora, tensors) = Lora::upload(gpu, &self, &adapter.config, &adapter.tensors)?;
+        let (lora, tensors) = Lora::upload(gpu, (&self.arch, &self.params), &adapter.config, &adapter.tensors)?;
         self.params.extend(tensors);
         if !gpu.counts() {
-            lora.renew(gpu, &self)?;
+            lora.renew(gpu, &self.params)?;
             if adapter.is_fresh() {
-                lora.begin(gpu, &self)?;
-                lora.renew(gpu, &self)?;
+                lora.begin(gpu, &self.params)?;
+                lora.renew(gpu, &self.params)?;
             }
         }
         self.lora = Some(lora);

@@ -62,7 +62,7 @@ impl Trainer<'_> {
         let read = |model: &Model, name: &str| -> Result<Vec<Option<Weight>>> {
             let tensors = tensors(&dir.join(name))?;
             match &model.lora {
-                Some(lora) => Ok(lora::Lora::upload(self.gpu, model, &lora.config, &tensors)?.1),
+                Some(lora) => Ok(lora::Lora::upload(self.gpu, (&model.arch, &model.params), &lora.config, &tensors)?.1),
                 None => params::upload(self.gpu, &model.arch, tensors),
             }
         };
