@@ -82,9 +82,14 @@ impl Model {
     /// # Errors
     /// As [`Model::from_tensors`]; or the type cannot hold a value.
     pub fn load_as(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
+        Self::load_base(gpu, source, storage)?.with_adapter(gpu, source.adapter.as_ref())
+    }
+
+    /// Loads a model from disk without its adapter.
+    pub(super) fn load_base(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
         if let Some(cap) = gpu.memory().filter(|_| !gpu.counts()) {
             let counted = gpu.counting(None);
-            let _model = Self::load_as(&counted, source, storage)?;
+            let _model = Self::load_base(&counted, source, storage)?;
             let (weights, others) = (counted.live_bytes(), gpu.live_bytes());
             if weights + others > cap {
                 let beside = if others > 0 { format!(" beside {} MiB in use", mib(others)) } else { String::new() };
@@ -97,17 +102,12 @@ impl Model {
                 )));
             }
         }
-        Self::load_base(gpu, source, storage)?.with_adapter(gpu, source.adapter.as_ref())
-    }
-
-    /// Loads a model from disk without its adapter.
-    pub(super) fn load_base(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
         Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)
     }
 
     /// Another model on the same weights, with `adapter` beside them in the place of this one's.
-    pub(super) fn beside(&self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
+    pub(crate) fn beside(&self, gpu: &Gpu, adapter: Option<&Adapter>) -> Result<Model> {
         let params = self.params[..places::count(&self.arch)].to_vec();
         let (arch, angles) = (self.arch.clone(), self.angles.clone());
         Model { arch, params, copies: Vec::new(), angles, lora: None }.with_adapter(gpu, adapter)

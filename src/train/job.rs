@@ -96,7 +96,7 @@ pub struct Job<'a> {
 
 impl TrainSettings {
     /// A trainer of `model` with the settings of this job.
-    pub(super) fn trainer<'t>(&self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
+    pub(crate) fn trainer<'t>(&self, gpu: &'t Gpu, model: Model) -> Result<Trainer<'t>> {
         let model = match self.weights {
             WeightType::F32 => model,
             WeightType::Bf16 => model.rounded(gpu)?,

@@ -1,16 +1,19 @@
 //! What is planned against what is measured: the peak of live buffers of generation, SFT and DPO, of all weights and of
-//! adapters, on bases in every type, with and without checkpointing; and that a cap is kept.
+//! adapters, on bases in every type, with and without checkpointing; of the stages of a run; and that a cap is kept.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
-use selfreward::generate::{Generator, Sampling, Settings};
+use selfreward::generate::{ChatLanguage, Generator, KvType, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
-use selfreward::recipe::plan::{self, ids};
+use selfreward::recipe::config::RunConfig;
+use selfreward::recipe::plan::{self, RunShape, ids};
+use selfreward::recipe::run::{self, RunOptions};
 use selfreward::source::ModelSource;
+use selfreward::text::Language;
 use selfreward::train::dpo::Pair;
 use selfreward::train::exchange::Alone;
 use selfreward::train::fit::{Cut, Fit};
@@ -20,7 +23,10 @@ use selfreward::train::run::train;
 use selfreward::train::sft::Example;
 use selfreward::train::{LearningRate, Optimiser, OptimiserKind, TrainSettings, WeightType};
 use selfreward::weights::{ModelParts, save_gguf};
-use selfreward::{Silent, world};
+use selfreward::{Observer, Silent, world};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Within 10 %.
@@ -243,16 +249,17 @@ fn generation_takes_what_is_planned_and_fits_the_cap() {
             };
             let gpu = Gpu::open(None, None).unwrap();
             let load = |gpu: &Gpu| Model::load_as(gpu, &source, storage);
-            let (counted, at_once) = plan::generation(&gpu, &load, &requests, answer, None).unwrap();
+            let (counted, at_once) = plan::generation(&gpu, &load, &requests, (answer, KvType::F32), None).unwrap();
             let what = format!("{storage:?}, {prompts} prompts of {prompt}, {n} answers of {answer}");
             assert_eq!(at_once, prompts * n, "{what}");
             let (measured, free) = measure(None).unwrap();
             close(&what, &counted.peak(), &measured);
             let first = plan::requests(60, 1, prompt, 1);
-            let one = plan::generation(&gpu, &load, &first, answer, None).unwrap().0.peak();
+            let one = plan::generation(&gpu, &load, &first, (answer, KvType::F32), None).unwrap().0.peak();
             if at_once > 1 {
                 let cap = one.bytes.midpoint(measured.bytes);
-                let (counted, some) = plan::generation(&gpu, &load, &requests, answer, Some(cap)).unwrap();
+                let (counted, some) =
+                    plan::generation(&gpu, &load, &requests, (answer, KvType::F32), Some(cap)).unwrap();
                 assert!((1..at_once).contains(&some), "{what}: {some} at once");
                 let (capped, out) = measure(Some(cap)).unwrap();
                 assert!(capped.bytes <= cap, "{what}");
@@ -261,6 +268,95 @@ fn generation_takes_what_is_planned_and_fits_the_cap() {
             }
             let error = measure(Some(one.bytes - 1)).unwrap_err().to_string();
             assert!(error.contains("takes") && error.contains("selfreward plan"), "{what}: {error}");
+        }
+    }
+}
+
+/// Notes the peak of each stage of a run, by what the stage is called in a plan.
+struct Stages<'a> {
+    gpu: &'a Gpu,
+    /// The stages that are open, the outermost first.
+    open: RefCell<Vec<String>>,
+    peaks: RefCell<BTreeMap<&'static str, Peak>>,
+}
+
+impl Observer for Stages<'_> {
+    fn begin(&self, stage: &str, _: Option<u64>, _: &str) {
+        let mut open = self.open.borrow_mut();
+        if open.is_empty() {
+            self.gpu.reset_peak();
+        }
+        open.push(stage.to_owned());
+    }
+
+    fn end(&self) {
+        let mut open = self.open.borrow_mut();
+        let ended = open.pop().unwrap();
+        let known = ["candidates", "verdicts", "training", "evaluation"].into_iter().find(|k| ended.starts_with(k));
+        if let Some(stage) = known.filter(|_| open.is_empty()) {
+            let name = if stage == "verdicts" { "judge" } else { stage };
+            let mut peaks = self.peaks.borrow_mut();
+            let peak = peaks.entry(name).or_default();
+            if self.gpu.peak().bytes > peak.bytes {
+                *peak = self.gpu.peak();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_stages_of_a_run_take_what_is_planned() {
+    let words = ["abc", "badge", "cab", "heh", "fed", "cafe", "gig", "jig"];
+    for (name, more, kv) in [("adapters", "lora = { rank = 4 }\n", "f32"), ("all weights", "", "f16")] {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let [model, _] = models(dir.path());
+        let lines = |words: &[&str]| -> String {
+            words.iter().map(|word| format!("{{\"prompt\": \"upper: {word}\"}}\n")).collect()
+        };
+        fs::write(at("seed.jsonl"), lines(&words)).unwrap();
+        fs::write(at("held-out.jsonl"), lines(&["jab", "bad"])).unwrap();
+        fs::write(at("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
+        fs::write(
+            at("run.toml"),
+            format!(
+                "{more}model.path = {model:?}\nrun = {{ out = {:?}, rounds = 2 }}\n\
+                 prompts = {{ seed_file = {:?}, from_seed = 4, count = 0 }}\n\
+                 judge = {{ mode = \"expected\", template = {:?}, wave = 4 }}\n\
+                 pairs = {{ select = \"all\", most = 2, min_gap = 0.0 }}\n\
+                 evaluation = {{ prompts = {:?}, mode = \"expected\" }}\n\
+                 dpo = {{ lr = 1e-4, batch = 4 }}\n\
+                 candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 24, wave = 4, kv = {kv:?} }}\n",
+                at("run"),
+                at("seed.jsonl"),
+                at("judge.txt"),
+                at("held-out.jsonl"),
+            ),
+        )
+        .unwrap();
+        let config = RunConfig::read(&at("run.toml")).unwrap();
+        let source = ModelSource::open(&model).unwrap();
+        let language = ChatLanguage::new(&source).unwrap();
+        let gpu = Gpu::open(None, None).unwrap();
+        let adapter = config.lora.as_ref().map(|lora| lora.config());
+        let storage = if adapter.is_some() { Storage::Own } else { Storage::F32 };
+        let shape = RunShape {
+            model: &|gpu| Model::load_as(gpu, &source, storage),
+            adapter,
+            prompt: words.iter().map(|w| language.ask(&format!("upper: {w}")).unwrap().len()).max().unwrap(),
+            judge: plan::judge_prompt(&config.judge, &language).unwrap(),
+        };
+        let planned = plan::of_run(&gpu, &shape, &config, None).unwrap();
+        let seen = Stages { gpu: &gpu, open: RefCell::default(), peaks: RefCell::default() };
+        run::run(&gpu, &config, &RunOptions::default(), &seen).unwrap();
+        let peaks = seen.peaks.borrow();
+        assert_eq!(
+            planned.stages.iter().map(|s| s.name).collect::<Vec<_>>(),
+            ["candidates", "judge", "training", "evaluation"]
+        );
+        for stage in planned.stages {
+            close(&format!("{name}: {}", stage.name), &stage.peak, &peaks[stage.name]);
+            assert!(stage.fits && stage.cost.flops > 0.0 && stage.cost.bytes > 0.0, "{name}: {}", stage.name);
         }
     }
 }

@@ -4,18 +4,20 @@ use crate::app::{App, DtypeArg, Pin};
 use crate::commands::train::{Lora, Losses};
 use crate::dtype::one_of;
 use crate::flags::{Flags, Preset};
+use crate::sample::Kept;
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LoraConfig};
 use selfreward::arch::{Arch, family};
+use selfreward::generate::{ChatLanguage, KvType};
 use selfreward::gpu::{Gpu, Peak, mib};
 use selfreward::json::read_json;
 use selfreward::kernels::half::Half;
 use selfreward::kernels::peak;
 use selfreward::model::{Model, Storage};
 use selfreward::recipe::config::RunConfig;
-use selfreward::recipe::plan::{self, RunPlan};
+use selfreward::recipe::plan::{self, JUDGE_PROMPT, RunPlan, RunShape};
 use selfreward::source::ModelSource;
 use selfreward::train::dpo::Pair;
 use selfreward::train::fit::{Choice, Fit};
@@ -75,9 +77,11 @@ pub(crate) struct Args {
     dtype: DtypeArg,
     #[command(flatten)]
     pin: Pin,
-    /// Plan for a desktop's GPU, with bindings of 2 GiB, whatever is in this machine; not for --task run, whose time
+    #[command(flatten)]
+    kept: Flags<Kept>,
+    /// Plan for a desktop's GPU, with bindings of 2 GiB, whatever is in this machine; of a run it says no time, which
     /// needs the device
-    #[arg(long, conflicts_with_all = ["run", "variant"])]
+    #[arg(long, conflicts_with = "variant")]
     desktop: bool,
 }
 
@@ -155,7 +159,8 @@ struct Way {
 #[derive(Serialize)]
 struct Run {
     stages: Vec<StageRow>,
-    least_seconds: f64,
+    /// At the device's peaks, of all rounds; `None` for a device that is not there.
+    least_seconds: Option<f64>,
     disk_bytes: u64,
 }
 
@@ -164,7 +169,14 @@ struct StageRow {
     name: &'static str,
     peak_bytes: u64,
     fits: Option<bool>,
-    least_seconds: f64,
+    /// Floating-point operations in one round, and bytes that launches read and write.
+    flops: f64,
+    bytes: f64,
+    least_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_once: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Cut>,
 }
 
 /// Where the model's shape comes from: a model, or a configuration with a type for its matrices.
@@ -269,12 +281,12 @@ fn generate(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     let requests = plan::requests(shape.arch().vocab_size, args.prompts as usize, prompt, args.n as usize);
     let peak_of = |storage: Storage| -> Result<(Peak, usize, bool)> {
         let load = |gpu: &Gpu| shape.load(gpu, storage, None);
-        match plan::generation(gpu, &load, &requests, answer, gpu.memory()) {
+        match plan::generation(gpu, &load, &requests, (answer, args.kept.kv), gpu.memory()) {
             Ok((counted, at_once)) => Ok((counted.peak(), at_once, true)),
             Err(selfreward::Error::OutOfMemory(_)) if gpu.memory().is_some() => {
                 // What a single answer takes.
                 let one = plan::requests(shape.arch().vocab_size, 1, prompt, 1);
-                let (counted, _) = plan::generation(gpu, &load, &one, answer, None)?;
+                let (counted, _) = plan::generation(gpu, &load, &one, (answer, args.kept.kv), None)?;
                 Ok((counted.peak(), 0, false))
             }
             Err(other) => Err(other.into()),
@@ -337,19 +349,43 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     Ok(Report { training, options, ..report(gpu, args.task, &chosen.peak, chosen.fits) })
 }
 
+/// Tokens of the shipped judge's prompt beside question and answer, as the model's own text counts them.
+fn judge_prompt(shape: &Shape, config: &RunConfig) -> Result<usize> {
+    let Shape::Source(source) = shape else { return Ok(JUDGE_PROMPT) };
+    let Ok(language) = ChatLanguage::new(source) else { return Ok(JUDGE_PROMPT) };
+    Ok(plan::judge_prompt(&config.judge, &language)?)
+}
+
 fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Result<Report> {
+    let mut config = config.clone();
+    if args.kept.kv == KvType::F16 {
+        config.candidates.kv = KvType::F16;
+    }
+    let given = match shape {
+        Shape::Source(source) => source.adapter.as_ref().map(|adapter| adapter.config.clone()),
+        Shape::Config(..) => None,
+    };
+    let adapter = args.lora.config().or_else(|| config.lora.as_ref().map(LoraSettings::config)).or(given);
+    // A run that trains all weights loads its models in f32, with an adapter merged.
+    let storage = if adapter.is_some() { Storage::Own } else { Storage::F32 };
+    let model = |gpu: &Gpu| shape.load(gpu, storage, None);
     let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
-    let peaks = peak::measure(gpu, gpu.form())?;
-    // Runs load their models in f32, with an adapter merged.
-    let model = |gpu: &Gpu| shape.load(gpu, Storage::F32, None);
-    let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &model, config, prompt, &peaks)?;
+    let judge = judge_prompt(shape, &config)?;
+    let peaks = (!args.desktop).then(|| peak::measure(gpu, gpu.form())).transpose()?;
+    let run = RunShape { model: &model, adapter, prompt, judge };
+    let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &run, &config, peaks.as_ref())?;
     let fits = stages.iter().all(|s| s.fits);
     let largest = stages.iter().map(|s| &s.peak).max_by_key(|p| p.bytes).context("a run has stages")?;
+    let longest = prompt + 2 * config.candidates.max_new_tokens;
     let stage = |s: &plan::StagePlan| StageRow {
         name: s.name,
         peak_bytes: s.peak.bytes,
         fits: known(gpu, s.fits),
+        flops: s.cost.flops,
+        bytes: s.cost.bytes,
         least_seconds: s.seconds,
+        at_once: s.at_once,
+        training: s.cut.map(|cut| Cut { longest, micro_rows: cut.micro_rows, checkpoint: cut.checkpoint }),
     };
     let run = Run {
         least_seconds: stages.iter().map(|s| s.seconds).sum(),
@@ -400,16 +436,29 @@ fn print(app: &App, report: &Report) -> Result<()> {
     }
     if let Some(Run { stages, least_seconds, disk_bytes }) = &report.run {
         app.line("")?;
-        let mut table = Table::new(&["stage", "MiB", "fits", "seconds at least"]);
+        let mut table =
+            Table::new(&["stage", "MiB", "fits", "at once", "GFLOP a round", "GB a round", "seconds at least"]);
         for s in stages {
-            table.row([s.name.into(), mib(s.peak_bytes), yes(s.fits), format!("{:.0}", s.least_seconds)]);
+            let cut = s.training.as_ref().map(|cut| (cut.micro_rows / cut.longest).max(1));
+            table.row([
+                s.name.into(),
+                mib(s.peak_bytes),
+                yes(s.fits),
+                s.at_once.or(cut).map_or("-".into(), |n| n.to_string()),
+                format!("{:.1}", s.flops / 1e9),
+                format!("{:.1}", s.bytes / 1e9),
+                s.least_seconds.map_or("-".into(), |seconds| format!("{seconds:.0}")),
+            ]);
         }
         table.print()?;
-        app.line(format!(
-            "\nall rounds: {least_seconds:.0} s at least, at this device's peaks and with answers as long as allowed; \
-             {} MiB of disk",
-            mib(*disk_bytes)
-        ))?;
+        let disk = mib(*disk_bytes);
+        app.line(match least_seconds {
+            Some(seconds) => format!(
+                "\nall rounds: {seconds:.0} s at least, at this device's peaks and with answers as long as allowed; \
+                 {disk} MiB of disk"
+            ),
+            None => format!("\n{disk} MiB of disk"),
+        })?;
     }
     Ok(())
 }

@@ -136,3 +136,43 @@ fn large_models_are_planned_from_their_shapes_alone() {
         assert_eq!(planned["fits"], true, "{planned}");
     }
 }
+
+/// The rows of one model in the tables of loops, as `scripts/figures/loops.py` makes them.
+#[test]
+fn the_tables_of_loops_say_what_is_planned() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/MEMORY.md")).unwrap();
+    let (model, cards) = ("Llama-3.1-8B", [8u32, 12, 16, 24]);
+    let config = shape(&format!("{model}.json"));
+    let row =
+        |stored: &str, kv: &str, cells: Vec<String>| format!("| {model} | {stored} | {kv} | {} |", cells.join(" | "));
+    for (stored, kv) in [("Q4_K", "f16"), ("f16", "f32")] {
+        let on = |gib: u32| {
+            let memory = (f64::from(gib) * 0.92 * f64::from(1 << 30)) as u64;
+            let (memory, stored) = (memory.to_string(), stored.to_lowercase());
+            let what = ["--task", "run", "--config", &config, "--stored", &stored, "--desktop", "--lora-rank", "16"];
+            let planned = plan(&[&what[..], &["--kv", kv, "--memory", &memory]].concat());
+            let stages = planned["run"]["stages"].as_array().unwrap().clone();
+            (planned, stages)
+        };
+        let planned: Vec<_> = cards.into_iter().map(on).collect();
+        let fits = |(planned, stages): &(Value, Vec<Value>)| {
+            if planned["fits"] == false {
+                return format!("– ({:.1})", peak(planned) as f64 / f64::from(1 << 30));
+            }
+            let stage = |name: &str| stages.iter().find(|s| s["name"] == name).unwrap();
+            let cut = &stage("training")["training"];
+            let pairs = (cut["micro_rows"].as_u64().unwrap() / cut["longest"].as_u64().unwrap()).max(1);
+            let checkpoint = if cut["checkpoint"] == true { " ✓" } else { "" };
+            format!("{} · {pairs}{checkpoint}", stage("candidates")["at_once"])
+        };
+        let told = row(stored, kv, planned.iter().map(fits).collect());
+        assert!(page.contains(&told), "docs/MEMORY.md is to say: {told}");
+        let (largest, stages) = &planned[3];
+        let work = |s: &Value| {
+            let of = |key: &str| s[key].as_f64().unwrap() / 1e12;
+            if largest["fits"] == true { format!("{:.0} / {:.1}", of("flops"), of("bytes")) } else { "–".into() }
+        };
+        let told = row(stored, kv, stages.iter().map(work).collect());
+        assert!(page.contains(&told), "docs/MEMORY.md is to say: {told}");
+    }
+}
