@@ -70,9 +70,10 @@ pub(crate) fn save(
     let mut list = Vec::new();
     let mut folded = 0;
     for target in targets(arch, config)? {
-        if target.embeds {
-            let what = "llama.cpp's adapter files of the embedding are not written; merge the adapter";
-            return Err(Error::Input(format!("{}: {what}", target.module)));
+        // Tied, the output matrix has no tensor of its own there.
+        if target.embeds || arch.tie_word_embeddings && target.module == "lm_head" {
+            let what = "cannot be in llama.cpp's adapter file here; merge the adapter, or write it as a PEFT folder";
+            return Err(Error::Input(format!("the adapter of {} {what}", target.module)));
         }
         let weight = format!("{}.weight", target.module);
         let name = known.stored(&weight).ok_or_else(|| Error::Input(format!("{weight} has no name in GGUF files")))?;

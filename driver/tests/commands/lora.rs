@@ -203,10 +203,11 @@ fn an_adapter_goes_through_llama_cpps_file() {
     assert!(["blk.0.attn_q.weight.lora_a", "[3, 42]", "q_proj.weight"].iter().all(|w| told.contains(w)), "{told}");
     let told = logits("all.gguf", "qwen3");
     assert!(told.contains("\"llama\"") && told.contains("\"qwen3\""), "{told}");
-    let base = golden("llama");
-    let failed = export(&base, &dir.path().join("none"), &["--format", "gguf-lora"]).code(1);
-    let told = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
-    assert!(told.contains("no adapter"), "{told}");
+    for (model, word) in [("llama", "no adapter"), ("lora/dora", "DoRA"), ("lora/tied", "llama.cpp's adapter file")] {
+        let failed = export(&golden(model), &dir.path().join("none"), &["--format", "gguf-lora"]).code(1);
+        let told = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+        assert!(told.contains(word), "{model}: {told}");
+    }
 }
 
 #[test]
