@@ -5,6 +5,7 @@ use anyhow::Result;
 use selfreward::gpu::Gpu;
 use selfreward::model::{Base, Model, Storage};
 use selfreward::source::ModelSource;
+use std::time::Instant;
 
 /// A GPU, which is opened when it is needed, and the base that was loaded last.
 pub(crate) struct Models<'a> {
@@ -36,7 +37,15 @@ impl<'a> Models<'a> {
                 Base::load(gpu, source, self.storage)?
             }
         };
-        let base = self.base.insert(base);
-        Ok((gpu, base.model(gpu, source.adapter.as_ref())?))
+        let (base, start) = (self.base.insert(base), Instant::now());
+        let model = base.model(gpu, source.adapter.as_ref())?;
+        if source.adapter.is_some() {
+            self.app.progress.detail(&format!(
+                "{} beside its base in {:.1} ms",
+                source.whole().display(),
+                start.elapsed().as_secs_f64() * 1e3
+            ));
+        }
+        Ok((gpu, model))
     }
 }
