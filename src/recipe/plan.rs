@@ -142,8 +142,9 @@ pub fn seconds(counted: &Gpu, peaks: &Peaks) -> f64 {
     counted.counted().into_iter().map(|cost| peaks.least(cost)).sum()
 }
 
-/// A part of a stage on a device that counts, given models of the run; how many texts it wrote at once.
-type Work<'a> = dyn Fn(&Gpu, Vec<Model>) -> Result<Option<usize>> + 'a;
+/// A part of a stage on a device that counts, given models of the run, with no more texts than so many; how many of them
+/// it wrote at once.
+type Work<'a> = dyn Fn(&Gpu, Vec<Model>, usize) -> Result<Option<usize>> + 'a;
 
 /// What the stages of a run have in common.
 struct Planner<'a> {
@@ -160,18 +161,21 @@ struct Planner<'a> {
 impl Planner<'_> {
     /// A stage whose work is done `times` in a round, with `count` models on the device.
     fn stage(&self, name: &'static str, (count, times): (usize, f64), work: &Work) -> Result<StagePlan> {
-        let on = |memory| -> Result<(Gpu, Option<usize>)> {
+        let on = |memory, most| -> Result<(Gpu, Option<usize>)> {
             let counted = self.gpu.counting(memory);
-            let at_once = work(&counted, self.shape.models(&counted, count)?)?;
+            let at_once = work(&counted, self.shape.models(&counted, count)?, most)?;
             Ok((counted, at_once))
         };
-        let (counted, at_once, fits) = match on(self.gpu.memory()) {
-            Ok((counted, at_once)) => (counted, at_once, true),
-            Err(Error::OutOfMemory(_)) if self.gpu.memory().is_some() => (on(None)?.0, None, false),
+        let (counted, peak, at_once, fits) = match on(self.gpu.memory(), usize::MAX) {
+            Ok((counted, at_once)) => (counted.clone(), counted.peak(), at_once, true),
+            // What it takes at least is what a single text takes.
+            Err(Error::OutOfMemory(_)) if self.gpu.memory().is_some() => {
+                (on(None, usize::MAX)?.0, on(None, 1)?.0.peak(), None, false)
+            }
             Err(other) => return Err(other),
         };
         let (cost, seconds) = self.work(&counted, times);
-        Ok(StagePlan { name, peak: counted.peak(), cost, seconds, at_once, cut: None, fits })
+        Ok(StagePlan { name, peak, cost, seconds, at_once, cut: None, fits })
     }
 
     /// The work of a round where `times` what was counted is done, and the least seconds of all rounds.
@@ -189,9 +193,11 @@ impl Planner<'_> {
         (prompt, samples, answer): (usize, usize, usize),
     ) -> Result<StagePlan> {
         let wave = wave.min(all).max(1);
-        let requests = requests(self.vocabulary, wave, self.fitting(prompt), samples);
         let how = (answer, self.config.candidates.kv);
-        let work = |gpu: &Gpu, models: Vec<Model>| write(gpu, &models[0], &requests, how).map(Some);
+        let work = |gpu: &Gpu, models: Vec<Model>, most: usize| {
+            let requests = requests(self.vocabulary, wave.min(most), self.fitting(prompt), samples.min(most));
+            write(gpu, &models[0], &requests, how).map(Some)
+        };
         self.stage(name, (1, all as f64 / wave as f64), &work)
     }
 
@@ -206,13 +212,13 @@ impl Planner<'_> {
         gpu: &Gpu,
         judge: &Model,
         mode: Option<Judging>,
-        asked: (usize, usize),
+        (wave, answers, most): (usize, usize, usize),
     ) -> Result<Option<usize>> {
-        let (wave, answers) = asked;
+        let wave = wave.min(most);
         let reading = &self.config.judge.reading;
         let prompt = self.fitting(self.shape.judge + self.shape.prompt + answers);
-        let written = |samples, tokens| {
-            let requests = requests(self.vocabulary, wave, prompt, samples);
+        let written = |samples: usize, tokens| {
+            let requests = requests(self.vocabulary, wave, prompt, samples.min(most));
             write(gpu, judge, &requests, (tokens, self.config.candidates.kv)).map(Some)
         };
         match mode {
@@ -239,8 +245,9 @@ impl Planner<'_> {
     fn judges(&self, all: usize) -> Result<StagePlan> {
         let (j, n) = (&self.config.judge, self.config.candidates.n as usize);
         let wave = j.wave.min(all).max(1);
-        let work =
-            |gpu: &Gpu, models: Vec<Model>| self.verdicts(gpu, &models[0], Some(j.mode), (wave * n, self.answer));
+        let work = |gpu: &Gpu, models: Vec<Model>, most: usize| {
+            self.verdicts(gpu, &models[0], Some(j.mode), (wave * n, self.answer, most))
+        };
         self.stage("judge", (1, all as f64 / wave as f64), &work)
     }
 
@@ -292,12 +299,13 @@ impl Planner<'_> {
         let (config, v) = (self.config, &self.config.validation);
         let prompts = lines(&v.prompts)?;
         let steps = (all * config.dpo.training.epochs).div_ceil(config.dpo.training.batch.max(1));
-        let requests = requests(self.vocabulary, prompts, self.fitting(self.shape.prompt), v.samples as usize);
-        let work = |gpu: &Gpu, mut models: Vec<Model>| {
+        let (prompt, samples) = (self.fitting(self.shape.prompt), v.samples as usize);
+        let work = |gpu: &Gpu, mut models: Vec<Model>, most: usize| {
+            let requests = requests(self.vocabulary, prompts.min(most), prompt, samples.min(most));
             let judge = models.pop();
             let trainer = config.dpo.training.trainer(gpu, only(models)?)?;
             let at_once = write(gpu, trainer.model(), &requests, (self.answer, config.candidates.kv))?;
-            let asked = (prompts * v.samples as usize, self.answer);
+            let asked = (prompts * samples, self.answer, most);
             judge.map_or(Ok(None), |judge| self.verdicts(gpu, &judge, Some(config.judge.mode), asked))?;
             Ok(Some(at_once))
         };
@@ -314,20 +322,23 @@ impl Planner<'_> {
             let answers = (self.shape.prompt, e.samples as usize, self.answer);
             parts.push(self.writes(name, (c.wave, prompts), answers)?);
             let wave = j.wave.min(prompts).max(1);
-            let (mode, asked) = match e.mode {
-                // Both orders of two answers.
-                Comparison::SideBySide => (None, (2 * wave * e.samples as usize, 2 * self.answer)),
-                Comparison::Scores(mode) => (Some(Judging::By(mode)), (2 * wave * e.samples as usize, self.answer)),
+            let (mode, read) = match e.mode {
+                Comparison::SideBySide => (None, 2 * self.answer),
+                Comparison::Scores(mode) => (Some(Judging::By(mode)), self.answer),
             };
-            let work = |gpu: &Gpu, models: Vec<Model>| self.verdicts(gpu, &models[1], mode, asked);
+            // Both orders of two answers, or each of them alone.
+            let asked = 2 * wave * e.samples as usize;
+            let work =
+                |gpu: &Gpu, models: Vec<Model>, most: usize| self.verdicts(gpu, &models[1], mode, (asked, read, most));
             // A model meets the one before it and the first.
             parts.push(self.stage(name, (2, 2.0 * prompts as f64 / wave as f64), &work)?);
         }
         if given(&e.ranked) {
             let answers = lines(&e.ranked)?;
             let wave = j.wave.min(answers).max(1);
-            let work =
-                |gpu: &Gpu, models: Vec<Model>| self.verdicts(gpu, &models[0], Some(j.mode), (wave, self.answer));
+            let work = |gpu: &Gpu, models: Vec<Model>, most: usize| {
+                self.verdicts(gpu, &models[0], Some(j.mode), (wave, self.answer, most))
+            };
             parts.push(self.stage(name, (1, answers as f64 / wave as f64), &work)?);
         }
         Ok(parts)
