@@ -142,8 +142,8 @@ pub fn seconds(counted: &Gpu, peaks: &Peaks) -> f64 {
     counted.counted().into_iter().map(|cost| peaks.least(cost)).sum()
 }
 
-/// A part of a stage on a device that counts, given models of the run, with no more texts than so many; how many of them
-/// it wrote at once.
+/// A part of a stage on a device that counts, given models of the run, with no more texts than so many; how many of
+/// them it wrote at once.
 type Work<'a> = dyn Fn(&Gpu, Vec<Model>, usize) -> Result<Option<usize>> + 'a;
 
 /// What the stages of a run have in common.
