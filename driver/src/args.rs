@@ -60,7 +60,7 @@ pub(crate) enum Command {
     Sft(train::SftArgs),
     /// Train a model on preferences
     Dpo(train::DpoArgs),
-    /// Compare two models head to head, measure a model as a judge, or its perplexity
+    /// Compare two models head to head, measure a model as a judge, or its perplexity, or check answers
     Eval(eval::Args),
     /// Write a model as a Hugging Face folder or a GGUF file, quantised or not, or its adapter alone
     Export(export::Args),

@@ -6,4 +6,5 @@ pub mod duel;
 pub mod metrics;
 pub mod perplexity;
 pub mod rouge;
+pub mod tasks;
 pub mod win_rate;

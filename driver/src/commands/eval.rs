@@ -1,7 +1,8 @@
-//! `eval`: two models head to head, a model as a judge, a model's perplexity.
+//! `eval`: two models head to head, a model as a judge, a model's perplexity, answers that a program can check.
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
+use crate::commands::tasks::{self, Checked};
 use crate::common::WrongUsage;
 use crate::flags::Flags;
 use crate::models::Models;
@@ -59,14 +60,18 @@ pub(crate) struct Args {
     reading: JudgeArgs,
     #[command(flatten)]
     sample: Flags<Answers>,
-    /// judge: ranked or scored responses. perplexity: lines with text, messages, or prompt and completion
-    #[arg(long, value_name = "F", help_heading = "Judge and perplexity")]
+    /// judge: ranked or scored responses. perplexity: lines with text, messages, or prompt and completion. ifeval,
+    /// gsm8k: their original files. exact: lines with prompt and answer or pattern
+    #[arg(long, value_name = "F", help_heading = "Judge, perplexity and checked answers")]
     data: Option<PathBuf>,
+    /// ifeval, gsm8k, exact: answers to check, lines with prompt and response
+    #[arg(long, value_name = "F.jsonl", help_heading = "Judge, perplexity and checked answers")]
+    responses: Option<PathBuf>,
     /// perplexity: tokens read at once (default: the context, at most 4096)
     #[arg(
         long,
         value_name = "N",
-        help_heading = "Judge and perplexity",
+        help_heading = "Judge, perplexity and checked answers",
         value_parser = clap::value_parser!(u32).range(2..)
     )]
     window: Option<u32>,
@@ -74,7 +79,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "N",
-        help_heading = "Judge and perplexity",
+        help_heading = "Judge, perplexity and checked answers",
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     stride: Option<u32>,
@@ -105,7 +110,7 @@ struct DuelArgs {
     /// Answers to each prompt
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
-    /// Write every prompt with its answers, verdicts and outcome here
+    /// Write every prompt with its answers, verdicts and outcome here (ifeval, gsm8k, exact: with what passed)
     #[arg(long, value_name = "F.jsonl")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -118,7 +123,7 @@ struct DuelArgs {
 impl Args {
     /// Whether the command writes what it has finished, so that it can go on from there.
     pub(crate) fn writes(&self) -> bool {
-        self.duel.out.is_some()
+        self.duel.out.is_some() && self.responses.is_none()
     }
 }
 
@@ -131,6 +136,13 @@ enum Task {
     Judge,
     /// How well --model predicts the texts in --data
     Perplexity,
+    /// How many of the instructions in --data the answers in --responses follow
+    #[value(name = "ifeval")]
+    IfEval,
+    /// How many numbers of --data the answers in --responses arrive at
+    Gsm8k,
+    /// How many answers in --responses are those of --data
+    Exact,
 }
 
 fn needed<'a>(path: Option<&'a Path>, what: &str) -> Result<&'a Path> {
@@ -142,7 +154,21 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         Task::HeadToHead => head_to_head(app, args),
         Task::Judge => as_judge(app, args),
         Task::Perplexity => perplexity(app, args),
+        Task::IfEval => checked(app, args, Checked::IfEval),
+        Task::Gsm8k => checked(app, args, Checked::Gsm8k),
+        Task::Exact => checked(app, args, Checked::Exact),
     }
+}
+
+fn checked(app: &App, args: &Args, task: Checked) -> Result<()> {
+    let data = needed(args.data.as_deref(), "a task with checked answers needs --data")?;
+    let responses = needed(args.responses.as_deref(), "a task with checked answers needs --responses")?;
+    let model = args.model.as_deref().or(args.against.as_deref());
+    ensure!(
+        model.is_none(),
+        "a task with checked answers reads them from --responses; leave out --model and --against"
+    );
+    tasks::run(app, task, data, responses, args.duel.out.as_deref())
 }
 
 /// The last part of a model's path.

@@ -17,6 +17,7 @@ pub(crate) mod prompts;
 pub(crate) mod pull;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod tasks;
 pub(crate) mod train;
 
 use crate::app::App;

@@ -119,6 +119,8 @@ fn wrong_usage_is_exit_code_2() {
         &["eval", "--task", "judge", "--model", "m"],
         &["eval", "--task", "perplexity", "--data", "d"],
         &["eval", "--task", "beauty"],
+        &["eval", "--task", "ifeval", "--data", "d"],
+        &["eval", "--task", "gsm8k", "--responses", "r"],
         &["eval", "--task", "perplexity", "--model", "m", "--data", "d", "--stride", "0"],
         &["eval", "--sampled", "--mode", "yes"],
         &["bench", "--shape", "1,2"],

@@ -12,4 +12,5 @@ mod lora;
 mod pages;
 mod plan;
 mod stages;
+mod tasks;
 mod training;

@@ -1,0 +1,173 @@
+//! GSM8K (arXiv 2110.14168): the number at which an answer arrives, read as lm-evaluation-harness reads it.
+
+use super::{Entry, Marks, Task};
+use crate::Result;
+use crate::data::answers::read_records;
+use serde::Deserialize;
+use serde_json::Value;
+use std::path::Path;
+
+/// What stands before the number in the asked format.
+const MARK: &str = "#### ";
+
+/// A task file of GSM8K.
+pub struct Gsm8k {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    key: Option<Value>,
+    #[serde(alias = "prompt")]
+    question: String,
+    answer: String,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Line")]
+struct Item {
+    entry: Entry,
+    key: String,
+}
+
+impl TryFrom<Line> for Item {
+    type Error = String;
+
+    fn try_from(line: Line) -> std::result::Result<Self, String> {
+        if line.question.trim().is_empty() {
+            return Err("question is empty".into());
+        }
+        let key = plain(&line.answer);
+        if key.trim_start_matches('-').parse::<f64>().is_err() || !key.contains(|c: char| c.is_ascii_digit()) {
+            let end: String = line.answer.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect();
+            return Err(format!("answer ends in {end:?}; expected a number, such as in \"#### 12\""));
+        }
+        Ok(Self { entry: Entry { key: line.key, prompt: line.question }, key })
+    }
+}
+
+impl Gsm8k {
+    /// Reads a task file: lines with `question` and `answer`, which ends in `#### N` or is the number.
+    ///
+    /// # Errors
+    /// The file cannot be read; a line lacks a field, or its answer has no number. The error names the line.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { items: read_records(path)? })
+    }
+}
+
+/// A number as it is compared: without what leads to it, commas, dollar signs and a dot at the end.
+fn plain(text: &str) -> String {
+    let text = text.replace([',', '$'], "");
+    let text = text.rfind(MARK).map_or(text.as_str(), |at| &text[at + MARK.len()..]);
+    let (text, line) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
+    (text.strip_suffix('.').unwrap_or(text).to_owned() + line).to_lowercase()
+}
+
+/// The number after the first mark.
+fn strict(answer: &str) -> Option<&str> {
+    answer.match_indices(MARK).find_map(|(at, _)| {
+        let text = &answer[at + MARK.len()..];
+        let sign = text.len() - text.strip_prefix('-').unwrap_or(text).len();
+        let length = count(&text[sign..], "");
+        (length > 0).then(|| &text[..sign + length])
+    })
+}
+
+/// How many bytes at the beginning belong to a number that may hold `more` beside digits, dots and commas.
+fn count(text: &str, more: &str) -> usize {
+    text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ',' || more.contains(c))).unwrap_or(text.len())
+}
+
+/// The last number: two or more digits, signs of money, dots and commas, or one digit.
+fn lenient(answer: &str) -> Option<&str> {
+    let mut last = None;
+    let mut at = 0;
+    while let Some(c) = answer[at..].chars().next() {
+        let sign = usize::from(c == '-');
+        let rest = &answer[at + sign..];
+        let length = match count(rest, "$") {
+            1 if !rest.starts_with(|c: char| c.is_ascii_digit()) => 0,
+            length => length,
+        };
+        if length > 0 {
+            last = Some(&answer[at..at + sign + length]);
+            at += sign + length;
+        } else {
+            at += c.len_utf8();
+        }
+    }
+    last
+}
+
+impl Task for Gsm8k {
+    fn name(&self) -> &'static str {
+        "gsm8k"
+    }
+
+    fn measures(&self) -> [&'static str; 2] {
+        ["strict", "lenient"]
+    }
+
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn entry(&self, item: usize) -> &Entry {
+        &self.items[item].entry
+    }
+
+    fn score(&self, item: usize, answer: &str) -> Marks {
+        let key = &self.items[item].key;
+        let found = [strict(answer), lenient(answer)].map(|number| number.map(plain));
+        let passed = found.each_ref().map(|number| number.as_ref() == Some(key));
+        let why = match &found {
+            _ if passed[0] => None,
+            [None, Some(last)] if passed[1] => Some(format!("the number {last} is right, but not in the form #### N")),
+            [Some(number), _] | [None, Some(number)] => Some(format!("the number is {number}, wanted {key}")),
+            [None, None] => Some("the answer holds no number".to_owned()),
+        };
+        Marks { passed: vec![passed], failed: why.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(answer: &str) -> std::result::Result<Gsm8k, String> {
+        let line = Line { key: None, question: "q".into(), answer: answer.into() };
+        Ok(Gsm8k { items: vec![Item::try_from(line)?] })
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_harness_reads_them() {
+        // Verdicts of the filters strict-match and flexible-extract with the metric exact_match.
+        for (key, answer, passed) in [
+            ("so\n#### 1,234", "It is #### 1234", [true, true]),
+            ("#### 18", "#### 18 and then 19", [true, false]),
+            ("#### 18", "#### 17\n#### 18", [false, true]),
+            ("#### 18", "The answer is $18.", [false, true]),
+            ("#### 18", "The answer is 18.00", [false, false]),
+            ("#### -5", "####-5", [false, true]),
+            ("#### -5", "#### -5.", [true, true]),
+            ("#### 5", "5", [false, true]),
+            ("#### 5", "5 ...", [false, false]),
+            ("#### 5", "#### $5", [false, true]),
+            ("#### 5", "#### x", [false, false]),
+            ("#### 5", "", [false, false]),
+            ("#### 5", "3-5", [false, false]),
+        ] {
+            let marks = task(key).unwrap().score(0, answer);
+            assert_eq!(marks.passed, [passed], "{key} {answer}");
+            assert_eq!(marks.failed.is_empty(), passed[0], "{:?}", marks.failed);
+        }
+    }
+
+    #[test]
+    fn a_key_without_a_number_is_refused() {
+        for answer in ["", "#### many", "#### ", "a long way\n#### -"] {
+            assert!(task(answer).is_err_and(|e| e.contains("expected a number")), "{answer}");
+        }
+    }
+}
