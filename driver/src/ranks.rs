@@ -4,20 +4,15 @@ use anyhow::{Context, Result, bail, ensure};
 use selfreward::recipe::shards::Shard;
 use selfreward::train::exchange::{Alone, Exchange};
 
-/// Variables that say how many processes were started: Open MPI's, and that of MPICH and its kin.
-const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 /// A variable that is set by what starts processes without saying here how many, such as srun.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
 
 /// Variables by which a process is told its number among those that were started with it, and how many they are: by
-/// Slurm's arrays, by srun, by Open MPI, and by MPICH and its kin.
-const PLACES: [[&str; 2]; 4] = [
-    ["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"],
-    ["SLURM_PROCID", "SLURM_NTASKS"],
-    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
-    ["PMI_RANK", "PMI_SIZE"],
-];
+/// Slurm's arrays and by srun.
+const SLURM: [[&str; 2]; 2] = [["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"], ["SLURM_PROCID", "SLURM_NTASKS"]];
+/// The same by Open MPI, and by MPICH and its kin.
+const MPI: [[&str; 2]; 2] = [["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], ["PMI_RANK", "PMI_SIZE"]];
 /// The first number of a Slurm array, and the distance of two.
 const ARRAY: [&str; 2] = ["SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"];
 
@@ -29,13 +24,13 @@ pub(crate) fn shard(of: impl Fn(&str) -> Option<String>) -> Result<Option<(Shard
         let what = || format!("{name} is {text:?} in the environment; expected a whole number");
         text.trim().parse().map(Some).with_context(what)
     };
-    for [place, count] in PLACES {
+    for [place, count] in SLURM.into_iter().chain(MPI) {
         let (Some(at), Some(of)) = (number(place)?, number(count)?) else { continue };
         if of <= 1 {
             continue;
         }
         // An array may begin anywhere and leave numbers out; all others count from 0.
-        let (first, step) = match place == PLACES[0][0] {
+        let (first, step) = match place == SLURM[0][0] {
             true => (number(ARRAY[0])?.unwrap_or(at.min(1)), number(ARRAY[1])?.unwrap_or(1).max(1)),
             false => (0, 1),
         };
@@ -67,8 +62,8 @@ impl Ranks {
     /// Joins the processes that mpirun started, if there are others. Only `sft` and `dpo` share their work; the shards
     /// of a run are told apart by their flag.
     pub(crate) fn join(sharing: Sharing) -> Result<Self> {
-        let several = |name: &&str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
-        let ranks = SIZES.iter().find_map(several);
+        let several = |[_, count]: &[&str; 2]| std::env::var(count).ok()?.parse::<usize>().ok().filter(|n| *n > 1);
+        let ranks = MPI.iter().find_map(several);
         if sharing == Sharing::Steps {
             return Self::several(ranks);
         }

@@ -212,9 +212,8 @@ impl Lora {
                     uploaded.push(None);
                     continue;
                 };
-                let room = Weight::room(gpu, Stored::Dense, rows, cols)?;
                 if gpu.counts() {
-                    uploaded.push(Some(room));
+                    uploaded.push(Some(Weight::room(gpu, Stored::Dense, rows, cols)?));
                     continue;
                 }
                 let mut host = match slot {

@@ -27,24 +27,27 @@ pub enum Writer {
     Other(PathBuf),
 }
 
-/// How a configuration names the writers that are models of the run.
-const WRITERS: [(&str, Writer); 2] = [("current", Writer::Current), ("M0", Writer::First)];
+/// How a configuration names the round's own model.
+const CURRENT: &str = "current";
+/// How it names the given one.
+const FIRST: &str = "M0";
 
 impl From<String> for Writer {
     fn from(name: String) -> Self {
-        let known = WRITERS.into_iter().find(|(known, _)| *known == name);
-        known.map_or_else(|| Writer::Other(name.into()), |(_, writer)| writer)
+        match name.as_str() {
+            CURRENT => Writer::Current,
+            FIRST => Writer::First,
+            _ => Writer::Other(name.into()),
+        }
     }
 }
 
 impl From<Writer> for String {
     fn from(writer: Writer) -> String {
-        match WRITERS.into_iter().find(|(_, known)| *known == writer) {
-            Some((name, _)) => name.into(),
-            None => match writer {
-                Writer::Other(path) => path.to_string_lossy().into_owned(),
-                Writer::Current | Writer::First => String::new(),
-            },
+        match writer {
+            Writer::Current => CURRENT.into(),
+            Writer::First => FIRST.into(),
+            Writer::Other(path) => path.to_string_lossy().into_owned(),
         }
     }
 }

@@ -43,18 +43,18 @@ pub fn run(
     let section = &ctx.settings.prompts;
     let mut written = Vec::new();
     match &section.writer {
-        _ if section.count == 0 => written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?,
-        Writer::Current => written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?,
-        Writer::First => ctx.models.with(0, &mut |engine| {
+        Writer::First if section.count > 0 => ctx.models.with(0, &mut |engine| {
             written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?;
             Ok(())
         })?,
-        Writer::Other(path) => ctx.models.with_other(path, &mut |engine, source| {
+        Writer::Other(path) if section.count > 0 => ctx.models.with_other(path, &mut |engine, source| {
             // It reads invitations and ends prompts in its own tokens.
             let domain = ChatDomain::new(source, section)?;
             written = write(engine, &domain, ctx, earlier, [&out, &dropped])?;
             Ok(())
         })?,
+        // Where nothing is to be written, nobody else is loaded for it.
+        _ => written = write(engine, ctx.domain, ctx, earlier, [&out, &dropped])?,
     }
     Ok(written)
 }
