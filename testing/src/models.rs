@@ -1,25 +1,16 @@
 //! What several tests do with a model.
 
 use selfreward::arch::NamedTensor;
-use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::Adapter;
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, Storage};
 use selfreward::source::ModelSource;
+use selfreward::train::LoraSettings;
 
 /// An adapter on all linear layers that adds something.
 pub fn lora(source: &ModelSource) -> Adapter {
-    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config = LoraConfig {
-        rank: 3,
-        alpha: 6.0,
-        rslora: false,
-        dora: false,
-        dropout: 0.0,
-        targets,
-        layers: LayerRules::default(),
-    };
-    let mut adapter = Adapter::fresh(&source.arch, &config, 5).unwrap();
+    let mut adapter = Adapter::fresh(&source.arch, &LoraSettings::default().rank(3).config(), 5).unwrap();
     for (k, tensor) in adapter.tensors.iter_mut().enumerate() {
         // B begins at 0, which would hide what goes through it.
         tensor.data.iter_mut().enumerate().for_each(|(i, x)| *x += ((i * 7 + k) % 13) as f32 * 0.004 - 0.024);

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::arch::Dtype;
-use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::{Adapter, LoraConfig};
 use selfreward::generate::{ChatLanguage, Generator, KvType, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
 use selfreward::kernels::half::Half;
@@ -21,7 +21,7 @@ use selfreward::train::job::{Data, Job};
 use selfreward::train::objective::Objective;
 use selfreward::train::run::train;
 use selfreward::train::sft::Example;
-use selfreward::train::{LearningRate, Optimiser, OptimiserKind, TrainSettings, WeightType};
+use selfreward::train::{LearningRate, LoraSettings, Optimiser, OptimiserKind, TrainSettings, WeightType};
 use selfreward::weights::{ModelParts, save_gguf};
 use selfreward::{Observer, Silent, world};
 use std::cell::RefCell;
@@ -58,8 +58,7 @@ fn models(dir: &Path) -> [PathBuf; 2] {
 }
 
 fn lora(dropout: f32) -> LoraConfig {
-    let targets = Modules::Names(vec!["all-linear".into()]);
-    LoraConfig { rank: 8, alpha: 16.0, rslora: false, dora: false, dropout, targets, layers: LayerRules::default() }
+    LoraSettings::default().rank(8).dropout(dropout).config()
 }
 
 struct Case {

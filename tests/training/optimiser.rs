@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use selfreward::arch::NamedTensor;
-use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::Adapter;
 use selfreward::demo::from_scratch::{Lessons, ScratchStage};
 use selfreward::gpu::{Gpu, Options};
 use selfreward::model::Model;
 use selfreward::settings;
-use selfreward::train::{Optimiser, OptimiserKind, TrainSettings, Trainer};
+use selfreward::train::{LoraSettings, Optimiser, OptimiserKind, TrainSettings, Trainer};
 use selfreward::world;
 use std::path::Path;
 
@@ -116,17 +116,7 @@ fn training_of_bf16_weights_stays_near_that_of_f32_ones() {
 }
 
 fn adapter() -> Adapter {
-    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let config = LoraConfig {
-        rank: 3,
-        alpha: 6.0,
-        rslora: false,
-        dora: false,
-        dropout: 0.0,
-        targets,
-        layers: LayerRules::default(),
-    };
-    Adapter::fresh(&world::arch(), &config, 5).unwrap()
+    Adapter::fresh(&world::arch(), &LoraSettings::default().rank(3).config(), 5).unwrap()
 }
 
 fn weights(trainer: &Trainer, gpu: &Gpu) -> Vec<NamedTensor> {

@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg};
 use anyhow::{Result, bail};
-use selfreward::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
+use selfreward::arch::lora::Adapter;
 use selfreward::arch::{Arch, NamedTensor, family};
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::{Cost, Gpu};
@@ -11,7 +11,7 @@ use selfreward::kernels::peak::Peaks;
 use selfreward::model::{Model, score};
 use selfreward::rng::{Stream, fnv};
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
-use selfreward::train::{LearningRate, Optimiser, Trainer, WeightType};
+use selfreward::train::{LearningRate, LoraSettings, Optimiser, Trainer, WeightType};
 use selfreward::{Observer, Silent};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -255,11 +255,7 @@ fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
 
 /// An adapter on all linear layers.
 fn adapter(arch: &Arch, rank: usize) -> Result<Adapter> {
-    let targets = Modules::Names(vec![ALL_LINEAR.into()]);
-    let alpha = 2.0 * rank as f32;
-    let config =
-        LoraConfig { rank, alpha, rslora: false, dora: false, dropout: 0.0, targets, layers: LayerRules::default() };
-    Ok(Adapter::fresh(arch, &config, 0)?)
+    Ok(Adapter::fresh(arch, &LoraSettings::default().rank(rank).config(), 0)?)
 }
 
 /// The quickest of some equal generations, after one that warms up.
