@@ -3,7 +3,6 @@
 //! A score can be read out of a model in several ways ([`Mode`]); all of them stand behind [`Judge`]. A verdict that
 //! cannot be read never becomes a score: it is counted, and the answer stays without one.
 
-pub mod calibrate;
 mod marks;
 mod mode;
 mod model_judge;

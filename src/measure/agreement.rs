@@ -54,6 +54,8 @@ pub struct Reference {
     pub response: String,
     /// The reference's score; higher is better.
     pub score: f64,
+    /// Whether the model that gave the response ended it itself; `None` where the file does not say.
+    pub ended: Option<bool>,
 }
 
 /// A line of a ranked file, in any form that is understood.
@@ -65,6 +67,7 @@ struct RankedLine {
     response: Option<String>,
     score_reference: Option<f64>,
     rank: Option<f64>,
+    stopped: Option<bool>,
     #[serde(alias = "answers")]
     responses: Option<Vec<String>>,
     scores: Option<Vec<f64>>,
@@ -94,9 +97,9 @@ impl OneOrMore {
 }
 
 /// Reads a ranked set that was held out, as JSONL or a JSON list. A record holds one response (`prompt`, `response`,
-/// and `score_reference` or `rank`, where 0 is best) or all responses to a prompt (`prompt`, `responses`, and `scores`
-/// or `ranks`; without these the best one comes first), or a preference (`prompt`, `chosen`, `rejected`, each one
-/// response or a list).
+/// and `score_reference` or `rank`, where 0 is best; `stopped` may say whether the response ended) or all responses to
+/// a prompt (`prompt`, `responses`, and `scores` or `ranks`; without these the best one comes first), or a preference
+/// (`prompt`, `chosen`, `rejected`, each one response or a list).
 ///
 /// # Errors
 /// The file cannot be read or holds no record; a record has none of the forms, which the error names by number.
@@ -131,7 +134,8 @@ pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
         if responses.len() != scores.len() || scores.iter().any(|s| !s.is_finite()) {
             return Err(wrong("there must be one finite score or rank a response"));
         }
-        let with = |(response, score)| Reference { prompt: prompt.clone(), response, score };
+        let ended = line.stopped;
+        let with = |(response, score)| Reference { prompt: prompt.clone(), response, score, ended };
         out.extend(responses.into_iter().zip(scores).map(with));
     }
     Ok(out)

@@ -1,9 +1,11 @@
 //! What is measured of answers, scores and models, by pure functions of records and by duels that a judge decides.
 
 pub mod agreement;
+pub mod calibrate;
 pub mod diversity;
 pub mod duel;
 pub mod metrics;
+pub mod order;
 pub mod perplexity;
 pub mod rouge;
 pub mod tasks;

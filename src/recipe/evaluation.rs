@@ -33,6 +33,35 @@ pub struct AnswerRecord {
     pub response: String,
     /// How many tokens the answer has.
     pub tokens: usize,
+    /// Whether the model ended the answer itself; not there in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<bool>,
+}
+
+/// What is measured: a model of the run, or a control beside them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// How files and tables name it, such as `M2`.
+    pub name: String,
+    /// The numbers of the models with whose answers its own are compared.
+    rivals: Vec<u32>,
+}
+
+impl Subject {
+    /// The model M`number`, which is compared with the one before it and with the first of the loop.
+    pub fn model(number: u32) -> Self {
+        let rivals = match number {
+            0 | 1 => Vec::new(),
+            2 => vec![1],
+            _ => vec![number - 1, 1],
+        };
+        Self { name: format!("M{number}"), rivals }
+    }
+
+    /// A control, which is compared with the model from which it was trained.
+    pub fn control(name: &str) -> Self {
+        Self { name: name.to_owned(), rivals: vec![1] }
+    }
 }
 
 /// A ranked answer with the model's own score: a line of `evaluation/M1-judge.jsonl`.
@@ -105,47 +134,42 @@ impl<'a> Evaluation<'a> {
         Ok(Some(Self { models, language, config, dir, prompts, ranked, templates, observer }))
     }
 
-    /// Whether the model M`number` has been measured.
-    pub fn done(&self, number: u32) -> bool {
-        let duels = self.rivals(number).into_iter().map(|rival| self.file(&format!("M{number}-M{rival}.json")));
-        let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("M{number}.json")));
-        let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("M{number}-judge.json")));
+    /// Whether all has been measured of a model.
+    pub fn done(&self, of: &Subject) -> bool {
+        let name = &of.name;
+        let duels = self.rivals(of).iter().map(|rival| self.file(&format!("{name}-M{rival}.json")));
+        let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("{name}.json")));
+        let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("{name}-judge.json")));
         duels.chain(answers).chain(judged).all(|path| path.is_there())
     }
 
-    /// Measures the model M`number`, which `engine` runs; `judge` is the judge of the run. Finished parts are left as
-    /// they are.
+    /// Measures a model, which `engine` runs; `judge` is the judge of the run. Finished parts are left as they are.
     ///
     /// # Errors
     /// Errors of the engine, of the judges and of the files; `Stopped` when the observer asks for it.
-    pub fn measure(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
+    pub fn measure(&self, engine: &mut dyn Engine, of: &Subject, judge: &dyn Judge) -> Result<()> {
         if !self.prompts.is_empty() {
-            self.answer(engine, number)?;
+            self.answer(engine, &of.name)?;
         }
         if !self.ranked.is_empty() {
-            self.judge(engine, number, judge)?;
+            self.judge(engine, &of.name, judge)?;
         }
-        self.duels(number)
+        self.duels(of)
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The numbers of the models with which M`number` is compared: the one before it, and the first.
-    fn rivals(&self, number: u32) -> Vec<u32> {
-        match number {
-            _ if self.prompts.is_empty() => Vec::new(),
-            0 | 1 => Vec::new(),
-            2 => vec![1],
-            _ => vec![number - 1, 1],
-        }
+    /// The numbers of the models with which a model is compared.
+    fn rivals<'s>(&self, of: &'s Subject) -> &'s [u32] {
+        if self.prompts.is_empty() { &[] } else { &of.rivals }
     }
 
-    fn answer(&self, engine: &mut dyn Engine, number: u32) -> Result<()> {
+    fn answer(&self, engine: &mut dyn Engine, model: &str) -> Result<()> {
         let c = &self.config.candidates;
         let settings = c.settings(self.language.stop(), self.config.run.seed);
-        let name = format!("evaluation/M{number}");
+        let name = format!("{FOLDER}/{model}");
         in_waves(
             self.observer,
             &WaveStage {
@@ -153,7 +177,7 @@ impl<'a> Evaluation<'a> {
                 unit: "prompts",
                 items: &self.prompts,
                 wave: c.wave,
-                out: &self.answers_file(number),
+                out: &self.answers_file(model),
             },
             &mut |prompts| {
                 let ids = prompts.iter().map(|p| self.language.ask_prompt(p)).collect::<Result<Vec<_>>>()?;
@@ -162,8 +186,8 @@ impl<'a> Evaluation<'a> {
                 for (prompt, outputs) in prompts.iter().zip(outputs) {
                     for output in outputs {
                         let response = self.language.decode(&output.tokens)?.trim().to_owned();
-                        let tokens = output.tokens.len();
-                        records.push(AnswerRecord { prompt: prompt.clone(), response, tokens });
+                        let (tokens, stopped) = (output.tokens.len(), Some(output.stopped));
+                        records.push(AnswerRecord { prompt: prompt.clone(), response, tokens, stopped });
                     }
                 }
                 Ok(records)
@@ -172,20 +196,20 @@ impl<'a> Evaluation<'a> {
         )?;
         let dataset =
             self.config.evaluation.prompts.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
-        let out = self.file(&format!("M{number}.json"));
-        if out.is_there() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(number)?, &dataset) }
+        let out = self.file(&format!("{model}.json"));
+        if out.is_there() { Ok(()) } else { write_alpaca(&out, &self.prompts, &self.answers(model)?, &dataset) }
     }
 
-    fn answers_file(&self, number: u32) -> PathBuf {
-        self.file(&format!("M{number}.jsonl"))
+    fn answers_file(&self, model: &str) -> PathBuf {
+        self.file(&format!("{model}.jsonl"))
     }
 
-    fn answers(&self, number: u32) -> Result<AnswerSet> {
-        read_answers(&self.answers_file(number), &self.prompts)
+    fn answers(&self, model: &str) -> Result<AnswerSet> {
+        read_answers(&self.answers_file(model), &self.prompts)
     }
 
-    fn judge(&self, engine: &mut dyn Engine, number: u32, judge: &dyn Judge) -> Result<()> {
-        let name = format!("evaluation/M{number}-judge");
+    fn judge(&self, engine: &mut dyn Engine, model: &str, judge: &dyn Judge) -> Result<()> {
+        let name = format!("{FOLDER}/{model}-judge");
         let records = in_waves(
             self.observer,
             &WaveStage {
@@ -193,7 +217,7 @@ impl<'a> Evaluation<'a> {
                 unit: "answers",
                 items: &self.ranked,
                 wave: self.config.judge.wave,
-                out: &self.file(&format!("M{number}-judge.jsonl")),
+                out: &self.file(&format!("{model}-judge.jsonl")),
             },
             &mut |ranked| {
                 let key = |r: &Reference| fnv(format!("{}\0{}", r.prompt, r.response).as_bytes());
@@ -210,7 +234,7 @@ impl<'a> Evaluation<'a> {
             },
             |_| {},
         )?;
-        let out = self.file(&format!("M{number}-judge.json"));
+        let out = self.file(&format!("{model}-judge.json"));
         if out.is_there() {
             return Ok(());
         }
@@ -218,24 +242,24 @@ impl<'a> Evaluation<'a> {
         write_json(&out, &agreement(judge.name(), &scored))
     }
 
-    fn duels(&self, number: u32) -> Result<()> {
+    fn duels(&self, of: &Subject) -> Result<()> {
         let path = &self.config.evaluation.judge;
-        for rival in self.rivals(number) {
-            if self.file(&format!("M{number}-M{rival}.json")).is_there() {
+        for rival in self.rivals(of).iter().map(|number| format!("M{number}")) {
+            let sides = [of.name.as_str(), rival.as_str()];
+            if self.file(&format!("{}.json", sides.join("-"))).is_there() {
                 continue;
             }
             if path.as_os_str().is_empty() {
-                self.models.with(1, &mut |engine| self.duel(engine, &self.language, [number, rival]))?;
+                self.models.with(1, &mut |engine| self.duel(engine, &self.language, sides))?;
             } else {
-                self.models.with_other(path, &mut |engine, source| {
-                    self.duel(engine, &ChatLanguage::new(source)?, [number, rival])
-                })?;
+                self.models
+                    .with_other(path, &mut |engine, source| self.duel(engine, &ChatLanguage::new(source)?, sides))?;
             }
         }
         Ok(())
     }
 
-    fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, [number, rival]: [u32; 2]) -> Result<()> {
+    fn duel(&self, engine: &mut dyn Engine, language: &dyn Language, sides: [&str; 2]) -> Result<()> {
         let section = &self.config.evaluation;
         let settings = self.config.judge.settings(self.config.run.seed)?;
         let scoring = match section.mode {
@@ -248,8 +272,8 @@ impl<'a> Evaluation<'a> {
             Some(judge) => Referee::Scores { judge, margin: section.margin },
             None => Referee::Pairwise(Box::new(PairwiseJudge::new(language, None))),
         };
-        let (a, b) = (self.answers(number)?, self.answers(rival)?);
-        let name = format!("M{number}-M{rival}");
+        let (a, b) = (self.answers(sides[0])?, self.answers(sides[1])?);
+        let name = sides.join("-");
         let places: Vec<usize> = (0..self.prompts.len()).collect();
         let records: Vec<DuelRecord> = in_waves(
             self.observer,

@@ -7,7 +7,9 @@ use crate::disk::{self, OnDisk};
 use crate::generate::GpuEngine;
 use crate::gpu::Gpu;
 use crate::json::{read_json, write_json};
-use crate::judge::{Judge, Mode, ModelJudge, RandomJudge, Templates, calibrate};
+use crate::judge::{Judge, Mode, ModelJudge, RandomJudge, Templates};
+use crate::measure::agreement::read_ranked;
+use crate::measure::calibrate::{self, Ranked, by_question, ranked_set};
 use crate::model::Model;
 use crate::source::ModelSource;
 use crate::text::Language;
@@ -31,6 +33,23 @@ pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
         }
     }
     Ok(templates)
+}
+
+/// The ranked answers on which a run's judge is measured: those of `[judge] ranked`, or the shipped ones; as many
+/// questions as `[judge] calibration` says.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn ranked(config: &RunConfig) -> Result<Vec<Ranked>> {
+    let section = &config.judge;
+    let mut set = match section.ranked.as_os_str().is_empty() {
+        true => ranked_set()?,
+        false => by_question(read_ranked(&section.ranked)?),
+    };
+    if section.calibration > 0 {
+        set.truncate(section.calibration);
+    }
+    Ok(set)
 }
 
 /// Name of the file in a run folder that holds the calibration ([`KeptCalibration`]).
@@ -82,14 +101,13 @@ fn calibrated(
     } else {
         let settings = config.judge.settings(config.run.seed)?;
         let mut engine = GpuEngine::new(gpu, model).kv(config.candidates.kv);
-        let questions = config.judge.calibration;
+        let set = ranked(config)?;
         // What was measured before a stop counts only if it was measured with the same weights.
         let mut waves = Waves::<(String, calibrate::ModeResult)>::open(&path)?;
         let mut done: Vec<calibrate::ModeResult> =
             waves.done().iter().filter(|(of, _)| *of == hash).map(|(_, result)| result.clone()).collect();
         let mut after = |result: &calibrate::ModeResult| waves.push((hash.clone(), result.clone()));
-        let calibration =
-            calibrate::run_rest(&mut engine, language, &settings, questions, &mut done, &mut after, observer)?;
+        let calibration = calibrate::run_rest(&mut engine, language, &settings, &set, &mut done, &mut after, observer)?;
         let kept = KeptCalibration { model: hash.clone(), calibration };
         write_json(&path, &kept)?;
         waves.remove()?;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod context;
 pub mod domain;
 pub mod evaluation;
+pub mod gate;
 pub mod judging;
 pub mod models;
 pub mod pair_rule;

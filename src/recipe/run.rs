@@ -4,9 +4,10 @@ use super::chat::ChatDomain;
 use super::config::{Judging, RunConfig};
 use super::context::{Renewed, RoundContext, RoundFiles, sizes};
 use super::domain::Domain;
-use super::evaluation::{self, Evaluation};
-use super::judging::{judge, templates};
-use super::models::RunModels;
+use super::evaluation::{self, Evaluation, Subject};
+use super::gate::{self, Gate};
+use super::judging::{judge, ranked, templates};
+use super::models::{Models, RunModels};
 use super::round::play;
 use super::run_folder::{RunFolder, Status, join, status};
 use super::shards::{self, Shard};
@@ -44,13 +45,15 @@ pub struct RunOptions<'a> {
     pub resume: bool,
     /// How far to play.
     pub until: Until,
+    /// Whether to train on the scores of a judge that is below `[judge] floor`.
+    pub force: bool,
     /// What is called after each stage that a report shows, with the run folder.
     pub renewed: &'a Renewed<'a>,
 }
 
 impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { resume: false, until: Until::End, renewed: &|_, _| {} }
+        Self { resume: false, until: Until::End, force: false, renewed: &|_, _| {} }
     }
 }
 
@@ -60,6 +63,8 @@ setters! {
         resume: bool;
         /// How far to play.
         until: Until;
+        /// Whether to train on the scores of a judge that is below `[judge] floor`.
+        force: bool;
         /// What is called after each stage that a report shows, with the run folder.
         renewed: &'a Renewed<'a>;
     }
@@ -83,7 +88,7 @@ fn domain<'a>(source: &'a ModelSource, config: &RunConfig, observer: &'a dyn Obs
 /// Plays the rounds that `config` asks for. A finished run is left as it is.
 ///
 /// # Errors
-/// A model, seed file or template cannot be read; the run folder exists, is in use or has other settings; errors of the
+/// A round's judge is below `[judge] floor` and `force` is not set; a model, seed file or template cannot be read; the run folder exists, is in use or has other settings; errors of the
 /// stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
@@ -93,6 +98,8 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
     let contents = contents(config)?;
     let templates = templates(&config.judge)?;
     let held_out = held_out(config)?;
+    // A wrong file is found here, before the first models are made.
+    ranked(config)?;
     if !config.validation.prompts.as_os_str().is_empty() {
         let prompts = read_prompts(&config.validation.prompts)?;
         let language = ChatLanguage::new(&source)?;
@@ -128,7 +135,11 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
         let played = round > config.run.rounds || (next.is_there() && files.dir.join("metrics.json").is_there());
-        let measured = evaluation.as_ref().is_none_or(|s| s.done(round));
+        let subjects = match (round, &supervision) {
+            (1, Some(_)) => vec![Subject::model(1), Subject::model(0)],
+            _ => vec![Subject::model(round)],
+        };
+        let measured = evaluation.as_ref().is_none_or(|e| subjects.iter().all(|s| e.done(s)));
         if played {
             folder.keep_newest(config.kept(), round.min(config.run.rounds) + 1)?;
         }
@@ -143,9 +154,25 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         if config.judge.mode == Judging::Auto {
             folder.stage_done("calibration")?;
         }
-        if let Some(evaluation) = evaluation.as_ref().filter(|_| !measured) {
-            evaluation.measure(&mut GpuEngine::new(gpu, &model).kv(config.candidates.kv), round, judge.as_ref())?;
-            folder.stage_done(&format!("{}/M{round}", evaluation::FOLDER))?;
+        if !played {
+            let gate = Gate { run: &path, config, force: how.force, observer };
+            let hash = || ModelSource::open(&folder.model(round))?.hash();
+            let engine = &mut GpuEngine::new(gpu, &model).kv(config.candidates.kv);
+            if let Some(record) = gate.measure(engine, round, judge.as_ref(), &hash)? {
+                folder.stage_done(&format!("{}/M{round}", gate::FOLDER))?;
+                gate.pass(round, &record)?;
+            }
+        }
+        for (at, subject) in subjects.iter().enumerate().filter(|_| !measured) {
+            let Some(evaluation) = &evaluation else { continue };
+            match at {
+                0 => {
+                    let engine = &mut GpuEngine::new(gpu, &model).kv(config.candidates.kv);
+                    evaluation.measure(engine, subject, judge.as_ref())?;
+                }
+                _ => models.with(0, &mut |engine| evaluation.measure(engine, subject, judge.as_ref()))?,
+            }
+            folder.stage_done(&format!("{}/{}", evaluation::FOLDER, subject.name))?;
             (how.renewed)(&path, observer);
         }
         if played {
@@ -220,6 +247,7 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
 fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
     let single = [
         ("judge.template", &config.judge.template),
+        ("judge.ranked", &config.judge.ranked),
         ("prompts.seed_file", &config.prompts.seed_file),
         ("validation.prompts", &config.validation.prompts),
         ("evaluation.prompts", &config.evaluation.prompts),

@@ -99,7 +99,7 @@ fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> R
     found.into_iter().map(read).collect()
 }
 
-fn calibration(path: &Path) -> Result<Option<crate::judge::calibrate::Calibration>> {
+fn calibration(path: &Path) -> Result<Option<crate::measure::calibrate::Calibration>> {
     if !path.is_there() {
         return Ok(None);
     }

@@ -16,8 +16,8 @@ pub use gather::read;
 pub use page::html;
 
 use crate::demo::report::{Comparison, ModelReport, SampleReport};
-use crate::judge::calibrate::Calibration;
 use crate::measure::agreement::Agreement;
+use crate::measure::calibrate::Calibration;
 use crate::measure::duel::DuelReport;
 use crate::recipe::round_metrics::RoundMetrics;
 use crate::recipe::run_folder::{Conditions, StageState};

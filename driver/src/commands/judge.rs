@@ -11,11 +11,10 @@ use selfreward::data::records::hex;
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_jsonl, write_jsonl};
-use selfreward::judge::{
-    Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict, calibrate,
-};
+use selfreward::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict};
 use selfreward::kernels::half::Half;
 use selfreward::measure::agreement::{Against, Agreement, agreement};
+use selfreward::measure::calibrate;
 use selfreward::model::Model;
 use selfreward::rng::record_id;
 use selfreward::settings;
@@ -331,6 +330,8 @@ fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     app.line(format!("\nshare of answer pairs ordered right, of {} questions; chance is 50 %", report.questions))?;
     if let Some(mode) = report.recommended {
         app.line(format!("recommended: --mode {}", mode.name()))?;
+        let ordered = report.modes.iter().find(|m| m.mode == mode).and_then(|m| m.ordered.as_ref());
+        ordered.map_or(Ok(()), |o| app.line(format!("on the half by which it was not chosen: {}", o.all)))?;
     }
     if let Some(warning) = &report.warning {
         app.line(format!("warning: {warning}"))?;

@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Go on with an interrupted run
     #[arg(long)]
     resume: bool,
+    /// Train on a judge's scores even where it is below [judge] floor
+    #[arg(long)]
+    force: bool,
     /// Stop at a round's prompts, for shards to answer and judge them; goes on from finished shards
     #[arg(long, value_enum, value_name = "STAGE")]
     until: Option<UntilStage>,
@@ -93,7 +96,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         };
     }
     let until = args.until.map_or(Until::End, |UntilStage::Prompts| Until::Prompts);
-    let how = RunOptions::default().resume(args.resume).until(until).renewed(&report::refresh);
+    let how = RunOptions::default().resume(args.resume).until(until).force(args.force).renewed(&report::refresh);
     let status = run::run(&gpu, &config, &how, &app.progress)?;
     app.progress.clear();
     args.profile.tell(app, &gpu, peaks.as_ref())?;

@@ -148,7 +148,7 @@ pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 5] {
         "{more}model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\n\
          prompts = {{ seed_file = \"seed.jsonl\", from_seed = 4, count = 0 }}\n\
          candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 12, wave = 2 }}\n\
-         judge = {{ mode = \"expected\", template = \"judge.txt\", wave = 2 }}\n\
+         judge = {{ mode = \"expected\", template = \"judge.txt\", wave = 2, calibration = 6, floor = 0.0 }}\n\
          pairs = {{ select = \"all\", most = 2, rejected = \"first\", agreement = \"prompt\", implicit = true }}\n\
          sft = {{ files = [\"sft.jsonl\"], lr = 1e-3, batch = 2, epochs = 2, save_every = 1 }}\n\
          validation = {{ prompts = \"held-out.jsonl\", every = 2, patience = 0 }}\n\

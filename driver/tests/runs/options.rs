@@ -160,7 +160,7 @@ fn a_run_with_every_option_writes_what_it_should() {
     let status = place.run(&[]);
     assert_eq!((&status["finished"], &status["models"]), (&json!(true), &json!(["M0", "M1", "M2", "M3"])));
     let stages: Vec<&str> = status["stages"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(stages[..2], ["sft/training", "evaluation/M1"]);
+    assert_eq!(stages[..4], ["sft/training", "gate/M1", "evaluation/M1", "evaluation/M0"]);
     assert!(stages.contains(&"round-2/anchors") && stages.contains(&"round-1/second-opinions"), "{stages:?}");
     // M0 is a reference, M1 was trained: 4 records three times, 8 of them instructions, 2 a step.
     assert!(place.file("run/M0/source.json").exists() && place.file("run/M1/model.safetensors").exists());
@@ -191,7 +191,7 @@ fn a_run_with_every_option_writes_what_it_should() {
     // The rejected answers of round 2 are M1's own.
     let anchors: Vec<Value> = place.lines("round-2/anchors.jsonl").iter().map(|a| a["id"].clone()).collect();
     assert!(place.lines("round-2/pairs.jsonl").iter().all(|p| anchors.contains(&p["rejected_id"])));
-    for model in ["M1", "M2", "M3"] {
+    for model in ["M0", "M1", "M2", "M3"] {
         let answers = place.lines(&format!("evaluation/{model}.jsonl"));
         assert_eq!(answers.len(), 12);
         answers.iter().for_each(|a| validate(&schema("answer"), a, "answer").unwrap());
@@ -211,7 +211,14 @@ fn a_run_with_every_option_writes_what_it_should() {
     let sides = |d: &Value| format!("{} {}", d["a"].as_str().unwrap(), d["b"].as_str().unwrap());
     let duels: Vec<String> = report["duels"].as_array().unwrap().iter().map(sides).collect();
     assert_eq!(duels, ["M2 M1", "M3 M1", "M3 M2"]);
-    assert_eq!(report["judging"].as_array().unwrap().len(), 3);
+    assert_eq!(report["judging"].as_array().unwrap().len(), 4);
+    // Two models judged their own answers in a round.
+    for model in ["M1", "M2"] {
+        let gate = place.document(&format!("gate/{model}.json"));
+        validate(&schema("gate"), &gate, "gate").unwrap();
+        assert_eq!((&gate["judge"], &gate["ordered"]["answers"]), (&json!("backward"), &json!(198)));
+    }
+    assert_ne!(place.document("gate/M1.json")["model"], place.document("gate/M2.json")["model"]);
     let page = fs::read_to_string(place.file("run/report.html")).unwrap();
     for words in
         ["M3 against M2", "As judges", "Validation", "agreement with the model before", "step whose model was kept"]
@@ -310,6 +317,29 @@ fn what_a_run_reads_and_how_far_it_goes() {
     // Other contents under the same name are other settings.
     fs::write(place.file("judge.txt"), "{{ answer }}!\n").unwrap();
     fails(&place, &["--resume", "--seed", "7"], "judge.template");
+}
+
+#[test]
+fn a_judge_that_knows_nothing_stops_the_run() {
+    let place = Place::new("ranked = \"PLACE/alike.jsonl\"\nfloor = 0.6\n[dpo]\nlr = 1e-4\nbatch = 4\n");
+    // No judge tells equal answers apart.
+    let alike = |prompt: String| json!({"prompt": prompt, "responses": ["AB", "AB"]});
+    write(&place.file("alike.jsonl"), &tasks("upper", 0, 6).into_iter().map(alike).collect::<Vec<_>>());
+    for more in [&[][..], &["--resume"]] {
+        fails(&place, more, "M1 does not judge well enough");
+    }
+    assert!(!place.file("run/round-1").exists());
+    let gate = fs::read(place.file("run/gate/M1.json")).unwrap();
+    let status = place.run(&["--resume", "--force"]);
+    assert_eq!((&status["finished"], &status["models"][3]), (&json!(true), &json!("M3")));
+    assert_eq!(fs::read(place.file("run/gate/M1.json")).unwrap(), gate);
+    // A finished run needs no force, and the floor may be another one.
+    place.run(&["--resume"]);
+    let text = fs::read_to_string(place.file("run.toml")).unwrap();
+    fs::write(place.file("run.toml"), text.replace("floor = 0.6", "floor = 0.5").replace("rounds = 2", "rounds = 3"))
+        .unwrap();
+    let status = place.run(&["--resume"]);
+    assert_eq!(status["models"][4], "M4");
 }
 
 #[test]

@@ -227,7 +227,6 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::Mode;
     use crate::settings;
 
     #[test]
@@ -236,7 +235,7 @@ mod tests {
         c.check().unwrap();
         assert_eq!((c.prompts.seed_shots, c.prompts.own_shots, c.prompts.sampling.temperature), (6, 2, 0.6));
         assert_eq!((c.candidates.n, c.candidates.sampling.temperature, c.candidates.sampling.top_p), (4, 0.7, 0.9));
-        assert_eq!((c.judge.mode, c.judge.reading.samples), (Judging::By(Mode::Sampled), 3));
+        assert_eq!((c.judge.mode, c.judge.reading.samples), (Judging::Auto, 3));
         let (sft, dpo) = (&c.sft.training, &c.dpo.training);
         assert_eq!((sft.lr.peak, sft.lr.min_lr, sft.batch, sft.dropout), (5.5e-6, 1.1e-6, 16, 0.1));
         assert_eq!((c.dpo.objective.beta, dpo.lr.peak, dpo.batch), (0.1, 1e-6, 16));
@@ -263,7 +262,7 @@ mod tests {
     fn written(c: &RunConfig) -> String {
         [
             "# Every key of a run configuration, with its default: the paper's values where it gives them \
-             (arXiv 2401.10020).\n\
+             (arXiv 2401.10020), but for\n# [judge] mode (configs/paper.toml has all of them).\n\
              # A file needs [model] path alone. Relative paths start at the working directory; \"\" and [] mean none.\n"
                 .to_owned(),
             lines(&c.model),
@@ -303,10 +302,11 @@ mod tests {
 
     #[test]
     fn shipped_configurations_are_fine() {
-        for name in ["smollm2", "smollm2-tiny", "smollm2-ci", "qwen2.5-0.5b"] {
+        for name in ["paper", "smollm2", "smollm2-tiny", "smollm2-ci", "qwen2.5-0.5b"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/{name}.toml"));
             let config = RunConfig::read(&path).unwrap();
             assert_eq!(config.run.out, Path::new("runs").join(name));
+            assert_eq!(config.judge.floor, 0.6);
         }
     }
 
@@ -340,8 +340,9 @@ mod tests {
             ("[model]\npath = \"m\"\n[sft]\nfiles = [\"a\", \"b\"]\nmix = [1.0]\n", "[sft] mix"),
             ("[model]\npath = \"m\"\n[sft]\nschedule = \"step\"\n", "[sft] schedule"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.5\n", "[judge] meta"),
+            ("[model]\npath = \"m\"\n[judge]\nfloor = 1.5\n", "[judge] floor"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.1\nmode = \"yes\"\n", "sampled"),
-            ("[model]\npath = \"m\"\n[judge]\npattern = \"[0-9]\"\n", "group"),
+            ("[model]\npath = \"m\"\n[judge]\nmode = \"sampled\"\npattern = \"[0-9]\"\n", "group"),
             ("[model]\npath = \"m\"\n[validation]\nevery = 0\n", "[validation]"),
             ("[model]\npath = \"m\"\n[pairs]\nrejected = \"all\"\n", "rejected"),
             ("[model\n", "line 1"),

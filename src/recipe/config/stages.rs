@@ -141,7 +141,7 @@ impl CandidateSection {
 pub enum Judging {
     /// The model scores them in this mode.
     By(Mode),
-    /// It scores them in the mode that orders the shipped ranked answers best.
+    /// It scores them in the mode that orders ranked answers best.
     Auto,
     /// Scores are drawn at random: the control that shows whether judging matters at all.
     Random,
@@ -171,6 +171,11 @@ impl From<Judging> for String {
 }
 
 impl Judging {
+    /// Whether the scores are those of the model that is trained on them.
+    pub fn is_self(self) -> bool {
+        matches!(self, Judging::By(_) | Judging::Auto)
+    }
+
     /// Whether verdicts are written and parsed.
     fn writes(self) -> bool {
         matches!(self, Judging::By(mode) if mode.writes())
@@ -180,9 +185,9 @@ impl Judging {
 settings! {
     /// Scores from 0 to 5.
     pub struct JudgeSection {
-        /// sampled (the paper), expected, criteria, yes, backward, marks; auto measures all; random.
-        /// auto takes the mode that orders the shipped ranked answers best.
-        mode: Judging = Judging::By(Mode::Sampled) => "mode", "MODE",
+        /// auto (the mode that orders ranked answers best), sampled (the paper), expected, criteria, yes, backward,
+        /// marks, random.
+        mode: Judging = Judging::Auto => "mode", "MODE",
             Takes::Read { read: |name| Judging::try_from(name.to_owned()).map(|_| ()), listed: String::new };
         /// One's own prompt in the place of the mode's; "" takes the shipped one.
         template: PathBuf = PathBuf::new() => "template", "FILE", Takes::Text;
@@ -193,8 +198,14 @@ settings! {
         range: [f64; 2] = [0.0, 5.0] => "range", "LOW,HIGH", Takes::Numbers(Range::Finite, Some(2));
         /// Prompts a wave.
         wave: usize = 16 => "wave", "N", Takes::Whole(1);
-        /// auto: questions of the shipped ranked set; 0 takes all.
+        /// Answers in a known order, on which the judge is measured before each round; "" takes the shipped ones. In
+        /// the forms that `eval --task judge` reads.
+        ranked: PathBuf = PathBuf::new() => "ranked", "F.jsonl", Takes::Text;
+        /// Questions of these; 0 takes all.
         calibration: usize = 0 => "calibration", "N", Takes::Whole(0);
+        /// A judge that is surely below this share of pairs in order stops the run, unless it has --force. A resume
+        /// may change it.
+        floor: f64 = 0.5 => "floor", "S", Takes::Number(Range::From0To1);
         /// Share of the pairs that are verdicts compared by the model, 0.15 at most (arXiv 2407.19594). 0 is off.
         meta: f64 = 0.0 => "meta", "S", Takes::Number(Range::From0To1);
     }
