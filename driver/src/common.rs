@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::error::ErrorKind;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags that every command takes.
 #[derive(Args)]
@@ -104,6 +104,28 @@ fn bytes(text: &str) -> Result<u64, String> {
 pub(crate) struct WrongUsage {
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
+}
+
+impl WrongUsage {
+    /// Of flags that do not go together.
+    pub(crate) fn conflict(what: impl Into<String>) -> anyhow::Error {
+        Self { kind: ErrorKind::ArgumentConflict, what: what.into() }.into()
+    }
+
+    /// Of a flag that is missing.
+    pub(crate) fn missing(what: impl Into<String>) -> anyhow::Error {
+        Self { kind: ErrorKind::MissingRequiredArgument, what: what.into() }.into()
+    }
+}
+
+/// A path that some uses of a command need.
+pub(crate) fn needed<'a>(path: Option<&'a Path>, what: &str) -> anyhow::Result<&'a Path> {
+    path.ok_or_else(|| WrongUsage::missing(what))
+}
+
+/// The last part of a path.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
 impl std::fmt::Display for WrongUsage {

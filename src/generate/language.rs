@@ -32,6 +32,27 @@ impl<'a> ChatLanguage<'a> {
         }
     }
 
+    /// Token ids of the context in which the model answers `question` after worked examples, each a question with its
+    /// answer.
+    ///
+    /// # Errors
+    /// Text that cannot be encoded; a conversation that the template refuses.
+    pub fn ask_after(&self, examples: &[[String; 2]], question: &str) -> Result<Vec<u32>> {
+        if !self.has_template() {
+            let shown = examples.iter().map(|[asked, answer]| format!("{} {answer}\n\n", Self::untemplated(asked)));
+            return self.raw(&(shown.collect::<String>() + &Self::untemplated(question)));
+        }
+        let turns = examples.iter().flat_map(|[asked, answer]| [("user", asked), ("assistant", answer)]);
+        let mut messages: Vec<Message> = turns.map(|(role, words)| Message::new(role, words)).collect();
+        messages.push(Message::new("user", question));
+        self.text.encode_chat(&messages, true)
+    }
+
+    /// Whether the model has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.text.has_chat_template()
+    }
+
     /// What a model without a chat template is told to have it answer a question.
     fn untemplated(message: &str) -> String {
         format!("Question: {message}\n\nAnswer:")

@@ -2,15 +2,15 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::commands::judge::{self, JudgeArgs};
-use crate::commands::tasks::{self, Checked};
-use crate::common::WrongUsage;
+use crate::commands::tasks::{self, Asked, TaskArgs};
+use crate::common::{WrongUsage, name_of, needed};
 use crate::flags::Flags;
 use crate::models::Models;
 use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
 use crate::sample::{self, Answers, Kept, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
-use clap::error::ErrorKind;
+use clap::builder::PossibleValue;
 use selfreward::Observer;
 use selfreward::data::answers::{AnswerSet, answer_all, read_answers, read_prompts, read_records, write_alpaca};
 use selfreward::data::examples;
@@ -25,6 +25,7 @@ use selfreward::measure::agreement::{agreement, read_ranked};
 use selfreward::measure::diversity::Diversity;
 use selfreward::measure::duel::{DuelRecord, DuelReport, Referee, Scores, play, summarise};
 use selfreward::measure::perplexity::{Passage, Perplexity, Windows, measure};
+use selfreward::measure::tasks::{Known, TASKS};
 use selfreward::measure::win_rate::Estimate;
 use selfreward::model::Model;
 use selfreward::settings;
@@ -33,6 +34,7 @@ use selfreward::text::Prompt;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// The value of `--judge` for the small world's exact scorer.
 const ORACLE: &str = "oracle";
@@ -44,7 +46,8 @@ pub(crate) struct Args {
     /// What is measured
     #[arg(long, value_enum, default_value_t, value_name = "T")]
     task: Task,
-    /// The model: Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
+    /// The model: Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model; with checked answers each
+    /// of its models), or hub id
     #[arg(long, value_name = "A")]
     model: Option<PathBuf>,
     /// The model to compare it with (perplexity: measured beside it)
@@ -61,12 +64,12 @@ pub(crate) struct Args {
     #[command(flatten)]
     sample: Flags<Answers>,
     /// judge: ranked or scored responses. perplexity: lines with text, messages, or prompt and completion. ifeval,
-    /// gsm8k: their original files. exact: lines with prompt and answer or pattern
+    /// gsm8k: their original files. exact: lines with prompt and answer or pattern. choice: lines with question (or
+    /// context), choices and answer
     #[arg(long, value_name = "F", help_heading = "Judge, perplexity and checked answers")]
     data: Option<PathBuf>,
-    /// ifeval, gsm8k, exact: answers to check, lines with prompt and response
-    #[arg(long, value_name = "F.jsonl", help_heading = "Judge, perplexity and checked answers")]
-    responses: Option<PathBuf>,
+    #[command(flatten)]
+    checked: TaskArgs,
     /// perplexity: tokens read at once (default: the context, at most 4096)
     #[arg(
         long,
@@ -110,7 +113,7 @@ struct DuelArgs {
     /// Answers to each prompt
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
-    /// Write every prompt with its answers, verdicts and outcome here (ifeval, gsm8k, exact: with what passed)
+    /// Write every prompt with its answers, verdicts and outcome here (with checked answers: what passed)
     #[arg(long, value_name = "F.jsonl")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -123,30 +126,38 @@ struct DuelArgs {
 impl Args {
     /// Whether the command writes what it has finished, so that it can go on from there.
     pub(crate) fn writes(&self) -> bool {
-        self.duel.out.is_some() && self.responses.is_none()
+        self.duel.out.is_some() && self.checked.responses.is_none()
     }
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Default)]
 enum Task {
-    /// Win, tie and loss of --model against --against, judged by --judge
     #[default]
     HeadToHead,
-    /// How well --model's scores agree with the ranking in --data
     Judge,
-    /// How well --model predicts the texts in --data
     Perplexity,
-    /// How many of the instructions in --data the answers in --responses follow
-    #[value(name = "ifeval")]
-    IfEval,
-    /// How many numbers of --data the answers in --responses arrive at
-    Gsm8k,
-    /// How many answers in --responses are those of --data
-    Exact,
+    /// Answers that a program can check.
+    Checked(&'static Known),
 }
 
-fn needed<'a>(path: Option<&'a Path>, what: &str) -> Result<&'a Path> {
-    path.ok_or_else(|| WrongUsage { kind: ErrorKind::MissingRequiredArgument, what: what.to_owned() }.into())
+impl clap::ValueEnum for Task {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Task>> = LazyLock::new(|| {
+            let others = [Task::HeadToHead, Task::Judge, Task::Perplexity];
+            others.into_iter().chain(TASKS.iter().map(Task::Checked)).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, about) = match self {
+            Self::HeadToHead => ("head-to-head", "Win, tie and loss of --model against --against, judged by --judge"),
+            Self::Judge => ("judge", "How well --model's scores agree with the ranking in --data"),
+            Self::Perplexity => ("perplexity", "How well --model predicts the texts in --data"),
+            Self::Checked(task) => (task.name, task.about),
+        };
+        Some(PossibleValue::new(name).help(about))
+    }
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
@@ -154,26 +165,37 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         Task::HeadToHead => head_to_head(app, args),
         Task::Judge => as_judge(app, args),
         Task::Perplexity => perplexity(app, args),
-        Task::IfEval => checked(app, args, Checked::IfEval),
-        Task::Gsm8k => checked(app, args, Checked::Gsm8k),
-        Task::Exact => checked(app, args, Checked::Exact),
+        Task::Checked(task) => checked(app, args, task),
     }
 }
 
-fn checked(app: &App, args: &Args, task: Checked) -> Result<()> {
-    let data = needed(args.data.as_deref(), "a task with checked answers needs --data")?;
-    let responses = needed(args.responses.as_deref(), "a task with checked answers needs --responses")?;
-    let model = args.model.as_deref().or(args.against.as_deref());
-    ensure!(
-        model.is_none(),
-        "a task with checked answers reads them from --responses; leave out --model and --against"
-    );
-    tasks::run(app, task, data, responses, args.duel.out.as_deref())
-}
-
-/// The last part of a model's path.
-fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+fn checked(app: &App, args: &Args, task: &'static Known) -> Result<()> {
+    let d = &args.duel;
+    let others = [
+        ("--prompts", d.prompts.is_some()),
+        ("--answers-a", d.answers_a.is_some()),
+        ("--answers-b", d.answers_b.is_some()),
+        ("--judge", d.judge.is_some()),
+        ("--alpaca", d.alpaca.is_some()),
+        ("--mode", !args.reading.mode.is_empty()),
+    ];
+    if let Some((flag, _)) = others.iter().find(|(_, given)| *given) {
+        return Err(WrongUsage::conflict(format!("{flag} is for head to head; {} is checked by a program", task.name)));
+    }
+    let asked = Asked {
+        task,
+        data: needed(args.data.as_deref(), "a task with checked answers needs --data")?,
+        model: args.model.as_deref(),
+        against: args.against.as_deref(),
+        checked: &args.checked,
+        n: d.n,
+        out: d.out.as_deref(),
+        resume: &d.resume,
+        sample: &args.sample,
+        kept: &args.kept,
+        dtype: &args.dtype,
+    };
+    tasks::run(app, &asked)
 }
 
 /// Where the answers of one side come from.
@@ -203,6 +225,10 @@ fn sides(args: &Args) -> Result<[Side<'_>; 2]> {
 
 fn head_to_head(app: &App, args: &Args) -> Result<()> {
     let d = &args.duel;
+    if args.checked.responses.is_some() {
+        let what = "--responses goes with a task of checked answers; head to head takes --answers-a";
+        return Err(WrongUsage::conflict(what));
+    }
     let [a, b] = sides(args)?;
     let judge = needed(d.judge.as_deref(), "head to head needs --judge: a model, or oracle in the small world")?;
     let oracle = judge == Path::new(ORACLE);

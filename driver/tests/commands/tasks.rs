@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use assert_cmd::cargo::cargo_bin_cmd;
+use selfreward::world::{Task, held_out};
 use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -37,7 +38,32 @@ fn eval(folder: &TempDir, task: &str, data: &str, responses: &str) -> (Value, Ve
     let output = cargo_bin_cmd!("selfreward").args(args).assert().success().stderr("").get_output().stdout.clone();
     let report: Value = serde_json::from_slice(&output).unwrap();
     validate(&schema("task"), &report, "task").unwrap();
-    (report, read(out))
+    (report, checked(out))
+}
+
+/// The lines that tell of answers, which hold to their schema.
+fn checked(path: &str) -> Vec<Value> {
+    let lines = read(path);
+    lines.iter().for_each(|line| validate(&schema("checked"), line, "checked").unwrap());
+    lines
+}
+
+/// What the command prints as JSON.
+fn document(args: &[&str], name: &str) -> Value {
+    let output = cargo_bin_cmd!("selfreward").arg("eval").args(args).arg("--json").assert().success();
+    let value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    validate(&schema(name), &value, name).unwrap();
+    value
+}
+
+fn world() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1").to_str().unwrap().to_owned()
+}
+
+/// Questions of the small world with their answers.
+fn questions(folder: &TempDir, name: &str, from: usize, count: usize) -> String {
+    let record = |t: &Task| json!({"prompt": t.prompt, "answer": t.gold});
+    lines(folder, name, &held_out()[from..from + count].iter().map(record).collect::<Vec<_>>())
 }
 
 #[track_caller]
@@ -127,6 +153,130 @@ fn numbers_and_keys_are_compared() {
 }
 
 #[test]
+fn several_draws_of_a_model_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (questions(&folder, "data.jsonl", 0, 12), folder.path().join("out.jsonl"));
+    let (model, out) = (world(), out.to_str().unwrap());
+    let args = ["--task", "exact", "--data", &data, "--model", &model, "--max-new-tokens", "12"];
+    let greedy = document(&[&args[..], &["--out", out]].concat(), "task");
+    let first = checked(out);
+    assert_eq!((first.len(), &greedy["samples"], greedy["rates"].as_array().unwrap().len()), (12, &json!(1), 2));
+    assert!(first.iter().all(|line| line["tokens"].is_u64() && line.get("sample").is_none()));
+    // Greedy answers are the same under every seed.
+    document(&[&args[..], &["--out", out, "--seed", "9"]].concat(), "task");
+    assert_eq!(checked(out), first);
+
+    let drawn = document(&[&args[..], &["--out", out, "-n", "3", "--k", "1,2,3"]].concat(), "task");
+    let lines = checked(out);
+    assert_eq!((lines.len(), &lines[1]["sample"], &drawn["answered"]), (36, &json!(1), &json!(12)));
+    let passed = |k: u64| {
+        let rates = drawn["rates"].as_array().unwrap();
+        rates.iter().find(|r| r["k"] == k && r["measure"] == "strict").unwrap()["value"].as_f64().unwrap()
+    };
+    let right = |item: usize| lines[3 * item..3 * item + 3].iter().filter(|l| l["strict"] == true).count();
+    let mean = |of: &dyn Fn(usize) -> f64| (0..12).map(of).sum::<f64>() / 12.0;
+    assert!((passed(1) - mean(&|i| right(i) as f64 / 3.0)).abs() < 1e-12);
+    // With three draws, two of them miss if at most one is right.
+    assert!((passed(2) - mean(&|i| [0.0, 2.0 / 3.0, 1.0, 1.0][right(i)])).abs() < 1e-12);
+    assert!((passed(3) - mean(&|i| f64::from(u8::from(right(i) > 0)))).abs() < 1e-12);
+
+    // What was written is read again as responses, and is no better than itself.
+    let args = ["--task", "exact", "--data", &data, "--responses", out, "--against", out, "-n", "3"];
+    let both = document(&args, "tasks");
+    assert_eq!((&both[0]["rates"], both.as_array().unwrap().len()), (&both[1]["rates"], 2));
+    assert_eq!(both[0]["rates"][0], drawn["rates"][0]);
+    let differences = both[0]["differences"].as_array().unwrap();
+    assert_eq!((differences.len(), both[1]["differences"].as_array().unwrap().len()), (4, 0));
+    assert!(differences.iter().all(|d| d["value"] == 0.0 && d["low"] == 0.0 && d["high"] == 0.0 && d["items"] == 12));
+    fails("exact", &data, out, &["record 2", "one response a prompt"]);
+    let few = ["--task", "exact", "--data", &data, "--responses", out, "-n", "4"];
+    let error = cargo_bin_cmd!("selfreward").arg("eval").args(few).assert().code(1).get_output().stderr.clone();
+    assert!(String::from_utf8(error).unwrap().contains("has 3 responses; expected 4"));
+}
+
+#[test]
+fn worked_examples_are_none_that_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, more) = (questions(&folder, "data.jsonl", 0, 4), questions(&folder, "more.jsonl", 2, 4));
+    let model = world();
+    let args = |n: &'static str| {
+        ["eval", "--task", "exact", "--data", &data, "--model", &model, "--shots", n].map(str::to_owned)
+    };
+    let run = |n, more: &[&str]| cargo_bin_cmd!("selfreward").args(args(n)).args(more).assert();
+    let shown = run("1", &["--shots-from", &more, "--max-new-tokens", "4", "--json"]).success();
+    let report: Value = serde_json::from_slice(&shown.get_output().stdout).unwrap();
+    assert_eq!(report["answered"], 4);
+    let error = |assert: assert_cmd::assert::Assert| String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let few = error(run("3", &["--shots-from", &more]).code(1));
+    assert!(few.contains("more.jsonl: 2 of its items"), "{few}");
+    let none = error(run("3", &[]).code(2));
+    assert!(none.contains("--shots-from"), "{none}");
+    let long = error(run("2", &["--shots-from", &more, "--max-new-tokens", "100"]).code(1));
+    assert!(long.contains("item 1 of exact") && long.contains("the model's context"), "{long}");
+}
+
+#[test]
+fn choices_are_weighed_as_the_harness_weighs_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+    let joining = folder.path().join("joining");
+    fs::create_dir(&joining).unwrap();
+    for name in ["choice/config.json", "choice/model.safetensors"] {
+        fs::copy(golden(name), joining.join(Path::new(name).file_name().unwrap())).unwrap();
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(golden("tokenizers/bytelevel").join(name), joining.join(name)).unwrap();
+    }
+    let expected: Value = serde_json::from_str(&fs::read_to_string(golden("choice/expected.json")).unwrap()).unwrap();
+    let out = folder.path().join("out.jsonl");
+    let [data, shots] = ["choice/items.jsonl", "choice/shots.jsonl"].map(|n| golden(n).to_str().unwrap().to_owned());
+    for (name, model) in [("world", world()), ("joining", joining.to_str().unwrap().to_owned())] {
+        for n in ["0", "2"] {
+            let args = ["--task", "choice", "--data", &data, "--model", &model, "--out", out.to_str().unwrap()];
+            let shown = ["--shots", n, "--shots-from", &shots];
+            let report = document(&[&args[..], &shown].concat(), "task");
+            let (lines, wanted) = (checked(out.to_str().unwrap()), expected[name][n].as_array().unwrap());
+            assert_eq!((lines.len(), &report["words"]), (wanted.len(), &Value::Null));
+            for (line, want) in lines.iter().zip(wanted) {
+                let logps = |of: &Value| -> Vec<f64> {
+                    of["logps"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+                };
+                let (got, wanted) = (logps(line), logps(want));
+                assert_eq!(got.len(), wanted.len(), "{line}");
+                for (a, b) in got.iter().zip(&wanted) {
+                    assert!((a - b).abs() < 1e-3, "{name} {n}: {got:?}, expected {wanted:?}: {line}");
+                }
+                assert_eq!((&line["acc"], &line["acc_norm"]), (&want["acc"], &want["acc_norm"]), "{name} {n} {line}");
+                assert_eq!(line["failed"].as_array().unwrap().is_empty(), line["acc"] == true);
+            }
+            let value = |measure: &str| {
+                let right = wanted.iter().filter(|w| w[measure] == true).count();
+                right as f64 / wanted.len() as f64
+            };
+            for rate in report["rates"].as_array().unwrap() {
+                assert!((rate["value"].as_f64().unwrap() - value(rate["measure"].as_str().unwrap())).abs() < 1e-12);
+            }
+        }
+    }
+}
+
+#[test]
+fn flags_that_do_not_go_together_are_wrong_usage() {
+    for args in [
+        &["--task", "exact", "--data", "d", "--model", "m", "-n", "2", "--temperature", "0"][..],
+        &["--task", "exact", "--data", "d", "--model", "m", "-n", "2", "--k", "3"],
+        &["--task", "exact", "--data", "d", "--model", "m", "--k", "0"],
+        &["--task", "exact", "--data", "d", "--model", "m", "--responses", "r"],
+        &["--task", "exact", "--data", "d", "--model", "m", "--judge", "j"],
+        &["--task", "exact", "--data", "d", "--responses", "r", "--shots", "2", "--shots-from", "s"],
+        &["--task", "choice", "--data", "d", "--model", "m", "-n", "2"],
+        &["--model", "m", "--against", "n", "--judge", "j", "--responses", "r"],
+    ] {
+        cargo_bin_cmd!("selfreward").arg("eval").args(args).assert().code(2).stdout("");
+    }
+}
+
+#[test]
 fn files_that_are_not_understood_give_no_score() {
     let folder = tempfile::tempdir().unwrap();
     let answers = lines(&folder, "answers.jsonl", &[json!({"prompt": "p", "response": "r"})]);
@@ -150,6 +300,14 @@ fn files_that_are_not_understood_give_no_score() {
         &answers,
         &["line 1", "answer or pattern"],
     );
+    let mut other = good.clone();
+    other["instruction_id_list"] = json!(["startend:quotation"]);
+    fails("ifeval", &with(other), &answers, &["bad.jsonl", "records 1 and 2 have the same prompt"]);
+    fails("gsm8k", &lines(&folder, "empty.jsonl", &[]), &answers, &["empty.jsonl", "holds no record"]);
+    let choice = |answer: Value| json!({"question": "q", "choices": ["a", "b"], "answer": answer});
+    fails("choice", &lines(&folder, "c.jsonl", &[choice(json!(2))]), &answers, &["line 1", "from 0 to 1"]);
+    let file = lines(&folder, "c.jsonl", &[choice(json!(1))]);
+    fails("choice", &file, &answers, &["log-likelihoods", "name a model"]);
     let data = lines(&folder, "good.jsonl", &[good]);
     let other = lines(&folder, "other.jsonl", &[json!({"prompt": "q", "response": "r"})]);
     fails("ifeval", &data, &other, &["other.jsonl", "no response to any prompt"]);

@@ -1,10 +1,10 @@
 //! Questions of the user's own, each with the answer that is right or with a pattern for it.
 
-use super::{Entry, Marks, Task};
+use super::{Entry, Marks, Task, one_truth};
 use crate::Result;
 use crate::data::answers::read_records;
 use fancy_regex::{Regex, RegexBuilder};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::path::Path;
 
@@ -23,8 +23,14 @@ struct Line {
     key: Option<Value>,
     #[serde(alias = "question", alias = "instruction")]
     prompt: String,
+    #[serde(default, deserialize_with = "given")]
     answer: Option<Value>,
     pattern: Option<String>,
+}
+
+/// A value that is there, be it null.
+fn given<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -32,6 +38,7 @@ struct Line {
 struct Item {
     entry: Entry,
     wanted: Wanted,
+    truth: String,
 }
 
 enum Wanted {
@@ -48,12 +55,13 @@ impl TryFrom<Line> for Item {
         if line.prompt.trim().is_empty() {
             return Err("prompt is empty".into());
         }
+        let truth = format!("{:?} {:?}", line.answer, line.pattern);
         let wanted = match (line.answer, line.pattern) {
             (Some(answer), None) => Wanted::Texts(texts(&answer)?),
             (None, Some(pattern)) => Wanted::Pattern(Box::new([compile(&pattern, false)?, compile(&pattern, true)?])),
             _ => return Err("expected answer or pattern, and not both".into()),
         };
-        Ok(Self { entry: Entry { key: line.key, prompt: line.prompt }, wanted })
+        Ok(Self { entry: Entry { key: line.key, prompt: line.prompt }, wanted, truth })
     }
 }
 
@@ -80,9 +88,12 @@ impl Exact {
     /// Reads a file of questions: lines with `prompt` (or `question`) and `answer` or `pattern`.
     ///
     /// # Errors
-    /// The file cannot be read; a line lacks a field, or its key or pattern is none. The error names the line.
+    /// The file cannot be read; a line lacks a field, or its key or pattern is none, which the error names by its line;
+    /// two lines have one prompt and different keys.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { items: read_records(path)? })
+        let items: Vec<Item> = read_records(path)?;
+        one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.truth.as_str())))?;
+        Ok(Self { items })
     }
 }
 
@@ -128,6 +139,13 @@ impl Task for Exact {
         };
         Marks { passed: vec![passed], failed: (!passed[0]).then(why).into_iter().collect() }
     }
+
+    fn worked(&self, item: usize) -> Option<&str> {
+        match &self.items[item].wanted {
+            Wanted::Texts(texts) => texts.first().map(String::as_str),
+            Wanted::Pattern(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +188,7 @@ mod tests {
             (r#"{"prompt": "q", "answer": {"a": 1}}"#, "expected a text, a number"),
             (r#"{"prompt": "q", "answer": " "}"#, "expected a text, a number"),
             (r#"{"prompt": "q", "answer": []}"#, "expected a text, a number"),
+            (r#"{"prompt": "q", "answer": null}"#, "answer is null; expected a text, a number"),
             (r#"{"prompt": "q", "pattern": "("}"#, "no regular expression"),
             (r#"{"prompt": " ", "answer": "a"}"#, "prompt is empty"),
         ] {

@@ -1,6 +1,6 @@
 //! GSM8K (arXiv 2110.14168): the number at which an answer arrives, read as lm-evaluation-harness reads it.
 
-use super::{Entry, Marks, Task};
+use super::{Entry, Marks, Task, one_truth};
 use crate::Result;
 use crate::data::answers::read_records;
 use serde::Deserialize;
@@ -9,6 +9,9 @@ use std::path::Path;
 
 /// What stands before the number in the asked format.
 const MARK: &str = "#### ";
+
+/// What a model is told beside the question that sees no worked examples, so that it knows the asked format.
+const FORMAT: &str = "Work it out step by step. End with a line of its own: #### and behind it the number alone.";
 
 /// A task file of GSM8K.
 pub struct Gsm8k {
@@ -27,6 +30,7 @@ struct Line {
 #[serde(try_from = "Line")]
 struct Item {
     entry: Entry,
+    answer: String,
     key: String,
 }
 
@@ -38,11 +42,12 @@ impl TryFrom<Line> for Item {
             return Err("question is empty".into());
         }
         let key = plain(&line.answer);
-        if key.trim_start_matches('-').parse::<f64>().is_err() || !key.contains(|c: char| c.is_ascii_digit()) {
+        let digits = key.strip_prefix('-').unwrap_or(&key);
+        if digits.parse::<f64>().is_err() || !digits.bytes().all(|b| b == b'.' || b.is_ascii_digit()) {
             let end: String = line.answer.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect();
             return Err(format!("answer ends in {end:?}; expected a number, such as in \"#### 12\""));
         }
-        Ok(Self { entry: Entry { key: line.key, prompt: line.question }, key })
+        Ok(Self { entry: Entry { key: line.key, prompt: line.question }, answer: line.answer, key })
     }
 }
 
@@ -50,9 +55,12 @@ impl Gsm8k {
     /// Reads a task file: lines with `question` and `answer`, which ends in `#### N` or is the number.
     ///
     /// # Errors
-    /// The file cannot be read; a line lacks a field, or its answer has no number. The error names the line.
+    /// The file cannot be read; a line lacks a field, or its answer has no number. The error names the line. Two lines
+    /// have one question and different numbers.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { items: read_records(path)? })
+        let items: Vec<Item> = read_records(path)?;
+        one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.key.as_str())))?;
+        Ok(Self { items })
     }
 }
 
@@ -129,6 +137,14 @@ impl Task for Gsm8k {
         };
         Marks { passed: vec![passed], failed: why.into_iter().collect() }
     }
+
+    fn ask(&self, item: usize) -> String {
+        format!("{}\n\n{FORMAT}", self.items[item].entry.prompt)
+    }
+
+    fn worked(&self, item: usize) -> Option<&str> {
+        Some(&self.items[item].answer)
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +182,9 @@ mod tests {
 
     #[test]
     fn a_key_without_a_number_is_refused() {
-        for answer in ["", "#### many", "#### ", "a long way\n#### -"] {
+        for answer in
+            ["", "#### many", "#### ", "a long way\n#### -", "#### inf", "#### NaN", "#### 1e999", "#### 1.2.3"]
+        {
             assert!(task(answer).is_err_and(|e| e.contains("expected a number")), "{answer}");
         }
     }

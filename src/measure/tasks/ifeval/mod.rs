@@ -8,7 +8,7 @@ mod python;
 mod sentences;
 mod tokens;
 
-use super::{Entry, Marks, Task};
+use super::{Entry, Marks, Task, one_truth};
 use crate::Result;
 use crate::data::answers::read_records;
 use arguments::Arguments;
@@ -36,6 +36,7 @@ struct Line {
 struct Item {
     entry: Entry,
     checks: Vec<(&'static str, Check)>,
+    truth: String,
 }
 
 impl TryFrom<Line> for Item {
@@ -53,7 +54,8 @@ impl TryFrom<Line> for Item {
         let pairs = ids.iter().zip(&kwargs);
         let checks =
             pairs.map(|(id, kwargs)| check(id, kwargs.as_ref())).collect::<std::result::Result<_, String>>()?;
-        Ok(Self { entry: Entry { key: line.key, prompt: line.prompt }, checks })
+        let truth = format!("{ids:?} {kwargs:?}");
+        Ok(Self { entry: Entry { key: line.key, prompt: line.prompt }, checks, truth })
     }
 }
 
@@ -74,9 +76,11 @@ impl IfEval {
     ///
     /// # Errors
     /// The file cannot be read; a line lacks a field, names an unknown kind or has arguments that do not fit. The error
-    /// names the line.
+    /// names the line. Two lines have one prompt and different instructions.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { items: read_records(path)? })
+        let items: Vec<Item> = read_records(path)?;
+        one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.truth.as_str())))?;
+        Ok(Self { items })
     }
 }
 
