@@ -88,8 +88,8 @@ fn domain<'a>(source: &'a ModelSource, config: &RunConfig, observer: &'a dyn Obs
 /// Plays the rounds that `config` asks for. A finished run is left as it is.
 ///
 /// # Errors
-/// A round's judge is below `[judge] floor` and `force` is not set; a model, seed file or template cannot be read; the run folder exists, is in use or has other settings; errors of the
-/// stages; `Stopped` when the observer asks for it.
+/// A round's judge is below `[judge] floor` and `force` is not set; a model, seed file or template cannot be read; the
+/// run folder exists, is in use or has other settings; errors of the stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
     let source = open(config, observer)?;
