@@ -1,8 +1,10 @@
 //! Measures every model of a run as `[evaluation]` says: its answers to held-out prompts against those of other models,
-//! and its own judgment on ranked answers. The small world has a measure of its own (`demo/evaluation.rs`).
+//! its own judgment on ranked answers, and tasks whose answers a program checks. The small world has a measure of its
+//! own (`demo/evaluation.rs`).
 
 use super::config::{Comparison, RunConfig};
 use super::models::Models;
+use super::tasks::RunTask;
 use super::waves::{WaveStage, in_waves};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
 use crate::disk::OnDisk;
@@ -85,6 +87,7 @@ pub struct Evaluation<'a> {
     dir: PathBuf,
     prompts: Vec<Prompt>,
     ranked: Vec<Reference>,
+    tasks: Vec<RunTask<'a>>,
     templates: &'a Templates,
     observer: &'a dyn Observer,
 }
@@ -109,7 +112,7 @@ impl<'a> Evaluation<'a> {
     /// scored with `templates`, those of the run.
     ///
     /// # Errors
-    /// The prompts or the ranked answers cannot be read.
+    /// The prompts, the ranked answers or the tasks cannot be read, or are too long.
     pub fn open(
         models: &'a dyn Models,
         source: &'a ModelSource,
@@ -122,7 +125,7 @@ impl<'a> Evaluation<'a> {
         let given = |path: &Path| !path.as_os_str().is_empty();
         let prompts = if given(&section.prompts) { read_prompts(&section.prompts)? } else { Vec::new() };
         let ranked = if given(&section.ranked) { read_ranked(&section.ranked)? } else { Vec::new() };
-        if prompts.is_empty() && ranked.is_empty() {
+        if prompts.is_empty() && ranked.is_empty() && section.tasks.is_empty() {
             return Ok(None);
         }
         if given(&section.judge) {
@@ -131,7 +134,9 @@ impl<'a> Evaluation<'a> {
         }
         let (language, dir) = (ChatLanguage::new(source)?, run.join(FOLDER));
         fits(&section.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
-        Ok(Some(Self { models, language, config, dir, prompts, ranked, templates, observer }))
+        let task = |section| RunTask::open(config, section, &language, (run, FOLDER));
+        let tasks = section.tasks.iter().map(task).collect::<Result<_>>()?;
+        Ok(Some(Self { models, language, config, dir, prompts, ranked, tasks, templates, observer }))
     }
 
     /// Whether all has been measured of a model.
@@ -140,7 +145,8 @@ impl<'a> Evaluation<'a> {
         let duels = self.rivals(of).iter().map(|rival| self.file(&format!("{name}-M{rival}.json")));
         let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("{name}.json")));
         let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("{name}-judge.json")));
-        duels.chain(answers).chain(judged).all(|path| path.is_there())
+        let tasks = self.tasks.iter().all(|task| task.done(name));
+        tasks && duels.chain(answers).chain(judged).all(|path| path.is_there())
     }
 
     /// Measures a model, which `engine` runs; `judge` is the judge of the run. Finished parts are left as they are.
@@ -153,6 +159,12 @@ impl<'a> Evaluation<'a> {
         }
         if !self.ranked.is_empty() {
             self.judge(engine, &of.name, judge)?;
+        }
+        // What the loop began from is there once M1 has been measured, and is compared with that.
+        let base = (of.name == "M0").then_some(1);
+        let rivals: Vec<String> = of.rivals.iter().copied().chain(base).map(|number| format!("M{number}")).collect();
+        for task in &self.tasks {
+            task.measure((engine, &self.language, self.observer), &of.name, &rivals)?;
         }
         self.duels(of)
     }

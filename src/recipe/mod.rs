@@ -22,6 +22,7 @@ pub mod run_folder;
 pub mod shards;
 pub mod stages;
 pub mod supervised;
+mod tasks;
 pub mod waves;
 
 pub use domain::Domain;

@@ -9,6 +9,7 @@ use crate::generate::{Generator, KvType, Request, Settings};
 use crate::gpu::{Cost, Gpu, Peak};
 use crate::judge::{Mode, Template};
 use crate::kernels::peak::Peaks;
+use crate::measure::tasks::Known;
 use crate::model::Model;
 use crate::model::score::{self, Branch};
 use crate::rng::Stream;
@@ -97,6 +98,10 @@ const MARKS: usize = 5;
 
 /// Grades of which a judge says how likely each is.
 const GRADES: usize = 6;
+
+/// Choices of a question, and tokens of each, with which to plan.
+const CHOICES: usize = 4;
+const CHOICE: usize = 16;
 
 /// `n` repeatable token ids with which to plan.
 pub fn ids(vocabulary: usize, key: u64, n: usize) -> Vec<u32> {
@@ -340,6 +345,23 @@ impl Planner<'_> {
                 self.verdicts(gpu, &models[0], Some(j.mode), (wave, self.answer, most))
             };
             parts.push(self.stage(name, (1, answers as f64 / wave as f64), &work)?);
+        }
+        for task in &e.tasks {
+            let items = lines(&task.data)?;
+            let prompt = self.shape.prompt + task.shots as usize * (self.shape.prompt + self.answer);
+            if Known::named(&task.task)?.tokens.is_some() {
+                parts.push(self.writes(name, (c.wave, items), (prompt, task.samples as usize, self.answer))?);
+                continue;
+            }
+            let wave = c.wave.min(items).max(1);
+            let work = |gpu: &Gpu, models: Vec<Model>, most: usize| {
+                let completions = vec![self.ids(0, CHOICE); CHOICES];
+                let prompt = prompt.min(self.context.saturating_sub(CHOICE)).max(1);
+                let branch = |i| Branch { prompt: self.ids(i, prompt), completions: completions.clone() };
+                let branches: Vec<Branch> = (0..wave.min(most) as u64).map(branch).collect();
+                score::logps(gpu, &models[0], &branches, &Silent).map(|_| None)
+            };
+            parts.push(self.stage(name, (1, items as f64 / wave as f64), &work)?);
         }
         Ok(parts)
     }

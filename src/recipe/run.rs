@@ -14,6 +14,7 @@ use super::shards::{self, Shard};
 use super::stages::prompts;
 use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
+use super::tasks;
 use crate::data::answers::read_prompts;
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
@@ -254,6 +255,8 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
         ("evaluation.ranked", &config.evaluation.ranked),
     ];
     let several = config.prompts.exclude.iter().map(|path| ("prompts.exclude", path));
+    let tasks = config.evaluation.tasks.iter().flat_map(|task| [&task.data, &task.shots_from]);
+    let several = several.chain(tasks.map(|path| ("evaluation.tasks", path)));
     let given = single.into_iter().chain(several).filter(|(_, path)| !path.as_os_str().is_empty());
     let mut all: Vec<(String, serde_json::Value)> = Vec::new();
     for (key, path) in given {
@@ -270,6 +273,10 @@ fn held_out(config: &RunConfig) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in sets.filter(|path| !path.as_os_str().is_empty()) {
         all.extend(read_prompts(path)?.iter().map(Prompt::question));
+    }
+    for section in &config.evaluation.tasks {
+        let task = tasks::file(section)?;
+        all.extend((0..task.len()).map(|item| task.entry(item).prompt.clone()));
     }
     Ok(all)
 }

@@ -3,7 +3,7 @@
 
 use super::curves::VALIDATION;
 use super::samples::samples;
-use super::{Bin, Judging, Report, Round, StepNumbers, Training};
+use super::{Bin, Judging, Report, Round, StepNumbers, TaskResult, Training};
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use crate::demo::evaluation::QuestionRecord;
 use crate::demo::report as demo;
@@ -71,6 +71,7 @@ fn read_files(run: &Path) -> Result<Report> {
             .into_iter()
             .map(|(name, agreement)| Judging { model: name.trim_end_matches("-judge").to_owned(), agreement })
             .collect(),
+        tasks: tasks(run)?,
         calibration: calibration(&run.join(CALIBRATION_FILE))?,
         rounds,
         trainings: trainings(run)?,
@@ -95,6 +96,30 @@ fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> R
     let read = |(_, stem): (u32, String)| {
         let document = read_json(&run.join(evaluation::FOLDER).join(format!("{stem}.json")))?;
         Ok((stem, document))
+    };
+    found.into_iter().map(read).collect()
+}
+
+/// What is there of the tasks that models do: one folder for each, of a model a document. Models come in their order,
+/// behind them what has no number.
+fn tasks(run: &Path) -> Result<Vec<TaskResult>> {
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = disk::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let folder = run.join(evaluation::FOLDER);
+    let mut found: Vec<(String, u32, String)> = Vec::new();
+    for set in names(&folder) {
+        for name in names(&folder.join(&set)) {
+            let Some(model) = name.strip_suffix(".json") else { continue };
+            let number = model.strip_prefix('M').and_then(|number| number.parse().ok());
+            found.push((set.clone(), number.unwrap_or(u32::MAX), model.to_owned()));
+        }
+    }
+    found.sort();
+    let read = |(set, _, model): (String, u32, String)| {
+        let report = read_json(&folder.join(&set).join(format!("{model}.json")))?;
+        Ok(TaskResult { set, report })
     };
     found.into_iter().map(read).collect()
 }

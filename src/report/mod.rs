@@ -19,6 +19,7 @@ use crate::demo::report::{Comparison, ModelReport, SampleReport};
 use crate::measure::agreement::Agreement;
 use crate::measure::calibrate::Calibration;
 use crate::measure::duel::DuelReport;
+use crate::measure::tasks::TaskReport;
 use crate::recipe::round_metrics::RoundMetrics;
 use crate::recipe::run_folder::{Conditions, StageState};
 use crate::{Observer, Result};
@@ -46,6 +47,8 @@ pub struct Report {
     pub duels: Vec<DuelReport>,
     /// Each model as a judge of ranked answers, as `[evaluation]` says.
     pub judging: Vec<Judging>,
+    /// How each model did in the tasks of `[evaluation]`.
+    pub tasks: Vec<TaskResult>,
     /// How the judge mode was chosen, if it was calibrated.
     pub calibration: Option<Calibration>,
     /// The rounds that have begun.
@@ -72,6 +75,16 @@ pub struct Judging {
     /// How the model's scores agree with the reference.
     #[serde(flatten)]
     pub agreement: Agreement,
+}
+
+/// How one model did in a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// The name of the task's items, which is that of their file where no other is given.
+    pub set: String,
+    /// The model and its rates.
+    #[serde(flatten)]
+    pub report: TaskReport,
 }
 
 /// A round, finished or not. Counts are null where the stage that makes them has not ended.

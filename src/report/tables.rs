@@ -5,6 +5,8 @@ use super::{Bin, Judging, Report, Round};
 use crate::demo::report::ModelReport;
 use crate::measure::agreement::Against;
 use crate::measure::diversity::Diversity;
+use crate::measure::tasks::TaskReport;
+use crate::measure::win_rate::Estimate;
 use crate::recipe::round_metrics::RoundMetrics;
 
 /// A table. Every row is as long as `head`, and the first cell of a row names it.
@@ -126,6 +128,56 @@ pub fn duels(report: &Report) -> Option<Grid> {
 pub fn judging(report: &Report) -> Option<Grid> {
     let columns: Vec<_> = report.judging.iter().map(|j| (j.model.clone(), j)).collect();
     grid("", &columns, &JUDGING)
+}
+
+/// How the models do in the tasks of `[evaluation]`, one column for each model. `None` if there are none.
+pub fn tasks(report: &Report) -> Option<Grid> {
+    let (mut sets, mut models): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    for result in &report.tasks {
+        let (set, model) = (result.set.as_str(), result.report.name.as_str());
+        sets.extend((!sets.contains(&set)).then_some(set));
+        models.extend((!models.contains(&model)).then_some(model));
+    }
+    let mut rows = Vec::new();
+    for set in sets {
+        let of = |model: &&str| report.tasks.iter().find(|r| r.set == set && r.report.name == **model);
+        let columns: Vec<Option<&TaskReport>> = models.iter().map(|model| of(model).map(|r| &r.report)).collect();
+        let mut row = |name: String, cell: &dyn Fn(&TaskReport) -> Option<String>| {
+            let cells: Vec<Option<String>> = columns.iter().map(|report| report.and_then(cell)).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| NONE.to_owned()));
+                rows.push(std::iter::once(name).chain(cells).collect::<Vec<String>>());
+            }
+        };
+        let Some(first) = columns.iter().flatten().next() else { continue };
+        for rate in &first.rates {
+            let (measure, by, k) = (rate.measure.as_str(), rate.by.as_str(), rate.k);
+            let draws = if first.samples > 1 { format!(" pass@{k}") } else { String::new() };
+            let name = format!("{set}: {measure}{draws}{}", if by == "prompt" { "" } else { ", by instruction" });
+            let same = |m: &str, b: &str, other: u32| (m, b, other) == (measure, by, k);
+            row(name.clone(), &|r| {
+                let rate = r.rates.iter().find(|x| same(&x.measure, &x.by, x.k))?.rate;
+                Some(interval(&rate, |x| format!("{x:.0}")) + " %")
+            });
+            for (against, what) in [("M1", "less M1"), ("", "less the model before")] {
+                row(format!("{name}, {what}"), &|r| {
+                    let before = r.differences.iter().filter(|d| same(&d.measure, &d.by, d.k));
+                    let mut wanted = before.filter(|d| (d.against == "M1") == (against == "M1"));
+                    wanted.next().map(|d| interval(&d.difference, |x| format!("{x:+.0}")))
+                });
+            }
+        }
+        row(format!("{set}: answers that ended"), &|r| r.stopped.map(percent));
+        row(format!("{set}: words an answer, mean"), &|r| r.words.map(|words| format!("{words:.1}")));
+    }
+    let head: Vec<&str> = std::iter::once("").chain(models).collect();
+    filled(&head, rows)
+}
+
+/// A share in hundredths with its interval.
+fn interval(e: &Estimate, shown: impl Fn(f64) -> String) -> String {
+    let [value, low, high] = [e.value, e.low, e.high].map(|x| shown(x * 100.0));
+    format!("{value} ({low} to {high})")
 }
 
 /// The judge modes as they were calibrated. `None` where the mode was given.

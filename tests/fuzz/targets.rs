@@ -10,6 +10,7 @@ use selfreward::data::{answers, examples, import, records};
 use selfreward::json::read_jsonl;
 use selfreward::judge::Template;
 use selfreward::measure::agreement;
+use selfreward::measure::tasks::{TASKS, report, score_responses};
 use selfreward::recipe::config::RunConfig;
 use selfreward::source::{ModelSource, save_gguf_adapter};
 use selfreward::text::{Message, TemplateInputs, Text};
@@ -337,6 +338,42 @@ pub(crate) const TARGETS: &[Target] = &[
                 let _ = answers::read_answers(&path, &prompts);
             }
             let _ = read_jsonl::<records::SeedRecord>(&path);
+        },
+    },
+    Target {
+        name: "checked_tasks",
+        format: Format::JsonLines,
+        file: "task.jsonl",
+        weight: 10,
+        seeds: |_| {
+            let mut seeds = vec![read(&golden("ifeval.jsonl"))];
+            let lines = String::from_utf8(seeds[0].clone()).unwrap();
+            // One at a time, so that a change meets each kind.
+            seeds.extend(lines.lines().map(|line| format!("{line}\n").into_bytes()));
+            let records = [
+                json!({"question": "Q?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4", "response": "#### $1,004."}),
+                json!({"prompt": "Q?", "answer": ["a", 4, "B"], "response": "It is\n**b**."}),
+                json!({"prompt": "Q?", "pattern": "^(a|b?)+(?<=x)[^c]{2,3}$", "response": "abababababababababab"}),
+                json!({"question": "Q?", "choices": ["a", "b"], "answer": "B", "response": "b"}),
+                json!({"context": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2",
+                       "prompt": "Q", "response": "a"}),
+            ];
+            seeds.extend(records.iter().map(|r| format!("{r}\n").into_bytes()));
+            seeds
+        },
+        feed: |folder| {
+            let path = folder.join("task.jsonl");
+            for known in &TASKS {
+                let Ok(task) = known.open(&path) else { continue };
+                for item in 0..task.len().min(8) {
+                    let words = [task.ask(item), task.worked(item).unwrap_or_default().to_owned(), "\n".into()];
+                    words.iter().for_each(|answer| drop(task.score(item, answer)));
+                    let _ = task.choices(item).map(|choices| choices.weigh(&[-1.0, -2.0]));
+                }
+                if let Ok(scored) = score_responses(&*task, &path, 1) {
+                    let _ = report(&*task, "fuzz", &scored, &[1], 0);
+                }
+            }
         },
     },
     Target {

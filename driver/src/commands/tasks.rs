@@ -333,8 +333,8 @@ fn about(r: &TaskReport) -> String {
     if let Some(mean) = r.words {
         words += &format!("; {mean:.1} words");
     }
-    if let Some(ended) = r.ended {
-        words += &format!("; {:.0} % ended", ended * 100.0);
+    if let Some(stopped) = r.stopped {
+        words += &format!("; {:.0} % ended", stopped * 100.0);
     }
     words + ")"
 }

@@ -49,6 +49,10 @@ impl Place {
                 json!({"prompt": "sort: dca", "responses": ["acd", "dca", "bbbbbbbb"]}),
             ],
         );
+        let keyed = |prompt: String| json!({"prompt": prompt, "answer": prompt[7..].to_uppercase()});
+        write(&place.file("keyed.jsonl"), &tasks("upper", 20, 3).into_iter().map(keyed).collect::<Vec<_>>());
+        let choose = |prompt: String| json!({"question": prompt, "choices": ["AB", "ba"], "answer": 0});
+        write(&place.file("choose.jsonl"), &tasks("upper", 30, 2).into_iter().map(choose).collect::<Vec<_>>());
         fs::write(place.file("judge.txt"), "{{ answer }}\n").unwrap();
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
         let path = |name: &str| place.file(name).to_str().unwrap().to_owned();
@@ -79,12 +83,18 @@ prompts = {held_out:?}
 mode = "backward"
 ranked = {ranked:?}
 samples = 2
+tasks = [
+    {{ task = "exact", data = {keyed:?}, samples = 2 }},
+    {{ task = "choice", data = {choose:?}, name = "pick" }},
+]
 "#,
             run = path("run"),
             seeds = path("seeds.jsonl"),
             judge = path("judge.txt"),
             held_out = path("held-out.jsonl"),
             ranked = path("ranked.jsonl"),
+            keyed = path("keyed.jsonl"),
+            choose = path("choose.jsonl"),
         );
         fs::write(place.file("run.toml"), config.replace("PLACE", place.0.path().to_str().unwrap())).unwrap();
         place
@@ -202,6 +212,21 @@ fn a_run_with_every_option_writes_what_it_should() {
         let alpaca = place.document(&format!("evaluation/{model}.json"));
         validate(&schema("alpaca"), &alpaca, "alpaca").unwrap();
         assert_eq!((alpaca.as_array().unwrap().len(), &alpaca[0]["generator"]), (6, &json!(model)));
+        for (set, count) in [("keyed", 6), ("pick", 2)] {
+            let lines = place.lines(&format!("evaluation/{set}/{model}.jsonl"));
+            lines.iter().for_each(|line| validate(&schema("checked"), line, "checked").unwrap());
+            let document = place.document(&format!("evaluation/{set}/{model}.json"));
+            validate(&schema("task"), &document, "task").unwrap();
+            assert_eq!((lines.len(), &document["name"], &document["unanswered"]), (count, &json!(model), &json!(0)));
+            let against: Vec<&Value> =
+                document["differences"].as_array().unwrap().iter().map(|d| &d["against"]).collect();
+            let wanted: &[&str] = match model {
+                "M0" | "M2" => &["M1"],
+                "M3" => &["M2", "M1"],
+                _ => &[],
+            };
+            assert!(wanted.iter().all(|w| against.contains(&&json!(w))) && (against.is_empty() == wanted.is_empty()));
+        }
     }
     let mut command = cargo_bin_cmd!("selfreward");
     let output =
@@ -212,6 +237,18 @@ fn a_run_with_every_option_writes_what_it_should() {
     let duels: Vec<String> = report["duels"].as_array().unwrap().iter().map(sides).collect();
     assert_eq!(duels, ["M2 M1", "M3 M1", "M3 M2"]);
     assert_eq!(report["judging"].as_array().unwrap().len(), 4);
+    let results: Vec<(&str, &str)> = report["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| (t["set"].as_str().unwrap(), t["name"].as_str().unwrap()))
+        .collect();
+    assert_eq!((results.len(), results[0], results[7]), (8, ("keyed", "M0"), ("pick", "M3")));
+    // What is measured on is no prompt to train on.
+    let keyed: Vec<String> = tasks("upper", 20, 3);
+    assert!(
+        place.lines("round-1/prompts.jsonl").iter().all(|p| !keyed.contains(&p["prompt"].as_str().unwrap().into()))
+    );
     // Two models judged their own answers in a round.
     for model in ["M1", "M2"] {
         let gate = place.document(&format!("gate/{model}.json"));
@@ -220,15 +257,22 @@ fn a_run_with_every_option_writes_what_it_should() {
     }
     assert_ne!(place.document("gate/M1.json")["model"], place.document("gate/M2.json")["model"]);
     let page = fs::read_to_string(place.file("run/report.html")).unwrap();
-    for words in
-        ["M3 against M2", "As judges", "Validation", "agreement with the model before", "step whose model was kept"]
-    {
+    for words in [
+        "M3 against M2",
+        "As judges",
+        "keyed: strict pass@2, less M1",
+        "pick: acc_norm",
+        "Validation",
+        "agreement with the model before",
+        "step whose model was kept",
+    ] {
         assert!(page.contains(words), "{words}");
     }
     let mut command = cargo_bin_cmd!("selfreward");
     let text =
         command.arg("report").arg(place.file("run")).arg("--terminal").assert().success().get_output().stdout.clone();
-    assert!(String::from_utf8(text).unwrap().contains("MODELS AS JUDGES"));
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("MODELS AS JUDGES") && text.contains("TASKS"), "{text}");
 
     // The same again, and a finished run is left as it is.
     let again = Place::new(EVERYTHING);

@@ -22,7 +22,7 @@ pub enum Given {
         /// How many tokens they are, where that is known.
         tokens: Option<usize>,
         /// Whether the model ended the answer itself, where that is known.
-        ended: Option<bool>,
+        stopped: Option<bool>,
     },
     /// How likely each choice is.
     Choice {
@@ -34,7 +34,7 @@ pub enum Given {
 impl Given {
     /// Words from elsewhere.
     pub fn written(response: String) -> Self {
-        Self::Answer { response, tokens: None, ended: None }
+        Self::Answer { response, tokens: None, stopped: None }
     }
 }
 
@@ -151,8 +151,8 @@ impl Questions {
                     let text = language.decode(&output.tokens)?;
                     let next = self.next.and_then(|next| text.find(next));
                     let response = text[..next.unwrap_or(text.len())].trim().to_owned();
-                    let (tokens, ended) = (Some(output.tokens.len()), Some(output.stopped || next.is_some()));
-                    all.push((item, sample, Given::Answer { response, tokens, ended }));
+                    let (tokens, stopped) = (Some(output.tokens.len()), Some(output.stopped || next.is_some()));
+                    all.push((item, sample, Given::Answer { response, tokens, stopped }));
                 }
             }
         }

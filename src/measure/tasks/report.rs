@@ -67,7 +67,7 @@ pub struct TaskReport {
     /// How many answers an item has.
     pub samples: usize,
     /// The share of answers that the model ended itself; null where that is not known.
-    pub ended: Option<f64>,
+    pub stopped: Option<f64>,
     /// Mean words of an answer; null where nothing is written.
     pub words: Option<f64>,
     /// The rates over those with a response.
@@ -118,10 +118,10 @@ impl Scored {
             out.insert("sample".into(), json!(self.sample));
         }
         match (&self.given, task.choices(self.item)) {
-            (Given::Answer { response, tokens, ended }, _) => {
+            (Given::Answer { response, tokens, stopped }, _) => {
                 out.insert("response".into(), json!(response));
                 out.extend(tokens.map(|tokens| ("tokens".to_owned(), json!(tokens))));
-                out.extend(ended.map(|ended| ("stopped".to_owned(), json!(ended))));
+                out.extend(stopped.map(|stopped| ("stopped".to_owned(), json!(stopped))));
             }
             (Given::Choice { logps }, choices) => {
                 let (texts, answer) = choices.map(|c| (&c.texts, c.answer)).unzip();
@@ -213,11 +213,11 @@ pub fn report(task: &dyn Task, name: &str, scored: &[Scored], k: &[u32], seed: u
         Some(Rate { measure: task.measures()[counted.measure].into(), by: counted.by(), k: counted.k, rate })
     });
     let written = scored.iter().filter_map(|s| match &s.given {
-        Given::Answer { response, ended, .. } => Some((response.split_whitespace().count() as f64, *ended)),
+        Given::Answer { response, stopped, .. } => Some((response.split_whitespace().count() as f64, *stopped)),
         Given::Choice { .. } => None,
     });
-    let (words, ended): (Vec<f64>, Vec<Option<bool>>) = written.unzip();
-    let ended: Option<Vec<bool>> = ended.into_iter().collect();
+    let (words, stopped): (Vec<f64>, Vec<Option<bool>>) = written.unzip();
+    let stopped: Option<Vec<bool>> = stopped.into_iter().collect();
     TaskReport {
         task: task.name().into(),
         name: name.into(),
@@ -225,9 +225,9 @@ pub fn report(task: &dyn Task, name: &str, scored: &[Scored], k: &[u32], seed: u
         answered: items.len(),
         unanswered: task.len() - items.len(),
         samples: items.values().map(Vec::len).max().unwrap_or(0),
-        ended: ended.filter(|ended| !ended.is_empty()).map(|ended| {
-            let count = ended.iter().filter(|ended| **ended).count();
-            count as f64 / ended.len() as f64
+        stopped: stopped.filter(|stopped| !stopped.is_empty()).map(|stopped| {
+            let count = stopped.iter().filter(|stopped| **stopped).count();
+            count as f64 / stopped.len() as f64
         }),
         words: (!words.is_empty()).then(|| mean_se(&words).0),
         rates: rates.collect(),
@@ -316,7 +316,7 @@ mod tests {
         let task = task(folder.path());
         let ours = answers(&task, &[4, 2, 1, 0, 0], 4);
         let r = report(&task, "ours", &ours, &[1, 2], 0);
-        assert_eq!((r.items, r.answered, r.unanswered, r.samples, r.ended), (6, 5, 1, 4, None));
+        assert_eq!((r.items, r.answered, r.unanswered, r.samples, r.stopped), (6, 5, 1, 4, None));
         let of = |r: &TaskReport, k: u32| r.rates.iter().find(|x| x.measure == "strict" && x.k == k).unwrap().rate;
         assert!((of(&r, 1).value - 7.0 / 20.0).abs() < 1e-12);
         assert!((of(&r, 2).value - (1.0 + 5.0 / 6.0 + 0.5) / 5.0).abs() < 1e-12);

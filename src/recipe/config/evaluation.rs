@@ -1,9 +1,12 @@
 //! `[evaluation]`: what is measured of every model of a run.
 
+use super::{demand, empty};
 use crate::judge::Mode;
+use crate::measure::tasks::Known;
 use crate::settings::{Range, Section, Takes, settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// How two models' answers to a held-out prompt are compared.
@@ -38,6 +41,59 @@ impl From<Comparison> for String {
     }
 }
 
+/// A task that every model of a run does, whose answers a program checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationTask {
+    /// The task, as `eval --task` names it.
+    pub task: String,
+    /// Its file.
+    pub data: PathBuf,
+    /// How the report names it; "" takes the file's name.
+    #[serde(default)]
+    pub name: String,
+    /// Answers to an item: of 1 the likeliest, of more drawn as in `[candidates]`.
+    #[serde(default = "one")]
+    pub samples: u32,
+    /// Worked examples before each item.
+    #[serde(default)]
+    pub shots: u32,
+    /// The file of the same task from which they are.
+    #[serde(default)]
+    pub shots_from: PathBuf,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl EvaluationTask {
+    /// The name of the files and rows that tell of it.
+    pub fn label(&self) -> String {
+        match self.name.is_empty() {
+            true => self.data.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
+            false => self.name.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let known = Known::named(&self.task)?;
+        demand(!empty(&self.data), &format!("{}: data is empty: name its file", self.task))?;
+        let label = self.label();
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        let what = "a task's name is that of a folder: letters, digits, -, _ and . that is not the first";
+        demand(
+            label.chars().all(plain) && !label.is_empty() && !label.starts_with('.'),
+            &format!("tasks: {label:?}: {what}; set name"),
+        )?;
+        demand(self.samples > 0, &format!("tasks: {label}: samples is 0; expected at least 1"))?;
+        let once = self.samples == 1 || known.tokens.is_some();
+        demand(once, &format!("tasks: {label}: {} draws no answers; samples stays 1", self.task))?;
+        let what = "shots and shots_from, a file of worked examples, go together";
+        demand((self.shots > 0) != empty(&self.shots_from), &format!("tasks: {label}: {what}"))
+    }
+}
+
 settings! {
     /// What is measured of every model.
     pub struct EvaluationSection {
@@ -56,9 +112,23 @@ settings! {
         /// Ranked answers on which each model's own judgment is measured; "" is off. `eval --task judge` reads the
         /// same.
         ranked: PathBuf = PathBuf::new() => "ranked", "F.jsonl", Takes::Text;
+        /// Tasks that every model does, such as { task = "ifeval", data = "ifeval.jsonl", samples = 4 }. A program
+        /// checks the answers, as `eval --task ifeval` does.
+        tasks: Vec<EvaluationTask> = Vec::new() => "tasks", "[{…}]", Takes::Typed;
     }
 }
 
 impl Section for EvaluationSection {
     const NAME: &'static str = "evaluation";
+
+    fn agree(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        for task in &self.tasks {
+            task.check()?;
+            let label = task.label();
+            let what = format!("tasks: two are named {label:?}; set name");
+            demand(seen.insert(label), &what)?;
+        }
+        Ok(())
+    }
 }

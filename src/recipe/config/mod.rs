@@ -10,7 +10,7 @@ mod pairs;
 mod stages;
 mod training;
 
-pub use evaluation::{Comparison, EvaluationSection};
+pub use evaluation::{Comparison, EvaluationSection, EvaluationTask};
 pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
 pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection, Writer};
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
@@ -327,6 +327,33 @@ mod tests {
             ("[model]\npath = \"m\"\n[sft]\nbetas = [0.9, 1.5]\n", "[sft] betas"),
             ("[model]\npath = \"m\"\n[pairs]\nlength_margin = \"a\"\n", "a number, or a list"),
             ("[model]\npath = \"m\"\n[pairs]\nweight = \"gap\"\n[dpo]\nloss = \"aot\"\n", "[pairs] weight"),
+            ("[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"rhyme\", data = \"f\" }]\n", "known are ifeval"),
+            ("[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\" }]\n", "missing field `data`"),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\", n = 2 }]\n",
+                "unknown field `n`",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\", samples = 0 }]\n",
+                "[evaluation] tasks: f: samples is 0",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"choice\", data = \"f\", samples = 2 }]\n",
+                "draws no answers",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\", shots = 2 }]\n",
+                "shots and shots_from",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\", name = \"a/b\" }]\n",
+                "that of a folder",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\" },\n\
+                 { task = \"exact\", data = \"d/f.jsonl\" }]\n",
+                "two are named",
+            ),
             ("[model]\npath = \"m\"\n[pairs]\nweight = \"gap\"\n[dpo]\nmethod = \"sft-best\"\n", "[pairs] weight"),
             ("[model]\npath = 3\n", "path"),
             ("[model]\npath = \"m\"\n[judge]\nmode = \"best\"\n", "best"),

@@ -27,6 +27,7 @@ pub(super) fn text(report: &Report, width: usize) -> String {
     section("HEAD TO HEAD", grid(tables::head_to_head(report), width));
     section("HEAD TO HEAD", grid(tables::duels(report), width));
     section("MODELS AS JUDGES", grid(tables::judging(report), width));
+    section("TASKS", grid(tables::tasks(report), width));
     section("ROUNDS", grid(tables::rounds(report), width));
     section("JUDGE MODES", grid(tables::judge(report), width));
     section("TRAINING, from the first step to the last", training(report, width));
