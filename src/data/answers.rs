@@ -4,6 +4,7 @@ use crate::generate::ChatLanguage;
 use crate::generate::Engine;
 use crate::generate::{Output, Request, Settings};
 use crate::json::{read_jsonl, write_json};
+use crate::judge::Checks;
 use crate::rng::record_id;
 use crate::text::{Language, Prompt};
 use crate::{Error, Observer, Result};
@@ -19,6 +20,21 @@ pub struct Answer {
     pub text: String,
     /// How many tokens were generated, the end token included; `None` where that is not known.
     pub tokens: Option<usize>,
+}
+
+/// A line of a file of prompts.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AskedRecord {
+    /// What is asked.
+    #[serde(flatten)]
+    pub prompt: Prompt,
+    /// By what answers to it can be checked.
+    #[serde(flatten)]
+    pub checks: Checks,
+    /// The instruction without its constraints.
+    pub base_prompt: Option<String>,
+    /// What the instruction is about.
+    pub topic: Option<String>,
 }
 
 /// A line of a prompt file or of an answer file, in any form that is understood.
@@ -60,14 +76,22 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// # Errors
 /// As [`read_records`]; a prompt is empty, which the error names by its number.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
-    let mut out: Vec<Prompt> = Vec::new();
+    Ok(read_asked(path)?.into_iter().map(|record| record.prompt).collect())
+}
+
+/// Reads the prompts of a file with what their records say beside them.
+///
+/// # Errors
+/// As [`read_prompts`].
+pub fn read_asked(path: &Path) -> Result<Vec<AskedRecord>> {
+    let mut out: Vec<AskedRecord> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for (i, line) in read_records::<AnswerLine>(path)?.into_iter().enumerate() {
+    for (i, line) in read_records::<AskedRecord>(path)?.into_iter().enumerate() {
         if line.prompt.is_empty() {
             return Err(Error::file(path, format!("prompt {} is empty", i + 1)));
         }
         if seen.insert(line.prompt.clone()) {
-            out.push(line.prompt);
+            out.push(line);
         }
     }
     Ok(out)

@@ -4,6 +4,7 @@
 //! candidates. An id is the hash of (round, stage, prompt ids, sample number), written as 16 hex digits; together with
 //! `seed` it keys the random numbers.
 
+use crate::judge::Checks;
 use crate::text::Message;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct SeedRecord {
     /// The instruction of this seed.
     pub prompt: String,
+    /// What it says about right answers.
+    #[serde(flatten)]
+    pub checks: Checks,
 }
 
 /// A new prompt of a round.
@@ -31,6 +35,12 @@ pub struct PromptRecord {
     pub seed: u64,
     /// How many tokens were generated for the prompt.
     pub tokens: usize,
+    /// The instruction without the constraints that were put behind it; `None` where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_prompt: Option<String>,
+    /// By what answers to it can be checked.
+    #[serde(flatten)]
+    pub checks: Checks,
 }
 
 /// A text that the model wrote as a prompt and that was dropped.

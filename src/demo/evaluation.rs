@@ -87,8 +87,7 @@ pub fn run(
             (0..JUDGED).map(|_| (task, response(task, &EFT_WEIGHTS, &mut rng))).collect::<Vec<_>>()
         })
         .collect();
-    let items: Vec<Item> =
-        others.iter().map(|(task, y)| Item { key: fnv(y.as_bytes()), question: &task.prompt, answer: y }).collect();
+    let items: Vec<Item> = others.iter().map(|(task, y)| Item::new(fnv(y.as_bytes()), &task.prompt, y)).collect();
     let verdicts = judge.judge(engine, &items, observer)?;
     observer.end();
     let mut judged = others.iter().zip(verdicts).map(|((task, y), verdict)| Judged {

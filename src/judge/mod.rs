@@ -3,6 +3,7 @@
 //! A score can be read out of a model in several ways ([`Mode`]); all of them stand behind [`Judge`]. A verdict that
 //! cannot be read never becomes a score: it is counted, and the answer stays without one.
 
+mod checks;
 mod marks;
 mod mode;
 mod model_judge;
@@ -14,6 +15,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+pub use checks::Checks;
 pub use mode::{Mode, ModelJudgeSettings};
 pub use model_judge::ModelJudge;
 pub use pairwise::{Match, PairwiseJudge, Preference, SAME_TEXT};
@@ -34,6 +36,19 @@ pub struct Item<'a> {
     pub question: &'a str,
     /// The answer that is judged.
     pub answer: &'a str,
+    /// What its record says about right answers; a judge that asks a model reads nothing of it.
+    pub checks: Option<&'a Checks>,
+    /// Whether the answer is known to have been cut before it ended.
+    pub cut: bool,
+    /// How many of the question's samples are this answer.
+    pub count: usize,
+}
+
+impl<'a> Item<'a> {
+    /// An answer of one sample, of which no more is known than its words.
+    pub fn new(key: u64, question: &'a str, answer: &'a str) -> Self {
+        Self { key, question, answer, checks: None, cut: false, count: 1 }
+    }
 }
 
 /// The outcome of judging one item.

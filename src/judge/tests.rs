@@ -77,10 +77,7 @@ fn judged(mode: Mode, write: &Write<'_>, score: &Score, context: usize) -> (Resu
         templates: Templates::default(),
         settings: ModelJudgeSettings { samples: 3, retries: 1, ..ModelJudgeSettings::default() },
     };
-    let items = [
-        Item { key: 1, question: "Why is it good?", answer: "good" },
-        Item { key: 2, question: "Why is it bad?", answer: "bad" },
-    ];
+    let items = [Item::new(1, "Why is it good?", "good"), Item::new(2, "Why is it bad?", "bad")];
     let mut engine = Played { write, score, asked: RefCell::default() };
     let verdicts = judge.judge(&mut engine, &items, &Silent);
     (verdicts, engine.asked.into_inner())
@@ -135,7 +132,7 @@ fn sampled_averages_what_parses_and_draws_the_rest_again() {
             Err(Error::Input("unused".into()))
         }
     }
-    let items = [Item { key: 1, question: "q", answer: "good" }, Item { key: 2, question: "q", answer: "bad" }];
+    let items = [Item::new(1, "q", "good"), Item::new(2, "q", "bad")];
     let mut engine = Once(&write, Vec::new());
     let verdicts = judge.judge(&mut engine, &items, &Silent).unwrap();
     assert_eq!((verdicts[0].score, verdicts[0].unparsed, verdicts[0].texts.len()), (Some(4.0), 1, 4));
@@ -160,7 +157,7 @@ fn a_verdict_ends_with_its_turn_and_begins_behind_its_thought() {
         let judge = ModelJudge { mode: Mode::Sampled, language: &language, templates, settings };
         let write = |_: &str, _: u64, _: &Settings| written(verdict);
         let mut engine = Played { write: &write, score: &no_score, asked: RefCell::default() };
-        let item = Item { key: 1, question: "q", answer: "good" };
+        let item = Item::new(1, "q", "good");
         let judged = judge.judge(&mut engine, &[item], &Silent).unwrap()[0].score;
         assert_eq!(judge.read(verdict), judged, "{template:?}, {verdict:?}");
         judged

@@ -108,7 +108,7 @@ pub fn reporting_half(set: &[Ranked]) -> Vec<Ranked> {
 /// The answers of a set, to be judged. Equal answers draw the same random numbers in every mode and model.
 pub fn items(set: &[Ranked]) -> Vec<Item<'_>> {
     fn item(a: &Reference) -> Item<'_> {
-        Item { key: fnv(a.response.as_bytes()), question: &a.prompt, answer: &a.response }
+        Item::new(fnv(a.response.as_bytes()), &a.prompt, &a.response)
     }
     set.iter().flat_map(|r| r.answers.iter().map(item)).collect()
 }

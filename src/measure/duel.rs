@@ -231,7 +231,7 @@ fn by_score(
 ) -> Result<()> {
     let mut items = Vec::new();
     for r in records.iter() {
-        let item = |a| -> Item { Item { key: key(&[&r.prompt, a], 0), question: &r.prompt, answer: a } };
+        let item = |a| -> Item { Item::new(key(&[&r.prompt, a], 0), &r.prompt, a) };
         items.extend(r.a.iter().chain(&r.b).map(|a| item(&a.text)));
     }
     let mut verdicts = judge.judge(engine, &items, observer)?.into_iter();

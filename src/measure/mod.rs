@@ -2,11 +2,13 @@
 
 pub mod agreement;
 pub mod calibrate;
+pub mod constraints;
 pub mod diversity;
 pub mod duel;
 pub mod metrics;
 pub mod order;
 pub mod perplexity;
 pub mod rouge;
+pub mod signals;
 pub mod tasks;
 pub mod win_rate;

@@ -8,6 +8,7 @@ use crate::generate::ChatLanguage;
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::json::read_jsonl;
+use crate::judge::Checks;
 use crate::model::{Model, Storage};
 use crate::rng::Stream;
 use crate::source::{ModelSource, save_model};
@@ -25,6 +26,7 @@ pub struct ChatDomain<'a> {
     source: &'a ModelSource,
     language: ChatLanguage<'a>,
     seeds: Vec<String>,
+    checks: Vec<Checks>,
     section: PromptSection,
     /// What is trained, if that is not all weights.
     adapters: Option<Adapters<'a>>,
@@ -52,8 +54,15 @@ impl<'a> ChatDomain<'a> {
         if records.is_empty() {
             return Err(Error::file(path, "holds no prompts; a line looks like {\"prompt\": \"…\"}"));
         }
-        let seeds = records.into_iter().map(|r| r.prompt).collect();
-        Ok(Self { source, language: ChatLanguage::new(source)?, seeds, section: section.clone(), adapters: None })
+        let (seeds, checks) = records.into_iter().map(|r| (r.prompt, r.checks)).unzip();
+        Ok(Self {
+            source,
+            language: ChatLanguage::new(source)?,
+            seeds,
+            checks,
+            section: section.clone(),
+            adapters: None,
+        })
     }
 
     /// Has the loop train an adapter beside the given model, if `lora` asks for it or the given model is one. The
@@ -108,6 +117,10 @@ impl Domain for ChatDomain<'_> {
 
     fn seed_prompts(&self) -> &[String] {
         &self.seeds
+    }
+
+    fn seed_checks(&self) -> &[Checks] {
+        &self.checks
     }
 
     fn seed_shot(&self, rng: &mut Stream) -> Result<String> {

@@ -2,6 +2,7 @@
 
 use super::config::RoundSettings;
 use super::domain::Domain;
+use super::held_out::HeldOut;
 use super::models::Models;
 use crate::Observer;
 use crate::gpu::Gpu;
@@ -24,7 +25,7 @@ pub struct RoundContext<'a> {
     /// The other models of the run.
     pub models: &'a dyn Models,
     /// Prompts that are measured on. No new prompt may be one of them, or be like one.
-    pub held_out: &'a [String],
+    pub held_out: &'a [HeldOut],
 }
 
 /// What a run and its resume must have in common to give the same bytes: the device, the order of its sums, and the

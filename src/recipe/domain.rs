@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::generate::Output;
 use crate::gpu::Gpu;
+use crate::judge::Checks;
 use crate::model::Model;
 use crate::rng::Stream;
 use crate::source::ModelSource;
@@ -25,6 +26,11 @@ pub trait Domain {
 
     /// Prompts that a round may take as they are; empty if all prompts are made up.
     fn seed_prompts(&self) -> &[String];
+
+    /// By what answers to each of these prompts can be checked; empty if nothing is known of any.
+    fn seed_checks(&self) -> &[Checks] {
+        &[]
+    }
 
     /// A random example from the seed data, for few-shot self-instruct.
     ///

@@ -233,7 +233,7 @@ impl<'a> Evaluation<'a> {
             },
             &mut |ranked| {
                 let key = |r: &Reference| fnv(format!("{}\0{}", r.prompt, r.response).as_bytes());
-                let item = |r| Item { key: key(r), question: &r.prompt, answer: &r.response };
+                let item = |r| Item::new(key(r), &r.prompt, &r.response);
                 let items: Vec<Item> = ranked.iter().map(item).collect();
                 let verdicts = judge.judge(engine, &items, self.observer)?;
                 let record = |(r, score): (&Reference, Option<f64>)| JudgedRecord {

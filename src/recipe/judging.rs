@@ -1,15 +1,18 @@
 //! The judge of a run: its templates, and, where the configuration says `auto`, the mode that suits the model.
 
 use super::config::{JudgeSection, Judging, RunConfig};
+use super::domain::Domain;
 use super::waves::{Waves, tidy};
+use crate::data::answers::read_asked;
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
 use crate::generate::GpuEngine;
 use crate::gpu::Gpu;
 use crate::json::{read_json, write_json};
-use crate::judge::{Judge, Mode, ModelJudge, RandomJudge, Templates};
+use crate::judge::{Checks, Judge, Mode, ModelJudge, RandomJudge, Templates};
 use crate::measure::agreement::read_ranked;
 use crate::measure::calibrate::{self, Ranked, by_question, ranked_set};
+use crate::measure::signals::Signal;
 use crate::model::Model;
 use crate::source::ModelSource;
 use crate::text::Language;
@@ -75,12 +78,44 @@ pub(super) fn judge<'a>(
     observer: &dyn Observer,
 ) -> Result<Box<dyn Judge + 'a>> {
     let mode = match config.judge.mode {
+        Judging::Signal(_) => {
+            let signal = config.judge.signal()?.ok_or_else(|| Error::Bug("a signal without its judge".into()))?;
+            return Ok(Box::new(signal));
+        }
         Judging::Random => return Ok(Box::new(RandomJudge { seed: config.run.seed })),
         Judging::Auto => calibrated(gpu, model, source, language, config, run, observer)?,
         Judging::By(mode) => mode,
     };
     let settings = config.judge.settings(config.run.seed)?;
     Ok(Box::new(ModelJudge { mode, language, templates: templates.clone(), settings }))
+}
+
+/// Checks that each prompt whose answers a program is to check says by what: those of the seed file, unless constraints
+/// are put behind them, and those of early stopping.
+///
+/// # Errors
+/// The first record that does not.
+pub(super) fn can_check(config: &RunConfig, domain: &dyn Domain) -> Result<()> {
+    let Judging::Signal(signal) = config.judge.mode else { return Ok(()) };
+    let check = |path: &Path, at: usize, prompt: &str, checks: &Checks| {
+        let wrong = |what| Error::file(path, format!("record {}: {what}", at + 1));
+        signal.checker(prompt, checks).map(|_| ()).map_err(wrong)
+    };
+    let drawn = signal == Signal::Rules && config.constraints.most > 0;
+    if config.prompts.from_seed > 0 {
+        for (at, (prompt, checks)) in domain.seed_prompts().iter().zip(domain.seed_checks()).enumerate() {
+            if !(drawn && checks.is_empty()) {
+                check(&config.prompts.seed_file, at, prompt, checks)?;
+            }
+        }
+    }
+    let path = &config.validation.prompts;
+    if !path.as_os_str().is_empty() {
+        for (at, asked) in read_asked(path)?.iter().enumerate() {
+            check(path, at, &asked.prompt.question(), &asked.checks)?;
+        }
+    }
+    Ok(())
 }
 
 /// The mode that suits the given model. It is measured once in a run, before round 1.

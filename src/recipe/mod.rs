@@ -7,10 +7,12 @@
 mod adapters;
 pub mod chat;
 pub mod config;
+pub mod constrained;
 pub mod context;
 pub mod domain;
 pub mod evaluation;
 pub mod gate;
+pub mod held_out;
 pub mod judging;
 pub mod models;
 pub mod pair_rule;

@@ -227,7 +227,7 @@ impl Planner<'_> {
             write(gpu, judge, &requests, (tokens, self.config.candidates.kv)).map(Some)
         };
         match mode {
-            Some(Judging::Random) => Ok(None),
+            Some(Judging::Random | Judging::Signal(_)) => Ok(None),
             Some(Judging::By(Mode::Marks)) => written(1, MARKS),
             Some(Judging::Auto | Judging::By(Mode::Sampled)) => written(reading.samples, reading.max_new_tokens),
             Some(Judging::By(_)) | None => {
@@ -413,7 +413,7 @@ pub fn of_run(gpu: &Gpu, shape: &RunShape, config: &RunConfig, peaks: Option<&Pe
         stages.push(planner.writes("prompts", (p.wave, p.count), (shots, 1, p.max_new_tokens))?);
     }
     stages.push(planner.writes("candidates", (c.wave, all), (shape.prompt, c.n as usize, answer))?);
-    if config.judge.mode != Judging::Random {
+    if config.judge.mode.is_self() {
         stages.push(planner.judges(all)?);
     }
     stages.push(planner.preferences(all)?);

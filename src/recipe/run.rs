@@ -6,7 +6,8 @@ use super::context::{Renewed, RoundContext, RoundFiles, sizes};
 use super::domain::Domain;
 use super::evaluation::{self, Evaluation, Subject};
 use super::gate::{self, Gate};
-use super::judging::{judge, ranked, templates};
+use super::held_out::HeldOut;
+use super::judging::{can_check, judge, ranked, templates};
 use super::models::{Models, RunModels};
 use super::round::play;
 use super::run_folder::{RunFolder, Status, join, status};
@@ -15,7 +16,7 @@ use super::stages::prompts;
 use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
 use super::tasks;
-use crate::data::answers::read_prompts;
+use crate::data::answers::{read_asked, read_prompts};
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
 use crate::generate::{ChatLanguage, GpuEngine};
@@ -24,7 +25,6 @@ use crate::json::write_file;
 use crate::rng::fnv;
 use crate::settings::setters;
 use crate::source::{ModelSource, SOURCE_FILE};
-use crate::text::Prompt;
 use crate::{Error, Observer, Result};
 use std::path::Path;
 
@@ -97,6 +97,7 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = domain(&source, config, observer)?;
     let contents = contents(config)?;
+    can_check(config, &domain)?;
     let templates = templates(&config.judge)?;
     let held_out = held_out(config)?;
     // A wrong file is found here, before the first models are made.
@@ -268,15 +269,19 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
 }
 
 /// The prompts of every file on which the run is measured.
-fn held_out(config: &RunConfig) -> Result<Vec<String>> {
+fn held_out(config: &RunConfig) -> Result<Vec<HeldOut>> {
     let sets = [&config.validation.prompts, &config.evaluation.prompts].into_iter().chain(&config.prompts.exclude);
     let mut all = Vec::new();
     for path in sets.filter(|path| !path.as_os_str().is_empty()) {
-        all.extend(read_prompts(path)?.iter().map(Prompt::question));
+        all.extend(read_asked(path)?.into_iter().map(HeldOut::from));
     }
     for section in &config.evaluation.tasks {
         let task = tasks::file(section)?;
-        all.extend((0..task.len()).map(|item| task.entry(item).prompt.clone()));
+        // Its records may say beside the prompt what it is about; not every task has them in the form of prompts.
+        match read_asked(&section.data) {
+            Ok(records) => all.extend(records.into_iter().map(HeldOut::from)),
+            Err(_) => all.extend((0..task.len()).map(|item| HeldOut::from(task.entry(item).prompt.clone()))),
+        }
     }
     Ok(all)
 }

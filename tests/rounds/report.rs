@@ -6,6 +6,7 @@
 
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord, alone};
 use selfreward::json::write_jsonl;
+use selfreward::judge::Checks;
 use selfreward::report;
 use selfreward::report::{FILE, trackers};
 use selfreward_testing::schema::{schema, validate};
@@ -55,6 +56,8 @@ fn folder(run: &Path, prompts: usize, steps: Option<usize>, finished: bool) {
             key: id.clone(),
             seed: 0,
             tokens: 9,
+            base_prompt: None,
+            checks: Checks::default(),
         });
         for sample in 0..2u32 {
             let answer = if p == 0 && sample == 0 { long.clone() } else { format!("answer {sample} {HOSTILE}") };

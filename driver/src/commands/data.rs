@@ -1,5 +1,7 @@
 //! `data`: training files from others' formats.
 
+mod constraints;
+
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::partial::{Partial, ResumeArg, digest, discard};
@@ -30,6 +32,8 @@ pub(crate) enum Kind {
     Eft(EftArgs),
     /// Preferences, for `dpo`: the best answer against the worst
     Preferences(PreferenceArgs),
+    /// Prompts with constraints that a program can check, for `generate`, `judge --mode rules` and `eval --task ifeval`
+    Constraints(constraints::Args),
 }
 
 #[derive(clap::Args)]
@@ -127,6 +131,7 @@ pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
             args.common.report(app, &input, records.len(), json!({}))
         }
         Kind::Eft(args) => eft(app, args),
+        Kind::Constraints(args) => constraints::run(app, args),
         Kind::Preferences(args) => {
             let input = args.common.read(app, false)?;
             let records = import::preferences(&input.questions, args.every, f64::from(args.min_gap));

@@ -10,6 +10,7 @@ use selfreward::Observer;
 use selfreward::data::records::hex;
 use selfreward::generate::{Generator, Request, load_for};
 use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::judge::Checks;
 use selfreward::kernels::half::Half;
 use selfreward::rng::record_id;
 use selfreward::settings;
@@ -60,6 +61,16 @@ struct Input {
     prompts: Option<PathBuf>,
 }
 
+/// A line of the file of prompts.
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(flatten)]
+    prompt: Prompt,
+    /// By what answers can be checked; it goes with them.
+    #[serde(flatten)]
+    checks: Checks,
+}
+
 /// One answer to a prompt, as it is written.
 #[derive(Serialize, Deserialize)]
 struct Answer {
@@ -70,6 +81,8 @@ struct Answer {
     id: String,
     #[serde(flatten)]
     prompt: Prompt,
+    #[serde(flatten)]
+    checks: Checks,
     response: String,
     prompt_tokens: usize,
     tokens: usize,
@@ -81,22 +94,26 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if let Some(out) = &args.out {
         check_writable(out)?;
     }
-    let prompts: Vec<Prompt> = match (&args.input.prompt, &args.input.prompts) {
+    let prompts: Vec<Asked> = match (&args.input.prompt, &args.input.prompts) {
         (_, Some(file)) => {
-            let prompts: Vec<Prompt> = read_jsonl(file)?;
+            let prompts: Vec<Asked> = read_jsonl(file)?;
             ensure!(!prompts.is_empty(), "{}: holds no prompt", file.display());
-            if let Some(i) = prompts.iter().position(Prompt::is_empty) {
+            if let Some(i) = prompts.iter().position(|asked| asked.prompt.is_empty()) {
                 anyhow::bail!("{}: prompt {} is empty", file.display(), i + 1);
             }
             prompts
         }
-        (prompt, None) => prompt.iter().cloned().map(Prompt::from).collect(),
+        (prompt, None) => {
+            let alone = |text: &String| Asked { prompt: text.clone().into(), checks: Checks::default() };
+            prompt.iter().map(alone).collect()
+        }
     };
-    ensure!(!prompts.iter().any(Prompt::is_empty), "the prompt is empty");
+    ensure!(!prompts.iter().any(|asked| asked.prompt.is_empty()), "the prompt is empty");
     ensure!(!args.stop.iter().any(String::is_empty), "--stop is empty");
     let source = app.source(&args.model)?;
     let text = source.text()?;
-    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
+    let ids: Vec<Vec<u32>> =
+        prompts.iter().map(|p| p.prompt.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
     let (gpu, peaks) = args.profile.gpu(app)?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
@@ -132,7 +149,8 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                         index: at + i,
                         sample,
                         id: hex(key(&ids[i], sample)),
-                        prompt: prompts[at + i].clone(),
+                        prompt: prompts[at + i].prompt.clone(),
+                        checks: prompts[at + i].checks.clone(),
                         response: answer,
                         prompt_tokens: ids[i].len(),
                         tokens: output.tokens.len(),

@@ -5,31 +5,35 @@ use crate::flags::{Flags, Preset};
 use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
 use crate::sample::Kept;
 use crate::tables::Table;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::data::records::hex;
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_jsonl, write_jsonl};
-use selfreward::judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict};
+use selfreward::judge::{Checks, Item, Judge, Mode, ModelJudge, ModelJudgeSettings, ScorePattern, Templates, Verdict};
 use selfreward::kernels::half::Half;
 use selfreward::measure::agreement::{Against, Agreement, agreement};
 use selfreward::measure::calibrate;
+use selfreward::measure::signals::{Signal, SignalJudge};
 use selfreward::model::Model;
+use selfreward::recipe::config::JudgeSection;
 use selfreward::rng::record_id;
 use selfreward::settings;
 use selfreward::text::{Language, Prompt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id
-    #[arg(long, value_name = "M")]
-    model: PathBuf,
-    /// Lines with prompt and response, and score_reference where the true score is known
+    /// Hugging Face folder, GGUF file, PEFT folder, run folder (its newest model), or hub id; the modes rules, key and
+    /// vote need none
+    #[arg(long, value_name = "M", required_unless_present = "mode")]
+    model: Option<PathBuf>,
+    /// Lines with prompt and response, and score_reference where the true score is known; for rules also
+    /// instruction_id_list and kwargs, for key answer or pattern
     #[arg(long, value_name = "F.jsonl", required_unless_present = "calibrate", requires = "out")]
     responses: Option<PathBuf>,
     /// The scored responses
@@ -37,24 +41,64 @@ pub(crate) struct Args {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     resume: ResumeArg,
+    /// How a score is read; several may be listed, the first one is the score (default: sampled). rules, key and vote
+    /// ask no model: a program checks each answer, or the answers to a prompt vote
+    #[arg(long, value_delimiter = ',', value_name = "MODE,…", value_parser = ways())]
+    mode: Vec<Way>,
+    /// vote: the share of a prompt's answers that must agree; other prompts get no score
+    #[arg(long, value_name = "S", default_value_t = JudgeSection::default().vote_share)]
+    vote_share: f64,
     #[command(flatten)]
-    reading: JudgeArgs,
+    reading: ReadingArgs,
     #[command(flatten)]
     kept: Flags<Kept>,
     #[command(flatten)]
     dtype: DtypeArg,
     /// Measure every mode on a shipped set of ranked answers and recommend one
-    #[arg(long, conflicts_with_all = ["responses", "out", "template"])]
+    #[arg(long, conflicts_with_all = ["responses", "out", "template", "mode"], requires = "model")]
     calibrate: bool,
 }
 
-/// How scores are read out of a model.
+/// How an answer gets its score.
+#[derive(Clone, Copy)]
+enum Way {
+    /// It is read out of a model.
+    Asked(Mode),
+    /// No model is asked.
+    Found(Signal),
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Asked(mode) => mode.name(),
+            Way::Found(signal) => signal.name(),
+        }
+    }
+}
+
+fn ways() -> impl TypedValueParser<Value = Way> {
+    let names: Vec<&str> = Mode::ALL.map(Mode::name).into_iter().chain(Signal::ALL.map(Signal::name)).collect();
+    PossibleValuesParser::new(names).try_map(|name| match name.parse::<Signal>() {
+        Ok(signal) => Ok(Way::Found(signal)),
+        Err(_) => name.parse::<Mode>().map(Way::Asked),
+    })
+}
+
+/// How scores are read out of a model, in modes that are listed.
 #[derive(clap::Args)]
 pub(crate) struct JudgeArgs {
     /// How a score is read; several may be listed, the first one is the score (default: sampled; eval's head to head:
     /// none, side by side)
     #[arg(long, value_delimiter = ',', value_name = "MODE,…", value_parser = modes())]
     pub(crate) mode: Vec<Mode>,
+    #[command(flatten)]
+    reading: ReadingArgs,
+}
+
+/// How scores are read out of a model.
+#[derive(clap::Args)]
+pub(crate) struct ReadingArgs {
     #[command(flatten)]
     verdicts: Flags<Verdicts>,
     /// A judge prompt of one's own (with {{ question }} and {{ answer }}; side by side {{ a }} and {{ b }}) for the
@@ -105,6 +149,21 @@ impl JudgeArgs {
         if self.mode.is_empty() { &[Mode::Sampled] } else { &self.mode }
     }
 
+    /// What a resumed command must have in common with the interrupted one.
+    pub(crate) fn plan(&self, own: Option<&str>) -> Result<Value> {
+        self.reading.plan(self.mode.iter().map(|mode| mode.name()).collect(), own)
+    }
+}
+
+impl std::ops::Deref for JudgeArgs {
+    type Target = ReadingArgs;
+
+    fn deref(&self) -> &ReadingArgs {
+        &self.reading
+    }
+}
+
+impl ReadingArgs {
     /// The text of `--template`.
     pub(crate) fn own_template(&self) -> Result<Option<String>> {
         let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
@@ -119,11 +178,10 @@ impl JudgeArgs {
     }
 
     /// What a resumed command must have in common with the interrupted one.
-    pub(crate) fn plan(&self, own: Option<&str>) -> Result<Value> {
+    fn plan(&self, modes: Vec<&str>, own: Option<&str>) -> Result<Value> {
         Ok(json!({
-            "modes": self.mode.iter().map(|mode| mode.name()).collect::<Vec<_>>(),
-            "verdicts": settings::table(&*self.verdicts)?, "template": own, "pattern": self.score_pattern,
-            "range": self.score_range.0,
+            "modes": modes, "verdicts": settings::table(&*self.verdicts)?, "template": own,
+            "pattern": self.score_pattern, "range": self.score_range.0,
         }))
     }
 
@@ -153,7 +211,7 @@ pub(crate) fn items<'a>(
         let sample = samples.entry(question).or_default();
         let key = record_id(0, "judge", &language.ask(question)?, *sample);
         *sample += 1;
-        Ok(Item { key, question, answer })
+        Ok(Item::new(key, question, answer))
     })
     .collect()
 }
@@ -170,7 +228,11 @@ struct Response {
     #[serde(alias = "text")]
     response: String,
     tokens: Option<usize>,
+    /// Whether the response ended; it is taken to have where nothing is said.
+    stopped: Option<bool>,
     score_reference: Option<f64>,
+    #[serde(flatten)]
+    checks: Checks,
 }
 
 /// One scored response.
@@ -183,6 +245,10 @@ struct Scored<'a> {
     response: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<bool>,
+    #[serde(flatten)]
+    checks: &'a Checks,
     /// 0 to 5 by the first mode; null when none could be read.
     score: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,6 +277,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.calibrate {
         return calibrate_modes(app, args);
     }
+    let modes = if args.mode.is_empty() { &[Way::Asked(Mode::Sampled)][..] } else { &args.mode };
     let (Some(responses), Some(out)) = (&args.responses, &args.out) else { bail!("--responses and --out are needed") };
     check_writable(out)?;
     let list: Vec<Response> = read_jsonl(responses)?;
@@ -218,68 +285,122 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if let Some(i) = list.iter().position(|r| r.prompt.question().trim().is_empty()) {
         bail!("{}: record {}: the prompt is empty", responses.display(), i + 1);
     }
-    let own = args.reading.own_template()?;
-    let source = app.source(&args.model)?;
-    let language = ChatLanguage::new(&source)?;
     let questions: Vec<String> = list.iter().map(|r| r.prompt.question()).collect();
-    let answers = list.iter().map(|r| r.response.as_str());
-    let items = items(&language, questions.iter().map(String::as_str).zip(answers))?;
-    let gpu = app.gpu()?;
-    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
-    let mut engine = GpuEngine::new(&gpu, &model).kv(args.kept.kv);
+    let found = found(args, modes, &list, &questions)?;
     let mut scored: Vec<Scored> = list
         .iter()
-        .zip(&items)
-        .map(|(r, item)| Scored {
-            id: hex(item.key),
+        .enumerate()
+        .map(|(at, r)| Scored {
+            id: hex(record_id(0, "judge", &[], at as u32)),
             prompt: &r.prompt,
             response: &r.response,
             tokens: r.tokens,
+            stopped: r.stopped,
+            checks: &r.checks,
             score: None,
             score_reference: r.score_reference,
             verdicts: BTreeMap::new(),
         })
         .collect();
-    let asked: Vec<_> = items.iter().map(|item| (item.question, item.answer)).collect();
-    let plan = json!({
-        "data": digest(&asked), "model": source.path, "judge": args.reading.plan(own.as_deref())?,
-        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
-        "invariant": app.common.invariant,
-    });
-    let mut partial = Partial::open(Some(out), &args.resume, &plan)?;
-    let modes = args.reading.modes();
-    for (at, items) in items.chunks(WAVE).enumerate() {
-        let of = |engine: &mut GpuEngine, i: usize| -> Result<Vec<Reading>> {
-            let own = own.as_deref().filter(|_| i == 0);
-            let judge = args.reading.judge(modes[i], own, &language, app.common.seed());
-            let verdicts = judge.judge(engine, items, &app.progress)?;
-            Ok(verdicts.into_iter().map(Reading::from).collect())
-        };
-        let readings = partial
-            .step(&at.to_string(), || (0..modes.len()).map(|i| of(&mut engine, i)).collect::<Result<Vec<_>>>())?;
-        for (i, (mode, readings)) in modes.iter().zip(readings).enumerate() {
-            for (record, reading) in scored[at * WAVE..].iter_mut().zip(readings) {
-                if i == 0 {
-                    record.score = reading.score;
-                }
-                record.verdicts.insert(mode.name(), reading);
-            }
+    if modes.iter().any(|way| matches!(way, Way::Asked(_))) {
+        ask(app, args, modes, out, &questions, &mut scored)?;
+    }
+    for (signal, verdicts) in found {
+        for (record, verdict) in scored.iter_mut().zip(verdicts) {
+            record.verdicts.insert(signal.name(), verdict.into());
         }
     }
+    let first = modes[0].name();
+    scored.iter_mut().for_each(|record| record.score = record.verdicts.get(first).and_then(|r| r.score));
     app.progress.clear();
     write_jsonl(out, &scored)?;
     discard(out)?;
-    let of = |mode: &Mode| {
-        let score = |s: &Scored| s.verdicts.get(mode.name()).and_then(|r| r.score);
+    let of = |way: &Way| {
+        let score = |s: &Scored| s.verdicts.get(way.name()).and_then(|r| r.score);
         let asked = questions.iter().map(String::as_str).zip(&scored);
         let triples: Vec<_> = asked.map(|(question, s)| (question, s.score_reference, score(s))).collect();
-        agreement(mode.name(), &triples)
+        agreement(way.name(), &triples)
     };
-    let agreement: Vec<Agreement> = args.reading.modes().iter().map(of).collect();
+    let agreement: Vec<Agreement> = modes.iter().map(of).collect();
     if app.common.json {
         return app.json(&agreement);
     }
     table(&agreement).print()?;
+    Ok(())
+}
+
+/// The verdicts of those modes that ask no model.
+fn found(args: &Args, modes: &[Way], list: &[Response], questions: &[String]) -> Result<Vec<(Signal, Vec<Verdict>)>> {
+    let path = args.responses.as_deref().unwrap_or(Path::new("")).display();
+    let items: Vec<Item> = list
+        .iter()
+        .zip(questions)
+        .map(|(r, question)| Item {
+            checks: Some(&r.checks),
+            cut: r.stopped == Some(false),
+            ..Item::new(0, question, &r.response)
+        })
+        .collect();
+    let mut all = Vec::new();
+    for signal in modes.iter().filter_map(|way| if let Way::Found(signal) = way { Some(*signal) } else { None }) {
+        for (i, item) in items.iter().enumerate() {
+            // The first record of a prompt is named, not the prompt.
+            let before = i.checked_sub(1).map(|at| &items[at]);
+            if before.is_none_or(|b| b.question != item.question || b.checks != item.checks) {
+                let wrong = |what| anyhow!("{path}: record {}: {what}", i + 1);
+                signal.checker(item.question, &list[i].checks).map_err(wrong)?;
+            }
+        }
+        let pattern = args.reading.score_pattern.as_deref().unwrap_or_default();
+        let judge = SignalJudge::new(signal, args.vote_share, pattern)?;
+        all.push((signal, judge.score(&items).with_context(|| path.to_string())?));
+    }
+    Ok(all)
+}
+
+/// Has a model score the responses in those modes that ask one.
+fn ask(app: &App, args: &Args, modes: &[Way], out: &Path, questions: &[String], scored: &mut [Scored]) -> Result<()> {
+    let Some(model) = &args.model else {
+        let asked = modes.iter().find(|way| matches!(way, Way::Asked(_))).map_or("", |way| way.name());
+        bail!("--mode {asked} asks a model: name one by --model");
+    };
+    let own = args.reading.own_template()?;
+    let source = app.source(model)?;
+    let language = ChatLanguage::new(&source)?;
+    let answers = scored.iter().map(|s| s.response);
+    let items = items(&language, questions.iter().map(String::as_str).zip(answers))?;
+    let gpu = app.gpu()?;
+    let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
+    let mut engine = GpuEngine::new(&gpu, &model).kv(args.kept.kv);
+    scored.iter_mut().zip(&items).for_each(|(record, item)| record.id = hex(item.key));
+    let asked: Vec<_> = items.iter().map(|item| (item.question, item.answer)).collect();
+    let names = args.mode.iter().map(|way| way.name()).collect();
+    let plan = json!({
+        "data": digest(&asked), "model": source.path, "judge": args.reading.plan(names, own.as_deref())?,
+        "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
+        "invariant": app.common.invariant,
+    });
+    let mut partial = Partial::open(Some(out), &args.resume, &plan)?;
+    let modes: Vec<(usize, Mode)> = modes
+        .iter()
+        .enumerate()
+        .filter_map(|(i, way)| if let Way::Asked(mode) = way { Some((i, *mode)) } else { None })
+        .collect();
+    for (at, items) in items.chunks(WAVE).enumerate() {
+        let of = |engine: &mut GpuEngine, (i, mode): (usize, Mode)| -> Result<Vec<Reading>> {
+            let own = own.as_deref().filter(|_| i == 0);
+            let judge = args.reading.judge(mode, own, &language, app.common.seed());
+            let verdicts = judge.judge(engine, items, &app.progress)?;
+            Ok(verdicts.into_iter().map(Reading::from).collect())
+        };
+        let work = || modes.iter().map(|one| of(&mut engine, *one)).collect::<Result<Vec<_>>>();
+        let readings = partial.step(&at.to_string(), work)?;
+        for ((_, mode), readings) in modes.iter().zip(readings) {
+            for (record, reading) in scored[at * WAVE..].iter_mut().zip(readings) {
+                record.verdicts.insert(mode.name(), reading);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -306,7 +427,8 @@ pub(crate) fn table(agreement: &[Agreement]) -> Table {
 }
 
 fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
-    let source = app.source(&args.model)?;
+    let Some(model) = &args.model else { bail!("--calibrate needs --model") };
+    let source = app.source(model)?;
     let language = ChatLanguage::new(&source)?;
     let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;

@@ -3,6 +3,7 @@
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
 use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::judge::Checks;
 use selfreward::recipe::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
 use selfreward::text::{Message, Prompt, TemplateInputs};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub(crate) struct Args {
 struct Verdict {
     #[serde(flatten)]
     prompt: Prompt,
+    #[serde(flatten)]
+    checks: Checks,
     response: String,
     /// The score; null when none could be read.
     score: Option<f64>,
@@ -47,6 +50,8 @@ struct Preference<'a> {
     prompt: Vec<Message>,
     #[serde(flatten)]
     inputs: &'a TemplateInputs,
+    #[serde(flatten)]
+    checks: &'a Checks,
     chosen: Vec<Message>,
     rejected: Vec<Message>,
     score_chosen: f64,
@@ -87,6 +92,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let mut report = Report { prompts: groups.len(), ..Report::default() };
     let mut preferences = Vec::new();
     for (prompt, group) in groups {
+        let checks = &group[0].checks;
         let scored: Vec<ScoredAnswer> = group
             .iter()
             .filter_map(|v| {
@@ -100,6 +106,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             PairChoice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
                 prompt: prompt.messages(),
                 inputs: &prompt.inputs,
+                checks,
                 chosen: vec![Message::new("assistant", scored[chosen].text)],
                 rejected: vec![Message::new("assistant", scored[rejected].text)],
                 score_chosen: scored[chosen].score,

@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::sample::Kept;
 use anyhow::{Result, ensure};
-use selfreward::data::answers::read_prompts;
+use selfreward::data::answers::read_asked;
 use selfreward::data::records::DroppedRecord;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_json, read_jsonl, write_json};
@@ -13,11 +13,11 @@ use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
 use selfreward::recipe::context::RoundContext;
+use selfreward::recipe::held_out::HeldOut;
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::stages::prompts;
 use selfreward::recipe::waves::tidy;
 use selfreward::settings;
-use selfreward::text::Prompt;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -74,7 +74,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut held_out = Vec::new();
     for path in &args.exclude {
-        held_out.extend(read_prompts(path)?.iter().map(Prompt::question));
+        held_out.extend(read_asked(path)?.into_iter().map(HeldOut::from));
     }
     let ctx = RoundContext {
         domain: &domain,

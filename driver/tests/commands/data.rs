@@ -78,3 +78,39 @@ fn what_cannot_be_built_is_said() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
     fails(&["data", "eft", "--model", model.to_str().unwrap()], "no verdict agreed");
 }
+
+#[test]
+fn prompts_with_constraints_are_made_of_topics() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(file("t.jsonl"), "{\"topic\": \"a kite\"}\n{\"prompt\": \"Explain tea.\"}\n").unwrap();
+    let (from, dev, last) = (file("t.jsonl"), file("dev.jsonl"), file("final.jsonl"));
+    let make = ["data", "constraints", "--from", &from];
+    let done = run(&[&make[..], &["--count", "12", "--most", "2", "--out", &dev, "--json"]].concat()).success();
+    let report: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    validate(&schema("constraints_report"), &report, "constraints_report").unwrap();
+    let made = lines(&dev);
+    made.iter().for_each(|record| validate(&schema("constrained"), record, "constrained").unwrap());
+    assert_eq!((made.len(), report["subjects"].as_u64()), (12, Some(2)));
+    let constraints: usize = made.iter().map(|r| r["kwargs"].as_array().unwrap().len()).sum();
+    assert_eq!(
+        report["kinds"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(),
+        constraints as u64
+    );
+    // What is made is what `eval --task ifeval` reads.
+    let answer = |r: &Value| json!({"prompt": r["prompt"], "response": "No."}).to_string() + "\n";
+    std::fs::write(file("answers.jsonl"), made.iter().map(answer).collect::<String>()).unwrap();
+    run(&["eval", "--task", "ifeval", "--data", &dev, "--responses", &file("answers.jsonl")]).success();
+    let fails = |more: &[&str], word: &str| {
+        let failed = run(&[&make[..], &["--out", &last], more].concat()).failure();
+        let error = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+        assert!(error.contains(word) && !Path::new(&last).exists(), "{error}");
+    };
+    fails(&["--kinds", "no_comma"], "punctuation:no_comma");
+    fails(&["--least", "4"], "least is 4, most is 3");
+    fails(&["--most", "0"], "--most is 0");
+    fails(&["--kinds", "punctuation:no_comma", "--count", "100", "--most", "1"], "of 100 prompts differ");
+    fails(&["--exclude", &dev], "every record is excluded");
+    std::fs::write(&from, "{\"topic\": \"\"}\n").unwrap();
+    fails(&[], "record 1: has neither prompt nor topic");
+}

@@ -126,6 +126,71 @@ fn conversations_go_through_all_stages() {
 }
 
 #[test]
+fn rules_take_prompts_to_preferences_without_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let model = world().to_str().unwrap().to_owned();
+    let letter =
+        |letter: &str| json!({"letter": letter, "let_relation": "at least", "let_frequency": 1, "keywords": null});
+    let asked = |word: &str| {
+        json!({"prompt": [{"role": "user", "content": format!("upper: {word}")}],
+               "instruction_id_list": ["keywords:letter_frequency", "keywords:letter_frequency"],
+               "kwargs": [letter("f"), letter("g")]})
+    };
+    let prompts = ["abcd", "bcde", "cdef"].map(asked);
+    write(path("prompts.jsonl").as_ref(), &prompts);
+    let (asked, answers, scored, pairs) =
+        (path("prompts.jsonl"), path("answers.jsonl"), path("s.jsonl"), path("p.jsonl"));
+    let mut args = vec!["generate", "--model", &model, "--max-new-tokens", "8", "--temperature", "1.5", "-n", "6"];
+    args.extend(["--prompts", &asked, "--out", &answers]);
+    let made = document(&args);
+    made.as_array().unwrap().iter().for_each(|a| hold("generated", a));
+    assert_eq!(made[6]["kwargs"], prompts[1]["kwargs"]);
+    document(&["judge", "--responses", &answers, "--mode", "rules,vote", "--out", &scored]);
+    let verdicts = lines(scored.as_ref());
+    verdicts.iter().for_each(|v| hold("judged", v));
+    assert!(
+        verdicts.iter().all(|v| v["score"] == v["verdicts"]["rules"]["score"] && v["verdicts"]["vote"].is_object())
+    );
+    assert!(verdicts.iter().any(|v| v["score"] == 2.5) && verdicts.iter().any(|v| v["score"] == 5.0));
+    document(&["pairs", "--verdicts", &scored, "--out", &pairs]);
+    let written = lines(pairs.as_ref());
+    written.iter().for_each(|pair| hold("preference", pair));
+    assert_eq!(written[0]["kwargs"], prompts[0]["kwargs"]);
+    let trained = document(&["dpo", "--model", &model, "--data", &pairs, "--out", &path("tuned"), "--epochs", "1"]);
+    assert_eq!(trained["read"][0]["forms"]["conversations with a prompt"], written.len());
+}
+
+#[test]
+fn what_signals_cannot_score_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, out) = (dir.path().join("answers.jsonl"), dir.path().join("scored.jsonl"));
+    let fails = |mode: &str, records: &[Value], words: &[&str]| {
+        write(&from, records);
+        let mut command = cargo_bin_cmd!("selfreward");
+        command.args(["judge", "--mode", mode, "--responses", from.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        let error = String::from_utf8(command.assert().code(1).get_output().stderr.clone()).unwrap();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(!out.exists());
+    };
+    let answer = |more: Value| {
+        let mut record = json!({"prompt": "How much?", "response": "1"});
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    };
+    let rule = |id: &str, kwargs: Value| answer(json!({"instruction_id_list": [id], "kwargs": [kwargs]}));
+    let right = rule("punctuation:no_comma", json!({}));
+    fails("rules", &[right.clone(), answer(json!({}))], &["answers.jsonl: record 2", "has no instruction_id_list"]);
+    fails("rules", &[rule("no_comma", json!({}))], &["record 1", "unknown kind", "punctuation:no_comma"]);
+    let words = json!({"relation": "at least", "num_words": "ten"});
+    fails("rules", &[rule("length_constraints:number_words", words)], &["num_words is \"ten\"", "a whole number"]);
+    fails("key", &[answer(json!({"answer": "#### many"}))], &["record 1", "expected a number"]);
+    fails("key", &[answer(json!({}))], &["record 1", "neither answer nor pattern"]);
+    fails("vote", &[answer(json!({}))], &["answers.jsonl", "How much?", "at least 2"]);
+    fails("rules,yes", &[right], &["--mode yes asks a model", "--model"]);
+}
+
+#[test]
 fn pairs_take_the_best_against_the_worst_and_count_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let (scored, out) = (dir.path().join("scored.jsonl"), dir.path().join("pairs.jsonl"));

@@ -3,3 +3,4 @@
 mod adapters;
 mod kill;
 mod options;
+mod signals;

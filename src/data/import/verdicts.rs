@@ -60,7 +60,7 @@ pub fn write(
         for q in wave {
             let ids = language.ask(&q.prompt)?;
             for (k, a) in q.answers.iter().enumerate() {
-                items.push(Item { key: record_id(0, "eft", &ids, k as u32), question: &q.prompt, answer: &a.text });
+                items.push(Item::new(record_id(0, "eft", &ids, k as u32), &q.prompt, &a.text));
             }
         }
         let mut verdicts = judge.judge(engine, &items, observer)?.into_iter();

@@ -78,7 +78,7 @@ fn texts(answer: &Value) -> std::result::Result<Vec<String>, String> {
     texts.filter(|texts| !texts.is_empty()).ok_or_else(wrong)
 }
 
-fn compile(pattern: &str, any_case: bool) -> std::result::Result<Regex, String> {
+pub(crate) fn compile(pattern: &str, any_case: bool) -> std::result::Result<Regex, String> {
     let whole = format!("{}{pattern}", if any_case { "(?i)" } else { "" });
     let built = RegexBuilder::new(&whole).backtrack_limit(MAX_STEPS).delegate_size_limit(MAX_COMPILED).build();
     built.map_err(|e| format!("pattern {pattern:?} is no regular expression that is understood: {e}"))
@@ -95,10 +95,18 @@ impl Exact {
         one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.truth.as_str())))?;
         Ok(Self { items })
     }
+
+    /// The task of one record alone.
+    ///
+    /// # Errors
+    /// The record lacks a field, or its key or pattern is none.
+    pub fn single(record: Value) -> std::result::Result<Self, String> {
+        Ok(Self { items: vec![serde_json::from_value(record).map_err(|e| e.to_string())?] })
+    }
 }
 
 /// The last line with words, in small letters, without signs around it.
-fn last_line(answer: &str) -> String {
+pub(crate) fn last_line(answer: &str) -> String {
     let sign = |c: char| c.is_whitespace() || "*\"'`.".contains(c);
     let last = answer.lines().rev().map(|line| line.trim_matches(sign)).find(|line| !line.is_empty());
     last.unwrap_or_default().to_lowercase()

@@ -62,6 +62,25 @@ impl Gsm8k {
         one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.key.as_str())))?;
         Ok(Self { items })
     }
+
+    /// The task of one question alone.
+    ///
+    /// # Errors
+    /// The question is empty, or its answer has no number.
+    pub fn single(question: &str, answer: &str) -> std::result::Result<Self, String> {
+        let line = Line { key: None, question: question.to_owned(), answer: answer.to_owned() };
+        Ok(Self { items: vec![Item::try_from(line)?] })
+    }
+}
+
+/// The number that an answer gives: in the asked format, or else the last one.
+pub(crate) fn number(answer: &str) -> Option<String> {
+    strict(answer).or_else(|| lenient(answer)).map(plain)
+}
+
+/// Whether an answer that is a key is a number, or ends in one as the keys of this task do.
+pub(crate) fn is_number(key: &str) -> bool {
+    key.contains(MARK.trim_end()) || plain(key).trim_start_matches('-').parse::<f64>().is_ok()
 }
 
 /// A number as it is compared: without what leads to it, commas, dollar signs and a dot at the end.

@@ -2,8 +2,8 @@
 
 mod ask;
 mod choice;
-mod exact;
-mod gsm8k;
+pub(crate) mod exact;
+pub(crate) mod gsm8k;
 mod ifeval;
 mod report;
 mod responses;

@@ -16,6 +16,8 @@ pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection, Writer}
 pub use training::{DpoSection, Method, SftSection, ValidationSection};
 
 use crate::disk;
+use crate::measure::constraints::ConstraintSection;
+use crate::measure::signals::Signal;
 use crate::settings::{Section, Takes, section, settings};
 use crate::train::{LoraSettings, WeightType};
 use crate::{Error, Result};
@@ -43,6 +45,9 @@ pub struct RunConfig {
     /// How new prompts are written.
     #[serde(with = "section")]
     pub prompts: PromptSection,
+    /// What new prompts ask for beside.
+    #[serde(with = "section")]
+    pub constraints: ConstraintSection,
     /// How answers are written.
     #[serde(with = "section")]
     pub candidates: CandidateSection,
@@ -108,6 +113,8 @@ impl Section for RunSection {
 pub struct RoundSettings {
     /// How new prompts are written.
     pub prompts: PromptSection,
+    /// What new prompts ask for beside.
+    pub constraints: ConstraintSection,
     /// How answers are written.
     pub candidates: CandidateSection,
     /// How answers are scored.
@@ -175,6 +182,7 @@ impl RunConfig {
         self.lora.iter().try_for_each(Section::check)?;
         self.sft.check()?;
         self.prompts.check()?;
+        self.constraints.check()?;
         self.candidates.check()?;
         self.judge.check()?;
         self.pairs.check()?;
@@ -184,6 +192,7 @@ impl RunConfig {
         if self.lora.is_some() {
             self.agree_with_adapter()?;
         }
+        self.agree_with_signal()?;
         if self.pairs.weight == Weighting::None && self.pairs.agreement == Agreement::Off {
             return Ok(());
         }
@@ -194,6 +203,29 @@ impl RunConfig {
         demand(
             self.dpo.objective.takes_pairs_apart()?,
             "[pairs] weight and agreement go with losses that take each pair by itself: not with that of [dpo] loss",
+        )
+    }
+
+    /// Whether the settings go with a judge that asks no model.
+    fn agree_with_signal(&self) -> Result<()> {
+        let Judging::Signal(signal) = self.judge.mode else { return Ok(()) };
+        let name = signal.name();
+        demand(
+            empty(&self.evaluation.ranked),
+            &format!("[evaluation] ranked measures a model as a judge; [judge] mode = \"{name}\" asks none"),
+        )?;
+        let (own, drawn) = (self.prompts.count > 0, self.constraints.most > 0);
+        demand(
+            !own || !signal.needs_checks() || drawn && signal == Signal::Rules,
+            &format!(
+                "[prompts] count is {}, but nothing would say which answers to these prompts are right; with [judge] \
+                 mode = \"rules\" set [constraints] most, otherwise take prompts from a file (count = 0, from_seed)",
+                self.prompts.count
+            ),
+        )?;
+        demand(
+            signal.needs_checks() || empty(&self.validation.prompts) || self.validation.samples > 1,
+            "[validation] samples is 1; the mode vote needs at least 2 answers to a prompt",
         )
     }
 
@@ -215,6 +247,7 @@ impl RunConfig {
     pub fn round(&self) -> RoundSettings {
         RoundSettings {
             prompts: self.prompts.clone(),
+            constraints: self.constraints.clone(),
             candidates: self.candidates.clone(),
             judge: self.judge.clone(),
             pairs: self.pairs.clone(),
@@ -270,6 +303,7 @@ mod tests {
             unwanted(&LoraSettings::default()),
             lines(&c.sft),
             lines(&c.prompts),
+            lines(&c.constraints),
             lines(&c.candidates),
             lines(&c.judge),
             lines(&c.pairs),
@@ -372,6 +406,11 @@ mod tests {
             ("[model]\npath = \"m\"\n[judge]\nmode = \"sampled\"\npattern = \"[0-9]\"\n", "group"),
             ("[model]\npath = \"m\"\n[validation]\nevery = 0\n", "[validation]"),
             ("[model]\npath = \"m\"\n[pairs]\nrejected = \"all\"\n", "rejected"),
+            ("[model]\npath = \"m\"\n[constraints]\nmost = 1\nkinds = [\"title\"]\n", "[constraints] kinds"),
+            ("[model]\npath = \"m\"\n[judge]\nmode = \"rules\"\n", "[constraints] most"),
+            ("[model]\npath = \"m\"\n[judge]\nmode = \"key\"\n", "from_seed"),
+            ("[model]\npath = \"m\"\n[judge]\nmode = \"vote\"\nvote_share = 0.5\n", "[judge] vote_share"),
+            ("[model]\npath = \"m\"\n[judge]\nmode = \"vote\"\n[evaluation]\nranked = \"r\"\n", "[evaluation] ranked"),
             ("[model\n", "line 1"),
         ] {
             std::fs::write(&path, text).unwrap();

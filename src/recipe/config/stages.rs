@@ -3,6 +3,7 @@
 use super::{demand, empty};
 use crate::generate::{KvType, Sampling, Settings};
 use crate::judge::{Mode, ModelJudgeSettings, ScorePattern};
+use crate::measure::signals::{Signal, SignalJudge};
 use crate::settings::{Range, Section, Takes, settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,8 @@ pub enum Judging {
     Auto,
     /// Scores are drawn at random: the control that shows whether judging matters at all.
     Random,
+    /// A program scores them, or they vote.
+    Signal(Signal),
 }
 
 /// The names that are no judge mode.
@@ -154,10 +157,14 @@ impl TryFrom<String> for Judging {
     type Error = Error;
 
     fn try_from(name: String) -> Result<Self> {
-        match OTHER_JUDGES.iter().find(|(other, _)| *other == name) {
-            Some((_, judging)) => Ok(*judging),
-            None => name.parse().map(Self::By).map_err(|e| Error::Input(format!("{e}, auto and random"))),
+        if let Some((_, judging)) = OTHER_JUDGES.iter().find(|(other, _)| *other == name) {
+            return Ok(*judging);
         }
+        if let Ok(signal) = name.parse() {
+            return Ok(Self::Signal(signal));
+        }
+        let signals = Signal::ALL.map(Signal::name).join(", ");
+        name.parse().map(Self::By).map_err(|e| Error::Input(format!("{e}, auto, random, {signals}")))
     }
 }
 
@@ -165,6 +172,7 @@ impl From<Judging> for String {
     fn from(judging: Judging) -> String {
         match judging {
             Judging::By(mode) => mode.name().into(),
+            Judging::Signal(signal) => signal.name().into(),
             other => OTHER_JUDGES.iter().find(|(_, j)| *j == other).map_or("", |(name, _)| name).into(),
         }
     }
@@ -186,13 +194,14 @@ settings! {
     /// Scores from 0 to 5.
     pub struct JudgeSection {
         /// auto (the mode that orders ranked answers best), sampled (the paper), expected, criteria, yes, backward,
-        /// marks, random.
+        /// marks, random; or rules, key, vote. rules and key check answers by a program, vote lets the answers to a
+        /// prompt agree.
         mode: Judging = Judging::Auto => "mode", "MODE",
             Takes::Read { read: |name| Judging::try_from(name.to_owned()).map(|_| ()), listed: String::new };
         /// One's own prompt in the place of the mode's; "" takes the shipped one.
         template: PathBuf = PathBuf::new() => "template", "FILE", Takes::Text;
         /// sampled: how a verdict of one's own prompt is read, such as 'Rating: ([0-9.]+)'. The first group is the
-        /// number; "" reads what stands behind `Score:`.
+        /// number; "" reads what stands behind `Score:`. vote: the first group is what an answer votes with.
         pattern: String = String::new() => "pattern", "REGEX", Takes::Text;
         /// The pattern's numbers that mean 0 and 5.
         range: [f64; 2] = [0.0, 5.0] => "range", "LOW,HIGH", Takes::Numbers(Range::Finite, Some(2));
@@ -206,6 +215,9 @@ settings! {
         /// A judge that is surely below this share of pairs in order stops the run, unless it has --force. A resume
         /// may change it.
         floor: f64 = 0.5 => "floor", "S", Takes::Number(Range::From0To1);
+        /// vote: the share of a prompt's answers that must agree. The others are rejected; prompts without so much
+        /// agreement are dropped.
+        vote_share: f64 = 0.7 => "vote_share", "S", Takes::Number(Range::Above0To1);
         /// Share of the pairs that are verdicts compared by the model, 0.15 at most (arXiv 2407.19594). 0 is off.
         meta: f64 = 0.0 => "meta", "S", Takes::Number(Range::From0To1);
     }
@@ -225,15 +237,29 @@ impl Section for JudgeSection {
             "meta must be from 0 to 0.15: more verdict pairs than that teach the judge at the answers' cost",
         )?;
         demand(self.meta == 0.0 || writes, "meta compares written verdicts, so it needs mode = \"sampled\"")?;
-        demand(self.pattern.is_empty() || writes, "pattern reads written verdicts: mode = \"sampled\"")?;
+        let votes = self.mode == Judging::Signal(Signal::Vote);
+        demand(
+            self.pattern.is_empty() || writes || votes,
+            "pattern reads written verdicts and votes: mode = \"sampled\" or \"vote\"",
+        )?;
         demand(!self.pattern.is_empty() || self.range == [0.0, 5.0], "range is that of pattern, which is not given")?;
         let of_a_mode = empty(&self.template) || matches!(self.mode, Judging::By(_));
-        demand(of_a_mode, "template needs a mode, not auto or random")?;
+        demand(of_a_mode, "template needs a mode that asks a model, not auto")?;
+        self.signal()?;
         self.settings(0).map(|_| ())
     }
 }
 
 impl JudgeSection {
+    /// The judge that asks no model, if the mode is such.
+    ///
+    /// # Errors
+    /// The share of votes or the pattern cannot be used.
+    pub fn signal(&self) -> Result<Option<SignalJudge>> {
+        let Judging::Signal(signal) = self.mode else { return Ok(None) };
+        SignalJudge::new(signal, self.vote_share, &self.pattern).map(Some)
+    }
+
     /// The settings with which the judge writes its verdicts.
     ///
     /// # Errors

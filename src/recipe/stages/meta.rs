@@ -70,7 +70,7 @@ pub fn run(
     input: &Verdicts,
     out: &Path,
 ) -> Result<Vec<PairRecord>> {
-    if judge.prompt(&Item { key: 0, question: "", answer: "" })?.is_none() {
+    if judge.prompt(&Item::new(0, "", ""))?.is_none() {
         let what = format!("[judge] meta needs a judge that writes verdicts; {} writes none", judge.name());
         return Err(Error::Input(format!("{what}: take mode = \"sampled\"")));
     }
@@ -131,7 +131,7 @@ fn wave(
 ) -> Result<Vec<PairRecord>> {
     let mut asked = Vec::with_capacity(told.len());
     for t in told {
-        asked.extend(judge.prompt(&Item { key: 0, question: t.question, answer: t.answer })?);
+        asked.extend(judge.prompt(&Item::new(0, t.question, t.answer))?);
     }
     let mut matches = Vec::new();
     for (t, (text, ids)) in told.iter().zip(&asked) {
@@ -163,7 +163,7 @@ fn wave(
             let rivals = (wins.len() - 1) as f64;
             let at = |i: usize| RatedVerdict { place: t.texts[i].0, text: t.texts[i].1, score: wins[i] / rivals };
             let (best, worst) = (at(best), at(worst));
-            let item = Item { key: 0, question: t.question, answer: t.answer };
+            let item = Item::new(0, t.question, t.answer);
             if let Some(answered) = judge.written(&item, &[best.text, worst.text])? {
                 pairs.push(record(ctx, t.verdict, (text, ids, answered), &best, &worst));
             }

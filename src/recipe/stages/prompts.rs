@@ -5,17 +5,19 @@ use crate::generate::Engine;
 use crate::generate::{Request, Settings};
 use crate::json::read_jsonl;
 use crate::json::write_jsonl;
-use crate::measure::rouge::{KeptTexts, words};
+use crate::judge::Checks;
+use crate::measure::constraints;
+use crate::measure::rouge::KeptTexts;
 use crate::recipe::chat::ChatDomain;
 use crate::recipe::config::Writer;
-use crate::recipe::context::RoundContext;
-use crate::recipe::context::RoundFiles;
+use crate::recipe::context::{RoundContext, RoundFiles};
 use crate::recipe::domain::Domain;
+use crate::recipe::held_out::HeldOutSet;
 use crate::recipe::waves::{Waves, finished};
 use crate::rng::{Stream, record_id};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 #[derive(Serialize, Deserialize)]
@@ -75,7 +77,7 @@ pub fn write(
     let mut kept = from_seed(ctx)?;
     let mut seen: HashSet<String> = earlier.iter().cloned().collect();
     let mut near = KeptTexts::default();
-    let mut held_out = HeldOut::new(ctx);
+    let mut held_out = HeldOutSet::new(ctx.held_out);
     for text in earlier.iter().chain(ctx.domain.seed_prompts()) {
         near.push(text);
         seen.insert(text.clone());
@@ -85,10 +87,10 @@ pub fn write(
     let mut written = 0;
     let take = |wave: &Wave, own: &mut Vec<String>, seen: &mut HashSet<String>, near: &mut KeptTexts| {
         for k in &wave.kept {
-            own.push(k.prompt.clone());
+            own.push(base(k).to_owned());
             // The prompt may have been kept in this wave already, or be read back from a finished one.
-            if seen.insert(k.prompt.clone()) {
-                near.push(&k.prompt);
+            if seen.insert(base(k).to_owned()) {
+                near.push(base(k));
             }
         }
         wave.kept.len()
@@ -117,15 +119,10 @@ pub fn write(
             let (text, prompt) = writer.new_prompt(&output)?;
             let tokens = output.tokens.len();
             match admit(ctx, prompt, &mut held_out, &mut seen, &mut near, written + wave.kept.len() < p.count) {
-                Ok(prompt) => wave.kept.push(PromptRecord {
-                    id: prompt_id(ctx, &prompt)?,
-                    round: ctx.round,
-                    prompt,
-                    source: "self".into(),
-                    key,
-                    seed: ctx.seed,
-                    tokens,
-                }),
+                Ok(prompt) => {
+                    let made = record(ctx, prompt, &Checks::default())?;
+                    wave.kept.push(PromptRecord { source: "self".into(), key, tokens, ..made });
+                }
                 Err(reason) => wave.dropped.push(DroppedRecord { key, text, reason, tokens }),
             }
         }
@@ -168,18 +165,34 @@ fn from_seed(ctx: &RoundContext) -> Result<Vec<PromptRecord>> {
         return Err(Error::Input(format!("[prompts] from_seed is {n}, but the seed file holds {}", all.len())));
     }
     let first = (ctx.round.saturating_sub(1) as usize) * n;
-    let mut held_out = HeldOut::new(ctx);
+    let mut held_out = HeldOutSet::new(ctx.held_out);
     (first..first + n)
-        .map(|i| &all[i % all.len()])
+        .map(|i| i % all.len())
         // A similar prompt may stay, since the user put it there; one that is measured on may not.
-        .filter(|prompt| !held_out.contains(prompt, f64::INFINITY))
-        .map(|prompt| {
-            let prompt = prompt.clone();
-            let id = prompt_id(ctx, &prompt)?;
-            let (source, key) = ("seed".to_owned(), String::new());
-            Ok(PromptRecord { id, round: ctx.round, prompt, source, key, seed: ctx.seed, tokens: 0 })
-        })
+        .filter(|i| !held_out.contains(&all[*i], f64::INFINITY))
+        .map(|i| record(ctx, all[i].clone(), ctx.domain.seed_checks().get(i).unwrap_or(&Checks::default())))
         .collect()
+}
+
+/// A prompt of the seed file as it is, or with constraints behind it where the settings want some and nothing is
+/// known of its answers.
+fn record(ctx: &RoundContext, instruction: String, checks: &Checks) -> Result<PromptRecord> {
+    let (mut prompt, mut base_prompt, mut checks) = (instruction, None, checks.clone());
+    if ctx.settings.constraints.most > 0 && checks.is_empty() {
+        let ids = ctx.domain.language().ask(&prompt)?;
+        let mut rng = Stream::new(ctx.seed, record_id(ctx.round, "constraints", &ids, 0));
+        // Nothing is counted over prompts, so that a prompt's constraints hang on the prompt alone.
+        let drawn = constraints::draw(&prompt, &ctx.settings.constraints, &mut BTreeMap::new(), &mut rng)?;
+        let whole = constraints::prompt(&prompt, &drawn);
+        (base_prompt, prompt, checks) = (Some(prompt), whole, constraints::checks(&drawn));
+    }
+    let (id, source, key) = (prompt_id(ctx, &prompt)?, "seed".to_owned(), String::new());
+    Ok(PromptRecord { id, round: ctx.round, prompt, source, key, seed: ctx.seed, tokens: 0, base_prompt, checks })
+}
+
+/// The instruction of a prompt, without constraints.
+fn base(record: &PromptRecord) -> &str {
+    record.base_prompt.as_deref().unwrap_or(&record.prompt)
 }
 
 fn invite(writer: &dyn Domain, ctx: &RoundContext, wave: usize, own: &[String]) -> Result<Vec<Request>> {
@@ -206,30 +219,10 @@ fn invite(writer: &dyn Domain, ctx: &RoundContext, wave: usize, own: &[String]) 
         .collect()
 }
 
-/// The prompts that are measured on.
-struct HeldOut {
-    words: HashSet<Vec<String>>,
-    near: KeptTexts,
-}
-
-impl HeldOut {
-    fn new(ctx: &RoundContext) -> Self {
-        let mut near = KeptTexts::default();
-        ctx.held_out.iter().for_each(|p| near.push(p));
-        Self { words: ctx.held_out.iter().map(|p| words(p).collect()).collect(), near }
-    }
-
-    /// Whether a prompt has the words of one of these prompts, or is similar to one.
-    fn contains(&mut self, prompt: &str, max_rouge: f64) -> bool {
-        self.words.contains(&words(prompt).collect::<Vec<_>>())
-            || (max_rouge <= 1.0 && self.near.nearest(prompt) >= max_rouge)
-    }
-}
-
 fn admit(
     ctx: &RoundContext,
     prompt: std::result::Result<String, String>,
-    held_out: &mut HeldOut,
+    held_out: &mut HeldOutSet,
     seen: &mut HashSet<String>,
     near: &mut KeptTexts,
     wanted: bool,
@@ -251,7 +244,7 @@ fn admit(
     near.push(&prompt);
     Ok(prompt)
 }
-/// The prompts of all rounds before `round`.
+/// The instructions of all rounds before `round`, without constraints.
 ///
 /// # Errors
 /// The prompts of a round are missing or broken.
@@ -259,7 +252,7 @@ pub fn earlier_prompts(run: &Path, round: u32) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for r in 1..round {
         let records: Vec<PromptRecord> = read_jsonl(&RoundFiles::new(run, r).jsonl("prompts"))?;
-        all.extend(records.into_iter().map(|p| p.prompt));
+        all.extend(records.iter().map(|p| base(p).to_owned()));
     }
     Ok(all)
 }

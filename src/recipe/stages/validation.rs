@@ -1,7 +1,7 @@
 //! Early stopping: the model in training answers held-out prompts, the round's judge scores the answers, and the
 //! weights with the best mean score are kept.
 
-use crate::data::answers::read_prompts;
+use crate::data::answers::{AskedRecord, read_asked};
 use crate::disk;
 use crate::durable;
 use crate::generate::Request;
@@ -11,7 +11,6 @@ use crate::json::{read_jsonl, read_jsonl_if_there};
 use crate::judge::{Item, Judge, Verdict};
 use crate::recipe::context::RoundContext;
 use crate::rng::record_id;
-use crate::text::Prompt;
 use crate::train::Trainer;
 use crate::train::checkpoints::StepLog;
 use crate::train::job::EarlyStop;
@@ -45,7 +44,7 @@ pub struct Validator<'a> {
     gpu: &'a Gpu,
     ctx: &'a RoundContext<'a>,
     judge: &'a dyn Judge,
-    prompts: Vec<Prompt>,
+    prompts: Vec<AskedRecord>,
     dir: &'a Path,
     done: Vec<ValidationRecord>,
 }
@@ -60,7 +59,7 @@ impl<'a> Validator<'a> {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self { gpu, ctx, judge, prompts: read_prompts(path)?, dir, done: Vec::new() }))
+        Ok(Some(Self { gpu, ctx, judge, prompts: read_asked(path)?, dir, done: Vec::new() }))
     }
 
     fn best_dir(&self, step: u64) -> PathBuf {
@@ -122,8 +121,8 @@ impl EarlyStop for Validator<'_> {
         ctx.observer.begin("validation", Some(self.prompts.len() as u64), "prompts");
         let language = ctx.domain.language();
         let mut requests = Vec::with_capacity(self.prompts.len());
-        for prompt in &self.prompts {
-            let prompt = ctx.domain.ask(prompt)?;
+        for asked in &self.prompts {
+            let prompt = ctx.domain.ask(&asked.prompt)?;
             let key = |k| record_id(ctx.round, "validation", &prompt, k);
             let samples = (0..ctx.settings.validation.samples).map(key).collect();
             requests.push(Request { prompt, samples });
@@ -131,16 +130,22 @@ impl EarlyStop for Validator<'_> {
         let settings = ctx.settings.candidates.settings(language.stop(), ctx.seed);
         let mut engine = GpuEngine::new(self.gpu, &trainer.model).kv(ctx.settings.candidates.kv);
         let outputs = engine.generate(&requests, &settings, ctx.observer)?;
-        let questions: Vec<String> = self.prompts.iter().map(Prompt::question).collect();
+        let questions: Vec<String> = self.prompts.iter().map(|asked| asked.prompt.question()).collect();
         let (mut answers, mut tokens) = (Vec::new(), Vec::new());
-        for ((question, request), outputs) in questions.iter().zip(&requests).zip(&outputs) {
+        for (at, (request, outputs)) in requests.iter().zip(&outputs).enumerate() {
             for (output, key) in outputs.iter().zip(&request.samples) {
-                answers.push((*key, question, ctx.domain.response(output)?.0));
+                answers.push((*key, at, ctx.domain.response(output)?.0, !output.stopped));
                 tokens.push(output.tokens.len() as f64);
             }
         }
-        let items: Vec<Item> =
-            answers.iter().map(|(key, question, answer)| Item { key: *key, question, answer }).collect();
+        let items: Vec<Item> = answers
+            .iter()
+            .map(|(key, at, answer, cut)| Item {
+                checks: Some(&self.prompts[*at].checks),
+                cut: *cut,
+                ..Item::new(*key, &questions[*at], answer)
+            })
+            .collect();
         let mut verdicts = Vec::new();
         // A judge that changes with the training would measure itself.
         ctx.models.with(ctx.round, &mut |engine| {

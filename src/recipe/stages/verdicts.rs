@@ -66,7 +66,12 @@ fn wave(
     for group in &groups {
         let first = group.candidates[0];
         let key = record_id(ctx.round, stage, &ctx.domain.language().ask(&group.prompt.prompt)?, first.sample);
-        items.push(Item { key, question: &group.prompt.prompt, answer: group.text });
+        items.push(Item {
+            checks: Some(&group.prompt.checks),
+            cut: !group.candidates.iter().any(|candidate| candidate.stopped),
+            count: group.candidates.len(),
+            ..Item::new(key, &group.prompt.prompt, group.text)
+        });
     }
     let verdicts = judge.judge(engine, &items, ctx.observer)?;
     if verdicts.len() != items.len() {

@@ -82,6 +82,19 @@ impl IfEval {
         one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.truth.as_str())))?;
         Ok(Self { items })
     }
+
+    /// The task of one record alone.
+    ///
+    /// # Errors
+    /// The record lacks a field, names an unknown kind or has arguments that do not fit.
+    pub fn single(record: Value) -> std::result::Result<Self, String> {
+        Ok(Self { items: vec![serde_json::from_value(record).map_err(|e| e.to_string())?] })
+    }
+
+    /// The names of all kinds of instruction.
+    pub fn known_kinds() -> [&'static str; KINDS.len()] {
+        KINDS.map(|(name, _)| name)
+    }
 }
 
 /// The answer and what is left without its first line, its last and both, each also without stars.

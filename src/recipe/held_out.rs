@@ -1,0 +1,100 @@
+//! Prompts on which models are measured, and what is kept out of training for their sake.
+
+use crate::data::answers::AskedRecord;
+use crate::measure::rouge::{KeptTexts, words};
+use serde::Serialize;
+use std::collections::HashSet;
+
+/// A prompt on which models are measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeldOut {
+    /// Its words.
+    pub prompt: String,
+    /// The instruction without its constraints, if it has any.
+    pub base_prompt: Option<String>,
+    /// What it is about, if its record says so. No new prompt may speak of it.
+    pub topic: Option<String>,
+}
+
+impl From<AskedRecord> for HeldOut {
+    fn from(record: AskedRecord) -> Self {
+        let AskedRecord { prompt, base_prompt, topic, .. } = record;
+        Self { prompt: prompt.question(), base_prompt, topic }
+    }
+}
+
+impl From<String> for HeldOut {
+    fn from(prompt: String) -> Self {
+        Self { prompt, base_prompt: None, topic: None }
+    }
+}
+
+/// All of them, prepared for comparison.
+pub struct HeldOutSet {
+    words: HashSet<Vec<String>>,
+    topics: Vec<Vec<String>>,
+    near: KeptTexts,
+}
+
+impl HeldOutSet {
+    /// Prepares the prompts.
+    pub fn new(all: &[HeldOut]) -> Self {
+        let (mut near, mut whole) = (KeptTexts::default(), HashSet::new());
+        for HeldOut { prompt, base_prompt, .. } in all {
+            // Constraints in the same words would make all prompts alike.
+            near.push(base_prompt.as_ref().unwrap_or(prompt));
+            whole.extend([Some(prompt), base_prompt.as_ref()].into_iter().flatten().map(|p| words(p).collect()));
+        }
+        let topics = all.iter().filter_map(|p| p.topic.as_deref()).map(topic).filter(|topic| !topic.is_empty());
+        Self { words: whole, topics: topics.collect(), near }
+    }
+
+    /// Whether a prompt has the words of one of these prompts, speaks of what one is about, or is similar to one:
+    /// nearer by ROUGE-L F1 than `max_rouge`, above 1 none is.
+    pub fn contains(&mut self, prompt: &str, max_rouge: f64) -> bool {
+        let own: Vec<String> = words(prompt).collect();
+        self.words.contains(&own)
+            || self.topics.iter().any(|topic| own.windows(topic.len()).any(|part| part == topic))
+            || (max_rouge <= 1.0 && self.near.nearest(prompt) >= max_rouge)
+    }
+}
+
+/// The words of a topic, without an article.
+fn topic(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = words(text).collect();
+    if words.len() > 1 && ["a", "an", "the"].contains(&words[0].as_str()) {
+        words.remove(0);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_their_instructions_and_their_topics_are_held_out() {
+        let held = |prompt: &str, base: Option<&str>, topic: Option<&str>| HeldOut {
+            prompt: prompt.into(),
+            base_prompt: base.map(str::to_owned),
+            topic: topic.map(str::to_owned),
+        };
+        let mut set = HeldOutSet::new(&[
+            held("Write about tea. Use no commas.", Some("Write about tea."), Some("tea")),
+            held("Describe the old harbour by night.", None, None),
+            held("p", None, Some("A paper kite")),
+        ]);
+        for (prompt, near, contained) in [
+            ("write about tea", 2.0, true),
+            ("Which TEA do you like?", 2.0, true),
+            ("Which team do you like?", 0.7, false),
+            ("Fold paper kites.", 2.0, false),
+            ("Fold a paper kite.", 2.0, true),
+            ("Describe the old harbour at night.", 0.7, true),
+            ("Describe the old harbour at night.", 2.0, false),
+            ("Use no commas.", 0.7, false),
+        ] {
+            assert_eq!(set.contains(prompt, near), contained, "{prompt}");
+        }
+    }
+}
