@@ -63,22 +63,28 @@ fn answer(constraints: &[Constraint]) -> String {
     let words = |c: &Constraint, name: &str| -> Vec<String> {
         c.kwargs[name].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect()
     };
-    let mut more = |add: String| text = format!("{text} {add}");
-    find("keywords:existence").map(|c| more(words(c, "keywords").join(" ")));
-    find("keywords:frequency")
-        .map(|c| more(format!("{} ", c.kwargs["keyword"].as_str().unwrap()).repeat(number(c, "frequency"))));
-    find("detectable_content:number_placeholders").map(|c| more(vec!["[a]"; number(c, "num_placeholders")].join(" ")));
-    find("detectable_format:number_highlighted_sections")
-        .map(|c| more(vec!["*a*"; number(c, "num_highlights")].join(" ")));
-    find("length_constraints:number_words")
-        .filter(|c| least(c, "relation"))
-        .map(|c| more(vec![word; number(c, "num_words")].join(" ")));
-    find("keywords:letter_frequency").filter(|c| least(c, "let_relation")).map(|c| {
-        more(c.kwargs["letter"].as_str().unwrap().repeat(number(c, "let_frequency")));
-    });
-    find("change_case:capital_word_frequency")
-        .filter(|c| least(c, "capital_relation"))
-        .map(|c| more(vec!["AB"; number(c, "capital_frequency")].join(" ")));
+    let with = |text: &mut String, add: String| *text = format!("{text} {add}");
+    if let Some(c) = find("keywords:existence") {
+        with(&mut text, words(c, "keywords").join(" "));
+    }
+    if let Some(c) = find("keywords:frequency") {
+        with(&mut text, vec![c.kwargs["keyword"].as_str().unwrap(); number(c, "frequency")].join(" "));
+    }
+    if let Some(c) = find("detectable_content:number_placeholders") {
+        with(&mut text, vec!["[a]"; number(c, "num_placeholders")].join(" "));
+    }
+    if let Some(c) = find("detectable_format:number_highlighted_sections") {
+        with(&mut text, vec!["*a*"; number(c, "num_highlights")].join(" "));
+    }
+    if let Some(c) = find("length_constraints:number_words").filter(|c| least(c, "relation")) {
+        with(&mut text, vec![word; number(c, "num_words")].join(" "));
+    }
+    if let Some(c) = find("keywords:letter_frequency").filter(|c| least(c, "let_relation")) {
+        with(&mut text, c.kwargs["letter"].as_str().unwrap().repeat(number(c, "let_frequency")));
+    }
+    if let Some(c) = find("change_case:capital_word_frequency").filter(|c| least(c, "capital_relation")) {
+        with(&mut text, vec!["AB"; number(c, "capital_frequency")].join(" "));
+    }
     if let Some(c) = find("combination:repeat_prompt") {
         text = format!("{} {text}", c.kwargs["prompt_to_repeat"].as_str().unwrap());
     }
@@ -98,9 +104,12 @@ fn answer(constraints: &[Constraint]) -> String {
     if find("detectable_format:title").is_some() {
         text = format!("<<{word}>>\n{text}");
     }
-    find("detectable_content:postscript")
-        .map(|c| text = format!("{text}\n{} {word}", c.kwargs["postscript_marker"].as_str().unwrap()));
-    find("startend:end_checker").map(|c| text = format!("{text} {}", c.kwargs["end_phrase"].as_str().unwrap()));
+    if let Some(c) = find("detectable_content:postscript") {
+        text = format!("{text}\n{} {word}", c.kwargs["postscript_marker"].as_str().unwrap());
+    }
+    if let Some(c) = find("startend:end_checker") {
+        with(&mut text, c.kwargs["end_phrase"].as_str().unwrap().to_owned());
+    }
     if find("startend:quotation").is_some() {
         text = format!("\"\n{text}\n\"");
     }
