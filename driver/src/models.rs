@@ -21,13 +21,14 @@ impl<'a> Models<'a> {
         Self { app, storage, gpu: None, base: None }
     }
 
+    /// The GPU, which is opened now if it is not open.
+    pub(crate) fn gpu(&mut self) -> Result<&Gpu> {
+        opened(&mut self.gpu, self.app)
+    }
+
     /// The GPU with a model on it. Of a model over the base that was loaded last only the adapter is loaded.
     pub(crate) fn load(&mut self, source: &ModelSource) -> Result<(&Gpu, Model)> {
-        let gpu = match self.gpu.take() {
-            Some(gpu) => gpu,
-            None => self.app.gpu()?,
-        };
-        let gpu: &Gpu = self.gpu.insert(gpu);
+        let gpu = opened(&mut self.gpu, self.app)?;
         // Another base goes before the new one comes.
         self.base = self.base.take().filter(|base| base.is_of(source));
         let base = match self.base.take() {
@@ -48,4 +49,12 @@ impl<'a> Models<'a> {
         }
         Ok((gpu, model))
     }
+}
+
+fn opened<'g>(gpu: &'g mut Option<Gpu>, app: &App) -> Result<&'g Gpu> {
+    let open = match gpu.take() {
+        Some(open) => open,
+        None => app.gpu()?,
+    };
+    Ok(gpu.insert(open))
 }

@@ -110,7 +110,7 @@ struct DuelArgs {
     /// By scores, how far apart two scores must be for a win
     #[arg(long, default_value_t = 0.0, value_name = "X", value_parser = at_least_0)]
     margin: f32,
-    /// Answers to each prompt
+    /// Answers to each prompt (with checked answers --samples says the same)
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
     /// Write every prompt with its answers, verdicts and outcome here (with checked answers: what passed)
@@ -154,7 +154,11 @@ impl clap::ValueEnum for Task {
             Self::HeadToHead => ("head-to-head", "Win, tie and loss of --model against --against, judged by --judge"),
             Self::Judge => ("judge", "How well --model's scores agree with the ranking in --data"),
             Self::Perplexity => ("perplexity", "How well --model predicts the texts in --data"),
-            Self::Checked(task) => (task.name, task.about),
+            Self::Checked(task) => {
+                let how = |tokens| format!("{} (one answer is greedy, of at most {tokens} tokens)", task.about);
+                let about = task.tokens.map_or_else(|| task.about.to_owned(), how);
+                return Some(PossibleValue::new(task.name).help(about));
+            }
         };
         Some(PossibleValue::new(name).help(about))
     }
@@ -182,13 +186,19 @@ fn checked(app: &App, args: &Args, task: &'static Known) -> Result<()> {
     if let Some((flag, _)) = others.iter().find(|(_, given)| *given) {
         return Err(WrongUsage::conflict(format!("{flag} is for head to head; {} is checked by a program", task.name)));
     }
+    let n = match args.reading.samples_given() {
+        Some(samples) if d.n > 1 && samples != d.n => {
+            return Err(WrongUsage::conflict(format!("-n {} and --samples {samples}: expected one number", d.n)));
+        }
+        samples => samples.unwrap_or(d.n),
+    };
     let asked = Asked {
         task,
         data: needed(args.data.as_deref(), "a task with checked answers needs --data")?,
         model: args.model.as_deref(),
         against: args.against.as_deref(),
         checked: &args.checked,
-        n: d.n,
+        n,
         out: d.out.as_deref(),
         resume: &d.resume,
         sample: &args.sample,

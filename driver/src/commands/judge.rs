@@ -170,6 +170,11 @@ impl ReadingArgs {
         self.template.as_ref().map(read).transpose()
     }
 
+    /// The number of `--samples`, if it was given.
+    pub(crate) fn samples_given(&self) -> Option<u32> {
+        self.verdicts.given().contains_key("samples").then_some(self.verdicts.samples as u32)
+    }
+
     /// The settings with which verdicts are written.
     pub(crate) fn settings(&self, seed: u64) -> ModelJudgeSettings {
         // Both were read when the arguments were parsed, so neither fails here.

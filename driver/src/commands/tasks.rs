@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::common::{WrongUsage, name_of, needed};
 use crate::flags::Flags;
 use crate::models::Models;
-use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
+use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
 use crate::sample::{self, Answers, Kept};
 use crate::tables::Table;
 use anyhow::{Result, bail};
@@ -22,6 +22,8 @@ use selfreward::source::ModelSource;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// How many answers are made between two savings on a device whose answers take long.
+const SLOW_WAVE: usize = 32;
 /// The settings that draw an answer other than the likeliest one.
 const DRAWS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
 
@@ -166,20 +168,23 @@ pub(crate) fn run(app: &App, args: &Asked) -> Result<()> {
         _ => Shots::default(),
     };
     let asks: Vec<String> = (0..task.len()).map(|item| task.ask(item)).collect();
+    let loaded = &mut Models::new(app, args.dtype.storage());
     let models: Vec<&str> = sides.iter().filter(|s| matches!(s, Side::Model { .. })).map(Side::name).collect();
+    let software = !models.is_empty() && loaded.gpu()?.info().software;
+    // Items of a wave.
+    let wave = (if software { SLOW_WAVE } else { WAVE } / n as usize).max(1);
     let plan = json!({
-        "task": which.name, "data": digest(&asks), "shots": digest(&shots), "models": models, "n": n,
+        "wave": wave, "task": which.name, "data": digest(&asks), "shots": digest(&shots), "models": models, "n": n,
         "sampling": settings::table(&**args.sample)?, "seed": app.common.seed(),
         "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv, "invariant": app.common.invariant,
     });
     let part = out.filter(|_| !models.is_empty());
     let partial = &mut Partial::open(part, args.resume, &plan)?;
-    let models = &mut Models::new(app, args.dtype.storage());
     let mut all = Vec::new();
     for side in &sides {
         all.push(match side {
             Side::File { path, .. } => score_responses(&*task, path, n)?,
-            Side::Model { name, path } => answers(app, args, (&*task, &shots), (name, path), (models, partial))?,
+            Side::Model { name, path } => answers(app, args, (&*task, &shots), (name, path), (loaded, partial, wave))?,
         });
     }
     app.progress.clear();
@@ -239,7 +244,7 @@ fn answers(
     args: &Asked,
     (task, shots): (&dyn Task, &Shots),
     (name, path): (&str, &Path),
-    (models, partial): (&mut Models, &mut Partial),
+    (models, partial, wave): (&mut Models, &mut Partial, usize),
 ) -> Result<Vec<Scored>> {
     let source = app.source(path)?;
     let language = ChatLanguage::new(&source)?;
@@ -251,12 +256,11 @@ fn answers(
     }
     let (gpu, model) = models.load(&source)?;
     let engine = &mut GpuEngine::new(gpu, &model).kv(args.kept.kv);
-    let (n, wave) = (args.n, prompts_of_a_wave(args.n));
     let mut all = Vec::new();
     for at in (0..questions.len()).step_by(wave) {
         let items = at..questions.len().min(at + wave);
         let made: Vec<(usize, u32, Given)> = partial.step(&format!("{name} {at}"), || {
-            Ok(questions.ask(items, n, &settings, (engine, &language, &app.progress))?)
+            Ok(questions.ask(items, args.n, &settings, (engine, &language, &app.progress))?)
         })?;
         for (item, sample, given) in made {
             if item >= task.len() {
@@ -325,16 +329,10 @@ fn print(app: &App, all: &[TaskReport], measures: [&str; 2]) -> Result<()> {
 
 /// Who answered how much.
 fn about(r: &TaskReport) -> String {
-    let mut words = format!("{}: {} of {} prompts have a response", r.task, r.answered, r.items);
-    if r.samples > 1 {
-        words += &format!(", {} each", r.samples);
-    }
-    words += &format!(" ({}", r.name);
-    if let Some(mean) = r.words {
-        words += &format!("; {mean:.1} words");
-    }
-    if let Some(stopped) = r.stopped {
-        words += &format!("; {:.0} % ended", stopped * 100.0);
-    }
-    words + ")"
+    let each = if r.samples > 1 { format!(", {} times each", r.samples) } else { String::new() };
+    let ended = r.stopped.map(|share| format!("{:.0} % ended by the model", share * 100.0));
+    let words = r.words.map(|mean| format!("{mean:.1} words an answer"));
+    let more: Vec<String> = words.into_iter().chain(ended).collect();
+    let more = if more.is_empty() { String::new() } else { format!(": {}", more.join(", ")) };
+    format!("{}, {} of {} items of {} answered{each}{more}", r.name, r.answered, r.items, r.task)
 }

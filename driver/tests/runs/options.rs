@@ -164,6 +164,15 @@ every = 1
 patience = 2
 "#;
 
+/// What `eval` says of each model of the run.
+fn eval(place: &Place, data: &str, more: &[&str]) -> Vec<Value> {
+    let mut command = cargo_bin_cmd!("selfreward");
+    command.args(["eval", "--json", "--model"]).arg(place.file("run")).arg("--data").arg(place.file(data)).args(more);
+    let sides: Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+    validate(&schema("tasks"), &sides, "tasks").unwrap();
+    sides.as_array().unwrap().clone()
+}
+
 #[test]
 fn a_run_with_every_option_writes_what_it_should() {
     let place = Place::new(EVERYTHING);
@@ -274,6 +283,27 @@ fn a_run_with_every_option_writes_what_it_should() {
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("MODELS AS JUDGES") && text.contains("TASKS"), "{text}");
 
+    // What the run measured is what eval says of its models.
+    let out = place.file("checked.jsonl");
+    let sides =
+        eval(&place, "keyed.jsonl", &["--task", "exact", "--max-new-tokens", "8", "--out", out.to_str().unwrap()]);
+    let against = |side: &Value| -> Vec<String> {
+        let all = side["differences"].as_array().unwrap().iter();
+        all.map(|d| d["against"].as_str().unwrap().to_owned()).step_by(2).collect()
+    };
+    let names: Vec<(&str, Vec<String>)> = sides.iter().map(|s| (s["name"].as_str().unwrap(), against(s))).collect();
+    let none = Vec::<String>::new();
+    let named = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let wanted = [("M0", none), ("M1", named(&["M0"])), ("M2", named(&["M1", "M0"])), ("M3", named(&["M2", "M0"]))];
+    assert_eq!(names, wanted);
+    let models = fs::read_to_string(out).unwrap();
+    let models: Vec<Value> = models.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((models.len(), &models[3]["model"]), (12, &json!("M1")));
+    let chosen = eval(&place, "choose.jsonl", &["--task", "choice"]);
+    for (side, model) in chosen.iter().zip(["M0", "M1", "M2", "M3"]) {
+        assert_eq!(side["rates"], place.document(&format!("evaluation/pick/{model}.json"))["rates"], "{model}");
+    }
+
     // The same again, and a finished run is left as it is.
     let again = Place::new(EVERYTHING);
     again.run(&[]);
@@ -358,6 +388,10 @@ fn what_a_run_reads_and_how_far_it_goes() {
     change("rounds = 1", "rounds = 2");
     let status = place.run(&["--seed", "7", "--resume"]);
     assert_eq!((&status["finished"], &status["models"][3]), (&json!(true), &json!("M3")));
+    // Without supervised data M1 is M0, and is not asked again.
+    let sides = eval(&place, "choose.jsonl", &["--task", "choice"]);
+    let names: Vec<&Value> = sides.iter().map(|s| &s["name"]).collect();
+    assert_eq!(names, ["M0", "M2", "M3"]);
     // Other contents under the same name are other settings.
     fs::write(place.file("judge.txt"), "{{ answer }}!\n").unwrap();
     fails(&place, &["--resume", "--seed", "7"], "judge.template");

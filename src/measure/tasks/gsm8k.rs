@@ -11,7 +11,7 @@ use std::path::Path;
 const MARK: &str = "#### ";
 
 /// What a model is told beside the question that sees no worked examples, so that it knows the asked format.
-const FORMAT: &str = "Work it out step by step. End with a line of its own: #### and behind it the number alone.";
+const FORMAT: &str = "Work it out step by step, then write the final number after \"#### \".";
 
 /// A task file of GSM8K.
 pub struct Gsm8k {
