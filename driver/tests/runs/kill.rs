@@ -142,8 +142,22 @@ fn a_demo() {
     Job { args: &["demo", "--rounds", "1", "--prompts", "48", "--out", "demo"], out: "demo", inputs: &[] }.survives(10);
 }
 
+/// Questions with their answers.
+fn keyed(count: usize) -> String {
+    let word = |i: usize| TASKS.iter().cycle().skip(i).take(1 + i / TASKS.len()).copied().collect::<String>();
+    lines((0..count).map(word).map(|w| json!({ "prompt": format!("upper: {w}"), "answer": w.to_uppercase() })))
+}
+
+#[test]
+fn checked_answers() {
+    let (model, inputs) = (world(), [("data.jsonl", keyed(24))]);
+    let args = ["eval", "--task", "exact", "--data", "data.jsonl", "-n", "8", "--max-new-tokens", "12", "--model"];
+    let args = [&args[..], &[model.to_str().unwrap(), "--out", "out/checked.jsonl"]].concat();
+    Job { args: &args, out: "out", inputs: &inputs }.survives(6);
+}
+
 /// What a small run reads; `more` is added to its configuration.
-pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 5] {
+pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 6] {
     let config = format!(
         "{more}model.path = {:?}\nrun = {{ out = \"run\", rounds = 2, keep = 1 }}\n\
          prompts = {{ seed_file = \"seed.jsonl\", from_seed = 4, count = 0 }}\n\
@@ -152,7 +166,8 @@ pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 5] {
          pairs = {{ select = \"all\", most = 2, rejected = \"first\", agreement = \"prompt\", implicit = true }}\n\
          sft = {{ files = [\"sft.jsonl\"], lr = 1e-3, batch = 2, epochs = 2, save_every = 1 }}\n\
          validation = {{ prompts = \"held-out.jsonl\", every = 2, patience = 0 }}\n\
-         evaluation = {{ prompts = \"held-out.jsonl\", mode = \"expected\" }}\n\
+         evaluation = {{ prompts = \"held-out.jsonl\", mode = \"expected\", \
+         tasks = [{{ task = \"exact\", data = \"keyed.jsonl\", samples = 2 }}] }}\n\
          dpo = {{ lr = 1e-4, batch = 2, save_every = 1, dropout = 0.1 }}\n",
         world()
     );
@@ -168,6 +183,7 @@ pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 5] {
         ("judge.txt", template),
         ("held-out.jsonl", held_out),
         ("sft.jsonl", sft),
+        ("keyed.jsonl", keyed(3)),
     ]
 }
 
