@@ -281,6 +281,7 @@ fn step(
     play(gpu, model, &ctx, judge.as_ref(), &files, &next, &earlier, &mut |stage| {
         folder.stage_done(&format!("round-{number}/{stage}"))
     })?;
+    folder.warn(observer)?;
     renewed(folder.path(), observer);
     Ok(())
 }

@@ -7,18 +7,19 @@ use super::models::Models;
 use super::tasks::RunTask;
 use super::waves::{WaveStage, in_waves};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
-use crate::disk::OnDisk;
+use crate::disk::{self, OnDisk};
 use crate::generate::ChatLanguage;
 use crate::generate::Engine;
-use crate::json::write_json;
+use crate::json::{read_json, write_json};
 use crate::judge::{Item, Judge, ModelJudge, PairwiseJudge, Templates};
 use crate::measure::agreement::{Reference, agreement, read_ranked};
-use crate::measure::duel::{DuelRecord, Referee, play, summarise};
+use crate::measure::duel::{DuelRecord, DuelReport, Referee, play, summarise};
 use crate::rng::fnv;
 use crate::source::ModelSource;
 use crate::text::Language;
 use crate::text::Prompt;
 use crate::{Error, Observer, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,26 @@ pub struct AnswerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<bool>,
 }
+
+/// A model that is trained beside those of the run, to compare with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The name of its folder and of its files.
+    pub name: &'static str,
+    /// What tables call it.
+    pub title: &'static str,
+    /// What plots call it.
+    pub short: &'static str,
+}
+
+/// Name of the folder in a run folder that holds the controls.
+pub(crate) const CONTROLS_FOLDER: &str = "controls";
+
+/// All controls.
+pub const CONTROLS: [Control; 2] = [
+    Control { name: "random", title: "random judge", short: "random" },
+    Control { name: "sft-best", title: "SFT on the best", short: "SFT" },
+];
 
 /// What is measured: a model of the run, or a control beside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +82,8 @@ impl Subject {
     }
 
     /// A control, which is compared with the model from which it was trained.
-    pub fn control(name: &str) -> Self {
-        Self { name: name.to_owned(), rivals: vec![1] }
+    pub fn control(control: &Control) -> Self {
+        Self { name: control.name.to_owned(), rivals: vec![1] }
     }
 }
 
@@ -90,6 +111,34 @@ pub struct Evaluation<'a> {
     tasks: Vec<RunTask<'a>>,
     templates: &'a Templates,
     observer: &'a dyn Observer,
+}
+
+/// The documents in a folder of a run whose file stems are wanted, by their stems: those of earlier models first, those
+/// of controls last.
+///
+/// # Errors
+/// A document is broken.
+pub(crate) fn documents<T: DeserializeOwned>(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
+    let mut found: Vec<(u32, String)> = Vec::new();
+    for entry in disk::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".json").filter(|stem| wanted(stem)) else { continue };
+        let model = CONTROLS.iter().map(|c| c.name).find(|c| stem.starts_with(c)).or(stem.split('-').next());
+        let number = model.and_then(|model| model.strip_prefix('M')?.parse().ok());
+        let control = CONTROLS.iter().any(|c| model == Some(c.name));
+        found.extend(number.or(control.then_some(u32::MAX)).map(|n| (n, stem.to_owned())));
+    }
+    found.sort();
+    found.into_iter().map(|(_, stem)| Ok((stem.clone(), read_json(&dir.join(format!("{stem}.json")))?))).collect()
+}
+
+/// The comparisons that the run in the folder `run` has made.
+///
+/// # Errors
+/// A document is broken.
+pub(crate) fn duels(run: &Path) -> Result<Vec<DuelReport>> {
+    let all = documents(&run.join(FOLDER), |stem| stem.contains("-M"))?;
+    Ok(all.into_iter().map(|(_, duel)| duel).collect())
 }
 
 /// Checks that every prompt of a file leaves room for an answer of `new` tokens.

@@ -2,6 +2,7 @@
 //! ranked answers whose order is known. A judge that is surely below `[judge] floor` stops the run.
 
 use super::config::{Judging, RunConfig};
+use super::evaluation::documents;
 use super::judging::{CALIBRATION_FILE, KeptCalibration, ranked};
 use super::waves::Waves;
 use crate::data::records::hex;
@@ -144,8 +145,16 @@ impl Gate<'_> {
     }
 }
 
+/// What was measured of the models in the run folder `run`, by their names, the oldest first.
+///
+/// # Errors
+/// A file is broken.
+pub fn records(run: &Path) -> Result<Vec<(String, GateRecord)>> {
+    documents(&run.join(FOLDER), |_| true)
+}
+
 /// Whether a judge is surely below a floor: the whole interval is.
-pub(crate) fn below(ordered: &Ordered, floor: f64) -> bool {
+fn below(ordered: &Ordered, floor: f64) -> bool {
     ordered.all.judge.high < floor
 }
 

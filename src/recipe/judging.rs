@@ -56,14 +56,27 @@ pub(super) fn ranked(config: &RunConfig) -> Result<Vec<Ranked>> {
 }
 
 /// Name of the file in a run folder that holds the calibration ([`KeptCalibration`]).
-pub(crate) const CALIBRATION_FILE: &str = "calibration.json";
+pub(super) const CALIBRATION_FILE: &str = "calibration.json";
 
 /// The content of `calibration.json`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct KeptCalibration {
+pub(super) struct KeptCalibration {
     /// Hash of the configuration and the weights of the model that was calibrated.
     model: String,
-    pub(crate) calibration: calibrate::Calibration,
+    pub(super) calibration: calibrate::Calibration,
+}
+
+/// How the judge's mode was chosen in the run folder `run`; `None` where it was given.
+///
+/// # Errors
+/// The file is broken.
+pub fn calibration(run: &Path) -> Result<Option<calibrate::Calibration>> {
+    let path = run.join(CALIBRATION_FILE);
+    if !path.is_there() {
+        return Ok(None);
+    }
+    let kept: KeptCalibration = read_json(&path)?;
+    Ok(Some(kept.calibration))
 }
 
 #[expect(clippy::too_many_arguments, reason = "called once; the arguments have nothing else in common")]

@@ -8,6 +8,7 @@ use super::round_metrics::{inputs, measure};
 use super::shards;
 use super::stages::pairs::{self, Inputs};
 use super::stages::{candidates, logps, meta, prompts, training, verdicts};
+use super::warnings;
 use super::waves::finished;
 use crate::data::records::{CandidateRecord, PairRecord};
 use crate::disk::OnDisk;
@@ -48,10 +49,8 @@ pub fn play(
     on_stage("training")?;
     let path = files.dir.join("metrics.json");
     if !path.is_there() {
-        let metrics = measure(ctx, judge.name(), files)?;
-        for warning in &metrics.warnings {
-            ctx.observer.note(&format!("round {}: {warning}", ctx.round));
-        }
+        let mut metrics = measure(ctx, judge.name(), files)?;
+        metrics.warnings = warnings::of_round(&metrics);
         write_json(&path, &metrics)?;
     }
     Ok(())

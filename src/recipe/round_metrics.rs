@@ -72,9 +72,14 @@ pub struct RoundMetrics {
     pub rejected_tokens: f64,
     /// How many optimiser steps were taken.
     pub steps: usize,
+    /// How much likelier the training made its chosen answers, by its last steps: the mean gain of a token's log-prob
+    /// over the reference, in nats; null for other methods, for losses without a reference and in files of older
+    /// versions.
+    #[serde(default)]
+    pub chosen_gain: Option<f64>,
     /// The numbers of the last step of a preference training; null for other methods.
     pub last_step: Option<DpoStep>,
-    /// One sentence for each thing that looks wrong with this round.
+    /// One sentence for each thing that looks wrong with this round (`super::warnings`).
     pub warnings: Vec<String>,
 }
 
@@ -95,7 +100,7 @@ pub(super) fn inputs(files: &RoundFiles) -> Result<Inputs> {
     })
 }
 
-/// Reads the round's files and computes the metrics.
+/// Reads the round's files and computes the metrics, without warnings.
 ///
 /// # Errors
 /// A file is missing or broken.
@@ -124,7 +129,8 @@ pub fn measure(ctx: &RoundContext, judge: &str, files: &RoundFiles) -> Result<Ro
     let unparsed: usize = verdicts.iter().map(|v| v.unparsed).sum();
     let ratio = |part: f64, whole: usize| if whole == 0 { 0.0 } else { part / whole as f64 };
     let mean = |values: &mut dyn Iterator<Item = f64>| metrics::mean_se(&values.collect::<Vec<_>>()).0;
-    let mut out = RoundMetrics {
+    let chosen_tokens = mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64));
+    Ok(RoundMetrics {
         round: ctx.round,
         prompts: prompts.len(),
         dropped: reasons,
@@ -146,46 +152,37 @@ pub fn measure(ctx: &RoundContext, judge: &str, files: &RoundFiles) -> Result<Ro
         meta_pairs: meta_pairs.map_or(0, |pairs| pairs.len()),
         diversity: Some(diversity(&answers)),
         best_step: validation::best(&files.dir)?,
-        chosen_tokens: mean(&mut pairs.iter().map(|p| p.chosen_ids.len() as f64)),
+        chosen_tokens,
         rejected_tokens: mean(&mut pairs.iter().map(|p| p.rejected_ids.len() as f64)),
         steps: steps.len(),
+        chosen_gain: chosen_gain(&steps, f64::from(ctx.settings.dpo.objective.beta), chosen_tokens),
         last_step: steps.last().and_then(|s| serde_json::from_value(s.clone()).ok()),
         warnings: Vec::new(),
-    };
-    out.warnings = warnings(&out);
-    Ok(out)
+    })
 }
 
-/// One sentence for each sign of a collapse.
-fn warnings(m: &RoundMetrics) -> Vec<String> {
-    let scored: usize = m.score_histogram.iter().sum();
-    let fullest = m.score_histogram.iter().copied().max().unwrap_or(0);
-    let mut out = Vec::new();
-    let mut warn = |when: bool, sentence: String| {
-        if when {
-            out.push(sentence);
+/// The mean reward of chosen answers in the last quarter of the steps, as nats a token. Rewards that begin at 0 are
+/// those against a reference, which is the model as it was before the training.
+fn chosen_gain(steps: &[serde_json::Value], beta: f64, tokens: f64) -> Option<f64> {
+    let rewards: Vec<f64> = steps.iter().filter_map(|s| s.get("rewards/chosen")?.as_f64()).collect();
+    let last = &rewards[rewards.len() - rewards.len().div_ceil(4)..];
+    let known = rewards.len() > 1 && rewards[0] == 0.0 && beta > 0.0 && tokens > 0.0;
+    known.then(|| metrics::mean_se(last).0 / beta / tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_last_quarter_of_the_steps_tells_what_became_of_chosen_answers() {
+        let steps = |rewards: &[f64]| rewards.iter().map(|r| json!({"rewards/chosen": r})).collect::<Vec<_>>();
+        let gain = chosen_gain(&steps(&[0.0, 1.0, 1.0, 1.0, -0.1, -0.3]), 0.1, 10.0).unwrap();
+        assert!((gain + 0.2).abs() < 1e-12, "{gain}");
+        for none in [&[][..], &[0.0], &[-5.0, -6.0]] {
+            assert_eq!(chosen_gain(&steps(none), 0.1, 10.0), None);
         }
-    };
-    warn(
-        m.ties * 10 > m.prompts * 8,
-        format!("{} of {} prompts are ties: the judge hardly tells answers apart", m.ties, m.prompts),
-    );
-    warn(
-        // Modes that give small numbers (backward) may still tell answers apart.
-        scored >= 20 && fullest * 100 > scored * 95 && m.ties * 2 > m.prompts,
-        format!("{fullest} of {scored} scores round to the same number: the scale has collapsed"),
-    );
-    warn(
-        m.parse_rate < 0.5,
-        format!("only {:.0} % of the verdicts parsed; another judge mode may serve better", m.parse_rate * 100.0),
-    );
-    warn(
-        m.candidates > 0 && m.distinct < 0.5,
-        format!("responses to a prompt are mostly alike (distinct {:.2})", m.distinct),
-    );
-    warn(
-        m.pairs > 0 && m.chosen_tokens > 2.0 * m.rejected_tokens,
-        "chosen answers are more than twice as long as rejected ones: consider [pairs] length_margin".to_owned(),
-    );
-    out
+        assert_eq!(chosen_gain(&[json!({"loss": 1.0}), json!({"loss": 0.5})], 0.1, 10.0), None);
+    }
 }

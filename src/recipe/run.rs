@@ -3,6 +3,7 @@
 use super::chat::ChatDomain;
 use super::config::{Judging, RunConfig};
 use super::context::{Renewed, RoundContext, RoundFiles, sizes};
+use super::controls::Controls;
 use super::domain::Domain;
 use super::evaluation::{self, Evaluation, Subject};
 use super::gate::{self, Gate};
@@ -11,6 +12,7 @@ use super::judging::{can_check, judge, ranked, templates};
 use super::models::{Models, RunModels};
 use super::round::play;
 use super::run_folder::{RunFolder, Status, join, status};
+use super::run_metrics;
 use super::shards::{self, Shard};
 use super::stages::prompts;
 use super::stages::prompts::earlier_prompts;
@@ -133,7 +135,17 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
         // Without supervised data the first model that plays is the given one.
         None => refer(&folder.model(1), Path::new("../M0"))?,
     }
+    let settings = config.round();
+    let (seed, held_out) = (config.run.seed, &held_out[..]);
+    let ctx =
+        RoundContext { domain: &domain, settings: &settings, seed, round: 1, observer, models: &models, held_out };
     for round in 1..=config.run.rounds + 1 {
+        if round == 2 {
+            let judged = |model: &_| judge(gpu, model, &source, domain.language(), config, &templates, &path, observer);
+            let evaluation = evaluation.as_ref();
+            let controls = Controls { gpu, config, ctx: &ctx, evaluation, judge: &judged };
+            controls.play(&mut folder, how.renewed)?;
+        }
         let files = RoundFiles::new(&path, round);
         let next = folder.model(round + 1);
         let played = round > config.run.rounds || (next.is_there() && files.dir.join("metrics.json").is_there());
@@ -174,16 +186,15 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
                 }
                 _ => models.with(0, &mut |engine| evaluation.measure(engine, subject, judge.as_ref()))?,
             }
+            run_metrics::write(&path, config.run.seed)?;
             folder.stage_done(&format!("{}/{}", evaluation::FOLDER, subject.name))?;
+            folder.warn(observer)?;
             (how.renewed)(&path, observer);
         }
         if played {
             continue;
         }
-        let settings = config.round();
-        let (seed, held_out) = (config.run.seed, &held_out[..]);
-        let ctx =
-            RoundContext { domain: &domain, settings: &settings, seed, round, observer, models: &models, held_out };
+        let ctx = RoundContext { round, ..ctx };
         let earlier = earlier_prompts(&path, round)?;
         let missing = shards::missing(&files)?;
         let answered = shards::begun(&files) && missing.is_empty() || files.jsonl("candidates").is_there();
@@ -202,8 +213,11 @@ pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Obser
             folder.stage_done(&format!("round-{round}/{stage}"))
         })?;
         folder.keep_newest(config.kept(), round + 1)?;
+        folder.warn(observer)?;
         (how.renewed)(&path, observer);
     }
+    run_metrics::write(&path, config.run.seed)?;
+    folder.warn(observer)?;
     folder.finish()?;
     (how.renewed)(&path, observer);
     drop(folder);

@@ -1,6 +1,7 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
 use super::config::REFERENCE;
+use super::{run_metrics, warnings};
 use crate::clock::{self, Instant};
 use crate::disk::{self, File, OnDisk, TryLockError};
 use crate::durable::{self, Lines};
@@ -9,7 +10,7 @@ use crate::lock::{LOCK_FILE, Lock};
 use crate::weights::{REMOVED_FILE, remove_weights};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Name of the plan's file in a run folder.
@@ -51,6 +52,8 @@ pub struct RunFolder {
     state: RunState,
     since: Instant,
     log: Lines,
+    /// The sentences of warnings that log.jsonl holds.
+    warned: BTreeSet<String>,
     _lock: Lock,
 }
 
@@ -97,8 +100,12 @@ impl RunFolder {
         }
         let state_path = path.join("state.json");
         let state = if state_path.is_there() { read_json(&state_path)? } else { RunState::default() };
-        let (log, _) = Lines::open(&path.join("log.jsonl"))?;
-        Ok(Self { path: path.to_path_buf(), state, since: clock::now(), log, _lock: lock })
+        let (log, lines) = Lines::open(&path.join("log.jsonl"))?;
+        let warning = |line: &[u8]| {
+            Some(serde_json::from_slice::<serde_json::Value>(line).ok()?.get("warning")?.as_str()?.to_owned())
+        };
+        let warned = lines.split(|&b| b == b'\n').filter_map(warning).collect();
+        Ok(Self { path: path.to_path_buf(), state, since: clock::now(), log, warned, _lock: lock })
     }
 
     /// The path of the folder.
@@ -124,6 +131,11 @@ impl RunFolder {
         (2..=newest.saturating_sub(keep)).try_for_each(|number| remove_weights(&self.model(number), &why))
     }
 
+    /// Whether a stage is over.
+    pub fn over(&self, name: &str) -> bool {
+        self.state.stages.iter().any(|s| s.name == name)
+    }
+
     /// Notes that a stage is over. If it was over before and was read back on a resume, it keeps its time.
     ///
     /// # Errors
@@ -131,7 +143,7 @@ impl RunFolder {
     pub fn stage_done(&mut self, name: &str) -> Result<()> {
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = clock::now();
-        if self.state.stages.iter().any(|s| s.name == name) {
+        if self.over(name) {
             return Ok(());
         }
         // A finished run continues if more rounds are asked for.
@@ -153,6 +165,20 @@ impl RunFolder {
     /// Seconds spent on all stages whose names start with `prefix`.
     pub fn seconds(&self, prefix: &str) -> f64 {
         self.state.stages.iter().filter(|s| s.name.starts_with(prefix)).map(|s| s.seconds).sum()
+    }
+
+    /// Tells what looks wrong with the run and writes it to log.jsonl, each sentence once in a run.
+    ///
+    /// # Errors
+    /// A file of the run is broken, or the log cannot be written.
+    pub fn warn(&mut self, observer: &dyn Observer) -> Result<()> {
+        for sentence in status(&self.path)?.warnings {
+            if self.warned.insert(sentence.clone()) {
+                observer.note(&format!("warning: {sentence}"));
+                self.log(&serde_json::json!({ "warning": sentence }))?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends a line to log.jsonl and adds the time of day to it.
@@ -274,6 +300,8 @@ pub struct Status {
     pub partial: BTreeMap<String, usize>,
     /// The metrics of each finished round.
     pub rounds: Vec<super::round_metrics::RoundMetrics>,
+    /// One sentence for each thing that looks wrong, with the place where it is seen.
+    pub warnings: Vec<String>,
 }
 
 /// Reads a run folder without disturbing it.
@@ -323,7 +351,8 @@ fn read_status(run: &Path) -> Result<Status> {
     let models: Vec<String> = models(run).into_iter().map(|n| format!("M{n}")).collect();
     let removed = models.iter().filter(|name| run.join(name).join(REMOVED_FILE).is_there()).cloned().collect();
     let (path, finished, stages) = (run.into(), state.finished, state.stages);
-    Ok(Status { path, running, finished, models, removed, stages, partial, rounds })
+    let warnings = warnings::read(run, &rounds, &run_metrics::read(run)?)?;
+    Ok(Status { path, running, finished, models, removed, stages, partial, rounds, warnings })
 }
 
 #[cfg(test)]

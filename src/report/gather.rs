@@ -3,17 +3,19 @@
 
 use super::curves::VALIDATION;
 use super::samples::samples;
-use super::{Bin, Judging, Report, Round, StepNumbers, TaskResult, Training};
+use super::{Bin, Gate, Judging, Report, Round, StepNumbers, TaskResult, Training};
 use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use crate::demo::evaluation::QuestionRecord;
 use crate::demo::report as demo;
 use crate::disk::{self, OnDisk};
 use crate::json::{parse_jsonl, read_json, read_jsonl_if_there};
 use crate::recipe::context::{ANCHOR_VERDICTS, ANCHORS, RoundFiles};
-use crate::recipe::evaluation;
-use crate::recipe::judging::{CALIBRATION_FILE, KeptCalibration};
+use crate::recipe::evaluation::{self, CONTROLS, CONTROLS_FOLDER, documents};
+use crate::recipe::gate;
+use crate::recipe::judging::calibration;
 use crate::recipe::round_metrics::RoundMetrics;
 use crate::recipe::run_folder::{PLAN_FILE, explain, status};
+use crate::recipe::run_metrics::{self, RunMetrics};
 use crate::recipe::stages::validation;
 use crate::recipe::stages::validation::ValidationRecord;
 use crate::{Error, Result};
@@ -41,6 +43,7 @@ fn read_files(run: &Path) -> Result<Report> {
     let table: toml::Table =
         toml::from_str(&config).map_err(|e| Error::file(&config_path, e.to_string().trim().to_owned()))?;
     let small_world = table.contains_key("demo");
+    let seed = table.get("run").and_then(|section| section.get("seed")?.as_integer()).unwrap_or(0) as u64;
     let mut evaluated: Vec<(String, Vec<QuestionRecord>)> = Vec::new();
     if small_world {
         for model in &status.models {
@@ -66,13 +69,15 @@ fn read_files(run: &Path) -> Result<Report> {
         models: status.models,
         evaluations: demo::models(&evaluated),
         head_to_head: demo::comparisons(&evaluated),
-        duels: measured(run, |name| name.contains("-M"))?.into_iter().map(|(_, duel)| duel).collect(),
-        judging: measured(run, |name| name.ends_with("-judge"))?
+        metrics: if small_world { RunMetrics::default() } else { run_metrics::measure(run, seed)? },
+        gates: gate::records(run)?.into_iter().map(|(model, record)| Gate { model, record }).collect(),
+        duels: evaluation::duels(run)?,
+        judging: documents(&run.join(evaluation::FOLDER), |name| name.ends_with("-judge"))?
             .into_iter()
             .map(|(name, agreement)| Judging { model: name.trim_end_matches("-judge").to_owned(), agreement })
             .collect(),
         tasks: tasks(run)?,
-        calibration: calibration(&run.join(CALIBRATION_FILE))?,
+        calibration: calibration(run)?,
         rounds,
         trainings: trainings(run)?,
         questions: demo::samples(&evaluated),
@@ -81,23 +86,6 @@ fn read_files(run: &Path) -> Result<Report> {
         plan: if plan_path.is_there() { Some(read_json(&plan_path)?) } else { None },
         config,
     })
-}
-
-/// The documents of the run's evaluation whose file stems are wanted; those of earlier models come first.
-fn measured<T: DeserializeOwned>(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, T)>> {
-    let mut found: Vec<(u32, String)> = Vec::new();
-    for entry in disk::read_dir(run.join(evaluation::FOLDER)).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(stem) = name.strip_suffix(".json").filter(|stem| wanted(stem)) else { continue };
-        let number = stem.trim_start_matches('M').split('-').next().and_then(|n| n.parse().ok());
-        found.extend(number.map(|n| (n, stem.to_owned())));
-    }
-    found.sort();
-    let read = |(_, stem): (u32, String)| {
-        let document = read_json(&run.join(evaluation::FOLDER).join(format!("{stem}.json")))?;
-        Ok((stem, document))
-    };
-    found.into_iter().map(read).collect()
 }
 
 /// What is there of the tasks that models do: one folder for each, of a model a document. Models come in their order,
@@ -122,14 +110,6 @@ fn tasks(run: &Path) -> Result<Vec<TaskResult>> {
         Ok(TaskResult { set, report })
     };
     found.into_iter().map(read).collect()
-}
-
-fn calibration(path: &Path) -> Result<Option<crate::measure::calibrate::Calibration>> {
-    if !path.is_there() {
-        return Ok(None);
-    }
-    let kept: KeptCalibration = read_json(path)?;
-    Ok(Some(kept.calibration))
 }
 
 /// A round whose bins of lengths are still empty, and the lengths that will fill them.
@@ -192,17 +172,19 @@ fn length_bins(tokens: &[usize], longest: usize) -> Vec<Bin> {
     bins
 }
 
-/// The trainings of the run: every folder with a steps.jsonl, first those that are not of a round, then the rounds.
+/// The trainings of the run: every folder with a steps.jsonl, first those that are not of a round, then the rounds,
+/// then the controls.
 fn trainings(run: &Path) -> Result<Vec<Training>> {
     let log = log(&run.join("log.jsonl"))?;
     let mut found: Vec<(Option<u32>, String)> = disk::read_dir(run)
         .map_err(Error::io(run))?
         .flatten()
-        .filter(|entry| entry.path().join("steps.jsonl").is_regular_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
         .map(|name| (name.strip_prefix("round-").and_then(|n| n.parse().ok()), name))
         .collect();
     found.sort();
+    found.extend(CONTROLS.map(|control| (None, format!("{CONTROLS_FOLDER}/{}", control.name))));
+    found.retain(|(_, name)| run.join(name).join("steps.jsonl").is_regular_file());
     found
         .into_iter()
         .map(|(round, name)| {

@@ -20,8 +20,11 @@ use crate::measure::agreement::Agreement;
 use crate::measure::calibrate::Calibration;
 use crate::measure::duel::DuelReport;
 use crate::measure::tasks::TaskReport;
+use crate::recipe::gate::GateRecord;
 use crate::recipe::round_metrics::RoundMetrics;
 use crate::recipe::run_folder::{Conditions, StageState};
+use crate::recipe::run_metrics::RunMetrics;
+use crate::recipe::warnings::{Evidence, of_run};
 use crate::{Observer, Result};
 use samples::Sample;
 use serde::{Deserialize, Serialize};
@@ -39,6 +42,10 @@ pub struct Report {
     pub finished: bool,
     /// Names of the finished models, the oldest first.
     pub models: Vec<String>,
+    /// All models and controls by the same measures, as `[evaluation]` says; empty where nothing was measured.
+    pub metrics: RunMetrics,
+    /// What was measured of each model as a judge before its round.
+    pub gates: Vec<Gate>,
     /// The models' true scores by the exact scorer of the small world; empty elsewhere.
     pub evaluations: Vec<ModelReport>,
     /// The models compared with one another by the exact scorer.
@@ -65,6 +72,15 @@ pub struct Report {
     pub plan: Option<Conditions>,
     /// The text of the run's `config.toml`.
     pub config: String,
+}
+
+/// A model as the judge of its round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The name of the model, such as M1.
+    pub model: String,
+    /// What was measured.
+    pub record: GateRecord,
 }
 
 /// One model as a judge of ranked answers.
@@ -154,35 +170,10 @@ impl Report {
     /// One sentence for each thing that looks wrong, with the place where it was seen.
     pub fn warnings(&self) -> Vec<String> {
         let rounds: Vec<&RoundMetrics> = self.rounds.iter().filter_map(|r| r.metrics.as_ref()).collect();
-        let by_round = rounds.iter().flat_map(|m| m.warnings.iter().map(move |w| format!("round {}: {w}", m.round)));
-        let judge = self.calibration.iter().filter_map(|c| c.warning.as_ref().map(|w| format!("judge: {w}")));
-        let duels =
-            self.duels.iter().flat_map(|d| d.warnings.iter().map(move |w| format!("{} against {}: {w}", d.a, d.b)));
-        judge.chain(by_round).chain(longer(&rounds)).chain(duels).chain(worse(&self.judging)).collect()
+        let gates: Vec<(String, GateRecord)> = self.gates.iter().map(|g| (g.model.clone(), g.record.clone())).collect();
+        let (metrics, calibration) = (&self.metrics, self.calibration.as_ref());
+        of_run(&Evidence { rounds: &rounds, gates: &gates, metrics, calibration, duels: &self.duels })
     }
-}
-
-/// Warnings of rounds whose answers are much longer than those of the round before.
-fn longer<'a>(rounds: &'a [&RoundMetrics]) -> impl Iterator<Item = String> + 'a {
-    rounds.windows(2).filter(|r| r[1].candidate_tokens > 1.5 * r[0].candidate_tokens).map(|r| {
-        let [before, now] = [r[0].candidate_tokens, r[1].candidate_tokens];
-        let hint = "consider [pairs] length_margin";
-        format!(
-            "round {}: answers have {now:.0} tokens on average, {before:.0} in the round before: {hint}",
-            r[1].round
-        )
-    })
-}
-
-/// Warnings of models that judge clearly worse than the one before.
-fn worse(judging: &[Judging]) -> impl Iterator<Item = String> + '_ {
-    let right = |j: &Judging| j.agreement.against.as_ref()?.pairwise;
-    judging.windows(2).filter_map(move |j| {
-        let (before, now) = (right(&j[0])?, right(&j[1])?);
-        let models = format!("{} orders {:.0} % of the ranked answers right", j[1].model, now * 100.0);
-        (now < before - 0.1)
-            .then(|| format!("{models}, {} ordered {:.0} %: the judge drifts", j[0].model, before * 100.0))
-    })
 }
 
 /// Reads a run folder and writes its report.html; returns that file's path.
@@ -199,22 +190,5 @@ pub fn write(run: &Path) -> Result<PathBuf> {
 pub fn refresh(run: &Path, observer: &dyn Observer) {
     if let Err(e) = write(run) {
         observer.note(&format!("the report could not be written: {e}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::measure::agreement::agreement;
-
-    #[test]
-    fn a_judge_that_drifts_is_told() {
-        let judging = |model: &str, scores: [f64; 3]| {
-            let scored: Vec<_> = scores.iter().zip([3.0, 2.0, 1.0]).map(|(s, t)| ("q", Some(t), Some(*s))).collect();
-            Judging { model: model.into(), agreement: agreement("yes", &scored) }
-        };
-        let all = [judging("M1", [5.0, 3.0, 1.0]), judging("M2", [5.0, 4.0, 1.0]), judging("M3", [1.0, 3.0, 5.0])];
-        let told: Vec<String> = worse(&all).collect();
-        assert_eq!(told, ["M3 orders 0 % of the ranked answers right, M2 ordered 100 %: the judge drifts"]);
     }
 }

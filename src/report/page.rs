@@ -8,6 +8,10 @@ use super::samples::{Sample, SampleAnswer};
 use super::tables;
 use super::tables::Grid;
 use super::{Bin, Report, Round, curves};
+use crate::demo::report::ModelReport;
+use crate::measure::win_rate::Estimate;
+use crate::recipe::evaluation::CONTROLS;
+use crate::recipe::run_metrics::{Measure, Unit};
 use crate::{Error, Result};
 use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
@@ -19,6 +23,8 @@ const TEMPLATES: [(&str, &str); 3] = [
 ];
 /// How many characters of a text are shown at once; the rest of a longer one is behind a disclosure.
 const SHOWN: usize = 1200;
+/// How many measures are drawn.
+const MEASURES: usize = 3;
 
 /// What the template inserts.
 #[derive(Serialize)]
@@ -29,6 +35,9 @@ struct Page {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     partial: Vec<String>,
+    metrics: Option<Grid>,
+    measures: Vec<Chart>,
+    gates: Option<Grid>,
     models: Option<Grid>,
     head_to_head: Option<Grid>,
     duels: Option<Grid>,
@@ -121,6 +130,9 @@ fn page(report: &Report) -> Page {
         facts: facts(report),
         warnings: report.warnings(),
         partial: report.partial.iter().map(|(stage, waves)| format!("{stage}: {waves} waves done")).collect(),
+        metrics: tables::metrics(report),
+        measures: measures(report),
+        gates: tables::gates(report),
         models: tables::models(report),
         head_to_head: tables::head_to_head(report),
         duels: tables::duels(report),
@@ -207,7 +219,8 @@ fn duration(seconds: f64) -> String {
 fn truth(report: &Report) -> Option<Chart> {
     let all = &report.evaluations;
     let last = all.last()?;
-    let values: Vec<(f64, f64)> = all.iter().map(|m| (m.truth_mean, m.truth_se)).collect();
+    let with_error = |m: &ModelReport| [m.truth_mean, m.truth_mean - m.truth_se, m.truth_mean + m.truth_se];
+    let values: Vec<[f64; 3]> = all.iter().map(with_error).collect();
     let labels: Vec<String> = all.iter().map(|m| m.name.clone()).collect();
     let rows = all.iter().map(|m| vec![m.name.clone(), format!("{:.2}", m.truth_mean), format!("{:.2}", m.truth_se)]);
     Some(Chart {
@@ -220,6 +233,35 @@ fn truth(report: &Report) -> Option<Chart> {
         table: Grid { head: ["model", "mean", "standard error"].map(str::to_owned).to_vec(), rows: rows.collect() },
         ..plot::bars(&(0.0..=5.0), &labels, &values, &|v| format!("{v:.2}"))
     })
+}
+
+/// Charts of the first shares by which all models are compared, as bars with their intervals.
+fn measures(report: &Report) -> Vec<Chart> {
+    let m = &report.metrics;
+    let told = m.measures.iter().filter(|of| of.unit == Unit::Share && of.values.len() > 1);
+    let chart = |of: &Measure| {
+        let with: Vec<(&String, &Estimate)> =
+            m.models.iter().filter_map(|name| of.values.get_key_value(name)).collect();
+        let percent: Vec<[f64; 3]> = with.iter().map(|(_, e)| [e.value, e.low, e.high].map(|x| x * 100.0)).collect();
+        let most = percent.iter().map(|[_, _, high]| *high).fold(1.0, f64::max);
+        let short = |name: &str| CONTROLS.iter().find(|c| c.name == name).map_or(name, |c| c.short).to_owned();
+        let labels: Vec<String> = with.iter().map(|(name, _)| short(name)).collect();
+        let cells = |(name, e): &(&String, &Estimate)| {
+            let numbers = [e.value, e.low, e.high].map(|x| format!("{:.1}", x * 100.0));
+            [vec![(*name).clone()], numbers.to_vec()].concat()
+        };
+        let rows = with.iter().map(cells).collect();
+        let values: Vec<String> = labels.iter().zip(&percent).map(|(l, [v, ..])| format!("{l} {v:.0}")).collect();
+        let (name, n) = (&of.name, of.items);
+        Chart {
+            title: format!("{}{}, %", name[..1].to_uppercase(), &name[1..]),
+            description: format!("By model, n = {n}, with 95 % intervals: {}.", values.join(", ")),
+            x_title: "model".to_owned(),
+            table: Grid { head: ["model", "%", "from", "to"].map(str::to_owned).to_vec(), rows },
+            ..plot::bars(&(0.0..=(most * 1.1).min(100.0)), &labels, &percent, &|v| format!("{v:.0}"))
+        }
+    };
+    told.take(MEASURES).map(chart).collect()
 }
 
 fn histograms(

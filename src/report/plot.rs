@@ -71,6 +71,8 @@ pub(super) struct Bar {
     pub(super) height: String,
     /// The text above the bar.
     pub(super) label: String,
+    /// The upper end of bar and error bar.
+    pub(super) top: String,
     /// The error bar from its lower to its upper end, as SVG path data; empty without an error.
     pub(super) error: String,
 }
@@ -240,7 +242,7 @@ pub(super) fn histogram(title: &str, x_title: &str, bins: &[Bin], table: Grid, m
     }
     let fullest = bins.iter().max_by_key(|b| b.count)?;
     let labels: Vec<String> = bins.iter().map(|b| short(b.at)).collect();
-    let values: Vec<(f64, f64)> = bins.iter().map(|b| (b.count as f64, 0.0)).collect();
+    let values: Vec<[f64; 3]> = bins.iter().map(|b| [b.count as f64; 3]).collect();
     let description = format!("{all} in all; the highest bar ({x_title} {}) has {}.", short(fullest.at), fullest.count);
     let mut chart = bars(&(0.0..=(most.max(1)) as f64), &labels, &values, &|v| short(v));
     // A count is whole, so labels with a fraction are left out.
@@ -248,27 +250,29 @@ pub(super) fn histogram(title: &str, x_title: &str, bins: &[Bin], table: Grid, m
     Some(Chart { title: title.to_owned(), description, x_title: x_title.to_owned(), table, ..chart })
 }
 
-/// One bar for each value, with its error, above its label.
+/// One bar for each value, with the interval from its second number to its third, above its label.
 pub(super) fn bars(
     range: &RangeInclusive<f64>,
     labels: &[String],
-    values: &[(f64, f64)],
+    values: &[[f64; 3]],
     text: &dyn Fn(f64) -> String,
 ) -> Chart {
     let (x, y) = (Scale::x(0.0, values.len() as f64), Scale::y(range));
     let width = (x.at(1.0) - x.at(0.0)) * 0.8;
     let middle = |i: usize| x.at(i as f64 + 0.5);
     let wide = labels.iter().any(|l| l.chars().count() as f64 * DIGIT > x.at(1.0) - x.at(0.0));
-    let bar = |(i, (value, error)): (usize, &(f64, f64))| {
-        let top = y.at(value.clamp(*range.start(), *range.end()));
+    let bar = |(i, [value, low, high]): (usize, &[f64; 3])| {
+        let inside = |value: f64| value.clamp(*range.start(), *range.end());
+        let top = y.at(inside(*value));
         Bar {
             x: place(middle(i) - width / 2.0),
             y: place(top),
             width: place(width),
             height: place(HEIGHT - BOTTOM - top),
             label: text(*value),
-            error: if *error > 0.0 {
-                format!("M{0} {1}L{0} {2}", place(middle(i)), y.place(value - error), y.place(value + error))
+            top: place(if high > low { y.at(inside(*high)).min(top) } else { top }),
+            error: if high > low {
+                format!("M{0} {1}L{0} {2}", place(middle(i)), y.place(inside(*low)), y.place(inside(*high)))
             } else {
                 String::new()
             },
@@ -383,7 +387,7 @@ mod tests {
 
     #[test]
     fn bars_stand_on_the_axis() {
-        let chart = bars(&(0.0..=5.0), &["M1".into(), "M2".into()], &[(2.5, 0.1), (9.0, 0.0)], &short);
+        let chart = bars(&(0.0..=5.0), &["M1".into(), "M2".into()], &[[2.5, 2.4, 2.6], [9.0; 3]], &short);
         let bottom = |b: &Bar| b.y.parse::<f64>().unwrap() + b.height.parse::<f64>().unwrap();
         assert!(chart.bars.iter().all(|b| (bottom(b) - (HEIGHT - BOTTOM)).abs() < 0.11));
         assert!(!chart.bars[0].error.is_empty() && chart.bars[1].error.is_empty());

@@ -5,9 +5,13 @@ use super::{Bin, Judging, Report, Round};
 use crate::demo::report::ModelReport;
 use crate::measure::agreement::Against;
 use crate::measure::diversity::Diversity;
+use crate::measure::order::InOrder;
 use crate::measure::tasks::TaskReport;
 use crate::measure::win_rate::Estimate;
+use crate::recipe::evaluation::CONTROLS;
 use crate::recipe::round_metrics::RoundMetrics;
+use crate::recipe::run_metrics::Unit;
+use std::collections::BTreeSet;
 
 /// A table. Every row is as long as `head`, and the first cell of a row names it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -73,6 +77,65 @@ const ROUNDS: [Row<Round>; 25] = [
     ("step whose model was kept", |r| r.metrics.as_ref()?.best_step.map(|s| s.to_string())),
     ("warnings", |r| counted(r, |m| m.warnings.len())),
 ];
+
+/// All models and controls by the same measures, one column for each: what the loop began with, its models, the
+/// controls. Under each measure stand the gains over what the loop began with. `None` where nothing was measured.
+pub fn metrics(report: &Report) -> Option<Grid> {
+    let m = &report.metrics;
+    let head = std::iter::once(String::new()).chain(m.models.iter().enumerate().map(|(i, model)| title(model, i)));
+    let mut rows = Vec::new();
+    for measure in &m.measures {
+        let interval = |e: &Estimate, text: &dyn Fn(f64) -> String| {
+            format!("{} ({} to {})", text(e.value), text(e.low), text(e.high))
+        };
+        let plain = |x: f64| match measure.unit {
+            Unit::Share => format!("{:.1}", x * 100.0),
+            Unit::Tokens | Unit::Perplexity => format!("{x:.1}"),
+        };
+        let signed = |x: f64| match measure.unit {
+            Unit::Share => format!("{:+.1}", x * 100.0),
+            Unit::Tokens | Unit::Perplexity => format!("{x:+.1}"),
+        };
+        let unit = if measure.unit == Unit::Share { ", %" } else { "" };
+        let none = || NONE.to_owned();
+        let value = |model| measure.values.get(model).map_or_else(none, |e| interval(e, &plain));
+        rows.push(
+            std::iter::once(format!("{}{unit} (n = {})", measure.name, measure.items))
+                .chain(m.models.iter().map(value))
+                .collect(),
+        );
+        let gain = |model| measure.gains.get(model).map_or_else(none, |g| interval(&g.difference, &signed));
+        let over: BTreeSet<&str> = measure.gains.values().map(|g| g.over.as_str()).collect();
+        if !over.is_empty() {
+            let name = format!("↳ gain over {}", over.into_iter().collect::<Vec<_>>().join(", "));
+            rows.push(std::iter::once(name).chain(m.models.iter().map(gain)).collect());
+        }
+    }
+    (!rows.is_empty()).then(|| Grid { head: head.collect(), rows })
+}
+
+/// What tables call a model, which is the `place`-th of them.
+fn title(model: &str, place: usize) -> String {
+    match CONTROLS.iter().find(|c| c.name == model) {
+        Some(control) => control.title.to_owned(),
+        None if place == 0 => format!("{model} (base)"),
+        None => model.to_owned(),
+    }
+}
+
+/// The models as the judges of their rounds, beside what length alone would give. `None` if none was measured.
+pub fn gates(report: &Report) -> Option<Grid> {
+    let rows = report.gates.iter().filter_map(|g| {
+        let ordered = g.record.ordered.as_ref()?;
+        let share = |e: &Estimate| format!("{:.0} % ({:.0} to {:.0})", e.value * 100.0, e.low * 100.0, e.high * 100.0);
+        let pair = |o: &InOrder| [o.pairs.to_string(), share(&o.judge), share(&o.length)];
+        let ended = ordered.ended.as_ref().map_or_else(|| [NONE; 3].map(str::to_owned), pair);
+        let [pairs, judge, length] = pair(&ordered.all);
+        Some([vec![g.model.clone(), g.record.judge.clone(), pairs, judge, length], ended.to_vec()].concat())
+    });
+    let of_ended = ["of ended ones", "in order", "length alone"];
+    filled(&[&["model", "mode", "pairs", "in order", "length alone"][..], &of_ended].concat(), rows.collect())
+}
 
 /// The models' scores and how well they judge, against the truth; one column for each model. `None` outside the small
 /// world.

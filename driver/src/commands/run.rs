@@ -139,6 +139,10 @@ fn show(app: &App, status: &Status) -> Result<()> {
         app.line("")?;
         rounds(&status.rounds).print()?;
     }
+    if !status.warnings.is_empty() {
+        app.line("")?;
+    }
+    status.warnings.iter().try_for_each(|sentence| app.line(format!("warning: {sentence}")))?;
     let report = status.path.join(report::FILE);
     if report.exists() {
         app.line(format!("\nreport: {}", report.display()))?;

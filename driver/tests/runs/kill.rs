@@ -168,7 +168,8 @@ pub(crate) fn run_inputs(more: &str) -> [(&'static str, String); 6] {
          validation = {{ prompts = \"held-out.jsonl\", every = 2, patience = 0 }}\n\
          evaluation = {{ prompts = \"held-out.jsonl\", mode = \"expected\", \
          tasks = [{{ task = \"exact\", data = \"keyed.jsonl\", samples = 2 }}] }}\n\
-         dpo = {{ lr = 1e-4, batch = 2, save_every = 1, dropout = 0.1 }}\n",
+         dpo = {{ lr = 1e-4, batch = 2, save_every = 1, dropout = 0.1 }}\n\
+         controls = {{ random = true, sft_best = true }}\n",
         world()
     );
     let seed = lines(TASKS.iter().map(|word| json!({ "prompt": format!("upper: {word}") })));

@@ -162,6 +162,9 @@ weights = "bf16"
 prompts = "PLACE/held-out.jsonl"
 every = 1
 patience = 2
+[controls]
+random = true
+sft_best = true
 "#;
 
 /// What `eval` says of each model of the run.
@@ -210,7 +213,7 @@ fn a_run_with_every_option_writes_what_it_should() {
     // The rejected answers of round 2 are M1's own.
     let anchors: Vec<Value> = place.lines("round-2/anchors.jsonl").iter().map(|a| a["id"].clone()).collect();
     assert!(place.lines("round-2/pairs.jsonl").iter().all(|p| anchors.contains(&p["rejected_id"])));
-    for model in ["M0", "M1", "M2", "M3"] {
+    for model in ["M0", "M1", "M2", "M3", "random", "sft-best"] {
         let answers = place.lines(&format!("evaluation/{model}.jsonl"));
         assert_eq!(answers.len(), 12);
         answers.iter().for_each(|a| validate(&schema("answer"), a, "answer").unwrap());
@@ -230,7 +233,7 @@ fn a_run_with_every_option_writes_what_it_should() {
             let against: Vec<&Value> =
                 document["differences"].as_array().unwrap().iter().map(|d| &d["against"]).collect();
             let wanted: &[&str] = match model {
-                "M0" | "M2" => &["M1"],
+                "M0" | "M2" | "random" | "sft-best" => &["M1"],
                 "M3" => &["M2", "M1"],
                 _ => &[],
             };
@@ -244,20 +247,44 @@ fn a_run_with_every_option_writes_what_it_should() {
     validate(&schema("report"), &report, "report").unwrap();
     let sides = |d: &Value| format!("{} {}", d["a"].as_str().unwrap(), d["b"].as_str().unwrap());
     let duels: Vec<String> = report["duels"].as_array().unwrap().iter().map(sides).collect();
-    assert_eq!(duels, ["M2 M1", "M3 M1", "M3 M2"]);
-    assert_eq!(report["judging"].as_array().unwrap().len(), 4);
     let results: Vec<(&str, &str)> = report["tasks"]
         .as_array()
         .unwrap()
         .iter()
         .map(|t| (t["set"].as_str().unwrap(), t["name"].as_str().unwrap()))
         .collect();
-    assert_eq!((results.len(), results[0], results[7]), (8, ("keyed", "M0"), ("pick", "M3")));
+    assert_eq!((results.len(), results[0], results[11]), (12, ("keyed", "M0"), ("pick", "sft-best")));
     // What is measured on is no prompt to train on.
     let keyed: Vec<String> = tasks("upper", 20, 3);
     assert!(
         place.lines("round-1/prompts.jsonl").iter().all(|p| !keyed.contains(&p["prompt"].as_str().unwrap().into()))
     );
+    assert_eq!(duels, ["M2 M1", "M3 M1", "M3 M2", "random M1", "sft-best M1"]);
+    assert_eq!(report["judging"].as_array().unwrap().len(), 6);
+    // The controls are trained of M1's answers: as many pairs, others, or the best answers alone.
+    let pairs = |name: &str| place.lines(&format!("{name}/pairs.jsonl"));
+    let (own, random) = (pairs("round-1"), pairs("controls/random"));
+    let ids = |pairs: &[Value]| pairs.iter().map(|p| p["id"].clone()).collect::<Vec<_>>();
+    assert!(random.len() <= own.len() && ids(&random) != ids(&own), "{} {}", random.len(), own.len());
+    assert!(!place.lines("controls/sft-best/steps.jsonl")[0].as_object().unwrap().contains_key("rewards/chosen"));
+    let weights = |name: &str| fs::read(place.file("run").join(name).join("model.safetensors")).unwrap();
+    let all = ["M1", "M2", "controls/random/M2", "controls/sft-best/M2"].map(weights);
+    assert!((0..4).all(|i| (0..i).all(|j| all[i] != all[j])));
+    // One table has all of them.
+    let metrics = place.document("metrics.json");
+    validate(&schema("run_metrics"), &metrics, "run_metrics").unwrap();
+    assert_eq!(metrics["models"], json!(["M0", "M1", "M2", "M3", "random", "sft-best"]));
+    let names: Vec<&str> =
+        metrics["measures"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    let kinds = ["win rate against M1", "as a judge: pairs in order", "answers that end", "tokens an answer"];
+    assert!(names[0].starts_with("keyed: strict") && names.contains(&"pick: acc_norm"), "{names:?}");
+    assert_eq!(names[names.len() - 5..], [&kinds[..], &["different answers to a prompt"]].concat());
+    let ends = &metrics["measures"][names.len() - 3];
+    assert_eq!(
+        (&ends["items"], &ends["gains"]["M1"]["over"], &ends["gains"]["M3"]["over"]),
+        (&json!(6), &json!("M0"), &json!("M1"))
+    );
+    assert_eq!(report["metrics"], metrics);
     // Two models judged their own answers in a round.
     for model in ["M1", "M2"] {
         let gate = place.document(&format!("gate/{model}.json"));
@@ -267,6 +294,9 @@ fn a_run_with_every_option_writes_what_it_should() {
     assert_ne!(place.document("gate/M1.json")["model"], place.document("gate/M2.json")["model"]);
     let page = fs::read_to_string(place.file("run/report.html")).unwrap();
     for words in [
+        "Models and controls",
+        "SFT on the best",
+        "Judges before their rounds",
         "M3 against M2",
         "As judges",
         "keyed: strict pass@2, less M1",
@@ -281,7 +311,16 @@ fn a_run_with_every_option_writes_what_it_should() {
     let text =
         command.arg("report").arg(place.file("run")).arg("--terminal").assert().success().get_output().stdout.clone();
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("MODELS AS JUDGES") && text.contains("TASKS"), "{text}");
+    for words in [
+        "MODELS AND CONTROLS",
+        "random judge",
+        "gain over M0, M1",
+        "JUDGES BEFORE THEIR ROUNDS",
+        "MODELS AS JUDGES",
+        "TASKS",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 
     // What the run measured is what eval says of its models.
     let out = place.file("checked.jsonl");

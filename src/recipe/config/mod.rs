@@ -5,11 +5,13 @@
     reason = "the texts of keys name sections of TOML, as the reference shows them"
 )]
 
+mod controls;
 mod evaluation;
 mod pairs;
 mod stages;
 mod training;
 
+pub use controls::ControlSection;
 pub use evaluation::{Comparison, EvaluationSection, EvaluationTask};
 pub use pairs::{Agreement, ByRound, PairSection, Rejected, Weighting};
 pub use stages::{CandidateSection, JudgeSection, Judging, PromptSection, Writer};
@@ -66,6 +68,9 @@ pub struct RunConfig {
     /// What is measured of every model.
     #[serde(with = "section")]
     pub evaluation: EvaluationSection,
+    /// What is trained beside M2 to compare with it.
+    #[serde(with = "section")]
+    pub controls: ControlSection,
 }
 
 settings! {
@@ -189,6 +194,7 @@ impl RunConfig {
         self.dpo.check()?;
         self.validation.check()?;
         self.evaluation.check()?;
+        self.controls.check()?;
         if self.lora.is_some() {
             self.agree_with_adapter()?;
         }
@@ -310,6 +316,7 @@ mod tests {
             lines(&c.dpo),
             lines(&c.validation),
             lines(&c.evaluation),
+            lines(&c.controls),
         ]
         .concat()
     }

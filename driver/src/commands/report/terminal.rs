@@ -23,12 +23,14 @@ pub(super) fn text(report: &Report, width: usize) -> String {
             out.push_str(&format!("{name}\n\n{text}\n"));
         }
     };
+    section("MODELS AND CONTROLS", grid(tables::metrics(report), width));
     section("MODELS", grid(tables::models(report), width));
     section("HEAD TO HEAD", grid(tables::head_to_head(report), width));
     section("HEAD TO HEAD", grid(tables::duels(report), width));
     section("MODELS AS JUDGES", grid(tables::judging(report), width));
     section("TASKS", grid(tables::tasks(report), width));
     section("ROUNDS", grid(tables::rounds(report), width));
+    section("JUDGES BEFORE THEIR ROUNDS", grid(tables::gates(report), width));
     section("JUDGE MODES", grid(tables::judge(report), width));
     section("TRAINING, from the first step to the last", training(report, width));
     section("SCORES, 0 to 5, and LENGTHS in tokens", histograms(report, width));
