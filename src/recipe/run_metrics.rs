@@ -101,7 +101,7 @@ impl Series {
     /// A measure whose items weigh alike.
     fn of(name: String, unit: Unit, better: Better, items: impl Iterator<Item = (String, f64)>) -> Option<Self> {
         let items: BTreeMap<String, [f64; 2]> = items.map(|(key, value)| (key, [value, 1.0])).collect();
-        (!items.is_empty()).then(|| Self { name, unit, better, taken: Taken::Items(items) })
+        (!items.is_empty()).then_some(Self { name, unit, better, taken: Taken::Items(items) })
     }
 
     fn count(&self) -> usize {
