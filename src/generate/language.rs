@@ -75,6 +75,10 @@ impl Language for ChatLanguage<'_> {
         }
     }
 
+    fn ask_to_think(&self, message: &str) -> Result<Option<Vec<u32>>> {
+        self.text.encode_thinking(&[Message::new("user", message)])
+    }
+
     fn raw(&self, text: &str) -> Result<Vec<u32>> {
         self.text.encode_plain(text)
     }

@@ -14,6 +14,7 @@ mod sampled;
 mod template;
 #[cfg(test)]
 mod tests;
+mod think;
 
 pub use checks::Checks;
 pub use mode::{Mode, ModelJudgeSettings};

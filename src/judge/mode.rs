@@ -1,9 +1,11 @@
 //! The ways in which a score is read out of a model, and what they are set to.
 
 use super::parse::{Openings, Reading, read_score};
-use super::{NoScore, ScorePattern};
+use super::{NoScore, ScorePattern, Template, think};
+use crate::Result;
 use crate::generate::Sampling;
 use crate::settings::{Takes, settings};
+use crate::text::Language;
 use serde::{Deserialize, Serialize};
 
 /// How a score is read out of a model.
@@ -34,6 +36,9 @@ settings! {
         retries: usize = 2 => "retries", "N", Takes::Whole(0);
         /// Most tokens of a verdict.
         max_new_tokens: usize = 200 => "max_new_tokens", "N", Takes::Whole(1);
+        /// Most tokens of a thought before a written verdict, of models whose chat template knows `enable_thinking`; a
+        /// longer one is cut and closed. 0 is off.
+        think: usize = 0 => "think", "N", Takes::Whole(0);
     }
     parts {
         /// How verdicts are drawn.
@@ -49,6 +54,14 @@ settings! {
 }
 
 impl ModelJudgeSettings {
+    /// The token ids of a prompt that was filled in, up to where the verdict, or the thought before it, begins.
+    ///
+    /// # Errors
+    /// The text cannot be encoded; a thought is asked for and the model's template knows none.
+    pub(super) fn asked(&self, language: &dyn Language, template: &Template, text: &str) -> Result<Vec<u32>> {
+        if self.think > 0 { think::asked(language, template, text) } else { template.encode(language, text) }
+    }
+
     /// Reads a verdict under a prompt that begins its parts with these words. `in_thought`: whether the prompt left a
     /// thought open. A pattern of one's own reads the whole text as it is.
     pub(super) fn parse(

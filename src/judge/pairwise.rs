@@ -80,7 +80,11 @@ impl<'a> PairwiseJudge<'a> {
             for (order, (first, second)) in (0..).zip([(m.a, m.b), (m.b, m.a)]) {
                 let text = self.template.fill_pair(m.question, first, second)?;
                 let key = record_id(0, "pairwise", &halves(m.key), order);
-                asked.push((key, self.template.encode(self.language, &text)?));
+                let ids = match &self.sampled {
+                    Some(settings) => settings.asked(self.language, &self.template, &text)?,
+                    None => self.template.encode(self.language, &text)?,
+                };
+                asked.push((key, ids));
             }
         }
         let verdicts = match &self.sampled {

@@ -1,9 +1,10 @@
 //! Mode `sampled`, the paper's: several verdicts are written, parsed and averaged.
 
 use super::parse::{Openings, leaves_thought_open};
+use super::think::{self, Thoughtful};
 use super::{Item, ModelJudgeSettings, NoScore, Template, Verdict};
 use crate::generate::Engine;
-use crate::generate::{Request, Settings};
+use crate::generate::{Output, Request, Settings};
 use crate::rng::{halves, record_id};
 use crate::text::Language;
 use crate::{Error, Observer, Result};
@@ -19,7 +20,10 @@ pub(super) fn judge(
 ) -> Result<Vec<Verdict>> {
     let asked = items
         .iter()
-        .map(|item| Ok((item.key, template.ids(language, item.question, item.answer)?)))
+        .map(|item| {
+            let text = template.fill(item.question, item.answer)?;
+            Ok((item.key, settings.asked(language, template, &text)?))
+        })
         .collect::<Result<Vec<_>>>()?;
     let openings = Openings::of(&template.text);
     let parse = |verdict: &str, in_thought| settings.parse(verdict, &openings, in_thought).map(|reading| reading.value);
@@ -30,6 +34,11 @@ pub(super) fn judge(
 pub(super) fn begins_in_thought(language: &dyn Language, prompt: &[u32]) -> Result<bool> {
     // The tag is short, and what stands before it is the answer that is judged.
     Ok(leaves_thought_open(&language.decode(&prompt[prompt.len().saturating_sub(16)..])?))
+}
+
+/// Verdicts without a thought.
+fn plain(outputs: Vec<Output>) -> Vec<Thoughtful> {
+    outputs.into_iter().map(|output| Thoughtful { thought: String::new(), tokens: 0, output }).collect()
 }
 
 /// Writes K verdicts for each (key, prompt). Those that do not parse are drawn again, at most `retries` times; the
@@ -49,7 +58,9 @@ pub(super) fn write(
         seed: settings.seed,
         choices: Vec::new(),
     };
-    let fits: Vec<bool> = asked.iter().map(|(_, p)| p.len() + settings.max_new_tokens <= language.context()).collect();
+    let thought = if settings.think > 0 { settings.think + think::AROUND } else { 0 };
+    let new = settings.max_new_tokens + thought;
+    let fits: Vec<bool> = asked.iter().map(|(_, p)| p.len() + new <= language.context()).collect();
     let mut verdicts = vec![Verdict::unscored(""); asked.len()];
     let mut scores: Vec<Vec<f64>> = vec![Vec::new(); asked.len()];
     let mut drawn = vec![0u32; asked.len()];
@@ -71,24 +82,28 @@ pub(super) fn write(
                 Request { prompt: asked[i].1.clone(), samples: (first..drawn[i]).map(id).collect() }
             })
             .collect();
-        let outputs = engine.generate(&requests, &draw, observer)?;
+        let outputs = match settings.think {
+            0 => engine.generate(&requests, &draw, observer)?.into_iter().map(plain).collect(),
+            most => think::write(engine, language, &requests, &draw, most, observer)?,
+        };
         if outputs.len() != missing.len() {
             return Err(Error::Input("the engine answered too few requests".into()));
         }
         for (&(i, _), outputs) in missing.iter().zip(outputs) {
-            for output in outputs {
+            for Thoughtful { thought, tokens, output } in outputs {
                 let end = output.tokens.len() - usize::from(output.stopped && !output.tokens.is_empty());
                 let text = language.decode(&output.tokens[..end])?;
                 let verdict = &mut verdicts[i];
-                verdict.tokens += output.tokens.len();
-                match parse(&text, begins_in_thought(language, &asked[i].1)?) {
+                verdict.tokens += tokens + output.tokens.len();
+                let in_thought = settings.think == 0 && begins_in_thought(language, &asked[i].1)?;
+                match parse(&text, in_thought) {
                     Ok(score) => scores[i].push(score),
                     Err(why) => {
                         verdict.unparsed += 1;
                         verdict.status = why.to_string();
                     }
                 }
-                verdict.texts.push(text);
+                verdict.texts.push(thought + &text);
             }
         }
         if attempt < settings.retries && observer.stop_requested() {

@@ -83,6 +83,86 @@ fn judged(mode: Mode, write: &Write<'_>, score: &Score, context: usize) -> (Resu
     (verdicts, engine.asked.into_inner())
 }
 
+/// Letters whose template knows thoughts.
+struct Thinking(Letters);
+
+impl Language for Thinking {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match text.split_once("</think>") {
+            Some((before, after)) => Ok([self.encode(before)?, vec![2000], self.encode(after)?].concat()),
+            None => self.0.encode(text),
+        }
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.0.decode(&ids.iter().copied().filter(|id| *id != 2000).collect::<Vec<_>>())
+    }
+
+    fn ask(&self, message: &str) -> Result<Vec<u32>> {
+        self.0.ask(message)
+    }
+
+    fn ask_to_think(&self, message: &str) -> Result<Option<Vec<u32>>> {
+        self.encode(&format!("{message}\n>")).map(Some)
+    }
+
+    fn raw(&self, text: &str) -> Result<Vec<u32>> {
+        self.0.raw(text)
+    }
+
+    fn stop(&self) -> &[u32] {
+        self.0.stop()
+    }
+
+    fn context(&self) -> usize {
+        self.0.context()
+    }
+}
+
+#[test]
+fn a_thought_is_cut_and_closed_before_the_verdict() {
+    let seen = RefCell::new(Vec::new());
+    let write = |prompt: &str, _: u64, settings: &Settings| {
+        if prompt.ends_with("<think>\n") {
+            assert_eq!((settings.max_new_tokens, &settings.stop[..]), (5, &[0, 2000][..]));
+            let tokens: Vec<u32> = "hmm, ".chars().map(u32::from).collect();
+            // The first thought is cut, the others end by themselves.
+            let ended = !seen.borrow().is_empty();
+            seen.borrow_mut().push(String::new());
+            let tokens = if ended { [&tokens[..3], &[2000]].concat() } else { tokens };
+            return Output { tokens, stopped: ended, choice_p: vec![] };
+        }
+        assert_eq!((settings.max_new_tokens, &settings.stop[..]), (200, &[0][..]));
+        seen.borrow_mut().push(prompt[prompt.find("<think>").unwrap()..].to_owned());
+        written("Score: 4")
+    };
+    let language = Thinking(Letters { context: 5000 });
+    let settings = ModelJudgeSettings { samples: 2, think: 5, ..ModelJudgeSettings::default() };
+    let judge = |language| ModelJudge {
+        mode: Mode::Sampled,
+        language,
+        templates: Templates::default(),
+        settings: settings.clone(),
+    };
+    let items = [Item::new(1, "q", "a")];
+    let mut engine = Played { write: &write, score: &no_score, asked: RefCell::default() };
+    let verdicts = judge(&language as &dyn Language).judge(&mut engine, &items, &Silent).unwrap();
+    assert_eq!((verdicts[0].score, verdicts[0].unparsed), (Some(4.0), 0));
+    assert_eq!(verdicts[0].texts, ["hmm, \n</think>\n\nScore: 4", "hmm\n</think>\n\nScore: 4"]);
+    // Two thoughts and two verdicts; a verdict stands behind its own thought.
+    assert_eq!(verdicts[0].tokens, 5 + 4 + 2 * 9);
+    assert_eq!(engine.asked.into_inner(), [2, 2]);
+    assert_eq!(seen.into_inner()[2..], ["<think>\nhmm, \n\u{7d0}\n\n", "<think>\nhmm\n\u{7d0}\n\n"]);
+    // A thought that would not fit leaves the answer without a score, and a template without thoughts is refused.
+    let asked = Templates::default().additive.ids(&language, "q", "a").unwrap().len();
+    let short = Thinking(Letters { context: asked + "<think>\n".len() + 210 });
+    let mut engine = Played { write: &no_write, score: &no_score, asked: RefCell::default() };
+    let verdicts = judge(&short as &dyn Language).judge(&mut engine, &items, &Silent).unwrap();
+    assert_eq!(verdicts[0].status, "longer than the context");
+    let e = judge(&language.0 as &dyn Language).judge(&mut engine, &items, &Silent).unwrap_err().to_string();
+    assert!(e.contains("enable_thinking"), "{e}");
+}
+
 fn no_write(_: &str, _: u64, _: &Settings) -> Output {
     panic!("this mode writes nothing")
 }

@@ -229,7 +229,9 @@ impl Planner<'_> {
         match mode {
             Some(Judging::Random | Judging::Signal(_)) => Ok(None),
             Some(Judging::By(Mode::Marks)) => written(1, MARKS),
-            Some(Judging::Auto | Judging::By(Mode::Sampled)) => written(reading.samples, reading.max_new_tokens),
+            Some(Judging::Auto | Judging::By(Mode::Sampled)) => {
+                written(reading.samples, reading.max_new_tokens + reading.think)
+            }
             Some(Judging::By(_)) | None => {
                 let (questions, completions) = match mode {
                     Some(Judging::By(Mode::Backward)) => (1, vec![ids(self.vocabulary, 0, self.shape.prompt)]),

@@ -86,6 +86,24 @@ impl Text {
         self.encode(&self.render(messages, inputs, true)?)
     }
 
+    /// The token ids of a conversation up to where the assistant begins to think; `None` where `enable_thinking` makes
+    /// no difference to the template.
+    ///
+    /// # Errors
+    /// As [`Text::render_chat`] and [`Text::encode`].
+    pub fn encode_thinking(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        if !self.has_chat_template() {
+            return Ok(None);
+        }
+        let render = |thinks: bool| {
+            let variables = [("enable_thinking".to_owned(), thinks.into())].into_iter().collect();
+            let inputs = TemplateInputs { chat_template_kwargs: Some(variables), ..TemplateInputs::default() };
+            self.render(messages, &inputs, true)
+        };
+        let thinking = render(true)?;
+        if thinking == render(false)? { Ok(None) } else { self.encode(&thinking).map(Some) }
+    }
+
     /// The token ids of a plain prompt and of answers to it, with `end`'s text behind each answer that does not end
     /// with it already. `end` is the id of the token that ends a text, if the model has one.
     ///
@@ -233,6 +251,18 @@ mod tests {
         ] {
             assert_eq!(cut(&alone, wholes), Answered { prompt, answers });
         }
+    }
+
+    #[test]
+    fn a_template_that_knows_thinking_is_asked_to_think() {
+        let asked = |template: &str| {
+            let text = byte_level(json!({"chat_template": template}));
+            text.encode_thinking(&[Message::new("user", "hi")]).unwrap().map(|ids| text.decode(&ids).unwrap())
+        };
+        let knows =
+            "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %} /no{% endif %}";
+        assert_eq!(asked(knows).as_deref(), Some("hi"));
+        assert_eq!(asked("{{ messages[0].content }}"), None);
     }
 
     #[test]

@@ -23,6 +23,15 @@ pub trait Language {
     /// The vocabulary cannot express the text, or the template fails.
     fn ask(&self, message: &str) -> Result<Vec<u32>>;
 
+    /// Token ids of the context in which the model thinks before it answers one user message; `None` where its template
+    /// does not know `enable_thinking`.
+    ///
+    /// # Errors
+    /// As [`Language::ask`].
+    fn ask_to_think(&self, _message: &str) -> Result<Option<Vec<u32>>> {
+        Ok(None)
+    }
+
     /// Token ids of the context in which the model continues plain text.
     ///
     /// # Errors

@@ -199,6 +199,71 @@ fn the_page_can_be_found_ones_way_in() {
     assert!(html.contains("other 7") && !html.contains("Not finished"));
 }
 
+/// What an evaluation of three models and two controls leaves in a run folder: answers, duels, judgment and a task.
+fn measured(run: &Path) {
+    let dir = run.join("evaluation");
+    fs::create_dir_all(dir.join("ifeval")).unwrap();
+    fs::create_dir_all(run.join("gate")).unwrap();
+    let models = [("M1", 0.2), ("M2", 0.45), ("M3", 0.58), ("random", 0.22), ("sft-best", 0.3)];
+    for (at, (model, strict)) in models.into_iter().enumerate() {
+        let answer = |i: usize| {
+            json!({"prompt": format!("{HOSTILE} {}", i / 2), "response": format!("{model} {HOSTILE} {}", i % (at + 2)),
+                "tokens": 60 - 8 * at + i % 5, "stopped": i % 10 < 5 + at})
+        };
+        let lines: String = (0..80).map(|i| format!("{}\n", answer(i))).collect();
+        fs::write(dir.join(format!("{model}.jsonl")), lines).unwrap();
+        let rate = |measure: &str, k: u32, value: f64| {
+            let (low, high) = (value - 0.05, value + 0.06);
+            json!({"measure": measure, "by": "prompt", "k": k, "value": value, "low": low, "high": high})
+        };
+        let rates = [("strict", 1, strict), ("loose", 1, strict + 0.04), ("strict", 8, strict + 0.2)];
+        let difference = |(measure, k, value): (&str, u32, f64)| {
+            let mut of = rate(measure, k, value - 0.2);
+            of["against"] = "M1".into();
+            of["items"] = 195.into();
+            of
+        };
+        let differences: Vec<Value> = rates.into_iter().filter(|_| model != "M1").map(difference).collect();
+        let rates: Vec<Value> = rates.into_iter().map(|(measure, k, value)| rate(measure, k, value)).collect();
+        let task = json!({"task": "ifeval", "name": model, "items": 195, "answered": 195, "unanswered": 0, "samples": 8,
+            "stopped": 0.9, "words": 12.5, "rates": rates, "kinds": [], "differences": differences});
+        fs::write(dir.join(format!("ifeval/{model}.json")), task.to_string()).unwrap();
+    }
+    let share = |value: f64| json!({"value": value, "low": value - 0.06, "high": value + 0.06});
+    let all = json!({"questions": 4, "pairs": 12, "judge": share(0.62), "length": share(0.66), "rule": "shorter",
+        "by_question": [0.5, 0.7, 0.6, 0.68]});
+    let gate = json!({"model": "0", "judge": HOSTILE,
+        "ordered": {"answers": 16, "unscored": 1, "all": all, "ended": all}});
+    fs::write(run.join("gate/M1.json"), gate.to_string()).unwrap();
+}
+
+#[test]
+fn models_and_controls_are_what_is_seen_first() {
+    let tmp = tempfile::tempdir().unwrap();
+    folder(tmp.path(), 9, Some(12), true);
+    measured(tmp.path());
+    let found = report::read(tmp.path()).unwrap();
+    validate(&schema("report"), &serde_json::to_value(&found).unwrap(), "report").unwrap();
+    assert_eq!(found.metrics.models, ["M1", "M2", "M3", "random", "sft-best"]);
+    assert!(found.metrics.measures.iter().all(|m| m.values.len() == 5 && m.gains.len() == 4));
+    let html = page("measured", tmp.path());
+    let place = |what: &str| html.find(what).unwrap_or_else(|| panic!("{what}"));
+    assert!(place("id=\"models\"") < place("What looks wrong") && place("id=\"models\"") < place("id=\"glance\""));
+    for words in [
+        "<th scope=\"col\">M1 (base)</th>",
+        "<th scope=\"col\">random judge</th>",
+        "ifeval: strict pass@8, % (n = 195)",
+        "<td>45.0 (40.0 to 51.0)</td>",
+        "<td>+25.0 (+20.0 to +31.0)</td>",
+        "Ifeval: strict pass@1, %",
+        "as a judge it is no better than length: 62 % of 12 pairs in order",
+        "<td>66 % (60 to 72)</td>",
+    ] {
+        assert!(html.contains(words), "{words}");
+    }
+    assert!(!html.contains("<script"));
+}
+
 #[test]
 fn an_unfinished_run_is_shown_as_far_as_it_is() {
     let tmp = tempfile::tempdir().unwrap();

@@ -125,7 +125,7 @@ impl Preset for Verdicts {
     }
 
     fn takes(key: &str) -> bool {
-        key == "samples"
+        ["samples", "think"].contains(&key)
     }
 }
 

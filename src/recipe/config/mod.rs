@@ -409,6 +409,7 @@ mod tests {
             ("[model]\npath = \"m\"\n[sft]\nschedule = \"step\"\n", "[sft] schedule"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.5\n", "[judge] meta"),
             ("[model]\npath = \"m\"\n[judge]\nfloor = 1.5\n", "[judge] floor"),
+            ("[model]\npath = \"m\"\n[judge]\nthink = 9\nmode = \"yes\"\n", "[judge] think"),
             ("[model]\npath = \"m\"\n[judge]\nmeta = 0.1\nmode = \"yes\"\n", "sampled"),
             ("[model]\npath = \"m\"\n[judge]\nmode = \"sampled\"\npattern = \"[0-9]\"\n", "group"),
             ("[model]\npath = \"m\"\n[validation]\nevery = 0\n", "[validation]"),

@@ -237,6 +237,11 @@ impl Section for JudgeSection {
             "meta must be from 0 to 0.15: more verdict pairs than that teach the judge at the answers' cost",
         )?;
         demand(self.meta == 0.0 || writes, "meta compares written verdicts, so it needs mode = \"sampled\"")?;
+        demand(
+            self.reading.think == 0 || writes || self.mode == Judging::Auto,
+            "think is a thought before a written verdict, so it needs mode = \"sampled\" or \"auto\"",
+        )?;
+        demand(self.reading.think == 0 || self.meta == 0.0, "think and meta do not go together: set one of them to 0")?;
         let votes = self.mode == Judging::Signal(Signal::Vote);
         demand(
             self.pattern.is_empty() || writes || votes,
