@@ -31,10 +31,6 @@ pub struct AskedRecord {
     /// By what answers to it can be checked.
     #[serde(flatten)]
     pub checks: Checks,
-    /// The instruction without its constraints.
-    pub base_prompt: Option<String>,
-    /// What the instruction is about.
-    pub topic: Option<String>,
 }
 
 /// A line of a prompt file or of an answer file, in any form that is understood.

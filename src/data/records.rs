@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeedRecord {
     /// The instruction of this seed.
+    #[serde(default)]
     pub prompt: String,
+    /// In its place, what instructions are to be about.
+    pub topic: Option<String>,
     /// What it says about right answers.
     #[serde(flatten)]
     pub checks: Checks,

@@ -18,7 +18,7 @@ mod think;
 
 pub use checks::Checks;
 pub use mode::{Mode, ModelJudgeSettings};
-pub use model_judge::ModelJudge;
+pub use model_judge::{ModelJudge, Prompted, Taught};
 pub use pairwise::{Match, PairwiseJudge, Preference, SAME_TEXT};
 pub use parse::{NoScore, ScorePattern, parse_choice, parse_score};
 pub use template::{MarksTemplate, Template, Templates};

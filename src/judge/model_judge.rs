@@ -17,6 +17,22 @@ struct Row {
     /// Puts one's own prompt in the place that the mode reads.
     replace: fn(&mut Templates, &str),
     judge: Reads,
+    /// How verdicts to be learnt are written, and under which prompt; `None` where it takes more than a score.
+    taught: Option<(Taught, Prompted)>,
+}
+
+/// The prompt of a mode.
+pub type Prompted = fn(&Templates) -> &Template;
+
+/// What a verdict to be learnt consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taught {
+    /// Reasons, then the score.
+    Reasons,
+    /// The score alone.
+    Number,
+    /// Yes or no.
+    Word,
 }
 
 /// Judges items with an engine.
@@ -31,6 +47,7 @@ const ROWS: [Row; 6] = [
         judge: |j, engine, items, observer| {
             sampled::judge(engine, j.language, &j.templates.additive, &j.settings, items, observer)
         },
+        taught: Some((Taught::Reasons, |t| &t.additive)),
     },
     Row {
         mode: Mode::Expected,
@@ -40,6 +57,7 @@ const ROWS: [Row; 6] = [
         judge: |j, engine, items, observer| {
             probability::expected(engine, j.language, &j.templates.additive, items, observer)
         },
+        taught: Some((Taught::Number, |t| &t.additive)),
     },
     Row {
         mode: Mode::Criteria,
@@ -49,6 +67,7 @@ const ROWS: [Row; 6] = [
         judge: |j, engine, items, observer| {
             probability::criteria(engine, j.language, &j.templates.criteria, items, observer)
         },
+        taught: None,
     },
     Row {
         mode: Mode::Yes,
@@ -56,6 +75,7 @@ const ROWS: [Row; 6] = [
         writes: false,
         replace: |t, text| t.yes = Template::message(text),
         judge: |j, engine, items, observer| probability::yes(engine, j.language, &j.templates.yes, items, observer),
+        taught: Some((Taught::Word, |t| &t.yes)),
     },
     Row {
         mode: Mode::Backward,
@@ -65,6 +85,7 @@ const ROWS: [Row; 6] = [
         judge: |j, engine, items, observer| {
             probability::backward(engine, j.language, &j.templates.backward, items, observer)
         },
+        taught: None,
     },
     Row {
         mode: Mode::Marks,
@@ -72,6 +93,7 @@ const ROWS: [Row; 6] = [
         writes: false,
         replace: |t, text| t.marks.template = Template::message(text),
         judge: |j, engine, items, observer| marks::judge(engine, j.language, &j.templates.marks, items, observer),
+        taught: None,
     },
 ];
 
@@ -91,6 +113,14 @@ impl Mode {
     /// Whether verdicts are written and parsed, so that they have a prompt and texts of their own.
     pub fn writes(self) -> bool {
         self.row().writes
+    }
+}
+
+impl Mode {
+    /// How verdicts to be learnt are written for this mode, and under which prompt; `None` for a mode that reads more
+    /// out of a model than what a score says.
+    pub fn taught(self) -> Option<(Taught, Prompted)> {
+        self.row().taught
     }
 }
 

@@ -5,6 +5,7 @@ pub mod calibrate;
 pub mod constraints;
 pub mod diversity;
 pub mod duel;
+pub mod eft;
 pub mod metrics;
 pub mod order;
 pub mod perplexity;

@@ -2,6 +2,7 @@
 
 use super::adapters::Adapters;
 use super::config::PromptSection;
+use super::constrained::about;
 use super::domain::Domain;
 use crate::data::records::SeedRecord;
 use crate::generate::ChatLanguage;
@@ -48,13 +49,20 @@ impl<'a> ChatDomain<'a> {
         } else {
             read_jsonl(path)?
         };
-        if let Some(at) = records.iter().position(|r| r.prompt.trim().is_empty()) {
-            return Err(Error::file(path, format!("record {}: the prompt is empty", at + 1)));
+        let said =
+            |r: &SeedRecord| if r.prompt.is_empty() { r.topic.clone().unwrap_or_default() } else { r.prompt.clone() };
+        if let Some(at) = records.iter().position(|r| said(r).trim().is_empty()) {
+            return Err(Error::file(path, format!("record {}: has neither prompt nor topic, or it is empty", at + 1)));
         }
         if records.is_empty() {
             return Err(Error::file(path, "holds no prompts; a line looks like {\"prompt\": \"…\"}"));
         }
-        let (seeds, checks) = records.into_iter().map(|r| (r.prompt, r.checks)).unzip();
+        let (given, topics): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| !r.prompt.is_empty());
+        let topics: Vec<String> = topics.into_iter().filter_map(|r| r.topic).collect();
+        let (mut seeds, mut checks): (Vec<String>, Vec<Checks>) =
+            given.into_iter().map(|r| (r.prompt, r.checks)).unzip();
+        seeds.extend(about(&topics)?);
+        checks.resize(seeds.len(), Checks::default());
         Ok(Self {
             source,
             language: ChatLanguage::new(source)?,
@@ -241,7 +249,9 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("seeds.jsonl");
         let section = PromptSection { seed_file: path.clone(), ..PromptSection::default() };
-        for (content, word) in [("", "no prompts"), ("{\"prompt\": \" \"}\n", "record 1"), ("{}\n", "line 1")] {
+        for (content, word) in
+            [("", "no prompts"), ("{\"prompt\": \" \"}\n", "record 1"), ("{}\n", "neither prompt nor topic")]
+        {
             std::fs::write(&path, content).unwrap();
             with_domain(&section, |domain| {
                 let e = domain.err().unwrap().to_string();

@@ -46,6 +46,24 @@ struct Openings {
     held_out: Vec<String>,
 }
 
+impl Openings {
+    fn shipped() -> Result<Self> {
+        serde_json::from_str(OPENINGS).map_err(|e| Error::Bug(format!("prompts/openings.json: {e}")))
+    }
+}
+
+/// Instructions about topics, one for each opening of those for training and each topic. Those that follow one another
+/// are about different topics.
+///
+/// # Errors
+/// The embedded file is broken, which only a faulty build can cause.
+pub fn about(topics: &[String]) -> Result<Vec<String>> {
+    let openings = Openings::shipped()?.train;
+    let at = |i: usize| &openings[i % openings.len()];
+    let every = |shift| topics.iter().enumerate().map(move |(i, topic)| at(i + shift).replace("{topic}", topic.trim()));
+    Ok((0..openings.len()).flat_map(every).collect())
+}
+
 /// The prompts, and how many constraints they have of each kind.
 pub type Made = (Vec<ConstrainedRecord>, BTreeMap<&'static str, usize>);
 
@@ -62,8 +80,7 @@ pub fn make(
     excluded: &[HeldOut],
     seed: u64,
 ) -> Result<Made> {
-    let openings: Openings =
-        serde_json::from_str(OPENINGS).map_err(|e| Error::Bug(format!("prompts/openings.json: {e}")))?;
+    let openings = Openings::shipped()?;
     let openings = match how.phrasings {
         Phrasings::Train => openings.train,
         Phrasings::HeldOut => openings.held_out,
@@ -146,6 +163,35 @@ mod tests {
             .collect();
         let (rest, _) = make(&topics(&["rain", "snow", "The tent"]), &how, 10, &excluded, 1).unwrap();
         assert!(rest.iter().all(|r| r.topic.as_deref() == Some("snow")));
+    }
+
+    #[test]
+    fn topics_stand_for_an_instruction_with_each_opening() {
+        let all = about(&["tea".into(), "a kite".into()]).unwrap();
+        assert_eq!(all[..3], ["Write about tea.", "Describe a kite.", "Describe tea."]);
+        assert!(all.len() == 12 && all.iter().collect::<HashSet<_>>().len() == 12);
+    }
+
+    #[test]
+    fn shipped_topics_are_apart() {
+        let read = |name: &str| -> Vec<Subject> {
+            let path =
+                std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/constraints/{name}.jsonl"));
+            crate::json::read_jsonl(&path).unwrap()
+        };
+        let lists = ["train", "dev", "final"].map(read);
+        for (i, list) in lists.iter().enumerate() {
+            let held: Vec<HeldOut> = list
+                .iter()
+                .map(|s| HeldOut { prompt: String::new(), base_prompt: None, topic: s.topic.clone() })
+                .collect();
+            let mut set = HeldOutSet::new(&held);
+            for topic in lists.iter().enumerate().filter(|(j, _)| *j != i).flat_map(|(_, l)| l) {
+                let topic = topic.topic.as_deref().unwrap();
+                assert!(!set.contains(topic, f64::INFINITY), "{topic}");
+            }
+        }
+        assert!(lists[0].len() >= 80 && lists[1].len() == 40 && lists[2].len() == 40);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Prompts on which models are measured, and what is kept out of training for their sake.
 
-use crate::data::answers::AskedRecord;
+use crate::data::answers::read_records;
 use crate::measure::rouge::{KeptTexts, words};
-use serde::Serialize;
+use crate::text::Prompt;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::path::Path;
 
 /// A prompt on which models are measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,11 +19,30 @@ pub struct HeldOut {
     pub topic: Option<String>,
 }
 
-impl From<AskedRecord> for HeldOut {
-    fn from(record: AskedRecord) -> Self {
-        let AskedRecord { prompt, base_prompt, topic, .. } = record;
-        Self { prompt: prompt.question(), base_prompt, topic }
-    }
+/// A line of a file of such prompts.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    prompt: Option<Prompt>,
+    base_prompt: Option<String>,
+    topic: Option<String>,
+}
+
+/// Reads the prompts of a file, in any form that a prompt has, or topics alone.
+///
+/// # Errors
+/// The file cannot be read or holds no record; a record has neither prompt nor topic, which the error names by its
+/// number.
+pub fn read_held_out(path: &Path) -> Result<Vec<HeldOut>> {
+    let held_out = |(i, line): (usize, Line)| {
+        let Line { prompt, base_prompt, topic } = line;
+        let prompt = prompt.map(|prompt| prompt.question()).unwrap_or_default();
+        match prompt.is_empty() && topic.is_none() {
+            true => Err(Error::file(path, format!("record {}: has neither prompt nor topic, or it is empty", i + 1))),
+            false => Ok(HeldOut { prompt, base_prompt, topic }),
+        }
+    };
+    read_records::<Line>(path)?.into_iter().enumerate().map(held_out).collect()
 }
 
 impl From<String> for HeldOut {

@@ -7,7 +7,7 @@ use super::controls::Controls;
 use super::domain::Domain;
 use super::evaluation::{self, Evaluation, Subject};
 use super::gate::{self, Gate};
-use super::held_out::HeldOut;
+use super::held_out::{HeldOut, read_held_out};
 use super::judging::{can_check, judge, ranked, templates};
 use super::models::{Models, RunModels};
 use super::round::play;
@@ -18,7 +18,7 @@ use super::stages::prompts;
 use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
 use super::tasks;
-use crate::data::answers::{read_asked, read_prompts};
+use crate::data::answers::read_prompts;
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
 use crate::generate::{ChatLanguage, GpuEngine};
@@ -287,13 +287,13 @@ fn held_out(config: &RunConfig) -> Result<Vec<HeldOut>> {
     let sets = [&config.validation.prompts, &config.evaluation.prompts].into_iter().chain(&config.prompts.exclude);
     let mut all = Vec::new();
     for path in sets.filter(|path| !path.as_os_str().is_empty()) {
-        all.extend(read_asked(path)?.into_iter().map(HeldOut::from));
+        all.extend(read_held_out(path)?);
     }
     for section in &config.evaluation.tasks {
         let task = tasks::file(section)?;
         // Its records may say beside the prompt what it is about; not every task has them in the form of prompts.
-        match read_asked(&section.data) {
-            Ok(records) => all.extend(records.into_iter().map(HeldOut::from)),
+        match read_held_out(&section.data) {
+            Ok(records) => all.extend(records),
             Err(_) => all.extend((0..task.len()).map(|item| HeldOut::from(task.entry(item).prompt.clone()))),
         }
     }

@@ -1,18 +1,19 @@
 //! `data`: training files from others' formats.
 
 mod constraints;
+mod truth;
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::partial::{Partial, ResumeArg, digest, discard};
 use crate::sample::{above_0_to_1, at_least_0, from_0_to_1};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use selfreward::Observer;
 use selfreward::data::import::{self, Counts, Lesson, Question, verdicts};
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
 use selfreward::json::write_jsonl;
-use selfreward::judge::{ModelJudgeSettings, Templates};
+use selfreward::judge::{Mode, ModelJudgeSettings, Templates};
 use selfreward::kernels::half::Half;
 use selfreward::model::Model;
 use selfreward::settings;
@@ -28,7 +29,8 @@ pub(crate) enum Kind {
     ///
     /// Scored answers give their score, with the justification that stands beside it (verdict, justification or
     /// rationale). Of ranked answers --model writes verdicts by the additive prompt, and a question is kept where the
-    /// mean scores of its answers fall as the ranks do, as in the paper.
+    /// mean scores of its answers fall as the ranks do, as in the paper. With --rules or --key a program says which
+    /// answers are right.
     Eft(EftArgs),
     /// Preferences, for `dpo`: the best answer against the worst
     Preferences(PreferenceArgs),
@@ -75,6 +77,8 @@ pub(crate) struct EftArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     dtype: DtypeArg,
+    #[command(flatten)]
+    truth: truth::TruthArgs,
     #[command(flatten)]
     verdicts: Flags<Verdicts>,
     /// Most that one score may take of the verdicts; what is above it is dropped at random
@@ -150,8 +154,8 @@ struct Input {
 }
 
 impl Common {
-    /// Reads the questions. What is held out is there already where an interrupted command is gone on with.
-    fn read(&self, app: &App, resume: bool) -> Result<Input> {
+    /// Checks that what is to be written is not there yet, and can be.
+    fn can_write(&self, resume: bool) -> Result<()> {
         for path in [Some(&self.out), self.held_out_file.as_ref().filter(|_| !resume)].into_iter().flatten() {
             check_writable(path)?;
             ensure!(!path.exists(), "{}: exists already; name another file or remove it", path.display());
@@ -160,6 +164,12 @@ impl Common {
             self.held_out == 0.0 || self.held_out_file.is_some(),
             "--held-out needs --held-out-file, which takes what is left out"
         );
+        Ok(())
+    }
+
+    /// Reads the questions. What is held out is there already where an interrupted command is gone on with.
+    fn read(&self, app: &App, resume: bool) -> Result<Input> {
+        self.can_write(resume)?;
         let (questions, left_out) = import::read(&self.from, &self.lang)?;
         let (questions, held) = import::hold_out(questions, f64::from(self.held_out), app.common.seed())?;
         ensure!(!questions.is_empty(), "{}: every question was held out", self.from.display());
@@ -191,11 +201,16 @@ impl Common {
 }
 
 fn eft(app: &App, args: &EftArgs) -> Result<()> {
-    let input = args.common.read(app, args.resume.resume)?;
+    let signal = args.truth.signal();
     let mut templates = Templates::default();
     if let Some(path) = &args.template {
-        templates.replace(selfreward::judge::Mode::Sampled, &std::fs::read_to_string(path)?);
+        let mode = if signal.is_some() { args.truth.mode() } else { Mode::Sampled };
+        templates.replace(mode, &std::fs::read_to_string(path).with_context(|| path.display().to_string())?);
     }
+    if let Some(signal) = signal {
+        return truth::run(app, args, signal, &templates);
+    }
+    let input = args.common.read(app, args.resume.resume)?;
     let mut lessons = import::lessons(&input.questions, &templates.additive)?;
     // Scored questions teach by their scores, so a model is asked only about the others.
     let unscored = |q: &&Question| q.answers.iter().any(|a| a.score.is_none());

@@ -312,6 +312,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     for (signal, verdicts) in found {
         for (record, verdict) in scored.iter_mut().zip(verdicts) {
+            // What a program finds is the truth where the file does not say it.
+            if signal.needs_checks() {
+                record.score_reference = record.score_reference.or(verdict.score);
+            }
             record.verdicts.insert(signal.name(), verdict.into());
         }
     }

@@ -4,7 +4,6 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::sample::Kept;
 use anyhow::{Result, ensure};
-use selfreward::data::answers::read_asked;
 use selfreward::data::records::DroppedRecord;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_json, read_jsonl, write_json};
@@ -13,7 +12,7 @@ use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
 use selfreward::recipe::config::{PromptSection, RoundSettings};
 use selfreward::recipe::context::RoundContext;
-use selfreward::recipe::held_out::HeldOut;
+use selfreward::recipe::held_out::read_held_out;
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::stages::prompts;
 use selfreward::recipe::waves::tidy;
@@ -74,7 +73,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut held_out = Vec::new();
     for path in &args.exclude {
-        held_out.extend(read_asked(path)?.into_iter().map(HeldOut::from));
+        held_out.extend(read_held_out(path)?);
     }
     let ctx = RoundContext {
         domain: &domain,

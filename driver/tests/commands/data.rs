@@ -114,3 +114,57 @@ fn prompts_with_constraints_are_made_of_topics() {
     std::fs::write(&from, "{\"topic\": \"\"}\n").unwrap();
     fails(&[], "record 1: has neither prompt nor topic");
 }
+
+#[test]
+fn verdicts_are_learnt_of_answers_that_a_program_checks() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let record = |i: usize, right: bool| {
+        let text = if right { "a word" } else { "a, word" };
+        json!({"prompt": format!("q{}", i % 9), "response": format!("{text} {}", "b".repeat(i)), "stopped": i % 3 > 0,
+               "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+        .to_string()
+            + "\n"
+    };
+    let all: String = (0..60).flat_map(|i| [record(i, true), record(i, false)]).collect();
+    std::fs::write(file("answers.jsonl"), &all).unwrap();
+    let (from, out, held, template) = (file("answers.jsonl"), file("eft.jsonl"), file("held.jsonl"), file("t.txt"));
+    std::fs::write(&template, "{{ question }} {{ answer }}?\n").unwrap();
+    let make = ["data", "eft", "--rules", "--from", &from];
+    let more = ["--out", &out, "--held-out", "0.4", "--held-out-file", &held, "--template", &template];
+    let report = document(&[&make[..], &more].concat());
+    let taught = report["balance"]["kinds"]["punctuation:no_comma"]["taught"].as_u64().unwrap();
+    assert_eq!(report["scores"], json!([taught, 0, 0, 0, 0, taught]));
+    let by = |when: &str| report["balance"][when]["right_ended"] == report["balance"][when]["wrong_ended"];
+    assert!(by("before") && by("taught") && taught > 15, "{report}");
+    let records = lines(&out);
+    assert!(
+        records.len() as u64 == 2 * taught
+            && records.iter().all(|r| {
+                let [asked, said] = [0, 1].map(|i| r["messages"][i]["content"].as_str().unwrap());
+                asked.ends_with('?') && said == if asked.contains(',') { "No" } else { "Yes" }
+            })
+    );
+    let apart = lines(&held);
+    assert!(report["held_out"] == apart.len() && apart.iter().all(|r| r["stopped"].is_boolean()));
+    // What is held out says the truth, by which a judge is measured.
+    assert!(apart.iter().all(|r| {
+        let right = r["stopped"] == true && !r["response"].as_str().unwrap().contains(',');
+        r["score_reference"] == if right { 5.0 } else { 0.0 }
+    }));
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
+    let model = model.to_str().unwrap();
+    run(&["sft", "--model", model, "--data", &out, "--out", &file("tuned"), "-q"]).success();
+    let fails = |args: &[&str], word: &str| {
+        let error = String::from_utf8(run(args).failure().get_output().stderr.clone()).unwrap();
+        assert!(error.contains(word), "{error}");
+    };
+    fails(&[&make[..], &["--out", &out]].concat(), "exists already");
+    fails(&[&make[..], &["--out", &file("x"), "--key"]].concat(), "--key");
+    fails(&[&make[..], &["--out", &file("x"), "--mode", "backward"]].concat(), "sampled");
+    fails(&["data", "eft", "--key", "--from", &from, "--out", &file("x")], "record 1: has neither answer nor pattern");
+    std::fs::write(&from, record(1, true) + "{\"prompt\": \"q\", \"response\": \"a\"}\n").unwrap();
+    fails(&[&make[..], &["--out", &file("x")]].concat(), "record 2: has no instruction_id_list");
+    std::fs::write(&from, record(1, true)).unwrap();
+    fails(&[&make[..], &["--out", &file("x")]].concat(), "1 of 1 different answers are right");
+}

@@ -19,11 +19,13 @@ impl Place {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
         let config = format!(
             "[model]\npath = {model:?}\n[run]\nout = {:?}\nrounds = 1\n[prompts]\nseed_file = {:?}\nfrom_seed = {}\n\
-             count = 0\n[candidates]\nn = 6\ntemperature = 1.5\nmax_new_tokens = 8\n{more}\n",
+             count = 0\nexclude = [{:?}]\n[candidates]\nn = 6\ntemperature = 1.5\nmax_new_tokens = 8\n{more}\n",
             place.file("run"),
             place.file("seeds.jsonl"),
             seeds.len(),
+            place.file("topics.jsonl"),
         );
+        fs::write(place.file("topics.jsonl"), "{\"topic\": \"nothing of this\"}\n").unwrap();
         fs::write(place.file("run.toml"), config.replace("PLACE", place.0.path().to_str().unwrap())).unwrap();
         place
     }
@@ -62,8 +64,9 @@ fn seeds(known: impl Fn(&str) -> Value) -> Vec<Value> {
 fn rules_and_keys_judge_a_run_without_a_model() {
     let kwargs = json!({"letter": "h", "let_relation": "at least", "let_frequency": 1});
     let rule = json!({"instruction_id_list": ["keywords:letter_frequency"], "kwargs": [kwargs]});
-    let place = Place::new(&seeds(|_| rule.clone()), "[judge]\nmode = \"rules\"");
+    let place = Place::new(&seeds(|_| rule.clone()), "[judge]\nmode = \"rules\"\n[pairs]\ntotal = 3");
     place.run(&[]).success();
+    assert_eq!(place.lines("pairs.jsonl").len(), 3);
     for (name, file) in [("prompt", "prompts.jsonl"), ("verdict", "verdicts.jsonl"), ("pair", "pairs.jsonl")] {
         let records = place.lines(file);
         records.iter().for_each(|record| validate(&schema(name), record, name).unwrap());
@@ -95,10 +98,11 @@ fn constraints_are_put_behind_prompts_and_kept_from_those_that_are_measured_on()
     let place = Place::new(&seeds, more);
     let held = json!({"prompt": "sort: abc No commas.", "base_prompt": seeds[0]["prompt"], "topic": "bcde"});
     fs::write(place.file("held-out.jsonl"), format!("{held}\n")).unwrap();
+    fs::write(place.file("topics.jsonl"), "{\"topic\": \"the CDEF\"}\n").unwrap();
     place.run(&["--until", "prompts"]).success();
     let prompts = place.lines("prompts.jsonl");
-    // The instruction of a held-out prompt, and one that speaks of its topic, are left out.
-    assert_eq!(prompts.len(), seeds.len() - 2);
+    // The instruction of a held-out prompt, and those that speak of a held-out topic, are left out.
+    assert_eq!(prompts.len(), seeds.len() - 3);
     for p in &prompts {
         validate(&schema("prompt"), p, "prompt").unwrap();
         let (whole, base) = (p["prompt"].as_str().unwrap(), p["base_prompt"].as_str().unwrap());

@@ -43,7 +43,8 @@ pub struct ExampleRecord {
 }
 
 impl ExampleRecord {
-    fn new(asked: &str, answered: &str) -> Self {
+    /// A question with its answer.
+    pub fn new(asked: &str, answered: &str) -> Self {
         Self { messages: vec![Message::new("user", asked), Message::new("assistant", answered)] }
     }
 }
@@ -68,6 +69,9 @@ pub struct ReferenceRecord {
     pub response: String,
     /// The answer's score, where it has one; otherwise its place counted from the end, so that the worst answer has 0.
     pub score_reference: f64,
+    /// Whether the answer ended by itself, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<bool>,
 }
 
 /// The best answer of each question if it is good enough, which means that it has no score or at least `min_score`.
@@ -120,7 +124,8 @@ pub fn hold_out(questions: Vec<Question>, share: f64, seed: u64) -> Result<(Vec<
         let worst = q.answers.iter().map(|a| a.rank).max().unwrap_or(0);
         for a in q.answers {
             let score_reference = a.score.unwrap_or((worst - a.rank) as f64);
-            records.push(ReferenceRecord { prompt: q.prompt.clone(), response: a.text, score_reference });
+            let prompt = q.prompt.clone();
+            records.push(ReferenceRecord { prompt, response: a.text, score_reference, stopped: None });
         }
     }
     Ok((kept, records))

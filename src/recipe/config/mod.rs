@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn shipped_configurations_are_fine() {
-        for name in ["paper", "smollm2", "smollm2-tiny", "smollm2-ci", "qwen2.5-0.5b"] {
+        for name in ["paper", "smollm2", "smollm2-tiny", "smollm2-ci", "smollm2-constraints", "qwen2.5-0.5b"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/{name}.toml"));
             let config = RunConfig::read(&path).unwrap();
             assert_eq!(config.run.out, Path::new("runs").join(name));

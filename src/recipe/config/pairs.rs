@@ -78,6 +78,8 @@ settings! {
         select: Select = Select::BestWorst => "select", "S", Takes::OneOf(&["best-worst", "all"]);
         /// With select = "all": most pairs a prompt, those with the largest differences; 0 is no limit.
         most: usize = 0 => "most", "N", Takes::Whole(0);
+        /// Most pairs of a round, drawn by their ids; 0 is no limit.
+        total: usize = 0 => "total", "N", Takes::Whole(0);
         /// Smallest difference of the two scores; equal scores never make a pair.
         min_gap: f64 = 0.0 => "min_gap", "D", Takes::Number(Range::AtLeast0);
         /// Scores this near count as equal; 0 is off, [0, 0, 0.1] goes by round. The shortest of the best is chosen

@@ -56,7 +56,8 @@ impl From<Writer> for String {
 settings! {
     /// New instructions.
     pub struct PromptSection {
-        /// JSONL with a `prompt` a line; "" takes the shipped instructions.
+        /// JSONL with a `prompt` a line; "" takes the shipped instructions. A `topic` in its place stands for one
+        /// instruction with each of the shipped openings.
         seed_file: PathBuf = PathBuf::new() => "seed_file", "F.jsonl", Takes::Text;
         /// Taken from the seed file as they are, each round the next ones.
         from_seed: usize = 0 => "from_seed", "N", Takes::Whole(0);

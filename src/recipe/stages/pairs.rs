@@ -96,6 +96,12 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
             }
         }
     }
+    if section.total > 0 && out.pairs.len() > section.total {
+        // An id is a hash, so the smallest ones are a draw.
+        let mut ids: Vec<String> = out.pairs.iter().map(|p| p.id.clone()).collect();
+        ids.sort_unstable();
+        out.pairs.retain(|p| p.id < ids[section.total]);
+    }
     if let Some(all) = agreements {
         let known: Vec<f64> = all.into_iter().flatten().collect();
         out.agreement = (!known.is_empty()).then(|| mean_se(&known).0);

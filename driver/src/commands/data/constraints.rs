@@ -3,11 +3,10 @@
 use crate::app::{App, check_writable};
 use crate::flags::{Flags, Preset};
 use anyhow::{Context, Result, ensure};
-use selfreward::data::answers::read_asked;
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::measure::constraints::ConstraintSection;
 use selfreward::recipe::constrained::{Subject, make};
-use selfreward::recipe::held_out::HeldOut;
+use selfreward::recipe::held_out::read_held_out;
 use selfreward::settings::Section;
 use serde_json::json;
 use std::path::PathBuf;
@@ -50,7 +49,7 @@ pub(super) fn run(app: &App, args: &Args) -> Result<()> {
     ensure!(!subjects.is_empty(), "{}: holds no record", args.from.display());
     let mut excluded = Vec::new();
     for path in &args.exclude {
-        excluded.extend(read_asked(path)?.into_iter().map(HeldOut::from));
+        excluded.extend(read_held_out(path)?);
     }
     let count = args.count.map_or(subjects.len(), |count| count as usize);
     let (records, kinds) = make(&subjects, &args.constraints, count, &excluded, app.common.seed())
