@@ -132,7 +132,7 @@ fn no_arguments(_: &mut Stream, _: &str) -> Value {
 pub(super) const KINDS: [Kind; 24] = [
     kind("change_case:capital_word_frequency", &[Case], |rng, _| match rng.below(2) {
         0 => json!({"capital_relation": LESS, "capital_frequency": rng.between(2, 4)}),
-        _ => json!({"capital_relation": LEAST, "capital_frequency": rng.between(1, 4)}),
+        _ => json!({"capital_relation": LEAST, "capital_frequency": rng.between(2, 4)}),
     }),
     kind("change_case:english_capital", &[Case], no_arguments),
     kind("change_case:english_lowercase", &[Case], no_arguments),
@@ -142,7 +142,7 @@ pub(super) const KINDS: [Kind; 24] = [
         |_, base| json!({ "prompt_to_repeat": base }),
     ),
     kind("combination:two_responses", &[Start, End, Parts, Length, Marks], no_arguments),
-    kind("detectable_content:number_placeholders", &[Marks], |rng, _| json!({"num_placeholders": rng.between(1, 3)})),
+    kind("detectable_content:number_placeholders", &[Marks], |rng, _| json!({"num_placeholders": rng.between(2, 3)})),
     kind(
         "detectable_content:postscript",
         &[Case, End],
@@ -158,7 +158,7 @@ pub(super) const KINDS: [Kind; 24] = [
     kind(
         "detectable_format:number_highlighted_sections",
         &[Marks],
-        |rng, _| json!({"num_highlights": rng.between(1, 3)}),
+        |rng, _| json!({"num_highlights": rng.between(2, 3)}),
     ),
     kind("detectable_format:title", &[Start], no_arguments),
     kind("keywords:existence", &[Words], |rng, _| {
