@@ -121,8 +121,8 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let record = |i: usize, right: bool| {
         let text = if right { "a word" } else { "a, word" };
-        json!({"prompt": format!("q{}", i % 9), "response": format!("{text} {}", "b".repeat(i)), "stopped": !i.is_multiple_of(3),
-               "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+        json!({"prompt": format!("q{}", i % 9), "response": format!("{text} {}", "b".repeat(i)),
+               "stopped": !i.is_multiple_of(3), "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
         .to_string()
             + "\n"
     };

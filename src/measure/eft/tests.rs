@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-/// Answers to prompts that ask for no comma, or for few words: right and wrong ones, of which the right ones are shorter.
+/// Answers to prompts that ask for no comma, or for few words, of which the right ones are shorter.
 fn answers() -> Vec<KnownAnswer> {
     let rule = |id: &str, kwargs: serde_json::Value| {
         serde_json::from_value(json!({"instruction_id_list": [id], "kwargs": [kwargs]})).unwrap()

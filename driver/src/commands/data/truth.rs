@@ -22,15 +22,15 @@ use std::collections::HashSet;
 #[derive(clap::Args)]
 pub(crate) struct TruthArgs {
     /// The answers follow instructions that a program can check, or do not: --from has prompt, response,
-    /// instruction_id_list and kwargs, as `generate` writes them of such prompts. Right and wrong ones are matched in kind,
-    /// length and ending
+    /// instruction_id_list and kwargs, as `generate` writes them of such prompts. Right and wrong ones are matched in
+    /// kind, length and ending
     #[arg(long, conflicts_with_all = ["key", "model"])]
     rules: bool,
     /// The answers have a key: --from has prompt, response, and answer or pattern
     #[arg(long, conflicts_with = "model")]
     key: bool,
-    /// --rules, --key: the judge mode whose verdicts are written: yes, sampled (reasons, then the score) or expected (the
-    /// score)
+    /// --rules, --key: the judge mode whose verdicts are written: yes, sampled (reasons, then the score) or expected
+    /// (the score)
     #[arg(long, value_name = "MODE", default_value = "yes", value_parser = modes())]
     mode: Mode,
     /// --rules, --key: let reasons follow a Yes or No
