@@ -138,39 +138,46 @@ impl Dtype {
         let g = at % (values / 32).max(1);
         let b = data.get(at * 32 / values * bytes..)?.get(..bytes)?;
         let (d, m) = (half_at(b, 0), half_at(b, 2));
-        let of = |q: &dyn Fn(usize) -> u8| std::array::from_fn(q);
         Some(match self {
-            Dtype::Q8_0 => (of(&|i| b[2 + i] ^ 0x80), [(d, -128.0 * d); 2]),
-            Dtype::Q4_0 => (of(&|i| nibble(&b[2..], i)), [(d, -8.0 * d); 2]),
-            Dtype::Q4_1 => (of(&|i| nibble(&b[4..], i)), [(d, m); 2]),
-            Dtype::Q5_0 => (of(&|i| five(&b[2..6], &b[6..], i)), [(d, -16.0 * d); 2]),
-            Dtype::Q5_1 => (of(&|i| five(&b[4..8], &b[8..], i)), [(d, m); 2]),
+            Dtype::Q8_0 => (thirty_two_at(b, 2).map(|q| q ^ 0x80), [(d, -128.0 * d); 2]),
+            Dtype::Q4_0 => (nibbles(b, 2), [(d, -8.0 * d); 2]),
+            Dtype::Q4_1 => (nibbles(b, 4), [(d, m); 2]),
+            Dtype::Q5_0 => (fives(b, 2), [(d, -16.0 * d); 2]),
+            Dtype::Q5_1 => (fives(b, 4), [(d, m); 2]),
             Dtype::Q4K | Dtype::Q5K => {
                 let (s, sub) = sub_scale(&b[4..16], g);
-                let q: &dyn Fn(usize) -> u8 = match self {
-                    Dtype::Q4K => &|i| k_nibble(&b[16..], g, i),
-                    _ => &|i| k_nibble(&b[48..], g, i) | (b[16 + i] >> g & 1) << 4,
+                let (low, high) = (thirty_two_at(b, if self == Dtype::Q4K { 16 } else { 48 } + g / 2 * 32), g % 2 * 4);
+                let q = match self {
+                    Dtype::Q4K => each(|i| low[i] >> high & 15),
+                    _ => {
+                        let fifth = thirty_two_at(b, 16);
+                        each(|i| low[i] >> high & 15 | (fifth[i] >> g & 1) << 4)
+                    }
                 };
-                (of(q), [(d * s, -(m * sub)); 2])
+                (q, [(d * s, -(m * sub)); 2])
             }
             Dtype::Q6K => {
                 let d = half_at(b, 208);
                 let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
-                (of(&|i| six(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+                // As `six` has it, of 32 neighbours.
+                let low = thirty_two_at(b, g / 4 * 64 + g % 2 * 32);
+                let high = thirty_two_at(b, 128 + g / 4 * 32);
+                let q = each(|i| low[i] >> (g % 4 / 2 * 4) & 15 | (high[i] >> (g % 4 * 2) & 3) << 4);
+                (q, [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
             }
             Dtype::Q2K => {
                 let (d, m) = (half_at(b, 80), half_at(b, 82));
                 let of_16 = |i: usize| (d * f32::from(b[2 * g + i] & 15), -(m * f32::from(b[2 * g + i] >> 4)));
-                (of(&|i| two(&b[16..80], 32 * g + i)), [0, 1].map(of_16))
+                (each(|i| two(&b[16..80], 32 * g + i)), [0, 1].map(of_16))
             }
             Dtype::Q3K => {
                 let d = half_at(b, 108);
                 let scale = |i: usize| d * three_scale(&b[96..108], 2 * g + i);
-                (of(&|i| three(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -4.0 * scale(i))))
+                (each(|i| three(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -4.0 * scale(i))))
             }
             Dtype::Iq4Nl => {
-                let step = |i: usize| STEPS[usize::from(nibble(&b[2..], i))].cast_unsigned() ^ 0x80;
-                (of(&step), [(d, -128.0 * d); 2])
+                let step = |i: usize| STEPS[usize::from(nibble(&b[2..18], i))].cast_unsigned() ^ 0x80;
+                (each(step), [(d, -128.0 * d); 2])
             }
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
@@ -209,6 +216,57 @@ pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
+
+/// 32 values, by a loop of which the compiler makes vectors.
+#[inline(always)]
+fn each(of: impl Fn(usize) -> u8) -> [u8; 32] {
+    let mut values = [0; 32];
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = of(i);
+    }
+    values
+}
+
+/// 32 bytes of a block.
+fn thirty_two_at(block: &[u8], at: usize) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(&block[at..at + 32]);
+    bytes
+}
+
+/// The 4-bit values of a 32-block whose 16 bytes begin at `at`, as [`nibble`] has them.
+fn nibbles(block: &[u8], at: usize) -> [u8; 32] {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&block[at..at + 16]);
+    let (all, low) = (u128::from_le_bytes(bytes), u128::from_le_bytes([15; 16]));
+    let mut values = [0; 32];
+    values[..16].copy_from_slice(&(all & low).to_le_bytes());
+    values[16..].copy_from_slice(&(all >> 4 & low).to_le_bytes());
+    values
+}
+
+/// The 5-bit values of a 32-block whose word of fifth bits begins at `at`, as [`five`] has them.
+fn fives(block: &[u8], at: usize) -> [u8; 32] {
+    let mut values = nibbles(block, at + 4);
+    for (eight, bits) in values.chunks_exact_mut(8).zip(&block[at..at + 4]) {
+        eight.iter_mut().zip(FIFTH[usize::from(*bits)]).for_each(|(value, fifth)| *value |= fifth);
+    }
+    values
+}
+
+/// For each byte its bits, each as the fifth bit of a value.
+const FIFTH: [[u8; 8]; 256] = {
+    let (mut all, mut byte) = ([[0; 8]; 256], 0);
+    while byte < 256 {
+        let mut bit = 0;
+        while bit < 8 {
+            all[byte][bit] = ((byte >> bit & 1) << 4) as u8;
+            bit += 1;
+        }
+        byte += 1;
+    }
+    all
+};
 
 /// The i-th 4-bit value of a 32-block: low nibbles first, then high ones.
 fn nibble(qs: &[u8], i: usize) -> u8 {

@@ -246,14 +246,29 @@ impl Gpu {
             return Ok(());
         }
         if ld == cols {
-            self.write(tensor, data);
+            self.write(tensor, 0, data);
         } else {
             let mut padded = vec![T::default(); rows * ld];
             for (to, from) in padded.chunks_exact_mut(ld).zip(data.chunks_exact(cols.max(1))) {
                 to[..cols].copy_from_slice(from);
             }
-            self.write(tensor, &padded);
+            self.write(tensor, 0, &padded);
         }
+        Ok(())
+    }
+
+    /// Gives rows of a tensor that no unsubmitted launch uses new values, from row `first` on, with their padding.
+    ///
+    /// # Errors
+    /// What is given is no whole number of rows, or there are fewer.
+    pub(crate) fn overwrite_rows<T: bytemuck::Pod>(&self, tensor: &Tensor, first: usize, padded: &[T]) -> Result<()> {
+        let ld = tensor.ld.max(1);
+        let (rows, left) = (padded.len() / ld, padded.len() % ld);
+        if size_of::<T>() != 4 || left != 0 || first + rows > tensor.rows {
+            let given = padded.len();
+            return Err(Error::Bug(format!("{given} values for rows from {first} of a tensor {:?}", tensor.shape())));
+        }
+        self.write(tensor, first * tensor.ld, padded);
         Ok(())
     }
 
@@ -273,12 +288,12 @@ impl Gpu {
         self.upload(rows, cols, &vec![0f32; rows * cols])
     }
 
-    /// Overwrites the tensor's memory from its start; takes effect before the next submit's work.
-    fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, padded: &[T]) {
+    /// Overwrites the tensor's memory from element `first` on; takes effect before the next submit's work.
+    fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, first: usize, padded: &[T]) {
         if padded.is_empty() {
             return;
         }
-        self.0.queue.write_buffer(&tensor.raw().buffer, 0, bytemuck::cast_slice(padded));
+        self.0.queue.write_buffer(&tensor.raw().buffer, 4 * first as u64, bytemuck::cast_slice(padded));
         let bytes = size_of_val(padded) as u64;
         if self.0.staged.fetch_add(bytes, Ordering::Relaxed) + bytes > STAGED {
             // Copies of what was written stay in memory until the device took them, which a submit begins.

@@ -67,10 +67,10 @@ impl Half {
 
     /// The words of a row of values: two neighbours in each, the first in its low bits, and zeros up to a multiple of 4
     /// values.
-    pub(super) fn words(self, row: &[f32]) -> Vec<u32> {
-        let bits: Vec<u16> = row.iter().map(|x| self.bits(*x)).collect();
-        let word = |pair: &[u16]| u32::from(pair[0]) | pair.get(1).map_or(0, |b| u32::from(*b) << 16);
-        let mut words: Vec<u32> = bits.chunks(2).map(word).collect();
+    pub(crate) fn words(self, row: &[f32]) -> Vec<u32> {
+        let word =
+            |pair: &[f32]| u32::from(self.bits(pair[0])) | pair.get(1).map_or(0, |x| u32::from(self.bits(*x)) << 16);
+        let mut words: Vec<u32> = row.chunks(2).map(word).collect();
         words.resize(pad4(row.len()) / 2, 0);
         words
     }

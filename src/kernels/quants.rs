@@ -79,16 +79,23 @@ impl Quants {
         }
     }
 
-    /// A row of groups' scales and minima as [`super::weight::Block::Quantised`] holds them.
-    pub(super) fn packed(self, [scales, minima]: [&[f32]; 2]) -> Vec<u32> {
+    /// The `at`-th word of 32 values along K.
+    pub(crate) fn word(self, q: &[u8; 32], at: usize) -> u32 {
+        if self.bits == 8 {
+            return u32::from_le_bytes([q[4 * at], q[4 * at + 1], q[4 * at + 2], q[4 * at + 3]]);
+        }
+        (0..8).fold(0, |word, i| word | u32::from(q[8 * at + i]) << (4 * i))
+    }
+
+    /// Writes a column's scale and minimum into a row of groups as [`super::weight::Block::Quantised`] holds it.
+    pub(crate) fn put(self, row: &mut [u32], col: usize, (scale, minimum): (f32, f32)) {
         match self.scales {
             Scales::Half => {
-                let pair = |(s, m): (&f32, &f32)| u32::from(Half::F16.bits(*s)) | u32::from(Half::F16.bits(*m)) << 16;
-                scales.iter().zip(minima).map(pair).collect()
+                row[col] = u32::from(Half::F16.bits(scale)) | u32::from(Half::F16.bits(minimum)) << 16;
             }
             Scales::Full => {
-                let four = |all: &[f32]| [0, 1, 2, 3].map(|i| all.get(i).map_or(0, |x| x.to_bits()));
-                scales.chunks(4).zip(minima.chunks(4)).flat_map(|(s, m)| [four(s), four(m)]).flatten().collect()
+                let at = col / 4 * 8 + col % 4;
+                (row[at], row[at + 4]) = (scale.to_bits(), minimum.to_bits());
             }
         }
     }

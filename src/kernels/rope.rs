@@ -43,9 +43,13 @@ pub(crate) fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> R
     let mut all = Vec::with_capacity(rows * 2 * half);
     for (inv_freq, positions) in sections {
         for p in 0..*positions {
-            let angle = |f: &f32| f64::from(p as f32 * f);
-            all.extend(inv_freq.iter().map(|f| (angle(f).cos() * f64::from(scaling)) as f32));
-            all.extend(inv_freq.iter().map(|f| (angle(f).sin() * f64::from(scaling)) as f32));
+            let at = all.len();
+            all.resize(at + 2 * half, 0.0);
+            let (cos, sin) = all[at..].split_at_mut(half);
+            for ((f, cos), sin) in inv_freq.iter().zip(cos).zip(sin) {
+                let of = f64::from(p as f32 * f).sin_cos();
+                (*sin, *cos) = ((of.0 * f64::from(scaling)) as f32, (of.1 * f64::from(scaling)) as f32);
+            }
         }
     }
     gpu.upload(rows, 2 * half, &all)

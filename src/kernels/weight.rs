@@ -207,7 +207,7 @@ impl Weight {
         Self::room(gpu, self.stored(), self.rows(), self.cols())
     }
 
-    pub(super) fn stored(&self) -> Stored {
+    pub(crate) fn stored(&self) -> Stored {
         self.blocks.first().map_or(Stored::Dense, Block::stored)
     }
 
@@ -264,9 +264,12 @@ impl Weight {
         for (first, block) in weight.blocks() {
             if let Block::Quantised { words: to, scales: scales_to, .. } = block {
                 put(gpu, to, words, cols, first)?;
-                let row = |b: usize| scales.map(|all| &all[b * cols + first..][..to.cols()]);
-                let packed = (0..rows / quants.group as usize).flat_map(|b| quants.packed(row(b)));
-                gpu.overwrite(scales_to, &packed.collect::<Vec<u32>>())?;
+                let mut packed = vec![0; rows / quants.group as usize * scales_to.cols()];
+                for (b, row) in packed.chunks_exact_mut(scales_to.cols().max(1)).enumerate() {
+                    let pair = |col: usize| scales.map(|all| all[b * cols + first + col]);
+                    (0..to.cols()).for_each(|col| quants.put(row, col, pair(col).into()));
+                }
+                gpu.overwrite(scales_to, &packed)?;
             }
         }
         Ok(weight)

@@ -14,6 +14,7 @@ pub(crate) mod linear;
 pub(crate) mod lora;
 #[expect(clippy::module_inception, reason = "the file of `Model`, which its neighbours import from there")]
 mod model;
+mod pack;
 pub(crate) mod params;
 pub(crate) mod places;
 pub mod score;

@@ -103,7 +103,12 @@ impl Model {
             }
         }
         let _part = gpu.book(Part::Weights);
-        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)
+        std::thread::scope(|scope| {
+            let angles = scope.spawn(|| angles::tables(gpu, &source.arch));
+            let params = params::load(gpu, source, storage)?;
+            let angles = angles.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(Model { arch: source.arch.clone(), params, copies: Vec::new(), angles, lora: None })
+        })
     }
 
     /// Another model on the same weights, with `adapter` beside them in the place of this one's.

@@ -1,18 +1,14 @@
 //! A model's parameters between named tensors, files and the GPU; `places.rs` says where each lies.
 
+use super::pack;
 use super::places::{Place, count, place, shape};
-use crate::arch::{Arch, Dtype, LARGEST, NamedTensor, family, first_unusable, unusable};
+use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::gpu::Gpu;
 use crate::kernels::half::Half;
 use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
-use crate::weights::Weights;
 use crate::{Error, Result};
-use std::path::Path;
-
-/// Most threads that bring weights into the device's form; each holds a parameter.
-const PACKERS: usize = 4;
 
 /// The type in which matrices are kept on the GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +91,7 @@ pub(crate) fn download(
 }
 
 /// How each tensor of a parameter lies in the file: its place, name and type.
-type Parts = Vec<(Place, String, Dtype)>;
+pub(super) type Parts = Vec<(Place, String, Dtype)>;
 
 /// How a parameter's matrix is kept. Where its tensors are all in blocks it stays quantised unless f32 or 16 bits are
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
@@ -146,134 +142,14 @@ fn parts_of(arch: &Arch, dtype: &dyn Fn(&str) -> Result<Dtype>) -> Result<Vec<Pa
     Ok(by_param)
 }
 
-/// Parameters from a model on disk. Threads bring them into the device's form, at most one each ahead of the one that
-/// is uploaded; what goes wrong first is told, in the order of the parameters.
+/// Parameters from a model on disk.
 pub(crate) fn load(gpu: &Gpu, source: &ModelSource, storage: Storage) -> Result<Vec<Option<Weight>>> {
     let (arch, dtype) = (&source.arch, |name: &str| source.weights.dtype(name));
-    if gpu.counts() {
-        return room(gpu, arch, storage, &dtype);
+    let params = room(gpu, arch, storage, &dtype)?;
+    if !gpu.counts() {
+        pack::fill(gpu, source, &params, &parts_of(arch, &dtype)?)?;
     }
-    let all = parts_of(arch, &dtype)?;
-    let (weights, path) = (&source.weights, &source.path);
-    let job = |param: usize| {
-        let (rows, cols) = shape(arch, param)?;
-        Some(pack(weights, path, stored(storage, rows, &all[param]), (rows, cols), &all[param]))
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(PACKERS);
-    std::thread::scope(|scope| {
-        let mut packers = Vec::new();
-        for first in 0..threads {
-            let (send, receive) = std::sync::mpsc::sync_channel(0);
-            let (job, count) = (&job, all.len());
-            // Who uploads has given up where nobody receives.
-            scope.spawn(move || (first..count).step_by(threads).try_for_each(|param| send.send(job(param))));
-            packers.push(receive);
-        }
-        let one = |(param, parts): (usize, &Parts)| {
-            let gone = |_| Error::Bug(format!("parameter {param} was not packed"));
-            let packed = packers[param % threads].recv().map_err(gone)?.transpose()?;
-            let Some((packed, shape)) = packed.zip(shape(arch, param)) else { return Ok(None) };
-            packed.upload(gpu, shape).map_err(|e| named(source, parts, e)).map(Some)
-        };
-        let params = all.iter().enumerate().map(one).collect();
-        drop(packers);
-        params
-    })
-}
-
-/// A parameter in the form of the device.
-enum Packed {
-    Dense(Vec<f32>),
-    Half(Half, Vec<f32>),
-    /// Words, scales and minima.
-    Quantised(Quants, Vec<u32>, [Vec<f32>; 2]),
-}
-
-impl Packed {
-    fn upload(self, gpu: &Gpu, (rows, cols): (usize, usize)) -> Result<Weight> {
-        match self {
-            Packed::Dense(values) => Weight::upload(gpu, rows, cols, &values),
-            Packed::Half(half, values) => Weight::upload_half(gpu, half, rows, cols, &values),
-            Packed::Quantised(quants, words, [scales, minima]) => {
-                Weight::upload_quantised(gpu, (quants, rows, cols), &words, [&scales, &minima])
-            }
-        }
-    }
-}
-
-/// Reads the tensors of a parameter into the form that it is stored in.
-fn pack(weights: &Weights, path: &Path, stored: Stored, shape: (usize, usize), parts: &Parts) -> Result<Packed> {
-    if let Stored::Quantised(quants) = stored {
-        return quantised(weights, path, quants, shape, parts);
-    }
-    let (rows, cols) = shape;
-    let mut host = vec![0f32; rows * cols];
-    for (place, name, _) in parts {
-        let view = weights.get(name)?;
-        let values = view.to_f32();
-        if let Some(first) = first_unusable(&values) {
-            let path = weights.file_of(view.name).unwrap_or(path);
-            return Err(Error::file(path, unusable(view.name, view.shape, first)));
-        }
-        place.each(view.shape, cols, |a, b| host[b] = values[a]);
-    }
-    Ok(match stored {
-        Stored::Half(half) => Packed::Half(half, host),
-        _ => Packed::Dense(host),
-    })
-}
-
-/// Names the tensors of a parameter that holds what its type cannot.
-fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
-    let names: Vec<&str> = parts.iter().map(|(_, name, _)| name.as_str()).collect();
-    match error {
-        Error::NonFinite(what) => {
-            Error::NonFinite(format!("{}: tensor {}: {what}", source.path.display(), names.join(", ")))
-        }
-        other => other,
-    }
-}
-
-/// Blocks along `in` repacked for the kernels: words of neighbours along `in`, scales and minima apart.
-fn quantised(
-    weights: &Weights,
-    path: &Path,
-    quants: Quants,
-    (rows, cols): (usize, usize),
-    parts: &Parts,
-) -> Result<Packed> {
-    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
-    let mut words = vec![0u32; rows / per * cols];
-    let group = quants.group as usize;
-    let mut scale = vec![0f32; rows / group * cols];
-    let mut minimum = scale.clone();
-    for (place, name, _) in parts {
-        let view = weights.get(name)?;
-        let ins = view.shape[1];
-        let mut bad = None;
-        // No head is padded here, so a block's row is its number.
-        place.each(&[view.shape[0], ins / 32], cols, |at, to| {
-            let (out, b) = (to % cols, to / cols);
-            let block = view.dtype.thirty_two(&view.data, at);
-            let fits = |(d, m): &(f32, f32)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));
-            let Some((q, pairs)) = block.filter(|(_, pairs)| pairs.iter().all(fits)) else {
-                bad = Some(at);
-                return;
-            };
-            for (row, pair) in (b * 32 / group..).zip(pairs.iter().step_by(group / 16)) {
-                (scale[row * cols + out], minimum[row * cols + out]) = *pair;
-            }
-            for (row, q) in (b * 32..).zip(q) {
-                words[row / per * cols + out] |= u32::from(q) << ((row % per) as u32 * bits);
-            }
-        });
-        if let Some(block) = bad {
-            let path = weights.file_of(view.name).unwrap_or(path);
-            let what = format!("tensor {}: the scale of block {block} is no number or too large", view.name);
-            return Err(Error::file(path, what));
-        }
-    }
-    Ok(Packed::Quantised(quants, words, [scale, minimum]))
+    Ok(params)
 }
 
 /// Whether a parameter is a matrix (weight decay acts on matrices alone).

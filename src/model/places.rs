@@ -59,7 +59,7 @@ pub(crate) enum Outer {
 /// How many parameters belong to no layer.
 const OUTER: usize = 3;
 /// Neighbours that are written together: as many words as a line of a CPU's cache holds.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 
 /// The number of a layer's parameter.
 pub(crate) fn layer_param(layer: usize, slot: Slot) -> usize {
@@ -261,6 +261,12 @@ impl Place {
                 }
             }
         }
+    }
+
+    /// Rows of a named tensor of `outs` rows and the column of the first of them; the others follow it, where no head
+    /// is padded.
+    pub(super) fn columns(&self, outs: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+        self.parts.iter().map(move |part| (part.of(outs), part.first))
     }
 
     /// Whether no head within it is padded, so that stored blocks keep their places.

@@ -23,6 +23,8 @@ pub(crate) struct Vocabulary {
     ends: Vec<usize>,
     /// Ids by the hash of their tokens, each in the first slot from there that was free; a power of two of them.
     slots: Vec<Slot>,
+    /// Whether the token in the row of an id is that id's own.
+    own: Vec<bool>,
     /// Slots with a token.
     used: usize,
     /// Keyed at random, so that no file can be made whose tokens meet in few slots.
@@ -36,13 +38,17 @@ impl Vocabulary {
         let bytes = tokens.clone().map(|token| token.map_or(0, str::len)).sum();
         let slots = vec![Slot { hash: 0, id: FREE }; (count + count / 2 + 1).next_power_of_two()];
         let (text, ends) = (String::with_capacity(bytes), Vec::with_capacity(count));
-        let mut new = Self { text, ends, slots, used: 0, hasher: RandomState::new() };
+        let mut new = Self { text, ends, slots, own: vec![false; count], used: 0, hasher: RandomState::new() };
         for (id, token) in tokens.enumerate() {
             new.text.push_str(token.unwrap_or_default());
             new.ends.push(new.text.len());
             let Some((token, id)) = token.zip(u32::try_from(id).ok().filter(|id| *id != FREE)) else { continue };
             let (at, hash) = new.slot(token);
-            new.used += usize::from(new.slots[at].id == FREE);
+            match new.slots[at].id {
+                FREE => new.used += 1,
+                other => new.own[other as usize] = false,
+            }
+            new.own[id as usize] = true;
             new.slots[at] = Slot { hash, id };
         }
         new
@@ -80,7 +86,7 @@ impl Vocabulary {
 
     /// The token of an id.
     pub(crate) fn token(&self, id: u32) -> Option<&str> {
-        self.row(id).filter(|token| self.id(token) == Some(id))
+        self.row(id).filter(|_| self.own[id as usize])
     }
 
     /// How many tokens have an id.

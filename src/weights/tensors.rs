@@ -154,6 +154,11 @@ impl Weights {
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
     }
 
+    /// Whether [`Weights::get`] gives a tensor's bytes as they lie in the file.
+    pub(crate) fn is_unchanged(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| matches!(entry.change, Change::None))
+    }
+
     /// Whether two tensors have the same values.
     ///
     /// # Errors

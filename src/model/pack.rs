@@ -1,0 +1,295 @@
+//! Weights on their way from a file to the device: threads bring them into the device's form, some rows at a time.
+
+use super::params::Parts;
+use super::places::{Place, TILE};
+use crate::arch::{LARGEST, first_unusable, unusable};
+use crate::gpu::Gpu;
+use crate::kernels::half::Half;
+use crate::kernels::quants::{Quants, Scales};
+use crate::kernels::weight::{Block, Stored, Weight};
+use crate::source::ModelSource;
+use crate::weights::{WeightView, Weights};
+use crate::{Error, Result};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Most threads that pack.
+const PACKERS: usize = 4;
+
+/// Words that a thread packs at a time, where a matrix can be cut.
+const WORDS: usize = 1 << 21;
+
+/// Rows of a parameter that one thread packs.
+struct Piece {
+    param: usize,
+    rows: Range<usize>,
+}
+
+/// Fills the parameters that have room on the device from the tensors of a model on disk.
+///
+/// # Errors
+/// What goes wrong in the first of the parameters: a tensor that cannot be read, or that holds what is no weight.
+pub(super) fn fill(gpu: &Gpu, source: &ModelSource, params: &[Option<Weight>], parts: &[Parts]) -> Result<()> {
+    let mut pieces = Vec::new();
+    for (param, weight) in params.iter().enumerate() {
+        let Some(weight) = weight else { continue };
+        let step = step(&source.weights, weight, &parts[param]);
+        let rows = (0..weight.rows()).step_by(step).map(|first| first..(first + step).min(weight.rows()));
+        pieces.extend(rows.map(|rows| Piece { param, rows }));
+    }
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None::<(usize, Error)>));
+    let pack = || {
+        let mut scratch = Scratch::default();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(Piece { param, rows }) = pieces.get(number) else { return };
+            let Some(weight) = &params[*param] else { continue };
+            let Err(error) = pack(gpu, source, weight, &parts[*param], rows.clone(), &mut scratch) else { continue };
+            // Whoever packs a piece before this one still does, and what is behind it need not be packed.
+            next.store(pieces.len(), Ordering::Relaxed);
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if failed.as_ref().is_none_or(|(first, _)| number < *first) {
+                *failed = Some((number, named(source, &parts[*param], error)));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(PACKERS);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(pack))));
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Whether a tensor's rows become columns that follow one another, so that some rows of the parameter are a part of
+/// each.
+fn is_cut(place: &Place) -> bool {
+    place.turned && place.is_unpadded()
+}
+
+/// How many rows of a parameter are packed at a time.
+fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
+    // What has to be changed as a whole is changed once.
+    if !parts.iter().all(|(place, name, _)| is_cut(place) && weights.is_unchanged(name)) {
+        return weight.rows().max(1);
+    }
+    let (bits, unit) = match weight.stored() {
+        Stored::Quantised(quants) => (quants.bits as usize, 32),
+        Stored::Half(_) => (16, 1),
+        Stored::Dense => (32, 1),
+    };
+    let blocks = parts.iter().map(|(_, _, dtype)| dtype.block().0).max().unwrap_or(1);
+    let unit = if matches!(weight.stored(), Stored::Quantised(_)) { unit } else { blocks.max(unit) };
+    let rows = WORDS * 32 / bits / weight.cols().max(1);
+    (rows / unit * unit).max(unit)
+}
+
+/// What a thread packs into; kept, since fresh memory costs about as much as what is written to it.
+#[derive(Default)]
+struct Scratch {
+    words: Vec<u32>,
+    scales: Vec<u32>,
+    values: Vec<f32>,
+}
+
+/// So many zeros.
+fn zeros<T: Copy + Default>(scratch: &mut Vec<T>, count: usize) -> &mut [T] {
+    scratch.clear();
+    scratch.resize(count, T::default());
+    scratch
+}
+
+/// Brings rows of a parameter into the device's form and onto the device.
+fn pack(
+    gpu: &Gpu,
+    source: &ModelSource,
+    weight: &Weight,
+    parts: &Parts,
+    rows: Range<usize>,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let views = parts.iter().map(|(place, name, _)| Ok((place, source.weights.get(name)?)));
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let path = |view: &WeightView| source.weights.file_of(view.name).unwrap_or(&source.path).to_path_buf();
+    for (first, block) in weight.blocks() {
+        let window = Window { rows: rows.clone(), columns: first..first + block.cols(), cols: weight.cols() };
+        match block {
+            Block::Quantised { quants, words, scales } => {
+                let (per_word, group) = (32 / quants.bits as usize, quants.group as usize);
+                let to_words = zeros(&mut scratch.words, rows.len() / per_word * words.ld());
+                let to_scales = zeros(&mut scratch.scales, rows.len() / group * scales.ld());
+                let ld = [words.ld(), scales.ld()];
+                let mut out = Packed { quants: *quants, window, ld, words: to_words, scales: to_scales };
+                for (place, view) in &views {
+                    out.take(place, view, &path)?;
+                }
+                gpu.overwrite_rows(words, rows.start / per_word, out.words)?;
+                gpu.overwrite_rows(scales, rows.start / group, out.scales)?;
+            }
+            Block::Half { half, words, .. } => {
+                let values = zeros(&mut scratch.values, rows.len() * 2 * words.ld());
+                window.values(&views, 2 * words.ld(), values, &path)?;
+                if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
+                    let what = format!("{x} is beyond what {} holds; take bf16 or f32", half.name());
+                    return Err(Error::NonFinite(what));
+                }
+                gpu.overwrite_rows(words, rows.start, &half.words(values))?;
+            }
+            Block::Dense(tensor) => {
+                let values = zeros(&mut scratch.values, rows.len() * tensor.ld());
+                window.values(&views, tensor.ld(), values, &path)?;
+                gpu.overwrite_rows(tensor, rows.start, values)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names the tensors of a parameter that holds what its type cannot.
+fn named(source: &ModelSource, parts: &Parts, error: Error) -> Error {
+    let names: Vec<&str> = parts.iter().map(|(_, name, _)| name.as_str()).collect();
+    match error {
+        Error::NonFinite(what) => {
+            Error::NonFinite(format!("{}: tensor {}: {what}", source.path.display(), names.join(", ")))
+        }
+        other => other,
+    }
+}
+
+/// Rows and columns of a parameter that has `cols` columns.
+struct Window {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    cols: usize,
+}
+
+/// Names the file of a tensor.
+type PathOf<'a> = &'a dyn Fn(&WeightView) -> PathBuf;
+
+impl Window {
+    /// The rows of a tensor that become columns of the window: some neighbours at a time, with the first's column.
+    fn tiles(&self, place: &Place, outs: usize) -> Vec<(Range<usize>, usize)> {
+        let mut all = Vec::new();
+        for (outs, first) in place.columns(outs) {
+            let columns = self.columns.start.max(first)..self.columns.end.min(first + outs.len());
+            for column in columns.clone().step_by(TILE) {
+                let out = outs.start + column - first;
+                let count = TILE.min(columns.end - column);
+                all.push((out..out + count, column - self.columns.start));
+            }
+        }
+        all
+    }
+
+    /// The values in f32, `ld` from row to row; what no tensor fills stays.
+    fn values(&self, views: &[(&Place, WeightView)], ld: usize, to: &mut [f32], path: PathOf) -> Result<()> {
+        for (place, view) in views {
+            let refused = match is_cut(place) {
+                true => self.turned(place, view, ld, to),
+                false => self.whole(place, view, ld, to),
+            };
+            if let Some(first) = refused {
+                return Err(Error::file(path(view), unusable(view.name, view.shape, first)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor in its place, element by element; gives the first value that is no weight.
+    fn whole(&self, place: &Place, view: &WeightView, ld: usize, to: &mut [f32]) -> Option<(usize, f32)> {
+        let all = view.to_f32();
+        place.each(view.shape, self.cols, |from, at| {
+            let (row, column) = (at / self.cols, at % self.cols);
+            if self.columns.contains(&column) {
+                to[row * ld + column - self.columns.start] = all[from];
+            }
+        });
+        first_unusable(&all)
+    }
+
+    /// The rows of a tensor that lies turned around in the parameter; gives the first value that is no weight.
+    fn turned(&self, place: &Place, view: &WeightView, ld: usize, to: &mut [f32]) -> Option<(usize, f32)> {
+        let (outs, ins) = (view.shape[0], view.shape[1]);
+        let rows = self.rows.start..self.rows.end.min(ins);
+        let (values, bytes) = view.dtype.block();
+        let at = |out: usize, row: usize| (out * ins + row) / values * bytes;
+        let mut tile: Vec<f32> = Vec::new();
+        for (outs, column) in self.tiles(place, outs) {
+            tile.clear();
+            outs.clone()
+                .for_each(|out| view.dtype.dequantise(&view.data[at(out, rows.start)..at(out, rows.end)], &mut tile));
+            if let Some((i, value)) = first_unusable(&tile) {
+                return Some(((outs.start + i / rows.len()) * ins + rows.start + i % rows.len(), value));
+            }
+            for (row, line) in to.chunks_exact_mut(ld).take(rows.len()).enumerate() {
+                for (lane, value) in line[column..][..outs.len()].iter_mut().enumerate() {
+                    *value = tile[lane * rows.len() + row];
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Blocks as the kernels read them: words of neighbours along `in`, scales and minima apart.
+struct Packed<'a> {
+    quants: Quants,
+    window: Window,
+    /// Words of a row of `words` and of `scales`.
+    ld: [usize; 2],
+    words: &'a mut [u32],
+    scales: &'a mut [u32],
+}
+
+impl Packed<'_> {
+    /// Packs the rows of one tensor.
+    fn take(&mut self, place: &Place, view: &WeightView, path: PathOf) -> Result<()> {
+        let blocks = view.shape[1] / 32;
+        let rows = self.window.rows.start / 32..(self.window.rows.end / 32).min(blocks);
+        for (outs, column) in self.window.tiles(place, view.shape[0]) {
+            for b in rows.clone() {
+                let mut words = [[0u32; TILE]; 8];
+                for (lane, out) in outs.clone().enumerate() {
+                    let at = out * blocks + b;
+                    let Some((q, pairs)) = view.dtype.thirty_two(&view.data, at).filter(|(_, pairs)| usable(pairs))
+                    else {
+                        let what = format!("tensor {}: the scale of block {at} is no number or too large", view.name);
+                        return Err(Error::file(path(view), what));
+                    };
+                    for (word, line) in words.iter_mut().take(self.quants.bits as usize).enumerate() {
+                        line[lane] = self.quants.word(&q, word);
+                    }
+                    self.put(b - rows.start, column + lane, &pairs)?;
+                }
+                let first = (b - rows.start) * self.quants.bits as usize;
+                for (word, line) in words.iter().take(self.quants.bits as usize).enumerate() {
+                    self.words[(first + word) * self.ld[0] + column..][..outs.len()]
+                        .copy_from_slice(&line[..outs.len()]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Scales and minima of a block of 32.
+    fn put(&mut self, block: usize, column: usize, pairs: &[(f32, f32); 2]) -> Result<()> {
+        let groups = 32 / self.quants.group as usize;
+        for (group, pair) in pairs.iter().step_by(2 / groups).enumerate() {
+            let held = |x: &f32| self.quants.scales == Scales::Full || Half::F16.holds(*x);
+            if let Some(x) = [pair.0, pair.1].iter().find(|x| !held(x)) {
+                let what = format!("a block's scale or minimum of {x} is beyond what f16 holds; take f32");
+                return Err(Error::NonFinite(what));
+            }
+            let row = (block * groups + group) * self.ld[1];
+            self.quants.put(&mut self.scales[row..row + self.ld[1]], column, *pair);
+        }
+        Ok(())
+    }
+}
+
+/// Whether all values of a block are weights that can be computed with.
+fn usable(pairs: &[(f32, f32); 2]) -> bool {
+    pairs.iter().all(|(d, m)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v)))
+}
