@@ -1,8 +1,7 @@
 //! Weights on their way from a file to the device: threads bring them into the device's form, some rows at a time.
 
-use super::params::Parts;
 use super::places::{Place, TILE};
-use crate::arch::{LARGEST, first_unusable, unusable};
+use crate::arch::{Dtype, LARGEST, first_unusable, unusable};
 use crate::gpu::Gpu;
 use crate::kernels::half::Half;
 use crate::kernels::quants::{Quants, Scales};
@@ -20,6 +19,9 @@ const PACKERS: usize = 4;
 
 /// Words that a thread packs at a time, where a matrix can be cut.
 const WORDS: usize = 1 << 21;
+
+/// How each tensor of a parameter lies in the file: its place, name and type.
+pub(super) type Parts = Vec<(Place, String, Dtype)>;
 
 /// Rows of a parameter that one thread packs.
 struct Piece {

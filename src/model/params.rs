@@ -1,6 +1,6 @@
 //! A model's parameters between named tensors, files and the GPU; `places.rs` says where each lies.
 
-use super::pack;
+use super::pack::{self, Parts};
 use super::places::{Place, count, place, shape};
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::gpu::Gpu;
@@ -89,9 +89,6 @@ pub(crate) fn download(
         })
         .collect()
 }
-
-/// How each tensor of a parameter lies in the file: its place, name and type.
-pub(super) type Parts = Vec<(Place, String, Dtype)>;
 
 /// How a parameter's matrix is kept. Where its tensors are all in blocks it stays quantised unless f32 or 16 bits are
 /// asked for; where all are in one 16-bit type it keeps that; vectors are in f32.
