@@ -90,6 +90,54 @@ fn windows(passage: &Passage, w: Windows) -> Vec<(usize, usize, usize)> {
     out
 }
 
+/// The negative log-probs of each passage's tokens, summed, with their number; no tokens where there are too few to
+/// score.
+///
+/// # Errors
+/// The stride is 0 or as long as the window; errors of the engine.
+pub fn each(
+    engine: &mut dyn Engine,
+    passages: &[Passage],
+    w: Windows,
+    observer: &dyn Observer,
+) -> Result<Vec<(f64, usize)>> {
+    let passages: Vec<&Passage> = passages.iter().collect();
+    score(engine, &passages, w, observer).map(|(sums, _)| sums)
+}
+
+/// What [`each`] gives, and how many windows were run.
+fn score(
+    engine: &mut dyn Engine,
+    passages: &[&Passage],
+    w: Windows,
+    observer: &dyn Observer,
+) -> Result<(Vec<(f64, usize)>, usize)> {
+    if w.stride == 0 || w.stride >= w.length {
+        return Err(Error::Input(format!(
+            "the stride is {}; at least 1 and less than the window's {} tokens was expected",
+            w.stride, w.length
+        )));
+    }
+    let (mut branches, mut owner) = (Vec::new(), Vec::new());
+    for (i, p) in passages.iter().enumerate().filter(|(_, p)| (1..p.ids.len()).contains(&p.first)) {
+        for (begin, from, end) in windows(p, w) {
+            branches.push(Branch { prompt: p.ids[begin..from].to_vec(), completions: vec![p.ids[from..end].to_vec()] });
+            owner.push(i);
+        }
+    }
+    let mut sums = vec![(0f64, 0usize); passages.len()];
+    if branches.is_empty() {
+        return Ok((sums, 0));
+    }
+    for (i, logps) in owner.iter().zip(engine.logps(&branches, observer)?) {
+        for logp in logps.iter().flatten() {
+            sums[*i].0 -= f64::from(*logp);
+            sums[*i].1 += 1;
+        }
+    }
+    Ok((sums, branches.len()))
+}
+
 /// Scores the passages; `seed` determines the resamples for the interval.
 ///
 /// # Errors
@@ -103,29 +151,10 @@ pub fn measure(
     seed: u64,
     observer: &dyn Observer,
 ) -> Result<Perplexity> {
-    if w.stride == 0 || w.stride >= w.length {
-        return Err(Error::Input(format!(
-            "the stride is {}; at least 1 and less than the window's {} tokens was expected",
-            w.stride, w.length
-        )));
-    }
     let usable: Vec<&Passage> = passages.iter().filter(|p| (1..p.ids.len()).contains(&p.first)).collect();
-    let (mut branches, mut owner) = (Vec::new(), Vec::new());
-    for (i, p) in usable.iter().enumerate() {
-        for (begin, from, end) in windows(p, w) {
-            branches.push(Branch { prompt: p.ids[begin..from].to_vec(), completions: vec![p.ids[from..end].to_vec()] });
-            owner.push(i);
-        }
-    }
-    if branches.is_empty() {
+    let (sums, branches) = score(engine, &usable, w, observer)?;
+    if branches == 0 {
         return Err(Error::Input("no text has a token to score: a text needs two tokens, an answer one".into()));
-    }
-    let mut sums = vec![(0f64, 0usize); usable.len()];
-    for (i, logps) in owner.iter().zip(engine.logps(&branches, observer)?) {
-        for logp in logps.iter().flatten() {
-            sums[*i].0 -= f64::from(*logp);
-            sums[*i].1 += 1;
-        }
     }
     let total =
         |pick: &mut dyn Iterator<Item = usize>| pick.map(|i| sums[i]).fold((0.0, 0), |s, x| (s.0 + x.0, s.1 + x.1));
@@ -143,7 +172,7 @@ pub fn measure(
         texts: usable.len(),
         tokens,
         bytes,
-        windows: branches.len(),
+        windows: branches,
         perplexity,
         nll: mean((nll, tokens)),
         bits_per_token: bits / tokens.max(1) as f64,

@@ -6,7 +6,7 @@ use super::config::{Comparison, RunConfig};
 use super::models::Models;
 use super::tasks::RunTask;
 use super::waves::{WaveStage, in_waves};
-use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, write_alpaca};
+use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, read_records, write_alpaca};
 use crate::disk::{self, OnDisk};
 use crate::generate::ChatLanguage;
 use crate::generate::Engine;
@@ -14,6 +14,7 @@ use crate::json::{read_json, write_json};
 use crate::judge::{Item, Judge, ModelJudge, PairwiseJudge, Templates};
 use crate::measure::agreement::{Reference, agreement, read_ranked};
 use crate::measure::duel::{DuelRecord, DuelReport, Referee, play, summarise};
+use crate::measure::perplexity::{Passage, Windows, each};
 use crate::rng::fnv;
 use crate::source::ModelSource;
 use crate::text::Language;
@@ -40,6 +41,24 @@ pub struct AnswerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<bool>,
 }
+
+/// How a model predicts one of the texts of `[evaluation] texts`: a line of `evaluation/M1-texts.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextRecord {
+    /// How many of its tokens were scored.
+    pub tokens: usize,
+    /// The sum of their negative log-probs, in nats.
+    pub nll: f64,
+}
+
+/// A line of the file of texts.
+#[derive(Deserialize)]
+struct TextLine {
+    text: String,
+}
+
+/// Most tokens that are read at once of a text.
+const WINDOW: usize = 4096;
 
 /// A model that is trained beside those of the run, to compare with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +127,7 @@ pub struct Evaluation<'a> {
     dir: PathBuf,
     prompts: Vec<Prompt>,
     ranked: Vec<Reference>,
+    texts: Vec<Passage>,
     tasks: Vec<RunTask<'a>>,
     templates: &'a Templates,
     observer: &'a dyn Observer,
@@ -174,7 +194,8 @@ impl<'a> Evaluation<'a> {
         let given = |path: &Path| !path.as_os_str().is_empty();
         let prompts = if given(&section.prompts) { read_prompts(&section.prompts)? } else { Vec::new() };
         let ranked = if given(&section.ranked) { read_ranked(&section.ranked)? } else { Vec::new() };
-        if prompts.is_empty() && ranked.is_empty() && section.tasks.is_empty() {
+        let lines: Vec<TextLine> = if given(&section.texts) { read_records(&section.texts)? } else { Vec::new() };
+        if prompts.is_empty() && ranked.is_empty() && lines.is_empty() && section.tasks.is_empty() {
             return Ok(None);
         }
         if given(&section.judge) {
@@ -185,7 +206,8 @@ impl<'a> Evaluation<'a> {
         fits(&section.prompts, &prompts, &language, config.candidates.max_new_tokens)?;
         let task = |section| RunTask::open(config, section, &language, (run, FOLDER));
         let tasks = section.tasks.iter().map(task).collect::<Result<_>>()?;
-        Ok(Some(Self { models, language, config, dir, prompts, ranked, tasks, templates, observer }))
+        let texts = lines.iter().map(|line| Passage::text(&language, &line.text)).collect::<Result<_>>()?;
+        Ok(Some(Self { models, language, config, dir, prompts, ranked, texts, tasks, templates, observer }))
     }
 
     /// Whether all has been measured of a model.
@@ -194,8 +216,9 @@ impl<'a> Evaluation<'a> {
         let duels = self.rivals(of).iter().map(|rival| self.file(&format!("{name}-M{rival}.json")));
         let answers = (!self.prompts.is_empty()).then(|| self.file(&format!("{name}.json")));
         let judged = (!self.ranked.is_empty()).then(|| self.file(&format!("{name}-judge.json")));
+        let texts = (!self.texts.is_empty()).then(|| self.texts_file(name));
         let tasks = self.tasks.iter().all(|task| task.done(name));
-        tasks && duels.chain(answers).chain(judged).all(|path| path.is_there())
+        tasks && duels.chain(answers).chain(judged).chain(texts).all(|path| path.is_there())
     }
 
     /// Measures a model, which `engine` runs; `judge` is the judge of the run. Finished parts are left as they are.
@@ -208,6 +231,9 @@ impl<'a> Evaluation<'a> {
         }
         if !self.ranked.is_empty() {
             self.judge(engine, &of.name, judge)?;
+        }
+        if !self.texts.is_empty() {
+            self.read_texts(engine, &of.name)?;
         }
         // What the loop began from is there once M1 has been measured, and is compared with that.
         let base = (of.name == "M0").then_some(1);
@@ -267,6 +293,26 @@ impl<'a> Evaluation<'a> {
 
     fn answers(&self, model: &str) -> Result<AnswerSet> {
         read_answers(&self.answers_file(model), &self.prompts)
+    }
+
+    fn texts_file(&self, model: &str) -> PathBuf {
+        self.file(&format!("{model}-texts.jsonl"))
+    }
+
+    fn read_texts(&self, engine: &mut dyn Engine, model: &str) -> Result<()> {
+        let (name, out) = (format!("{FOLDER}/{model}-texts"), self.texts_file(model));
+        let (unit, wave) = ("texts", self.config.candidates.wave);
+        let length = self.language.context().clamp(2, WINDOW);
+        let windows = Windows { length, stride: (length / 2).max(1) };
+        let stage = WaveStage { name: &name, unit, items: &self.texts, wave, out: &out };
+        let mut work = |passages: &[Passage]| {
+            let sums = each(engine, passages, windows, self.observer)?;
+            if let Some((nll, _)) = sums.iter().find(|(nll, _)| !nll.is_finite()) {
+                return Err(Error::NonFinite(format!("{model}: the log-probs of a text sum to {}", -nll)));
+            }
+            Ok(sums.into_iter().map(|(nll, tokens)| TextRecord { tokens, nll }).collect())
+        };
+        in_waves(self.observer, &stage, &mut work, |_| {}).map(|_| ())
     }
 
     fn judge(&self, engine: &mut dyn Engine, model: &str, judge: &dyn Judge) -> Result<()> {

@@ -268,6 +268,7 @@ fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
         ("validation.prompts", &config.validation.prompts),
         ("evaluation.prompts", &config.evaluation.prompts),
         ("evaluation.ranked", &config.evaluation.ranked),
+        ("evaluation.texts", &config.evaluation.texts),
     ];
     let several = config.prompts.exclude.iter().map(|path| ("prompts.exclude", path));
     let tasks = config.evaluation.tasks.iter().flat_map(|task| [&task.data, &task.shots_from]);

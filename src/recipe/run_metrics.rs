@@ -1,7 +1,7 @@
 //! All models of a run by the same measures, the controls among them: one list of measures, a pure function of the
 //! evaluation's files.
 
-use super::evaluation::{CONTROLS, Control, FOLDER, JudgedRecord};
+use super::evaluation::{CONTROLS, Control, FOLDER, JudgedRecord, TextRecord};
 use crate::Result;
 use crate::disk::{self, OnDisk};
 use crate::json::{read_json, read_jsonl_if_there, write_json};
@@ -146,7 +146,7 @@ impl Series {
 type Source = fn(&Path, &str) -> Result<Vec<Series>>;
 
 /// Every file from which measures come, in the order of the table.
-const SOURCES: [Source; 4] = [tasks, duels, judgment, answers];
+const SOURCES: [Source; 5] = [tasks, duels, judgment, texts, answers];
 
 /// The tasks of `[evaluation]`, by prompt.
 fn tasks(dir: &Path, model: &str) -> Result<Vec<Series>> {
@@ -199,6 +199,17 @@ fn judgment(dir: &Path, model: &str) -> Result<Vec<Series>> {
     }
     let name = "as a judge: pairs in order".to_owned();
     Ok(Series::of(name, Unit::Share, Better::Higher, all.into_iter()).into_iter().collect())
+}
+
+/// How well it predicts texts of another origin.
+fn texts(dir: &Path, model: &str) -> Result<Vec<Series>> {
+    let records: Vec<TextRecord> = read_jsonl_if_there(&dir.join(format!("{model}-texts.jsonl")))?.unwrap_or_default();
+    let scored = records.into_iter().enumerate().filter(|(_, text)| text.tokens > 0);
+    let items: BTreeMap<String, [f64; 2]> =
+        scored.map(|(i, text)| (format!("{i:09}"), [text.nll, text.tokens as f64])).collect();
+    let name = "perplexity of other texts".to_owned();
+    let (unit, better, some) = (Unit::Perplexity, Better::Lower, !items.is_empty());
+    Ok(some.then_some(Series { name, unit, better, taken: Taken::Items(items) }).into_iter().collect())
 }
 
 /// Its answers to the held-out prompts.

@@ -254,7 +254,7 @@ fn measures(report: &Report) -> Vec<Chart> {
         let values: Vec<String> = labels.iter().zip(&percent).map(|(l, [v, ..])| format!("{l} {v:.0}")).collect();
         let (name, n) = (&of.name, of.items);
         Chart {
-            title: format!("{}{}, %", name[..1].to_uppercase(), &name[1..]),
+            title: format!("{name}, %"),
             description: format!("By model, n = {n}, with 95 % intervals: {}.", values.join(", ")),
             x_title: "model".to_owned(),
             table: Grid { head: ["model", "%", "from", "to"].map(str::to_owned).to_vec(), rows },

@@ -25,6 +25,9 @@ pub struct Grid {
 /// What is written where nothing is known.
 const NONE: &str = "–";
 
+/// An interval this narrow is one point.
+const POINT: f64 = 1e-9;
+
 type Row<T> = (&'static str, fn(&T) -> Option<String>);
 
 const MODELS: [Row<ModelReport>; 9] = [
@@ -85,26 +88,33 @@ pub fn metrics(report: &Report) -> Option<Grid> {
     let head = std::iter::once(String::new()).chain(m.models.iter().enumerate().map(|(i, model)| title(model, i)));
     let mut rows = Vec::new();
     for measure in &m.measures {
-        let interval = |e: &Estimate, text: &dyn Fn(f64) -> String| {
-            format!("{} ({} to {})", text(e.value), text(e.low), text(e.high))
+        let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
+        let plain = |e: &Estimate| {
+            let [value, low, high] = [e.value, e.low, e.high].map(|x| x * scale);
+            let digits = digits(low, high);
+            // An interval of one point is no news.
+            match high - low > POINT {
+                true => format!("{value:.1} ({low:.digits$}–{high:.digits$})"),
+                false => format!("{value:.1}"),
+            }
         };
-        let plain = |x: f64| match measure.unit {
-            Unit::Share => format!("{:.1}", x * 100.0),
-            Unit::Tokens | Unit::Perplexity => format!("{x:.1}"),
-        };
-        let signed = |x: f64| match measure.unit {
-            Unit::Share => format!("{:+.1}", x * 100.0),
-            Unit::Tokens | Unit::Perplexity => format!("{x:+.1}"),
+        let signed = |e: &Estimate| {
+            let [value, low, high] = [e.value, e.low, e.high].map(|x| x * scale);
+            let digits = digits(low, high);
+            match high - low > POINT {
+                true => format!("{value:+.1} ({low:+.digits$} to {high:+.digits$})"),
+                false => format!("{value:+.1}"),
+            }
         };
         let unit = if measure.unit == Unit::Share { ", %" } else { "" };
         let none = || NONE.to_owned();
-        let value = |model| measure.values.get(model).map_or_else(none, |e| interval(e, &plain));
+        let value = |model| measure.values.get(model).map_or_else(none, plain);
         rows.push(
             std::iter::once(format!("{}{unit} (n = {})", measure.name, measure.items))
                 .chain(m.models.iter().map(value))
                 .collect(),
         );
-        let gain = |model| measure.gains.get(model).map_or_else(none, |g| interval(&g.difference, &signed));
+        let gain = |model| measure.gains.get(model).map_or_else(none, |g| signed(&g.difference));
         let over: BTreeSet<&str> = measure.gains.values().map(|g| g.over.as_str()).collect();
         if !over.is_empty() {
             let name = format!("↳ gain over {}", over.into_iter().collect::<Vec<_>>().join(", "));
@@ -112,6 +122,11 @@ pub fn metrics(report: &Report) -> Option<Grid> {
         }
     }
     (!rows.is_empty()).then(|| Grid { head: head.collect(), rows })
+}
+
+/// How many digits the ends of an interval need behind the point.
+fn digits(low: f64, high: f64) -> usize {
+    usize::from(high - low < 4.0)
 }
 
 /// What tables call a model, which is the `place`-th of them.

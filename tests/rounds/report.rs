@@ -253,9 +253,9 @@ fn models_and_controls_are_what_is_seen_first() {
         "<th scope=\"col\">M1 (base)</th>",
         "<th scope=\"col\">random judge</th>",
         "ifeval: strict pass@8, % (n = 195)",
-        "<td>45.0 (40.0 to 51.0)</td>",
-        "<td>+25.0 (+20.0 to +31.0)</td>",
-        "Ifeval: strict pass@1, %",
+        "<td>45.0 (40–51)</td>",
+        "<td>+25.0 (+20 to +31)</td>",
+        "<h3>ifeval: strict pass@1, %</h3>",
         "as a judge it is no better than length: 62 % of 12 pairs in order",
         "<td>66 % (60 to 72)</td>",
     ] {

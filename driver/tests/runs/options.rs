@@ -53,6 +53,7 @@ impl Place {
         write(&place.file("keyed.jsonl"), &tasks("upper", 20, 3).into_iter().map(keyed).collect::<Vec<_>>());
         let choose = |prompt: String| json!({"question": prompt, "choices": ["AB", "ba"], "answer": 0});
         write(&place.file("choose.jsonl"), &tasks("upper", 30, 2).into_iter().map(choose).collect::<Vec<_>>());
+        write(&place.file("texts.jsonl"), &["a text of its own", "b"].map(|text| json!({ "text": text })));
         fs::write(place.file("judge.txt"), "{{ answer }}\n").unwrap();
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
         let path = |name: &str| place.file(name).to_str().unwrap().to_owned();
@@ -82,6 +83,7 @@ wave = 4
 prompts = {held_out:?}
 mode = "backward"
 ranked = {ranked:?}
+texts = {texts:?}
 samples = 2
 tasks = [
     {{ task = "exact", data = {keyed:?}, samples = 2 }},
@@ -93,6 +95,7 @@ tasks = [
             judge = path("judge.txt"),
             held_out = path("held-out.jsonl"),
             ranked = path("ranked.jsonl"),
+            texts = path("texts.jsonl"),
             keyed = path("keyed.jsonl"),
             choose = path("choose.jsonl"),
         );
@@ -221,6 +224,9 @@ fn a_run_with_every_option_writes_what_it_should() {
             .lines(&format!("evaluation/{model}-judge.jsonl"))
             .iter()
             .for_each(|a| validate(&schema("ranked_score"), a, "ranked_score").unwrap());
+        let texts = place.lines(&format!("evaluation/{model}-texts.jsonl"));
+        texts.iter().for_each(|t| validate(&schema("text_score"), t, "text_score").unwrap());
+        assert!(texts.len() == 2 && texts[0]["tokens"].as_u64().unwrap() > 10);
         let alpaca = place.document(&format!("evaluation/{model}.json"));
         validate(&schema("alpaca"), &alpaca, "alpaca").unwrap();
         assert_eq!((alpaca.as_array().unwrap().len(), &alpaca[0]["generator"]), (6, &json!(model)));
@@ -276,9 +282,9 @@ fn a_run_with_every_option_writes_what_it_should() {
     assert_eq!(metrics["models"], json!(["M0", "M1", "M2", "M3", "random", "sft-best"]));
     let names: Vec<&str> =
         metrics["measures"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
-    let kinds = ["win rate against M1", "as a judge: pairs in order", "answers that end", "tokens an answer"];
+    let kinds = ["win rate against M1", "as a judge: pairs in order", "perplexity of other texts", "answers that end"];
     assert!(names[0].starts_with("keyed: strict") && names.contains(&"pick: acc_norm"), "{names:?}");
-    assert_eq!(names[names.len() - 5..], [&kinds[..], &["different answers to a prompt"]].concat());
+    assert_eq!(names[names.len() - 6..], [&kinds[..], &["tokens an answer", "different answers to a prompt"]].concat());
     let ends = &metrics["measures"][names.len() - 3];
     assert_eq!(
         (&ends["items"], &ends["gains"]["M1"]["over"], &ends["gains"]["M3"]["over"]),

@@ -112,6 +112,9 @@ settings! {
         /// Ranked answers on which each model's own judgment is measured; "" is off. `eval --task judge` reads the
         /// same.
         ranked: PathBuf = PathBuf::new() => "ranked", "F.jsonl", Takes::Text;
+        /// Texts of another origin, lines with `text`, on which each model's perplexity shows what it forgets; "" is
+        /// off.
+        texts: PathBuf = PathBuf::new() => "texts", "F.jsonl", Takes::Text;
         /// Tasks that every model does, such as { task = "ifeval", data = "ifeval.jsonl", samples = 4 }. A program
         /// checks the answers, as `eval --task ifeval` does.
         tasks: Vec<EvaluationTask> = Vec::new() => "tasks", "[{…}]", Takes::Typed;
