@@ -1,5 +1,6 @@
 //! Which language a text is in: by its letters where these tell, else by the small words that every text has.
 
+use super::capitals::{self, OTHER};
 use super::python::is_upper;
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -259,8 +260,6 @@ const ENDINGS: [(&str, &str); 3] = [
     ("mr", "च्या चा ची चे ांत ात णे ला ंनी"),
     ("ne", "को मा ले हरू होस् छु छौं नु"),
 ];
-/// What no language that may be asked for is called.
-const OTHER: &str = "other";
 /// How many points a word a language must have.
 const LEAST: f64 = 0.15;
 
@@ -300,13 +299,13 @@ pub(super) fn detect(text: &str) -> Option<&'static str> {
         // Japanese has kana among its Han characters, Chinese has none.
         HAN if count("ja") * 20 > count(HAN) => "ja",
         HAN => "zh",
+        LATIN if is_upper(text) => capitals::detect(text).unwrap_or(OTHER),
         LATIN | CYRILLIC | ARABIC | DEVANAGARI => by_words(text, most),
         other => other,
     })
 }
 
-/// The language with the most of its common words, endings and own letters. Where there are hardly any, and in texts of
-/// capital letters that are not English, of which the reference sees the beginnings of words only, it is none of them.
+/// The language with the most of its common words, endings and own letters. Where there are hardly any, it is none.
 fn by_words(text: &str, script: &str) -> &'static str {
     let lower = text.to_lowercase();
     let mut points = [0.0; LANGUAGES.len()];
@@ -326,12 +325,10 @@ fn by_words(text: &str, script: &str) -> &'static str {
     let best = (0..LANGUAGES.len()).filter(of).reduce(|best, i| if points[i] > points[best] { i } else { best });
     let found = best.filter(|i| words > 1 && points[*i] >= LEAST * words as f64).map(|i| LANGUAGES[i].1);
     match found {
-        Some("en") => "en",
-        Some(_) if is_upper(text) => OTHER,
         Some(found) => found,
         // Those of other letters have few languages.
         None if script != LATIN => best.map_or(OTHER, |i| LANGUAGES[i].1),
-        None if words > 1 && !is_upper(text) => "en",
+        None if words > 1 => "en",
         None => OTHER,
     }
 }

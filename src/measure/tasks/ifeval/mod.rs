@@ -1,6 +1,7 @@
 //! IFEval (arXiv 2311.07911): instructions that a program can check, each by one of 25 kinds.
 
 mod arguments;
+mod capitals;
 mod json;
 mod kinds;
 mod language;
