@@ -1,11 +1,11 @@
-//! The language that the reference's detector sees in a text all in capitals. It reads of each word the first letter and
-//! the last one alone, and takes English for German where many words begin like German nouns.
+//! The language that the reference's detector sees in a text all in capitals. It reads of each word the first letter
+//! and the last one alone, and takes English for German where many words begin like German nouns.
 
 /// What no language that may be asked for is called.
 pub(super) const OTHER: &str = "other";
 
-/// How much a letter speaks for a language: as the first one of a word, as the last one, and as a word by itself. Fitted
-/// to that detector's verdicts on English texts by tests/golden/make/capitals.py.
+/// How much a letter speaks for a language: as the first one of a word, as the last one, and as a word by itself.
+/// Fitted to that detector's verdicts on English texts by tests/golden/make/capitals.py.
 const WEIGHTS: [(&str, [[i8; 26]; 3]); 8] = [
     (
         "de",
