@@ -92,6 +92,35 @@ fn rules_and_keys_judge_a_run_without_a_model() {
 }
 
 #[test]
+fn answers_vote_in_a_run_and_rules_stop_it_early() {
+    let more = "[judge]\nmode = \"vote\"\nvote_share = 0.55\npattern = \"^(.)\"\n[pairs]\nselect = \"all\"";
+    let place = Place::new(&seeds(|_| json!({})), more);
+    place.run(&[]).success();
+    let verdicts = place.lines("verdicts.jsonl");
+    let split = |v: &&Value| v["status"].as_str().unwrap().starts_with("no answer has 0.55 of the votes");
+    // What has no majority has no score, and what has one is told by its share.
+    assert!(verdicts.iter().filter(split).all(|v| v["score"].is_null()));
+    assert!(verdicts.iter().any(|v| v["texts"][0].as_str().is_some_and(|text| text.contains(" of 6 votes"))));
+    let pairs = place.lines("pairs.jsonl");
+    assert!(!pairs.is_empty() && pairs.iter().all(|p| p["score_chosen"].as_f64() >= Some(2.75)), "{pairs:?}");
+
+    let kwargs = json!({"letter": "h", "let_relation": "at least", "let_frequency": 1});
+    let rule = json!({"instruction_id_list": ["keywords:letter_frequency"], "kwargs": [kwargs]});
+    let more = "[judge]\nmode = \"rules\"\n[validation]\nprompts = \"PLACE/checked.jsonl\"\nsamples = 2";
+    let place = Place::new(&seeds(|_| rule.clone()), more);
+    let checked = |record: &Value| fs::write(place.file("checked.jsonl"), format!("{record}\n")).unwrap();
+    let mut record = json!({"prompt": "upper: hihi"});
+    checked(&record);
+    place.fails("checked.jsonl: record 1: has no instruction_id_list");
+    record.as_object_mut().unwrap().extend(rule.as_object().unwrap().clone());
+    checked(&record);
+    place.run(&[]).success();
+    let validation = place.lines("validation.jsonl");
+    let score = validation.last().unwrap()["score"].as_f64().unwrap();
+    assert!([0.0, 2.5, 5.0].contains(&score), "{validation:?}");
+}
+
+#[test]
 fn constraints_are_put_behind_prompts_and_kept_from_those_that_are_measured_on() {
     let seeds = seeds(|_| json!({}));
     let more = "[constraints]\nmost = 2\n[judge]\nmode = \"rules\"\n[evaluation]\nprompts = \"PLACE/held-out.jsonl\"";
