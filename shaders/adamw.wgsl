@@ -120,9 +120,9 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 }
 
 //@ step8
-// The same with both moments in 8 bits (arXiv 2110.02861): value = map[code] * scale, scale the largest |value| of a
-// block. A block is BLOCK rows of one column, so an embedding's tokens, which are columns, never share a scale; and one
-// lane owns four of them.
+// The update of `step` with both moments in 8 bits (arXiv 2110.02861): value = map[code] * scale, scale the largest
+// |value| of a block. A block is BLOCK rows of one column, so an embedding's tokens, which are columns, never share a
+// scale; and one lane owns four of them.
 const BLOCK: u32 = 64u;
 struct Params {
     rows: u32,

@@ -25,8 +25,8 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
 }
 
 //@ turned lanes beside
-// The same of the projection's own rows, each of a sequence of its own: what rope.decode does to them happens in
-// registers, and k and v, which nobody else reads now, go to the arena.
+// What `group` gives, of the projection's own rows, each of a sequence of its own: what rope.decode does to them
+// happens in registers, and k and v, which nobody else reads now, go to the arena.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;          // [B, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read_write> keys: array<Operand>; // [pages, KV, PAGE, D4]
@@ -39,7 +39,7 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
 var<private> cos#: vec4f; //*1*SHARE
 var<private> sin#: vec4f; //*1*SHARE
 var<private> far#: u32; //*1*SHARE
-// The turned head at `head`, of which the lane gets its vec4; `gains` is where its gains begin.
+// The rotated head at `head`, of which the lane gets its vec4; `gains` is where its gains begin.
 fn turn(head: u32, gains: u32, lane: Lane) -> array<vec4f, SHARE> {
     let own = own(lane);
     var near# = select(vec4f(), qkv[head + c#], inside(#u, own)); //*1*SHARE

@@ -1,7 +1,7 @@
 // Beside a product x W of up to three layers whose columns lie side by side (q, k, v; gate, up): y = bias + g * (x W) +
-// f * (u B), u = x A (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and the way back. Each layer has `rank` columns
-// of u and as many rows of B. `columns` holds a row of each: bias, g, f and, with DoRA, s and the norm of a column of
-// W + s A B. Columns without an adapter have g = 1 and f = 0. MR rows a lane share what is loaded of B.
+// f * (u B), u = x A (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and its backward pass. Each layer has `rank`
+// columns of u and as many rows of B. `columns` holds a row of each: bias, g, f and, with DoRA, s and the norm of a
+// column of W + s A B. Columns without an adapter have g = 1 and f = 0. MR rows a lane share what is loaded of B.
 struct Params {
     rows: u32,   // T
     n4: u32,     // columns of this block of B in vec4
@@ -160,7 +160,8 @@ fn back_m(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 }
 
 //@ norms reduce
-// Of columns first4 and on, turned: norm = |W + s part|, g = m / norm, f = s g. A column without an adapter has norm 0.
+// The norms of the columns from first4 on, of which W and part hold the transpose: norm = |W + s part|, g = m / norm, f
+// = s g. A column without an adapter has norm 0.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> turned: array<vec4f>;     // [n, K]
 @group(0) @binding(2) var<storage, read> part: array<vec4f>;       // [n, K]

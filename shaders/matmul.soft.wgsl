@@ -132,7 +132,7 @@ fn forward_tn(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 }
 
 //@ forward_nt
-// C = A B^T of so few rows that turning B around first does not pay: a lane takes 4 rows of B as they lie.
+// C = A B^T of so few rows that transposing B first does not pay: a lane takes 4 rows of B as they lie.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> b: array<Operand>;        // [N, K]

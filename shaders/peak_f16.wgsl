@@ -1,4 +1,4 @@
-// As peak.wgsl's multiply, in f16.
+// The multiply-adds of peak.wgsl, in f16.
 enable f16;
 struct Params {
     lanes: u32,  // L

@@ -76,7 +76,7 @@ impl Fnv {
         }
     }
 
-    /// Goes on with more bytes, eight at a time, for files of gigabytes. What it gives is no FNV.
+    /// Goes on with more bytes, eight at a time, for files of gigabytes. The result is not FNV-1a.
     pub(crate) fn write_words(&mut self, bytes: &[u8]) {
         let words = bytes.chunks_exact(8);
         let rest = words.remainder();

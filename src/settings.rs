@@ -257,7 +257,7 @@ pub fn with<T: Settings>(defaults: &T, given: &Table) -> Result<T> {
 /// Whether every setting has a value that it takes.
 ///
 /// # Errors
-/// The first one that has not.
+/// The first setting whose value it does not take.
 pub fn check<T: Settings>(of: &T) -> Result<()> {
     let table = table(of)?;
     T::settings().iter().try_for_each(|s| table.get(s.key).map_or(Ok(()), |value| s.check(value)))
@@ -271,7 +271,7 @@ pub trait Section: Settings {
     /// Whether its settings go together; each by itself is in its range.
     ///
     /// # Errors
-    /// What does not.
+    /// Settings that do not go together; the error names them.
     fn agree(&self) -> Result<()> {
         Ok(())
     }

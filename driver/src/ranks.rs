@@ -4,14 +4,14 @@ use anyhow::{Context, Result, bail, ensure};
 use selfreward::recipe::shards::Shard;
 use selfreward::train::exchange::{Alone, Exchange};
 
-/// A variable that is set by what starts processes without saying here how many, such as srun.
+/// A variable that programs which start processes set, such as srun, from which one cannot tell how many there are.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
 
 /// Variables by which a process is told its number among those that were started with it, and how many they are: by
 /// Slurm's arrays and by srun.
 const SLURM: [[&str; 2]; 2] = [["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"], ["SLURM_PROCID", "SLURM_NTASKS"]];
-/// The same by Open MPI, and by MPICH and its kin.
+/// The variables by which Open MPI, and MPICH and its kin, tell a process these two numbers.
 const MPI: [[&str; 2]; 2] = [["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"], ["PMI_RANK", "PMI_SIZE"]];
 /// The first number of a Slurm array, and the distance of two.
 const ARRAY: [&str; 2] = ["SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP"];

@@ -1,5 +1,5 @@
 // Lanes that load for each other, side by side over the channels of one key head: HQ of its query heads onto the
-// positions of a chunk. What is by head stands in the four parts of a vec4.
+// positions of a chunk. What each head has of its own stands in the four components of a vec4.
 struct Item {
     b: u32,  // row
     h: u32,  // first of the query heads

@@ -1,4 +1,4 @@
-// Row and vec4 column of a quantised B, dequantised.
+// The four elements of a quantised B at a row and a vec4 column, dequantised.
 fn fetch(row: u32, col: u32) -> vec4f {
     let per = 32u / BITS;
     let q = words[row / per * p.ldb4 + col] >> vec4u(row % per * BITS);

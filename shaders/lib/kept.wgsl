@@ -1,4 +1,5 @@
-// Of the listed tokens that belong to the prefix (edge, ties).
+// The weight of those listed tokens that the prefix (edge, ties) keeps: all above `edge`, and the first `ties` of those
+// equal to it.
 fn kept_mass(b: u32, at: u32, own: u32, end: u32, edge: u32, ties: u32, top: f32, l: u32) -> f32 {
     var above = 0.0;
     var equal = 0.0;

@@ -1,4 +1,4 @@
-// Floats as words in the same order.
+// Floats as words that sort as the floats do.
 fn key(x: f32) -> u32 {
     let b = bitcast<u32>(x);
     return select(b | 0x80000000u, ~b, b >= 0x80000000u);
@@ -9,8 +9,9 @@ fn unkey(k: u32) -> f32 {
 // Bit of a key at which the search turns to the list: sign, exponent and two bits behind it are known.
 const FINE: u32 = 18u;
 
-// Adds a token to the counts, or weights, of those whose key is at least low + 1, 2, … 7 << bit: four and three of
-// them, the last is 0. Gives its own, 0 below `low`.
+// Adds a token to seven sums, of which sum i = 1 … 7 is over the tokens whose key is at least low + i * 2^bit: it counts
+// them or adds up their weights. `four` holds the first four sums, `three` the others and a 0. Gives what the token
+// counts, 0 below `low`.
 fn tally(four: ptr<function, vec4f>, three: ptr<function, vec4f>, x: f32, low: u32, bit: u32,
          top: f32, counting: bool) -> f32 {
     let k = key(x);
@@ -21,7 +22,7 @@ fn tally(four: ptr<function, vec4f>, three: ptr<function, vec4f>, x: f32, low: u
     return w;
 }
 
-// How many of the seven reach `goal`.
+// How many of the seven sums reach `goal`.
 fn reached(four: vec4f, three: vec4f, goal: f32, l: u32) -> u32 {
     let f$ = reduce_sum(four[$], l); //*4
     let t$ = reduce_sum(three[$], l); //*3

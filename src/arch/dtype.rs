@@ -6,7 +6,8 @@
 
 use half::{bf16, f16};
 
-/// How a tensor's numbers are stored in a file.
+/// The number format of one tensor in a file: a plain float type, or one of GGUF's block types. `GgufTypes` chooses one
+/// for each tensor of a file, and `Storage` says what becomes of a file's matrices on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// Numbers in IEEE single precision.
@@ -17,11 +18,11 @@ pub enum Dtype {
     BF16,
     /// Blocks of 32 values: an f16 scale, and 8 bits for each value.
     Q8_0,
-    /// Blocks of 32 values: an f16 scale, and 4 bits for each value, less 8.
+    /// Blocks of 32 values: an f16 scale, and 4 bits for each value, from which 8 is subtracted.
     Q4_0,
     /// Blocks of 32 values: an f16 scale and minimum, and 4 bits for each value.
     Q4_1,
-    /// Blocks of 32 values: an f16 scale, and 5 bits for each value, less 16.
+    /// Blocks of 32 values: an f16 scale, and 5 bits for each value, from which 16 is subtracted.
     Q5_0,
     /// Blocks of 32 values: an f16 scale and minimum, and 5 bits for each value.
     Q5_1,
@@ -30,12 +31,14 @@ pub enum Dtype {
     Q4K,
     /// Blocks as [`Dtype::Q4K`] has them, with 5 bits for each value.
     Q5K,
-    /// Blocks of 256 values: an f16 scale, sixteen 8-bit sub-scales, and 6 bits for each value, less 32.
+    /// Blocks of 256 values: an f16 scale, sixteen 8-bit sub-scales, and 6 bits for each value, from which 32 is
+    /// subtracted.
     Q6K,
     /// Blocks of 256 values: an f16 scale and minimum, sixteen 4-bit sub-scales and sub-minima, and 2 bits for each
     /// value.
     Q2K,
-    /// Blocks of 256 values: an f16 scale, sixteen 6-bit sub-scales, and 3 bits for each value, less 4.
+    /// Blocks of 256 values: an f16 scale, sixteen 6-bit sub-scales, and 3 bits for each value, from which 4 is
+    /// subtracted.
     Q3K,
     /// Blocks of 32 values: an f16 scale, and 4 bits for each value that choose one of 16 fixed steps.
     Iq4Nl,
@@ -190,10 +193,10 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-/// What became of a block, or why it cannot be stored.
+/// Nothing where a block was stored, or why it cannot be.
 pub(super) type Encoded = std::result::Result<(), String>;
 
-/// What a value that does not fit is told by.
+/// The message for a value that does not fit the type.
 pub(super) fn beyond(dtype: Dtype) -> String {
     format!("a value is beyond the range of {dtype}")
 }

@@ -52,7 +52,7 @@ impl Target {
         format!("{PREFIX}{}{MAGNITUDE}", self.module)
     }
 
-    /// Names and shapes of its tensors.
+    /// The names and shapes of the target's tensors.
     pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all = vec![(self.name("A"), vec![self.rank, self.inner]), (self.name("B"), vec![self.out, self.rank])];
         all.extend(self.dora.then(|| (self.magnitude(), vec![self.out])));
@@ -172,7 +172,7 @@ impl Adapter {
         Ok(targets(arch, config)?.iter().flat_map(Target::tensors).collect())
     }
 
-    /// The part of it that changes one weight of the model, if any does.
+    /// The part of the adapter that changes one weight of the model; `None` if the adapter leaves that weight alone.
     pub(crate) fn of(&self, weight: &str) -> Option<Adapter> {
         let prefix = format!("{PREFIX}{}.lora_", weight.strip_suffix(".weight")?);
         let tensors: Vec<NamedTensor> =
@@ -180,7 +180,7 @@ impl Adapter {
         (!tensors.is_empty()).then(|| Adapter { config: self.config.clone(), tensors })
     }
 
-    /// Whether it changes the embedding or the output matrix, which a tied model has in one.
+    /// Whether the adapter changes the embedding or the output matrix, which are one matrix in a tied model.
     pub(crate) fn unties(&self) -> bool {
         let outer = |t: &NamedTensor| [EMBEDDING, OUTPUT].iter().any(|m| t.name.starts_with(&format!("{PREFIX}{m}.")));
         self.tensors.iter().any(outer)

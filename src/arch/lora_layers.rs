@@ -109,8 +109,10 @@ enum Matcher<'a> {
 }
 
 impl<'a> Rules<'a> {
+    /// Compiles the patterns of a configuration.
+    ///
     /// # Errors
-    /// A pattern that is none.
+    /// A pattern is not a regular expression.
     pub(super) fn new(config: &'a LoraConfig) -> Result<Self> {
         let rules = &config.layers;
         // Lazy: the first number in a name is the block's.

@@ -25,10 +25,10 @@ pub struct Answer {
 /// A line of a file of prompts.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AskedRecord {
-    /// What is asked.
+    /// The prompt that is asked.
     #[serde(flatten)]
     pub prompt: Prompt,
-    /// By what answers to it can be checked.
+    /// What its record says about right answers.
     #[serde(flatten)]
     pub checks: Checks,
 }

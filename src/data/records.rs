@@ -14,9 +14,9 @@ pub struct SeedRecord {
     /// The instruction of this seed.
     #[serde(default)]
     pub prompt: String,
-    /// In its place, what instructions are to be about.
+    /// In the place of an instruction, what instructions are to be about.
     pub topic: Option<String>,
-    /// What it says about right answers.
+    /// What the line says about right answers.
     #[serde(flatten)]
     pub checks: Checks,
 }
@@ -41,7 +41,7 @@ pub struct PromptRecord {
     /// The instruction without the constraints that were put behind it; `None` where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_prompt: Option<String>,
-    /// By what answers to it can be checked.
+    /// What its record says about right answers.
     #[serde(flatten)]
     pub checks: Checks,
 }

@@ -89,7 +89,7 @@ pub fn self_judge() -> ModelJudge<'static> {
     }
 }
 
-/// Gives the true score, which shows how far a perfect judge would get.
+/// The judge that gives the true score: it shows how far a perfect judge would get.
 pub struct OracleJudge;
 
 impl Judge for OracleJudge {

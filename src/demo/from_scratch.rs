@@ -122,6 +122,7 @@ pub trait States {
 const SAVE_EVERY: u64 = 10;
 
 /// Trains M1 from random weights, or from the last state if there is one. Returns M1's parameters.
+///
 /// # Errors
 /// GPU errors; a loss that is not finite; errors of the states; `Stopped` when the observer asks for it (the last step
 /// is kept).

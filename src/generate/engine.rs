@@ -40,7 +40,7 @@ impl<'a> GpuEngine<'a> {
         Self { gpu, model, generator: Generator::new(gpu, model) }
     }
 
-    /// Keeps keys and values of what it generates in another type than f32.
+    /// Keeps the keys and values of what is generated in the type `kv`; without this call in f32.
     #[must_use]
     pub fn kv(self, kv: KvType) -> Self {
         Self { generator: self.generator.kv(kv), ..self }

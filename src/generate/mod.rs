@@ -93,7 +93,7 @@ struct Room {
     tokens: usize,
     /// Pages that the KV arena has.
     pages: usize,
-    /// The type of its keys and values.
+    /// The number format of the arena's keys and values.
     kv: KvType,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Generator<'a> {
         Self { gpu, model, kv: KvType::F32 }
     }
 
-    /// Keeps keys and values in another type than f32.
+    /// Keeps keys and values in the type `kv`; without this call in f32.
     #[must_use]
     pub fn kv(self, kv: KvType) -> Self {
         Self { kv, ..self }
@@ -173,8 +173,8 @@ impl<'a> Generator<'a> {
         self.run_with(requests, settings, &Silent, &mut |_, _, _| {})
     }
 
-    /// As [`Generator::run`], telling what goes on: `on_token(request, sample, token)` is called for each token as soon
-    /// as the host sees it, in order within a sample.
+    /// Does what [`Generator::run`] does and tells of it: `on_token(request, sample, token)` is called for each token
+    /// as soon as the host sees it, in order within a sample.
     ///
     /// # Errors
     /// As [`Generator::run`]; `Stopped` when the observer asks for it.

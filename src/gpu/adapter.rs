@@ -7,7 +7,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// Place in [`list`].
+    /// Index of the GPU in [`list`].
     pub index: usize,
     /// The adapter's own name.
     pub name: String,
@@ -21,13 +21,13 @@ pub struct DeviceInfo {
     pub software: bool,
     /// Its memory in bytes: what the system says, or what is assumed.
     pub memory_bytes: u64,
-    /// Who said so.
+    /// Who says how much memory there is, such as a file of the driver, or that it is assumed.
     pub memory_source: String,
     /// Largest bindable buffer in bytes.
     pub max_binding_bytes: u64,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
-    /// Largest workgroup.
+    /// Most invocations of a workgroup.
     pub max_workgroup_invocations: u32,
     /// Optional features present that kernels or profiling can use.
     pub features: Vec<String>,

@@ -94,17 +94,17 @@ impl Tensor {
         self.own.raw.as_ref().expect("a live tensor has its buffer")
     }
 
-    /// Rows.
+    /// The number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Columns that mean something.
+    /// The number of columns, padding excluded.
     pub(crate) fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Distance between rows in elements.
+    /// The distance between two rows, in elements.
     pub(crate) fn ld(&self) -> usize {
         self.ld
     }

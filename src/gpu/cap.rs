@@ -18,7 +18,7 @@ pub(super) fn given(gpu: &Gpu) -> Option<u64> {
     gpu.memory().filter(|bytes| Some(*bytes) != of(gpu.info()))
 }
 
-/// What of a card's memory is planned with.
+/// The bytes of a card's memory that are planned with.
 fn usable(bytes: u64) -> u64 {
     bytes / 100 * USABLE
 }

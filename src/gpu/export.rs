@@ -16,15 +16,15 @@ pub(crate) struct Dispatch {
     pub params: Vec<u32>,
     /// Numbers of the bound buffers.
     pub bind: Vec<usize>,
-    /// Workgroups.
+    /// The number of workgroups in each dimension.
     pub groups: [u32; 3],
 }
 
 /// Dispatches in their order and what their buffers hold before the first of them.
 pub(crate) struct Recording {
-    /// Words of each buffer.
+    /// The words of each buffer before the first dispatch.
     pub buffers: Vec<Vec<u32>>,
-    /// What runs.
+    /// The dispatches, in their order.
     pub dispatches: Vec<Dispatch>,
     /// The buffer of each tensor that was asked for.
     pub places: Vec<usize>,

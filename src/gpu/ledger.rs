@@ -1,5 +1,4 @@
-//! Who holds how much: bytes of live buffers by what they are for, and what they were when all of them together were
-//! most.
+//! Who holds how much: bytes of live buffers by what they are for, now and at their peak.
 
 use super::{Gpu, lock};
 use crate::Result;
@@ -10,7 +9,7 @@ use crate::Result;
 pub enum Part {
     /// A model's parameters, its adapter's too, and its tables of angles.
     Weights,
-    /// One for each trained parameter.
+    /// The gradients, one for each trained parameter.
     Gradients,
     /// The optimiser's moments.
     Moments,

@@ -31,7 +31,7 @@ type Ask<'a> = &'a dyn Fn(&str, &[&str]) -> Option<String>;
 
 /// Where sizes are looked for.
 struct System<'a> {
-    /// As [`std::env::consts::OS`] names it.
+    /// The operating system, as [`std::env::consts::OS`] names it.
     os: &'a str,
     /// The folder in which its files lie.
     root: &'a Path,
@@ -40,10 +40,10 @@ struct System<'a> {
 
 const NVIDIA: u32 = 0x10de;
 
-/// What is assumed of a card of which nobody says it.
+/// The bytes that are assumed of a card whose size nobody says.
 pub(super) const ASSUMED: u64 = 8 << 30;
 
-/// Who says that.
+/// The source of the assumed size, as reports give it.
 pub(super) const NOBODY: &str = "assumed, since the system does not say";
 
 /// No card that runs these kernels has less than the first or more than the second; a file or program that says so is

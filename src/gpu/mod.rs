@@ -39,10 +39,11 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Which text of a kernel an adapter gets (the table is in ARCHITECTURE.md).
+/// Which text of a kernel an adapter gets (ARCHITECTURE.md says which).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Variant {
-    /// For adapters that run on the CPU: no barriers, no workgroup memory, a workgroup of 8 lanes, one operand uniform.
+    /// For adapters that run on the CPU: workgroups of 8 lanes and, but for `sample`, no barriers and no workgroup
+    /// memory.
     Soft,
     /// For real GPUs: tiles in workgroup memory, reductions across a workgroup.
     Tile,
@@ -61,10 +62,10 @@ impl Variant {
     }
 }
 
-/// A kernel text with the order of its sums.
+/// Which of the kernels' texts run, and in which orders they add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Form {
-    /// The text.
+    /// The variant of the texts.
     pub variant: Variant,
     /// Whether a row's bits must not depend on the rows beside it ([`Options::invariant`]).
     pub invariant: bool,
@@ -336,7 +337,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// What this GPU is.
+    /// What the system says of this GPU.
     pub fn info(&self) -> &DeviceInfo {
         &self.0.info
     }

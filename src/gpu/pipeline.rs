@@ -166,7 +166,7 @@ impl Source {
         }
     }
 
-    /// Items of a lane where a text has its items by `first_of` and `end_of` (shaders/lib/grid.wgsl).
+    /// How many items each lane works on in texts that loop from `first_of` to `end_of` (shaders/lib/grid.wgsl).
     pub fn per(variant: Variant) -> u32 {
         match variant {
             Variant::Soft => 64,
@@ -236,12 +236,12 @@ pub(crate) const WIDE: (&str, u32) = ("WIDE", 1);
 /// A constant that has the lanes of a soft workgroup load for each other, where [`Gpu::has_lanes`].
 pub(crate) const LANES: (&str, u32) = ("LANES", 8);
 
-/// What makes two pipelines the same.
+/// What a pipeline is known by: two with equal keys are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PipelineKey {
     /// Name of the [`Source`].
     pub name: &'static str,
-    /// Which of its texts.
+    /// Which of the source's texts.
     pub variant: Variant,
     /// The entry point.
     pub entry: &'static str,

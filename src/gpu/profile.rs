@@ -27,7 +27,7 @@ pub struct KernelTime {
     pub cost: Cost,
     /// Number of launches.
     pub launches: u64,
-    /// Time of all of them together.
+    /// Seconds that all these launches took together.
     pub seconds: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Profile {
     pub kernels: Vec<KernelTime>,
     /// The first 2^20 launches.
     pub spans: Vec<Span>,
-    /// Seconds of the host's clock.
+    /// Seconds that passed in all, by the host's clock.
     pub seconds: f64,
 }
 

@@ -8,14 +8,14 @@ use crate::clock;
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// What a launch has to do at least; the ground of every figure per second.
+/// The least work that a launch has to do, from which every figure per second is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations (a fused multiply-add is two).
     pub flops: f64,
     /// Bytes read and written, each once.
     pub bytes: f64,
-    /// Those of `flops` that are done on matrix units.
+    /// The part of `flops` that is done on matrix units.
     pub on_units: f64,
 }
 
@@ -42,7 +42,7 @@ impl Cost {
 
 /// One dispatch, as a launcher describes it.
 pub(crate) struct Launch<'a> {
-    /// The op.
+    /// The op that is launched.
     pub(crate) source: &'static Source,
     /// The entry point of the op.
     pub(crate) entry: &'static str,
@@ -52,9 +52,9 @@ pub(crate) struct Launch<'a> {
     pub(crate) params: &'a [Param<'a>],
     /// Storage bindings from 1 on, in the shader's order.
     pub(crate) bind: &'a [&'a Tensor],
-    /// Workgroups.
+    /// The number of workgroups in each dimension.
     pub(crate) groups: [u32; 3],
-    /// Work done.
+    /// The work of the launch.
     pub(crate) cost: Cost,
 }
 

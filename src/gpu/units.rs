@@ -16,7 +16,8 @@ const FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
 impl Units {
-    /// The larger fragments before the smaller ones.
+    /// The matrix units of an adapter that the kernels can use, if it has such; of several, those with the larger
+    /// fragments.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Units> {
         if !adapter.features().contains(FEATURES) {
             return None;

@@ -3,17 +3,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// By what answers to a prompt can be checked, as task files have it. Only a judge that checks answers reads it, so
-/// nothing is expected of the values before.
+/// What a record says about right answers to its prompt, under the keys of task files. Whether the values make sense is
+/// looked at only where answers are checked by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Checks {
     /// The kinds of instruction that the prompt gives, as IFEval's files name them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instruction_id_list: Option<Value>,
-    /// The arguments of each of these.
+    /// The arguments of each of these instructions, in their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kwargs: Option<Value>,
-    /// The answer that is right, a list of such, or a solution that ends in `#### N`.
+    /// The right answer, a list of right answers, or a solution that ends in `#### N`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Value>,
     /// A regular expression that right answers match.

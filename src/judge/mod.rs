@@ -93,8 +93,8 @@ pub trait Judge {
         Ok(None)
     }
 
-    /// The ids of that prompt and of verdicts as they stand behind it, without their ends; `None` for a judge that
-    /// writes none.
+    /// The ids of the prompt that [`Judge::prompt`] gives, and of verdicts as they stand behind it, without their end
+    /// tokens; `None` for a judge that writes none.
     ///
     /// # Errors
     /// A text cannot be encoded.

@@ -23,7 +23,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "gradient norm, clipping, AdamW", ways, ordered: &[], cases };
 
-/// `entry` is "step" or "step8", of weights in f32 or in bf16.
+/// The pipeline of `entry`, which is "step" or "step8", for weights in f32 or in bf16.
 fn way(traits: &Traits, entry: &'static str, in_bf16: bool) -> Way {
     Way::new(&SOURCE, traits, entry, [("HALF", u32::from(in_bf16))])
 }
@@ -86,7 +86,7 @@ pub(crate) struct Rates {
     pub betas: [f32; 2],
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// Decoupled decay.
+    /// Decoupled weight decay, times the learning rate.
     pub weight_decay: f32,
     /// Number of this step, from 1.
     pub step: u64,
@@ -108,7 +108,7 @@ pub(crate) struct Origin {
 /// The first and the second moment of a tensor `[rows, cols]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Moments<'a> {
-    /// As large as the tensor.
+    /// Both in f32, as large as the tensor.
     F32([&'a Tensor; 2]),
     /// In 8 bits (arXiv 2110.02861): each of [`shape8`], all zeros at first.
     Bits8([&'a Tensor; 2], &'a Codes),
@@ -271,9 +271,9 @@ pub(crate) fn twin(rates: &Rates, grad: &[f64], factor: f64, [w, m, v]: [&mut [f
 pub(crate) struct Moment8 {
     signed: bool,
     shape: [usize; 2],
-    /// `[rows, pad4(cols)]`
+    /// The codes, `[rows, pad4(cols)]`.
     codes: Vec<u8>,
-    /// `[ceil(rows / BLOCK), pad4(cols)]`
+    /// The scales, `[ceil(rows / BLOCK), pad4(cols)]`.
     scales: Vec<f32>,
 }
 

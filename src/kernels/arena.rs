@@ -12,7 +12,8 @@ pub(crate) const PAGE: usize = 32;
 /// Positions of one partial sum, counted from position 0.
 pub(crate) const CHUNK: usize = 128;
 
-/// The type of the arena's keys and values.
+/// The number format of the keys and values that the arena keeps while text is generated; that of a model's weights is
+/// `Storage`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvType {
@@ -24,10 +25,10 @@ pub enum KvType {
 }
 
 impl KvType {
-    /// Both.
+    /// Both types.
     pub const ALL: [KvType; 2] = [KvType::F32, KvType::F16];
 
-    /// Their names, in the same order.
+    /// The names of the types, in the order of [`KvType::ALL`].
     pub const NAMES: [&'static str; 2] = ["f32", "f16"];
 
     /// The type's name in configurations and on the command line.
@@ -43,7 +44,7 @@ impl KvType {
         }
     }
 
-    /// As the shaders know it.
+    /// The constants by which the shaders know the type.
     pub(super) fn constants(self) -> Vec<Constant> {
         match self {
             KvType::F32 => Vec::new(),
@@ -51,7 +52,7 @@ impl KvType {
         }
     }
 
-    /// What is kept of a number, by the twins.
+    /// What the arena keeps of a number, for the twins.
     pub(super) fn kept(self, x: f64) -> f64 {
         match self {
             KvType::F32 => x,
@@ -76,7 +77,7 @@ pub(crate) struct Arena {
     pub keys: Tensor,
     /// Values.
     pub values: Tensor,
-    /// Their type.
+    /// The type of both.
     pub kv: KvType,
 }
 

@@ -24,7 +24,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "gradients of attention over the token forest", ways, ordered: &[], cases };
 
-/// Of [`row_delta`].
+/// The pipeline of [`row_delta`].
 fn delta_way(traits: &Traits, heads: Heads) -> Way {
     let d4 = (heads.padded() / 4) as u32;
     Way::new(&SOURCE, traits, "row_delta", [("D4", d4), ("PARTS", 1), ("UNIT", 1), ("ABREAST", 1)])

@@ -114,8 +114,8 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, arena: &Ar
     attend(rec, (qkv, heads), arena, rows, None)
 }
 
-/// The same of raw rows `[B, width]`, each of a sequence of its own: their q and k turn, and their k and v go to the
-/// arena. The raw rows may be overwritten.
+/// o `[B, H pad4(head_dim)]` of raw rows `[B, width]`, each of a sequence of its own: their q and k are rotated, and
+/// their k and v go to the arena. The raw rows may be overwritten.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -237,7 +237,7 @@ struct Filled {
     pos: Vec<u32>,
     /// Slot of each row's own position.
     own: Vec<usize>,
-    /// As [`twin`] wants it.
+    /// The keys and values of each row, as [`twin`] takes them.
     past: Vec<Vec<f64>>,
 }
 

@@ -37,14 +37,15 @@ pub(super) fn suits(traits: &Traits, heads: Heads) -> bool {
     traits.variant == Variant::Soft && heads.padded() > 16
 }
 
-/// With `softmax` what is summed is divided by the sum of the weights; with `counts` it counts what it computes.
+/// The pipeline of `entry`. With `softmax` what is summed is divided by the sum of the weights; with `counts` it counts
+/// what it computes.
 fn way(traits: &Traits, entry: &'static str, softmax: bool, counts: bool) -> Way {
     let words = traits.wide_words.then_some(WIDE).into_iter().chain(traits.lanes.then_some(LANES));
     let own = [("SOFTMAX", u32::from(softmax)), ("COUNT", u32::from(counts))];
     Way::new(&SOURCE, traits, entry, own.into_iter().chain(words).collect::<Vec<_>>())
 }
 
-/// All that launches ask for, none of which counts.
+/// All pipelines that launches ask for, none of which counts what it computes.
 pub(super) fn ways(traits: &Traits) -> Vec<Way> {
     if traits.variant != Variant::Soft {
         return Vec::new();
@@ -94,7 +95,7 @@ struct TiledMask<'a> {
 type Rows<'a> = (&'a Tensor, usize);
 
 impl<'a> TiledMask<'a> {
-    /// With its chunks of at most so many tiles of a head, and the most tiles that one of them has.
+    /// The mask with its chunks of at most `most` tiles of a head, and the most tiles that one of them has.
     fn in_chunks(
         gpu: &Gpu,
         (qkv, heads): (&'a Tensor, Heads),
@@ -210,11 +211,11 @@ struct Pass<'a> {
     counts: bool,
     /// Whether what is summed is divided by the sum of the weights.
     softmax: bool,
-    /// As [`places`] gives them; zeros where the pass has no product.
+    /// The places that [`places`] gives; zeros where the pass has no product.
     places: [usize; 6],
 }
 
-/// As [`super::attention::forward`], into `out`.
+/// Does what [`super::attention::forward`] does, into `out`.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -241,7 +242,7 @@ pub(super) fn attend_in_chunks(
     Ok(())
 }
 
-/// The gradient by attention's output and what the way back needs besides, `[T, H D]` and `[T, H]` each.
+/// The gradient by attention's output and what the backward pass needs besides, `[T, H D]` and `[T, H]` each.
 #[derive(Clone, Copy)]
 pub(super) struct Gradient<'a> {
     pub(super) d_o: &'a Tensor,
@@ -249,7 +250,7 @@ pub(super) struct Gradient<'a> {
     pub(super) delta: &'a Tensor,
 }
 
-/// As [`super::attention_backward::backward`], behind its `row_delta`.
+/// Does what [`super::attention_backward::backward`] does after its `row_delta`.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.

@@ -65,7 +65,7 @@ impl Case {
         Case { name: name.into(), tolerance: 0.0, dtype: "f32", timed: true, run: Box::new(run) }
     }
 
-    /// The same with weights of another type, which its closure makes.
+    /// This case as one with weights of type `dtype`, which its closure makes.
     pub(super) fn of(self, dtype: &'static str) -> Case {
         Case { dtype, ..self }
     }
@@ -92,7 +92,7 @@ impl<'g> Trial<'g> {
         Trial { gpu, rec: gpu.record_form(form), state: seed, with_twin, outputs: Vec::new() }
     }
 
-    /// splitmix64: plenty for test inputs.
+    /// The next 64 random bits, by splitmix64, which is plenty for test inputs.
     pub(super) fn word(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;

@@ -23,7 +23,7 @@ pub struct CheckRow {
     pub max_ulp: f64,
     /// What `max_error` may be at most.
     pub tolerance: f64,
-    /// Whether it is within.
+    /// Whether `max_error` is within the tolerance and nothing else went wrong.
     pub passed: bool,
     /// What went wrong besides numbers, or which output is off.
     pub note: String,
@@ -50,7 +50,7 @@ pub struct BenchRow {
     pub gflops: f64,
     /// 10^9 bytes a second, each tensor counted once.
     pub gbs: f64,
-    /// Share of the device's own measured peak that bounds the case.
+    /// Fraction of the device's own measured peak that the case reaches, of that peak which bounds it.
     pub share: f64,
     /// Sum of the outputs, so that a fast wrong result shows.
     pub checksum: f64,
@@ -68,8 +68,9 @@ pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item
 
 /// Compares every case of the selected kernels with its twin, in each of `variants`.
 ///
-/// # Errors An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to
-/// build or run is a failed row.
+/// # Errors
+/// An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to build or
+/// run is a failed row.
 pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn Observer) -> Result<Vec<CheckRow>> {
     let mut rows = Vec::new();
     for kernel in selected(filter)? {

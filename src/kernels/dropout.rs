@@ -36,7 +36,7 @@ pub(crate) struct Mask {
 }
 
 impl Mask {
-    /// By which kept values are multiplied.
+    /// The factor by which kept values are multiplied.
     pub(crate) fn scale(&self) -> f32 {
         (1.0 / (1.0 - f64::from(self.rate))) as f32
     }
@@ -59,7 +59,7 @@ pub(crate) fn rows(gpu: &Gpu, rows: &[(u64, u32)]) -> Result<Tensor> {
     gpu.upload(rows.len(), 3, &rows.iter().flat_map(words).collect::<Vec<u32>>())
 }
 
-/// y `[T, N]` = x masked; `rows` as [`rows`] gives them. The gradient by x is the same of the gradient by y.
+/// y `[T, N]` = x masked; `rows` as [`rows`] gives them. The gradient by y becomes that by x through this function too.
 ///
 /// # Errors
 /// Shapes that do not fit; a rate outside 0 to below 1.

@@ -28,7 +28,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
     cases,
 };
 
-/// Of a lookup in a table that is stored so.
+/// The pipeline of a lookup in a table in the form `stored`.
 fn way(traits: &Traits, stored: Stored) -> Way {
     let entry = if stored.is_quantised() { "forward_q" } else { "forward" };
     Way::new(&SOURCE, traits, entry, stored.constants())

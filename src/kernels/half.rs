@@ -4,7 +4,8 @@ use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
 
-/// A 16-bit storage type.
+/// A number format of 16 bits, as matrices on the GPU and rounded copies of them may have it. [`Dtype`] names all
+/// formats that files have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Half {
@@ -15,10 +16,10 @@ pub enum Half {
 }
 
 impl Half {
-    /// Both.
+    /// Both types.
     pub const ALL: [Half; 2] = [Half::Bf16, Half::F16];
 
-    /// The 16 bits of a type of files, None where it has others.
+    /// The 16-bit type that a file's type is; None of any other type.
     pub(crate) fn of(dtype: Dtype) -> Option<Half> {
         match dtype {
             Dtype::BF16 => Some(Half::Bf16),
@@ -35,7 +36,7 @@ impl Half {
         }
     }
 
-    /// The nearest value's bits, ties to even.
+    /// The bits of the value that is nearest to `x`, ties to even.
     pub fn bits(self, x: f32) -> u16 {
         match self {
             Half::Bf16 => half::bf16::from_f32(x).to_bits(),
@@ -43,7 +44,7 @@ impl Half {
         }
     }
 
-    /// The value of such bits.
+    /// The value that 16 bits stand for.
     pub fn value(self, bits: u16) -> f32 {
         match self {
             Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
@@ -51,12 +52,12 @@ impl Half {
         }
     }
 
-    /// Whether a value stays finite in it.
+    /// Whether a value stays finite in this type.
     pub(crate) fn holds(self, x: f32) -> bool {
         self.value(self.bits(x)).is_finite()
     }
 
-    /// As the shaders know it.
+    /// The constant by which the shaders know the type.
     pub(super) fn constant(self) -> Constant {
         let value = match self {
             Half::Bf16 => 1,

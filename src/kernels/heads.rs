@@ -6,9 +6,9 @@ use crate::{Error, Result};
 /// How heads lie in a fused row `[q heads | k heads | v heads]`; each head takes `padded()` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heads {
-    /// H
+    /// H, the number of query heads.
     pub heads: usize,
-    /// KV
+    /// KV, the number of key and value heads.
     pub kv_heads: usize,
     /// Channels of a head that mean something.
     pub head_dim: usize,

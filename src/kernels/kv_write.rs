@@ -68,7 +68,7 @@ fn params(qkv: &Tensor, heads: Heads, rows: usize) -> [Param<'static>; 5] {
     ]
 }
 
-/// Rounds the k and v heads of all rows to what an arena of the type `kv` keeps of them.
+/// Rounds the k and v heads of all rows, in place, to what an arena of the type `kv` keeps of them.
 ///
 /// # Errors
 /// Shapes that do not fit.

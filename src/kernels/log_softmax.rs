@@ -1,4 +1,4 @@
-//! Log-probs of listed targets from a chunk of logits, and the way back, in place: no `[T, V]` is ever kept.
+//! Log-probs of listed targets from a chunk of logits, and their gradient, in place: no `[T, V]` is ever kept.
 
 use super::case::{Case, Kernel};
 use super::sizes::{row_groups, stream};
@@ -27,7 +27,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
 /// The (row, target, sequence) lists on the GPU: row r's entries are `start[r] .. start[r + 1]`.
 #[derive(Clone)]
 pub(crate) struct Targets {
-    /// `[R + 1]`
+    /// Where each row's entries begin, `[R + 1]`.
     pub start: Tensor,
     /// Token id of each entry, `[E]`.
     pub target: Tensor,

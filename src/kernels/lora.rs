@@ -1,4 +1,4 @@
-//! What adapters add to a product (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and the way back: up to three
+//! What adapters add to a product (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and its backward pass: up to three
 //! layers whose columns lie side by side in one matrix have their A side by side and their B in one matrix of those
 //! columns.
 
@@ -24,7 +24,7 @@ pub(crate) const KERNEL: Kernel =
 
 /// Rows of [`Adapters::columns`].
 pub(crate) const COLUMNS: usize = 3;
-/// The same with DoRA.
+/// Rows of [`Adapters::columns`] with DoRA.
 pub(crate) const DORA_COLUMNS: usize = 5;
 
 /// Rows of a lane, which share what it loads of B.
@@ -229,7 +229,7 @@ pub(crate) fn back_m(
     })
 }
 
-/// Renews g, f and norm of the columns from `first` on by those of W and of B A, both turned, `[n, K]`, and the
+/// Renews g, f and norm of the columns from `first` on by those of W and of B A, both transposed, `[n, K]`, and the
 /// magnitudes m `[N]`; with DoRA.
 ///
 /// # Errors

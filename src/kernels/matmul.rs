@@ -85,9 +85,9 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
     })
 }
 
-/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is turned around first, some columns at
-/// a time, a share of 1 / M of the product's work, so that one form of the product serves both directions; but for a
-/// few rows on a software adapter, which read it as it lies.
+/// C `[M, K]` (+)= A `[M, N]` B^T with B `[K, N]`; C counts B's padding of K. B is transposed first, some columns at a
+/// time, a share of 1 / M of the product's work, so that one form of the product serves both directions; but for a few
+/// rows on a software adapter, which read it as it lies.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -295,7 +295,7 @@ fn panel(k: usize) -> usize {
 }
 
 /// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it.
-/// Where [`forward`] reads in wide words, A is turned around for it, a share of 1 / N of the work.
+/// Where [`forward`] reads in wide words, A is transposed for it, a share of 1 / N of the work.
 ///
 /// # Errors
 /// Shapes that do not fit; a result that is not in f32.
@@ -333,8 +333,7 @@ pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight,
     Ok(())
 }
 
-/// Adds A^T B over a multiple of 4 tokens by a copy of A that is turned around; gives how many, 0 where that does not
-/// pay.
+/// Adds A^T B over a multiple of 4 tokens by a transposed copy of A; gives how many, 0 where that does not pay.
 fn turned(rec: &mut Recorder, (a, b): (&Tensor, &Tensor), c: &Tensor, add: bool) -> Result<usize> {
     let tokens = a.rows() / 4 * 4;
     if tokens < TURNED || b.cols() < TURNED || !choice::wide_words(&Traits::of(rec), c.rows()) {
@@ -444,7 +443,7 @@ mod tests {
         assert_eq!(gpu.download::<f32>(&y).unwrap(), vec![64.0; 64 * 4]);
     }
 
-    /// A matrix of 8 bits that fits one binding, and whose form in f32, which the way back makes, does not.
+    /// A matrix of 8 bits that fits one binding, and whose form in f32, which the backward pass makes, does not.
     #[test]
     fn a_quantised_matrix_above_a_binding_in_f32_goes_backward() {
         let gpu = Gpu::with(&crate::gpu::Options { webgpu_limits: true, ..Default::default() }).unwrap();

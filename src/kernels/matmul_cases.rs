@@ -263,8 +263,8 @@ pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Ca
     Ok(case.of(dtype))
 }
 
-/// The products of the way back through that of [`timed`]: the gradient by its input, with weights in `dtype`, and by
-/// its weights.
+/// The products of the backward pass through that of [`timed`]: the gradient by its input, with weights in `dtype`, and
+/// by its weights.
 ///
 /// # Errors
 /// As [`timed`].

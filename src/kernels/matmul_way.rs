@@ -113,7 +113,7 @@ pub(super) fn blocked(traits: &Traits, stored: Stored, m: usize) -> bool {
     traits.variant == Variant::Tile && m > ROWS && !(stored.is_quantised() && traits.invariant)
 }
 
-/// Of C = A B with `m` rows and a tile of so many rows and vec4 columns.
+/// The pipeline of C = A B with `m` rows and a tile of so many rows and vec4 columns.
 pub(super) fn way(traits: &Traits, stored: Stored, m: usize, extras: Extras, (rows, wide): (u32, u32)) -> Way {
     let soft = traits.variant == Variant::Soft;
     let blocked = blocked(traits, stored, m);
@@ -135,7 +135,7 @@ pub(super) fn way(traits: &Traits, stored: Stored, m: usize, extras: Extras, (ro
     Way::new(&SOURCE, traits, entry, constants)
 }
 
-/// Of C (+)= A B^T with B as it lies, `rows` rows a lane.
+/// The pipeline of C (+)= A B^T with B as it lies, `rows` rows a lane.
 pub(super) fn way_unturned(traits: &Traits, stored: Stored, rows: u32, add: bool) -> Way {
     let mut constants = stored.constants();
     constants.extend([("ADD", u32::from(add)), ("MR", rows)]);
@@ -143,12 +143,12 @@ pub(super) fn way_unturned(traits: &Traits, stored: Stored, rows: u32, add: bool
     Way::new(&SOURCE, traits, "forward_nt", constants)
 }
 
-/// Of C (+)= A^T B.
+/// The pipeline of C (+)= A^T B.
 pub(super) fn way_tn(traits: &Traits, add: bool) -> Way {
     Way::new(&SOURCE, traits, "forward_tn", [&[("ADD", u32::from(add))], &fused(Extras::default())[..]].concat())
 }
 
-/// What the constants say besides BIAS and ADD.
+/// The constants of what a product does besides, but for BIAS and ADD.
 fn fused(extras: Extras) -> [Constant; 5] {
     [
         ("LORA", u32::from(extras.lora)),
@@ -176,7 +176,7 @@ fn all_extras(traits: &Traits, m: usize) -> Vec<Extras> {
     all
 }
 
-/// All that launchers ask for.
+/// All pipelines that launchers ask for.
 pub(super) fn ways(traits: &Traits) -> Vec<Way> {
     let mut all: Vec<Way> = [false, true].map(|add| way_tn(traits, add)).into();
     for stored in Stored::all() {

@@ -15,7 +15,8 @@ pub enum Scales {
     Full,
 }
 
-/// Groups of values along K: value = word bits x scale + minimum.
+/// The number format of a quantised matrix on the GPU: groups of values along K, where a value is its bits x scale +
+/// minimum. GGUF's block types ([`Dtype`]) become one of five such formats when a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quants {
     /// Bits of a value: 4 or 8.
@@ -65,7 +66,7 @@ impl Quants {
         vec![("BITS", self.bits), ("GROUP", self.group), ("FULL", u32::from(self.scales == Scales::Full))]
     }
 
-    /// What holds the values of both.
+    /// The kind that holds the values of both kinds.
     pub(crate) fn or(self, other: Quants) -> Quants {
         let scales = if self.scales == Scales::Full { self.scales } else { other.scales };
         Quants { bits: self.bits.max(other.bits), group: self.group.min(other.group), scales }

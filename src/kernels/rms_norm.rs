@@ -34,7 +34,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
 /// The factor on the normalised channels.
 #[derive(Clone, Copy)]
 pub(crate) struct Gain<'a> {
-    /// `[D]`
+    /// The weight of each channel, `[D]`.
     pub weight: &'a Tensor,
     /// Whether the factor is 1 + weight (Gemma) instead of the weight itself.
     pub plus_one: bool,

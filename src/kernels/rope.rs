@@ -91,7 +91,7 @@ pub(super) fn norm_constants(norm: Option<bool>) -> [Constant; 2] {
     [("QK_NORM", u32::from(norm.is_some())), ("OFFSET", u32::from(norm == Some(true)))]
 }
 
-/// Of heads of which so many channels turn.
+/// The pipeline for heads of which `turned` channels turn.
 fn way(traits: &Traits, entry: &'static str, (heads, turned): (Heads, usize), norm: Option<bool>) -> Way {
     let sizes = [
         ("HD", heads.head_dim as u32),
@@ -115,7 +115,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
     all
 }
 
-/// What a decoding step launches whose keys and values are kept in the type `kv`.
+/// The pipeline of a decoding step whose keys and values are kept in the type `kv`.
 fn decode_way(mut way: Way, kv: KvType) -> Way {
     way.constants.extend(kv.constants());
     way
@@ -126,7 +126,7 @@ fn decode_way(mut way: Way, kv: KvType) -> Way {
 pub(crate) struct Rotary<'a> {
     /// Head layout.
     pub heads: Heads,
-    /// `[T]`
+    /// The position of each row, `[T]`.
     pub pos: &'a Tensor,
     /// None where the layer knows no positions.
     pub turn: Option<&'a Turn>,

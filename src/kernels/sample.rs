@@ -68,7 +68,7 @@ settings! {
 }
 
 impl Sampling {
-    /// Whether a part of so many tokens can be drawn, and more than one of them.
+    /// Whether the sampling leaves a part of the vocabulary, of which more than one token can be drawn.
     fn cuts(&self, vocabulary: usize) -> bool {
         let by_rank = (1..vocabulary).contains(&self.top_k);
         self.temperature > 0.0 && (by_rank || self.top_p < 1.0 || self.min_p > 0.0)
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-/// `stop` holds `stops` tokens and zeros behind them.
+/// The parameters of a launch; `stop` holds `stops` tokens and zeros behind them.
 fn params<'a>(
     logits: &Tensor,
     state: &State,

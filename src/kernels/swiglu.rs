@@ -21,7 +21,7 @@ pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "silu(gate) * up, gelu(gate) * up", ways, ordered: &[], cases };
 
 impl Activation {
-    /// As the shaders know it.
+    /// The constant by which the shaders know the activation.
     pub(super) fn constant(self) -> (&'static str, u32) {
         ("GELU", u32::from(self == Activation::GeluTanh))
     }
@@ -36,7 +36,7 @@ fn ways(traits: &Traits) -> Vec<Way> {
     Activation::ALL.into_iter().flat_map(of).collect()
 }
 
-/// Whether rows `[gate | up]` of a width give a.
+/// Refuses an `a` that is no result of `rows` rows `[gate | up]` of this width.
 pub(super) fn check(rows: usize, width: usize, a: &Tensor) -> Result<()> {
     if a.rows() != rows || width != 2 * a.ld() {
         let given = format!("{rows} rows of gate and up, {width} wide");

@@ -1,5 +1,5 @@
-//! Turns a weight around for the gradient by its input, so that one form of matmul serves both directions: the copy is
-//! a share of 1 / rows of the product it prepares.
+//! Transposes a weight for the gradient by its input, so that one form of matmul serves both directions: the copy is a
+//! share of 1 / rows of the product it prepares.
 
 use super::case::{Case, Kernel, Trial};
 use super::half::Half;

@@ -25,12 +25,12 @@ pub struct Traits {
 }
 
 impl Traits {
-    /// Of a variant on a device without anything optional.
+    /// The traits of a variant on a device without anything optional.
     pub const fn plain(variant: Variant) -> Traits {
         Traits { variant, invariant: false, lanes: false, wide_words: false, units: None, matrix_units: false }
     }
 
-    /// Of what is recorded.
+    /// The traits of the device and of the texts that `rec` records for.
     pub(super) fn of(rec: &Recorder) -> Traits {
         let (gpu, soft) = (rec.gpu(), rec.variant() == Variant::Soft);
         Traits {
@@ -43,7 +43,7 @@ impl Traits {
         }
     }
 
-    /// All that kernels tell apart.
+    /// All traits that kernels tell apart.
     pub fn all() -> Vec<Traits> {
         let both = [false, true];
         let mut all = Vec::new();
@@ -67,7 +67,7 @@ impl Traits {
 pub struct Way {
     /// The op.
     pub source: &'static Source,
-    /// Which of its texts.
+    /// Which of the op's texts.
     pub variant: Variant,
     /// Its entry point.
     pub entry: &'static str,

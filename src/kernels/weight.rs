@@ -7,12 +7,13 @@ use super::way::Constant;
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
 
-/// How the elements of a matrix are stored.
+/// The number format of one matrix on the GPU. It follows from what was asked for (`Storage`) and from the format in
+/// the file ([`Dtype`](crate::arch::Dtype)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// f32.
+    /// In f32.
     Dense,
-    /// 16 bits.
+    /// In 16 bits.
     Half(Half),
     /// Groups of values along K that share a scale and a minimum.
     Quantised(Quants),
@@ -57,9 +58,9 @@ pub(crate) enum Block {
     Half {
         /// The type of the elements.
         half: Half,
-        /// `[pad4(K), pad4(n) / 2]`
+        /// The elements, `[pad4(K), pad4(n) / 2]`.
         words: Tensor,
-        /// n
+        /// n, the number of columns.
         cols: usize,
     },
     /// Groups of values along K that share a scale and a minimum.
@@ -75,7 +76,7 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// K with its padding.
+    /// The number of rows: K with its padding.
     pub(crate) fn rows(&self) -> usize {
         match self {
             Block::Dense(t) => t.rows(),
@@ -84,7 +85,7 @@ impl Block {
         }
     }
 
-    /// n.
+    /// n, the number of columns.
     pub(crate) fn cols(&self) -> usize {
         match self {
             Block::Dense(t) => t.cols(),
@@ -151,7 +152,7 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// Columns of a block that fits one buffer in f32, the type in which the way back turns it around, whatever it is
+/// Columns of a block that fits one buffer in f32, the type of its transpose in the backward pass, whatever it is
 /// stored in.
 fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
     let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
@@ -294,12 +295,12 @@ impl Weight {
         Ok(Weight { width: self.width, blocks: self.blocks.iter().map(empty).collect::<Result<_>>()? })
     }
 
-    /// K with its padding.
+    /// The number of rows: K with its padding.
     pub(crate) fn rows(&self) -> usize {
         self.blocks.first().map_or(0, Block::rows)
     }
 
-    /// N.
+    /// N, the number of columns.
     pub(crate) fn cols(&self) -> usize {
         self.blocks.iter().map(Block::cols).sum()
     }

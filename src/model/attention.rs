@@ -36,7 +36,7 @@ fn place<'a>(
     Ok(Rotary { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm })
 }
 
-/// What is kept, and the branch's output `[T, D]`, of the normalised rows y.
+/// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass.
 pub(super) fn forward(
     rec: &mut Recorder,
     model: &Model,

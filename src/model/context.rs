@@ -23,9 +23,9 @@ pub(crate) enum Context<'a> {
 pub(crate) struct Store<'a> {
     /// Keys and values of each layer.
     pub(crate) arena: &'a [Arena],
-    /// `[entries]`
+    /// The row of each entry, `[entries]`.
     pub(crate) row: &'a Tensor,
-    /// `[entries]`
+    /// The slot of each entry, `[entries]`.
     pub(crate) slot: &'a Tensor,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// Rows of a sequence each.
+    /// The past of rows each of which belongs to a sequence of its own.
     pub(crate) fn apart(arena: &'a [Arena], rows: &'a Rows, turns: &'a [Turn]) -> Past<'a> {
         Past { arena, rows, turns, apart: true, copies: None }
     }

@@ -3,7 +3,7 @@
 //! projection and, where the family has one, its post-norm), a linear layer's own name for the input of its adapter.
 //!
 //! A mask is a pure function of (seed, step, site, node, position, channel): it is drawn again in a recomputed block
-//! and on the way back, and it depends neither on the micro-batch nor on the row in which a token stands.
+//! and in the backward pass, and it depends neither on the micro-batch nor on the row in which a token stands.
 
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
@@ -34,7 +34,7 @@ pub(crate) struct Masks {
     branches: f32,
     /// The key of each row's node, and the row's position.
     at: Vec<(u64, u32)>,
-    /// The same as [`dropout::rows`] gives them.
+    /// The keys and positions of `at`, as [`dropout::rows`] puts them on the GPU.
     rows: Tensor,
 }
 
@@ -72,7 +72,8 @@ pub(crate) fn apply(rec: &mut Recorder, masks: Option<&Masks>, site: u64, rate: 
     Ok(y)
 }
 
-/// What `branch` (`self_attn` or `mlp`) of a layer adds to the stream, masked; or, the same, its gradient.
+/// What `branch` (`self_attn` or `mlp`) of a layer adds to the stream, masked; in the backward pass, the gradient of
+/// that, masked in the same way.
 pub(crate) fn branch(
     rec: &mut Recorder,
     masks: Option<&Masks>,

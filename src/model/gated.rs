@@ -16,7 +16,7 @@ pub(super) struct Acts {
     a: Tensor,
 }
 
-/// What is kept, and the branch's output `[T, D]`, of the normalised rows y.
+/// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass.
 pub(super) fn forward(
     rec: &mut Recorder,
     model: &Model,

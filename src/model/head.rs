@@ -1,5 +1,5 @@
-//! The end of the model: final norm, output matrix, log-probs of listed targets in chunks, and the way back. No
-//! `[T, V]` is ever kept: backward computes each chunk's logits again.
+//! The end of the model: final norm, output matrix, log-probs of listed targets in chunks, and the backward pass of
+//! these. No `[T, V]` is ever kept: backward computes each chunk's logits again.
 
 use super::decoder::Stream;
 use super::dropout::Masks;
@@ -78,7 +78,7 @@ pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Te
     linear::forward(rec, model, Linear::head(), y, None)
 }
 
-/// The same of some rows of a training, an adapter's input masked.
+/// What [`logits`] gives, of some rows of a training, with an adapter's input masked.
 fn chunk_logits(rec: &mut Recorder, model: &Model, y: &Tensor, drop: Option<&Masks>) -> Result<Tensor> {
     let _part = rec.gpu().book(Part::Logits);
     linear::forward(rec, model, Linear::head(), y, drop)
@@ -126,7 +126,7 @@ pub(crate) fn logps(
     Ok(Scored { chunks, lse, logp, square })
 }
 
-/// What was scored, for the way back.
+/// What was scored, for the backward pass.
 #[derive(Clone, Copy)]
 pub(crate) struct Scoring<'a> {
     /// The final norm of all rows.

@@ -36,7 +36,7 @@ impl Linear {
         Self::at(layer, Slot::GateUp, Slot::GateUpBias)
     }
 
-    /// The way back of a block's MLP into the stream.
+    /// The projection of a block's MLP down to the width of the stream.
     pub(super) fn down(layer: usize) -> Linear {
         Self::at(layer, Slot::Down, Slot::DownBias)
     }
@@ -51,23 +51,23 @@ impl Linear {
     }
 }
 
-/// What all parts of a way back share.
+/// What all parts of a backward pass share.
 #[derive(Clone, Copy)]
 pub(crate) struct Back<'a> {
     pub(crate) model: &'a Model,
     pub(crate) grads: &'a Grads,
-    /// As the way there saw the rows.
+    /// How the rows saw one another in the forward pass.
     pub(crate) view: &'a View,
 }
 
-/// What stands at the two ends of a linear layer on the way back.
+/// What stands at the two ends of a linear layer in the backward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<'a> {
     /// Its input.
     pub(super) x: &'a Tensor,
     /// The gradient by its output.
     pub(super) dy: &'a Tensor,
-    /// By which an adapter's input was masked.
+    /// The masks of an adapter's input.
     pub(super) drop: Option<&'a dropout::Masks>,
 }
 
@@ -127,7 +127,7 @@ pub(super) fn gates(rec: &Recorder, model: &Model, linear: Linear, rows: usize) 
     Ok(matmul::gates(rec, rows, model.operand(linear.weight)?) && fuses(rec, model, linear, rows)?)
 }
 
-/// The same into y, with what else the epilogue says; the bias is the model's.
+/// Writes x W (+ bias) (+ LoRA) to y, with what else the epilogue says; the bias is the model's.
 pub(super) fn project(
     rec: &mut Recorder,
     model: &Model,

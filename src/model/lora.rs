@@ -18,9 +18,9 @@ use crate::{Error, Result};
 /// What a group has, each a parameter of the model.
 #[derive(Clone, Copy)]
 enum Slot {
-    /// `[in, layers · rank]`
+    /// The A of all layers, side by side, `[in, layers · rank]`.
     A,
-    /// `[rank, width of the fused row]`
+    /// The B of all layers, at the columns of the fused row, `[rank, width of the fused row]`.
     B,
     /// Bias and factors by column, as the kernels take them; not trained.
     Columns,
@@ -165,8 +165,8 @@ impl Group {
         Ok(columns)
     }
 
-    /// Brings norms and factors up to date with A, B and the magnitudes: W and B A are turned some columns at a time,
-    /// so that a norm is one row's.
+    /// Brings norms and factors up to date with A, B and the magnitudes: W and B A are transposed some columns at a
+    /// time, so that a norm is one row's.
     fn renew(&self, rec: &mut Recorder, params: &Params) -> Result<()> {
         let (adapters, m) = (self.adapters(params)?, weight(params, self.magnitude())?.dense()?);
         let (a, low) = (weight(params, self.a())?, weight(params, self.b())?);

@@ -1,6 +1,6 @@
-//! The blocks of a decoding step. Nothing is kept for a way back, so the products take over what stands around them:
-//! the norm before, the gated activation and the residual addition after. Six dispatches a block where there is one
-//! chunk of positions, with the merge of several seven; one fewer where q and k turn within attention.
+//! The blocks of a decoding step. Nothing is kept for a backward pass, so the products take over what stands around
+//! them: the norm before, the gated activation and the residual addition after. Six dispatches a block where there is
+//! one chunk of positions, with the merge of several seven; one fewer where q and k turn within attention.
 
 use super::attention;
 use super::context::Past;

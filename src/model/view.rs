@@ -12,21 +12,21 @@ use crate::layout::Forest;
 
 /// A forest as each layer sees it.
 pub(crate) struct View {
-    /// By layer.
+    /// The mask of each layer.
     pub(crate) masks: Vec<Mask>,
-    /// By rope of the architecture.
+    /// The angles of the rows, for each rope of the architecture.
     pub(crate) turns: Vec<Turn>,
-    /// In training with dropout.
+    /// The masks of dropout; None where nothing is dropped.
     pub(crate) dropout: Option<dropout::Masks>,
 }
 
 impl View {
-    /// Angles are chosen tree by tree, by its longest path.
+    /// The view of a forest whose trees will not grow: the angles of a tree are those for its longest path.
     pub(crate) fn new(gpu: &Gpu, model: &Model, forest: &Forest) -> Result<View> {
         Self::of_lengths(gpu, model, forest, &forest.longest())
     }
 
-    /// As [`View::new`] where each row's sequence will grow to `lengths[row]` tokens.
+    /// What [`View::new`] gives, where each row's sequence will grow to `lengths[row]` tokens.
     pub(crate) fn of_lengths(gpu: &Gpu, model: &Model, forest: &Forest, lengths: &[u32]) -> Result<View> {
         let mask = Mask::new(gpu, forest, None)?;
         let mut masks: Vec<Mask> = Vec::new();

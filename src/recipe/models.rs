@@ -20,7 +20,8 @@ pub trait Models {
     /// The model cannot be loaded; errors of `work`.
     fn with(&self, number: u32, work: &mut dyn FnMut(&mut dyn Engine) -> Result<()>) -> Result<()>;
 
-    /// Does the same with a model from outside the run, found and fetched by its name; `work` is also given its files.
+    /// Calls `work` with an engine for a model from outside the run, which is found and fetched by its name, and with
+    /// its files; unloads the model afterwards.
     ///
     /// # Errors
     /// As [`Models::with`].

@@ -20,25 +20,25 @@ pub(super) fn is_adapter(path: &Path) -> bool {
     path.join(peft::CONFIG).is_there() && !whole
 }
 
-/// An adapter whose tensors wait for its base.
-pub(super) enum Stored {
+/// An adapter on disk, whose tensors can be read once its base is known.
+pub(super) enum AdapterFiles {
     /// A PEFT folder.
     Folder(Peft),
     /// llama.cpp's adapter file.
     File(GgufAdapter),
 }
 
-impl Stored {
+impl AdapterFiles {
     /// Opens what is an adapter, and gives `None` of what is a model.
-    pub(super) fn open(path: &Path) -> Result<Option<Stored>> {
+    pub(super) fn open(path: &Path) -> Result<Option<AdapterFiles>> {
         if is_adapter(path) {
-            return peft::open(path).map(|peft| Some(Stored::Folder(peft)));
+            return peft::open(path).map(|peft| Some(AdapterFiles::Folder(peft)));
         }
         if !path.is_regular_file() {
             return Ok(None);
         }
         match gguf_model::open(path)? {
-            GgufFile::Adapter(file) => Ok(Some(Stored::File(file))),
+            GgufFile::Adapter(file) => Ok(Some(AdapterFiles::File(file))),
             GgufFile::Model(_) => Ok(None),
         }
     }
@@ -46,21 +46,21 @@ impl Stored {
     /// The base that the adapter names, with the revision of a hub id.
     fn names(&self) -> (String, Option<String>) {
         match self {
-            Stored::Folder(peft) => (peft.base.clone(), peft.revision.clone()),
-            Stored::File(file) => file.base().unwrap_or_default(),
+            AdapterFiles::Folder(peft) => (peft.base.clone(), peft.revision.clone()),
+            AdapterFiles::File(file) => file.base().unwrap_or_default(),
         }
     }
 
     /// Its tensors, checked against the base.
     pub(super) fn adapter(self, path: &Path, base: &ModelSource) -> Result<Adapter> {
         match self {
-            Stored::Folder(peft) => peft.adapter(path, &base.arch, &base.weights),
-            Stored::File(file) => file.adapter(&base.arch),
+            AdapterFiles::Folder(peft) => peft.adapter(path, &base.arch, &base.weights),
+            AdapterFiles::File(file) => file.adapter(&base.arch),
         }
     }
 }
 
-pub(super) fn open_adapter(path: &Path, how: How, adapter: Stored) -> Result<ModelSource> {
+pub(super) fn open_adapter(path: &Path, how: How, adapter: AdapterFiles) -> Result<ModelSource> {
     let named = how.base.map_or_else(|| base_of(path, &adapter), |base| Ok(base.to_path_buf()))?;
     let base = resolve(&named, how.network).map_err(|error| {
         let whose = format!("the base of the adapter {}", path.display());
@@ -78,7 +78,7 @@ pub(super) fn open_adapter(path: &Path, how: How, adapter: Stored) -> Result<Mod
         return Err(Error::file(path, format!("its base {} is an adapter too; merge that one first", base.display())));
     }
     let mut source = open_base(&base, HubId::of_path(&named))?;
-    let folder = matches!(adapter, Stored::Folder(_));
+    let folder = matches!(adapter, AdapterFiles::Folder(_));
     source.adapter = Some(adapter.adapter(path, &source)?);
     source.adapter_path = Some(path.to_path_buf());
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.
@@ -91,16 +91,16 @@ pub(super) fn open_adapter(path: &Path, how: How, adapter: Stored) -> Result<Mod
 
 /// Where the base of the adapter at `path` may be on disk: at the path that it names, from the working folder and from
 /// the adapter; at the first model of the run that the adapter lies in.
-fn places(path: &Path, adapter: &Stored) -> [PathBuf; 3] {
+fn places(path: &Path, adapter: &AdapterFiles) -> [PathBuf; 3] {
     let named = PathBuf::from(adapter.names().0);
     let around = path.parent().unwrap_or(path);
-    let folder = if matches!(adapter, Stored::Folder(_)) { path } else { around };
+    let folder = if matches!(adapter, AdapterFiles::Folder(_)) { path } else { around };
     [named.clone(), folder.join(named), around.join("M0")]
 }
 
 /// The base of the adapter at `path`. Tried in turn: what it names, as a path from the working folder and from the
 /// adapter, or as a hub id that is in the cache; the first model of the run that the adapter lies in; a hub id.
-fn base_of(path: &Path, adapter: &Stored) -> Result<PathBuf> {
+fn base_of(path: &Path, adapter: &AdapterFiles) -> Result<PathBuf> {
     let (base, revision) = adapter.names();
     let [named, beside, first] = places(path, adapter);
     let written = [named, beside];
@@ -123,13 +123,13 @@ fn base_of(path: &Path, adapter: &Stored) -> Result<PathBuf> {
     }
     id.map(|id| PathBuf::from(id.to_string())).map_err(|_| {
         let what = match adapter {
-            Stored::File(_) if base.is_empty() => "is an adapter that does not name its base".to_owned(),
+            AdapterFiles::File(_) if base.is_empty() => "is an adapter that does not name its base".to_owned(),
             _ => format!("base_model_name_or_path is {base:?}, which is not there"),
         };
         let expected = "expected a model, absolute or relative, or a hub id; name its base with --base M";
         let place = match adapter {
-            Stored::Folder(_) => path.join(peft::CONFIG),
-            Stored::File(_) => path.to_path_buf(),
+            AdapterFiles::Folder(_) => path.join(peft::CONFIG),
+            AdapterFiles::File(_) => path.to_path_buf(),
         };
         Error::file(place, format!("{what}; {expected}"))
     })
@@ -178,7 +178,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let folder = run.path().join("M2");
         std::fs::create_dir(&folder).unwrap();
-        let base = |document| base_of(&folder, &Stored::Folder(peft::read(&document).ok().unwrap()));
+        let base = |document| base_of(&folder, &AdapterFiles::Folder(peft::read(&document).ok().unwrap()));
         let document = |base: &str, revision| {
             serde_json::json!({
                 "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none",

@@ -1,4 +1,5 @@
-//! A model as the user names it: a Hugging Face folder, a GGUF file, or the newest model of a run.
+//! A model as the user names it: a Hugging Face folder, a GGUF file, an adapter over a base, a run folder (its newest
+//! model) or a hub id.
 
 mod adapter;
 
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use self::adapter::{Stored, is_adapter, open_adapter};
+use self::adapter::{AdapterFiles, is_adapter, open_adapter};
 use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::hub::{Hub, HubId};
@@ -40,7 +41,7 @@ pub struct ModelSource {
     pub id: Option<HubId>,
     /// The model's shape.
     pub arch: Arch,
-    /// The content of config.json, or what it would be.
+    /// The content of config.json; of a GGUF file, what its config.json would be.
     pub config: Value,
     /// The content of generation_config.json, if there is one.
     pub generation_config: Option<Value>,
@@ -121,7 +122,7 @@ impl ModelSource {
         if same_file(&found, &self.path) {
             return Ok(None);
         }
-        if let Some(stored) = Stored::open(&found)? {
+        if let Some(stored) = AdapterFiles::open(&found)? {
             return stored.adapter(&found, self).map(Some);
         }
         let base = self.path.display();
@@ -320,11 +321,11 @@ fn open(path: &Path, how: How) -> Result<ModelSource> {
     let found = resolve(path, how.network)?;
     if found.is_regular_file() {
         return match gguf_model::open(&found)? {
-            GgufFile::Adapter(adapter) => open_adapter(&found, how, Stored::File(adapter)),
+            GgufFile::Adapter(adapter) => open_adapter(&found, how, AdapterFiles::File(adapter)),
             GgufFile::Model(model) => of_gguf(&found, model, HubId::of_path(path))?.checked(),
         };
     }
-    match Stored::open(&found)? {
+    match AdapterFiles::open(&found)? {
         Some(adapter) => open_adapter(&found, how, adapter),
         None => open_base(&found, HubId::of_path(path)),
     }

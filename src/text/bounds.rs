@@ -7,7 +7,7 @@ use serde_json::Value;
 const TEXT: usize = 1 << 12;
 /// Most bytes of all the tokens that tokenizer_config.json adds: the search for them takes a kilobyte for each.
 const ADDED: usize = 64 << 10;
-/// Most bytes of one such token.
+/// Most bytes of one token that tokenizer_config.json adds.
 const ADDED_ONE: usize = 1 << 10;
 /// How many times longer a text may become on its way through the steps of one part.
 const GROWTH: usize = 1 << 12;

@@ -12,7 +12,7 @@ use tokenizers::{Model, Result, Token};
 
 /// Words that are remembered with their ids.
 const REMEMBERED: usize = 10_000;
-/// The longest word that is, in bytes.
+/// The longest word that is remembered, in bytes.
 const LONGEST: usize = 256;
 
 /// Two tokens that are joined, and what they become.

@@ -56,7 +56,7 @@ pub struct Text {
     template_args: Map<String, Value>,
     reads_parts: OnceLock<bool>,
     end_of_turn: Option<u32>,
-    /// Ends of an answer that the tokenizer does not count as special; a text does not show them.
+    /// Tokens that end an answer and that the tokenizer does not count as special; [`Text::decode`] leaves them out.
     hidden: Vec<u32>,
 }
 
@@ -236,7 +236,7 @@ impl Text {
         self
     }
 
-    /// Does what [`Text::with_template_args`] does.
+    /// Gives the chat template variables of its own, as [`Text::with_template_args`] does, in place.
     pub fn set_template_args(&mut self, args: Map<String, Value>) {
         self.template_args = args;
         // An end that only these variables let the template write is found anew.

@@ -22,7 +22,7 @@ const DEFAULT: &str = "default";
 /// What the caller says by other means, so that no variable may say it again.
 const GIVEN: [&str; 4] = ["messages", "conversation", "tools", "add_generation_prompt"];
 
-/// What a chat template writes.
+/// What a chat template is given.
 #[derive(Clone, Copy, Default)]
 pub(super) struct ChatInputs<'a> {
     /// The conversation: each message with whatever the template reads of it.

@@ -27,7 +27,7 @@ pub trait Exchange {
     fn gather(&self, values: &[f64]) -> Result<Vec<f64>>;
 }
 
-/// A training by one process.
+/// The exchange of a training by one process, which has nothing to tell.
 pub struct Alone;
 
 impl Exchange for Alone {

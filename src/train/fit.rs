@@ -19,7 +19,7 @@ use crate::{Error, Result, Silent};
 pub struct Cut {
     /// Most rows of a micro-batch, as the trainer takes them.
     pub micro_rows: usize,
-    /// Whether blocks keep only their inputs and run forward again on the way back.
+    /// Whether blocks keep only their inputs and run forward again in the backward pass.
     pub checkpoint: bool,
 }
 

@@ -111,13 +111,13 @@ impl TrainSettings {
         Ok(trainer)
     }
 
-    /// The settings with which pairs are passed over.
+    /// The settings of a training on pairs.
     pub fn dpo(&self, objective: &Objective) -> DpoConfig {
         let (objective, lr) = (objective.clone(), self.lr.clone());
         DpoConfig { objective, epochs: self.epochs, batch: self.batch, lr, seed: self.seed }
     }
 
-    /// The settings with which answers are passed over.
+    /// The settings of a training on answers.
     pub fn sft(&self) -> SftConfig {
         SftConfig { epochs: self.epochs, batch: self.batch, lr: self.lr.clone(), seed: self.seed }
     }

@@ -46,13 +46,13 @@ pub struct Loss {
 /// What a loss needs or allows beyond what its family says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Needs {
-    /// It reads the prompt's log-probs.
+    /// Whether it reads the prompt's log-probs.
     pub prompt: bool,
-    /// It reads the log-probs of mismatched answers, which stand in the place of the rejected.
+    /// Whether it reads the log-probs of mismatched answers, which stand in the place of the rejected ones.
     pub mismatched: bool,
-    /// It sorts the pairs of a step by their values, so that no pair has a weight that moves with the model.
+    /// Whether it sorts the pairs of a step by their values, so that no pair has a weight that moves with the model.
     pub sorts: bool,
-    /// Label smoothing must stay below this; None where 1 is fine.
+    /// The number below which label smoothing must stay; None where 1 is fine.
     pub smoothing_below: Option<f32>,
 }
 

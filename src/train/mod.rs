@@ -128,7 +128,7 @@ impl<'a> Trainer<'a> {
         self.micro_rows = rows;
     }
 
-    /// Sets whether a block keeps only its input and runs forward again on the way back, rather than keeping all
+    /// Sets whether a block keeps only its input and runs forward again in the backward pass, rather than keeping all
     /// activations; at first, and with `None`, it does only if they exceed the memory planned for. The bits are the
     /// same.
     pub fn set_checkpoint(&mut self, checkpoint: Option<bool>) {

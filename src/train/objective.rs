@@ -8,9 +8,11 @@ use crate::{Error, Result};
 /// What the losses see of one pair. Sums are over the tokens of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
-    /// Score of the chosen answer: the log-ratio log π − log π_ref, or f′ of it; without a reference, log π.
+    /// Score of the chosen answer: the log-ratio log π − log π_ref, or f′(π / π_ref) of another divergence; without a
+    /// reference, log π.
     pub c: f64,
-    /// Score of the rejected answer: the log-ratio log π − log π_ref, or f′ of it; without a reference, log π.
+    /// Score of the rejected answer: the log-ratio log π − log π_ref, or f′(π / π_ref) of another divergence; without a
+    /// reference, log π.
     pub r: f64,
     /// Log-probs (chosen, rejected) under the policy, weighted by LD-DPO's α.
     pub policy: [f64; 2],
@@ -105,19 +107,19 @@ impl Slope {
     }
 }
 
-/// The f of f-DPO (arXiv 2309.16240): scores are f′(π / π_ref).
+/// The divergence from the reference in f-DPO (arXiv 2309.16240), by its f: a score is f′(t) at t = π / π_ref.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Divergence {
-    /// log t
+    /// The reverse KL, where f′(t) = log t.
     #[default]
     ReverseKl,
-    /// 1 − 1/t
+    /// The forward KL, where f′(t) = 1 − 1/t.
     ForwardKl,
-    /// log 2t / (1 + t)
+    /// The Jensen-Shannon divergence, where f′(t) = log 2t / (1 + t).
     JsDivergence,
-    /// (t^(α − 1) − 1) / (α − 1)
+    /// The α-divergence, where f′(t) = (t^(α − 1) − 1) / (α − 1).
     AlphaDivergence,
 }
 

@@ -33,7 +33,7 @@ impl Optimiser {
     /// Whether every value can be computed with.
     ///
     /// # Errors
-    /// The first one that cannot.
+    /// The first value that cannot.
     pub fn check(&self) -> Result<()> {
         settings::check(self)
     }
@@ -70,7 +70,7 @@ settings! {
 }
 
 impl LearningRate {
-    /// The same rate in every step.
+    /// A learning rate that is `rate` in every step.
     pub fn constant(rate: f32) -> Self {
         Self { peak: rate, min_lr: rate, schedule: Schedule::Constant, ..Self::default() }
     }
@@ -92,14 +92,16 @@ impl LearningRate {
     }
 }
 
-/// In which type the matrices that are trained are kept; vectors, gradients and sums are in f32.
+/// The number format of the matrices that are trained, between one step and the next. Models that are only read have a
+/// `Storage` instead; vectors, gradients and sums are in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// The weights are kept in f32.
     #[default]
     F32,
-    /// They are kept in bf16, each step rounded stochastically: half the bytes, and no step is lost on the mean.
+    /// The weights are kept in bf16 and rounded stochastically at each step: half the bytes, and no step is lost on the
+    /// mean.
     Bf16,
 }
 
@@ -154,7 +156,7 @@ impl TrainSettings {
     /// Whether the settings go together; each by itself is in its range.
     ///
     /// # Errors
-    /// What does not.
+    /// Settings that do not go together; the error names them.
     pub fn agree(&self) -> Result<()> {
         if self.weights == WeightType::Bf16 && self.half.is_some() {
             let what = "dtype is for copies of f32 weights; it does not go with weights = \"bf16\"";

@@ -9,8 +9,8 @@ use crate::{Error, Result, durable};
 /// The file's alignment, GGUF's default.
 const ALIGNMENT: usize = 32;
 
-/// A tensor's description.
-pub(super) struct Stored {
+/// The description of a tensor that will be written.
+pub(super) struct TensorInfo {
     pub(super) name: String,
     /// Rows first; the file holds the reverse.
     pub(super) shape: Vec<usize>,
@@ -87,8 +87,8 @@ impl GgufHead {
     pub(super) fn write<T>(
         &self,
         path: &Path,
-        list: &[(Stored, T)],
-        mut encode: impl FnMut(&(Stored, T)) -> Result<Vec<u8>>,
+        list: &[(TensorInfo, T)],
+        mut encode: impl FnMut(&(TensorInfo, T)) -> Result<Vec<u8>>,
     ) -> Result<()> {
         durable::replace(path, |temporary| {
             let file = durable::create(temporary)?;
@@ -105,13 +105,13 @@ impl GgufHead {
     }
 
     /// Everything before the data, padded.
-    fn start<'a>(&self, list: impl ExactSizeIterator<Item = &'a Stored>) -> Result<Vec<u8>> {
+    fn start<'a>(&self, list: impl ExactSizeIterator<Item = &'a TensorInfo>) -> Result<Vec<u8>> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((list.len() as u64).to_le_bytes());
         out.extend(self.count.to_le_bytes());
         out.extend(&self.bytes);
         let mut offset = 0;
-        for Stored { name, shape, dtype } in list {
+        for TensorInfo { name, shape, dtype } in list {
             Self::text(&mut out, name);
             out.extend((shape.len() as u32).to_le_bytes());
             shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));

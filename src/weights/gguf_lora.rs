@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
-use super::gguf_head::{GgufHead, Stored};
+use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::{gguf_rows, hugging_face_rows};
 use super::gguf_save::of_gguf;
 use super::tensors::Mapped;
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 /// The key under which this program names the base, as adapter_config.json does; others pass over it.
 const BASE: &str = "selfreward.base_model_name_or_path";
-/// The key of its revision.
+/// The key under which this program names the revision of the base.
 const REVISION: &str = "selfreward.base_model_revision";
 /// Scales that differ by less are the same, but for rounding.
 const SAME: f64 = 1e-6;
@@ -83,7 +83,7 @@ pub(crate) fn save(
         let heads = known.is_interleaved(&weight).then(|| heads(&weight, alike.heads, alike.kv_heads));
         let Target { out, inner, rank, .. } = target;
         for (side, shape) in [("A", vec![rank, inner]), ("B", vec![out, rank])] {
-            let stored = Stored { name: format!("{name}.lora_{}", side.to_lowercase()), shape, dtype };
+            let stored = TensorInfo { name: format!("{name}.lora_{}", side.to_lowercase()), shape, dtype };
             list.push((stored, (target.name(side), (side == "B").then_some((factor, heads)))));
         }
     }

@@ -41,7 +41,7 @@ pub(crate) fn open(path: &Path) -> Result<GgufFile> {
     model(path, parts).map(GgufFile::Model)
 }
 
-fn model(path: &Path, parts: Vec<gguf_parts::Part>) -> Result<GgufModel> {
+fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     let mut weights = Weights::default();
     let mut heads_of_files = Vec::new();
     for (file, head) in parts {

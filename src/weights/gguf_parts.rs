@@ -38,10 +38,10 @@ impl<'a> PartName<'a> {
 }
 
 /// A GGUF file with its head.
-pub(super) type Part = (Mapped, Gguf);
+pub(super) type OpenedPart = (Mapped, Gguf);
 
 /// Opens a GGUF file and, if it is a part, those that belong to it; the first holds the metadata.
-pub(super) fn open(path: &Path) -> Result<Vec<Part>> {
+pub(super) fn open(path: &Path) -> Result<Vec<OpenedPart>> {
     let read = |path: &Path| {
         let file = Mapped::open(path)?;
         let head = Gguf::parse(&file)?;

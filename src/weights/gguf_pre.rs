@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-/// A step of a way to cut text.
+/// A step of a pre-tokenizer.
 enum Step {
     /// Cuts around each match of a pattern.
     Split(&'static str),
@@ -15,7 +15,7 @@ enum Step {
 
 use Step::{Digits, Split, Words};
 
-/// A way to cut text.
+/// A pre-tokenizer: a way to cut text into the pieces in which tokens are joined.
 pub(super) struct PreTokenizer {
     /// The names of `tokenizer.ggml.pre`; the first is written.
     names: &'static [&'static str],
@@ -105,7 +105,8 @@ const CASED: &str = concat!(
     r"𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
 );
 
-/// A way that begins without BOS, joins by merges alone and changes no letter.
+/// A pre-tokenizer of texts that begin without BOS, whose pieces are joined by merges alone and whose letters stay as
+/// they are.
 const fn way(names: &'static [&'static str], steps: &'static [Step]) -> PreTokenizer {
     PreTokenizer { names, nfc: false, steps, ignore_merges: false, adds_bos: false }
 }
@@ -166,7 +167,7 @@ pub(super) fn names() -> String {
     WAYS.iter().flat_map(|way| way.names).copied().collect::<Vec<_>>().join(", ")
 }
 
-/// The ways that are known. Of two that differ in their names alone each has the other's options.
+/// The pre-tokenizers that are known. Those of the same steps stand apart where their other fields differ.
 pub(super) const WAYS: &[PreTokenizer] = &[
     way(
         &[

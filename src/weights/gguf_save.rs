@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::gguf_head::{GgufHead, Stored};
+use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::gguf_rows;
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
@@ -84,11 +84,11 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
         };
         let dtype = fitting(wanted, width);
         written.count(&name, width, wanted, dtype);
-        list.push((Stored { name, shape, dtype }, Source::Parameter(parameter)));
+        list.push((TensorInfo { name, shape, dtype }, Source::Parameter(parameter)));
     }
     for (name, values) in extra {
         written.count(name, 1, Dtype::F32, Dtype::F32);
-        let stored = Stored { name: name.into(), shape: vec![values.len()], dtype: Dtype::F32 };
+        let stored = TensorInfo { name: name.into(), shape: vec![values.len()], dtype: Dtype::F32 };
         list.push((stored, Source::Values(values)));
     }
     head.write(path, &list, |(stored, source)| {

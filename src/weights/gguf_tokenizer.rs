@@ -37,7 +37,7 @@ const UNNAMED: &str = "default";
 const MAX_PIECE: usize = 1024;
 /// Most threads that look for merges.
 const SEARCHERS: usize = 4;
-/// The fewest tokens for which another one is worth it.
+/// The fewest tokens for which another thread is worth starting.
 const SHARE: usize = 1 << 14;
 
 /// Rebuilds the tokenizer and takes over the chat template; `None` if the file has no tokenizer.
@@ -56,7 +56,7 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
     text.map(Some).map_err(|error| Error::file(path, error.to_string()))
 }
 
-/// What is not sure of a file's tokenizer.
+/// What is uncertain about a file's tokenizer, in a sentence for the user.
 pub(crate) fn warning(path: &Path, gguf: &Gguf) -> Option<String> {
     let byte_level = gguf.get("tokenizer.ggml.model").and_then(GgufValue::as_str) == Some("gpt2");
     (byte_level && gguf.get(PRE).is_none()).then(|| {

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use crate::arch::family::Gguf;
 use crate::arch::{Arch, Dtype};
 
-/// How a GGUF file's matrices are stored; vectors are always in F32.
+/// The number formats of a GGUF file that is written: which [`Dtype`] each matrix gets. Vectors are always in F32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GgufTypes {
-    /// All in one type.
+    /// All matrices in one type.
     Each(Dtype),
     /// Q4_K, and Q6_K for the output matrix and about half of the matrices that suffer most: what llama.cpp calls
     /// Q4_K_M.
     Q4KM,
-    /// As [`GgufTypes::Q4KM`], with Q5_K in place of Q4_K.
+    /// The mixture of [`GgufTypes::Q4KM`] with Q5_K in place of Q4_K: what llama.cpp calls Q5_K_M.
     Q5KM,
 }
 
@@ -33,7 +33,7 @@ impl GgufTypes {
         GgufTypes::Each(Dtype::Q8_0),
     ];
 
-    /// What most matrices are stored in.
+    /// The type of most matrices.
     pub fn most(self) -> Dtype {
         match self {
             GgufTypes::Each(dtype) => dtype,
@@ -42,7 +42,7 @@ impl GgufTypes {
         }
     }
 
-    /// The name, in capitals.
+    /// The name in capitals, such as `Q4_0` or `Q4_K_M`.
     pub fn name(self) -> Cow<'static, str> {
         match self {
             GgufTypes::Each(dtype) => dtype.name().into(),

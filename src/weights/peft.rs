@@ -204,7 +204,8 @@ impl Peft {
     }
 }
 
-/// The module of whose own matrix PEFT writes a copy where it has an adapter.
+/// The module that a tensor's name means, if the tensor is a copy of that module's own matrix, as PEFT writes it beside
+/// an adapter of the embedding or the output matrix.
 fn own_matrix(name: &str) -> Option<&'static str> {
     ["model.embed_tokens", "lm_head"]
         .into_iter()

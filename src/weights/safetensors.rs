@@ -230,7 +230,7 @@ pub(crate) fn write_matrices(path: &Path, tensors: &[NamedTensor], matrices: Dty
     write(path, tensors, Types { matrices, vectors: Dtype::F32 })
 }
 
-/// How tensors are stored.
+/// The number formats of a safetensors file that is written.
 #[derive(Clone, Copy)]
 pub(super) struct Types {
     pub(super) matrices: Dtype,

@@ -14,7 +14,7 @@ const CONFIG: &str = include_str!("m1/config.json");
 const GENERATION_CONFIG: &str = include_str!("m1/generation_config.json");
 const TOKENIZER: &str = include_str!("m1/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("m1/tokenizer_config.json");
-/// None where the crate was built without them (feature `world`).
+/// The seed weights; None where the crate was built without them (feature `world`).
 const SEED_WEIGHTS: Option<&[u8]> = {
     #[cfg(feature = "world")]
     {

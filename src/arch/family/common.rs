@@ -14,7 +14,7 @@ const MAX_LAYERS: usize = 4096;
 /// Widths beyond this are damage; products of two of them still fit 64 bits.
 const MAX_WIDTH: usize = 1 << 28;
 
-/// transformers' `LlamaConfig`.
+/// The defaults of transformers' `LlamaConfig`.
 pub(super) const LLAMA: Defaults = Defaults {
     vocab_size: 32000,
     hidden_size: 4096,
@@ -30,7 +30,7 @@ pub(super) const LLAMA: Defaults = Defaults {
     original_max_position_embeddings: None,
 };
 
-/// `Qwen2Config`; `Qwen3Config` but for the head_dim.
+/// The defaults of transformers' `Qwen2Config`, which `Qwen3Config` has too, but for head_dim.
 pub(super) const QWEN: Defaults = Defaults {
     vocab_size: 151936,
     intermediate_size: 22016,
@@ -76,7 +76,7 @@ pub(super) fn common(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     Ok(Arch { ropes: vec![rope], ..arch })
 }
 
-/// As [`common`], but without ropes; and the attention that all blocks have.
+/// The [`Arch`] that [`common`] gives, but without ropes, and the attention that all its blocks have.
 pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention)> {
     let defaults = &family.defaults;
     let hidden_size = keys.size("hidden_size")?.unwrap_or(defaults.hidden_size);

@@ -19,7 +19,7 @@ pub struct Family {
     pub(crate) activation: (&'static str, &'static str),
     /// Whether q, k and v are one named matrix, gate and up another.
     pub(super) fused: bool,
-    /// Whether channels of a head may stay unturned.
+    /// Whether rotary embedding may leave channels of a head as they are.
     pub(crate) turns_part: bool,
     /// Whether tokenizer.json is taken as it is, since the tokenizer's class that folders of this family name is known
     /// to be wrong.
@@ -74,7 +74,7 @@ pub(crate) struct Gguf {
 
 /// How a GGUF file says which blocks see how far.
 pub(crate) enum Windows {
-    /// It cannot: every block sees everything.
+    /// The file cannot say it: every block sees everything.
     Never,
     /// One window for all blocks.
     Every {

@@ -105,7 +105,7 @@ fn mark(rest: &str) -> Option<(bool, &str, usize)> {
     })
 }
 
-/// As [`mark`], for a tag whose bracket is `bracket`.
+/// What [`mark`] gives, for a tag whose bracket is `bracket`.
 fn tag(rest: &str, bracket: char) -> Option<(bool, &str, usize)> {
     let blank = |c: char| c == ' ' || c == '|';
     let inner = rest.get(bracket.len_utf8()..)?.trim_start_matches(blank);

@@ -30,9 +30,9 @@ use values::Result;
 pub(super) type Room = dyn Fn(usize) -> Result<()> + Send + Sync;
 pub(super) type SharedRoom = Arc<Room>;
 
-/// What the source's tuples call.
+/// The function that a tuple in a template's source becomes a call of.
 pub(super) const TUPLE: &str = "__tuple__";
-/// What keeps the compiler from computing with a constant.
+/// The function that hides a constant from the compiler, which would else compute with it.
 pub(super) const ITSELF: &str = "__itself__";
 
 /// Whether a value is a row whose entries are there already.

@@ -116,7 +116,7 @@ impl Micro {
         Ok((tape, tokens))
     }
 
-    /// Before any update policy and reference are the same numbers.
+    /// Fails unless policy and reference give the same bits, as they must before any update.
     pub(super) fn assert_equal(&self, tokens: &Tokens, numbers: &[usize], reference: &[PairLogps]) -> Result<()> {
         for (i, side) in numbers.iter().zip(&self.side) {
             let (policy, r) = (tokens.pair(side), reference[*i]);

@@ -45,7 +45,7 @@ pub(super) struct Speed {
     dpo_tokens_s: f64,
     /// Time of an optimiser step divided by that of a forward pass on the same pairs.
     dpo_step_over_forward: f64,
-    /// Time of a step that computes each block's activations again on the way back, divided by that of the forward
+    /// Time of a step that computes each block's activations again in the backward pass, divided by that of the forward
     /// pass.
     dpo_recomputed_over_forward: f64,
     dpo_pairs_s: f64,
