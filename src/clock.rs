@@ -16,7 +16,7 @@ pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// By how many seconds local time is ahead of UTC at that time; 0 where the system does not say.
+/// The seconds by which local time is ahead of UTC at a time since 1970; 0 where the system does not say.
 pub(crate) fn local_offset(since_epoch: Duration) -> i64 {
     let time = jiff::Timestamp::from_second(since_epoch.as_secs() as i64).unwrap_or_default();
     jiff::tz::TimeZone::system().to_offset(time).seconds().into()

@@ -125,7 +125,7 @@ impl Setting {
     /// Checks that the setting may have this value.
     ///
     /// # Errors
-    /// It may not; the error names the key, the value and what was expected.
+    /// The setting may not have the value; the error names the key, the value and what was expected.
     pub fn check(&self, value: &Value) -> Result<()> {
         match self.wrong(value) {
             Some(wrong) => Err(Error::Input(format!("{} is {}; {wrong}", self.key, text(value)))),

@@ -40,12 +40,12 @@ impl App {
         self.pinned_gpu(&Pin::default())
     }
 
-    /// Opens that GPU with the kernels and features that `pin` asks for.
+    /// Opens the GPU that `--device` and `--memory` ask for, with the kernels and features that `pin` asks for.
     pub(crate) fn pinned_gpu(&self, pin: &Pin) -> Result<Gpu> {
         self.opened(pin, false)
     }
 
-    /// Opens that GPU; if `profile` is set, every launch is timed.
+    /// Opens the GPU as [`App::pinned_gpu`] does; if `profile` is set, every launch is timed.
     pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
         let gpu = Gpu::with(
             &Options::default()

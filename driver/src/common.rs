@@ -107,12 +107,12 @@ pub(crate) struct WrongUsage {
 }
 
 impl WrongUsage {
-    /// Of flags that do not go together.
+    /// The error of flags that do not go together.
     pub(crate) fn conflict(what: impl Into<String>) -> anyhow::Error {
         Self { kind: ErrorKind::ArgumentConflict, what: what.into() }.into()
     }
 
-    /// Of a flag that is missing.
+    /// The error of a flag that is missing.
     pub(crate) fn missing(what: impl Into<String>) -> anyhow::Error {
         Self { kind: ErrorKind::MissingRequiredArgument, what: what.into() }.into()
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use selfreward::recipe::shards::Shard;
 use selfreward::train::exchange::{Alone, Exchange};
 
-/// A variable that programs which start processes set, such as srun, from which one cannot tell how many there are.
+/// A variable that programs such as srun set for each process that they start; it does not say how many there are.
 #[cfg(feature = "mpi")]
 const STARTED: &str = "PMIX_RANK";
 

@@ -12,7 +12,7 @@ use super::dtype::{Dtype, Encoded, bounds, put_half};
 
 /// Rounds of choosing steps and scale in turn, from each start.
 const ROUNDS: usize = 3;
-/// By how much a start's range of steps is wider than the type's.
+/// How much wider than the type's the range of steps of each start is.
 const STARTS: [f32; 7] = [0.0, -0.9, -0.6, -0.3, 0.3, 0.6, 0.9];
 
 /// A group's values, and their weights.

@@ -32,7 +32,7 @@ pub enum Stretch {
     Dynamic {
         /// The base of the frequencies, config.json's `rope_theta`.
         theta: f64,
-        /// By how much the context is stretched, config.json's `factor`.
+        /// The factor by which the context is stretched, config.json's `factor`.
         factor: f32,
         /// The longest sequence, in tokens, that turns by `Rope::inv_freq`.
         original: usize,

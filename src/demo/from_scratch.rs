@@ -81,7 +81,7 @@ impl Lessons {
     /// Draws the batch of `step`. `name` tells the data of the stages apart; with `gold` the answers are right ones.
     ///
     /// # Errors
-    /// None in practice, since the world's texts are ASCII.
+    /// A text is not ASCII, which no text of the world is.
     pub fn draw(seed: u64, name: &str, step: u32, stage: &ScratchStage, gold: bool) -> Result<Self> {
         let mut rng = Stream::new(seed, record_id(0, name, &[], step));
         let mut batch = Self { ift: Vec::new(), eft: Vec::new(), lists: Vec::new() };

@@ -73,7 +73,7 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Whether a stop token was written (otherwise the answer was cut at `max_new_tokens`).
     pub stopped: bool,
-    /// With [`Settings::choices`]: the probability of each first choice against its second. Otherwise empty.
+    /// The probability of each first choice against its second; empty without [`Settings::choices`].
     pub choice_p: Vec<f32>,
 }
 

@@ -24,12 +24,12 @@ pub(super) fn continues(tokens: usize, cached: usize) -> bool {
 }
 
 /// A prompt, and those of its sequences that begin in this pass.
-pub(super) struct Prompt<'a> {
+pub(super) struct StartingPrompt<'a> {
     pub(super) key: &'a PromptKey,
     pub(super) sequences: Vec<&'a Sequence>,
 }
 
-impl Prompt<'_> {
+impl StartingPrompt<'_> {
     fn page(&self, position: usize) -> u32 {
         self.sequences[0].pages[position / PAGE]
     }
@@ -57,7 +57,7 @@ struct PromptForest {
 }
 
 impl PromptForest {
-    fn new(prompts: &[Prompt], pages: &Pages) -> PromptForest {
+    fn new(prompts: &[StartingPrompt], pages: &Pages) -> PromptForest {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by(|a, b| prompts[*a].key.cmp(prompts[*b].key));
         let mut shared = PromptForest::default();
@@ -67,7 +67,7 @@ impl PromptForest {
     }
 
     /// Adds the prompts of `group`, in their order, from page `from` on; before that page they are all equal.
-    fn grow(&mut self, prompts: &[Prompt], mut group: &[usize], from: usize, pages: &Pages) {
+    fn grow(&mut self, prompts: &[StartingPrompt], mut group: &[usize], from: usize, pages: &Pages) {
         while let Some((first, rest)) = group.split_first() {
             let key = prompts[*first].key;
             let more = rest.iter().take_while(|p| key.common(prompts[**p].key) > from).count();
@@ -89,7 +89,7 @@ impl PromptForest {
     }
 
     /// Notes where these positions of a prompt, which are the rows from `first_row` on, are stored.
-    fn store(&mut self, prompt: &Prompt, first_row: usize, positions: Range<usize>, pages: &Pages) {
+    fn store(&mut self, prompt: &StartingPrompt, first_row: usize, positions: Range<usize>, pages: &Pages) {
         for (row, position) in (first_row as u32..).zip(positions) {
             self.lengths.push(prompt.sequences[0].longest() as u32);
             if position / PAGE < prompt.key.shareable() {
@@ -113,7 +113,7 @@ pub(super) fn start(
     gpu: &Gpu,
     model: &Model,
     arena: &[Arena],
-    prompts: &[Prompt],
+    prompts: &[StartingPrompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
     let shared = PromptForest::new(prompts, pages);
@@ -134,7 +134,7 @@ pub(super) fn continued(
     gpu: &Gpu,
     model: &Model,
     arena: &[Arena],
-    prompts: &[Prompt],
+    prompts: &[StartingPrompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
     let (mut tokens, mut pos, mut sequences, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -5,7 +5,7 @@
 
 use super::batch::{DecodeBatch, DecodeSetup, Row, Written};
 use super::pages::Pages;
-use super::prefill::{self, Prompt};
+use super::prefill::{self, StartingPrompt};
 use super::sequences::{Sequence, Sequences};
 use super::{Output, Request, Room};
 use crate::gpu::{Gpu, Part};
@@ -135,13 +135,13 @@ impl Scheduler<'_> {
     /// Computes the prompts of sequences that begin and draws their first tokens.
     fn begin(&mut self, start: &Start) -> Result<Vec<Row>> {
         let Sequences { list, keys, requests, .. } = &self.sequences;
-        let mut prompts: Vec<Prompt> = Vec::new();
+        let mut prompts: Vec<StartingPrompt> = Vec::new();
         let (mut rows, mut logits_rows) = (Vec::new(), Vec::new());
         let mut last = None;
         for number in &start.sequences {
             let s = &list[*number];
             if last != Some(s.request) {
-                prompts.push(Prompt { key: &keys[s.request], sequences: Vec::new() });
+                prompts.push(StartingPrompt { key: &keys[s.request], sequences: Vec::new() });
                 last = Some(s.request);
             }
             if let Some(prompt) = prompts.last_mut() {

@@ -17,9 +17,9 @@ pub struct DeviceInfo {
     pub driver: String,
     /// DiscreteGpu, IntegratedGpu, VirtualGpu, Cpu or Other.
     pub kind: String,
-    /// Whether it runs on the CPU.
+    /// Whether the adapter runs on the CPU.
     pub software: bool,
-    /// Its memory in bytes: what the system says, or what is assumed.
+    /// The GPU's memory in bytes: what the system says, or what is assumed.
     pub memory_bytes: u64,
     /// Who says how much memory there is, such as a file of the driver, or that it is assumed.
     pub memory_source: String,

@@ -201,7 +201,7 @@ pub enum Preparing<'a> {
 }
 
 impl Inner {
-    /// With nothing allocated, built or tuned yet.
+    /// The state of a device on which nothing is allocated, built or tuned yet.
     fn new(
         (device, queue): (wgpu::Device, wgpu::Queue),
         (info, limits): (DeviceInfo, wgpu::Limits),

@@ -43,7 +43,7 @@ pub struct Span {
 /// What ran since the device was opened, or since [`Gpu::restart_profile`].
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// By kernel and work, in the order of their first launch.
+    /// The time of the launches, by kernel and work, in the order of their first launch.
     pub kernels: Vec<KernelTime>,
     /// The first 2^20 launches.
     pub spans: Vec<Span>,
@@ -55,7 +55,7 @@ impl Profile {
     /// Writes the launches as trace-event JSON, which Perfetto and Chrome open.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Errors of `out`.
     pub fn write_trace(&self, device: &str, mut out: impl Write) -> std::io::Result<()> {
         let named =
             serde_json::json!({"name": "process_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": device}});

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-/// By a buffer's element: the element in 64-bit words, and what reads and writes one.
+/// What is widened: an element of a buffer, that element in 64-bit words, and the functions that read and write one.
 const TYPES: [(&str, &str, &str, &str); 4] = [
     ("vec4f", "vec2<u64>", "wide_load4f", "wide_store4f"),
     ("vec4u", "vec2<u64>", "wide_load4u", "wide_store4u"),

@@ -199,7 +199,7 @@ impl Hub {
     /// The model's folder or file: from the cache, or else fetched, if there is an observer that can tell of it.
     ///
     /// # Errors
-    /// It is not cached and cannot be fetched.
+    /// The model is not cached and cannot be fetched.
     pub(crate) fn find(&self, id: &HubId, observer: Option<&dyn Observer>) -> Result<PathBuf> {
         if let Some(path) = self.cache.find(id)? {
             return Ok(path);

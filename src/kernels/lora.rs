@@ -68,8 +68,8 @@ pub(crate) struct Adapters<'a> {
     pub layout: Layout,
     /// B `[rank, N]`.
     pub b: &'a Weight,
-    /// By column the bias, the factor of the product and that of the adapter, `[3, N]`; with DoRA also s and the norm,
-    /// which is 0 where there is no adapter, `[5, N]`.
+    /// For each column the bias, the factor of the product and that of the adapter, `[3, N]`; with DoRA also s and the
+    /// norm, which is 0 where there is no adapter, `[5, N]`.
     pub columns: &'a Tensor,
 }
 

@@ -99,7 +99,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// By end, root and position of every row, and the window.
+    /// The tiles of rows whose end, root and position are given, under a window.
     fn new(gpu: &Gpu, rows: &[[u32; 3]], window: u32) -> Result<Tiles> {
         let (starts, keys) = tiles(rows, window);
         let mut columns = vec![Vec::new(); rows.len().div_ceil(KEYS)];

@@ -145,7 +145,7 @@ struct Walk {
     first4: [usize; 3],
     channels: usize,
     eps: f32,
-    /// Of adapters the rank and the row distances of u, B and the factors in vec4.
+    /// The rank of adapters, and the row distances of u, B and the factors, all in vec4.
     lora4: [usize; 4],
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> R
     gpu.upload(rows, 2 * half, &all)
 }
 
-/// By which angles rows turn.
+/// The angles by which the queries and keys of rows turn.
 #[derive(Clone)]
 pub(crate) struct Turn {
     /// From [`angles`]; its width is the number of channels that turn.
@@ -128,7 +128,7 @@ pub(crate) struct Rotary<'a> {
     pub heads: Heads,
     /// The position of each row, `[T]`.
     pub pos: &'a Tensor,
-    /// None where the layer knows no positions.
+    /// The angles of the rows; None where the layer knows no positions.
     pub turn: Option<&'a Turn>,
     /// Gains of the QK-norm, `[2 head_dim]` (q first), and its eps.
     pub qk_norm: Option<(Gain<'a>, f32)>,

@@ -68,7 +68,7 @@ settings! {
 }
 
 impl Sampling {
-    /// Whether the sampling leaves a part of the vocabulary, of which more than one token can be drawn.
+    /// Whether top-k, top-p or min-p may cut the vocabulary and a token is then drawn at random.
     fn cuts(&self, vocabulary: usize) -> bool {
         let by_rank = (1..vocabulary).contains(&self.top_k);
         self.temperature > 0.0 && (by_rank || self.top_p < 1.0 || self.min_p > 0.0)

@@ -69,7 +69,7 @@ pub struct Way {
     pub source: &'static Source,
     /// Which of the op's texts.
     pub variant: Variant,
-    /// Its entry point.
+    /// The entry point.
     pub entry: &'static str,
     /// The `const` lines put in front of the text.
     pub constants: Vec<Constant>,

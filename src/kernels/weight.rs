@@ -39,7 +39,7 @@ impl Stored {
         matches!(self, Stored::Quantised(_))
     }
 
-    /// Its name among the types of weights that a product is timed with.
+    /// The format's name among the types of weights that a product is timed with.
     pub(super) fn name(self) -> &'static str {
         match self {
             Stored::Dense => "f32",

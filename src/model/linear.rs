@@ -63,7 +63,7 @@ pub(crate) struct Back<'a> {
 /// What stands at the two ends of a linear layer in the backward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<'a> {
-    /// Its input.
+    /// The layer's input.
     pub(super) x: &'a Tensor,
     /// The gradient by its output.
     pub(super) dy: &'a Tensor,
@@ -254,8 +254,8 @@ pub(super) fn backward(rec: &mut Recorder, back: Back, linear: Linear, ends: End
     Ok(dx)
 }
 
-/// With dz = f · dy: dB += u^T dz, du = dz B^T, dA += drop(x)^T du, dx = (g · dy) W^T + drop(du A^T). With DoRA and
-/// dropout W too acts on drop(x), and on x - drop(x) without magnitudes.
+/// Adds what an adapter does to the gradients. With dz = f · dy: dB += u^T dz, du = dz B^T, dA += drop(x)^T du, dx = (g
+/// · dy) W^T + drop(du A^T). With DoRA and dropout W too acts on drop(x), and on x - drop(x) without magnitudes.
 fn adapt_backward(
     rec: &mut Recorder,
     back: Back,

@@ -24,7 +24,7 @@ enum Slot {
     B,
     /// Bias and factors by column, as the kernels take them; not trained.
     Columns,
-    /// With DoRA the norm that each column has, `[1, width of the fused row]`.
+    /// The magnitude of each column, `[1, width of the fused row]`; with DoRA only.
     Magnitude,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Lora {
 /// The adapted layers that lie in one parameter.
 #[derive(Clone)]
 pub(super) struct Group {
-    /// Their parameter, and its rows and columns.
+    /// The parameter in which the layers lie, and its rows and columns.
     param: usize,
     shape: (usize, usize),
     /// Whether rows of the parameter are looked up, not multiplied.

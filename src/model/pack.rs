@@ -88,7 +88,7 @@ fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
     (rows / unit * unit).max(unit)
 }
 
-/// What a thread packs into; kept, since fresh memory costs about as much as what is written to it.
+/// The memory that a thread packs into. It is kept, since fresh memory costs about as much as what is written to it.
 #[derive(Default)]
 struct Scratch {
     words: Vec<u32>,
@@ -96,7 +96,7 @@ struct Scratch {
     values: Vec<f32>,
 }
 
-/// So many zeros.
+/// The first `count` entries of the scratch memory, set to zero.
 fn zeros<T: Copy + Default>(scratch: &mut Vec<T>, count: usize) -> &mut [T] {
     scratch.clear();
     scratch.resize(count, T::default());
@@ -211,7 +211,7 @@ impl Window {
         first_unusable(&all)
     }
 
-    /// The rows of a tensor that lies turned around in the parameter; gives the first value that is no weight.
+    /// The rows of a tensor whose transpose the parameter holds; gives the first value that is no weight.
     fn turned(&self, place: &Place, view: &WeightView, ld: usize, to: &mut [f32]) -> Option<(usize, f32)> {
         let (outs, ins) = (view.shape[0], view.shape[1]);
         let rows = self.rows.start..self.rows.end.min(ins);
@@ -239,7 +239,7 @@ impl Window {
 struct Packed<'a> {
     quants: Quants,
     window: Window,
-    /// Words of a row of `words` and of `scales`.
+    /// The distances between rows of `words` and of `scales`, in words.
     ld: [usize; 2],
     words: &'a mut [u32],
     scales: &'a mut [u32],

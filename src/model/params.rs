@@ -10,8 +10,8 @@ use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
 
-/// The number format that is asked for a model's matrices on the GPU, when it is loaded for reading. What each matrix
-/// then has depends on its format in the file too, and on whether it is a vector.
+/// The number format that is asked for a model's matrices when it is loaded onto the GPU. Which one each matrix then
+/// has may depend on its format in the file ([`Dtype`]); vectors are in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Storage {

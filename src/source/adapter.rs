@@ -51,7 +51,7 @@ impl AdapterFiles {
         }
     }
 
-    /// Its tensors, checked against the base.
+    /// The adapter's tensors, checked against the base.
     pub(super) fn adapter(self, path: &Path, base: &ModelSource) -> Result<Adapter> {
         match self {
             AdapterFiles::Folder(peft) => peft.adapter(path, &base.arch, &base.weights),

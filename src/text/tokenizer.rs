@@ -105,7 +105,7 @@ struct ModelOutline {
 /// The added tokens and steps of a tokenizer.json, under its keys.
 ///
 /// # Errors
-/// It is not JSON, or its outermost parts are of a wrong kind.
+/// The text is not JSON, or its outermost parts are of a wrong kind.
 pub(super) fn outline(json: &str) -> serde_json::Result<Value> {
     let Outline { added_tokens, normalizer, pre_tokenizer, decoder, model } = serde_json::from_str(json)?;
     let object = |entries: Vec<(&str, Value)>| -> Value {
@@ -138,7 +138,7 @@ fn caught<T, E: std::fmt::Display>(make: impl FnOnce() -> std::result::Result<T,
 /// Reads a tokenizer.json, and tells its outline.
 ///
 /// # Errors
-/// It is broken, or asks for more than is possible.
+/// The file is broken, or asks for more than is possible.
 pub(super) fn read(json: &str) -> Result<(Tokenizer, Value)> {
     let outline = outline(json).map_err(broken)?;
     bounds::check(&outline).map_err(broken)?;
@@ -148,7 +148,7 @@ pub(super) fn read(json: &str) -> Result<(Tokenizer, Value)> {
 /// Puts a tokenizer together.
 ///
 /// # Errors
-/// Its parts are broken, or ask for more than is possible.
+/// The parts are broken, or ask for more than is possible.
 pub(super) fn make(parts: Parts) -> Result<Tokenizer> {
     let Parts { model, added, mut steps } = parts;
     bounds::check(&steps).map_err(broken)?;

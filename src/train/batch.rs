@@ -21,7 +21,7 @@ pub(super) fn most_rows(trainer: &Trainer) -> usize {
     rows.clamp(512, MOST_ROWS).min(trainer.model.most_rows(trainer.gpu))
 }
 
-/// With more rows than this, products gain nothing.
+/// The number of rows beyond which products gain nothing.
 pub(crate) const MOST_ROWS: usize = 8192;
 
 /// Bytes of activations that one row leaves for the backward pass.

@@ -45,7 +45,8 @@ impl LoraSettings {
     /// of an adapter, and may be another one.
     ///
     /// # Errors
-    /// It is another one; the error names the first setting with both values. The model has not the layers asked for.
+    /// The adapter has other settings, of which the error names the first with both values; the model lacks the layers
+    /// that are asked for.
     pub fn agree_with(&self, arch: &Arch, there: &LoraConfig) -> Result<()> {
         let asked = self.config();
         // Programs write all-linear as the names that it stands for.

@@ -68,7 +68,7 @@ pub struct PairLogps {
     pub chosen: f32,
     /// Σ log p of the rejected answer's tokens.
     pub rejected: f32,
-    /// Those parts of both sums that lie behind the shorter answer's length (LD-DPO weighs them).
+    /// The part of each sum that lies behind the shorter answer's length, which LD-DPO weighs.
     pub tail: [f32; 2],
 }
 

@@ -92,8 +92,8 @@ impl LearningRate {
     }
 }
 
-/// The number format of the matrices that are trained, between one step and the next. Models that are only read have a
-/// `Storage` instead; vectors, gradients and sums are in f32.
+/// The number format of the matrices that are trained, from one step to the next: the two in which weights can be
+/// updated, out of those of `Storage`. Vectors, gradients and sums are in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {

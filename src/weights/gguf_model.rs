@@ -21,7 +21,7 @@ const MAX_LAYERS: usize = 4096;
 pub(crate) struct GgufModel {
     pub(crate) gguf: Gguf,
     pub(crate) weights: Weights,
-    /// As Hugging Face's config.json would say it.
+    /// The configuration, as Hugging Face's config.json would say it.
     pub(crate) config: Value,
     pub(crate) generation_config: Value,
 }
@@ -87,7 +87,7 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
 
 /// The family of a file, and what its row says of such files. Of families that share an architecture it is the one with
 /// a window if the file has one, else the first.
-fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family::Gguf)> {
+fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family::GgufFamily)> {
     let Some(name) = gguf.get("general.architecture").and_then(GgufValue::as_str) else {
         return Err(Error::file(path, "general.architecture is missing; it is not a language model's GGUF file"));
     };
@@ -109,11 +109,11 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
 struct Head<'a> {
     path: &'a Path,
     gguf: &'a Gguf,
-    /// Of all parts, each with the number of its file.
+    /// The tensors of all parts, each with the number of its file.
     tensors: &'a [(usize, GgufTensor)],
     family: &'static Family,
     /// What the family's row says of GGUF files.
-    known: &'static family::Gguf,
+    known: &'static family::GgufFamily,
 }
 
 impl Head<'_> {
@@ -149,7 +149,7 @@ impl Head<'_> {
         }
     }
 
-    /// Query heads, key and value heads.
+    /// The numbers of query heads and of key and value heads.
     fn heads(&self) -> Result<(usize, usize)> {
         let heads = self.required("attention.head_count")?;
         let kv = self.count("attention.head_count_kv")?.unwrap_or(heads);

@@ -1,7 +1,7 @@
 //! Which tensor of a GGUF file is which of Hugging Face's, and what llama.cpp's converter does to its values. One
 //! table, read in both directions; where a family differs from it, its row says how.
 
-use crate::arch::family::Gguf;
+use crate::arch::family::GgufFamily;
 
 const WHOLE: [(&str, &str); 3] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
@@ -23,7 +23,7 @@ const PARTS: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-impl Gguf {
+impl GgufFamily {
     /// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
     pub(super) fn hugging_face(&self, name: &str) -> Option<String> {
         if let Some((_, whole)) = WHOLE.iter().find(|(stored, _)| *stored == name) {
@@ -36,7 +36,7 @@ impl Gguf {
         Some(format!("model.layers.{layer}.{part}.{kind}"))
     }
 
-    /// The reverse of [`Gguf::hugging_face`].
+    /// The reverse of [`GgufFamily::hugging_face`].
     pub(super) fn stored(&self, name: &str) -> Option<String> {
         if let Some((whole, _)) = WHOLE.iter().find(|(_, hugging_face)| *hugging_face == name) {
             return Some((*whole).into());
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::arch::family;
 
-    fn gguf(model_type: &str) -> &'static Gguf {
+    fn gguf(model_type: &str) -> &'static GgufFamily {
         family::of(model_type).unwrap().gguf.as_ref().unwrap()
     }
 

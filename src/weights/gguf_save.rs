@@ -10,7 +10,7 @@ use super::gguf_names::gguf_rows;
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
-use crate::arch::family::{self, FAMILIES, Family, Gguf, Windows};
+use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows};
 use crate::arch::{Alike, Arch, Dtype, Mixer};
 use crate::{Error, Result};
 
@@ -112,7 +112,7 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
 }
 
 /// A model's family, and what its row says of GGUF files.
-pub(super) fn of_gguf(arch: &Arch) -> Result<(&'static Family, &'static Gguf)> {
+pub(super) fn of_gguf(arch: &Arch) -> Result<(&'static Family, &'static GgufFamily)> {
     let all = || FAMILIES.iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
     all().find(|(family, _)| family.model_type == arch.model_type).ok_or_else(|| {
         let known: Vec<&str> = all().map(|(family, _)| family.model_type).collect();
@@ -142,7 +142,7 @@ struct Model<'a> {
     head: GgufHead,
     family: &'static Family,
     /// What the family's row says of GGUF files.
-    known: &'static Gguf,
+    known: &'static GgufFamily,
     arch: &'a Arch,
     alike: Alike,
     config: &'a Value,

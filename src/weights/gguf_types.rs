@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::arch::family::Gguf;
+use crate::arch::family::GgufFamily;
 use crate::arch::{Arch, Dtype};
 
 /// The number formats of a GGUF file that is written: which [`Dtype`] each matrix gets. Vectors are always in F32.
@@ -73,7 +73,7 @@ impl GgufTypes {
     }
 
     /// The type that the matrix of this GGUF name should have.
-    pub(super) fn wanted(self, name: &str, arch: &Arch, known: &Gguf) -> Dtype {
+    pub(super) fn wanted(self, name: &str, arch: &Arch, known: &GgufFamily) -> Dtype {
         let most = self.most();
         if matches!(self, GgufTypes::Each(_)) {
             return most;
@@ -104,7 +104,7 @@ fn more_bits(block: usize, blocks: usize) -> bool {
 }
 
 /// Whether this is the model of the family whose values are few.
-fn has_few_values(arch: &Arch, known: &Gguf) -> bool {
+fn has_few_values(arch: &Arch, known: &GgufFamily) -> bool {
     known.few_values == Some(arch.layers.len()) && arch.alike().is_ok_and(|alike| alike.heads != alike.kv_heads)
 }
 

@@ -74,7 +74,7 @@ pub(super) struct Entry {
 /// How a stored tensor differs from Hugging Face's.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// It does not differ.
+    /// The stored tensor does not differ.
     None,
     /// The rows of this many heads alternate between the head's halves (GGUF's llama, q and k).
     Interleaved(usize),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::common::{LLAMA, PLAIN, set_biases, set_windows, sizes, sliding, window};
 use super::keys::Keys;
 use super::rope;
-use super::row::{Defaults, Family, GGUF, Gguf, Windows};
+use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
 use crate::arch::layer::{Mixer, Norms};
 use crate::arch::shape::{Arch, Rope};
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) const FAMILY: Family = Family {
         ..LLAMA
     },
     arch,
-    gguf: Some(Gguf {
+    gguf: Some(GgufFamily {
         architecture: "gemma3",
         norms_plus_one: true,
         names: &[

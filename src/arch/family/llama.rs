@@ -2,7 +2,7 @@
 
 use super::common::{PLAIN, common, set_biases};
 use super::keys::Keys;
-use super::row::{Family, GGUF, Gguf};
+use super::row::{Family, GGUF, GgufFamily};
 use crate::Result;
 use crate::arch::shape::Arch;
 
@@ -10,7 +10,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
     arch,
-    gguf: Some(Gguf {
+    gguf: Some(GgufFamily {
         architecture: "llama",
         few_values: Some(80),
         interleaved: true,

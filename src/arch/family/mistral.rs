@@ -3,7 +3,7 @@
 
 use super::common::{LLAMA, PLAIN, common, set_windows, sliding, window};
 use super::keys::Keys;
-use super::row::{Defaults, Family, GGUF, Gguf, Windows};
+use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
 use crate::Result;
 use crate::arch::shape::Arch;
 
@@ -19,7 +19,7 @@ pub(super) const FAMILY: Family = Family {
     },
     arch,
     // It has no architecture of its own: a file of llama with a sliding window is one.
-    gguf: Some(Gguf {
+    gguf: Some(GgufFamily {
         architecture: "llama",
         interleaved: true,
         windows: Windows::Every { always: false },

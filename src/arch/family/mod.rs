@@ -25,7 +25,7 @@ use keys::Keys;
 pub use names::parameters;
 pub(crate) use rope::dynamic;
 pub use row::Family;
-pub(crate) use row::{Gguf, Windows};
+pub(crate) use row::{GgufFamily, Windows};
 
 /// The families that are known, in the order of their names.
 pub const FAMILIES: &[Family] =

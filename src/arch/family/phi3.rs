@@ -3,7 +3,7 @@
 use super::common::{LLAMA, PLAIN, common, set_windows, window};
 use super::keys::Keys;
 use super::rope;
-use super::row::{Defaults, Family, GGUF, Gguf, Windows};
+use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
 use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ pub(super) const FAMILY: Family = Family {
         ..LLAMA
     },
     arch,
-    gguf: Some(Gguf {
+    gguf: Some(GgufFamily {
         architecture: "phi3",
         names: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
         windows: Windows::Every { always: true },

@@ -2,7 +2,7 @@
 
 use super::common::{PLAIN, QWEN, common, qwen_windows, set_biases};
 use super::keys::Keys;
-use super::row::{Family, GGUF, Gguf};
+use super::row::{Family, GGUF, GgufFamily};
 use crate::Result;
 use crate::arch::shape::Arch;
 
@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen2ForCausalLM",
     defaults: QWEN,
     arch,
-    gguf: Some(Gguf { architecture: "qwen2", few_values: Some(80), ..GGUF }),
+    gguf: Some(GgufFamily { architecture: "qwen2", few_values: Some(80), ..GGUF }),
     ..PLAIN
 };
 

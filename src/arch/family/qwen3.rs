@@ -2,7 +2,7 @@
 
 use super::common::{PLAIN, QWEN, attentions, common, qwen_windows, set_biases};
 use super::keys::Keys;
-use super::row::{Defaults, Family, GGUF, Gguf};
+use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::Result;
 use crate::arch::shape::Arch;
 
@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen3ForCausalLM",
     defaults: Defaults { head_dim: Some(128), ..QWEN },
     arch,
-    gguf: Some(Gguf { architecture: "qwen3", biases: &[("attention_bias", "self_attn.q_proj")], ..GGUF }),
+    gguf: Some(GgufFamily { architecture: "qwen3", biases: &[("attention_bias", "self_attn.q_proj")], ..GGUF }),
     ..PLAIN
 };
 

@@ -29,7 +29,7 @@ pub struct Family {
     /// The shape that a configuration of this family means.
     pub(super) arch: fn(&Keys<'_>, &Family) -> Result<Arch>,
     /// How GGUF files hold it; None where they are neither read nor written.
-    pub(crate) gguf: Option<Gguf>,
+    pub(crate) gguf: Option<GgufFamily>,
 }
 
 /// What the configuration classes of the families disagree on when a key is missing.
@@ -49,7 +49,7 @@ pub(crate) struct Defaults {
 }
 
 /// How GGUF files hold a family, and what llama.cpp's converter does to its values.
-pub(crate) struct Gguf {
+pub(crate) struct GgufFamily {
     /// `general.architecture`; families that share one differ in their windows.
     pub(crate) architecture: &'static str,
     /// Whether the two halves of each head of q and k alternate in the file.
@@ -94,7 +94,7 @@ pub(crate) enum Windows {
 }
 
 /// A file that names its tensors as llama.cpp usually does and changes no value.
-pub(super) const GGUF: Gguf = Gguf {
+pub(super) const GGUF: GgufFamily = GgufFamily {
     architecture: "",
     interleaved: false,
     norms_plus_one: false,

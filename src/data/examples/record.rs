@@ -18,9 +18,9 @@ const PAIRS: &str = "expected chosen and rejected (texts or message lists), with
 
 /// What became of a record.
 pub(super) enum Found<T> {
-    /// It can be trained on.
+    /// The record can be trained on.
     Kept(T),
-    /// It was left out, for this reason.
+    /// The record was left out, for this reason.
     Dropped(&'static str),
 }
 

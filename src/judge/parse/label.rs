@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// A label, such as `Score`, and how what it names is read.
 pub(super) struct Label {
-    /// Its spellings, in small letters; the first stands in keys and tags.
+    /// The spellings of the label, in small letters; the first stands in keys and tags.
     pub names: &'static str,
     /// Words that may stand between it and its sign without changing what it names.
     pub tail: &'static str,

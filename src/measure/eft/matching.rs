@@ -13,9 +13,9 @@ pub(super) struct Candidate<'a> {
 
 /// How far the logarithms of two lengths may be apart: a quarter of the shorter one.
 const NEAR: f64 = 0.223;
-/// Of so many near ones at most each right answer gets one.
+/// How many of the nearest wrong answers are considered for each right answer.
 const NEAREST: usize = 64;
-/// By how much less near an answer to another question counts.
+/// The distance that is added between answers to different questions.
 const OTHER_QUESTION: f64 = 0.1;
 /// Added to lengths, so that a few characters make no difference.
 const FEW: f64 = 10.0;

@@ -25,9 +25,9 @@ pub struct KnownAnswer {
     pub question: String,
     /// The answer.
     pub answer: String,
-    /// By what it is checked.
+    /// What the record of its prompt says about right answers.
     pub checks: Checks,
-    /// Whether it ended by itself.
+    /// Whether the model ended the answer itself.
     pub ended: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct KindCount {
     pub right: usize,
     /// Wrong answers.
     pub wrong: usize,
-    /// Of each of both so many are taught.
+    /// How many right answers are taught, and as many wrong ones.
     pub taught: usize,
 }
 
@@ -62,7 +62,7 @@ pub struct KindCount {
 pub struct ByLength {
     /// The share of all pairs of a right and a wrong answer that the rule puts in order; a half is chance.
     pub in_order: f64,
-    /// The rule.
+    /// The rule by length that puts most pairs in order.
     pub rule: LengthRule,
     /// Mean length of the right ones in characters.
     pub right: f64,
@@ -81,7 +81,7 @@ pub struct Balance {
     pub kinds: BTreeMap<String, KindCount>,
     /// All different answers.
     pub before: ByLength,
-    /// Those that are taught.
+    /// The answers that are taught.
     pub taught: ByLength,
 }
 

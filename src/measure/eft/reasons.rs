@@ -13,11 +13,11 @@ const SHIPPED: &str = include_str!("../../../prompts/reasons.json");
 pub(super) struct Reasons {
     /// All instructions are followed.
     kept: Vec<String>,
-    /// An instruction is not.
+    /// An instruction is not followed.
     missed: Vec<String>,
     /// The answer is that of the key.
     right: Vec<String>,
-    /// It is not.
+    /// The answer is not that of the key.
     wrong: Vec<String>,
 }
 
