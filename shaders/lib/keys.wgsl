@@ -9,9 +9,9 @@ fn unkey(k: u32) -> f32 {
 // Bit of a key at which the search turns to the list: sign, exponent and two bits behind it are known.
 const FINE: u32 = 18u;
 
-// Adds a token to seven sums, of which sum i = 1 … 7 is over the tokens whose key is at least low + i * 2^bit: it counts
-// them or adds up their weights. `four` holds the first four sums, `three` the others and a 0. Gives what the token
-// counts, 0 below `low`.
+// Adds a token to seven sums, of which sum i = 1 … 7 is over the tokens whose key is at least low + i * 2^bit: it
+// counts them or adds up their weights. `four` holds the first four sums, `three` the others and a 0. Gives what the
+// token counts, 0 below `low`.
 fn tally(four: ptr<function, vec4f>, three: ptr<function, vec4f>, x: f32, low: u32, bit: u32,
          top: f32, counting: bool) -> f32 {
     let k = key(x);

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// New prompts a round
     #[arg(long, default_value_t = DemoConfig::default().prompts, value_name = "N")]
     prompts: usize,
-    /// Train M1 from random weights instead of taking the shipped ones (seconds on a GPU, an hour in software)
+    /// Train M1 from random weights instead of taking the shipped ones (half an hour on two CPU cores)
     #[arg(long)]
     from_scratch: bool,
     /// Go on with an interrupted demo of the same settings
