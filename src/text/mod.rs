@@ -300,6 +300,11 @@ impl Text {
         template::source(&self.config).ok().flatten()
     }
 
+    /// Name and text of each chat template; the one that is used where no other is asked for is called `default`.
+    pub fn chat_templates(&self) -> Vec<(&str, &str)> {
+        template::named(&self.config).unwrap_or_default()
+    }
+
     /// The id of the token that tokenizer_config.json names under `key` (`bos_token`, `pad_token`, …).
     pub fn special_token(&self, key: &str) -> Option<u32> {
         template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))

@@ -50,7 +50,7 @@ fn pair(entry: &Value) -> Option<(&str, &str)> {
 }
 
 /// The name and text of each template in a tokenizer_config.json.
-fn named(config: &Value) -> Result<Vec<(&str, &str)>> {
+pub(super) fn named(config: &Value) -> Result<Vec<(&str, &str)>> {
     let wrong = |what: &str| Error::Input(format!("tokenizer_config.json: chat_template {what}"));
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(Vec::new()),

@@ -28,6 +28,10 @@ const CONTROL: usize = GgufTokenType::Control as usize;
 const USER_DEFINED: usize = GgufTokenType::UserDefined as usize;
 const UNUSED: usize = GgufTokenType::Unused as usize;
 
+/// The key of the chat template; those of others are followed by a dot and their names.
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
+/// The key that lists these names.
+pub(super) const TEMPLATES: &str = "tokenizer.chat_templates";
 /// The key that names the way to cut text.
 const PRE: &str = "tokenizer.ggml.pre";
 /// The way of files without that key, as in llama.cpp; it may be another than the model was trained with.
@@ -190,7 +194,7 @@ impl<'a> Head<'a> {
     fn added_tokens(&self) -> Vec<AddedToken> {
         let name = self.string("general.name").unwrap_or_default();
         // Converters have marked some ends of answers as plain words. What may be a word is one unless it has a role.
-        let template = self.string("tokenizer.chat_template").unwrap_or_default();
+        let template = self.string(TEMPLATE).unwrap_or_default();
         let role =
             |token: &str| template.contains(token) || ["eos", "eot"].iter().any(|k| self.named(k) == Some(token));
         let mut ends = ends::known(self.tokens.iter().copied().zip(0..));
@@ -278,6 +282,13 @@ impl<'a> Head<'a> {
                "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
     }
 
+    /// The templates beside the default one, such as the one for tools.
+    fn named_templates(&self) -> Vec<(&'a str, &'a str)> {
+        let names = self.gguf.get(TEMPLATES).and_then(GgufValue::as_array).unwrap_or_default();
+        let template = |name: &'a str| Some((name, self.string(&format!("{TEMPLATE}.{name}"))?));
+        names.iter().filter_map(GgufValue::as_str).filter_map(template).collect()
+    }
+
     fn config(&self) -> Value {
         let mut config = Map::new();
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
@@ -293,8 +304,14 @@ impl<'a> Head<'a> {
         if let Some(length) = self.gguf.get(&format!("{architecture}.context_length")).and_then(GgufValue::as_usize) {
             config.insert("model_max_length".into(), length.into());
         }
-        if let Some(template) = self.string("tokenizer.chat_template") {
-            config.insert("chat_template".into(), template.into());
+        let default = self.string(TEMPLATE);
+        match &self.named_templates()[..] {
+            [] => drop(default.map(|template| config.insert("chat_template".into(), template.into()))),
+            named => {
+                let all = default.map(|template| ("default", template)).into_iter().chain(named.iter().copied());
+                let entry = |(name, template)| json!({"name": name, "template": template});
+                config.insert("chat_template".into(), all.map(entry).collect());
+            }
         }
         Value::Object(config)
     }

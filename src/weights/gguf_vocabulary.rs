@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::gguf_head::GgufHead;
 use super::gguf_pre::{PreTokenizer, WAYS};
-use super::gguf_tokenizer::{GgufTokenType as Kind, merges_by_score, split_out, swallows_blanks};
+use super::gguf_tokenizer::{GgufTokenType as Kind, TEMPLATE, TEMPLATES, merges_by_score, split_out, swallows_blanks};
 use super::save::GgufParts;
 use crate::text::{Text, Vocabulary, ends};
 use crate::{Error, Result};
@@ -58,8 +58,16 @@ pub(super) fn write(head: &mut GgufHead, parts: &GgufParts<'_>, rows: usize) -> 
     let notes = special_ids(head, parts, Some(text))?;
     let bos = text.bos().and_then(|id| text.id_to_token(id));
     head.flag("tokenizer.ggml.add_bos_token", bos.is_some_and(|bos| starts_with(&json["post_processor"], &bos)));
-    if let Some(template) = text.chat_template() {
-        head.string("tokenizer.chat_template", template);
+    let letters = |name: &str| name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let (default, others): (Vec<_>, Vec<_>) =
+        text.chat_templates().into_iter().partition(|(name, _)| *name == "default");
+    if let [(_, template), ..] = default[..] {
+        head.string(TEMPLATE, template);
+    }
+    if !others.is_empty() {
+        let names: Vec<String> = others.iter().map(|(name, _)| letters(name)).collect();
+        names.iter().zip(&others).for_each(|(name, (_, text))| head.string(&format!("{TEMPLATE}.{name}"), text));
+        head.strings(TEMPLATES, &names);
     }
     Ok(notes)
 }

@@ -107,7 +107,7 @@ fn golden_models_come_back() {
     }
 }
 
-fn tokenizer(pre_tokenizer: Value, template: &str) -> Text {
+fn tokenizer(pre_tokenizer: Value, template: impl Into<Value>) -> Text {
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": pre_tokenizer,
         "added_tokens": [{"id": 5, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -118,7 +118,27 @@ fn tokenizer(pre_tokenizer: Value, template: &str) -> Text {
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
                   "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3, "1": 4}, "merges": [["a", "b"]]}
     });
-    Text::from_json(json.to_string(), json!({"chat_template": template, "eos_token": "<end>"})).unwrap()
+    let config = json!({"chat_template": template.into(), "eos_token": "<end>"});
+    Text::from_json(json.to_string(), config).unwrap()
+}
+
+/// As the `gguf` package of Python writes a list of templates: the default one, and keys with the names of the others.
+#[test]
+fn templates_with_names_go_along() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let mut source = ModelSource::open(&golden("qwen3")).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let list = [("default", "a<end>"), ("tool_use", "{{ tools | length }}<end>"), ("rag v2", "b<end>")];
+    let entries: Vec<Value> = list.iter().map(|(name, text)| json!({"name": name, "template": text})).collect();
+    source.text = Some(tokenizer(gpt2.clone(), entries));
+    save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).unwrap();
+    let again = ModelSource::open(&path).unwrap();
+    let want = [list[0], list[1], ("rag_v2", list[2].1)];
+    assert_eq!(again.text().unwrap().chat_templates(), want);
+    let one = tokenizer(gpt2, "a<end>");
+    assert_eq!(one.chat_templates(), [("default", "a<end>")]);
 }
 
 #[test]
