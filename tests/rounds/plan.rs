@@ -315,6 +315,13 @@ fn the_stages_of_a_run_take_what_is_planned() {
         };
         fs::write(at("seed.jsonl"), lines(&words)).unwrap();
         fs::write(at("held-out.jsonl"), lines(&["jab", "bad"])).unwrap();
+        let keyed: String = words.map(|w| format!("{{\"prompt\": \"sort: {w}{w}\", \"answer\": \"{w}\"}}\n")).concat();
+        fs::write(at("keyed.jsonl"), keyed).unwrap();
+        fs::write(
+            at("choose.jsonl"),
+            "{\"context\": \"upper: abc\", \"choices\": [\"ABC\", \"abc\"], \"answer\": 0}\n",
+        )
+        .unwrap();
         fs::write(at("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
         fs::write(
             at("run.toml"),
@@ -323,13 +330,17 @@ fn the_stages_of_a_run_take_what_is_planned() {
                  prompts = {{ seed_file = {:?}, from_seed = 4, count = 0 }}\n\
                  judge = {{ mode = \"expected\", template = {:?}, wave = 4 }}\n\
                  pairs = {{ select = \"all\", most = 2, min_gap = 0.0 }}\n\
-                 evaluation = {{ prompts = {:?}, mode = \"expected\" }}\n\
+                 evaluation = {{ prompts = {:?}, mode = \"expected\", tasks = [\
+                     {{ task = \"exact\", data = {:?}, samples = 8 }}, \
+                     {{ task = \"choice\", data = {:?} }}] }}\n\
                  dpo = {{ lr = 1e-4, batch = 4 }}\n\
                  candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 24, wave = 4, kv = {kv:?} }}\n",
                 at("run"),
                 at("seed.jsonl"),
                 at("judge.txt"),
                 at("held-out.jsonl"),
+                at("keyed.jsonl"),
+                at("choose.jsonl"),
             ),
         )
         .unwrap();

@@ -107,7 +107,8 @@ impl Questions {
             let (tokens, context) = (prompt.len(), language.context());
             if tokens + new > context {
                 let what = format!("asks with {tokens} tokens; with max_new_tokens = {new} that is more than");
-                return Err(named(item, format!("{what} the model's context of {context}")));
+                let less = "take fewer, or fewer worked examples";
+                return Err(named(item, format!("{what} the model's context of {context}: {less}")));
             }
             all.push(Question::Prompt(prompt));
         }
