@@ -1,7 +1,9 @@
 //! How well a judge agrees with reference scores: the paper's five reward-model metrics.
 
 use super::metrics;
+use super::signals::Signal;
 use crate::data::answers::read_records;
+use crate::judge::Checks;
 use crate::text::{Message, Prompt};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,8 @@ struct RankedLine {
     score_reference: Option<f64>,
     rank: Option<f64>,
     stopped: Option<bool>,
+    #[serde(flatten)]
+    checks: Checks,
     #[serde(alias = "answers")]
     responses: Option<Vec<String>>,
     scores: Option<Vec<f64>>,
@@ -96,10 +100,27 @@ impl OneOrMore {
     }
 }
 
+/// The worth of a response by what its record says about right ones: the share that it keeps to, none where it was cut.
+/// `None` where the record says nothing.
+fn checked(
+    checks: &Checks,
+    (prompt, response): (&str, &str),
+    stopped: Option<bool>,
+) -> std::result::Result<Option<f64>, String> {
+    let signal = match checks {
+        Checks { instruction_id_list: Some(_), .. } => Signal::Rules,
+        Checks { answer: None, pattern: None, .. } => return Ok(None),
+        _ => Signal::Key,
+    };
+    let checker = signal.checker(prompt, checks)?;
+    Ok(checker.map(|checker| if stopped == Some(false) { 0.0 } else { checker.check(response).share }))
+}
+
 /// Reads a ranked set that was held out, as JSONL or a JSON list. A record holds one response (`prompt`, `response`,
-/// and `score_reference` or `rank`, where 0 is best; `stopped` may say whether the response ended) or all responses to
-/// a prompt (`prompt`, `responses`, and `scores` or `ranks`; without these the best one comes first), or a preference
-/// (`prompt`, `chosen`, `rejected`, each one response or a list).
+/// and `score_reference` or `rank`, where 0 is best, or what a program checks it by, as `generate` passes it on;
+/// `stopped` may say whether the response ended) or all responses to a prompt (`prompt`, `responses`, and `scores` or
+/// `ranks`; without these the best one comes first), or a preference (`prompt`, `chosen`, `rejected`, each one response
+/// or a list).
 ///
 /// # Errors
 /// The file cannot be read or holds no record; a record has none of the forms, which the error names by number.
@@ -120,7 +141,10 @@ pub fn read_ranked(path: &Path) -> Result<Vec<Reference>> {
             }
             (Some(response), None) => {
                 let score = line.score_reference.or(line.rank.map(|r| -r));
-                let score = score.ok_or_else(|| wrong("a response needs score_reference or rank (0 is best)"))?;
+                let checked = || checked(&line.checks, (&prompt, &response), line.stopped);
+                let score = score.map_or_else(checked, |score| Ok(Some(score))).map_err(|what| wrong(&what))?;
+                let what = "a response needs score_reference or rank (0 is best), or what a program checks it by";
+                let score = score.ok_or_else(|| wrong(what))?;
                 (vec![response], vec![score])
             }
             (None, Some(responses)) => {
@@ -239,7 +263,24 @@ mod tests {
             read(r#"{"prompt": [{"role": "user", "content": "q"}], "responses": ["a"]}"#).unwrap()[0].prompt,
             "q"
         );
+        // What rules or a key say; an answer that was cut is worth nothing.
+        let rules = r#""instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]"#;
+        let line = |prompt: &str, response: &str, more: &str| {
+            format!("{{\"prompt\": \"{prompt}\", \"response\": \"{response}\", {more}}}\n")
+        };
+        let checked = [
+            line("q", "no", &format!("{rules}, \"stopped\": true")),
+            line("q", "yes, one", rules),
+            line("q", "cut", &format!("{rules}, \"stopped\": false")),
+            line("sum", "It is 12.", "\"answer\": \"12\""),
+            line("sum", "It is 13.", "\"answer\": \"12\""),
+        ];
+        let read_back = read(&checked.concat()).unwrap();
+        assert_eq!(read_back.iter().map(|r| r.score).collect::<Vec<_>>(), [1.0, 0.0, 0.0, 1.0, 0.0]);
+        assert_eq!(read_back.iter().map(|r| r.ended).collect::<Vec<_>>(), [Some(true), None, Some(false), None, None]);
+        let unknown = line("q", "a", r#""instruction_id_list": ["none:such"], "kwargs": [{}]"#);
         for (text, word) in [
+            (unknown.as_str(), "record 1"),
             ("", "no record"),
             (r#"{"prompt": "q", "response": "a"}"#, "record 1: a response needs"),
             (r#"{"prompt": "q"}"#, "list of responses"),
