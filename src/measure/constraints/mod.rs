@@ -30,7 +30,7 @@ pub enum Phrasings {
 }
 
 settings! {
-    /// Constraints that a program checks, put behind new prompts; [judge] mode = "rules" scores answers by them.
+    /// Constraints that a program checks, put behind new prompts; the judge mode "rules" scores answers by them.
     pub struct ConstraintSection {
         /// Most constraints of a prompt; 0 adds none.
         most: usize = 0 => "most", "N", Takes::Whole(0);
