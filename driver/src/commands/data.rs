@@ -83,6 +83,7 @@ pub(crate) struct EftArgs {
     verdicts: Flags<Verdicts>,
     /// Most that one score may take of the verdicts; what is above it is dropped at random
     #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = above_0_to_1)]
+    #[arg(conflicts_with_all = ["rules", "key"])]
     max_share: f32,
     /// A judge prompt of one's own, with {{ question }} and {{ answer }}
     #[arg(long, value_name = "FILE")]

@@ -71,10 +71,10 @@ fn answer(constraints: &[Constraint]) -> String {
         with(&mut text, vec![c.kwargs["keyword"].as_str().unwrap(); number(c, "frequency")].join(" "));
     }
     if let Some(c) = find("detectable_content:number_placeholders") {
-        with(&mut text, vec!["[a]"; number(c, "num_placeholders")].join(" "));
+        with(&mut text, vec!["[white]"; number(c, "num_placeholders")].join(" "));
     }
     if let Some(c) = find("detectable_format:number_highlighted_sections") {
-        with(&mut text, vec!["*a*"; number(c, "num_highlights")].join(" "));
+        with(&mut text, vec!["*white*"; number(c, "num_highlights")].join(" "));
     }
     if let Some(c) = find("length_constraints:number_words").filter(|c| least(c, "relation")) {
         with(&mut text, vec![word; number(c, "num_words")].join(" "));
@@ -100,6 +100,10 @@ fn answer(constraints: &[Constraint]) -> String {
     }
     if find("detectable_format:json_format").is_some() {
         text = json!({ "a": text }).to_string();
+    }
+    if find("change_case:english_capital").is_some() {
+        // Of fewer words in capitals the language is not known.
+        text = format!("what we know of the white hill is what they think of it\n{text}");
     }
     if find("detectable_format:title").is_some() {
         text = format!("<<{word}>>\n{text}");

@@ -59,7 +59,7 @@ fn verdicts_are_those_that_the_mode_reads_and_name_what_failed() {
         let (why, score) = said.split_once("\nScore: ").unwrap();
         assert_eq!(score, lesson.score.to_string());
         let comma = asked.contains("Question: comma");
-        let name = if comma { "no commas" } else { "the number of words" };
+        let name = if comma { "the ban on commas" } else { "the number of words" };
         assert!(why.contains(name), "{said}");
         let what = if comma { "there is a comma" } else { "words, wanted less than 12" };
         assert_eq!(why.contains(what), score == "0", "{said}");
