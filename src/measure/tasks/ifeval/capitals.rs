@@ -107,3 +107,24 @@ pub(super) fn detect(text: &str) -> Option<&'static str> {
     let best = (0..WEIGHTS.len()).max_by_key(|i| sums[*i])?;
     (words > 0).then_some(WEIGHTS[best].0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::detect;
+
+    #[test]
+    fn texts_in_capitals_are_taken_for_what_langdetect_takes_them() {
+        // By langdetect 1.0.9.
+        for (text, language) in [
+            ("I AM A CAT AND I LIKE TO SLEEP IN THE SUN ALL DAY LONG.", "en"),
+            ("THE WEATHER IS NICE TODAY AND WE ARE GOING TO THE PARK WITH OUR FRIENDS.", "en"),
+            ("DEAR SIR, I AM WRITING TO TELL YOU THAT THE MEETING IS ON MONDAY.", "en"),
+            ("WE BAKE BREAD EVERY MORNING AND SELL IT TO THE PEOPLE OF THE TOWN.", "en"),
+            ("GRAND SUMMER FURNITURE SALE: FRIENDS, FAMILIES, KIDS, GARDENS", "de"),
+            ("BUSINESS GERMAN REQUIRES SERIOUS LEARNING STRATEGIES", "de"),
+        ] {
+            assert_eq!(detect(text), Some(language), "{text}");
+        }
+        assert_eq!(detect("ÄÖ 12"), None);
+    }
+}
