@@ -208,7 +208,8 @@ pub fn judging(report: &Report) -> Option<Grid> {
     grid("", &columns, &JUDGING)
 }
 
-/// How the models do in the tasks of `[evaluation]`, one column for each model. `None` if there are none.
+/// What the tasks of `[evaluation]` tell beside their rates by prompt, one column for each model: rates by instruction,
+/// how far each lies above the model before, and the kinds of instruction. `None` if there is nothing of it.
 pub fn tasks(report: &Report) -> Option<Grid> {
     let (mut sets, mut models): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
     for result in &report.tasks {
@@ -233,20 +234,28 @@ pub fn tasks(report: &Report) -> Option<Grid> {
             let draws = if first.samples > 1 { format!(" pass@{k}") } else { String::new() };
             let name = format!("{set}: {measure}{draws}{}", if by == "prompt" { "" } else { ", by instruction" });
             let same = |m: &str, b: &str, other: u32| (m, b, other) == (measure, by, k);
-            row(name.clone(), &|r| {
-                let rate = r.rates.iter().find(|x| same(&x.measure, &x.by, x.k))?.rate;
-                Some(interval(&rate, |x| format!("{x:.0}")) + " %")
-            });
-            for (against, what) in [("M1", "less M1"), ("", "less the model before")] {
-                row(format!("{name}, {what}"), &|r| {
-                    let before = r.differences.iter().filter(|d| same(&d.measure, &d.by, d.k));
-                    let mut wanted = before.filter(|d| (d.against == "M1") == (against == "M1"));
-                    wanted.next().map(|d| interval(&d.difference, |x| format!("{x:+.0}")))
+            if by != "prompt" {
+                row(name.clone(), &|r| {
+                    let rate = r.rates.iter().find(|x| same(&x.measure, &x.by, x.k))?.rate;
+                    Some(interval(&rate, |x| format!("{x:.0}")) + " %")
                 });
             }
+            row(format!("{name}, less the model before"), &|r| {
+                // What the loop began from has no model before it, and is compared with the first one after.
+                let known = r.differences.iter().filter(|_| r.name != "M0");
+                let mut before = known.filter(|d| same(&d.measure, &d.by, d.k));
+                before.next().map(|d| interval(&d.difference, |x| format!("{x:+.0}")))
+            });
         }
-        row(format!("{set}: answers that ended"), &|r| r.stopped.map(percent));
-        row(format!("{set}: words an answer, mean"), &|r| r.words.map(|words| format!("{words:.1}")));
+        for kind in &first.kinds {
+            let Some(measure) = kind.passed.keys().find(|m| first.rates.first().is_some_and(|r| r.measure == **m))
+            else {
+                continue;
+            };
+            row(format!("{set}: {} ({}), {measure}", kind.kind, kind.count), &|r| {
+                r.kinds.iter().find(|k| k.kind == kind.kind)?.passed.get(measure).map(|share| percent(*share))
+            });
+        }
     }
     let head: Vec<&str> = std::iter::once("").chain(models).collect();
     filled(&head, rows)

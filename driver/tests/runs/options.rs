@@ -305,7 +305,7 @@ fn a_run_with_every_option_writes_what_it_should() {
         "Judges before their rounds",
         "M3 against M2",
         "As judges",
-        "keyed: strict pass@2, less M1",
+        "keyed: strict pass@2, less the model before",
         "pick: acc_norm",
         "Validation",
         "agreement with the model before",
