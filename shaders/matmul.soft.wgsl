@@ -28,7 +28,7 @@ struct Params {
 fn rms(squares: vec4f) -> vec4f {
     return vec4f(inverseSqrt(dot(squares, vec4f(1.0)) / f32(p.channels) + p.eps));
 }
-// LORA: bias [3, N] holds bias, g and f, and C = bias + g * (A B) + f * (u low) (lora.wgsl).
+// LORA: bias [3, N] holds bias, g and f (lib/adapted.soft.wgsl).
 // GATED: B is [gate | up], C = act(A gate) * (A up); a lane's two columns (NC is 2) stand half of N apart.
 
 //@ forward lanes
@@ -43,9 +43,11 @@ fn rms(squares: vec4f) -> vec4f {
 @group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
-    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
+    let begin = g.y * WG * select(NC, 1u, GATED == 1u);
+    let first = begin + lane.index;
+    let step = select(WG, p.n4 / 2u, GATED == 1u);
     let row = p.row0 + g.x * MR;
-    let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
+    let col# = min(first + #u * step, p.n4 - 1u); //*1*NC
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
@@ -71,17 +73,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         let r$ = rms(total(q$, lane)); //*MR
         c$_# *= r$; //*MR*NC
     }
-    if LORA == 1u {
-        let o# = p.c0 + col#; //*1*NC
-        c$_# = fma(c$_#, bias[p.ldf4 + o#], bias[o#]); //*MR*NC
-        for (var j = 0u; j < p.rank4; j++) {
-            let f# = bias[2u * p.ldf4 + o#]; //*1*NC
-            let b$_# = f# * low[(4u * j + $u) * p.ldl4 + o#]; //*4*NC
-            let u$_# = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o#) * p.rank4 + j]; //*MR*NC
-            c$_# = fma(vec4f(u$_#.w), b3_#, fma(vec4f(u$_#.z), b2_#, \
-                   fma(vec4f(u$_#.y), b1_#, fma(vec4f(u$_#.x), b0_#, c$_#)))); //*MR*NC
-        }
-    }
+    //< adapted
     if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
@@ -173,10 +165,12 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(8) var<storage, read_write> c: array<vec4f>;    // [M, N], where GATED [M, N / 2]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
-    let first = g.y * WG * select(NC, 1u, GATED == 1u) + lane.index;
+    let begin = g.y * WG * select(NC, 1u, GATED == 1u);
+    let first = begin + lane.index;
+    let step = select(WG, p.n4 / 2u, GATED == 1u);
     let row = p.row0 + g.x * MR;
     let mask = vec4u((1u << BITS) - 1u);
-    let col# = min(first + #u * select(WG, p.n4 / 2u, GATED == 1u), p.n4 - 1u); //*1*NC
+    let col# = min(first + #u * step, p.n4 - 1u); //*1*NC
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
     var q$ = vec4f(); //*MR
@@ -226,17 +220,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
         let r$ = rms(total(q$, lane) * once); //*MR
         c$_# *= r$; //*MR*NC
     }
-    if LORA == 1u {
-        let o# = p.c0 + col#; //*1*NC
-        c$_# = fma(c$_#, bias[p.ldf4 + o#], bias[o#]); //*MR*NC
-        for (var j = 0u; j < p.rank4; j++) {
-            let f# = bias[2u * p.ldf4 + o#]; //*1*NC
-            let b$_# = f# * low[(4u * j + $u) * p.ldl4 + o#]; //*4*NC
-            let u$_# = u[min(row + $u, p.m - 1u) * p.ldu4 + layer(o#) * p.rank4 + j]; //*MR*NC
-            c$_# = fma(vec4f(u$_#.w), b3_#, fma(vec4f(u$_#.z), b2_#, \
-                   fma(vec4f(u$_#.y), b1_#, fma(vec4f(u$_#.x), b0_#, c$_#)))); //*MR*NC
-        }
-    }
+    //< adapted
     if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
     if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \

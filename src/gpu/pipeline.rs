@@ -51,6 +51,14 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 
+/// What a line `//< NAME` stands for in the soft and in the tile variant: lines that several entry points share with
+/// all their registers, which a function could not see.
+const INSERTS: &[(&str, &str, &str)] = &[(
+    "adapted",
+    include_str!("../../shaders/lib/adapted.soft.wgsl"),
+    include_str!("../../shaders/lib/adapted.tile.wgsl"),
+)];
+
 type Choice = (u32, &'static str);
 
 /// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are
@@ -140,7 +148,15 @@ impl Source {
         let head = text.split("\n//@ ").next().unwrap_or_default().lines().filter(|line| !is_directive(line));
         out.extend(head.flat_map(|line| [line, "\n"]));
         out.push_str("\n// ");
-        out.push_str(section);
+        for line in section.lines() {
+            let Some(name) = line.trim_start().strip_prefix("//< ") else {
+                out.extend([line, "\n"]);
+                continue;
+            };
+            let found = INSERTS.iter().find(|(n, ..)| *n == name);
+            let (_, soft, tile) = found.ok_or_else(|| Error::Bug(format!("{}: no shaders/lib/{name}", self.name)))?;
+            out.push_str(if variant == Variant::Soft { soft } else { tile });
+        }
         // A loop over one item ends in a break, or a GPU's compiler would not see that it is none.
         let counts = [constants, &[("ONCE", u32::from(per == 1))]].concat();
         let text = expand(self.name, &out, &counts)?;
