@@ -29,16 +29,23 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         top = max(top, logits[r * p.ld + v]);
     }
     top = reduce_max(top, l);
-    // Four partial sums: one long chain of additions would lose digits over a large vocabulary.
+    // Terms that are small beside their sum would be lost in it, and over a large vocabulary they add up: so four sums,
+    // each of parts of 64 terms.
     var s4 = vec4f();
     var q4 = vec4f();
-    for (var v = lane; v < p.cols; v += 4u * LANES) {
-        let at = vec4u(v, v + LANES, v + 2u * LANES, v + 3u * LANES);
-        let i = vec4u(r * p.ld) + min(at, vec4u(p.cols - 1u));
-        let x = vec4f(logits[i.x], logits[i.y], logits[i.z], logits[i.w]) - top;
-        let e = select(vec4f(), exp(x), at < vec4u(p.cols));
-        s4 += e;
-        q4 += e * e;
+    for (var part = lane; part < p.cols; part += 256u * LANES) {
+        var s = vec4f();
+        var q = vec4f();
+        for (var v = part; v < min(part + 256u * LANES, p.cols); v += 4u * LANES) {
+            let at = vec4u(v, v + LANES, v + 2u * LANES, v + 3u * LANES);
+            let i = vec4u(r * p.ld) + min(at, vec4u(p.cols - 1u));
+            let x = vec4f(logits[i.x], logits[i.y], logits[i.z], logits[i.w]) - top;
+            let e = select(vec4f(), exp(x), at < vec4u(p.cols));
+            s += e;
+            q += e * e;
+        }
+        s4 += s;
+        q4 += q;
     }
     let sum = reduce_sum((s4.x + s4.y) + (s4.z + s4.w), l);
     let squares = reduce_sum((q4.x + q4.y) + (q4.z + q4.w), l);

@@ -157,7 +157,7 @@ impl Real {
                 assert_eq!(got[0][count], case[count], "{count} with windows of {window}");
             }
             let nll = |of: &Value| of["nll"].as_f64().unwrap();
-            near(nll(&got[0]), nll(case), 3e-4, &format!("nll with windows of {window}"));
+            near(nll(&got[0]), nll(case), 5e-5, &format!("nll with windows of {window}"));
         }
     }
 
