@@ -53,6 +53,8 @@
 pub mod arch;
 mod clock;
 #[doc(hidden)]
+pub mod config;
+#[doc(hidden)]
 pub mod data;
 #[doc(hidden)]
 pub mod demo;
@@ -79,6 +81,8 @@ pub mod measure;
 pub mod model;
 mod observe;
 #[doc(hidden)]
+pub mod plan;
+#[doc(hidden)]
 pub mod recipe;
 #[doc(hidden)]
 pub mod report;
@@ -92,12 +96,15 @@ pub mod text;
 #[doc(hidden)]
 pub mod train;
 #[doc(hidden)]
+pub mod waves;
+#[doc(hidden)]
 pub mod weights;
 #[doc(hidden)]
 pub mod world;
 
 pub use arch::lora::{Adapter, LoraConfig};
 pub use arch::{Arch, Dtype, NamedTensor};
+pub use config::RunConfig;
 pub use error::{Error, Result};
 pub use generate::{ChatLanguage, Engine, Generator, GpuEngine, Output, Request, Sampling, Settings};
 pub use gpu::{DeviceInfo, Gpu, Options, list as list_devices};
@@ -105,7 +112,6 @@ pub use judge::{Item, Judge, Mode, ModelJudge, ModelJudgeSettings, RandomJudge, 
 pub use model::score::{Branch, logps};
 pub use model::{Base, Model, Storage};
 pub use observe::{Observer, Silent};
-pub use recipe::config::RunConfig;
 pub use recipe::run::{RunOptions, Until, run};
 pub use recipe::run_folder::{Status, status};
 pub use report::Report;

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use selfreward::data::records::hex;
-use selfreward::recipe::waves::{self, Waves, part};
 use selfreward::rng::fnv;
 use selfreward::train::out_folder::difference;
+use selfreward::waves::{self, Waves, part};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

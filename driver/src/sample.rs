@@ -1,8 +1,8 @@
 //! The sampling flags that several commands share.
 
 use crate::flags::{Flags, Preset};
+use selfreward::config::CandidateSection;
 use selfreward::generate::{Sampling, Settings};
-use selfreward::recipe::config::CandidateSection;
 use selfreward::source::ModelSource;
 
 /// How a model answers where flags do not say otherwise.

@@ -1,14 +1,14 @@
 //! The small world as a [`Domain`], and its oracle.
 
+use crate::config::{
+    CandidateSection, DpoSection, JudgeSection, Judging, Method, PairSection, PromptSection, RoundSettings,
+};
 use crate::generate::Engine;
 use crate::generate::Output;
 use crate::generate::Sampling;
 use crate::gpu::Gpu;
 use crate::judge::{Item, Judge, MarksTemplate, Mode, ModelJudge, ModelJudgeSettings, Template, Templates, Verdict};
 use crate::model::Model;
-use crate::recipe::config::{
-    CandidateSection, DpoSection, JudgeSection, Judging, Method, PairSection, PromptSection, RoundSettings,
-};
 use crate::recipe::domain::Domain;
 use crate::rng::Stream;
 use crate::text::Language;

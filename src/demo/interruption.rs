@@ -3,11 +3,11 @@
 //! otherwise one in some.
 
 use super::domain::{WorldDomain, self_judge, settings};
+use crate::config::{Method, RoundSettings};
 use crate::durable::faults::fail_after;
 use crate::gpu::Gpu;
 use crate::json::write_file;
 use crate::recipe::chat::ChatDomain;
-use crate::recipe::config::{Method, RoundSettings};
 use crate::recipe::context::{RoundContext, RoundFiles, sizes};
 use crate::recipe::domain::Domain;
 use crate::recipe::models::RunModels;

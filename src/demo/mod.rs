@@ -9,13 +9,13 @@ mod lessons;
 pub mod report;
 
 use crate::clock;
+use crate::config::{Method, RoundSettings};
 use crate::data::records::PairRecord;
 use crate::disk::{self, OnDisk};
 use crate::generate::GpuEngine;
 use crate::gpu::Gpu;
 use crate::json::{read_json, read_jsonl, write_json};
 use crate::judge::{Judge, RandomJudge};
-use crate::recipe::config::{Method, RoundSettings};
 use crate::recipe::context::{Renewed, RoundContext, RoundFiles, sizes};
 use crate::recipe::domain::Domain;
 use crate::recipe::models::RunModels;

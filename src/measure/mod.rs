@@ -2,10 +2,12 @@
 
 pub mod agreement;
 pub mod calibrate;
+pub mod constrained;
 pub mod constraints;
 pub mod diversity;
 pub mod duel;
 pub mod eft;
+pub mod held_out;
 pub mod metrics;
 pub mod order;
 pub mod perplexity;

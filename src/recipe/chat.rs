@@ -1,15 +1,15 @@
 //! Real text models as a [`Domain`]: they have a tokenizer and a chat template, and instructions from a seed file.
 
 use super::adapters::Adapters;
-use super::config::PromptSection;
-use super::constrained::about;
 use super::domain::Domain;
+use crate::config::PromptSection;
 use crate::data::records::SeedRecord;
 use crate::generate::ChatLanguage;
 use crate::generate::Output;
 use crate::gpu::Gpu;
 use crate::json::read_jsonl;
 use crate::judge::Checks;
+use crate::measure::constrained::about;
 use crate::model::{Model, Storage};
 use crate::rng::Stream;
 use crate::source::{ModelSource, save_model};

@@ -1,11 +1,11 @@
 //! What every stage of a round is given, and where it writes.
 
-use super::config::RoundSettings;
 use super::domain::Domain;
-use super::held_out::HeldOut;
 use super::models::Models;
 use crate::Observer;
+use crate::config::RoundSettings;
 use crate::gpu::Gpu;
+use crate::measure::held_out::HeldOut;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,13 @@
 //! The controls: models that are trained of M1's answers in round 1 as M2 is, but under random scores, or on the best
 //! answers alone. What M2 gains over them is what judging, or preferences, bring.
 
-use super::config::{Agreement, Method, PairSection, RoundSettings, RunConfig, Weighting};
 use super::context::{Renewed, RoundContext, RoundFiles};
 use super::evaluation::{self, CONTROLS, CONTROLS_FOLDER, Control, Evaluation, Subject};
 use super::run_folder::RunFolder;
 use super::run_metrics;
 use super::stages::pairs::{self, Inputs};
 use super::stages::{training, verdicts};
+use crate::config::{Agreement, Method, PairSection, RoundSettings, RunConfig, Weighting};
 use crate::data::records::PairRecord;
 use crate::disk::OnDisk;
 use crate::generate::GpuEngine;

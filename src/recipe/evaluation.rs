@@ -2,10 +2,9 @@
 //! its own judgment on ranked answers, and tasks whose answers a program checks. The small world has a measure of its
 //! own (`demo/evaluation.rs`).
 
-use super::config::{Comparison, RunConfig};
 use super::models::Models;
 use super::tasks::RunTask;
-use super::waves::{WaveStage, in_waves};
+use crate::config::{Comparison, RunConfig};
 use crate::data::answers::{AnswerSet, ask, read_answers, read_prompts, read_records, write_alpaca};
 use crate::disk::{self, OnDisk};
 use crate::generate::ChatLanguage;
@@ -19,6 +18,7 @@ use crate::rng::fnv;
 use crate::source::ModelSource;
 use crate::text::Language;
 use crate::text::Prompt;
+use crate::waves::{WaveStage, in_waves};
 use crate::{Error, Observer, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

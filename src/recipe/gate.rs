@@ -1,10 +1,9 @@
 //! Keeps a run from training on noise: before a round whose scores are the model's own, its judgment is measured on
 //! ranked answers whose order is known. A judge that is surely below `[judge] floor` stops the run.
 
-use super::config::{Judging, RunConfig};
 use super::evaluation::documents;
 use super::judging::{CALIBRATION_FILE, KeptCalibration, ranked};
-use super::waves::Waves;
+use crate::config::{Judging, RunConfig};
 use crate::data::records::hex;
 use crate::disk::OnDisk;
 use crate::durable;
@@ -13,6 +12,7 @@ use crate::json::{read_json, write_json};
 use crate::judge::Judge;
 use crate::measure::calibrate::{items, order, reporting_half};
 use crate::measure::order::Ordered;
+use crate::waves::Waves;
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -62,7 +62,7 @@ impl Gate<'_> {
         if path.is_there() {
             let kept: GateRecord = read_json(&path)?;
             if kept.model == model && kept.judge == judge.name() {
-                durable::remove_file(&super::waves::part(&path))?;
+                durable::remove_file(&crate::waves::part(&path))?;
                 return Ok(Some(kept));
             }
         }
@@ -74,7 +74,7 @@ impl Gate<'_> {
         let record = GateRecord { model, judge: judge.name().to_owned(), ordered };
         durable::create_folder(&self.run.join(FOLDER))?;
         write_json(&path, &record)?;
-        durable::remove_file(&super::waves::part(&path))?;
+        durable::remove_file(&crate::waves::part(&path))?;
         if let Some(ordered) = &record.ordered {
             self.observer.note(&format!("M{number} as a judge ({}): {}", record.judge, ordered.all));
         }

@@ -1,8 +1,7 @@
 //! The judge of a run: its templates, and, where the configuration says `auto`, the mode that suits the model.
 
-use super::config::{JudgeSection, Judging, RunConfig};
 use super::domain::Domain;
-use super::waves::{Waves, tidy};
+use crate::config::{JudgeSection, Judging, RunConfig};
 use crate::data::answers::read_asked;
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
@@ -16,12 +15,13 @@ use crate::measure::signals::Signal;
 use crate::model::Model;
 use crate::source::ModelSource;
 use crate::text::Language;
+use crate::waves::{Waves, tidy};
 use crate::{Error, Observer, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The shipped templates, with the user's own one in the place that the mode reads.
-pub(super) fn templates(section: &JudgeSection) -> Result<Templates> {
+pub(crate) fn templates(section: &JudgeSection) -> Result<Templates> {
     let mut templates = Templates::default();
     if !section.template.as_os_str().is_empty() {
         let path = &section.template;

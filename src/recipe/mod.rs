@@ -1,4 +1,4 @@
-//! The self-rewarding loop: its stages, its configuration, its folder.
+//! The self-rewarding loop: its stages, its rounds, its folder.
 //!
 //! A round is prompts -> candidates -> verdicts -> pairs -> training. Each stage is one file in [`stages`], reads and
 //! writes JSONL, and can be interrupted after any wave. What differs between real models and the small world is data
@@ -6,18 +6,13 @@
 
 mod adapters;
 pub mod chat;
-pub mod config;
-pub mod constrained;
 pub mod context;
 mod controls;
 pub mod domain;
 pub mod evaluation;
 pub mod gate;
-pub mod held_out;
 pub mod judging;
 pub mod models;
-pub mod pair_rule;
-pub mod plan;
 pub mod round;
 pub mod round_metrics;
 pub mod run;
@@ -28,6 +23,5 @@ pub mod stages;
 pub mod supervised;
 mod tasks;
 pub mod warnings;
-pub mod waves;
 
 pub use domain::Domain;

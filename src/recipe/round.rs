@@ -1,6 +1,5 @@
 //! One round of the loop: prompts, candidates, verdicts, pairs and training.
 
-use super::config::{Agreement, Rejected};
 use super::context::{
     ANCHOR_VERDICTS, ANCHORS, LOGPS, LOGPS_BEFORE, META_PAIRS, RoundContext, RoundFiles, VERDICTS_BEFORE,
 };
@@ -9,7 +8,7 @@ use super::shards;
 use super::stages::pairs::{self, Inputs};
 use super::stages::{candidates, logps, meta, prompts, training, verdicts};
 use super::warnings;
-use super::waves::finished;
+use crate::config::{Agreement, Rejected};
 use crate::data::records::{CandidateRecord, PairRecord};
 use crate::disk::OnDisk;
 use crate::generate::{Engine, GpuEngine};
@@ -17,6 +16,7 @@ use crate::gpu::Gpu;
 use crate::json::write_json;
 use crate::judge::Judge;
 use crate::model::Model;
+use crate::waves::finished;
 use crate::{Error, Result};
 use std::path::Path;
 

@@ -1,13 +1,11 @@
 //! The whole loop on a real model: `run CONFIG.toml`.
 
 use super::chat::ChatDomain;
-use super::config::{Judging, RunConfig};
 use super::context::{Renewed, RoundContext, RoundFiles, sizes};
 use super::controls::Controls;
 use super::domain::Domain;
 use super::evaluation::{self, Evaluation, Subject};
 use super::gate::{self, Gate};
-use super::held_out::{HeldOut, read_held_out};
 use super::judging::{can_check, judge, ranked, templates};
 use super::models::{Models, RunModels};
 use super::round::play;
@@ -18,12 +16,14 @@ use super::stages::prompts;
 use super::stages::prompts::earlier_prompts;
 use super::supervised::{self, Supervision};
 use super::tasks;
+use crate::config::{Judging, RunConfig};
 use crate::data::answers::read_prompts;
 use crate::data::records::hex;
 use crate::disk::{self, OnDisk};
 use crate::generate::{ChatLanguage, GpuEngine};
 use crate::gpu::Gpu;
 use crate::json::write_file;
+use crate::measure::held_out::{HeldOut, read_held_out};
 use crate::rng::fnv;
 use crate::settings::setters;
 use crate::source::{ModelSource, SOURCE_FILE};

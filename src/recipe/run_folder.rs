@@ -1,8 +1,8 @@
 //! A run's folder: its configuration, its plan, its state, and the lock that keeps a second process out.
 
-use super::config::REFERENCE;
 use super::{run_metrics, warnings};
 use crate::clock::{self, Instant};
+use crate::config::REFERENCE;
 use crate::disk::{self, File, OnDisk, TryLockError};
 use crate::durable::{self, Lines};
 use crate::json::{line, read_json, write_file, write_json};

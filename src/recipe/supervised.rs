@@ -1,7 +1,7 @@
 //! M1 from M0: supervised training on instruction data and on judgments, with which the paper begins.
 
-use super::config::SftSection;
 use super::domain::Domain;
+use crate::config::SftSection;
 use crate::data::examples;
 use crate::data::examples::Rules;
 use crate::disk::OnDisk;

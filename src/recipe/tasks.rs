@@ -1,11 +1,11 @@
 //! The tasks of `[evaluation]`: every model does them, and a program checks its answers.
 
-use super::config::{EvaluationTask, RunConfig};
-use super::waves::{WaveStage, in_waves};
+use crate::config::{EvaluationTask, RunConfig};
 use crate::disk::OnDisk;
 use crate::generate::{ChatLanguage, Engine, Language, Settings};
 use crate::json::{read_jsonl, write_json};
 use crate::measure::tasks::{Given, Known, Questions, Scored, Shots, Task, differences, report};
+use crate::waves::{WaveStage, in_waves};
 use crate::{Error, Observer, Result};
 use serde::Deserialize;
 use serde_json::Value;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use selfreward::arch::Dtype;
 use selfreward::arch::{NamedTensor, family};
+use selfreward::config::RunConfig;
 use selfreward::data::examples::Rules;
 use selfreward::data::{answers, examples, import, records};
 use selfreward::json::read_jsonl;
 use selfreward::judge::Template;
 use selfreward::measure::agreement;
 use selfreward::measure::tasks::{TASKS, report, score_responses};
-use selfreward::recipe::config::RunConfig;
 use selfreward::source::{ModelSource, save_gguf_adapter};
 use selfreward::text::{Message, TemplateInputs, Text};
 use selfreward::weights::{ModelParts, save_gguf, save_model_parts};

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use selfreward::config::pair_rule::Select;
+use selfreward::config::{Agreement, ByRound, Method, Rejected, RoundSettings, Weighting};
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use selfreward::demo::domain::{WorldDomain, self_judge, settings};
 use selfreward::generate::{Engine, KvType};
@@ -12,10 +14,8 @@ use selfreward::judge::{Item, Judge, Match, ModelJudge, ModelJudgeSettings, Pref
 use selfreward::judge::{Mode, RandomJudge, Templates, Verdict};
 use selfreward::measure::metrics::mean_se;
 use selfreward::recipe::Domain;
-use selfreward::recipe::config::{Agreement, ByRound, Method, Rejected, RoundSettings, Weighting};
 use selfreward::recipe::context::{RoundContext, RoundFiles};
 use selfreward::recipe::models::{Models, RunModels};
-use selfreward::recipe::pair_rule::Select;
 use selfreward::recipe::round::{play, prepare};
 use selfreward::recipe::round_metrics::{RoundMetrics, measure};
 use selfreward::recipe::stages::meta;

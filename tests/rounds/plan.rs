@@ -5,12 +5,12 @@
 
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LoraConfig};
+use selfreward::config::RunConfig;
 use selfreward::generate::{ChatLanguage, Generator, KvType, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
 use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
-use selfreward::recipe::config::RunConfig;
-use selfreward::recipe::plan::{self, RunShape, ids};
+use selfreward::plan::{self, RunShape, ids};
 use selfreward::recipe::run::{self, RunOptions};
 use selfreward::source::ModelSource;
 use selfreward::text::Language;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use selfreward::config::{Method, RoundSettings};
 use selfreward::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRecord};
 use selfreward::demo::domain::{OracleJudge, WorldDomain, self_judge, settings};
 use selfreward::demo::evaluation;
@@ -12,7 +13,6 @@ use selfreward::json::read_jsonl;
 use selfreward::judge::{Judge, RandomJudge};
 use selfreward::measure::metrics;
 use selfreward::model::score::Branch;
-use selfreward::recipe::config::{Method, RoundSettings};
 use selfreward::recipe::context::{RoundContext, RoundFiles};
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::round::prepare;

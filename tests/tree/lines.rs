@@ -8,6 +8,16 @@ const COLUMNS: usize = 120;
 /// Lines of a file, by its ending.
 const LINES: [(&str, usize); 2] = [(".rs", 550), (".wgsl", 250)];
 
+/// Lines of src/recipe/: what is not the loop itself has a floor of its own.
+const RECIPE: usize = 5500;
+
+#[test]
+fn the_recipe_is_the_loop_alone() {
+    let lines = |path: &String| read(path).lines().count();
+    let count: usize = files().iter().filter(|path| path.starts_with("src/recipe/")).map(lines).sum();
+    assert!((1000..=RECIPE).contains(&count), "src/recipe has {count} lines, more than {RECIPE}");
+}
+
 #[test]
 fn lines_and_files_of_code_are_short() {
     let mut wrong = Vec::new();

@@ -2,9 +2,9 @@
 
 use crate::app::{App, check_writable};
 use anyhow::{Result, ensure};
+use selfreward::config::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::Checks;
-use selfreward::recipe::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
 use selfreward::text::{Message, Prompt, TemplateInputs};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

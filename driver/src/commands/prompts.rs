@@ -4,19 +4,19 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
 use crate::sample::Kept;
 use anyhow::{Result, ensure};
+use selfreward::config::{PromptSection, RoundSettings};
 use selfreward::data::records::DroppedRecord;
 use selfreward::generate::GpuEngine;
 use selfreward::json::{read_json, read_jsonl, write_json};
 use selfreward::kernels::half::Half;
+use selfreward::measure::held_out::read_held_out;
 use selfreward::model::Model;
 use selfreward::recipe::chat::ChatDomain;
-use selfreward::recipe::config::{PromptSection, RoundSettings};
 use selfreward::recipe::context::RoundContext;
-use selfreward::recipe::held_out::read_held_out;
 use selfreward::recipe::models::NoModels;
 use selfreward::recipe::stages::prompts;
-use selfreward::recipe::waves::tidy;
 use selfreward::settings;
+use selfreward::waves::tidy;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]

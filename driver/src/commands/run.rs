@@ -6,7 +6,7 @@ use crate::ranks;
 use crate::tables::Table;
 use anyhow::Result;
 use selfreward::Observer;
-use selfreward::recipe::config::{self, RunConfig};
+use selfreward::config::{self, RunConfig};
 use selfreward::recipe::round_metrics::RoundMetrics;
 use selfreward::recipe::run::{self, RunOptions, Until};
 use selfreward::recipe::run_folder::{self, Status};

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use assert_cmd::cargo::cargo_bin_cmd;
-use selfreward::{recipe::plan::ids, world};
+use selfreward::{plan::ids, world};
 use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::fs;

@@ -5,8 +5,8 @@ use crate::data::records::{CandidateRecord, PromptRecord, hex};
 use crate::generate::Engine;
 use crate::generate::{Request, Settings};
 use crate::recipe::context::RoundContext;
-use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
+use crate::waves::{WaveStage, in_waves};
 use std::path::Path;
 
 /// Answers the prompts in waves; writes `out`, sorted by prompt id and sample. `stage` names the stage in ids and in

@@ -5,7 +5,7 @@ use crate::data::records::{CandidateRecord, LogpRecord, PromptRecord};
 use crate::generate::Engine;
 use crate::model::score::Branch;
 use crate::recipe::context::RoundContext;
-use crate::recipe::waves::{WaveStage, in_waves};
+use crate::waves::{WaveStage, in_waves};
 use std::collections::HashMap;
 use std::path::Path;
 

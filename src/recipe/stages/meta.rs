@@ -5,9 +5,9 @@ use crate::data::records::{CandidateRecord, PairRecord, PromptRecord, VerdictRec
 use crate::generate::Engine;
 use crate::judge::{Item, Judge, Match, PairwiseJudge, Preference, Template};
 use crate::recipe::context::RoundContext;
-use crate::recipe::waves::{WaveStage, in_waves};
 use crate::rng::record_id;
 use crate::text::Answered;
+use crate::waves::{WaveStage, in_waves};
 use crate::{Error, Observer, Result};
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,13 +1,13 @@
 //! Stage 4: the preference pairs of the prompts.
 
 use crate::Result;
+use crate::config::pair_rule::{PairChoice, ScoredAnswer, choose};
+use crate::config::{Agreement, Weighting};
 use crate::data::records::{CandidateRecord, LogpRecord, PairRecord, PromptRecord, VerdictRecord, alone, hex};
 use crate::disk::OnDisk;
 use crate::json::{read_jsonl, write_jsonl};
 use crate::measure::metrics::{kendall_tau_b, mean_se};
-use crate::recipe::config::{Agreement, Weighting};
 use crate::recipe::context::RoundContext;
-use crate::recipe::pair_rule::{PairChoice, ScoredAnswer, choose};
 use crate::rng::record_id;
 use std::collections::HashMap;
 use std::path::Path;

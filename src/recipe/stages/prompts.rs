@@ -1,5 +1,6 @@
 //! Stage 1: new prompts by few-shot self-instruct.
 
+use crate::config::Writer;
 use crate::data::records::{DroppedRecord, PromptRecord, hex};
 use crate::generate::Engine;
 use crate::generate::{Request, Settings};
@@ -7,14 +8,13 @@ use crate::json::read_jsonl;
 use crate::json::write_jsonl;
 use crate::judge::Checks;
 use crate::measure::constraints;
+use crate::measure::held_out::HeldOutSet;
 use crate::measure::rouge::KeptTexts;
 use crate::recipe::chat::ChatDomain;
-use crate::recipe::config::Writer;
 use crate::recipe::context::{RoundContext, RoundFiles};
 use crate::recipe::domain::Domain;
-use crate::recipe::held_out::HeldOutSet;
-use crate::recipe::waves::{Waves, finished};
 use crate::rng::{Stream, record_id};
+use crate::waves::{Waves, finished};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};

@@ -1,12 +1,12 @@
 //! Stage 5: trains the next model on the pairs.
 
 use super::validation::{self, Validator};
+use crate::config::Method;
 use crate::data::records::PairRecord;
 use crate::disk::OnDisk;
 use crate::gpu::Gpu;
 use crate::judge::Judge;
 use crate::model::Model;
-use crate::recipe::config::Method;
 use crate::recipe::context::{RoundContext, RoundFiles};
 use crate::train::checkpoints::Checkpoints;
 use crate::train::exchange::Alone;

@@ -1,9 +1,8 @@
 //! What a whole run would take: the memory of each stage, its work, its least time at the device's peaks, and its room
 //! on disk.
 
-use super::config::{Comparison, JudgeSection, Judging, Method, RunConfig};
-use super::judging::templates;
 use crate::arch::lora::{Adapter, LoraConfig};
+use crate::config::{Comparison, JudgeSection, Judging, Method, RunConfig};
 use crate::disk;
 use crate::generate::{Generator, KvType, Request, Settings};
 use crate::gpu::{Cost, Gpu, Peak};
@@ -12,6 +11,7 @@ use crate::kernels::peak::Peaks;
 use crate::measure::tasks::Known;
 use crate::model::Model;
 use crate::model::score::{self, Branch};
+use crate::recipe::judging::templates;
 use crate::rng::Stream;
 use crate::text::Language;
 use crate::train::TrainSettings;

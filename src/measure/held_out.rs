@@ -1,7 +1,7 @@
 //! Prompts on which models are measured, and what is kept out of training for their sake.
 
+use super::rouge::{KeptTexts, words};
 use crate::data::answers::read_records;
-use crate::measure::rouge::{KeptTexts, words};
 use crate::text::Prompt;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

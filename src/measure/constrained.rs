@@ -1,8 +1,8 @@
 //! Prompts with constraints made without a model, of a list of instructions or topics: sets to train and to measure on.
 
+use super::constraints::{self, ConstraintSection, Phrasings};
 use super::held_out::{HeldOut, HeldOutSet};
 use crate::judge::Checks;
-use crate::measure::constraints::{self, ConstraintSection, Phrasings};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

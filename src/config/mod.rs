@@ -7,6 +7,7 @@
 
 mod controls;
 mod evaluation;
+pub mod pair_rule;
 mod pairs;
 mod stages;
 mod training;
@@ -142,7 +143,7 @@ fn empty(path: &Path) -> bool {
 }
 
 /// Every key with its default, explained: `configs/reference.toml`.
-pub const REFERENCE: &str = include_str!("../../../configs/reference.toml");
+pub const REFERENCE: &str = include_str!("../../configs/reference.toml");
 
 impl RunConfig {
     /// A configuration with every key at its default, for the model at `path`.

@@ -1,8 +1,8 @@
 //! `[pairs]`: how verdicts become preferences.
 
 use super::demand;
+use super::pair_rule::{PairRule, Select};
 use crate::Result;
-use crate::recipe::pair_rule::{PairRule, Select};
 use crate::settings::{Range, Section, Takes, settings};
 use serde::{Deserialize, Serialize};
 
