@@ -2,7 +2,6 @@
 //! evaluation's files.
 
 use super::evaluation::{CONTROLS, Control, FOLDER, JudgedRecord, TextRecord};
-use crate::Result;
 use crate::disk::{self, OnDisk};
 use crate::json::{read_json, read_jsonl_if_there, write_json};
 use crate::measure::agreement::Reference;
@@ -12,6 +11,7 @@ use crate::measure::metrics::distinct;
 use crate::measure::tasks::TaskReport;
 use crate::measure::win_rate::{Estimate, bootstrap};
 use crate::text::Prompt;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -327,7 +327,15 @@ pub fn measure(run: &Path, seed: u64) -> Result<RunMetrics> {
 /// The file is broken.
 pub fn read(run: &Path) -> Result<RunMetrics> {
     let path = run.join(FILE);
-    if path.is_there() { read_json(&path) } else { Ok(RunMetrics::default()) }
+    if !path.is_there() {
+        return Ok(RunMetrics::default());
+    }
+    let value: serde_json::Value = read_json(&path)?;
+    // The demo's document has the same name, and measures of its own.
+    if value.get("measures").is_none() {
+        return Ok(RunMetrics::default());
+    }
+    serde_json::from_value(value).map_err(|e| Error::file(&path, e.to_string()))
 }
 
 /// Writes a run's `metrics.json`, unless nothing is measured.
