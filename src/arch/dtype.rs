@@ -149,24 +149,13 @@ impl Dtype {
             Dtype::Q5_1 => (fives(b, 4), [(d, m); 2]),
             Dtype::Q4K | Dtype::Q5K => {
                 let (s, sub) = sub_scale(&b[4..16], g);
-                let (low, high) = (thirty_two_at(b, if self == Dtype::Q4K { 16 } else { 48 } + g / 2 * 32), g % 2 * 4);
-                let q = match self {
-                    Dtype::Q4K => each(|i| low[i] >> high & 15),
-                    _ => {
-                        let fifth = thirty_two_at(b, 16);
-                        each(|i| low[i] >> high & 15 | (fifth[i] >> g & 1) << 4)
-                    }
-                };
+                let q = if self == Dtype::Q4K { k_nibbles(b, 16, g) } else { k_fives(b, g) };
                 (q, [(d * s, -(m * sub)); 2])
             }
             Dtype::Q6K => {
                 let d = half_at(b, 208);
                 let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
-                // As `six` has it, of 32 neighbours.
-                let low = thirty_two_at(b, g / 4 * 64 + g % 2 * 32);
-                let high = thirty_two_at(b, 128 + g / 4 * 32);
-                let q = each(|i| low[i] >> (g % 4 / 2 * 4) & 15 | (high[i] >> (g % 4 * 2) & 3) << 4);
-                (q, [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+                (sixes(b, g), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
             }
             Dtype::Q2K => {
                 let (d, m) = (half_at(b, 80), half_at(b, 82));
@@ -179,8 +168,8 @@ impl Dtype {
                 (each(|i| three(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -4.0 * scale(i))))
             }
             Dtype::Iq4Nl => {
-                let step = |i: usize| STEPS[usize::from(nibble(&b[2..18], i))].cast_unsigned() ^ 0x80;
-                (each(step), [(d, -128.0 * d); 2])
+                let step = |q: u8| STEPS[usize::from(q)].cast_unsigned() ^ 0x80;
+                (nibbles(b, 2).map(step), [(d, -128.0 * d); 2])
             }
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
@@ -237,7 +226,7 @@ fn thirty_two_at(block: &[u8], at: usize) -> [u8; 32] {
     bytes
 }
 
-/// The 4-bit values of a 32-block whose 16 bytes begin at `at`, as [`nibble`] has them.
+/// The 4-bit values of a 32-block whose 16 bytes begin at `at`: low nibbles first, then high ones.
 fn nibbles(block: &[u8], at: usize) -> [u8; 32] {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&block[at..at + 16]);
@@ -248,7 +237,8 @@ fn nibbles(block: &[u8], at: usize) -> [u8; 32] {
     values
 }
 
-/// The 5-bit values of a 32-block whose word of fifth bits begins at `at`, as [`five`] has them.
+/// The 5-bit values of a 32-block whose word of fifth bits begins at `at`, a nibble and one bit of the
+/// little-endian word each.
 fn fives(block: &[u8], at: usize) -> [u8; 32] {
     let mut values = nibbles(block, at + 4);
     for (eight, bits) in values.chunks_exact_mut(8).zip(&block[at..at + 4]) {
@@ -271,16 +261,6 @@ const FIFTH: [[u8; 8]; 256] = {
     all
 };
 
-/// The i-th 4-bit value of a 32-block: low nibbles first, then high ones.
-fn nibble(qs: &[u8], i: usize) -> u8 {
-    if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 }
-}
-
-/// The i-th 5-bit value of a 32-block: a nibble and one bit of the little-endian word before the nibbles.
-fn five(qh: &[u8], qs: &[u8], i: usize) -> u8 {
-    nibble(qs, i) | ((qh[i / 8] >> (i % 8)) & 1) << 4
-}
-
 fn q8_0(b: &[u8; 34], out: &mut Vec<f32>) {
     let d = half_at(b, 0);
     out.extend(b[2..].iter().map(|&q| f32::from(q.cast_signed()) * d));
@@ -288,22 +268,22 @@ fn q8_0(b: &[u8; 34], out: &mut Vec<f32>) {
 
 fn q4_0(b: &[u8; 18], out: &mut Vec<f32>) {
     let d = half_at(b, 0);
-    out.extend((0..32).map(|i| d * (f32::from(nibble(&b[2..], i)) - 8.0)));
+    out.extend(nibbles(b, 2).map(|q| d * (f32::from(q) - 8.0)));
 }
 
 fn q4_1(b: &[u8; 20], out: &mut Vec<f32>) {
     let (d, m) = (half_at(b, 0), half_at(b, 2));
-    out.extend((0..32).map(|i| d * f32::from(nibble(&b[4..], i)) + m));
+    out.extend(nibbles(b, 4).map(|q| d * f32::from(q) + m));
 }
 
 fn q5_0(b: &[u8; 22], out: &mut Vec<f32>) {
     let d = half_at(b, 0);
-    out.extend((0..32).map(|i| d * (f32::from(five(&b[2..6], &b[6..], i)) - 16.0)));
+    out.extend(fives(b, 2).map(|q| d * (f32::from(q) - 16.0)));
 }
 
 fn q5_1(b: &[u8; 24], out: &mut Vec<f32>) {
     let (d, m) = (half_at(b, 0), half_at(b, 2));
-    out.extend((0..32).map(|i| d * f32::from(five(&b[4..8], &b[8..], i)) + m));
+    out.extend(fives(b, 4).map(|q| d * f32::from(q) + m));
 }
 
 /// Sub-scale and sub-minimum of group g of 8, 6 bits each, packed in 12 bytes.
@@ -317,9 +297,16 @@ fn sub_scale(scales: &[u8], g: usize) -> (f32, f32) {
     (f32::from(s), f32::from(m))
 }
 
-/// The i-th 4-bit value of group g of 8: two groups share 32 bytes, the first has their low nibbles.
-fn k_nibble(qs: &[u8], g: usize, i: usize) -> u8 {
-    qs[g / 2 * 32 + i] >> (g % 2 * 4) & 15
+/// The 4-bit values of group g of 8, whose bytes begin at `at`: two groups share 32 bytes, the first has their low
+/// nibbles.
+fn k_nibbles(block: &[u8], at: usize, g: usize) -> [u8; 32] {
+    thirty_two_at(block, at + g / 2 * 32).map(|byte| byte >> (g % 2 * 4) & 15)
+}
+
+/// The 5-bit values of group g of a Q5_K block: nibbles, and bit g of 32 bytes.
+fn k_fives(block: &[u8], g: usize) -> [u8; 32] {
+    let (low, high) = (k_nibbles(block, 48, g), thirty_two_at(block, 16));
+    each(|i| low[i] | (high[i] >> g & 1) << 4)
 }
 
 fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
@@ -327,32 +314,33 @@ fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
     for g in 0..8 {
         let (s, m) = sub_scale(&b[4..16], g);
         let (ds, dm) = (d * s, dmin * m);
-        out.extend((0..32).map(|i| ds * f32::from(k_nibble(&b[16..], g, i)) - dm));
+        out.extend(k_nibbles(b, 16, g).map(|q| ds * f32::from(q) - dm));
     }
 }
 
 fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
-    let qh = &b[16..48];
     for g in 0..8 {
         let (s, m) = sub_scale(&b[4..16], g);
         let (ds, dm) = (d * s, dmin * m);
-        let q = |i: usize| k_nibble(&b[48..], g, i) | (qh[i] >> g & 1) << 4;
-        out.extend((0..32).map(|i| ds * f32::from(q(i)) - dm));
+        out.extend(k_fives(b, g).map(|q| ds * f32::from(q) - dm));
     }
 }
 
-/// The i-th 6-bit value of a block of 256.
-fn six(b: &[u8], i: usize) -> u8 {
-    let (half, e) = (i / 128, i % 128);
-    let low = b[half * 64 + e % 64] >> (e / 64 * 4) & 15;
-    let high = b[128 + half * 32 + e % 32] >> (e / 32 * 2) & 3;
-    low | high << 4
+/// The 6-bit values of the g-th 32 of a Q6_K block: four of these share 32 bytes of two upper bits each, and two share
+/// 32 bytes of nibbles.
+fn sixes(block: &[u8], g: usize) -> [u8; 32] {
+    let low = thirty_two_at(block, g / 4 * 64 + g % 2 * 32);
+    let high = thirty_two_at(block, 128 + g / 4 * 32);
+    each(|i| low[i] >> (g % 4 / 2 * 4) & 15 | (high[i] >> (g % 4 * 2) & 3) << 4)
 }
 
 fn q6_k(b: &[u8; 210], out: &mut Vec<f32>) {
     let d = half_at(b, 208);
-    out.extend((0..256).map(|i| d * f32::from(b[192 + i / 16].cast_signed()) * (f32::from(six(b, i)) - 32.0)));
+    for g in 0..8 {
+        let scale = |i: usize| d * f32::from(b[192 + 2 * g + i / 16].cast_signed());
+        out.extend(sixes(b, g).iter().enumerate().map(|(i, q)| scale(i) * (f32::from(*q) - 32.0)));
+    }
 }
 
 /// The i-th 2-bit value of a block of 256: groups of 32 take turns in the bits of 32 bytes.
@@ -387,7 +375,7 @@ fn q3_k(b: &[u8; 110], out: &mut Vec<f32>) {
 
 fn iq4_nl(b: &[u8; 18], out: &mut Vec<f32>) {
     let d = half_at(b, 0);
-    out.extend((0..32).map(|i| d * f32::from(STEPS[usize::from(nibble(&b[2..], i))])));
+    out.extend(nibbles(b, 2).map(|q| d * f32::from(STEPS[usize::from(q)])));
 }
 
 #[cfg(test)]

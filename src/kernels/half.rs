@@ -3,6 +3,7 @@
 use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
+use crate::{Error, Result};
 
 /// A number format of 16 bits, as matrices on the GPU and rounded copies of them may have it. [`Dtype`] names all
 /// formats that files have.
@@ -49,6 +50,17 @@ impl Half {
         match self {
             Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
             Half::F16 => half::f16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// Refuses values that would not stay finite in this type.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] that names the first of them.
+    pub(crate) fn check(self, values: &[f32]) -> Result<()> {
+        match values.iter().find(|x| !self.holds(**x)) {
+            Some(x) => Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", self.name()))),
+            None => Ok(()),
         }
     }
 

@@ -5,6 +5,7 @@ use super::half::Half;
 use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
+use crate::{Error, Result};
 
 /// How the scales and minima of groups are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,20 @@ impl Quants {
             return u32::from_le_bytes([q[4 * at], q[4 * at + 1], q[4 * at + 2], q[4 * at + 3]]);
         }
         (0..8).fold(0, |word, i| word | u32::from(q[8 * at + i]) << (4 * i))
+    }
+
+    /// Refuses scales and minima that are to be in f16 and that f16 cannot hold.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] that names the first of them.
+    pub(crate) fn check(self, scales: &[f32]) -> Result<()> {
+        match scales.iter().find(|x| self.scales == Scales::Half && !Half::F16.holds(**x)) {
+            Some(x) => {
+                let what = format!("a block's scale or minimum of {x} is beyond what f16 holds; take f32");
+                Err(Error::NonFinite(what))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Writes a column's scale and minimum into a row of groups as [`super::weight::Block::Quantised`] holds it.

@@ -2,7 +2,7 @@
 //! bits or in quantised blocks. What is read in fewer bits is widened in registers; every sum is in f32.
 
 use super::half::Half;
-use super::quants::{Quants, Scales};
+use super::quants::Quants;
 use super::way::Constant;
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
@@ -231,9 +231,7 @@ impl Weight {
     /// # Errors
     /// As [`Weight::upload`]; a value that f16 cannot hold.
     pub(crate) fn upload_half(gpu: &Gpu, half: Half, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
-        if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
-            return Err(Error::NonFinite(format!("{x} is beyond what {} holds; take bf16 or f32", half.name())));
-        }
+        half.check(values)?;
         let weight = Self::room(gpu, Stored::Half(half), rows, cols)?;
         for (first, block) in weight.blocks() {
             let Block::Half { words, cols: n, .. } = block else { continue };
@@ -254,13 +252,7 @@ impl Weight {
         words: &[u32],
         scales: [&[f32]; 2],
     ) -> Result<Weight> {
-        if quants.scales == Scales::Half
-            && let Some(x) = scales.iter().copied().flatten().find(|x| !Half::F16.holds(**x))
-        {
-            return Err(Error::NonFinite(format!(
-                "a block's scale or minimum of {x} is beyond what f16 holds; take f32"
-            )));
-        }
+        scales.into_iter().try_for_each(|all| quants.check(all))?;
         let weight = Self::room(gpu, Stored::Quantised(quants), rows, cols)?;
         for (first, block) in weight.blocks() {
             if let Block::Quantised { words: to, scales: scales_to, .. } = block {

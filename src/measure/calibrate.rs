@@ -232,6 +232,7 @@ fn conclude(questions: usize, modes: Vec<ModeResult>) -> Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::NoEngine;
     use crate::measure::order::LengthRule;
 
     fn sure(mode: Mode) -> ModeResult {
@@ -277,20 +278,6 @@ mod tests {
 
     #[test]
     fn modes_measured_before_are_not_measured_again() {
-        struct Unused;
-        impl Engine for Unused {
-            fn generate(
-                &mut self,
-                _: &[crate::generate::Request],
-                _: &crate::generate::Settings,
-                _: &dyn Observer,
-            ) -> Result<Vec<Vec<crate::generate::Output>>> {
-                Err(Error::DeviceLost("scripted".into()))
-            }
-            fn logps(&mut self, _: &[crate::model::score::Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
-                Err(Error::DeviceLost("scripted".into()))
-            }
-        }
         let result = |mode| ModeResult { reporting: 0.8, ..sure(mode) };
         let mut results: Vec<ModeResult> = Mode::ALL.map(result).to_vec();
         let settings = ModelJudgeSettings::default();
@@ -301,7 +288,7 @@ mod tests {
                 Ok(())
             };
             let set = &ranked_set().unwrap()[..2];
-            run_rest(&mut Unused, &crate::world::text::WorldText, &settings, set, results, &mut after, &crate::Silent)
+            run_rest(&mut NoEngine, &crate::world::text::WorldText, &settings, set, results, &mut after, &crate::Silent)
         };
         let c = run(&mut results).unwrap();
         assert_eq!((c.modes.len(), c.recommended), (Mode::ALL.len(), Some(Mode::ALL[0])));

@@ -3,8 +3,7 @@
 use super::places::{Place, TILE};
 use crate::arch::{Dtype, LARGEST, first_unusable, unusable};
 use crate::gpu::Gpu;
-use crate::kernels::half::Half;
-use crate::kernels::quants::{Quants, Scales};
+use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Block, Stored, Weight};
 use crate::source::ModelSource;
 use crate::weights::{WeightView, Weights};
@@ -77,13 +76,12 @@ fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
     if !parts.iter().all(|(place, name, _)| is_cut(place) && weights.is_unchanged(name)) {
         return weight.rows().max(1);
     }
+    let blocks = parts.iter().map(|(_, _, dtype)| dtype.block().0).max().unwrap_or(1);
     let (bits, unit) = match weight.stored() {
         Stored::Quantised(quants) => (quants.bits as usize, 32),
-        Stored::Half(_) => (16, 1),
-        Stored::Dense => (32, 1),
+        Stored::Half(_) => (16, blocks),
+        Stored::Dense => (32, blocks),
     };
-    let blocks = parts.iter().map(|(_, _, dtype)| dtype.block().0).max().unwrap_or(1);
-    let unit = if matches!(weight.stored(), Stored::Quantised(_)) { unit } else { blocks.max(unit) };
     let rows = WORDS * 32 / bits / weight.cols().max(1);
     (rows / unit * unit).max(unit)
 }
@@ -133,10 +131,7 @@ fn pack(
             Block::Half { half, words, .. } => {
                 let values = zeros(&mut scratch.values, rows.len() * 2 * words.ld());
                 window.values(&views, 2 * words.ld(), values, &path)?;
-                if let Some(x) = values.iter().find(|x| !half.holds(**x)) {
-                    let what = format!("{x} is beyond what {} holds; take bf16 or f32", half.name());
-                    return Err(Error::NonFinite(what));
-                }
+                half.check(values)?;
                 gpu.overwrite_rows(words, rows.start, &half.words(values))?;
             }
             Block::Dense(tensor) => {
@@ -279,11 +274,7 @@ impl Packed<'_> {
     fn put(&mut self, block: usize, column: usize, pairs: &[(f32, f32); 2]) -> Result<()> {
         let groups = 32 / self.quants.group as usize;
         for (group, pair) in pairs.iter().step_by(2 / groups).enumerate() {
-            let held = |x: &f32| self.quants.scales == Scales::Full || Half::F16.holds(*x);
-            if let Some(x) = [pair.0, pair.1].iter().find(|x| !held(x)) {
-                let what = format!("a block's scale or minimum of {x} is beyond what f16 holds; take f32");
-                return Err(Error::NonFinite(what));
-            }
+            self.quants.check(&[pair.0, pair.1])?;
             let row = (block * groups + group) * self.ld[1];
             self.quants.put(&mut self.scales[row..row + self.ld[1]], column, *pair);
         }

@@ -162,6 +162,7 @@ fn below(ordered: &Ordered, floor: f64) -> bool {
 mod tests {
     use super::*;
     use crate::Silent;
+    use crate::generate::NoEngine;
     use crate::judge::{Item, Verdict};
     use crate::measure::agreement::Reference;
     use crate::measure::calibrate::Ranked;
@@ -184,23 +185,6 @@ mod tests {
             }
             self.left.set(self.left.get() - 1);
             Ok(items.iter().map(|i| Verdict::scored(self.sign * i.answer.len() as f64, 0)).collect())
-        }
-    }
-
-    struct NoEngine;
-
-    impl Engine for NoEngine {
-        fn generate(
-            &mut self,
-            _: &[crate::generate::Request],
-            _: &crate::generate::Settings,
-            _: &dyn Observer,
-        ) -> Result<Vec<Vec<crate::generate::Output>>> {
-            Err(Error::Stopped)
-        }
-
-        fn logps(&mut self, _: &[crate::model::score::Branch], _: &dyn Observer) -> Result<Vec<Vec<Vec<f32>>>> {
-            Err(Error::Stopped)
         }
     }
 
