@@ -67,17 +67,43 @@ const EMBEDDING: &str = "model.embed_tokens";
 /// The output matrix's module.
 const OUTPUT: &str = "lm_head";
 
+/// Whether an adapter can stand beside a module.
+fn is_adaptable(module: &str) -> bool {
+    module.ends_with("_proj") || [EMBEDDING, OUTPUT].contains(&module)
+}
+
+/// The modules of a model that have a weight, each with its shape.
+fn modules(arch: &Arch) -> Vec<(String, Vec<usize>)> {
+    let weight = |(name, shape): (String, Vec<usize>)| Some((name.strip_suffix(".weight")?.to_owned(), shape));
+    let mut modules: Vec<_> = super::family::parameters(arch).into_iter().filter_map(weight).collect();
+    if arch.tie_word_embeddings {
+        modules.push((OUTPUT.to_owned(), vec![arch.vocab_size, arch.hidden_size]));
+    }
+    modules
+}
+
+impl LoraConfig {
+    /// The same without names of targets that mean no module of the model, as PEFT passes over them as long as others
+    /// mean one.
+    pub(crate) fn with_known_names(mut self, arch: &Arch) -> LoraConfig {
+        let modules = modules(arch);
+        let known = |name: &String| {
+            name == ALL_LINEAR || modules.iter().any(|(module, _)| names_match(std::slice::from_ref(name), module))
+        };
+        if let Modules::Names(names) = &mut self.targets
+            && names.iter().any(known)
+        {
+            names.retain(known);
+        }
+        self
+    }
+}
+
 pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
     let rules = Rules::new(config)?;
-    let parameters = super::family::parameters(arch);
-    let mut modules: Vec<(&str, &[usize])> =
-        parameters.iter().filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, &shape[..]))).collect();
-    let output = [arch.vocab_size, arch.hidden_size];
-    if arch.tie_word_embeddings {
-        modules.push((OUTPUT, &output));
-    }
-    let adaptable = |(module, _): &(&str, &[usize])| module.ends_with("_proj") || [EMBEDDING, OUTPUT].contains(module);
-    let (there, others): (Vec<_>, Vec<_>) = modules.into_iter().partition(adaptable);
+    let modules = modules(arch);
+    let (there, others): (Vec<_>, Vec<_>) =
+        modules.iter().map(|(m, shape)| (m.as_str(), &shape[..])).partition(|(module, _)| is_adaptable(module));
     if let Modules::Names(names) = &config.targets {
         let unknown = |name: &&String| {
             *name != ALL_LINEAR && !there.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
@@ -121,9 +147,6 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
                     "LoRA of rank {rank} on {module}, a matrix of {out} x {inner}; expected a rank of at most {}",
                     out.min(inner)
                 )));
-            }
-            if embeds && config.dora {
-                return Err(Error::Input(format!("DoRA on {module} is not built; leave it out of the target modules")));
             }
             wanted.push(Target { module: module.into(), embeds, out, inner, rank, scale, dora: config.dora });
         }
@@ -221,17 +244,28 @@ impl Adapter {
                 return Err(Error::Input(format!("{} has no weight of its shape in the base model", a.name)));
             };
             let (r, inner, columns) = (a.shape[0], a.shape[1], weight.shape[1]);
-            for (row, values) in weight.data.chunks_exact_mut(columns).enumerate() {
-                let mut squares = 0.0;
-                let mut sums = vec![0.0; columns];
-                for (column, (sum, w)) in sums.iter_mut().zip(&*values).enumerate() {
-                    let (o, i) = if module == EMBEDDING { (column, row) } else { (row, column) };
-                    let product = |j: usize| f64::from(b.data[o * r + j]) * f64::from(a.data[j * inner + i]);
-                    *sum = f64::from(*w) + scale * (0..r).map(product).sum::<f64>();
-                    squares += *sum * *sum;
+            // The place in B's rows and in A's columns that an element of the weight has.
+            let turned = |row, column| if module == EMBEDDING { (column, row) } else { (row, column) };
+            let sum = |row: usize, column: usize, w: f32| {
+                let (o, i) = turned(row, column);
+                let product = |j: usize| f64::from(b.data[o * r + j]) * f64::from(a.data[j * inner + i]);
+                f64::from(w) + scale * (0..r).map(product).sum::<f64>()
+            };
+            let mut factors = vec![1.0; b.shape[0]];
+            if let Some(m) = magnitude {
+                let mut squares = vec![0.0; factors.len()];
+                for (row, values) in weight.data.chunks_exact(columns).enumerate() {
+                    for (column, w) in values.iter().enumerate() {
+                        squares[turned(row, column).0] += sum(row, column, *w).powi(2);
+                    }
                 }
-                let factor = magnitude.map_or(1.0, |m| f64::from(m.data[row]) / squares.sqrt());
-                values.iter_mut().zip(&sums).for_each(|(w, sum)| *w = (factor * sum) as f32);
+                let all = factors.iter_mut().zip(&m.data).zip(squares);
+                all.for_each(|((factor, m), squares)| *factor = f64::from(*m) / squares.sqrt());
+            }
+            for (row, values) in weight.data.chunks_exact_mut(columns).enumerate() {
+                for (column, w) in values.iter_mut().enumerate() {
+                    *w = (factors[turned(row, column).0] * sum(row, column, *w)) as f32;
+                }
             }
             if let Some(first) = first_unusable(&weight.data) {
                 return Err(Error::NonFinite(

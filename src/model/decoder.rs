@@ -127,6 +127,11 @@ pub(crate) fn embed_backward(
     let Some(group) = model.embedding_adapter(param) else { return Ok(()) };
     let (u, adapters) = (embed_between(rec, model, group, token, dx.rows())?, group.adapters(&model.params)?);
     lora::back_b(rec, &u, dx, adapters, grad(grads, group.b())?)?;
+    if group.dora {
+        let whole = rec.gpu().empty(dx.rows(), dx.cols())?;
+        embedding::forward(rec, token, (model.operand(param)?, model.arch.embedding_scale), &whole)?;
+        lora::back_m(rec, &u, (dx, &whole), adapters, grad(grads, group.magnitude())?.dense()?)?;
+    }
     lora::back_u(rec, dx, adapters, &u)?;
     embedding::backward(rec, by, &u, (grad(grads, group.a())?, 1.0))
 }

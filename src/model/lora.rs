@@ -11,9 +11,10 @@ use crate::arch::{Arch, NamedTensor, first_unusable, unusable};
 use crate::gpu::{Gpu, Recorder, pad4};
 use crate::kernels::lora::{self, Adapters, COLUMNS, DORA_COLUMNS, Layout};
 use crate::kernels::matmul::{self, Epilogue};
-use crate::kernels::transpose;
-use crate::kernels::weight::{Stored, Weight};
+use crate::kernels::weight::{Block, Stored, Weight};
+use crate::kernels::{columns, rows, transpose};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// What a group has, each a parameter of the model.
 #[derive(Clone, Copy)]
@@ -94,7 +95,7 @@ impl Group {
     }
 
     /// The first column of layer i in the fused row, and the first of the next one.
-    pub(super) fn columns_of(&self, i: usize) -> std::ops::Range<usize> {
+    pub(super) fn columns_of(&self, i: usize) -> Range<usize> {
         let edges = [self.layers[0].at.first(), self.layout.edges[0], self.layout.edges[1], self.shape.1];
         edges[i]..edges[i + 1]
     }
@@ -167,7 +168,10 @@ impl Group {
 
     /// Brings norms and factors up to date with A, B and the magnitudes: W and B A are transposed some columns at a
     /// time, so that a norm is one row's.
-    fn renew(&self, rec: &mut Recorder, params: &Params) -> Result<()> {
+    fn renew(&self, rec: &mut Recorder, params: &Params, arch: &Arch) -> Result<()> {
+        if self.embeds {
+            return self.renew_embedding(rec, params, arch.embedding_scale);
+        }
         let (adapters, m) = (self.adapters(params)?, weight(params, self.magnitude())?.dense()?);
         let (a, low) = (weight(params, self.a())?, weight(params, self.b())?);
         let step = (rec.gpu().chunk_bytes() as usize / (4 * self.shape.0.max(1)) / 64 * 64).max(64);
@@ -177,20 +181,65 @@ impl Group {
             };
             let a = transpose::forward(rec, a, own..own + self.layout.rank)?.into();
             let columns = self.columns_of(i);
-            for ((first, block), (_, low)) in weight(params, self.param)?.blocks().zip(low.blocks()) {
-                let (begin, end) = (columns.start.max(first), columns.end.min(first + block.cols()));
-                for at in (begin..end).step_by(step) {
-                    let part = at - first..(at + step).min(end) - first;
-                    let turned = transpose::forward(rec, block, part.clone())?;
-                    let b = transpose::forward(rec, low, part.clone())?;
-                    let product = rec.gpu().empty(turned.rows(), turned.cols())?;
-                    matmul::forward(rec, &b, &a, &product, Epilogue::default())?;
-                    lora::norms(rec, (&turned, &product), (adapters, m), (at, part.len()))?;
-                }
+            for (part, [(block, own), (low, also)]) in pieces([weight(params, self.param)?, low], columns, step) {
+                let turned = transpose::forward(rec, block, own)?;
+                let b = transpose::forward(rec, low, also)?;
+                let product = rec.gpu().empty(turned.rows(), turned.cols())?;
+                matmul::forward(rec, &b, &a, &product, Epilogue::default())?;
+                lora::norms(rec, (&turned, &product), (adapters, m), (part.start, part.len()))?;
             }
         }
         Ok(())
     }
+
+    /// Does what [`Group::renew`] does where rows are looked up: a norm is a channel's over all tokens, which lie in a
+    /// row already. It is that of the norms of some tokens at a time. `factor` is the embedding's, which A B share.
+    fn renew_embedding(&self, rec: &mut Recorder, params: &Params, factor: f32) -> Result<()> {
+        let (adapters, m) = (self.adapters(params)?, weight(params, self.magnitude())?.dense()?);
+        let (a, low) = (weight(params, self.a())?, weight(params, self.b())?);
+        let (gpu, width) = (rec.gpu().clone(), self.shape.1);
+        let step = (gpu.chunk_bytes() as usize / (16 * width.max(1)) / 64 * 64).max(64);
+        let parts = pieces([weight(params, self.param)?, a], 0..self.shape.0, step);
+        let (norm, one) = (gpu.vector(&[DORA_COLUMNS as u32 - 1])?, gpu.empty(1, width)?);
+        let mut all = gpu.zeros(pad4(parts.len()), width)?;
+        for (i, (_, [(block, own), (other, tokens)])) in parts.into_iter().enumerate() {
+            let turned = transpose::forward(rec, block, own)?;
+            let columns = 0..turned.cols();
+            let table = transpose::forward(rec, &Block::Dense(turned), columns)?;
+            let u = transpose::forward(rec, other, tokens)?;
+            let product = gpu.empty(u.rows(), width)?;
+            matmul::forward(rec, &u, low, &product, Epilogue::default())?;
+            let scaled = gpu.empty(u.rows(), width)?;
+            columns::take(rec, &product, 0, 1.0 / factor, &scaled)?;
+            let added = transpose::forward(rec, &Block::Dense(scaled), 0..width)?;
+            lora::norms(rec, (&table, &added), (adapters, m), (0, width))?;
+            rows::gather(rec, adapters.columns, &norm, &one)?;
+            rows::scatter(rec, &one, &gpu.vector(&[i as u32])?, &all)?;
+        }
+        all = transpose::forward(rec, &Block::Dense(all), 0..width)?;
+        let nothing = gpu.zeros(all.rows(), all.cols())?;
+        lora::norms(rec, (&all, &nothing), (adapters, m), (0, width))
+    }
+}
+
+/// Columns, with where they lie in a block of each of two matrices.
+type Shared<'w> = (Range<usize>, [(&'w Block, Range<usize>); 2]);
+
+/// Cuts columns of two matrices into pieces of at most `step` that each lie in one block of both.
+fn pieces(of: [&Weight; 2], columns: Range<usize>, step: usize) -> Vec<Shared<'_>> {
+    let mut all = Vec::new();
+    let [one, other] = of;
+    for (first, block) in one.blocks() {
+        for (begin, beside) in other.blocks() {
+            let from = columns.start.max(first).max(begin);
+            let end = columns.end.min(first + block.cols()).min(begin + beside.cols());
+            for at in (from..end).step_by(step) {
+                let to = (at + step).min(end);
+                all.push((at..to, [(block, at - first..to - first), (beside, at - begin..to - begin)]));
+            }
+        }
+    }
+    all
 }
 
 impl Lora {
@@ -274,9 +323,9 @@ impl Lora {
     ///
     /// # Errors
     /// Errors of the GPU.
-    pub(crate) fn renew(&self, gpu: &Gpu, params: &Params) -> Result<()> {
+    pub(crate) fn renew(&self, gpu: &Gpu, (arch, params): (&Arch, &Params)) -> Result<()> {
         let mut rec = gpu.record();
-        self.groups.iter().filter(|group| group.dora).try_for_each(|group| group.renew(&mut rec, params))?;
+        self.groups.iter().filter(|group| group.dora).try_for_each(|group| group.renew(&mut rec, params, arch))?;
         rec.submit()
     }
 

@@ -131,10 +131,10 @@ impl Model {
         let (lora, tensors) = Lora::upload(gpu, (&self.arch, &self.params), &adapter.config, &adapter.tensors)?;
         self.params.extend(tensors);
         if !gpu.counts() {
-            lora.renew(gpu, &self.params)?;
+            lora.renew(gpu, (&self.arch, &self.params))?;
             if adapter.is_fresh() {
                 lora.begin(gpu, &self.params)?;
-                lora.renew(gpu, &self.params)?;
+                lora.renew(gpu, (&self.arch, &self.params))?;
             }
         }
         self.lora = Some(lora);

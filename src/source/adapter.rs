@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fingerprint::Fingerprint;
 use super::{How, ModelSource, is_model, open_base, resolve};
 use crate::arch::Dtype;
 use crate::arch::lora::Adapter;
@@ -51,11 +52,34 @@ impl AdapterFiles {
         }
     }
 
+    /// By what the adapter says that its base is known again.
+    fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
+        let text = match self {
+            AdapterFiles::Folder(_) => peft::fingerprint(path)?,
+            AdapterFiles::File(file) => file.fingerprint().map(str::to_owned),
+        };
+        Ok(text.as_deref().and_then(Fingerprint::parse))
+    }
+
     /// The adapter's tensors, checked against the base.
     pub(super) fn adapter(self, path: &Path, base: &ModelSource) -> Result<Adapter> {
-        match self {
-            AdapterFiles::Folder(peft) => peft.adapter(path, &base.arch, &base.weights),
-            AdapterFiles::File(file) => file.adapter(&base.arch),
+        let (name, recorded) = (self.names().0, self.fingerprint(path)?);
+        let adapter = match self {
+            AdapterFiles::Folder(peft) => peft.adapter(path, &base.arch, &base.weights)?,
+            AdapterFiles::File(file) => file.adapter(&base.arch)?,
+        };
+        let found = Fingerprint::of(&base.arch, &base.weights);
+        match recorded.filter(|recorded| recorded.contradicts(found)) {
+            None => Ok(adapter),
+            Some(recorded) => Err(Error::file(
+                path,
+                format!(
+                    "is an adapter of {name}, and {} is another model, or has changed since: the fingerprint of its \
+                     weights is {found}, that of the adapter's base {recorded}; name that base with --base M, wherever \
+                     it lies",
+                    base.path.display()
+                ),
+            )),
         }
     }
 }
@@ -150,20 +174,21 @@ pub fn save_adapter(folder: &Path, base: &ModelSource, adapter: &Adapter, dtype:
 /// # Errors
 /// The base's family has no GGUF architecture; a value is beyond the range of `dtype`; errors of the file system.
 pub fn save_gguf_adapter(file: &Path, base: &ModelSource, adapter: &Adapter, dtype: Dtype) -> Result<Vec<String>> {
-    let peft::Base { name, revision } = peft_base(base)?;
-    gguf_lora::save(file, &base.arch, (&name, revision.as_deref()), adapter, dtype)
+    gguf_lora::save(file, &base.arch, &peft_base(base)?, adapter, dtype)
 }
 
 /// How an adapter names its base: by the hub id that it was opened by, or else by its absolute path.
 fn peft_base(base: &ModelSource) -> Result<peft::Base> {
+    let fingerprint = Fingerprint::of(&base.arch, &base.weights).to_string();
     match &base.id {
         Some(HubId { repo, revision, file }) => {
             let name = file.as_ref().map_or_else(|| repo.clone(), |file| format!("{repo}/{file}"));
-            Ok(peft::Base { name, revision: Some(revision.clone()).filter(|name| name != hub::MAIN) })
+            let revision = Some(revision.clone()).filter(|name| name != hub::MAIN);
+            Ok(peft::Base { name, revision, fingerprint })
         }
         None => {
             let path = disk::canonicalize(&base.path).map_err(Error::io(&base.path))?;
-            Ok(peft::Base { name: path.to_string_lossy().into_owned(), revision: None })
+            Ok(peft::Base { name: path.to_string_lossy().into_owned(), revision: None, fingerprint })
         }
     }
 }

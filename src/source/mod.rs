@@ -2,6 +2,7 @@
 //! model) or a hub id.
 
 mod adapter;
+mod fingerprint;
 
 use crate::disk::{self, OnDisk};
 use std::path::{Path, PathBuf};

@@ -189,7 +189,7 @@ impl<'a> Trainer<'a> {
     /// Brings what follows from the weights up to date: 16-bit copies, and the norms of DoRA.
     fn renew(&self) -> Result<()> {
         if let Some(lora) = &self.model.lora {
-            lora.renew(self.gpu, &self.model.params)?;
+            lora.renew(self.gpu, (&self.model.arch, &self.model.params))?;
         }
         self.copy()
     }

@@ -10,6 +10,7 @@ use super::gguf::{Gguf, GgufTensor, GgufValue};
 use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::{gguf_rows, hugging_face_rows};
 use super::gguf_save::of_gguf;
+use super::peft::Base;
 use super::tensors::Mapped;
 use crate::arch::lora::{Adapter, LayerRules, LoraConfig, Modules, Target, targets};
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
@@ -19,6 +20,8 @@ use crate::{Error, Result};
 const BASE: &str = "selfreward.base_model_name_or_path";
 /// The key under which this program names the revision of the base.
 const REVISION: &str = "selfreward.base_model_revision";
+/// The key under which this program says by what the base is known again.
+const FINGERPRINT: &str = "selfreward.base_model_fingerprint";
 /// Scales that differ by less are the same, but for rounding.
 const SAME: f64 = 1e-6;
 
@@ -28,13 +31,7 @@ const SAME: f64 = 1e-6;
 /// # Errors
 /// The base's family, or a matrix, has no name in GGUF files; a value is beyond the range of `dtype`; errors of the
 /// file system.
-pub(crate) fn save(
-    path: &Path,
-    arch: &Arch,
-    (base, revision): (&str, Option<&str>),
-    adapter: &Adapter,
-    dtype: Dtype,
-) -> Result<Vec<String>> {
+pub(crate) fn save(path: &Path, arch: &Arch, base: &Base, adapter: &Adapter, dtype: Dtype) -> Result<Vec<String>> {
     let (alike, (_, known)) = (arch.alike()?, of_gguf(arch)?);
     let config = &adapter.config;
     if config.dora {
@@ -63,8 +60,9 @@ pub(crate) fn save(
         _ => 0,
     };
     head.count("general.file_type", kind)?;
-    head.string(BASE, base);
-    if let Some(revision) = revision {
+    head.string(BASE, &base.name);
+    head.string(FINGERPRINT, &base.fingerprint);
+    if let Some(revision) = &base.revision {
         head.string(REVISION, revision);
     }
     let mut list = Vec::new();
@@ -145,6 +143,11 @@ impl GgufAdapter {
         let hub = self.text("general.base_model.0.repo_url");
         let hub = hub.and_then(|url| url.strip_prefix("https://huggingface.co/"));
         Some((self.text(BASE).or(hub)?.to_owned(), self.text(REVISION).map(str::to_owned)))
+    }
+
+    /// By what the base is known again, where this program wrote the file.
+    pub(crate) fn fingerprint(&self) -> Option<&str> {
+        self.text(FINGERPRINT)
     }
 
     fn error(&self, what: impl Into<String>) -> Error {

@@ -9,6 +9,7 @@ use super::save;
 use super::tensors::Weights;
 use crate::arch::lora::{ALL_LINEAR, Adapter, LayerRules, LoraConfig, Modules};
 use crate::arch::{Arch, Dtype, NamedTensor, first_unusable, unusable};
+use crate::disk::OnDisk;
 use crate::json::{read_json, write_json};
 use crate::text::Text;
 use crate::{Error, Result};
@@ -17,6 +18,15 @@ use crate::{Error, Result};
 pub(crate) const CONFIG: &str = "adapter_config.json";
 /// The file of an adapter's tensors.
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
+/// The file beside them that says by what the base is known again: `{"fingerprint": F}`. PEFT passes over it.
+const BASE: &str = "adapter_base.json";
+/// Files in which others keep an adapter's tensors, with the reason why they are not read.
+const OTHERS: [(&str, &str); 2] = [
+    ("adapter_model.bin", "is a pickle, which is not read, since it may hold programs"),
+    ("adapter_model.safetensors.index.json", "puts the adapter's tensors into several files, which is not read"),
+];
+/// What helps where PEFT can do more.
+const MERGE: &str = "merge it with PEFT (merge_and_unload, save_pretrained) and use what that writes";
 /// Settings that change what is computed and are not built: they must be missing, null, false, 0 or empty.
 const REFUSED: &[&str] = &[
     "modules_to_save",
@@ -54,6 +64,18 @@ pub(crate) struct Base {
     pub(crate) name: String,
     /// The revision of a hub id, where it is not the main one.
     pub(crate) revision: Option<String>,
+    /// By what it is known again.
+    pub(crate) fingerprint: String,
+}
+
+/// By what the base of the adapter in `folder` is known again, where the adapter says so.
+pub(crate) fn fingerprint(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(BASE);
+    if !path.is_there() {
+        return Ok(None);
+    }
+    let document: Value = read_json(&path)?;
+    Ok(document.get("fingerprint").and_then(Value::as_str).map(str::to_owned))
 }
 
 /// Reads `folder`'s adapter_config.json.
@@ -78,17 +100,17 @@ pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
             _ => false,
         };
         if let Some(v) = value(key).filter(|v| !off(v)) {
-            return Err(format!("{key} is {v}, which is not supported; LoRA, rsLoRA and DoRA are"));
+            return Err(format!("{key} is {v}, which is not supported; LoRA, rsLoRA and DoRA are. Else {MERGE}"));
         }
     }
     if let Some(bias) = value("bias").filter(|b| b.as_str() != Some("none")) {
-        return Err(format!("bias is {bias}; only \"none\" is supported"));
+        return Err(format!("bias is {bias}; only \"none\" is supported. Else {MERGE}"));
     }
     if let Some(init) = value("init_lora_weights")
         && !init.is_boolean()
         && !init.as_str().is_some_and(|i| INITS.contains(&i))
     {
-        return Err(format!("init_lora_weights is {init}, which changes the base's weights; merge it with PEFT first"));
+        return Err(format!("init_lora_weights is {init}, beside which the base's weights may be others; {MERGE}"));
     }
     let rank = value("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok());
     let rank = rank.ok_or("r: expected a whole number")?;
@@ -167,13 +189,17 @@ impl Peft {
             return Err(Error::file(folder, format!("its weights {why}")));
         }
         let path = folder.join(TENSORS);
-        let wanted =
-            Adapter::parameters(arch, &self.config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
+        if let Some((file, why)) = OTHERS.iter().find(|(file, _)| !path.is_there() && folder.join(file).is_there()) {
+            let what = format!("{why}; load the adapter with PEFT and save it again, which writes {TENSORS}");
+            return Err(Error::file(folder.join(file), what));
+        }
+        let config = self.config.with_known_names(arch);
+        let wanted = Adapter::parameters(arch, &config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
         let weights = Weights::open_safetensors(&path)?;
         let embeds = wanted.iter().any(|(name, _)| name.contains(".lora_embedding_"));
         if self.tying && arch.tie_word_embeddings && embeds {
             let what = "ensure_weight_tying is true: one adapter for the embedding and the output matrix is not built";
-            return Err(Error::file(folder.join(CONFIG), what));
+            return Err(Error::file(folder.join(CONFIG), format!("{what}; {MERGE}")));
         }
         for name in weights.names().iter().filter(|n| !wanted.iter().any(|(w, _)| w == *n)) {
             match own_matrix(name) {
@@ -200,7 +226,7 @@ impl Peft {
             }
             tensors.push(NamedTensor { name, shape, data });
         }
-        Ok(Adapter { config: self.config, tensors })
+        Ok(Adapter { config, tensors })
     }
 }
 
@@ -273,6 +299,7 @@ pub(crate) fn save_adapter(
     set("alpha_pattern", alpha.is_empty(), alpha.iter().map(|(key, a)| (key.clone(), json!(a))).collect());
     save::replace_folder(folder, |folder| {
         write_json(&folder.join(CONFIG), &Value::Object(entries))?;
+        write_json(&folder.join(BASE), &json!({"fingerprint": base.fingerprint}))?;
         if let Some(text) = text {
             save::write_text(folder, text)?;
         }

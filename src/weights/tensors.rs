@@ -82,6 +82,9 @@ pub(super) enum Change {
     PlusOne,
 }
 
+/// Bytes that are sampled of a tensor's beginning, middle and end.
+const SAMPLE: usize = 64;
+
 /// The tensors of a model under Hugging Face's names; the files stay mapped while this lives.
 #[derive(Debug, Default)]
 pub struct Weights {
@@ -152,6 +155,22 @@ impl Weights {
             _ => Cow::Borrowed(data),
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
+    }
+
+    /// How a tensor is stored, in words that mean nothing but to be compared.
+    pub(crate) fn storage_of(&self, name: &str) -> String {
+        let told = |Entry { dtype, shape, change, .. }: &Entry| format!("{name} {dtype:?} {shape:?} {change:?};");
+        self.entries.get(name).map_or_else(String::new, told)
+    }
+
+    /// Some of a tensor's bytes as they are stored.
+    pub(crate) fn samples(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let part = |entry: &Entry, third: usize| {
+            let range = entry.range.clone();
+            let first = range.start + (range.len().saturating_sub(SAMPLE)) / 2 * third;
+            &self.files[entry.file].map[first..(first + SAMPLE).min(range.end)]
+        };
+        self.entries.get(name).into_iter().flat_map(move |entry| (0..3).map(move |third| part(entry, third)))
     }
 
     /// Whether [`Weights::get`] gives a tensor's bytes as they lie in the file.

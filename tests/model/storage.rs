@@ -90,6 +90,18 @@ fn matrices_in_several_buffers_give_the_same_numbers() {
     }
 }
 
+/// The norms of DoRA over an embedding are put together of those over the tokens of each buffer.
+#[test]
+fn dora_over_an_embedding_in_several_buffers_gives_the_same_numbers() {
+    let (whole, cut) = (open(None), open(Some(4096)));
+    for name in ["dora_outer", "dora_tied", "dora_quantised"] {
+        let source = golden(&format!("lora/{name}"));
+        let [a, b] = [&cut, &whole].map(|gpu| logits(gpu, &Model::load(gpu, &source).unwrap()));
+        let far = distance([(&a[..], &b[..])].into_iter());
+        assert!(far < 1e-5, "{name}: {far:.1e} apart");
+    }
+}
+
 /// The shipped model of the small world in a file of another type.
 fn shipped(dtype: Dtype) -> (tempfile::TempDir, ModelSource) {
     let dir = tempfile::tempdir().unwrap();

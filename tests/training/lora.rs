@@ -10,15 +10,29 @@ use selfreward::arch::lora::{Adapter, LayerRules, LoraConfig, Modules};
 use selfreward::arch::{NamedTensor, family};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, Storage, score};
-use selfreward::source::{ModelSource, save_adapter};
+use selfreward::source::{ModelSource, save_adapter, save_gguf_adapter, save_model};
 use selfreward::train::dpo::{self, DpoConfig, DpoStep, Pair, PairLogps};
 use selfreward::train::objective::Objective;
 use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 10] =
-    ["all", "qv", "fused", "post_norms", "patterns", "blocks", "outer", "tied", "dora", "dora_some"];
+const ADAPTERS: [&str; 14] = [
+    "all",
+    "qv",
+    "fused",
+    "post_norms",
+    "patterns",
+    "blocks",
+    "outer",
+    "tied",
+    "others",
+    "dora",
+    "dora_some",
+    "dora_outer",
+    "dora_tied",
+    "dora_quantised",
+];
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -121,7 +135,7 @@ fn dpo_follows_the_trajectory_of_peft_and_leaves_the_base_alone() {
             .max_grad_norm(float(&a["max_grad_norm"]));
         let want = a["trajectory"].as_array().unwrap();
         let config = config(float(&d["beta"]), want.len(), data.len(), float(&a["lr"]));
-        let mut trainer = Trainer::new(&gpu, Model::load_as(&gpu, &source, Storage::F32).unwrap(), optimiser).unwrap();
+        let mut trainer = Trainer::new(&gpu, Model::load(&gpu, &source).unwrap(), optimiser).unwrap();
         let steps = train(&mut trainer, &data, &config, Some(&reference));
         for (step, want) in steps.iter().zip(want.iter().map(list)) {
             let error = relative(&[step.loss, step.grad_norm], &want);
@@ -144,7 +158,7 @@ fn a_fresh_adapter_of_dora_trains_and_resumes() {
     let gpu = Gpu::open(None, None).unwrap();
     let source = ModelSource::open(&golden("qwen3")).unwrap();
     let data = pairs("qwen3");
-    let targets = Modules::Names(vec!["all-linear".into(), "lm_head".into()]);
+    let targets = Modules::Names(vec!["all-linear".into(), "lm_head".into(), "embed_tokens".into()]);
     let layers = LayerRules::default();
     let lora = LoraConfig { rank: 5, alpha: 10.0, rslora: false, dora: true, dropout: 0.2, targets, layers };
     let fresh = Adapter::fresh(&source.arch, &lora, 7).unwrap();
@@ -205,6 +219,61 @@ fn a_copy_of_another_bases_matrix_is_refused() {
     std::fs::write(&file, bytes).unwrap();
     let error = ModelSource::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("lm_head.base_layer.weight") && error.contains("another base's"), "{error}");
+}
+
+/// What others may have written beside adapter_config.json, which is not read.
+#[test]
+fn tensors_in_other_files_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, _) = open("qv");
+    save_adapter(dir.path(), &source, source.adapter.as_ref().unwrap(), Dtype::F32).unwrap();
+    let tensors = dir.path().join("adapter_model.safetensors");
+    for (name, word) in [("adapter_model.bin", "pickle"), ("adapter_model.safetensors.index.json", "several files")] {
+        std::fs::rename(&tensors, dir.path().join(name)).unwrap();
+        let error = ModelSource::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(word) && error.contains("PEFT"), "{error}");
+        std::fs::rename(dir.path().join(name), &tensors).unwrap();
+    }
+    ModelSource::open(dir.path()).unwrap();
+}
+
+/// A base may move, and may be stored in other files or fewer bits; other weights of its shapes are another base.
+#[test]
+fn an_adapter_knows_its_base_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, _) = open("qv");
+    let adapter = source.adapter.as_ref().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mut tensors = ModelSource { adapter: None, ..open("qv").0 }.tensors_f32().unwrap();
+    save_model(&at("base"), &source, &tensors, Dtype::F32).unwrap();
+    let base = ModelSource::open(&at("base")).unwrap();
+    save_adapter(&at("peft"), &base, adapter, Dtype::F32).unwrap();
+    save_gguf_adapter(&at("lora.gguf"), &base, adapter, Dtype::F32).unwrap();
+    std::fs::rename(at("base"), at("moved")).unwrap();
+    save_model(&at("half"), &source, &tensors, Dtype::BF16).unwrap();
+    tensors.iter_mut().filter(|t| t.name.ends_with("up_proj.weight")).for_each(|t| *t.data.last_mut().unwrap() += 0.5);
+    save_model(&at("base"), &source, &tensors, Dtype::F32).unwrap();
+    let other = golden("tied");
+    for name in ["peft", "lora.gguf"] {
+        let over = |base: &Path| ModelSource::open_over(&at(name), base, &Silent);
+        for same in ["moved", "half"] {
+            assert_eq!(over(&at(same)).unwrap().adapter.unwrap().tensors.len(), adapter.tensors.len());
+        }
+        let [named, found] = [ModelSource::open(&at(name)), over(&at("base"))].map(|r| r.unwrap_err().to_string());
+        assert_eq!(named, found);
+        let words = ["base is another model", "fingerprint", "--base M"];
+        assert!(words.iter().all(|word| found.contains(word)), "{found}");
+        let error = over(&other).unwrap_err().to_string();
+        assert!(error.contains("q_proj") || error.contains("qwen3"), "{error}");
+    }
+    let error = ModelSource::open_over(&at("peft"), &other, &Silent).unwrap_err().to_string();
+    assert!(
+        error.contains("q_proj.lora_A.weight") && error.contains("[8, 36]") && error.contains("[8, 33]"),
+        "{error}"
+    );
+    // What PEFT writes says nothing of the base but its name.
+    std::fs::remove_file(at("peft").join("adapter_base.json")).unwrap();
+    ModelSource::open(&at("peft")).unwrap();
 }
 
 /// A fresh adapter changes no log-prob; what it becomes is the same in one go and through a saved state, and comes back
@@ -297,9 +366,10 @@ fn broken_adapters_are_refused_by_name() {
     let mut dora = adapter.clone();
     dora.config.dora = true;
     assert!(message(&dora).contains("lora_magnitude_vector"), "{}", message(&dora));
-    dora.config.targets = Modules::Names(vec!["embed_tokens".into()]);
-    assert!(message(&dora).contains("DoRA on model.embed_tokens"), "{}", message(&dora));
     let mut target = adapter;
     target.config.targets = Modules::Names(vec!["q_proj".into()]);
     assert!(message(&target).contains("v_proj"), "{}", message(&target));
+    target.config.targets = Modules::Names(vec!["c_attn".into(), "fc1".into()]);
+    let told = message(&target);
+    assert!(told.contains("c_attn") && told.contains("o_proj, q_proj, up_proj, v_proj"), "{told}");
 }

@@ -1,6 +1,7 @@
 """Makes the folders of tests/golden/lora: PEFT adapters on other golden models and what torch + PEFT compute with them.
 
-usage: python tests/golden/make/lora.py [NAME …]   (torch, transformers, peft, safetensors; needs the folders of tiny.py, families.py)
+usage: python tests/golden/make/lora.py [NAME …]   (torch, transformers, peft, gguf, safetensors; needs the folders of tiny.py, families.py,
+quantised.py)
 
 Each folder holds the adapter as PEFT saves it (adapter_config.json with a relative base path, adapter_model.safetensors) and
   logits.safetensors   logits.I [len, V] of the base's tokens.json
@@ -47,6 +48,16 @@ CASES = {
     "dora": ("qwen2", 808, dict(r=3, lora_alpha=5, target_modules=LINEAR, use_dora=True)),
     "dora_some": ("gemma3", 809, dict(r=2, lora_alpha=5, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "lm_head"],
                                       use_dora=True, use_rslora=True)),
+    # DoRA of the embedding and the output matrix, each a matrix of its own, and where they are one and the embedding is scaled.
+    "dora_outer": ("llama", 810, dict(r=3, lora_alpha=5, target_modules=["embed_tokens", "lm_head", "q_proj", "v_proj"],
+                                      use_dora=True)),
+    "dora_tied": ("gemma3", 811, dict(r=4, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "up_proj"], use_dora=True,
+                                      use_rslora=True)),
+    # DoRA over blocks of 4, 5 and 8 bits, with those of the tied output matrix; PEFT lies over what transformers makes of the file.
+    "dora_quantised": ("quantised", 812, dict(r=3, lora_alpha=5, target_modules=[*LINEAR, "embed_tokens", "lm_head"],
+                                              use_dora=True)),
+    # Names of other families' layers mean nothing here.
+    "others": ("qwen3", 813, dict(r=2, lora_alpha=3, target_modules=["c_attn", "o_proj", "query_key_value"])),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
@@ -71,7 +82,8 @@ for name, (base, seed, settings) in CASES.items():
     dir, base_dir = os.path.join(GOLDEN, "lora", name), os.path.join(GOLDEN, base)
     shutil.rmtree(dir, ignore_errors=True)
     torch.manual_seed(seed)
-    m = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager").eval()
+    file = {"gguf_file": "model.gguf"} if os.path.exists(f"{base_dir}/model.gguf") else {}
+    m = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager", **file).eval()
     tokens = json.load(open(f"{base_dir}/tokens.json"))
     pairs = [json.loads(l) for l in open(f"{base_dir}/pairs.jsonl")]
     with torch.no_grad():
@@ -85,7 +97,7 @@ for name, (base, seed, settings) in CASES.items():
     m.save_pretrained(dir)
     os.remove(f"{dir}/README.md")
     config = json.load(open(f"{dir}/adapter_config.json"))
-    config["base_model_name_or_path"] = f"../../{base}"
+    config["base_model_name_or_path"] = "/".join(["../..", base, *file.values()])
     json.dump(config, open(f"{dir}/adapter_config.json", "w"), indent=1)
 
     with torch.no_grad():
