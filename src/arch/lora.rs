@@ -97,6 +97,20 @@ impl LoraConfig {
         }
         self
     }
+
+    /// The same with the output matrix among the targets, if the embedding is one. `None` if nothing changes.
+    pub(crate) fn with_output(&self) -> Result<Option<LoraConfig>> {
+        let rules = Rules::new(self)?;
+        if !rules.wants(EMBEDDING)? || rules.wants(OUTPUT)? {
+            return Ok(None);
+        }
+        let mut config = self.clone();
+        match &mut config.targets {
+            Modules::Names(names) => names.push(OUTPUT.to_owned()),
+            Modules::Pattern(pattern) => *pattern = format!("(?:{pattern})|{OUTPUT}"),
+        }
+        Ok(Some(config))
+    }
 }
 
 pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {

@@ -103,6 +103,15 @@ pub(super) fn open_adapter(path: &Path, how: How, adapter: AdapterFiles) -> Resu
     }
     let mut source = open_base(&base, HubId::of_path(&named))?;
     let folder = matches!(adapter, AdapterFiles::Folder(_));
+    if let AdapterFiles::Folder(Peft { tying: true, .. }) = &adapter
+        && source.arch.tie_word_embeddings
+    {
+        source.warnings.push(format!(
+            "{}: ensure_weight_tying is true; here the adapters of the embedding and the output matrix begin alike, but \
+             training moves them apart",
+            path.display()
+        ));
+    }
     source.adapter = Some(adapter.adapter(path, &source)?);
     source.adapter_path = Some(path.to_path_buf());
     // Training programs put the tokenizer, perhaps with another chat template, beside the adapter.

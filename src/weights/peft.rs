@@ -53,8 +53,8 @@ pub(crate) struct Peft {
     pub(crate) base: String,
     /// The revision of a hub id.
     pub(crate) revision: Option<String>,
-    /// Whether the embedding's adapter is the output matrix's too.
-    tying: bool,
+    /// Whether the embedding's adapter is the output matrix's too, where they are one matrix.
+    pub(crate) tying: bool,
     config: LoraConfig,
 }
 
@@ -193,14 +193,14 @@ impl Peft {
             let what = format!("{why}; load the adapter with PEFT and save it again, which writes {TENSORS}");
             return Err(Error::file(folder.join(file), what));
         }
-        let config = self.config.with_known_names(arch);
+        let mut config = self.config.with_known_names(arch);
+        // PEFT writes the one adapter of both twice, under the names of each.
+        if self.tying && arch.tie_word_embeddings {
+            config =
+                config.with_output().map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?.unwrap_or(config);
+        }
         let wanted = Adapter::parameters(arch, &config).map_err(|e| Error::file(folder.join(CONFIG), e.to_string()))?;
         let weights = Weights::open_safetensors(&path)?;
-        let embeds = wanted.iter().any(|(name, _)| name.contains(".lora_embedding_"));
-        if self.tying && arch.tie_word_embeddings && embeds {
-            let what = "ensure_weight_tying is true: one adapter for the embedding and the output matrix is not built";
-            return Err(Error::file(folder.join(CONFIG), format!("{what}; {MERGE}")));
-        }
         for name in weights.names().iter().filter(|n| !wanted.iter().any(|(w, _)| w == *n)) {
             match own_matrix(name) {
                 Some(module) => same_matrix(&path, &weights, name, base, module)?,

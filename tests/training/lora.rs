@@ -98,8 +98,10 @@ fn sums(gpu: &Gpu, model: &Model, data: &[Pair]) -> [Vec<f64>; 2] {
 #[test]
 fn log_probs_are_those_of_peft_beside_and_merged() {
     let gpu = Gpu::open(None, None).unwrap();
-    for name in ADAPTERS {
+    for name in ADAPTERS.into_iter().chain(["ensured"]) {
         let (source, expected) = open(name);
+        let told = source.warnings.iter().any(|warning| warning.contains("ensure_weight_tying"));
+        assert_eq!(told, name == "ensured");
         let data = pairs(expected["base"].as_str().unwrap());
         let beside = Model::load(&gpu, &source).unwrap();
         let tensors = source.tensors_f32().unwrap();
