@@ -12,6 +12,7 @@ use crate::measure::tasks::Known;
 use crate::model::Model;
 use crate::model::score::{self, Branch};
 use crate::recipe::judging::templates;
+use crate::recipe::supervised::Supervision;
 use crate::rng::Stream;
 use crate::text::Language;
 use crate::train::TrainSettings;
@@ -58,6 +59,8 @@ pub struct RunShape<'a> {
     pub prompt: usize,
     /// Tokens of a judge's prompt, beside the question and the answer.
     pub judge: usize,
+    /// What M1 is trained on, where that can be read; else each record of `[sft]` is as long as it may be.
+    pub supervision: Option<&'a Supervision>,
 }
 
 impl RunShape<'_> {
@@ -190,10 +193,11 @@ impl Planner<'_> {
         (cost, self.peaks.map(|peaks| seconds(counted, peaks) * times * rounds))
     }
 
-    /// A stage that writes to `all` prompts of so many tokens so many answers of so many tokens.
+    /// A stage that writes, with `count` models on the device, to `all` prompts of so many tokens so many answers of so
+    /// many tokens.
     fn writes(
         &self,
-        name: &'static str,
+        (name, count): (&'static str, usize),
         (wave, all): (usize, usize),
         (prompt, samples, answer): (usize, usize, usize),
     ) -> Result<StagePlan> {
@@ -203,7 +207,7 @@ impl Planner<'_> {
             let requests = requests(self.vocabulary, wave.min(most), self.fitting(prompt), samples.min(most));
             write(gpu, &models[0], &requests, how).map(Some)
         };
-        self.stage(name, (1, all as f64 / wave as f64), &work)
+        self.stage(name, (count, all as f64 / wave as f64), &work)
     }
 
     /// A prompt's tokens, where the context has room for them.
@@ -270,6 +274,10 @@ impl Planner<'_> {
 
     /// The training of M1 on files of examples.
     fn supervised(&self) -> Result<StagePlan> {
+        if let Some(given) = self.shape.supervision {
+            let records = given.examples().len() * given.settings().epochs;
+            return self.trains("sft", &Data::Examples(given.examples()), given.settings(), records);
+        }
         let section = &self.config.sft;
         let most = section.max_length.min(self.context);
         let example = Example::new(self.ids(0, most / 2), self.ids(1, most - most / 2));
@@ -323,11 +331,13 @@ impl Planner<'_> {
     fn evaluates(&self) -> Result<Vec<StagePlan>> {
         let (e, c, j) = (&self.config.evaluation, &self.config.candidates, &self.config.judge);
         let name = "evaluation";
+        // What M1 was trained from is measured beside M1, which the round goes on with.
+        let count = if self.config.sft.files.is_empty() { 1 } else { 2 };
         let mut parts = Vec::new();
         if given(&e.prompts) {
             let prompts = lines(&e.prompts)?;
             let answers = (self.shape.prompt, e.samples as usize, self.answer);
-            parts.push(self.writes(name, (c.wave, prompts), answers)?);
+            parts.push(self.writes((name, count), (c.wave, prompts), answers)?);
             let wave = j.wave.min(prompts).max(1);
             let (mode, read) = match e.mode {
                 Comparison::SideBySide => (None, 2 * self.answer),
@@ -346,13 +356,17 @@ impl Planner<'_> {
             let work = |gpu: &Gpu, models: Vec<Model>, most: usize| {
                 self.verdicts(gpu, &models[0], Some(j.mode), (wave, self.answer, most))
             };
-            parts.push(self.stage(name, (1, answers as f64 / wave as f64), &work)?);
+            parts.push(self.stage(name, (count, answers as f64 / wave as f64), &work)?);
         }
         for task in &e.tasks {
             let items = lines(&task.data)?;
             let prompt = self.shape.prompt + task.shots as usize * (self.shape.prompt + self.answer);
             if Known::named(&task.task)?.tokens.is_some() {
-                parts.push(self.writes(name, (c.wave, items), (prompt, task.samples as usize, self.answer))?);
+                parts.push(self.writes(
+                    (name, count),
+                    (c.wave, items),
+                    (prompt, task.samples as usize, self.answer),
+                )?);
                 continue;
             }
             let wave = c.wave.min(items).max(1);
@@ -363,7 +377,7 @@ impl Planner<'_> {
                 let branches: Vec<Branch> = (0..wave.min(most) as u64).map(branch).collect();
                 score::logps(gpu, &models[0], &branches, &Silent).map(|_| None)
             };
-            parts.push(self.stage(name, (1, items as f64 / wave as f64), &work)?);
+            parts.push(self.stage(name, (count, items as f64 / wave as f64), &work)?);
         }
         Ok(parts)
     }
@@ -412,9 +426,9 @@ pub fn of_run(gpu: &Gpu, shape: &RunShape, config: &RunConfig, peaks: Option<&Pe
     }
     if p.count > 0 {
         let shots = (p.seed_shots + p.own_shots) * shape.prompt;
-        stages.push(planner.writes("prompts", (p.wave, p.count), (shots, 1, p.max_new_tokens))?);
+        stages.push(planner.writes(("prompts", 1), (p.wave, p.count), (shots, 1, p.max_new_tokens))?);
     }
-    stages.push(planner.writes("candidates", (c.wave, all), (shape.prompt, c.n as usize, answer))?);
+    stages.push(planner.writes(("candidates", 1), (c.wave, all), (shape.prompt, c.n as usize, answer))?);
     if config.judge.mode.is_self() {
         stages.push(planner.judges(all)?);
     }

@@ -53,6 +53,16 @@ impl Supervision {
         Ok(Some(Self { examples, settings }))
     }
 
+    /// The records, as often as a pass over the mixture has them.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// The settings of the training, with as many passes as are left to make.
+    pub fn settings(&self) -> &TrainSettings {
+        &self.settings
+    }
+
     /// A hash of the records, which differs where they differ.
     pub fn hash(&self) -> u64 {
         self.examples.iter().fold(fnv(b"sft"), |all, e| {

@@ -107,8 +107,8 @@ pub(super) fn open_adapter(path: &Path, how: How, adapter: AdapterFiles) -> Resu
         && source.arch.tie_word_embeddings
     {
         source.warnings.push(format!(
-            "{}: ensure_weight_tying is true; here the adapters of the embedding and the output matrix begin alike, but \
-             training moves them apart",
+            "{}: ensure_weight_tying is true; here the adapters of the embedding and the output matrix begin alike, \
+             but training moves them apart",
             path.display()
         ));
     }

@@ -89,7 +89,7 @@ pub(crate) fn read(document: &Value) -> std::result::Result<Peft, String> {
     let value = |key: &str| document.get(key).filter(|v| !v.is_null());
     let kind = value("peft_type").and_then(Value::as_str).unwrap_or_default();
     if kind != "LORA" {
-        return Err(format!("peft_type is {kind:?}; only LORA adapters are read"));
+        return Err(format!("peft_type is {kind:?}; only LORA adapters are read. If PEFT can, {MERGE}"));
     }
     for key in REFUSED {
         let off = |v: &Value| match v {
@@ -363,6 +363,11 @@ mod tests {
             (json!({"layer_replication": [[0, 1]]}), "layer_replication"),
             (json!({"modules_to_save": ["lm_head"]}), "modules_to_save"),
             (json!({"bias": "all"}), "bias"),
+            (json!({"bias": "lora_only"}), "merge_and_unload"),
+            (json!({"lora_bias": true}), "lora_bias"),
+            (json!({"trainable_token_indices": [3]}), "trainable_token_indices"),
+            (json!({"target_parameters": ["mlp.experts.up_proj"]}), "target_parameters"),
+            (json!({"peft_type": "PREFIX_TUNING"}), "PREFIX_TUNING"),
             (json!({"init_lora_weights": "pissa"}), "init_lora_weights"),
             (json!({"target_modules": 1}), "pattern"),
             (json!({"peft_type": "IA3"}), "IA3"),

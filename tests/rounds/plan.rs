@@ -1,5 +1,5 @@
 //! What is planned against what is measured: the peak of live buffers of generation, SFT and DPO, of all weights and of
-//! adapters, on bases in every type, with and without checkpointing; of the stages of a run; and that a cap is kept.
+//! adapters, on bases in every type, with and without checkpointing; of all stages of a run; and that a cap is kept.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
@@ -12,6 +12,7 @@ use selfreward::kernels::half::Half;
 use selfreward::model::{Model, Storage};
 use selfreward::plan::{self, RunShape, ids};
 use selfreward::recipe::run::{self, RunOptions};
+use selfreward::recipe::supervised::Supervision;
 use selfreward::source::ModelSource;
 use selfreward::text::Language;
 use selfreward::train::dpo::Pair;
@@ -282,24 +283,40 @@ struct Stages<'a> {
 impl Observer for Stages<'_> {
     fn begin(&self, stage: &str, _: Option<u64>, _: &str) {
         let mut open = self.open.borrow_mut();
-        if open.is_empty() {
-            self.gpu.reset_peak();
+        if open.is_empty() || stage == "validation" {
+            self.note(&open);
         }
         open.push(stage.to_owned());
     }
 
     fn end(&self) {
         let mut open = self.open.borrow_mut();
-        let ended = open.pop().unwrap();
-        let known = ["candidates", "verdicts", "training", "evaluation"].into_iter().find(|k| ended.starts_with(k));
-        if let Some(stage) = known.filter(|_| open.is_empty()) {
-            let name = if stage == "verdicts" { "judge" } else { stage };
-            let mut peaks = self.peaks.borrow_mut();
+        if open.len() == 1 || open.last().is_some_and(|stage| stage == "validation") {
+            self.note(&open);
+        }
+        open.pop();
+    }
+}
+
+impl Stages<'_> {
+    /// Takes the peak down for the innermost stage, and begins a new one.
+    fn note(&self, open: &[String]) {
+        let known = ["candidates", "verdicts", "training", "validation", "evaluation"];
+        let within = |stage: &String| known.into_iter().find(|known| stage.starts_with(known));
+        let mut peaks = self.peaks.borrow_mut();
+        if let Some(stage) = open.last().and_then(within) {
+            let name = match stage {
+                "verdicts" => "judge",
+                // That of M1 comes before all else.
+                "training" if !peaks.contains_key("candidates") => "sft",
+                other => other,
+            };
             let peak = peaks.entry(name).or_default();
             if self.gpu.peak().bytes > peak.bytes {
                 *peak = self.gpu.peak();
             }
         }
+        self.gpu.reset_peak();
     }
 }
 
@@ -322,6 +339,9 @@ fn the_stages_of_a_run_take_what_is_planned() {
             "{\"context\": \"upper: abc\", \"choices\": [\"ABC\", \"abc\"], \"answer\": 0}\n",
         )
         .unwrap();
+        let learnt: String =
+            words.map(|w| format!("{{\"prompt\": \"upper: {w}\", \"response\": \"{w}{w}\"}}\n")).concat();
+        fs::write(at("sft.jsonl"), learnt).unwrap();
         fs::write(at("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
         fs::write(
             at("run.toml"),
@@ -334,6 +354,8 @@ fn the_stages_of_a_run_take_what_is_planned() {
                      {{ task = \"exact\", data = {:?}, samples = 8 }}, \
                      {{ task = \"choice\", data = {:?} }}] }}\n\
                  dpo = {{ lr = 1e-4, batch = 4 }}\n\
+                 sft = {{ files = [{:?}], lr = 1e-9, batch = 4 }}\n\
+                 validation = {{ prompts = {:?}, every = 1, samples = 3 }}\n\
                  candidates = {{ n = 4, temperature = 1.0, max_new_tokens = 24, wave = 4, kv = {kv:?} }}\n",
                 at("run"),
                 at("seed.jsonl"),
@@ -341,12 +363,15 @@ fn the_stages_of_a_run_take_what_is_planned() {
                 at("held-out.jsonl"),
                 at("keyed.jsonl"),
                 at("choose.jsonl"),
+                at("sft.jsonl"),
+                at("held-out.jsonl"),
             ),
         )
         .unwrap();
         let config = RunConfig::read(&at("run.toml")).unwrap();
         let source = ModelSource::open(&model).unwrap();
         let language = ChatLanguage::new(&source).unwrap();
+        let supervision = Supervision::read(&config.sft, &source, 0, &Silent).unwrap();
         let gpu = Gpu::open(None, None).unwrap();
         let adapter = config.lora.as_ref().map(|lora| lora.config());
         let storage = if adapter.is_some() { Storage::Own } else { Storage::F32 };
@@ -355,6 +380,7 @@ fn the_stages_of_a_run_take_what_is_planned() {
             adapter,
             prompt: words.iter().map(|w| language.ask(&format!("upper: {w}")).unwrap().len()).max().unwrap(),
             judge: plan::judge_prompt(&config.judge, &language).unwrap(),
+            supervision: supervision.as_ref(),
         };
         let planned = plan::of_run(&gpu, &shape, &config, None).unwrap();
         let seen = Stages { gpu: &gpu, open: RefCell::default(), peaks: RefCell::default() };
@@ -362,7 +388,7 @@ fn the_stages_of_a_run_take_what_is_planned() {
         let peaks = seen.peaks.borrow();
         assert_eq!(
             planned.stages.iter().map(|s| s.name).collect::<Vec<_>>(),
-            ["candidates", "judge", "training", "evaluation"]
+            ["sft", "candidates", "judge", "training", "validation", "evaluation"]
         );
         for stage in planned.stages {
             close(&format!("{name}: {}", stage.name), &stage.peak, &peaks[stage.name]);

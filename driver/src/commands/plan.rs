@@ -7,6 +7,7 @@ use crate::flags::{Flags, Preset};
 use crate::sample::Kept;
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
+use selfreward::Silent;
 use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LoraConfig};
 use selfreward::arch::{Arch, family};
@@ -18,6 +19,7 @@ use selfreward::kernels::half::Half;
 use selfreward::kernels::peak;
 use selfreward::model::{Model, Storage};
 use selfreward::plan::{self, JUDGE_PROMPT, RunPlan, RunShape};
+use selfreward::recipe::supervised::Supervision;
 use selfreward::source::ModelSource;
 use selfreward::train::dpo::Pair;
 use selfreward::train::fit::{Choice, Fit};
@@ -372,7 +374,14 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
     let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
     let judge = judge_prompt(shape, &config)?;
     let peaks = (!args.desktop).then(|| peak::measure(gpu, gpu.form())).transpose()?;
-    let run = RunShape { model: &model, adapter, prompt, judge };
+    // Where the records cannot be read here, they are taken to be as long as they may be.
+    let supervision = match shape {
+        Shape::Source(source) if source.text.is_some() => {
+            Supervision::read(&config.sft, source, config.run.seed, &Silent)?
+        }
+        _ => None,
+    };
+    let run = RunShape { model: &model, adapter, prompt, judge, supervision: supervision.as_ref() };
     let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &run, &config, peaks.as_ref())?;
     let fits = stages.iter().all(|s| s.fits);
     let largest = stages.iter().map(|s| &s.peak).max_by_key(|p| p.bytes).context("a run has stages")?;

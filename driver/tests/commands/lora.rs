@@ -154,7 +154,15 @@ fn an_adapter_is_merged_only_when_asked_to() {
     let weights = |folder: &Path| tensors(&folder.join("model.safetensors"));
     assert_eq!(weights(&out("base")), weights(&base));
     // A merged model gives the adapter's logits from the base's graph; a tied one may become untied.
-    for (adapter, base) in [("qv", "qwen3"), ("dora", "qwen2"), ("dora_some", "gemma3"), ("tied", "gemma3")] {
+    for (adapter, base) in [
+        ("qv", "qwen3"),
+        ("ensured", "qwen3"),
+        ("dora", "qwen2"),
+        ("dora_some", "gemma3"),
+        ("dora_outer", "llama"),
+        ("dora_tied", "gemma3"),
+        ("tied", "gemma3"),
+    ] {
         let (adapter, merged, file) = (golden("lora").join(adapter), out(adapter), out(&format!("{adapter}.gguf")));
         export(&adapter, &merged, &["--merge"]).success();
         let mut models = vec![merged];
