@@ -66,8 +66,19 @@ fn lines(path: &Path) -> Vec<Value> {
 
 #[test]
 fn a_run_of_adapters_loads_its_base_once() {
-    let place =
-        Place::new(|text| text.replace(", agreement = \"prompt\", implicit = true", "").replace(", dropout = 0.1", ""));
+    loads_its_base_once("rank = 2");
+}
+
+#[test]
+fn a_run_of_dora_on_all_matrices_loads_its_base_once() {
+    loads_its_base_once("rank = 2, dora = true, target_modules = [\"all-linear\", \"embed_tokens\", \"lm_head\"]");
+}
+
+fn loads_its_base_once(lora: &str) {
+    let place = Place::new(|text| {
+        let text = text.replace("rank = 2", lora).replace(", dropout = 0.1", "");
+        text.replace(", agreement = \"prompt\", implicit = true", "")
+    });
     let told = stderr(&place.run(&[]).success());
     assert_eq!(told.matches("goes to the GPU once").count(), 1, "{told}");
     for number in [1, 3] {
@@ -160,6 +171,8 @@ fn a_base_that_changed_or_moved_is_named() {
     bytes[last] ^= 1;
     fs::write(&weights, &bytes).unwrap();
     place.refused(&["--resume"], "M0 is");
+    let error = stderr(&place.command(&["generate", "--model", "run/M1", "--prompt", "upper: abc"]).failure());
+    assert!(error.contains("run/M1") && error.contains("has changed since"), "{error}");
     bytes[last] ^= 1;
     fs::write(&weights, bytes).unwrap();
     place.run(&["--resume"]).success();
