@@ -55,24 +55,39 @@ const FEW: usize = 512;
 /// How many micro-batches of a step are counted; further ones would be like these.
 const MICRO_BATCHES: usize = 3;
 
-/// The `count` longest records, the longest one first.
-fn longest<T>(records: &[T], rows: impl Fn(&T) -> usize, count: usize) -> Vec<&T> {
+/// The `count` longest records, the longest one first, each with the number of targets that is counted for it. The
+/// longest records need not be those with the most targets, so the first one gets the most of all, the second one the
+/// second most, and so on: no step has more rows or more targets than are counted.
+fn longest<T>(
+    records: &[T],
+    rows: impl Fn(&T) -> usize,
+    targets: impl Fn(&T) -> usize,
+    count: usize,
+) -> Vec<(&T, usize)> {
     let mut all: Vec<&T> = records.iter().collect();
     all.sort_by_key(|record| std::cmp::Reverse(rows(record)));
-    all.truncate(count);
-    all
+    let mut most: Vec<usize> = records.iter().map(targets).collect();
+    most.sort_unstable_by_key(|targets| std::cmp::Reverse(*targets));
+    all.into_iter().zip(most).take(count).collect()
+}
+
+/// The answers to be learnt that stand for all.
+fn examples(examples: &[Example], count: usize) -> Vec<(&Example, usize)> {
+    longest(examples, Example::rows, Example::targets, count)
+}
+
+/// The preferences that stand for all.
+fn pairs(pairs: &[Pair], count: usize) -> Vec<(&Pair, usize)> {
+    longest(pairs, Pair::rows, |pair| pair.chosen.len() + pair.rejected.len(), count)
 }
 
 impl Fit<'_> {
     /// The rows of each record, the longest first, for as many records as a step may have.
     fn rows(&self) -> Vec<usize> {
+        let count = self.settings.batch;
         match self.data {
-            Data::Pairs { pairs, .. } => {
-                longest(pairs, Pair::rows, self.settings.batch).into_iter().map(Pair::rows).collect()
-            }
-            Data::Examples(examples) => {
-                longest(examples, Example::rows, self.settings.batch).into_iter().map(Example::rows).collect()
-            }
+            Data::Pairs { pairs: all, .. } => pairs(all, count).into_iter().map(|(pair, _)| pair.rows()).collect(),
+            Data::Examples(all) => examples(all, count).into_iter().map(|(example, _)| example.rows()).collect(),
         }
     }
 
@@ -109,22 +124,27 @@ impl Fit<'_> {
         }
         let vocabulary = trainer.model.arch.vocab_size;
         let mut stream = Stream::new(0, 0xF17);
-        let mut ids = |like: &[u32]| like.iter().map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
+        let mut ids = |count: usize| (0..count).map(|_| stream.below(vocabulary) as u32).collect::<Vec<u32>>();
         match self.data {
-            Data::Pairs { pairs, objective, reference } => {
-                let pair = |like: &Pair| {
-                    let (prompt, chosen) = (ids(&like.prompt), ids(&like.chosen));
-                    let rejected = if like.rejected == like.chosen { chosen.clone() } else { ids(&like.rejected) };
+            Data::Pairs { pairs: all, objective, reference } => {
+                let pair = |(like, targets): (&Pair, usize)| {
+                    let short = like.rejected.len().min(targets.saturating_sub(1));
+                    let (prompt, chosen) = (ids(like.rows() - targets), ids(targets - short));
+                    let same = chosen.len() == short && like.rejected == like.chosen;
+                    let rejected = if same { chosen.clone() } else { ids(short) };
                     Pair { prompt, chosen, rejected, ..like.clone() }
                 };
-                let pairs: Vec<Pair> = longest(pairs, Pair::rows, batch).into_iter().map(pair).collect();
+                let pairs: Vec<Pair> = pairs(all, batch).into_iter().map(pair).collect();
                 let reference = reference.as_ref().map(|_| vec![PairLogps::default(); batch]);
                 let config = DpoConfig { epochs: 2, batch, ..self.settings.dpo(objective) };
                 dpo::Training::new(&pairs, &config).reference(reference.as_deref()).run(&mut trainer)?;
             }
-            Data::Examples(examples) => {
-                let example = |e: &Example| Example::new(ids(&e.prompt), ids(&e.completion));
-                let examples: Vec<Example> = longest(examples, Example::rows, batch).into_iter().map(example).collect();
+            Data::Examples(all) => {
+                let example = |(like, targets): (&Example, usize)| {
+                    let targets = targets.max(1).min(like.rows());
+                    Example::new(ids(like.rows() - targets), ids(targets))
+                };
+                let examples: Vec<Example> = examples(all, batch).into_iter().map(example).collect();
                 let config = SftConfig { epochs: 2, batch, ..self.settings.sft() };
                 sft::run(&mut trainer, &examples, &config, &Silent, &mut |_, _| Ok(()))?;
             }

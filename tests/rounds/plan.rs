@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-use selfreward::arch::Dtype;
 use selfreward::arch::lora::{Adapter, LoraConfig};
+use selfreward::arch::{Dtype, NamedTensor, family};
 use selfreward::config::RunConfig;
 use selfreward::generate::{ChatLanguage, Generator, KvType, Sampling, Settings};
 use selfreward::gpu::{Gpu, Part, Peak};
@@ -23,7 +23,7 @@ use selfreward::train::objective::Objective;
 use selfreward::train::run::train;
 use selfreward::train::sft::Example;
 use selfreward::train::{LearningRate, LoraSettings, Optimiser, OptimiserKind, TrainSettings, WeightType};
-use selfreward::weights::{ModelParts, save_gguf};
+use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use selfreward::{Observer, Silent, world};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -205,6 +205,61 @@ fn a_training_that_cannot_fit_says_so_before_it_begins() {
     let error = case.train(Some(least.peak.bytes - 1)).unwrap_err().to_string();
     for word in ["this training takes", "weights", "moments", "--lora-rank", "selfreward plan"] {
         assert!(error.contains(word), "{word} is missing in: {error}");
+    }
+}
+
+/// A model whose logits take more than all else.
+fn wide(folder: &Path) {
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": 4096, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256,
+        "tie_word_embeddings": true
+    });
+    let value = |(name, shape): (String, Vec<usize>)| {
+        let data = vec![0.01; shape.iter().product()];
+        NamedTensor { name, shape, data }
+    };
+    let tensors: Vec<NamedTensor> =
+        family::parameters(&family::arch(&config).unwrap()).into_iter().map(value).collect();
+    let parts =
+        ModelParts { config: &config, generation_config: None, text: None, tensors: &tensors, dtype: Dtype::F32 };
+    save_model_parts(folder, &parts).unwrap();
+}
+
+/// What is only context of an answer has no logits, and the longest records need not be those with the most targets.
+#[test]
+fn targets_are_planned_as_they_are_learnt() {
+    let dir = tempfile::tempdir().unwrap();
+    wide(dir.path());
+    let source = ModelSource::open(dir.path()).unwrap();
+    let tokens = |key: usize, n| ids(4096, key as u64, n);
+    let turns =
+        |i: usize| Example { prompt: tokens(i, 20), completion: tokens(i + 50, 140), context: vec![8..70, 78..132] };
+    let answer = |i: usize| Example::new(tokens(i, 10), tokens(i + 50, 140));
+    let asked = |i: usize| Example::new(tokens(i, 150), tokens(i + 50, 10));
+    let short = |i: usize| Pair::new(tokens(i, 150), tokens(i + 50, 5), tokens(i + 99, 5));
+    let long = |i: usize| Pair::new(tokens(i, 10), tokens(i + 50, 70), tokens(i + 99, 70));
+    let objective = Objective::default();
+    let records: [(&str, Option<usize>, Vec<Example>, Vec<Pair>); 4] = [
+        ("turns", None, (0..8).map(turns).collect(), vec![]),
+        ("long questions", Some(1), (0..6).map(asked).chain((6..8).map(answer)).collect(), vec![]),
+        ("long conversations", Some(1), (0..6).map(turns).chain((6..8).map(answer)).collect(), vec![]),
+        ("pairs", Some(1), vec![], (0..6).map(short).chain((6..8).map(long)).collect()),
+    ];
+    for (name, rows, examples, pairs) in records {
+        let data = || match pairs.is_empty() {
+            true => Data::Examples(&examples),
+            false => Data::Pairs { pairs: &pairs, objective: &objective, reference: None },
+        };
+        let settings = TrainSettings::default().epochs(2).batch(8).save_every(100).micro_rows(rows);
+        let gpu = Gpu::open(None, None).unwrap();
+        let model = |gpu: &Gpu| Model::load_as(gpu, &source, Storage::F32);
+        let fit = Fit { gpu: &gpu, model: &model, data: &data(), settings: &settings, others: 0 };
+        let planned = fit.peak(fit.untold().unwrap()).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let job = Job { settings: &settings, dir: out.path(), observer: &Silent, exchange: &Alone };
+        train(&gpu, model(&gpu).unwrap(), data(), &job, None).unwrap();
+        close(name, &planned, &gpu.peak());
     }
 }
 
