@@ -20,17 +20,39 @@ pub struct Message {
 }
 
 /// Names of the speakers in ShareGPT's files and what the field calls them.
-const SPEAKERS: [(&str, &str); 9] = [
+const SPEAKERS: [(&str, &str); 16] = [
     ("human", "user"),
+    ("user", "user"),
+    ("prompter", "user"),
     ("gpt", "assistant"),
+    ("assistant", "assistant"),
+    ("ai", "assistant"),
     ("chatgpt", "assistant"),
     ("claude", "assistant"),
     ("bot", "assistant"),
     ("bing", "assistant"),
     ("bard", "assistant"),
     ("model", "assistant"),
+    ("system", "system"),
+    ("developer", "developer"),
+    ("tool", "tool"),
     ("observation", "tool"),
 ];
+
+/// The role of a speaker in ShareGPT's files.
+fn role_of(speaker: &str) -> Result<String, String> {
+    match SPEAKERS.iter().find(|(name, _)| name.eq_ignore_ascii_case(speaker)) {
+        Some((_, role)) => Ok((*role).to_owned()),
+        None => {
+            let known: Vec<&str> = SPEAKERS.iter().map(|(name, _)| *name).collect();
+            let known = known.join(", ");
+            Err(format!(
+                "the message is from {speaker:?}; known are {known}; a role of the chat template's own is written as \
+                 role, with content"
+            ))
+        }
+    }
+}
 
 impl Message {
     /// A message of `role` with the words `content`.
@@ -79,8 +101,7 @@ impl Message {
             Some(other) => return Err(format!("{FORM}; the role is {other}, a text was expected")),
             None => return Err(format!("missing field `role`; {FORM}")),
         };
-        let known = SPEAKERS.iter().find(|(name, _)| shared && name.eq_ignore_ascii_case(&role));
-        let role = known.map_or(role, |(_, standard)| (*standard).to_owned());
+        let role = if shared { role_of(&role)? } else { role };
         let said = fields.remove("content").or_else(|| if shared { fields.remove("value") } else { None });
         let calls = ["tool_calls", "function_call"].iter().any(|key| fields.get(*key).is_some_and(|v| !v.is_null()));
         let content = match &said {
@@ -141,7 +162,8 @@ mod tests {
         }
         let shared: Message = serde_json::from_value(json!({"from": "gpt", "value": "Ho"})).unwrap();
         assert_eq!(shared, Message::new("assistant", "Ho"));
-        for (speaker, role) in [("Human", "user"), ("ChatGPT", "assistant"), ("claude", "assistant"), ("Ann", "Ann")] {
+        for (speaker, role) in [("Human", "user"), ("ChatGPT", "assistant"), ("claude", "assistant"), ("tool", "tool")]
+        {
             let message: Message = serde_json::from_value(json!({"from": speaker, "value": "x"})).unwrap();
             assert_eq!(message.role, role);
         }
@@ -158,6 +180,7 @@ mod tests {
             (json!({"role": "user", "content": 3}), "the content is 3"),
             (json!({"role": "user", "content": [{"type": "image_url"}]}), "\"image_url\""),
             (json!({"role": "user", "content": [3]}), "neither a text nor"),
+            (json!({"from": "Ann", "value": "x"}), "from \"Ann\"; known are human, user"),
             (json!("user"), "expected a map"),
         ] {
             let error = serde_json::from_value::<Message>(written).unwrap_err().to_string();

@@ -96,7 +96,11 @@ fn records_become_the_ids_of_trl() {
             let file = tmp.path().join("records.jsonl");
             std::fs::write(&file, format!("{}\n", row["record"])).unwrap();
             let got = ours(&file, &source, row["kind"].as_str().unwrap());
-            if row["error"].is_string() {
+            if let Some(error) = row["error"].as_str() {
+                // What a template refuses there it refuses here; other errors are TRL's own.
+                if error.starts_with("TemplateError") && got.is_ok() {
+                    wrong.push(format!("{} {}: {got:?}\n   expected {error}", case["tokenizer"], row["record"]));
+                }
                 continue;
             }
             compared += 1;

@@ -76,6 +76,18 @@ CALLS = [
                           {"role": "tool", "content": "3"}, {"role": "assistant", "content": "It is 3"}]}),
     ("dpo", {"prompt": say("Hi"), "chosen": say("", "Hello")[1:], "rejected": say("", "Ho")[1:], "tools": tool}),
 ]
+# Roles that a template does not know: written like the others (CHATML), passed over, or refused.
+PASSES = ("{% for m in messages %}{% if m.role == 'user' %}{{ '<|turn|>user<|sep|>' + m.content + '<|stop|>\\n' }}{% elif m.role == "
+          "'assistant' %}{{ '<|turn|>assistant<|sep|>' }}{% generation %}{{ m.content + '<|stop|>' }}{% endgeneration %}{{ '\\n' }}"
+          "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant<|sep|>' }}{% endif %}")
+RAISES = PASSES.replace("{% endif %}{% endfor %}", "{% else %}{{ raise_exception('Only user and assistant speak, not ' + m.role) }}{% endif %}{% endfor %}")
+STRANGERS = [
+    ("sft", {"messages": [{"role": "narrator", "content": "She smiles."}, *say("Hi", "Hello")]}),
+    ("sft", {"messages": [*say("Hi"), {"role": "narrator", "content": "He nods."}, {"role": "assistant", "content": "Hello"}]}),
+    ("sft", {"messages": [*say("Hi", "Hello"), {"role": "critic", "content": "Too short."}, {"role": "assistant", "content": "Hello, you"}]}),
+    ("dpo", {"prompt": [{"role": "developer", "content": "Be brief."}, *say("Hi")], "chosen": say("", "Hello")[1:],
+             "rejected": say("", "Ho")[1:]}),
+]
 CASES = [
     ("bytelevel", None, CHATML, PLAIN + CHAT),
     ("bytelevel", template("<|begin|>"), CHATML, PLAIN + CHAT),
@@ -87,6 +99,9 @@ CASES = [
     ("bytelevel", None, TOOLS, CALLS),
     ("metaspace", template("<s>"), ZEPHYR, PLAIN + CHAT),
     ("metaspace", None, ZEPHYR, PLAIN[:4] + CHAT[:6]),
+    ("bytelevel", None, CHATML, STRANGERS),
+    ("bytelevel", None, PASSES, STRANGERS),
+    ("bytelevel", None, RAISES, STRANGERS),
 ]
 
 
