@@ -20,14 +20,24 @@ use minijinja::{Environment, Error, ErrorKind, Output};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Most steps of one rendering; a conversation of a thousand messages takes a small part of it.
+/// Most steps of one rendering, on top of what the input allows for.
 const FUEL: u64 = 10_000_000;
-/// Longest time that one rendering may take; legitimate ones take milliseconds.
+/// Steps that each byte of the input allows for. There are templates that look back from each message over all before
+/// it, so that a long conversation takes many.
+const STEPS: u64 = 256;
+/// Longest time that one rendering may take, on top of what the input allows for; most take milliseconds.
 const TIME: Duration = Duration::from_secs(5);
+/// The time that each byte of the input allows for.
+const EACH: Duration = Duration::from_micros(20);
 /// Most bytes of one value with all that it holds, on top of what the input allows for.
 const VALUE: usize = 4 << 20;
 /// Most bytes of all values that a rendering makes, on top of what the input allows for.
 const VALUES: usize = 64 << 20;
+/// Most bytes that a rendering writes, on top of what the input allows for; who makes tokens of them takes a hundred
+/// times as much memory.
+const TEXT: usize = 1 << 20;
+/// Bytes that each byte of the input may be written as.
+const WRITTEN: usize = 16;
 /// Most entries of one list.
 const ENTRIES: usize = 1 << 20;
 /// How deep lists may lie within lists.
@@ -50,7 +60,9 @@ pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Val
     let source = source::prepared(source)?;
     let mut input = usize::MAX;
     size(&values, 0, &mut input)?;
-    let budget = Arc::new(Budget::new(usize::MAX - input));
+    let input = usize::MAX - input;
+    let budget = Arc::new(Budget::new(input));
+    environment.set_fuel(Some(FUEL.saturating_add(STEPS.saturating_mul(input as u64))));
     guard(&mut environment, &budget);
     let template = environment.template_from_str(&source)?;
     let compiled = machinery::get_compiled_template(&template);
@@ -60,13 +72,19 @@ pub(crate) fn render(mut environment: Environment<'_>, source: &str, values: Val
     let mut out = machinery::make_string_output(&mut text);
     Vm::new(&environment).eval(&main, values, &blocks, &mut out, minijinja::AutoEscape::None)?;
     drop(out);
-    Ok(text)
+    let most = TEXT.saturating_add(WRITTEN.saturating_mul(input));
+    match text.len() {
+        n if n > most => Err(refused(format!("it writes {n} bytes; at most {most} are taken"))),
+        _ => Ok(text),
+    }
 }
 
 /// What went wrong, worded as a part of a sentence.
 pub(crate) fn explain(error: &Error) -> String {
     match (error.kind(), error.detail(), error.line()) {
-        (ErrorKind::OutOfFuel, ..) => format!("it did not end within {FUEL} steps"),
+        (ErrorKind::OutOfFuel, ..) => {
+            format!("it did not end within {FUEL} steps and {STEPS} for each byte of what it is given")
+        }
         (ErrorKind::InvalidOperation, Some(detail), Some(line)) => format!("{detail} (line {line})"),
         (ErrorKind::InvalidOperation, Some(detail), None) => detail.to_string(),
         (kind, detail, line) => {
@@ -83,6 +101,7 @@ struct Budget {
     /// Most bytes of one value.
     value: usize,
     until: Instant,
+    time: Duration,
 }
 
 impl Budget {
@@ -91,12 +110,13 @@ impl Budget {
     fn new(input: usize) -> Self {
         let value = VALUE.saturating_add(input.saturating_mul(4));
         let all = VALUES.saturating_add(input.saturating_mul(512));
-        Self { left: AtomicUsize::new(all), value, until: clock::now() + TIME }
+        let time = TIME + EACH.saturating_mul(u32::try_from(input).unwrap_or(u32::MAX));
+        Self { left: AtomicUsize::new(all), value, until: clock::now() + time, time }
     }
 
     fn spend(&self, bytes: usize) -> Result<()> {
         if clock::now() > self.until {
-            return Err(refused(format!("it did not end within {} seconds", TIME.as_secs())));
+            return Err(refused(format!("it did not end within {} seconds", self.time.as_secs())));
         }
         let less = |left: usize| left.checked_sub(bytes);
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
@@ -174,7 +194,6 @@ fn without_namespace(value: &Value) -> Result<()> {
 
 /// Sets the bounds, and adds the functions that the changed instructions call.
 fn guard(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
-    environment.set_fuel(Some(FUEL));
     let b = budget.clone();
     let room: python::SharedRoom = Arc::new(move |bytes| b.room(bytes));
     python::install(environment, &room);
@@ -212,18 +231,23 @@ fn format(budget: &Budget, out: &mut Output<'_>, value: &Value) -> Result<()> {
 fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value> {
     let number = |value: &Value| match value.is_none() {
         true => Ok(None),
-        false => i64::try_from(value.clone()).map(|n| Some(i128::from(n))),
+        false => python::place(value).map(Some),
     };
     let (start, stop, step) = (number(start)?, number(stop)?, number(step)?.unwrap_or(1));
     if step == 0 {
         return Err(refused("a slice's step cannot be 0"));
     }
-    let places = |n: usize| {
+    let bounds = |n: usize| {
         let n = n as i128;
         let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
         let at = |place: i128| (if place < 0 { place + n } else { place }).clamp(low, high);
-        let first = start.map_or(if step > 0 { low } else { high }, at);
-        let end = stop.map_or(if step > 0 { high } else { low }, at);
+        (start.map_or(if step > 0 { low } else { high }, at), stop.map_or(if step > 0 { high } else { low }, at))
+    };
+    if let Some(part) = python::part_of_range(value, bounds(value.len().unwrap_or(0)), step) {
+        return Ok(part);
+    }
+    let places = |n: usize| {
+        let (first, end) = bounds(n);
         let mut next = first;
         std::iter::from_fn(move || {
             let here = next;
@@ -236,12 +260,11 @@ fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Val
         return Ok(Value::from(places(letters.len()).map(|i| letters[i]).collect::<String>()));
     }
     match value.kind() {
-        ValueKind::Undefined | ValueKind::None => Ok(Value::from(Vec::<Value>::new())),
-        ValueKind::Seq | ValueKind::Iterable => {
+        ValueKind::Seq => {
             let items: Vec<Value> = listed(value)?.try_iter()?.collect();
             Ok(python::alike(value, places(items.len()).map(|i| items[i].clone()).collect()))
         }
-        kind => Err(refused(format!("value of type {kind} cannot be sliced"))),
+        _ => Err(refused(format!("a value of type {} cannot be sliced", python::type_name(value)))),
     }
 }
 
@@ -273,7 +296,8 @@ fn guarded<'s>(given: &Instructions<'s>) -> Instructions<'s> {
                 vec![I::LoadConst(Value::from(*name)), I::CallFunction(operators::ATTRIBUTE, Some(2)), made()]
             }
             I::GetItem if special(i) => vec![I::CallFunction(operators::ITEM, Some(2)), made()],
-            I::PushLoop(_) => vec![I::CallFunction(operators::ITERATED, Some(1)), one],
+            I::BuildMacro(..) => vec![one, I::CallFunction(python::MACRO, Some(1))],
+            I::PushLoop(_) | I::UnpackList(_) => vec![I::CallFunction(operators::ITERATED, Some(1)), one],
             I::BuildMap(_)
             | I::BuildKwargs(_)
             | I::MergeKwargs(_)
@@ -433,6 +457,7 @@ mod tests {
             "{% for x in ['a' * 99] * 9999 %}{{ x | replace('a', '&' * 999) | e }}{% endfor %}",
             "{{ debug() }}",
             "{{ [1] | pprint }}",
+            "{% for i in range(999) %}{{ 'a' * 9999 }}{% endfor %}",
             "{{ [1] | tojson(indent=99999999999) }}",
             "{% include '/etc/passwd' %}",
             "{% import '../x' as x %}",
@@ -442,6 +467,16 @@ mod tests {
             let error = run(source).unwrap_err();
             assert!(!error.is_empty() && start.elapsed() < 2 * TIME, "{} {error}", &source[..source.len().min(99)]);
         }
+    }
+
+    /// Some templates look at every message before each, as Gemma 4's does.
+    #[test]
+    fn long_inputs_allow_for_more_steps() {
+        let source = "{% set ns = namespace(n=0) %}{% for a in list %}{% for b in range(loop.index0 - 1, -1, -1) %}\
+                      {% set ns.n = ns.n + 1 %}{% endfor %}{% endfor %}{{ ns.n }}";
+        let list: Vec<Value> = (0..1700).map(|i| minijinja::context! { content => format!("{i:300}") }).collect();
+        let text = render(Environment::new(), source, minijinja::context! { list => list });
+        assert_eq!(text.map_err(|error| explain(&error)).as_deref(), Ok("1444150"));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use super::python::{ITSELF, TUPLE};
 
 /// Most bytes of the template's source.
 const SOURCE: usize = 1 << 20;
+/// The parameters that take what is given beyond the others.
+const VARARGS: &str = " varargs=none";
+const KWARGS: &str = " kwargs=none";
 /// Most tokens between one pair of braces, since the compiler recurses once for each operator of a chain.
 const EXPRESSION: usize = 2000;
 
@@ -29,12 +32,76 @@ struct Open {
     round: bool,
 }
 
+/// The macros that are open, for the names `varargs` and `kwargs` in them: what is given to a macro beyond its
+/// parameters becomes parameters of these names, which its wrapper fills.
+#[derive(Default)]
+struct Macros {
+    open: Vec<Macro>,
+    inserted: Vec<(usize, usize, &'static str)>,
+    /// How many brackets are open within a tag of a macro.
+    depth: usize,
+    signature: bool,
+}
+
+/// Where the parameters of a macro end, whether there are any, and whether its body names the rest.
+#[derive(Default)]
+struct Macro {
+    end: usize,
+    parameters: bool,
+    varargs: bool,
+    kwargs: bool,
+}
+
+impl Macros {
+    /// Looks at the next token, the `length`-th of its tag.
+    fn see(&mut self, token: &Token<'_>, (start, end): (usize, usize), length: usize, dotted: bool) {
+        match token {
+            Token::Ident("macro") if length == 2 => {
+                (self.signature, self.depth) = (true, 0);
+                self.open.push(Macro { end, ..Macro::default() });
+            }
+            Token::Ident("endmacro") if length == 2 => {
+                let Some(last) = self.open.pop() else { return };
+                let mut comma = last.parameters;
+                for (named, name) in [(last.varargs, VARARGS), (last.kwargs, KWARGS)] {
+                    if named {
+                        self.inserted.extend([(last.end, 0, if comma { "," } else { "" }), (last.end, 0, name)]);
+                        comma = true;
+                    }
+                }
+            }
+            Token::BlockEnd => self.signature = false,
+            _ if self.signature => {
+                match token {
+                    Token::ParenOpen | Token::BracketOpen | Token::BraceOpen => self.depth += 1,
+                    Token::ParenClose | Token::BracketClose | Token::BraceClose => {
+                        self.depth = self.depth.saturating_sub(1);
+                    }
+                    _ => {}
+                }
+                if let Some(last) = self.open.last_mut() {
+                    match (token, self.depth) {
+                        (Token::ParenClose, 0) => last.end = start,
+                        (Token::Ident(_), 1..) => last.parameters = true,
+                        _ => {}
+                    }
+                }
+            }
+            Token::Ident("varargs") if !dotted => self.open.last_mut().into_iter().for_each(|one| one.varargs = true),
+            Token::Ident("kwargs") if !dotted => self.open.last_mut().into_iter().for_each(|one| one.kwargs = true),
+            _ => {}
+        }
+    }
+}
+
 /// The source as it is compiled. Refuses a source that would make the compiler recurse too deep.
 pub(super) fn prepared(source: &str) -> Result<String, Error> {
     if source.len() > SOURCE {
         return Err(refused(format!("it has {} bytes; at most {SOURCE} are read", source.len())));
     }
-    let mut inserted: Vec<(usize, &str)> = Vec::new();
+    // What is put in at a place, after so many bytes there were left out.
+    let mut inserted: Vec<(usize, usize, &str)> = Vec::new();
+    let mut macros = Macros::default();
     let mut open: Vec<Open> = Vec::new();
     let (mut length, mut operand, mut hides, mut opened) = (0, false, false, false);
     let (mut words, mut block) = (["", ""], "");
@@ -74,6 +141,7 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
                 return Err(refused(format!("line {}: a macro's default names another argument", span.start_line)));
             }
         }
+        macros.see(&token, (start, end), length, dotted);
         parameter = matches!(token, Token::Comma | Token::ParenOpen);
         // The machine negates a name before it looks up what follows, so that is put into parentheses.
         while let Some((at, depth, chained)) = negated.last_mut().filter(|(_, depth, _)| open.len() <= *depth) {
@@ -83,14 +151,18 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
                 break;
             }
             if *chained {
-                inserted.extend([(*at, "("), (last, ")")]);
+                inserted.extend([(*at, 0, "("), (last, 0, ")")]);
             }
             negated.pop();
         }
         if std::mem::take(&mut minus) && matches!(token, Token::Ident(_)) {
             negated.push((start, open.len(), false));
         }
-        minus = matches!(token, Token::Minus) && !operand;
+        // The machine knows no plus before a value; a minus before a minus is as much.
+        if matches!(token, Token::Plus) && !operand {
+            inserted.push((start, 1, "- -"));
+        }
+        minus = matches!(token, Token::Minus | Token::Plus) && !operand;
         dotted = matches!(token, Token::Dot);
         last = end;
         match token {
@@ -105,29 +177,29 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
             Token::Assign if open.is_empty() && bare.is_none() && block == "set" => (bare, commas) = (Some(end), false),
             Token::VariableEnd | Token::BlockEnd if commas => {
                 if let Some(at) = bare {
-                    inserted.extend([(at, " "), (at, TUPLE), (at, "("), (start, ")")]);
+                    inserted.extend([(at, 0, " "), (at, 0, TUPLE), (at, 0, "("), (start, 0, ")")]);
                 }
             }
             Token::ParenClose | Token::BracketClose | Token::BraceClose => {
                 if let Some(inner) = open.pop() {
                     if inner.groups && (inner.commas || just_opened) {
-                        inserted.push((inner.at, TUPLE));
+                        inserted.push((inner.at, 0, TUPLE));
                     } else if inner.hidden && inner.round {
-                        inserted.push((inner.at, ITSELF));
+                        inserted.push((inner.at, 0, ITSELF));
                     } else if inner.hidden {
-                        inserted.extend([(inner.at, ITSELF), (inner.at, "("), (end, ")")]);
+                        inserted.extend([(inner.at, 0, ITSELF), (inner.at, 0, "("), (end, 0, ")")]);
                     }
                 }
             }
             Token::Int(_) | Token::Int128(_) | Token::Float(_) | Token::Str(_) | Token::String(_) if hide => {
                 let start = signed.unwrap_or(start);
-                inserted.extend([(start, ITSELF), (start, "("), (end, ")")]);
+                inserted.extend([(start, 0, ITSELF), (start, 0, "("), (end, 0, ")")]);
             }
             // After a value `*` multiplies; in `f(*list)` no value stands before it.
             Token::Mul | Token::Pow | Token::Div | Token::FloorDiv | Token::Mod | Token::Tilde => hides = constant,
             Token::Lt | Token::Lte | Token::Gt | Token::Gte => hides = constant,
             Token::Ident("and" | "or" | "in") => hides = constant,
-            Token::Minus if hide => hides = true,
+            Token::Minus | Token::Plus if hide => hides = true,
             _ => {}
         }
         operand = match token {
@@ -152,12 +224,13 @@ pub(super) fn prepared(source: &str) -> Result<String, Error> {
         }
         words = [words[1], word];
     }
-    inserted.sort_by_key(|(at, _)| *at);
+    inserted.extend(macros.inserted);
+    inserted.sort_by_key(|(at, left_out, _)| (*at, *left_out));
     let (mut out, mut copied) = (String::with_capacity(source.len()), 0);
-    for (at, text) in inserted {
+    for (at, left_out, text) in inserted {
         out.push_str(&source[copied..at]);
         out.push_str(text);
-        copied = at;
+        copied = at + left_out;
     }
     out.push_str(&source[copied..]);
     Ok(out)

@@ -221,9 +221,13 @@ fn environment(now: Date) -> Environment<'static> {
     environment.add_function("raise_exception", |message: Jinja| -> std::result::Result<Jinja, JinjaError> {
         Err(JinjaError::new(ErrorKind::InvalidOperation, shown(&message)))
     });
-    environment.add_function("strftime_now", move |format: String| match format.len() {
-        n if n > FORMAT => Err(JinjaError::new(ErrorKind::InvalidOperation, format!("a date's format has {n} bytes"))),
-        _ => Ok(now.format(&format)),
+    environment.add_function("strftime_now", move |format: Jinja| match format.as_str() {
+        None => Err(JinjaError::new(ErrorKind::InvalidOperation, "strftime_now expects a text, the date's format")),
+        Some(format) if format.len() > FORMAT => {
+            let what = format!("a date's format has {} bytes", format.len());
+            Err(JinjaError::new(ErrorKind::InvalidOperation, what))
+        }
+        Some(format) => Ok(now.format(format)),
     });
     // Jinja in Python does not know these.
     for filter in ["bool", "chain", "lines", "split", "zip"] {

@@ -1,12 +1,14 @@
 //! Hostile input: files of every kind that is read, broken in many ways. Each is an error or is read; none panics,
 //! takes memory or time without bound, or reaches out of its folder.
 //!
-//! `SELFREWARD_FUZZ=N` makes it N inputs, `SELFREWARD_FUZZ_ONLY=TARGET:NUMBER` the one that a failure names,
-//! and `SELFREWARD_FUZZ_TRACE=1` names each input before it is fed, for what ends the process (a stack that overflows).
+//! `SELFREWARD_FUZZ=N` makes it N inputs, `SELFREWARD_FUZZ_ONLY=TARGET` gives all of them to one target,
+//! `SELFREWARD_FUZZ_ONLY=TARGET:NUMBER` feeds the one that a failure names, and `SELFREWARD_FUZZ_TRACE=1` names each
+//! input before it is fed, for what ends the process (a stack that overflows).
 #![expect(clippy::unwrap_used, reason = "the helpers of these tests fail by panicking, as the tests do")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reports to whoever runs it")]
 
 mod allocator;
+mod chats;
 mod mutate;
 mod targets;
 mod tokenizers;
@@ -51,6 +53,7 @@ fn hostile_files_are_errors() {
         while let Some(target) = TARGETS.get(next.fetch_add(1, Ordering::Relaxed)) {
             let numbers = match &only {
                 None => 0..(total * target.weight).div_ceil(shares),
+                Some(only) if only == target.name => 0..total,
                 Some(only) => match only.split_once(':') {
                     Some((name, number)) if name == target.name => {
                         let number = number.parse().unwrap();

@@ -13,10 +13,11 @@ use selfreward::judge::Template;
 use selfreward::measure::agreement;
 use selfreward::measure::tasks::{TASKS, report, score_responses};
 use selfreward::source::{ModelSource, save_gguf_adapter};
-use selfreward::text::{Message, TemplateInputs, Text};
+use selfreward::text::Text;
 use selfreward::weights::{ModelParts, save_gguf, save_model_parts};
 use serde_json::{Value, json};
 
+use crate::chats;
 use crate::mutate::Format;
 use crate::tokenizers::{tokenizer, tokenizers};
 
@@ -198,7 +199,7 @@ pub(crate) const TARGETS: &[Target] = &[
             let names = ["tokenizers/bytelevel/tokenizer.json", "tokenizers/metaspace/tokenizer.json"];
             names.map(golden).into_iter().chain([world]).map(|path| read(&path)).chain(tokenizers()).collect()
         },
-        feed: text,
+        feed: chats::text,
     },
     Target {
         name: "tokenizer_config",
@@ -210,7 +211,7 @@ pub(crate) const TARGETS: &[Target] = &[
             let names = ["bytelevel", "metaspace"];
             names.map(|name| read(&golden("tokenizers").join(name).join("tokenizer_config.json"))).into()
         },
-        feed: text,
+        feed: chats::text,
     },
     Target {
         name: "chat_template",
@@ -226,7 +227,29 @@ pub(crate) const TARGETS: &[Target] = &[
             };
             names.into_iter().map(template).chain([CHATML.as_bytes().to_vec()]).collect()
         },
-        feed: text,
+        feed: chats::text,
+    },
+    Target {
+        name: "real_template",
+        format: Format::Jinja,
+        file: "chat_template.jinja",
+        weight: 8,
+        seeds: |folder| {
+            tokenizer(folder);
+            chats::templates().into_iter().map(String::into_bytes).collect()
+        },
+        feed: chats::render,
+    },
+    Target {
+        name: "chat",
+        format: Format::Json,
+        file: "chat.json",
+        weight: 8,
+        seeds: |folder| {
+            tokenizer(folder);
+            chats::chats().iter().map(|chat| chat.to_string().into_bytes()).collect()
+        },
+        feed: chats::say,
     },
     Target {
         name: "judge_template",
@@ -509,38 +532,6 @@ fn model(path: &Path) {
         assert!(tensors.iter().all(|t| t.data.len() == t.shape.iter().product::<usize>()), "a tensor of another size");
     }
     if let Some(text) = &source.text {
-        use_text(text);
+        chats::use_text(text);
     }
-}
-
-fn text(folder: &Path) {
-    if let Ok(Some(text)) = Text::open(folder) {
-        use_text(&text);
-    }
-}
-
-fn use_text(text: &Text) {
-    for sample in
-        ["", "ab", " a  b\n<end>", "Grüße, 世界 🦀 don't 1234", "\u{0}\u{fffd}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]
-    {
-        if let Ok(ids) = text.encode(sample) {
-            let _ = text.decode(&ids);
-        }
-    }
-    let _ = text.decode(&[0, 1, 2, 3, 4, 5, 9, 1000, u32::MAX]);
-    let mut stream = text.stream();
-    for id in [3, 1, 200, 0, u32::MAX] {
-        let _ = stream.push(id);
-    }
-    let _ = stream.finish();
-    let chat = [Message::new("system", "S"), Message::new("user", "Grüße"), Message::new("assistant", "A")];
-    let _ = text.encode_chat(&chat, true);
-    let _ = text.render_chat(&chat[1..2], false);
-    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"a": 1}}}]);
-    let _ = text.encode_json_chat(
-        &[json!({"role": "user", "content": [{"type": "text", "text": "x"}]})],
-        &TemplateInputs { tools: Some(tools), chat_template_kwargs: None },
-        true,
-    );
-    let _ = (text.eos(), text.bos(), text.end_of_turn(), text.chat_template());
 }

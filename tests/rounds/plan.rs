@@ -240,7 +240,7 @@ fn targets_are_planned_as_they_are_learnt() {
     let short = |i: usize| Pair::new(tokens(i, 150), tokens(i + 50, 5), tokens(i + 99, 5));
     let long = |i: usize| Pair::new(tokens(i, 10), tokens(i + 50, 70), tokens(i + 99, 70));
     let objective = Objective::default();
-    let records: [(&str, Option<usize>, Vec<Example>, Vec<Pair>); 4] = [
+    let records = [
         ("turns", None, (0..8).map(turns).collect(), vec![]),
         ("long questions", Some(1), (0..6).map(asked).chain((6..8).map(answer)).collect(), vec![]),
         ("long conversations", Some(1), (0..6).map(turns).chain((6..8).map(answer)).collect(), vec![]),

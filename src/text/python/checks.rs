@@ -3,8 +3,34 @@
 use minijinja::Environment;
 use minijinja::value::{Value, ValueKind};
 
-use super::values::{Kind, Number, Result, compare, kind_of, number, refused, shown, type_name};
+use super::values::{Kind, Number, Result, compare, kind_of, namespace, number, refused, shown, type_name};
 use super::{letters, lookups};
+
+/// Every filter of Jinja in Python.
+#[rustfmt::skip]
+const FILTERS: [&str; 54] = [
+    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
+    "filesizeformat", "first", "float", "forceescape", "format", "groupby", "indent", "int", "items", "join", "last",
+    "length", "list", "lower", "map", "max", "min", "pprint", "random", "reject", "rejectattr", "replace", "reverse",
+    "round", "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "tojson", "trim",
+    "truncate", "unique", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",
+];
+
+/// Every test of Jinja in Python.
+#[rustfmt::skip]
+const TESTS: [&str; 39] = [
+    "!=", "<", "<=", "==", ">", ">=", "boolean", "callable", "defined", "divisibleby", "eq", "equalto", "escaped",
+    "even", "false", "filter", "float", "ge", "greaterthan", "gt", "in", "integer", "iterable", "le", "lessthan",
+    "lower", "lt", "mapping", "ne", "none", "number", "odd", "sameas", "sequence", "string", "test", "true",
+    "undefined", "upper",
+];
+
+fn known(name: &Value, all: &[&str]) -> Result<bool> {
+    match lookups::without_hash(name) {
+        true => Err(refused(format!("a {} is no name", type_name(name)))),
+        false => Ok(name.as_str().is_some_and(|name| all.contains(&name))),
+    }
+}
 
 pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_test("iterable", iterable);
@@ -18,6 +44,8 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_test("true", |value: Value| value.kind() == ValueKind::Bool && value.is_true());
     environment.add_test("false", |value: Value| value.kind() == ValueKind::Bool && !value.is_true());
     environment.add_test("callable", |value: Value| matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined));
+    environment.add_test("filter", |value: Value| known(&value, &FILTERS));
+    environment.add_test("test", |value: Value| known(&value, &TESTS));
     environment.add_test("escaped", |value: Value| value.is_safe());
     environment.add_test("odd", |value: Value| Ok::<_, minijinja::Error>(rest(&value, &Value::from(2))? == 1.0));
     environment.add_test("even", |value: Value| Ok::<_, minijinja::Error>(rest(&value, &Value::from(2))? == 0.0));
@@ -48,6 +76,9 @@ pub(super) fn install(environment: &mut Environment<'_>) {
 
 fn iterable(value: Value) -> bool {
     let kind = value.kind();
+    if namespace(&value) {
+        return false;
+    }
     matches!(kind, ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)
 }
 

@@ -4,8 +4,8 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 use super::arguments::{bind, place, split, whole};
-use super::lookups::{MAP, equal};
-use super::values::{Kind, Result, Row, number, refused, tuple, type_name};
+use super::lookups::{MAP, equal, without_hash};
+use super::values::{Kind, Result, Row, kind_of, namespace, number, refused, tuple, type_name};
 use super::{Room, text};
 
 /// Longest range, which is that of the reference.
@@ -88,7 +88,19 @@ fn map(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>> {
 fn from_keys(args: &[Value]) -> Result<Value> {
     let [keys, value] = bind("fromkeys", args, ["keys", "value"], 1)?;
     let value = value.unwrap_or_else(|| ().into());
-    Ok(keys.unwrap_or_default().try_iter()?.map(|key| (key, value.clone())).collect())
+    let keys = super::values::entries("fromkeys", &keys.unwrap_or_default())?;
+    if let Some(key) = keys.iter().find(|key| without_hash(key)) {
+        return Err(refused(format!("a {} is no key of a dict", type_name(key))));
+    }
+    Ok(keys.into_iter().map(|key| (key, value.clone())).collect())
+}
+
+/// A slice of a range, which is a range as well; none where the value is none.
+pub(crate) fn part_of_range(value: &Value, (first, end): (i128, i128), step: i128) -> Option<Value> {
+    let Some(Kind::Range(start, _, by)) = kind_of(value) else { return None };
+    let number = |place: i128| Value::from((i128::from(start) + place * i128::from(by)) as i64);
+    let step = i64::try_from(step.saturating_mul(by.into())).ok()?;
+    range(&[number(first), number(end), step.into()]).ok()
 }
 
 /// `range(…)`.
@@ -120,6 +132,9 @@ pub(super) fn dict(args: &[Value]) -> Result<Value> {
     let mut entries: Vec<(Value, Value)> = Vec::new();
     match places {
         [] => {}
+        [one] if one.is_none() || one.is_undefined() || namespace(one) => {
+            return Err(refused(format!("dict expects a dict or pairs, not a value of type {}", type_name(one))));
+        }
         [one] if one.kind() == ValueKind::Map => {
             for key in one.try_iter()? {
                 entries.push((key.clone(), one.get_item(&key)?));

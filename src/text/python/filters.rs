@@ -7,16 +7,19 @@ use minijinja::{Environment, ErrorKind, State, UndefinedBehavior};
 
 use super::arguments::{bind, split, truth, whole, whole_or_none};
 use super::format::percent;
-use super::values::{Kind, Number, Result, Row, compare, number, refused, shown, sorted, tuple, type_name, weight};
-use super::{Room, SharedRoom, json, lookups, numbers, operators, text, words};
+use super::values::{
+    Kind, Number, Result, Row, compare, entries, kind_of, lengthless, namespace, number, refused, shown, sorted, tuple,
+    type_name, weight,
+};
+use super::{Room, SharedRoom, json, lookups, markup, numbers, operators, text, words};
 
 type Filter = fn(&State<'_, '_>, &[Value], &Room) -> Result<Value>;
 
 /// Filters of Jinja that lay out pages or draw at random, which no conversation needs.
-const LEFT_OUT: [&str; 7] = ["pprint", "random", "striptags", "urlize", "urlencode", "wordwrap", "xmlattr"];
+const LEFT_OUT: [&str; 5] = ["pprint", "random", "striptags", "urlize", "wordwrap"];
 
 pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
-    let all: [(&'static str, Filter); 47] = [
+    let all: [(&'static str, Filter); 49] = [
         ("abs", |_, args, _| numbers::absolute(args)),
         ("attr", |_, args, _| attr(args)),
         ("batch", |_, args, room| batch(args, room)),
@@ -26,12 +29,12 @@ pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
         ("d", |_, args, _| default(args)),
         ("default", |_, args, _| default(args)),
         ("dictsort", |_, args, _| dictsort(args)),
-        ("e", |_, args, room| escape(args, room)),
-        ("escape", |_, args, room| escape(args, room)),
+        ("e", |_, args, room| markup::escape(args, room)),
+        ("escape", |_, args, room| markup::escape(args, room)),
         ("filesizeformat", |_, args, _| numbers::file_size(args)),
         ("first", |_, args, _| end("first", args)),
         ("float", |_, args, _| numbers::float(args)),
-        ("forceescape", |_, args, room| escape(args, room)),
+        ("forceescape", |_, args, room| markup::escape(args, room)),
         ("format", |_, args, room| format(args, room)),
         ("groupby", |_, args, _| groupby(args)),
         ("indent", |_, args, room| words::indent(args, room)),
@@ -63,7 +66,9 @@ pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
         ("truncate", |_, args, _| words::truncate(args)),
         ("unique", |_, args, _| unique(args)),
         ("upper", |_, args, room| method("upper", args, room)),
+        ("urlencode", |_, args, room| markup::address(args, room)),
         ("wordcount", |_, args, _| Ok(words::count(&shown(&one("wordcount", args)?)).into())),
+        ("xmlattr", |_, args, room| markup::attributes(args, room)),
     ];
     for (name, filter) in all {
         let room = room.clone();
@@ -87,19 +92,9 @@ fn one(what: &str, args: &[Value]) -> Result<Value> {
     bind(what, args, ["value"], 1).map(|[value]| value.unwrap_or_default())
 }
 
-/// The entries of a value: signs of a text, keys of a dict.
+/// The entries of the only argument.
 fn list(what: &str, args: &[Value]) -> Result<Vec<Value>> {
     entries(what, &one(what, args)?)
-}
-
-fn entries(what: &str, value: &Value) -> Result<Vec<Value>> {
-    if let Some(text) = value.as_str() {
-        return Ok(text.chars().map(Value::from).collect());
-    }
-    match value.kind() {
-        ValueKind::Undefined | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => Ok(value.try_iter()?.collect()),
-        _ => Err(refused(format!("{what} expects a list, not a value of type {}", type_name(value)))),
-    }
 }
 
 /// The entries of the first argument, of which there are none where it counts as false.
@@ -145,25 +140,14 @@ fn format(args: &[Value], room: &Room) -> Result<Value> {
     percent(&shown(format), &values, room).map(Value::from)
 }
 
-/// A text for HTML, its signs with a meaning there replaced.
-fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    text.replace('\'', "&#39;").replace('"', "&#34;")
-}
-
-fn escape(args: &[Value], room: &Room) -> Result<Value> {
-    let value = one("escape", args)?;
-    let text = shown(&value);
-    room(text.len().saturating_mul(5))?;
-    Ok(Value::from_safe_string(if value.is_safe() { text } else { escaped(&text) }))
-}
-
 fn length(args: &[Value]) -> Result<Value> {
     let value = one("length", args)?;
     match value.kind() {
         ValueKind::Undefined => Ok(0.into()),
         _ if value.as_str().is_some() => Ok(shown(&value).chars().count().into()),
-        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => Ok(value.len().unwrap_or(0).into()),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map if !lengthless(&value) => {
+            Ok(value.len().unwrap_or(0).into())
+        }
         _ => Err(refused(format!("a value of type {} has no length", type_name(&value)))),
     }
 }
@@ -180,7 +164,7 @@ fn attr(args: &[Value]) -> Result<Value> {
     let (value, name) = (value.unwrap_or_default(), name.unwrap_or_default());
     // An attribute is no entry in Python, and of attributes a template may see none but methods.
     let found = lookups::attribute(&value, name.as_str().unwrap_or_default())?;
-    let entry = value.kind() == ValueKind::Map && found.kind() != ValueKind::Plain;
+    let entry = value.kind() == ValueKind::Map && found.kind() != ValueKind::Plain && !namespace(&value);
     Ok(if entry { Value::UNDEFINED } else { found })
 }
 
@@ -223,13 +207,14 @@ fn sort(args: &[Value]) -> Result<Value> {
     };
     let items = entries("sort", &value.unwrap_or_default())?;
     let keyed = items.into_iter().map(|item| Ok((keys(&item)?, item))).collect::<Result<_>>()?;
-    sorted(keyed, truth(&reverse)).map(Value::from)
+    // Attributes are compared as lists are: what is equal, though it has no order, is passed over.
+    sorted(keyed, truth(&reverse), !attributes.is_empty()).map(Value::from)
 }
 
 fn dictsort(args: &[Value]) -> Result<Value> {
     let [value, case, by, reverse] = bind("dictsort", args, ["value", "case_sensitive", "by", "reverse"], 1)?;
     let value = value.unwrap_or_default();
-    if value.kind() != ValueKind::Map {
+    if value.kind() != ValueKind::Map || namespace(&value) {
         return Err(refused(format!("dictsort expects a dict, not a value of type {}", type_name(&value))));
     }
     let by_value = match by.as_ref().map_or("key", |by| by.as_str().unwrap_or_default()) {
@@ -243,7 +228,7 @@ fn dictsort(args: &[Value]) -> Result<Value> {
         let order = folded(if by_value { item.clone() } else { key.clone() }, truth(&case));
         keyed.push((vec![order], tuple([key, item])));
     }
-    sorted(keyed, truth(&reverse)).map(Value::from)
+    sorted(keyed, truth(&reverse), false).map(Value::from)
 }
 
 fn extreme(name: &str, args: &[Value]) -> Result<Value> {
@@ -276,7 +261,7 @@ fn unique(args: &[Value]) -> Result<Value> {
             None => item.clone(),
         };
         let key = folded(key, truth(&case));
-        if matches!(type_name(&key), "list" | "dict") {
+        if lookups::without_hash(&key) {
             return Err(refused(format!("unique: a {} cannot be compared", type_name(&key))));
         }
         // 1, 1.0 and True are one value.
@@ -300,11 +285,16 @@ fn reverse(args: &[Value]) -> Result<Value> {
     }
     let mut items = entries("reverse", &value)?;
     items.reverse();
-    Ok(generator(items))
+    // What cannot be walked through from its end is made a list.
+    Ok(if kind_of(&value) == Some(Kind::Generator) { items.into() } else { generator(items) })
 }
 
 fn end(name: &str, args: &[Value]) -> Result<Value> {
-    let items = entries(name, &one(name, args)?)?;
+    let value = one(name, args)?;
+    if name == "last" && kind_of(&value) == Some(Kind::Generator) {
+        return Err(refused("last: a generator has no end to begin at; make it a list"));
+    }
+    let items = entries(name, &value)?;
     Ok(if name == "first" { items.first() } else { items.last() }.cloned().unwrap_or_default())
 }
 
@@ -312,7 +302,7 @@ fn items(args: &[Value]) -> Result<Value> {
     let value = one("items", args)?;
     match value.kind() {
         ValueKind::Undefined => Ok(generator(Vec::new())),
-        ValueKind::Map => {
+        ValueKind::Map if !namespace(&value) => {
             let pair = |key: Value| Ok(tuple([key.clone(), value.get_item(&key)?]));
             value.try_iter()?.map(pair).collect::<Result<_>>().map(generator)
         }
@@ -428,7 +418,7 @@ fn groupby(args: &[Value]) -> Result<Value> {
     let items = entries("groupby", &value.unwrap_or_default())?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
     let keyed = items.into_iter().map(|(key, item)| (vec![folded(key.clone(), truth(&case))], tuple([key, item])));
     let mut groups: Vec<(Value, Value, Vec<Value>)> = Vec::new();
-    for pair in sorted(keyed.collect(), false)? {
+    for pair in sorted(keyed.collect(), false, false)? {
         let (key, item) = (pair.get_item_by_index(0)?, pair.get_item_by_index(1)?);
         let order = folded(key.clone(), truth(&case));
         match groups.last_mut().filter(|group| lookups::equal(&group.0, &order)) {
@@ -441,8 +431,16 @@ fn groupby(args: &[Value]) -> Result<Value> {
 
 fn batch(args: &[Value], room: &Room) -> Result<Value> {
     let [value, size, fill] = bind("batch", args, ["value", "linecount", "fill_with"], 2)?;
-    let size = usize::try_from(whole("batch", &size)?.unwrap_or(0)).unwrap_or(0);
     let items = entries("batch", &value.unwrap_or_default())?;
+    // A row is full where its length equals the size, which no other value does.
+    let size = match size.as_ref().and_then(number) {
+        Some(Number::Whole(n)) if n >= 0 => usize::try_from(n).unwrap_or(usize::MAX),
+        Some(Number::Real(x)) if x >= 0.0 && x.fract() == 0.0 => x as usize,
+        _ if fill.as_ref().is_some_and(|fill| !fill.is_none()) => {
+            return Err(refused("batch: rows are filled up to a whole number of entries"));
+        }
+        _ => usize::MAX,
+    };
     if size == 0 {
         // The empty batch counts as full before the first entry, and none after it does.
         let none: Vec<Value> = Vec::new();
@@ -458,18 +456,19 @@ fn batch(args: &[Value], room: &Room) -> Result<Value> {
 
 fn slice(args: &[Value], room: &Room) -> Result<Value> {
     let [value, count, fill] = bind("slice", args, ["value", "slices", "fill_with"], 2)?;
-    let count = usize::try_from(whole("slice", &count)?.unwrap_or(0)).unwrap_or(0);
+    let count = whole("slice", &count)?.unwrap_or(0);
     let items = entries("slice", &value.unwrap_or_default())?;
     if count == 0 {
         return Err(refused("slice: division by zero"));
     }
+    let Ok(count) = usize::try_from(count) else { return Ok(generator(Vec::new())) };
     room(count.saturating_mul(2 * size_of::<Value>()))?;
     let (each, longer) = (items.len() / count, items.len() % count);
     let fill = fill.filter(|fill| !fill.is_none());
     let (mut rest, mut rows) = (&items[..], Vec::new());
     for i in 0..count {
         let (row, behind) = rest.split_at(each + usize::from(i < longer));
-        let more = fill.clone().filter(|_| i >= longer && longer > 0);
+        let more = fill.clone().filter(|_| i >= longer);
         rows.push(row.iter().cloned().chain(more).collect::<Vec<_>>().into());
         rest = behind;
     }

@@ -205,6 +205,9 @@ pub(super) fn percent(format: &str, values: &Value, room: &Room) -> Result<Strin
         let mut key = None;
         if let Some(inner) = rest.strip_prefix('(') {
             let end = inner.find(')').ok_or_else(|| refused("a format's name does not end"))?;
+            if super::values::namespace(values) {
+                return Err(refused("a format's names are keys of a dict, not of a namespace"));
+            }
             key = Some(values.get_item(&Value::from(&inner[..end]))?);
             keyed = true;
             rest = &inner[end + 1..];
@@ -474,7 +477,8 @@ fn formatted(value: &Value, text: &str) -> Result<String> {
             _ => Err(wrong()),
         },
         None => match value.as_str() {
-            Some(text) if matches!(spec.kind, None | Some('s')) && spec.align != Some('=') || spec.zero => {
+            Some(_) if spec.sign.is_some() || spec.alternate || spec.group.is_some() => Err(wrong()),
+            Some(text) if matches!(spec.kind, None | Some('s')) && (spec.align != Some('=') || spec.zero) => {
                 if spec.zero && spec.align == Some('=') {
                     spec.align = Some('<');
                 }

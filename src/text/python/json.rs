@@ -85,11 +85,14 @@ impl Writer<'_> {
                 }
                 self.end(items.is_empty(), depth, ']');
             }
-            (ValueKind::Map, _) => {
+            (ValueKind::Map, "dict") => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.layout.sorted {
-                    keys =
-                        super::values::sorted(keys.into_iter().map(|key| (vec![key.clone()], key)).collect(), false)?;
+                    keys = super::values::sorted(
+                        keys.into_iter().map(|key| (vec![key.clone()], key)).collect(),
+                        false,
+                        false,
+                    )?;
                 }
                 self.text.push('{');
                 for (i, key) in keys.iter().enumerate() {

@@ -27,6 +27,15 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
     !apart && a == b
 }
 
+/// Whether a value has no hash in Python, so that it can be neither a key nor an entry of a set.
+pub(super) fn without_hash(value: &Value) -> bool {
+    match type_name(value) {
+        "list" | "dict" | "dict_keys" | "dict_items" => true,
+        "tuple" => value.try_iter().is_ok_and(|mut items| items.any(|item| without_hash(&item))),
+        _ => false,
+    }
+}
+
 /// `value in container`.
 pub(super) fn contains(container: &Value, value: &Value) -> Result<bool> {
     match container.kind() {
@@ -35,6 +44,8 @@ pub(super) fn contains(container: &Value, value: &Value) -> Result<bool> {
             (Some(text), Some(part)) => Ok(text.contains(part)),
             _ => Err(refused(format!("a text holds texts only, not a value of type {}", type_name(value)))),
         },
+        _ if namespace(container) => Err(refused("a namespace holds attributes only")),
+        ValueKind::Map if without_hash(value) => Err(refused(format!("a {} is no key of a dict", type_name(value)))),
         ValueKind::Map => Ok(container.as_object().is_some_and(|map| map.get_value(value).is_some())),
         ValueKind::Seq | ValueKind::Iterable => Ok(container.try_iter()?.any(|one| equal(&one, value))),
         _ => Err(refused(format!("a value of type {} holds nothing", type_name(container)))),

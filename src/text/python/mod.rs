@@ -10,15 +10,19 @@ mod format;
 mod json;
 mod letters;
 mod lookups;
+mod macros;
+mod markup;
 mod numbers;
 pub(super) mod operators;
 mod text;
+mod turns;
 mod values;
 mod words;
 
+pub(super) use containers::part_of_range;
 pub(super) use dates::Date;
 pub(super) use lookups::{alike, special};
-pub(super) use values::shown;
+pub(super) use values::{shown, type_name};
 
 use std::sync::Arc;
 
@@ -35,9 +39,20 @@ pub(super) const TUPLE: &str = "__tuple__";
 /// The function that hides a constant from the compiler, which would else compute with it.
 pub(super) const ITSELF: &str = "__itself__";
 
+/// The function that is given each macro; not an identifier, so no template can name or replace it.
+pub(super) const MACRO: &str = "(macro)";
+
 /// Whether a value is a row whose entries are there already.
 pub(super) fn is_row(value: &Value) -> bool {
     values::kind_of(value).is_some()
+}
+
+/// A bound of a slice.
+pub(super) fn place(value: &Value) -> Result<i128> {
+    match values::number(value) {
+        Some(values::Number::Whole(n)) => Ok(n.clamp(i64::MIN.into(), i64::MAX.into())),
+        _ => Err(values::refused(format!("a slice's bounds are whole numbers, not of type {}", type_name(value)))),
+    }
 }
 
 /// Gives an environment Python's meaning.
@@ -47,6 +62,7 @@ pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
     checks::install(environment);
     environment.add_function(TUPLE, |items: Rest<Value>| values::tuple(items.0));
     environment.add_function(ITSELF, |value: Value| value);
+    environment.add_function(MACRO, macros::wrapped);
     environment.add_function("range", |args: Rest<Value>| containers::range(&args));
     environment.add_function("namespace", |args: Rest<Value>| {
         let (places, named) = arguments::split(&args)?;
@@ -58,11 +74,11 @@ pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
         let all = containers::dict(&first.into_iter().chain(named).collect::<Vec<_>>())?;
         minijinja::functions::namespace(Some(all))
     });
-    for name in ["cycler", "joiner", "lipsum"] {
-        environment.add_function(name, move |_: Rest<Value>| -> Result<Value> {
-            Err(values::refused(format!("the function {name} is not supported in templates")))
-        });
-    }
+    environment.add_function("cycler", |args: Rest<Value>| turns::cycler(&args));
+    environment.add_function("joiner", |args: Rest<Value>| turns::joiner(&args));
+    environment.add_function("lipsum", |_: Rest<Value>| -> Result<Value> {
+        Err(values::refused("the function lipsum is not supported in templates"))
+    });
     environment.add_global("dict", Value::from_object(containers::Dict));
     let r = room.clone();
     environment.set_unknown_method_callback(move |_: &State<'_, '_>, value, method, args| {

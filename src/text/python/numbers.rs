@@ -2,7 +2,7 @@
 
 use minijinja::value::Value;
 
-use super::arguments::{bind, truth, whole};
+use super::arguments::{bind, truth, whole, whole_or_none};
 use super::letters;
 use super::values::{Number, Result, number, refused, type_name};
 
@@ -82,17 +82,24 @@ pub(super) fn float(args: &[Value]) -> Result<Value> {
 pub(super) fn round(args: &[Value]) -> Result<Value> {
     let [value, precision, method] = bind("round", args, ["value", "precision", "method"], 1)?;
     let value = value.unwrap_or_default();
-    let precision = whole("round", &precision)?.unwrap_or(0);
+    let to_whole = precision.as_ref().is_some_and(Value::is_none);
+    let precision = whole_or_none("round", &precision)?.unwrap_or(0);
     let wrong = || refused(format!("round expects a number, not a value of type {}", type_name(&value)));
     let x = number(&value).ok_or_else(wrong)?;
     let by = 10f64.powi(precision.clamp(-400, 400) as i32);
     match method.as_ref().map_or("common", |method| method.as_str().unwrap_or_default()) {
         "common" => Ok(match x {
             Number::Whole(n) => Number::Whole(whole_rounded(n, precision)).into(),
+            Number::Real(x) if to_whole => match rounded(x, 0) {
+                x if x.abs() < 1e38 => Number::Whole(x as i128).into(),
+                _ => return Err(refused("round: the number is too large to be a whole one")),
+            },
             Number::Real(x) => rounded(x, precision).into(),
         }),
-        "ceil" => Ok(((x.real() * by).ceil() / by).into()),
-        "floor" => Ok(((x.real() * by).floor() / by).into()),
+        _ if to_whole => Err(refused("round: without a precision the method is common")),
+        // A whole number has no negative zero.
+        "ceil" => Ok((((x.real() * by).ceil() + 0.0) / by).into()),
+        "floor" => Ok((((x.real() * by).floor() + 0.0) / by).into()),
         _ => Err(refused("round: the method is common, ceil or floor")),
     }
 }
@@ -123,7 +130,11 @@ fn rounded(x: f64, precision: i64) -> f64 {
 /// `value | filesizeformat(binary=false)`.
 pub(super) fn file_size(args: &[Value]) -> Result<Value> {
     let [value, binary] = bind("filesizeformat", args, ["value", "binary"], 1)?;
-    let size = float(&[value.unwrap_or_default()]).map(|size| f64::try_from(size).unwrap_or(0.0))?;
+    let value = value.unwrap_or_default();
+    let size = value.as_str().map_or_else(|| number(&value).map(Number::real), read_real);
+    let wrong = || refused(format!("filesizeformat expects a number, not a value of type {}", type_name(&value)));
+    // A negative zero is written without its sign.
+    let size = size.ok_or_else(wrong)? + 0.0;
     let (base, names) = match truth(&binary) {
         true => (1024.0, ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"]),
         false => (1000.0, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"]),

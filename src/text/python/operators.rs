@@ -8,7 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::format::percent;
 use super::lookups::{alike, attribute, contains, equal, item};
-use super::values::{Number, Result, compare, number, refused, shown, type_name};
+use super::values::{Number, Result, compare, namespace, number, refused, shown, type_name};
 use super::{Room, SharedRoom};
 
 // These are not identifiers, so no template can name or replace them.
@@ -100,9 +100,17 @@ pub(super) fn install(environment: &mut Environment<'_>, room: &SharedRoom) {
         Some(Number::Real(x)) => Ok(Value::from(-x)),
         None => Err(wrong("-", &a, &a)),
     });
-    environment.add_function(ITERATED, |value: Value| match value.is_none() {
-        true => Err(refused("none has no entries")),
-        false => Ok(value),
+    let r = room.clone();
+    environment.add_function(ITERATED, move |value: Value| match value.as_str() {
+        _ if value.is_none() || namespace(&value) => {
+            Err(refused(format!("a value of type {} has no entries", type_name(&value))))
+        }
+        // The machine walks through a text without knowing where it ends.
+        Some(text) => {
+            r(text.len().saturating_mul(size_of::<Value>()))?;
+            Ok(text.chars().map(Value::from).collect())
+        }
+        None => Ok(value),
     });
     environment.add_function(ATTRIBUTE, |value: Value, name: String| attribute(&value, &name));
 }
@@ -177,6 +185,9 @@ fn arithmetic(operator: &str, a: &Value, b: &Value) -> Result<Value> {
             if power.is_nan() && !x.real().is_nan() && !y.real().is_nan() {
                 return Err(refused("the result of ** is not a real number"));
             }
+            if power.is_infinite() && x.real().is_finite() && y.real().is_finite() {
+                return Err(large());
+            }
             Number::Real(power)
         }
         ("+", ..) => Number::Real(x.real() + y.real()),
@@ -184,9 +195,15 @@ fn arithmetic(operator: &str, a: &Value, b: &Value) -> Result<Value> {
         ("*", ..) => Number::Real(x.real() * y.real()),
         _ => {
             let (x, y) = (x.real(), y.real());
-            let rest = x % y;
-            let rest = if rest != 0.0 && (rest < 0.0) != (y < 0.0) { rest + y } else { rest };
-            Number::Real(if operator == "%" { rest } else { ((x - rest) / y).round() })
+            let mut rest = x % y;
+            let mut quotient = (x - rest) / y;
+            if rest == 0.0 {
+                rest = 0f64.copysign(y);
+            } else if (rest < 0.0) != (y < 0.0) {
+                (rest, quotient) = (rest + y, quotient - 1.0);
+            }
+            let whole = if quotient == 0.0 { 0f64.copysign(x / y) } else { quotient.round() };
+            Number::Real(if operator == "%" { rest } else { whole })
         }
     };
     Ok(done.into())

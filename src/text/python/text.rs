@@ -4,7 +4,7 @@ use minijinja::value::{Value, ValueKind};
 
 use super::arguments::{bind, place, text, text_or_none, truth, whole, whole_or_none};
 use super::format::braces;
-use super::values::{Result, refused, shown, tuple, type_name};
+use super::values::{Result, namespace, refused, shown, tuple, type_name};
 use super::{Room, letters};
 
 /// Calls a method of a text; none where there is no such method.
@@ -261,7 +261,7 @@ pub(super) fn replaced(own: &str, old: &str, new: &str, count: i64, room: &Room)
 
 /// `separator.join(list)`, whose entries must be texts.
 fn joined(separator: &str, list: &Value, room: &Room) -> Result<String> {
-    if matches!(list.kind(), ValueKind::None | ValueKind::Number | ValueKind::Bool) {
+    if matches!(list.kind(), ValueKind::None | ValueKind::Number | ValueKind::Bool) || namespace(list) {
         return Err(refused(format!("join expects a list, not a value of type {}", type_name(list))));
     }
     let parts: Vec<Value> = list.try_iter()?.collect();

@@ -63,12 +63,17 @@ impl Object for Row {
         match (self.kind, key.as_str()) {
             (Kind::Group, Some("grouper")) => self.items.first().cloned(),
             (Kind::Group, Some("list")) => self.items.get(1).cloned(),
+            // These have entries, but no places.
+            (Kind::Keys | Kind::Values | Kind::Items | Kind::Generator, _) => None,
             _ => self.items.get(key.as_usize()?).cloned(),
         }
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.items.len())
+        match self.repr() {
+            ObjectRepr::Seq => Enumerator::Seq(self.items.len()),
+            _ => Enumerator::Values(self.items.clone()),
+        }
     }
 
     fn is_true(self: &Arc<Self>) -> bool {
@@ -113,7 +118,7 @@ pub(super) fn namespace(value: &Value) -> bool {
 }
 
 /// The name of a value's type in Python.
-pub(super) fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value.kind() {
         ValueKind::Undefined => "Undefined",
         ValueKind::None => "NoneType",
@@ -135,6 +140,23 @@ pub(super) fn type_name(value: &Value) -> &'static str {
         },
         _ => "object",
     }
+}
+
+/// The entries of a value: signs of a text, keys of a dict.
+pub(super) fn entries(what: &str, value: &Value) -> Result<Vec<Value>> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.chars().map(Value::from).collect());
+    }
+    match value.kind() {
+        _ if namespace(value) => Err(refused(format!("{what} expects a list, not a namespace"))),
+        ValueKind::Undefined | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => Ok(value.try_iter()?.collect()),
+        _ => Err(refused(format!("{what} expects a list, not a value of type {}", type_name(value)))),
+    }
+}
+
+/// Whether a value has no length in Python, though it has entries or attributes.
+pub(super) fn lengthless(value: &Value) -> bool {
+    namespace(value) || kind_of(value) == Some(Kind::Generator)
 }
 
 /// The number that a value is; True and False are numbers in Python.
@@ -333,11 +355,12 @@ pub(super) fn compare(a: &Value, b: &Value) -> Result<Ordering> {
     }
 }
 
-/// Puts values into Python's order by their keys, equal ones as they stood.
-pub(super) fn sorted(mut keyed: Vec<(Vec<Value>, Value)>, reverse: bool) -> Result<Vec<Value>> {
+/// Puts values into Python's order by their keys, equal ones as they stood. With `lists` the keys are compared as lists
+/// are, in which what is equal needs no order.
+pub(super) fn sorted(mut keyed: Vec<(Vec<Value>, Value)>, reverse: bool, lists: bool) -> Result<Vec<Value>> {
     let mut wrong = None;
     keyed.sort_by(|a, b| {
-        let all = a.0.iter().zip(&b.0).map(|(a, b)| compare(a, b));
+        let all = a.0.iter().zip(&b.0).map(|(a, b)| if lists && a == b { Ok(Ordering::Equal) } else { compare(a, b) });
         let order = all.clone().find(|order| !matches!(order, Ok(Ordering::Equal))).unwrap_or(Ok(Ordering::Equal));
         let order = order.unwrap_or_else(|error| {
             wrong = Some(error);
