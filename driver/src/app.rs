@@ -90,6 +90,19 @@ impl App {
         Ok(if args.is_empty() { source } else { source.with_template_args(&args) })
     }
 
+    /// Finds a model's files as [`App::source`] does, while `gpu` opens a device.
+    pub(crate) fn source_beside<T: Send>(
+        &self,
+        path: &Path,
+        gpu: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<(ModelSource, T)> {
+        std::thread::scope(|scope| {
+            let gpu = scope.spawn(gpu);
+            let source = self.source(path)?;
+            Ok((source, gpu.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
+        })
+    }
+
     /// Says how PEFT opens the base of an adapter that was written, where its name alone does not do.
     pub(crate) fn tell_base(&self, base: &ModelSource) {
         let file = base.path.file_name().filter(|_| base.path.extension().is_some_and(|e| e == "gguf"));

@@ -4,6 +4,8 @@ use super::ledger::{Ledger, Part};
 use super::{Gpu, Inner, lock};
 use crate::{Error, Result};
 use std::any::TypeId;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
@@ -264,12 +266,27 @@ impl Gpu {
     pub(crate) fn overwrite_rows<T: bytemuck::Pod>(&self, tensor: &Tensor, first: usize, padded: &[T]) -> Result<()> {
         let ld = tensor.ld.max(1);
         let (rows, left) = (padded.len() / ld, padded.len() % ld);
-        if size_of::<T>() != 4 || left != 0 || first + rows > tensor.rows {
-            let given = padded.len();
-            return Err(Error::Bug(format!("{given} values for rows from {first} of a tensor {:?}", tensor.shape())));
+        if size_of::<T>() != 4 || left != 0 {
+            return Err(Error::Bug(format!("{} values are no rows of a tensor {:?}", padded.len(), tensor.shape())));
         }
+        check_rows(tensor, first..first + rows)?;
         self.write(tensor, first * tensor.ld, padded);
         Ok(())
+    }
+
+    /// Rows of a tensor that no unsubmitted launch uses, to be given new values with their padding.
+    ///
+    /// # Errors
+    /// There are no such rows, or the device is out of memory.
+    pub(crate) fn rows_to_write(&self, tensor: &Tensor, rows: Range<usize>) -> Result<RowsToWrite<'_>> {
+        check_rows(tensor, rows.clone())?;
+        let at = |row: usize| (4 * row * tensor.ld) as u64;
+        let Some(bytes) = NonZeroU64::new(at(rows.end) - at(rows.start)) else {
+            return Ok(RowsToWrite { gpu: self, view: None });
+        };
+        let view = self.0.queue.write_buffer_with(&tensor.raw().buffer, at(rows.start), bytes);
+        self.take_failure()?;
+        Ok(RowsToWrite { gpu: self, view })
     }
 
     /// A vector (one row) from host values.
@@ -294,7 +311,11 @@ impl Gpu {
             return;
         }
         self.0.queue.write_buffer(&tensor.raw().buffer, 4 * first as u64, bytemuck::cast_slice(padded));
-        let bytes = size_of_val(padded) as u64;
+        self.stage(size_of_val(padded) as u64);
+    }
+
+    /// Counts what was written and has to be taken by the device.
+    fn stage(&self, bytes: u64) {
         if self.0.staged.fetch_add(bytes, Ordering::Relaxed) + bytes > STAGED {
             // Copies of what was written stay in memory until the device took them, which a submit begins.
             self.0.staged.store(0, Ordering::Relaxed);
@@ -369,6 +390,47 @@ const STAGED: u64 = 32 << 20;
 fn stand_in<T: bytemuck::Pod>() -> T {
     let float = TypeId::of::<T>() == TypeId::of::<f32>();
     bytemuck::try_cast(if float { (-1f32).to_bits() } else { 0 }).unwrap_or_else(|_| T::zeroed())
+}
+
+/// Rows of a tensor on their way to the device, which takes them once this is dropped. Values are written to where it
+/// takes them from, without a copy between; what is not written is arbitrary.
+pub(crate) struct RowsToWrite<'a> {
+    gpu: &'a Gpu,
+    /// None where there are no rows.
+    view: Option<wgpu::QueueWriteBufferView>,
+}
+
+impl RowsToWrite<'_> {
+    /// Writes words, the first of them at a place counted from the first row's beginning. There must be room for them.
+    pub(crate) fn put(&mut self, at: usize, words: &[u32]) {
+        if let Some(view) = &mut self.view {
+            view.slice(4 * at..4 * (at + words.len())).copy_from_slice(bytemuck::cast_slice(words));
+        }
+    }
+
+    /// Sets all to zero.
+    pub(crate) fn clear(&mut self) {
+        if let Some(view) = &mut self.view {
+            view.slice(..).fill(0);
+        }
+    }
+}
+
+impl Drop for RowsToWrite<'_> {
+    fn drop(&mut self) {
+        let Some(view) = self.view.take() else { return };
+        let bytes = view.len() as u64;
+        drop(view);
+        self.gpu.stage(bytes);
+    }
+}
+
+/// Refuses rows that a tensor has not.
+fn check_rows(tensor: &Tensor, rows: Range<usize>) -> Result<()> {
+    if rows.start <= rows.end && rows.end <= tensor.rows {
+        return Ok(());
+    }
+    Err(Error::Bug(format!("a tensor {:?} has no rows {rows:?}", tensor.shape())))
 }
 
 fn check_values<T>([rows, cols]: [usize; 2], data: &[T]) -> Result<()> {

@@ -21,7 +21,7 @@ mod widen;
 
 pub use adapter::{DeviceInfo, list};
 pub use buffer::mib;
-pub(crate) use buffer::{Tensor, pad4};
+pub(crate) use buffer::{RowsToWrite, Tensor, pad4};
 pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
 pub(crate) use params::{Param, Value};

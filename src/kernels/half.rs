@@ -64,9 +64,14 @@ impl Half {
         }
     }
 
-    /// Whether a value stays finite in this type.
+    /// Whether a value stays finite in this type: whether it lies below the middle between the largest value and what
+    /// would come next.
     pub(crate) fn holds(self, x: f32) -> bool {
-        self.value(self.bits(x)).is_finite()
+        let middle = match self {
+            Half::Bf16 => 0x7f7f_8000,
+            Half::F16 => 0x477f_f000,
+        };
+        x.abs() < f32::from_bits(middle)
     }
 
     /// The constant by which the shaders know the type.

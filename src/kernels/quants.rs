@@ -6,6 +6,7 @@ use super::way::Constant;
 use crate::arch::Dtype;
 use crate::gpu::pad4;
 use crate::{Error, Result};
+use half::{f16, slice::HalfFloatSliceExt};
 
 /// How the scales and minima of groups are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +82,25 @@ impl Quants {
         }
     }
 
-    /// The `at`-th word of 32 values along K.
-    pub(crate) fn word(self, q: &[u8; 32], at: usize) -> u32 {
+    /// The words of 32 values along K; of 4 bits the first four.
+    #[inline(always)]
+    pub(crate) fn words(self, q: [u8; 32]) -> [u32; 8] {
+        let mut words = [0; 8];
         if self.bits == 8 {
-            return u32::from_le_bytes([q[4 * at], q[4 * at + 1], q[4 * at + 2], q[4 * at + 3]]);
+            for (word, bytes) in words.iter_mut().zip(q.as_chunks().0) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+            return words;
         }
-        (0..8).fold(0, |word, i| word | u32::from(q[8 * at + i]) << (4 * i))
+        for (word, bytes) in words.iter_mut().zip(q.as_chunks().0) {
+            // Neighbours move together: two, four and eight of them.
+            let mut eight = u64::from_le_bytes(*bytes);
+            for (shift, mask) in [(4, 0x00ff_00ff_00ff_00ff), (8, 0x0000_ffff_0000_ffff), (16, 0xffff_ffff)] {
+                eight = (eight | eight >> shift) & mask;
+            }
+            *word = eight as u32;
+        }
+        words
     }
 
     /// Refuses scales and minima that are to be in f16 and that f16 cannot hold.
@@ -103,15 +117,25 @@ impl Quants {
         }
     }
 
-    /// Writes a column's scale and minimum into a row of groups as [`super::weight::Block::Quantised`] holds it.
-    pub(crate) fn put(self, row: &mut [u32], col: usize, (scale, minimum): (f32, f32)) {
+    /// Writes scale and minimum of neighbouring columns, the first of which is `col`, into a row of groups as
+    /// [`super::weight::Block::Quantised`] holds it.
+    pub(crate) fn put(self, row: &mut [u32], col: usize, pairs: &[[f32; 2]]) {
         match self.scales {
             Scales::Half => {
-                row[col] = u32::from(Half::F16.bits(scale)) | u32::from(Half::F16.bits(minimum)) << 16;
+                // Many at once, since the library asks at every call what the CPU can do.
+                for (words, pairs) in row[col..].chunks_mut(16).zip(pairs.chunks(16)) {
+                    let mut halves = [[f16::ZERO; 2]; 16];
+                    halves[..pairs.len()].as_flattened_mut().convert_from_f32_slice(pairs.as_flattened());
+                    for (word, [scale, minimum]) in words.iter_mut().zip(&halves[..pairs.len()]) {
+                        *word = u32::from(scale.to_bits()) | u32::from(minimum.to_bits()) << 16;
+                    }
+                }
             }
             Scales::Full => {
-                let at = col / 4 * 8 + col % 4;
-                (row[at], row[at + 4]) = (scale.to_bits(), minimum.to_bits());
+                for (col, [scale, minimum]) in (col..).zip(pairs) {
+                    let at = col / 4 * 8 + col % 4;
+                    (row[at], row[at + 4]) = (scale.to_bits(), minimum.to_bits());
+                }
             }
         }
     }

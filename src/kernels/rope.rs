@@ -10,6 +10,7 @@ use super::way::{Constant, Traits, Way};
 use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
+use std::ops::Range;
 
 static SOURCE: Source = Source {
     name: "rope",
@@ -36,23 +37,40 @@ pub(crate) const KERNEL: Kernel = Kernel {
 /// Out of memory.
 pub(crate) fn angles(gpu: &Gpu, sections: &[(&[f32], usize)], scaling: f32) -> Result<Tensor> {
     let half = sections.first().map_or(0, |s| s.0.len());
-    let rows = sections.iter().map(|s| s.1).sum();
-    if gpu.counts() {
-        return gpu.room(rows, 2 * half);
-    }
-    let mut all = Vec::with_capacity(rows * 2 * half);
+    let table = gpu.room(sections.iter().map(|s| s.1).sum(), 2 * half)?;
+    let mut first = 0;
     for (inv_freq, positions) in sections {
-        for p in 0..*positions {
-            let at = all.len();
-            all.resize(at + 2 * half, 0.0);
-            let (cos, sin) = all[at..].split_at_mut(half);
-            for ((f, cos), sin) in inv_freq.iter().zip(cos).zip(sin) {
-                let of = f64::from(p as f32 * f).sin_cos();
-                (*sin, *cos) = ((of.0 * f64::from(scaling)) as f32, (of.1 * f64::from(scaling)) as f32);
-            }
+        make_angles(gpu, &table, first, (inv_freq, 0..*positions), scaling)?;
+        first += positions;
+    }
+    Ok(table)
+}
+
+/// Fills the rows of some positions of a table of [`angles`], whose section of these frequencies begins at row `first`;
+/// no unsubmitted launch reads them.
+///
+/// # Errors
+/// The table has fewer rows.
+pub(crate) fn make_angles(
+    gpu: &Gpu,
+    table: &Tensor,
+    first: usize,
+    (inv_freq, positions): (&[f32], Range<usize>),
+    scaling: f32,
+) -> Result<()> {
+    if gpu.counts() {
+        return Ok(());
+    }
+    let (half, ld) = (inv_freq.len(), table.ld());
+    let mut rows = vec![0.0; positions.len() * ld];
+    for (p, row) in positions.clone().zip(rows.chunks_exact_mut(ld.max(1))) {
+        let (cos, sin) = row[..2 * half].split_at_mut(half);
+        for ((f, cos), sin) in inv_freq.iter().zip(cos).zip(sin) {
+            let of = f64::from(p as f32 * f).sin_cos();
+            (*sin, *cos) = ((of.0 * f64::from(scaling)) as f32, (of.1 * f64::from(scaling)) as f32);
         }
     }
-    gpu.upload(rows, 2 * half, &all)
+    gpu.overwrite_rows(table, first + positions.start, &rows)
 }
 
 /// The angles by which the queries and keys of rows turn.

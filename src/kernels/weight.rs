@@ -260,7 +260,7 @@ impl Weight {
                 let mut packed = vec![0; rows / quants.group as usize * scales_to.cols()];
                 for (b, row) in packed.chunks_exact_mut(scales_to.cols().max(1)).enumerate() {
                     let pair = |col: usize| scales.map(|all| all[b * cols + first + col]);
-                    (0..to.cols()).for_each(|col| quants.put(row, col, pair(col).into()));
+                    (0..to.cols()).for_each(|col| quants.put(row, col, &[pair(col)]));
                 }
                 gpu.overwrite(scales_to, &packed)?;
             }

@@ -4,19 +4,56 @@ use crate::Result;
 use crate::arch::{Arch, Rope, Stretch, family};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::rope::{self, Turn};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The tables that do not depend on a step: the usual angles, below them those of long sequences.
-pub(super) fn tables(gpu: &Gpu, arch: &Arch) -> Result<Vec<Tensor>> {
-    let context = arch.max_position_embeddings;
-    arch.ropes
-        .iter()
-        .map(|r| match &r.stretch {
+/// Positions for which angles are made at once, at least.
+const FIRST: usize = 1024;
+
+/// The angles of a rope that do not depend on a step: the usual ones, below them those of long sequences. They are made
+/// as far as sequences have come, since a whole context takes longer than many an answer.
+#[derive(Clone)]
+pub(crate) struct Table {
+    angle: Tensor,
+    /// Positions whose angles are made.
+    made: Arc<Mutex<usize>>,
+}
+
+impl Table {
+    /// The frequencies of each section, and its positions.
+    fn sections<'a>(arch: &Arch, rope: &'a Rope) -> Vec<(&'a [f32], usize)> {
+        let context = arch.max_position_embeddings;
+        match &rope.stretch {
             Stretch::Long { original, inv_freq } => {
-                rope::angles(gpu, &[(&r.inv_freq, context.min(*original)), (inv_freq, context)], r.scaling)
+                vec![(&rope.inv_freq, context.min(*original)), (inv_freq, context)]
             }
-            _ => rope::angles(gpu, &[(&r.inv_freq, context)], r.scaling),
-        })
-        .collect()
+            _ => vec![(&rope.inv_freq, context)],
+        }
+    }
+
+    /// The table with the angles of sequences of up to `length` tokens.
+    fn up_to(&self, gpu: &Gpu, arch: &Arch, rope: &Rope, length: usize) -> Result<Tensor> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if *made < length {
+            let reach = length.next_power_of_two().max(FIRST).min(arch.max_position_embeddings);
+            let mut first = 0;
+            for (inv_freq, positions) in Self::sections(arch, rope) {
+                let some = (*made).min(positions)..reach.min(positions);
+                rope::make_angles(gpu, &self.angle, first, (inv_freq, some), rope.scaling)?;
+                first += positions;
+            }
+            *made = reach;
+        }
+        Ok(self.angle.clone())
+    }
+}
+
+/// A table for each of `Arch::ropes`.
+pub(super) fn tables(gpu: &Gpu, arch: &Arch) -> Result<Vec<Table>> {
+    let table = |rope: &Rope| {
+        let rows = Table::sections(arch, rope).iter().map(|(_, positions)| positions).sum();
+        Ok(Table { angle: gpu.room(rows, 2 * rope.inv_freq.len())?, made: Arc::default() })
+    };
+    arch.ropes.iter().map(table).collect()
 }
 
 /// What the angles of a sequence of `length` tokens depend on: equal classes, equal angles.
@@ -31,20 +68,21 @@ pub(crate) fn classes(arch: &Arch, length: usize) -> Vec<u32> {
 }
 
 /// The angles of rows whose sequences are `lengths` tokens long; `tables` are those of [`tables`].
-pub(super) fn turns(gpu: &Gpu, arch: &Arch, tables: &[Tensor], lengths: &[u32]) -> Result<Vec<Turn>> {
-    let one = |(r, angle): (&Rope, &Tensor)| match &r.stretch {
-        Stretch::Never => Turn::new(gpu, angle.clone(), &vec![0; lengths.len()]),
+pub(super) fn turns(gpu: &Gpu, arch: &Arch, tables: &[Table], lengths: &[u32]) -> Result<Vec<Turn>> {
+    let longest = lengths.iter().max().map_or(0, |n| *n as usize);
+    let one = |(r, table): (&Rope, &Table)| match &r.stretch {
+        Stretch::Never => Turn::new(gpu, table.up_to(gpu, arch, r, longest)?, &vec![0; lengths.len()]),
         Stretch::Long { original, .. } => {
             let second = arch.max_position_embeddings.min(*original) as u32;
             let start: Vec<u32> = lengths.iter().map(|n| if *n as usize > *original { second } else { 0 }).collect();
-            Turn::new(gpu, angle.clone(), &start)
+            Turn::new(gpu, table.up_to(gpu, arch, r, longest)?, &start)
         }
         Stretch::Dynamic { theta, factor, original } => {
             let mut long: Vec<u32> = lengths.iter().copied().filter(|n| *n as usize > *original).collect();
             long.sort_unstable();
             long.dedup();
             if long.is_empty() {
-                return Turn::new(gpu, angle.clone(), &vec![0; lengths.len()]);
+                return Turn::new(gpu, table.up_to(gpu, arch, r, longest)?, &vec![0; lengths.len()]);
             }
             // Every length has frequencies of its own, so their tables are made for the step.
             let freq: Vec<Vec<f32>> =

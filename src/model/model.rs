@@ -1,6 +1,6 @@
 //! A model's weights on the GPU.
 
-use super::angles;
+use super::angles::{self, Table};
 use super::lora::{Group, Lora};
 use super::params::{self, Storage};
 use super::places::{self, heads};
@@ -23,7 +23,7 @@ pub struct Model {
     /// The 16-bit copies that products read instead, by number; empty where they read `params`.
     pub(crate) copies: Vec<Option<Weight>>,
     /// cos and sin by position, one table for each of `Arch::ropes`.
-    pub(crate) angles: Vec<Tensor>,
+    pub(crate) angles: Vec<Table>,
     /// The adapter beside the weights, which are then frozen.
     pub(crate) lora: Option<Lora>,
 }
@@ -103,12 +103,7 @@ impl Model {
             }
         }
         let _part = gpu.book(Part::Weights);
-        std::thread::scope(|scope| {
-            let angles = scope.spawn(|| angles::tables(gpu, &source.arch));
-            let params = params::load(gpu, source, storage)?;
-            let angles = angles.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(Model { arch: source.arch.clone(), params, copies: Vec::new(), angles, lora: None })
-        })
+        Self::with(gpu, &source.arch, params::load(gpu, source, storage)?)
     }
 
     /// Another model on the same weights, with `adapter` beside them in the place of this one's.

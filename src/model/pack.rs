@@ -2,7 +2,7 @@
 
 use super::places::{Place, TILE};
 use crate::arch::{Dtype, LARGEST, first_unusable, unusable};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, RowsToWrite};
 use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Block, Stored, Weight};
 use crate::source::ModelSource;
@@ -89,16 +89,19 @@ fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
 /// The memory that a thread packs into. It is kept, since fresh memory costs about as much as what is written to it.
 #[derive(Default)]
 struct Scratch {
-    words: Vec<u32>,
     scales: Vec<u32>,
     values: Vec<f32>,
 }
 
-/// The first `count` entries of the scratch memory, set to zero.
-fn zeros<T: Copy + Default>(scratch: &mut Vec<T>, count: usize) -> &mut [T] {
-    scratch.clear();
-    scratch.resize(count, T::default());
-    scratch
+/// The first `count` entries of the scratch memory, set to zero unless all of them are written to.
+fn entries<T: Copy + Default>(scratch: &mut Vec<T>, count: usize, all_written: bool) -> &mut [T] {
+    if !all_written {
+        scratch.clear();
+    }
+    if scratch.len() < count {
+        scratch.resize(count, T::default());
+    }
+    &mut scratch[..count]
 }
 
 /// Brings rows of a parameter into the device's form and onto the device.
@@ -112,30 +115,36 @@ fn pack(
 ) -> Result<()> {
     let views = parts.iter().map(|(place, name, _)| Ok((place, source.weights.get(name)?)));
     let views = views.collect::<Result<Vec<_>>>()?;
+    let columns = views.iter().flat_map(|(place, view)| place.columns(view.shape[0])).map(|(outs, _)| outs.len());
+    // Whether the tensors leave nothing between them.
+    let whole = parts.iter().all(|(place, ..)| is_cut(place)) && columns.sum::<usize>() == weight.cols();
     let path = |view: &WeightView| source.weights.file_of(view.name).unwrap_or(&source.path).to_path_buf();
     for (first, block) in weight.blocks() {
         let window = Window { rows: rows.clone(), columns: first..first + block.cols(), cols: weight.cols() };
         match block {
             Block::Quantised { quants, words, scales } => {
                 let (per_word, group) = (32 / quants.bits as usize, quants.group as usize);
-                let to_words = zeros(&mut scratch.words, rows.len() / per_word * words.ld());
-                let to_scales = zeros(&mut scratch.scales, rows.len() / group * scales.ld());
+                let whole = whole && words.ld() == words.cols();
+                let mut to_words = gpu.rows_to_write(words, rows.start / per_word..rows.end / per_word)?;
+                if !whole {
+                    to_words.clear();
+                }
+                let to_scales = entries(&mut scratch.scales, rows.len() / group * scales.ld(), whole);
                 let ld = [words.ld(), scales.ld()];
                 let mut out = Packed { quants: *quants, window, ld, words: to_words, scales: to_scales };
                 for (place, view) in &views {
                     out.take(place, view, &path)?;
                 }
-                gpu.overwrite_rows(words, rows.start / per_word, out.words)?;
                 gpu.overwrite_rows(scales, rows.start / group, out.scales)?;
             }
             Block::Half { half, words, .. } => {
-                let values = zeros(&mut scratch.values, rows.len() * 2 * words.ld());
+                let values = entries(&mut scratch.values, rows.len() * 2 * words.ld(), false);
                 window.values(&views, 2 * words.ld(), values, &path)?;
                 half.check(values)?;
                 gpu.overwrite_rows(words, rows.start, &half.words(values))?;
             }
             Block::Dense(tensor) => {
-                let values = zeros(&mut scratch.values, rows.len() * tensor.ld());
+                let values = entries(&mut scratch.values, rows.len() * tensor.ld(), false);
                 window.values(&views, tensor.ld(), values, &path)?;
                 gpu.overwrite_rows(tensor, rows.start, values)?;
             }
@@ -236,49 +245,71 @@ struct Packed<'a> {
     window: Window,
     /// The distances between rows of `words` and of `scales`, in words.
     ld: [usize; 2],
-    words: &'a mut [u32],
+    words: RowsToWrite<'a>,
     scales: &'a mut [u32],
 }
 
 impl Packed<'_> {
     /// Packs the rows of one tensor.
     fn take(&mut self, place: &Place, view: &WeightView, path: PathOf) -> Result<()> {
-        let blocks = view.shape[1] / 32;
+        let (dtype, data, blocks) = (view.dtype, &*view.data, view.shape[1] / 32);
+        let tiles = self.window.tiles(place, view.shape[0]);
+        // Of the types that most files have, each gets a loop of its own.
+        let refused = match (dtype, self.quants.bits) {
+            (Dtype::Q8_0, 8) => self.tiles::<8>(Dtype::Q8_0, data, blocks, tiles),
+            (Dtype::Q5_0, 8) => self.tiles::<8>(Dtype::Q5_0, data, blocks, tiles),
+            (Dtype::Q6K, 8) => self.tiles::<8>(Dtype::Q6K, data, blocks, tiles),
+            (Dtype::Q4K, 4) => self.tiles::<4>(Dtype::Q4K, data, blocks, tiles),
+            (_, 4) => self.tiles::<4>(dtype, data, blocks, tiles),
+            _ => self.tiles::<8>(dtype, data, blocks, tiles),
+        };
+        refused?.map_or(Ok(()), |at| {
+            let what = format!("tensor {}: the scale of block {at} is no number or too large", view.name);
+            Err(Error::file(path(view), what))
+        })
+    }
+
+    /// Packs tiles of rows of `blocks` blocks of 32, with `BITS` bits a value; gives the first block that has a scale
+    /// that cannot be computed with.
+    #[inline(always)]
+    fn tiles<const BITS: usize>(
+        &mut self,
+        dtype: Dtype,
+        data: &[u8],
+        blocks: usize,
+        tiles: Vec<(Range<usize>, usize)>,
+    ) -> Result<Option<usize>> {
+        // What is known of the bits here is known to the loops.
+        let quants = Quants { bits: BITS as u32, ..self.quants };
+        let groups = 32 / quants.group as usize;
         let rows = self.window.rows.start / 32..(self.window.rows.end / 32).min(blocks);
-        for (outs, column) in self.window.tiles(place, view.shape[0]) {
-            for b in rows.clone() {
-                let mut words = [[0u32; TILE]; 8];
+        for (outs, column) in tiles {
+            for (row, b) in rows.clone().enumerate() {
+                let (mut words, mut scales) = ([[0; 8]; TILE], [[[0.0; 2]; TILE]; 2]);
                 for (lane, out) in outs.clone().enumerate() {
                     let at = out * blocks + b;
-                    let Some((q, pairs)) = view.dtype.thirty_two(&view.data, at).filter(|(_, pairs)| usable(pairs))
-                    else {
-                        let what = format!("tensor {}: the scale of block {at} is no number or too large", view.name);
-                        return Err(Error::file(path(view), what));
+                    let Some((q, pairs)) = dtype.thirty_two(data, at).filter(|(_, pairs)| usable(pairs)) else {
+                        return Ok(Some(at));
                     };
-                    for (word, line) in words.iter_mut().take(self.quants.bits as usize).enumerate() {
-                        line[lane] = self.quants.word(&q, word);
-                    }
-                    self.put(b - rows.start, column + lane, &pairs)?;
+                    words[lane] = quants.words(q);
+                    (scales[0][lane], scales[1][lane]) = (pairs[0].into(), pairs[1].into());
                 }
-                let first = (b - rows.start) * self.quants.bits as usize;
-                for (word, line) in words.iter().take(self.quants.bits as usize).enumerate() {
-                    self.words[(first + word) * self.ld[0] + column..][..outs.len()]
-                        .copy_from_slice(&line[..outs.len()]);
+                for word in 0..BITS {
+                    let mut line = [0; TILE];
+                    for (entry, words) in line.iter_mut().zip(&words) {
+                        *entry = words[word];
+                    }
+                    self.words.put((row * BITS + word) * self.ld[0] + column, &line[..outs.len()]);
+                }
+                for (group, pairs) in scales.iter().step_by(2 / groups).enumerate() {
+                    let pairs = &pairs[..outs.len()];
+                    quants.check(pairs.as_flattened())?;
+                    let line = (row * groups + group) * self.ld[1];
+                    quants.put(&mut self.scales[line..line + self.ld[1]], column, pairs);
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Scales and minima of a block of 32.
-    fn put(&mut self, block: usize, column: usize, pairs: &[(f32, f32); 2]) -> Result<()> {
-        let groups = 32 / self.quants.group as usize;
-        for (group, pair) in pairs.iter().step_by(2 / groups).enumerate() {
-            self.quants.check(&[pair.0, pair.1])?;
-            let row = (block * groups + group) * self.ld[1];
-            self.quants.put(&mut self.scales[row..row + self.ld[1]], column, *pair);
-        }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -33,8 +33,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
-use tokenizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{Model as _, NormalizerWrapper};
 
 use crate::{Error, Result};
 use template::{ChatInputs, Template};
@@ -270,7 +270,10 @@ impl Text {
 
     /// How many tokens the vocabulary has, added ones included. The model's output may be wider.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        // The library would copy the vocabulary to count it.
+        let added = self.tokenizer.get_added_vocabulary().get_vocab().keys();
+        let model = self.tokenizer.get_model();
+        model.get_vocab_size() + added.filter(|token| model.token_to_id(token).is_none()).count()
     }
 
     /// The content of tokenizer.json.

@@ -32,12 +32,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if app.common.json {
         bail!("chat has no --json; use generate");
     }
-    let source = app.source(&args.model)?;
+    let (source, gpu) = app.source_beside(&args.model, || app.gpu())?;
     let text = source.text()?;
     if !text.has_chat_template() {
         bail!("{}: has no chat template; use generate --raw", source.path.display());
     }
-    let gpu = app.gpu()?;
     let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     // What will be asked is not known yet; a question of usual length needs the same pipelines.

@@ -110,12 +110,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     };
     ensure!(!prompts.iter().any(|asked| asked.prompt.is_empty()), "the prompt is empty");
     ensure!(!args.stop.iter().any(String::is_empty), "--stop is empty");
-    let source = app.source(&args.model)?;
+    let (source, (gpu, peaks)) = app.source_beside(&args.model, || args.profile.gpu(app))?;
     let text = source.text()?;
     let ids: Vec<Vec<u32>> =
         prompts.iter().map(|p| p.prompt.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
-    let (gpu, peaks) = args.profile.gpu(app)?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let wave = prompts_of_a_wave(args.n);
     let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };

@@ -374,11 +374,10 @@ fn ask(app: &App, args: &Args, modes: &[Way], out: &Path, questions: &[String], 
         bail!("--mode {asked} asks a model: name one by --model");
     };
     let own = args.reading.own_template()?;
-    let source = app.source(model)?;
+    let (source, gpu) = app.source_beside(model, || app.gpu())?;
     let language = ChatLanguage::new(&source)?;
     let answers = scored.iter().map(|s| s.response);
     let items = items(&language, questions.iter().map(String::as_str).zip(answers))?;
-    let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let mut engine = GpuEngine::new(&gpu, &model).kv(args.kept.kv);
     scored.iter_mut().zip(&items).for_each(|(record, item)| record.id = hex(item.key));
@@ -437,9 +436,8 @@ pub(crate) fn table(agreement: &[Agreement]) -> Table {
 
 fn calibrate_modes(app: &App, args: &Args) -> Result<()> {
     let Some(model) = &args.model else { bail!("--calibrate needs --model") };
-    let source = app.source(model)?;
+    let (source, gpu) = app.source_beside(model, || app.gpu())?;
     let language = ChatLanguage::new(&source)?;
-    let gpu = app.gpu()?;
     let model = Model::load_as(&gpu, &source, args.dtype.storage())?;
     let report = calibrate::run(
         &mut GpuEngine::new(&gpu, &model).kv(args.kept.kv),
