@@ -26,6 +26,8 @@ pub struct PairRule {
     /// Control of length under [`Select::BestWorst`]: among the candidates within this margin of the best score the
     /// shortest is chosen, among those within it of the worst the longest is rejected. 0 turns it off.
     pub length_margin: f64,
+    /// Whether only answers that the model ended itself are chosen.
+    pub ended: bool,
 }
 
 /// One candidate with a score.
@@ -35,6 +37,8 @@ pub struct ScoredAnswer<'a> {
     pub text: &'a str,
     /// The response's length in tokens.
     pub tokens: usize,
+    /// Whether the model ended the response itself.
+    pub ended: bool,
     /// The score that the judge gave.
     pub score: f64,
 }
@@ -46,7 +50,7 @@ pub enum PairChoice {
     Pairs(Vec<(usize, usize)>),
     /// All scores are equal or less than `min_gap` apart.
     Tie,
-    /// Fewer than two candidates have a score.
+    /// Fewer than two candidates have a score, or none of those may be chosen.
     TooFew,
 }
 
@@ -56,17 +60,16 @@ pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, ru
     let numbers = |list: &[ScoredAnswer]| list.iter().filter(|c| c.score.is_finite()).count();
     let needed = if rejected.is_some() { 1 } else { 2 };
     let (chosen, rejected) = (candidates, rejected.unwrap_or(candidates));
-    if numbers(chosen) < needed || numbers(rejected) < needed {
+    if numbers(chosen) < needed || numbers(rejected) < needed || !chosen.iter().any(|c| rule.chooses(c)) {
         return PairChoice::TooFew;
     }
     let far = |&(c, r): &(usize, usize)| {
         let gap = chosen[c].score - rejected[r].score;
-        gap > 0.0 && gap >= rule.min_gap && chosen[c].text != rejected[r].text
+        let differ = gap > 0.0 && gap >= rule.min_gap && chosen[c].text != rejected[r].text;
+        rule.chooses(&chosen[c]) && differ
     };
     let pairs: Vec<(usize, usize)> = match rule.select {
-        Select::BestWorst => {
-            best_worst(chosen, rejected, rule.length_margin.max(0.0)).into_iter().filter(far).collect()
-        }
+        Select::BestWorst => best_worst(chosen, rejected, rule).into_iter().filter(far).collect(),
         Select::All => {
             let mut all: Vec<(usize, usize)> =
                 (0..chosen.len()).flat_map(|c| (0..rejected.len()).map(move |r| (c, r))).filter(far).collect();
@@ -82,15 +85,24 @@ pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, ru
     if pairs.is_empty() { PairChoice::Tie } else { PairChoice::Pairs(pairs) }
 }
 
-fn best_worst(chosen: &[ScoredAnswer], rejected: &[ScoredAnswer], margin: f64) -> Option<(usize, usize)> {
-    let best = chosen.iter().map(|c| c.score).fold(f64::NEG_INFINITY, f64::max);
-    let worst = rejected.iter().map(|c| c.score).fold(f64::INFINITY, f64::min);
-    let at = |list: &[ScoredAnswer], score: f64, prefer: &dyn Fn(&ScoredAnswer) -> i64| {
-        (0..list.len())
-            .filter(|&i| (list[i].score - score).abs() <= margin)
-            .min_by_key(|&i| if margin > 0.0 { prefer(&list[i]) } else { 0 })
-    };
-    at(chosen, best, &|c| c.tokens as i64).zip(at(rejected, worst, &|c| -(c.tokens as i64)))
+impl PairRule {
+    /// Whether an answer may be chosen.
+    fn chooses(&self, answer: &ScoredAnswer) -> bool {
+        answer.score.is_finite() && (answer.ended || !self.ended)
+    }
+}
+
+/// The places of the best of the answers that may be chosen and of the worst of the others.
+fn best_worst(chosen: &[ScoredAnswer], rejected: &[ScoredAnswer], rule: &PairRule) -> Option<(usize, usize)> {
+    let margin = rule.length_margin.max(0.0);
+    let near = |a: f64, b: f64| (a - b).abs() <= margin;
+    let length = |answer: &ScoredAnswer| if margin > 0.0 { answer.tokens as i64 } else { 0 };
+    let allowed = || chosen.iter().enumerate().filter(|(_, answer)| rule.chooses(answer));
+    let best = allowed().map(|(_, answer)| answer.score).fold(f64::NEG_INFINITY, f64::max);
+    let worst = rejected.iter().map(|answer| answer.score).fold(f64::INFINITY, f64::min);
+    let best = allowed().filter(|(_, answer)| near(answer.score, best)).min_by_key(|(_, answer)| length(answer))?;
+    let others = rejected.iter().enumerate().filter(|(_, answer)| near(answer.score, worst));
+    Some((best.0, others.min_by_key(|(_, answer)| -length(answer))?.0))
 }
 
 #[cfg(test)]
@@ -98,7 +110,7 @@ mod tests {
     use super::*;
 
     fn scored<'a>(list: &[(&'a str, usize, f64)]) -> Vec<ScoredAnswer<'a>> {
-        list.iter().map(|&(text, tokens, score)| ScoredAnswer { text, tokens, score }).collect()
+        list.iter().map(|&(text, tokens, score)| ScoredAnswer { text, tokens, ended: true, score }).collect()
     }
 
     fn own(list: &[(&str, usize, f64)], rule: &PairRule) -> PairChoice {
@@ -146,6 +158,22 @@ mod tests {
         assert_eq!(own(&c, &rule), PairChoice::Pairs(vec![(1, 0), (2, 0)]));
         assert_eq!(own(&c, &PairRule { most: 1, ..rule }), pair(1, 0));
         assert_eq!(own(&c, &PairRule { min_gap: 3.0, ..rule }), PairChoice::Tie);
+    }
+
+    #[test]
+    fn only_answers_that_ended_are_chosen_where_that_is_asked() {
+        let mut list = scored(&[("cut", 9, 5.0), ("ended", 4, 4.0), ("low", 4, 1.0)]);
+        list[0].ended = false;
+        for select in [Select::BestWorst, Select::All] {
+            let rule = PairRule { select, most: 1, ended: true, ..PairRule::default() };
+            assert_eq!(choose(&list, None, &rule), pair(1, 2));
+            assert_eq!(choose(&list, None, &PairRule { ended: false, ..rule }), pair(0, 2));
+            assert_eq!(choose(&list[..1], Some(&list), &rule), PairChoice::TooFew);
+        }
+        // A cut answer may still be rejected.
+        list[0].score = 0.0;
+        let rule = PairRule { ended: true, ..PairRule::default() };
+        assert_eq!(choose(&list, None, &rule), pair(1, 0));
     }
 
     #[test]

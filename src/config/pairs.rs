@@ -85,6 +85,8 @@ settings! {
         /// Scores this near count as equal; 0 is off, [0, 0, 0.1] goes by round. The shortest of the best is chosen
         /// and the longest of the worst rejected.
         length_margin: ByRound = ByRound::Always(0.0) => "length_margin", "D", Takes::Typed;
+        /// Choose only answers that the model ended itself; a cut one may be rejected.
+        ended: bool = false => "ended", "", Takes::Switch;
         /// none, or gap: pairs weigh by the difference of their scores.
         weight: Weighting = Weighting::None => "weight", "W", Takes::OneOf(&["none", "gap"]);
         /// own, or first: from round 2 on the rejected answers are M1's (arXiv 2508.06026).
@@ -115,7 +117,7 @@ impl PairSection {
     /// The rule of a round, whose number is from 1.
     pub fn rule(&self, round: u32) -> PairRule {
         let length_margin = self.length_margin.at(round);
-        PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin }
+        PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin, ended: self.ended }
     }
 }
 

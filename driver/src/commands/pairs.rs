@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// --all: most pairs a prompt, those with the largest differences; 0 is no limit
     #[arg(long, default_value_t = 0, value_name = "N", requires = "all")]
     most: usize,
+    /// Choose only responses that the model ended itself; records must say it (`stopped`)
+    #[arg(long)]
+    ended: bool,
 }
 
 /// Those fields of a line that are read.
@@ -43,6 +46,8 @@ struct Verdict {
     score: Option<f64>,
     /// Length of the response in tokens; if it is not given, its characters are counted.
     tokens: Option<usize>,
+    /// Whether the model ended the response itself.
+    stopped: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -88,7 +93,15 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         most: args.most,
         min_gap: args.min_gap,
         length_margin: args.length_margin,
+        ended: args.ended,
     };
+    if let Some(at) = verdicts.iter().position(|v| args.ended && v.stopped.is_none()) {
+        let file = args.verdicts.display();
+        anyhow::bail!(
+            "{file}: record {} does not say whether its response ended (\"stopped\"); leave --ended out",
+            at + 1
+        );
+    }
     let mut report = Report { prompts: groups.len(), ..Report::default() };
     let mut preferences = Vec::new();
     for (prompt, group) in groups {
@@ -97,7 +110,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             .iter()
             .filter_map(|v| {
                 let tokens = v.tokens.unwrap_or_else(|| v.response.chars().count());
-                Some(ScoredAnswer { text: &v.response, tokens, score: v.score? })
+                Some(ScoredAnswer { text: &v.response, tokens, ended: v.stopped.unwrap_or(true), score: v.score? })
             })
             .collect();
         match choose(&scored, None, &rule) {

@@ -162,7 +162,13 @@ pub(crate) fn scored<'a>(
 }
 
 fn texts<'a>(answers: &Answers<'a>) -> Vec<ScoredAnswer<'a>> {
-    answers.iter().map(|(c, score)| ScoredAnswer { text: &c.text, tokens: c.tokens, score: *score }).collect()
+    let scored = |(c, score): &(&'a CandidateRecord, f64)| ScoredAnswer {
+        text: &c.text,
+        tokens: c.tokens,
+        ended: c.stopped,
+        score: *score,
+    };
+    answers.iter().map(scored).collect()
 }
 
 fn record(
