@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::{HubId, is_gguf};
 use crate::weights::gguf_parts::PartName;
-use crate::weights::{ADAPTER_CONFIG, ADAPTER_TENSORS, INDEX, SINGLE, shards};
+use crate::weights::{ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_TENSORS, INDEX, SINGLE, shards};
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 /// Files that may stand beside the weights: those that are read here, and those that transformers wants with them.
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 9] = [
     CONFIG,
     ADAPTER_CONFIG,
+    ADAPTER_BASE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -174,8 +175,9 @@ mod tests {
         let sharded = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "m.gguf"];
         assert_eq!(chosen("o/n", &sharded).unwrap(), folder(&["config.json", "model.safetensors.index.json"]));
         assert_eq!(chosen("o/n/m.gguf", &sharded).unwrap(), ModelFiles::Gguf(vec!["m.gguf".into()]));
-        let adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
-        assert_eq!(chosen("o/n", &adapter).unwrap(), folder(&["adapter_config.json", "adapter_model.safetensors"]));
+        let adapter = ["adapter_base.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+        let kept = folder(&["adapter_config.json", "adapter_base.json", "adapter_model.safetensors"]);
+        assert_eq!(chosen("o/n", &adapter).unwrap(), kept);
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod tensors;
 pub use gguf::{Gguf, GgufValue};
 pub use gguf_save::{save_gguf, write_gguf};
 pub use gguf_types::{GgufTypes, GgufWritten, Instead};
-pub(crate) use peft::{CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
+pub(crate) use peft::{BASE as ADAPTER_BASE, CONFIG as ADAPTER_CONFIG, TENSORS as ADAPTER_TENSORS};
 pub use safetensors::write_safetensors;
 pub(crate) use safetensors::{INDEX, SINGLE, shards, write_matrices};
 pub use save::{GgufParts, ModelParts, REMOVED_FILE, Values, remove_weights, save_model_parts};

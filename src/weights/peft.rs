@@ -19,7 +19,7 @@ pub(crate) const CONFIG: &str = "adapter_config.json";
 /// The file of an adapter's tensors.
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 /// The file beside them that says by what the base is known again: `{"fingerprint": F}`. PEFT passes over it.
-const BASE: &str = "adapter_base.json";
+pub(crate) const BASE: &str = "adapter_base.json";
 /// Files in which others keep an adapter's tensors, with the reason why they are not read.
 const OTHERS: [(&str, &str); 2] = [
     ("adapter_model.bin", "is a pickle, which is not read, since it may hold programs"),
