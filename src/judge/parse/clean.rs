@@ -25,7 +25,9 @@ impl Clean {
                 continue;
             }
             let rest = &verdict[at..];
-            if let Some((text, length)) = escaped(rest).or_else(|| tag(rest, label)) {
+            // What no tag has begun to strike through ends a sequence.
+            let end = rest.starts_with("</s>") && !verdict[..at].contains("<s>");
+            if let Some((text, length)) = escaped(rest).or_else(|| tag(rest, label).filter(|_| !end)) {
                 clean.push_str(&text, at);
                 skip = at + length;
             } else if let Some(c) = plain(c) {

@@ -283,7 +283,8 @@ fn begins_turn(line: &str, scored: bool) -> bool {
     let hash = bare.starts_with('#');
     let listed = line.starts_with("- ") || line.starts_with("* ") || line.starts_with("• ");
     let (words, colon) = heading(bare);
-    let named = |word: &String| among(ROLES, word) || (scored && among(WEAK, word));
+    let counted = |word: &str| scored && among(ROLES, word.trim_end_matches(|c: char| c.is_ascii_digit()));
+    let named = |word: &String| among(ROLES, word) || counted(word) || (scored && among(WEAK, word));
     // "New question", "User question" and "Question 2" head a turn as "Question" does.
     let filler = |word: &String| among("new next another", word) || word.parse::<u32>().is_ok();
     let all = !words.is_empty() && words.iter().all(|w| named(w) || filler(w)) && words.iter().any(named);

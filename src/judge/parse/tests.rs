@@ -44,7 +44,7 @@ fn a_verdict_without_a_score_says_why() {
         ("<think>Score: 4", NoScore::Missing),
         ("Score: <total points>", NoScore::NoNumber),
         ("Score:", NoScore::NoNumber),
-        ("Score: four", NoScore::NoNumber),
+        ("Score: high", NoScore::NoNumber),
         ("Score: 2-4", NoScore::NoNumber),
         ("Score: 4. Score: none", NoScore::NoNumber),
         ("Score: 6", NoScore::OutOfRange),

@@ -30,7 +30,8 @@ const UNITS: &str = "point points pt pts p star stars total mark marks 分 点 �
 const FILL: &str = "\
     a an the solid clear strong total points final of is my value number just only exactly about approximately \
     approx around roughly circa ca perfect full i give gives it would i'd this response answer assign award rate \
-    therefore thus then hence so now score be at to we as here sum";
+    therefore thus then hence so now score be at to we as here sum say get gets earns receives deserves good great \
+    excellent fair poor";
 /// Words right after a number that make it a thought.
 const THOUGHT: &str = "\
     would could might may should can means mean requires require needs need if unless only indicates represents \
@@ -46,6 +47,8 @@ const TAKEN_BACK: &str = "no wait actually correction sorry scratch hmm rather m
 const SCALE: &str = "out of max maximum scale from on up possible";
 
 const RANGE: &str = "scale range ranging";
+/// What "out of" is in other languages.
+const ABROAD: &str = "von de sur su di van av af od z из";
 
 fn word_at(t: &[Token], i: usize, words: &str) -> bool {
     t.get(i).is_some_and(|token| token.one_of(words))
@@ -109,6 +112,29 @@ fn is_placeholder(t: &[Token]) -> bool {
 
 /// Reads the score from token `i` on. `strict`: nothing but the score may stand there.
 pub(super) fn score(t: &[Token], from: usize, strict: bool) -> Outcome {
+    match spelt(t, from) {
+        Some(t) => in_digits(&t, from, strict),
+        None => in_digits(t, from, strict),
+    }
+}
+
+/// The tokens with a digit for the word of a number at `from`, if nothing shows that the word means something else, as
+/// in "one of the best".
+fn spelt<'a>(t: &[Token<'a>], from: usize) -> Option<Vec<Token<'a>>> {
+    const BEHIND: &str = "out because since as is";
+    let at = (from..t.len()).find(|&i| !t[i].any("\"'([{<:=→"))?;
+    let number = t[at].amount().filter(|n| t[at].word().is_some() && *n <= TOTAL)?;
+    let next = t.get(at + 1);
+    if next.is_some_and(|next| next.word().is_some() && !next.one_of(UNITS) && !next.one_of(BEHIND)) {
+        return None;
+    }
+    let mut t = t.to_vec();
+    t[at].kind = Kind::Number(Some(number));
+    Some(t)
+}
+
+/// Reads a score as [`score`] does, where its number is written in digits or stars.
+fn in_digits(t: &[Token], from: usize, strict: bool) -> Outcome {
     let mut i = from;
     let mut placeholder = false;
     let mut words = 0;
@@ -359,6 +385,11 @@ fn after_stop(t: &[Token], i: usize, list: bool) -> Option<Outcome> {
     if list && !next.any(".") { none } else { None }
 }
 
+/// Whether a number out of a total stands among the tokens.
+fn fraction(t: &[Token]) -> bool {
+    t.windows(2).any(|pair| pair[0].amount().is_some() && (pair[1].is('/') || pair[1].one_of("out of")))
+}
+
 /// What words behind a number leave of it.
 fn after_word(t: &[Token], i: usize, strict: bool, scaled: bool) -> Option<Outcome> {
     let none = Some(Broken(NoScore::NoNumber));
@@ -370,12 +401,15 @@ fn after_word(t: &[Token], i: usize, strict: bool, scaled: bool) -> Option<Outco
         return Some(Broken(NoScore::OtherScale));
     }
     let share = token.one_of("in") && amount_at(t, i + 1).is_some();
-    if (share || token.one_of("out of on over from")) && !scaled {
+    if (share || token.one_of("out of on over from") || token.one_of(ABROAD)) && !scaled {
         let about = token.one_of("on from") && !rest.iter().any(|token| token.one_of(RANGE));
         // The total follows soon, behind words such as "a possible".
-        let far = if token.one_of("out of over in") { 6 } else { NEAR };
+        let far = if token.one_of("on from") { NEAR } else { 6 };
         let total = rest.iter().take(far).filter_map(Token::amount).reduce(f64::max);
+        let behind = rest.iter().position(|token| token.amount() == total).map_or(0, |at| i + at + 1);
         return match total {
+            // What follows is out of a total too, so that this is a part of the score.
+            Some(_) if word_at(t, skip_units(t, behind), "for") && fraction(&t[behind..]) => none,
             Some(total) if !about && !same(total, TOTAL) => Some(Broken(NoScore::OtherScale)),
             None if token.one_of("out") => Some(Broken(NoScore::OtherScale)),
             _ => None,
