@@ -12,8 +12,8 @@ use tokenizers::AddedToken;
 
 /// Keys of tokenizer_config.json that name one special token each.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-/// Keys of tokenizer_config.json that list further special tokens.
-const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+/// Keys of tokenizer_config.json that list further special tokens, or name them.
+const LISTED: [&str; 3] = ["model_specific_special_tokens", "extra_special_tokens", "additional_special_tokens"];
 /// The key under which tokenizer_config.json has added tokens by their ids.
 const DECODER: &str = "added_tokens_decoder";
 
@@ -84,12 +84,20 @@ fn older(added: &Map<String, Value>, config: &Map<String, Value>, tokenizer_json
     .collect()
 }
 
+/// The tokens with a name of their own; a model may have names that no other has, such as `image_token`.
 fn named(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    NAMED.iter().filter_map(|key| config.get(*key))
+    let own = |(key, value): &(&String, &Value)| {
+        key.ends_with("_token") && value.is_string() && !NAMED.contains(&key.as_str())
+    };
+    NAMED.iter().filter_map(|key| config.get(*key)).chain(config.iter().filter(own).map(|(_, value)| value))
 }
 
 fn listed(config: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    LISTED.iter().filter_map(|key| config.get(*key)?.as_array()).flatten()
+    LISTED.iter().filter_map(|key| config.get(*key)).flat_map(|value| match value {
+        Value::Array(tokens) => tokens.iter().collect(),
+        Value::Object(tokens) => tokens.values().collect::<Vec<_>>(),
+        _ => Vec::new(),
+    })
 }
 
 /// A token as tokenizer_config.json describes it: its content, or an object with its flags.
@@ -177,6 +185,9 @@ mod tests {
         assert_eq!(written.encode("<s>  <new>").unwrap(), [256, 259]);
         let text = folder(&[("added_tokens.json", json!({"<s>": 256, "<old>": 259}))]);
         assert_eq!(text.encode("<old><s>").unwrap(), [259, 256]);
-        assert_eq!(folder(&[("tokenizer_config.json", json!({"pad_token": "<pad>"}))]).encode("<pad>").unwrap(), [259]);
+        let named = json!({"pad_token": "<pad>", "image_token": "<img>", "add_bos_token": true,
+            "extra_special_tokens": {"sound_token": "<snd>"}});
+        let text = folder(&[("tokenizer_config.json", named)]);
+        assert_eq!(text.encode("<pad><img><snd>").unwrap(), [259, 260, 261]);
     }
 }

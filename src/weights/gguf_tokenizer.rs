@@ -271,15 +271,26 @@ impl<'a> Head<'a> {
         Ok(Parts { model, added, steps })
     }
 
-    /// Puts `bos` in front where the file (or else the kind) asks for it.
+    /// Puts `bos` in front where the file (or else the kind) asks for it, and `eos` behind where the file does.
     fn post_processor(&self, adds_bos: bool) -> Value {
-        let adds_bos = self.flag("tokenizer.ggml.add_bos_token").unwrap_or(adds_bos);
-        let Some(bos) = self.named("bos").filter(|_| adds_bos) else { return Value::Null };
-        let special = json!({"SpecialToken": {"id": bos, "type_id": 0}});
-        let (a, b) = (json!({"Sequence": {"id": "A", "type_id": 0}}), json!({"Sequence": {"id": "B", "type_id": 1}}));
-        let id = self.tokens.iter().position(|token| *token == bos);
-        json!({"type": "TemplateProcessing", "single": [special, a], "pair": [special, a, b],
-               "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
+        let asks = |end: &str, default| self.flag(&format!("tokenizer.ggml.add_{end}_token")).unwrap_or(default);
+        let bos = self.named("bos").filter(|_| asks("bos", adds_bos));
+        let eos = self.named("eos").filter(|_| asks("eos", false));
+        if bos.or(eos).is_none() {
+            return Value::Null;
+        }
+        let special = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let around = |texts: &[Value]| -> Vec<Value> {
+            bos.map(special).into_iter().chain(texts.iter().cloned()).chain(eos.map(special)).collect()
+        };
+        let text = |id: &str, kind: u32| json!({"Sequence": {"id": id, "type_id": kind}});
+        let (single, pair) = (around(&[text("A", 0)]), around(&[text("A", 0), text("B", 1)]));
+        let entry = |token: &str| {
+            let id = self.tokens.iter().position(|other| *other == token);
+            (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}))
+        };
+        json!({"type": "TemplateProcessing", "single": single, "pair": pair,
+               "special_tokens": bos.into_iter().chain(eos).map(entry).collect::<Map<_, _>>()})
     }
 
     /// The templates beside the default one, such as the one for tools.

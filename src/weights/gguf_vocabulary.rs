@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub(super) fn write(head: &mut GgufHead, parts: &GgufParts<'_>, rows: usize) -> Result<Vec<String>> {
     let Some(text) = parts.text else {
         head.string("tokenizer.ggml.model", "none");
-        return special_ids(head, parts, None);
+        return special_ids(head, parts, None, &Around::default());
     };
     let json: Value = serde_json::from_str(text.tokenizer_json())
         .map_err(|error| Error::Input(format!("tokenizer.json is not JSON: {error}")))?;
@@ -55,9 +55,12 @@ pub(super) fn write(head: &mut GgufHead, parts: &GgufParts<'_>, rows: usize) -> 
     }
     head.strings("tokenizer.ggml.tokens", &tokens);
     head.integers("tokenizer.ggml.token_type", &types);
-    let notes = special_ids(head, parts, Some(text))?;
-    let bos = text.bos().and_then(|id| text.id_to_token(id));
-    head.flag("tokenizer.ggml.add_bos_token", bos.is_some_and(|bos| starts_with(&json["post_processor"], &bos)));
+    let around = Around::of(text)?;
+    let notes = special_ids(head, parts, Some(text), &around)?;
+    head.flag("tokenizer.ggml.add_bos_token", around.before.is_some());
+    if around.behind.is_some() {
+        head.flag("tokenizer.ggml.add_eos_token", true);
+    }
     let letters = |name: &str| name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     let (default, others): (Vec<_>, Vec<_>) =
         text.chat_templates().into_iter().partition(|(name, _)| *name == "default");
@@ -260,18 +263,37 @@ fn essence(value: &Value) -> Vec<String> {
     }
 }
 
-fn starts_with(post_processor: &Value, bos: &str) -> bool {
-    match post_processor["type"].as_str() {
-        Some("TemplateProcessing") => post_processor["single"][0]["SpecialToken"]["id"] == bos,
-        Some("Sequence") => {
-            let parts = post_processor["processors"].as_array();
-            parts.is_some_and(|parts| parts.iter().any(|part| starts_with(part, bos)))
+/// The tokens that the post-processor puts around a text.
+#[derive(Default)]
+struct Around {
+    before: Option<u32>,
+    behind: Option<u32>,
+}
+
+impl Around {
+    fn of(text: &Text) -> Result<Self> {
+        const TEXT: &str = "a";
+        let (bare, whole) = (text.encode(TEXT)?, text.encode_special(TEXT)?);
+        let at = whole.windows(bare.len().max(1)).position(|ids| ids == bare);
+        let one = |ids: &[u32]| match ids {
+            [] => Ok(None),
+            [id] => Ok(Some(*id)),
+            ids => Err(cannot(format!("its post-processor puts the tokens {ids:?} on one side of a text"))),
+        };
+        match at {
+            Some(at) => Ok(Self { before: one(&whole[..at])?, behind: one(&whole[at + bare.len()..])? }),
+            None if whole == bare => Ok(Self::default()),
+            None => Err(cannot("its post-processor changes the ids of a text")),
         }
-        _ => false,
     }
 }
 
-fn special_ids(head: &mut GgufHead, parts: &GgufParts<'_>, text: Option<&Text>) -> Result<Vec<String>> {
+fn special_ids(
+    head: &mut GgufHead,
+    parts: &GgufParts<'_>,
+    text: Option<&Text>,
+    around: &Around,
+) -> Result<Vec<String>> {
     let listed = |key: &str| {
         let documents = [parts.generation_config, Some(parts.config)];
         documents.into_iter().flatten().find_map(|document| {
@@ -281,8 +303,19 @@ fn special_ids(head: &mut GgufHead, parts: &GgufParts<'_>, text: Option<&Text>) 
     };
     let mut eos = None;
     for (key, stored) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-        let named = text.and_then(|text| text.special_token(&format!("{key}_token")));
-        let id = named.map(u64::from).or(listed(&format!("{key}_token_id")));
+        let named = text.and_then(|text| text.special_token(&format!("{key}_token"))).map(u64::from);
+        let listed = listed(&format!("{key}_token_id"));
+        let (put, id) = match key {
+            "bos" => (around.before, named.or(around.before.map(u64::from)).or(listed)),
+            "eos" => (around.behind, named.or(listed).or(around.behind.map(u64::from))),
+            _ => (None, named.or(listed)),
+        };
+        if let Some(put) = put.filter(|put| id != Some(u64::from(*put))) {
+            let token = text.and_then(|text| text.id_to_token(put)).unwrap_or_default();
+            return Err(cannot(format!(
+                "its post-processor puts {token:?} around a text, which is not its {key}_token"
+            )));
+        }
         if let Some(id) = id.and_then(|id| usize::try_from(id).ok()) {
             head.count(&format!("tokenizer.ggml.{stored}_token_id"), id)?;
             eos = if key == "eos" { Some(id as u64) } else { eos };

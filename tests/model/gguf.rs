@@ -176,6 +176,58 @@ fn tokenizers_go_along_or_are_refused() {
     assert!(save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).is_err());
 }
 
+/// What a post-processor puts around a text, in whichever form tokenizer.json has it.
+#[test]
+fn tokens_around_a_text_go_along_or_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let mut source = ModelSource::open(&golden("qwen3")).unwrap();
+    let tensors = source.tensors_f32().unwrap();
+    let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let special = |token: &str, id: u32| json!({token: {"id": token, "ids": [id], "tokens": [token]}});
+    let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let template = |single: Value, tokens: Value| {
+        let kind = "TemplateProcessing";
+        json!({"type": kind, "single": single, "pair": single, "special_tokens": tokens})
+    };
+    let begin = template(json!([piece("b"), text]), special("b", 1));
+    let end = template(json!([text, piece("<end>")]), special("<end>", 5));
+    let bert = json!({"type": "BertProcessing", "sep": ["<end>", 5], "cls": ["b", 1]});
+    let nested = json!({"type": "Sequence", "processors": [gpt2, begin]});
+    let twice = template(json!([piece("b"), piece("b"), text]), special("b", 1));
+    let named = json!({"eos_token": "<end>", "bos_token": "b"});
+    let cases = [
+        (Value::Null, named.clone(), Ok((0, 0))),
+        (begin.clone(), named.clone(), Ok((1, 0))),
+        (begin, json!({"eos_token": "<end>"}), Ok((1, 0))),
+        (nested, named.clone(), Ok((1, 0))),
+        (end.clone(), named.clone(), Ok((0, 1))),
+        (bert.clone(), named.clone(), Ok((1, 1))),
+        (bert, json!({"bos_token": "a", "eos_token": "<end>"}), Err("not its bos_token")),
+        (end, json!({"eos_token": "b"}), Err("not its eos_token")),
+        (twice, named, Err("on one side")),
+    ];
+    for (processor, config, want) in cases {
+        let mut json: Value = serde_json::from_str(tokenizer(gpt2.clone(), "a").tokenizer_json()).unwrap();
+        json["post_processor"] = processor.clone();
+        source.text = Some(Text::from_json(json.to_string(), config).unwrap());
+        let saved = save_gguf(&path, &parts(&source, &tensors, Dtype::F16)).map_err(|error| error.to_string());
+        match (saved, want) {
+            (Ok(_), Ok((before, behind))) => {
+                let (given, again) = (source.text().unwrap(), ModelSource::open(&path).unwrap());
+                for words in ["ab", "", "1 a"] {
+                    let ids = again.text().unwrap().encode_special(words).unwrap();
+                    assert_eq!(ids, given.encode_special(words).unwrap(), "{processor}");
+                    assert_eq!(ids.len(), given.encode(words).unwrap().len() + before + behind, "{processor}");
+                }
+            }
+            (Err(error), Err(word)) => assert!(error.contains(word), "{error}"),
+            (saved, want) => panic!("{processor}: {saved:?}, expected {want:?}"),
+        }
+    }
+}
+
 /// The golden SentencePiece-style tokenizer with every way to join its pieces, as a vocabulary with scores means it;
 /// its own file has only the merges that its trainer found.
 fn sentencepiece() -> Value {

@@ -75,3 +75,27 @@ fn the_leading_blank_is_where_transformers_puts_it() {
     assert!(cases.len() > 200);
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// The tokens that other files of the folder add, with their flags (tests/golden/make/added_tokens.py).
+#[test]
+fn added_tokens_are_those_of_transformers() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let expected: Value = serde_json::from_slice(&std::fs::read(golden.join("added_tokens.json")).unwrap()).unwrap();
+    let (texts, cases) = (expected["texts"].as_array().unwrap(), expected["cases"].as_array().unwrap());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(golden.join("tokenizers/bytelevel/tokenizer.json"), folder.path().join("tokenizer.json"))
+            .unwrap();
+        for (name, content) in case["files"].as_object().unwrap() {
+            std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+        }
+        let text = Text::open(folder.path()).unwrap().unwrap();
+        let ids: Vec<Vec<u32>> = texts.iter().map(|t| text.encode(t.as_str().unwrap()).unwrap()).collect();
+        if serde_json::to_value(&ids).unwrap() != case["ids"] {
+            wrong.push(format!("{}: {ids:?}, expected {}", case["files"], case["ids"]));
+        }
+    }
+    assert!(cases.len() >= 25);
+    assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
