@@ -36,7 +36,11 @@ fn read_text(path: &Path) -> Result<String> {
     if let Some(what) = foreign(&bytes) {
         return Err(Error::file(path, what));
     }
-    let wrong = |error| Error::file(path, format!("is not UTF-8: {error}; save it as UTF-8"));
+    let wrong = |error: std::string::FromUtf8Error| {
+        let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = right.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::file(path, format!("line {line}: is not UTF-8: {error}; save it as UTF-8"))
+    };
     let mut text = String::from_utf8(bytes).map_err(wrong)?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
@@ -52,7 +56,15 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
             Some("is UTF-16; save it as UTF-8")
         }
         [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(COMPRESSED),
+        [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(COMPRESSED),
         [b'P', b'A', b'R', b'1', ..] => Some("is a Parquet file; write it as JSONL (datasets: to_json)"),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => Some("is an Arrow file; write it as JSONL (datasets: to_json)"),
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            Some("is only Git LFS's pointer to a file; fetch the file itself (git lfs pull)")
+        }
+        _ if bytes.starts_with(b"<!") || bytes.starts_with(b"<html") => {
+            Some("is a web page; download the file that it shows")
+        }
         _ => None,
     }
 }
@@ -125,11 +137,22 @@ pub(crate) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Resul
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
             parse(line).map_err(|e| {
-                let form = if e.is_data() { "" } else { "; expected one JSON object a line, or a JSON list of them" };
-                Error::file(path, format!("line {}: {}{form}", i + 1, without_place(&e)))
+                Error::file(path, format!("line {}: {}{}", i + 1, without_place(&e), form(path, line, &e)))
             })
         })
         .collect()
+}
+
+/// What the file should hold, for a line that is no JSON object.
+fn form(path: &Path, line: &str, error: &serde_json::Error) -> &'static str {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match line.trim_start().starts_with('{') {
+        true if error.is_data() => "",
+        false if ["csv", "tsv"].contains(&ending.as_str()) => {
+            "; a table is not read, write it as JSONL (pandas: to_json(lines=True, orient=\"records\"))"
+        }
+        _ => "; expected one JSON object a line, or a JSON list of them",
+    }
 }
 
 /// serde_json ends its messages with "at line 1 column 7"; within a JSONL line only the column means anything.
@@ -219,8 +242,13 @@ mod tests {
             (&b"\xff\xfe{\0"[..], "UTF-16"),
             (b"{\0\"\0", "UTF-16"),
             (b"\x1f\x8b\x08", "compressed"),
+            (b"BZh9", "compressed"),
             (b"PAR1", "Parquet"),
-            (b"\xff", "not UTF-8"),
+            (b"ARROW1\0\0", "Arrow"),
+            (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+            (b"<!DOCTYPE html>", "web page"),
+            (b"{}\n{}\n\xff", "line 3: is not UTF-8"),
+            (b"3\n", "one JSON object a line"),
             (b"{\"a\": Nan}", "line 1"),
             (b"a,b\n1,2\n", "one JSON object a line"),
             (b"{\n\"a\": 1\n}", "one JSON object a line"),
@@ -230,6 +258,15 @@ mod tests {
             let error = read(bytes).unwrap_err();
             assert!(error.contains("records.json") && error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn a_table_is_told_from_broken_lines() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("table.CSV");
+        std::fs::write(&path, "prompt,completion\na,b\n").unwrap();
+        let error = read_jsonl::<serde_json::Map<String, Value>>(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("write it as JSONL"), "{error}");
     }
 
     #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]

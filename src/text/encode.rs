@@ -192,12 +192,15 @@ impl Text {
         for (at, i) in spoken.iter().enumerate() {
             let start = starts[at].max(learnt.last().map_or(0, |turn| turn.end));
             let next = starts.get(at + 1).copied().unwrap_or(ids.len());
-            let own = if i + 1 == messages.len() {
-                ids.len()
+            let (own, whole) = if i + 1 == messages.len() {
+                (ids.len(), true)
             } else {
-                common_prefix(&encode(&messages[..=*i], false)?, &ids)
+                let alone = encode(&messages[..=*i], false)?;
+                let own = common_prefix(&alone, &ids);
+                (own, own == alone.len())
             };
-            let end = match start < own {
+            let ends = |ids: &[u32]| self.end_of_turn.is_some_and(|end| ids.contains(&end));
+            let end = match start < own && (whole || ends(&ids[start..own])) {
                 true => start + self.turn_length(&ids[start..own]),
                 // The turn alone is written otherwise than here: it ends with the first end of turn.
                 false => {
@@ -286,8 +289,13 @@ mod tests {
             {% if loop.last and m.role == 'assistant' %}<think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}\
             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
         let opens = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n");
-        let talk = [say("user", "Q"), say("assistant", "AB"), say("user", "R"), say("assistant", "C")];
-        for (template, want) in [(thinks, ["AB", "<think>C"]), (opens.as_str(), ["AB", "C"])] {
+        for (template, first, want) in [
+            (thinks, "AB", ["AB", "<think>C"]),
+            // The beginning of this turn is that of a thought as well.
+            (thinks, "<b>", ["<b>", "<think>C"]),
+            (opens.as_str(), "AB", ["AB", "C"]),
+        ] {
+            let talk = [say("user", "Q"), say("assistant", first), say("user", "R"), say("assistant", "C")];
             let text = byte_level(json!({"chat_template": template}));
             let turns = text.encode_turns(&talk, &TemplateInputs::default(), false).unwrap();
             let words = |range: &Range<usize>| text.decode(&turns.ids[range.clone()]).unwrap();

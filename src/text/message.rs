@@ -39,6 +39,8 @@ const SPEAKERS: [(&str, &str); 16] = [
     ("observation", "tool"),
 ];
 
+const FORM: &str = "a message has a role and a content (or from and value)";
+
 /// The role of a speaker in ShareGPT's files.
 fn role_of(speaker: &str) -> Result<String, String> {
     match SPEAKERS.iter().find(|(name, _)| name.eq_ignore_ascii_case(speaker)) {
@@ -94,7 +96,6 @@ impl Message {
     /// # Errors
     /// What is wrong with it, in words.
     fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
-        const FORM: &str = "a message has a role and a content (or from and value)";
         let shared = !fields.contains_key("role") && fields.contains_key("from");
         let role = match fields.remove(if shared { "from" } else { "role" }) {
             Some(Value::String(role)) => role,
@@ -138,7 +139,10 @@ impl Serialize for Message {
 
 impl<'de> Deserialize<'de> for Message {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_fields(Map::deserialize(deserializer)?).map_err(D::Error::custom)
+        match Value::deserialize(deserializer)? {
+            Value::Object(fields) => Self::from_fields(fields).map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!("{FORM}; {other} is none"))),
+        }
     }
 }
 
@@ -181,7 +185,7 @@ mod tests {
             (json!({"role": "user", "content": [{"type": "image_url"}]}), "\"image_url\""),
             (json!({"role": "user", "content": [3]}), "neither a text nor"),
             (json!({"from": "Ann", "value": "x"}), "from \"Ann\"; known are human, user"),
-            (json!("user"), "expected a map"),
+            (json!("user"), "\"user\" is none"),
         ] {
             let error = serde_json::from_value::<Message>(written).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -49,8 +49,11 @@ pub struct TemplateInputs {
     pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
-/// What a model is asked. A record holds it as `prompt` (or as `instruction`, perhaps with `input`, or as `question`),
-/// with [`TemplateInputs`] beside it.
+/// The fields in which a record may hold its prompt.
+const KEYS: [&str; 5] = ["prompt", "instruction", "question", "messages", "conversations"];
+
+/// What a model is asked. A record holds it as `prompt`, as `instruction` (perhaps with `input`), as `question`, or as
+/// `messages` (or `conversations`), of which the answer at the end is left out. [`TemplateInputs`] stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Prompt {
     /// The words.
@@ -64,8 +67,12 @@ pub struct Prompt {
 impl<'de> Deserialize<'de> for Prompt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut record = Map::deserialize(deserializer)?;
-        let key = ["prompt", "instruction", "question"].into_iter().find(|key| record.contains_key(*key));
-        let key = key.ok_or_else(|| D::Error::missing_field("prompt"))?;
+        let key = KEYS.into_iter().find(|key| record.get(*key).is_some_and(|value| !value.is_null()));
+        let Some(key) = key else {
+            let keys: Vec<&str> = record.keys().map(String::as_str).collect();
+            let expected = format!("expected a prompt in one of the fields {}", KEYS.join(", "));
+            return Err(D::Error::custom(format!("{expected}; the record has {}", keys.join(", "))));
+        };
         let wrong = |error| D::Error::custom(format!("{key}: {error}"));
         let said = record.remove(key).unwrap_or_default();
         let mut words = match said {
@@ -76,6 +83,10 @@ impl<'de> Deserialize<'de> for Prompt {
         if let (Words::Plain(text), "instruction", Some(input)) = (&mut words, key, record.get("input")) {
             let input = input.as_str().filter(|input| !input.is_empty());
             text.push_str(&input.map_or(String::new(), |input| format!("\n\n{input}")));
+        }
+        if let (Words::Chat(messages), "messages" | "conversations") = (&mut words, key) {
+            let asked = messages.iter().rposition(|message| message.role != "assistant").map_or(0, |last| last + 1);
+            messages.truncate(asked);
         }
         let inputs = TemplateInputs::deserialize(&Value::Object(record)).map_err(D::Error::custom)?;
         Ok(Self { words, inputs })
@@ -123,5 +134,39 @@ impl Prompt {
     /// The prompt as a conversation; plain text is the user's one message.
     pub fn messages(&self) -> Vec<Message> {
         self.words.clone().into_messages("user")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_form_of_a_prompt_is_read() {
+        let user = json!({"role": "user", "content": "A"});
+        let answer = json!({"role": "assistant", "content": "B"});
+        let read = |record: Value| serde_json::from_value::<Prompt>(record);
+        for record in [
+            json!({"prompt": "A", "messages": [answer]}),
+            json!({"instruction": "A", "input": null}),
+            json!({"question": "A", "prompt": null}),
+            json!({"prompt": [user]}),
+            json!({"messages": [user]}),
+            json!({"messages": [user, answer]}),
+            json!({"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}]}),
+        ] {
+            assert_eq!(read(record.clone()).unwrap().question(), "A", "{record}");
+        }
+        let begun = read(json!({"prompt": [user, answer]})).unwrap();
+        assert_eq!(begun.messages().len(), 2);
+        for (record, word) in [
+            (json!({"text": "A"}), "messages, conversations; the record has text"),
+            (json!({"prompt": 3}), "prompt is 3"),
+            (json!({"messages": ["A"]}), "messages: a message has a role"),
+        ] {
+            let error = read(record).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 }

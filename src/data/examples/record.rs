@@ -10,11 +10,15 @@ use serde_json::{Map, Value};
 use std::ops::Range;
 
 /// The forms of records with one answer, for errors.
-const EXAMPLES: &str = "expected messages or conversations, prompt and completion (or response), instruction and \
-    output (with input), text, or prompt_ids and completion_ids";
+const EXAMPLES: &str = "expected messages or conversations, prompt and completion (or response), instruction (with \
+    input) or question and output, response or answer, text, or prompt_ids and completion_ids";
 /// The forms of preferences, for errors.
 const PAIRS: &str = "expected chosen and rejected (texts or message lists), with a prompt or beginning with one, or \
     prompt_ids, chosen_ids and rejected_ids";
+
+/// The columns of questions and of their answers in files of instructions.
+const ASKED: [&str; 3] = ["instruction", "question", "input"];
+const ANSWERED: [&str; 3] = ["output", "response", "answer"];
 
 /// What became of a record.
 pub(super) enum Found<T> {
@@ -72,15 +76,20 @@ impl Record {
         key.map_or(Ok(None), |key| self.side(key))
     }
 
-    /// A question in columns of its own: `instruction` with `input` (Alpaca), or `question`, perhaps with `system`.
+    /// A question in columns of its own: `instruction` with `input` (Alpaca) or `context` (Dolly), `question` or, where
+    /// both are missing, `input`; perhaps with `system` and with the turns before it as `history`.
     fn question(&mut self) -> Result<Option<Words>> {
-        let Some(mut asked) = self.take_text(&["instruction", "question"])? else { return Ok(None) };
-        if let Some(input) = self.take_text(&["input"])?.filter(|input| !input.is_empty()) {
+        let Some(mut asked) = self.take_text(&["instruction", "question", "input"])? else { return Ok(None) };
+        if let Some(input) = self.take_text(&["input", "context"])?.filter(|input| !input.is_empty()) {
             asked = format!("{asked}\n\n{input}");
         }
-        let system = self.take_text(&["system"])?.filter(|system| !system.is_empty());
-        let system = system.map(|system| Message::new("system", system));
-        Ok(Some(Words::Chat(system.into_iter().chain([Message::new("user", asked)]).collect())))
+        let system = self.take_text(&["system", "system_prompt"])?.filter(|system| !system.is_empty());
+        let mut messages: Vec<Message> = system.into_iter().map(|system| Message::new("system", system)).collect();
+        for (question, answer) in self.take::<Vec<(String, String)>>("history")?.unwrap_or_default() {
+            messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
+        }
+        messages.push(Message::new("user", asked));
+        Ok(Some(Words::Chat(messages)))
     }
 
     fn take_text(&mut self, keys: &[&str]) -> Result<Option<String>> {
@@ -126,8 +135,8 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     let completion = ["completion", "response"];
     let (form, prompt, answer) = if record.has("prompt") && completion.iter().any(|key| record.has(key)) {
         ("prompt and completion", record.side("prompt")?, record.first_side(&completion)?)
-    } else if record.has("instruction") && ["output", "response"].iter().any(|key| record.has(key)) {
-        ("instruction and output", record.question()?, record.first_side(&["output", "response"])?)
+    } else if ASKED.iter().any(|key| record.has(key)) && ANSWERED.iter().any(|key| record.has(key)) {
+        ("instruction and output", record.question()?, record.first_side(&ANSWERED)?)
     } else if record.0.get("text").is_some_and(Value::is_string) {
         ("text", Some(Words::Plain(String::new())), record.side("text")?)
     } else if record.has("chosen") && record.has("rejected") {

@@ -62,16 +62,18 @@ fn every_form_of_an_answer_is_read() {
         json!({"prompt": [say("user", "A")], "completion": [say("assistant", "B")]}),
         json!({"prompt": [say("user", "A")], "response": "B"}),
         json!({"instruction": "A", "input": "", "output": "B"}),
+        json!({"question": "A", "answer": "B"}),
+        json!({"input": "A", "output": "B", "history": []}),
         json!({"text": "AB"}),
     ];
     let (read, reading) = world.examples(&records, Rules::up_to(99)).unwrap();
-    assert_eq!((read.len(), reading.dropped()), (7, 0));
+    assert_eq!((read.len(), reading.dropped()), (9, 0));
     let forms: Vec<(&str, usize)> = reading.forms.iter().map(|(form, n)| (*form, *n)).collect();
     assert_eq!(
         forms,
         [
             ("conversations", 1),
-            ("instruction and output", 1),
+            ("instruction and output", 3),
             ("messages", 1),
             ("prompt and completion", 3),
             ("text", 1)
@@ -82,7 +84,7 @@ fn every_form_of_an_answer_is_read() {
         let ids = ids.filter(|(i, _)| !example.context.iter().any(|part| part.contains(i))).map(|(_, id)| *id);
         world.words(&ids.collect::<Vec<_>>())
     };
-    assert_eq!(read.iter().map(learnt).collect::<Vec<_>>(), ["BD", "B", "B", "B", "B", "B", "AB"]);
+    assert_eq!(read.iter().map(learnt).collect::<Vec<_>>(), ["BD", "B", "B", "B", "B", "B", "B", "B", "AB"]);
     assert_eq!(read[0].targets(), 4);
     let last = Rules { last_turn_only: true, ..Rules::up_to(99) };
     assert_eq!(learnt(&world.examples(&records[..1], last).unwrap().0[0]), "D");
@@ -91,6 +93,34 @@ fn every_form_of_an_answer_is_read() {
     let cut = Rules { truncate: true, ..Rules::up_to(whole - 2) };
     let (cut, _) = world.examples(&records[..1], cut).unwrap();
     assert_eq!((learnt(&cut[0]).as_str(), cut[0].context.len()), ("B", 0));
+}
+
+/// What stands in columns beside the question belongs to it.
+#[test]
+fn columns_beside_a_question_are_said() {
+    let world = World::new();
+    let asked = |record: Value| {
+        let (read, _) = world.examples(&[record], Rules::up_to(99)).unwrap();
+        world.words(&read[0].prompt)
+    };
+    let talk = |turns: &[Value]| asked(json!({"prompt": turns, "completion": "B"}));
+    let alone = talk(&[say("user", "A")]);
+    for (record, want) in [
+        (json!({"instruction": "A", "context": "C", "response": "B"}), talk(&[say("user", "A\n\nC")])),
+        (json!({"instruction": "A", "context": "", "response": "B"}), alone.clone()),
+        (
+            json!({"system_prompt": "S", "question": "A", "response": "B"}),
+            talk(&[say("system", "S"), say("user", "A")]),
+        ),
+        (
+            json!({"instruction": "A", "output": "B", "history": [["C", "D"]]}),
+            talk(&[say("user", "C"), say("assistant", "D"), say("user", "A")]),
+        ),
+    ] {
+        assert_eq!(asked(record.clone()), want, "{record}");
+    }
+    let pair = json!({"system": "", "input": "A", "chosen": "B", "rejected": "D"});
+    assert_eq!(world.words(&world.pairs(&[pair]).unwrap().0[0].prompt), alone);
 }
 
 #[test]
