@@ -106,7 +106,9 @@ impl App {
     /// Says how PEFT opens the base of an adapter that was written, where its name alone does not do.
     pub(crate) fn tell_base(&self, base: &ModelSource) {
         let file = base.path.file_name().filter(|_| base.path.extension().is_some_and(|e| e == "gguf"));
-        let (Some(folder), Some(file)) = (base.path.parent(), file) else { return };
+        // A folder without a name is nothing to PEFT.
+        let whole = std::path::absolute(&base.path).unwrap_or_else(|_| base.path.clone());
+        let (Some(folder), Some(file)) = (whole.parent(), file) else { return };
         self.progress.note(&format!(
             "PEFT cannot open the adapter by its base's name, which is a GGUF file: first load the base with \
              AutoModelForCausalLM.from_pretrained({folder:?}, gguf_file={file:?}), then use \

@@ -19,12 +19,11 @@ pub(crate) struct ResumeArg {
     pub(crate) resume: bool,
 }
 
-/// How many sequences or verdicts are made between two savings.
-pub(crate) const WAVE: usize = 256;
-
-/// How many prompts with `n` answers each are worked through between two savings.
-pub(crate) fn prompts_of_a_wave(n: u32) -> usize {
-    (WAVE / n as usize).max(1)
+/// How many items, for each of which `n` sequences are written, are worked through between two savings: fewer on a
+/// device that runs in software, whose sequences take long.
+pub(crate) fn wave(software: bool, n: u32) -> usize {
+    let sequences: usize = if software { 32 } else { 256 };
+    (sequences / n.max(1) as usize).max(1)
 }
 
 /// A line of the part file: first what was asked, then each step that is done.

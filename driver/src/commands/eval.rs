@@ -6,7 +6,7 @@ use crate::commands::tasks::{self, Asked, TaskArgs};
 use crate::common::{WrongUsage, name_of, needed};
 use crate::flags::Flags;
 use crate::models::Models;
-use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
+use crate::partial::{Partial, ResumeArg, digest, discard, wave};
 use crate::sample::{self, Answers, Kept, at_least_0};
 use crate::tables::Table;
 use anyhow::{Context, Result, bail, ensure};
@@ -250,16 +250,19 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     let prompts = read_prompts(from)?;
     // A judge that is not there is reported before the answers are written.
     let judge_source = if oracle { None } else { Some(app.source(judge)?) };
+    let models = &mut Models::new(app, args.dtype.storage());
+    let asked = judge_source.is_some() || a.model.or(b.model).is_some();
+    let wave = wave(asked && models.gpu()?.info().software, d.n);
     let plan = json!({
-        "data": digest(&prompts), "sides": [&a.name, &b.name], "n": d.n, "sampling": settings::table(&*args.sample)?,
+        "wave": wave, "data": digest(&prompts), "sides": [&a.name, &b.name], "n": d.n,
+        "sampling": settings::table(&*args.sample)?,
         "judge": judge, "reading": args.reading.plan(own.as_deref())?, "sampled": d.sampled, "margin": d.margin,
         "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
         "invariant": app.common.invariant,
     });
     let partial = &mut Partial::open(d.out.as_deref(), &d.resume, &plan)?;
-    let models = &mut Models::new(app, args.dtype.storage());
-    let a = answers(app, args, ("a", &a), &prompts, (models, partial))?;
-    let b = answers(app, args, ("b", &b), &prompts, (models, partial))?;
+    let a = answers(app, args, ("a", &a), &prompts, wave, (models, partial))?;
+    let b = answers(app, args, ("b", &b), &prompts, wave, (models, partial))?;
     if let Some(dir) = &d.alpaca {
         let dataset = from.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         write_alpaca(&dir.join("model_outputs.json"), &prompts, &a, &dataset)?;
@@ -267,7 +270,6 @@ fn head_to_head(app: &App, args: &Args) -> Result<()> {
     }
     // Has the duel judged; also gives the judge's name.
     let mut duel = |engine: &mut dyn Engine, referee: &Referee| -> Result<(String, Vec<DuelRecord>)> {
-        let wave = prompts_of_a_wave(d.n);
         let mut records = Vec::new();
         for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
             let part = |set: &AnswerSet| AnswerSet {
@@ -322,6 +324,7 @@ fn answers(
     args: &Args,
     (name, side): (&str, &Side),
     prompts: &[Prompt],
+    wave: usize,
     (models, partial): (&mut Models, &mut Partial),
 ) -> Result<AnswerSet> {
     if let Some(file) = side.file {
@@ -333,7 +336,7 @@ fn answers(
     let (gpu, model) = models.load(&source)?;
     let settings = sample::settings(&args.sample, &source, app.common.seed());
     let engine = &mut GpuEngine::new(gpu, &model).kv(args.kept.kv);
-    let (n, wave) = (args.duel.n, prompts_of_a_wave(args.duel.n));
+    let n = args.duel.n;
     let mut all = Vec::new();
     for (at, prompts) in (0..).step_by(wave).zip(prompts.chunks(wave)) {
         all.extend(partial.step(&format!("{name} {at}"), || {

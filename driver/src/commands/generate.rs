@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::Flags;
-use crate::partial::{Partial, ResumeArg, digest, discard, prompts_of_a_wave};
+use crate::partial::{Partial, ResumeArg, digest, discard, wave};
 use crate::profile::ProfileArg;
 use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, ensure};
@@ -116,14 +116,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         prompts.iter().map(|p| p.prompt.encode(text, args.raw)).collect::<selfreward::Result<_>>()?;
     let key = |prompt: &[u32], sample| record_id(0, "generate", prompt, sample);
     let settings = sample::settings(&args.sample, &source, app.common.seed());
-    let wave = prompts_of_a_wave(args.n);
+    let wave = wave(gpu.info().software, args.n);
     let request = |p: &Vec<u32>| Request { prompt: p.clone(), samples: (0..args.n).map(|s| key(p, s)).collect() };
     let first: Vec<Request> = ids.iter().take(wave).map(request).collect();
     let model = load_for(&gpu, &source, args.dtype.storage(), (&first, &settings, args.kept.kv))?;
     let plan = json!({
-        "data": digest(&ids), "model": source.path, "n": args.n, "sampling": settings::table(&*args.sample)?,
-        "stop": args.stop, "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
-        "invariant": app.common.invariant,
+        "wave": wave, "data": digest(&ids), "model": source.path, "n": args.n,
+        "sampling": settings::table(&*args.sample)?, "stop": args.stop, "seed": app.common.seed(),
+        "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv, "invariant": app.common.invariant,
     });
     let mut partial = Partial::open(args.out.as_deref(), &args.resume, &plan)?;
     let most = u64::from(args.n) * ids.len() as u64 * settings.max_new_tokens as u64;

@@ -2,7 +2,7 @@
 
 use crate::app::{App, DtypeArg, check_writable};
 use crate::flags::{Flags, Preset};
-use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
+use crate::partial::{Partial, ResumeArg, digest, discard, wave};
 use crate::sample::Kept;
 use crate::tables::Table;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -383,8 +383,11 @@ fn ask(app: &App, args: &Args, modes: &[Way], out: &Path, questions: &[String], 
     scored.iter_mut().zip(&items).for_each(|(record, item)| record.id = hex(item.key));
     let asked: Vec<_> = items.iter().map(|item| (item.question, item.answer)).collect();
     let names = args.mode.iter().map(|way| way.name()).collect();
+    let written = modes.iter().any(|way| matches!(way, Way::Asked(Mode::Sampled)));
+    let wave = wave(gpu.info().software, if written { args.reading.verdicts.samples as u32 } else { 1 });
     let plan = json!({
-        "data": digest(&asked), "model": source.path, "judge": args.reading.plan(names, own.as_deref())?,
+        "wave": wave, "data": digest(&asked), "model": source.path,
+        "judge": args.reading.plan(names, own.as_deref())?,
         "seed": app.common.seed(), "dtype": args.dtype.half().map(Half::name), "kv": args.kept.kv,
         "invariant": app.common.invariant,
     });
@@ -394,7 +397,7 @@ fn ask(app: &App, args: &Args, modes: &[Way], out: &Path, questions: &[String], 
         .enumerate()
         .filter_map(|(i, way)| if let Way::Asked(mode) = way { Some((i, *mode)) } else { None })
         .collect();
-    for (at, items) in items.chunks(WAVE).enumerate() {
+    for (at, items) in items.chunks(wave).enumerate() {
         let of = |engine: &mut GpuEngine, (i, mode): (usize, Mode)| -> Result<Vec<Reading>> {
             let own = own.as_deref().filter(|_| i == 0);
             let judge = args.reading.judge(mode, own, &language, app.common.seed());
@@ -404,7 +407,7 @@ fn ask(app: &App, args: &Args, modes: &[Way], out: &Path, questions: &[String], 
         let work = || modes.iter().map(|one| of(&mut engine, *one)).collect::<Result<Vec<_>>>();
         let readings = partial.step(&at.to_string(), work)?;
         for ((_, mode), readings) in modes.iter().zip(readings) {
-            for (record, reading) in scored[at * WAVE..].iter_mut().zip(readings) {
+            for (record, reading) in scored[at * wave..].iter_mut().zip(readings) {
                 record.verdicts.insert(mode.name(), reading);
             }
         }

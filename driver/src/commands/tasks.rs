@@ -4,7 +4,7 @@ use crate::app::{App, DtypeArg, check_writable};
 use crate::common::{WrongUsage, name_of, needed};
 use crate::flags::Flags;
 use crate::models::Models;
-use crate::partial::{Partial, ResumeArg, WAVE, digest, discard};
+use crate::partial::{Partial, ResumeArg, digest, discard, wave};
 use crate::sample::{self, Answers, Kept};
 use crate::tables::Table;
 use anyhow::{Result, bail};
@@ -22,8 +22,6 @@ use selfreward::source::ModelSource;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// How many answers are made between two savings on a device whose answers take long.
-const SLOW_WAVE: usize = 32;
 /// The settings that draw an answer other than the likeliest one.
 const DRAWS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
 
@@ -171,8 +169,7 @@ pub(crate) fn run(app: &App, args: &Asked) -> Result<()> {
     let loaded = &mut Models::new(app, args.dtype.storage());
     let models: Vec<&str> = sides.iter().filter(|s| matches!(s, Side::Model { .. })).map(Side::name).collect();
     let software = !models.is_empty() && loaded.gpu()?.info().software;
-    // Items of a wave.
-    let wave = (if software { SLOW_WAVE } else { WAVE } / n as usize).max(1);
+    let wave = wave(software, n);
     let plan = json!({
         "wave": wave, "task": which.name, "data": digest(&asks), "shots": digest(&shots), "models": models, "n": n,
         "sampling": settings::table(&**args.sample)?, "seed": app.common.seed(),
