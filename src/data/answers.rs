@@ -6,10 +6,11 @@ use crate::generate::{Output, Request, Settings};
 use crate::json::{read_jsonl, write_json};
 use crate::judge::Checks;
 use crate::rng::record_id;
-use crate::text::{Language, Prompt};
+use crate::text::{Language, Message, Prompt};
 use crate::{Error, Observer, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -38,11 +39,42 @@ pub struct AskedRecord {
 struct AnswerLine {
     #[serde(flatten)]
     prompt: Prompt,
-    #[serde(alias = "output")]
     response: Option<String>,
     tokens: Option<usize>,
     /// Several answers to one prompt, as the small world's evaluation files have them.
     answers: Option<Vec<String>>,
+}
+
+/// The fields in which a record may hold an answer.
+const ANSWERS: [&str; 4] = ["response", "output", "completion", "text"];
+
+/// A record with its answer as the text `response`, whichever field it stands in: those of AlpacaEval and of TRL, or
+/// the last of `messages`. Without an answer the record stays as it is.
+///
+/// # Errors
+/// The answer is neither a text nor one message.
+pub fn with_response(mut record: Map<String, Value>) -> Result<Map<String, Value>> {
+    let has = |key: &&&str| record.get(**key).is_some_and(|value| !value.is_null());
+    let wrong = |key: &str, what: String| Error::Input(format!("{key}: {what}"));
+    let said = |key: &str, value: &Value| -> Result<Option<String>> {
+        match value {
+            Value::String(text) => Ok(Some(text.clone())),
+            Value::Array(_) | Value::Object(_) => {
+                let list = if value.is_array() { value.clone() } else { Value::Array(vec![value.clone()]) };
+                let messages: Vec<Message> = serde_json::from_value(list).map_err(|e| wrong(key, e.to_string()))?;
+                let answers = ["messages", "conversations"].contains(&key) || messages.len() == 1;
+                let last = messages.last().filter(|last| answers && last.role == "assistant");
+                Ok(last.map(|last| last.content.clone()))
+            }
+            other => Err(wrong(key, format!("{other} is no text"))),
+        }
+    };
+    let key = ANSWERS.iter().chain(&["messages", "conversations"]).find(has);
+    let answer = key.map(|key| said(key, &record[*key])).transpose()?.flatten();
+    if let Some(answer) = answer {
+        record.insert("response".into(), answer.into());
+    }
+    Ok(record)
 }
 
 /// The answers of one model or one file to some prompts.
@@ -100,7 +132,10 @@ pub fn read_asked(path: &Path) -> Result<Vec<AskedRecord>> {
 /// As [`read_records`]; a record has no answer; a prompt has no answer.
 pub fn read_answers(path: &Path, prompts: &[Prompt]) -> Result<AnswerSet> {
     let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
-    for (i, line) in read_records::<AnswerLine>(path)?.into_iter().enumerate() {
+    for (i, record) in read_records::<Map<String, Value>>(path)?.into_iter().enumerate() {
+        let at = |what: String| Error::file(path, format!("record {}: {what}", i + 1));
+        let record = with_response(record).map_err(|error| at(error.to_string()))?;
+        let line: AnswerLine = serde_json::from_value(record.into()).map_err(|error| at(error.to_string()))?;
         let answers = match (line.response, line.answers) {
             (Some(text), _) => vec![Answer { text, tokens: line.tokens }],
             (None, Some(texts)) => texts.into_iter().map(|text| Answer { text, tokens: None }).collect(),
@@ -197,6 +232,30 @@ pub fn write_alpaca(path: &Path, prompts: &[Prompt], set: &AnswerSet, dataset: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_may_stand_in_any_of_its_fields() {
+        let (user, answer) = (json!({"role": "user", "content": "q"}), json!({"role": "assistant", "content": "a"}));
+        let read = |record: Value| {
+            let record = with_response(serde_json::from_value(record).unwrap())?;
+            Ok::<_, Error>(record.get("response").and_then(Value::as_str).map(str::to_owned))
+        };
+        for (record, want) in [
+            (json!({"response": "a", "text": "b"}), Some("a")),
+            (json!({"instruction": "q", "output": "a"}), Some("a")),
+            (json!({"response": null, "completion": [answer]}), Some("a")),
+            (json!({"completion": answer}), Some("a")),
+            (json!({"messages": [user, answer]}), Some("a")),
+            (json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}), Some("a")),
+            (json!({"messages": [user, answer, user]}), None),
+            (json!({"completion": [answer, user, answer]}), None),
+            (json!({"prompt": "q"}), None),
+        ] {
+            assert_eq!(read(record.clone()).unwrap().as_deref(), want, "{record}");
+        }
+        assert!(read(json!({"response": 3})).unwrap_err().to_string().contains("response: 3 is no text"));
+    }
 
     #[test]
     fn answers_find_their_prompts_in_every_form() {

@@ -8,6 +8,7 @@ use crate::tables::Table;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::config::JudgeSection;
+use selfreward::data::answers::with_response;
 use selfreward::data::records::hex;
 use selfreward::generate::ChatLanguage;
 use selfreward::generate::GpuEngine;
@@ -22,7 +23,7 @@ use selfreward::rng::record_id;
 use selfreward::settings;
 use selfreward::text::{Language, Prompt};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,8 @@ pub(crate) struct Args {
     /// vote need none
     #[arg(long, value_name = "M", required_unless_present = "mode")]
     model: Option<PathBuf>,
-    /// Lines with prompt and response, and score_reference where the true score is known; for rules also
-    /// instruction_id_list and kwargs, for key answer or pattern
+    /// Lines with prompt and response (or output, completion, text, messages), and score_reference where the true score
+    /// is known; for rules also instruction_id_list and kwargs, for key answer or pattern
     #[arg(long, value_name = "F.jsonl", required_unless_present = "calibrate", requires = "out")]
     responses: Option<PathBuf>,
     /// The scored responses
@@ -230,7 +231,6 @@ fn modes() -> impl TypedValueParser<Value = Mode> {
 struct Response {
     #[serde(flatten)]
     prompt: Prompt,
-    #[serde(alias = "text")]
     response: String,
     tokens: Option<usize>,
     /// Whether the response ended; it is taken to have where nothing is said.
@@ -278,6 +278,24 @@ impl From<Verdict> for Reading {
     }
 }
 
+/// Reads prompts with their responses, in any of the forms that other programs write.
+fn read_responses(path: &Path) -> Result<Vec<Response>> {
+    const FORMS: &str = "expected a prompt and its response (or output, completion, text), or messages that end \
+                         with the assistant's";
+    let records: Vec<Map<String, Value>> = read_jsonl(path)?;
+    let numbered = records.into_iter().enumerate();
+    let read = |(i, record): (usize, Map<String, Value>)| {
+        let at = || format!("{}: record {}", path.display(), i + 1);
+        let record = with_response(record).with_context(at)?;
+        if !record.contains_key("response") {
+            let keys: Vec<&str> = record.keys().map(String::as_str).collect();
+            bail!("{}: {FORMS}; the record has {}", at(), keys.join(", "));
+        }
+        serde_json::from_value(record.into()).with_context(at)
+    };
+    numbered.map(read).collect()
+}
+
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.calibrate {
         return calibrate_modes(app, args);
@@ -285,7 +303,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     let modes = if args.mode.is_empty() { &[Way::Asked(Mode::Sampled)][..] } else { &args.mode };
     let (Some(responses), Some(out)) = (&args.responses, &args.out) else { bail!("--responses and --out are needed") };
     check_writable(out)?;
-    let list: Vec<Response> = read_jsonl(responses)?;
+    let list = read_responses(responses)?;
     ensure!(!list.is_empty(), "{}: holds no record", responses.display());
     if let Some(i) = list.iter().position(|r| r.prompt.question().trim().is_empty()) {
         bail!("{}: record {}: the prompt is empty", responses.display(), i + 1);

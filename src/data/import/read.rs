@@ -52,6 +52,19 @@ impl Said {
         }
     }
 
+    /// Whether this is one answer to `prompt`, which may stand before it once more.
+    fn answers(&self, prompt: &Said) -> bool {
+        match (self, prompt) {
+            (Said::Plain(_), _) => true,
+            (Said::Chat(said), Said::Plain(_)) => match &said[..] {
+                [_] => true,
+                [asked, answer] => asked.role == "user" && answer.role == "assistant",
+                _ => false,
+            },
+            (Said::Chat(said), Said::Chat(asked)) => said.len() == 1 || said[..said.len().max(1) - 1] == asked[..],
+        }
+    }
+
     /// The text of the one message, or `None` if there are several.
     fn only(self) -> Option<String> {
         match self {
@@ -91,7 +104,8 @@ struct ScoredLine {
 pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
     let mut found = Found::default();
     let mut messages = Vec::new();
-    for (i, line) in read_jsonl::<Value>(path)?.into_iter().enumerate() {
+    for (i, mut line) in read_jsonl::<Value>(path)?.into_iter().enumerate() {
+        name_prompt(&mut line);
         let at = |e: serde_json::Error| Error::file(path, format!("record {}: {e}", i + 1));
         let has = |key: &str| line.get(key).is_some_and(|v| !v.is_null());
         if line.get("prompt").is_some_and(|p| p.get("replies").is_some()) {
@@ -117,6 +131,18 @@ pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
     }
     found.rank();
     Ok((found.questions, found.dropped))
+}
+
+/// Calls a question in a column of its own the prompt, where there is no other; what a system message adds to it
+/// would be lost.
+fn name_prompt(line: &mut Value) {
+    let text = |key: &str| line.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if line.get("prompt").is_none_or(Value::is_null) && ["system", "input"].iter().all(|key| text(key).is_none()) {
+        let asked = ["instruction", "question"].iter().find_map(|key| text(key)).map(str::to_owned);
+        if let (Some(fields), Some(asked)) = (line.as_object_mut(), asked) {
+            fields.insert("prompt".into(), asked.into());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -195,11 +221,14 @@ impl Found {
 
     fn preference(&mut self, p: PreferenceLine) {
         let (prompt, chosen, rejected) = match (p.prompt, p.chosen, p.rejected) {
-            (Some(prompt), chosen, rejected) => (prompt.only(), chosen.last(), rejected.last()),
+            // A conversation that repeats the prompt has one message more.
+            (Some(prompt), chosen, rejected) if chosen.answers(&prompt) && rejected.answers(&prompt) => {
+                (prompt.only(), chosen.last(), rejected.last())
+            }
             (None, Said::Chat(mut a), Said::Chat(mut b)) if a.len() == 2 && b.len() == 2 && a[0] == b[0] => {
                 (Some(a.swap_remove(0).content), a.pop().map(|m| m.content), b.pop().map(|m| m.content))
             }
-            (None, ..) => (None, None, None),
+            _ => (None, None, None),
         };
         match (prompt, chosen, rejected) {
             (Some(prompt), Some(chosen), Some(rejected)) => {
@@ -212,7 +241,7 @@ impl Found {
 
     fn scored(&mut self, s: ScoredLine) {
         let score = s.score.or(s.score_reference);
-        match (s.prompt.only(), s.response.or(s.completion).and_then(Said::last)) {
+        match (s.prompt.only(), s.response.or(s.completion).and_then(Said::only)) {
             (Some(prompt), Some(text)) => self.add(&prompt, RankedAnswer { text, rank: 0, score, verdict: s.verdict }),
             _ => self.drop("of several turns"),
         }
@@ -221,7 +250,14 @@ impl Found {
     /// Sorts the answers, the best one first, and numbers their places without gaps. If all answers have scores, these
     /// decide.
     fn rank(&mut self) {
+        let mut unscored = 0;
         for q in &mut self.questions {
+            // Where some have scores, one without has no place among them.
+            if q.answers.iter().any(|a| a.score.is_some()) {
+                let all = q.answers.len();
+                q.answers.retain(|a| a.score.is_some());
+                unscored += all - q.answers.len();
+            }
             let scored = q.answers.iter().all(|a| a.score.is_some());
             let key = |a: &RankedAnswer| match (scored, a.score) {
                 (true, Some(score)) => -score,
@@ -236,6 +272,9 @@ impl Found {
                 }
                 a.rank = rank;
             }
+        }
+        if unscored > 0 {
+            *self.dropped.entry("without a score").or_default() += unscored;
         }
     }
 }

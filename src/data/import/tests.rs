@@ -50,6 +50,41 @@ fn trees_and_preferences_become_ranked_questions() {
 }
 
 #[test]
+fn conversations_of_several_turns_are_left_out() {
+    let said = |role: &str, text: &str| format!(r#"{{"role": "{role}", "content": "{text}"}}"#);
+    let turns = |answer: &str, more: &str| format!("[{}, {more}{}]", said("user", "Which?"), said("assistant", answer));
+    let between = format!("{}, {}, ", said("assistant", "x"), said("user", "And?"));
+    let pair = |prompt: &str, more: &str| {
+        format!(r#"{{{prompt}"chosen": {}, "rejected": {}}}"#, turns("This.", more), turns("That.", more))
+    };
+    for (line, left_out) in [
+        (pair(r#""prompt": "Which?", "#, ""), false),
+        (pair("", ""), false),
+        (r#"{"question": "Which?", "system": "", "chosen": "This.", "rejected": "That."}"#.into(), false),
+        (pair(r#""prompt": "Which?", "#, &between), true),
+        (pair("", &between), true),
+        (r#"{"question": "Which?", "system": "Be short.", "chosen": "This.", "rejected": "That."}"#.into(), true),
+    ] {
+        let (_dir, path) = file(&[&line, r#"{"prompt": "Other?", "chosen": "a", "rejected": "b"}"#]);
+        let (questions, dropped) = read(&path, "en").unwrap();
+        assert_eq!((questions.len(), dropped.len()), if left_out { (1, 1) } else { (2, 0) }, "{line}");
+        assert!(left_out || ranked(&questions[0]) == [("This.", 0), ("That.", 1)]);
+    }
+}
+
+#[test]
+fn an_answer_without_a_score_has_no_place_among_others() {
+    let (_dir, path) = file(&[
+        r#"{"prompt": "Q", "response": "a", "score": 4}"#,
+        r#"{"prompt": "Q", "response": "b", "score": null}"#,
+        r#"{"prompt": "Q", "response": "c", "score": 1}"#,
+    ]);
+    let (questions, dropped) = read(&path, "en").unwrap();
+    assert_eq!(ranked(&questions[0]), [("a", 0), ("c", 1)]);
+    assert_eq!(dropped, Counts::from([("without a score", 1)]));
+}
+
+#[test]
 fn messages_are_put_together_by_their_parents() {
     let (_dir, path) = file(&[
         r#"{"message_id": "b", "parent_id": "a", "text": "Second.", "role": "assistant", "lang": "en", "rank": 1.0}"#,
