@@ -37,6 +37,9 @@ const PRE: &str = "tokenizer.ggml.pre";
 /// The way of files without that key, as in llama.cpp; it may be another than the model was trained with.
 const UNNAMED: &str = "default";
 
+/// The longest run of blanks that is a token of its own; Gemma's has 31.
+const RUN: &str = "▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁";
+
 /// Longer pieces are damage; splitting them at every character would take for ever.
 const MAX_PIECE: usize = 1024;
 /// Most threads that look for merges.
@@ -50,10 +53,13 @@ pub(crate) fn text(path: &Path, gguf: &Gguf) -> Result<Option<Text>> {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some(kind) => kind,
     };
-    let head = Head::read(path, gguf)?;
+    let mut head = Head::read(path, gguf)?;
     let parts = match kind {
         "gpt2" => head.byte_level()?,
-        "llama" => head.sentencepiece()?,
+        "llama" => {
+            head.respell();
+            head.sentencepiece()?
+        }
         other => return Err(head.wrong(format!("tokenizer.ggml.model is {other:?}; known are gpt2 and llama"))),
     };
     let text = Text::from_parts(parts, head.config());
@@ -146,6 +152,8 @@ struct Head<'a> {
     gguf: &'a Gguf,
     tokens: Vec<&'a str>,
     types: Vec<usize>,
+    /// Tokens that stand for runs of blanks; they are joined before all others, the shorter ones first.
+    runs: Vec<usize>,
 }
 
 impl<'a> Head<'a> {
@@ -163,7 +171,7 @@ impl<'a> Head<'a> {
             let what = format!("tokenizer.ggml.token_type has {} entries for {} tokens", types.len(), tokens.len());
             return Err(wrong(&what));
         }
-        Ok(Self { path, gguf, tokens, types })
+        Ok(Self { path, gguf, tokens, types, runs: Vec::new() })
     }
 
     fn wrong(&self, what: impl Into<String>) -> Error {
@@ -182,6 +190,23 @@ impl<'a> Head<'a> {
     fn named(&self, key: &str) -> Option<&'a str> {
         let id = self.gguf.get(&format!("tokenizer.ggml.{key}_token_id"))?.as_usize()?;
         self.tokens.get(id).copied()
+    }
+
+    /// Spells the runs of blanks in Gemma's files as the text has them once it is normalised. Converters write them as
+    /// tokens of the user with plain blanks, which a text with a written ▁ would not meet.
+    fn respell(&mut self) {
+        if !self.string("general.architecture").is_some_and(|name| name.starts_with("gemma")) {
+            return;
+        }
+        let known: HashSet<&str> = self.tokens.iter().copied().filter(|token| token.starts_with("▁▁")).collect();
+        for (id, token) in self.tokens.iter_mut().enumerate() {
+            let blanks = token.len();
+            let run = RUN.get(..blanks * '▁'.len_utf8()).filter(|_| blanks > 1 && token.bytes().all(|b| b == b' '));
+            if let Some(run) = run.filter(|run| !known.contains(run)) {
+                (*token, self.types[id]) = (run, GgufTokenType::Normal as usize);
+                self.runs.push(id);
+            }
+        }
     }
 
     fn vocabulary(&self) -> Vocabulary {
@@ -248,7 +273,8 @@ impl<'a> Head<'a> {
         let scores = self.gguf.get("tokenizer.ggml.scores").and_then(GgufValue::as_array).unwrap_or_default();
         let scores: Option<Vec<f64>> = scores.iter().map(score).collect();
         let scores = scores.filter(|scores| scores.len() == self.tokens.len());
-        let scores = scores.ok_or_else(|| self.wrong("tokenizer.ggml.scores: expected a number for each token"))?;
+        let mut scores = scores.ok_or_else(|| self.wrong("tokenizer.ggml.scores: expected a number for each token"))?;
+        self.runs.iter().for_each(|id| scores[*id] = f64::from(f32::MAX) / (*id as f64 + 2.0));
         let (vocabulary, added) = (self.vocabulary(), self.added_tokens());
         let apart = split_out(added.iter().map(|token| token.content.as_str()));
         let merges = merges_by_score(&self.tokens, &scores, &vocabulary, &apart);

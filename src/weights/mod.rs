@@ -19,6 +19,8 @@ pub(crate) mod peft;
 pub(crate) mod safetensors;
 pub(crate) mod save;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 pub use gguf::{Gguf, GgufValue};
 pub use gguf_save::{save_gguf, write_gguf};
