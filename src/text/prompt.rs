@@ -71,7 +71,8 @@ impl<'de> Deserialize<'de> for Prompt {
         let Some(key) = key else {
             let keys: Vec<&str> = record.keys().map(String::as_str).collect();
             let expected = format!("expected a prompt in one of the fields {}", KEYS.join(", "));
-            return Err(D::Error::custom(format!("{expected}; the record has {}", keys.join(", "))));
+            let has = if keys.is_empty() { String::new() } else { format!("; the record has {}", keys.join(", ")) };
+            return Err(D::Error::custom(format!("{expected}{has}")));
         };
         let wrong = |error| D::Error::custom(format!("{key}: {error}"));
         let said = record.remove(key).unwrap_or_default();

@@ -287,7 +287,7 @@ fn read_responses(path: &Path) -> Result<Vec<Response>> {
     let read = |(i, record): (usize, Map<String, Value>)| {
         let at = || format!("{}: record {}", path.display(), i + 1);
         let record = with_response(record).with_context(at)?;
-        if !record.contains_key("response") {
+        if record.get("response").is_none_or(Value::is_null) {
             let keys: Vec<&str> = record.keys().map(String::as_str).collect();
             bail!("{}: {FORMS}; the record has {}", at(), keys.join(", "));
         }

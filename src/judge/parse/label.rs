@@ -72,6 +72,14 @@ pub(super) fn find(clean: &Clean, label: &Label) -> Result<Found, NoScore> {
             }
             depth += i32::from(token.is('{')) - i32::from(token.is('}'));
             other |= token.one_of(label.names) && best(&line.tokens, i, label).is_some_and(|best| best != 5.0);
+            // A verdict that repeats itself may be cut right behind the label.
+            let cut = || {
+                let signs = line.tokens[i + 1..].iter().all(|token| token.any(":=\"'"));
+                signs && lines[number + 1..].iter().all(|line| line.tokens.is_empty())
+            };
+            if settled && token.one_of(label.names) && cut() {
+                continue;
+            }
             if token.one_of(label.names)
                 && let Some(place) = place(&lines, number, i, label, (quotes, depth))
             {
