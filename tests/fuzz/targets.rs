@@ -233,7 +233,7 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "real_template",
         format: Format::Jinja,
         file: "chat_template.jinja",
-        weight: 8,
+        weight: 5,
         seeds: |folder| {
             tokenizer(folder);
             chats::templates().into_iter().map(String::into_bytes).collect()
@@ -244,7 +244,7 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "chat",
         format: Format::Json,
         file: "chat.json",
-        weight: 8,
+        weight: 3,
         seeds: |folder| {
             tokenizer(folder);
             chats::chats().iter().map(|chat| chat.to_string().into_bytes()).collect()
