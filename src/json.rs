@@ -5,7 +5,7 @@ use crate::disk::{self, OnDisk};
 use crate::{Error, Result, durable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Reads one record from each line, or every record of a JSON list. Empty lines are skipped, a byte order mark too, and
@@ -16,18 +16,31 @@ use std::path::Path;
 /// place in the list.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = read_text(path)?;
-    match list(path, &text)? {
-        Some(list) => list
-            .into_iter()
-            .enumerate()
-            .map(|(i, value)| {
-                let wrong =
-                    |e: serde_json::Error| Error::file(path, format!("record {}: {}", i + 1, without_place(&e)));
-                serde_json::from_value(value).map_err(wrong)
-            })
-            .collect(),
+    match list(path, &text, None)? {
+        Some(list) => records(path, list),
         None => parse_jsonl(path, &text),
     }
+}
+
+/// Does what [`read_jsonl`] does, where a JSON list may also hold texts alone; each stands for a record with this text
+/// under `key`.
+///
+/// # Errors
+/// As [`read_jsonl`].
+pub fn read_jsonl_or_texts<T: DeserializeOwned>(path: &Path, key: &str) -> Result<Vec<T>> {
+    let text = read_text(path)?;
+    match list(path, &text, Some(key))? {
+        Some(list) => records(path, list),
+        None => parse_jsonl(path, &text),
+    }
+}
+
+fn records<T: DeserializeOwned>(path: &Path, list: Vec<Value>) -> Result<Vec<T>> {
+    let record = |(i, value): (usize, Value)| {
+        let wrong = |e: serde_json::Error| Error::file(path, format!("record {}: {}", i + 1, without_place(&e)));
+        serde_json::from_value(value).map_err(wrong)
+    };
+    list.into_iter().enumerate().map(record).collect()
 }
 
 /// The text of a file without its byte order mark.
@@ -69,14 +82,21 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The records of a file that is one JSON list of them; `None` if it is something else, such as lines of lists.
-fn list(path: &Path, text: &str) -> Result<Option<Vec<Value>>> {
+/// The records of a file that is one JSON list of them, or, where `key` is given, of texts, each of which becomes a
+/// record with this key; `None` if it is something else, such as lines of lists.
+fn list(path: &Path, text: &str, key: Option<&str>) -> Result<Option<Vec<Value>>> {
     if !text.trim_start().starts_with('[') {
         return Ok(None);
     }
     let line = text.trim_start().lines().next().unwrap_or_default();
     match parse::<Vec<Value>>(text) {
-        Ok(values) => Ok(values.iter().all(Value::is_object).then_some(values)),
+        Ok(values) => Ok(match key {
+            _ if values.iter().all(Value::is_object) => Some(values),
+            Some(key) if values.iter().all(Value::is_string) => {
+                Some(values.into_iter().map(|text| Value::Object(Map::from_iter([(key.to_owned(), text)]))).collect())
+            }
+            _ => None,
+        }),
         Err(_) if parse::<Value>(line).is_ok() => Ok(None),
         Err(error) => Err(Error::file(path, format!("is not a JSON list: {error}"))),
     }
@@ -215,6 +235,22 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_list_of_texts_is_one_of_records_where_their_key_is_known() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("prompts.json");
+        let records = json!([{"prompt": "a"}, {"prompt": "b"}]);
+        for text in ["[\"a\",\n \"b\"]", "[{\"prompt\": \"a\"}, {\"prompt\": \"b\"}]"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Value::from(read_jsonl_or_texts::<Value>(&path, "prompt").unwrap()), records, "{text}");
+        }
+        std::fs::write(&path, "[\"a\", {\"prompt\": \"b\"}]").unwrap();
+        assert!(read_jsonl_or_texts::<Map<String, Value>>(&path, "prompt").is_err());
+        std::fs::write(&path, "[\"a\"]").unwrap();
+        assert!(read_jsonl::<Map<String, Value>>(&path).is_err());
+    }
 
     #[test]
     fn files_of_other_programs_are_read() {

@@ -3,7 +3,7 @@
 use crate::generate::ChatLanguage;
 use crate::generate::Engine;
 use crate::generate::{Output, Request, Settings};
-use crate::json::{read_jsonl, write_json};
+use crate::json::{read_jsonl, read_jsonl_or_texts, write_json};
 use crate::judge::Checks;
 use crate::rng::record_id;
 use crate::text::{Language, Message, Prompt};
@@ -91,15 +91,19 @@ pub struct AnswerSet {
 /// # Errors
 /// The file cannot be read, has another form, or holds no record.
 pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let records: Vec<T> = read_jsonl(path)?;
+    some(path, read_jsonl(path)?)
+}
+
+/// Refuses a file without records.
+fn some<T>(path: &Path, records: Vec<T>) -> Result<Vec<T>> {
     match records.is_empty() {
         true => Err(Error::file(path, "holds no record")),
         false => Ok(records),
     }
 }
 
-/// Reads the prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`. A prompt that
-/// occurs again is left out.
+/// Reads the prompts of a file: records with `prompt` (a text or a list of messages) or `instruction`, or a JSON list
+/// of texts. A prompt that occurs again is left out.
 ///
 /// # Errors
 /// As [`read_records`]; a prompt is empty, which the error names by its number.
@@ -114,7 +118,8 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
 pub fn read_asked(path: &Path) -> Result<Vec<AskedRecord>> {
     let mut out: Vec<AskedRecord> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for (i, line) in read_records::<AskedRecord>(path)?.into_iter().enumerate() {
+    let records: Vec<AskedRecord> = some(path, read_jsonl_or_texts(path, "prompt")?)?;
+    for (i, line) in records.into_iter().enumerate() {
         if line.prompt.is_empty() {
             return Err(Error::file(path, format!("prompt {} is empty", i + 1)));
         }

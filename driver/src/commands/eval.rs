@@ -91,7 +91,8 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Head to head")]
 struct DuelArgs {
-    /// Prompts to answer: lines with prompt (or instruction), or a JSON list of them (default: those of --answers-a)
+    /// Prompts to answer: lines with prompt (or instruction), or a JSON list of them or of texts (default: those of
+    /// --answers-a)
     #[arg(long, value_name = "F")]
     prompts: Option<PathBuf>,
     /// Answers to read in place of --model: lines of generate --out, or an AlpacaEval file

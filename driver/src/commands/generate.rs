@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use selfreward::Observer;
 use selfreward::data::records::hex;
 use selfreward::generate::{Generator, Request, load_for};
-use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::json::{read_jsonl_or_texts, write_jsonl};
 use selfreward::judge::Checks;
 use selfreward::kernels::half::Half;
 use selfreward::rng::record_id;
@@ -56,7 +56,7 @@ struct Input {
     /// The prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// A file with one {"prompt": TEXT or list of messages} a line
+    /// A file with one {"prompt": TEXT or list of messages} a line, or a JSON list of texts
     #[arg(long, value_name = "F.jsonl")]
     prompts: Option<PathBuf>,
 }
@@ -96,7 +96,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     }
     let prompts: Vec<Asked> = match (&args.input.prompt, &args.input.prompts) {
         (_, Some(file)) => {
-            let prompts: Vec<Asked> = read_jsonl(file)?;
+            let prompts: Vec<Asked> = read_jsonl_or_texts(file, "prompt")?;
             ensure!(!prompts.is_empty(), "{}: holds no prompt", file.display());
             if let Some(i) = prompts.iter().position(|asked| asked.prompt.is_empty()) {
                 anyhow::bail!("{}: prompt {} is empty", file.display(), i + 1);
