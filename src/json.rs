@@ -15,11 +15,7 @@ use std::path::Path;
 /// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line, or the record's
 /// place in the list.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = read_text(path)?;
-    match list(path, &text, None)? {
-        Some(list) => records(path, list),
-        None => parse_jsonl(path, &text),
-    }
+    read(path, None)
 }
 
 /// Does what [`read_jsonl`] does, where a JSON list may also hold texts alone; each stands for a record with this text
@@ -28,14 +24,12 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 /// # Errors
 /// As [`read_jsonl`].
 pub fn read_jsonl_or_texts<T: DeserializeOwned>(path: &Path, key: &str) -> Result<Vec<T>> {
-    let text = read_text(path)?;
-    match list(path, &text, Some(key))? {
-        Some(list) => records(path, list),
-        None => parse_jsonl(path, &text),
-    }
+    read(path, Some(key))
 }
 
-fn records<T: DeserializeOwned>(path: &Path, list: Vec<Value>) -> Result<Vec<T>> {
+fn read<T: DeserializeOwned>(path: &Path, key: Option<&str>) -> Result<Vec<T>> {
+    let text = read_text(path)?;
+    let Some(list) = list(path, &text, key)? else { return parse_jsonl(path, &text) };
     let record = |(i, value): (usize, Value)| {
         let wrong = |e: serde_json::Error| Error::file(path, format!("record {}: {}", i + 1, without_place(&e)));
         serde_json::from_value(value).map_err(wrong)

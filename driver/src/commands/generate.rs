@@ -7,6 +7,7 @@ use crate::profile::ProfileArg;
 use crate::sample::{self, Answers, Kept};
 use anyhow::{Result, ensure};
 use selfreward::Observer;
+use selfreward::data::answers::AskedRecord;
 use selfreward::data::records::hex;
 use selfreward::generate::{Generator, Request, load_for};
 use selfreward::json::{read_jsonl_or_texts, write_jsonl};
@@ -61,16 +62,6 @@ struct Input {
     prompts: Option<PathBuf>,
 }
 
-/// A line of the file of prompts.
-#[derive(Deserialize)]
-struct Asked {
-    #[serde(flatten)]
-    prompt: Prompt,
-    /// By what answers can be checked; it goes with them.
-    #[serde(flatten)]
-    checks: Checks,
-}
-
 /// One answer to a prompt, as it is written.
 #[derive(Serialize, Deserialize)]
 struct Answer {
@@ -94,9 +85,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if let Some(out) = &args.out {
         check_writable(out)?;
     }
-    let prompts: Vec<Asked> = match (&args.input.prompt, &args.input.prompts) {
+    let prompts: Vec<AskedRecord> = match (&args.input.prompt, &args.input.prompts) {
         (_, Some(file)) => {
-            let prompts: Vec<Asked> = read_jsonl_or_texts(file, "prompt")?;
+            let prompts: Vec<AskedRecord> = read_jsonl_or_texts(file, "prompt")?;
             ensure!(!prompts.is_empty(), "{}: holds no prompt", file.display());
             if let Some(i) = prompts.iter().position(|asked| asked.prompt.is_empty()) {
                 anyhow::bail!("{}: prompt {} is empty", file.display(), i + 1);
@@ -104,7 +95,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             prompts
         }
         (prompt, None) => {
-            let alone = |text: &String| Asked { prompt: text.clone().into(), checks: Checks::default() };
+            let alone = |text: &String| AskedRecord { prompt: text.clone().into(), checks: Checks::default() };
             prompt.iter().map(alone).collect()
         }
     };
