@@ -2,7 +2,7 @@
 //! layers it changes. Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
-use super::lora_layers::{Rules, names_match};
+use super::lora_layers::{Rules, is_linear, names_match};
 use super::shape::Arch;
 use super::tensor::{LARGEST, NamedTensor, first_unusable, unusable};
 use crate::rng::{Stream, fnv};
@@ -69,7 +69,7 @@ const OUTPUT: &str = "lm_head";
 
 /// Whether an adapter can stand beside a module.
 fn is_adaptable(module: &str) -> bool {
-    module.ends_with("_proj") || [EMBEDDING, OUTPUT].contains(&module)
+    is_linear(module) || [EMBEDDING, OUTPUT].contains(&module)
 }
 
 /// The modules of a model that have a weight, each with its shape.

@@ -146,7 +146,7 @@ impl<'a> Rules<'a> {
         }
         let Matcher::Names(names) = self.targets else { return self.targets.matches(layer) };
         // As in PEFT, the output matrix is named or left alone.
-        let linear = layer.ends_with("_proj");
+        let linear = is_linear(layer);
         let named = names_match(names, layer) || (linear && names.iter().any(|name| name == ALL_LINEAR));
         let whole = names.iter().any(|name| name == layer);
         Ok(named && (whole || self.block.is_empty() || self.in_blocks(layer)?))
@@ -185,6 +185,11 @@ impl<'a> Matcher<'a> {
             Matcher::Pattern(regex) => matches(regex, layer),
         }
     }
+}
+
+/// Whether a module is a linear layer of a block, by its name.
+pub(super) fn is_linear(module: &str) -> bool {
+    module.ends_with("_proj") || module.ends_with("_linear")
 }
 
 /// Whether one of `names` is the layer's whole name or its end after a dot.

@@ -14,6 +14,6 @@ mod tensor;
 
 pub use dtype::Dtype;
 pub use layer::{Activation, Attention, Gated, Layer, Mixer, Mlp, Norms};
-pub use shape::{Alike, Arch, Rope, Stretch};
+pub use shape::{Alike, Arch, Naming, Rope, Stretch};
 pub(crate) use tensor::unusable;
 pub use tensor::{LARGEST, NamedTensor, first_unusable};

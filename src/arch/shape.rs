@@ -57,6 +57,10 @@ pub struct Arch {
     pub norm_plus_one: bool,
     /// The factor on the embedding's rows.
     pub embedding_scale: f32,
+    /// The factor on what each branch adds to the residual stream (Granite), above 0.
+    pub residual_scale: f32,
+    /// The factor on the logits (Granite).
+    pub logits_scale: f32,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
     /// The token whose embedding transformers does not train: its lookup gives no gradient (`padding_idx` of torch's
@@ -66,8 +70,19 @@ pub struct Arch {
     pub ropes: Vec<Rope>,
     /// The blocks, `[L]`.
     pub layers: Vec<Layer>,
-    /// Whether files hold q, k and v in one named matrix, gate and up in another (Phi 3).
-    pub fused: bool,
+    /// What files call the matrices of a block, and which of these are one.
+    pub naming: Naming,
+}
+
+/// What files call the matrices of a block, and which of these are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// Each is a tensor of its own.
+    Apart,
+    /// One matrix is q, k and v, another gate and up (Phi 3).
+    Fused,
+    /// Gate and up are one matrix, and the MLP is called the shared one (Granite 4.0).
+    Shared,
 }
 
 /// Sizes that all blocks of a model have alike.
@@ -93,6 +108,17 @@ impl Arch {
             _ => 0,
         };
         self.ropes.iter().map(stretched).fold(self.max_position_embeddings, usize::max)
+    }
+
+    /// The factor on the embedding's rows in the residual stream as it is held: divided by `residual_scale`, so that a
+    /// branch adds what it gives. Norms of the stream forget the divisor, as long as their eps is [`Arch::held_eps`].
+    pub(crate) fn held_embedding_scale(&self) -> f32 {
+        self.embedding_scale / self.residual_scale
+    }
+
+    /// The number that a norm of the residual stream as it is held adds to the mean square.
+    pub(crate) fn held_eps(&self) -> f32 {
+        self.rms_norm_eps / (self.residual_scale * self.residual_scale)
     }
 
     /// The sizes of a block, for whoever can say one number for all of them.

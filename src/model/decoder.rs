@@ -18,7 +18,8 @@ use crate::kernels::rms_norm::{self, Norm};
 use crate::kernels::rows;
 use std::mem;
 
-/// The residual stream between two blocks: x + delta `[T, D]`, which the next norm adds up.
+/// The residual stream between two blocks: x + delta `[T, D]`, which the next norm adds up. It is held divided by the
+/// architecture's `residual_scale`, as `held_embedding_scale` says.
 pub(crate) struct Stream {
     /// The stream before the last branch.
     pub(crate) x: Tensor,
@@ -63,9 +64,9 @@ impl Acts {
     }
 }
 
-/// The norm of x + delta by a parameter's gain.
+/// The norm of the stream x + delta by a parameter's gain.
 fn norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: Option<&Tensor>, param: usize) -> Result<Norm> {
-    rms_norm::forward(rec, x, delta, model.gain(param)?, model.arch.rms_norm_eps)
+    rms_norm::forward(rec, x, delta, model.gain(param)?, model.arch.held_eps())
 }
 
 /// What a branch adds to the stream: its output, normalised where the block does so.
@@ -73,7 +74,8 @@ fn post(rec: &mut Recorder, model: &Model, layer: usize, out: Tensor, slot: Slot
     match model.arch.layers[layer].norms {
         Norms::Before => Ok((out, None)),
         Norms::BeforeAndAfter => {
-            let normed = norm(rec, model, &out, None, layer_param(layer, slot))?;
+            let gain = model.gain(layer_param(layer, slot))?;
+            let normed = rms_norm::forward(rec, &out, None, gain, model.arch.rms_norm_eps)?;
             Ok((normed.y.clone(), Some(normed)))
         }
     }
@@ -92,7 +94,7 @@ fn post_backward(rec: &mut Recorder, back: Back, normed: Option<&Norm>, param: u
 pub(crate) fn embed(rec: &mut Recorder, model: &Model, token: &Tensor, rows: usize) -> Result<Tensor> {
     let x = rec.gpu().empty(rows, model.arch.hidden_size)?;
     let param = embedding_param(model) as usize;
-    embedding::forward(rec, token, (model.operand(param)?, model.arch.embedding_scale), &x)?;
+    embedding::forward(rec, token, (model.operand(param)?, model.arch.held_embedding_scale()), &x)?;
     if let Some(group) = model.embedding_adapter(param) {
         let u = embed_between(rec, model, group, token, rows)?;
         lora::add(rec, &u, group.adapters(&model.params)?, &x)?;
@@ -122,14 +124,14 @@ pub(crate) fn embed_backward(
 ) -> Result<()> {
     let param = embedding_param(model) as usize;
     if let Some(dtable) = &grads[param] {
-        embedding::backward(rec, by, dx, (dtable, model.arch.embedding_scale))?;
+        embedding::backward(rec, by, dx, (dtable, model.arch.held_embedding_scale()))?;
     }
     let Some(group) = model.embedding_adapter(param) else { return Ok(()) };
     let (u, adapters) = (embed_between(rec, model, group, token, dx.rows())?, group.adapters(&model.params)?);
     lora::back_b(rec, &u, dx, adapters, grad(grads, group.b())?)?;
     if group.dora {
         let whole = rec.gpu().empty(dx.rows(), dx.cols())?;
-        embedding::forward(rec, token, (model.operand(param)?, model.arch.embedding_scale), &whole)?;
+        embedding::forward(rec, token, (model.operand(param)?, model.arch.held_embedding_scale()), &whole)?;
         lora::back_m(rec, &u, (dx, &whole), adapters, grad(grads, group.magnitude())?.dense()?)?;
     }
     lora::back_u(rec, dx, adapters, &u)?;

@@ -7,6 +7,7 @@ use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
 use super::places::Outer;
 use crate::gpu::{Gpu, Part, Recorder, Tensor};
+use crate::kernels::columns;
 use crate::kernels::log_softmax::{self, Targets};
 use crate::kernels::rms_norm::{self, Norm};
 use crate::kernels::rows;
@@ -66,10 +67,27 @@ pub(crate) fn chunk_rows(gpu: &Gpu, vocabulary: usize) -> usize {
     (most / 8 * 8).max(8)
 }
 
-/// The final norm of the stream.
+/// The final norm of the stream, its rows as the output matrix takes them: with the factor on the logits.
 pub(crate) fn final_norm(rec: &mut Recorder, model: &Model, stream: &Stream) -> Result<Norm> {
+    let norm = normed(rec, model, stream)?;
+    Ok(Norm { y: for_logits(rec, model, &norm.y)?, ..norm })
+}
+
+/// The final norm of the stream as it is.
+pub(crate) fn normed(rec: &mut Recorder, model: &Model, stream: &Stream) -> Result<Norm> {
     let gain = model.gain(Outer::Norm as usize)?;
-    rms_norm::forward(rec, &stream.x, stream.delta.as_ref(), gain, model.arch.rms_norm_eps)
+    rms_norm::forward(rec, &stream.x, stream.delta.as_ref(), gain, model.arch.held_eps())
+}
+
+/// x `[T, D]` times the factor on the logits, which is the same before the output matrix as behind it.
+fn for_logits(rec: &mut Recorder, model: &Model, x: &Tensor) -> Result<Tensor> {
+    let factor = model.arch.logits_scale;
+    if factor == 1.0 {
+        return Ok(x.clone());
+    }
+    let scaled = rec.gpu().empty(x.rows(), x.cols())?;
+    columns::take(rec, x, 0, factor, &scaled)?;
+    Ok(scaled)
 }
 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
@@ -157,6 +175,7 @@ pub(crate) fn backward(
         let dchunk = linear::backward(rec, back, Linear::head(), ends)?;
         rows::scatter(rec, &dchunk, row, &dy)?;
     }
+    let dy = for_logits(rec, model, &dy)?;
     rows::fill(rec, dh)?;
     let dgain = vector_grad(grads, Outer::Norm as usize)?;
     rms_norm::backward(rec, norm, model.gain(Outer::Norm as usize)?, &dy, (dh, true), dgain)

@@ -154,7 +154,7 @@ impl Group {
         columns.resize(2 * width, 1.0);
         columns.resize(rows * width, 0.0);
         for layer in &self.layers {
-            let scale = layer.target.scale * if self.embeds { arch.embedding_scale } else { 1.0 };
+            let scale = layer.target.scale * if self.embeds { arch.held_embedding_scale() } else { 1.0 };
             layer.at.each(&[layer.target.out], width, |_, column| {
                 columns[2 * width + column] = scale;
                 if self.dora {
@@ -170,7 +170,7 @@ impl Group {
     /// time, so that a norm is one row's.
     fn renew(&self, rec: &mut Recorder, params: &Params, arch: &Arch) -> Result<()> {
         if self.embeds {
-            return self.renew_embedding(rec, params, arch.embedding_scale);
+            return self.renew_embedding(rec, params, arch.held_embedding_scale());
         }
         let (adapters, m) = (self.adapters(params)?, weight(params, self.magnitude())?.dense()?);
         let (a, low) = (weight(params, self.a())?, weight(params, self.b())?);

@@ -173,7 +173,7 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
         let (part, rest) = rest.split_once('.')?;
         match part {
             "self_attn" => of_attention(attention, rest, at),
-            "mlp" => of_gated(gated, rest, at),
+            "mlp" | "shared_mlp" => of_gated(gated, rest, at),
             norm => (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false)),
         }
     };
@@ -225,12 +225,12 @@ fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Pla
     Some(match name {
         "gate_proj.weight" => plain(at(Slot::GateUp), true),
         "up_proj.weight" => Place { parts: second, ..plain(at(Slot::GateUp), true) },
-        "gate_up_proj.weight" => Place { parts: both, ..plain(at(Slot::GateUp), true) },
+        "gate_up_proj.weight" | "input_linear.weight" => Place { parts: both, ..plain(at(Slot::GateUp), true) },
         "gate_proj.bias" => plain(at(Slot::GateUpBias), false),
         "up_proj.bias" => Place { parts: second, ..plain(at(Slot::GateUpBias), false) },
-        "gate_up_proj.bias" => Place { parts: both, ..plain(at(Slot::GateUpBias), false) },
-        "down_proj.weight" => plain(at(Slot::Down), true),
-        "down_proj.bias" => plain(at(Slot::DownBias), false),
+        "gate_up_proj.bias" | "input_linear.bias" => Place { parts: both, ..plain(at(Slot::GateUpBias), false) },
+        "down_proj.weight" | "output_linear.weight" => plain(at(Slot::Down), true),
+        "down_proj.bias" | "output_linear.bias" => plain(at(Slot::DownBias), false),
         _ => return None,
     })
 }

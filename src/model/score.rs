@@ -121,9 +121,13 @@ pub fn hidden(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<Vec<Vec<f32>>>
     let x = decoder::embed(&mut rec, model, &token, forest.len())?;
     let mut streams = Vec::new();
     let stream = decoder::stack(&mut rec, model, x, &context, |acts| streams.push(acts.input().clone()))?;
-    streams.push(head::final_norm(&mut rec, model, &stream)?.y);
+    let last = head::normed(&mut rec, model, &stream)?.y;
     rec.submit()?;
-    gpu.download_all(&streams.iter().collect::<Vec<_>>())
+    let mut all = gpu.download_all::<f32>(&streams.iter().chain([&last]).collect::<Vec<_>>())?;
+    let before = streams.len();
+    let held = model.arch.residual_scale;
+    all[..before].iter_mut().flatten().for_each(|x| *x *= held);
+    Ok(all)
 }
 
 fn alone(gpu: &Gpu, model: &Model, tokens: &[u32]) -> Result<(Forest, View)> {

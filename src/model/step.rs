@@ -29,7 +29,7 @@ fn branch(
     gated: Option<&Gated>,
 ) -> Result<Tensor> {
     let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(linear.weight)?);
-    let (gain, eps) = (model.gain(gain)?, arch.rms_norm_eps);
+    let (gain, eps) = (model.gain(gain)?, arch.held_eps());
     let norm = linear::normalises(rec, model, linear, x.rows())?.then_some((gain, eps));
     let fused = match linear::gates(rec, model, linear, x.rows())? {
         true => gated,

@@ -230,6 +230,14 @@ impl Head<'_> {
         if self.family.turns_part {
             set("partial_rotary_factor", json!(rotated.unwrap_or(head_dim) as f64 / head_dim as f64));
         }
+        for (key, stored) in self.known.multipliers {
+            // As in llama.cpp's graphs, 0 is as good as none.
+            let usual = if *stored == "attention.scale" { (head_dim as f64).powf(-0.5) } else { 1.0 };
+            set(key, json!(self.number(stored)?.filter(|x| *x != 0.0).unwrap_or(usual)));
+        }
+        if self.get("rope.scaling.finetuned").and_then(GgufValue::as_bool) == Some(false) {
+            return Err(self.wrong("rope.scaling.finetuned", "blocks without positions are not read here"));
+        }
         for (key, module) in self.known.biases {
             set(key, json!(weights.contains(&format!("model.layers.0.{module}.bias"))));
         }

@@ -47,6 +47,14 @@ impl GgufFamily {
         Some(format!("blk.{layer}.{part}.{kind}"))
     }
 
+    /// The two names under which a matrix is stored by halves, the upper one first.
+    pub(super) fn stored_halves(&self, name: &str) -> Option<[String; 2]> {
+        let (whole, halves) = self.halves?;
+        let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let (part, kind) = part.rsplit_once('.')?;
+        (part == whole).then(|| halves.map(|half| format!("blk.{layer}.{half}.{kind}")))
+    }
+
     /// Whether the rows of this tensor (Hugging Face's name) alternate between the halves of each head.
     pub(super) fn is_interleaved(&self, name: &str) -> bool {
         self.interleaved && (name.contains(".q_proj.") || name.contains(".k_proj."))

@@ -11,7 +11,7 @@ use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows};
-use crate::arch::{Alike, Arch, Dtype, Mixer};
+use crate::arch::{Alike, Arch, Dtype, Layer, Mixer};
 use crate::{Error, Result};
 
 /// Fewest values that are worth a thread of their own.
@@ -21,6 +21,8 @@ const WORTH_A_THREAD: usize = 1 << 16;
 enum Source {
     /// Hugging Face's name.
     Parameter(String),
+    /// Of the parameter of this name one half of the rows, the first or the second.
+    Half(String, usize),
     Values(Vec<f32>),
 }
 
@@ -75,16 +77,26 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
     written.notes.extend(gguf_vocabulary::write(&mut head, parts, arch.vocab_size)?);
     let mut list = Vec::new();
     for (parameter, shape) in family::parameters(&arch) {
+        let mut add = |name: String, shape: Vec<usize>, source: Source| {
+            let (wanted, width) = match shape[..] {
+                [_, width] => (parts.types.wanted(&name, &arch, known), width),
+                _ => (Dtype::F32, 1),
+            };
+            let dtype = fitting(wanted, width);
+            written.count(&name, width, wanted, dtype);
+            list.push((TensorInfo { name, shape, dtype }, source));
+        };
+        if let Some(halves) = known.stored_halves(&parameter) {
+            for (half, name) in halves.into_iter().enumerate() {
+                let shape = [&[shape[0] / 2], &shape[1..]].concat();
+                add(name, shape, Source::Half(parameter.clone(), half));
+            }
+            continue;
+        }
         let Some(name) = known.stored(&parameter) else {
             return Err(Error::Input(format!("tensor {parameter} has no name in GGUF files")));
         };
-        let (wanted, width) = match shape[..] {
-            [_, width] => (parts.types.wanted(&name, &arch, known), width),
-            _ => (Dtype::F32, 1),
-        };
-        let dtype = fitting(wanted, width);
-        written.count(&name, width, wanted, dtype);
-        list.push((TensorInfo { name, shape, dtype }, Source::Parameter(parameter)));
+        add(name, shape, Source::Parameter(parameter));
     }
     for (name, values) in extra {
         written.count(name, 1, Dtype::F32, Dtype::F32);
@@ -94,6 +106,12 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
     head.write(path, &list, |(stored, source)| {
         let values = match source {
             Source::Values(values) => values.into(),
+            Source::Half(name, half) => {
+                let whole = [&[2 * stored.shape[0]], &stored.shape[1..]].concat();
+                let values = (parts.values)(name, &whole)?;
+                let length = values.len() / 2;
+                values[half * length..(half + 1) * length].to_vec().into()
+            }
             Source::Parameter(name) => {
                 let values = (parts.values)(name, &stored.shape)?;
                 if known.is_interleaved(name) {
@@ -207,6 +225,10 @@ impl Model<'_> {
             ["rope_parameters", "rope_scaling"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
         let rope = rope.unwrap_or(&nothing).clone();
         self.query_scale()?;
+        self.positions()?;
+        for (key, stored) in self.known.multipliers {
+            self.number(stored, self.config.get(*key).and_then(Value::as_f64).unwrap_or(1.0));
+        }
         let windows: Vec<Option<usize>> = self
             .arch
             .layers
@@ -236,8 +258,24 @@ impl Model<'_> {
         self.rope(&rope)
     }
 
+    /// Which blocks know positions is not in the file, but in llama.cpp's graph.
+    fn positions(&self) -> Result<()> {
+        let turns = |layer: &Layer| match &layer.mixer {
+            Mixer::Attention(attention) => attention.rope.is_some(),
+        };
+        let implied = |block: usize| self.known.still.is_none_or(|n| (block + 1) % n != 0);
+        match self.arch.layers.iter().enumerate().position(|(block, layer)| turns(layer) != implied(block)) {
+            Some(block) if implied(block) => Err(self.cannot(format!("block {block} knows no positions"))),
+            Some(block) => Err(self.cannot(format!("block {block} knows positions"))),
+            None => Ok(()),
+        }
+    }
+
     /// Where the file has no factor on the queries, it must be the one that llama.cpp's graph takes.
     fn query_scale(&self) -> Result<()> {
+        if self.known.multipliers.iter().any(|(_, stored)| *stored == "attention.scale") {
+            return Ok(());
+        }
         let (heads, head_dim) = (self.alike.heads, self.alike.head_dim);
         let implied = match self.known.scaled_by_width {
             Some(blocks) if blocks == self.arch.layers.len() => self.arch.hidden_size / heads,

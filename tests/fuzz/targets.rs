@@ -94,6 +94,8 @@ pub(crate) const TARGETS: &[Target] = &[
             save(folder, &config("llama"), Dtype::F32);
             let models = [
                 "gemma3",
+                "granite",
+                "granite4",
                 "llama",
                 "llama_bias",
                 "mistral",

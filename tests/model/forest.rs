@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Norms, Rope, Stretch, family,
+    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, Rope, Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -49,8 +49,10 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         tie_word_embeddings: false,
         norm_plus_one: true,
         embedding_scale: 5.5,
+        residual_scale: 0.7,
+        logits_scale: 0.5,
         pad_token_id: None,
-        fused: false,
+        naming: Naming::Apart,
     };
     let mut rng = Stream::new(1, 0);
     let mut next = move || (rng.uniform() - 0.5) * 0.6;

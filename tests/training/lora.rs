@@ -17,10 +17,11 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 14] = [
+const ADAPTERS: [&str; 15] = [
     "all",
     "qv",
     "fused",
+    "multiplied",
     "post_norms",
     "patterns",
     "blocks",

@@ -6,7 +6,7 @@ use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family};
 use crate::arch::layer::{Activation, Attention, Gated, Layer, Mixer, Mlp, Norms};
-use crate::arch::shape::Arch;
+use crate::arch::shape::{Arch, Naming};
 use crate::{Error, Result};
 
 /// More blocks than any model has; keeps a damaged configuration from asking for endless names.
@@ -43,10 +43,11 @@ pub(super) const QWEN: Defaults = Defaults {
 pub(super) const PLAIN: Family = Family {
     model_type: "",
     class: "",
+    peculiar: "",
     whole: None,
     pad_token_id: None,
     activation: ("hidden_act", "silu"),
-    fused: false,
+    naming: Naming::Apart,
     turns_part: false,
     tokenizer_as_written: false,
     defaults: LLAMA,
@@ -132,11 +133,13 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
         norm_plus_one: false,
         embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logits_scale: 1.0,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
         pad_token_id: None,
         ropes: Vec::new(),
         layers: vec![layer; num_hidden_layers],
-        fused: family.fused,
+        naming: family.naming,
     };
     Ok((Arch { pad_token_id: pad_token(keys, family, arch.vocab_size)?, ..arch }, attention))
 }

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
     class: "Gemma3ForCausalLM",
+    peculiar: "norms before and after each branch, gains 1 + weight, QK-norm, windows with a rope of their own",
     whole: Some("gemma3"),
     pad_token_id: Some(0),
     activation: ("hidden_activation", "gelu_pytorch_tanh"),

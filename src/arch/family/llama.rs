@@ -9,6 +9,7 @@ use crate::arch::shape::Arch;
 pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
+    peculiar: "—",
     arch,
     gguf: Some(GgufFamily {
         architecture: "llama",

@@ -6,6 +6,7 @@
 
 mod common;
 mod gemma3;
+mod granite;
 mod keys;
 mod llama;
 mod mistral;
@@ -28,8 +29,17 @@ pub use row::Family;
 pub(crate) use row::{GgufFamily, Windows};
 
 /// The families that are known, in the order of their names.
-pub const FAMILIES: &[Family] =
-    &[gemma3::FAMILY, llama::FAMILY, mistral::FAMILY, phi3::FAMILY, qwen2::FAMILY, qwen3::FAMILY, smollm3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    gemma3::FAMILY,
+    granite::GRANITE,
+    granite::GRANITE_4,
+    llama::FAMILY,
+    mistral::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    smollm3::FAMILY,
+];
 
 /// The family of a `model_type`.
 pub fn of(model_type: &str) -> Option<&'static Family> {
@@ -205,12 +215,33 @@ mod tests {
     }
 
     #[test]
+    fn granite_4_is_read_where_it_is_dense() {
+        let dense = json!({"num_local_experts": 0, "layer_types": ["attention", "full_attention"],
+                           "shared_intermediate_size": 60, "position_embedding_type": "rope", "head_dim": 12,
+                           "residual_multiplier": 0.25, "embedding_multiplier": 12, "logits_scaling": 8});
+        let read = |changes: Value| arch(&with(with(tiny("granitemoehybrid"), dense.clone()), changes));
+        let found = read(json!({})).unwrap();
+        assert_eq!((parts(&found).1.width, parts(&found).0.rope), (60, Some(0)));
+        assert_eq!((found.held_embedding_scale(), found.logits_scale), (48.0, 0.125));
+        assert_eq!(each(&read(json!({"position_embedding_type": "nope"})).unwrap(), |a| a.rope), [None, None]);
+        for (changes, word) in [
+            (json!({"num_local_experts": 32}), "mixtures of experts"),
+            (json!({"layer_types": ["mamba", "attention"]}), "state-space blocks"),
+            (json!({"layer_types": null}), "state-space blocks"),
+            (json!({"layer_types": ["attention"]}), "1 entries for 2 blocks"),
+            (json!({"residual_multiplier": 0.0}), "residual_multiplier is 0"),
+        ] {
+            let error = read(changes).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
     fn unknown_types_list_the_known_ones() {
         let error = arch(&tiny("mamba")).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "model_type \"mamba\" is not known; known are gemma3_text, llama, mistral, phi3, qwen2, qwen3, smollm3"
-        );
+        let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        assert_eq!(error, format!("model_type \"mamba\" is not known; known are {}", known.join(", ")));
+        assert!(known.is_sorted(), "{known:?}");
         assert!(arch(&json!([])).is_err());
         assert!(arch(&json!({})).is_err());
     }

@@ -1,7 +1,7 @@
 //! Names and shapes of a model's parameters, as Hugging Face's files have them.
 
 use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms};
-use crate::arch::shape::Arch;
+use crate::arch::shape::{Arch, Naming};
 
 type Named = Vec<(String, Vec<usize>)>;
 
@@ -11,10 +11,10 @@ pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
     let mut list = vec![("model.embed_tokens.weight".to_string(), vec![arch.vocab_size, d])];
     for (number, layer) in arch.layers.iter().enumerate() {
         let mut parts = match &layer.mixer {
-            Mixer::Attention(a) => attention(a, d, arch.fused),
+            Mixer::Attention(a) => attention(a, d, arch.naming),
         };
         parts.extend(match &layer.mlp {
-            Mlp::Gated(mlp) => gated(mlp, d, arch.fused),
+            Mlp::Gated(mlp) => gated(mlp, d, arch.naming),
         });
         parts.extend(norms(layer.norms).iter().map(|name| (format!("{name}.weight"), vec![d])));
         list.extend(parts.into_iter().map(|(name, shape)| (format!("model.layers.{number}.{name}"), shape)));
@@ -26,9 +26,9 @@ pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
     list
 }
 
-fn attention(a: &Attention, d: usize, fused: bool) -> Named {
+fn attention(a: &Attention, d: usize, naming: Naming) -> Named {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    if fused {
+    if naming == Naming::Fused {
         return [
             linear("self_attn.o_proj", [d, q], a.o_bias),
             linear("self_attn.qkv_proj", [q + 2 * kv, d], a.qkv_bias),
@@ -48,13 +48,15 @@ fn attention(a: &Attention, d: usize, fused: bool) -> Named {
     list
 }
 
-fn gated(mlp: &Gated, d: usize, fused: bool) -> Named {
+fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
     let f = mlp.width;
-    let into = match fused {
-        true => linear("mlp.gate_up_proj", [2 * f, d], mlp.bias),
-        false => [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat(),
+    let into = match naming {
+        Naming::Apart => [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat(),
+        Naming::Fused => linear("mlp.gate_up_proj", [2 * f, d], mlp.bias),
+        Naming::Shared => linear("shared_mlp.input_linear", [2 * f, d], mlp.bias),
     };
-    [into, linear("mlp.down_proj", [d, f], mlp.bias)].concat()
+    let down = if naming == Naming::Shared { "shared_mlp.output_linear" } else { "mlp.down_proj" };
+    [into, linear(down, [d, f], mlp.bias)].concat()
 }
 
 /// A linear layer's weight `[out, in]` and, where it has one, its bias `[out]`.

@@ -4,15 +4,16 @@ use super::common::{LLAMA, PLAIN, common, set_windows, window};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
-use crate::arch::shape::Arch;
+use crate::arch::shape::{Arch, Naming};
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     class: "Phi3ForCausalLM",
+    peculiar: "q, k and v in one matrix, gate and up in another; LongRoPE, part of a head turns",
     tokenizer_as_written: true,
     pad_token_id: Some(32_000),
-    fused: true,
+    naming: Naming::Fused,
     turns_part: true,
     defaults: Defaults {
         vocab_size: 32064,

@@ -9,6 +9,7 @@ use crate::arch::shape::Arch;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
+    peculiar: "bias on q, k and v",
     defaults: QWEN,
     arch,
     gguf: Some(GgufFamily { architecture: "qwen2", few_values: Some(80), ..GGUF }),

@@ -9,6 +9,7 @@ use crate::arch::shape::Arch;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3",
     class: "Qwen3ForCausalLM",
+    peculiar: "QK-norm by head",
     defaults: Defaults { head_dim: Some(128), ..QWEN },
     arch,
     gguf: Some(GgufFamily { architecture: "qwen3", biases: &[("attention_bias", "self_attn.q_proj")], ..GGUF }),

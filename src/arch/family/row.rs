@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use crate::Result;
-use crate::arch::Arch;
+use crate::arch::{Arch, Naming};
 
 /// A family: a `model_type`, what its class takes for granted, and how files hold it. No code outside the family's file
 /// asks for its name; what differs is a field here.
@@ -11,14 +11,16 @@ pub struct Family {
     pub model_type: &'static str,
     /// The class that `architectures` names.
     pub class: &'static str,
+    /// What tells it from Llama, in a few words.
+    pub peculiar: &'static str,
     /// The `model_type` of a whole of which this is the text part, beside towers that are not read.
     pub(super) whole: Option<&'static str>,
     /// `pad_token_id` where the key is missing.
     pub(super) pad_token_id: Option<u32>,
     /// The key of the gate's activation, and its value where it is missing.
     pub(crate) activation: (&'static str, &'static str),
-    /// Whether q, k and v are one named matrix, gate and up another.
-    pub(super) fused: bool,
+    /// What files call the matrices of a block, and which of these are one.
+    pub(super) naming: Naming,
     /// Whether rotary embedding may leave channels of a head as they are.
     pub(crate) turns_part: bool,
     /// Whether tokenizer.json is taken as it is, since the tokenizer's class that folders of this family name is known
@@ -67,6 +69,12 @@ pub(crate) struct GgufFamily {
     /// Where config.json has a scale of the queries (`query_pre_attn_scalar`) and the file has none: llama.cpp's graph
     /// takes head_dim, but in the model of this many blocks hidden_size / heads.
     pub(crate) scaled_by_width: Option<usize>,
+    /// config.json's keys of factors, each with the file's key.
+    pub(crate) multipliers: &'static [(&'static str, &'static str)],
+    /// A matrix that the file holds as two, and the names of these: the upper half of its rows is the first.
+    pub(crate) halves: Option<(&'static str, [&'static str; 2])>,
+    /// llama.cpp's graph turns no queries and keys in every n-th block, if in some; else in all.
+    pub(crate) still: Option<usize>,
     /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
     /// mixtures of quantised types.
     pub(crate) few_values: Option<usize>,
@@ -103,5 +111,8 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     biases: &[],
     two_ropes: false,
     scaled_by_width: None,
+    multipliers: &[],
+    halves: None,
+    still: None,
     few_values: None,
 };

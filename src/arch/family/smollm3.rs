@@ -4,13 +4,14 @@ use serde_json::Value;
 
 use super::common::{LLAMA, PLAIN, attentions, common, set_biases, set_windows, sliding, window};
 use super::keys::Keys;
-use super::row::{Defaults, Family};
+use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "smollm3",
     class: "SmolLM3ForCausalLM",
+    peculiar: "blocks that know no positions",
     pad_token_id: Some(128_004),
     defaults: Defaults {
         vocab_size: 128_256,
@@ -24,6 +25,13 @@ pub(super) const FAMILY: Family = Family {
         ..LLAMA
     },
     arch,
+    gguf: Some(GgufFamily {
+        architecture: "smollm3",
+        interleaved: true,
+        biases: &[("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.gate_proj")],
+        still: Some(4),
+        ..GGUF
+    }),
     ..PLAIN
 };
 

@@ -1,6 +1,7 @@
 """Makes the other families' folders of tests/golden: tiny models with random weights and what transformers computes from them.
 
-usage: python tests/golden/make/families.py        (torch, transformers, safetensors; writes beside this script's folder)
+usage: python tests/golden/make/families.py [NAME ...]
+       (torch, transformers, safetensors; writes beside this script's folder: the folders named, else all)
 
 The files are those that tiny.py describes, without the AdamW trajectory, the other losses and SFT. Folders named rope_*
 hold a model and its logits alone: one set of weights under several kinds of rope scaling.
@@ -8,7 +9,8 @@ hold a model and its logits alone: one set of weights under several kinds of rop
 import copy, json, os, shutil, sys
 import torch, transformers, safetensors
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config
+from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig, MistralConfig, Olmo2Config,
+                          Olmo3Config, Phi3Config, Qwen2Config, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -38,6 +40,24 @@ CASES = {
     "smollm3": (715, SmolLM3Config(**{**common, "num_hidden_layers": 3}, vocab_size=64, hidden_size=20, intermediate_size=31, num_attention_heads=2,
                                    num_key_value_heads=1, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8,
                                    tie_word_embeddings=True, rope_parameters=default)),
+    "granite": (716, GraniteConfig(**common, vocab_size=66, hidden_size=22, intermediate_size=29, num_attention_heads=3, num_key_value_heads=1,
+                                   head_dim=6, attention_bias=True, mlp_bias=True, embedding_multiplier=5.0, attention_multiplier=0.3,
+                                   residual_multiplier=0.22, logits_scaling=3.0, tie_word_embeddings=True, rope_parameters=default)),
+    # Granite 4.0 dense: all blocks are attention, and of the mixture of experts there is the shared one alone. The keys of the state-space blocks
+    # are checked although there are none.
+    "granite4": (717, GraniteMoeHybridConfig(**common, vocab_size=63, hidden_size=24, intermediate_size=8, shared_intermediate_size=27,
+                                             num_attention_heads=4, num_key_value_heads=2, num_local_experts=0, num_experts_per_tok=0,
+                                             layer_types=["attention", "attention"], position_embedding_type="rope", embedding_multiplier=12.0,
+                                             attention_multiplier=0.125, residual_multiplier=0.35, logits_scaling=2.5, mamba_n_heads=4,
+                                             tie_word_embeddings=False, rope_parameters=default)),
+    # Odd widths of q and of k, over which the norms go.
+    "olmo2": (718, Olmo2Config(**common, vocab_size=62, hidden_size=30, intermediate_size=28, num_attention_heads=3, num_key_value_heads=1,
+                               tie_word_embeddings=False, rope_parameters=default)),
+    "olmo3": (719, Olmo3Config(**{**common, "num_hidden_layers": 4}, vocab_size=65, hidden_size=24, intermediate_size=31, num_attention_heads=4,
+                               num_key_value_heads=2, sliding_window=7, tie_word_embeddings=False,
+                               rope_parameters={"sliding_attention": dict(default),
+                                                "full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
+                                                                   "beta_slow": 1.0, "original_max_position_embeddings": 16}})),
 }
 ROPES = {
     "rope_linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
@@ -90,6 +110,8 @@ def fresh(name):
 
 
 for name, (seed, config) in CASES.items():
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        continue
     dir = fresh(name)
     m, g, draw = make(seed, config)
     tokens = [draw(n) for n in LENGTHS]
@@ -124,6 +146,8 @@ for name, (seed, config) in CASES.items():
     print(name, loss.item(), min(min(c[1]) for c in continued))
 
 for name, rope in ROPES.items():
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        continue
     dir = fresh(name)
     sizes = dict(common, max_position_embeddings=20 if name == "rope_dynamic" else 128)
     config = LlamaConfig(**sizes, vocab_size=61, hidden_size=20, intermediate_size=20, num_attention_heads=2, num_key_value_heads=1,

@@ -61,6 +61,8 @@ CASES = {
     # One adapter for the embedding and the output matrix, which are one. The trajectory is not ours: in PEFT both names share memory,
     # and each step moves it twice.
     "ensured": ("qwen3", 814, dict(r=3, lora_alpha=5, target_modules=["lm_head", "q_proj"], ensure_weight_tying=True, use_dora=True)),
+    # A factor on the embedding, on what branches add and on the logits; gate and up are one matrix.
+    "multiplied": ("granite4", 815, dict(r=3, lora_alpha=5, target_modules=["q_proj", "input_linear", "output_linear", "embed_tokens", "lm_head"])),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
