@@ -263,7 +263,7 @@ impl Model<'_> {
         let turns = |layer: &Layer| match &layer.mixer {
             Mixer::Attention(attention) => attention.rope.is_some(),
         };
-        let implied = |block: usize| self.known.still.is_none_or(|n| (block + 1) % n != 0);
+        let implied = |block: usize| self.known.still.is_none_or(|n| !(block + 1).is_multiple_of(n));
         match self.arch.layers.iter().enumerate().position(|(block, layer)| turns(layer) != implied(block)) {
             Some(block) if implied(block) => Err(self.cannot(format!("block {block} knows no positions"))),
             Some(block) => Err(self.cannot(format!("block {block} knows positions"))),
