@@ -5,7 +5,7 @@
 // that are computed and the jumps are counted. Online softmax (FlashAttention, arXiv 2205.14135); nothing of size [T,
 // T] exists.
 
-//@ forward walk
+//@ forward walk cap
 // With CHUNK > 0 the keys of each row's path are summed up in chunks of CHUNK positions counted from position 0, then
 // the chunks in their order, as attention_decode does it: then a token's bits are the same in both.
 @group(0) @binding(0) var<uniform> p: Params;
@@ -91,7 +91,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
             sum$ = 0.0; //*HQ
             chunk = at0 / max(CHUNK, 1u);
         }
-        let s$_# = select(-3.0e38, select(more_scores$[#u % 4u], score$[#u % 4u], #u < 4u), seen#); //*HQ*NB
+        let s$_# = select(-3.0e38, capped(select(more_scores$[#u % 4u], score$[#u % 4u], #u < 4u)), seen#); //*HQ*NB
         var higher$ = top$; //*HQ
         higher$ = max(higher$, s$_#); //*HQ*NB
         let keep$ = exp(top$ - higher$); //*HQ

@@ -22,7 +22,7 @@ fn row_delta(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     delta[i] = sum;
 }
 
-//@ queries walk
+//@ queries walk cap
 // dQ; overwrites the q part of dqkv.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<Part>;         // [T, H + 2 KV, D]
@@ -96,8 +96,9 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
         product$[#u] = dp$_#; //*HQ*NB
         product$ = across(product$, lane); //*HQ
         let seen# = (j + #u <= last) & visible(i, j#, e#, here - at#); //*1*NB
-        let w$_# = select(0.0, exp(min(score$[#u] - l$, 0.0)), seen#); //*HQ*NB
-        let ds$_# = Part(w$_# * (product$[#u] - delta$) * p.scale); //*HQ*NB
+        let s$_# = capped(score$[#u]); //*HQ*NB
+        let w$_# = select(0.0, exp(min(s$_# - l$, 0.0)), seen#); //*HQ*NB
+        let ds$_# = Part(uncapped(w$_# * (product$[#u] - delta$) * p.scale, s$_#)); //*HQ*NB
         for (var d = 0u; d < share(); d++) {
             let key# = qkv[k# + d * PARTS + part]; //*1*NB
             var t$ = c$[d]; //*HQ
@@ -115,7 +116,7 @@ fn queries(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     }
 }
 
-//@ keys
+//@ keys cap
 // dK and dV; overwrites the k and v parts of dqkv. The queries that see key j are exactly the rows j .. end[j];
 // a row beyond all keys' windows is jumped over with all that continues it.
 @group(0) @binding(0) var<uniform> p: Params;
@@ -196,8 +197,9 @@ fn keys(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: 
             product[#u] = dp#; //*1*QS
             product = across(product, lane);
             let seen# = (i + #u < stop) & visible(i#, j, e, at# - here); //*1*QS
-            let w# = select(0.0, exp(min(score[#u] - l#, 0.0)), seen#); //*1*QS
-            let ds# = Part(w# * (product[#u] - delta#) * p.scale); //*1*QS
+            let s# = capped(score[#u]); //*1*QS
+            let w# = select(0.0, exp(min(s# - l#, 0.0)), seen#); //*1*QS
+            let ds# = Part(uncapped(w# * (product[#u] - delta#) * p.scale, s#)); //*1*QS
             for (var d = 0u; d < share(); d++) {
                 var a = x[d];
                 var b = y[d];

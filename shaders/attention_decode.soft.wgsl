@@ -1,5 +1,5 @@
 
-//@ group lanes beside
+//@ group lanes beside cap
 // What `split` gives, each key and value read once for HQ query heads.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
@@ -24,7 +24,7 @@ fn group(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, lan
     put(at, lane);
 }
 
-//@ turned lanes beside
+//@ turned lanes beside cap
 // What `group` gives, of the projection's own rows, each of a sequence of its own: what rope.decode does to them
 // happens in registers, and k and v, which nobody else reads now, go to the arena.
 @group(0) @binding(0) var<uniform> p: Params;
@@ -83,7 +83,7 @@ fn turned(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, la
         var dots$ = vec4f(); //*HQ
         dots$ = fma(q$_#, wide(k#), dots$); //*HQ*SHARE
         top[$] = dots$.x + dots$.y + dots$.z + dots$.w; //*HQ
-        top = total(top, lane);
+        top = capped4(total(top, lane));
         sum = vec4f(select(0.0, 1.0, own == 0u));
         o$_# = wide(v#); //*HQ*SHARE
         if at.h % (p.heads / p.kv_heads) == 0u {

@@ -1,5 +1,5 @@
 
-//@ chunk reduce
+//@ chunk reduce cap
 // What `split` gives, for GPUs: a workgroup a chunk, a lane a position for the scores, then lanes side by side over the
 // channels of neighbouring positions. The sums' order depends on the channels of a head, so where a row's bits must be
 // those of scoring, `split` runs.
@@ -41,7 +41,7 @@ fn chunk(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         for (var d = 0u; d < D4; d++) {
             dots = fma(query[d], wide(keys[row[lane] + d]), dots);
         }
-        score = dot(dots, vec4f(1.0));
+        score = capped(dot(dots, vec4f(1.0)));
     }
     let top = reduce_max(score, lane);
     let w = select(0.0, exp(score - top), seen);

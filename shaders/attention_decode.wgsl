@@ -14,6 +14,7 @@ struct Params {
     pages: u32,     // row distance of the page table
     d4: u32,        // D4 again, unknown to the compiler
     eps: f32,       // of the QK-norm
+    cap: f32,       // of the scores, with CAP
 }
 
 // Where a chunk's (maximum, sum) stands in part, behind all numerators.
@@ -27,7 +28,7 @@ fn bound() -> u32 {
     return select(p.d4, D4, D4 <= 4u);
 }
 
-//@ split
+//@ split cap
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [B, H + 2 KV, D4]
 @group(0) @binding(2) var<storage, read> keys: array<Operand>;     // [pages, KV, PAGE, D4]
@@ -65,7 +66,7 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
             let x = q[d];
             dots# = fma(x, wide(keys[k# + d]), dots#); //*1*NB
         }
-        let score# = select(-3.0e38, dots#.x + dots#.y + dots#.z + dots#.w, j + #u < stop); //*1*NB
+        let score# = select(-3.0e38, capped(dots#.x + dots#.y + dots#.z + dots#.w), j + #u < stop); //*1*NB
         var higher = top;
         higher = max(higher, score#); //*1*NB
         let keep = exp(top - higher);

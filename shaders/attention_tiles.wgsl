@@ -22,6 +22,7 @@ struct Params {
     c0: u32,
     add: u32,       // whether the results are added to what is there
     from_w: u32,    // vec4 before the weights that it takes
+    cap: f32,       // of the scores, with CAP
 }
 // Weights of head h of those here in tile t, in vec4.
 fn tile_at(h: u32, t: u32) -> u32 {
@@ -34,7 +35,7 @@ fn sees(i: u32, j: u32, end: u32, distance: u32) -> bool {
     return (i < p.rows) & (j < p.rows) & (j <= i) & (i < end) & (distance < p.window);
 }
 
-//@ weights lanes
+//@ weights lanes cap
 // The forward pass: P = exp(s - top) with top the largest score of a row, their sum, and lse = top + log(sum). Only
 // where lanes load for each other: they hold different keys of a row.
 @group(0) @binding(0) var<uniform> p: Params;
@@ -77,7 +78,7 @@ fn weights(@builtin(workgroup_id) g: vec3u, lane: Lane) {
             }
         }
         let sees$_# = sees(row + $u, seen#, end#, pos[i$] - pos#); //*16*4
-        let e$_# = select(-3.0e38, s$_# * p.scale, sees$_#); //*16*4
+        let e$_# = select(-3.0e38, capped(s$_# * p.scale), sees$_#); //*16*4
         top$ = max(top$, e$_#); //*16*4
         let at# = tile_at(g.y, t#) + key# * 4u; //*1*4
         w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*4
@@ -107,7 +108,7 @@ fn weights(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     atomicAdd(&work[0], select(0u, (past - list[block]) * 256u, lane.index == 0u)); //*COUNT
 }
 
-//@ scores lanes
+//@ scores lanes cap
 // P = exp(s - lse), and behind it dS = P (dP - delta) scale.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;        // [T, H + 2 KV, D4]
@@ -157,8 +158,9 @@ fn scores(@builtin(workgroup_id) g: vec3u, lane: Lane) {
             }
         }
         let sees$_# = sees(row + $u, seen#, end#, pos[i$] - pos#); //*16*4
-        let e$_# = select(0.0, exp(min(fma(s$_#, p.scale, -lse[l$]), 0.0)), sees$_#); //*16*4
-        let ds$_# = e$_# * (dp$_# - delta[l$]) * p.scale; //*16*4
+        let y$_# = capped(s$_# * p.scale); //*16*4
+        let e$_# = select(0.0, exp(min(capped_above(s$_#, y$_#, p.scale, lse[l$]), 0.0)), sees$_#); //*16*4
+        let ds$_# = uncapped(e$_# * (dp$_# - delta[l$]) * p.scale, y$_#); //*16*4
         let at# = tile_at(g.y, t#) + key# * 4u; //*1*4
         w[at#] = vec4f(e0_#, e1_#, e2_#, e3_#); //*1*4
         w[at# + 1u] = vec4f(e4_#, e5_#, e6_#, e7_#); //*1*4

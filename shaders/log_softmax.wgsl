@@ -6,6 +6,7 @@ struct Params {
     cols: u32,   // V
     ld: u32,
     row0: u32,   // first row of the chunk in the lists
+    cap: f32,    // of the logits, with CAP
 }
 
 //@ forward
@@ -60,15 +61,17 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ backward
-// dlogits[v] = sum over the row's targets of coef (1[v = target] - softmax[v]); padding becomes zero.
+//@ backward cap
+// dlogits[v] = sum over the row's targets of coef (1[v = target] - softmax[v]), of capped logits then the gradient by
+// what they were capped from; padding becomes zero.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> start: array<u32>;           // [R + 1]
 @group(0) @binding(2) var<storage, read> target_id: array<u32>;       // [E]
 @group(0) @binding(3) var<storage, read> sequence: array<u32>;        // [E]
 @group(0) @binding(4) var<storage, read> coef: array<f32>;            // [sequences]
 @group(0) @binding(5) var<storage, read> lse: array<f32>;             // [R]
-@group(0) @binding(6) var<storage, read_write> logits: array<vec4f>;  // [C, V]
+@group(0) @binding(6) var<storage, read> logp: array<f32>;             // [E]
+@group(0) @binding(7) var<storage, read_write> logits: array<vec4f>;  // [C, V]
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
             @builtin(local_invocation_index) l: u32) {
@@ -86,15 +89,17 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let shift = lse[p.row0 + r];
     let from4 = r * (p.ld / 4u);
     for (var v4 = lane; v4 < p.ld / 4u; v4 += LANES) {
-        let soft = exp(min(logits[from4 + v4] - shift, vec4f()));
+        let y = logits[from4 + v4];
+        let soft = exp(min(y - shift, vec4f()));
         let at = vec4u(4u * v4) + vec4u(0u, 1u, 2u, 3u);
-        logits[from4 + v4] = select(vec4f(), -all * soft, at < vec4u(p.cols));
+        logits[from4 + v4] = select(vec4f(), uncapped4(-all * soft, y), at < vec4u(p.cols));
     }
     // Each lane to what it wrote itself.
     for (var e = first; e < last; e++) {
         let t = target_id[e];
         if (t / 4u) % LANES == lane {
-            logits[from4 + t / 4u][t % 4u] += coef[sequence[e]];
+            // The target's logit, which its gradient has taken the place of, is its log-prob plus the row's log-sum.
+            logits[from4 + t / 4u][t % 4u] += uncapped(coef[sequence[e]], logp[e] + shift);
         }
     }
 }

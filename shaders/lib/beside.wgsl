@@ -37,9 +37,9 @@ fn walk(at: Item, first: u32, stop: u32, lane: Lane) {
         let k# = row_in(page, p.kv_heads, at.kv, clamp(j + #u, first, stop - 1u)) * D4; //*1*AT_ONCE
         let part# = partial(k#); //*1*AT_ONCE
         let seen = (j + own >= first) & (j + own < stop);
-        let score = select(vec4f(-3.0e38), totals(array<vec4f, LANES>(
+        let score = select(vec4f(-3.0e38), capped4(totals(array<vec4f, LANES>(
             part#, //*1*AT_ONCE
-        ), lane), seen);
+        ), lane)), seen);
         let higher = max(top, largest(score, lane));
         let keep = exp(top - higher);
         let w = select(vec4f(), exp(score - higher), seen);

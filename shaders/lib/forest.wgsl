@@ -10,6 +10,7 @@ struct Params {
     window: u32,
     head0: u32,
     d4: u32,        // D4 again, unknown to the compiler
+    cap: f32,       // of the scores, with CAP
 }
 fn visible(i: u32, j: u32, e: u32, distance: u32) -> bool {
     // No short circuit, which would be a branch.

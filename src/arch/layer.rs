@@ -40,6 +40,8 @@ pub struct Attention {
     pub qk_norm: bool,
     /// The factor on the scores; head_dim^-0.5 if None.
     pub query_scale: Option<f32>,
+    /// The scores' soft cap: they become cap · tanh(score / cap) (Gemma 2).
+    pub score_cap: Option<f32>,
 }
 
 /// Where a block normalises, by RMSNorm.

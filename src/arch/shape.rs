@@ -61,6 +61,8 @@ pub struct Arch {
     pub residual_scale: f32,
     /// The factor on the logits (Granite).
     pub logits_scale: f32,
+    /// The logits' soft cap: they become cap · tanh(logit / cap) (Gemma 2).
+    pub logit_cap: Option<f32>,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
     /// The token whose embedding transformers does not train: its lookup gives no gradient (`padding_idx` of torch's
@@ -96,6 +98,8 @@ pub struct Alike {
     pub head_dim: usize,
     /// The factor on the scores; head_dim^-0.5 if None.
     pub query_scale: Option<f32>,
+    /// The scores' soft cap.
+    pub score_cap: Option<f32>,
     /// F, the width of the MLP in channels.
     pub width: usize,
 }
@@ -129,7 +133,8 @@ impl Arch {
         let of = |layer: &Layer| {
             let (Mixer::Attention(a), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
             let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
-            Alike { heads, kv_heads, head_dim, query_scale: a.query_scale, width: mlp.width }
+            let (query_scale, score_cap) = (a.query_scale, a.score_cap);
+            Alike { heads, kv_heads, head_dim, query_scale, score_cap, width: mlp.width }
         };
         let all: Vec<Alike> = self.layers.iter().map(of).collect();
         let first = *all.first().ok_or_else(|| Error::Input("a model without layers".into()))?;

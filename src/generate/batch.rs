@@ -7,6 +7,7 @@ use crate::gpu::{Gpu, Plan, Recorder, Tensor};
 use crate::kernels::arena::{Arena, Rows};
 use crate::kernels::rope::Turn;
 use crate::kernels::sample::{self, State};
+use crate::kernels::scores::Scores;
 use crate::model::context::{Context, Past};
 use crate::model::{Model, decoder, head, view};
 
@@ -130,7 +131,7 @@ impl DecodeBatch {
             pos: self.state.pos.clone(),
             longest: sequences().map(Sequence::longest).max().unwrap_or(1),
             window: u32::MAX,
-            scale: None,
+            scores: Scores::default(),
         };
         let turns = view::turns(gpu, model, &sequences().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();

@@ -6,6 +6,7 @@ use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::arena::{Arena, PAGE, Rows};
+use crate::kernels::scores::Scores;
 use crate::layout::Forest;
 use crate::model::context::{Context, Past, Store};
 use crate::model::view::{self, View};
@@ -166,7 +167,7 @@ pub(super) fn continued(
         longest: pos.iter().max().map_or(1, |p| *p as usize + 1),
         pos: gpu.vector(&pos)?,
         window: u32::MAX,
-        scale: None,
+        scores: Scores::default(),
     };
     let lengths: Vec<u32> = sequences.iter().map(|s| s.longest() as u32).collect();
     let turns = view::turns(gpu, model, &lengths)?;

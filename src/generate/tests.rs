@@ -6,6 +6,7 @@ use super::{Generator, Output, Request, Room, Sampling, Settings, load_for, sche
 use crate::arch::{Mixer, Stretch};
 use crate::gpu::{Gpu, Options, Part, Variant};
 use crate::kernels::arena::{KvType, PAGE, Rows};
+use crate::kernels::scores::Scores;
 use crate::model::context::{Context, Past};
 use crate::model::{Model, Storage, decoder, head, score, view};
 use crate::source::ModelSource;
@@ -137,7 +138,7 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>], kv: KvType) -> Vec<
             pos: gpu.vector(&vec![at as u32; running]).unwrap(),
             longest: sequences[0].len(),
             window: u32::MAX,
-            scale: None,
+            scores: Scores::default(),
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
         let context = Context::Arena(Past::apart(&arena, &rows, &turns));
@@ -174,7 +175,7 @@ fn a_step_takes_six_dispatches_a_block() {
             pos: gpu.vector(&[5u32]).unwrap(),
             longest,
             window: u32::MAX,
-            scale: None,
+            scores: Scores::default(),
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
         let context = Context::Arena(Past::apart(&arena, &rows, &turns));

@@ -2,6 +2,7 @@
 
 use super::half::Half;
 use super::heads::Heads;
+use super::scores::Scores;
 use super::way::Constant;
 use crate::gpu::{Gpu, Tensor};
 use crate::{Error, Result};
@@ -125,8 +126,8 @@ pub(crate) struct Rows {
     pub longest: usize,
     /// Positions a row sees back, itself included.
     pub window: u32,
-    /// Factor on the scores, head_dim^-0.5 if None.
-    pub scale: Option<f32>,
+    /// What makes a score of a product.
+    pub scores: Scores,
 }
 
 impl Rows {

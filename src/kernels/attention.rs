@@ -6,11 +6,12 @@ use super::case::{Case, Kernel, Trial};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads, random_forest, sequences};
 use super::mask::{Attended, Mask};
+use super::scores::{self, Scores};
 use super::sizes::stream;
 use super::way::{Constant, Traits, Way};
 use crate::Result;
 use crate::gpu::Value::{Float, Size, Word};
-use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant, WIDE};
+use crate::gpu::{Cost, Gpu, Launch, Param, Recorder, Source, Tensor, Variant, WIDE};
 use crate::layout::Forest;
 
 static SOURCE: Source = Source {
@@ -85,7 +86,13 @@ impl Sharing {
     }
 
     /// What the constants say of it; with `counts` the kernel counts what it computes.
-    pub(super) fn constants(&self, traits: &Traits, heads: Heads, chunk: usize, counts: bool) -> Vec<Constant> {
+    pub(super) fn constants(
+        &self,
+        traits: &Traits,
+        (heads, cap): (Heads, Option<f32>),
+        chunk: usize,
+        counts: bool,
+    ) -> Vec<Constant> {
         let mut constants = vec![
             ("D4", (heads.padded() / 4) as u32),
             ("PARTS", self.parts as u32),
@@ -97,6 +104,7 @@ impl Sharing {
             ("CHUNK", chunk as u32),
             ("COUNT", u32::from(counts)),
         ];
+        constants.extend(scores::constant(cap));
         constants.extend(traits.wide_words.then_some(WIDE));
         constants
     }
@@ -109,15 +117,15 @@ fn chunk(traits: &Traits) -> usize {
 
 fn ways(traits: &Traits) -> Vec<Way> {
     let here = EXAMPLES.into_iter().map(|(heads, _)| heads).filter(|h| !attention_tiles::suits_forward(traits, *h));
-    let of = |heads: Heads| {
+    let of = |(heads, cap): (Heads, Option<f32>)| {
         let chunk = chunk(traits);
-        let constants = Sharing::new(traits, heads, chunk).constants(traits, heads, chunk, false);
+        let constants = Sharing::new(traits, heads, chunk).constants(traits, (heads, cap), chunk, false);
         Way::new(&SOURCE, traits, "forward", constants)
     };
-    here.map(of).collect()
+    here.flat_map(|heads| scores::examples(heads).map(move |cap| (heads, cap))).map(of).collect()
 }
 
-pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 8]> {
+pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> Result<[Param<'static>; 9]> {
     heads.expect(qkv)?;
     mask.expect(qkv.rows())?;
     Ok([
@@ -125,10 +133,11 @@ pub(super) fn params(qkv: &Tensor, heads: Heads, mask: &Mask, head0: usize) -> R
         ("heads", Size(heads.heads)),
         ("kv_heads", Size(heads.kv_heads)),
         ("ld4", Size(qkv.ld() / 4)),
-        ("scale", Float(mask.factor(heads))),
+        ("scale", Float(mask.scores.factor(heads))),
         ("window", Word(mask.window)),
         ("head0", Size(head0)),
         ("d4", Size(heads.padded() / 4)),
+        ("cap", Float(scores::parameter(mask.scores.cap))),
     ])
 }
 
@@ -161,7 +170,7 @@ pub(super) fn by_heads(
     let count = heads.heads / taken;
     let block = pass.source.workgroup(rec.variant()) as usize / parts / abreast;
     let head_step = if pass.by_keys { 1 } else { taken };
-    let constants = pass.sharing.constants(&Traits::of(rec), heads, pass.chunk, mask.work.is_some());
+    let constants = pass.sharing.constants(&Traits::of(rec), (heads, mask.scores.cap), pass.chunk, mask.work.is_some());
     let bind: Vec<&Tensor> = bind.iter().copied().chain(&mask.work).collect();
     let most = ((rec.gpu().flops_per_dispatch() / per_head.max(1.0)) as usize).clamp(1, count);
     (0..count).step_by(most).try_for_each(|first| {
@@ -201,24 +210,23 @@ pub(crate) fn forward(rec: &mut Recorder, qkv: &Tensor, heads: Heads, mask: &Mas
 }
 
 /// (o, lse) of unpadded heads x `[T, H + 2 KV, head_dim]`.
-pub(crate) fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32, scores: Scores) -> (Vec<f64>, Vec<f64>) {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;
-    let root = (d as f64).sqrt();
     let (mut o, mut lse) = (vec![0.0; forest.len() * h * d], Vec::new());
     for i in 0..forest.len() {
         let seen: Vec<usize> = (0..=i).filter(|j| forest.visible(i, *j, window)).collect();
         for q in 0..h {
             let (k, here) = (h + q / (h / kv), (i * h + q) * d);
-            let mut scores = Vec::new();
+            let mut all = Vec::new();
             for j in &seen {
                 let (qi, ki) = (at(i, q), at(*j, k));
-                scores.push((0..d).map(|c| x[qi + c] * x[ki + c]).sum::<f64>() / root);
+                all.push(scores.of((0..d).map(|c| x[qi + c] * x[ki + c]).sum(), heads));
             }
-            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = top + scores.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
+            let top = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = top + all.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
             lse.push(log_sum);
-            for (j, s) in seen.iter().zip(&scores) {
+            for (j, s) in seen.iter().zip(&all) {
                 let (weight, vi) = ((s - log_sum).exp(), at(*j, k + kv));
                 for c in 0..d {
                     o[here + c] += weight * x[vi + c];
@@ -229,8 +237,23 @@ pub(crate) fn twin(x: &[f64], heads: Heads, forest: &Forest, window: u32) -> (Ve
     (o, lse)
 }
 
-/// What a kernel over forests is compared by: heads, rows and windows of all kinds.
-pub(super) fn compared(compare: fn(&mut Trial, &Forest, Heads, Option<usize>) -> Result<()>) -> Vec<Case> {
+/// What attention over a forest is compared by.
+#[derive(Clone, Copy)]
+pub(super) struct Compared {
+    pub(super) heads: Heads,
+    pub(super) window: Option<usize>,
+    pub(super) scores: Scores,
+}
+
+impl Compared {
+    /// The mask of a forest.
+    pub(super) fn mask(&self, gpu: &Gpu, forest: &Forest) -> Result<Mask> {
+        Ok(Mask::new(gpu, forest, None)?.seeing(forest, self.window, self.scores))
+    }
+}
+
+/// Heads, rows, windows and scores of all kinds.
+pub(super) fn compared(compare: fn(&mut Trial, &Forest, Compared) -> Result<()>) -> Vec<Case> {
     let mut all = Vec::new();
     let shapes = [
         (1, 1, 1, 10),
@@ -246,12 +269,21 @@ pub(super) fn compared(compare: fn(&mut Trial, &Forest, Heads, Option<usize>) ->
     ];
     for (rows, heads, kv_heads, head_dim) in shapes {
         for window in [None, Some(5)] {
-            let h = Heads { heads, kv_heads, head_dim };
-            all.push(Case::new(format!("{rows}x{heads}/{kv_heads}x{head_dim} window={window:?}"), 2e-5, move |t| {
+            let heads = Heads { heads, kv_heads, head_dim };
+            all.push(Case::new(format!("{rows}x{heads} window={window:?}"), 2e-5, move |t| {
                 let forest = random_forest(t, rows);
-                compare(t, &forest, h, window)
+                compare(t, &forest, Compared { heads, window, scores: Scores::default() })
             }));
         }
+    }
+    for (rows, heads, kv_heads, head_dim) in [(33, 2, 1, 12), (45, 9, 3, 64), (40, 3, 1, 64)] {
+        let heads = Heads { heads, kv_heads, head_dim };
+        all.push(Case::new(format!("{rows}x{heads} capped"), 2e-5, move |t| {
+            let forest = random_forest(t, rows);
+            // Products of up to about head_dim / 3 lie on both sides of the cap.
+            let scores = Scores { scale: Some(0.6), cap: Some(2.5) };
+            compare(t, &forest, Compared { heads, window: None, scores })
+        }));
     }
     for window in [None, Some(140)] {
         // Siblings on both sides of the chunks' borders, in blocks of queries that hold several of them.
@@ -262,18 +294,19 @@ pub(super) fn compared(compare: fn(&mut Trial, &Forest, Heads, Option<usize>) ->
                 forest.leaf(&vec![0; n]);
             }
             forest.close();
-            compare(t, &forest, Heads { heads: 2, kv_heads: 1, head_dim: 12 }, window)
+            let heads = Heads { heads: 2, kv_heads: 1, head_dim: 12 };
+            compare(t, &forest, Compared { heads, window, scores: Scores::default() })
         }));
     }
     all
 }
 
 /// Compares the forward pass over a forest with its twin.
-fn compare(t: &mut Trial, forest: &Forest, h: Heads, window: Option<usize>) -> Result<()> {
-    let mask = Mask::new(t.gpu, forest, window)?;
+fn compare(t: &mut Trial, forest: &Forest, compared: Compared) -> Result<()> {
+    let (h, mask) = (compared.heads, compared.mask(t.gpu, forest)?);
     let (qkv, host) = head_matrix(t, forest.len(), h.heads + 2 * h.kv_heads, h.head_dim)?;
     let out = forward(&mut t.rec, &qkv, h, &mask)?;
-    let (o, lse) = twin(&host, h, forest, mask.window);
+    let (o, lse) = twin(&host, h, forest, mask.window, mask.scores);
     t.expect("o", &out.o, || pad_heads(&o, h.head_dim));
     t.expect("lse", &out.lse, || lse);
     Ok(())

@@ -1,11 +1,12 @@
 //! Gradients of attention over the token forest.
 
-use super::attention::{Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, twin};
+use super::attention::{Compared, Pass, Sharing, WORKGROUP, by_heads, compared, forward, params, twin};
 use super::attention_tiles::{self, Gradient};
 use super::case::{Case, Kernel, Trial};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads, sequences};
 use super::mask::{Attended, Mask};
+use super::scores::{self, Scores};
 use super::sizes::{lanes, stream};
 use super::way::{Traits, Way};
 use crate::Result;
@@ -36,8 +37,10 @@ fn ways(traits: &Traits) -> Vec<Way> {
         all.push(delta_way(traits, heads));
         if !attention_tiles::suits(traits, heads) {
             let both = [("queries", Sharing::new(traits, heads, 0)), ("keys", Sharing::by_keys(traits, heads))];
-            let way = |(entry, s): (_, Sharing)| Way::new(&SOURCE, traits, entry, s.constants(traits, heads, 0, false));
-            all.extend(both.map(way));
+            for cap in scores::examples(heads) {
+                let constants = |s: Sharing| s.constants(traits, (heads, cap), 0, false);
+                all.extend(both.map(|(entry, s)| Way::new(&SOURCE, traits, entry, constants(s))));
+            }
         }
     }
     all
@@ -101,11 +104,17 @@ pub(super) fn row_delta(
 }
 
 /// Gradient of [`twin`]'s o by x.
-pub(crate) fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u32, d_o: &[f64]) -> Vec<f64> {
+pub(crate) fn twin_backward(
+    x: &[f64],
+    heads: Heads,
+    forest: &Forest,
+    window: u32,
+    scores: Scores,
+    d_o: &[f64],
+) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
-    let (o, lse) = twin(x, heads, forest, window);
+    let (o, lse) = twin(x, heads, forest, window, scores);
     let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;
-    let root = (d as f64).sqrt();
     let mut dx = vec![0.0; x.len()];
     for i in 0..forest.len() {
         for q in 0..h {
@@ -113,10 +122,10 @@ pub(crate) fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u3
             let delta: f64 = (0..d).map(|c| o[here + c] * d_o[here + c]).sum();
             for j in (0..=i).filter(|j| forest.visible(i, *j, window)) {
                 let (qi, ki, vi) = (at(i, q), at(j, k), at(j, k + kv));
-                let s: f64 = (0..d).map(|c| x[qi + c] * x[ki + c]).sum::<f64>() / root;
+                let s = scores.of((0..d).map(|c| x[qi + c] * x[ki + c]).sum(), heads);
                 let p = (s - lse[i * h + q]).exp();
                 let dp: f64 = (0..d).map(|c| d_o[here + c] * x[vi + c]).sum();
-                let ds = p * (dp - delta) / root;
+                let ds = p * (dp - delta) * scores.slope(s, heads);
                 for c in 0..d {
                     dx[qi + c] += ds * x[ki + c];
                     dx[ki + c] += ds * x[qi + c];
@@ -129,13 +138,13 @@ pub(crate) fn twin_backward(x: &[f64], heads: Heads, forest: &Forest, window: u3
 }
 
 /// Compares the gradient with its twin.
-fn compare(t: &mut Trial, forest: &Forest, h: Heads, window: Option<usize>) -> Result<()> {
-    let mask = Mask::new(t.gpu, forest, window)?;
+fn compare(t: &mut Trial, forest: &Forest, compared: Compared) -> Result<()> {
+    let (h, mask) = (compared.heads, compared.mask(t.gpu, forest)?);
     let (qkv, host) = head_matrix(t, forest.len(), h.heads + 2 * h.kv_heads, h.head_dim)?;
     let (d_o, hd) = head_matrix(t, forest.len(), h.heads, h.head_dim)?;
     let out = forward(&mut t.rec, &qkv, h, &mask)?;
     let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
-    t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, forest, mask.window, &hd), h.head_dim));
+    t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, forest, mask.window, mask.scores, &hd), h.head_dim));
     Ok(())
 }
 
@@ -168,9 +177,10 @@ mod tests {
         f.close();
         f.leaf(&[0; 2]);
         let (x, c) = (numbers(9 * 8 * 6, 1), numbers(9 * 4 * 6, 2));
-        for window in [u32::MAX, 2] {
-            let dx = twin_backward(&x, h, &f, window, &c);
-            finite_difference("qkv", &x, &dx, |x| dot(&twin(x, h, &f, window).0, &c));
+        let capped = Scores { scale: Some(0.7), cap: Some(0.8) };
+        for (window, scores) in [(u32::MAX, Scores::default()), (2, Scores::default()), (u32::MAX, capped)] {
+            let dx = twin_backward(&x, h, &f, window, scores, &c);
+            finite_difference("qkv", &x, &dx, |x| dot(&twin(x, h, &f, window, scores).0, &c));
         }
     }
 }

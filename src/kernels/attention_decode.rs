@@ -6,6 +6,7 @@ use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
 use super::rope::{self, Rotary, Turn};
+use super::scores::{self, Scores};
 use super::sizes::lanes;
 use super::way::{Traits, Way};
 use crate::gpu::Value::{Float, Size, Word};
@@ -47,15 +48,18 @@ struct Asked {
     turned: Option<(usize, Option<bool>)>,
     /// The type of the arena.
     kv: KvType,
+    /// The scores' soft cap.
+    cap: Option<f32>,
 }
 
 /// The entry point with its constants, and its workgroups.
 fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
-    let Asked { heads, rows, chunks, turned, kv } = asked;
+    let Asked { heads, rows, chunks, turned, kv, cap } = asked;
     let d4 = heads.padded() / 4;
     let items = rows * heads.heads * chunks;
     let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
     constants.extend(kv.constants());
+    constants.extend(scores::constant(cap));
     if traits.variant == Variant::Tile && !traits.invariant {
         return (Way::new(&SOURCE, traits, "chunk", constants), fold(items));
     }
@@ -79,6 +83,12 @@ fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
     (Way::new(&SOURCE, traits, entry, constants), fold(items / together))
 }
 
+/// The pipeline that adds up the chunks of another: it sees no scores.
+fn merging(mut way: Way) -> Way {
+    way.constants.retain(|(name, _)| *name != scores::NAME);
+    Way { entry: "merge", ..way }
+}
+
 /// Whether lanes stand side by side over the channels of a head; in a narrower one some would have none.
 fn beside(traits: &Traits, heads: Heads) -> bool {
     traits.lanes && !traits.invariant && heads.padded() / 4 >= LANES.1 as usize
@@ -97,9 +107,11 @@ fn ways(traits: &Traits) -> Vec<Way> {
             let norms = [None, Some(false), Some(true)].map(|norm| Some((turned, norm)));
             let within = norms.into_iter().filter(|_| turned > 0 && turns_within(traits, heads, turned));
             for turned in within.chain([None]) {
-                let (way, _) = choose(traits, Asked { heads, rows, chunks, turned, kv });
-                all.extend((chunks > 1).then(|| Way { entry: "merge", ..way.clone() }));
-                all.push(way);
+                for cap in scores::examples(heads) {
+                    let (way, _) = choose(traits, Asked { heads, rows, chunks, turned, kv, cap });
+                    all.extend((chunks > 1).then(|| merging(way.clone())));
+                    all.push(way);
+                }
             }
         }
     }
@@ -153,22 +165,23 @@ fn attend(
     let o = gpu.empty(b, heads.heads * heads.padded())?;
     // Behind the chunks' numerators their maxima and sums.
     let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * (d4 + 1) * 4)? };
-    let scale = rows.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt());
     let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
+    let cap = rows.scores.cap;
     let params = [
         ("rows", Size(b)),
         ("heads", Size(heads.heads)),
         ("kv_heads", Size(heads.kv_heads)),
         ("ld4", Size(qkv.ld() / 4)),
-        ("scale", Float(scale)),
+        ("scale", Float(rows.scores.factor(heads))),
         ("window", Word(rows.window)),
         ("chunks", Size(chunks)),
         ("pages", Size(rows.table.ld())),
         ("d4", Size(d4)),
         ("eps", Float(eps)),
+        ("cap", Float(scores::parameter(cap))),
     ];
     let turned = turns.map(|(place, turn)| (turn.angle.cols(), place.norm()));
-    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned, kv: arena.kv });
+    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned, kv: arena.kv, cap });
     let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part];
     if let Some((place, turn)) = turns {
         bind.extend([&turn.angle, place.gain()]);
@@ -186,9 +199,10 @@ fn attend(
     if chunks == 1 {
         return Ok(o);
     }
+    let way = merging(way);
     rec.launch(Launch {
         source: way.source,
-        entry: "merge",
+        entry: way.entry,
         constants: way.constants,
         params: &params,
         bind: &[&part, &o],
@@ -199,9 +213,8 @@ fn attend(
 }
 
 /// The twin, with each row's keys and values in one list: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
-pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) -> Vec<f64> {
+pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize, scores: Scores) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
-    let root = (d as f64).sqrt();
     let mut o = vec![0.0; past.len() * h * d];
     for (b, all) in past.iter().enumerate() {
         let len = all.len() / (2 * kv * d);
@@ -209,12 +222,12 @@ pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize) ->
         for head in 0..h {
             let (qi, here) = ((b * (h + 2 * kv) + head) * d, (b * h + head) * d);
             let key = |j: usize| (j * 2 * kv + head / (h / kv)) * d;
-            let mut scores = Vec::new();
+            let mut each = Vec::new();
             for j in first..len {
-                scores.push((0..d).map(|c| q[qi + c] * all[key(j) + c]).sum::<f64>() / root);
+                each.push(scores.of((0..d).map(|c| q[qi + c] * all[key(j) + c]).sum(), heads));
             }
-            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+            let top = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = each.iter().map(|s| (s - top).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for (j, weight) in (first..len).zip(&weights) {
                 let value = key(j) + kv * d;
@@ -274,39 +287,53 @@ impl Filled {
             pos: t.gpu.vector(&pos)?,
             longest,
             window: window.min(u32::MAX as usize) as u32,
-            scale: None,
+            scores: Scores::default(),
         };
         let own = pos.iter().enumerate().map(|(row, j)| slot(row, *j as usize)).collect();
         Ok(Filled { arena, rows, pos, own, past })
     }
 }
 
-/// What tells a case in f16 from the same in f32.
-fn suffix(kv: KvType) -> &'static str {
-    if kv == KvType::F32 { "" } else { " f16" }
+/// What tells a case in f16 from the same in f32, and one with a cap from the same without.
+fn suffix(kv: KvType, scores: Scores) -> &'static str {
+    match (kv, scores.cap) {
+        (KvType::F32, None) => "",
+        (KvType::F32, Some(_)) => " capped",
+        (KvType::F16, None) => " f16",
+        (KvType::F16, Some(_)) => " f16 capped",
+    }
 }
 
-fn compare_forward(b: usize, h: Heads, longest: usize, window: usize, kv: KvType) -> Case {
+fn compare_forward(b: usize, h: Heads, longest: usize, window: usize, kv: KvType, scores: Scores) -> Case {
     let Heads { heads, kv_heads, head_dim } = h;
-    let suffix = suffix(kv);
+    let suffix = suffix(kv, scores);
     let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}{suffix}");
     Case::new(name, 1e-5, move |t| {
         let Filled { arena, rows, past, .. } = Filled::new(t, b, (h, kv), longest, window)?;
+        let rows = Rows { scores, ..rows };
         let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
-        t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window), head_dim));
+        t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window, scores), head_dim));
         Ok(())
     })
 }
 
-fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool, kv: KvType) -> Case {
+fn compare_step(
+    b: usize,
+    (h, turned): (Heads, usize),
+    longest: usize,
+    normed: bool,
+    kv: KvType,
+    scores: Scores,
+) -> Case {
     let Heads { heads, kv_heads, head_dim } = h;
-    let suffix = suffix(kv);
+    let suffix = suffix(kv, scores);
     let name = format!("step {b}x{heads}/{kv_heads}x{head_dim} turned={turned} up to {longest} norm={normed}{suffix}");
     // Half the distance of two numbers in f16, where a key that was computed in f32 lies between them.
     let tolerance = if kv == KvType::F32 { 1e-5 } else { 5e-4 };
     Case::new(name, tolerance, move |t| {
         let Filled { arena, rows, pos, own, mut past } = Filled::new(t, b, (h, kv), longest, longest)?;
+        let rows = Rows { scores, ..rows };
         let (raw, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let (gain, host_gain) = t.matrix(1, 2 * head_dim)?;
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
@@ -350,10 +377,10 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool,
                 t.expect("values", &values, || pad_heads(&v.concat(), head_dim));
             }
             Err((again, queries)) => {
-                t.expect("again", &again, || pad_heads(&twin(&queries, h, &past, longest), head_dim));
+                t.expect("again", &again, || pad_heads(&twin(&queries, h, &past, longest, scores), head_dim));
             }
         }
-        t.expect("o", &o, || pad_heads(&twin(&rotated, h, &past, longest), head_dim));
+        t.expect("o", &o, || pad_heads(&twin(&rotated, h, &past, longest, scores), head_dim));
         Ok(())
     })
 }
@@ -361,6 +388,7 @@ fn compare_step(b: usize, h: Heads, turned: usize, longest: usize, normed: bool,
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+    let (plain, capped) = (Scores::default(), Scores { scale: Some(0.6), cap: Some(2.5) });
     for (b, h, longest) in [
         (1, heads(1, 1, 10), 1),
         (3, heads(4, 2, 12), 33),
@@ -371,8 +399,10 @@ fn cases() -> Vec<Case> {
     ] {
         // The orders of the sums are those of f32.
         for kv in KvType::ALL.into_iter().filter(|kv| *kv == KvType::F32 || longest > 7 && b < 9) {
-            all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window, kv)));
+            all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window, kv, plain)));
         }
+        let few = [12, 64].contains(&h.head_dim);
+        all.extend(few.then(|| compare_forward(b, h, longest, usize::MAX, KvType::F32, capped)));
     }
     for (b, h, turned, longest) in [
         (7, heads(9, 3, 64), 64, 131),
@@ -382,13 +412,15 @@ fn cases() -> Vec<Case> {
         (2, heads(2, 1, 256), 256, 300),
         (3, heads(3, 1, 12), 6, 40),
     ] {
-        all.extend([false, true].map(|normed| compare_step(b, h, turned, longest, normed, KvType::F32)));
-        all.extend((longest > 3 && longest < 200).then(|| compare_step(b, h, turned, longest, true, KvType::F16)));
+        let h = (h, turned);
+        all.extend([false, true].map(|normed| compare_step(b, h, longest, normed, KvType::F32, plain)));
+        all.extend((longest > 3 && longest < 200).then(|| compare_step(b, h, longest, true, KvType::F16, plain)));
+        all.extend((b > 5).then(|| compare_step(b, h, longest, false, KvType::F32, capped)));
     }
     // One row, few of them, and many that continue one prompt.
     let sizes = [(1, 128), (1, 1024), (8, 1024), (64, 1024)];
     for ((b, longest), kv) in sizes.into_iter().flat_map(|size| KvType::ALL.map(|kv| (size, kv))) {
-        all.push(Case::timed(format!("{b}x9/3x64 up to {longest}{}", suffix(kv)), move |t| {
+        all.push(Case::timed(format!("{b}x9/3x64 up to {longest}{}", suffix(kv, Scores::default())), move |t| {
             let h = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
             let pages = longest / PAGE;
             let mut all = || {
@@ -404,7 +436,7 @@ fn cases() -> Vec<Case> {
                 pos: t.gpu.vector(&vec![longest as u32 - 1; b])?,
                 longest,
                 window: u32::MAX,
-                scale: None,
+                scores: Scores::default(),
             };
             let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
             t.expect("o", &o, Vec::new);
@@ -434,7 +466,7 @@ mod tests {
             (able, 2, 3, "group", 18, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES, WIDE]),
         ] {
             for (kv, more) in [(KvType::F32, vec![]), (KvType::F16, vec![("HALF", 2)])] {
-                let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None, kv });
+                let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None, kv, cap: None });
                 let whole = u32::from(chunks == 1);
                 let all = [&[("D4", 16), ("CHUNK", 128), ("WHOLE", whole)][..], &more, &constants].concat();
                 assert_eq!((way.entry, x * y * z, way.constants), (entry, groups, all), "{traits:?}");
@@ -454,7 +486,7 @@ mod tests {
                 let heads = Heads { heads: 3, kv_heads: 1, head_dim };
                 let (arena, pos) = (Arena::room(&gpu, 1, heads, KvType::F32).unwrap(), gpu.vector(&[4u32]).unwrap());
                 let table = gpu.vector(&[0u32]).unwrap();
-                let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scale: None };
+                let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scores: Scores::default() };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
                 let turn = Turn::new(&gpu, angle, &[0]).unwrap();
                 let place = Rotary { heads, pos: &pos, turn: Some(&turn), qk_norm: None };

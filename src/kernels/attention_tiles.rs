@@ -5,6 +5,7 @@
 
 use super::heads::Heads;
 use super::mask::{Attended, KEYS, Mask, QUERIES, Tiles};
+use super::scores;
 use super::sizes::bytes;
 use super::way::{Traits, Way};
 use crate::Result;
@@ -39,8 +40,9 @@ pub(super) fn suits(traits: &Traits, heads: Heads) -> bool {
 
 /// The pipeline of `entry`. With `softmax` what is summed is divided by the sum of the weights; with `counts` it counts
 /// what it computes.
-fn way(traits: &Traits, entry: &'static str, softmax: bool, counts: bool) -> Way {
+fn way(traits: &Traits, entry: &'static str, softmax: bool, cap: Option<f32>, counts: bool) -> Way {
     let words = traits.wide_words.then_some(WIDE).into_iter().chain(traits.lanes.then_some(LANES));
+    let words = words.chain(scores::constant(cap));
     let own = [("SOFTMAX", u32::from(softmax)), ("COUNT", u32::from(counts))];
     Way::new(&SOURCE, traits, entry, own.into_iter().chain(words).collect::<Vec<_>>())
 }
@@ -50,10 +52,14 @@ pub(super) fn ways(traits: &Traits) -> Vec<Way> {
     if traits.variant != Variant::Soft {
         return Vec::new();
     }
-    let backward = ["scores", "to_queries", "to_keys"].map(|entry| way(traits, entry, false, false));
-    let forward = [("weights", false), ("to_queries", true)].map(|(entry, softmax)| way(traits, entry, softmax, false));
-    let forward = forward.into_iter().filter(|_| traits.lanes && !traits.invariant);
-    backward.into_iter().chain(forward).collect()
+    let weighing = |entry| [None, Some(1.0)].map(|cap| way(traits, entry, false, cap, false));
+    let mut all = weighing("scores").to_vec();
+    all.extend(["to_queries", "to_keys"].map(|entry| way(traits, entry, false, None, false)));
+    if traits.lanes && !traits.invariant {
+        all.extend(weighing("weights"));
+        all.push(way(traits, "to_queries", true, None, false));
+    }
+    all
 }
 
 /// Heads and query blocks whose weights are in memory together.
@@ -114,7 +120,8 @@ impl<'a> TiledMask<'a> {
         let Heads { heads, kv_heads, head_dim } = self.heads;
         let [ldb4, b0, ldc4, c0, add, from_w] = pass.places;
         let counted = self.mask.work.as_ref().filter(|_| pass.counts);
-        let way = way(&Traits::of(rec), pass.entry, pass.softmax, counted.is_some());
+        let cap = self.mask.scores.cap.filter(|_| pass.weighs);
+        let way = way(&Traits::of(rec), pass.entry, pass.softmax, cap, counted.is_some());
         let pairs =
             (chunk.heads * chunk.tiles.len()) as f64 / (heads * self.tiles.count().max(1)) as f64 * self.mask.area;
         let bind: Vec<&Tensor> = pass.bind.iter().copied().chain(counted).collect();
@@ -128,7 +135,7 @@ impl<'a> TiledMask<'a> {
                 ("kv_heads", Size(kv_heads)),
                 ("ld4", Size(self.qkv.ld() / 4)),
                 ("d4", Size(self.heads.padded() / 4)),
-                ("scale", Float(self.mask.factor(self.heads))),
+                ("scale", Float(self.mask.scores.factor(self.heads))),
                 ("window", Word(self.mask.window)),
                 ("head0", Size(chunk.head0)),
                 ("heads_here", Size(chunk.heads)),
@@ -141,6 +148,7 @@ impl<'a> TiledMask<'a> {
                 ("c0", Size(c0)),
                 ("add", Size(add)),
                 ("from_w", Size(from_w)),
+                ("cap", Float(scores::parameter(cap))),
             ],
             bind: &bind,
             groups: pass.groups.map(|n| n as u32),
@@ -157,7 +165,8 @@ impl<'a> TiledMask<'a> {
     fn weigh(&self, rec: &mut Recorder, chunk: &Chunk, bind: &[&Tensor], forward: bool) -> Result<()> {
         let (entry, products) = if forward { ("weights", 1.0) } else { ("scores", 2.0) };
         let groups = [chunk.blocks.len(), chunk.heads, 1];
-        let pass = Pass { entry, groups, bind, products, counts: forward, softmax: false, places: [0; 6] };
+        let places = [0; 6];
+        let pass = Pass { entry, groups, bind, products, counts: forward, softmax: false, weighs: true, places };
         self.launch(rec, chunk, &pass)
     }
 
@@ -173,7 +182,8 @@ impl<'a> TiledMask<'a> {
         let groups = [chunk.blocks.len(), chunk.heads, self.columns()];
         let bind = [w, b.0, &self.tiles.by_query, sum.unwrap_or(w), c.0];
         let (counts, softmax, places) = (sum.is_none(), sum.is_some(), places(b, c, false, from));
-        let pass = Pass { entry: "to_queries", groups, bind: &bind, products: 1.0, counts, softmax, places };
+        let entry = "to_queries";
+        let pass = Pass { entry, groups, bind: &bind, products: 1.0, counts, softmax, weighs: false, places };
         self.launch(rec, chunk, &pass)
     }
 
@@ -190,7 +200,8 @@ impl<'a> TiledMask<'a> {
         let bind = [w, b.0, &self.tiles.by_key, c.0];
         // Of the two sums over the same tiles one counts.
         let (counts, places) = (from > 0, places(b, c, chunk.blocks.start > 0, from));
-        let pass = Pass { entry: "to_keys", groups, bind: &bind, products: 1.0, counts, softmax: false, places };
+        let (entry, softmax) = ("to_keys", false);
+        let pass = Pass { entry, groups, bind: &bind, products: 1.0, counts, softmax, weighs: false, places };
         self.launch(rec, chunk, &pass)
     }
 }
@@ -211,6 +222,8 @@ struct Pass<'a> {
     counts: bool,
     /// Whether what is summed is divided by the sum of the weights.
     softmax: bool,
+    /// Whether it makes weights of scores.
+    weighs: bool,
     /// The places that [`places`] gives; zeros where the pass has no product.
     places: [usize; 6],
 }

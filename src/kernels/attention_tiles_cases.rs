@@ -7,6 +7,7 @@ use super::case::{Case, Kernel};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads, random_forest};
 use super::mask::Mask;
+use super::scores::Scores;
 use super::way::Traits;
 
 /// The kernel's row in [`super::ALL`].
@@ -21,19 +22,22 @@ pub(super) const KERNEL: Kernel = Kernel {
 /// `super::attention_backward` compares heads of all kinds; here the work is cut into many chunks.
 fn cases() -> Vec<Case> {
     let shapes = [(70, 3, 1, 32), (45, 4, 2, 40), (131, 2, 2, 36), (33, 2, 1, 20)];
-    let all = shapes.into_iter().flat_map(|shape| [None, Some(9)].map(|window| (shape, window)));
-    let case = |((rows, heads, kv_heads, head_dim), window): ((usize, usize, usize, usize), Option<usize>)| {
-        let name = format!("{rows}x{heads}/{kv_heads}x{head_dim} window={window:?} in chunks of 12 tiles");
+    let capped = Scores { scale: Some(0.6), cap: Some(2.5) };
+    let sights = [(None, Scores::default()), (Some(9), Scores::default()), (None, capped)];
+    let all = shapes.into_iter().flat_map(|shape| sights.map(|sight| (shape, sight)));
+    let case = |((rows, heads, kv_heads, head_dim), (window, scores)): (_, (Option<usize>, Scores))| {
+        let h = Heads { heads, kv_heads, head_dim };
+        let capped = if scores.cap.is_some() { " capped" } else { "" };
+        let name = format!("{rows}x{h} window={window:?}{capped} in chunks of 12 tiles");
         Case::new(name, 2e-5, move |t| {
-            let h = Heads { heads, kv_heads, head_dim };
             let forest = random_forest(t, rows);
-            let mask = Mask::new(t.gpu, &forest, window)?;
+            let mask = Mask::new(t.gpu, &forest, None)?.seeing(&forest, window, scores);
             let (qkv, host) = head_matrix(t, forest.len(), heads + 2 * kv_heads, head_dim)?;
             let (d_o, hd) = head_matrix(t, forest.len(), heads, head_dim)?;
             let out = forward(&mut t.rec, &qkv, h, &mask)?;
             if suits_forward(&Traits::of(&t.rec), h) {
                 attend_in_chunks(&mut t.rec, (&qkv, h), &mask, &out, 12)?;
-                let (o, lse) = twin(&host, h, &forest, mask.window);
+                let (o, lse) = twin(&host, h, &forest, mask.window, scores);
                 t.expect("o", &out.o, || pad_heads(&o, head_dim));
                 t.expect("lse", &out.lse, || lse);
             }
@@ -41,7 +45,9 @@ fn cases() -> Vec<Case> {
             let dqkv = t.gpu.empty(qkv.rows(), qkv.cols())?;
             let grad = Gradient { d_o: &d_o, lse: &out.lse, delta: &delta };
             backward_in_chunks(&mut t.rec, (&qkv, h), &mask, grad, &dqkv, 12)?;
-            t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, &forest, mask.window, &hd), head_dim));
+            t.expect("dqkv", &dqkv, || {
+                pad_heads(&twin_backward(&host, h, &forest, mask.window, scores, &hd), head_dim)
+            });
             Ok(())
         })
     };

@@ -9,6 +9,7 @@ use super::mask::{Attended, Mask};
 use super::rms_norm::{self, Gain, Norm};
 use super::rope::{self, Rotary, Turn};
 use super::sample::{self, Sampling, State};
+use super::scores::Scores;
 use super::weight::{Block, Weight};
 use super::{attention, attention_backward, attention_decode, kv_write, rows, swiglu};
 use crate::arch::Activation;
@@ -94,7 +95,8 @@ fn heads_that_do_not_fit_are_refused() {
         t.is(says, |rec| rope::forward(rec, &place, &qkv).map(drop));
     }
 
-    let rows = Rows { table: t.room(3, 1), pos: pos.clone(), longest: 4, window: u32::MAX, scale: None };
+    let scores = Scores::default();
+    let rows = Rows { table: t.room(3, 1), pos: pos.clone(), longest: 4, window: u32::MAX, scores };
     let decode = |rows: Rows| {
         let (qkv, arena) = (qkv.clone(), arena.clone());
         move |rec: &mut Recorder| attention_decode::forward(rec, &qkv, HEADS, &arena, &rows).map(drop)
@@ -125,7 +127,7 @@ fn lists_that_do_not_fit_are_refused() {
     t.is("targets of rows begin", |rec| log_softmax::forward(rec, &logits, &targets, 1, [&two; 3]));
     t.is("log-sums of rows", |rec| log_softmax::forward(rec, &logits, &targets, 0, [&one, &two, &two]));
     t.is("each target", |rec| log_softmax::forward(rec, &logits, &targets, 0, [&two, &one, &two]));
-    t.is("coefficients", |rec| log_softmax::backward(rec, &logits, &targets, 0, &two, &one));
+    t.is("coefficients", |rec| log_softmax::backward(rec, &logits, &targets, 0, [&two; 2], (&one, None)));
 
     let (b, v) = (2, 40);
     let state = State {

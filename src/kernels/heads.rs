@@ -2,6 +2,7 @@
 
 use crate::gpu::{Tensor, pad4};
 use crate::{Error, Result};
+use std::fmt;
 
 /// How heads lie in a fused row `[q heads | k heads | v heads]`; each head takes `padded()` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,12 @@ pub(super) const EXAMPLES: [(Heads, usize); 26] = [
 
 const fn example(heads: usize, kv_heads: usize, head_dim: usize, turned: usize) -> (Heads, usize) {
     (Heads { heads, kv_heads, head_dim }, turned)
+}
+
+impl fmt::Display for Heads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}x{}", self.heads, self.kv_heads, self.head_dim)
+    }
 }
 
 impl Heads {

@@ -3,8 +3,8 @@
 use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
-    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, swiglu,
-    transpose,
+    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, softcap,
+    swiglu, transpose,
 };
 
 /// Every kernel.
@@ -28,6 +28,7 @@ pub const ALL: &[Kernel] = &[
     dropout::KERNEL,
     rows::KERNEL,
     log_softmax::KERNEL,
+    softcap::KERNEL,
     sample::KERNEL,
     adamw::KERNEL,
     peak::KERNEL,

@@ -1,10 +1,11 @@
 //! Log-probs of listed targets from a chunk of logits, and their gradient, in place: no `[T, V]` is ever kept.
 
 use super::case::{Case, Kernel};
+use super::scores::{constant, parameter, slope};
 use super::sizes::{row_groups, stream};
-use super::way::Way;
+use super::way::{Traits, Way};
 use crate::Result;
-use crate::gpu::Value::Size;
+use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
 
 static SOURCE: Source = Source {
@@ -19,7 +20,7 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel = Kernel {
     source: || &SOURCE,
     about: "chunked log-softmax and gather, and its gradient in place",
-    ways: |traits| Way::plain(&SOURCE, traits),
+    ways,
     ordered: &[],
     cases,
 };
@@ -49,8 +50,24 @@ impl Targets {
     }
 }
 
-fn params(logits: &Tensor, row0: usize) -> [Param<'static>; 4] {
-    [("rows", Size(logits.rows())), ("cols", Size(logits.cols())), ("ld", Size(logits.ld())), ("row0", Size(row0))]
+/// The pipeline of the gradient by logits that may have a soft cap.
+fn backward_way(traits: &Traits, cap: Option<f32>) -> Way {
+    Way::new(&SOURCE, traits, "backward", constant(cap).into_iter().collect::<Vec<_>>())
+}
+
+fn ways(traits: &Traits) -> Vec<Way> {
+    let plain = Way::plain(&SOURCE, traits).into_iter();
+    plain.chain([backward_way(traits, Some(1.0))]).collect()
+}
+
+fn params(logits: &Tensor, row0: usize, cap: Option<f32>) -> [Param<'static>; 5] {
+    [
+        ("rows", Size(logits.rows())),
+        ("cols", Size(logits.cols())),
+        ("ld", Size(logits.ld())),
+        ("row0", Size(row0)),
+        ("cap", Float(parameter(cap))),
+    ]
 }
 
 /// lse `[R]`, logp `[E]` and square `[E]` = log Σ p² over the vocabulary, of the rows `row0 ..` that `logits` `[C, V]`
@@ -70,14 +87,15 @@ pub(crate) fn forward(
         source: &SOURCE,
         entry: "forward",
         constants: vec![],
-        params: &params(logits, row0),
+        params: &params(logits, row0, None),
         bind: &[logits, &targets.start, &targets.target, lse, logp, square],
         groups: row_groups(&SOURCE, rec.variant(), logits.rows()),
         cost: stream(&[logits], 4.0),
     })
 }
 
-/// logits `[C, V]` become their gradient, given coef `[sequences]` = dloss / dlogp.
+/// logits `[C, V]` become their gradient, given coef `[sequences]` = dloss / dlogp and what [`forward`] gave of them.
+/// Where they have a soft cap it is the gradient by what they were before it.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -86,17 +104,18 @@ pub(crate) fn backward(
     logits: &Tensor,
     targets: &Targets,
     row0: usize,
-    lse: &Tensor,
-    coef: &Tensor,
+    [lse, logp]: [&Tensor; 2],
+    (coef, cap): (&Tensor, Option<f32>),
 ) -> Result<()> {
-    targets.expect(logits, row0, lse, &[])?;
+    targets.expect(logits, row0, lse, &[logp])?;
     coef.expect_vector("the coefficients of sequences", targets.sequences)?;
+    let way = backward_way(&Traits::of(rec), cap);
     rec.launch(Launch {
-        source: &SOURCE,
-        entry: "backward",
-        constants: vec![],
-        params: &params(logits, row0),
-        bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logits],
+        source: way.source,
+        entry: way.entry,
+        constants: way.constants,
+        params: &params(logits, row0, cap),
+        bind: &[&targets.start, &targets.target, &targets.sequence, coef, lse, logp, logits],
         groups: row_groups(&SOURCE, rec.variant(), logits.rows()),
         cost: stream(&[logits, logits], 4.0),
     })
@@ -116,8 +135,14 @@ pub(crate) fn twin(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>]) -> 
     [lse, logp, square]
 }
 
-/// Gradient of Σ coef · logp by the logits.
-pub(crate) fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u32)>], coef: &[f64]) -> Vec<f64> {
+/// Gradient of Σ coef · logp by what the logits were before their cap.
+pub(crate) fn twin_backward(
+    logits: &[f64],
+    cols: usize,
+    targets: &[Vec<(u32, u32)>],
+    coef: &[f64],
+    cap: Option<f32>,
+) -> Vec<f64> {
     let [lse, ..] = twin(logits, cols, targets);
     let mut d = vec![0.0; logits.len()];
     for (r, list) in targets.iter().enumerate() {
@@ -128,13 +153,22 @@ pub(crate) fn twin_backward(logits: &[f64], cols: usize, targets: &[Vec<(u32, u3
             d[r * cols + *t as usize] += coef[*s as usize];
         }
     }
-    d
+    d.iter().zip(logits).map(|(d, y)| d * slope(*y, cap)).collect()
 }
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, cols, scale) in [(1, 2, 1.0f32), (7, 33, 3.0), (33, 97, 40.0), (610, 128, 1.0), (3, 49_152, 5.0)] {
-        all.push(Case::new(format!("forward and backward {rows}x{cols}"), 2e-5, move |t| {
+    for (rows, cols, scale, cap) in [
+        (1, 2, 1.0f32, None),
+        (7, 33, 3.0, None),
+        (33, 97, 40.0, None),
+        (610, 128, 1.0, None),
+        (3, 49_152, 5.0, None),
+        (7, 33, 3.0, Some(3.5)),
+        (33, 97, 30.0, Some(30.0)),
+    ] {
+        let capped = if cap.is_some() { " capped" } else { "" };
+        all.push(Case::new(format!("forward and backward {rows}x{cols}{capped}"), 2e-5, move |t| {
             let v: Vec<f32> = t.values(rows * cols).iter().map(|x| x * scale).collect();
             let host: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
             // Every third row has no target, every fifth three of them.
@@ -158,12 +192,12 @@ fn cases() -> Vec<Case> {
             let square = t.gpu.empty(1, flat.len())?;
             let (coef, hc) = t.matrix(1, 4)?;
             forward(&mut t.rec, &logits, &targets, 0, [&lse, &logp, &square])?;
-            backward(&mut t.rec, &logits, &targets, 0, &lse, &coef)?;
+            backward(&mut t.rec, &logits, &targets, 0, [&lse, &logp], (&coef, cap))?;
             let [want_lse, want_logp, want_square] = twin(&host, cols, &lists);
             t.expect("lse", &lse, || want_lse);
             t.expect("logp", &logp, || want_logp);
             t.expect("square", &square, || want_square);
-            t.expect("dlogits", &logits, || twin_backward(&host, cols, &lists, &hc));
+            t.expect("dlogits", &logits, || twin_backward(&host, cols, &lists, &hc, cap));
             Ok(())
         }));
     }
@@ -180,6 +214,8 @@ mod tests {
         let (x, coef) = (numbers(3 * 6, 1), [0.3, -1.2]);
         let lists = vec![vec![(1, 0), (4, 1)], vec![], vec![(5, 1)]];
         let c = [coef[0], coef[1], coef[1]];
-        finite_difference("logits", &x, &twin_backward(&x, 6, &lists, &coef), |x| dot(&twin(x, 6, &lists)[1], &c));
+        finite_difference("logits", &x, &twin_backward(&x, 6, &lists, &coef, None), |x| {
+            dot(&twin(x, 6, &lists)[1], &c)
+        });
     }
 }

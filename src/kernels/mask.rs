@@ -1,6 +1,6 @@
 //! Which rows of a token forest see which: what attention reads of it, and what attention gives.
 
-use super::heads::Heads;
+use super::scores::Scores;
 use crate::gpu::{Gpu, Tensor};
 use crate::layout::Forest;
 use crate::{Error, Result};
@@ -18,8 +18,8 @@ pub(crate) struct Mask {
     pub pos: Tensor,
     /// Positions a row sees back, itself included.
     pub window: u32,
-    /// Factor on the scores, head_dim^-0.5 if None.
-    pub scale: Option<f32>,
+    /// What makes a score of a product.
+    pub scores: Scores,
     /// (row, visible row) pairs: the work of one head.
     pub area: f64,
     /// End, root and position of every row, from which the tiles are made.
@@ -39,17 +39,18 @@ impl Mask {
         let (end, root, pos) = (gpu.vector(&forest.end)?, gpu.vector(&forest.root)?, gpu.vector(&forest.pos)?);
         let of = |i: usize| [forest.end[i], forest.root[i], forest.pos[i]];
         let rows = (0..forest.len()).map(of).collect();
-        let none = Mask { end, root, pos, window: 0, scale: None, area: 0.0, rows, tiles: Arc::default(), work: None };
-        Ok(none.seeing(forest, window, None))
+        let scores = Scores::default();
+        let none = Mask { end, root, pos, window: 0, scores, area: 0.0, rows, tiles: Arc::default(), work: None };
+        Ok(none.seeing(forest, window, scores))
     }
 
-    /// The mask of these rows with another window and another factor on the scores.
-    pub(crate) fn seeing(&self, forest: &Forest, window: Option<usize>, scale: Option<f32>) -> Mask {
+    /// The mask of these rows with another window and other scores.
+    pub(crate) fn seeing(&self, forest: &Forest, window: Option<usize>, scores: Scores) -> Mask {
         let window = window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
         // A row sees its whole path: pos + 1 rows.
         let area = forest.pos.iter().map(|p| f64::from((p + 1).min(window))).sum();
         let tiles = if window == self.window { self.tiles.clone() } else { Arc::default() };
-        Mask { window, scale, area, tiles, ..self.clone() }
+        Mask { window, scores, area, tiles, ..self.clone() }
     }
 
     /// Refuses another number of rows than the mask has.
@@ -58,11 +59,6 @@ impl Mask {
             return Ok(());
         }
         Err(Error::Bug(format!("a mask of {} rows for {rows}", self.rows.len())))
-    }
-
-    /// Factor on the scores of heads of this width.
-    pub(super) fn factor(&self, heads: Heads) -> f32 {
-        self.scale.unwrap_or(1.0 / (heads.head_dim as f32).sqrt())
     }
 
     /// The tiles that hold a visible pair, made when first needed.

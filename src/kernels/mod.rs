@@ -39,7 +39,9 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod rows;
 pub mod sample;
+pub(crate) mod scores;
 mod sizes;
+pub(crate) mod softcap;
 pub(crate) mod swiglu;
 #[cfg(test)]
 mod testing;

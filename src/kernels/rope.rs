@@ -5,6 +5,7 @@ use super::case::{Case, Kernel};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
 use super::rms_norm::Gain;
+use super::scores::Scores;
 use super::sizes::{lanes, stream};
 use super::way::{Constant, Traits, Way};
 use crate::gpu::Value::{Float, Size};
@@ -397,7 +398,7 @@ fn cases() -> Vec<Case> {
                     pos: positions.clone(),
                     longest: 900,
                     window: u32::MAX,
-                    scale: None,
+                    scores: Scores::default(),
                 };
                 let slots = rows * pages * PAGE;
                 let memory = || t.gpu.zeros(slots * kv_heads, h.padded());

@@ -10,6 +10,7 @@ use crate::gpu::{Recorder, Tensor};
 use crate::kernels::arena::Rows;
 use crate::kernels::mask::Attended;
 use crate::kernels::rope::{self, Rotary, Turn};
+use crate::kernels::scores::Scores;
 use crate::kernels::{attention, attention_backward, attention_decode, kv_write};
 use std::mem;
 
@@ -82,7 +83,8 @@ pub(super) fn decode(
 ) -> Result<Tensor> {
     let Past { arena, rows, turns, apart, copies } = past;
     let window = attention.window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
-    let rows = Rows { window, scale: attention.query_scale, ..rows.clone() };
+    let scores = Scores { scale: attention.query_scale, cap: attention.score_cap };
+    let rows = Rows { window, scores, ..rows.clone() };
     let place = place(model, layer, attention, &rows.pos, turns)?;
     if apart && copies.is_none() {
         return attention_decode::step(rec, raw, &place, &arena[layer], &rows);

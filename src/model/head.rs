@@ -10,7 +10,7 @@ use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::log_softmax::{self, Targets};
 use crate::kernels::rms_norm::{self, Norm};
-use crate::kernels::rows;
+use crate::kernels::{rows, softcap};
 use crate::{Error, Result};
 
 /// What is scored: for each row that predicts something, its targets; each target belongs to a sequence.
@@ -92,14 +92,17 @@ fn for_logits(rec: &mut Recorder, model: &Model, x: &Tensor) -> Result<Tensor> {
 
 /// Logits `[R, V]` of normalised rows `[R, D]`.
 pub(crate) fn logits(rec: &mut Recorder, model: &Model, y: &Tensor) -> Result<Tensor> {
-    let _part = rec.gpu().book(Part::Logits);
-    linear::forward(rec, model, Linear::head(), y, None)
+    chunk_logits(rec, model, y, None)
 }
 
 /// What [`logits`] gives, of some rows of a training, with an adapter's input masked.
 fn chunk_logits(rec: &mut Recorder, model: &Model, y: &Tensor, drop: Option<&Masks>) -> Result<Tensor> {
     let _part = rec.gpu().book(Part::Logits);
-    linear::forward(rec, model, Linear::head(), y, drop)
+    let logits = linear::forward(rec, model, Linear::head(), y, drop)?;
+    if let Some(cap) = model.arch.logit_cap {
+        softcap::forward(rec, &logits, cap)?;
+    }
+    Ok(logits)
 }
 
 /// The masks of some rows.
@@ -170,7 +173,8 @@ pub(crate) fn backward(
     for (first, row, chunk) in &scored.chunks {
         let drop = picked(gpu, view.dropout.as_ref(), &lists.rows[*first..first + chunk.rows()])?;
         let dlogits = chunk_logits(rec, model, chunk, drop.as_ref())?;
-        log_softmax::backward(rec, &dlogits, &lists.targets, *first, &scored.lse, coef)?;
+        let (of_rows, by) = ([&scored.lse, &scored.logp], (coef, model.arch.logit_cap));
+        log_softmax::backward(rec, &dlogits, &lists.targets, *first, of_rows, by)?;
         let ends = Ends { x: chunk, dy: &dlogits, drop: drop.as_ref() };
         let dchunk = linear::backward(rec, back, Linear::head(), ends)?;
         rows::scatter(rec, &dchunk, row, &dy)?;

@@ -8,6 +8,7 @@ use crate::arch::Mixer;
 use crate::gpu::Gpu;
 use crate::kernels::mask::Mask;
 use crate::kernels::rope::Turn;
+use crate::kernels::scores::Scores;
 use crate::layout::Forest;
 
 /// A forest as each layer sees it.
@@ -30,20 +31,20 @@ impl View {
     pub(crate) fn of_lengths(gpu: &Gpu, model: &Model, forest: &Forest, lengths: &[u32]) -> Result<View> {
         let mask = Mask::new(gpu, forest, None)?;
         let mut masks: Vec<Mask> = Vec::new();
-        let sights: Vec<_> = model
+        let sights: Vec<(Option<usize>, Scores)> = model
             .arch
             .layers
             .iter()
             .map(|layer| {
                 let Mixer::Attention(attention) = &layer.mixer;
-                (attention.window, attention.query_scale)
+                (attention.window, Scores { scale: attention.query_scale, cap: attention.score_cap })
             })
             .collect();
-        for (i, (window, scale)) in sights.iter().enumerate() {
+        for (i, (window, scores)) in sights.iter().enumerate() {
             // Layers of one window share what is made of it.
             masks.push(match sights[..i].iter().position(|sight| *sight == sights[i]) {
                 Some(first) => masks[first].clone(),
-                None => mask.seeing(forest, *window, *scale),
+                None => mask.seeing(forest, *window, *scores),
             });
         }
         Ok(View { masks, turns: turns(gpu, model, lengths)?, dropout: None })

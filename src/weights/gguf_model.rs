@@ -213,9 +213,22 @@ impl Head<'_> {
             Windows::Periodic { period, window: usual, theta } => {
                 set("sliding_window", json!(window.unwrap_or(usual)));
                 set("layer_types", self.layer_types(period)?);
-                let theta = self.number("rope.freq_base_swa")?.unwrap_or(theta);
-                let local = json!({"rope_type": "default", "rope_theta": theta});
-                set("rope_parameters", json!({"full_attention": rope, "sliding_attention": local}));
+                set(
+                    "rope_parameters",
+                    match theta {
+                        None => rope,
+                        Some(theta) => {
+                            let theta = self.number("rope.freq_base_swa")?.unwrap_or(theta);
+                            let local = json!({"rope_type": "default", "rope_theta": theta});
+                            json!({"full_attention": rope, "sliding_attention": local})
+                        }
+                    },
+                );
+            }
+        }
+        if let Some(usual) = self.known.caps {
+            for (key, usual) in ["attn_logit_softcapping", "final_logit_softcapping"].into_iter().zip(usual) {
+                set(key, json!(self.number(key)?.unwrap_or(usual)));
             }
         }
         if let Some(blocks) = self.known.scaled_by_width {

@@ -229,6 +229,7 @@ impl Model<'_> {
         for (key, stored) in self.known.multipliers {
             self.number(stored, self.config.get(*key).and_then(Value::as_f64).unwrap_or(1.0));
         }
+        self.caps()?;
         let windows: Vec<Option<usize>> = self
             .arch
             .layers
@@ -252,7 +253,9 @@ impl Model<'_> {
             }
             Windows::Periodic { period, theta, .. } => {
                 self.periodic(period, &windows)?;
-                return self.two_rotations(&rope, theta);
+                if let Some(theta) = theta {
+                    return self.two_rotations(&rope, theta);
+                }
             }
         }
         self.rope(&rope)
@@ -288,6 +291,22 @@ impl Model<'_> {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The soft caps of scores and logits, which llama.cpp's graph has or has not.
+    fn caps(&mut self) -> Result<()> {
+        let caps = [self.alike.score_cap, self.arch.logit_cap];
+        for (cap, key) in caps.into_iter().zip(["attn_logit_softcapping", "final_logit_softcapping"]) {
+            match (cap, self.known.caps.is_some()) {
+                (Some(cap), true) => self.number(key, f64::from(cap)),
+                (None, false) => {}
+                (cap, _) => {
+                    let given = cap.map_or("null".into(), |cap| cap.to_string());
+                    return Err(self.cannot(format!("{key} is {given}")));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A window of every block, which llama.cpp's graphs of these families leave out.

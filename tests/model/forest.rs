@@ -31,6 +31,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             o_bias: true,
             qk_norm: true,
             query_scale: Some(0.25),
+            score_cap: Some(1.5),
         }),
         norms: Norms::BeforeAndAfter,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),
@@ -51,6 +52,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         embedding_scale: 5.5,
         residual_scale: 0.7,
         logits_scale: 0.5,
+        logit_cap: Some(4.0),
         pad_token_id: None,
         naming: Naming::Apart,
     };

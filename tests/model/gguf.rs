@@ -13,13 +13,14 @@ use selfreward::weights::{Gguf, ModelParts, save_gguf, save_model_parts, write_s
 use serde_json::{Value, json};
 
 /// The golden folders whose family GGUF can express.
-const MODELS: [&str; 11] = [
+const MODELS: [&str; 12] = [
     "llama",
     "tied",
     "qwen3",
     "llama_bias",
     "mistral",
     "phi3",
+    "gemma2",
     "gemma3",
     "granite",
     "smollm3",
@@ -27,8 +28,9 @@ const MODELS: [&str; 11] = [
     "rope_yarn",
 ];
 /// Those whose configuration it cannot, with a word of the reason.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
     ("qwen2", "sliding window"),
+    ("gemma2", "query_pre_attn_scalar"),
     ("gemma3", "query_pre_attn_scalar"),
     ("smollm3", "block 1 knows no positions"),
     ("rope_dynamic", "dynamic"),
@@ -77,7 +79,7 @@ fn golden_models_come_back() {
     let path = temporary.path().join("model.gguf");
     for name in MODELS {
         let mut source = ModelSource::open(&golden(name)).unwrap();
-        if name == "gemma3" {
+        if name.starts_with("gemma") {
             // The only factor on the queries that such a file can mean.
             source.config["query_pre_attn_scalar"] = source.arch.alike().unwrap().head_dim.into();
             source.arch = family::arch(&source.config).unwrap();

@@ -17,12 +17,13 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 15] = [
+const ADAPTERS: [&str; 16] = [
     "all",
     "qv",
     "fused",
     "multiplied",
     "post_norms",
+    "capped",
     "patterns",
     "blocks",
     "outer",

@@ -118,6 +118,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         o_bias: false,
         qk_norm: false,
         query_scale: None,
+        score_cap: None,
     };
     let width = keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size);
     let layer = Layer {
@@ -135,6 +136,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logits_scale: 1.0,
+        logit_cap: None,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
         pad_token_id: None,
         ropes: Vec::new(),

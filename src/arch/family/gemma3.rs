@@ -3,11 +3,11 @@
 
 use serde_json::Value;
 
-use super::common::{LLAMA, PLAIN, set_biases, set_windows, sizes, sliding, window};
+use super::common::{LLAMA, PLAIN, attentions, set_windows, sizes, sliding, window};
+use super::gemma2::{AFTER, Caps, gemma};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
-use crate::arch::layer::{Mixer, Norms};
 use crate::arch::shape::{Arch, Rope};
 use crate::{Error, Result};
 
@@ -35,12 +35,8 @@ pub(super) const FAMILY: Family = Family {
     gguf: Some(GgufFamily {
         architecture: "gemma3",
         norms_plus_one: true,
-        names: &[
-            ("post_attention_norm", "post_attention_layernorm"),
-            ("ffn_norm", "pre_feedforward_layernorm"),
-            ("post_ffw_norm", "post_feedforward_layernorm"),
-        ],
-        windows: Windows::Periodic { period: 6, window: 1024, theta: 10000.0 },
+        names: AFTER,
+        windows: Windows::Periodic { period: 6, window: 1024, theta: Some(10000.0) },
         biases: &[("attention_bias", "self_attn.q_proj")],
         scaled_by_width: Some(62),
         ..GGUF
@@ -49,24 +45,9 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
-    for key in ["final_logit_softcapping", "attn_logit_softcapping"] {
-        if keys.value(key).is_some() {
-            return Err(Error::Input(format!("{key} is not supported, only null")));
-        }
-    }
-    if keys.flag("use_bidirectional_attention")?.unwrap_or(false) {
-        return Err(Error::Input("use_bidirectional_attention is not supported, only false".into()));
-    }
     let (mut arch, attention) = sizes(keys, family)?;
-    let bias = keys.flag("attention_bias")?.unwrap_or(false);
-    let scalar = keys.number("query_pre_attn_scalar")?.unwrap_or(256.0);
-    if !(scalar.is_finite() && scalar > 0.0) {
-        return Err(Error::Input(format!("query_pre_attn_scalar is {scalar}; expected a positive number")));
-    }
     arch.ropes = ropes(keys, family, attention.head_dim, arch.max_position_embeddings)?;
-    arch.norm_plus_one = true;
-    arch.embedding_scale = (arch.hidden_size as f64).sqrt() as f32;
-    set_biases(&mut arch, [bias, bias, false]);
+    gemma(keys, &mut arch, Caps::default())?;
     let layers = arch.layers.len();
     let slides = match sliding(keys, layers)? {
         Some(slides) => slides,
@@ -75,12 +56,9 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
             n => (1..=layers).map(|i| i % n != 0).collect(),
         },
     };
-    for (layer, slides) in arch.layers.iter_mut().zip(&slides) {
-        let Mixer::Attention(attention) = &mut layer.mixer;
+    for (attention, slides) in attentions(&mut arch).zip(&slides) {
         attention.rope = Some(usize::from(*slides));
         attention.qk_norm = true;
-        attention.query_scale = Some(scalar.powf(-0.5) as f32);
-        layer.norms = Norms::BeforeAndAfter;
     }
     let window = window(keys, Some(4096))?;
     set_windows(&mut arch, &slides, window)?;

@@ -5,6 +5,7 @@
 //! computed exactly (an activation or a rope type that is not built) is refused here.
 
 mod common;
+mod gemma2;
 mod gemma3;
 mod granite;
 mod keys;
@@ -30,6 +31,7 @@ pub(crate) use row::{GgufFamily, Windows};
 
 /// The families that are known, in the order of their names.
 pub const FAMILIES: &[Family] = &[
+    gemma2::FAMILY,
     gemma3::FAMILY,
     granite::GRANITE,
     granite::GRANITE_4,
@@ -187,6 +189,7 @@ mod tests {
         assert_eq!(windows("mistral", json!({"sliding_window": null})).unwrap(), [None, None]);
         assert_eq!(windows("phi3", json!({"sliding_window": 5})).unwrap(), [Some(5), Some(5)]);
         assert_eq!(windows("gemma3_text", json!({"layer_types": types})).unwrap(), [Some(4096), None]);
+        assert_eq!(windows("gemma2", json!({"num_hidden_layers": 3})).unwrap(), [Some(4096), None, Some(4096)]);
         assert_eq!(windows("mistral", json!({"layer_types": types, "sliding_window": 7})).unwrap(), [Some(7), None]);
         let pattern = json!({"sliding_window_pattern": 2, "sliding_window": 3});
         assert_eq!(windows("gemma3_text", pattern).unwrap(), [Some(3), None]);
@@ -233,6 +236,23 @@ mod tests {
         ] {
             let error = read(changes).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn caps_are_those_of_gemma() {
+        let caps = |family: &str, changes: Value| {
+            let arch = arch(&with(with(tiny(family), json!({"head_dim": 12})), changes))?;
+            Ok::<_, Error>((parts(&arch).0.score_cap, arch.logit_cap))
+        };
+        let null = json!({"attn_logit_softcapping": null, "final_logit_softcapping": 8});
+        assert_eq!(caps("gemma2", json!({})).unwrap(), (Some(50.0), Some(30.0)));
+        assert_eq!(caps("gemma2", null.clone()).unwrap(), (None, Some(8.0)));
+        assert_eq!(caps("gemma3_text", json!({})).unwrap(), (None, None));
+        assert_eq!(caps("gemma3_text", null).unwrap(), (None, Some(8.0)));
+        for wrong in [json!(0), json!(-1.5), json!("50"), json!(1e300), json!(1e-60)] {
+            let error = caps("gemma2", json!({"attn_logit_softcapping": wrong})).unwrap_err().to_string();
+            assert!(error.contains("attn_logit_softcapping"), "{error}");
         }
     }
 

@@ -75,6 +75,9 @@ pub(crate) struct GgufFamily {
     pub(crate) halves: Option<(&'static str, [&'static str; 2])>,
     /// llama.cpp's graph turns no queries and keys in every n-th block, if in some; else in all.
     pub(crate) still: Option<usize>,
+    /// The soft caps of scores and of logits that llama.cpp's graph has where the file does not say them; None where it
+    /// has none.
+    pub(crate) caps: Option<[f64; 2]>,
     /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
     /// mixtures of quantised types.
     pub(crate) few_values: Option<usize>,
@@ -90,14 +93,14 @@ pub(crate) enum Windows {
         /// one.
         always: bool,
     },
-    /// Every n-th block sees everything, the others a window, with a rotation of their own.
+    /// Every n-th block sees everything, the others a window.
     Periodic {
         /// n, where the file does not say it.
         period: usize,
         /// Positions of the window, where the file does not say it.
         window: usize,
-        /// The base of the rotation within windows, where the file does not say it.
-        theta: f64,
+        /// The base of the rotation within windows, where the file does not say it; None where all blocks turn alike.
+        theta: Option<f64>,
     },
 }
 
@@ -114,5 +117,6 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     multipliers: &[],
     halves: None,
     still: None,
+    caps: None,
     few_values: None,
 };

@@ -63,6 +63,8 @@ CASES = {
     "ensured": ("qwen3", 814, dict(r=3, lora_alpha=5, target_modules=["lm_head", "q_proj"], ensure_weight_tying=True, use_dora=True)),
     # A factor on the embedding, on what branches add and on the logits; gate and up are one matrix.
     "multiplied": ("granite4", 815, dict(r=3, lora_alpha=5, target_modules=["q_proj", "input_linear", "output_linear", "embed_tokens", "lm_head"])),
+    # Soft caps of scores and logits, the output matrix adapted too.
+    "capped": ("gemma2", 815, dict(r=2, lora_alpha=5, target_modules=[*LINEAR, "lm_head"])),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }
