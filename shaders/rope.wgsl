@@ -11,9 +11,11 @@ struct Params {
     ld: u32,        // (H + 2 KV) DP
     eps: f32,
     pages: u32,     // row distance of the page table in decode
+    beta: f32,      // with GROWS: queries are multiplied by 1 + beta ln(1 + floor(position / span))
+    span: u32,
 }
 
-//@ forward rotate
+//@ forward rotate growth
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> raw: array<f32>;          // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
@@ -50,7 +52,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     rotate(head, scale);
 }
 
-//@ decode rotate operand
+//@ decode rotate growth operand
 // Row b of a decoding step: q and k turn in place; k and v go to the row's own slot of the paged arena too.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> raw: array<f32>;    // [B, (H + 2 KV) DP]
@@ -95,7 +97,7 @@ fn decode(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ backward
+//@ backward growth
 // The rotation's transpose, then the norm's derivative.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
@@ -126,6 +128,7 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let which = select(0u, HD, h >= p.heads);
     let half = ROT / 2u;
     let turn = (start[t] + pos[t]) * LDA;
+    let grow = growth(pos[t], h >= p.heads);
     var sum = 0.0;
     var scale = 1.0;
     if QK_NORM == 1u {
@@ -134,8 +137,8 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var d = 0u; d < half; d++) {
         let c = angle[turn + d];
         let s = angle[turn + half + d];
-        var a = dy[at + d] * c + dy[at + d + half] * s;
-        var b = dy[at + d + half] * c - dy[at + d] * s;
+        var a = grown(dy[at + d] * c + dy[at + d + half] * s, grow);
+        var b = grown(dy[at + d + half] * c - dy[at + d] * s, grow);
         if QK_NORM == 1u {
             a *= f32(OFFSET) + gain[which + d];
             b *= f32(OFFSET) + gain[which + d + half];
@@ -145,7 +148,7 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         dx[at + d + half] = b * scale;
     }
     for (var d = ROT; d < HD; d++) {
-        var v = dy[at + d];
+        var v = grown(dy[at + d], grow);
         if QK_NORM == 1u {
             v *= f32(OFFSET) + gain[which + d];
             sum += v * raw[at + d];
@@ -163,7 +166,7 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ backward_gain
+//@ backward_gain growth
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;           // [T, (H + 2 KV) DP]
 @group(0) @binding(2) var<storage, read> pos: array<u32>;          // [T]
@@ -185,6 +188,7 @@ fn backward_gain(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
     var sum = 0.0;
     for (var t = 0u; t < p.rows; t++) {
         let turn = (start[t] + pos[t]) * LDA;
+        let grow = growth(pos[t], i >= HD);
         for (var h = first; h < first + count; h++) {
             let at = t * p.ld + h * DP;
             var turned = dy[at + d];
@@ -193,7 +197,7 @@ fn backward_gain(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
             } else if d < ROT {
                 turned = turned * angle[turn + d - half] - dy[at + d - half] * angle[turn + d];
             }
-            sum += turned * raw[at + d] * inv[t * (p.heads + p.kv_heads) + h];
+            sum += grown(turned, grow) * raw[at + d] * inv[t * (p.heads + p.kv_heads) + h];
         }
     }
     dgain[i] += sum;

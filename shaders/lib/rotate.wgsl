@@ -24,16 +24,17 @@ fn normed(head: Head, scale: f32, d: u32) -> f32 {
 fn rotate(head: Head, scale: f32) {
     let half = ROT / 2u;
     let turn = (start[head.row] + pos[head.row]) * LDA;
+    let grow = growth(pos[head.row], head.is_key);
     for (var d = 0u; d < half; d++) {
         let a = normed(head, scale, d);
         let b = normed(head, scale, d + half);
         let c = angle[turn + d];
         let s = angle[turn + half + d];
-        put(head, d, a * c - b * s);
-        put(head, d + half, b * c + a * s);
+        put(head, d, grown(a * c - b * s, grow));
+        put(head, d + half, grown(b * c + a * s, grow));
     }
     for (var d = ROT; d < HD; d++) {
-        put(head, d, normed(head, scale, d));
+        put(head, d, grown(normed(head, scale, d), grow));
     }
     for (var d = HD; d < DP; d++) {
         put(head, d, 0.0);

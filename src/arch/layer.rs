@@ -42,6 +42,17 @@ pub struct Attention {
     pub query_scale: Option<f32>,
     /// The scores' soft cap: they become cap · tanh(score / cap) (Gemma 2).
     pub score_cap: Option<f32>,
+    /// How queries grow with their position, if they do.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// The factor on queries by their position: 1 + beta ln(1 + floor(position / span)) (Llama 4, Ministral 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryGrowth {
+    /// The factor's slope.
+    pub beta: f32,
+    /// Positions of one step, at least 1.
+    pub span: u32,
 }
 
 /// Where a block normalises, by RMSNorm.

@@ -1,6 +1,6 @@
 //! The shape of a whole decoder: what its blocks share, and the list of the blocks.
 
-use super::layer::{Layer, Mixer, Mlp};
+use super::layer::{Layer, Mixer, Mlp, QueryGrowth};
 use crate::{Error, Result};
 
 /// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
@@ -100,6 +100,8 @@ pub struct Alike {
     pub query_scale: Option<f32>,
     /// The scores' soft cap.
     pub score_cap: Option<f32>,
+    /// How queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
     /// F, the width of the MLP in channels.
     pub width: usize,
 }
@@ -133,8 +135,8 @@ impl Arch {
         let of = |layer: &Layer| {
             let (Mixer::Attention(a), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
             let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
-            let (query_scale, score_cap) = (a.query_scale, a.score_cap);
-            Alike { heads, kv_heads, head_dim, query_scale, score_cap, width: mlp.width }
+            let (query_scale, score_cap, query_growth) = (a.query_scale, a.score_cap, a.query_growth);
+            Alike { heads, kv_heads, head_dim, query_scale, score_cap, query_growth, width: mlp.width }
         };
         let all: Vec<Alike> = self.layers.iter().map(of).collect();
         let first = *all.first().ok_or_else(|| Error::Input("a model without layers".into()))?;

@@ -19,8 +19,8 @@ pub struct Source {
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage
     /// type, which the constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels`
-    /// once per UNIT of them, `cap` with and without CAP, `fragment` once per SIZE of the device's matrix units,
-    /// `lanes` for lanes that load for each other and for those that do not.
+    /// once per UNIT of them, `cap` with and without CAP, `growth` with and without GROWS, `fragment` once per SIZE of the
+    /// device's matrix units, `lanes` for lanes that load for each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -62,8 +62,8 @@ const INSERTS: &[(&str, &str, &str)] = &[(
 type Choice = (u32, &'static str);
 
 /// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are
-/// stored, how the channels of attention's heads are read, whether scores and logits have a soft cap, the size of
-/// matrix units, and how many lanes load for each other.
+/// stored, how the channels of attention's heads are read, whether scores and logits have a soft cap, whether
+/// queries grow with their position, the size of matrix units, and how many lanes load for each other.
 const CHOICES: &[(&str, &str, &[Choice])] = &[
     (
         "operand",
@@ -95,6 +95,14 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         "cap",
         "CAP",
         &[(0, include_str!("../../shaders/lib/cap.none.wgsl")), (1, include_str!("../../shaders/lib/cap.tanh.wgsl"))],
+    ),
+    (
+        "growth",
+        "GROWS",
+        &[
+            (0, include_str!("../../shaders/lib/growth.none.wgsl")),
+            (1, include_str!("../../shaders/lib/growth.log.wgsl")),
+        ],
     ),
     (
         "fragment",

@@ -136,7 +136,7 @@ pub(crate) fn step(rec: &mut Recorder, raw: &Tensor, place: &Rotary, arena: &Are
     let traits = Traits::of(rec);
     // 8 bindings have no room for sections of the angles.
     let within = |turn: &Turn| turn.from_zero && turns_within(&traits, heads, turn.angle.cols());
-    let Some(turn) = place.turn.filter(|turn| within(turn)) else {
+    let Some(turn) = place.turn.filter(|turn| place.growth.is_none() && within(turn)) else {
         rope::decode(rec, place, raw, rows, arena)?;
         return forward(rec, raw, heads, arena, rows);
     };
@@ -339,7 +339,8 @@ fn compare_step(
         let inv_freq: Vec<f32> = (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
         let turn = Turn::new(t.gpu, rope::angles(t.gpu, &[(&inv_freq, longest)], 1.0)?, &vec![0; b])?;
         let weight = Gain { weight: &gain, plus_one: true };
-        let place = Rotary { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm: normed.then_some((weight, 1e-6)) };
+        let qk_norm = normed.then_some((weight, 1e-6));
+        let place = Rotary { heads: h, pos: &rows.pos, turn: Some(&turn), qk_norm, growth: None };
         let o = step(&mut t.rec, &raw, &place, &arena, &rows)?;
         let written = match kv {
             KvType::F32 => {
@@ -489,7 +490,7 @@ mod tests {
                 let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scores: Scores::default() };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
                 let turn = Turn::new(&gpu, angle, &[0]).unwrap();
-                let place = Rotary { heads, pos: &pos, turn: Some(&turn), qk_norm: None };
+                let place = Rotary { heads, pos: &pos, turn: Some(&turn), qk_norm: None, growth: None };
                 let (raw, mut rec) = (gpu.zeros(1, heads.width()).unwrap(), gpu.record());
                 step(&mut rec, &raw, &place, &arena, &rows).unwrap();
                 let fused = gpu.has_lanes() && head_dim == 64;

@@ -83,7 +83,7 @@ fn heads_that_do_not_fit_are_refused() {
     let (pos, few) = (t.ids(3), t.ids(2));
     let turn = |turned: usize, starts: usize| Turn::new(&gpu, t.room(4, turned), &vec![0; starts]).unwrap();
     let (fine, narrow, short) = (turn(8, 3), turn(10, 3), turn(8, 2));
-    let place = Rotary { heads: HEADS, pos: &pos, turn: Some(&fine), qk_norm: None };
+    let place = Rotary { heads: HEADS, pos: &pos, turn: Some(&fine), qk_norm: None, growth: None };
     let gain = t.room(1, 8);
     let qk_norm = Some((Gain { weight: &gain, plus_one: false }, 1e-6));
     for (says, place) in [

@@ -8,7 +8,8 @@ use super::rms_norm::Gain;
 use super::scores::Scores;
 use super::sizes::{lanes, stream};
 use super::way::{Constant, Traits, Way};
-use crate::gpu::Value::{Float, Size};
+use crate::arch::QueryGrowth;
+use crate::gpu::Value::{Float, Size, Word};
 use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -110,26 +111,34 @@ pub(super) fn norm_constants(norm: Option<bool>) -> [Constant; 2] {
     [("QK_NORM", u32::from(norm.is_some())), ("OFFSET", u32::from(norm == Some(true)))]
 }
 
-/// The pipeline for heads of which `turned` channels turn.
-fn way(traits: &Traits, entry: &'static str, (heads, turned): (Heads, usize), norm: Option<bool>) -> Way {
+/// The pipeline for heads of which `turned` channels turn, of queries that grow with their position where `grows`.
+fn way(traits: &Traits, entry: &'static str, (heads, turned): (Heads, usize), norm: Option<bool>, grows: bool) -> Way {
     let sizes = [
         ("HD", heads.head_dim as u32),
         ("DP", heads.padded() as u32),
         ("ROT", turned as u32),
         ("LDA", pad4(turned).max(4) as u32),
     ];
-    Way::new(&SOURCE, traits, entry, [&sizes[..], &norm_constants(norm)].concat())
+    let growth = grows.then_some(("GROWS", 1));
+    Way::new(&SOURCE, traits, entry, [&sizes[..], &norm_constants(norm), growth.as_slice()].concat())
+}
+
+/// Whether queries grow, for the list of pipelines: of few heads both.
+fn grows((heads, turned): (Heads, usize)) -> &'static [bool] {
+    if [(10, 6), (64, 64)].contains(&(heads.head_dim, turned)) { &[false, true] } else { &[false] }
 }
 
 fn ways(traits: &Traits) -> Vec<Way> {
     let mut all = Vec::new();
     for example in EXAMPLES {
         for norm in [None, Some(false), Some(true)] {
-            all.extend(["forward", "backward"].map(|entry| way(traits, entry, example, norm)));
-            all.extend(KvType::ALL.map(|kv| decode_way(way(traits, "decode", example, norm), kv)));
+            for grows in grows(example) {
+                all.extend(["forward", "backward"].map(|entry| way(traits, entry, example, norm, *grows)));
+                all.extend(KvType::ALL.map(|kv| decode_way(way(traits, "decode", example, norm, *grows), kv)));
+                // Without a norm there is no gain.
+                all.extend(norm.is_some().then(|| way(traits, "backward_gain", example, norm, *grows)));
+            }
         }
-        // Without a norm there is no gain.
-        all.extend([false, true].map(|plus_one| way(traits, "backward_gain", example, Some(plus_one))));
     }
     all
 }
@@ -151,12 +160,14 @@ pub(crate) struct Rotary<'a> {
     pub turn: Option<&'a Turn>,
     /// Gains of the QK-norm, `[2 head_dim]` (q first), and its eps.
     pub qk_norm: Option<(Gain<'a>, f32)>,
+    /// How queries grow with their position.
+    pub growth: Option<QueryGrowth>,
 }
 
 impl<'a> Rotary<'a> {
     fn way(&self, rec: &Recorder, entry: &'static str) -> Way {
         let turned = self.turn.map_or(0, |t| t.angle.cols());
-        way(&Traits::of(rec), entry, (self.heads, turned), self.norm())
+        way(&Traits::of(rec), entry, (self.heads, turned), self.norm(), self.growth.is_some())
     }
 
     /// Whether q and k are normalised, and then whether 1 is added to the gain.
@@ -178,10 +189,11 @@ impl<'a> Rotary<'a> {
     }
 
     /// `pages` is the row distance of the page table, which only [`decode`] has.
-    fn params(&self, x: &Tensor, pages: usize) -> Result<[Param<'static>; 6]> {
+    fn params(&self, x: &Tensor, pages: usize) -> Result<[Param<'static>; 8]> {
         self.expect(x)?;
         let h = &self.heads;
         let eps = self.qk_norm.map_or(0.0, |(_, e)| e);
+        let QueryGrowth { beta, span } = self.growth.unwrap_or(QueryGrowth { beta: 0.0, span: 1 });
         Ok([
             ("rows", Size(x.rows())),
             ("heads", Size(h.heads)),
@@ -189,6 +201,8 @@ impl<'a> Rotary<'a> {
             ("ld", Size(x.ld())),
             ("eps", Float(eps)),
             ("pages", Size(pages)),
+            ("beta", Float(beta)),
+            ("span", Word(span.max(1))),
         ])
     }
 
@@ -352,6 +366,17 @@ pub(crate) fn twin_backward(
     (dx, dgain)
 }
 
+/// Rows `[T, H + 2 KV, head_dim]` whose queries grow with their position; what follows [`twin`] and goes before
+/// [`twin_backward`].
+fn grown(mut x: Vec<f64>, heads: Heads, pos: &[u32], growth: Option<QueryGrowth>) -> Vec<f64> {
+    let Some(QueryGrowth { beta, span }) = growth else { return x };
+    for (row, pos) in x.chunks_exact_mut((heads.heads + 2 * heads.kv_heads) * heads.head_dim).zip(pos) {
+        let factor = 1.0 + f64::from(beta) * f64::from(1 + pos / span).ln();
+        row[..heads.heads * heads.head_dim].iter_mut().for_each(|x| *x *= factor);
+    }
+    x
+}
+
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, heads, kv_heads, head_dim, turned) in [
@@ -363,10 +388,13 @@ fn cases() -> Vec<Case> {
         (601, 2, 1, 16, 16),
         (3, 1, 1, 256, 256),
     ] {
-        for (normed, plus_one) in [(false, false), (true, false), (true, true)] {
-            let h = Heads { heads, kv_heads, head_dim };
+        let h = Heads { heads, kv_heads, head_dim };
+        let norms = [(false, false), (true, false), (true, true)];
+        let growths = grows((h, turned)).iter().map(|grows| grows.then_some(QueryGrowth { beta: 0.3, span: 90 }));
+        for ((normed, plus_one), growth) in growths.flat_map(|growth| norms.map(|norm| (norm, growth))) {
             let shape = format!("{rows}x{heads}/{kv_heads}x{head_dim}");
-            let options = format!("turned={turned} norm={normed} plus_one={plus_one}");
+            let grows = growth.is_some();
+            let options = format!("turned={turned} norm={normed} plus_one={plus_one} grows={grows}");
             all.push(Case::new(format!("forward, backward and decode {shape} {options}"), 1e-5, move |t| {
                 let inv_freq: Vec<f32> =
                     (0..turned / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / turned as f32)).collect();
@@ -388,7 +416,7 @@ fn cases() -> Vec<Case> {
                 let positions = t.gpu.vector(&pos)?;
                 let gain = Gain { weight: &gain, plus_one };
                 let qk_norm = normed.then_some((gain, 1e-6));
-                let place = Rotary { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm };
+                let place = Rotary { heads: h, pos: &positions, turn: turn.as_ref(), qk_norm, growth };
                 let (y, inv) = forward(&mut t.rec, &place, &raw)?;
                 // The same rows as a decoding step, their pages in falling order.
                 let (pages, width) = (900usize.div_ceil(PAGE), kv_heads * h.padded());
@@ -418,7 +446,8 @@ fn cases() -> Vec<Case> {
                 let dx = backward(&mut t.rec, &place, &raw, &inv, &dy, Some(&dgain))?;
                 let hg = if normed { super::rms_norm::whole(&hg, plus_one) } else { Vec::new() };
                 let eps = f64::from(1e-6f32);
-                let turned = pad_heads(&twin(&host, h, &felt, &inv_freq, &hg, eps), head_dim);
+                let turned = grown(twin(&host, h, &felt, &inv_freq, &hg, eps), h, &pos, growth);
+                let turned = pad_heads(&turned, head_dim);
                 // Columns of every row: what is left of q, k and v heads.
                 let columns = |from: &[f64], first: usize, count: usize| -> Vec<f64> {
                     let rows = from.chunks_exact(h.width());
@@ -432,7 +461,7 @@ fn cases() -> Vec<Case> {
                     turned.chunks_exact(h.width()).zip(all.chunks_exact(h.width())).flat_map(qk).collect()
                 });
                 t.expect("y", &y, || turned.clone());
-                let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &hdy);
+                let (wx, wg) = twin_backward(&host, h, &felt, &inv_freq, &hg, eps, &grown(hdy, h, &pos, growth));
                 t.expect("dx", &dx, || pad_heads(&wx, head_dim));
                 if normed {
                     t.expect("dgain", &dgain, || wg);

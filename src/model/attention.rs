@@ -34,7 +34,8 @@ fn place<'a>(
         true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
         false => None,
     };
-    Ok(Rotary { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm })
+    let growth = attention.query_growth;
+    Ok(Rotary { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm, growth })
 }
 
 /// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass.

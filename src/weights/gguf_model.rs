@@ -202,7 +202,10 @@ impl Head<'_> {
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
         set("rms_norm_eps", json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
         set("tie_word_embeddings", json!(!weights.contains("lm_head.weight")));
-        let rope = self.rope(rotated.unwrap_or(head_dim), weights)?;
+        let mut rope = self.rope(rotated.unwrap_or(head_dim), weights)?;
+        if let Some(beta) = self.number("attention.temperature_scale")?.filter(|_| self.known.grows) {
+            rope["llama_4_scaling_beta"] = json!(beta);
+        }
         let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
         match self.known.windows {
             Windows::Never => set("rope_parameters", rope),
@@ -301,6 +304,9 @@ impl Head<'_> {
                         if let Some(value) = scaling(stored)? {
                             rope[key] = json!(value);
                         }
+                    }
+                    if let Some(divisor) = scaling("yarn_log_multiplier")?.filter(|x| self.known.grows && *x != 0.0) {
+                        (rope["mscale"], rope["mscale_all_dim"]) = (json!(1.0), json!(divisor));
                     }
                 }
             }

@@ -11,7 +11,7 @@ use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows};
-use crate::arch::{Alike, Arch, Dtype, Layer, Mixer};
+use crate::arch::{Alike, Arch, Dtype, Layer, Mixer, QueryGrowth};
 use crate::{Error, Result};
 
 /// Fewest values that are worth a thread of their own.
@@ -230,6 +230,7 @@ impl Model<'_> {
             self.number(stored, self.config.get(*key).and_then(Value::as_f64).unwrap_or(1.0));
         }
         self.caps()?;
+        self.growth(&rope)?;
         let windows: Vec<Option<usize>> = self
             .arch
             .layers
@@ -309,6 +310,30 @@ impl Model<'_> {
         Ok(())
     }
 
+    /// How queries grow with their position: llama.cpp's graph takes the steps from YaRN's first context.
+    fn growth(&mut self, rope: &Value) -> Result<()> {
+        let Some(QueryGrowth { beta, span }) = self.alike.query_growth else { return Ok(()) };
+        let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str);
+        if !self.known.grows || kind != Some("yarn") {
+            return Err(self.cannot(format!("queries grow every {span} positions with rope_type {kind:?}")));
+        }
+        self.number("attention.temperature_scale", f64::from(beta));
+        Ok(())
+    }
+
+    /// Writes by what YaRN's growth of q and k is divided, where the graph reads that; says whether it does.
+    fn yarn_divisor(&mut self, number: &dyn Fn(&str) -> Option<f64>) -> Result<bool> {
+        if self.known.grows {
+            let divisor = match (number("mscale").unwrap_or(0.0), number("mscale_all_dim").unwrap_or(0.0)) {
+                (0.0, _) | (_, 0.0) => 0.0,
+                (1.0, divisor) => divisor,
+                (mscale, _) => return Err(self.cannot(format!("rope parameter mscale is {mscale}"))),
+            };
+            self.number("rope.scaling.yarn_log_multiplier", divisor);
+        }
+        Ok(self.known.grows)
+    }
+
     /// A window of every block, which llama.cpp's graphs of these families leave out.
     fn window(&mut self, window: usize) -> Result<()> {
         if (1..self.arch.max_position_embeddings).contains(&window) {
@@ -368,7 +393,8 @@ impl Model<'_> {
                 self.string("rope.scaling.type", kind);
                 self.number("rope.scaling.factor", number("factor").unwrap_or(1.0));
                 if kind == "yarn" {
-                    let special = ["attention_factor", "mscale", "mscale_all_dim", "truncate"];
+                    let special = ["attention_factor", "truncate", "mscale", "mscale_all_dim"];
+                    let special = &special[..if self.yarn_divisor(&number)? { 2 } else { 4 }];
                     if let Some(key) = special.iter().find(|key| rope.get(**key).is_some_and(|v| !v.is_null())) {
                         return Err(self.cannot(format!("rope parameter {key} is set")));
                     }

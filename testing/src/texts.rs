@@ -29,8 +29,11 @@ pub fn texts() -> Result<Vec<Text>, selfreward::Error> {
     Ok(all)
 }
 
-/// An entry point of a text, with or without what not every device has and what few models have, a soft cap: what is
-/// chosen of those without it does not depend on those with it.
+/// Constants of few models' pipelines.
+const RARE: [&str; 2] = ["CAP", "GROWS"];
+
+/// An entry point of a text, with or without what not every device has and what few models have: what is chosen of those
+/// without it does not depend on those with it.
 type Entry = (&'static str, Variant, [bool; 2], &'static str);
 
 /// A constant's name and its value, None where a pipeline does not have it.
@@ -46,8 +49,8 @@ const MOST: usize = 6;
 const PAIRED: usize = 4;
 
 fn entry(way: &Way) -> Entry {
-    let capped = way.constants.iter().any(|(name, _)| *name == "CAP");
-    (way.source.name, way.variant, [way.is_optional(), capped], way.entry)
+    let rare = way.constants.iter().any(|(name, _)| RARE.contains(name));
+    (way.source.name, way.variant, [way.is_optional(), rare], way.entry)
 }
 
 /// The values that each constant has in an entry point.

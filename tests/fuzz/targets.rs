@@ -60,7 +60,7 @@ pub(crate) const TARGETS: &[Target] = &[
             let mut seeds = Vec::new();
             let path = folder.join("model.gguf");
             let tokenizers = ["bytelevel", "metaspace"].map(|name| golden(&format!("tokenizers/{name}")));
-            for model_type in ["llama", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"] {
+            for model_type in ["llama", "qwen3", "mistral", "phi3", "ministral3", "gemma2", "gemma3_text"] {
                 for (folder, dtype) in tokenizers.iter().zip([Dtype::F32, Dtype::Q8_0]) {
                     let text = Text::open(folder).unwrap();
                     let mut config = config(model_type);

@@ -5,7 +5,8 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, Rope, Stretch, family,
+    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QueryGrowth, Rope, Stretch,
+    family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -32,6 +33,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             qk_norm: true,
             query_scale: Some(0.25),
             score_cap: Some(1.5),
+            query_growth: Some(QueryGrowth { beta: 0.4, span: 7 }),
         }),
         norms: Norms::BeforeAndAfter,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),

@@ -177,7 +177,7 @@ const ROUNDED: [(Half, [f64; 3]); 2] = [(Half::Bf16, [2e-2, 5e-2, 1e-2]), (Half:
 #[test]
 fn rounded_weights_stay_within_their_tolerances() {
     let gpu = open(None);
-    for name in ["tied", "llama", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "smollm3"] {
+    for name in ["tied", "llama", "qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "smollm3"] {
         let source = golden(name);
         let load = |storage| Model::load_as(&gpu, &source, storage).unwrap();
         let exact = logits(&gpu, &load(Storage::F32));

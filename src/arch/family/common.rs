@@ -119,6 +119,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         qk_norm: false,
         query_scale: None,
         score_cap: None,
+        query_growth: None,
     };
     let width = keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size);
     let layer = Layer {

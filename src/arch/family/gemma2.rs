@@ -11,6 +11,7 @@ use crate::{Error, Result};
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
+    peculiar: "norms around each branch, soft caps, a window in every other block",
     pad_token_id: Some(0),
     activation: ("hidden_activation", "gelu_pytorch_tanh"),
     defaults: Defaults {

@@ -10,6 +10,8 @@ mod gemma3;
 mod granite;
 mod keys;
 mod llama;
+mod ministral;
+mod ministral3;
 mod mistral;
 mod names;
 mod phi3;
@@ -36,6 +38,8 @@ pub const FAMILIES: &[Family] = &[
     granite::GRANITE,
     granite::GRANITE_4,
     llama::FAMILY,
+    ministral::FAMILY,
+    ministral3::FAMILY,
     mistral::FAMILY,
     phi3::FAMILY,
     qwen2::FAMILY,

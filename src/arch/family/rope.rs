@@ -43,7 +43,8 @@ pub(super) fn rope(keys: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
     scaled(&Keys(&Value::Object(all)), context)
 }
 
-fn parameters<'a>(keys: &Keys<'a>) -> Result<Option<&'a Value>> {
+/// The object that holds a configuration's rope parameters.
+pub(super) fn parameters<'a>(keys: &Keys<'a>) -> Result<Option<&'a Value>> {
     let object = |key| keys.typed(key, "an object", |v: &Value| v.is_object().then_some(v));
     Ok(object("rope_scaling")?.or(object("rope_parameters")?))
 }

@@ -78,6 +78,9 @@ pub(crate) struct GgufFamily {
     /// The soft caps of scores and of logits that llama.cpp's graph has where the file does not say them; None where it
     /// has none.
     pub(crate) caps: Option<[f64; 2]>,
+    /// Whether the file may say that queries grow with their position, and by which factor YaRN's growth of q and k is
+    /// divided.
+    pub(crate) grows: bool,
     /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
     /// mixtures of quantised types.
     pub(crate) few_values: Option<usize>,
@@ -118,5 +121,6 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     halves: None,
     still: None,
     caps: None,
+    grows: false,
     few_values: None,
 };

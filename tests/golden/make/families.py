@@ -9,8 +9,8 @@ hold a model and its logits alone: one set of weights under several kinds of rop
 import copy, json, os, shutil, sys
 import torch, transformers, safetensors
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig, MistralConfig,
-                          Olmo2Config, Olmo3Config, Phi3Config, Qwen2Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
+                          Ministral3Config, MinistralConfig, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, Qwen2Config, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -58,6 +58,15 @@ CASES = {
                                rope_parameters={"sliding_attention": dict(default),
                                                 "full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
                                                                    "beta_slow": 1.0, "original_max_position_embeddings": 16}})),
+    # Queries that grow every 16 positions.
+    "ministral3": (717, Ministral3Config(**common, vocab_size=62, hidden_size=22, intermediate_size=27, num_attention_heads=4, num_key_value_heads=2,
+                                         head_dim=10, sliding_window=29, tie_word_embeddings=True,
+                                         rope_parameters={"rope_type": "yarn", "rope_theta": 1e6, "factor": 8.0, "original_max_position_embeddings": 16,
+                                                          "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 0.5,
+                                                          "llama_4_scaling_beta": 0.4})),
+    # The same without growth of the queries: a window in one of the blocks.
+    "ministral": (718, MinistralConfig(**common, vocab_size=62, hidden_size=22, intermediate_size=27, num_attention_heads=4, num_key_value_heads=2,
+                                       head_dim=10, sliding_window=7, layer_types=["full_attention", "sliding_attention"], rope_parameters=default)),
     # Caps that scores and logits come near to.
     "gemma2": (716, Gemma2Config(**{**common, "num_hidden_layers": 3}, vocab_size=63, hidden_size=21, intermediate_size=30, num_attention_heads=3,
                                  num_key_value_heads=1, head_dim=14, query_pre_attn_scalar=11, sliding_window=6, attn_logit_softcapping=1.25,
