@@ -19,8 +19,8 @@ pub struct Source {
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage
     /// type, which the constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels`
-    /// once per UNIT of them, `cap` with and without CAP, `growth` with and without GROWS, `fragment` once per SIZE of the
-    /// device's matrix units, `lanes` for lanes that load for each other and for those that do not.
+    /// once per UNIT of them, `cap` with and without CAP, `growth` with and without GROWS, `fragment` once per SIZE of
+    /// the device's matrix units, `lanes` for lanes that load for each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,

@@ -32,8 +32,8 @@ pub fn texts() -> Result<Vec<Text>, selfreward::Error> {
 /// Constants of few models' pipelines.
 const RARE: [&str; 2] = ["CAP", "GROWS"];
 
-/// An entry point of a text, with or without what not every device has and what few models have: what is chosen of those
-/// without it does not depend on those with it.
+/// An entry point of a text, with or without what not every device has and what few models have: what is chosen of
+/// those without it does not depend on those with it.
 type Entry = (&'static str, Variant, [bool; 2], &'static str);
 
 /// A constant's name and its value, None where a pipeline does not have it.
