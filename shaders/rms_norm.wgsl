@@ -1,6 +1,6 @@
-// h = x + delta (where ADD), y = h / sqrt(mean(h^2) + eps) * (OFFSET + gain). RMSNorm: arXiv 1910.07467, eq. 4; OFFSET
-// is 1 for Gemma, which stores the gain's distance from 1. forward overwrites; backward adds to dh where ADD and
-// overwrites it elsewhere, backward_gain adds to dgain.
+// h = x + delta (where ADD is 1), y = h / sqrt(mean(h^2) + eps) * (OFFSET + gain), + delta where ADD is 2. RMSNorm:
+// arXiv 1910.07467, eq. 4; OFFSET is 1 for Gemma, which stores the gain's distance from 1. forward overwrites; backward
+// adds to dh where ADD and overwrites it elsewhere, backward_gain adds to dgain.
 struct Params {
     rows: u32,  // T
     cols: u32,  // D
@@ -39,7 +39,11 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         if ADD == 1u {
             v += delta[t * p.ld4 + i];
         }
-        y[t * p.ld4 + i] = v * scale * (f32(OFFSET) + gain[i]);
+        v = v * scale * (f32(OFFSET) + gain[i]);
+        if ADD == 2u {
+            v += delta[t * p.ld4 + i];
+        }
+        y[t * p.ld4 + i] = v;
     }
     if lane == 0u {
         inv[t] = scale;

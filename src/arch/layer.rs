@@ -36,8 +36,8 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// Whether the output projection has a bias.
     pub o_bias: bool,
-    /// Whether each head of q and k is normalised before the rotation, by RMSNorm (Qwen 3, Gemma 3).
-    pub qk_norm: bool,
+    /// How q and k are normalised before the rotation, by RMSNorm; not if None.
+    pub qk_norm: Option<QkNorm>,
     /// The factor on the scores; head_dim^-0.5 if None.
     pub query_scale: Option<f32>,
     /// The scores' soft cap: they become cap · tanh(score / cap) (Gemma 2).
@@ -55,6 +55,15 @@ pub struct QueryGrowth {
     pub span: u32,
 }
 
+/// Over what the norms of q and of k go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head is normalised by itself, all heads with the same gains (Qwen 3, Gemma 3).
+    Heads,
+    /// All heads are normalised together (OLMo 2).
+    Whole,
+}
+
 /// Where a block normalises, by RMSNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
@@ -62,6 +71,9 @@ pub enum Norms {
     Before,
     /// So it is, and the output of each branch is normalised before it joins the stream (Gemma 3).
     BeforeAndAfter,
+    /// The stream is read as it is, and the output of each branch is normalised (OLMo 2). Such a model has no factor on
+    /// what branches add.
+    After,
 }
 
 /// What works on each position by itself.

@@ -3,8 +3,8 @@
 use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
-    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, rms_norm, rope, rows, sample, softcap,
-    swiglu, transpose,
+    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, qk_norm, rms_norm, rope, rows, sample,
+    softcap, swiglu, transpose,
 };
 
 /// Every kernel.
@@ -18,6 +18,7 @@ pub const ALL: &[Kernel] = &[
     column_sum::KERNEL,
     columns::KERNEL,
     lora::KERNEL,
+    qk_norm::KERNEL,
     rope::KERNEL,
     attention::KERNEL,
     attention_backward::KERNEL,

@@ -34,6 +34,7 @@ pub(crate) mod matmul_matrix;
 mod matmul_way;
 pub mod peak;
 mod product;
+pub(crate) mod qk_norm;
 pub mod quants;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

@@ -19,15 +19,16 @@ static SOURCE: Source = Source {
 pub(crate) const KERNEL: Kernel =
     Kernel { source: || &SOURCE, about: "residual addition and RMSNorm", ways, ordered: &[], cases };
 
-fn way(traits: &Traits, entry: &'static str, add: bool, plus_one: bool) -> Way {
-    Way::new(&SOURCE, traits, entry, [("ADD", u32::from(add)), ("OFFSET", u32::from(plus_one))])
+fn way(traits: &Traits, entry: &'static str, add: u32, plus_one: bool) -> Way {
+    Way::new(&SOURCE, traits, entry, [("ADD", add), ("OFFSET", u32::from(plus_one))])
 }
 
 fn ways(traits: &Traits) -> Vec<Way> {
     let mut all = vec![Way::new(&SOURCE, traits, "backward_gain", [])];
-    for (add, plus_one) in [(false, false), (false, true), (true, false), (true, true)] {
+    for (add, plus_one) in [(0, false), (0, true), (1, false), (1, true)] {
         all.extend(["forward", "backward"].map(|entry| way(traits, entry, add, plus_one)));
     }
+    all.extend([false, true].map(|plus_one| way(traits, "forward", 2, plus_one)));
     all
 }
 
@@ -60,8 +61,7 @@ fn params(x: &Tensor, eps: f32) -> [Param<'static>; 4] {
 /// # Errors
 /// Shapes that do not fit; out of memory.
 pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, gain: Gain, eps: f32) -> Result<Norm> {
-    gain.weight.expect_shape("RMSNorm's gain", 1, x.cols())?;
-    let gpu = rec.gpu();
+    let (add, gpu) = (u32::from(delta.is_some()), rec.gpu());
     let (y, inv) = (gpu.empty(x.rows(), x.cols())?, gpu.empty(1, x.rows())?);
     let h = match delta {
         Some(d) => {
@@ -70,17 +70,43 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Tensor, delta: Option<&Tensor>, ga
         }
         None => gpu.empty(1, 4)?,
     };
-    let way = way(&Traits::of(rec), "forward", delta.is_some(), gain.plus_one);
+    launch(rec, add, x, delta.unwrap_or(x), gain, eps, [&h, &y, &inv])?;
+    Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
+}
+
+/// stream + norm(x) * gain as the norm's rows y, where a branch is normalised before it joins the stream; all are
+/// `[T, D]`.
+///
+/// # Errors
+/// Shapes that do not fit; out of memory.
+pub(crate) fn onto(rec: &mut Recorder, x: &Tensor, stream: &Tensor, gain: Gain, eps: f32) -> Result<Norm> {
+    stream.expect_shape("RMSNorm's residual", x.rows(), x.cols())?;
+    let gpu = rec.gpu();
+    let (y, inv, unused) = (gpu.empty(x.rows(), x.cols())?, gpu.empty(1, x.rows())?, gpu.empty(1, 4)?);
+    launch(rec, 2, x, stream, gain, eps, [&unused, &y, &inv])?;
+    Ok(Norm { h: x.clone(), y, inv })
+}
+
+fn launch(
+    rec: &mut Recorder,
+    add: u32,
+    x: &Tensor,
+    delta: &Tensor,
+    gain: Gain,
+    eps: f32,
+    [h, y, inv]: [&Tensor; 3],
+) -> Result<()> {
+    gain.weight.expect_shape("RMSNorm's gain", 1, x.cols())?;
+    let way = way(&Traits::of(rec), "forward", add, gain.plus_one);
     rec.launch(Launch {
         source: way.source,
         entry: way.entry,
         constants: way.constants,
         params: &params(x, eps),
-        bind: &[x, delta.unwrap_or(x), gain.weight, &h, &y, &inv],
+        bind: &[x, delta, gain.weight, h, y, inv],
         groups: row_groups(&SOURCE, rec.variant(), x.rows()),
-        cost: stream(&[x, delta.unwrap_or(&inv), &h, &y], 5.0),
-    })?;
-    Ok(Norm { h: if delta.is_some() { h } else { x.clone() }, y, inv })
+        cost: stream(&[x, if add == 0 { inv } else { delta }, h, y], 5.0),
+    })
 }
 
 /// The gradient by the stream is added to dh where `add`, else overwrites it; the gradient by the gain's weight is
@@ -101,7 +127,7 @@ pub(crate) fn backward(
     dh.expect_shape("RMSNorm's input gradient", h.rows(), h.cols())?;
     gain.weight.expect_shape("RMSNorm's gain", 1, h.cols())?;
     norm.inv.expect_vector("RMSNorm's factors", h.rows())?;
-    let way = way(&Traits::of(rec), "backward", add, gain.plus_one);
+    let way = way(&Traits::of(rec), "backward", u32::from(add), gain.plus_one);
     rec.launch(Launch {
         source: way.source,
         entry: way.entry,
@@ -167,6 +193,11 @@ fn cases() -> Vec<Case> {
             t.expect("y", &plain.y, || twin(&hx, &hg, f64::from(1e-5f32)).0);
             t.expect("h", &added.h, || sum.clone());
             t.expect("y with residual", &added.y, || twin(&sum, &hg, f64::from(1e-5f32)).0);
+            let behind = onto(&mut t.rec, &x, &d, gain, 1e-5)?;
+            t.expect("y onto the residual", &behind.y, || {
+                let normed = twin(&hx, &hg, f64::from(1e-5f32)).0;
+                normed.iter().zip(&hd).map(|(a, b)| a + b).collect()
+            });
             t.expect("inv", &added.inv, || twin(&sum, &hg, f64::from(1e-5f32)).1);
             Ok(())
         }));

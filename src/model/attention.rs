@@ -5,18 +5,18 @@ use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
 use super::places::{Slot, heads, layer_param};
 use crate::Result;
-use crate::arch::Attention;
+use crate::arch::{Attention, QkNorm};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::arena::Rows;
 use crate::kernels::mask::Attended;
 use crate::kernels::rope::{self, Rotary, Turn};
 use crate::kernels::scores::Scores;
-use crate::kernels::{attention, attention_backward, attention_decode, kv_write};
+use crate::kernels::{attention, attention_backward, attention_decode, kv_write, qk_norm};
 use std::mem;
 
 /// What is kept for the backward pass.
 pub(super) struct Acts {
-    /// The projection before RoPE, and the factors of its norm; kept where QK-norm needs them.
+    /// The projection before QK-norm, and the factors of the norm; kept where there is one.
     raw: Option<(Tensor, Tensor)>,
     qkv: Tensor,
     attended: Attended,
@@ -31,11 +31,26 @@ fn place<'a>(
     turns: &'a [Turn],
 ) -> Result<Rotary<'a>> {
     let qk_norm = match attention.qk_norm {
-        true => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
-        false => None,
+        Some(QkNorm::Heads) => Some((model.gain(layer_param(layer, Slot::QkGain))?, model.arch.rms_norm_eps)),
+        Some(QkNorm::Whole) | None => None,
     };
     let growth = attention.query_growth;
     Ok(Rotary { heads: heads(attention), pos, turn: attention.rope.map(|r| &turns[r]), qk_norm, growth })
+}
+
+/// The projected rows with q and k normalised over all heads, and the factors of that; None where they are not.
+fn whole_norm(
+    rec: &mut Recorder,
+    model: &Model,
+    layer: usize,
+    attention: &Attention,
+    raw: &Tensor,
+) -> Result<Option<(Tensor, Tensor)>> {
+    if attention.qk_norm != Some(QkNorm::Whole) {
+        return Ok(None);
+    }
+    let gain = model.gain(layer_param(layer, Slot::QkGain))?;
+    qk_norm::forward(rec, heads(attention), raw, gain, model.arch.rms_norm_eps).map(Some)
 }
 
 /// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass.
@@ -56,13 +71,16 @@ pub(super) fn forward(
         Context::Forest { view, store } => {
             let (mask, heads) = (&view.masks[layer], heads(attention));
             let place = place(model, layer, attention, &mask.pos, &view.turns)?;
-            let (qkv, inv) = rope::forward(rec, &place, &raw)?;
+            let (qkv, inv) = match whole_norm(rec, model, layer, attention, &raw)? {
+                Some((normed, inv)) => (rope::forward(rec, &place, &normed)?.0, inv),
+                None => rope::forward(rec, &place, &raw)?,
+            };
             if let Some(Store { arena, row, slot }) = store {
                 kv_write::settle(rec, &qkv, heads, arena[layer].kv)?;
                 kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
             }
             let attended = attention::forward(rec, &qkv, heads, mask)?;
-            Acts { raw: attention.qk_norm.then_some((raw, inv)), qkv, attended }
+            Acts { raw: attention.qk_norm.map(|_| (raw, inv)), qkv, attended }
         }
         Context::Arena(past) => {
             let o = decode(rec, model, layer, attention, &raw, *past)?;
@@ -73,7 +91,7 @@ pub(super) fn forward(
     Ok((acts, out))
 }
 
-/// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which are overwritten.
+/// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which may be overwritten.
 pub(super) fn decode(
     rec: &mut Recorder,
     model: &Model,
@@ -83,6 +101,8 @@ pub(super) fn decode(
     past: Past,
 ) -> Result<Tensor> {
     let Past { arena, rows, turns, apart, copies } = past;
+    let normed = whole_norm(rec, model, layer, attention, raw)?;
+    let raw = normed.as_ref().map_or(raw, |(normed, _)| normed);
     let window = attention.window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
     let scores = Scores { scale: attention.query_scale, cap: attention.score_cap };
     let rows = Rows { window, scores, ..rows.clone() };
@@ -118,7 +138,11 @@ pub(super) fn backward(
     let place = place(model, layer, attention, &mask.pos, &view.turns)?;
     let (raw, inv) = raw.as_ref().map_or((&qkv, &attended.lse), |(raw, inv)| (raw, inv));
     let dgain = vector_grad(grads, layer_param(layer, Slot::QkGain))?;
-    let draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
+    let mut draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     mem::drop(dqkv);
+    if attention.qk_norm == Some(QkNorm::Whole) {
+        let gain = model.gain(layer_param(layer, Slot::QkGain))?;
+        draw = qk_norm::backward(rec, heads(attention), (raw, inv), gain, &draw, dgain)?;
+    }
     linear::backward(rec, back, Linear::qkv(layer), Ends { x: y, dy: &draw, drop })
 }

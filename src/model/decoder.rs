@@ -8,51 +8,49 @@ use super::linear::{Back, Grads, grad, vector_grad};
 use super::lora::Group;
 use super::model::Model;
 use super::places::{Outer, Slot, layer_param};
+use super::stream::Stream;
 use super::{attention, dropout, gated, step};
 use crate::Result;
 use crate::arch::{Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
+use crate::kernels::columns;
 use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::lora;
 use crate::kernels::rms_norm::{self, Norm};
-use crate::kernels::rows;
 use std::mem;
 
-/// The residual stream between two blocks: x + delta `[T, D]`, which the next norm adds up. It is held divided by the
-/// architecture's `residual_scale`, as `held_embedding_scale` says.
-pub(crate) struct Stream {
-    /// The stream before the last branch.
-    pub(crate) x: Tensor,
-    /// What the last branch adds; None before the first.
-    pub(crate) delta: Option<Tensor>,
+/// What a branch reads.
+enum Entry {
+    /// The stream, normalised.
+    Normed(Norm),
+    /// The stream as it is.
+    Plain(Tensor),
 }
 
-impl From<Tensor> for Stream {
-    fn from(x: Tensor) -> Stream {
-        Stream { x, delta: None }
-    }
-}
-
-impl Stream {
-    /// The rows of the stream that `list` names, in its order.
-    pub(crate) fn gather(&self, rec: &mut Recorder, list: &Tensor) -> Result<Stream> {
-        let gpu = rec.gpu();
-        let empty = || gpu.empty(list.cols(), self.x.cols());
-        let picked = Stream { x: empty()?, delta: self.delta.as_ref().map(|_| empty()).transpose()? };
-        rows::gather(rec, &self.x, list, &picked.x)?;
-        if let (Some(from), Some(to)) = (&self.delta, &picked.delta) {
-            rows::gather(rec, from, list, to)?;
+impl Entry {
+    /// The stream.
+    fn stream(&self) -> &Tensor {
+        match self {
+            Entry::Normed(norm) => &norm.h,
+            Entry::Plain(h) => h,
         }
-        Ok(picked)
+    }
+
+    /// The rows that the branch reads.
+    fn rows(&self) -> &Tensor {
+        match self {
+            Entry::Normed(norm) => &norm.y,
+            Entry::Plain(h) => h,
+        }
     }
 }
 
 /// What a block keeps for its backward pass.
 pub(crate) struct Acts {
-    norm1: Norm,
+    entry1: Entry,
     mixer: attention::Acts,
     post1: Option<Norm>,
-    norm2: Norm,
+    entry2: Entry,
     mlp: gated::Acts,
     post2: Option<Norm>,
 }
@@ -60,23 +58,60 @@ pub(crate) struct Acts {
 impl Acts {
     /// The block's input, from which forward can run again.
     pub(crate) fn input(&self) -> &Tensor {
-        &self.norm1.h
+        self.entry1.stream()
     }
 }
 
-/// The norm of the stream x + delta by a parameter's gain.
-fn norm(rec: &mut Recorder, model: &Model, x: &Tensor, delta: Option<&Tensor>, param: usize) -> Result<Norm> {
-    rms_norm::forward(rec, x, delta, model.gain(param)?, model.arch.held_eps())
+/// What a branch of a layer reads of the stream, which is normalised by a parameter's gain where the block does so.
+fn enter(rec: &mut Recorder, model: &Model, layer: usize, stream: &Stream, slot: Slot) -> Result<Entry> {
+    let Stream { x, delta } = stream;
+    match (model.arch.layers[layer].norms, delta) {
+        (Norms::Before | Norms::BeforeAndAfter, _) => {
+            let gain = model.gain(layer_param(layer, slot))?;
+            rms_norm::forward(rec, x, delta.as_ref(), gain, model.arch.held_eps()).map(Entry::Normed)
+        }
+        (Norms::After, None) => Ok(Entry::Plain(x.clone())),
+        (Norms::After, Some(delta)) => {
+            let h = rec.gpu().empty(x.rows(), x.cols())?;
+            columns::take(rec, x, 0, 1.0, &h)?;
+            columns::add(rec, delta, 0, 1.0, &h)?;
+            Ok(Entry::Plain(h))
+        }
+    }
 }
 
-/// What a branch adds to the stream: its output, normalised where the block does so.
-fn post(rec: &mut Recorder, model: &Model, layer: usize, out: Tensor, slot: Slot) -> Result<(Tensor, Option<Norm>)> {
-    match model.arch.layers[layer].norms {
-        Norms::Before => Ok((out, None)),
-        Norms::BeforeAndAfter => {
-            let gain = model.gain(layer_param(layer, slot))?;
-            let normed = rms_norm::forward(rec, &out, None, gain, model.arch.rms_norm_eps)?;
-            Ok((normed.y.clone(), Some(normed)))
+/// The stream h behind a branch of a layer whose output is `out`: normalised where the block does so, and masked. Gives
+/// the norm too.
+fn leave(
+    rec: &mut Recorder,
+    model: &Model,
+    (layer, branch, slot): (usize, &str, Slot),
+    (h, out): (&Tensor, Tensor),
+    drop: Option<&dropout::Masks>,
+) -> Result<(Stream, Option<Norm>)> {
+    let eps = model.arch.rms_norm_eps;
+    let (added, normed) = match model.arch.layers[layer].norms {
+        Norms::Before => (out, None),
+        Norms::After if !dropout::drops(drop) => {
+            let normed = rms_norm::onto(rec, &out, h, model.gain(layer_param(layer, slot))?, eps)?;
+            return Ok((normed.y.clone().into(), Some(normed)));
+        }
+        Norms::BeforeAndAfter | Norms::After => {
+            let normed = rms_norm::forward(rec, &out, None, model.gain(layer_param(layer, slot))?, eps)?;
+            (normed.y.clone(), Some(normed))
+        }
+    };
+    let delta = Some(dropout::branch(rec, drop, layer, branch, &added)?);
+    Ok((Stream { x: h.clone(), delta }, normed))
+}
+
+/// Adds to dh, the gradient by the stream, that of what a branch read of it.
+fn enter_backward(rec: &mut Recorder, back: Back, entry: &Entry, param: usize, dy: &Tensor, dh: &Tensor) -> Result<()> {
+    match entry {
+        Entry::Plain(_) => columns::add(rec, dy, 0, 1.0, dh),
+        Entry::Normed(norm) => {
+            let dgain = vector_grad(back.grads, param)?;
+            rms_norm::backward(rec, norm, back.model.gain(param)?, dy, (dh, true), dgain)
         }
     }
 }
@@ -138,33 +173,30 @@ pub(crate) fn embed_backward(
     embedding::backward(rec, by, &u, (grad(grads, group.a())?, 1.0))
 }
 
-/// One block on the stream; gives what is kept and the block's own addition to the stream, `[T, D]`.
+/// One block on the stream; gives what is kept and the stream behind the block.
 pub(crate) fn forward(
     rec: &mut Recorder,
     model: &Model,
     layer: usize,
     stream: &Stream,
     context: &Context,
-) -> Result<(Acts, Tensor)> {
+) -> Result<(Acts, Stream)> {
     let block = &model.arch.layers[layer];
-    let at = |slot| layer_param(layer, slot);
     let drop = match context {
         Context::Forest { view, .. } => view.dropout.as_ref(),
         Context::Arena(_) => None,
     };
-    let norm1 = norm(rec, model, &stream.x, stream.delta.as_ref(), at(Slot::Norm1))?;
+    let entry1 = enter(rec, model, layer, stream, Slot::Norm1)?;
     let (mixer, out) = match &block.mixer {
-        Mixer::Attention(attention) => attention::forward(rec, model, layer, attention, &norm1.y, context)?,
+        Mixer::Attention(attention) => attention::forward(rec, model, layer, attention, entry1.rows(), context)?,
     };
-    let (added, post1) = post(rec, model, layer, out, Slot::PostNorm1)?;
-    let added = dropout::branch(rec, drop, layer, "self_attn", &added)?;
-    let norm2 = norm(rec, model, &norm1.h, Some(&added), at(Slot::Norm2))?;
+    let (stream, post1) = leave(rec, model, (layer, "self_attn", Slot::PostNorm1), (entry1.stream(), out), drop)?;
+    let entry2 = enter(rec, model, layer, &stream, Slot::Norm2)?;
     let (mlp, out) = match &block.mlp {
-        Mlp::Gated(mlp) => gated::forward(rec, model, layer, mlp, &norm2.y, drop)?,
+        Mlp::Gated(mlp) => gated::forward(rec, model, layer, mlp, entry2.rows(), drop)?,
     };
-    let (out, post2) = post(rec, model, layer, out, Slot::PostNorm2)?;
-    let out = dropout::branch(rec, drop, layer, "mlp", &out)?;
-    Ok((Acts { norm1, mixer, post1, norm2, mlp, post2 }, out))
+    let (stream, post2) = leave(rec, model, (layer, "mlp", Slot::PostNorm2), (entry2.stream(), out), drop)?;
+    Ok((Acts { entry1, mixer, post1, entry2, mlp, post2 }, stream))
 }
 
 /// All blocks on the embedded rows x; `each` takes what every block left. Gives the stream as the final norm wants it.
@@ -178,13 +210,12 @@ pub(crate) fn stack(
     if let Context::Arena(past) = context
         && step::suits(rec, model)
     {
-        let (x, added) = step::stack(rec, model, x, *past)?;
-        return Ok(Stream { x, delta: Some(added) });
+        return step::stack(rec, model, x, *past);
     }
     let mut stream = Stream::from(x);
     for layer in 0..model.arch.layers.len() {
-        let (acts, out) = forward(rec, model, layer, &stream, context)?;
-        stream = Stream { x: acts.norm2.h.clone(), delta: Some(out) };
+        let (acts, behind) = forward(rec, model, layer, &stream, context)?;
+        stream = behind;
         each(acts);
     }
     Ok(stream)
@@ -193,25 +224,23 @@ pub(crate) fn stack(
 /// The block's gradients from dh, the gradient of its output stream, which becomes that of its input stream. What was
 /// kept is let go of where it was read last, so that what comes after may lie there.
 pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts, dh: &Tensor) -> Result<()> {
-    let Back { model, grads, view } = back;
+    let Back { model, view, .. } = back;
     let (block, drop) = (&model.arch.layers[layer], view.dropout.as_ref());
     let at = |slot| layer_param(layer, slot);
-    let Acts { norm1, mixer, post1, norm2, mlp, post2 } = acts;
+    let Acts { entry1, mixer, post1, entry2, mlp, post2 } = acts;
     let d_out = dropout::branch(rec, drop, layer, "mlp", dh)?;
     let d_out = post_backward(rec, back, post2.as_ref(), at(Slot::PostNorm2), &d_out)?;
     mem::drop(post2);
     let dy2 = match &block.mlp {
-        Mlp::Gated(gated) => gated::backward(rec, back, layer, gated, mlp, &norm2.y, d_out)?,
+        Mlp::Gated(gated) => gated::backward(rec, back, layer, gated, mlp, entry2.rows(), d_out)?,
     };
-    let gain2 = model.gain(at(Slot::Norm2))?;
-    rms_norm::backward(rec, &norm2, gain2, &dy2, (dh, true), vector_grad(grads, at(Slot::Norm2))?)?;
-    mem::drop((norm2, dy2));
+    enter_backward(rec, back, &entry2, at(Slot::Norm2), &dy2, dh)?;
+    mem::drop((entry2, dy2));
     let d_out = dropout::branch(rec, drop, layer, "self_attn", dh)?;
     let d_out = post_backward(rec, back, post1.as_ref(), at(Slot::PostNorm1), &d_out)?;
     mem::drop(post1);
     let dy1 = match &block.mixer {
-        Mixer::Attention(attention) => attention::backward(rec, back, layer, attention, mixer, &norm1.y, d_out)?,
+        Mixer::Attention(attention) => attention::backward(rec, back, layer, attention, mixer, entry1.rows(), d_out)?,
     };
-    let gain1 = model.gain(at(Slot::Norm1))?;
-    rms_norm::backward(rec, &norm1, gain1, &dy1, (dh, true), vector_grad(grads, at(Slot::Norm1))?)
+    enter_backward(rec, back, &entry1, at(Slot::Norm1), &dy1, dh)
 }

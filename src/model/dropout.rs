@@ -72,6 +72,11 @@ pub(crate) fn apply(rec: &mut Recorder, masks: Option<&Masks>, site: u64, rate: 
     Ok(y)
 }
 
+/// Whether something is dropped of what branches add to the stream.
+pub(crate) fn drops(masks: Option<&Masks>) -> bool {
+    masks.is_some_and(|masks| masks.branches > 0.0)
+}
+
 /// What `branch` (`self_attn` or `mlp`) of a layer adds to the stream, masked; in the backward pass, the gradient of
 /// that, masked in the same way.
 pub(crate) fn branch(

@@ -1,11 +1,11 @@
 //! The end of the model: final norm, output matrix, log-probs of listed targets in chunks, and the backward pass of
 //! these. No `[T, V]` is ever kept: backward computes each chunk's logits again.
 
-use super::decoder::Stream;
 use super::dropout::Masks;
 use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
 use super::places::Outer;
+use super::stream::Stream;
 use crate::gpu::{Gpu, Part, Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::log_softmax::{self, Targets};

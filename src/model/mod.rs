@@ -19,6 +19,7 @@ pub(crate) mod params;
 pub(crate) mod places;
 pub mod score;
 mod step;
+pub(crate) mod stream;
 pub(crate) mod view;
 
 pub use base::Base;

@@ -2,9 +2,10 @@
 //! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
 //! gradients; it asks each layer for its parts.
 
-use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms};
+use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms, QkNorm};
 use crate::gpu::pad4;
 use crate::kernels::heads::Heads;
+use crate::kernels::qk_norm;
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -117,11 +118,14 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
     let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
     let (row, wide) = (heads(attention), 2 * pad4(gated.width));
     match SLOTS[number % SLOTS.len()] {
-        Slot::Norm1 | Slot::Norm2 => Some((1, d)),
-        Slot::PostNorm1 | Slot::PostNorm2 => (*norms == Norms::BeforeAndAfter).then_some((1, d)),
+        Slot::Norm1 | Slot::Norm2 => (*norms != Norms::After).then_some((1, d)),
+        Slot::PostNorm1 | Slot::PostNorm2 => (*norms != Norms::Before).then_some((1, d)),
         Slot::Qkv => Some((pad4(d), row.width())),
         Slot::QkvBias => attention.qkv_bias.then_some((1, row.width())),
-        Slot::QkGain => attention.qk_norm.then_some((1, 2 * row.head_dim)),
+        Slot::QkGain => attention.qk_norm.map(|norm| match norm {
+            QkNorm::Heads => (1, 2 * row.head_dim),
+            QkNorm::Whole => (1, qk_norm::gains(row)),
+        }),
         Slot::O => Some((row.heads * row.padded(), d)),
         Slot::OBias => attention.o_bias.then_some((1, d)),
         Slot::GateUp => Some((pad4(d), wide)),
@@ -187,11 +191,11 @@ fn plain(param: usize, turned: bool) -> Place {
 
 fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
     Some(match (norms, name) {
-        (_, "input_layernorm") => Slot::Norm1,
+        (Norms::Before | Norms::BeforeAndAfter, "input_layernorm") => Slot::Norm1,
         (Norms::Before, "post_attention_layernorm") => Slot::Norm2,
-        (Norms::BeforeAndAfter, "post_attention_layernorm") => Slot::PostNorm1,
+        (Norms::BeforeAndAfter | Norms::After, "post_attention_layernorm") => Slot::PostNorm1,
         (Norms::BeforeAndAfter, "pre_feedforward_layernorm") => Slot::Norm2,
-        (Norms::BeforeAndAfter, "post_feedforward_layernorm") => Slot::PostNorm2,
+        (Norms::BeforeAndAfter | Norms::After, "post_feedforward_layernorm") => Slot::PostNorm2,
         _ => return None,
     })
 }
@@ -201,6 +205,14 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
     let (q, kv, head) = (row.heads * row.padded(), row.kv_heads * row.padded(), Some(row.head_dim));
     let weight = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::Qkv), true) };
     let bias = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::QkvBias), false) };
+    // Of one head, where each is normalised by itself, else of all, padded as q and k are.
+    let gain = |of_heads, whole| {
+        let part = match attention.qk_norm {
+            Some(QkNorm::Whole) => Piece::all(whole, head),
+            Some(QkNorm::Heads) | None => Piece::all(of_heads, None),
+        };
+        Place { parts: vec![part], ..plain(at(Slot::QkGain), false) }
+    };
     Some(match name {
         // q, k and v follow one another head by head, as they do here.
         "q_proj.weight" | "qkv_proj.weight" => weight(0),
@@ -209,8 +221,8 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
         "q_proj.bias" | "qkv_proj.bias" => bias(0),
         "k_proj.bias" => bias(q),
         "v_proj.bias" => bias(q + kv),
-        "q_norm.weight" => plain(at(Slot::QkGain), false),
-        "k_norm.weight" => Place { parts: vec![Piece::all(row.head_dim, None)], ..plain(at(Slot::QkGain), false) },
+        "q_norm.weight" => gain(0, 0),
+        "k_norm.weight" => gain(row.head_dim, q),
         "o_proj.weight" => Place { head_in: head, ..plain(at(Slot::O), true) },
         "o_proj.bias" => plain(at(Slot::OBias), false),
         _ => return None,

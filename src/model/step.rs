@@ -1,12 +1,14 @@
 //! The blocks of a decoding step. Nothing is kept for a backward pass, so the products take over what stands around
 //! them: the norm before, the gated activation and the residual addition after. Six dispatches a block where there is
-//! one chunk of positions, with the merge of several seven; one fewer where q and k turn within attention.
+//! one chunk of positions, with the merge of several seven; one fewer where q and k turn within attention. Norms behind
+//! the branches add to the stream in place of the products.
 
 use super::attention;
 use super::context::Past;
 use super::linear::{self, Linear, project};
 use super::model::Model;
 use super::places::{Slot, layer_param};
+use super::stream::Stream;
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::matmul::Epilogue;
@@ -14,30 +16,32 @@ use crate::kernels::rms_norm;
 use crate::kernels::swiglu;
 use crate::{Error, Result};
 
-/// Whether a step may add up in another order than scoring does, and a branch's output goes to the stream as it is.
+/// Whether a step may add up in another order than scoring does, and no branch is normalised at both ends.
 pub(super) fn suits(rec: &Recorder, model: &Model) -> bool {
-    !rec.invariant() && model.arch.layers.iter().all(|layer| layer.norms == Norms::Before)
+    !rec.invariant() && model.arch.layers.iter().all(|layer| layer.norms != Norms::BeforeAndAfter)
 }
 
-/// norm(x) W (+ bias) (+ LoRA), or the gated MLP's act(gate) · up of it; `gain` is the norm's parameter.
+/// norm(x) W (+ bias) (+ LoRA), or the gated MLP's act(gate) · up of it; `gain` is the parameter of the norm, if there
+/// is one.
 fn branch(
     rec: &mut Recorder,
     model: &Model,
     x: &Tensor,
-    gain: usize,
+    gain: Option<usize>,
     linear: Linear,
     gated: Option<&Gated>,
 ) -> Result<Tensor> {
+    let within = linear::normalises(rec, model, linear, x.rows())?;
     let (arch, gpu, weight) = (&model.arch, rec.gpu(), model.operand(linear.weight)?);
-    let (gain, eps) = (model.gain(gain)?, arch.held_eps());
-    let norm = linear::normalises(rec, model, linear, x.rows())?.then_some((gain, eps));
+    let gain = gain.map(|param| Ok::<_, Error>((model.gain(param)?, arch.held_eps()))).transpose()?;
+    let norm = gain.filter(|_| within);
     let fused = match linear::gates(rec, model, linear, x.rows())? {
         true => gated,
         false => None,
     };
-    let y = match norm {
-        Some(_) => x.clone(),
-        None => rms_norm::forward(rec, x, None, gain, eps)?.y,
+    let y = match gain.filter(|_| !within) {
+        Some((gain, eps)) => rms_norm::forward(rec, x, None, gain, eps)?.y,
+        None => x.clone(),
     };
     let out = gpu.empty(x.rows(), fused.map_or(weight.cols(), |mlp| mlp.width))?;
     let gate = fused.map(|mlp| mlp.activation);
@@ -48,31 +52,61 @@ fn branch(
     Ok(a)
 }
 
-/// All blocks on the embedded rows x, which become the stream; gives it and the last block's addition, as the final
-/// norm wants them.
-pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) -> Result<(Tensor, Tensor)> {
-    let added = rec.gpu().empty(x.rows(), x.cols())?;
+/// Where a branch's output goes, on its way through a linear layer.
+enum Onto {
+    /// To the stream as it is.
+    Stream,
+    /// Through a norm with a parameter's gain to the stream.
+    Norm(usize),
+    /// Nowhere: the final norm adds it.
+    Delta,
+}
+
+/// The stream behind x W (+ bias) (+ LoRA), which may take the place of the stream before.
+fn join(rec: &mut Recorder, model: &Model, linear: Linear, x: &Tensor, stream: Stream, to: Onto) -> Result<Stream> {
+    let add = Epilogue { add: true, ..Epilogue::default() };
+    match to {
+        Onto::Stream => {
+            project(rec, model, linear, x, &stream.x, add, None)?;
+            Ok(stream)
+        }
+        Onto::Norm(gain) => {
+            let out = linear::forward(rec, model, linear, x, None)?;
+            let gain = model.gain(gain)?;
+            Ok(rms_norm::onto(rec, &out, &stream.x, gain, model.arch.rms_norm_eps)?.y.into())
+        }
+        Onto::Delta => {
+            let delta = Some(linear::forward(rec, model, linear, x, None)?);
+            Ok(Stream { delta, ..stream })
+        }
+    }
+}
+
+/// All blocks on the embedded rows x; gives the stream as the final norm wants it.
+pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) -> Result<Stream> {
     let Some(last) = model.arch.layers.len().checked_sub(1) else {
         return Err(Error::Input("a model without layers".into()));
     };
-    let onto = Epilogue { add: true, ..Epilogue::default() };
+    let mut stream = Stream::from(x);
     for layer in 0..=last {
-        let norm = |slot| layer_param(layer, slot);
         let block = &model.arch.layers[layer];
+        let after = block.norms == Norms::After;
+        let before = |slot| (!after).then_some(layer_param(layer, slot));
+        let behind = |slot| if after { Onto::Norm(layer_param(layer, slot)) } else { Onto::Stream };
         match &block.mixer {
             Mixer::Attention(attention) => {
-                let raw = branch(rec, model, &x, norm(Slot::Norm1), Linear::qkv(layer), None)?;
+                let raw = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::qkv(layer), None)?;
                 let o = attention::decode(rec, model, layer, attention, &raw, past)?;
-                project(rec, model, Linear::output(layer), &o, &x, onto, None)?;
+                stream = join(rec, model, Linear::output(layer), &o, stream, behind(Slot::PostNorm1))?;
             }
         }
-        let (to, epilogue) = if layer == last { (&added, Epilogue::default()) } else { (&x, onto) };
+        let to = if layer == last && !after { Onto::Delta } else { behind(Slot::PostNorm2) };
         match &block.mlp {
             Mlp::Gated(mlp) => {
-                let a = branch(rec, model, &x, norm(Slot::Norm2), Linear::gate_up(layer), Some(mlp))?;
-                project(rec, model, Linear::down(layer), &a, to, epilogue, None)?;
+                let a = branch(rec, model, &stream.x, before(Slot::Norm2), Linear::gate_up(layer), Some(mlp))?;
+                stream = join(rec, model, Linear::down(layer), &a, stream, to)?;
             }
         }
     }
-    Ok((x, added))
+    Ok(stream)
 }

@@ -10,7 +10,7 @@ use super::gguf_lora::{self, GgufAdapter};
 use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
-use crate::arch::family::{self, FAMILIES, Family, Windows};
+use crate::arch::family::{self, FAMILIES, Family, Windows, Within};
 use crate::text::ends;
 use crate::{Error, Result};
 
@@ -213,20 +213,17 @@ impl Head<'_> {
                 set("sliding_window", json!(window));
                 set("rope_parameters", rope);
             }
-            Windows::Periodic { period, window: usual, theta } => {
+            Windows::Periodic { period, window: usual, within } => {
                 set("sliding_window", json!(window.unwrap_or(usual)));
                 set("layer_types", self.layer_types(period)?);
-                set(
-                    "rope_parameters",
-                    match theta {
-                        None => rope,
-                        Some(theta) => {
-                            let theta = self.number("rope.freq_base_swa")?.unwrap_or(theta);
-                            let local = json!({"rope_type": "default", "rope_theta": theta});
-                            json!({"full_attention": rope, "sliding_attention": local})
-                        }
-                    },
-                );
+                let local = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+                let both = |local: Value| json!({"full_attention": rope, "sliding_attention": local});
+                let parameters = match within {
+                    Within::Alike => rope.clone(),
+                    Within::Own(usual) => both(local(self.number("rope.freq_base_swa")?.unwrap_or(usual))),
+                    Within::Unscaled => both(local(self.number("rope.freq_base")?.unwrap_or(10000.0))),
+                };
+                set("rope_parameters", parameters);
             }
         }
         if let Some(usual) = self.known.caps {

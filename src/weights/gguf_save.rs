@@ -10,7 +10,7 @@ use super::gguf_names::gguf_rows;
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
-use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows};
+use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows, Within};
 use crate::arch::{Alike, Arch, Dtype, Layer, Mixer, QueryGrowth};
 use crate::{Error, Result};
 
@@ -252,10 +252,10 @@ impl Model<'_> {
                     self.window(window)?;
                 }
             }
-            Windows::Periodic { period, theta, .. } => {
+            Windows::Periodic { period, within, .. } => {
                 self.periodic(period, &windows)?;
-                if let Some(theta) = theta {
-                    return self.two_rotations(&rope, theta);
+                if !matches!(within, Within::Alike) {
+                    return self.two_rotations(&rope, within);
                 }
             }
         }
@@ -365,11 +365,19 @@ impl Model<'_> {
         Ok(())
     }
 
-    /// The rotation of the blocks with a window, by `usual` if nothing is said of it, and that of the others.
-    fn two_rotations(&mut self, rope: &Value, usual: f64) -> Result<()> {
+    /// The rotation of the blocks with a window, and that of the others.
+    fn two_rotations(&mut self, rope: &Value, within: Within) -> Result<()> {
         let local = rope.get("sliding_attention").and_then(|rope| rope.get("rope_theta"));
-        let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64).unwrap_or(usual);
-        self.number("rope.freq_base_swa", local);
+        let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64);
+        match within {
+            Within::Own(usual) => self.number("rope.freq_base_swa", local.unwrap_or(usual)),
+            Within::Alike | Within::Unscaled => {
+                let whole = self.base(rope.get("full_attention").unwrap_or(&Value::Null));
+                if local.is_some_and(|local| local != whole) {
+                    return Err(self.cannot("the sliding blocks' rotation has a base of its own"));
+                }
+            }
+        }
         let local_type = rope.get("sliding_attention").and_then(|r| r.get("rope_type")).and_then(Value::as_str);
         if !matches!(local_type, None | Some("default")) {
             return Err(self.cannot("the sliding blocks' rotation is scaled"));
@@ -378,9 +386,14 @@ impl Model<'_> {
         self.rope(&whole)
     }
 
+    /// The base of a rotation's frequencies.
+    fn base(&self, rope: &Value) -> f64 {
+        let given = rope.get("rope_theta").or(self.config.get("rope_theta")).and_then(Value::as_f64);
+        given.unwrap_or(self.family.defaults.rope_theta)
+    }
+
     fn rope(&mut self, rope: &Value) -> Result<()> {
-        let theta = rope.get("rope_theta").or(self.config.get("rope_theta")).and_then(Value::as_f64);
-        let theta = theta.unwrap_or(self.family.defaults.rope_theta);
+        let theta = self.base(rope);
         self.number("rope.freq_base", theta);
         let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str).unwrap_or("default");
         let number = |key: &str| rope.get(key).and_then(Value::as_f64);
@@ -393,10 +406,17 @@ impl Model<'_> {
                 self.string("rope.scaling.type", kind);
                 self.number("rope.scaling.factor", number("factor").unwrap_or(1.0));
                 if kind == "yarn" {
-                    let special = ["attention_factor", "truncate", "mscale", "mscale_all_dim"];
-                    let special = &special[..if self.yarn_divisor(&number)? { 2 } else { 4 }];
-                    if let Some(key) = special.iter().find(|key| rope.get(**key).is_some_and(|v| !v.is_null())) {
-                        return Err(self.cannot(format!("rope parameter {key} is set")));
+                    // Otherwise llama.cpp takes the usual factor on q and k for this factor on the context.
+                    let usual = 1.0 + 0.1 * number("factor").unwrap_or(1.0).max(1.0).ln();
+                    let own = match self.yarn_divisor(&number)? {
+                        true => number("attention_factor").is_some(),
+                        false => (f64::from(self.arch.ropes[0].scaling) - usual).abs() > 1e-6,
+                    };
+                    if own {
+                        return Err(self.cannot("yarn has a factor on queries and keys of its own"));
+                    }
+                    if rope.get("truncate").and_then(Value::as_bool) == Some(false) {
+                        return Err(self.cannot("rope parameter truncate is false"));
                     }
                     let original = original.unwrap_or(self.arch.max_position_embeddings);
                     self.count("rope.scaling.original_context_length", original)?;

@@ -99,6 +99,8 @@ pub(crate) const TARGETS: &[Target] = &[
                 "llama",
                 "llama_bias",
                 "mistral",
+                "olmo2",
+                "olmo3",
                 "phi3",
                 "qwen2",
                 "qwen3",

@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QueryGrowth, Rope, Stretch,
-    family,
+    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth, Rope,
+    Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -18,10 +18,10 @@ use std::sync::OnceLock;
 const V: usize = 61;
 
 /// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
-/// each kind: with a window and positions, without either.
+/// each kind: with a window and positions, without either, with norms at both ends of its branches or at one.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
-    let block = |window, rope| Layer {
+    let block = |window, rope, norms, qk_norm| Layer {
         mixer: Mixer::Attention(Attention {
             heads: 4,
             kv_heads: 2,
@@ -30,12 +30,12 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             rope,
             qkv_bias: true,
             o_bias: true,
-            qk_norm: true,
+            qk_norm,
             query_scale: Some(0.25),
             score_cap: Some(1.5),
             query_growth: Some(QueryGrowth { beta: 0.4, span: 7 }),
         }),
-        norms: Norms::BeforeAndAfter,
+        norms,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),
     };
     let arch = Arch {
@@ -48,11 +48,20 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             Rope { inv_freq: turns(100.0, 5), scaling: 1.0, stretch: Stretch::Never },
             Rope { inv_freq: turns(50.0, 3), scaling: 1.1, stretch: Stretch::Never },
         ],
-        layers: vec![block(window, Some(0)), block(None, None), block(window.map(|w| w + 3), Some(1))],
+        layers: vec![
+            block(
+                window,
+                Some(0),
+                if window.is_some() { Norms::BeforeAndAfter } else { Norms::After },
+                Some(QkNorm::Heads),
+            ),
+            block(None, None, Norms::Before, None),
+            block(window.map(|w| w + 3), Some(1), Norms::After, Some(QkNorm::Whole)),
+        ],
         tie_word_embeddings: false,
         norm_plus_one: true,
         embedding_scale: 5.5,
-        residual_scale: 0.7,
+        residual_scale: 1.0,
         logits_scale: 0.5,
         logit_cap: Some(4.0),
         pad_token_id: None,

@@ -13,7 +13,7 @@ use selfreward::weights::{Gguf, ModelParts, save_gguf, save_model_parts, write_s
 use serde_json::{Value, json};
 
 /// The golden folders whose family GGUF can express.
-const MODELS: [&str; 13] = [
+const MODELS: [&str; 15] = [
     "llama",
     "tied",
     "qwen3",
@@ -24,6 +24,8 @@ const MODELS: [&str; 13] = [
     "gemma2",
     "gemma3",
     "granite",
+    "olmo2",
+    "olmo3",
     "smollm3",
     "rope_linear",
     "rope_yarn",

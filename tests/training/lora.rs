@@ -17,11 +17,12 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 16] = [
+const ADAPTERS: [&str; 17] = [
     "all",
     "qv",
     "fused",
     "multiplied",
+    "after",
     "post_norms",
     "capped",
     "patterns",

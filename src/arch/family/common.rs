@@ -116,7 +116,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         rope: Some(0),
         qkv_bias: false,
         o_bias: false,
-        qk_norm: false,
+        qk_norm: None,
         query_scale: None,
         score_cap: None,
         query_growth: None,

@@ -3,7 +3,7 @@
 
 use super::common::{LLAMA, PLAIN, common, set_biases, set_windows, sliding, window};
 use super::keys::Keys;
-use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
+use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
 use crate::arch::layer::{Mixer, Norms};
 use crate::arch::shape::Arch;
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) const FAMILY: Family = Family {
         architecture: "gemma2",
         norms_plus_one: true,
         names: AFTER,
-        windows: Windows::Periodic { period: 2, window: 4096, theta: None },
+        windows: Windows::Periodic { period: 2, window: 4096, within: Within::Alike },
         biases: &[("attention_bias", "self_attn.q_proj")],
         scaled_by_width: Some(46),
         caps: Some([50.0, 30.0]),

@@ -14,6 +14,7 @@ mod ministral;
 mod ministral3;
 mod mistral;
 mod names;
+mod olmo;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -29,7 +30,7 @@ use keys::Keys;
 pub use names::parameters;
 pub(crate) use rope::dynamic;
 pub use row::Family;
-pub(crate) use row::{GgufFamily, Windows};
+pub(crate) use row::{GgufFamily, Windows, Within};
 
 /// The families that are known, in the order of their names.
 pub const FAMILIES: &[Family] = &[
@@ -41,6 +42,8 @@ pub const FAMILIES: &[Family] = &[
     ministral::FAMILY,
     ministral3::FAMILY,
     mistral::FAMILY,
+    olmo::OLMO_2,
+    olmo::OLMO_3,
     phi3::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
@@ -92,7 +95,7 @@ pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::layer::{Attention, Gated, Mixer, Mlp};
+    use crate::arch::layer::{Attention, Gated, Mixer, Mlp, QkNorm};
     use serde_json::json;
 
     /// The attention and the MLP of the first block.
@@ -134,13 +137,13 @@ mod tests {
         let llama =
             arch(&with(tiny("llama"), json!({"head_dim": 12, "attention_bias": true, "mlp_bias": true}))).unwrap();
         let (a, mlp) = parts(&llama);
-        assert_eq!((a.qkv_bias, a.o_bias, mlp.bias, a.qk_norm), (true, true, true, false));
+        assert_eq!((a.qkv_bias, a.o_bias, mlp.bias, a.qk_norm), (true, true, true, None));
         let qwen2 = arch(&with(tiny("qwen2"), json!({"hidden_size": 40}))).unwrap();
         let (a, mlp) = parts(&qwen2);
         assert_eq!((a.head_dim, a.qkv_bias, a.o_bias, mlp.bias), (10, true, false, false));
         let qwen3 = arch(&tiny("qwen3")).unwrap();
         let (a, _) = parts(&qwen3);
-        assert_eq!((a.head_dim, a.qkv_bias, a.o_bias, a.qk_norm), (128, false, false, true));
+        assert_eq!((a.head_dim, a.qkv_bias, a.o_bias, a.qk_norm), (128, false, false, Some(QkNorm::Heads)));
         let null = json!({"num_key_value_heads": null, "head_dim": 12});
         assert_eq!(parts(&arch(&with(tiny("qwen3"), null)).unwrap()).0.kv_heads, 4);
     }
@@ -219,6 +222,26 @@ mod tests {
         assert_eq!(ropes(json!({})), [Some(0), Some(0), Some(0), None, Some(0)]);
         assert_eq!(ropes(json!({"no_rope_layer_interval": 2})), [Some(0), None, Some(0), None, Some(0)]);
         assert_eq!(ropes(json!({"no_rope_layers": [0, 1, 1, 0, 1]})), [None, Some(0), Some(0), None, Some(0)]);
+    }
+
+    #[test]
+    fn olmo_3_scales_the_rope_of_blocks_that_see_everything() {
+        let sizes = json!({"num_hidden_layers": 5, "head_dim": 12});
+        let yarn = json!({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64});
+        let old = json!({"rope_scaling": yarn, "rope_theta": 10000.0});
+        let new = json!({"rope_parameters": {
+            "full_attention": with(yarn.clone(), json!({"rope_theta": 10000.0})),
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        }});
+        let read = |changes| arch(&with(with(tiny("olmo3"), sizes.clone()), changes)).unwrap();
+        let (old, new) = (read(old), read(new));
+        assert_eq!(old, new);
+        let usual = (0.1 * 8f64.ln() + 1.0) as f32;
+        assert_eq!(old.ropes.iter().map(|rope| rope.scaling).collect::<Vec<_>>(), [usual, 1.0]);
+        let seen = Some(4096);
+        assert_eq!(each(&old, |a| a.window), [seen, seen, seen, None, seen]);
+        assert_eq!(each(&old, |a| a.rope), [Some(1), Some(1), Some(1), Some(0), Some(1)]);
+        assert!(each(&old, |a| a.qk_norm).iter().all(|norm| *norm == Some(QkNorm::Whole)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names and shapes of a model's parameters, as Hugging Face's files have them.
 
-use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms};
+use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms, QkNorm};
 use crate::arch::shape::{Arch, Naming};
 
 type Named = Vec<(String, Vec<usize>)>;
@@ -42,9 +42,12 @@ fn attention(a: &Attention, d: usize, naming: Naming) -> Named {
         linear("self_attn.o_proj", [d, q], a.o_bias),
     ]
     .concat();
-    if a.qk_norm {
-        list.extend(["q", "k"].map(|of| (format!("self_attn.{of}_norm.weight"), vec![a.head_dim])));
-    }
+    let widths = a.qk_norm.map(|norm| match norm {
+        QkNorm::Heads => [a.head_dim; 2],
+        QkNorm::Whole => [q, kv],
+    });
+    let norm = |(of, width): (&str, usize)| (format!("self_attn.{of}_norm.weight"), vec![width]);
+    list.extend(widths.into_iter().flat_map(|widths| ["q", "k"].into_iter().zip(widths)).map(norm));
     list
 }
 
@@ -69,6 +72,7 @@ fn linear(name: &str, [out, inner]: [usize; 2], bias: bool) -> Named {
 fn norms(norms: Norms) -> &'static [&'static str] {
     match norms {
         Norms::Before => &["input_layernorm", "post_attention_layernorm"],
+        Norms::After => &["post_attention_layernorm", "post_feedforward_layernorm"],
         Norms::BeforeAndAfter => {
             &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
         }

@@ -4,6 +4,7 @@ use super::common::{PLAIN, QWEN, attentions, common, qwen_windows, set_biases};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::Result;
+use crate::arch::layer::QkNorm;
 use crate::arch::shape::Arch;
 
 pub(super) const FAMILY: Family = Family {
@@ -20,7 +21,7 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
     let mut arch = common(keys, family)?;
     set_biases(&mut arch, [bias, bias, false]);
-    attentions(&mut arch).for_each(|attention| attention.qk_norm = true);
+    attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Heads));
     qwen_windows(keys, &mut arch)?;
     Ok(arch)
 }

@@ -57,6 +57,37 @@ pub(super) fn kind<'a>(keys: &Keys<'a>) -> Result<&'a str> {
     }
 }
 
+/// The ropes of a configuration that has two: that of blocks that see everything, then that of blocks with a window,
+/// which is not scaled unless it says so. `thetas` are their bases where the parameters have none.
+pub(super) fn by_type(keys: &Keys<'_>, head_dim: usize, longest: usize, thetas: [f64; 2]) -> Result<Vec<Rope>> {
+    let object = |keys: &Keys<'_>, key: &str| {
+        let found = keys.typed(key, "an object", |v: &Value| v.is_object().then(|| v.clone()))?;
+        Ok::<_, Error>(found.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
+    };
+    let nested = object(keys, "rope_parameters")?;
+    if nested.get("rope_type").is_some() || nested.get("rope_theta").is_some() {
+        let what = "rope_parameters of this model_type: expected full_attention and sliding_attention in it";
+        return Err(Error::Input(what.into()));
+    }
+    let mut full = object(&Keys(&nested), "full_attention")?;
+    if let (Value::Object(scaling), Some(full)) = (object(keys, "rope_scaling")?, full.as_object_mut()) {
+        full.extend(scaling);
+    }
+    let local = object(&Keys(&nested), "sliding_attention")?;
+    [full, local]
+        .iter()
+        .zip(thetas)
+        .map(|(parameters, theta)| {
+            let context = RopeContext { head_dim, theta, longest, original: None };
+            let found = scaled(&Keys(parameters), &context)?;
+            if 2 * found.inv_freq.len() != head_dim {
+                return Err(Error::Input(format!("head_dim is {head_dim}; expected an even number")));
+            }
+            Ok(found)
+        })
+        .collect()
+}
+
 /// One rope from its parameters alone.
 pub(super) fn scaled(parameters: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
     let theta = parameters.number("rope_theta")?.unwrap_or(context.theta);

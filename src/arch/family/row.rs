@@ -102,9 +102,20 @@ pub(crate) enum Windows {
         period: usize,
         /// Positions of the window, where the file does not say it.
         window: usize,
-        /// The base of the rotation within windows, where the file does not say it; None where all blocks turn alike.
-        theta: Option<f64>,
+        /// How queries and keys turn within windows.
+        within: Within,
     },
+}
+
+/// How queries and keys turn in blocks with a window, in llama.cpp's graph.
+#[derive(Clone, Copy)]
+pub(crate) enum Within {
+    /// As in the other blocks.
+    Alike,
+    /// By a base of their own, and this one where the file does not say it.
+    Own(f64),
+    /// By the base of the other blocks, but not scaled.
+    Unscaled,
 }
 
 /// A file that names its tensors as llama.cpp usually does and changes no value.

@@ -5,7 +5,8 @@ usage: python tests/golden/make/dropout.py     (torch, transformers, peft, safet
 
 On tests/golden/losses (every parameter is trained; pairs share a prompt) and on two adapters on tests/golden/gemma3 (three
 layers, norms behind the branches, padded heads; the adapter is trained, with dropout of its input too), LoRA in
-tests/golden/lora/post_norms and DoRA in tests/golden/lora/dora_some, one step of SFT on prompts and chosen answers and one of DPO. Nothing is shared
+tests/golden/lora/post_norms and DoRA in tests/golden/lora/dora_some, and on tests/golden/olmo3 (norms behind the branches alone), one step of SFT on
+prompts and chosen answers and one of DPO. Nothing is shared
 here: chosen and rejected answers run apart, and each copy of a prompt gets the mask of the shared one. Written:
   expected.json      origin; seed, step, rates; cases: model, kind, the loss, names and sizes of the parameters
                      in the order of their gradients
@@ -123,7 +124,7 @@ def load(base):
 
 os.makedirs(OUT, exist_ok=True)
 cases, grads = [], {}
-for base, adapter in (("losses", None), ("gemma3", "lora/post_norms"), ("gemma3", "lora/dora_some")):
+for base, adapter in (("losses", None), ("gemma3", "lora/post_norms"), ("gemma3", "lora/dora_some"), ("olmo3", None)):
     model, reference = load(base), load(base)
     drop_branches(model)
     if adapter:

@@ -65,6 +65,8 @@ CASES = {
     "multiplied": ("granite4", 815, dict(r=3, lora_alpha=5, target_modules=["q_proj", "input_linear", "output_linear", "embed_tokens", "lm_head"])),
     # Soft caps of scores and logits, the output matrix adapted too.
     "capped": ("gemma2", 815, dict(r=2, lora_alpha=5, target_modules=[*LINEAR, "lm_head"])),
+    # Norms behind the branches alone, and over all of q and of k.
+    "after": ("olmo3", 816, dict(r=2, lora_alpha=5, target_modules=LINEAR, use_dora=True)),
     # Norms behind the adapted layers.
     "post_norms": ("gemma3", 803, dict(r=2, lora_alpha=5, target_modules=LINEAR)),
 }

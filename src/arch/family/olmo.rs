@@ -1,0 +1,75 @@
+//! OLMo 2 and 3: norms behind the branches, QK-norm over all heads; OLMo 3 has windows in three blocks of four, within
+//! which the rope is not scaled. Defaults: transformers' `Olmo2Config` and `Olmo3Config`.
+
+use super::common::{LLAMA, PLAIN, common, set_biases, set_windows, sizes, sliding, window};
+use super::keys::Keys;
+use super::rope;
+use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
+use crate::Result;
+use crate::arch::layer::{Mixer, Norms, QkNorm};
+use crate::arch::shape::Arch;
+
+pub(super) const OLMO_2: Family = Family {
+    model_type: "olmo2",
+    class: "Olmo2ForCausalLM",
+    peculiar: "norms behind the branches alone, QK-norm over all heads",
+    pad_token_id: Some(1),
+    defaults: Defaults { vocab_size: 50304, rms_norm_eps: 1e-5, ..LLAMA },
+    arch: olmo_2,
+    gguf: Some(FILES),
+    ..PLAIN
+};
+
+pub(super) const OLMO_3: Family = Family {
+    model_type: "olmo3",
+    class: "Olmo3ForCausalLM",
+    peculiar: "OLMo 2 with windows, whose rope is not scaled",
+    defaults: Defaults { rope_theta: 500_000.0, ..OLMO_2.defaults },
+    arch: olmo_3,
+    gguf: Some(GgufFamily {
+        windows: Windows::Periodic { period: 4, window: 4096, within: Within::Unscaled },
+        ..FILES
+    }),
+    ..OLMO_2
+};
+
+// The file of an OLMo 3 is one of OLMo 2 with a window.
+const FILES: GgufFamily = GgufFamily {
+    architecture: "olmo2",
+    names: &[("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")],
+    biases: &[("attention_bias", "self_attn.q_proj")],
+    ..GGUF
+};
+
+fn olmo_2(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let mut arch = common(keys, family)?;
+    set_norms(keys, &mut arch)?;
+    Ok(arch)
+}
+
+fn olmo_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let (mut arch, attention) = sizes(keys, family)?;
+    let theta = keys.number("rope_theta")?.unwrap_or(family.defaults.rope_theta);
+    arch.ropes = rope::by_type(keys, attention.head_dim, arch.max_position_embeddings, [theta; 2])?;
+    set_norms(keys, &mut arch)?;
+    let layers = arch.layers.len();
+    let slides = sliding(keys, layers)?.unwrap_or_else(|| (1..=layers).map(|i| i % 4 != 0).collect());
+    for (layer, slides) in arch.layers.iter_mut().zip(&slides) {
+        let Mixer::Attention(attention) = &mut layer.mixer;
+        attention.rope = Some(usize::from(*slides));
+    }
+    let window = window(keys, Some(4096))?;
+    set_windows(&mut arch, &slides, window)?;
+    Ok(arch)
+}
+
+fn set_norms(keys: &Keys<'_>, arch: &mut Arch) -> Result<()> {
+    let bias = keys.flag("attention_bias")?.unwrap_or(false);
+    set_biases(arch, [bias, bias, false]);
+    for layer in &mut arch.layers {
+        let Mixer::Attention(attention) = &mut layer.mixer;
+        attention.qk_norm = Some(QkNorm::Whole);
+        layer.norms = Norms::After;
+    }
+    Ok(())
+}
