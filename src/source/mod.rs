@@ -405,11 +405,20 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         return Err(Error::file(path, format!("its weights {why}")));
     }
     let config_path = path.join("config.json");
-    let config: Value = read_json(&config_path)?;
-    let arch = family::arch(&config).map_err(|error| Error::file(&config_path, error.to_string()))?;
+    let mut config: Value = read_json(&config_path)?;
+    let named = |error: Error| Error::file(&config_path, error.to_string());
+    let text_part = family::text_part(&config).map_err(named)?;
+    let is_whole = text_part.is_some();
+    config = text_part.unwrap_or(config);
+    let arch = family::arch(&config).map_err(named)?;
     let generation_path = path.join("generation_config.json");
     let generation_config = if generation_path.is_there() { Some(read_json(&generation_path)?) } else { None };
-    let weights = safetensors::open_folder(path)?;
+    let mut weights = safetensors::open_folder(path)?;
+    let mut warnings = Vec::new();
+    if is_whole {
+        let (others, path) = (weights.keep_text_part(), path.display());
+        warnings.push(format!("{path}: only the text part is read; {others} tensors of other parts are left out"));
+    }
     let text = Text::open(path)?;
     Ok(ModelSource {
         path: path.to_path_buf(),
@@ -422,7 +431,7 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         adapter_path: None,
         text,
         stop_ids: Vec::new(),
-        warnings: Vec::new(),
+        warnings,
     })
 }
 

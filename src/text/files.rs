@@ -23,7 +23,7 @@ const AS_IT_IS: &str = "PreTrainedTokenizerFast";
 /// Whether tokenizer.json is taken as it is for the model in a folder, as transformers does for some families.
 fn as_written(folder: &Path) -> bool {
     let config = object(&folder.join("config.json")).ok().flatten();
-    let family = config.and_then(|config| family::of(config.get("model_type")?.as_str()?));
+    let family = config.and_then(|config| family::of_config(&Value::Object(config)));
     family.is_some_and(|family| family.tokenizer_as_written)
 }
 

@@ -199,6 +199,23 @@ impl Weights {
         }
     }
 
+    /// Gives the tensors of a whole's text part the names that they have alone, and lets go of the others; gives how
+    /// many these were.
+    pub(crate) fn keep_text_part(&mut self) -> usize {
+        let alone = |name: &str| match name.strip_prefix("language_model.") {
+            Some(rest) => Some(rest.to_owned()),
+            None if name.starts_with("lm_head.") => Some(name.to_owned()),
+            None => name.strip_prefix("model.language_model.").map(|rest| format!("model.{rest}")),
+        };
+        let (mut all, before) = (std::mem::take(&mut self.entries), self.names.len());
+        for name in std::mem::take(&mut self.names) {
+            if let (Some(to), Some(entry)) = (alone(&name), all.remove(&name)) {
+                self.insert(to, entry);
+            }
+        }
+        before - self.names.len()
+    }
+
     pub(super) fn insert(&mut self, name: String, entry: Entry) {
         if self.entries.insert(name.clone(), entry).is_none() {
             self.names.push(name);

@@ -6,6 +6,7 @@ use super::row::Family;
 pub(super) const FAMILY: Family = Family {
     model_type: "ministral",
     class: "MinistralForCausalLM",
+    whole: None,
     peculiar: "a window in some blocks",
     // llama.cpp has no architecture for it.
     gguf: None,

@@ -10,6 +10,7 @@ use crate::arch::shape::Arch;
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
+    whole: Some("mistral3"),
     peculiar: "a window in all blocks or in some",
     tokenizer_as_written: true,
     defaults: Defaults {

@@ -21,6 +21,7 @@ mod qwen3;
 mod rope;
 mod row;
 mod smollm3;
+mod whole;
 
 use serde_json::Value;
 
@@ -31,6 +32,8 @@ pub use names::parameters;
 pub(crate) use rope::dynamic;
 pub use row::Family;
 pub(crate) use row::{GgufFamily, Windows, Within};
+pub(crate) use whole::of_config;
+pub use whole::text_part;
 
 /// The families that are known, in the order of their names.
 pub const FAMILIES: &[Family] = &[
@@ -55,7 +58,7 @@ pub fn of(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_type == model_type)
 }
 
-/// Reads config.json.
+/// Reads config.json, of a whole with towers for images its text part.
 ///
 /// # Errors
 /// The `model_type` is unknown (the known ones are listed), a key has the wrong type, sizes contradict one another, or
@@ -67,11 +70,8 @@ pub fn arch(config: &Value) -> Result<Arch> {
     let keys = Keys(config);
     let model_type = keys.text("model_type")?.unwrap_or_default();
     let Some(family) = of(model_type) else {
-        if let Some(text) = FAMILIES.iter().find(|family| family.whole == Some(model_type)) {
-            return Err(Error::Input(format!(
-                "model_type {model_type:?} holds images too; only its text part, saved as {:?}, is read",
-                text.model_type
-            )));
+        if let Some(text) = text_part(config)? {
+            return arch(&text);
         }
         let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         return Err(Error::Input(format!("model_type {model_type:?} is not known; known are {}", known.join(", "))));

@@ -4,13 +4,15 @@ usage: python tests/golden/make/families.py [NAME ...]
        (torch, transformers, safetensors; writes beside this script's folder: the folders named, else all)
 
 The files are those that tiny.py describes, without the AdamW trajectory, the other losses and SFT. Folders named rope_*
-hold a model and its logits alone: one set of weights under several kinds of rope scaling.
+hold a model and its logits alone: one set of weights under several kinds of rope scaling. So do those named whole_*, models with a tower for
+images beside their text part, which alone is asked.
 """
 import copy, json, os, shutil, sys
 import torch, transformers, safetensors
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, GraniteMoeHybridConfig, LlamaConfig,
-                          Ministral3Config, MinistralConfig, MistralConfig, Olmo2Config, Olmo3Config, Phi3Config, Qwen2Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
+                          GraniteMoeHybridConfig, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig, Olmo2Config,
+                          Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, SiglipVisionConfig, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -72,6 +74,14 @@ CASES = {
                                  num_key_value_heads=1, head_dim=14, query_pre_attn_scalar=11, sliding_window=6, attn_logit_softcapping=1.25,
                                  final_logit_softcapping=4.0, rope_parameters=default)),
 }
+# Towers for images, as small as they can be.
+tower = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4)
+WHOLES = {
+    "whole_mistral3": (721, Mistral3Config(text_config=CASES["ministral3"][1], vision_config=PixtralVisionConfig(**tower, head_dim=8),
+                                           image_token_index=2, tie_word_embeddings=False)),
+    "whole_gemma3": (722, Gemma3Config(text_config=CASES["gemma3"][1], vision_config=SiglipVisionConfig(**tower), mm_tokens_per_image=4,
+                                       image_token_index=2)),
+}
 ROPES = {
     "rope_linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
     "rope_dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
@@ -99,15 +109,15 @@ def greedy(model, ids):
     return out, gaps
 
 
-def make(seed, config):
+def make(seed, config, of=AutoModelForCausalLM):
     torch.manual_seed(seed)
     config.eos_token_id = None
-    m = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    m = of.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for p in m.parameters():
             p.normal_(0, 0.2) if p.dim() > 1 else p.add_(torch.randn_like(p) * 0.1)
     g = torch.Generator().manual_seed(seed)
-    return m, g, lambda n: torch.randint(3, config.vocab_size, (n,), generator=g).tolist()
+    return m, g, lambda n: torch.randint(3, config.get_text_config().vocab_size, (n,), generator=g).tolist()
 
 
 def origin(seed, config):
@@ -157,6 +167,18 @@ for name, (seed, config) in CASES.items():
                         "logps_chosen": pc.tolist(), "logps_rejected": pr.tolist(), "loss": {"sigmoid": loss.item()}}}
     json.dump(expected, open(f"{dir}/expected.json", "w"), indent=1)
     print(name, loss.item(), min(min(c[1]) for c in continued))
+
+for name, (seed, config) in WHOLES.items():
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        continue
+    dir = fresh(name)
+    m, g, draw = make(seed, config, AutoModelForImageTextToText)
+    tokens = [draw(n) for n in LENGTHS]
+    m.save_pretrained(dir)
+    json.dump(tokens, open(f"{dir}/tokens.json", "w"))
+    with torch.no_grad():
+        save_file({f"logits.{i}": m(torch.tensor([t])).logits[0].contiguous() for i, t in enumerate(tokens)}, f"{dir}/logits.safetensors")
+    json.dump({"origin": origin(seed, config)}, open(f"{dir}/expected.json", "w"), indent=1)
 
 for name, rope in ROPES.items():
     if sys.argv[1:] and name not in sys.argv[1:]:
