@@ -24,6 +24,9 @@ use std::path::PathBuf;
 #[derive(clap::Subcommand)]
 pub(crate) enum Kind {
     /// Answers to learn, for `sft`: the best answer of each question
+    ///
+    /// With --rules constraints that a program checks are put behind each instruction, such that its answer meets them
+    /// as it is or after a small change (constraint back-translation).
     Ift(IftArgs),
     /// Verdicts to learn, for `sft`: the judge's prompt with an answer, then a justification and a score
     ///
@@ -66,6 +69,16 @@ pub(crate) struct IftArgs {
     /// Leave out answers that somebody scored below this
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = at_least_0)]
     min_score: f32,
+    /// Put constraints behind the instructions that their answers meet: --from has prompt and response, as `generate`
+    /// writes them; answers that were cut are left out
+    #[arg(long, conflicts_with_all = ["held_out", "min_score"])]
+    rules: bool,
+    /// --rules: most examples; each answer and each kind of constraint comes as often as the others (default: as many
+    /// as there are answers)
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "rules")]
+    count: Option<u32>,
+    #[command(flatten)]
+    constraints: Flags<constraints::Constraints>,
 }
 
 #[derive(clap::Args)]
@@ -128,7 +141,10 @@ impl Kind {
 
 pub(crate) fn run(app: &App, kind: &Kind) -> Result<()> {
     match kind {
+        Kind::Ift(args) if args.rules => constraints::examples(app, args),
         Kind::Ift(args) => {
+            let given = args.constraints.given().keys().next();
+            ensure!(given.is_none(), "--{} goes with --rules", given.map_or("", |key| key.as_str()));
             let input = args.common.read(app, false)?;
             let records = import::examples(&input.questions, f64::from(args.min_score));
             ensure!(!records.is_empty(), "{}: no answer has a score of {}", args.common.from.display(), args.min_score);

@@ -108,11 +108,51 @@ fn prompts_with_constraints_are_made_of_topics() {
     };
     fails(&["--kinds", "no_comma"], "punctuation:no_comma");
     fails(&["--least", "4"], "least is 4, most is 3");
-    fails(&["--most", "0"], "--most is 0");
     fails(&["--kinds", "punctuation:no_comma", "--count", "100", "--most", "1"], "of 100 prompts differ");
     fails(&["--exclude", &dev], "every record is excluded");
+    // Without constraints they are the instructions alone.
+    let plain = file("plain.jsonl");
+    run(&[&make[..], &["--most", "0", "--out", &plain]].concat()).success();
+    assert!(lines(&plain).iter().all(|r| r["prompt"] == r["base_prompt"] && r["kwargs"].is_null()));
     std::fs::write(&from, "{\"topic\": \"\"}\n").unwrap();
     fails(&[], "record 1: has neither prompt nor topic");
+}
+
+#[test]
+fn answers_are_learnt_with_constraints_that_they_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let record = |i: usize| {
+        let answer = format!("Kites of paper fly over hill {i}. The wind carries them. Nobody holds the string.");
+        json!({"prompt": format!("Describe kite {}.", i % 9), "response": answer, "stopped": i % 4 != 0}).to_string()
+            + "\n"
+    };
+    std::fs::write(file("answers.jsonl"), (0..40).map(record).collect::<String>()).unwrap();
+    let (from, out) = (file("answers.jsonl"), file("ift.jsonl"));
+    let make = ["data", "ift", "--rules", "--from", &from, "--most", "2"];
+    let report = document(&[&make[..], &["--out", &out, "--count", "50"]].concat());
+    let made = lines(&out);
+    assert_eq!((made.len(), report["left_out"]["answers that were cut"].as_u64()), (50, Some(10)));
+    // What was made is right by the program that checks it.
+    let of = |r: &Value, i: usize| r["messages"][i]["content"].as_str().unwrap().to_owned();
+    let answer = |r: &Value| {
+        let checks = (&r["instruction_id_list"], &r["kwargs"]);
+        json!({"prompt": of(r, 0), "response": of(r, 1), "instruction_id_list": checks.0, "kwargs": checks.1})
+            .to_string()
+            + "\n"
+    };
+    let (asked, scored) = (file("asked.jsonl"), file("scored.jsonl"));
+    std::fs::write(&asked, made.iter().map(answer).collect::<String>()).unwrap();
+    run(&["judge", "--responses", &asked, "--mode", "rules", "--out", &scored]).success();
+    assert!(lines(&scored).iter().all(|r| r["score"] == 5.0));
+    let fails = |arguments: &[&str], word: &str| {
+        let failed = run(&[arguments, &["--out", &file("no.jsonl")]].concat()).failure();
+        let error = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+        assert!(error.contains(word), "{error}");
+    };
+    fails(&["data", "ift", "--from", &from, "--most", "2"], "--most goes with --rules");
+    fails(&[&make[..], &["--kinds", "language:response_language"]].concat(), "could be fitted to any of 30 answers");
+    fails(&["data", "ift", "--rules", "--from", &from, "--most", "0"], "--most is 0");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Constraints that a program can check, drawn and put behind instructions: prompts for answers that are scored by
 //! rules. The kinds and their arguments are IFEval's; the words are those of `prompts/constraints.jsonl`.
 
+mod fitted;
 mod kinds;
 mod phrasings;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+pub use fitted::{Example, Examples, OwnAnswer, examples};
 pub use phrasings::label;
 
 /// Which phrasings of the constraints are taken.

@@ -1,14 +1,21 @@
-//! `data constraints`: prompts whose answers a program can check, made without a model.
+//! `data constraints`: prompts whose answers a program can check, made without a model. `data ift --rules`: right answers
+//! to such prompts, made of a model's answers to plain ones.
 
+use super::IftArgs;
+use super::truth::Line;
 use crate::app::{App, check_writable};
 use crate::flags::{Flags, Preset};
 use anyhow::{Context, Result, ensure};
+use selfreward::data::import::ExampleRecord;
 use selfreward::json::{read_jsonl, write_jsonl};
+use selfreward::judge::Checks;
 use selfreward::measure::constrained::{Subject, make};
-use selfreward::measure::constraints::ConstraintSection;
+use selfreward::measure::constraints::{self, ConstraintSection, OwnAnswer};
 use selfreward::measure::held_out::read_held_out;
 use selfreward::settings::Section;
+use serde::Serialize;
 use serde_json::json;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -30,7 +37,7 @@ pub(crate) struct Args {
 }
 
 /// The constraints where flags do not say otherwise: as many as IFEval's prompts have.
-struct Constraints;
+pub(super) struct Constraints;
 
 impl Preset for Constraints {
     type Of = ConstraintSection;
@@ -40,10 +47,19 @@ impl Preset for Constraints {
     }
 }
 
+/// An example as it is written: what `sft` reads, and by what the answer was checked.
+#[derive(Serialize)]
+struct Written {
+    #[serde(flatten)]
+    example: ExampleRecord,
+    #[serde(flatten)]
+    checks: Checks,
+    base_prompt: String,
+}
+
 pub(super) fn run(app: &App, args: &Args) -> Result<()> {
     check_writable(&args.out)?;
     ensure!(!args.out.exists(), "{}: exists already; name another file or remove it", args.out.display());
-    ensure!(args.constraints.most > 0, "--most is 0: a prompt needs a constraint by which its answers are checked");
     args.constraints.check()?;
     let subjects: Vec<Subject> = read_jsonl(&args.from)?;
     ensure!(!subjects.is_empty(), "{}: holds no record", args.from.display());
@@ -61,5 +77,48 @@ pub(super) fn run(app: &App, args: &Args) -> Result<()> {
         }));
     }
     app.line(format!("{}: {} prompts from {} records", args.out.display(), records.len(), subjects.len()))?;
+    print(app, &kinds)
+}
+
+pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
+    let (from, out) = (&args.common.from, &args.common.out);
+    args.common.can_write(false)?;
+    ensure!(args.constraints.most > 0, "--most is 0: an example of --rules needs a constraint");
+    args.constraints.check()?;
+    let lines: Vec<Line> = read_jsonl(from)?;
+    ensure!(!lines.is_empty(), "{}: holds no record", from.display());
+    let all = lines.len();
+    let ended = lines.into_iter().filter(|line| line.stopped != Some(false));
+    let answers: Vec<OwnAnswer> =
+        ended.map(|line| OwnAnswer { instruction: line.prompt.question(), answer: line.response }).collect();
+    let count = args.count.map_or(answers.len(), |count| count as usize);
+    let (made, kinds) = constraints::examples(&answers, &args.constraints, count, app.common.seed())
+        .with_context(|| from.display().to_string())?;
+    let written = made.into_iter().map(|e| Written {
+        example: ExampleRecord::new(&e.prompt, &e.answer),
+        checks: e.checks,
+        base_prompt: e.base_prompt,
+    });
+    let records: Vec<Written> = written.collect();
+    write_jsonl(out, &records)?;
+    let (cut, questions) = (all - answers.len(), answers.iter().map(|a| &a.instruction).collect::<HashSet<_>>().len());
+    if app.common.json {
+        let left_out = if cut > 0 { json!({ CUT: cut }) } else { json!({}) };
+        return app.json(&json!({
+            "out": out, "records": records.len(), "questions": questions, "held_out": 0, "left_out": left_out,
+            "kinds": kinds,
+        }));
+    }
+    app.line(format!("{}: {} records from {questions} questions", out.display(), records.len()))?;
+    if cut > 0 {
+        app.line(format!("left out: {cut} {CUT}"))?;
+    }
+    print(app, &kinds)
+}
+
+/// Why answers are left out.
+const CUT: &str = "answers that were cut";
+
+fn print(app: &App, kinds: &BTreeMap<&'static str, usize>) -> Result<()> {
     kinds.iter().try_for_each(|(kind, n)| app.line(format!("{n:5} {kind}")))
 }

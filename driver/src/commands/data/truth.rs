@@ -60,13 +60,13 @@ impl TruthArgs {
 
 /// Those fields of a line that are read.
 #[derive(Deserialize)]
-struct Line {
+pub(super) struct Line {
     #[serde(flatten)]
-    prompt: Prompt,
+    pub(super) prompt: Prompt,
     #[serde(alias = "text")]
-    response: String,
+    pub(super) response: String,
     /// Whether the response ended; it is taken to have where nothing is said.
-    stopped: Option<bool>,
+    pub(super) stopped: Option<bool>,
     #[serde(flatten)]
     checks: Checks,
 }
