@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+/// What stands for a row where there is none.
+pub(crate) const NO_ROW: u32 = u32::MAX;
+
 /// A part of a path through the forest: rows `first .. first + len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -82,6 +85,20 @@ impl Forest {
         self.root.iter().map(|r| longest[*r as usize]).collect()
     }
 
+    /// The row before each row on its path, [`NO_ROW`] where the path begins.
+    pub(crate) fn parents(&self) -> Vec<u32> {
+        // What was last seen at each position: rows between a row and its parent lie in the parent's subtree, behind it.
+        let mut last: Vec<u32> = Vec::new();
+        let mut parents = Vec::with_capacity(self.len());
+        for (row, pos) in self.pos.iter().enumerate() {
+            let pos = *pos as usize;
+            parents.push(pos.checked_sub(1).map_or(NO_ROW, |before| last[before]));
+            last.truncate(pos);
+            last.push(row as u32);
+        }
+        parents
+    }
+
     /// Whether row `i` sees row `j`, which lies at most `window` positions before it.
     pub(crate) fn visible(&self, i: usize, j: usize, window: u32) -> bool {
         j <= i && i < self.end[j] as usize && self.pos[i] - self.pos[j] < window
@@ -125,6 +142,7 @@ mod tests {
         assert_eq!(f.end, [6, 6, 4, 4, 6, 6, 8, 8]);
         assert_eq!(f.root, [0, 0, 0, 0, 0, 0, 6, 6]);
         assert_eq!(f.longest(), [4, 4, 4, 4, 4, 4, 2, 2]);
+        assert_eq!(f.parents(), [NO_ROW, 0, 1, 2, 1, 4, NO_ROW, 6]);
         assert_eq!(
             [prompt.before, a.before, b.before, c.before, other.before],
             [None, Some(1), Some(1), Some(4), None]

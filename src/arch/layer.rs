@@ -17,6 +17,47 @@ pub struct Layer {
 pub enum Mixer {
     /// Softmax attention to the positions before, and to the position itself.
     Attention(Attention),
+    /// A gated convolution over the position itself and the few before it (LFM2).
+    ShortConv(ShortConv),
+}
+
+impl Mixer {
+    /// The attention, if it is one.
+    pub fn attention(&self) -> Option<&Attention> {
+        match self {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::ShortConv(_) => None,
+        }
+    }
+
+    /// The convolution, if it is one.
+    pub fn short_conv(&self) -> Option<&ShortConv> {
+        match self {
+            Mixer::ShortConv(conv) => Some(conv),
+            Mixer::Attention(_) => None,
+        }
+    }
+
+    /// The module's name in a block of Hugging Face's.
+    pub(crate) fn module(&self) -> &'static str {
+        match self {
+            Mixer::Attention(_) => "self_attn",
+            Mixer::ShortConv(_) => "conv",
+        }
+    }
+}
+
+/// Most positions that a sum of a short convolution has.
+pub const MOST_TAPS: usize = 8;
+
+/// A gated short convolution (LFM2, arXiv 2511.23404): with b, c and x projected from the stream, c · conv(b · x), where
+/// conv sums each channel by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShortConv {
+    /// How many positions one sum has, itself included.
+    pub taps: usize,
+    /// Whether the projections and the convolution have a bias.
+    pub bias: bool,
 }
 
 /// Softmax attention: its heads, what it sees and how it knows positions.

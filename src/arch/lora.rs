@@ -2,7 +2,7 @@
 //! layers it changes. Names, shapes and settings are PEFT's: A `[r, in]`, B `[out, r]`.
 
 pub use super::lora_layers::{ALL_LINEAR, LayerRules, LoraConfig, Modules};
-use super::lora_layers::{Rules, is_linear, names_match};
+use super::lora_layers::{EMBEDDING, OUTPUT, Rules, names_match};
 use super::shape::Arch;
 use super::tensor::{LARGEST, NamedTensor, first_unusable, unusable};
 use crate::rng::{Stream, fnv};
@@ -62,14 +62,9 @@ impl Target {
 
 /// What the name of DoRA's magnitudes ends in.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
-/// The embedding's module.
-const EMBEDDING: &str = "model.embed_tokens";
-/// The output matrix's module.
-const OUTPUT: &str = "lm_head";
-
-/// Whether an adapter can stand beside a module.
-fn is_adaptable(module: &str) -> bool {
-    is_linear(module) || [EMBEDDING, OUTPUT].contains(&module)
+/// Whether an adapter can stand beside the module of a weight: a linear layer, the embedding or the output matrix.
+fn is_adaptable(shape: &[usize]) -> bool {
+    shape.len() == 2
 }
 
 /// The modules of a model that have a weight, each with its shape.
@@ -117,7 +112,7 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
     let rules = Rules::new(config)?;
     let modules = modules(arch);
     let (there, others): (Vec<_>, Vec<_>) =
-        modules.iter().map(|(m, shape)| (m.as_str(), &shape[..])).partition(|(module, _)| is_adaptable(module));
+        modules.iter().map(|(m, shape)| (m.as_str(), &shape[..])).partition(|(_, shape)| is_adaptable(shape));
     if let Modules::Names(names) = &config.targets {
         let unknown = |name: &&String| {
             *name != ALL_LINEAR && !there.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))

@@ -8,6 +8,10 @@ use crate::{Error, Result};
 
 /// The target that stands for every linear layer of the blocks.
 pub const ALL_LINEAR: &str = "all-linear";
+/// The embedding's module.
+pub(super) const EMBEDDING: &str = "model.embed_tokens";
+/// The output matrix's module.
+pub(super) const OUTPUT: &str = "lm_head";
 /// Steps of backtracking after which a pattern is given up: layers' names are short.
 const MAX_STEPS: usize = 100_000;
 /// Bytes that a compiled pattern may take.
@@ -146,7 +150,7 @@ impl<'a> Rules<'a> {
         }
         let Matcher::Names(names) = self.targets else { return self.targets.matches(layer) };
         // As in PEFT, the output matrix is named or left alone.
-        let linear = is_linear(layer);
+        let linear = ![EMBEDDING, OUTPUT].contains(&layer);
         let named = names_match(names, layer) || (linear && names.iter().any(|name| name == ALL_LINEAR));
         let whole = names.iter().any(|name| name == layer);
         Ok(named && (whole || self.block.is_empty() || self.in_blocks(layer)?))
@@ -185,11 +189,6 @@ impl<'a> Matcher<'a> {
             Matcher::Pattern(regex) => matches(regex, layer),
         }
     }
-}
-
-/// Whether a module is a linear layer of a block, by its name.
-pub(super) fn is_linear(module: &str) -> bool {
-    module.ends_with("_proj") || module.ends_with("_linear")
 }
 
 /// Whether one of `names` is the layer's whole name or its end after a dot.
@@ -253,6 +252,9 @@ mod tests {
         ] {
             wants(&config(names(&[name]), LayerRules::default()), layers);
         }
+        let all = config(names(&[ALL_LINEAR]), LayerRules::default());
+        let rules = Rules::new(&all).unwrap();
+        assert_eq!([EMBEDDING, OUTPUT].map(|layer| rules.wants(layer).unwrap()), [false, false]);
     }
 
     #[test]

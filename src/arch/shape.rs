@@ -1,6 +1,6 @@
 //! The shape of a whole decoder: what its blocks share, and the list of the blocks.
 
-use super::layer::{Layer, Mixer, Mlp, QueryGrowth};
+use super::layer::{Layer, Mlp, QueryGrowth};
 use crate::{Error, Result};
 
 /// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
@@ -85,6 +85,18 @@ pub enum Naming {
     Fused,
     /// Gate and up are one matrix, and the MLP is called the shared one (Granite 4.0).
     Shared,
+    /// Each is a tensor of its own, and these modules have other names than Llama's, which stand first.
+    Renamed(&'static [(&'static str, &'static str)]),
+}
+
+impl Naming {
+    /// The modules with other names than Llama's, which stand first.
+    pub(crate) fn renamed(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Naming::Renamed(names) => names,
+            Naming::Apart | Naming::Fused | Naming::Shared => &[],
+        }
+    }
 }
 
 /// Sizes that all blocks of a model have alike.
@@ -116,6 +128,11 @@ impl Arch {
         self.ropes.iter().map(stretched).fold(self.max_position_embeddings, usize::max)
     }
 
+    /// Whether a block remembers of a sequence what is in no page: the past of its convolution.
+    pub fn has_past(&self) -> bool {
+        self.layers.iter().any(|layer| layer.mixer.attention().is_none())
+    }
+
     /// The factor on the embedding's rows in the residual stream as it is held: divided by `residual_scale`, so that a
     /// branch adds what it gives. Norms of the stream forget the divisor, as long as their eps is [`Arch::held_eps`].
     pub(crate) fn held_embedding_scale(&self) -> f32 {
@@ -127,19 +144,19 @@ impl Arch {
         self.rms_norm_eps / (self.residual_scale * self.residual_scale)
     }
 
-    /// The sizes of a block, for whoever can say one number for all of them.
+    /// The sizes of a block with attention, for whoever can say one number for all of them.
     ///
     /// # Errors
-    /// A model without blocks, or blocks that differ in these sizes: the message says which and how.
+    /// A model without such blocks, or blocks that differ in these sizes: the message says which and how.
     pub fn alike(&self) -> Result<Alike> {
         let of = |layer: &Layer| {
-            let (Mixer::Attention(a), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
+            let (a, Mlp::Gated(mlp)) = (layer.mixer.attention()?, &layer.mlp);
             let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
             let (query_scale, score_cap, query_growth) = (a.query_scale, a.score_cap, a.query_growth);
-            Alike { heads, kv_heads, head_dim, query_scale, score_cap, query_growth, width: mlp.width }
+            Some(Alike { heads, kv_heads, head_dim, query_scale, score_cap, query_growth, width: mlp.width })
         };
-        let all: Vec<Alike> = self.layers.iter().map(of).collect();
-        let first = *all.first().ok_or_else(|| Error::Input("a model without layers".into()))?;
+        let all: Vec<Alike> = self.layers.iter().filter_map(of).collect();
+        let first = *all.first().ok_or_else(|| Error::Input("a model without attention".into()))?;
         match all.iter().position(|other| *other != first) {
             None => Ok(first),
             Some(i) => Err(Error::Input(format!(

@@ -4,11 +4,11 @@ use super::Settings;
 use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Plan, Recorder, Tensor};
-use crate::kernels::arena::{Arena, Rows};
+use crate::kernels::arena::Rows;
 use crate::kernels::rope::Turn;
 use crate::kernels::sample::{self, State};
 use crate::kernels::scores::Scores;
-use crate::model::context::{Context, Past};
+use crate::model::context::{Context, Memory, Past};
 use crate::model::{Model, decoder, head, view};
 
 /// One sequence that decodes, as a row of its batch.
@@ -121,7 +121,7 @@ impl DecodeBatch {
     }
 
     /// Records one decoding step: one more token of every row.
-    pub(super) fn step(&self, setup: &DecodeSetup, all: &[Sequence], arena: &[Arena]) -> Result<DecodeStep> {
+    pub(super) fn step(&self, setup: &DecodeSetup, all: &[Sequence], memory: &[Memory]) -> Result<DecodeStep> {
         let DecodeSetup { gpu, model, .. } = *setup;
         let sequences = || self.sequences.iter().map(|s| &all[*s]);
         let width = sequences().map(|s| s.pages.len()).max().unwrap_or(1);
@@ -135,13 +135,17 @@ impl DecodeBatch {
         };
         let turns = view::turns(gpu, model, &sequences().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();
-        let context = Context::Arena(Past::apart(arena, &rows, &turns));
+        let slots = match model.arch.has_past() {
+            true => Some(gpu.vector(&sequences().map(|s| s.slot).collect::<Vec<_>>())?),
+            false => None,
+        };
+        let context = Context::Arena(Past::apart(memory, &rows, &turns, slots.as_ref()));
         let x = decoder::embed(&mut rec, model, &self.state.token, self.sequences.len())?;
         let stream = decoder::stack(&mut rec, model, x, &context, drop)?;
         let norm = head::final_norm(&mut rec, model, &stream)?;
         let logits = head::logits(&mut rec, model, &norm.y)?;
         self.draw(&mut rec, setup, &logits)?;
-        Ok(DecodeStep { plan: rec.compile(), _table: rows.table, _turns: turns })
+        Ok(DecodeStep { plan: rec.compile(), _table: rows.table, _turns: turns, _slots: slots })
     }
 
     /// Reads back what was written so far.
@@ -187,9 +191,10 @@ impl DecodeBatch {
 /// The recording of one decoding step.
 pub(super) struct DecodeStep {
     pub(super) plan: Plan,
-    /// The recording reads `_table` and `_turns` at every run, so they live as long as it does.
+    /// The recording reads these at every run, so they live as long as it does.
     _table: Tensor,
     _turns: Vec<Turn>,
+    _slots: Option<Tensor>,
 }
 
 /// Tokens of all rows, read back to the host.

@@ -20,6 +20,8 @@ use crate::arch::{Layer, Mixer};
 use crate::gpu::{self, Gpu};
 use crate::kernels::arena::{Arena, PAGE};
 use crate::kernels::heads::Heads;
+use crate::kernels::short_conv;
+use crate::model::context::Memory;
 use crate::model::{Model, Storage, places};
 use crate::settings::{self, Takes, settings};
 use crate::source::ModelSource;
@@ -100,7 +102,7 @@ struct Room {
 impl Room {
     fn most(gpu: &Gpu, model: &Model, kv: KvType) -> Room {
         let bytes = |heads: Heads| (kv.bytes() * PAGE * heads.kv_heads * heads.padded()) as u64;
-        let pages: Vec<u64> = model.arch.layers.iter().map(|layer| bytes(kept(layer))).collect();
+        let pages: Vec<u64> = model.arch.layers.iter().filter_map(|layer| Some(bytes(heads(layer)?))).collect();
         let (all, largest) = (pages.iter().sum::<u64>().max(1), pages.into_iter().max().unwrap_or(1));
         // On a GPU what its memory has room for is counted, and no arena is larger than that.
         let arena = if gpu.info().software { 1 << 30 } else { gpu.planned_bytes() };
@@ -117,16 +119,18 @@ impl Room {
     }
 }
 
-/// The heads whose keys and values a block keeps in the arena.
-fn kept(layer: &Layer) -> Heads {
-    match &layer.mixer {
-        Mixer::Attention(attention) => places::heads(attention),
-    }
+/// The heads whose keys and values a block keeps in pages, if it has attention.
+fn heads(layer: &Layer) -> Option<Heads> {
+    layer.mixer.attention().map(places::heads)
 }
 
-/// Room for the keys and values of so many pages in every block.
-fn arena(gpu: &Gpu, model: &Model, pages: usize, kv: KvType) -> Result<Vec<Arena>> {
-    model.arch.layers.iter().map(|layer| Arena::room(gpu, pages, kept(layer), kv)).collect()
+/// Room in every block for what it remembers: the keys and values of so many pages, the past of so many sequences.
+fn memory(gpu: &Gpu, model: &Model, (pages, sequences): (usize, usize), kv: KvType) -> Result<Vec<Memory>> {
+    let one = |layer: &Layer| match &layer.mixer {
+        Mixer::Attention(attention) => Arena::room(gpu, pages, places::heads(attention), kv).map(Memory::Pages),
+        Mixer::ShortConv(conv) => short_conv::room(gpu, sequences, conv.taps, model.arch.hidden_size).map(Memory::Past),
+    };
+    model.arch.layers.iter().map(one).collect()
 }
 
 /// Loads a model for answers to `requests`, and makes the pipelines that those need while the weights are on their way.

@@ -5,10 +5,10 @@ use super::pages::{Pages, PromptKey};
 use super::sequences::Sequence;
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
-use crate::kernels::arena::{Arena, PAGE, Rows};
+use crate::kernels::arena::{PAGE, Rows};
 use crate::kernels::scores::Scores;
 use crate::layout::Forest;
-use crate::model::context::{Context, Past, Store};
+use crate::model::context::{Context, Memory, Past, Store};
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
 use std::ops::Range;
@@ -113,7 +113,7 @@ impl PromptForest {
 pub(super) fn start(
     gpu: &Gpu,
     model: &Model,
-    arena: &[Arena],
+    memory: &[Memory],
     prompts: &[StartingPrompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
@@ -124,7 +124,19 @@ pub(super) fn start(
     let view = View::of_lengths(gpu, model, &shared.forest, &shared.lengths)?;
     let (row, slot) = (gpu.vector(&shared.row)?, gpu.vector(&shared.slot)?);
     let token = gpu.vector(&shared.forest.tokens)?;
-    let context = Context::Forest { view: &view, store: Some(Store { arena, row: &row, slot: &slot }) };
+    let ends = match model.arch.has_past() {
+        true => {
+            let of = |(prompt, row): &(usize, u32)| {
+                let row = *row;
+                prompts[*prompt].sequences.iter().map(move |s| (row, s.slot))
+            };
+            let (rows, slots): (Vec<u32>, Vec<u32>) = shared.last.iter().flat_map(of).unzip();
+            Some((gpu.vector(&rows)?, gpu.vector(&slots)?))
+        }
+        false => None,
+    };
+    let ends = ends.as_ref().map(|(rows, slots)| (rows, slots));
+    let context = Context::Forest { view: &view, store: Some(Store { memory, row: &row, slot: &slot, ends }) };
     let last: Vec<u32> = shared.last.iter().map(|(_, row)| *row).collect();
     logits(gpu.record(), model, &token, &context, &last)
 }
@@ -134,7 +146,7 @@ pub(super) fn start(
 pub(super) fn continued(
     gpu: &Gpu,
     model: &Model,
-    arena: &[Arena],
+    memory: &[Memory],
     prompts: &[StartingPrompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
@@ -177,11 +189,12 @@ pub(super) fn continued(
         false => Some((gpu.vector(&row)?, gpu.vector(&copy)?)),
     };
     let context = Context::Arena(Past {
-        arena,
+        memory,
         rows: &rows,
         turns: &turns,
         apart: false,
         copies: copies.as_ref().map(|(r, s)| (r, s)),
+        slots: None,
     });
     logits(gpu.record(), model, &token, &context, &last)
 }

@@ -9,8 +9,9 @@ use super::prefill::{self, StartingPrompt};
 use super::sequences::{Sequence, Sequences};
 use super::{Output, Request, Room};
 use crate::gpu::{Gpu, Part};
-use crate::kernels::arena::{Arena, PAGE};
+use crate::kernels::arena::PAGE;
 use crate::model::Model;
+use crate::model::context::Memory;
 use crate::{Error, Observer, Result};
 use std::collections::VecDeque;
 
@@ -22,8 +23,10 @@ struct Scheduler<'a> {
     setup: DecodeSetup<'a>,
     room: &'a Room,
     sequences: Sequences<'a>,
-    arena: Vec<Arena>,
+    memory: Vec<Memory>,
     pages: Pages,
+    /// Slots that no sequence has.
+    slots: Vec<u32>,
     waiting: VecDeque<usize>,
     outputs: Vec<Vec<Output>>,
     observer: &'a dyn Observer,
@@ -53,7 +56,7 @@ pub(super) fn run(
         return Ok(outputs);
     }
     let booked = gpu.book(Part::Arena);
-    let arena = super::arena(gpu, model, room.pages, room.kv)?;
+    let memory = super::memory(gpu, model, (room.pages, room.sequences), room.kv)?;
     drop(booked);
     let settings = sequences.settings;
     let choice = match settings.choices.is_empty() {
@@ -64,7 +67,9 @@ pub(super) fn run(
     let setup = DecodeSetup { gpu, model, settings, vocabulary: model.arch.vocab_size, longest, choice };
     let waiting = (0..sequences.list.len()).collect();
     let pages = Pages::new(room.pages);
-    let mut scheduler = Scheduler { setup, room, sequences, arena, pages, waiting, outputs, observer, on_token };
+    let slots = (0..room.sequences as u32).rev().collect();
+    let mut scheduler =
+        Scheduler { setup, room, sequences, memory, pages, slots, waiting, outputs, observer, on_token };
     let mut rows = Vec::new();
     loop {
         scheduler.admit(&mut rows)?;
@@ -114,7 +119,8 @@ impl Scheduler<'_> {
             let (cached, pending) = self.pages.cached(key);
             let first = last != Some(request);
             if first {
-                let continues = prefill::continues(prompt, cached);
+                // What blocks without pages know of a beginning is not kept.
+                let continues = !self.setup.model.arch.has_past() && prefill::continues(prompt, cached);
                 let known = if continues { cached + pending } else { pending };
                 let limit = if continues { prefill::MOST_CONTINUED } else { self.room.tokens };
                 tokens += prompt - known * PAGE;
@@ -123,8 +129,11 @@ impl Scheduler<'_> {
                 }
                 start.continues = continues;
             }
+            let Some(slot) = self.slots.last().copied() else { break };
             let Some(pages) = self.pages.hold(key, self.sequences.list[number].page_count()) else { break };
-            self.sequences.list[number].pages = pages;
+            self.slots.pop();
+            let sequence = &mut self.sequences.list[number];
+            (sequence.pages, sequence.slot) = (pages, slot);
             self.waiting.pop_front();
             start.sequences.push(number);
             last = Some(request);
@@ -152,8 +161,8 @@ impl Scheduler<'_> {
         }
         let DecodeSetup { gpu, model, .. } = self.setup;
         let logits = match start.continues {
-            true => prefill::continued(gpu, model, &self.arena, &prompts, &mut self.pages)?,
-            false => prefill::start(gpu, model, &self.arena, &prompts, &mut self.pages)?,
+            true => prefill::continued(gpu, model, &self.memory, &prompts, &mut self.pages)?,
+            false => prefill::start(gpu, model, &self.memory, &prompts, &mut self.pages)?,
         };
         let batch = DecodeBatch::new(&self.setup, &rows, list, Some(&logits_rows))?;
         batch.first(&self.setup, &logits)?;
@@ -163,7 +172,7 @@ impl Scheduler<'_> {
     /// Runs the rows until a quarter of them or more is done; returns those that are not done.
     fn decode(&mut self, rows: &[Row]) -> Result<Vec<Row>> {
         let batch = DecodeBatch::new(&self.setup, rows, &self.sequences.list, None)?;
-        let step = batch.step(&self.setup, &self.sequences.list, &self.arena)?;
+        let step = batch.step(&self.setup, &self.sequences.list, &self.memory)?;
         let (gpu, longest) = (self.setup.gpu, self.setup.longest);
         let mut running = vec![true; rows.len()];
         let mut steps = 0;
@@ -190,8 +199,9 @@ impl Scheduler<'_> {
     }
 
     fn release(&mut self, number: usize) {
-        let pages = std::mem::take(&mut self.sequences.list[number].pages);
-        self.pages.release(&pages);
+        let sequence = &mut self.sequences.list[number];
+        self.slots.push(sequence.slot);
+        self.pages.release(&std::mem::take(&mut sequence.pages));
     }
 
     /// Passes on what a row has written since the last look; returns whether its sequence goes on.

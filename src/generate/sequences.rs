@@ -18,6 +18,8 @@ pub(super) struct Sequence {
     pub(super) limit: usize,
     /// The pages of the arena that the sequence holds, in the order of its positions; none while it waits.
     pub(super) pages: Vec<u32>,
+    /// Where blocks without pages remember the sequence; nobody else has it until the sequence has ended.
+    pub(super) slot: u32,
 }
 
 impl Sequence {
@@ -66,7 +68,7 @@ impl<'a> Sequences<'a> {
             }
             keys.push(PromptKey::new(&view::classes(&model.arch, prompt + limit), &r.prompt));
             for (sample, id) in r.samples.iter().enumerate() {
-                list.push(Sequence { request, sample, id: *id, prompt, limit, pages: Vec::new() });
+                list.push(Sequence { request, sample, id: *id, prompt, limit, pages: Vec::new(), slot: 0 });
             }
         }
         Ok(Sequences { requests, settings, list, keys })

@@ -18,7 +18,7 @@ use std::path::Path;
 fn model(gpu: &Gpu) -> Model {
     let mut arch = world::arch();
     arch.max_position_embeddings = 512;
-    let Mixer::Attention(attention) = &mut arch.layers[1].mixer;
+    let Mixer::Attention(attention) = &mut arch.layers[1].mixer else { unreachable!() };
     attention.window = Some(150);
     Model::from_tensors(gpu, &arch, world::model::init(3)).unwrap()
 }
@@ -127,7 +127,7 @@ fn what_prompts_begin_with_is_computed_once() {
 /// enough.
 fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>], kv: KvType) -> Vec<Vec<f32>> {
     let pages = sequences[0].len().div_ceil(PAGE);
-    let arena = super::arena(gpu, model, sequences.len() * pages, kv).unwrap();
+    let memory = super::memory(gpu, model, (sequences.len() * pages, 0), kv).unwrap();
     let mut all = vec![Vec::new(); sequences.len()];
     for at in 0..sequences[0].len() {
         let running = sequences.iter().take_while(|s| s.len() > at).count();
@@ -141,7 +141,7 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>], kv: KvType) -> Vec<
             scores: Scores::default(),
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
-        let context = Context::Arena(Past::apart(&arena, &rows, &turns));
+        let context = Context::Arena(Past::apart(&memory, &rows, &turns, None));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, model, &token, running).unwrap();
         let stream = decoder::stack(&mut rec, model, x, &context, drop).unwrap();
@@ -169,7 +169,7 @@ fn a_step_takes_six_dispatches_a_block() {
         let gpu = Gpu::with(&Options { variant: Some(variant), ..Options::default() }).unwrap();
         let model = model(&gpu);
         let pages = longest.div_ceil(PAGE);
-        let arena = super::arena(&gpu, &model, pages, KvType::F32).unwrap();
+        let memory = super::memory(&gpu, &model, (pages, 0), KvType::F32).unwrap();
         let rows = Rows {
             table: gpu.upload(1, pages, &(0..pages as u32).collect::<Vec<_>>()).unwrap(),
             pos: gpu.vector(&[5u32]).unwrap(),
@@ -178,7 +178,7 @@ fn a_step_takes_six_dispatches_a_block() {
             scores: Scores::default(),
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
-        let context = Context::Arena(Past::apart(&arena, &rows, &turns));
+        let context = Context::Arena(Past::apart(&memory, &rows, &turns, None));
         let mut rec = gpu.record();
         let x = decoder::embed(&mut rec, &model, &gpu.vector(&[1u32]).unwrap(), 1).unwrap();
         let before = rec.len();

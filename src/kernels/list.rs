@@ -4,7 +4,7 @@ use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
     embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, qk_norm, rms_norm, rope, rows, sample,
-    softcap, swiglu, transpose,
+    short_conv, softcap, swiglu, transpose,
 };
 
 /// Every kernel.
@@ -26,6 +26,7 @@ pub const ALL: &[Kernel] = &[
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
+    short_conv::KERNEL,
     dropout::KERNEL,
     rows::KERNEL,
     log_softmax::KERNEL,

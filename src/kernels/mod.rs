@@ -41,6 +41,7 @@ pub(crate) mod rope;
 pub(crate) mod rows;
 pub mod sample;
 pub(crate) mod scores;
+pub(crate) mod short_conv;
 mod sizes;
 pub(crate) mod softcap;
 pub(crate) mod swiglu;

@@ -75,9 +75,10 @@ pub(super) fn forward(
                 Some((normed, inv)) => (rope::forward(rec, &place, &normed)?.0, inv),
                 None => rope::forward(rec, &place, &raw)?,
             };
-            if let Some(Store { arena, row, slot }) = store {
-                kv_write::settle(rec, &qkv, heads, arena[layer].kv)?;
-                kv_write::listed(rec, &qkv, heads, (row, slot), &arena[layer])?;
+            if let Some(Store { memory, row, slot, .. }) = store {
+                let arena = memory[layer].pages()?;
+                kv_write::settle(rec, &qkv, heads, arena.kv)?;
+                kv_write::listed(rec, &qkv, heads, (row, slot), arena)?;
             }
             let attended = attention::forward(rec, &qkv, heads, mask)?;
             Acts { raw: attention.qk_norm.map(|_| (raw, inv)), qkv, attended }
@@ -100,7 +101,8 @@ pub(super) fn decode(
     raw: &Tensor,
     past: Past,
 ) -> Result<Tensor> {
-    let Past { arena, rows, turns, apart, copies } = past;
+    let Past { memory, rows, turns, apart, copies, .. } = past;
+    let arena = memory[layer].pages()?;
     let normed = whole_norm(rec, model, layer, attention, raw)?;
     let raw = normed.as_ref().map_or(raw, |(normed, _)| normed);
     let window = attention.window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
@@ -108,13 +110,13 @@ pub(super) fn decode(
     let rows = Rows { window, scores, ..rows.clone() };
     let place = place(model, layer, attention, &rows.pos, turns)?;
     if apart && copies.is_none() {
-        return attention_decode::step(rec, raw, &place, &arena[layer], &rows);
+        return attention_decode::step(rec, raw, &place, arena, &rows);
     }
-    rope::decode(rec, &place, raw, &rows, &arena[layer])?;
+    rope::decode(rec, &place, raw, &rows, arena)?;
     if let Some(copies) = copies {
-        kv_write::listed(rec, raw, heads(attention), copies, &arena[layer])?;
+        kv_write::listed(rec, raw, heads(attention), copies, arena)?;
     }
-    attention_decode::forward(rec, raw, heads(attention), &arena[layer], &rows)
+    attention_decode::forward(rec, raw, heads(attention), arena, &rows)
 }
 
 /// The gradient by the rows y from that by the branch's output. What was kept is let go of where it was read last.

@@ -9,14 +9,14 @@ use super::lora::Group;
 use super::model::Model;
 use super::places::{Outer, Slot, layer_param};
 use super::stream::Stream;
-use super::{attention, dropout, gated, step};
-use crate::Result;
+use super::{attention, dropout, gated, short_conv, step};
 use crate::arch::{Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::columns;
 use crate::kernels::embedding::{self, ByToken};
 use crate::kernels::lora;
 use crate::kernels::rms_norm::{self, Norm};
+use crate::{Error, Result};
 use std::mem;
 
 /// What a branch reads.
@@ -45,10 +45,16 @@ impl Entry {
     }
 }
 
+/// What a block's mixer keeps for its backward pass.
+enum Mixed {
+    Attention(attention::Acts),
+    ShortConv(short_conv::Acts),
+}
+
 /// What a block keeps for its backward pass.
 pub(crate) struct Acts {
     entry1: Entry,
-    mixer: attention::Acts,
+    mixer: Mixed,
     post1: Option<Norm>,
     entry2: Entry,
     mlp: gated::Acts,
@@ -188,9 +194,17 @@ pub(crate) fn forward(
     };
     let entry1 = enter(rec, model, layer, stream, Slot::Norm1)?;
     let (mixer, out) = match &block.mixer {
-        Mixer::Attention(attention) => attention::forward(rec, model, layer, attention, entry1.rows(), context)?,
+        Mixer::Attention(attention) => {
+            let (acts, out) = attention::forward(rec, model, layer, attention, entry1.rows(), context)?;
+            (Mixed::Attention(acts), out)
+        }
+        Mixer::ShortConv(conv) => {
+            let (acts, out) = short_conv::forward(rec, model, layer, conv, entry1.rows(), context)?;
+            (Mixed::ShortConv(acts), out)
+        }
     };
-    let (stream, post1) = leave(rec, model, (layer, "self_attn", Slot::PostNorm1), (entry1.stream(), out), drop)?;
+    let module = block.mixer.module();
+    let (stream, post1) = leave(rec, model, (layer, module, Slot::PostNorm1), (entry1.stream(), out), drop)?;
     let entry2 = enter(rec, model, layer, &stream, Slot::Norm2)?;
     let (mlp, out) = match &block.mlp {
         Mlp::Gated(mlp) => gated::forward(rec, model, layer, mlp, entry2.rows(), drop)?,
@@ -236,11 +250,17 @@ pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts,
     };
     enter_backward(rec, back, &entry2, at(Slot::Norm2), &dy2, dh)?;
     mem::drop((entry2, dy2));
-    let d_out = dropout::branch(rec, drop, layer, "self_attn", dh)?;
+    let d_out = dropout::branch(rec, drop, layer, block.mixer.module(), dh)?;
     let d_out = post_backward(rec, back, post1.as_ref(), at(Slot::PostNorm1), &d_out)?;
     mem::drop(post1);
-    let dy1 = match &block.mixer {
-        Mixer::Attention(attention) => attention::backward(rec, back, layer, attention, mixer, entry1.rows(), d_out)?,
+    let dy1 = match (&block.mixer, mixer) {
+        (Mixer::Attention(attention), Mixed::Attention(acts)) => {
+            attention::backward(rec, back, layer, attention, acts, entry1.rows(), d_out)?
+        }
+        (Mixer::ShortConv(conv), Mixed::ShortConv(acts)) => {
+            short_conv::backward(rec, back, layer, conv, acts, entry1.rows(), d_out)?
+        }
+        _ => return Err(Error::Bug(format!("block {layer} kept what another mixer keeps"))),
     };
     enter_backward(rec, back, &entry1, at(Slot::Norm1), &dy1, dh)
 }

@@ -26,7 +26,12 @@ impl Linear {
         Self::at(layer, Slot::Qkv, Slot::QkvBias)
     }
 
-    /// The output projection of a block's attention.
+    /// b, c and x of a block's short convolution, side by side.
+    pub(super) fn into_conv(layer: usize) -> Linear {
+        Self::at(layer, Slot::IN, Slot::IN_BIAS)
+    }
+
+    /// The output projection of a block's mixer.
     pub(super) fn output(layer: usize) -> Linear {
         Self::at(layer, Slot::O, Slot::OBias)
     }

@@ -128,7 +128,7 @@ impl Group {
     fn tensors(&self, slot: Slot) -> Vec<(Place, String, Vec<usize>)> {
         let of = |(i, layer): (usize, &Adapted)| {
             let Adapted { target: t, at, .. } = layer;
-            let place = |head_in, parts| Place { param: self.number(slot), turned: true, head_in, parts };
+            let place = |head_in, parts| Place { param: self.number(slot), turned: true, head_in, apart: None, parts };
             match slot {
                 Slot::A if self.embeds => {
                     let place = Place { turned: false, ..place(None, vec![Piece::all(0, None)]) };

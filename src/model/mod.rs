@@ -1,5 +1,5 @@
 //! The decoder: one implementation for every family, forward and backward beside one another. A block's parts are its
-//! mixer (`attention.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `places.rs` says where each lies on the
+//! mixer (`attention.rs`, `short_conv.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `places.rs` says where each lies on the
 //! GPU.
 
 mod angles;
@@ -18,6 +18,7 @@ mod pack;
 pub(crate) mod params;
 pub(crate) mod places;
 pub mod score;
+mod short_conv;
 mod step;
 pub(crate) mod stream;
 pub(crate) mod view;

@@ -228,8 +228,12 @@ impl Model {
     /// The most rows that one pass may have, so that the widest activation fits a binding.
     pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
         let widest = |layer: &Layer| {
-            let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
-            (2 * pad4(mlp.width)).max(heads(attention).width())
+            let Mlp::Gated(mlp) = &layer.mlp;
+            let mixer = match &layer.mixer {
+                Mixer::Attention(attention) => heads(attention).width(),
+                Mixer::ShortConv(_) => 3 * pad4(self.arch.hidden_size),
+            };
+            (2 * pad4(mlp.width)).max(mixer)
         };
         let widest = self.arch.layers.iter().map(widest).fold(self.arch.hidden_size, usize::max);
         (gpu.max_binding_bytes() / (4 * widest as u64)).max(1) as usize

@@ -67,7 +67,7 @@ pub(super) fn fill(gpu: &Gpu, source: &ModelSource, params: &[Option<Weight>], p
 /// Whether a tensor's rows become columns that follow one another, so that some rows of the parameter are a part of
 /// each.
 fn is_cut(place: &Place) -> bool {
-    place.turned && place.is_unpadded()
+    place.turned && place.is_unpadded() && place.apart.is_none()
 }
 
 /// How many rows of a parameter are packed at a time.

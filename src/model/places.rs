@@ -2,7 +2,7 @@
 //! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
 //! gradients; it asks each layer for its parts.
 
-use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms, QkNorm};
+use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms, QkNorm, ShortConv, family};
 use crate::gpu::pad4;
 use crate::kernels::heads::Heads;
 use crate::kernels::qk_norm;
@@ -26,6 +26,18 @@ pub(crate) enum Slot {
     DownBias,
     PostNorm1,
     PostNorm2,
+}
+
+/// The slots of a short convolution, which stand for slots that its layers lack.
+impl Slot {
+    /// The projection to b, c and x, side by side.
+    pub(crate) const IN: Slot = Slot::Qkv;
+    /// Its bias.
+    pub(crate) const IN_BIAS: Slot = Slot::QkvBias;
+    /// The factors of a sum, those of the oldest position first, in one row, `[taps pad4(D)]`.
+    pub(crate) const TAPS: Slot = Slot::QkGain;
+    /// What is added to each sum, `[D]`; these layers have no norms behind their branches.
+    pub(crate) const TAPS_BIAS: Slot = Slot::PostNorm1;
 }
 
 /// Every slot, each at its own number. A parameter's number keys the noise by which weights in bf16 are rounded
@@ -75,6 +87,8 @@ pub(crate) struct Place {
     pub(crate) turned: bool,
     /// Channels of a head, where the inputs are heads that are spread to their padded width.
     pub(crate) head_in: Option<usize>,
+    /// How far apart the inputs lie, where all of them stand in one row, one behind the other.
+    pub(crate) apart: Option<usize>,
     pub(crate) parts: Vec<Piece>,
 }
 
@@ -115,11 +129,25 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
         };
     };
     let Layer { mixer, norms, mlp } = arch.layers.get(number / SLOTS.len())?;
-    let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
-    let (row, wide) = (heads(attention), 2 * pad4(gated.width));
+    let Mlp::Gated(gated) = mlp;
+    let wide = 2 * pad4(gated.width);
     match SLOTS[number % SLOTS.len()] {
         Slot::Norm1 | Slot::Norm2 => (*norms != Norms::After).then_some((1, d)),
-        Slot::PostNorm1 | Slot::PostNorm2 => (*norms != Norms::Before).then_some((1, d)),
+        Slot::PostNorm1 | Slot::PostNorm2 if *norms != Norms::Before => Some((1, d)),
+        Slot::GateUp => Some((pad4(d), wide)),
+        Slot::GateUpBias => gated.bias.then_some((1, wide)),
+        Slot::Down => Some((pad4(gated.width), d)),
+        Slot::DownBias => gated.bias.then_some((1, d)),
+        of_mixer => match mixer {
+            Mixer::Attention(attention) => attention_shape(attention, of_mixer, d),
+            Mixer::ShortConv(conv) => short_conv_shape(conv, of_mixer, d),
+        },
+    }
+}
+
+fn attention_shape(attention: &Attention, slot: Slot, d: usize) -> Option<(usize, usize)> {
+    let row = heads(attention);
+    match slot {
         Slot::Qkv => Some((pad4(d), row.width())),
         Slot::QkvBias => attention.qkv_bias.then_some((1, row.width())),
         Slot::QkGain => attention.qk_norm.map(|norm| match norm {
@@ -128,10 +156,19 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
         }),
         Slot::O => Some((row.heads * row.padded(), d)),
         Slot::OBias => attention.o_bias.then_some((1, d)),
-        Slot::GateUp => Some((pad4(d), wide)),
-        Slot::GateUpBias => gated.bias.then_some((1, wide)),
-        Slot::Down => Some((pad4(gated.width), d)),
-        Slot::DownBias => gated.bias.then_some((1, d)),
+        _ => None,
+    }
+}
+
+fn short_conv_shape(conv: &ShortConv, slot: Slot, d: usize) -> Option<(usize, usize)> {
+    match slot {
+        Slot::IN => Some((pad4(d), 3 * pad4(d))),
+        Slot::IN_BIAS => conv.bias.then_some((1, 3 * pad4(d))),
+        Slot::TAPS => Some((1, conv.taps * pad4(d))),
+        Slot::TAPS_BIAS => conv.bias.then_some((1, d)),
+        Slot::O => Some((pad4(d), d)),
+        Slot::OBias => conv.bias.then_some((1, d)),
+        _ => None,
     }
 }
 
@@ -160,6 +197,8 @@ pub(crate) fn heads(attention: &Attention) -> Heads {
 
 /// Where a named tensor lies.
 pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
+    let own = name;
+    let name = &*family::usual(arch, name);
     let outer = |param: Outer, turned| Ok(plain(param as usize, turned));
     match name {
         "model.embed_tokens.weight" if arch.tie_word_embeddings => return outer(Outer::Head, true),
@@ -172,21 +211,24 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
         let (number, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
         let number: usize = number.parse().ok()?;
         let Layer { mixer, norms, mlp } = arch.layers.get(number)?;
-        let (Mixer::Attention(attention), Mlp::Gated(gated)) = (mixer, mlp);
+        let Mlp::Gated(gated) = mlp;
         let at = |slot| layer_param(number, slot);
         let (part, rest) = rest.split_once('.')?;
-        match part {
-            "self_attn" => of_attention(attention, rest, at),
-            "mlp" | "shared_mlp" => of_gated(gated, rest, at),
-            norm => (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false)),
+        match (part, mixer) {
+            ("self_attn", Mixer::Attention(attention)) => of_attention(attention, rest, at),
+            ("conv", Mixer::ShortConv(_)) => of_short_conv(arch.hidden_size, rest, at),
+            ("mlp" | "shared_mlp", _) => of_gated(gated, rest, at),
+            (norm, _) => {
+                (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false))
+            }
         }
     };
-    of_layer().ok_or_else(|| Error::Bug(format!("no place for a parameter called '{name}'")))
+    of_layer().ok_or_else(|| Error::Bug(format!("no place for a parameter called '{own}'")))
 }
 
 /// A tensor that alone makes a parameter, or its first columns.
 fn plain(param: usize, turned: bool) -> Place {
-    Place { param, turned, head_in: None, parts: vec![Piece::all(0, None)] }
+    Place { param, turned, head_in: None, apart: None, parts: vec![Piece::all(0, None)] }
 }
 
 fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
@@ -229,6 +271,20 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
     })
 }
 
+fn of_short_conv(d: usize, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let part = |i: usize| Piece { outs: i * d..(i + 1) * d, first: i * pad4(d), head_out: None };
+    let parts = vec![part(0), part(1), part(2)];
+    Some(match name {
+        "in_proj.weight" => Place { parts, ..plain(at(Slot::IN), true) },
+        "in_proj.bias" => Place { parts, ..plain(at(Slot::IN_BIAS), false) },
+        "conv.weight" => Place { apart: Some(pad4(d)), ..plain(at(Slot::TAPS), true) },
+        "conv.bias" => plain(at(Slot::TAPS_BIAS), false),
+        "out_proj.weight" => plain(at(Slot::O), true),
+        "out_proj.bias" => plain(at(Slot::OBias), false),
+        _ => return None,
+    })
+}
+
 fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
     let (f, padded) = (gated.width, pad4(gated.width));
     let part = |outs, first| Piece { outs, first, head_out: None };
@@ -256,7 +312,8 @@ impl Place {
     /// Calls `f(index in the named tensor, index in the parameter of `cols` columns)` for every element; neighbours in
     /// the parameter come soon after one another, so that memory is written line by line.
     pub(crate) fn each(&self, shape: &[usize], cols: usize, mut f: impl FnMut(usize, usize)) {
-        let (outs, ins) = if shape.len() == 2 { (shape[0], shape[1]) } else { (shape[0], 1) };
+        // A convolution's `[out, 1, taps]` counts as `[out, taps]`.
+        let (outs, ins) = (shape[0], shape[1..].iter().product::<usize>());
         for part in &self.parts {
             let range = part.of(outs);
             for first in range.clone().step_by(TILE) {
@@ -265,7 +322,7 @@ impl Place {
                         let out = part.first + spread(o - part.outs.start, part.head_out);
                         let to = match (shape.len(), self.turned) {
                             (1, _) => out,
-                            (_, true) => spread(i, self.head_in) * cols + out,
+                            (_, true) => spread(i, self.head_in) * self.apart.unwrap_or(cols) + out,
                             (_, false) => out * cols + i,
                         };
                         f(o * ins + i, to);

@@ -3,12 +3,12 @@
 //! one chunk of positions, with the merge of several seven; one fewer where q and k turn within attention. Norms behind
 //! the branches add to the stream in place of the products.
 
-use super::attention;
 use super::context::Past;
 use super::linear::{self, Linear, project};
 use super::model::Model;
 use super::places::{Slot, layer_param};
 use super::stream::Stream;
+use super::{attention, short_conv};
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::matmul::Epilogue;
@@ -98,6 +98,11 @@ pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) ->
                 let raw = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::qkv(layer), None)?;
                 let o = attention::decode(rec, model, layer, attention, &raw, past)?;
                 stream = join(rec, model, Linear::output(layer), &o, stream, behind(Slot::PostNorm1))?;
+            }
+            Mixer::ShortConv(conv) => {
+                let bcx = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::into_conv(layer), None)?;
+                let y = short_conv::step(rec, model, layer, conv, &bcx, past)?;
+                stream = join(rec, model, Linear::output(layer), &y, stream, behind(Slot::PostNorm1))?;
             }
         }
         let to = if layer == last && !after { Onto::Delta } else { behind(Slot::PostNorm2) };

@@ -4,19 +4,22 @@ use super::angles;
 use super::dropout;
 use super::model::Model;
 use crate::Result;
-use crate::arch::Mixer;
+use crate::arch::Attention;
 use crate::gpu::Gpu;
 use crate::kernels::mask::Mask;
 use crate::kernels::rope::Turn;
 use crate::kernels::scores::Scores;
+use crate::kernels::short_conv::Links;
 use crate::layout::Forest;
 
 /// A forest as each layer sees it.
 pub(crate) struct View {
-    /// The mask of each layer.
+    /// The mask of each layer; those without attention read none.
     pub(crate) masks: Vec<Mask>,
     /// The angles of the rows, for each rope of the architecture.
     pub(crate) turns: Vec<Turn>,
+    /// Which rows follow one another, where a block has a convolution.
+    pub(crate) links: Option<Links>,
     /// The masks of dropout; None where nothing is dropped.
     pub(crate) dropout: Option<dropout::Masks>,
 }
@@ -36,8 +39,8 @@ impl View {
             .layers
             .iter()
             .map(|layer| {
-                let Mixer::Attention(attention) = &layer.mixer;
-                (attention.window, Scores { scale: attention.query_scale, cap: attention.score_cap })
+                let of = |a: &Attention| (a.window, Scores { scale: a.query_scale, cap: a.score_cap });
+                layer.mixer.attention().map_or((None, Scores::default()), of)
             })
             .collect();
         for (i, (window, scores)) in sights.iter().enumerate() {
@@ -47,7 +50,8 @@ impl View {
                 None => mask.seeing(forest, *window, *scores),
             });
         }
-        Ok(View { masks, turns: turns(gpu, model, lengths)?, dropout: None })
+        let links = model.arch.has_past().then(|| Links::new(gpu, forest)).transpose()?;
+        Ok(View { masks, turns: turns(gpu, model, lengths)?, links, dropout: None })
     }
 }
 

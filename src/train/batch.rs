@@ -27,13 +27,19 @@ pub(crate) const MOST_ROWS: usize = 8192;
 /// Bytes of activations that one row leaves for the backward pass.
 fn kept_bytes(arch: &Arch) -> usize {
     let of = |layer: &Layer| {
-        let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
-        let heads = places::heads(attention);
+        let Mlp::Gated(mlp) = &layer.mlp;
+        let mixer = match &layer.mixer {
+            Mixer::Attention(attention) => {
+                let heads = places::heads(attention);
+                heads.width() + heads.heads * heads.padded()
+            }
+            Mixer::ShortConv(_) => 4 * pad4(arch.hidden_size),
+        };
         let streams = match layer.norms {
             Norms::Before | Norms::After => 4,
             Norms::BeforeAndAfter => 8,
         };
-        streams * arch.hidden_size + heads.width() + heads.heads * heads.padded() + 3 * pad4(mlp.width)
+        streams * arch.hidden_size + mixer + 3 * pad4(mlp.width)
     };
     4 * arch.layers.iter().map(of).sum::<usize>()
 }

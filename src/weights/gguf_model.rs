@@ -77,7 +77,10 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
             (false, true) => Change::PlusOne,
             (false, false) => Change::None,
         };
-        let (dtype, shape, range) = (tensor.dtype.clone(), tensor.shape.clone(), tensor.range.clone());
+        let (dtype, mut shape, range) = (tensor.dtype.clone(), tensor.shape.clone(), tensor.range.clone());
+        if head.known.convolves && is_convolution(&name) && shape.len() == 2 {
+            shape.insert(1, 1);
+        }
         weights.insert(name, Entry { file: *file, dtype, shape, range, change });
     }
     let config = head.config(&weights)?;
@@ -104,6 +107,12 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
             Err(Error::file(path, format!("general.architecture is {name:?}; known in GGUF files are {known}")))
         }
     }
+}
+
+/// Whether a tensor (Hugging Face's name) holds the factors of a convolution, whose middle dimension of 1 the file
+/// leaves out.
+pub(super) fn is_convolution(name: &str) -> bool {
+    name.ends_with("conv.conv.weight")
 }
 
 struct Head<'a> {
@@ -152,13 +161,31 @@ impl Head<'_> {
     /// The numbers of query heads and of key and value heads.
     fn heads(&self) -> Result<(usize, usize)> {
         let heads = self.required("attention.head_count")?;
-        let kv = self.count("attention.head_count_kv")?.unwrap_or(heads);
+        let kv = match self.convolutions()? {
+            // Blocks with attention have as many as one another.
+            Some(of_blocks) => of_blocks.into_iter().max().unwrap_or(0),
+            None => self.count("attention.head_count_kv")?.unwrap_or(heads),
+        };
         if heads == 0 || kv == 0 || heads > 1 << 16 || kv > 1 << 16 {
             return Err(
                 self.wrong("attention.head_count", &format!("{heads} query and {kv} key heads are not possible"))
             );
         }
         Ok((heads, kv))
+    }
+
+    /// The number of key heads of each block, of which those that are convolutions have none.
+    fn convolutions(&self) -> Result<Option<Vec<usize>>> {
+        let Some(GgufValue::Array(list)) = self.get("attention.head_count_kv").filter(|_| self.known.convolves) else {
+            return Ok(None);
+        };
+        let all: Option<Vec<usize>> = list.iter().map(GgufValue::as_usize).collect();
+        let fits = |all: &Vec<usize>| {
+            let most = all.iter().copied().max().unwrap_or(0);
+            all.iter().all(|n| *n == 0 || *n == most) && Some(all.len()) == self.count("block_count").ok().flatten()
+        };
+        let wrong = || self.wrong("attention.head_count_kv", "expected one number for each block: 0, or as many heads");
+        Ok(Some(all.filter(fits).ok_or_else(wrong)?))
     }
 
     fn config(&self, weights: &Weights) -> Result<Value> {
@@ -200,7 +227,7 @@ impl Head<'_> {
         set(activation, of_the_graph.into());
         set("max_position_embeddings", json!(self.required("context_length")?));
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
-        set("rms_norm_eps", json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
+        set(self.family.eps, json!(eps.ok_or_else(|| self.wrong("attention.layer_norm_rms_epsilon", "is missing"))?));
         set("tie_word_embeddings", json!(!weights.contains("lm_head.weight")));
         let mut rope = self.rope(rotated.unwrap_or(head_dim), weights)?;
         if let Some(beta) = self.number("attention.temperature_scale")?.filter(|_| self.known.grows) {
@@ -230,6 +257,13 @@ impl Head<'_> {
             for (key, usual) in ["attn_logit_softcapping", "final_logit_softcapping"].into_iter().zip(usual) {
                 set(key, json!(self.number(key)?.unwrap_or(usual)));
             }
+        }
+        if let Some(of_blocks) = self.convolutions()? {
+            let kind = |heads: &usize| if *heads == 0 { "conv" } else { "full_attention" };
+            set("layer_types", of_blocks.iter().map(kind).collect());
+            set("conv_L_cache", json!(self.required("shortconv.l_cache")?));
+            // The width is that of the file's matrices already.
+            set("block_auto_adjust_ff_dim", json!(false));
         }
         if let Some(blocks) = self.known.scaled_by_width {
             let by_width = self.required("block_count")? == blocks;

@@ -26,6 +26,9 @@ const PARTS: [(&str, &str); 11] = [
 impl GgufFamily {
     /// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
     pub(super) fn hugging_face(&self, name: &str) -> Option<String> {
+        if let Some((_, own)) = self.names.iter().find(|(stored, own)| is_whole(own) && is_weight(name, stored)) {
+            return Some(format!("{own}.weight"));
+        }
         if let Some((_, whole)) = WHOLE.iter().find(|(stored, _)| *stored == name) {
             return Some((*whole).into());
         }
@@ -38,6 +41,9 @@ impl GgufFamily {
 
     /// The reverse of [`GgufFamily::hugging_face`].
     pub(super) fn stored(&self, name: &str) -> Option<String> {
+        if let Some((stored, _)) = self.names.iter().find(|(_, own)| is_whole(own) && is_weight(name, own)) {
+            return Some(format!("{stored}.weight"));
+        }
         if let Some((whole, _)) = WHOLE.iter().find(|(_, hugging_face)| *hugging_face == name) {
             return Some((*whole).into());
         }
@@ -64,6 +70,16 @@ impl GgufFamily {
     pub(super) fn is_plus_one(&self, name: &str) -> bool {
         self.norms_plus_one && name.ends_with("norm.weight")
     }
+}
+
+/// Whether a module belongs to no block.
+fn is_whole(module: &str) -> bool {
+    module.starts_with("model.")
+}
+
+/// Whether a tensor is the weight of a module.
+fn is_weight(name: &str, module: &str) -> bool {
+    name.strip_suffix(".weight") == Some(module)
 }
 
 /// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd /
@@ -116,6 +132,9 @@ mod tests {
             ("gemma3_text", "blk.0.post_ffw_norm.weight", Some("model.layers.0.post_feedforward_layernorm.weight")),
             ("phi3", "blk.3.ffn_up.weight", Some("model.layers.3.mlp.gate_up_proj.weight")),
             ("phi3", "blk.3.attn_qkv.weight", Some("model.layers.3.self_attn.qkv_proj.weight")),
+            ("lfm2", "token_embd_norm.weight", Some("model.embedding_norm.weight")),
+            ("lfm2", "blk.1.shortconv.conv.weight", Some("model.layers.1.conv.conv.weight")),
+            ("lfm2", "blk.1.ffn_down.weight", Some("model.layers.1.feed_forward.w2.weight")),
             ("llama", "blk.x.ffn_down.weight", None),
             ("llama", "blk.0.weight", None),
             ("llama", "rope_freqs.weight", None),

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::gguf_head::{GgufHead, TensorInfo};
+use super::gguf_model::is_convolution;
 use super::gguf_names::gguf_rows;
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows, Within};
-use crate::arch::{Alike, Arch, Dtype, Layer, Mixer, QueryGrowth};
+use crate::arch::{Alike, Arch, Dtype, Layer, QueryGrowth, ShortConv};
 use crate::{Error, Result};
 
 /// Fewest values that are worth a thread of their own.
@@ -78,8 +79,9 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
     let mut list = Vec::new();
     for (parameter, shape) in family::parameters(&arch) {
         let mut add = |name: String, shape: Vec<usize>, source: Source| {
+            let of_taps = matches!(&source, Source::Parameter(name) if is_convolution(name));
             let (wanted, width) = match shape[..] {
-                [_, width] => (parts.types.wanted(&name, &arch, known), width),
+                [_, width] if !of_taps => (parts.types.wanted(&name, &arch, known), width),
                 _ => (Dtype::F32, 1),
             };
             let dtype = fitting(wanted, width);
@@ -96,7 +98,8 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
         let Some(name) = known.stored(&parameter) else {
             return Err(Error::Input(format!("tensor {parameter} has no name in GGUF files")));
         };
-        add(name, shape, Source::Parameter(parameter));
+        let stored = if is_convolution(&parameter) { vec![shape[0], shape[2]] } else { shape };
+        add(name, stored, Source::Parameter(parameter));
     }
     for (name, values) in extra {
         written.count(name, 1, Dtype::F32, Dtype::F32);
@@ -113,7 +116,10 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
                 values[half * length..(half + 1) * length].to_vec().into()
             }
             Source::Parameter(name) => {
-                let values = (parts.values)(name, &stored.shape)?;
+                let values = match stored.shape[..] {
+                    [channels, taps] if is_convolution(name) => (parts.values)(name, &[channels, 1, taps])?,
+                    _ => (parts.values)(name, &stored.shape)?,
+                };
                 if known.is_interleaved(name) {
                     let heads = if name.contains(".q_proj.") { alike.heads } else { alike.kv_heads };
                     gguf_rows(&values, stored.shape[0], heads).into()
@@ -207,15 +213,34 @@ impl Model<'_> {
             ("block_count", arch.layers.len()),
             ("feed_forward_length", alike.width),
             ("attention.head_count", alike.heads),
-            ("attention.head_count_kv", alike.kv_heads),
             ("attention.key_length", alike.head_dim),
             ("attention.value_length", alike.head_dim),
             ("rope.dimension_count", rotated),
         ] {
             self.count(key, n)?;
         }
+        match arch.has_past() {
+            true => self.convolutions()?,
+            false => self.count("attention.head_count_kv", alike.kv_heads)?,
+        }
         self.number("attention.layer_norm_rms_epsilon", f64::from(arch.rms_norm_eps));
         Ok(())
+    }
+
+    /// Which blocks are convolutions, by their key heads of which there are none, and how many positions they see.
+    fn convolutions(&mut self) -> Result<()> {
+        let convs: Vec<&ShortConv> = self.arch.layers.iter().filter_map(|layer| layer.mixer.short_conv()).collect();
+        let Some(first) = convs.first().filter(|_| self.known.convolves) else {
+            return Err(self.cannot("blocks have no attention"));
+        };
+        if convs.iter().any(|conv| conv.bias || conv.taps != first.taps) {
+            return Err(self.cannot("convolutions have a bias, or differ in their length"));
+        }
+        let taps = first.taps;
+        let heads = |layer: &Layer| layer.mixer.attention().map_or(0, |attention| attention.kv_heads as i32);
+        let key = self.key("attention.head_count_kv");
+        self.head.integers(&key, &self.arch.layers.iter().map(heads).collect::<Vec<_>>());
+        self.count("shortconv.l_cache", taps)
     }
 
     /// Rope, windows and what else differs from family to family.
@@ -235,9 +260,7 @@ impl Model<'_> {
             .arch
             .layers
             .iter()
-            .map(|layer| match &layer.mixer {
-                Mixer::Attention(attention) => attention.window,
-            })
+            .map(|layer| layer.mixer.attention().and_then(|attention| attention.window))
             .collect();
         let first = windows.first().copied().flatten();
         let slides = windows.iter().any(Option::is_some);
@@ -264,11 +287,11 @@ impl Model<'_> {
 
     /// Which blocks know positions is not in the file, but in llama.cpp's graph.
     fn positions(&self) -> Result<()> {
-        let turns = |layer: &Layer| match &layer.mixer {
-            Mixer::Attention(attention) => attention.rope.is_some(),
-        };
         let implied = |block: usize| self.known.still.is_none_or(|n| !(block + 1).is_multiple_of(n));
-        match self.arch.layers.iter().enumerate().position(|(block, layer)| turns(layer) != implied(block)) {
+        let differs = |(block, layer): (usize, &Layer)| {
+            layer.mixer.attention().is_some_and(|attention| attention.rope.is_some() != implied(block))
+        };
+        match self.arch.layers.iter().enumerate().position(differs) {
             Some(block) if implied(block) => Err(self.cannot(format!("block {block} knows no positions"))),
             Some(block) => Err(self.cannot(format!("block {block} knows positions"))),
             None => Ok(()),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
     Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth, Rope,
-    Stretch, family,
+    ShortConv, Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -18,7 +18,8 @@ use std::sync::OnceLock;
 const V: usize = 61;
 
 /// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
-/// each kind: with a window and positions, without either, with norms at both ends of its branches or at one.
+/// each kind: with a window and positions, without either, with a convolution, with norms at both ends of its branches
+/// or at one.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let block = |window, rope, norms, qk_norm| Layer {
@@ -38,6 +39,11 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         norms,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),
     };
+    let convolution = Layer {
+        mixer: Mixer::ShortConv(ShortConv { taps: 3, bias: true }),
+        norms: Norms::Before,
+        ..block(None, None, Norms::Before, None)
+    };
     let arch = Arch {
         model_type: "llama".to_owned(),
         vocab_size: V,
@@ -56,6 +62,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
                 Some(QkNorm::Heads),
             ),
             block(None, None, Norms::Before, None),
+            convolution,
             block(window.map(|w| w + 3), Some(1), Norms::After, Some(QkNorm::Whole)),
         ],
         tie_word_embeddings: false,

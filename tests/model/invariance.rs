@@ -29,7 +29,7 @@ fn log_probs_do_not_depend_on_the_batch() {
 }
 
 fn any_batch(gpu: &Gpu, variant: &str) {
-    for name in ["qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "granite", "olmo3"] {
+    for name in ["qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "granite", "olmo3", "lfm2"] {
         let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();
         let model = Model::load(gpu, &source).unwrap();
         let bits = |branches: &[score::Branch]| -> Vec<Vec<u32>> {

@@ -48,6 +48,7 @@ pub(super) const PLAIN: Family = Family {
     pad_token_id: None,
     activation: ("hidden_act", "silu"),
     naming: Naming::Apart,
+    eps: "rms_norm_eps",
     turns_part: false,
     tokenizer_as_written: false,
     defaults: LLAMA,
@@ -132,7 +133,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         vocab_size: keys.size("vocab_size")?.unwrap_or(defaults.vocab_size),
         hidden_size,
         max_position_embeddings: keys.size("max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings),
-        rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
+        rms_norm_eps: keys.number(family.eps)?.unwrap_or(defaults.rms_norm_eps) as f32,
         norm_plus_one: false,
         embedding_scale: 1.0,
         residual_scale: 1.0,
@@ -173,9 +174,10 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
     within("max_position_embeddings", arch.max_position_embeddings, MAX_WIDTH)?;
     within("num_hidden_layers", arch.layers.len(), MAX_LAYERS)?;
     for layer in &arch.layers {
-        let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&layer.mixer, &layer.mlp);
-        let (heads, kv) = (attention.heads, attention.kv_heads);
+        let Mlp::Gated(mlp) = &layer.mlp;
         within("intermediate_size", mlp.width, MAX_WIDTH)?;
+        let Mixer::Attention(attention) = &layer.mixer else { continue };
+        let (heads, kv) = (attention.heads, attention.kv_heads);
         within("num_attention_heads", heads, 1 << 16)?;
         within("num_key_value_heads", kv, 1 << 16)?;
         within("head_dim", attention.head_dim, 1 << 16)?;
@@ -187,7 +189,7 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
         }
     }
     if arch.rms_norm_eps.is_nan() || arch.rms_norm_eps < 0.0 || arch.rms_norm_eps.is_infinite() {
-        return wrong(format!("rms_norm_eps is {}; expected a small positive number", arch.rms_norm_eps));
+        return wrong(format!("the norms' eps is {}; expected a small positive number", arch.rms_norm_eps));
     }
     if keys.value("quantization_config").is_some() {
         return wrong("quantization_config: quantised Hugging Face folders are not read; use a GGUF file".into());
@@ -195,18 +197,20 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
     Ok(())
 }
 
-/// Every block's attention.
+/// The attention of every block that has one.
 pub(super) fn attentions(arch: &mut Arch) -> impl Iterator<Item = &mut Attention> {
-    arch.layers.iter_mut().map(|layer| match &mut layer.mixer {
-        Mixer::Attention(attention) => attention,
+    arch.layers.iter_mut().filter_map(|layer| match &mut layer.mixer {
+        Mixer::Attention(attention) => Some(attention),
+        Mixer::ShortConv(_) => None,
     })
 }
 
 /// Biases of every block's attention (q, k and v; the output) and of its MLP.
 pub(super) fn set_biases(arch: &mut Arch, [qkv, output, mlp]: [bool; 3]) {
+    attentions(arch).for_each(|attention| (attention.qkv_bias, attention.o_bias) = (qkv, output));
     for layer in &mut arch.layers {
-        let (Mixer::Attention(attention), Mlp::Gated(gated)) = (&mut layer.mixer, &mut layer.mlp);
-        (attention.qkv_bias, attention.o_bias, gated.bias) = (qkv, output, mlp);
+        let Mlp::Gated(gated) = &mut layer.mlp;
+        gated.bias = mlp;
     }
 }
 

@@ -1,10 +1,10 @@
 //! Gemma 2 (arXiv 2408.00118): norms before and after each branch, 1 + weight as their gain, soft caps of scores and
 //! logits, a window in every other block. Defaults: transformers' `Gemma2Config`.
 
-use super::common::{LLAMA, PLAIN, common, set_biases, set_windows, sliding, window};
+use super::common::{LLAMA, PLAIN, attentions, common, set_biases, set_windows, sliding, window};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
-use crate::arch::layer::{Mixer, Norms};
+use crate::arch::layer::Norms;
 use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
@@ -80,12 +80,11 @@ pub(super) fn gemma(keys: &Keys<'_>, arch: &mut Arch, caps: Caps) -> Result<()> 
     arch.norm_plus_one = true;
     arch.embedding_scale = (arch.hidden_size as f64).sqrt() as f32;
     set_biases(arch, [bias, bias, false]);
-    for layer in &mut arch.layers {
-        let Mixer::Attention(attention) = &mut layer.mixer;
+    for attention in attentions(arch) {
         attention.query_scale = Some(scalar.powf(-0.5) as f32);
         attention.score_cap = scores;
-        layer.norms = Norms::BeforeAndAfter;
     }
+    arch.layers.iter_mut().for_each(|layer| layer.norms = Norms::BeforeAndAfter);
     Ok(())
 }
 

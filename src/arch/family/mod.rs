@@ -9,6 +9,7 @@ mod gemma2;
 mod gemma3;
 mod granite;
 mod keys;
+mod lfm2;
 mod llama;
 mod ministral;
 mod ministral3;
@@ -29,6 +30,7 @@ use super::shape::Arch;
 use crate::{Error, Result};
 use keys::Keys;
 pub use names::parameters;
+pub(crate) use names::usual;
 pub(crate) use rope::dynamic;
 pub use row::Family;
 pub(crate) use row::{GgufFamily, Windows, Within};
@@ -41,6 +43,7 @@ pub const FAMILIES: &[Family] = &[
     gemma3::FAMILY,
     granite::GRANITE,
     granite::GRANITE_4,
+    lfm2::FAMILY,
     llama::FAMILY,
     ministral::FAMILY,
     ministral3::FAMILY,
@@ -95,24 +98,19 @@ pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::layer::{Attention, Gated, Mixer, Mlp, QkNorm};
+    use crate::arch::layer::{Attention, Gated, Mlp, QkNorm};
     use serde_json::json;
 
     /// The attention and the MLP of the first block.
     fn parts(arch: &Arch) -> (&Attention, &Gated) {
-        let (Mixer::Attention(attention), Mlp::Gated(mlp)) = (&arch.layers[0].mixer, &arch.layers[0].mlp);
-        (attention, mlp)
+        let Mlp::Gated(mlp) = &arch.layers[0].mlp;
+        (arch.layers[0].mixer.attention().unwrap(), mlp)
     }
 
     /// What `of` says of every block's attention.
     fn each<T>(arch: &Arch, of: impl Fn(&Attention) -> T) -> Vec<T> {
         let Arch { layers, .. } = arch;
-        layers
-            .iter()
-            .map(|layer| match &layer.mixer {
-                Mixer::Attention(attention) => of(attention),
-            })
-            .collect()
+        layers.iter().filter_map(|layer| layer.mixer.attention().map(&of)).collect()
     }
 
     fn tiny(model_type: &str) -> Value {

@@ -1,17 +1,44 @@
 //! Names and shapes of a model's parameters, as Hugging Face's files have them.
 
-use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms, QkNorm};
+use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
 use crate::arch::shape::{Arch, Naming};
+use std::borrow::Cow;
 
 type Named = Vec<(String, Vec<usize>)>;
 
 /// Names and shapes of all parameters in Hugging Face's order; the output matrix only where it is not the embedding.
 pub fn parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
+    let mut all = usual_parameters(arch);
+    for (name, _) in &mut all {
+        if let Cow::Owned(renamed) = renamed(name, arch.naming.renamed().iter().copied()) {
+            *name = renamed;
+        }
+    }
+    all
+}
+
+/// The name that a parameter would have in Llama's files.
+pub(crate) fn usual<'a>(arch: &Arch, name: &'a str) -> Cow<'a, str> {
+    renamed(name, arch.naming.renamed().iter().map(|(usual, own)| (*own, *usual)))
+}
+
+/// A parameter's name with its module called otherwise, by the first of the pairs (from, to) that fits.
+fn renamed<'a>(name: &'a str, mut pairs: impl Iterator<Item = (&'static str, &'static str)>) -> Cow<'a, str> {
+    let Some((module, kind)) = name.rsplit_once('.') else { return Cow::Borrowed(name) };
+    let of = |from: &str| module.strip_suffix(from).filter(|rest| rest.is_empty() || rest.ends_with('.'));
+    match pairs.find_map(|(from, to)| Some((of(from)?, to))) {
+        Some((rest, to)) => Cow::Owned(format!("{rest}{to}.{kind}")),
+        None => Cow::Borrowed(name),
+    }
+}
+
+fn usual_parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
     let d = arch.hidden_size;
     let mut list = vec![("model.embed_tokens.weight".to_string(), vec![arch.vocab_size, d])];
     for (number, layer) in arch.layers.iter().enumerate() {
         let mut parts = match &layer.mixer {
             Mixer::Attention(a) => attention(a, d, arch.naming),
+            Mixer::ShortConv(conv) => short_conv(conv, d),
         };
         parts.extend(match &layer.mlp {
             Mlp::Gated(mlp) => gated(mlp, d, arch.naming),
@@ -51,10 +78,22 @@ fn attention(a: &Attention, d: usize, naming: Naming) -> Named {
     list
 }
 
+fn short_conv(conv: &ShortConv, d: usize) -> Named {
+    let mut list = vec![("conv.conv.weight".to_owned(), vec![d, 1, conv.taps])];
+    if conv.bias {
+        list.push(("conv.conv.bias".into(), vec![d]));
+    }
+    list.extend(linear("conv.in_proj", [3 * d, d], conv.bias));
+    list.extend(linear("conv.out_proj", [d, d], conv.bias));
+    list
+}
+
 fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
     let f = mlp.width;
     let into = match naming {
-        Naming::Apart => [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat(),
+        Naming::Apart | Naming::Renamed(_) => {
+            [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat()
+        }
         Naming::Fused => linear("mlp.gate_up_proj", [2 * f, d], mlp.bias),
         Naming::Shared => linear("shared_mlp.input_linear", [2 * f, d], mlp.bias),
     };

@@ -1,12 +1,12 @@
 //! OLMo 2 and 3: norms behind the branches, QK-norm over all heads; OLMo 3 has windows in three blocks of four, within
 //! which the rope is not scaled. Defaults: transformers' `Olmo2Config` and `Olmo3Config`.
 
-use super::common::{LLAMA, PLAIN, common, set_biases, set_windows, sizes, sliding, window};
+use super::common::{LLAMA, PLAIN, attentions, common, set_biases, set_windows, sizes, sliding, window};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
 use crate::Result;
-use crate::arch::layer::{Mixer, Norms, QkNorm};
+use crate::arch::layer::{Norms, QkNorm};
 use crate::arch::shape::Arch;
 
 pub(super) const OLMO_2: Family = Family {
@@ -54,8 +54,7 @@ fn olmo_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     set_norms(keys, &mut arch)?;
     let layers = arch.layers.len();
     let slides = sliding(keys, layers)?.unwrap_or_else(|| (1..=layers).map(|i| i % 4 != 0).collect());
-    for (layer, slides) in arch.layers.iter_mut().zip(&slides) {
-        let Mixer::Attention(attention) = &mut layer.mixer;
+    for (attention, slides) in attentions(&mut arch).zip(&slides) {
         attention.rope = Some(usize::from(*slides));
     }
     let window = window(keys, Some(4096))?;
@@ -66,10 +65,7 @@ fn olmo_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
 fn set_norms(keys: &Keys<'_>, arch: &mut Arch) -> Result<()> {
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
     set_biases(arch, [bias, bias, false]);
-    for layer in &mut arch.layers {
-        let Mixer::Attention(attention) = &mut layer.mixer;
-        attention.qk_norm = Some(QkNorm::Whole);
-        layer.norms = Norms::After;
-    }
+    attentions(arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Whole));
+    arch.layers.iter_mut().for_each(|layer| layer.norms = Norms::After);
     Ok(())
 }

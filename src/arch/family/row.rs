@@ -21,6 +21,8 @@ pub struct Family {
     pub(crate) activation: (&'static str, &'static str),
     /// What files call the matrices of a block, and which of these are one.
     pub(super) naming: Naming,
+    /// The key of what the norms add to the mean square.
+    pub(crate) eps: &'static str,
     /// Whether rotary embedding may leave channels of a head as they are.
     pub(crate) turns_part: bool,
     /// Whether tokenizer.json is taken as it is, since the tokenizer's class that folders of this family name is known
@@ -58,7 +60,7 @@ pub(crate) struct GgufFamily {
     pub(crate) interleaved: bool,
     /// Whether norm weights are stored as w + 1.
     pub(crate) norms_plus_one: bool,
-    /// Parts of a block whose names differ from the usual ones, GGUF's first.
+    /// Parts of a block, or of the whole, whose names differ from the usual ones, GGUF's first.
     pub(crate) names: &'static [(&'static str, &'static str)],
     /// How the file says which blocks see how far.
     pub(crate) windows: Windows,
@@ -84,6 +86,8 @@ pub(crate) struct GgufFamily {
     /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
     /// mixtures of quantised types.
     pub(crate) few_values: Option<usize>,
+    /// Whether blocks without key heads are short convolutions.
+    pub(crate) convolves: bool,
 }
 
 /// How a GGUF file says which blocks see how far.
@@ -134,4 +138,5 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     caps: None,
     grows: false,
     few_values: None,
+    convolves: false,
 };

@@ -330,7 +330,7 @@ mod tests {
         let (all, _) = examples(&own(), &how, 60, 1).unwrap();
         let count = |e: &Example| e.checks.kwargs.as_ref().and_then(Value::as_array).map_or(0, Vec::len);
         let counts: Vec<usize> = all.iter().map(count).collect();
-        assert!(counts.iter().any(|n| *n == 3) && counts.iter().filter(|n| **n > 1).count() > counts.len() / 2);
+        assert!(counts.contains(&3) && counts.iter().filter(|n| **n > 1).count() > counts.len() / 2);
     }
 
     #[test]

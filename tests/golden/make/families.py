@@ -11,8 +11,8 @@ import copy, json, os, shutil, sys
 import torch, transformers, safetensors
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
-                          GraniteMoeHybridConfig, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig, Olmo2Config,
-                          Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, SiglipVisionConfig, SmolLM3Config)
+                          GraniteMoeHybridConfig, Lfm2Config, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig,
+                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, SiglipVisionConfig, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -22,6 +22,8 @@ torch.use_deterministic_algorithms(True)
 common = dict(num_hidden_layers=2, max_position_embeddings=128, bos_token_id=1, pad_token_id=0, rms_norm_eps=1e-5)
 default = {"rope_type": "default", "rope_theta": 10000.0}
 LENGTHS = (1, 7, 20, 41)
+lfm2 = dict(vocab_size=63, hidden_size=20, intermediate_size=40, num_attention_heads=2, num_key_value_heads=1, norm_eps=1e-5, max_position_embeddings=128,
+            bos_token_id=1, pad_token_id=0, rope_parameters=default)
 CASES = {
     # As many key as query heads, every bias.
     "llama_bias": (710, LlamaConfig(**common, vocab_size=61, hidden_size=24, intermediate_size=27, num_attention_heads=3, num_key_value_heads=3,
@@ -39,6 +41,11 @@ CASES = {
                              original_max_position_embeddings=36, sliding_window=17, partial_rotary_factor=0.5,
                              rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
                                               "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.5, 3.0, 5.0]})),
+    # Convolutions before, between and behind attention; the width of the MLP is not the number in the file.
+    "lfm2": (730, Lfm2Config(**lfm2, num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "conv"], block_multiple_of=6,
+                             block_ffn_dim_multiplier=1.1, tie_word_embeddings=True)),
+    "lfm2_bias": (731, Lfm2Config(**lfm2, num_hidden_layers=2, full_attn_idxs=[1], conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False,
+                                  tie_word_embeddings=False)),
     "smollm3": (715, SmolLM3Config(**{**common, "num_hidden_layers": 3}, vocab_size=64, hidden_size=20, intermediate_size=31, num_attention_heads=2,
                                    num_key_value_heads=1, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8,
                                    tie_word_embeddings=True, rope_parameters=default)),

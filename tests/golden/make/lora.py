@@ -56,6 +56,9 @@ CASES = {
     # DoRA over blocks of 4, 5 and 8 bits, with those of the tied output matrix; PEFT lies over what transformers makes of the file.
     "dora_quantised": ("quantised", 812, dict(r=3, lora_alpha=5, target_modules=[*LINEAR, "embed_tokens", "lm_head"],
                                               use_dora=True)),
+    # Every linear layer where some blocks are convolutions.
+    "convolved": ("lfm2", 814, dict(r=3, lora_alpha=5, target_modules="all-linear")),
+    "convolved_dora": ("lfm2_bias", 815, dict(r=2, lora_alpha=5, target_modules=["in_proj", "out_proj", "w1", "k_proj"], use_dora=True)),
     # Names of other families' layers mean nothing here.
     "others": ("qwen3", 813, dict(r=2, lora_alpha=3, target_modules=["c_attn", "o_proj", "query_key_value"])),
     # One adapter for the embedding and the output matrix, which are one. The trajectory is not ours: in PEFT both names share memory,
