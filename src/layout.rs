@@ -87,7 +87,8 @@ impl Forest {
 
     /// The row before each row on its path, [`NO_ROW`] where the path begins.
     pub(crate) fn parents(&self) -> Vec<u32> {
-        // What was last seen at each position: rows between a row and its parent lie in the parent's subtree, behind it.
+        // What was last seen at each position: rows between a row and its parent lie in the parent's subtree, further
+        // along.
         let mut last: Vec<u32> = Vec::new();
         let mut parents = Vec::with_capacity(self.len());
         for (row, pos) in self.pos.iter().enumerate() {

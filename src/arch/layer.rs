@@ -50,8 +50,8 @@ impl Mixer {
 /// Most positions that a sum of a short convolution has.
 pub const MOST_TAPS: usize = 8;
 
-/// A gated short convolution (LFM2, arXiv 2511.23404): with b, c and x projected from the stream, c · conv(b · x), where
-/// conv sums each channel by itself.
+/// A gated short convolution (LFM2, arXiv 2511.23404): with b, c and x projected from the stream, c · conv(b · x),
+/// where conv sums each channel by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShortConv {
     /// How many positions one sum has, itself included.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
 use super::gguf_lora::{self, GgufAdapter};
+use super::gguf_names::is_convolution;
 use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
@@ -107,12 +108,6 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
             Err(Error::file(path, format!("general.architecture is {name:?}; known in GGUF files are {known}")))
         }
     }
-}
-
-/// Whether a tensor (Hugging Face's name) holds the factors of a convolution, whose middle dimension of 1 the file
-/// leaves out.
-pub(super) fn is_convolution(name: &str) -> bool {
-    name.ends_with("conv.conv.weight")
 }
 
 struct Head<'a> {

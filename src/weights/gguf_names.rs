@@ -72,6 +72,12 @@ impl GgufFamily {
     }
 }
 
+/// Whether a tensor (Hugging Face's name) holds the factors of a convolution, whose middle dimension of 1 the file
+/// leaves out.
+pub(super) fn is_convolution(name: &str) -> bool {
+    name.ends_with("conv.conv.weight")
+}
+
 /// Whether a module belongs to no block.
 fn is_whole(module: &str) -> bool {
     module.starts_with("model.")

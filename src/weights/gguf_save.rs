@@ -6,8 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::gguf_head::{GgufHead, TensorInfo};
-use super::gguf_model::is_convolution;
-use super::gguf_names::gguf_rows;
+use super::gguf_names::{gguf_rows, is_convolution};
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};

@@ -292,8 +292,8 @@ mod tests {
     use super::*;
 
     const ANSWERS: [&str; 3] = [
-        "A lighthouse is a tower that guides ships at night. It stands near the water and warns of rocks. Sailors trust \
-         the lighthouse in every storm.",
+        "A lighthouse is a tower that guides ships at night. It stands near the water and warns of rocks. Sailors \
+         trust the lighthouse in every storm.",
         "Bread is made of flour and water. The baker leaves the bread to rise before it is baked.",
         "Rivers carry water from the hills to the sea. Many rivers bring life to dry land. Fish swim in them. People \
          drink from them.",

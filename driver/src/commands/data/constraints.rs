@@ -1,5 +1,5 @@
-//! `data constraints`: prompts whose answers a program can check, made without a model. `data ift --rules`: right answers
-//! to such prompts, made of a model's answers to plain ones.
+//! `data constraints`: prompts whose answers a program can check, made without a model. `data ift --rules`: right
+//! answers to such prompts, made of a model's answers to plain ones.
 
 use super::IftArgs;
 use super::truth::Line;
