@@ -91,6 +91,9 @@ fn is_right(prompt: &str, checks: &Checks, answer: &str) -> Result<bool> {
     Ok(checker.is_some_and(|checker| checker.check(answer).missed.is_empty()))
 }
 
+/// A kind of constraint with its arguments.
+type FittedKind<'a> = (&'a Kind, Map<String, Value>);
+
 /// Constraints on an answer, `wanted` if so many go together, and the answer that meets them.
 fn fit<'a>(
     own: &OwnAnswer,
@@ -98,13 +101,13 @@ fn fit<'a>(
     wanted: usize,
     uses: &BTreeMap<&'static str, usize>,
     rng: &mut Stream,
-) -> Option<(Vec<(&'a Kind, Map<String, Value>)>, String)> {
+) -> Option<(Vec<FittedKind<'a>>, String)> {
     let used = |kind: &Kind| uses.get(kind.name).copied().unwrap_or(0);
     let mut left: Vec<&Kind> = kinds.to_vec();
     rng.shuffle(&mut left);
     left.sort_by_key(|kind| used(kind));
     let mut answer = own.answer.trim().to_owned();
-    let mut fitted: Vec<(&Kind, Map<String, Value>)> = Vec::new();
+    let mut fitted: Vec<FittedKind> = Vec::new();
     for kind in left {
         if fitted.len() == wanted {
             break;
