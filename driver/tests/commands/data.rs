@@ -124,7 +124,8 @@ fn answers_are_learnt_with_constraints_that_they_meet() {
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let record = |i: usize| {
         let answer = format!("Kites of paper fly over hill {i}. The wind carries them. Nobody holds the string.");
-        json!({"prompt": format!("Describe kite {}.", i % 9), "response": answer, "stopped": !i.is_multiple_of(4)}).to_string()
+        json!({"prompt": format!("Describe kite {}.", i % 9), "response": answer, "stopped": !i.is_multiple_of(4)})
+            .to_string()
             + "\n"
     };
     std::fs::write(file("answers.jsonl"), (0..40).map(record).collect::<String>()).unwrap();
