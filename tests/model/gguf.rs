@@ -13,7 +13,7 @@ use selfreward::weights::{Gguf, ModelParts, save_gguf, save_model_parts, write_s
 use serde_json::{Value, json};
 
 /// The golden folders whose family GGUF can express.
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 18] = [
     "llama",
     "tied",
     "qwen3",
@@ -21,6 +21,8 @@ const MODELS: [&str; 16] = [
     "ministral3",
     "mistral",
     "phi3",
+    "phi4_mini",
+    "qwen3_2507",
     "gemma2",
     "gemma3",
     "granite",

@@ -12,7 +12,8 @@ import torch, transformers, safetensors
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
                           GraniteMoeHybridConfig, Lfm2Config, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig,
-                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, SiglipVisionConfig, SmolLM3Config)
+                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3Config, SiglipVisionConfig,
+                          SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -89,6 +90,25 @@ WHOLES = {
     "whole_gemma3": (722, Gemma3Config(text_config=CASES["gemma3"][1], vision_config=SiglipVisionConfig(**tower), mm_tokens_per_image=4,
                                        image_token_index=2)),
 }
+# Configurations as their publishers write them, all keys, with small sizes: Phi 4 mini and Qwen 3 of July 2025.
+PUBLISHED = {
+    "phi4_mini": (721, Phi3Config, {
+        "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1, "embd_pdrop": 0.0,
+        "eos_token_id": None, "full_attn_mod": 1, "hidden_act": "silu", "hidden_size": 24, "initializer_range": 0.02, "intermediate_size": 29,
+        "interpolate_factor": 1, "lm_head_bias": False, "max_position_embeddings": 128, "mlp_bias": False, "model_type": "phi3",
+        "num_attention_heads": 3, "num_hidden_layers": 2, "num_key_value_heads": 1, "original_max_position_embeddings": 36, "pad_token_id": 1,
+        "partial_rotary_factor": 0.75, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+        "rope_scaling": {"long_factor": [1.0, 1.75, 7.5], "short_factor": [1.0, 1.0, 1.0], "type": "longrope"}, "rope_theta": 10000.0,
+        "sliding_window": 262144, "tie_word_embeddings": True, "torch_dtype": "float32", "transformers_version": "4.45.0", "use_cache": True,
+        "vocab_size": 66}),
+    "qwen3_2507": (722, Qwen3Config, {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": None,
+        "head_dim": 10, "hidden_act": "silu", "hidden_size": 20, "initializer_range": 0.02, "intermediate_size": 38,
+        "max_position_embeddings": 256, "max_window_layers": 2, "model_type": "qwen3", "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 5000000, "sliding_window": None,
+        "tie_word_embeddings": True, "torch_dtype": "float32", "transformers_version": "4.51.0", "use_cache": True, "use_sliding_window": False,
+        "vocab_size": 63}),
+}
 ROPES = {
     "rope_linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
     "rope_dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
@@ -132,6 +152,16 @@ def origin(seed, config):
             "transformers": transformers.__version__, "safetensors": safetensors.__version__, "config": json.loads(config.to_json_string())}
 
 
+def publish(name, dir):
+    """Puts the configuration as it was published in the place of the one that transformers writes, and sees that it means the same."""
+    if name in PUBLISHED:
+        before = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, attn_implementation="eager")
+        json.dump(PUBLISHED[name][2], open(f"{dir}/config.json", "w"), indent=2)
+        after = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, attn_implementation="eager")
+        ids = torch.arange(40)[None] % before.config.vocab_size
+        assert torch.equal(before(ids).logits, after(ids).logits), name
+
+
 def fresh(name):
     dir = os.path.join(OUT, name)
     shutil.rmtree(dir, ignore_errors=True)
@@ -139,7 +169,8 @@ def fresh(name):
     return dir
 
 
-for name, (seed, config) in CASES.items():
+published = {name: (seed, kind(**given)) for name, (seed, kind, given) in PUBLISHED.items()}
+for name, (seed, config) in {**CASES, **published}.items():
     if sys.argv[1:] and name not in sys.argv[1:]:
         continue
     dir = fresh(name)
@@ -148,11 +179,13 @@ for name, (seed, config) in CASES.items():
     # One tree beyond phi3's first context with both answers, the others within it.
     pairs = [dict(prompt_ids=draw(a), chosen_ids=draw(b), rejected_ids=draw(c)) for a, b, c in ((5, 9, 4), (12, 3, 17), (33, 8, 6))]
     m.save_pretrained(dir)
+    publish(name, dir)
     ref = copy.deepcopy(m)
     with torch.no_grad():
         for p in ref.parameters():
             p.add_(torch.randn(p.shape, generator=g) * 0.01)
     ref.half().save_pretrained(os.path.join(dir, "ref"))
+    publish(name, os.path.join(dir, "ref"))
     ref = AutoModelForCausalLM.from_pretrained(os.path.join(dir, "ref"), dtype=torch.float32, attn_implementation="eager").eval()
     json.dump(tokens, open(f"{dir}/tokens.json", "w"))
     with open(f"{dir}/pairs.jsonl", "w") as f:
