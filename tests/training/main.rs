@@ -2,6 +2,7 @@
 
 mod dropout;
 mod exchange;
+mod families;
 mod gradients;
 mod lora;
 mod losses;

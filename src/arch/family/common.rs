@@ -41,6 +41,7 @@ pub(super) const QWEN: Defaults = Defaults {
 
 /// A family without peculiarities.
 pub(super) const PLAIN: Family = Family {
+    name: "",
     model_type: "",
     class: "",
     peculiar: "",

@@ -9,6 +9,7 @@ use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "Gemma 2",
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     peculiar: "norms around each branch, soft caps, a window in every other block",

@@ -11,6 +11,7 @@ use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "Gemma 3 (text)",
     model_type: "gemma3_text",
     class: "Gemma3ForCausalLM",
     peculiar: "norms before and after each branch, gains 1 + weight, QK-norm, windows with a rope of their own",

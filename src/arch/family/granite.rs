@@ -12,6 +12,7 @@ use crate::arch::shape::{Arch, Naming};
 use crate::{Error, Result};
 
 pub(super) const GRANITE: Family = Family {
+    name: "Granite 3",
     model_type: "granite",
     class: "GraniteForCausalLM",
     peculiar: "factors on embedding, scores, branches and logits",
@@ -22,6 +23,7 @@ pub(super) const GRANITE: Family = Family {
 };
 
 pub(super) const GRANITE_4: Family = Family {
+    name: "Granite 4.0 (dense)",
     model_type: "granitemoehybrid",
     class: "GraniteMoeHybridForCausalLM",
     peculiar: "Granite 4.0 without state-space blocks and experts: gate and up are one matrix",

@@ -7,9 +7,10 @@ use crate::Result;
 use crate::arch::shape::Arch;
 
 pub(super) const FAMILY: Family = Family {
+    name: "Llama 2, 3 and kin",
     model_type: "llama",
     class: "LlamaForCausalLM",
-    peculiar: "—",
+    peculiar: "nothing",
     arch,
     gguf: Some(GgufFamily {
         architecture: "llama",

@@ -4,6 +4,7 @@ use super::mistral;
 use super::row::Family;
 
 pub(super) const FAMILY: Family = Family {
+    name: "Ministral",
     model_type: "ministral",
     class: "MinistralForCausalLM",
     whole: None,

@@ -11,6 +11,7 @@ use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "Ministral 3",
     model_type: "ministral3",
     class: "Ministral3ForCausalLM",
     whole: Some("mistral3"),

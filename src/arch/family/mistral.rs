@@ -8,6 +8,7 @@ use crate::Result;
 use crate::arch::shape::Arch;
 
 pub(super) const FAMILY: Family = Family {
+    name: "Mistral",
     model_type: "mistral",
     class: "MistralForCausalLM",
     whole: Some("mistral3"),

@@ -10,6 +10,7 @@ use crate::arch::layer::{Norms, QkNorm};
 use crate::arch::shape::Arch;
 
 pub(super) const OLMO_2: Family = Family {
+    name: "OLMo 2",
     model_type: "olmo2",
     class: "Olmo2ForCausalLM",
     peculiar: "norms behind the branches alone, QK-norm over all heads",
@@ -21,6 +22,7 @@ pub(super) const OLMO_2: Family = Family {
 };
 
 pub(super) const OLMO_3: Family = Family {
+    name: "OLMo 3",
     model_type: "olmo3",
     class: "Olmo3ForCausalLM",
     peculiar: "OLMo 2 with windows, whose rope is not scaled",

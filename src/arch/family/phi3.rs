@@ -8,9 +8,10 @@ use crate::arch::shape::{Arch, Naming};
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "Phi 3, 4",
     model_type: "phi3",
     class: "Phi3ForCausalLM",
-    peculiar: "q, k and v in one matrix, gate and up in another; LongRoPE, part of a head turns",
+    peculiar: "q, k and v in one matrix, gate and up in another; LongRoPE, a part of each head turns",
     tokenizer_as_written: true,
     pad_token_id: Some(32_000),
     naming: Naming::Fused,

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::arch::shape::Arch;
 
 pub(super) const FAMILY: Family = Family {
+    name: "Qwen 2, 2.5",
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
     peculiar: "bias on q, k and v",

@@ -8,6 +8,7 @@ use crate::arch::layer::QkNorm;
 use crate::arch::shape::Arch;
 
 pub(super) const FAMILY: Family = Family {
+    name: "Qwen 3",
     model_type: "qwen3",
     class: "Qwen3ForCausalLM",
     peculiar: "QK-norm by head",

@@ -7,6 +7,8 @@ use crate::arch::{Arch, Naming};
 /// A family: a `model_type`, what its class takes for granted, and how files hold it. No code outside the family's file
 /// asks for its name; what differs is a field here.
 pub struct Family {
+    /// What people call it.
+    pub name: &'static str,
     /// config.json's `model_type`.
     pub model_type: &'static str,
     /// The class that `architectures` names.
@@ -34,6 +36,13 @@ pub struct Family {
     pub(super) arch: fn(&Keys<'_>, &Family) -> Result<Arch>,
     /// How GGUF files hold it; None where they are neither read nor written.
     pub(crate) gguf: Option<GgufFamily>,
+}
+
+impl Family {
+    /// The `general.architecture` of GGUF files that hold it, None where they are neither read nor written.
+    pub fn gguf_architecture(&self) -> Option<&'static str> {
+        self.gguf.as_ref().map(|known| known.architecture)
+    }
 }
 
 /// What the configuration classes of the families disagree on when a key is missing.

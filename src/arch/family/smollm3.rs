@@ -9,6 +9,7 @@ use crate::arch::shape::Arch;
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "SmolLM3",
     model_type: "smollm3",
     class: "SmolLM3ForCausalLM",
     peculiar: "blocks that know no positions",

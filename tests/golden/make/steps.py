@@ -4,7 +4,7 @@ usage: python tests/golden/make/steps.py [NAME ...]
        (torch, transformers, safetensors; needs the folders of tiny.py and families.py: those named, else all that have gradients)
 
 Each step goes by the sigmoid DPO loss of pairs.jsonl against the reference's log-probs of expected.json, as the gradients do. The
-settings stand in the file's metadata. eps is larger than is usual, so that the step of a number whose gradient is nothing but rounding
+settings stand in steps.json, which is made too. eps is larger than is usual, so that the step of a number whose gradient is nothing but rounding
 is not decided by its sign.
 """
 import glob, json, os, sys
@@ -42,9 +42,9 @@ for dir in sorted(os.path.dirname(path) for path in glob.glob(f"{GOLDEN}/*/grads
         loss.backward()
         torch.nn.utils.clip_grad_norm_(m.parameters(), of["max_grad_norm"])
         optimiser.step()
-    origin = {"script": "tests/golden/make/steps.py", "torch": torch.__version__, "transformers": transformers.__version__}
     file = f"{dir}/steps.safetensors"
-    save_file({k: p.detach().contiguous().clone() for k, p in m.named_parameters()}, file,
-              {"settings": json.dumps(of), "origin": json.dumps(origin)})
+    save_file({k: p.detach().contiguous().clone() for k, p in m.named_parameters()}, file)
     os.chmod(file, 0o644)
     print(name, loss.item())
+origin = {"script": "tests/golden/make/steps.py", "torch": torch.__version__, "transformers": transformers.__version__}
+json.dump({"origin": origin, **SETTINGS}, open(f"{GOLDEN}/steps.json", "w"), indent=1)
