@@ -104,8 +104,10 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
         (None, _) => {
             let mut known: Vec<&str> = all.map(|(_, known)| known.architecture).collect();
             known.dedup();
+            let near = family::nearest(name, known.iter().copied());
+            let near = near.map_or(String::new(), |near| format!("the nearest that is read is {near:?}; "));
             let known = known.join(", ");
-            Err(Error::file(path, format!("general.architecture is {name:?}; known in GGUF files are {known}")))
+            Err(Error::file(path, format!("general.architecture is {name:?}; {near}known in GGUF files are {known}")))
         }
     }
 }

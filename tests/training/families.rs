@@ -27,16 +27,19 @@ const TOLERANCES: [f64; 4] = [1e-4, 1e-5, 1e-3, 1e-4];
 const TEXT: &str = "\
 # The families of models
 
-Each is one row of data (`src/arch/family/`) and one or more tiny golden models of odd sizes (`tests/golden/make/families.py`,
-`tiny.py`, `steps.py`) with random weights, whose numbers torch and transformers 5 gave. All are read from Hugging Face folders
-and, where an architecture stands, from GGUF files, and written as both; all generate, and are trained whole or by adapters.
+Each is one row of data (`src/arch/family/`) and one or more tiny golden models of odd sizes and random weights, whose
+numbers torch and transformers 5 gave (`tests/golden/make/families.py`, `tiny.py`, `steps.py`). All are read from
+Hugging Face folders and, where an architecture stands, from GGUF files, and are written as both; all generate, and are
+trained whole or by adapters.
 
-The errors are the largest of a family's models, on llvmpipe (LLVM 15.0.6, 256 bits): of *logits*, *log-probs* and *gradients* (of the DPO loss, each
-parameter by itself) relative in norm; of *weights after two steps* of AdamW at a rate of 1e-3 the largest difference of any
-number. Tests hold them on any device to 1e-4, 1e-5, 1e-3 and 1e-4, and on this one to three times what stands here.
-`FAMILIES_OUT=docs/FAMILIES.md cargo test --workspace --test training families` makes this page.
+The errors are the largest of a family's models, on llvmpipe (LLVM 15.0.6, 256 bits): of *logits*, *log-probs* and
+*gradients* (of the DPO loss, each parameter by itself) relative in norm; of *weights after two steps* of AdamW at a
+rate of 1e-3 the largest difference of any number. A test holds them on any device to 1e-4, 1e-5, 1e-3 and 1e-4, and on
+this one to three times what stands here. `FAMILIES_OUT=docs/FAMILIES.md cargo test --workspace --test training
+families` makes this page.
 
-| family | `model_type` | class | GGUF | peculiar to it | logits | log-probs | gradients | weights after two steps |
+| family | `model_type` | class | GGUF | peculiar to it | logits | log-probs | gradients | \
+weights after two steps |
 |---|---|---|---|---|---|---|---|---|
 ";
 

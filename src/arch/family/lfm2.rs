@@ -11,8 +11,10 @@ use crate::arch::shape::{Arch, Naming};
 use crate::{Error, Result};
 
 pub(super) const FAMILY: Family = Family {
+    name: "LFM2, 2.5 (dense)",
     model_type: "lfm2",
     class: "Lfm2ForCausalLM",
+    peculiar: "gated short convolutions in most blocks, attention with QK-norm by head in the others",
     pad_token_id: Some(0),
     eps: "norm_eps",
     naming: Naming::Renamed(&[

@@ -15,6 +15,7 @@ mod ministral;
 mod ministral3;
 mod mistral;
 mod names;
+mod nearest;
 mod olmo;
 mod phi3;
 mod qwen2;
@@ -31,6 +32,7 @@ use crate::{Error, Result};
 use keys::Keys;
 pub use names::parameters;
 pub(crate) use names::usual;
+pub(crate) use nearest::nearest;
 pub(crate) use rope::dynamic;
 pub use row::Family;
 pub(crate) use row::{GgufFamily, Windows, Within};
@@ -76,12 +78,36 @@ pub fn arch(config: &Value) -> Result<Arch> {
         if let Some(text) = text_part(config)? {
             return arch(&text);
         }
-        let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-        return Err(Error::Input(format!("model_type {model_type:?} is not known; known are {}", known.join(", "))));
+        return Err(unknown(&keys, model_type));
     };
     let arch = (family.arch)(&keys, family)?;
     common::check(&keys, &arch)?;
     Ok(arch)
+}
+
+/// What is said of a `model_type` that is not known.
+fn unknown(keys: &Keys<'_>, model_type: &str) -> Error {
+    let known = || FAMILIES.iter().map(|family| family.model_type);
+    let mut what = format!("model_type {model_type:?} is not known; ");
+    // The text part of a whole is the nearer name.
+    let text = keys.value("text_config").and_then(|text| text.get("model_type")).and_then(Value::as_str);
+    if let Some(text) = text {
+        let wholes: Vec<&str> = FAMILIES.iter().filter_map(|family| family.whole).collect();
+        what += &format!("its text part is {text:?}, and text parts are read of {}; ", joined(wholes));
+    } else if keys.value("vision_config").or(keys.value("audio_config")).is_some() {
+        what += "it holds more than text, of which nothing is read; ";
+    }
+    if let Some(near) = nearest(text.unwrap_or(model_type), known()) {
+        what += &format!("the nearest that is read is {near:?}; ");
+    }
+    Error::Input(what + "known are " + &joined(known()))
+}
+
+/// Names with commas between them, each once.
+fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut all: Vec<&str> = names.into_iter().collect();
+    all.dedup();
+    all.join(", ")
 }
 
 /// The class name that `architectures` holds for a `model_type`.
@@ -287,6 +313,14 @@ mod tests {
         let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         assert_eq!(error, format!("model_type \"mamba\" is not known; known are {}", known.join(", ")));
         assert!(known.is_sorted(), "{known:?}");
+        let near = arch(&tiny("qwen3_moe")).unwrap_err().to_string();
+        assert!(near.contains("is not known; the nearest that is read is \"qwen3\"; known are gemma2"), "{near}");
+        let towers = json!({"model_type": "llava", "vision_config": {}, "text_config": {"model_type": "llama"}});
+        let towers = arch(&towers).unwrap_err().to_string();
+        assert!(towers.contains("its text part is \"llama\", and text parts are read of gemma3, mistral3"), "{towers}");
+        assert!(towers.contains("the nearest that is read is \"llama\""), "{towers}");
+        let audio = arch(&json!({"model_type": "voice", "audio_config": {}})).unwrap_err().to_string();
+        assert!(audio.contains("holds more than text"), "{audio}");
         assert!(arch(&json!([])).is_err());
         assert!(arch(&json!({})).is_err());
     }
