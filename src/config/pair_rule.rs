@@ -28,6 +28,9 @@ pub struct PairRule {
     pub length_margin: f64,
     /// Whether only answers that the model ended itself are chosen.
     pub ended: bool,
+    /// With more than 0, both answers of a pair ended or both were cut, and the longer one has at most so many times the
+    /// tokens of the other: then length and ending say nothing of the preference.
+    pub length_ratio: f64,
 }
 
 /// One candidate with a score.
@@ -66,7 +69,7 @@ pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, ru
     let far = |&(c, r): &(usize, usize)| {
         let gap = chosen[c].score - rejected[r].score;
         let differ = gap > 0.0 && gap >= rule.min_gap && chosen[c].text != rejected[r].text;
-        rule.chooses(&chosen[c]) && differ
+        rule.chooses(&chosen[c]) && differ && rule.matches(&chosen[c], &rejected[r])
     };
     let pairs: Vec<(usize, usize)> = match rule.select {
         Select::BestWorst => best_worst(chosen, rejected, rule).into_iter().filter(far).collect(),
@@ -89,6 +92,12 @@ impl PairRule {
     /// Whether an answer may be chosen.
     fn chooses(&self, answer: &ScoredAnswer) -> bool {
         answer.score.is_finite() && (answer.ended || !self.ended)
+    }
+
+    /// Whether two answers are near enough in length and ending.
+    fn matches(&self, a: &ScoredAnswer, b: &ScoredAnswer) -> bool {
+        let (long, short) = (a.tokens.max(b.tokens) as f64, a.tokens.min(b.tokens) as f64);
+        self.length_ratio == 0.0 || (a.ended == b.ended && long <= self.length_ratio * short)
     }
 }
 
@@ -174,6 +183,19 @@ mod tests {
         list[0].score = 0.0;
         let rule = PairRule { ended: true, ..PairRule::default() };
         assert_eq!(choose(&list, None, &rule), pair(1, 0));
+    }
+
+    #[test]
+    fn pairs_may_have_to_be_alike_in_length_and_ending() {
+        let mut list = scored(&[("right", 10, 5.0), ("long", 16, 0.0), ("near", 15, 1.0), ("cut", 10, 0.0)]);
+        list[3].ended = false;
+        let rule = PairRule { select: Select::All, ..PairRule::default() };
+        assert_eq!(choose(&list, None, &PairRule { most: 1, ..rule }), pair(0, 1));
+        assert_eq!(
+            choose(&list, None, &PairRule { length_ratio: 1.5, ..rule }),
+            PairChoice::Pairs(vec![(0, 2), (2, 1)])
+        );
+        assert_eq!(choose(&list[..2], None, &PairRule { length_ratio: 1.5, ..rule }), PairChoice::Tie);
     }
 
     #[test]

@@ -87,6 +87,9 @@ settings! {
         length_margin: ByRound = ByRound::Always(0.0) => "length_margin", "D", Takes::Typed;
         /// Choose only answers that the model ended itself; a cut one may be rejected.
         ended: bool = false => "ended", "", Takes::Switch;
+        /// With select = "all": most that the longer answer of a pair has of the other's tokens, such as 1.5, where both
+        /// ended or both were cut; 0 is off.
+        length_ratio: f64 = 0.0 => "length_ratio", "R", Takes::Number(Range::AtLeast0);
         /// none, or gap: pairs weigh by the difference of their scores.
         weight: Weighting = Weighting::None => "weight", "W", Takes::OneOf(&["none", "gap"]);
         /// own, or first: from round 2 on the rejected answers are M1's (arXiv 2508.06026).
@@ -109,7 +112,11 @@ impl Section for PairSection {
             self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
             "length_margin goes with select = \"best-worst\"",
         )?;
-        demand(self.select == Select::All || self.most == 0, "most goes with select = \"all\"")
+        demand(self.select == Select::All || self.most == 0, "most goes with select = \"all\"")?;
+        demand(
+            self.length_ratio == 0.0 || (self.select == Select::All && self.length_ratio >= 1.0),
+            "length_ratio is 0, or at least 1 with select = \"all\"",
+        )
     }
 }
 
@@ -117,7 +124,8 @@ impl PairSection {
     /// The rule of a round, whose number is from 1.
     pub fn rule(&self, round: u32) -> PairRule {
         let length_margin = self.length_margin.at(round);
-        PairRule { select: self.select, most: self.most, min_gap: self.min_gap, length_margin, ended: self.ended }
+        let PairSection { select, most, min_gap, ended, length_ratio, .. } = *self;
+        PairRule { select, most, min_gap, length_margin, ended, length_ratio }
     }
 }
 
@@ -136,6 +144,8 @@ mod tests {
             ("length_margin = [0, -1]", "at least 0"),
             ("select = \"all\"\nlength_margin = 0.1", "best-worst"),
             ("most = 2", "\"all\""),
+            ("length_ratio = 1.5", "\"all\""),
+            ("select = \"all\"\nlength_ratio = 0.5", "at least 1"),
             ("min_gap = nan", "min_gap"),
         ] {
             let e = read(text).check().unwrap_err().to_string();

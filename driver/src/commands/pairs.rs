@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// Choose only responses that the model ended itself; records must say it (`stopped`)
     #[arg(long)]
     ended: bool,
+    /// --all: most that the longer response of a pair has of the other's tokens, such as 1.5, where both ended or both
+    /// were cut; 0 is off
+    #[arg(long, default_value_t = 0.0, value_name = "R", requires = "all")]
+    length_ratio: f64,
 }
 
 /// Those fields of a line that are read.
@@ -94,7 +98,13 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         min_gap: args.min_gap,
         length_margin: args.length_margin,
         ended: args.ended,
+        length_ratio: args.length_ratio,
     };
+    anyhow::ensure!(
+        rule.length_ratio == 0.0 || rule.length_ratio >= 1.0,
+        "--length-ratio is {}; expected 0 or at least 1",
+        rule.length_ratio
+    );
     if let Some(at) = verdicts.iter().position(|v| args.ended && v.stopped.is_none()) {
         let file = args.verdicts.display();
         anyhow::bail!(
