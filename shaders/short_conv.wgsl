@@ -63,21 +63,22 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
             row = links[row].x;
         }
         var du = taps[(TAPS - 1u) * p.d4 + c] * dsum(t, c);
-        // The path from t down to the row that is visited.
-        var path: array<u32, TAPS>;
-        var depth = 0u;
         row = select(NONE, links[t].y, TAPS > 1u);
-        loop {
-            if row != NONE {
-                du = fma(taps[(TAPS - 2u - depth) * p.d4 + c], dsum(row, c), du);
-                path[depth] = row;
+        var depth = 0u;
+        while row != NONE {
+            du = fma(taps[(TAPS - 2u - depth) * p.d4 + c], dsum(row, c), du);
+            let below = select(NONE, links[row].y, depth + 2u < TAPS);
+            if below != NONE {
+                row = below;
                 depth++;
-                row = select(NONE, links[row].y, depth < TAPS - 1u);
-            } else {
-                if depth == 0u { break; }
-                depth--;
-                row = links[path[depth]].z;
+                continue;
             }
+            // Up to the nearest row with a sibling, which is next, or back to t.
+            while depth > 0u && links[row].z == NONE {
+                row = links[row].x;
+                depth--;
+            }
+            row = links[row].z;
         }
         let at = t * 3u * p.d4 + c;
         dbcx[at] = du * bcx[at + 2u * p.d4];

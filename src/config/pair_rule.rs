@@ -28,8 +28,8 @@ pub struct PairRule {
     pub length_margin: f64,
     /// Whether only answers that the model ended itself are chosen.
     pub ended: bool,
-    /// With more than 0, both answers of a pair ended or both were cut, and the longer one has at most so many times the
-    /// tokens of the other: then length and ending say nothing of the preference.
+    /// With more than 0, both answers of a pair ended or both were cut, and the longer one has at most so many times
+    /// the tokens of the other: then length and ending say nothing of the preference.
     pub length_ratio: f64,
 }
 

@@ -87,8 +87,8 @@ settings! {
         length_margin: ByRound = ByRound::Always(0.0) => "length_margin", "D", Takes::Typed;
         /// Choose only answers that the model ended itself; a cut one may be rejected.
         ended: bool = false => "ended", "", Takes::Switch;
-        /// With select = "all": most that the longer answer of a pair has of the other's tokens, such as 1.5, where both
-        /// ended or both were cut; 0 is off.
+        /// With select = "all": most that the longer answer of a pair has of the other's tokens, such as 1.5, where
+        /// both ended or both were cut; 0 is off.
         length_ratio: f64 = 0.0 => "length_ratio", "R", Takes::Number(Range::AtLeast0);
         /// none, or gap: pairs weigh by the difference of their scores.
         weight: Weighting = Weighting::None => "weight", "W", Takes::OneOf(&["none", "gap"]);
