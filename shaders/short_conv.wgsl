@@ -6,8 +6,12 @@ struct Params {
 }
 // No row.
 const NONE: u32 = 0xffffffffu;
+fn u_of(row: u32, c: u32) -> vec4f {
+    let at = row * 3u * p.d4 + c;
+    return bcx[at] * bcx[at + 2u * p.d4];
+}
 
-//@ forward
+//@ forward path
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> bcx: array<vec4f>;        // [T, B D | C D | x D]
 @group(0) @binding(2) var<storage, read> links: array<vec4u>;      // [T, parent | first child | sibling | 0]
@@ -21,20 +25,12 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.d4); i += WG) {
         let t = i / p.d4;
         let c = i - t * p.d4;
-        var sum = vec4f();
-        if BIAS == 1u { sum = bias[c]; }
-        var row = t;
-        for (var k = TAPS; k > 0u && row != NONE; k--) {
-            let at = row * 3u * p.d4 + c;
-            sum = fma(taps[(k - 1u) * p.d4 + c], bcx[at] * bcx[at + 2u * p.d4], sum);
-            row = links[row].x;
-        }
-        y[i] = bcx[t * 3u * p.d4 + p.d4 + c] * sum;
+        y[i] = bcx[t * 3u * p.d4 + p.d4 + c] * path_sum(t, c);
         break; //*ONCE
     }
 }
 
-//@ backward
+//@ backward path
 // A row's u is in the sums of the rows that follow it on any path: its subtree is walked TAPS - 1 levels deep.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> bcx: array<vec4f>;        // [T, B D | C D | x D]
@@ -54,16 +50,9 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.d4); i += WG) {
         let t = i / p.d4;
         let c = i - t * p.d4;
-        var sum = vec4f();
-        if BIAS == 1u { sum = bias[c]; }
-        var row = t;
-        for (var k = TAPS; k > 0u && row != NONE; k--) {
-            let at = row * 3u * p.d4 + c;
-            sum = fma(taps[(k - 1u) * p.d4 + c], bcx[at] * bcx[at + 2u * p.d4], sum);
-            row = links[row].x;
-        }
+        let sum = path_sum(t, c);
         var du = taps[(TAPS - 1u) * p.d4 + c] * dsum(t, c);
-        row = select(NONE, links[t].y, TAPS > 1u);
+        var row = select(NONE, links[t].y, TAPS > 1u);
         var depth = 0u;
         while row != NONE {
             du = fma(taps[(TAPS - 2u - depth) * p.d4 + c], dsum(row, c), du);
@@ -108,8 +97,7 @@ fn backward_taps(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
         all += d;
         var row = t;
         if row != NONE { \
-            let at = row * 3u * p.d4 + c; \
-            s$ = fma(d, bcx[at] * bcx[at + 2u * p.d4], s$); \
+            s$ = fma(d, u_of(row, c), s$); \
             row = links[row].x; \
         } //*TAPS
     }
@@ -137,8 +125,7 @@ fn keep(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         for (var k = TAPS - 1u; k > 0u; k--) {
             var u = vec4f();
             if at_row != NONE {
-                let at = at_row * 3u * p.d4 + c;
-                u = bcx[at] * bcx[at + 2u * p.d4];
+                u = u_of(at_row, c);
                 at_row = links[at_row].x;
             }
             past[(slot[e] * (TAPS - 1u) + k - 1u) * p.d4 + c] = u;
@@ -167,7 +154,7 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let base = slot[t] * (TAPS - 1u) * p.d4 + c;
         var sum = vec4f();
         if BIAS == 1u { sum = bias[c]; }
-        var newer = bcx[at] * bcx[at + 2u * p.d4];
+        var newer = u_of(t, c);
         sum = fma(taps[(TAPS - 1u) * p.d4 + c], newer, sum);
         for (var k = TAPS - 1u; k > 0u; k--) {
             let here = base + (k - 1u) * p.d4;

@@ -39,6 +39,7 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("gate", include_str!("../../shaders/lib/gate.wgsl"), include_str!("../../shaders/lib/gate.wgsl")),
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
+    ("path", include_str!("../../shaders/lib/path.wgsl"), include_str!("../../shaders/lib/path.wgsl")),
     ("parts", include_str!("../../shaders/lib/parts.soft.wgsl"), include_str!("../../shaders/lib/parts.tile.wgsl")),
     ("blocks", include_str!("../../shaders/lib/blocks.wgsl"), include_str!("../../shaders/lib/blocks.wgsl")),
     ("fetch", include_str!("../../shaders/lib/fetch.wgsl"), include_str!("../../shaders/lib/fetch.wgsl")),

@@ -1,7 +1,7 @@
 //! The gated short convolution of LFM2 (arXiv 2511.23404) down the paths of the token forest, and its step in decoding.
 
-use super::case::{Case, Kernel, Trial};
-use super::inputs::random_forest;
+use super::case::{Case, Kernel};
+use super::inputs::{head_matrix, pad_heads, random_forest};
 use super::sizes::{lanes, several, stream};
 use super::way::{Constant, Traits, Way};
 use crate::arch::MOST_TAPS;
@@ -288,19 +288,6 @@ impl Twin<'_> {
     }
 }
 
-/// Rows of three parts, each padded.
-fn padded(rows: &[f64], d: usize) -> Vec<f64> {
-    let pad = vec![0.0; pad4(d) - d];
-    rows.chunks_exact(d).flat_map(|part| [part, &pad[..]].concat()).collect()
-}
-
-/// Random factors in one row, and the same without padding.
-fn factors(t: &mut Trial, count: usize, d: usize) -> Result<(Tensor, Vec<f64>)> {
-    let host: Vec<f64> = t.values(count * d).iter().map(|x| f64::from(*x)).collect();
-    let narrow: Vec<f32> = padded(&host, d).iter().map(|x| *x as f32).collect();
-    Ok((t.gpu.vector(&narrow)?, host))
-}
-
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (rows, d, count, with_bias) in [(1, 1, 3, false), (40, 10, 3, true), (150, 33, 4, true), (9, 64, 1, false)] {
@@ -308,12 +295,10 @@ fn cases() -> Vec<Case> {
         all.push(Case::new(format!("forward and backward {name}"), 4e-6, move |t| {
             let forest = random_forest(t, rows);
             let (parents, links) = (forest.parents(), Links::new(t.gpu, &forest)?);
-            let host: Vec<f64> = t.values(rows * 3 * d).iter().map(|x| f64::from(*x)).collect();
-            let narrow: Vec<f32> = padded(&host, d).iter().map(|x| *x as f32).collect();
-            let bcx = t.gpu.upload(rows, 3 * pad4(d), &narrow)?;
-            let ((taps, htaps), (bias, hbias)) = (factors(t, count, d)?, t.matrix(1, d)?);
+            let (bcx, host) = head_matrix(t, rows, 3, d)?;
+            let ((taps, htaps), (bias, hbias)) = (head_matrix(t, 1, count, d)?, t.matrix(1, d)?);
             let ((dy, hdy), (dtaps, hdtaps), (dbias, hdbias)) =
-                (t.matrix(rows, d)?, factors(t, count, d)?, t.matrix(1, d)?);
+                (t.matrix(rows, d)?, head_matrix(t, 1, count, d)?, t.matrix(1, d)?);
             let by = Taps { taps: &taps, count, channels: d, bias: with_bias.then_some(&bias) };
             let y = forward(&mut t.rec, &bcx, &links, by)?;
             let grads = (Some(&dtaps), with_bias.then_some(&dbias));
@@ -324,8 +309,8 @@ fn cases() -> Vec<Case> {
             let plus = |i: usize, before: &[f64]| -> Vec<f64> {
                 twin().backward(&host, &hdy)[i].iter().zip(before).map(|(a, b)| a + b).collect()
             };
-            t.expect("dbcx", &dbcx, || padded(&twin().backward(&host, &hdy)[0], d));
-            t.expect("dtaps", &dtaps, || padded(&plus(1, &hdtaps), d));
+            t.expect("dbcx", &dbcx, || pad_heads(&twin().backward(&host, &hdy)[0], d));
+            t.expect("dtaps", &dtaps, || pad_heads(&plus(1, &hdtaps), d));
             if with_bias {
                 t.expect("dbias", &dbias, || plus(2, &hdbias));
             }
@@ -337,23 +322,22 @@ fn cases() -> Vec<Case> {
             let mut forest = Forest::new();
             forest.leaf(&vec![0; before + after]);
             let parents = forest.parents();
-            let host: Vec<f64> = t.values((before + after) * 3 * d).iter().map(|x| f64::from(*x)).collect();
-            let narrow: Vec<f32> = padded(&host, d).iter().map(|x| *x as f32).collect();
-            let width = 3 * pad4(d);
-            let ((taps, htaps), (bias, hbias)) = (factors(t, count, d)?, t.matrix(1, d)?);
+            let (bcx, mut host) = head_matrix(t, before, 3, d)?;
+            let ((taps, htaps), (bias, hbias)) = (head_matrix(t, 1, count, d)?, t.matrix(1, d)?);
             let by = Taps { taps: &taps, count, channels: d, bias: with_bias.then_some(&bias) };
             let mut begun = Forest::new();
             begun.leaf(&vec![0; before]);
-            let bcx = t.gpu.upload(before, width, &narrow[..before * width])?;
             let past = room(t.gpu, 3, count, d)?;
             let (row, slot) = (t.gpu.vector(&[before as u32 - 1])?, t.gpu.vector(&[1u32])?);
             keep(&mut t.rec, &bcx, &Links::new(t.gpu, &begun)?, by, (&row, &slot), &past)?;
             let hbias = if with_bias { hbias } else { Vec::new() };
             for i in before..before + after {
-                let one = t.gpu.upload(1, width, &narrow[i * width..][..width])?;
+                let (one, own) = head_matrix(t, 1, 3, d)?;
+                host.extend(own);
                 let y = step(&mut t.rec, &one, &slot, by, &past)?;
                 t.expect(&format!("y of row {i}"), &y, || {
-                    Twin { parents: &parents, d, taps: &htaps, bias: &hbias }.forward(&host)[i * d..][..d].to_vec()
+                    let twin = Twin { parents: &parents[..=i], d, taps: &htaps, bias: &hbias };
+                    twin.forward(&host)[i * d..].to_vec()
                 });
             }
             Ok(())

@@ -62,11 +62,8 @@ pub(super) fn forward(
     y: &Tensor,
     context: &Context,
 ) -> Result<(Acts, Tensor)> {
-    let drop = match context {
-        Context::Forest { view, .. } => view.dropout.as_ref(),
-        Context::Arena(_) => None,
-    };
-    let raw = linear::forward(rec, model, Linear::qkv(layer), y, drop)?;
+    let drop = context.dropout();
+    let raw = linear::forward(rec, model, Linear::input(layer), y, drop)?;
     let acts = match context {
         Context::Forest { view, store } => {
             let (mask, heads) = (&view.masks[layer], heads(attention));
@@ -146,5 +143,5 @@ pub(super) fn backward(
         let gain = model.gain(layer_param(layer, Slot::QkGain))?;
         draw = qk_norm::backward(rec, heads(attention), (raw, inv), gain, &draw, dgain)?;
     }
-    linear::backward(rec, back, Linear::qkv(layer), Ends { x: y, dy: &draw, drop })
+    linear::backward(rec, back, Linear::input(layer), Ends { x: y, dy: &draw, drop })
 }

@@ -1,5 +1,6 @@
 //! Where the rows of a step find what came before them.
 
+use super::dropout::Masks;
 use super::view::View;
 use crate::gpu::Tensor;
 use crate::kernels::arena::{Arena, Rows};
@@ -43,6 +44,16 @@ pub(crate) enum Context<'a> {
     },
     /// Single rows continue paths that blocks remember.
     Arena(Past<'a>),
+}
+
+impl<'a> Context<'a> {
+    /// The masks of dropout, which single rows have none of.
+    pub(crate) fn dropout(&self) -> Option<&'a Masks> {
+        match self {
+            Context::Forest { view, .. } => view.dropout.as_ref(),
+            Context::Arena(_) => None,
+        }
+    }
 }
 
 /// What blocks are to remember: keys and values of rows that go into pages, entry i is row `row[i]`, to slot `slot[i]`.

@@ -188,10 +188,7 @@ pub(crate) fn forward(
     context: &Context,
 ) -> Result<(Acts, Stream)> {
     let block = &model.arch.layers[layer];
-    let drop = match context {
-        Context::Forest { view, .. } => view.dropout.as_ref(),
-        Context::Arena(_) => None,
-    };
+    let drop = context.dropout();
     let entry1 = enter(rec, model, layer, stream, Slot::Norm1)?;
     let (mixer, out) = match &block.mixer {
         Mixer::Attention(attention) => {

@@ -21,14 +21,9 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// q, k and v of a block's attention, side by side.
-    pub(super) fn qkv(layer: usize) -> Linear {
+    /// What a block's mixer begins with, side by side: q, k and v, or b, c and x.
+    pub(super) fn input(layer: usize) -> Linear {
         Self::at(layer, Slot::Qkv, Slot::QkvBias)
-    }
-
-    /// b, c and x of a block's short convolution, side by side.
-    pub(super) fn into_conv(layer: usize) -> Linear {
-        Self::at(layer, Slot::IN, Slot::IN_BIAS)
     }
 
     /// The output projection of a block's mixer.

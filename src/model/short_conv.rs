@@ -44,11 +44,8 @@ pub(super) fn forward(
     y: &Tensor,
     context: &Context,
 ) -> Result<(Acts, Tensor)> {
-    let drop = match context {
-        Context::Forest { view, .. } => view.dropout.as_ref(),
-        Context::Arena(_) => None,
-    };
-    let bcx = linear::forward(rec, model, Linear::into_conv(layer), y, drop)?;
+    let drop = context.dropout();
+    let bcx = linear::forward(rec, model, Linear::input(layer), y, drop)?;
     let y = match context {
         Context::Forest { view, store } => {
             let (links, taps) = (links(view)?, taps(model, layer, conv)?);
@@ -100,5 +97,5 @@ pub(super) fn backward(
     let of_taps = (grad(Slot::TAPS)?, if conv.bias { grad(Slot::TAPS_BIAS)? } else { None });
     let dbcx = short_conv::backward(rec, &bcx, links(view)?, taps(model, layer, conv)?, &dy, of_taps)?;
     mem::drop((bcx, dy));
-    linear::backward(rec, back, Linear::into_conv(layer), Ends { x: y, dy: &dbcx, drop })
+    linear::backward(rec, back, Linear::input(layer), Ends { x: y, dy: &dbcx, drop })
 }

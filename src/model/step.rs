@@ -93,18 +93,12 @@ pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) ->
         let after = block.norms == Norms::After;
         let before = |slot| (!after).then_some(layer_param(layer, slot));
         let behind = |slot| if after { Onto::Norm(layer_param(layer, slot)) } else { Onto::Stream };
-        match &block.mixer {
-            Mixer::Attention(attention) => {
-                let raw = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::qkv(layer), None)?;
-                let o = attention::decode(rec, model, layer, attention, &raw, past)?;
-                stream = join(rec, model, Linear::output(layer), &o, stream, behind(Slot::PostNorm1))?;
-            }
-            Mixer::ShortConv(conv) => {
-                let bcx = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::into_conv(layer), None)?;
-                let y = short_conv::step(rec, model, layer, conv, &bcx, past)?;
-                stream = join(rec, model, Linear::output(layer), &y, stream, behind(Slot::PostNorm1))?;
-            }
-        }
+        let raw = branch(rec, model, &stream.x, before(Slot::Norm1), Linear::input(layer), None)?;
+        let mixed = match &block.mixer {
+            Mixer::Attention(attention) => attention::decode(rec, model, layer, attention, &raw, past)?,
+            Mixer::ShortConv(conv) => short_conv::step(rec, model, layer, conv, &raw, past)?,
+        };
+        stream = join(rec, model, Linear::output(layer), &mixed, stream, behind(Slot::PostNorm1))?;
         let to = if layer == last && !after { Onto::Delta } else { behind(Slot::PostNorm2) };
         match &block.mlp {
             Mlp::Gated(mlp) => {

@@ -217,16 +217,31 @@ pub(super) fn set_biases(arch: &mut Arch, [qkv, output, mlp]: [bool; 3]) {
 
 /// Which blocks have a sliding window by `layer_types`, None where the key is missing.
 pub(super) fn sliding(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(types) = keys.typed("layer_types", "a list", Value::as_array)? else { return Ok(None) };
-    if types.len() != layers {
-        return Err(Error::Input(format!("layer_types has {} entries for {layers} blocks", types.len())));
-    }
+    let Some(types) = by_block(keys, "layer_types", layers)? else { return Ok(None) };
     let one = |t: &Value| match t.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
         _ => Err(Error::Input(format!("layer_types: expected sliding_attention or full_attention, found {t}"))),
     };
     types.iter().map(one).collect::<Result<_>>().map(Some)
+}
+
+/// A number that is above 0 as an f32, which it becomes.
+pub(super) fn positive(key: &str, x: f64) -> Result<f64> {
+    match (x as f32).is_normal() && x > 0.0 {
+        true => Ok(x),
+        false => Err(Error::Input(format!("{key} is {x}; expected a positive number"))),
+    }
+}
+
+/// A list with an entry for each block, None where the key is missing.
+pub(super) fn by_block<'a>(keys: &Keys<'a>, key: &str, layers: usize) -> Result<Option<&'a [Value]>> {
+    match keys.typed(key, "a list", Value::as_array)? {
+        Some(list) if list.len() != layers => {
+            Err(Error::Input(format!("{key} has {} entries for {layers} blocks", list.len())))
+        }
+        list => Ok(list.map(Vec::as_slice)),
+    }
 }
 
 /// Gives `window` to the blocks that slide.

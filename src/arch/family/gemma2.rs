@@ -1,7 +1,7 @@
 //! Gemma 2 (arXiv 2408.00118): norms before and after each branch, 1 + weight as their gain, soft caps of scores and
 //! logits, a window in every other block. Defaults: transformers' `Gemma2Config`.
 
-use super::common::{LLAMA, PLAIN, attentions, common, set_biases, set_windows, sliding, window};
+use super::common::{LLAMA, PLAIN, attentions, common, positive, set_biases, set_windows, sliding, window};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
 use crate::arch::layer::Norms;
@@ -87,12 +87,4 @@ pub(super) fn gemma(keys: &Keys<'_>, arch: &mut Arch, caps: Caps) -> Result<()> 
     }
     arch.layers.iter_mut().for_each(|layer| layer.norms = Norms::BeforeAndAfter);
     Ok(())
-}
-
-fn positive(key: &str, x: f64) -> Result<f64> {
-    // As an f32, which it becomes.
-    match (x as f32).is_normal() && x > 0.0 {
-        true => Ok(x),
-        false => Err(Error::Input(format!("{key} is {x}; expected a positive number"))),
-    }
 }

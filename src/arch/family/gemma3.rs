@@ -1,8 +1,8 @@
 //! Gemma 3 (text): norms before and after each branch, 1 + weight as their gain, local blocks with a rope of their own.
 //! Defaults: transformers' `Gemma3TextConfig`.
 
-use super::common::{LLAMA, PLAIN, attentions, set_windows, sizes, sliding, window};
-use super::gemma2::{AFTER, Caps, gemma};
+use super::common::{PLAIN, attentions, set_windows, sizes, sliding, window};
+use super::gemma2::{self, AFTER, Caps, gemma};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
@@ -20,16 +20,9 @@ pub(super) const FAMILY: Family = Family {
     activation: ("hidden_activation", "gelu_pytorch_tanh"),
     defaults: Defaults {
         vocab_size: 262_208,
-        hidden_size: 2304,
-        intermediate_size: 9216,
-        num_hidden_layers: 26,
-        num_attention_heads: 8,
-        num_key_value_heads: Some(4),
-        head_dim: Some(256),
         max_position_embeddings: 131_072,
-        tie_word_embeddings: true,
         rope_theta: 1e6,
-        ..LLAMA
+        ..gemma2::FAMILY.defaults
     },
     arch,
     gguf: Some(GgufFamily {

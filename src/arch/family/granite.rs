@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::common::{LLAMA, PLAIN, attentions, common, set_biases};
+use super::common::{LLAMA, PLAIN, attentions, by_block, common, positive, set_biases};
 use super::keys::Keys;
 use super::row::{Family, GGUF, GgufFamily};
 use crate::arch::layer::Mlp;
@@ -57,10 +57,7 @@ fn dense(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let bias = keys.flag("attention_bias")?.unwrap_or(false);
     let mlp_bias = keys.flag("mlp_bias")?.unwrap_or(false);
     set_biases(&mut arch, [bias, bias, mlp_bias]);
-    let multiplier = |key: &str| match keys.number(key)?.unwrap_or(1.0) {
-        x if x.is_finite() && (x as f32) > 0.0 => Ok(x),
-        x => Err(Error::Input(format!("{key} is {x}; expected a positive number"))),
-    };
+    let multiplier = |key: &str| positive(key, keys.number(key)?.unwrap_or(1.0));
     arch.embedding_scale = multiplier("embedding_multiplier")? as f32;
     arch.residual_scale = multiplier("residual_multiplier")? as f32;
     arch.logits_scale = (1.0 / multiplier("logits_scaling")?) as f32;
@@ -79,16 +76,12 @@ fn without_experts(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     }
     let mut arch = dense(keys, family)?;
     let blocks = arch.layers.len();
-    let types = keys.typed("layer_types", "a list", Value::as_array)?.or(keys.typed(
-        "layers_block_type",
-        "a list",
-        Value::as_array,
-    )?);
+    let types = match by_block(keys, "layer_types", blocks)? {
+        None => by_block(keys, "layers_block_type", blocks)?,
+        types => types,
+    };
     let attends = |kind: &Value| matches!(kind.as_str(), Some("attention" | "full_attention"));
     match types {
-        Some(types) if types.len() != blocks => {
-            return Err(Error::Input(format!("layer_types has {} entries for {blocks} blocks", types.len())));
-        }
         Some(types) if types.iter().all(attends) => {}
         _ => {
             return Err(Error::Input(

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::common::{LLAMA, PLAIN, attentions, common};
+use super::common::{LLAMA, PLAIN, attentions, by_block, common};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::arch::layer::{MOST_TAPS, Mixer, Mlp, QkNorm, ShortConv};
@@ -65,7 +65,7 @@ pub(super) const FAMILY: Family = Family {
 fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let mut arch = common(keys, family)?;
     arch.tie_word_embeddings = keys.flag("tie_embedding")?.unwrap_or(arch.tie_word_embeddings);
-    let width = width(keys, keys.size("block_ff_dim")?, family)?;
+    let width = width(keys, family)?;
     attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Heads));
     let taps = keys.size("conv_L_cache")?.unwrap_or(3);
     if taps == 0 || taps > MOST_TAPS {
@@ -87,8 +87,9 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
 }
 
 /// The width of the MLPs, which is not what the key says: two thirds of it, times a factor, rounded up.
-fn width(keys: &Keys<'_>, named: Option<usize>, family: &Family) -> Result<usize> {
-    let written = named.or(keys.size("intermediate_size")?).unwrap_or(family.defaults.intermediate_size);
+fn width(keys: &Keys<'_>, family: &Family) -> Result<usize> {
+    let written = keys.size("block_ff_dim")?.or(keys.size("intermediate_size")?);
+    let written = written.unwrap_or(family.defaults.intermediate_size);
     if !keys.flag("block_auto_adjust_ff_dim")?.unwrap_or(true) {
         return Ok(written);
     }
@@ -108,17 +109,13 @@ fn width(keys: &Keys<'_>, named: Option<usize>, family: &Family) -> Result<usize
 
 /// Which blocks have attention.
 fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
-    if let Some(types) = keys.typed("layer_types", "a list", Value::as_array)? {
+    if let Some(types) = by_block(keys, "layer_types", layers)? {
         let one = |t: &Value| match t.as_str() {
             Some("full_attention") => Ok(true),
             Some("conv" | "short_conv") => Ok(false),
             _ => Err(Error::Input(format!("layer_types: expected conv or full_attention, found {t}"))),
         };
-        let all = types.iter().map(one).collect::<Result<Vec<_>>>()?;
-        return match all.len() == layers {
-            true => Ok(all),
-            false => Err(Error::Input(format!("layer_types has {} entries for {layers} blocks", all.len()))),
-        };
+        return types.iter().map(one).collect();
     }
     let Some(list) = keys.typed("full_attn_idxs", "a list", Value::as_array)? else { return Ok(vec![true; layers]) };
     let mut all = vec![false; layers];
