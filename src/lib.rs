@@ -46,7 +46,7 @@
 //!
 //! What this page does not show is the crate's own: the binary and the tests reach it, and it may change at any time.
 
-// Natively and elsewhere the same library: see src/disk.rs and src/clock.rs. Tests are for systems with a disk.
+// Natively and elsewhere the same library: see src/disk/ and src/clock.rs. Tests are for systems with a disk.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 #[doc(hidden)]
@@ -58,7 +58,11 @@ pub mod config;
 pub mod data;
 #[doc(hidden)]
 pub mod demo;
+#[cfg(not(target_family = "wasm"))]
 mod disk;
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod disk;
 mod durable;
 mod error;
 #[doc(hidden)]

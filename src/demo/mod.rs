@@ -192,10 +192,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     let start = clock::now();
     let place = match &config.out {
         Some(path) => DemoFolder { path: path.clone(), temporary: false },
-        None => {
-            let name = format!("selfreward-demo-{}", std::process::id());
-            DemoFolder { path: std::env::temp_dir().join(name), temporary: true }
-        }
+        None => DemoFolder { path: disk::temporary("demo"), temporary: true },
     };
     let settings = config.round();
     let sizes = sizes(gpu, &settings);

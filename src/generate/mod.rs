@@ -143,6 +143,10 @@ pub fn load_for(
     storage: Storage,
     (requests, settings, kv): (&[Request], &Settings, KvType),
 ) -> Result<Model> {
+    if cfg!(target_family = "wasm") {
+        // A browser has no thread to start for it.
+        return Model::load_as(gpu, source, storage);
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let counting = gpu.rehearsing();

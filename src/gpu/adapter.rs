@@ -1,6 +1,6 @@
 //! Which GPUs there are, and which one is taken.
 
-use super::{Units, memory};
+use super::{Units, memory, wait};
 use crate::{Error, Result};
 
 /// A GPU as the system names it.
@@ -11,7 +11,7 @@ pub struct DeviceInfo {
     pub index: usize,
     /// The adapter's own name.
     pub name: String,
-    /// Vulkan, Metal or Dx12.
+    /// Vulkan, Metal, Dx12 or BrowserWebGpu.
     pub backend: String,
     /// Driver name and version, as far as the backend tells.
     pub driver: String,
@@ -35,10 +35,10 @@ pub struct DeviceInfo {
 
 fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        backends: wgpu::Backends::PRIMARY,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
-    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+    wait::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
         .into_iter()
         // RADV's compile-only device lists itself as an adapter, but nothing can run on it.
         .filter(|a| !a.get_info().name.contains("Null hardware"))
@@ -59,7 +59,7 @@ fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
             });
             let info = DeviceInfo {
                 index,
-                name: i.name.clone(),
+                name: if i.name.is_empty() { "a GPU without a name".into() } else { i.name.clone() },
                 backend: format!("{:?}", i.backend),
                 driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_owned(),
                 kind: format!("{:?}", i.device_type),

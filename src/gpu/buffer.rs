@@ -1,7 +1,7 @@
 //! GPU memory: tensors over pooled buffers, upload and download.
 
 use super::ledger::{Ledger, Part};
-use super::{Gpu, Inner, lock};
+use super::{Gpu, Inner, lock, wait};
 use crate::{Error, Result};
 use std::any::TypeId;
 use std::num::NonZeroU64;
@@ -320,6 +320,7 @@ impl Gpu {
             // Copies of what was written stay in memory until the device took them, which a submit begins.
             self.0.staged.store(0, Ordering::Relaxed);
             self.0.queue.submit([]);
+            wait::submitted(&self.0.queue);
             // What goes wrong comes out at the next call that can say so.
             let _ = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         }
@@ -356,10 +357,10 @@ impl Gpu {
         let (send, receive) = std::sync::mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |r| drop(send.send(r)));
         self.wait()?;
-        match receive.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(Error::Device(format!("reading back from the GPU: {e}"))),
-            Err(_) => return Err(Error::DeviceLost("while reading back".into())),
+        match wait::received(&receive) {
+            Some(Ok(())) => {}
+            Some(Err(e)) => return Err(Error::Device(format!("reading back from the GPU: {e}"))),
+            None => return Err(Error::DeviceLost("while reading back".into())),
         }
         let view =
             staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;

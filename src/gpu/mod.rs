@@ -17,6 +17,7 @@ mod record;
 mod tests;
 mod tune;
 mod units;
+mod wait;
 mod widen;
 
 pub use adapter::{DeviceInfo, list};
@@ -298,7 +299,7 @@ impl Gpu {
             (matrix_units, experimental_features) = (Some(units), experimental);
             required_features |= features;
         }
-        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        let (device, queue) = wait::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("selfreward"),
             required_features,
             required_limits: limits.clone(),
@@ -521,6 +522,7 @@ impl Gpu {
         if self.counts() {
             return Ok(());
         }
+        wait::submitted(&self.0.queue);
         let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
         self.take_failure()?;
         polled.map(|_| ()).map_err(|e| Error::Device(format!("waiting for the GPU: {e}")))

@@ -2,7 +2,7 @@
 
 use super::params::{Parameter, SLOT, parameters};
 use super::widen::widen;
-use super::{Gpu, Preparing, Variant, lock};
+use super::{Gpu, Preparing, Variant, lock, wait};
 use crate::{Error, Result};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -366,7 +366,7 @@ impl Gpu {
             },
             cache: None,
         });
-        if let Some(e) = pollster::block_on(scope.pop()) {
+        if let Some(e) = wait::block_on(scope.pop()) {
             return Err(Error::Device(format!("{label}: {e}")));
         }
         Ok(Pipeline { pipeline, layout, storage: declared.len(), params })

@@ -57,7 +57,11 @@ pub(super) fn fill(gpu: &Gpu, source: &ModelSource, params: &[Option<Weight>], p
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(PACKERS);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(pack))));
+    match threads {
+        // A browser has no threads to start.
+        1 => pack(),
+        _ => std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(pack)))),
+    }
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, error)) => Err(error),
         None => Ok(()),

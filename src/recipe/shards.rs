@@ -4,7 +4,7 @@
 use super::context::{RoundContext, RoundFiles};
 use super::stages::{candidates, verdicts};
 use crate::data::records::{CandidateRecord, PromptRecord, VerdictRecord};
-use crate::disk::{self, OnDisk};
+use crate::disk::{self, File, OnDisk};
 use crate::durable;
 use crate::generate::Engine;
 use crate::json::{read_jsonl, write_jsonl};
@@ -12,7 +12,6 @@ use crate::judge::Judge;
 use crate::lock::Lock;
 use crate::{Error, Result};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 

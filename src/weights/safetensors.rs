@@ -267,11 +267,32 @@ fn write(path: &Path, tensors: &[NamedTensor], types: Types) -> Result<()> {
     durable::replace(path, |temporary| {
         durable::create(temporary)?;
         let named = stubs.iter().map(|stub| (stub.0.name.as_str(), stub));
-        safetensors::serialize_to_file(named, Some(metadata.clone()), temporary).map_err(|error| match error {
+        serialised(named, metadata.clone(), temporary).map_err(|error| match error {
             safetensors::SafeTensorError::IoError(error) => Error::io(temporary)(error),
             other => Error::file(temporary, other.to_string()),
         })
     })
+}
+
+/// Writes a file's header and tensors.
+#[cfg(not(target_family = "wasm"))]
+fn serialised<'a>(
+    tensors: impl Iterator<Item = (&'a str, &'a Stub<'a>)>,
+    metadata: HashMap<String, String>,
+    path: &Path,
+) -> std::result::Result<(), safetensors::SafeTensorError> {
+    safetensors::serialize_to_file(tensors, Some(metadata), path)
+}
+
+/// Writes a file's header and tensors; what the crate itself opens would not be in the browser's tree.
+#[cfg(target_family = "wasm")]
+fn serialised<'a>(
+    tensors: impl Iterator<Item = (&'a str, &'a Stub<'a>)>,
+    metadata: HashMap<String, String>,
+    path: &Path,
+) -> std::result::Result<(), safetensors::SafeTensorError> {
+    let bytes = safetensors::serialize(tensors, Some(metadata))?;
+    crate::disk::write(path, bytes).map_err(safetensors::SafeTensorError::IoError)
 }
 
 #[cfg(test)]

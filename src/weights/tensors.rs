@@ -35,7 +35,7 @@ impl WeightView<'_> {
 #[derive(Debug)]
 pub(super) struct Mapped {
     pub(super) path: PathBuf,
-    pub(super) map: memmap2::Mmap,
+    pub(super) map: disk::Map,
 }
 
 impl Mapped {
@@ -48,12 +48,7 @@ impl Mapped {
         if length.len() == 0 {
             return Err(Error::file(path, "is empty"));
         }
-        #[expect(
-            unsafe_code,
-            reason = "mapping is sound while nobody shortens or rewrites the file: this crate opens it for reading \
-                      only and replaces files by renaming, which leaves a mapped one as it was"
-        )]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        let map = disk::map(&file).map_err(Error::io(path))?;
         Ok(Self { path: path.to_path_buf(), map })
     }
 }

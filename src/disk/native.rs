@@ -1,11 +1,13 @@
-//! Files and folders: the one place through which the library reaches the disk. Natively each function is `std::fs`'s
-//! own; a system without a disk needs another body for these and for nothing else.
+//! The disk of a system that has one: each function is `std::fs`'s own.
 
 #![expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
 
+use super::OnDisk;
 use std::io::Result;
 use std::path::{Path, PathBuf};
 
+/// The bytes of a file that are fetched as they are looked at.
+pub(crate) use memmap2::Mmap as Map;
 pub(crate) use std::fs::{File, ReadDir, TryLockError};
 
 /// The bytes of a file.
@@ -101,16 +103,21 @@ pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     std::fs::write(path, bytes)
 }
 
-/// What is asked of a path. The names differ from those of `Path`, which would go before a trait's.
-pub(crate) trait OnDisk {
-    /// Whether there is something of this name.
-    fn is_there(&self) -> bool;
-    /// Whether it is a folder.
-    fn is_folder(&self) -> bool;
-    /// Whether it is a file.
-    fn is_regular_file(&self) -> bool;
-    /// Whether it is a symbolic link, wherever that leads.
-    fn is_link(&self) -> bool;
+/// A file's bytes, mapped into memory.
+pub(crate) fn map(file: &File) -> Result<Map> {
+    #[expect(
+        unsafe_code,
+        reason = "mapping is sound while nobody shortens or rewrites the file: this crate opens it for reading only \
+                  and replaces files by renaming, which leaves a mapped one as it was"
+    )]
+    unsafe {
+        Map::map(file)
+    }
+}
+
+/// A folder for what is thrown away, of a name that no other process takes.
+pub(crate) fn temporary(what: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("selfreward-{what}-{}", std::process::id()))
 }
 
 impl OnDisk for Path {
