@@ -58,7 +58,7 @@ struct TextLine {
 }
 
 /// Most tokens that are read at once of a text.
-const WINDOW: usize = 4096;
+pub(crate) const WINDOW: usize = 4096;
 
 /// A model that is trained beside those of the run, to compare with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

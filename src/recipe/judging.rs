@@ -43,7 +43,7 @@ pub(crate) fn templates(section: &JudgeSection) -> Result<Templates> {
 ///
 /// # Errors
 /// The file cannot be read.
-pub(super) fn ranked(config: &RunConfig) -> Result<Vec<Ranked>> {
+pub(crate) fn ranked(config: &RunConfig) -> Result<Vec<Ranked>> {
     let section = &config.judge;
     let mut set = match section.ranked.as_os_str().is_empty() {
         true => ranked_set()?,

@@ -13,6 +13,7 @@ use crate::measure::win_rate::{Estimate, bootstrap};
 use crate::text::Prompt;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -225,9 +226,26 @@ struct Written {
     response: Option<String>,
     tokens: Option<usize>,
     stopped: Option<bool>,
+    /// What the harder measure of a task says: of the whole, or of each part.
+    #[serde(default)]
+    strict: Value,
 }
 
-/// How answers end, how long they are, how much they differ; `of` says in the measures' names to what they answer.
+impl Written {
+    /// Whether it passed a task's harder measure, all of it; None where nothing says so.
+    fn passed(&self) -> Option<bool> {
+        match &self.strict {
+            Value::Array(parts) => parts.iter().map(Value::as_bool).try_fold(true, |all, part| Some(all & part?)),
+            whole => whole.as_bool(),
+        }
+    }
+}
+
+fn share_of(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// How many answers are right and ended, how answers end, how long they are, how much they differ; `of` says in the measures' names to what they answer.
 fn written(path: &Path, of: &str) -> Result<Vec<Series>> {
     let records: Vec<Written> = read_jsonl_if_there(path)?.unwrap_or_default();
     let mut by_prompt: BTreeMap<String, Vec<&Written>> = BTreeMap::new();
@@ -244,9 +262,11 @@ fn written(path: &Path, of: &str) -> Result<Vec<Series>> {
         let texts: Vec<&str> = answers.iter().filter_map(|a| a.response.as_deref()).collect();
         (prompt.clone(), distinct(&texts))
     });
-    let ends = mean(|a| a.stopped.map(|stopped| f64::from(u8::from(stopped))));
+    let right = mean(|a| Some(share_of(a.stopped? && a.passed()?)));
+    let ends = mean(|a| a.stopped.map(share_of));
     let (share, higher, name) = (Unit::Share, Better::Higher, |what: &str| format!("{of}{what}"));
     let rows = [
+        Series::of(name("right and ended"), share, higher, right),
         Series::of(name("answers that end"), share, higher, ends),
         Series::of(name("tokens an answer"), Unit::Tokens, Better::Neither, mean(|a| Some(a.tokens? as f64))),
         Series::of(name("different answers to a prompt"), share, higher, different),
@@ -424,6 +444,16 @@ mod tests {
         of("M0", 0.5, Some("M1"));
         of("M1", 0.25, None);
         of("M2", 0.5, Some("M1"));
+        let checked = |stopped: bool, strict: serde_json::Value| {
+            serde_json::json!({"prompt": "p", "response": "r", "stopped": stopped, "strict": strict}).to_string()
+        };
+        let lines = [
+            checked(true, serde_json::json!([true, true])),
+            checked(true, serde_json::json!([true, false])),
+            checked(false, true.into()),
+            checked(true, true.into()),
+        ];
+        std::fs::write(task.join("M2.jsonl"), lines.join("\n")).unwrap();
         let m = measure(tmp.path(), 0).unwrap();
         assert_eq!(m.models, ["M0", "M1", "M2", "M10", "random"]);
         let first = &m.measures[0];
@@ -431,6 +461,8 @@ mod tests {
         let gain = |model: &str| {
             (first.gains[model].over.as_str(), first.gains[model].difference.value, first.gains[model].difference.high)
         };
+        let right = m.measures.iter().find(|m| m.name == "keyed: right and ended").unwrap();
+        assert_eq!((right.values["M2"].value, right.values.len()), (0.5, 1));
         assert_eq!((gain("M2"), gain("M1")), (("M1", 0.25, 0.9), ("M0", -0.25, -0.1)));
         super::write(tmp.path(), 0).unwrap();
         let written: RunMetrics = crate::json::read_json(&tmp.path().join(FILE)).unwrap();

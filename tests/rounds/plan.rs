@@ -356,7 +356,7 @@ impl Observer for Stages<'_> {
 impl Stages<'_> {
     /// Takes the peak down for the innermost stage, and begins a new one.
     fn note(&self, open: &[String]) {
-        let known = ["candidates", "verdicts", "training", "validation", "evaluation"];
+        let known = ["gate", "candidates", "verdicts", "training", "validation", "evaluation"];
         let within = |stage: &String| known.into_iter().find(|known| stage.starts_with(known));
         let mut peaks = self.peaks.borrow_mut();
         if let Some(stage) = open.last().and_then(within) {
@@ -397,15 +397,20 @@ fn the_stages_of_a_run_take_what_is_planned() {
         let learnt: String =
             words.map(|w| format!("{{\"prompt\": \"upper: {w}\", \"response\": \"{w}{w}\"}}\n")).concat();
         fs::write(at("sft.jsonl"), learnt).unwrap();
+        let told: String = words.map(|w| format!("{{\"text\": \"{w}{w}{w}{w}\"}}\n")).concat();
+        fs::write(at("texts.jsonl"), told).unwrap();
+        let ranked = |w| format!("{{\"prompt\": \"sort: {w}\", \"responses\": [\"{w}{w}{w}\", \"{w}{w}\"]}}\n");
+        fs::write(at("ranked.jsonl"), words.map(ranked).concat()).unwrap();
         fs::write(at("judge.txt"), "{{ question }} {{ answer }}\n").unwrap();
         fs::write(
             at("run.toml"),
             format!(
                 "{more}model.path = {model:?}\nrun = {{ out = {:?}, rounds = 2 }}\n\
                  prompts = {{ seed_file = {:?}, from_seed = 4, count = 0 }}\n\
-                 judge = {{ mode = \"expected\", template = {:?}, wave = 4 }}\n\
+                 judge = {{ mode = \"expected\", template = {:?}, ranked = {:?}, floor = 0.0, wave = 4 }}\n\
+                 controls = {{ random = true, sft_best = true }}\n\
                  pairs = {{ select = \"all\", most = 2, min_gap = 0.0 }}\n\
-                 evaluation = {{ prompts = {:?}, mode = \"expected\", tasks = [\
+                 evaluation = {{ prompts = {:?}, texts = {:?}, mode = \"expected\", tasks = [\
                      {{ task = \"exact\", data = {:?}, samples = 8 }}, \
                      {{ task = \"choice\", data = {:?} }}] }}\n\
                  dpo = {{ lr = 1e-4, batch = 4 }}\n\
@@ -415,7 +420,9 @@ fn the_stages_of_a_run_take_what_is_planned() {
                 at("run"),
                 at("seed.jsonl"),
                 at("judge.txt"),
+                at("ranked.jsonl"),
                 at("held-out.jsonl"),
+                at("texts.jsonl"),
                 at("keyed.jsonl"),
                 at("choose.jsonl"),
                 at("sft.jsonl"),
@@ -435,6 +442,7 @@ fn the_stages_of_a_run_take_what_is_planned() {
             adapter,
             prompt: words.iter().map(|w| language.ask(&format!("upper: {w}")).unwrap().len()).max().unwrap(),
             judge: plan::judge_prompt(&config.judge, &language).unwrap(),
+            ranked: plan::ranked_answer(&config, Some(&language)).unwrap(),
             supervision: supervision.as_ref(),
         };
         let planned = plan::of_run(&gpu, &shape, &config, None).unwrap();
@@ -443,10 +451,16 @@ fn the_stages_of_a_run_take_what_is_planned() {
         let peaks = seen.peaks.borrow();
         assert_eq!(
             planned.stages.iter().map(|s| s.name).collect::<Vec<_>>(),
-            ["sft", "candidates", "judge", "training", "validation", "evaluation"]
+            ["sft", "candidates", "gate", "judge", "training", "validation", "controls", "evaluation"]
         );
         for stage in planned.stages {
-            close(&format!("{name}: {}", stage.name), &stage.peak, &peaks[stage.name]);
+            // The controls train and are measured as the round is.
+            let seen = match stage.name {
+                "controls" => peaks["training"].bytes.max(peaks["evaluation"].bytes),
+                stage => peaks[stage].bytes,
+            };
+            let ratio = stage.peak.bytes as f64 / seen as f64;
+            assert!((0.9..1.1).contains(&ratio), "{name}: {}: planned {}, measured {seen}", stage.name, stage.peak);
             assert!(stage.fits && stage.cost.flops > 0.0 && stage.cost.bytes > 0.0, "{name}: {}", stage.name);
         }
     }

@@ -161,7 +161,7 @@ struct Way {
 #[derive(Serialize)]
 struct Run {
     stages: Vec<StageRow>,
-    /// At the device's peaks, of all rounds; `None` for a device that is not there.
+    /// At the device's peaks, of the whole run; `None` for a device that is not there.
     least_seconds: Option<f64>,
     disk_bytes: u64,
 }
@@ -351,11 +351,15 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     Ok(Report { training, options, ..report(gpu, args.task, &chosen.peak, chosen.fits) })
 }
 
-/// Tokens of the shipped judge's prompt beside question and answer, as the model's own text counts them.
-fn judge_prompt(shape: &Shape, config: &RunConfig) -> Result<usize> {
-    let Shape::Source(source) = shape else { return Ok(JUDGE_PROMPT) };
-    let Ok(language) = ChatLanguage::new(source) else { return Ok(JUDGE_PROMPT) };
-    Ok(plan::judge_prompt(&config.judge, &language)?)
+/// Tokens of the judge's prompt beside question and answer, and of a ranked answer with its question, as the model's own
+/// text counts them where it has one.
+fn judged(shape: &Shape, config: &RunConfig) -> Result<(usize, usize)> {
+    let language = match shape {
+        Shape::Source(source) => ChatLanguage::new(source).ok(),
+        Shape::Config(..) => None,
+    };
+    let Some(language) = language else { return Ok((JUDGE_PROMPT, plan::ranked_answer(config, None)?)) };
+    Ok((plan::judge_prompt(&config.judge, &language)?, plan::ranked_answer(config, Some(&language))?))
 }
 
 fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Result<Report> {
@@ -372,7 +376,7 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
     let storage = if adapter.is_some() { Storage::Own } else { Storage::F32 };
     let model = |gpu: &Gpu| shape.load(gpu, storage, None);
     let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
-    let judge = judge_prompt(shape, &config)?;
+    let (judge, ranked) = judged(shape, &config)?;
     let peaks = (!args.desktop).then(|| peak::measure(gpu, gpu.form())).transpose()?;
     // Where the records cannot be read here, they are taken to be as long as they may be.
     let supervision = match shape {
@@ -381,7 +385,7 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
         }
         _ => None,
     };
-    let run = RunShape { model: &model, adapter, prompt, judge, supervision: supervision.as_ref() };
+    let run = RunShape { model: &model, adapter, prompt, judge, ranked, supervision: supervision.as_ref() };
     let RunPlan { stages, disk_bytes } = plan::of_run(gpu, &run, &config, peaks.as_ref())?;
     let fits = stages.iter().all(|s| s.fits);
     let largest = stages.iter().map(|s| &s.peak).max_by_key(|p| p.bytes).context("a run has stages")?;
