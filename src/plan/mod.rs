@@ -27,7 +27,8 @@ pub struct StagePlan {
     pub name: &'static str,
     /// The most that the stage's buffers take at once, the models of the run included.
     pub peak: Peak,
-    /// The work of the stage in one round (for one model, of controls for all), if every answer is as long as it may be.
+    /// The work of the stage in one round (of the evaluation: for one model; of the controls: for all), if every answer
+    /// is as long as it may be.
     pub cost: Cost,
     /// The least seconds that the stage takes in the whole run, where the device's peaks are known.
     pub seconds: Option<f64>,

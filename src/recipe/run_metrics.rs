@@ -245,7 +245,8 @@ fn share_of(holds: bool) -> f64 {
     f64::from(u8::from(holds))
 }
 
-/// How many answers are right and ended, how answers end, how long they are, how much they differ; `of` says in the measures' names to what they answer.
+/// How many answers are right and ended, how they end, how long they are, how much they differ; `of` says in the
+/// measures' names to what they answer.
 fn written(path: &Path, of: &str) -> Result<Vec<Series>> {
     let records: Vec<Written> = read_jsonl_if_there(path)?.unwrap_or_default();
     let mut by_prompt: BTreeMap<String, Vec<&Written>> = BTreeMap::new();
@@ -262,7 +263,7 @@ fn written(path: &Path, of: &str) -> Result<Vec<Series>> {
         let texts: Vec<&str> = answers.iter().filter_map(|a| a.response.as_deref()).collect();
         (prompt.clone(), distinct(&texts))
     });
-    let right = mean(|a| Some(share_of(a.stopped? && a.passed()?)));
+    let right = mean(|a| a.stopped.zip(a.passed()).map(|(stopped, passed)| share_of(stopped && passed)));
     let ends = mean(|a| a.stopped.map(share_of));
     let (share, higher, name) = (Unit::Share, Better::Higher, |what: &str| format!("{of}{what}"));
     let rows = [

@@ -73,6 +73,9 @@ pub(crate) struct IftArgs {
     /// writes them; answers that were cut are left out
     #[arg(long, conflicts_with_all = ["held_out", "min_score"])]
     rules: bool,
+    /// --rules: shorten answers that were cut to some of their first whole sentences, in the place of leaving them out
+    #[arg(long, requires = "rules")]
+    shorten: bool,
     /// --rules: most examples; each answer and each kind of constraint comes as often as the others (default: as many
     /// as there are answers)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "rules")]

@@ -351,8 +351,8 @@ fn train(gpu: &Gpu, args: &Args, shape: &Shape) -> Result<Report> {
     Ok(Report { training, options, ..report(gpu, args.task, &chosen.peak, chosen.fits) })
 }
 
-/// Tokens of the judge's prompt beside question and answer, and of a ranked answer with its question, as the model's own
-/// text counts them where it has one.
+/// Tokens of the judge's prompt beside question and answer, and of a ranked answer with its question, as the model's
+/// own text counts them where it has one.
 fn judged(shape: &Shape, config: &RunConfig) -> Result<(usize, usize)> {
     let language = match shape {
         Shape::Source(source) => ChatLanguage::new(source).ok(),

@@ -26,6 +26,15 @@ pub struct OwnAnswer {
     pub answer: String,
 }
 
+impl OwnAnswer {
+    /// An answer that was cut, as some of its first whole sentences; how many is drawn. None where no sentence ended.
+    pub fn shortened(instruction: String, cut: &str, rng: &mut Stream) -> Option<Self> {
+        let ends = ends(cut);
+        let end = *ends.get(rng.below(ends.len().max(1)))?;
+        Some(Self { instruction, answer: cut[..end].trim().to_owned() })
+    }
+}
+
 /// An instruction with constraints, and an answer that meets them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
@@ -200,20 +209,23 @@ fn change(
     Some((drawn, changed))
 }
 
-/// The sentences, or what looks like them: each ends before a blank behind a full stop or its like.
-fn sentences(answer: &str) -> Vec<&str> {
-    let (mut all, mut first) = (Vec::new(), 0);
-    let mut ended = false;
-    for (at, c) in answer.char_indices() {
+/// Where sentences end, or what looks like them: before a blank, or at the end, behind a full stop or its like.
+fn ends(answer: &str) -> Vec<usize> {
+    let (mut all, mut ended) = (Vec::new(), false);
+    for (at, c) in answer.char_indices().chain([(answer.len(), ' ')]) {
         if c.is_whitespace() && ended {
-            all.push(answer[first..at].trim());
-            first = at;
+            all.push(at);
         }
         ended = matches!(c, '.' | '!' | '?');
     }
-    all.push(answer[first..].trim());
-    all.retain(|sentence| !sentence.is_empty());
     all
+}
+
+/// The sentences; the last one need not have ended.
+fn sentences(answer: &str) -> Vec<&str> {
+    let mut first = 0;
+    let part = |end: usize| answer[std::mem::replace(&mut first, end)..end].trim();
+    ends(answer).into_iter().chain([answer.len()]).map(part).filter(|sentence| !sentence.is_empty()).collect()
 }
 
 /// The answer's sentences in `n` parts, each as `write` has its number, from 1, and its words.
@@ -343,6 +355,21 @@ mod tests {
         let (all, uses) = examples(&own(), &how, 9, 0).unwrap();
         assert!(all.len() == 9 && uses.values().all(|n| *n == 3), "{uses:?}");
         assert!(all.iter().any(|e| e.answer.starts_with("<<Lighthouse>>\n\nA lighthouse is")), "{all:?}");
+    }
+
+    #[test]
+    fn what_was_cut_is_shortened_to_whole_sentences() {
+        let mut rng = Stream::new(0, 1);
+        let cut = "Tea is hot! It costs 1.50 or so. Who\ndrinks it? Many do, and";
+        let mut drawn: Vec<String> =
+            (0..40).map(|_| OwnAnswer::shortened("Tea.".into(), cut, &mut rng).unwrap().answer).collect();
+        drawn.sort_unstable();
+        drawn.dedup();
+        let first = "Tea is hot!";
+        let two = format!("{first} It costs 1.50 or so.");
+        assert_eq!(drawn, [first.to_owned(), two.clone(), format!("{two} Who\ndrinks it?")]);
+        assert_eq!(OwnAnswer::shortened("Tea.".into(), "It is 1.5 times as", &mut rng), None);
+        assert_eq!(sentences(cut).len(), 4);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use selfreward::judge::Checks;
 use selfreward::measure::constrained::{Subject, make};
 use selfreward::measure::constraints::{self, ConstraintSection, OwnAnswer};
 use selfreward::measure::held_out::read_held_out;
+use selfreward::rng::Stream;
 use selfreward::settings::Section;
 use serde::Serialize;
 use serde_json::json;
@@ -88,9 +89,16 @@ pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
     let lines: Vec<Line> = read_jsonl(from)?;
     ensure!(!lines.is_empty(), "{}: holds no record", from.display());
     let all = lines.len();
-    let ended = lines.into_iter().filter(|line| line.stopped != Some(false));
-    let answers: Vec<OwnAnswer> =
-        ended.map(|line| OwnAnswer { instruction: line.prompt.question(), answer: line.response }).collect();
+    let mut rng = Stream::new(app.common.seed(), SHORTEN);
+    let answer = |line: Line| {
+        let instruction = line.prompt.question();
+        match line.stopped {
+            Some(false) if args.shorten => OwnAnswer::shortened(instruction, &line.response, &mut rng),
+            Some(false) => None,
+            _ => Some(OwnAnswer { instruction, answer: line.response }),
+        }
+    };
+    let answers: Vec<OwnAnswer> = lines.into_iter().filter_map(answer).collect();
     let count = args.count.map_or(answers.len(), |count| count as usize);
     let (made, kinds) = constraints::examples(&answers, &args.constraints, count, app.common.seed())
         .with_context(|| from.display().to_string())?;
@@ -115,6 +123,9 @@ pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
     }
     print(app, &kinds)
 }
+
+/// The stream by which it is drawn how far an answer is shortened.
+const SHORTEN: u64 = 0x5407;
 
 /// Why answers are left out.
 const CUT: &str = "answers that were cut";
