@@ -1,7 +1,8 @@
 # Runs named stages one after the other, each with its time; sourced by the test scripts.
 # shellcheck shell=bash
 
-target=${CARGO_TARGET_DIR:-$root/target}
+# shellcheck source=wasm.sh
+. "$root/scripts/lib/wasm.sh"
 log=$target/test.log
 mkdir -p "$target"
 : >"$log"
@@ -32,50 +33,6 @@ summary() {
   for line in "${stage_times[@]}"; do printf '%s\n' "$line" | awk '{ printf "   %-12s %5d %s\n", $1, $2, $3 }'; done
   awk '/^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1); if ($i ~ /^ignored/) s += $(i-1) } }
        END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$log"
-}
-
-# A compiler for wasm32-unknown-unknown: rustup's where it has that target or can fetch it, else Debian's, which is unpacked and
-# not installed. cargo_wasm then runs cargo with it, and says how the standard library is come by.
-cargo_wasm=()
-find_wasm() {
-  local target_name=wasm32-unknown-unknown
-  has_std() { local libs; libs=$(rustc --print target-libdir --target $target_name 2>/dev/null) && [ -n "$(find "$libs" -name 'libstd-*' 2>/dev/null)" ]; }
-  if ! has_std && command -v rustup >/dev/null; then
-    echo "Fetching rustup's target $target_name"
-    rustup -q target add $target_name || echo "rustup cannot fetch it"
-  fi
-  if has_std; then cargo_wasm=(cargo); return; fi
-  local dir=$target/rust-web lld
-  if [ ! -x "$dir/usr/bin/rustc" ]; then
-    if ! has_apt || [ "$(uname -m)-$(. /etc/os-release && printf '%s' "$ID")" != x86_64-debian ]; then
-      echo "no compiler for $target_name: run rustup target add $target_name"
-      return 1
-    fi
-    echo "Fetching Debian's Rust for web browsers (some 150 MB, into $dir; not installed)"
-    rm -rf "$dir" "$dir.part"
-    mkdir -p "$dir.part/deb"
-    unpack_rust_web "$dir.part" || { apt_get update; unpack_rust_web "$dir.part"; } || return 1
-    mv "$dir.part" "$dir"
-  fi
-  lld=$(find "$(rustc --print sysroot)/lib/rustlib" -name rust-lld | head -n 1)
-  [ -n "$lld" ] || { echo "no rust-lld beside rustc, which links for $target_name"; return 1; }
-  # Its std for this target is built from its sources, which takes a nightly's option. The library path is for that rustc alone.
-  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s/usr/lib/x86_64-linux-gnu exec %s/usr/bin/rustc "$@"\n' "$dir" "$dir" >"$dir/rustc"
-  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s/usr/lib/x86_64-linux-gnu exec %s/usr/bin/cargo "$@" -Zbuild-std=std,panic_abort\n' "$dir" "$dir" >"$dir/cargo"
-  chmod +x "$dir/rustc" "$dir/cargo"
-  cargo_wasm=(env "RUSTC=$dir/rustc" RUSTC_BOOTSTRAP=1 "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld" "$dir/cargo")
-}
-
-# unpack_rust_web DIR: the packages of Debian's newest Rust and of what it is linked with. Their names tell versions.
-unpack_rust_web() {
-  local dir=$1 deb wanted
-  needs() { apt-cache depends --important "$@" 2>/dev/null | sed -n 's/^ *Depends: //p' | grep -E '^lib(std-rust|llvm|git2|http-parser|mbed|ssh2)' | sort -u; }
-  # shellcheck disable=SC2046
-  wanted="rustc-web cargo-web $(needs rustc-web cargo-web) $(needs $(needs cargo-web))"
-  # shellcheck disable=SC2086
-  (cd "$dir/deb" && rm -f ./*.deb && apt-get -q -o APT::Sandbox::User="$(id -un)" download $wanted rust-web-src libstd-rust-web-dev >/dev/null 2>&1) || return 1
-  for deb in "$dir"/deb/*.deb; do dpkg-deb -x "$deb" "$dir" || return 1; done
-  rm -rf "$dir/deb"
 }
 
 # The library by itself for a browser, without the hub, which has no network there.
@@ -247,6 +204,27 @@ report_in_browser() {
     if cmp -s "$dir/$name.0.png" "$dir/$name.1.png"; then echo "$name: light and dark look alike"; problems=1; fi
   done
   [ "$problems" = 0 ] && echo "the report in a browser: $(find "$dir" -name '*.dom' | wc -l) pages fit a phone, in the light and in the dark"
+}
+
+# page_in_browser [whole]: the web page in headless Chromium, on Chromium's own software GPU: its loop must find what the command
+# line finds, and lose nothing when it is stopped, killed or hindered. `whole` plays the whole demo instead.
+page_in_browser() {
+  local dir=$target/page browser icd=$target/swiftshader/icd.json
+  if ! command -v npm >/dev/null; then echo "skipped: the page in a browser, for node and npm are missing"; return 0; fi
+  if ! find_browser >/dev/null && has_apt && [ "$(. /etc/os-release && printf '%s' "$ID")" = debian ]; then
+    say "Installing chromium"
+    (apt_install chromium) || true
+  fi
+  browser=$(find_browser) || { echo "skipped: the page in a browser, for Chromium is missing (on Debian: apt-get install chromium)"; return 0; }
+  build_web dev "$dir/site" || return 1
+  (cd "$root/web" && cargo test -q --locked -p selfreward-web-tools --target-dir "$target/wasm") || return 1
+  if [ ! -d "$dir/node_modules/playwright-core" ]; then
+    (cd "$dir" && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts playwright-core@1) || return 1
+  fi
+  [ -e "$icd" ] || icd=/usr/lib/chromium/vk_swiftshader_icd.json
+  if [ -e "$icd" ]; then export VK_DRIVER_FILES=$icd VK_ICD_FILENAMES=$icd; fi
+  cp "$root/web/test/page.mjs" "$dir" && cd "$dir" || return 1
+  WEB_TOOLS=$web_tools node page.mjs "$dir/site" "$browser" "$target/debug/selfreward" "$dir/pictures" "${1:-}"
 }
 
 find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }

@@ -13,6 +13,7 @@ use crate::measure::metrics;
 use crate::rng::{Stream, fnv};
 use crate::world::respond::{EFT_WEIGHTS, response};
 use crate::world::score::{MAX_RESPONSE, cut};
+use crate::world::tasks::HELD_OUT;
 use crate::world::{Task, held_out, marks, text};
 use crate::{Observer, Result};
 use serde::{Deserialize, Serialize};
@@ -60,21 +61,22 @@ impl QuestionRecord {
     }
 }
 
-/// Asks the model, measures its answers and writes `out`. A finished evaluation is read from `out` instead.
+/// Asks the model the first `questions`, measures its answers and writes `out`. A finished evaluation is read from
+/// `out` instead.
 ///
 /// # Errors
 /// Errors of the engine and of the file.
 pub fn run(
     engine: &mut dyn Engine,
     judge: &dyn Judge,
-    seed: u64,
+    (questions, seed): (usize, u64),
     out: &Path,
     observer: &dyn Observer,
 ) -> Result<Vec<QuestionRecord>> {
     if out.is_there() {
         return read_jsonl(out);
     }
-    let tasks = held_out();
+    let tasks = &held_out()[..questions.min(HELD_OUT)];
     observer.begin("evaluation", Some(3), "passes");
     let sampled = answers(engine, tasks, 0.8, SAMPLES, seed, observer)?;
     observer.advance(1);
@@ -112,7 +114,7 @@ pub fn run(
     Ok(records)
 }
 
-fn answers(
+pub(super) fn answers(
     engine: &mut dyn Engine,
     tasks: &[Task],
     temperature: f32,

@@ -6,7 +6,9 @@ pub mod from_scratch;
 #[cfg(test)]
 mod interruption;
 mod lessons;
+pub mod play;
 pub mod report;
+pub mod standing;
 
 use crate::clock;
 use crate::config::{Method, RoundSettings};
@@ -104,6 +106,9 @@ impl FromStr for TrainKind {
     }
 }
 
+/// The file of what was found, which a finished run has.
+const METRICS: &str = "metrics.json";
+
 /// Settings of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DemoConfig {
@@ -113,6 +118,8 @@ pub struct DemoConfig {
     pub rounds: u32,
     /// How many new prompts a round has.
     pub prompts: usize,
+    /// How many held-out questions measure a model.
+    pub questions: usize,
     /// Who scores the candidates.
     pub judge: JudgeKind,
     /// What each round trains.
@@ -131,6 +138,7 @@ impl Default for DemoConfig {
             seed: 0,
             rounds: 2,
             prompts: 400,
+            questions: world::tasks::HELD_OUT,
             judge: JudgeKind::Own,
             train: TrainKind::Dpo,
             from_scratch: None,
@@ -156,6 +164,10 @@ impl DemoConfig {
         demo.insert("seed".into(), toml::Value::String(self.seed.to_string()));
         demo.insert("rounds".into(), toml::Value::Integer(self.rounds.into()));
         demo.insert("prompts".into(), toml::Value::String(self.prompts.to_string()));
+        // Runs of older versions have no such line, and all questions.
+        if self.questions != world::tasks::HELD_OUT {
+            demo.insert("questions".into(), toml::Value::String(self.questions.to_string()));
+        }
         demo.insert("judge".into(), toml::Value::String(self.judge.name().into()));
         demo.insert("train".into(), toml::Value::String(self.train.name().into()));
         let scratch = self.from_scratch.as_ref().map_or("no".to_owned(), |s| format!("{s:?}"));
@@ -189,6 +201,10 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
     if config.rounds == 0 || config.prompts == 0 {
         return Err(Error::Input("demo needs at least one round and one prompt".into()));
     }
+    if !(1..=world::tasks::HELD_OUT).contains(&config.questions) {
+        let most = world::tasks::HELD_OUT;
+        return Err(Error::Input(format!("demo measures by 1 to {most} questions, not by {}", config.questions)));
+    }
     let start = clock::now();
     let place = match &config.out {
         Some(path) => DemoFolder { path: path.clone(), temporary: false },
@@ -211,7 +227,7 @@ pub fn run(gpu: &Gpu, config: &DemoConfig, renewed: &Renewed, observer: &dyn Obs
         step(gpu, config, &settings, &mut folder, number, renewed, observer)?;
     }
     let metrics = summarise(config, folder.path())?;
-    write_json(&folder.path().join("metrics.json"), &metrics)?;
+    write_json(&folder.path().join(METRICS), &metrics)?;
     folder.finish()?;
     renewed(folder.path(), observer);
     let round_seconds = (1..=config.rounds).map(|r| folder.seconds(&format!("round-{r}/"))).collect();
@@ -259,7 +275,8 @@ fn step(
     let domain = WorldDomain;
     let model = domain.load_model(gpu, &folder.model(number))?;
     // The model's own judgment is measured, whoever judges the loop.
-    evaluation::run(&mut GpuEngine::new(gpu, &model), &self_judge(), config.seed, &answers, observer)?;
+    let asked = (config.questions, config.seed);
+    evaluation::run(&mut GpuEngine::new(gpu, &model), &self_judge(), asked, &answers, observer)?;
     folder.stage_done(&format!("evaluation/M{number}"))?;
     if played {
         return Ok(());

@@ -223,8 +223,16 @@ pub(crate) fn absolute(path: impl AsRef<Path>) -> Result<PathBuf> {
     Ok(from_root(path.as_ref()))
 }
 
+/// Whether there is a folder of this name.
+pub fn is_folder(path: impl AsRef<Path>) -> bool {
+    path.as_ref().is_folder()
+}
+
 /// Writes a file that needs no care: part of it may be there when this fails.
-pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
+///
+/// # Errors
+/// There is no folder for it, or the change cannot be kept.
+pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
     create(path)?.write_all(bytes.as_ref())
 }
 

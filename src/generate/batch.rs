@@ -150,25 +150,21 @@ impl DecodeBatch {
 
     /// Reads back what was written so far.
     pub(super) fn read(&self, setup: &DecodeSetup) -> Result<Written> {
-        let mut words = setup.gpu.download_all::<u32>(&[&self.state.state, &self.state.out])?.into_iter();
+        let asked: Vec<&Tensor> = [&self.state.state, &self.state.out].into_iter().chain(&self.choice_p).collect();
+        let mut words = setup.gpu.download_all::<u32>(&asked)?.into_iter();
         let mut next = || words.next().unwrap_or_default();
         let (state, out) = (next(), next());
-        let choice_p = match &self.choice_p {
-            Some(t) => setup.gpu.download(t)?,
-            None => Vec::new(),
-        };
+        let choice_p = next().into_iter().map(f32::from_bits).collect();
         Ok(Written { count: state.chunks_exact(2).map(|c| c[0]).collect(), out, choice_p })
     }
 
     /// Reads the rows for which `keep` holds back to the host.
     pub(super) fn take(self, setup: &DecodeSetup, keep: impl Fn(usize) -> bool) -> Result<Vec<Row>> {
         let s = &self.state;
-        let choice_p = match &self.choice_p {
-            Some(t) => setup.gpu.download(t)?,
-            None => Vec::new(),
-        };
-        let all = setup.gpu.download_all::<u32>(&[&s.seen, &s.token, &s.pos, &s.state, &s.out])?;
-        let [seen, token, pos, state, out] = &all[..] else { return Ok(Vec::new()) };
+        let asked = [&s.seen, &s.token, &s.pos, &s.state, &s.out].into_iter().chain(&self.choice_p);
+        let all = setup.gpu.download_all::<u32>(&asked.collect::<Vec<_>>())?;
+        let [seen, token, pos, state, out, choice_p @ ..] = &all[..] else { return Ok(Vec::new()) };
+        let choice_p: Vec<f32> = choice_p.iter().flatten().map(|bits| f32::from_bits(*bits)).collect();
         let part = |words: &[u32], row: usize, width: usize| words[row * width..][..width].to_vec();
         let row = |r: usize| Row {
             sequence: self.sequences[r],

@@ -344,16 +344,35 @@ impl Weight {
     /// # Errors
     /// GPU errors.
     pub(crate) fn values(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        let (rows, cols) = (self.rows(), self.cols());
-        let mut all = vec![0f32; rows * cols];
-        for (first, block) in self.blocks() {
-            let n = block.cols();
-            let values = block_values(gpu, block)?;
-            for (to, from) in all.chunks_exact_mut(cols.max(1)).zip(values.chunks_exact(n.max(1))) {
-                to[first..first + n].copy_from_slice(from);
-            }
+        Ok(Self::values_together(gpu, &[self])?.swap_remove(0))
+    }
+
+    /// The values of each of several weights; all f32 tensors among them are read in one wait.
+    ///
+    /// # Errors
+    /// GPU errors.
+    pub(crate) fn values_together(gpu: &Gpu, weights: &[&Weight]) -> Result<Vec<Vec<f32>>> {
+        fn dense((_, block): (usize, &Block)) -> Option<&Tensor> {
+            if let Block::Dense(tensor) = block { Some(tensor) } else { None }
         }
-        Ok(all)
+        let tensors: Vec<&Tensor> = weights.iter().flat_map(|weight| weight.blocks().filter_map(dense)).collect();
+        let mut read = gpu.download_all::<f32>(&tensors)?.into_iter();
+        let assembled = |weight: &&Weight| {
+            let (rows, cols) = (weight.rows(), weight.cols());
+            let mut all = vec![0f32; rows * cols];
+            for (first, block) in weight.blocks() {
+                let n = block.cols();
+                let values = match block {
+                    Block::Dense(_) => read.next().unwrap_or_default(),
+                    _ => block_values(gpu, block)?,
+                };
+                for (to, from) in all.chunks_exact_mut(cols.max(1)).zip(values.chunks_exact(n.max(1))) {
+                    to[first..first + n].copy_from_slice(from);
+                }
+            }
+            Ok(all)
+        };
+        weights.iter().map(assembled).collect()
     }
 }
 

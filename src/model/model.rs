@@ -156,10 +156,7 @@ impl Model {
     /// # Errors
     /// Errors of the GPU.
     pub fn tensors(&self, gpu: &Gpu) -> Result<Vec<NamedTensor>> {
-        let mut tensors = params::download(gpu, &self.arch, |p| match &self.params[p] {
-            Some(w) => w.values(gpu),
-            None => Ok(Vec::new()),
-        })?;
+        let mut tensors = params::download(gpu, &self.arch, |p| self.params[p].as_ref())?;
         if let Some(adapter) = self.adapter(gpu)? {
             adapter.untie(&mut tensors);
             adapter.merge(&mut tensors)?;

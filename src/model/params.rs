@@ -9,6 +9,7 @@ use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Stored, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
+use std::collections::HashMap;
 
 /// The number format that is asked for a model's matrices when it is loaded onto the GPU. Which one each matrix then
 /// has may depend on its format in the file ([`Dtype`]); vectors are in f32.
@@ -62,26 +63,50 @@ pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Resul
     Ok(params)
 }
 
+/// Values of parameters that are read in one wait, but that one larger parameter is read by itself.
+const TOGETHER: usize = 8 << 20;
+
+/// The values of the first of some parameters, and of as many of the next as are read together with it.
+fn first_values<'w>(
+    gpu: &Gpu,
+    params: impl Iterator<Item = usize>,
+    of: impl Fn(usize) -> Option<&'w Weight>,
+) -> Result<HashMap<usize, Vec<f32>>> {
+    let (mut numbers, mut weights, mut left) = (Vec::new(), Vec::new(), TOGETHER);
+    for param in params {
+        let Some(weight) = of(param).filter(|_| !numbers.contains(&param)) else { continue };
+        let size = weight.rows() * weight.cols();
+        if size > left && !numbers.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(size);
+        numbers.push(param);
+        weights.push(weight);
+    }
+    Ok(numbers.into_iter().zip(Weight::values_together(gpu, &weights)?).collect())
+}
+
 /// Named tensors back from parameter-shaped tensors (weights or gradients); `of(param)` gives the tensor.
-pub(crate) fn download(
+pub(crate) fn download<'w>(
     gpu: &Gpu,
     arch: &Arch,
-    mut of: impl FnMut(usize) -> Result<Vec<f32>>,
+    of: impl Fn(usize) -> Option<&'w Weight>,
 ) -> Result<Vec<NamedTensor>> {
-    gpu.wait()?;
-    let mut cache: Option<(usize, Vec<f32>)> = None;
-    family::parameters(arch)
+    let mut read: HashMap<usize, Vec<f32>> = HashMap::new();
+    let named = family::parameters(arch).into_iter().map(|(name, dims)| Ok((place(arch, &name)?, name, dims)));
+    let named = named.collect::<Result<Vec<_>>>()?;
+    let numbers: Vec<usize> = named.iter().map(|(place, ..)| place.param).collect();
+    named
         .into_iter()
-        .map(|(name, dims)| {
-            let place = place(arch, &name)?;
-            // Neighbouring names share a parameter (q, k, v): read it once.
-            if cache.as_ref().is_none_or(|(p, _)| *p != place.param) {
-                cache = Some((place.param, of(place.param)?));
+        .enumerate()
+        .map(|(at, (place, name, dims))| {
+            if !read.contains_key(&place.param) {
+                read = first_values(gpu, numbers[at..].iter().copied(), &of)?;
             }
             let (rows, cols) = shape(arch, place.param).unwrap_or_default();
             let mut data = vec![0f32; dims.iter().product()];
-            match &cache {
-                Some((_, values)) if values.len() == rows * cols => {
+            match read.get(&place.param) {
+                Some(values) if values.len() == rows * cols => {
                     place.each(&dims, cols, |a, b| data[a] = values[b]);
                 }
                 _ => return Err(Error::Bug(format!("parameter '{name}' has no values"))),

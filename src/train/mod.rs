@@ -263,10 +263,7 @@ impl<'a> Trainer<'a> {
             let missing = |p| Error::Bug(format!("no tensor for parameter number {p}"));
             return lora.download(self.gpu, |p| tensors[p].as_ref().ok_or_else(|| missing(p)));
         }
-        params::download(self.gpu, &self.model.arch, |p| match &tensors[p] {
-            Some(t) => t.values(self.gpu),
-            None => Ok(Vec::new()),
-        })
+        params::download(self.gpu, &self.model.arch, |p| tensors[p].as_ref())
     }
 
     /// Starts a step: all gradients become 0.

@@ -104,8 +104,9 @@ impl Trainer<'_> {
     fn words(&self, moment: &[Option<Moment>]) -> Result<Vec<NamedTensor>> {
         let mut all = Vec::new();
         for (p, moment) in moment.iter().enumerate() {
-            for (block, tensor) in moment.as_ref().map(Moment::tensors).transpose()?.into_iter().flatten().enumerate() {
-                let data = self.gpu.download(tensor)?;
+            let tensors = moment.as_ref().map(Moment::tensors).transpose()?.unwrap_or_default();
+            let read = self.gpu.download_all(&tensors)?;
+            for (block, (tensor, data)) in tensors.iter().zip(read).enumerate() {
                 all.push(NamedTensor { name: format!("{p}.{block}"), shape: tensor.shape().to_vec(), data });
             }
         }

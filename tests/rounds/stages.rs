@@ -275,7 +275,7 @@ fn every_record_holds_to_its_schema() {
         check(&files.jsonl(file), name);
     }
     let out = tmp.path().join("M1.jsonl");
-    let records = evaluation::run(&mut Scripted { calls: 9 }, &self_judge(), 0, &out, &Silent).unwrap();
+    let records = evaluation::run(&mut Scripted { calls: 9 }, &self_judge(), (200, 0), &out, &Silent).unwrap();
     assert_eq!((records.len(), records[0].answers.len(), records[0].judged.len()), (200, 8, 2));
     check(&out, "evaluation");
     let m = serde_json::from_slice(&std::fs::read(files.dir.join("metrics.json")).unwrap()).unwrap();
@@ -297,7 +297,7 @@ fn every_document_holds_to_its_schema() {
     play(&run, &settings, &self_judge(), usize::MAX, 1, &[]).unwrap();
     for model in ["M1", "M2"] {
         let out = run.join(format!("evaluation/{model}.jsonl"));
-        evaluation::run(&mut Scripted { calls: 9 }, &self_judge(), 0, &out, &Silent).unwrap();
+        evaluation::run(&mut Scripted { calls: 9 }, &self_judge(), (200, 0), &out, &Silent).unwrap();
     }
     let metrics = summarise(&DemoConfig { rounds: 1, ..DemoConfig::default() }, &run).unwrap();
     // The same script played both models, so nothing can have changed.

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// New prompts a round
     #[arg(long, default_value_t = DemoConfig::default().prompts, value_name = "N")]
     prompts: usize,
+    /// Held-out questions that measure a model; fewer are faster and less exact
+    #[arg(long, default_value_t = DemoConfig::default().questions, value_name = "N")]
+    questions: usize,
     /// Train M1 from random weights instead of taking the shipped ones (half an hour on two CPU cores)
     #[arg(long)]
     from_scratch: bool,
@@ -49,6 +52,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         seed: app.common.seed(),
         rounds: args.rounds,
         prompts: args.prompts,
+        questions: args.questions,
         judge: args.judge,
         train: args.train,
         from_scratch: args.from_scratch.then(FromScratch::default),
