@@ -35,3 +35,17 @@ fn add(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @buil
         break; //*ONCE
     }
 }
+
+//@ put
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;          // [R, N]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;    // [R, W]
+@compute @workgroup_size(WG)
+fn put(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let begin = first_of(g, n, lane);
+    for (var i = begin; i < end_of(begin, p.rows * p.narrow4); i += WG) {
+        let r = i / p.narrow4;
+        y[r * p.wide4 + p.first4 + (i - r * p.narrow4)] = p.scale * x[i];
+        break; //*ONCE
+    }
+}

@@ -1,4 +1,4 @@
-// Beside a product x W of up to three layers whose columns lie side by side (q, k, v; gate, up): y = bias + g * (x W) +
+// Beside a product x W of up to four layers whose columns lie side by side (q, k, v; gate, up): y = bias + g * (x W) +
 // f * (u B), u = x A (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), and its backward pass. Each layer has `rank`
 // columns of u and as many rows of B. `columns` holds a row of each: bias, g, f and, with DoRA, s and the norm of a
 // column of W + s A B. Columns without an adapter have g = 1 and f = 0. MR rows a lane share what is loaded of B.
@@ -11,7 +11,7 @@ struct Params {
     ldf4: u32,   // row distance of columns in vec4
     first4: u32, // where the block begins
     rank4: u32,  // of one layer, in vec4
-    edges: vec2u, // where the second and the third layer's columns begin, in vec4
+    edges: vec4u, // where the columns of the layers behind the first begin, in vec4
 }
 
 //@ add
@@ -63,8 +63,11 @@ fn back_u(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let own = item % p.ldu4;
     let which = own / p.rank4;
     let j = own % p.rank4;
-    let begin = max(p.first4, select(select(0u, p.edges.x, which == 1u), p.edges.y, which == 2u));
-    let end = min(p.first4 + p.n4, select(select(p.ldf4, p.edges.y, which == 1u), p.edges.x, which == 0u));
+    let edges = p.edges;
+    let own_first = select(select(select(0u, edges.x, which == 1u), edges.y, which == 2u), edges.z, which == 3u);
+    let own_end = select(select(select(p.ldf4, edges.z, which == 2u), edges.y, which == 1u), edges.x, which == 0u);
+    let begin = max(p.first4, own_first);
+    let end = min(p.first4 + p.n4, own_end);
     var s$_# = vec4f(); //*MR*4
     for (var at = begin; at < end; at++) {
         let part = columns[2u * p.ldf4 + at];

@@ -18,7 +18,7 @@ struct Params {
     c0: u32,     // the same of C and of the bias
     k0: u32,     // where the sum begins
     channels: u32, // of a row of A that are no padding, where NORM
-    edges: vec2u, // where the second and the third adapted layer begin, in vec4 columns of C
+    edges: vec4u, // where the adapted layers behind the first begin, in vec4 columns of C
     eps: f32,
     rank4: u32,  // of an adapter, where LORA; then row distances of u, its B and its factors
     ldu4: u32,

@@ -30,8 +30,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ backward path
-// A row's u is in the sums of the rows that follow it on any path: its subtree is walked TAPS - 1 levels deep.
+//@ backward path below
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> bcx: array<vec4f>;        // [T, B D | C D | x D]
 @group(0) @binding(2) var<storage, read> links: array<vec4u>;      // [T, parent | first child | sibling | 0]
@@ -51,24 +50,7 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let t = i / p.d4;
         let c = i - t * p.d4;
         let sum = path_sum(t, c);
-        var du = taps[(TAPS - 1u) * p.d4 + c] * dsum(t, c);
-        var row = select(NONE, links[t].y, TAPS > 1u);
-        var depth = 0u;
-        while row != NONE {
-            du = fma(taps[(TAPS - 2u - depth) * p.d4 + c], dsum(row, c), du);
-            let below = select(NONE, links[row].y, depth + 2u < TAPS);
-            if below != NONE {
-                row = below;
-                depth++;
-                continue;
-            }
-            // Up to the nearest row with a sibling, which is next, or back to t.
-            while depth > 0u && links[row].z == NONE {
-                row = links[row].x;
-                depth--;
-            }
-            row = links[row].z;
-        }
+        let du = path_back(t, c);
         let at = t * 3u * p.d4 + c;
         dbcx[at] = du * bcx[at + 2u * p.d4];
         dbcx[at + p.d4] = dy[i] * sum;

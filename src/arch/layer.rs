@@ -19,6 +19,8 @@ pub enum Mixer {
     Attention(Attention),
     /// A gated convolution over the position itself and the few before it (LFM2).
     ShortConv(ShortConv),
+    /// A gated delta net: a state that decays, and that each position updates and reads (Qwen3.5).
+    DeltaNet(DeltaNet),
 }
 
 impl Mixer {
@@ -26,7 +28,7 @@ impl Mixer {
     pub fn attention(&self) -> Option<&Attention> {
         match self {
             Mixer::Attention(attention) => Some(attention),
-            Mixer::ShortConv(_) => None,
+            Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
         }
     }
 
@@ -34,7 +36,7 @@ impl Mixer {
     pub fn short_conv(&self) -> Option<&ShortConv> {
         match self {
             Mixer::ShortConv(conv) => Some(conv),
-            Mixer::Attention(_) => None,
+            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
         }
     }
 
@@ -43,6 +45,7 @@ impl Mixer {
         match self {
             Mixer::Attention(_) => "self_attn",
             Mixer::ShortConv(_) => "conv",
+            Mixer::DeltaNet(_) => "linear_attn",
         }
     }
 }
@@ -58,6 +61,23 @@ pub struct ShortConv {
     pub taps: usize,
     /// Whether the projections and the convolution have a bias.
     pub bias: bool,
+}
+
+/// A gated delta net (arXiv 2412.06464): queries, keys and values go through a convolution; the state of each head of
+/// values decays, and is updated by what the value differs from what the key reads of it; the query reads the state,
+/// and what it reads is normalised under a gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaNet {
+    /// Heads of queries and of keys.
+    pub key_heads: usize,
+    /// Heads of values, a multiple of those of keys, which neighbours share.
+    pub value_heads: usize,
+    /// Channels of a head of queries or keys.
+    pub key_dim: usize,
+    /// Channels of a head of values.
+    pub value_dim: usize,
+    /// How many positions a sum of the convolution has, itself included.
+    pub taps: usize,
 }
 
 /// Softmax attention: its heads, what it sees and how it knows positions.
@@ -85,6 +105,8 @@ pub struct Attention {
     pub score_cap: Option<f32>,
     /// How queries grow with their position, if they do.
     pub query_growth: Option<QueryGrowth>,
+    /// Whether what a head reads is multiplied by the sigmoid of a gate, projected beside its query (Qwen3.5).
+    pub output_gate: bool,
 }
 
 /// The factor on queries by their position: 1 + beta ln(1 + floor(position / span)) (Llama 4, Ministral 3).

@@ -19,8 +19,9 @@ pub use language::ChatLanguage;
 use crate::arch::{Layer, Mixer};
 use crate::gpu::{self, Gpu};
 use crate::kernels::arena::{Arena, PAGE};
+use crate::kernels::delta::Sizes;
 use crate::kernels::heads::Heads;
-use crate::kernels::short_conv;
+use crate::kernels::{delta_inputs, delta_rule, short_conv};
 use crate::model::context::Memory;
 use crate::model::{Model, Storage, places};
 use crate::settings::{self, Takes, settings};
@@ -109,9 +110,12 @@ impl Room {
         let binding = gpu.max_binding_bytes();
         // A page has keys and values in each layer.
         let pages = (arena / (2 * all)).min(binding / largest);
+        let states: Vec<u64> = model.arch.layers.iter().map(state_bytes).collect();
+        let (every, widest) = (states.iter().sum::<u64>().max(1), states.into_iter().max().unwrap_or(1).max(1));
+        let states = (binding / widest).min(arena / 2 / every);
         Room {
-            // Every sequence has a row of logits, and all of them lie in one buffer.
-            sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).clamp(1, 1024) as usize,
+            // Every sequence has a row of logits, and all of them lie in one buffer; so do the states of a block.
+            sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).min(states).clamp(1, 1024) as usize,
             tokens: model.most_rows(gpu).min(16_384),
             pages: pages as usize,
             kv,
@@ -124,11 +128,24 @@ fn heads(layer: &Layer) -> Option<Heads> {
     layer.mixer.attention().map(places::heads)
 }
 
+/// Bytes of the state that a block keeps of each sequence, if it has one.
+fn state_bytes(layer: &Layer) -> u64 {
+    match &layer.mixer {
+        Mixer::DeltaNet(net) => 4 * Sizes::of(net).state() as u64,
+        Mixer::Attention(_) | Mixer::ShortConv(_) => 0,
+    }
+}
+
 /// Room in every block for what it remembers: the keys and values of so many pages, the past of so many sequences.
 fn memory(gpu: &Gpu, model: &Model, (pages, sequences): (usize, usize), kv: KvType) -> Result<Vec<Memory>> {
     let one = |layer: &Layer| match &layer.mixer {
         Mixer::Attention(attention) => Arena::room(gpu, pages, places::heads(attention), kv).map(Memory::Pages),
         Mixer::ShortConv(conv) => short_conv::room(gpu, sequences, conv.taps, model.arch.hidden_size).map(Memory::Past),
+        Mixer::DeltaNet(net) => {
+            let sizes = Sizes::of(net);
+            let past = delta_inputs::room(gpu, sequences, &sizes)?;
+            Ok(Memory::State { past, state: delta_rule::room(gpu, sequences, &sizes)? })
+        }
     };
     model.arch.layers.iter().map(one).collect()
 }

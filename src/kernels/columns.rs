@@ -4,7 +4,7 @@ use super::case::{Case, Kernel};
 use super::sizes::{several, stream};
 use super::way::Way;
 use crate::gpu::Value::{Float, Size};
-use crate::gpu::{Launch, Recorder, Source, Tensor};
+use crate::gpu::{Launch, Recorder, Source, Tensor, pad4};
 use crate::{Error, Result};
 
 static SOURCE: Source = Source {
@@ -81,6 +81,14 @@ pub(crate) fn add(rec: &mut Recorder, x: &Tensor, first: usize, scale: f32, y: &
     launch(rec, "add", (y, x), (first, scale), &[x, y])
 }
 
+/// y\[:, first ..\] = x, x `[R, N]`, y `[R, W]`; x's padding goes with it.
+///
+/// # Errors
+/// As [`take`].
+pub(crate) fn put(rec: &mut Recorder, x: &Tensor, first: usize, y: &Tensor) -> Result<()> {
+    launch(rec, "put", (y, x), (first, 1.0), &[x, y])
+}
+
 /// Columns `first .. first + cols` of x `[R, width]`.
 pub(crate) fn twin(x: &[f64], width: usize, first: usize, cols: usize) -> Vec<f64> {
     x.chunks_exact(width).flat_map(|row| &row[first..first + cols]).copied().collect()
@@ -96,14 +104,24 @@ fn cases() -> Vec<Case> {
                 take(&mut t.rec, &x, first, 0.75, &y)?;
                 let before = hx.clone();
                 t.expect("y", &y, || twin(&before, width, first, cols).iter().map(|v| 0.75 * v).collect());
-                add(&mut t.rec, &z, first, -1.5, &x)?;
-                t.expect("x", &x, || {
+                // What x is once v has come to each of the columns in its way.
+                let changed = |with: &dyn Fn(&mut f64, f64)| {
                     let mut want = hx.clone();
                     for (i, v) in hz.iter().enumerate() {
-                        want[i / cols * width + first + i % cols] -= 1.5 * v;
+                        with(&mut want[i / cols * width + first + i % cols], *v);
                     }
                     want
+                };
+                let over = t.gpu.empty(rows, width)?;
+                take(&mut t.rec, &x, 0, 1.0, &over)?;
+                put(&mut t.rec, &z, first, &over)?;
+                t.expect("over", &over, || {
+                    let mut want = changed(&|at, v| *at = v);
+                    want.chunks_exact_mut(width).for_each(|row| row[first + cols..first + pad4(cols)].fill(0.0));
+                    want
                 });
+                add(&mut t.rec, &z, first, -1.5, &x)?;
+                t.expect("x", &x, || changed(&|at, v| *at -= 1.5 * v));
                 Ok(())
             })
         })

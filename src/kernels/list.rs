@@ -2,8 +2,9 @@
 
 use super::case::Kernel;
 use super::{
-    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, dropout,
-    embedding, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, peak, qk_norm, rms_norm, rope, rows, sample,
+    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, delta_chunks,
+    delta_chunks_backward, delta_gates, delta_inputs, delta_rule, dropout,
+    embedding, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, output_gate, peak, qk_norm, rms_norm, rope, rows, sample,
     short_conv, softcap, swiglu, transpose,
 };
 
@@ -27,6 +28,14 @@ pub const ALL: &[Kernel] = &[
     kv_write::KERNEL,
     swiglu::KERNEL,
     short_conv::KERNEL,
+    delta_inputs::KERNEL,
+    delta_gates::KERNEL,
+    delta_rule::KERNEL,
+    delta_chunks::KERNEL,
+    delta_chunks_backward::KERNEL,
+    delta_chunks_backward::INPUTS_KERNEL,
+    gated_norm::KERNEL,
+    output_gate::KERNEL,
     dropout::KERNEL,
     rows::KERNEL,
     log_softmax::KERNEL,

@@ -48,16 +48,17 @@ fn ways(traits: &Traits) -> Vec<Way> {
 pub(crate) struct Layout {
     /// Columns of u and rows of B for each layer, a multiple of 4.
     pub rank: usize,
-    /// The number of layers, up to three.
+    /// The number of layers, up to four.
     pub layers: usize,
-    /// The first columns of the second and the third layer, multiples of 4; where there is none, the width of B.
-    pub edges: [usize; 2],
+    /// The first columns of the layers behind the first, multiples of 4; where there is none, the width of B.
+    pub edges: [usize; 3],
 }
 
 impl Layout {
-    /// The edges in vec4.
-    pub(super) fn edges4(&self) -> [u32; 2] {
-        self.edges.map(|edge| edge.div_ceil(4) as u32)
+    /// The edges in vec4, and one that no column reaches.
+    pub(super) fn edges4(&self) -> [u32; 4] {
+        let [second, third, fourth] = self.edges.map(|edge| edge.div_ceil(4) as u32);
+        [second, third, fourth, u32::MAX]
     }
 }
 
@@ -77,7 +78,7 @@ impl Adapters<'_> {
     /// Refuses u and y `[T, N]` that do not fit.
     pub(super) fn check(&self, u: &Tensor, y: [usize; 2]) -> Result<()> {
         let Adapters { layout: Layout { rank, layers, edges }, b, columns } = self;
-        let fits = rank % 4 == 0 && (1..=3).contains(layers) && edges.iter().all(|e| e % 4 == 0 || *e == y[1]);
+        let fits = rank % 4 == 0 && (1..=4).contains(layers) && edges.iter().all(|e| e % 4 == 0 || *e == y[1]);
         if !fits || u.cols() != rank * layers || b.rows() != *rank || u.rows() != y[0] {
             let what = format!("adapters {:?} of {:?} rows and u {:?}", self.layout, b.rows(), u.shape());
             return Err(Error::Bug(format!("{what} do not fit {y:?}")));
@@ -94,7 +95,7 @@ impl Adapters<'_> {
         u: &Tensor,
         y: &Tensor,
         (first, block): (usize, &Tensor),
-        edges: &'p [u32; 2],
+        edges: &'p [u32; 4],
     ) -> [Param<'p>; 9] {
         [
             ("rows", Size(y.rows())),
@@ -308,10 +309,11 @@ pub(crate) fn twin_back_b(u: &[f64], dy: &[f64], layout: Layout, n: usize) -> Ve
 
 fn cases() -> Vec<Case> {
     let shapes = [
-        (1, Layout { rank: 4, layers: 1, edges: [10, 10] }, 10),
-        (7, Layout { rank: 8, layers: 2, edges: [20, 33] }, 33),
-        (65, Layout { rank: 4, layers: 3, edges: [36, 48] }, 60),
-        (33, Layout { rank: 20, layers: 3, edges: [8, 12] }, 97),
+        (1, Layout { rank: 4, layers: 1, edges: [10; 3] }, 10),
+        (7, Layout { rank: 8, layers: 2, edges: [20, 33, 33] }, 33),
+        (65, Layout { rank: 4, layers: 3, edges: [36, 48, 60] }, 60),
+        (33, Layout { rank: 20, layers: 3, edges: [8, 12, 97] }, 97),
+        (21, Layout { rank: 4, layers: 4, edges: [16, 28, 32] }, 39),
     ];
     let case = |(rows, layout, n): (usize, Layout, usize)| {
         Case::new(format!("{rows} rows, {} x rank {}, {n} columns", layout.layers, layout.rank), 4e-6, move |t| {
@@ -353,7 +355,7 @@ fn factors(t: &mut Trial, n: usize, bare: usize) -> Result<(Tensor, Vec<f64>)> {
 }
 
 fn dora() -> Vec<Case> {
-    let layout = Layout { rank: 8, layers: 2, edges: [12, 33] };
+    let layout = Layout { rank: 8, layers: 2, edges: [12, 33, 33] };
     let back = [1, 33].map(|rows| {
         Case::new(format!("back_m and scale of {rows} rows"), 4e-6, move |t| {
             let n = 33;
@@ -410,7 +412,7 @@ mod tests {
 
     #[test]
     fn the_gradients_are_the_slopes() {
-        let (layout, n) = (Layout { rank: 4, layers: 3, edges: [4, 8] }, 11);
+        let (layout, n) = (Layout { rank: 4, layers: 3, edges: [4, 8, 11] }, 11);
         let (u, b, c) = (numbers(3 * 12, 1), numbers(4 * n, 2), numbers(3 * n, 3));
         finite_difference("u", &u, &twin_back_u(&c, &b, layout, n), |u| dot(&twin(u, &b, layout, n), &c));
         finite_difference("b", &b, &twin_back_b(&u, &c, layout, n), |b| dot(&twin(&u, b, layout, n), &c));

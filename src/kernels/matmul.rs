@@ -124,7 +124,7 @@ fn unturned(rec: &mut Recorder, (a, a0): (&Tensor, usize), b: &Block, c: &Tensor
         source: way.source,
         entry: way.entry,
         constants: way.constants,
-        params: &params(&walk, &[0; 2]),
+        params: &params(&walk, &[0; 4]),
         bind: &[&[a], &weight[..], &[c]].concat(),
         groups: [(n / 4).div_ceil(8) as u32, m.div_ceil(rows) as u32, 1],
         cost: Cost::new(2.0 * (m * k * n) as f64, bytes(&weight) + bytes(&[a, c])),
@@ -149,7 +149,7 @@ struct Walk {
     lora4: [usize; 4],
 }
 
-fn params<'a>(walk: &Walk, edges: &'a [u32; 2]) -> [Param<'a>; 18] {
+fn params<'a>(walk: &Walk, edges: &'a [u32; 4]) -> [Param<'a>; 18] {
     let ([lda4, ldb4, ldc4], [a0, b0, c0]) = (walk.ld4, walk.first4);
     let [rank4, ldu4, ldl4, ldf4] = walk.lora4;
     [
@@ -258,7 +258,7 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
         }),
         ..Walk::default()
     };
-    let edges = low.map_or([0; 2], |(adapters, ..)| adapters.layout.edges4());
+    let edges = low.map_or([0; 4], |(adapters, ..)| adapters.layout.edges4());
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
@@ -323,7 +323,7 @@ pub(crate) fn forward_tn(rec: &mut Recorder, a: &Tensor, b: &Tensor, c: &Weight,
                 source: way.source,
                 entry: way.entry,
                 constants: way.constants.clone(),
-                params: &params(&Walk { row0: first, ..walk.clone() }, &[0; 2]),
+                params: &params(&Walk { row0: first, ..walk.clone() }, &[0; 4]),
                 bind: &[a, b, c],
                 groups: [n4.div_ceil(wide) as u32, count.div_ceil(rows) as u32, 1],
                 cost: Cost::new(per_row * count as f64, bytes(&[a, b, c]) * count as f64 / m as f64),

@@ -179,9 +179,10 @@ fn cases() -> Vec<Case> {
 /// adapters.
 fn adapted() -> Vec<Case> {
     let layouts = [
-        Layout { rank: 4, layers: 1, edges: [72, 72] },
-        Layout { rank: 16, layers: 2, edges: [36, 72] },
-        Layout { rank: 8, layers: 3, edges: [40, 56] },
+        Layout { rank: 4, layers: 1, edges: [72; 3] },
+        Layout { rank: 16, layers: 2, edges: [36, 72, 72] },
+        Layout { rank: 8, layers: 3, edges: [40, 56, 72] },
+        Layout { rank: 8, layers: 4, edges: [12, 40, 64] },
     ];
     let rows = [("f32", 1), ("f32", 5), ("bf16", 2), ("q4", 1), ("q6k", 8), ("q8", 3)];
     let shapes = rows.into_iter().flat_map(|of| layouts.map(|layout| (of, layout)));

@@ -53,6 +53,16 @@ impl Links {
         }
         Ok(Links(gpu.upload(words.len(), 4, words.as_flattened())?))
     }
+
+    /// The words on the GPU.
+    pub(super) fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+
+    /// Refuses links of another number of rows.
+    pub(super) fn expect(&self, rows: usize) -> Result<()> {
+        self.0.expect_shape("a convolution's links", rows, 4)
+    }
 }
 
 /// What a convolution multiplies by.
@@ -114,7 +124,7 @@ impl Taps<'_> {
 /// Shapes that do not fit; out of memory.
 pub(crate) fn forward(rec: &mut Recorder, bcx: &Tensor, links: &Links, taps: Taps) -> Result<Tensor> {
     taps.expect(bcx)?;
-    links.0.expect_shape("a convolution's links", bcx.rows(), 4)?;
+    links.expect(bcx.rows())?;
     let y = rec.gpu().empty(bcx.rows(), taps.channels)?;
     rec.launch(Launch {
         source: &SOURCE,
@@ -141,7 +151,7 @@ pub(crate) fn backward(
     (dtaps, dbias): (Option<&Tensor>, Option<&Tensor>),
 ) -> Result<Tensor> {
     taps.expect(bcx)?;
-    links.0.expect_shape("a convolution's links", bcx.rows(), 4)?;
+    links.expect(bcx.rows())?;
     dy.expect_shape("a convolution's output gradient", bcx.rows(), taps.channels)?;
     let dbcx = rec.gpu().empty(bcx.rows(), bcx.cols())?;
     rec.launch(Launch {
@@ -189,7 +199,7 @@ pub(crate) fn keep(
 ) -> Result<()> {
     taps.expect(bcx)?;
     taps.expect_past(past)?;
-    links.0.expect_shape("a convolution's links", bcx.rows(), 4)?;
+    links.expect(bcx.rows())?;
     slot.expect_shape("the slots", 1, row.cols())?;
     rec.launch(Launch {
         source: &SOURCE,

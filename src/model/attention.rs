@@ -3,7 +3,7 @@
 use super::context::{Context, Past, Store};
 use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
-use super::places::{Slot, heads, layer_param};
+use super::places::{Slot, gates, heads, layer_param};
 use crate::Result;
 use crate::arch::{Attention, QkNorm};
 use crate::gpu::{Recorder, Tensor};
@@ -11,7 +11,9 @@ use crate::kernels::arena::Rows;
 use crate::kernels::mask::Attended;
 use crate::kernels::rope::{self, Rotary, Turn};
 use crate::kernels::scores::Scores;
-use crate::kernels::{attention, attention_backward, attention_decode, kv_write, qk_norm};
+use crate::kernels::{
+    attention, attention_backward, attention_decode, columns, kv_write, output_gate, qk_norm,
+};
 use std::mem;
 
 /// What is kept for the backward pass.
@@ -20,6 +22,30 @@ pub(super) struct Acts {
     raw: Option<(Tensor, Tensor)>,
     qkv: Tensor,
     attended: Attended,
+    gated: Option<Gated>,
+}
+
+/// The projection with its gates, and the output under them.
+struct Gated {
+    wide: Tensor,
+    y: Tensor,
+}
+
+/// q, k and v of the projected rows, in which gates may stand in front of them.
+fn ungated(rec: &mut Recorder, attention: &Attention, wide: &Tensor) -> Result<Tensor> {
+    match attention.output_gate {
+        true => columns::part(rec, wide, gates(attention), heads(attention).width()),
+        false => Ok(wide.clone()),
+    }
+}
+
+/// What heads read, under their gates, if they have some.
+fn gated(rec: &mut Recorder, attention: &Attention, wide: Tensor, o: &Tensor) -> Result<Option<Gated>> {
+    if !attention.output_gate {
+        return Ok(None);
+    }
+    let y = output_gate::forward(rec, o, &wide, 0)?;
+    Ok(Some(Gated { wide, y }))
 }
 
 /// Where the rows stand and how their queries and keys turn.
@@ -63,8 +89,9 @@ pub(super) fn forward(
     context: &Context,
 ) -> Result<(Acts, Tensor)> {
     let drop = context.dropout();
-    let raw = linear::forward(rec, model, Linear::input(layer), y, drop)?;
-    let acts = match context {
+    let wide = linear::forward(rec, model, Linear::input(layer), y, drop)?;
+    let raw = ungated(rec, attention, &wide)?;
+    let (raw, qkv, attended) = match context {
         Context::Forest { view, store } => {
             let (mask, heads) = (&view.masks[layer], heads(attention));
             let place = place(model, layer, attention, &mask.pos, &view.turns)?;
@@ -78,19 +105,35 @@ pub(super) fn forward(
                 kv_write::listed(rec, &qkv, heads, (row, slot), arena)?;
             }
             let attended = attention::forward(rec, &qkv, heads, mask)?;
-            Acts { raw: attention.qk_norm.map(|_| (raw, inv)), qkv, attended }
+            (attention.qk_norm.map(|_| (raw, inv)), qkv, attended)
         }
         Context::Arena(past) => {
-            let o = decode(rec, model, layer, attention, &raw, *past)?;
-            Acts { raw: None, qkv: raw, attended: Attended { lse: o.clone(), o } }
+            let o = attend(rec, model, layer, attention, &raw, *past)?;
+            (None, raw, Attended { lse: o.clone(), o })
         }
     };
-    let out = linear::forward(rec, model, Linear::output(layer), &acts.attended.o, drop)?;
-    Ok((acts, out))
+    let gated = gated(rec, attention, wide, &attended.o)?;
+    let read = gated.as_ref().map_or(&attended.o, |gated| &gated.y);
+    let out = linear::forward(rec, model, Linear::output(layer), read, drop)?;
+    Ok((Acts { raw, qkv, attended, gated }, out))
 }
 
-/// o `[B, H pad4(head_dim)]` of the projected rows raw `[B, width]`, which may be overwritten.
+/// The output `[B, H pad4(head_dim)]` of the projected rows wide `[B, width]`, which may be overwritten.
 pub(super) fn decode(
+    rec: &mut Recorder,
+    model: &Model,
+    layer: usize,
+    attention: &Attention,
+    wide: &Tensor,
+    past: Past,
+) -> Result<Tensor> {
+    let raw = ungated(rec, attention, wide)?;
+    let o = attend(rec, model, layer, attention, &raw, past)?;
+    Ok(gated(rec, attention, wide.clone(), &o)?.map_or(o, |gated| gated.y))
+}
+
+/// o `[B, H pad4(head_dim)]` of q, k and v raw `[B, width]`, which may be overwritten.
+fn attend(
     rec: &mut Recorder,
     model: &Model,
     layer: usize,
@@ -126,11 +169,18 @@ pub(super) fn backward(
     y: &Tensor,
     d_out: Tensor,
 ) -> Result<Tensor> {
-    let (Acts { raw, qkv, attended }, Back { model, grads, view }) = (acts, back);
+    let (Acts { raw, qkv, attended, gated }, Back { model, grads, view }) = (acts, back);
     let drop = view.dropout.as_ref();
-    let ends = Ends { x: &attended.o, dy: &d_out, drop };
-    let d_o = linear::backward(rec, back, Linear::output(layer), ends)?;
+    let read = gated.as_ref().map_or(&attended.o, |gated| &gated.y);
+    let mut d_o = linear::backward(rec, back, Linear::output(layer), Ends { x: read, dy: &d_out, drop })?;
     mem::drop(d_out);
+    let mut dwide = None;
+    if let Some(Gated { wide, .. }) = &gated {
+        let all = rec.gpu().empty(wide.rows(), wide.cols())?;
+        d_o = output_gate::backward(rec, &attended.o, (wide, 0), &d_o, &all)?;
+        dwide = Some(all);
+    }
+    mem::drop(gated);
     let mask = &view.masks[layer];
     let dqkv = attention_backward::backward(rec, &qkv, heads(attention), mask, &attended, &d_o)?;
     mem::drop(d_o);
@@ -142,6 +192,10 @@ pub(super) fn backward(
     if attention.qk_norm == Some(QkNorm::Whole) {
         let gain = model.gain(layer_param(layer, Slot::QkGain))?;
         draw = qk_norm::backward(rec, heads(attention), (raw, inv), gain, &draw, dgain)?;
+    }
+    if let Some(all) = dwide {
+        columns::put(rec, &draw, gates(attention), &all)?;
+        draw = all;
     }
     linear::backward(rec, back, Linear::input(layer), Ends { x: y, dy: &draw, drop })
 }

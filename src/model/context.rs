@@ -13,6 +13,13 @@ pub(crate) enum Memory {
     Pages(Arena),
     /// A short convolution: what its sums still need of the last positions, for each slot `[slots, (taps - 1) D]`.
     Past(Tensor),
+    /// A gated delta net: what its convolution still needs, and the state of each head, for each slot.
+    State {
+        /// The last positions, `[slots, (taps - 1) channels]`.
+        past: Tensor,
+        /// The states, `[slots, heads key_dim value_dim]`.
+        state: Tensor,
+    },
 }
 
 impl Memory {
@@ -20,7 +27,7 @@ impl Memory {
     pub(crate) fn pages(&self) -> Result<&Arena> {
         match self {
             Memory::Pages(arena) => Ok(arena),
-            Memory::Past(_) => Err(Error::Bug("a block with attention has no pages".into())),
+            Memory::Past(_) | Memory::State { .. } => Err(Error::Bug("a block with attention has no pages".into())),
         }
     }
 
@@ -28,7 +35,15 @@ impl Memory {
     pub(crate) fn past(&self) -> Result<&Tensor> {
         match self {
             Memory::Past(past) => Ok(past),
-            Memory::Pages(_) => Err(Error::Bug("a block with a convolution has no past".into())),
+            _ => Err(Error::Bug("a block with a convolution has no past".into())),
+        }
+    }
+
+    /// The past and the states of a block with a delta net.
+    pub(crate) fn state(&self) -> Result<(&Tensor, &Tensor)> {
+        match self {
+            Memory::State { past, state } => Ok((past, state)),
+            _ => Err(Error::Bug("a block with a delta net has no state".into())),
         }
     }
 }

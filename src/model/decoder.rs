@@ -9,7 +9,7 @@ use super::lora::Group;
 use super::model::Model;
 use super::places::{Outer, Slot, layer_param};
 use super::stream::Stream;
-use super::{attention, dropout, gated, short_conv, step};
+use super::{attention, delta_net, dropout, gated, short_conv, step};
 use crate::arch::{Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::columns;
@@ -49,6 +49,7 @@ impl Entry {
 enum Mixed {
     Attention(attention::Acts),
     ShortConv(short_conv::Acts),
+    DeltaNet(delta_net::Acts),
 }
 
 /// What a block keeps for its backward pass.
@@ -199,6 +200,10 @@ pub(crate) fn forward(
             let (acts, out) = short_conv::forward(rec, model, layer, conv, entry1.rows(), context)?;
             (Mixed::ShortConv(acts), out)
         }
+        Mixer::DeltaNet(net) => {
+            let (acts, out) = delta_net::forward(rec, model, layer, net, entry1.rows(), context)?;
+            (Mixed::DeltaNet(acts), out)
+        }
     };
     let module = block.mixer.module();
     let (stream, post1) = leave(rec, model, (layer, module, Slot::PostNorm1), (entry1.stream(), out), drop)?;
@@ -256,6 +261,9 @@ pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts,
         }
         (Mixer::ShortConv(conv), Mixed::ShortConv(acts)) => {
             short_conv::backward(rec, back, layer, conv, acts, entry1.rows(), d_out)?
+        }
+        (Mixer::DeltaNet(net), Mixed::DeltaNet(acts)) => {
+            delta_net::backward(rec, back, layer, net, acts, entry1.rows(), d_out)?
         }
         _ => return Err(Error::Bug(format!("block {layer} kept what another mixer keeps"))),
     };

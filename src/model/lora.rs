@@ -96,7 +96,8 @@ impl Group {
 
     /// The first column of layer i in the fused row, and the first of the next one.
     pub(super) fn columns_of(&self, i: usize) -> Range<usize> {
-        let edges = [self.layers[0].at.first(), self.layout.edges[0], self.layout.edges[1], self.shape.1];
+        let [second, third, fourth] = self.layout.edges;
+        let edges = [self.layers[0].at.first(), second, third, fourth, self.shape.1];
         edges[i]..edges[i + 1]
     }
 
@@ -374,7 +375,7 @@ fn groups(arch: &Arch, config: &LoraConfig) -> Result<Vec<Group>> {
                 shape: if embeds { (shape.1, arch.hidden_size) } else { shape },
                 embeds,
                 dora: layer.target.dora,
-                layout: Layout { rank: 0, layers: 0, edges: [0; 2] },
+                layout: Layout { rank: 0, layers: 0, edges: [0; 3] },
                 layers: vec![layer],
                 first: 0,
             }),
@@ -386,7 +387,7 @@ fn groups(arch: &Arch, config: &LoraConfig) -> Result<Vec<Group>> {
         group.layout = Layout {
             rank: group.layers.iter().map(|layer| pad4(layer.target.rank)).max().unwrap_or(0),
             layers: group.layers.len(),
-            edges: [edge(1), edge(2)],
+            edges: [edge(1), edge(2), edge(3)],
         };
         group.first = places::count(arch) + i * SLOTS.len();
     }

@@ -1,5 +1,5 @@
 //! The decoder: one implementation for every family, forward and backward beside one another. A block's parts are its
-//! mixer (`attention.rs`, `short_conv.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `places.rs` says where
+//! mixer (`attention.rs`, `short_conv.rs`, `delta_net.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`); `places.rs` says where
 //! each lies on the GPU.
 
 mod angles;
@@ -7,6 +7,7 @@ mod attention;
 mod base;
 pub(crate) mod context;
 pub(crate) mod decoder;
+mod delta_net;
 pub(crate) mod dropout;
 mod gated;
 pub(crate) mod head;

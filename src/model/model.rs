@@ -8,6 +8,7 @@ use crate::arch::lora::Adapter;
 use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor};
 use crate::gpu::{Gpu, Part, Tensor, mib, pad4};
 use crate::kernels::cast;
+use crate::kernels::delta::Sizes;
 use crate::kernels::half::Half;
 use crate::kernels::rms_norm::Gain;
 use crate::kernels::weight::{Block, Weight};
@@ -227,8 +228,9 @@ impl Model {
         let widest = |layer: &Layer| {
             let Mlp::Gated(mlp) = &layer.mlp;
             let mixer = match &layer.mixer {
-                Mixer::Attention(attention) => heads(attention).width(),
+                Mixer::Attention(attention) => places::gates(attention) + heads(attention).width(),
                 Mixer::ShortConv(_) => 3 * pad4(self.arch.hidden_size),
+                Mixer::DeltaNet(net) => Sizes::of(net).widest(),
             };
             (2 * pad4(mlp.width)).max(mixer)
         };

@@ -2,8 +2,9 @@
 //! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
 //! gradients; it asks each layer for its parts.
 
-use crate::arch::{Arch, Attention, Gated, Layer, Mixer, Mlp, Norms, QkNorm, ShortConv, family};
+use crate::arch::{Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, Norms, QkNorm, ShortConv, family};
 use crate::gpu::pad4;
+use crate::kernels::delta::Sizes;
 use crate::kernels::heads::Heads;
 use crate::kernels::qk_norm;
 use crate::{Error, Result};
@@ -38,6 +39,14 @@ impl Slot {
     pub(crate) const TAPS: Slot = Slot::QkGain;
     /// What is added to each sum, `[D]`; these layers have no norms behind their branches.
     pub(crate) const TAPS_BIAS: Slot = Slot::PostNorm1;
+}
+
+/// The slots of a gated delta net besides those of its projections and its taps, which are a convolution's.
+impl Slot {
+    /// The gain of the norm under the gate, `[value_dim]`; these layers have no norms behind their branches.
+    pub(crate) const GATED_GAIN: Slot = Slot::PostNorm1;
+    /// The logarithms of the decays' rates, and what is added to a, `[A | dt]`.
+    pub(crate) const DECAYS: Slot = Slot::PostNorm2;
 }
 
 /// Every slot, each at its own number. A parameter's number keys the noise by which weights in bf16 are rounded
@@ -141,15 +150,17 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
         of_mixer => match mixer {
             Mixer::Attention(attention) => attention_shape(attention, of_mixer, d),
             Mixer::ShortConv(conv) => short_conv_shape(conv, of_mixer, d),
+            Mixer::DeltaNet(net) => delta_net_shape(net, of_mixer, d),
         },
     }
 }
 
 fn attention_shape(attention: &Attention, slot: Slot, d: usize) -> Option<(usize, usize)> {
     let row = heads(attention);
+    let width = gates(attention) + row.width();
     match slot {
-        Slot::Qkv => Some((pad4(d), row.width())),
-        Slot::QkvBias => attention.qkv_bias.then_some((1, row.width())),
+        Slot::Qkv => Some((pad4(d), width)),
+        Slot::QkvBias => attention.qkv_bias.then_some((1, width)),
         Slot::QkGain => attention.qk_norm.map(|norm| match norm {
             QkNorm::Heads => (1, 2 * row.head_dim),
             QkNorm::Whole => (1, qk_norm::gains(row)),
@@ -168,6 +179,18 @@ fn short_conv_shape(conv: &ShortConv, slot: Slot, d: usize) -> Option<(usize, us
         Slot::TAPS_BIAS => conv.bias.then_some((1, d)),
         Slot::O => Some((pad4(d), d)),
         Slot::OBias => conv.bias.then_some((1, d)),
+        _ => None,
+    }
+}
+
+fn delta_net_shape(net: &DeltaNet, slot: Slot, d: usize) -> Option<(usize, usize)> {
+    let sizes = Sizes::of(net);
+    match slot {
+        Slot::IN => Some((pad4(d), sizes.width())),
+        Slot::TAPS => Some((1, sizes.taps * sizes.mixed())),
+        Slot::GATED_GAIN => Some((1, sizes.value_dim)),
+        Slot::DECAYS => Some((1, 2 * sizes.gate())),
+        Slot::O => Some((sizes.values(), d)),
         _ => None,
     }
 }
@@ -195,6 +218,11 @@ pub(crate) fn heads(attention: &Attention) -> Heads {
     Heads { heads: attention.heads, kv_heads: attention.kv_heads, head_dim: attention.head_dim }
 }
 
+/// Columns of an attention's fused row that gates take, in front of q, k and v.
+pub(crate) fn gates(attention: &Attention) -> usize {
+    if attention.output_gate { attention.heads * pad4(attention.head_dim) } else { 0 }
+}
+
 /// Where a named tensor lies.
 pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
     let own = name;
@@ -217,6 +245,7 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
         match (part, mixer) {
             ("self_attn", Mixer::Attention(attention)) => of_attention(attention, rest, at),
             ("conv", Mixer::ShortConv(_)) => of_short_conv(arch.hidden_size, rest, at),
+            ("linear_attn", Mixer::DeltaNet(net)) => of_delta_net(net, rest, at),
             ("mlp" | "shared_mlp", _) => of_gated(gated, rest, at),
             (norm, _) => {
                 (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false))
@@ -245,8 +274,22 @@ fn of_norms(norms: Norms, name: &str) -> Option<Slot> {
 fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
     let row = heads(attention);
     let (q, kv, head) = (row.heads * row.padded(), row.kv_heads * row.padded(), Some(row.head_dim));
-    let weight = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::Qkv), true) };
-    let bias = |first| Place { parts: vec![Piece::all(first, head)], ..plain(at(Slot::QkvBias), false) };
+    let gates = gates(attention);
+    // A gated head's query and gate follow one another in the file; here all gates stand in front of all queries.
+    let apart = |h: usize| {
+        let part = |i: usize, first| Piece {
+            outs: (2 * h + i) * row.head_dim..(2 * h + i + 1) * row.head_dim,
+            first: first + h * row.padded(),
+            head_out: head,
+        };
+        [part(0, gates), part(1, 0)]
+    };
+    let parts = |first| match first {
+        0 if attention.output_gate => (0..row.heads).flat_map(apart).collect(),
+        _ => vec![Piece::all(gates + first, head)],
+    };
+    let weight = |first| Place { parts: parts(first), ..plain(at(Slot::Qkv), true) };
+    let bias = |first| Place { parts: parts(first), ..plain(at(Slot::QkvBias), false) };
     // Of one head, where each is normalised by itself, else of all, padded as q and k are.
     let gain = |of_heads, whole| {
         let part = match attention.qk_norm {
@@ -281,6 +324,32 @@ fn of_short_conv(d: usize, name: &str, at: impl Fn(Slot) -> usize) -> Option<Pla
         "conv.bias" => plain(at(Slot::TAPS_BIAS), false),
         "out_proj.weight" => plain(at(Slot::O), true),
         "out_proj.bias" => plain(at(Slot::OBias), false),
+        _ => return None,
+    })
+}
+
+fn of_delta_net(net: &DeltaNet, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    let sizes = Sizes::of(net);
+    let (keys, values) = (net.key_heads * net.key_dim, net.value_heads * net.value_dim);
+    let key = |outs, first| Piece { outs, first, head_out: Some(net.key_dim) };
+    let value = |outs, first| Piece { outs, first, head_out: Some(net.value_dim) };
+    let mixed = vec![
+        key(0..keys, 0),
+        key(keys..2 * keys, sizes.keys()),
+        value(2 * keys..2 * keys + values, 2 * sizes.keys()),
+    ];
+    let input = |parts| Place { parts, ..plain(at(Slot::IN), true) };
+    let decays = |first| Place { parts: vec![Piece::all(first, None)], ..plain(at(Slot::DECAYS), false) };
+    Some(match name {
+        "in_proj_qkv.weight" => input(mixed),
+        "in_proj_z.weight" => input(vec![Piece::all(sizes.mixed(), Some(net.value_dim))]),
+        "in_proj_b.weight" => input(vec![Piece::all(sizes.strengths(), None)]),
+        "in_proj_a.weight" => input(vec![Piece::all(sizes.strengths() + sizes.gate(), None)]),
+        "conv1d.weight" => Place { apart: Some(sizes.mixed()), parts: mixed, ..plain(at(Slot::TAPS), true) },
+        "A_log" => decays(0),
+        "dt_bias" => decays(sizes.gate()),
+        "norm.weight" => plain(at(Slot::GATED_GAIN), false),
+        "out_proj.weight" => Place { head_in: Some(net.value_dim), ..plain(at(Slot::O), true) },
         _ => return None,
     })
 }

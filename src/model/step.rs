@@ -8,7 +8,7 @@ use super::linear::{self, Linear, project};
 use super::model::Model;
 use super::places::{Slot, layer_param};
 use super::stream::Stream;
-use super::{attention, short_conv};
+use super::{attention, delta_net, short_conv};
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::matmul::Epilogue;
@@ -97,6 +97,7 @@ pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) ->
         let mixed = match &block.mixer {
             Mixer::Attention(attention) => attention::decode(rec, model, layer, attention, &raw, past)?,
             Mixer::ShortConv(conv) => short_conv::step(rec, model, layer, conv, &raw, past)?,
+            Mixer::DeltaNet(net) => delta_net::step(rec, model, layer, net, &raw, past)?,
         };
         stream = join(rec, model, Linear::output(layer), &mixed, stream, behind(Slot::PostNorm1))?;
         let to = if layer == last && !after { Onto::Delta } else { behind(Slot::PostNorm2) };

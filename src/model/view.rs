@@ -4,8 +4,10 @@ use super::angles;
 use super::dropout;
 use super::model::Model;
 use crate::Result;
-use crate::arch::Attention;
+use crate::arch::{Attention, Mixer};
 use crate::gpu::Gpu;
+use crate::kernels::delta::Chunks;
+use crate::kernels::delta_chunks;
 use crate::kernels::mask::Mask;
 use crate::kernels::rope::Turn;
 use crate::kernels::scores::Scores;
@@ -20,6 +22,8 @@ pub(crate) struct View {
     pub(crate) turns: Vec<Turn>,
     /// Which rows follow one another, where a block has a convolution.
     pub(crate) links: Option<Links>,
+    /// The pieces of paths that are computed together, where a block has a delta net.
+    pub(crate) chunks: Option<Chunks>,
     /// The masks of dropout; None where nothing is dropped.
     pub(crate) dropout: Option<dropout::Masks>,
 }
@@ -51,7 +55,10 @@ impl View {
             });
         }
         let links = model.arch.has_past().then(|| Links::new(gpu, forest)).transpose()?;
-        Ok(View { masks, turns: turns(gpu, model, lengths)?, links, dropout: None })
+        let has_net = model.arch.layers.iter().any(|layer| matches!(layer.mixer, Mixer::DeltaNet(_)));
+        let most = delta_chunks::most_rows(gpu.form().variant);
+        let chunks = has_net.then(|| Chunks::new(gpu, forest, most)).transpose()?;
+        Ok(View { masks, turns: turns(gpu, model, lengths)?, links, chunks, dropout: None })
     }
 }
 

@@ -3,7 +3,9 @@
 use super::Trainer;
 use crate::Result;
 use crate::arch::{Arch, Layer, Mixer, Mlp, Norms};
-use crate::gpu::{Gpu, Part, Recorder, Tensor, pad4};
+use crate::gpu::{Gpu, Part, Recorder, Tensor, Variant, pad4};
+use crate::kernels::delta::Sizes;
+use crate::kernels::delta_chunks;
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::Forest;
@@ -31,9 +33,10 @@ fn kept_bytes(arch: &Arch) -> usize {
         let mixer = match &layer.mixer {
             Mixer::Attention(attention) => {
                 let heads = places::heads(attention);
-                heads.width() + heads.heads * heads.padded()
+                places::gates(attention) + heads.width() + heads.heads * heads.padded()
             }
             Mixer::ShortConv(_) => 4 * pad4(arch.hidden_size),
+            Mixer::DeltaNet(net) => Sizes::of(net).kept(delta_chunks::most_rows(Variant::Soft)),
         };
         let streams = match layer.norms {
             Norms::Before | Norms::After => 4,

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth, Rope,
+    Activation, Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth, Rope,
     ShortConv, Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 const V: usize = 61;
 
 /// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
-/// each kind: with a window and positions, without either, with a convolution, with norms at both ends of its branches
-/// or at one.
+/// each kind: with a window and positions, without either, with a convolution, with a delta net, with norms at both ends
+/// of its branches or at one.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let block = |window, rope, norms, qk_norm| Layer {
@@ -35,6 +35,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             query_scale: Some(0.25),
             score_cap: Some(1.5),
             query_growth: Some(QueryGrowth { beta: 0.4, span: 7 }),
+            output_gate: true,
         }),
         norms,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),
@@ -44,6 +45,8 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         norms: Norms::Before,
         ..block(None, None, Norms::Before, None)
     };
+    let net = DeltaNet { key_heads: 2, value_heads: 4, key_dim: 6, value_dim: 5, taps: 4 };
+    let net = Layer { mixer: Mixer::DeltaNet(net), ..convolution.clone() };
     let arch = Arch {
         model_type: "llama".to_owned(),
         vocab_size: V,
@@ -63,6 +66,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             ),
             block(None, None, Norms::Before, None),
             convolution,
+            net,
             block(window.map(|w| w + 3), Some(1), Norms::After, Some(QkNorm::Whole)),
         ],
         tie_word_embeddings: false,

@@ -34,9 +34,10 @@ const MODELS: [&str; 18] = [
     "rope_yarn",
 ];
 /// Those whose configuration it cannot, with a word of the reason.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 7] = [
     ("qwen2", "sliding window"),
     ("ministral", "cannot be written as GGUF"),
+    ("qwen3_5", "cannot be written as GGUF"),
     ("gemma2", "query_pre_attn_scalar"),
     ("gemma3", "query_pre_attn_scalar"),
     ("smollm3", "block 1 knows no positions"),

@@ -1,5 +1,5 @@
 //! With `invariant` the log-probs and the answers of short texts have the same bits alone and in three sizes of batch,
-//! in eight small models; the `soft` kernels give them without it too, as long as a text is shorter than a partial sum
+//! in ten small models; the `soft` kernels give them without it too, as long as a text is shorter than a partial sum
 //! of attention. The orders of single kernels are held by their own cases.
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
@@ -29,7 +29,7 @@ fn log_probs_do_not_depend_on_the_batch() {
 }
 
 fn any_batch(gpu: &Gpu, variant: &str) {
-    for name in ["qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "granite", "olmo3", "lfm2"] {
+    for name in ["qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "granite", "olmo3", "lfm2", "qwen3_5"] {
         let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();
         let model = Model::load(gpu, &source).unwrap();
         let bits = |branches: &[score::Branch]| -> Vec<Vec<u32>> {

@@ -46,6 +46,7 @@ pub(super) const PLAIN: Family = Family {
     class: "",
     peculiar: "",
     whole: None,
+    whole_ties: true,
     pad_token_id: None,
     activation: ("hidden_act", "silu"),
     naming: Naming::Apart,
@@ -122,6 +123,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         query_scale: None,
         score_cap: None,
         query_growth: None,
+        output_gate: false,
     };
     let width = keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size);
     let layer = Layer {
@@ -202,7 +204,7 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
 pub(super) fn attentions(arch: &mut Arch) -> impl Iterator<Item = &mut Attention> {
     arch.layers.iter_mut().filter_map(|layer| match &mut layer.mixer {
         Mixer::Attention(attention) => Some(attention),
-        Mixer::ShortConv(_) => None,
+        Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
     })
 }
 

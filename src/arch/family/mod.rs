@@ -20,6 +20,7 @@ mod olmo;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod rope;
 mod row;
 mod smollm3;
@@ -55,6 +56,7 @@ pub const FAMILIES: &[Family] = &[
     phi3::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
+    qwen3_5::FAMILY,
     smollm3::FAMILY,
 ];
 

@@ -1,6 +1,6 @@
 //! Names and shapes of a model's parameters, as Hugging Face's files have them.
 
-use crate::arch::layer::{Attention, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
+use crate::arch::layer::{Attention, DeltaNet, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
 use crate::arch::shape::{Arch, Naming};
 use std::borrow::Cow;
 
@@ -39,6 +39,7 @@ fn usual_parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
         let mut parts = match &layer.mixer {
             Mixer::Attention(a) => attention(a, d, arch.naming),
             Mixer::ShortConv(conv) => short_conv(conv, d),
+            Mixer::DeltaNet(net) => delta_net(net, d),
         };
         parts.extend(match &layer.mlp {
             Mlp::Gated(mlp) => gated(mlp, d, arch.naming),
@@ -63,7 +64,8 @@ fn attention(a: &Attention, d: usize, naming: Naming) -> Named {
         .concat();
     }
     let mut list = [
-        linear("self_attn.q_proj", [q, d], a.qkv_bias),
+        // Each head's query, and behind it its gate.
+        linear("self_attn.q_proj", [if a.output_gate { 2 * q } else { q }, d], a.qkv_bias),
         linear("self_attn.k_proj", [kv, d], a.qkv_bias),
         linear("self_attn.v_proj", [kv, d], a.qkv_bias),
         linear("self_attn.o_proj", [d, q], a.o_bias),
@@ -85,6 +87,22 @@ fn short_conv(conv: &ShortConv, d: usize) -> Named {
     }
     list.extend(linear("conv.in_proj", [3 * d, d], conv.bias));
     list.extend(linear("conv.out_proj", [d, d], conv.bias));
+    list
+}
+
+fn delta_net(net: &DeltaNet, d: usize) -> Named {
+    let (keys, values) = (net.key_heads * net.key_dim, net.value_heads * net.value_dim);
+    let mixed = 2 * keys + values;
+    let mut list = vec![
+        ("linear_attn.dt_bias".to_owned(), vec![net.value_heads]),
+        ("linear_attn.A_log".to_owned(), vec![net.value_heads]),
+        ("linear_attn.conv1d.weight".to_owned(), vec![mixed, 1, net.taps]),
+        ("linear_attn.norm.weight".to_owned(), vec![net.value_dim]),
+    ];
+    list.extend(linear("linear_attn.out_proj", [d, values], false));
+    for (part, out) in [("qkv", mixed), ("z", values), ("b", net.value_heads), ("a", net.value_heads)] {
+        list.extend(linear(&format!("linear_attn.in_proj_{part}"), [out, d], false));
+    }
     list
 }
 

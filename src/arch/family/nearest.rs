@@ -8,9 +8,9 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     best.filter(|(alike, edits, other)| *alike >= 3 || edits * 3 <= name.len().max(other.len())).map(|found| found.2)
 }
 
-/// How many letters both begin with.
+/// How many letters both begin with; what only divides them is none.
 fn alike(a: &str, b: &str) -> usize {
-    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).filter(|(a, _)| *a != b'_').count()
 }
 
 /// How many letters are to be put in, left out or changed to make one of the other (Levenshtein's distance). Of a long
@@ -40,7 +40,8 @@ mod tests {
         let known = || FAMILIES.iter().map(|family| family.model_type);
         for (name, want) in [
             ("qwen3_moe", Some("qwen3")),
-            ("qwen3_5_text", Some("qwen3")),
+            ("qwen3_next", Some("qwen3")),
+            ("qwen3_5_moe_text", Some("qwen3_5_text")),
             ("qwen2_moe", Some("qwen2")),
             ("llama4_text", Some("llama")),
             ("gemma", Some("gemma2")),

@@ -17,6 +17,8 @@ pub struct Family {
     pub peculiar: &'static str,
     /// The `model_type` of a whole of which this is the text part, beside towers that are not read.
     pub(super) whole: Option<&'static str>,
+    /// Whether such a whole ties its output matrix to the embedding where nothing says it.
+    pub(super) whole_ties: bool,
     /// `pad_token_id` where the key is missing.
     pub(super) pad_token_id: Option<u32>,
     /// The key of the gate's activation, and its value where it is missing.

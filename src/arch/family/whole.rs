@@ -41,7 +41,7 @@ pub fn text_part(config: &Value) -> Result<Option<Value>> {
     }
     // The whole ties its output matrix, not its text part.
     let ties = keys.flag("tie_word_embeddings")?.or(Keys(text).flag("tie_word_embeddings")?);
-    alone["tie_word_embeddings"] = json!(ties.unwrap_or(true));
+    alone["tie_word_embeddings"] = json!(ties.unwrap_or(family.whole_ties));
     Ok(Some(alone))
 }
 

@@ -12,8 +12,8 @@ import torch, transformers, safetensors
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
                           GraniteMoeHybridConfig, Lfm2Config, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig,
-                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3Config, SiglipVisionConfig,
-                          SmolLM3Config)
+                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig, Qwen3Config,
+                          SiglipVisionConfig, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -47,6 +47,16 @@ CASES = {
                              block_ffn_dim_multiplier=1.1, tie_word_embeddings=True)),
     "lfm2_bias": (731, Lfm2Config(**lfm2, num_hidden_layers=2, full_attn_idxs=[1], conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False,
                                   tie_word_embeddings=False)),
+    # Two heads of values share each head of keys, and all sizes of heads are odd ones; the blocks are those that an interval of 4 gives.
+    "qwen3_5": (741, Qwen3_5TextConfig(**{**common, "num_hidden_layers": 4}, vocab_size=63, hidden_size=20, intermediate_size=30,
+                                       num_attention_heads=2, num_key_value_heads=1, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                                       linear_key_head_dim=6, linear_value_head_dim=10)),
+    # Attention with biases before a delta net of one head of keys and three taps.
+    "qwen3_5_tied": (742, Qwen3_5TextConfig(**common, vocab_size=61, hidden_size=22, intermediate_size=27, num_attention_heads=3,
+                                            num_key_value_heads=1, head_dim=10, attention_bias=True, linear_num_key_heads=1,
+                                            linear_num_value_heads=3, linear_key_head_dim=5, linear_value_head_dim=7, linear_conv_kernel_dim=3,
+                                            layer_types=["full_attention", "linear_attention"], tie_word_embeddings=True,
+                                            rope_parameters={"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.4})),
     "smollm3": (715, SmolLM3Config(**{**common, "num_hidden_layers": 3}, vocab_size=64, hidden_size=20, intermediate_size=31, num_attention_heads=2,
                                    num_key_value_heads=1, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8,
                                    tie_word_embeddings=True, rope_parameters=default)),
@@ -89,6 +99,9 @@ WHOLES = {
                                            image_token_index=2, tie_word_embeddings=False)),
     "whole_gemma3": (722, Gemma3Config(text_config=CASES["gemma3"][1], vision_config=SiglipVisionConfig(**tower), mm_tokens_per_image=4,
                                        image_token_index=2)),
+    "whole_qwen3_5": (743, Qwen3_5Config(text_config=CASES["qwen3_5"][1].to_dict(),
+                                         vision_config=dict(depth=1, hidden_size=8, intermediate_size=8, num_heads=1, patch_size=4,
+                                                            out_hidden_size=20, num_position_embeddings=16), image_token_id=2, video_token_id=2)),
 }
 # Configurations as their publishers write them, all keys, with small sizes: Phi 4 mini and Qwen 3 of July 2025.
 PUBLISHED = {

@@ -59,6 +59,10 @@ CASES = {
     # Every linear layer where some blocks are convolutions.
     "convolved": ("lfm2", 814, dict(r=3, lora_alpha=5, target_modules="all-linear")),
     "convolved_dora": ("lfm2_bias", 815, dict(r=2, lora_alpha=5, target_modules=["in_proj", "out_proj", "w1", "k_proj"], use_dora=True)),
+    # Every linear layer where some blocks are delta nets, whose first four lie side by side; then some of them, beside gated attention.
+    "delta": ("qwen3_5", 817, dict(r=3, lora_alpha=5, target_modules="all-linear")),
+    "delta_dora": ("qwen3_5_tied", 818, dict(r=2, lora_alpha=5, target_modules=["in_proj_qkv", "in_proj_a", "out_proj", "q_proj", "v_proj"],
+                                             use_dora=True)),
     # Names of other families' layers mean nothing here.
     "others": ("qwen3", 813, dict(r=2, lora_alpha=3, target_modules=["c_attn", "o_proj", "query_key_value"])),
     # One adapter for the embedding and the output matrix, which are one. The trajectory is not ours: in PEFT both names share memory,

@@ -1,0 +1,109 @@
+//! Qwen3.5 (dense, text): gated delta nets in most blocks, gated attention in the others. Defaults: transformers'
+//! `Qwen3_5TextConfig`.
+
+use serde_json::{Value, json};
+
+use super::common::{LLAMA, PLAIN, attentions, by_block, common, set_biases};
+use super::keys::Keys;
+use super::rope;
+use super::row::{Defaults, Family};
+use crate::arch::layer::{Activation, DeltaNet, Layer, MOST_TAPS, Mixer, Mlp, QkNorm};
+use crate::arch::shape::Arch;
+use crate::{Error, Result};
+
+pub(super) const FAMILY: Family = Family {
+    name: "Qwen 3.5 (dense, text)",
+    model_type: "qwen3_5_text",
+    class: "Qwen3_5ForCausalLM",
+    peculiar: "gated delta nets in most blocks; attention with QK-norm under a gate, of which a quarter of a head turns",
+    whole: Some("qwen3_5"),
+    whole_ties: false,
+    turns_part: true,
+    defaults: Defaults {
+        vocab_size: 248_320,
+        hidden_size: 4096,
+        intermediate_size: 12288,
+        num_attention_heads: 16,
+        num_key_value_heads: Some(4),
+        head_dim: Some(256),
+        max_position_embeddings: 32768,
+        ..LLAMA
+    },
+    arch,
+    ..PLAIN
+};
+
+/// Most heads of a delta net, and most channels of one.
+const MOST: usize = 1 << 16;
+
+fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let mut config = keys.0.clone();
+    let said = rope::parameters(keys)?.and_then(|parameters| parameters.get("partial_rotary_factor"));
+    if said.or(keys.value("partial_rotary_factor")).is_none() {
+        config["partial_rotary_factor"] = json!(0.25);
+    }
+    let mut arch = common(&Keys(&config), family)?;
+    arch.norm_plus_one = true;
+    let bias = keys.flag("attention_bias")?.unwrap_or(false);
+    set_biases(&mut arch, [bias, bias, false]);
+    for attention in attentions(&mut arch) {
+        (attention.qk_norm, attention.output_gate) = (Some(QkNorm::Heads), true);
+    }
+    let silu = |layer: &Layer| matches!(&layer.mlp, Mlp::Gated(mlp) if mlp.activation == Activation::Silu);
+    if !arch.layers.iter().all(silu) {
+        return Err(Error::Input("hidden_act: the convolutions of this model_type are supported with silu alone".into()));
+    }
+    let net = delta_net(keys)?;
+    let attends = attends(keys, arch.layers.len())?;
+    if !attends.contains(&true) {
+        return Err(Error::Input("layer_types: no block has attention; expected at least one".into()));
+    }
+    for (layer, _) in arch.layers.iter_mut().zip(attends).filter(|(_, attends)| !attends) {
+        layer.mixer = Mixer::DeltaNet(net.clone());
+    }
+    Ok(arch)
+}
+
+fn delta_net(keys: &Keys<'_>) -> Result<DeltaNet> {
+    let size = |key: &str, default| match keys.size(key)?.unwrap_or(default) {
+        size if (1..=MOST).contains(&size) => Ok(size),
+        size => Err(Error::Input(format!("{key} is {size}; expected 1 to {MOST}"))),
+    };
+    let net = DeltaNet {
+        key_heads: size("linear_num_key_heads", 16)?,
+        value_heads: size("linear_num_value_heads", 32)?,
+        key_dim: size("linear_key_head_dim", 128)?,
+        value_dim: size("linear_value_head_dim", 128)?,
+        taps: size("linear_conv_kernel_dim", 4)?,
+    };
+    if !net.value_heads.is_multiple_of(net.key_heads) {
+        return Err(Error::Input(format!(
+            "linear_num_value_heads {} is no multiple of linear_num_key_heads {}",
+            net.value_heads, net.key_heads
+        )));
+    }
+    if net.taps > MOST_TAPS {
+        return Err(Error::Input(format!("linear_conv_kernel_dim is {}; expected 1 to {MOST_TAPS}", net.taps)));
+    }
+    // A sequence's state in one block, as numbers that 32 bits count.
+    if net.value_heads as u64 * net.key_dim as u64 * net.value_dim as u64 > 1 << 28 {
+        return Err(Error::Input(format!("the state of a block would have more than {} numbers", 1 << 28)));
+    }
+    Ok(net)
+}
+
+/// Which blocks have attention.
+fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
+    if let Some(types) = by_block(keys, "layer_types", layers)? {
+        let one = |t: &Value| match t.as_str() {
+            Some("full_attention") => Ok(true),
+            Some("linear_attention") => Ok(false),
+            _ => Err(Error::Input(format!("layer_types: expected linear_attention or full_attention, found {t}"))),
+        };
+        return types.iter().map(one).collect();
+    }
+    match keys.size("full_attention_interval")?.unwrap_or(4) {
+        0 => Err(Error::Input("full_attention_interval is 0; expected 1 or more".into())),
+        interval => Ok((0..layers).map(|block| (block + 1).is_multiple_of(interval)).collect()),
+    }
+}
