@@ -13,7 +13,9 @@ mod shape;
 mod tensor;
 
 pub use dtype::Dtype;
-pub use layer::{Activation, Attention, DeltaNet, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth, ShortConv};
+pub use layer::{
+    Activation, Attention, DeltaNet, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth, ShortConv,
+};
 pub use shape::{Alike, Arch, Naming, Rope, Stretch};
 pub(crate) use tensor::unusable;
 pub use tensor::{LARGEST, NamedTensor, first_unusable};

@@ -117,7 +117,8 @@ fn cases() -> Vec<Case> {
                 put(&mut t.rec, &z, first, &over)?;
                 t.expect("over", &over, || {
                     let mut want = changed(&|at, v| *at = v);
-                    want.chunks_exact_mut(width).for_each(|row| row[first + cols..first + pad4(cols)].fill(0.0));
+                    let end = width.min(first + pad4(cols));
+                    want.chunks_exact_mut(width).for_each(|row| row[first + cols..end].fill(0.0));
                     want
                 });
                 add(&mut t.rec, &z, first, -1.5, &x)?;

@@ -196,6 +196,40 @@ impl Chunks {
     }
 }
 
+/// What the rule leaves.
+#[derive(Clone)]
+pub(crate) struct Ruled {
+    /// What each row adds to the state beside its key, `[T, HV pad4(value_dim)]`.
+    pub(crate) u: Tensor,
+    /// What each row's query reads of the state, of the same shape.
+    pub(crate) o: Tensor,
+    /// The state behind each chunk, `[chunks HV pad4(key_dim), pad4(value_dim)]`.
+    pub(crate) ends: Tensor,
+}
+
+impl Ruled {
+    /// Memory for what the rule leaves of chunks.
+    pub(super) fn room(gpu: &Gpu, sizes: &Sizes, chunks: &Chunks) -> Result<Ruled> {
+        let rows = || gpu.empty(chunks.rows, sizes.values());
+        let ends = gpu.empty(chunks.count() * sizes.keys_of_values(), pad4(sizes.value_dim))?;
+        Ok(Ruled { u: rows()?, o: rows()?, ends })
+    }
+}
+
+/// The gradients by what the rule reads.
+pub(crate) struct Grads {
+    /// Of each head of values those by its query, by its key as it reads and by its key as it is written,
+    /// `[T, HV 3 pad4(key_dim)]`.
+    pub(super) dqk: Tensor,
+    /// That by R, of which that by the value is a part, `[T, HV pad4(value_dim)]`.
+    pub(super) dr: Tensor,
+    /// That by the sums of g, but for what the states behind chunks give, and that by b, `[T, 2 pad4(HV)]`.
+    pub(super) dgates: Tensor,
+    /// What the state behind each chunk gives to its last sum, for each channel of the keys,
+    /// `[chunks pad4(key_dim), pad4(HV)]`.
+    pub(super) ends: Tensor,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

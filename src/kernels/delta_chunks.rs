@@ -1,34 +1,21 @@
 //! The gated delta rule (arXiv 2412.06464) in chunks of rows, whose triangular systems are solved first, so that what
 //! has to wait for the state of the chunk before is products.
 
-use super::case::{Case, Kernel};
-use super::delta::{Chunks, Sizes};
+use super::delta::{Chunks, Ruled, Sizes};
 use super::delta_gates;
-use super::delta_rule::{Ruled, expect};
-use super::delta_twin::Net;
-use super::inputs::sequences;
+use super::delta_rule::expect;
 use super::sizes::{bytes, lanes};
-use super::way::Way;
 use crate::Result;
 use crate::gpu::Value::Size;
 use crate::gpu::{Cost, Launch, Param, Recorder, Source, Tensor, Variant, pad4};
 use std::ops::Range;
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "delta_chunks",
     soft: include_str!("../../shaders/delta_chunks.wgsl"),
     tile: include_str!("../../shaders/delta_chunks.wgsl"),
     libs: &["grid", "delta", "chunks"],
     tile_size: 64,
-};
-
-/// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "gated delta rule in chunks",
-    ways: |traits| Way::plain(&SOURCE, traits),
-    ordered: &[],
-    cases,
 };
 
 /// Most rows of a chunk. What is done within chunks grows with them, what waits for the chunk before gets less.
@@ -166,24 +153,4 @@ pub(crate) fn forward(
         ),
     })?;
     Ok(ruled)
-}
-
-fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for (rows, sizes) in super::delta_twin::SIZES {
-        all.push(Case::new(format!("forward {rows} rows, {sizes}"), 2e-5, move |t| {
-            let net = Net::new(t, rows, sizes.0)?;
-            let (mixed, gates) = net.mixed_and_gates(t)?;
-            let ruled = forward(&mut t.rec, &sizes.0, &mixed, &gates, &net.chunks)?;
-            net.expect_ruled(t, &ruled);
-            Ok(())
-        }));
-    }
-    all.push(Case::timed("forward 1024 rows, 16 heads of 128x128", |t| {
-        let sizes = super::delta_twin::LARGE;
-        let (mixed, gates) = (t.matrix(1024, sizes.mixed())?.0, t.gpu.zeros(1024, 3 * sizes.gate())?);
-        let chunks = Chunks::new(t.gpu, &sequences(1, 1024), most_rows(t.rec.variant()))?;
-        forward(&mut t.rec, &sizes, &mixed, &gates, &chunks).map(drop)
-    }));
-    all
 }

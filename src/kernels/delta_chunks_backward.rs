@@ -1,20 +1,15 @@
 //! The gradients of the gated delta rule in chunks of rows. What a chunk passes on to the one before it adds up over the
 //! chunks behind that one, in their order.
 
-use super::case::{Case, Kernel};
-use super::delta::{Chunks, Sizes};
+use super::delta::{Chunks, Grads, Ruled, Sizes};
 use super::delta_chunks::{Solved, params, solve, with_state, within};
-use super::delta_rule::Ruled;
-use super::delta_twin::Net;
-use super::inputs::sequences;
+use super::delta_gates;
 use super::sizes::{bytes, lanes};
-use super::way::Way;
-use super::{delta_chunks, delta_gates, delta_inputs};
 use crate::Result;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
 use std::ops::Range;
 
-static STATES: Source = Source {
+pub(super) static STATES: Source = Source {
     name: "delta_chunks_backward",
     soft: include_str!("../../shaders/delta_chunks_backward.wgsl"),
     tile: include_str!("../../shaders/delta_chunks_backward.wgsl"),
@@ -22,45 +17,13 @@ static STATES: Source = Source {
     tile_size: 64,
 };
 
-static INPUTS: Source = Source {
+pub(super) static INPUTS: Source = Source {
     name: "delta_chunks_inputs",
     soft: include_str!("../../shaders/delta_chunks_inputs.wgsl"),
     tile: include_str!("../../shaders/delta_chunks_inputs.wgsl"),
     libs: &["grid", "delta"],
     tile_size: 64,
 };
-
-/// The row of the states' kernel in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &STATES,
-    about: "gradients by the states of the gated delta rule",
-    ways: |traits| Way::plain(&STATES, traits),
-    ordered: &[],
-    cases,
-};
-
-/// The row of the inputs' kernel in [`super::ALL`]; the other's cases run it.
-pub(crate) const INPUTS_KERNEL: Kernel = Kernel {
-    source: || &INPUTS,
-    about: "gradients by the inputs of the gated delta rule",
-    ways: |traits| Way::plain(&INPUTS, traits),
-    ordered: &[],
-    cases,
-};
-
-/// The gradients by what the rule reads.
-pub(crate) struct Grads {
-    /// Of each head of values those by its query, by its key as it reads and by its key as it is written,
-    /// `[T, HV 3 pad4(key_dim)]`.
-    pub(super) dqk: Tensor,
-    /// That by R, of which that by the value is a part, `[T, HV pad4(value_dim)]`.
-    pub(super) dr: Tensor,
-    /// That by the sums of g, but for what the states behind chunks give, and that by b, `[T, 2 pad4(HV)]`.
-    pub(super) dgates: Tensor,
-    /// What the state behind each chunk gives to its last sum, for each channel of the keys,
-    /// `[chunks pad4(key_dim), pad4(HV)]`.
-    pub(super) ends: Tensor,
-}
 
 /// A recorder, and what all launches of a backward pass read.
 struct Pass<'a, 'g> {
@@ -144,34 +107,4 @@ pub(crate) fn backward(
     let bind = [mixed, gates, &dqk, &dr, &ruled.u, &dgates];
     pass.launch((&INPUTS, "by_gates"), &(0..chunks.rows), sizes.gate(), &bind, 0.0)?;
     Ok(Grads { dqk, dr, dgates, ends })
-}
-
-fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for (rows, sizes) in super::delta_twin::SIZES {
-        all.push(Case::new(format!("backward {rows} rows, {sizes}"), 4e-5, move |t| {
-            let net = Net::new(t, rows, sizes.0)?;
-            let (mixed, gates) = net.mixed_and_gates(t)?;
-            let ruled = delta_chunks::forward(&mut t.rec, &sizes.0, &mixed, &gates, &net.chunks)?;
-            let (d_o, hd_o) = net.values(t)?;
-            let grads = backward(&mut t.rec, &sizes.0, (&mixed, &gates), &net.chunks, &ruled, &d_o)?;
-            let (draw, dtaps) = (t.gpu.zeros(net.raw.rows(), net.raw.cols())?, t.gpu.zeros(1, net.taps.cols())?);
-            let inputs = (&net.raw, &net.links, &net.taps);
-            delta_inputs::backward(&mut t.rec, &sizes.0, inputs, (&gates, &grads), (&draw, Some(&dtaps)))?;
-            let decays = (&net.raw, &net.decays);
-            let ddecays =
-                delta_gates::backward(&mut t.rec, &sizes.0, &net.chunks, decays, (&gates, &grads), &draw)?;
-            net.expect_grads(t, &hd_o, [&draw, &dtaps, &ddecays]);
-            Ok(())
-        }));
-    }
-    all.push(Case::timed("backward 1024 rows, 16 heads of 128x128", |t| {
-        let sizes = super::delta_twin::LARGE;
-        let (mixed, gates) = (t.matrix(1024, sizes.mixed())?.0, t.gpu.zeros(1024, 3 * sizes.gate())?);
-        let chunks = Chunks::new(t.gpu, &sequences(1, 1024), delta_chunks::most_rows(t.rec.variant()))?;
-        let ruled = Ruled::room(t.gpu, &sizes, &chunks)?;
-        let d_o = t.matrix(1024, sizes.values())?.0;
-        backward(&mut t.rec, &sizes, (&mixed, &gates), &chunks, &ruled, &d_o).map(drop)
-    }));
-    all
 }

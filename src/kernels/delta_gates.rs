@@ -1,30 +1,17 @@
 //! The gates of a gated delta net: how much of the state a row keeps, and how strongly it is updated.
 
-use super::case::{Case, Kernel};
-use super::delta::{Chunks, Sizes};
-use super::delta_chunks_backward::Grads;
-use super::delta_twin::Net;
+use super::delta::{Chunks, Grads, Sizes};
 use super::sizes::{lanes, stream};
-use super::way::Way;
 use crate::Result;
 use crate::gpu::Value::Size;
 use crate::gpu::{Launch, Param, Recorder, Source, Tensor};
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "delta_gates",
     soft: include_str!("../../shaders/delta_gates.wgsl"),
     tile: include_str!("../../shaders/delta_gates.wgsl"),
     libs: &["grid", "delta"],
     tile_size: 64,
-};
-
-/// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "decays and strengths of a gated delta net",
-    ways: |traits| Way::plain(&SOURCE, traits),
-    ordered: &[],
-    cases,
 };
 
 fn params(sizes: &Sizes, rows: usize) -> Vec<Param<'static>> {
@@ -97,17 +84,4 @@ pub(crate) fn backward(
         cost: stream(&[gates, &ddecays, &ddecays, &ddecays], 12.0),
     })?;
     Ok(ddecays)
-}
-
-fn cases() -> Vec<Case> {
-    let one = |(rows, sizes): (usize, super::delta_twin::Named)| {
-        Case::new(format!("forward {rows} rows, {sizes}"), 4e-6, move |t| {
-            let net = Net::new(t, rows, sizes.0)?;
-            let gates = forward(&mut t.rec, &sizes.0, &net.raw, &net.decays)?;
-            sums(&mut t.rec, &sizes.0, &net.chunks, &gates)?;
-            t.expect("gates", &gates, || net.padded_gates(&net.twin().gates(&net.host)));
-            Ok(())
-        })
-    };
-    super::delta_twin::SIZES.into_iter().map(one).collect()
 }

@@ -1,32 +1,19 @@
 //! What stands before the rule of a gated delta net: convolution, SiLU and lengths of queries and keys.
 
-use super::case::{Case, Kernel};
-use super::delta::Sizes;
-use super::delta_chunks_backward::Grads;
-use super::delta_twin::Net;
+use super::delta::{Grads, Sizes};
 use super::short_conv::Links;
 use super::sizes::{lanes, several, stream};
 use super::way::{Constant, Traits, Way};
 use crate::Result;
 use crate::gpu::Value::{Float, Size};
 use crate::gpu::{Gpu, Launch, Param, Recorder, Source, Tensor};
-use crate::layout::Forest;
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "delta_inputs",
     soft: include_str!("../../shaders/delta_inputs.wgsl"),
     tile: include_str!("../../shaders/delta_inputs.wgsl"),
     libs: &["grid", "delta"],
     tile_size: 64,
-};
-
-/// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "queries, keys and values of a gated delta net",
-    ways,
-    ordered: &[],
-    cases,
 };
 
 const ENTRIES: [&str; 6] = ["forward", "backward", "backward_sums", "backward_taps", "keep", "step"];
@@ -35,14 +22,14 @@ fn constants(sizes: &Sizes) -> Vec<Constant> {
     vec![("TAPS", sizes.taps as u32), ("BIAS", 0)]
 }
 
-fn ways(traits: &Traits) -> Vec<Way> {
+/// The pipelines of all shapes.
+pub(super) fn ways(traits: &Traits) -> Vec<Way> {
     let of = |taps: u32| ENTRIES.map(|entry| Way::new(&SOURCE, traits, entry, [("TAPS", taps), ("BIAS", 0)]));
     [1, 3, 4].into_iter().flat_map(of).collect()
 }
 
 fn params(sizes: &Sizes, rows: usize) -> Vec<Param<'static>> {
-    let mut all =
-        vec![("rows", Size(rows)), ("width4", Size(sizes.width() / 4)), ("d4", Size(sizes.mixed() / 4))];
+    let mut all = vec![("rows", Size(rows)), ("width4", Size(sizes.width() / 4)), ("d4", Size(sizes.mixed() / 4))];
     all.extend(sizes.params());
     all.push(("scale", Float((sizes.key_dim as f32).powf(-0.5))));
     all
@@ -68,13 +55,7 @@ fn expect(sizes: &Sizes, raw: &Tensor, links: &Links, taps: &Tensor) -> Result<(
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
-pub(crate) fn forward(
-    rec: &mut Recorder,
-    sizes: &Sizes,
-    raw: &Tensor,
-    links: &Links,
-    taps: &Tensor,
-) -> Result<Tensor> {
+pub(crate) fn forward(rec: &mut Recorder, sizes: &Sizes, raw: &Tensor, links: &Links, taps: &Tensor) -> Result<Tensor> {
     expect(sizes, raw, links, taps)?;
     let mixed = rec.gpu().empty(raw.rows(), sizes.mixed())?;
     rec.launch(Launch {
@@ -196,42 +177,4 @@ pub(crate) fn step(
         cost: stream(&[&mixed, &mixed, past], operations(sizes)),
     })?;
     Ok(mixed)
-}
-
-fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for (rows, sizes) in super::delta_twin::SIZES {
-        all.push(Case::new(format!("forward {rows} rows, {sizes}"), 4e-6, move |t| {
-            let net = Net::new(t, rows, sizes.0)?;
-            let mixed = forward(&mut t.rec, &sizes.0, &net.raw, &net.links, &net.taps)?;
-            t.expect("mixed", &mixed, || net.padded_mixed(&net.twin().mixed(&net.host)));
-            Ok(())
-        }));
-        all.push(Case::new(format!("keep and step {rows} rows, {sizes}"), 4e-6, move |t| {
-            // A path whose last rows come one by one, in the second of three slots.
-            let (before, after) = (rows.div_ceil(2), 3);
-            let mut forest = Forest::new();
-            forest.leaf(&vec![0; before]);
-            let begun = Net::of(t, &forest, sizes.0)?;
-            let past = room(t.gpu, 3, &sizes.0)?;
-            let (row, slot) = (t.gpu.vector(&[before as u32 - 1])?, t.gpu.vector(&[1u32])?);
-            keep(&mut t.rec, &sizes.0, (&begun.raw, &begun.links), (&row, &slot), &past)?;
-            let mut host = begun.host.clone();
-            for i in before..before + after {
-                let (one, own) = begun.rows(t, 1)?;
-                host.extend(own);
-                let mixed = step(&mut t.rec, &sizes.0, &one, &slot, &begun.taps, &past)?;
-                let mut whole = Forest::new();
-                whole.leaf(&vec![0; i + 1]);
-                let parents = whole.parents();
-                t.expect(&format!("mixed of row {i}"), &mixed, || {
-                    let twin = super::delta_twin::Twin { parents: &parents, ..begun.twin() };
-                    let width = sizes.0.mixed();
-                    begun.padded_mixed(&twin.mixed(&host))[i * width..].to_vec()
-                });
-            }
-            Ok(())
-        }));
-    }
-    all
 }

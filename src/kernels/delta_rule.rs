@@ -1,52 +1,19 @@
 //! The gated delta rule (arXiv 2412.06464) row by row: in decoding, and in a forest where the bits of a row must not
 //! depend on how its path was cut.
 
-use super::case::{Case, Kernel};
-use super::delta::{Chunks, Sizes};
-use super::delta_twin::Net;
+use super::delta::{Chunks, Ruled, Sizes};
 use super::sizes::{bytes, lanes, several, stream};
-use super::way::Way;
 use crate::gpu::Value::Size;
-use crate::gpu::{Cost, Gpu, Launch, Param, Recorder, Source, Tensor, pad4};
-use crate::layout::Forest;
+use crate::gpu::{Cost, Gpu, Launch, Param, Recorder, Source, Tensor};
 use crate::{Error, Result};
 
-static SOURCE: Source = Source {
+pub(super) static SOURCE: Source = Source {
     name: "delta_rule",
     soft: include_str!("../../shaders/delta_rule.wgsl"),
     tile: include_str!("../../shaders/delta_rule.wgsl"),
     libs: &["grid", "delta"],
     tile_size: 32,
 };
-
-/// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel = Kernel {
-    source: || &SOURCE,
-    about: "gated delta rule, row by row",
-    ways: |traits| Way::plain(&SOURCE, traits),
-    ordered: &[],
-    cases,
-};
-
-/// What the rule leaves.
-#[derive(Clone)]
-pub(crate) struct Ruled {
-    /// What each row adds to the state beside its key, `[T, HV pad4(value_dim)]`.
-    pub(crate) u: Tensor,
-    /// What each row's query reads of the state, of the same shape.
-    pub(crate) o: Tensor,
-    /// The state behind each chunk, `[chunks HV pad4(key_dim), pad4(value_dim)]`.
-    pub(crate) ends: Tensor,
-}
-
-impl Ruled {
-    /// Memory for what the rule leaves of chunks.
-    pub(super) fn room(gpu: &Gpu, sizes: &Sizes, chunks: &Chunks) -> Result<Ruled> {
-        let rows = || gpu.empty(chunks.rows, sizes.values());
-        let ends = gpu.empty(chunks.count() * sizes.keys_of_values(), pad4(sizes.value_dim))?;
-        Ok(Ruled { u: rows()?, o: rows()?, ends })
-    }
-}
 
 fn params(sizes: &Sizes, first: usize, count: usize) -> Vec<Param<'static>> {
     let mut all = vec![("first", Size(first)), ("count", Size(count))];
@@ -154,54 +121,4 @@ pub(crate) fn keep(
         groups: several(&SOURCE, rec.variant(), row.cols() * sizes.state() / 4),
         cost: stream(&[row], 0.0),
     })
-}
-
-fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for (rows, sizes) in super::delta_twin::SIZES {
-        all.push(Case::new(format!("scan {rows} rows, {sizes}"), 2e-5, move |t| {
-            let net = Net::new(t, rows, sizes.0)?;
-            let (mixed, gates) = net.mixed_and_gates(t)?;
-            let ruled = scan(&mut t.rec, &sizes.0, &mixed, &gates, &net.chunks)?;
-            net.expect_ruled(t, &ruled);
-            Ok(())
-        }));
-        all.push(Case::new(format!("keep and step {rows} rows, {sizes}"), 2e-5, move |t| {
-            // A path whose last rows come one by one, in the second of three slots.
-            let (before, after) = (rows.div_ceil(2), 3);
-            let mut forest = Forest::new();
-            forest.leaf(&vec![0; before + after]);
-            let net = Net::of(t, &forest, sizes.0)?;
-            let (mixed, gates) = net.mixed_and_gates(t)?;
-            let mut begun = Forest::new();
-            begun.leaf(&vec![0; before]);
-            let chunks = Chunks::new(t.gpu, &begun, super::delta_twin::CHUNK)?;
-            let first = |x: &Tensor| x.corner(before, x.cols());
-            let ruled = scan(&mut t.rec, &sizes.0, &first(&mixed)?, &first(&gates)?, &chunks)?;
-            let state = room(t.gpu, 3, &sizes.0)?;
-            let (row, slot) = (t.gpu.vector(&[before as u32 - 1])?, t.gpu.vector(&[1u32])?);
-            keep(&mut t.rec, &sizes.0, (&chunks, &ruled.ends), (&row, &slot), &state)?;
-            for i in before..before + after {
-                let one = |t: &mut super::case::Trial, x: &Tensor| {
-                    let y = t.gpu.empty(1, x.cols())?;
-                    super::rows::gather(&mut t.rec, x, &t.gpu.vector(&[i as u32])?, &y)?;
-                    Ok::<_, Error>(y)
-                };
-                let (mixed, gates) = (one(t, &mixed)?, one(t, &gates)?);
-                let o = step(&mut t.rec, &sizes.0, (&mixed, &gates), &slot, &state)?;
-                t.expect(&format!("o of row {i}"), &o, || {
-                    let width = sizes.0.values();
-                    net.padded_values(&net.twin().forward(&net.host).o)[i * width..][..width].to_vec()
-                });
-            }
-            Ok(())
-        }));
-    }
-    all.push(Case::timed("step of 8 rows, 16 heads of 128x128", |t| {
-        let sizes = super::delta_twin::LARGE;
-        let (mixed, gates) = (t.matrix(8, sizes.mixed())?.0, t.matrix(8, 3 * sizes.gate())?.0);
-        let (slot, state) = (t.gpu.vector(&[0u32, 1, 2, 3, 4, 5, 6, 7])?, room(t.gpu, 8, &sizes)?);
-        step(&mut t.rec, &sizes, (&mixed, &gates), &slot, &state).map(drop)
-    }));
-    all
 }

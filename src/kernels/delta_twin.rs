@@ -1,11 +1,9 @@
 //! The gated delta net on the host, in f64 and row by row, and the random nets that its kernels' cases share.
 
 use super::case::Trial;
-use super::delta::{Chunks, Sizes, cut};
-use super::delta_rule::Ruled;
+use super::delta::{Chunks, Ruled, Sizes, cut};
 use super::inputs::{pad_heads, random_forest};
 use super::short_conv::Links;
-use super::{delta_gates, delta_inputs};
 use crate::Result;
 use crate::gpu::Tensor;
 use crate::layout::{Forest, NO_ROW};
@@ -236,7 +234,7 @@ impl Twin<'_> {
 
 /// A random net, and rows of a forest, on the GPU and on the host.
 pub(super) struct Net {
-    sizes: Sizes,
+    pub(super) sizes: Sizes,
     parents: Vec<u32>,
     /// Whether each row is the first of its chunk.
     begins: Vec<bool>,
@@ -326,12 +324,6 @@ impl Net {
     /// Random rows as wide as the values.
     pub(super) fn values(&self, t: &mut Trial) -> Result<(Tensor, Vec<f64>)> {
         padded_rows(t, self.parents.len(), &parts(&self.sizes)[2..3])
-    }
-
-    /// Queries, keys and values and the gates by the kernels that stand before the rule.
-    pub(super) fn mixed_and_gates(&self, t: &mut Trial) -> Result<(Tensor, Tensor)> {
-        let mixed = delta_inputs::forward(&mut t.rec, &self.sizes, &self.raw, &self.links, &self.taps)?;
-        Ok((mixed, delta_gates::forward(&mut t.rec, &self.sizes, &self.raw, &self.decays)?))
     }
 
     pub(super) fn padded_mixed(&self, mixed: &[f64]) -> Vec<f64> {

@@ -2,10 +2,9 @@
 
 use super::case::Kernel;
 use super::{
-    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns, delta_chunks,
-    delta_chunks_backward, delta_gates, delta_inputs, delta_rule, dropout,
-    embedding, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, output_gate, peak, qk_norm, rms_norm, rope, rows, sample,
-    short_conv, softcap, swiglu, transpose,
+    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns,
+    delta_cases, dropout, embedding, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, output_gate,
+    peak, qk_norm, rms_norm, rope, rows, sample, short_conv, softcap, swiglu, transpose,
 };
 
 /// Every kernel.
@@ -28,12 +27,12 @@ pub const ALL: &[Kernel] = &[
     kv_write::KERNEL,
     swiglu::KERNEL,
     short_conv::KERNEL,
-    delta_inputs::KERNEL,
-    delta_gates::KERNEL,
-    delta_rule::KERNEL,
-    delta_chunks::KERNEL,
-    delta_chunks_backward::KERNEL,
-    delta_chunks_backward::INPUTS_KERNEL,
+    delta_cases::INPUTS,
+    delta_cases::GATES,
+    delta_cases::RULE,
+    delta_cases::CHUNKS,
+    delta_cases::STATE_GRADIENTS,
+    delta_cases::INPUT_GRADIENTS,
     gated_norm::KERNEL,
     output_gate::KERNEL,
     dropout::KERNEL,

@@ -18,6 +18,7 @@ pub(crate) mod columns;
 #[cfg(test)]
 mod contracts;
 pub(crate) mod delta;
+mod delta_cases;
 pub(crate) mod delta_chunks;
 pub(crate) mod delta_chunks_backward;
 pub(crate) mod delta_gates;

@@ -11,9 +11,7 @@ use crate::kernels::arena::Rows;
 use crate::kernels::mask::Attended;
 use crate::kernels::rope::{self, Rotary, Turn};
 use crate::kernels::scores::Scores;
-use crate::kernels::{
-    attention, attention_backward, attention_decode, columns, kv_write, output_gate, qk_norm,
-};
+use crate::kernels::{attention, attention_backward, attention_decode, columns, kv_write, output_gate, qk_norm};
 use std::mem;
 
 /// What is kept for the backward pass.

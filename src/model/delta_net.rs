@@ -7,11 +7,10 @@ use super::places::{Slot, layer_param};
 use super::view::View;
 use crate::arch::DeltaNet;
 use crate::gpu::{Recorder, Tensor};
-use crate::kernels::delta::{Chunks, Sizes};
-use crate::kernels::delta_rule::{self, Ruled};
+use crate::kernels::delta::{Chunks, Ruled, Sizes};
 use crate::kernels::gated_norm::{self, Gated};
 use crate::kernels::short_conv::Links;
-use crate::kernels::{column_sum, delta_chunks, delta_chunks_backward, delta_gates, delta_inputs};
+use crate::kernels::{column_sum, delta_chunks, delta_chunks_backward, delta_gates, delta_inputs, delta_rule};
 use crate::{Error, Result};
 use std::mem;
 

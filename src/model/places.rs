@@ -333,11 +333,8 @@ fn of_delta_net(net: &DeltaNet, name: &str, at: impl Fn(Slot) -> usize) -> Optio
     let (keys, values) = (net.key_heads * net.key_dim, net.value_heads * net.value_dim);
     let key = |outs, first| Piece { outs, first, head_out: Some(net.key_dim) };
     let value = |outs, first| Piece { outs, first, head_out: Some(net.value_dim) };
-    let mixed = vec![
-        key(0..keys, 0),
-        key(keys..2 * keys, sizes.keys()),
-        value(2 * keys..2 * keys + values, 2 * sizes.keys()),
-    ];
+    let mixed =
+        vec![key(0..keys, 0), key(keys..2 * keys, sizes.keys()), value(2 * keys..2 * keys + values, 2 * sizes.keys())];
     let input = |parts| Place { parts, ..plain(at(Slot::IN), true) };
     let decays = |first| Place { parts: vec![Piece::all(first, None)], ..plain(at(Slot::DECAYS), false) };
     Some(match name {

@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth, Rope,
-    ShortConv, Stretch, family,
+    Activation, Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth,
+    Rope, ShortConv, Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;

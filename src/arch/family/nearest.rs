@@ -40,7 +40,7 @@ mod tests {
         let known = || FAMILIES.iter().map(|family| family.model_type);
         for (name, want) in [
             ("qwen3_moe", Some("qwen3")),
-            ("qwen3_next", Some("qwen3")),
+            ("qwen3_next", Some("qwen3_5_text")),
             ("qwen3_5_moe_text", Some("qwen3_5_text")),
             ("qwen2_moe", Some("qwen2")),
             ("llama4_text", Some("llama")),

@@ -51,7 +51,9 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     }
     let silu = |layer: &Layer| matches!(&layer.mlp, Mlp::Gated(mlp) if mlp.activation == Activation::Silu);
     if !arch.layers.iter().all(silu) {
-        return Err(Error::Input("hidden_act: the convolutions of this model_type are supported with silu alone".into()));
+        return Err(Error::Input(
+            "hidden_act: the convolutions of this model_type are supported with silu alone".into(),
+        ));
     }
     let net = delta_net(keys)?;
     let attends = attends(keys, arch.layers.len())?;
@@ -105,5 +107,61 @@ fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
     match keys.size("full_attention_interval")?.unwrap_or(4) {
         0 => Err(Error::Input("full_attention_interval is 0; expected 1 or more".into())),
         interval => Ok((0..layers).map(|block| (block + 1).is_multiple_of(interval)).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{arch, text_part};
+    use super::*;
+
+    fn read(changes: Value) -> Result<Arch> {
+        let mut config = json!({
+            "model_type": "qwen3_5_text", "vocab_size": 97, "hidden_size": 36, "intermediate_size": 88, "head_dim": 16,
+            "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6, "linear_key_head_dim": 5, "linear_value_head_dim": 7
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        arch(&config)
+    }
+
+    #[test]
+    fn every_fourth_block_has_gated_attention_of_which_a_quarter_turns() {
+        let attends =
+            |arch: &Arch| arch.layers.iter().map(|layer| layer.mixer.attention().is_some()).collect::<Vec<_>>();
+        let usual = read(json!({})).unwrap();
+        assert_eq!(attends(&usual), [false, false, false, true, false]);
+        assert_eq!((usual.ropes[0].inv_freq.len(), usual.norm_plus_one), (2, true));
+        assert!(usual.layers[3].mixer.attention().unwrap().output_gate);
+        let net = DeltaNet { key_heads: 2, value_heads: 6, key_dim: 5, value_dim: 7, taps: 4 };
+        assert_eq!(usual.layers[0].mixer, Mixer::DeltaNet(net));
+        assert_eq!(attends(&read(json!({"full_attention_interval": 2})).unwrap()), [false, true, false, true, false]);
+        let half = read(json!({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}})).unwrap();
+        assert_eq!(half.ropes[0].inv_freq.len(), 4);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        for (changes, word) in [
+            (json!({"linear_num_value_heads": 5}), "no multiple of linear_num_key_heads 2"),
+            (json!({"linear_conv_kernel_dim": 9}), "expected 1 to 8"),
+            (json!({"linear_key_head_dim": 0}), "linear_key_head_dim is 0"),
+            (json!({"linear_key_head_dim": 65536, "linear_value_head_dim": 65536}), "more than"),
+            (json!({"layer_types": vec!["linear_attention"; 5]}), "no block has attention"),
+            (json!({"layer_types": vec!["mamba"; 5]}), "expected linear_attention or full_attention"),
+            (json!({"full_attention_interval": 0}), "full_attention_interval is 0"),
+            (json!({"hidden_act": "gelu_pytorch_tanh"}), "silu alone"),
+        ] {
+            let error = read(changes).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_whole_ties_nothing_that_it_does_not_say() {
+        let whole = json!({"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}});
+        assert_eq!(text_part(&whole).unwrap().unwrap()["tie_word_embeddings"], json!(false));
     }
 }

@@ -156,6 +156,9 @@ def make(seed, config, of=AutoModelForCausalLM):
     with torch.no_grad():
         for p in m.parameters():
             p.normal_(0, 0.2) if p.dim() > 1 else p.add_(torch.randn_like(p) * 0.1)
+        for name, p in m.named_parameters():
+            # Decays by which the state of a delta net lasts some rows.
+            p.sub_(3.5) if name.endswith(".A_log") else None
     g = torch.Generator().manual_seed(seed)
     return m, g, lambda n: torch.randint(3, config.get_text_config().vocab_size, (n,), generator=g).tolist()
 
