@@ -1,5 +1,5 @@
-// The gated delta rule in chunks of rows (WY form: DeltaNet, arXiv 2406.06484; gated: arXiv 2412.06464). With G the sums
-// of g within a chunk, S0 the state before it, and of each row the query q, the key k, the value v:
+// The gated delta rule in chunks of rows (WY form: DeltaNet, arXiv 2406.06484; gated: arXiv 2412.06464). With G the
+// sums of g within a chunk, S0 the state before it, and of each row the query q, the key k, the value v:
 //   (I + L) u = beta (v - exp(G) S0^T k), L[i, m] = beta_i exp(G_i - G_m) (k_i . k_m) for m < i
 //   o = exp(G) S0^T q + A u,              A[i, m] = exp(G_i - G_m) (q_i . k_m) for m <= i
 //   S = exp(G_last) S0 + sum of exp(G_last - G_m) k_m u_m^T

@@ -1,5 +1,5 @@
-// The gradients of the gated delta rule in chunks of rows, as delta_chunks.wgsl has it, from those by o. With dS that by
-// the state behind a chunk, which adds up those by the states before the chunks that follow it:
+// The gradients of the gated delta rule in chunks of rows, as delta_chunks.wgsl has it, from those by o. With dS that
+// by the state behind a chunk, which adds up those by the states before the chunks that follow it:
 //   du = A^T do + exp(G_last - G) dS^T k, dr = T^T du (that by R = beta (v - exp(G) S0^T k))
 //   dS0 = exp(G_last) dS + sum of exp(G) q do^T - W du^T
 struct Params {

@@ -1,5 +1,5 @@
-//! The gradients of the gated delta rule in chunks of rows. What a chunk passes on to the one before it adds up over the
-//! chunks behind that one, in their order.
+//! The gradients of the gated delta rule in chunks of rows. What a chunk passes on to the one before it adds up over
+//! the chunks behind that one, in their order.
 
 use super::delta::{Chunks, Grads, Ruled, Sizes};
 use super::delta_chunks::{Solved, params, solve, with_state, within};

@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 const V: usize = 61;
 
 /// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
-/// each kind: with a window and positions, without either, with a convolution, with a delta net, with norms at both ends
-/// of its branches or at one.
+/// each kind: with a window and positions, without either, with a convolution, with a delta net, with norms at both
+/// ends of its branches or at one.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let block = |window, rope, norms, qk_norm| Layer {

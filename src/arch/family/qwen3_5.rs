@@ -15,7 +15,7 @@ pub(super) const FAMILY: Family = Family {
     name: "Qwen 3.5 (dense, text)",
     model_type: "qwen3_5_text",
     class: "Qwen3_5ForCausalLM",
-    peculiar: "gated delta nets in most blocks; attention with QK-norm under a gate, of which a quarter of a head turns",
+    peculiar: "gated delta nets in most blocks; attention with QK-norm under a gate, a quarter of each head turns",
     whole: Some("qwen3_5"),
     whole_ties: false,
     turns_part: true,
