@@ -151,10 +151,11 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
                      to {LARGEST:e}"
                 )));
             }
-            if rank > out.min(inner) {
+            // More than the smaller side has gives nothing, but where all layers have one rank the narrow ones go along.
+            if rank > out.max(inner) {
                 return Err(Error::Input(format!(
                     "LoRA of rank {rank} on {module}, a matrix of {out} x {inner}; expected a rank of at most {}",
-                    out.min(inner)
+                    out.max(inner)
                 )));
             }
             wanted.push(Target { module: module.into(), embeds, out, inner, rank, scale, dora: config.dora });

@@ -108,18 +108,14 @@ impl Room {
         // On a GPU what its memory has room for is counted, and no arena is larger than that.
         let arena = if gpu.info().software { 1 << 30 } else { gpu.planned_bytes() };
         let binding = gpu.max_binding_bytes();
-        // A page has keys and values in each layer.
-        let pages = (arena / (2 * all)).min(binding / largest);
         let states: Vec<u64> = model.arch.layers.iter().map(state_bytes).collect();
-        let (every, widest) = (states.iter().sum::<u64>().max(1), states.into_iter().max().unwrap_or(1).max(1));
-        let states = (binding / widest).min(arena / 2 / every);
-        Room {
-            // Every sequence has a row of logits, and all of them lie in one buffer; so do the states of a block.
-            sequences: (binding / (4 * model.arch.vocab_size.max(1) as u64)).min(states).clamp(1, 1024) as usize,
-            tokens: model.most_rows(gpu).min(16_384),
-            pages: pages as usize,
-            kv,
-        }
+        let (every, widest) = (states.iter().sum::<u64>(), states.into_iter().max().unwrap_or(0));
+        let fit = (binding / widest.max(1)).min(arena / 2 / every.max(1));
+        // Every sequence has a row of logits, and all of them lie in one buffer; so do the states of a block.
+        let sequences = (binding / (4 * model.arch.vocab_size.max(1) as u64)).min(fit).clamp(1, 1024);
+        // A page has keys and values in each layer.
+        let pages = (arena.saturating_sub(sequences * every) / (2 * all)).min(binding / largest);
+        Room { sequences: sequences as usize, tokens: model.most_rows(gpu).min(16_384), pages: pages as usize, kv }
     }
 }
 
