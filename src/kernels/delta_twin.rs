@@ -143,8 +143,9 @@ impl Twin<'_> {
                 NO_ROW => vec![0.0; value_heads * key_dim * value_dim],
                 parent => run.states[parent as usize].clone(),
             };
-            for h in 0..value_heads {
-                let ([q, k, v, s], [g, beta]) = (self.at(h), [gates[t][0][h], gates[t][1][h]]);
+            let [decays, strengths] = &gates[t];
+            for (h, (g, beta)) in decays.iter().zip(strengths).enumerate() {
+                let [q, k, v, s] = self.at(h);
                 for j in 0..value_dim {
                     let cell = |i: usize| s + i * value_dim + j;
                     let read: f64 = (0..key_dim).map(|i| g.exp() * state[cell(i)] * row[k + i]).sum();
@@ -276,7 +277,7 @@ impl Net {
     pub(super) fn new(t: &mut Trial, rows: usize, sizes: Sizes) -> Result<Net> {
         let mut forest = random_forest(t, rows);
         if rows > 1 {
-            forest.leaf(&vec![0; 37]);
+            forest.leaf(&[0; 37]);
         }
         Self::of(t, &forest, sizes)
     }
