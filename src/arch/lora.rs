@@ -151,7 +151,7 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
                      to {LARGEST:e}"
                 )));
             }
-            // More than the smaller side has gives nothing, but where all layers have one rank the narrow ones go along.
+            // More than the smaller side has gives nothing, but where all layers have one rank narrow ones go along.
             if rank > out.max(inner) {
                 return Err(Error::Input(format!(
                     "LoRA of rank {rank} on {module}, a matrix of {out} x {inner}; expected a rank of at most {}",
