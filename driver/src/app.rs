@@ -47,18 +47,25 @@ impl App {
 
     /// Opens the GPU as [`App::pinned_gpu`] does; if `profile` is set, every launch is timed.
     pub(crate) fn opened(&self, pin: &Pin, profile: bool) -> Result<Gpu> {
-        let gpu = Gpu::with(
-            &Options::default()
-                .device(self.common.device.clone())
-                .turn(self.ranks.turn())
-                .memory(self.common.memory)
-                .variant(pin.variant.map(Variant::from))
-                .plain(pin.no_features)
-                .webgpu_limits(self.common.limits == LimitSet::Webgpu)
-                .invariant(self.common.invariant)
-                .matrix_units(self.common.matrix_units)
-                .profile(profile),
-        )?;
+        self.open(&self.options(pin).profile(profile))
+    }
+
+    /// What `--device`, `--memory` and `pin` ask for.
+    pub(crate) fn options(&self, pin: &Pin) -> Options {
+        Options::default()
+            .device(self.common.device.clone())
+            .turn(self.ranks.turn())
+            .memory(self.common.memory)
+            .variant(pin.variant.map(Variant::from))
+            .plain(pin.no_features)
+            .webgpu_limits(self.common.limits == LimitSet::Webgpu)
+            .invariant(self.common.invariant)
+            .matrix_units(self.common.matrix_units)
+    }
+
+    /// Opens a GPU and tells what it prepares.
+    pub(crate) fn open(&self, options: &Options) -> Result<Gpu> {
+        let gpu = Gpu::with(options)?;
         self.progress.watch(&gpu);
         self.progress.detail(&device(&gpu));
         Ok(gpu)

@@ -54,8 +54,8 @@ download_chromium_common() {
 # out of the package, nothing is installed.
 second_vulkan() {
   local dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
-  echo "selfreward check --limits webgpu, on this machine's own adapter"
-  "$target/debug/selfreward" check --limits webgpu || return 1
+  echo "selfreward check --all --limits webgpu, on this machine's own adapter"
+  "$target/debug/selfreward" check --all --limits webgpu || return 1
   if [ ! -e "$lib" ]; then
     if [ "$(uname -s)" != Linux ] || ! has_apt || [ "$(. /etc/os-release && printf '%s' "$ID")" != debian ]; then
       echo "skipped: SwiftShader is taken from Debian's chromium-common package, and this is no Debian"
@@ -73,9 +73,9 @@ second_vulkan() {
   printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$lib" >"$dir/icd.json"
   local features
   for features in "" --no-features; do
-    echo "selfreward check $features, on SwiftShader"
+    echo "selfreward check --all $features, on SwiftShader"
     # shellcheck disable=SC2086
-    VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check $features || return 1
+    VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --all $features || return 1
   done
 }
 
@@ -106,7 +106,7 @@ matrix_units() {
     rm -rf "$dir/archives" "$dir/lists"
   fi
   for kernel in peak_matrix matmul_matrix; do
-    with_mesa_26 "$target/debug/selfreward" check --quick --kernel "$kernel" --matrix-units || return 1
+    with_mesa_26 "$target/debug/selfreward" check --all --quick --kernel "$kernel" --matrix-units || return 1
   done
 }
 

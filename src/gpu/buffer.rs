@@ -13,7 +13,12 @@ use std::thread::ThreadId;
 /// A wgpu buffer; launches that still wait for their submit hold it too.
 pub(super) struct Raw {
     pub(super) buffer: wgpu::Buffer,
+    /// Bytes that tensors may have, from `first` on.
     pub(super) bytes: u64,
+    /// Where they begin: behind the words that stand around a guarded tensor.
+    pub(super) first: u64,
+    /// Bytes of the tensor that it was made for, where nobody may write behind them ([`super::Options::guarded`]).
+    pub(super) guarded: Option<u64>,
 }
 
 /// Buffers whose tensor is gone, kept for the next tensor of about their size; and what the others hold.
@@ -56,7 +61,9 @@ impl Drop for Owned {
         if let (Some(raw), Some(home)) = (self.raw.take(), self.home.upgrade()) {
             let mut pool = lock(&home.pool);
             pool.ledger.remove(self.part, raw.bytes);
-            pool.free.push((raw, std::thread::current().id()));
+            if raw.guarded.is_none() {
+                pool.free.push((raw, std::thread::current().id()));
+            }
         }
     }
 }
@@ -183,12 +190,16 @@ impl Gpu {
                 self.cap_told()
             )));
         }
-        let raw = match pool.take(bytes, room, host_writes) {
+        let kept = if self.0.guarded { None } else { pool.take(bytes, room, host_writes) };
+        let raw = match kept {
             Some(raw) => raw,
             None => {
                 // What is kept free takes the device's memory too.
                 pool.trim(room - bytes);
-                Arc::new(Raw { buffer: self.buffer(bytes)?, bytes })
+                Arc::new(match self.0.guarded {
+                    true => self.guarded(4 * rows as u64 * ld as u64, bytes)?,
+                    false => Raw { buffer: self.buffer(bytes)?, bytes, first: 0, guarded: None },
+                })
             }
         };
         let part = pool.ledger.add(raw.bytes);
@@ -196,14 +207,18 @@ impl Gpu {
         Ok(Tensor { rows, cols, ld, own })
     }
 
-    fn buffer(&self, bytes: u64) -> Result<wgpu::Buffer> {
+    pub(super) fn buffer(&self, bytes: u64) -> Result<wgpu::Buffer> {
         if let Some(stand_in) = &self.0.stand_in {
             return Ok(stand_in.clone());
         }
         let buffer = self.0.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: bytes,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST
+                // For kernels of the user's own.
+                | if self.0.guarded { wgpu::BufferUsages::UNIFORM } else { wgpu::BufferUsages::empty() },
             mapped_at_creation: false,
         });
         self.take_failure()?;
@@ -284,7 +299,8 @@ impl Gpu {
         let Some(bytes) = NonZeroU64::new(at(rows.end) - at(rows.start)) else {
             return Ok(RowsToWrite { gpu: self, view: None });
         };
-        let view = self.0.queue.write_buffer_with(&tensor.raw().buffer, at(rows.start), bytes);
+        let raw = tensor.raw();
+        let view = self.0.queue.write_buffer_with(&raw.buffer, raw.first + at(rows.start), bytes);
         self.take_failure()?;
         Ok(RowsToWrite { gpu: self, view })
     }
@@ -310,7 +326,8 @@ impl Gpu {
         if padded.is_empty() {
             return;
         }
-        self.0.queue.write_buffer(&tensor.raw().buffer, 4 * first as u64, bytemuck::cast_slice(padded));
+        let raw = tensor.raw();
+        self.0.queue.write_buffer(&raw.buffer, raw.first + 4 * first as u64, bytemuck::cast_slice(padded));
         self.stage(size_of_val(padded) as u64);
     }
 
@@ -338,20 +355,34 @@ impl Gpu {
         if self.counts() {
             return Ok(tensors.iter().map(|t| vec![stand_in::<T>(); t.rows * t.cols]).collect());
         }
+        let parts: Vec<(&Raw, Range<u64>)> =
+            tensors.iter().map(|t| (&**t.raw(), t.raw().first..t.raw().first + (t.len() * 4) as u64)).collect();
+        self.read_back(&parts, |bytes| {
+            let words: &[T] = bytemuck::cast_slice(bytes);
+            let mut at = 0;
+            let mut all = Vec::with_capacity(tensors.len());
+            for t in tensors {
+                let part = &words[at..at + t.len()];
+                at += t.len();
+                all.push(part.chunks_exact(t.ld.max(1)).flat_map(|row| &row[..t.cols]).copied().collect());
+            }
+            all
+        })
+    }
+
+    /// Gives `read` the bytes of parts of buffers, one after the other; waits for the GPU.
+    pub(super) fn read_back<R>(&self, parts: &[(&Raw, Range<u64>)], read: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("download"),
-            size: total,
+            size: parts.iter().map(|(_, bytes)| bytes.end - bytes.start).sum::<u64>().max(4),
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         });
         let mut encoder = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut at = 0;
-        for t in tensors {
-            let bytes = (t.len() * 4) as u64;
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(&t.raw().buffer, 0, &staging, at, bytes);
-            }
-            at += bytes;
+        for (raw, bytes) in parts.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            encoder.copy_buffer_to_buffer(&raw.buffer, bytes.start, &staging, at, bytes.end - bytes.start);
+            at += bytes.end - bytes.start;
         }
         self.0.queue.submit([encoder.finish()]);
         let (send, receive) = std::sync::mpsc::channel();
@@ -364,15 +395,7 @@ impl Gpu {
         }
         let view =
             staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;
-        let words: &[T] = bytemuck::cast_slice(&view);
-        let mut at = 0;
-        let mut all = Vec::with_capacity(tensors.len());
-        for t in tensors {
-            let part = &words[at..at + t.len()];
-            at += t.len();
-            all.push(part.chunks_exact(t.ld.max(1)).flat_map(|row| &row[..t.cols]).copied().collect());
-        }
-        Ok(all)
+        Ok(read(&view))
     }
 
     /// Reads one tensor back, row-major and without padding; waits for the GPU.

@@ -6,13 +6,18 @@
 mod adapter;
 mod buffer;
 mod cap;
+mod copies;
 mod export;
+mod foreign;
+mod guard;
 mod ledger;
 mod memory;
+mod options;
 mod params;
 mod pipeline;
 mod profile;
 mod record;
+mod stopwatch;
 #[cfg(test)]
 mod tests;
 mod tune;
@@ -23,18 +28,19 @@ mod widen;
 pub use adapter::{DeviceInfo, list};
 pub use buffer::mib;
 pub(crate) use buffer::{RowsToWrite, Tensor, pad4};
+pub(crate) use copies::Kept;
 pub use ledger::{Part, Peak};
 pub(crate) use ledger::{most, with_margin};
+pub use options::Options;
 pub(crate) use params::{Param, Value};
 pub use params::{Parameter, parameters};
 pub(crate) use pipeline::{LANES, WIDE};
 pub use pipeline::{PipelineKey, Source};
 pub use profile::{KernelTime, Profile, Span};
 pub use record::Cost;
-pub(crate) use record::{Launch, Plan, Recorder, fold};
+pub(crate) use record::{Launch, Plan, Recorder, Traced, fold};
 pub(crate) use units::Units;
 
-use crate::settings::setters;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -82,69 +88,6 @@ impl Form {
     }
 }
 
-/// How a GPU is opened.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Options {
-    /// Part of the adapter's name, or its index in [`list`]; None takes the best one.
-    pub device: Option<String>,
-    /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn` modulo
-    /// n. A software adapter serves all.
-    pub turn: usize,
-    /// Cap on the bytes of live buffers; None leaves that to [`Gpu::memory`].
-    pub memory: Option<u64>,
-    /// Kernel texts to use; None lets the adapter's kind decide.
-    pub variant: Option<Variant>,
-    /// Keep bounds checks in the shaders (slower; for tests).
-    pub checked: bool,
-    /// Ask for no optional feature and for no more than WebGPU's default limits.
-    pub plain: bool,
-    /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and no
-    /// more, whatever the adapter has; wgpu then refuses what a browser would refuse.
-    pub webgpu_limits: bool,
-    /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike
-    /// (slower).
-    pub invariant: bool,
-    /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the adapter
-    /// has none. `invariant` leaves no product to them.
-    pub matrix_units: bool,
-    /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
-    pub block: Option<u64>,
-    /// Time every launch ([`Gpu::profile`]); slower, and an error where the adapter has no timestamps.
-    pub profile: bool,
-}
-
-setters! {
-    impl Options {
-        /// Part of the adapter's name, or its index in [`list`]; None takes the best one.
-        device: Option<String>;
-        /// Which of the adapters of the best kind is taken where `device` names none: of n the one of number `turn`
-        /// modulo n. A software adapter serves all.
-        turn: usize;
-        /// Cap on the bytes of live buffers; None leaves that to [`Gpu::memory`].
-        memory: Option<u64>;
-        /// Kernel texts to use; None lets the adapter's kind decide.
-        variant: Option<Variant>;
-        /// Keep bounds checks in the shaders (slower; for tests).
-        checked: bool;
-        /// Ask for no optional feature and for no more than WebGPU's default limits.
-        plain: bool;
-        /// Ask for WebGPU's default limits (bindings of 128 MiB, 8 storage buffers a stage, workgroups of 256, …) and
-        /// no more, whatever the adapter has; wgpu then refuses what a browser would refuse.
-        webgpu_limits: bool;
-        /// Give each row the same bits whatever else is computed beside it, in scoring, training and generation alike
-        /// (slower).
-        invariant: bool;
-        /// Multiply weights by many rows on matrix units, operands rounded to f16, sums in f32; an error where the
-        /// adapter has none. `invariant` leaves no product to them.
-        matrix_units: bool;
-        /// Most bytes of one buffer of a weight, where that is less than a binding holds (tests cut small models so).
-        block: Option<u64>;
-        /// Time every launch ([`Gpu::profile`]); slower, and an error where the adapter has no timestamps.
-        profile: bool;
-    }
-}
-
 /// [`Gpu::chunk_bytes`] of a device.
 fn chunk(info: &DeviceInfo, memory: Option<u64>) -> u64 {
     match info.software {
@@ -163,6 +106,7 @@ struct Inner {
     limits: wgpu::Limits,
     variant: Variant,
     checked: bool,
+    guarded: bool,
     invariant: bool,
     units: Option<Units>,
     lanes: bool,
@@ -216,6 +160,7 @@ impl Inner {
             limits,
             variant,
             checked: options.checked,
+            guarded: options.guarded,
             invariant: options.invariant,
             units: None,
             lanes: false,
@@ -285,6 +230,9 @@ impl Gpu {
         };
         let mut required_features =
             if options.profile { profile::feature(&adapter, &info.name)? } else { wgpu::Features::empty() };
+        if options.timestamps {
+            required_features |= adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        }
         if !options.plain {
             required_features |= adapter.features() & wgpu::Features::SHADER_F16;
             if info.software {
@@ -432,6 +380,17 @@ impl Gpu {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    /// The optional features that kernels use on this device, by name.
+    pub fn features_in_use(&self) -> Vec<&'static str> {
+        let all = [
+            (self.has_f16(), "f16"),
+            (self.has_wide_words(), "int64"),
+            (self.has_lanes(), "subgroups"),
+            (self.units().is_some(), "matrix-units"),
+        ];
+        all.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
+    }
+
     /// The matrix units that were asked for ([`Options::matrix_units`]).
     pub(crate) fn units(&self) -> Option<Units> {
         self.0.units
@@ -473,7 +432,8 @@ impl Gpu {
 
     /// Largest buffer that a kernel can bind, in bytes.
     pub fn max_binding_bytes(&self) -> u64 {
-        self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size)
+        let most = self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size);
+        if self.0.guarded { most - guard::AROUND } else { most }
     }
 
     /// Most bytes of one buffer of a weight.

@@ -291,6 +291,9 @@ pub(super) struct Pipeline {
     pub(super) storage: usize,
     /// The members of its `Params`.
     pub(super) params: Vec<Parameter>,
+    /// Of a text that is not the crate's own the numbers of its bindings, in the order of a launch's buffers; it has no
+    /// parameters beside them.
+    pub(super) own_bindings: Option<Vec<u32>>,
 }
 
 impl Gpu {
@@ -374,7 +377,7 @@ impl Gpu {
         if let Some(e) = wait::block_on(scope.pop()) {
             return Err(Error::Device(format!("{label}: {e}")));
         }
-        Ok(Pipeline { pipeline, layout, storage: declared.len(), params })
+        Ok(Pipeline { pipeline, layout, storage: declared.len(), params, own_bindings: None })
     }
 }
 

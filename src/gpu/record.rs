@@ -61,7 +61,7 @@ pub(crate) struct Launch<'a> {
 pub(super) struct Recorded {
     pub(super) source: &'static Source,
     pub(super) key: PipelineKey,
-    pipeline: Arc<Pipeline>,
+    pub(super) pipeline: Arc<Pipeline>,
     pub(super) buffers: Vec<Arc<Raw>>,
     pub(super) groups: [u32; 3],
     pub(super) cost: Cost,
@@ -78,9 +78,26 @@ pub(crate) struct Recorder<'g> {
 
 /// Launches that are only counted: what they hold as long as their recording lives, and their work.
 #[derive(Default)]
-struct Counted {
+pub(super) struct Counted {
     held: Vec<Arc<Raw>>,
     cost: Cost,
+    /// The launches one by one, where they are asked for.
+    traced: Option<Vec<Traced>>,
+}
+
+/// A launch that was only counted.
+#[derive(Clone)]
+pub(crate) struct Traced {
+    /// Name of the [`Source`].
+    pub(crate) name: &'static str,
+    /// The entry point.
+    pub(crate) entry: &'static str,
+    /// Workgroups in all.
+    pub(crate) groups: u64,
+    /// Whether a tensor has rows that do not fill their last vec4.
+    pub(crate) odd: bool,
+    /// The work of the launch.
+    pub(crate) cost: Cost,
 }
 
 /// Workgroups for `n` of them in one dimension, folded into two when there are more than a dimension may have.
@@ -111,6 +128,16 @@ impl<'g> Recorder<'g> {
         self.form.matrix_units
     }
 
+    /// Has launches that are only counted listed one by one.
+    pub(crate) fn trace(&mut self) {
+        self.counted.traced = Some(Vec::new());
+    }
+
+    /// The launches that were counted since [`Recorder::trace`].
+    pub(crate) fn traced(self) -> Vec<Traced> {
+        self.counted.traced.unwrap_or_default()
+    }
+
     /// Number of launches so far.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
@@ -130,6 +157,10 @@ impl<'g> Recorder<'g> {
         if self.gpu.counts() {
             self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
             self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
+            let odd = l.bind.iter().any(|t| t.cols() != t.ld() || (t.rows() > 1 && t.rows() % 4 != 0));
+            let groups = l.groups.iter().map(|n| u64::from(*n)).product();
+            let launch = Traced { name: l.source.name, entry: l.entry, groups, odd, cost: l.cost };
+            self.counted.traced.iter_mut().for_each(|all| all.push(launch.clone()));
         }
         let key =
             PipelineKey { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };
@@ -169,7 +200,7 @@ impl<'g> Recorder<'g> {
     /// Makes the recording repeatable: bind groups and parameters are made once.
     pub(crate) fn compile(self) -> Plan {
         if self.gpu.counts() {
-            return Plan { steps: Vec::new(), groups: Vec::new(), counted: self.counted };
+            return Plan { steps: Vec::new(), groups: Vec::new(), uniform: None, counted: self.counted };
         }
         let device = &self.gpu.0.device;
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
@@ -179,26 +210,7 @@ impl<'g> Recorder<'g> {
             mapped_at_creation: false,
         });
         self.gpu.0.queue.write_buffer(&uniform, 0, &self.params);
-        let groups = self
-            .steps
-            .iter()
-            .map(|s| {
-                let window =
-                    wgpu::BufferBinding { buffer: &uniform, offset: 0, size: std::num::NonZeroU64::new(SLOT as u64) };
-                let mut entries =
-                    vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) }];
-                entries.extend(s.buffers.iter().enumerate().map(|(i, raw)| wgpu::BindGroupEntry {
-                    binding: i as u32 + 1,
-                    resource: raw.buffer.as_entire_binding(),
-                }));
-                device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: None,
-                    layout: &s.pipeline.layout,
-                    entries: &entries,
-                })
-            })
-            .collect();
-        Plan { steps: self.steps, groups, counted: self.counted }
+        Plan::bound(self.gpu, self.steps, uniform, self.counted)
     }
 
     /// Submits everything recorded; does not wait.
@@ -215,10 +227,46 @@ impl<'g> Recorder<'g> {
 pub(crate) struct Plan {
     pub(super) steps: Vec<Recorded>,
     groups: Vec<wgpu::BindGroup>,
+    /// The parameters of all launches.
+    pub(super) uniform: Option<wgpu::Buffer>,
     counted: Counted,
 }
 
 impl Plan {
+    /// Launches with their parameters in `uniform`, each bound to its buffers.
+    pub(super) fn bound(gpu: &Gpu, steps: Vec<Recorded>, uniform: wgpu::Buffer, counted: Counted) -> Plan {
+        let bind = |step: &Recorded| {
+            let window =
+                wgpu::BufferBinding { buffer: &uniform, offset: 0, size: std::num::NonZeroU64::new(SLOT as u64) };
+            let own = step.pipeline.own_bindings.as_deref();
+            let params = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) };
+            let mut entries: Vec<_> = own.is_none().then_some(params).into_iter().collect();
+            entries.extend(step.buffers.iter().enumerate().map(|(i, raw)| wgpu::BindGroupEntry {
+                binding: own.map_or(i as u32 + 1, |own| own[i]),
+                resource: wgpu::BindingResource::Buffer(raw.binding()),
+            }));
+            gpu.0.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &step.pipeline.layout,
+                entries: &entries,
+            })
+        };
+        let groups = steps.iter().map(bind).collect();
+        Plan { steps, groups, uniform: Some(uniform), counted }
+    }
+
+    /// The same launches on other buffers.
+    pub(super) fn on(&self, gpu: &Gpu, buffer: impl Fn(&Arc<Raw>) -> Arc<Raw>) -> Option<Plan> {
+        let other = |step: &Recorded| Recorded {
+            buffers: step.buffers.iter().map(&buffer).collect(),
+            key: step.key.clone(),
+            pipeline: step.pipeline.clone(),
+            ..*step
+        };
+        let uniform = self.uniform.clone()?;
+        Some(Plan::bound(gpu, self.steps.iter().map(other).collect(), uniform, Counted::default()))
+    }
+
     /// Number of dispatches.
     pub(crate) fn len(&self) -> usize {
         self.steps.len()
@@ -233,7 +281,10 @@ impl Plan {
     pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass, i: usize) {
         let step = &self.steps[i];
         pass.set_pipeline(&step.pipeline.pipeline);
-        pass.set_bind_group(0, &self.groups[i], &[(i * SLOT) as u32]);
+        match step.pipeline.own_bindings {
+            None => pass.set_bind_group(0, &self.groups[i], &[(i * SLOT) as u32]),
+            Some(_) => pass.set_bind_group(0, &self.groups[i], &[]),
+        }
         pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
     }
 }

@@ -340,7 +340,7 @@ fn codes_match(t: &mut Trial, shape: [usize; 2], beta: f32, [g, m, v]: [&[f32]; 
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, cols, max_norm) in [(1, 1, 1.0f32), (7, 33, 1.0), (640, 33, 0.0), (1, 5000, 1e9)] {
+    for (rows, cols, max_norm) in [(1, 1, 1.0f32), (7, 33, 1.0), (640, 33, 0.0), (1, 5000, 1e9), (9, 4097, 1.0)] {
         all.push(Case::new(format!("norm, clip and step {rows}x{cols} max {max_norm}"), 4e-6, move |t| {
             let ((g, hg), (w, mut hw)) = (t.matrix(rows, cols)?, t.matrix(rows, cols)?);
             let (m, mut hm) = t.matrix(rows, cols)?;
@@ -363,7 +363,7 @@ fn cases() -> Vec<Case> {
         }));
     }
     // With these decays and short gradients every sum is exact, so codes and scales must be met bit for bit.
-    for (rows, cols) in [(1, 1), (70, 33), (64, 8), (7, 260)] {
+    for (rows, cols) in [(1, 1), (70, 33), (64, 8), (7, 260), (130, 561)] {
         all.push(Case::new(format!("step8 {rows}x{cols} codes"), 0.0, move |t| {
             let mut draw = |signed: bool| {
                 let short = |x: f32| (x * 64.0).round() / 64.0;

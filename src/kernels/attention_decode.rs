@@ -1,6 +1,7 @@
 //! Attention of single rows onto the paged KV arena, split over positions and merged.
 
 use super::arena::{Arena, CHUNK, KvType, PAGE, Rows};
+use super::attention::TIED;
 use super::case::{Case, Kernel, Trial};
 use super::heads::{EXAMPLES, Heads};
 use super::inputs::{head_matrix, pad_heads};
@@ -418,6 +419,7 @@ fn cases() -> Vec<Case> {
         all.extend((longest > 3 && longest < 200).then(|| compare_step(b, h, longest, true, KvType::F16, plain)));
         all.extend((b > 5).then(|| compare_step(b, h, longest, false, KvType::F32, capped)));
     }
+    all = all.into_iter().map(|case| case.without(TIED)).collect();
     // One row, few of them, and many that continue one prompt.
     let sizes = [(1, 128), (1, 1024), (8, 1024), (64, 1024)];
     for ((b, longest), kv) in sizes.into_iter().flat_map(|size| KvType::ALL.map(|kv| (size, kv))) {

@@ -19,10 +19,22 @@ pub struct Kernel {
     pub cases: fn() -> Vec<Case>,
 }
 
+/// How the names of entry points begin that go backward.
+const BACK: &str = "back";
+/// Kernels and their entry points whose names do not say that they go backward.
+const GRADIENTS: [(&str, &str); 4] =
+    [("matmul", "forward_nt"), ("matmul", "forward_tn"), ("column_sum", "forward"), ("attention_tiles", "to_keys")];
+
 impl Kernel {
     /// The op's stem.
     pub fn name(&self) -> &'static str {
         (self.source)().name
+    }
+
+    /// Whether an entry point computes a gradient.
+    pub(super) fn is_gradient(&self, entry: &str) -> bool {
+        let more = GRADIENTS.iter().any(|known| *known == (self.name(), entry));
+        more || self.name().contains("backward") || entry.starts_with(BACK)
     }
 
     /// What there is to check in `variants` on this device: each one as it is, and with its invariant order where that
@@ -37,6 +49,40 @@ impl Kernel {
     }
 }
 
+/// What the random numbers are that a case is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Inputs {
+    /// About normal.
+    Normal,
+    /// 10^4 or -10^4.
+    Large,
+    /// 10^-30 or -10^-30.
+    Tiny,
+    /// All the same.
+    Equal,
+    /// Nearly all 0, one of some sixteen far above them.
+    OneHot,
+    /// About normal, and of all rows of a forest each sees itself alone.
+    Alone,
+}
+
+impl Inputs {
+    /// Those at the edge of what may come.
+    pub const EXTREME: [Inputs; 5] = [Inputs::Large, Inputs::Tiny, Inputs::Equal, Inputs::OneHot, Inputs::Alone];
+
+    /// As reports call them.
+    pub fn name(self) -> &'static str {
+        match self {
+            Inputs::Normal => "normal",
+            Inputs::Large => "large",
+            Inputs::Tiny => "tiny",
+            Inputs::Equal => "equal",
+            Inputs::OneHot => "one-hot",
+            Inputs::Alone => "all masked but one",
+        }
+    }
+}
+
 /// One set of inputs for a kernel.
 pub struct Case {
     /// Entry point and shape.
@@ -47,6 +93,10 @@ pub struct Case {
     pub dtype: &'static str,
     /// Whether it is a shape to time (the twin is then left out: it would take minutes).
     pub timed: bool,
+    /// The extreme inputs of which the twin knows the result to the tolerance.
+    pub extremes: Vec<Inputs>,
+    /// Whether the op stands between two others, with a loss behind them.
+    pub between: bool,
     /// Makes inputs, calls the launcher, names the outputs.
     #[expect(clippy::type_complexity, reason = "a boxed closure is what a case is")]
     pub(crate) run: Box<dyn Fn(&mut Trial) -> Result<()>>,
@@ -58,16 +108,23 @@ impl Case {
         tolerance: f64,
         run: impl Fn(&mut Trial) -> Result<()> + 'static,
     ) -> Case {
-        Case { name: name.into(), tolerance, dtype: "f32", timed: false, run: Box::new(run) }
+        let extremes = Inputs::EXTREME.to_vec();
+        Case { name: name.into(), tolerance, dtype: "f32", timed: false, extremes, between: false, run: Box::new(run) }
     }
 
     pub(super) fn timed(name: impl Into<String>, run: impl Fn(&mut Trial) -> Result<()> + 'static) -> Case {
-        Case { name: name.into(), tolerance: 0.0, dtype: "f32", timed: true, run: Box::new(run) }
+        Case { timed: true, extremes: Vec::new(), ..Case::new(name, 0.0, run) }
     }
 
     /// This case as one with weights of type `dtype`, which its closure makes.
     pub(super) fn of(self, dtype: &'static str) -> Case {
         Case { dtype, ..self }
+    }
+
+    /// This case without extreme inputs that lose the digits that the twin has.
+    pub(super) fn without(mut self, inputs: &[Inputs]) -> Case {
+        self.extremes.retain(|extreme| !inputs.contains(extreme));
+        self
     }
 }
 
@@ -79,6 +136,9 @@ pub(crate) struct Trial<'g> {
     pub(crate) rec: Recorder<'g>,
     state: u64,
     with_twin: bool,
+    inputs: Inputs,
+    /// Whether rows were drawn that see one another.
+    pub(super) forest: bool,
     pub(super) outputs: Vec<(String, Tensor, Expected)>,
 }
 
@@ -89,7 +149,19 @@ pub(super) enum Expected {
 
 impl<'g> Trial<'g> {
     pub(super) fn new(gpu: &'g Gpu, form: Form, seed: u64, with_twin: bool) -> Trial<'g> {
-        Trial { gpu, rec: gpu.record_form(form), state: seed, with_twin, outputs: Vec::new() }
+        let (rec, inputs) = (gpu.record_form(form), Inputs::Normal);
+        Trial { gpu, rec, state: seed, with_twin, inputs, forest: false, outputs: Vec::new() }
+    }
+
+    /// The same with other numbers.
+    pub(super) fn of(self, inputs: Inputs) -> Trial<'g> {
+        Trial { inputs, ..self }
+    }
+
+    /// Whether each row of the forest that is drawn next is to see itself alone.
+    pub(super) fn alone(&mut self) -> bool {
+        self.forest = true;
+        self.inputs == Inputs::Alone
     }
 
     /// The next 64 random bits, by splitmix64, which is plenty for test inputs.
@@ -106,10 +178,20 @@ impl<'g> Trial<'g> {
         (self.word() % n.max(1) as u64) as usize
     }
 
-    /// About normal values (a sum of four uniform ones), as f32 can hold them.
+    /// Values as the case is to have them: about normal ones (a sum of four uniform ones), if nothing else was asked
+    /// for.
     pub(crate) fn values(&mut self, n: usize) -> Vec<f32> {
         let one = |t: &mut Self| (t.word() >> 40) as f32 / 16_777_216.0 - 0.5;
-        (0..n).map(|_| (one(self) + one(self) + one(self) + one(self)) * 1.732).collect()
+        let signed = |t: &mut Self, size: f32| if t.word() & 1 == 0 { size } else { -size };
+        let inputs = self.inputs;
+        let mut value = || match inputs {
+            Inputs::Normal | Inputs::Alone => (one(self) + one(self) + one(self) + one(self)) * 1.732,
+            Inputs::Large => signed(self, 1e4),
+            Inputs::Tiny => signed(self, 1e-30),
+            Inputs::Equal => 0.75,
+            Inputs::OneHot => f32::from(u8::from(self.below(16) == 0)) * 40.0,
+        };
+        (0..n).map(|_| value()).collect()
     }
 
     /// A random matrix on the GPU and, for the twin, on the host.

@@ -1,10 +1,13 @@
-//! Runs the cases: against the twins (`check`) and against the clock (`bench`).
+//! Runs the cases against their twins (`check`): each value, that nothing is written outside of its tensor, and that
+//! the same launches give the same bits.
 
-use super::case::{Case, Expected, Kernel, Trial};
-use super::list::ALL;
-use super::peak::Peaks;
-use crate::gpu::{Form, Gpu, Variant};
+use super::case::{Expected, Trial};
+use super::choice::{Chosen, Comparison, seed};
+use crate::gpu::{Gpu, Plan, Tensor};
 use crate::{Error, Observer, Result};
+
+/// How often the launches of a case run from the same memory, where that is looked at.
+const RUNS: usize = 20;
 
 /// One case of one kernel in one variant, compared.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -15,6 +18,10 @@ pub struct CheckRow {
     pub variant: String,
     /// Entry point and shape.
     pub case: String,
+    /// What its random numbers are ([`super::Inputs::name`]).
+    pub inputs: String,
+    /// How often it ran; several times where all runs were to give the same bits.
+    pub runs: usize,
     /// Largest absolute error over all outputs.
     pub max_abs_error: f64,
     /// Largest error relative to the larger of |value| and the output's root mean square.
@@ -29,89 +36,49 @@ pub struct CheckRow {
     pub note: String,
 }
 
-/// One timed case.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct BenchRow {
-    /// The op's stem.
-    pub name: String,
-    /// soft or tile, and whether in the invariant order.
-    pub variant: String,
-    /// Entry point and shape.
-    pub shape: String,
-    /// Element type of the weights.
-    pub dtype: String,
-    /// Median time of a run in milliseconds.
-    pub median_ms: f64,
-    /// Half the distance between the quartiles over the median.
-    pub spread: f64,
-    /// Timed runs.
-    pub n: usize,
-    /// 10^9 floating-point operations a second.
-    pub gflops: f64,
-    /// 10^9 bytes a second, each tensor counted once.
-    pub gbs: f64,
-    /// Fraction of the device's own measured peak that the case reaches, of that peak which bounds it.
-    pub share: f64,
-    /// Sum of the outputs, so that a fast wrong result shows.
-    pub checksum: f64,
-}
-
-pub(super) fn selected<'k>(filter: Option<&'k str>) -> Result<impl Iterator<Item = &'static Kernel> + use<'k>> {
-    if let Some(name) = filter
-        && !ALL.iter().any(|k| k.name() == name)
-    {
-        let names: Vec<&str> = ALL.iter().map(|k| k.name()).collect();
-        return Err(Error::Input(format!("no kernel is called '{name}'; there are: {}", names.join(", "))));
+impl CheckRow {
+    /// The first thing that goes wrong is what is told.
+    fn fail(&mut self, note: impl FnOnce() -> String) {
+        self.passed = false;
+        if self.note.is_empty() {
+            self.note = note();
+        }
     }
-    Ok(ALL.iter().filter(move |k| filter.is_none_or(|f| f == k.name())))
 }
 
-/// Compares every case of the selected kernels with its twin, in each of `variants`.
+/// Compares the chosen cases with their twins. What is written outside of a tensor is found on a GPU that was opened
+/// with [`crate::gpu::Options::guarded`].
 ///
 /// # Errors
-/// An unknown kernel, one named that this device cannot build; a device that was lost. A case that fails to build or
-/// run is a failed row.
-pub fn run(gpu: &Gpu, filter: Option<&str>, variants: &[Variant], observer: &dyn Observer) -> Result<Vec<CheckRow>> {
+/// A device that was lost. A case that fails to build or run is a failed row.
+pub fn run(gpu: &Gpu, chosen: &Chosen, observer: &dyn Observer) -> Result<Vec<CheckRow>> {
     let mut rows = Vec::new();
-    for kernel in selected(filter)? {
-        if filter.is_some() {
-            gpu.expect_buildable((kernel.source)())?;
+    for comparison in &chosen.comparisons {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
         }
-        for form in kernel.forms(gpu, variants) {
-            for case in (kernel.cases)().iter().filter(|c| !c.timed) {
-                if observer.stop_requested() {
-                    return Err(Error::Stopped);
-                }
-                let mut row = CheckRow {
-                    kernel: kernel.name().to_owned(),
-                    variant: form.name(),
-                    case: case.name.clone(),
-                    max_abs_error: 0.0,
-                    max_error: 0.0,
-                    max_ulp: 0.0,
-                    tolerance: case.tolerance,
-                    passed: true,
-                    note: String::new(),
-                };
-                match compare(gpu, form, case, &mut row) {
-                    Ok(()) => {}
-                    Err(e @ Error::DeviceLost(_)) => return Err(e),
-                    Err(e) => {
-                        row.passed = false;
-                        row.note = e.to_string();
-                    }
-                }
-                rows.push(row);
-                observer.advance(1);
-            }
+        let mut row = CheckRow {
+            kernel: comparison.kernel.name().to_owned(),
+            variant: comparison.form.name(),
+            case: comparison.case.name.clone(),
+            inputs: comparison.inputs.name().to_owned(),
+            runs: if comparison.repeated { RUNS } else { 1 },
+            max_abs_error: 0.0,
+            max_error: 0.0,
+            max_ulp: 0.0,
+            tolerance: comparison.case.tolerance,
+            passed: true,
+            note: String::new(),
+        };
+        match compare(gpu, comparison, chosen.seed, &mut row) {
+            Ok(()) => {}
+            Err(e @ Error::DeviceLost(_)) => return Err(e),
+            Err(e) => row.fail(|| e.to_string()),
         }
+        rows.push(row);
+        observer.advance(1);
     }
     Ok(rows)
-}
-
-/// A seed per case name, so that adding a case changes no other one's numbers.
-pub(super) fn seed(case: &Case) -> u64 {
-    case.name.bytes().fold(11, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Distance between neighbouring f32 values at `size` > 0.
@@ -120,103 +87,77 @@ fn ulp(size: f64) -> f64 {
     f64::from(size.next_up()) - f64::from(size)
 }
 
-fn compare(gpu: &Gpu, form: Form, case: &Case, row: &mut CheckRow) -> Result<()> {
-    let mut trial = Trial::new(gpu, form, seed(case), true);
+fn compare(gpu: &Gpu, comparison: &Comparison, chosen: u64, row: &mut CheckRow) -> Result<()> {
+    let Comparison { form, case, inputs, .. } = comparison;
+    let mut trial = Trial::new(gpu, *form, seed(case, chosen), true).of(*inputs);
     (case.run)(&mut trial)?;
     let Trial { rec, outputs, .. } = trial;
-    rec.submit()?;
-    for (what, tensor, expected) in outputs {
+    let plan = rec.compile();
+    let kept = comparison.repeated.then(|| gpu.keep(&plan));
+    gpu.run(&plan)?;
+    let tensors: Vec<&Tensor> = outputs.iter().map(|(_, tensor, _)| tensor).collect();
+    let first: Vec<Vec<u32>> = gpu.download_all(&tensors)?;
+    for ((what, _, expected), got) in outputs.iter().zip(&first) {
         match expected {
             Expected::Words(want) => {
-                let got: Vec<u32> = gpu.download(&tensor)?;
                 if let Some(i) = (0..want.len()).find(|&i| got.get(i) != Some(&want[i])) {
-                    row.passed = false;
-                    row.note = format!("{what}[{i}] is {:?}, the twin says {}", got.get(i), want[i]);
+                    row.fail(|| format!("{what}[{i}] is {:?}, the twin says {}", got.get(i), want[i]));
                 }
             }
-            Expected::Floats(want) => {
-                let got: Vec<f32> = gpu.download(&tensor)?;
-                if got.len() != want.len() {
-                    return Err(Error::Bug(format!("{what} has {} values, the twin {}", got.len(), want.len())));
-                }
-                let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len().max(1) as f64).sqrt();
-                for (i, (g, w)) in got.iter().zip(&want).enumerate() {
-                    let abs = (f64::from(*g) - w).abs();
-                    let size = w.abs().max(rms).max(1e-30);
-                    let error = abs / size;
-                    if error.is_nan() || error > case.tolerance {
-                        row.passed = false;
-                        if row.note.is_empty() {
-                            row.note = format!("{what}[{i}] is {g}, the twin says {w}");
-                        }
-                    }
-                    row.max_abs_error = row.max_abs_error.max(abs);
-                    row.max_error = row.max_error.max(error);
-                    row.max_ulp = row.max_ulp.max(abs / ulp(size));
-                }
-            }
+            Expected::Floats(want) => floats(what, got, want, row)?,
+        }
+    }
+    if let Some(outside) = gpu.overrun(&plan)? {
+        row.fail(|| format!("wrote outside of a tensor: {outside}"));
+    }
+    let Some(kept) = kept else { return Ok(()) };
+    for run in 2..=RUNS {
+        gpu.put_back(&kept);
+        again(gpu, &plan, (&tensors, &first), |output, i, was, is| {
+            let what = &outputs[output].0;
+            row.fail(|| format!("{what}[{i}] is {was:#010x} in the first run and {is:#010x} in run {run}"));
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs the plan once more and tells of the first word of each output that is another one than before.
+fn again(
+    gpu: &Gpu,
+    plan: &Plan,
+    (tensors, first): (&[&Tensor], &[Vec<u32>]),
+    mut tell: impl FnMut(usize, usize, u32, u32),
+) -> Result<()> {
+    gpu.run(plan)?;
+    let now: Vec<Vec<u32>> = gpu.download_all(tensors)?;
+    for (output, (was, is)) in first.iter().zip(&now).enumerate() {
+        if let Some(i) = (0..was.len()).find(|i| was[*i] != is[*i]) {
+            tell(output, i, was[i], is[i]);
         }
     }
     Ok(())
 }
 
-/// Times cases: one warm-up, then `n` runs.
-///
-/// # Errors
-/// As [`run`]; here a case that fails ends the bench.
-pub fn bench(
-    gpu: &Gpu,
-    shapes: &[(&Kernel, Case)],
-    n: usize,
-    peaks: &Peaks,
-    observer: &dyn Observer,
-) -> Result<Vec<BenchRow>> {
-    let mut rows = Vec::new();
-    for (kernel, case) in shapes {
-        if observer.stop_requested() {
-            return Err(Error::Stopped);
+fn floats(what: &str, got: &[u32], want: &[f64], row: &mut CheckRow) -> Result<()> {
+    if got.len() != want.len() {
+        return Err(Error::Bug(format!("{what} has {} values, the twin {}", got.len(), want.len())));
+    }
+    let held = want.iter().filter(|x| (**x as f32).is_finite());
+    let rms = (held.map(|x| x * x).sum::<f64>() / want.len().max(1) as f64).sqrt();
+    for (i, (g, w)) in got.iter().map(|bits| f32::from_bits(*bits)).zip(want).enumerate() {
+        // What f32 cannot hold is an infinity.
+        if (*w as f32).is_infinite() && g == *w as f32 {
+            continue;
         }
-        rows.push(time_case(gpu, kernel, case, n, peaks)?);
-        observer.advance(1);
+        let abs = (f64::from(g) - w).abs();
+        let size = w.abs().max(rms).max(1e-30);
+        let error = abs / size;
+        if error.is_nan() || error > row.tolerance {
+            row.fail(|| format!("{what}[{i}] is {g}, the twin says {w}"));
+        }
+        row.max_abs_error = row.max_abs_error.max(abs);
+        row.max_error = row.max_error.max(error);
+        row.max_ulp = row.max_ulp.max(abs / ulp(size));
     }
-    Ok(rows)
-}
-
-/// The timed cases of the selected kernels whose weights are of type `dtype`, or of a form of it: `q4` takes `q4k`
-/// along.
-///
-/// # Errors
-/// An unknown kernel.
-pub fn timed(filter: Option<&str>, dtype: Option<&str>) -> Result<Vec<(&'static Kernel, Case)>> {
-    let all = selected(filter)?.flat_map(|k| (k.cases)().into_iter().map(move |case| (k, case)));
-    Ok(all.filter(|(_, case)| case.timed && dtype.is_none_or(|d| case.dtype.starts_with(d))).collect())
-}
-
-fn time_case(gpu: &Gpu, kernel: &Kernel, case: &Case, n: usize, peaks: &Peaks) -> Result<BenchRow> {
-    let mut trial = Trial::new(gpu, gpu.form(), seed(case), false);
-    (case.run)(&mut trial)?;
-    let Trial { rec, outputs, .. } = trial;
-    let plan = rec.compile();
-    gpu.time(&plan, 1)?;
-    let mut checksum = 0.0;
-    for (_, tensor, _) in &outputs {
-        checksum += gpu.download::<f32>(tensor)?.iter().map(|x| f64::from(*x)).sum::<f64>();
-    }
-    let mut times = gpu.time(&plan, n.max(1))?;
-    times.sort_by(f64::total_cmp);
-    let quantile = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
-    let (median, cost) = (quantile(0.5), plan.cost());
-    Ok(BenchRow {
-        name: kernel.name().to_owned(),
-        variant: gpu.form().name(),
-        shape: case.name.clone(),
-        dtype: case.dtype.to_owned(),
-        median_ms: median * 1e3,
-        spread: (quantile(0.75) - quantile(0.25)) / 2.0 / median,
-        n: times.len(),
-        gflops: cost.flops / median / 1e9,
-        gbs: cost.bytes / median / 1e9,
-        share: peaks.share(cost, median),
-        checksum,
-    })
+    Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) fn twin(x: &[f64], cols: usize) -> Vec<f64> {
 }
 
 fn cases() -> Vec<Case> {
-    [(1, 1), (7, 33), (640, 10)]
+    [(1, 1), (7, 33), (640, 10), (5, 1030)]
         .into_iter()
         .map(|(rows, cols)| {
             Case::new(format!("forward {rows}x{cols}"), 4e-6, move |t| {

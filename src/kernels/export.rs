@@ -1,7 +1,7 @@
 //! Writes the cases out, for another WebGPU implementation to run: `check --export`.
 
 use super::case::{Expected, Trial};
-use super::check::{seed, selected};
+use super::choice::{compared, named, seed};
 use crate::disk;
 use crate::durable::write_file;
 use crate::gpu::{Gpu, Variant};
@@ -20,25 +20,19 @@ const MOST_WORDS: usize = 1 << 18;
 /// are left out. Gives the number of cases.
 ///
 /// # Errors
-/// An unknown kernel, a shader that does not build, a folder that cannot be written, device errors.
-pub fn write(
-    gpu: &Gpu,
-    dir: &Path,
-    filter: Option<&str>,
-    variants: &[Variant],
-    observer: &dyn Observer,
-) -> Result<usize> {
+/// A name that no kernel has, a shader that does not build, a folder that cannot be written, device errors.
+pub fn write(gpu: &Gpu, dir: &Path, names: &[String], variants: &[Variant], observer: &dyn Observer) -> Result<usize> {
     disk::create_dir_all(dir).map_err(Error::io(dir))?;
     let (mut cases, mut data) = (Vec::new(), Vec::new());
     let mut texts: HashMap<String, String> = HashMap::new();
-    for kernel in selected(filter)?.filter(|k| !(k.source)().is_optional()) {
+    for kernel in named(names)?.into_iter().filter(|k| !(k.source)().is_optional()) {
         for form in kernel.forms(gpu, variants) {
-            for case in (kernel.cases)().iter().filter(|c| !c.timed) {
+            for case in &compared(kernel) {
                 if observer.stop_requested() {
                     return Err(Error::Stopped);
                 }
                 observer.advance(1);
-                let mut trial = Trial::new(gpu, form, seed(case), true);
+                let mut trial = Trial::new(gpu, form, seed(case, 0), true);
                 (case.run)(&mut trial)?;
                 let Trial { rec, outputs, .. } = trial;
                 let recording = rec.export(&outputs.iter().map(|(_, t, _)| t).collect::<Vec<_>>())?;

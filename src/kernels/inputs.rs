@@ -79,6 +79,9 @@ pub(super) fn head_matrix(t: &mut Trial, rows: usize, count: usize, hd: usize) -
 
 /// A random forest of at least `rows` rows.
 pub(super) fn random_forest(t: &mut Trial, rows: usize) -> Forest {
+    if t.alone() {
+        return sequences(rows, 1);
+    }
     let mut f = Forest::new();
     let mut depth = 0;
     while f.len() < rows {
@@ -94,7 +97,7 @@ pub(super) fn random_forest(t: &mut Trial, rows: usize) -> Forest {
     f
 }
 
-/// `count` sequences of `len` rows, for timing.
+/// `count` sequences of `len` rows.
 pub(super) fn sequences(count: usize, len: usize) -> Forest {
     let mut forest = Forest::new();
     for _ in 0..count {

@@ -1,6 +1,6 @@
 //! Log-probs of listed targets from a chunk of logits, and their gradient, in place: no `[T, V]` is ever kept.
 
-use super::case::{Case, Kernel};
+use super::case::{Case, Inputs, Kernel};
 use super::scores::{constant, parameter, slope};
 use super::sizes::{row_groups, stream};
 use super::way::{Traits, Way};
@@ -168,7 +168,7 @@ fn cases() -> Vec<Case> {
         (33, 97, 30.0, Some(30.0)),
     ] {
         let capped = if cap.is_some() { " capped" } else { "" };
-        all.push(Case::new(format!("forward and backward {rows}x{cols}{capped}"), 2e-5, move |t| {
+        let case = Case::new(format!("forward and backward {rows}x{cols}{capped}"), 2e-5, move |t| {
             let v: Vec<f32> = t.values(rows * cols).iter().map(|x| x * scale).collect();
             let host: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
             // Every third row has no target, every fifth three of them.
@@ -199,7 +199,9 @@ fn cases() -> Vec<Case> {
             t.expect("square", &square, || want_square);
             t.expect("dlogits", &logits, || twin_backward(&host, cols, &lists, &hc, cap));
             Ok(())
-        }));
+        });
+        // The log-sum of logits of 10^5 has no digit below 1/100, of which a probability is made again.
+        all.push(case.without(&[Inputs::Large]));
     }
     all
 }

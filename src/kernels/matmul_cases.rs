@@ -169,7 +169,7 @@ fn cases() -> Vec<Case> {
     let layers = [(1, 576, 1536), (8, 576, 1536), (128, 576, 576), (128, 576, 1536), (128, 1536, 576)];
     let rest = [(512, 512, 512), (4096, 64, 64), (4096, 64, 320), (4096, 160, 64)];
     all.extend(layers.into_iter().chain(rest).filter_map(|shape| timed(shape, "f32").ok()));
-    all.extend([(64, 4096, 320), (576, 128, 1536)].map(timed_tn));
+    all.extend([(64, 4096, 320), (576, 128, 1536)].map(|s| Case { timed: true, ..by_weights(s) }));
     let stored = ["bf16", "q4"].into_iter().flat_map(|dtype| [1, 8, 128].map(|m| timed((m, 576, 1536), dtype)));
     all.extend(stored.filter_map(Result::ok));
     all
@@ -241,7 +241,37 @@ fn adapted() -> Vec<Case> {
 ///
 /// # Errors
 /// A size of 0; a type that there is not; quantised weights whose K is no multiple of 32.
-pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Case> {
+pub fn timed(shape: (usize, usize, usize), dtype: &'static str) -> Result<Case> {
+    let [forward, _] = of_shape(shape, dtype)?;
+    Ok(Case { timed: true, ..forward })
+}
+
+/// The products of the backward pass through that of [`timed`]: the gradient by its input, with weights in `dtype`, and
+/// by its weights.
+///
+/// # Errors
+/// As [`timed`].
+pub fn timed_backward(shape: (usize, usize, usize), dtype: &'static str) -> Result<[Case; 2]> {
+    let ([_, by_input], (m, k, n)) = (of_shape(shape, dtype)?, shape);
+    Ok([by_input, by_weights((pad4(k), m, n))].map(|case| Case { timed: true, ..case }))
+}
+
+/// The products of one shape `(M, K, N)`, forward and backward, to be compared with their twins.
+///
+/// # Errors
+/// As [`timed`].
+pub fn compared(shape: (usize, usize, usize), dtype: &'static str) -> Result<[Case; 3]> {
+    let ([forward, by_input], (m, k, n)) = (of_shape(shape, dtype)?, shape);
+    Ok([forward, by_input, by_weights((k, m, n))])
+}
+
+/// The largest error of a sum of so many products.
+fn tolerance(count: usize) -> f64 {
+    if count > 1000 { 1e-5 } else { 4e-6 }
+}
+
+/// The product of a shape, and the gradient by its input.
+fn of_shape((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Case; 2]> {
     let wrong = |what: String| Err(Error::Input(format!("matmul {m}x{k}x{n} {dtype}: {what}")));
     if m == 0 || k == 0 || n == 0 {
         return wrong("a size is 0".into());
@@ -253,44 +283,41 @@ pub fn timed((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<Ca
         return wrong(format!("there are the types {}", DTYPES.join(", ")));
     }
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
-    let case = Case::timed(format!("forward {m}x{k}x{n}{suffix}"), move |t| {
-        let (a, _) = t.matrix(m, k)?;
-        let (b, _) = random(t, dtype, k, n)?;
+    let forward = Case::new(format!("forward {m}x{k}x{n}{suffix}"), tolerance(k), move |t| {
+        let (a, ha) = t.matrix(m, k)?;
+        let (b, hb) = random(t, dtype, k, n)?;
         let c = t.gpu.empty(m, n)?;
         forward(&mut t.rec, &a, &b, &c, Epilogue::default())?;
-        t.expect("c", &c, Vec::new);
+        t.expect("c", &c, || twin(&ha, &hb, m, k, n));
         Ok(())
     });
-    Ok(case.of(dtype))
-}
-
-/// The products of the backward pass through that of [`timed`]: the gradient by its input, with weights in `dtype`, and
-/// by its weights.
-///
-/// # Errors
-/// As [`timed`].
-pub fn timed_backward((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Case; 2]> {
-    timed((m, k, n), dtype)?;
-    let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
-    let nt = Case::timed(format!("forward_nt {m}x{n}x{k}{suffix}"), move |t| {
-        let (a, _) = t.matrix(m, n)?;
-        let (b, _) = random(t, dtype, k, n)?;
+    let by_input = Case::new(format!("forward_nt {m}x{n}x{k}{suffix}"), tolerance(n), move |t| {
+        let (a, ha) = t.matrix(m, n)?;
+        let (b, hb) = random(t, dtype, k, n)?;
         let c = t.gpu.empty(m, b.rows())?;
         forward_nt(&mut t.rec, &a, &b, &c, false)?;
-        t.expect("c", &c, Vec::new);
+        t.expect("c", &c, || {
+            let rows = twin(&ha, &transpose::twin(&hb, k, n), m, n, k);
+            let pad = vec![0.0; b.rows() - k];
+            rows.chunks_exact(k).flat_map(|row| [row, &pad].concat()).collect()
+        });
         Ok(())
     });
-    Ok([nt.of(dtype), timed_tn((pad4(k), m, n))])
+    Ok([forward, by_input].map(|case| case.of(dtype)))
 }
 
-/// A product C `[M, N]` = A^T B to time: `(M, K, N)`.
-fn timed_tn((m, k, n): (usize, usize, usize)) -> Case {
-    Case::timed(format!("forward_tn {m}x{k}x{n}"), move |t| {
-        let (a, _) = t.matrix(k, m)?;
-        let (b, _) = t.matrix(k, n)?;
-        let c = t.gpu.empty(m, n)?;
+/// A product C `[pad4(M), N]` = A^T B: `(M, K, N)`.
+fn by_weights((m, k, n): (usize, usize, usize)) -> Case {
+    Case::new(format!("forward_tn {m}x{k}x{n}"), tolerance(k), move |t| {
+        let (a, ha) = t.matrix(k, m)?;
+        let (b, hb) = t.matrix(k, n)?;
+        let c = t.gpu.empty(pad4(m), n)?;
         forward_tn(&mut t.rec, &a, &b, &c.clone().into(), false)?;
-        t.expect("c", &c, Vec::new);
+        t.expect("c", &c, || {
+            let mut want = twin_tn(&ha, &hb, m, k, n);
+            want.resize(pad4(m) * n, 0.0);
+            want
+        });
         Ok(())
     })
 }

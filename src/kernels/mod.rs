@@ -10,9 +10,12 @@ pub(crate) mod attention_tiles;
 mod attention_tiles_cases;
 #[cfg(test)]
 mod attention_work;
+pub mod bench;
+mod between;
 mod case;
 pub(crate) mod cast;
 pub mod check;
+pub mod choice;
 pub(crate) mod column_sum;
 pub(crate) mod columns;
 #[cfg(test)]
@@ -54,14 +57,16 @@ pub(crate) mod scores;
 pub(crate) mod short_conv;
 mod sizes;
 pub(crate) mod softcap;
+pub mod support;
 pub(crate) mod swiglu;
 #[cfg(test)]
 mod testing;
 pub(crate) mod transpose;
+pub mod user;
 mod way;
 pub(crate) mod weight;
 
-pub use case::{Case, Kernel};
+pub use case::{Case, Inputs, Kernel};
 pub use inputs::DTYPES;
 pub use list::ALL;
 pub use way::{Constant, Traits, Way};

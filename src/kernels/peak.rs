@@ -67,8 +67,13 @@ const CHAINED: usize = 3 * 4 * 8;
 /// Products of fragments that a subgroup does in a step: four chains, eight times.
 const FRAGMENTS: usize = 4 * 8;
 
-/// Bytes that a cache is taken to hold.
+/// Bytes that every cache is taken to hold.
 const CACHED: usize = 4 << 20;
+
+/// Bytes of the largest memory that is read to find out what the last cache holds, which is also what it is taken to
+/// hold at least: where no cache shows, the reading is slower than any.
+const LARGEST: usize = 128 << 20;
+const LEAST_CACHE: usize = 32 << 20;
 
 /// A device's peaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -88,6 +93,12 @@ pub struct Peaks {
     pub cached_gbs: f64,
     /// 10^9 bytes a second in a copy, read and written bytes together.
     pub copy_gbs: f64,
+    /// 10^9 bytes a second when writing alone.
+    #[serde(default)]
+    pub write_gbs: f64,
+    /// Bytes that the last cache holds: more than these are read more slowly.
+    #[serde(default)]
+    pub cache_bytes: u64,
     /// Microseconds that one more dispatch costs.
     pub dispatch_us: f64,
 }
@@ -98,10 +109,31 @@ impl Peaks {
         self.least(cost) / seconds
     }
 
+    /// These peaks for work whose memory lies in no cache.
+    pub fn uncached(&self) -> Peaks {
+        Peaks { cached_gbs: 0.0, ..*self }
+    }
+
+    /// Takes each figure that is higher in `other`, which was measured at another time.
+    pub fn raise(&mut self, other: &Peaks) {
+        let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
+        *self = Peaks {
+            gflops: self.gflops.max(other.gflops),
+            f16_gflops: most(self.f16_gflops, other.f16_gflops),
+            matrix_gflops: most(self.matrix_gflops, other.matrix_gflops),
+            read_gbs: self.read_gbs.max(other.read_gbs),
+            cached_gbs: self.cached_gbs.max(other.cached_gbs),
+            copy_gbs: self.copy_gbs.max(other.copy_gbs),
+            write_gbs: self.write_gbs.max(other.write_gbs),
+            cache_bytes: self.cache_bytes.max(other.cache_bytes),
+            dispatch_us: self.dispatch_us.min(other.dispatch_us),
+        };
+    }
+
     /// The least seconds that the operations or the bytes of one launch would take, whichever is more.
     pub fn least(&self, cost: Cost) -> f64 {
         let cached = if cost.bytes <= CACHED as f64 { self.cached_gbs } else { 0.0 };
-        let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs);
+        let bytes = cost.bytes / cached.max(self.read_gbs).max(self.copy_gbs).max(self.write_gbs);
         let on_units = cost.on_units / self.matrix_gflops.unwrap_or(self.gflops);
         ((cost.flops - cost.on_units) / self.gflops + on_units).max(bytes) / 1e9
     }
@@ -214,7 +246,7 @@ fn cases() -> Vec<Case> {
     for (count, steps) in [(1, 1), (37, 3), (129, 40)] {
         all.push(multiplied(format!("multiply {count} x {steps}"), 2e-6, false, count, steps));
     }
-    for (rows, count) in [(1, 5), (33, 1), (7, 130)] {
+    for (rows, count) in [(1, 5), (33, 1), (7, 130), (3, 601)] {
         all.push(Case::new(format!("sum and copy {rows}x{count}"), 2e-6, move |t| {
             let (x, hx) = t.matrix(rows, count * 4)?;
             let (y, z) = (t.gpu.zeros(count, 4)?, t.gpu.zeros(count, 4)?);
@@ -230,7 +262,7 @@ fn cases() -> Vec<Case> {
 
 fn cases_f16() -> Vec<Case> {
     let case = |(count, steps)| multiplied(format!("multiply {count} x {steps} f16"), 4e-3, true, count, steps);
-    [(1, 1), (37, 3)].map(case).into()
+    [(1, 1), (37, 3), (129, 1)].map(case).into()
 }
 
 fn cases_matrix() -> Vec<Case> {
@@ -268,8 +300,7 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
         work(&mut rec)?;
         let plan = rec.compile();
         gpu.time(&plan, 1)?;
-        let best = gpu.time(&plan, 5)?.into_iter().fold(f64::INFINITY, f64::min);
-        Ok((best, plan.cost()))
+        Ok((plateau(|| Ok(gpu.time(&plan, 3)?.into_iter().fold(f64::INFINITY, f64::min)))?, plan.cost()))
     };
     // The most that any number of steps reaches, by the operations of so many.
     type Multiply<'a> = &'a dyn Fn(&mut Recorder, usize) -> Result<()>;
@@ -304,20 +335,62 @@ pub fn measure(gpu: &Gpu, form: Form) -> Result<Peaks> {
         Ok(cost.bytes / seconds / 1e9)
     };
     let (read_gbs, cached_gbs) = (reading((room * 16).min(64 << 20), 1)?, reading(CACHED / 2, 16)?);
+    let sizes = (20..).map(|power| 1usize << power).take_while(|bytes| *bytes <= LARGEST.min(room * 16));
+    let read = sizes.map(|bytes| Ok((bytes, reading(bytes, (16 << 20) / bytes.min(16 << 20))?)));
+    let cache_bytes = last_cache(&read.collect::<Result<Vec<_>>>()?) as u64;
     let half = room.min(1 << 22) / 2;
     let (x, y) = (gpu.zeros(half, 4)?, gpu.zeros(half, 4)?);
     let (seconds, cost) = run(&|rec| copy(rec, &x, &y))?;
     let copy_gbs = cost.bytes / seconds / 1e9;
+    let (seconds, cost) = run(&|rec| super::rows::fill(rec, &y))?;
+    let write_gbs = cost.bytes / seconds / 1e9;
     let small = [gpu.zeros(1, 4)?, gpu.zeros(1, 4)?];
     let many = |n: usize| run(&|rec| (0..n).try_for_each(|_| copy(rec, &small[0], &small[1])));
     let (long, short) = (many(600)?.0, many(100)?.0);
     let dispatch_us = (long - short).max(0.0) / 500.0 * 1e6;
-    Ok(Peaks { gflops, f16_gflops, matrix_gflops, read_gbs, cached_gbs, copy_gbs, dispatch_us })
+    Ok(Peaks { gflops, f16_gflops, matrix_gflops, read_gbs, cached_gbs, copy_gbs, write_gbs, cache_bytes, dispatch_us })
+}
+
+/// The least of measurements, taken until three in a row are no more than a hundredth below the least before them: a
+/// device that slept comes to its full clock first.
+fn plateau(mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let (mut least, mut level) = (measure()?, 0);
+    for _ in 0..20 {
+        let next = measure()?;
+        level = if next < 0.99 * least { 0 } else { level + 1 };
+        least = least.min(next);
+        if level == 3 {
+            break;
+        }
+    }
+    Ok(least)
+}
+
+/// The largest memory, of those from the smallest to the largest with the rate at which they were read, that was read
+/// clearly faster than the largest; [`LEAST_CACHE`] where that is less.
+fn last_cache(read: &[(usize, f64)]) -> usize {
+    let slowest = read.last().map_or(0.0, |(_, rate)| *rate);
+    let held = read.iter().rev().find(|(_, rate)| *rate > 1.25 * slowest);
+    held.map_or(0, |(bytes, _)| *bytes).max(LEAST_CACHE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peak_is_measured_until_it_stays() {
+        let mut times = [5.0, 4.0, 3.0, 3.1, 2.99, 3.0, 1.0].into_iter();
+        assert_eq!(plateau(|| Ok(times.next().unwrap())).unwrap(), 2.99);
+    }
+
+    #[test]
+    fn the_last_cache_is_where_reading_becomes_slow() {
+        let mib = |n: usize| n << 20;
+        let read = [(1, 90.0), (16, 80.0), (64, 50.0), (128, 20.0)].map(|(n, rate)| (mib(n), rate));
+        assert_eq!(last_cache(&read), mib(64));
+        assert_eq!(last_cache(&[(mib(1), 10.0), (mib(128), 10.0)]), LEAST_CACHE);
+    }
 
     #[test]
     fn the_peak_that_bounds_is_the_one_that_counts() {

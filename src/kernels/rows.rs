@@ -76,7 +76,7 @@ pub(crate) fn twin(x: &[f64], row: &[u32], cols: usize) -> Vec<f64> {
 }
 
 fn cases() -> Vec<Case> {
-    [(7, 3, 10), (640, 33, 36), (5, 5, 1)]
+    [(7, 3, 10), (640, 33, 36), (5, 5, 1), (1501, 300, 10)]
         .into_iter()
         .map(|(rows, picked, cols)| {
             Case::new(format!("gather and scatter {picked} of {rows}x{cols}"), 0.0, move |t| {

@@ -221,7 +221,8 @@ fn kept(logits: &[f32], seen: &[bool], s: &Sampling) -> (Vec<usize>, Vec<f64>) {
             } else {
                 l * r
             };
-            if s.temperature == 0.0 { l } else { l / f64::from(s.temperature) }
+            // -0 and 0 are equal logits, of which the order that follows would make two.
+            0.0 + if s.temperature == 0.0 { l } else { l / f64::from(s.temperature) }
         })
         .collect();
     let mut order: Vec<usize> = (0..x.len()).collect();
@@ -369,32 +370,36 @@ fn cases() -> Vec<Case> {
             Ok(())
         }));
     }
-    all.push(Case::new("choose 9x33", 1e-6, |t| {
-        let (logits, host) = t.matrix(9, 33)?;
-        let pairs: Vec<[u32; 2]> = (0..4).map(|i| [i * 3 + 1, i * 5 + 2]).collect();
-        let info: Vec<u32> = (0..9u32).flat_map(|b| [b, 0, 8 - b, 4]).collect();
-        let start: Vec<u32> = (0..9u32).flat_map(|b| [b % 4, 1]).collect();
-        let state = State {
-            info: t.gpu.upload(9, 4, &info)?,
-            seen: t.gpu.zeros(9, 2)?,
-            token: t.gpu.vector(&[0u32; 9])?,
-            pos: t.gpu.vector(&[5u32; 9])?,
-            state: t.gpu.vector(&start)?,
-            out: t.gpu.upload(9, 4, &[0u32; 36])?,
-        };
-        let choice = t.gpu.vector(&pairs.concat())?;
-        let share = t.gpu.zeros(9, 4)?;
-        choose(&mut t.rec, &logits, &state, false, &choice, &share)?;
-        let gap = |b: usize| {
-            let [x, y] = pairs[b % 4];
-            host[(8 - b) * 33 + x as usize] - host[(8 - b) * 33 + y as usize]
-        };
-        t.expect_words("token", &state.token, || (0..9).map(|b| pairs[b % 4][usize::from(gap(b) < 0.0)]).collect());
-        t.expect("share", &share, || {
-            let one = |b: usize, i: usize| if i == b % 4 { 1.0 / (1.0 + (-gap(b)).exp()) } else { 0.0 };
-            (0..36).map(|i| one(i / 4, i % 4)).collect()
-        });
-        Ok(())
+    all.extend([9usize, 301].map(|rows| {
+        Case::new(format!("choose {rows}x33"), 1e-6, move |t| {
+            let (logits, host) = t.matrix(rows, 33)?;
+            let pairs: Vec<[u32; 2]> = (0..4).map(|i| [i * 3 + 1, i * 5 + 2]).collect();
+            let info: Vec<u32> = (0..rows as u32).flat_map(|b| [b, 0, rows as u32 - 1 - b, 4]).collect();
+            let start: Vec<u32> = (0..rows as u32).flat_map(|b| [b % 4, 1]).collect();
+            let state = State {
+                info: t.gpu.upload(rows, 4, &info)?,
+                seen: t.gpu.zeros(rows, 2)?,
+                token: t.gpu.vector(&vec![0u32; rows])?,
+                pos: t.gpu.vector(&vec![5u32; rows])?,
+                state: t.gpu.vector(&start)?,
+                out: t.gpu.upload(rows, 4, &vec![0u32; 4 * rows])?,
+            };
+            let choice = t.gpu.vector(&pairs.concat())?;
+            let share = t.gpu.zeros(rows, 4)?;
+            choose(&mut t.rec, &logits, &state, false, &choice, &share)?;
+            let gap = |b: usize| {
+                let [x, y] = pairs[b % 4];
+                host[(rows - 1 - b) * 33 + x as usize] - host[(rows - 1 - b) * 33 + y as usize]
+            };
+            t.expect_words("token", &state.token, || {
+                (0..rows).map(|b| pairs[b % 4][usize::from(gap(b) < 0.0)]).collect()
+            });
+            t.expect("share", &share, || {
+                let one = |b: usize, i: usize| if i == b % 4 { 1.0 / (1.0 + (-gap(b)).exp()) } else { 0.0 };
+                (0..4 * rows).map(|i| one(i / 4, i % 4)).collect()
+            });
+            Ok(())
+        })
     }));
     all
 }

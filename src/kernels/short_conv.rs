@@ -300,7 +300,9 @@ impl Twin<'_> {
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for (rows, d, count, with_bias) in [(1, 1, 3, false), (40, 10, 3, true), (150, 33, 4, true), (9, 64, 1, false)] {
+    for (rows, d, count, with_bias) in
+        [(1, 1, 3, false), (40, 10, 3, true), (150, 33, 4, true), (9, 64, 1, false), (5, 2101, 3, true)]
+    {
         let name = format!("{rows}x{d} by {count}{}", if with_bias { " with a bias" } else { "" });
         all.push(Case::new(format!("forward and backward {name}"), 4e-6, move |t| {
             let forest = random_forest(t, rows);

@@ -102,11 +102,13 @@ fn cases() -> Vec<Case> {
     }
     for quants in Quants::ALL {
         // One multiplication and one addition, which a device may round once or twice.
-        all.push(Case::new(format!("forward_q 64x37 {}", quants.name()), 1e-6, move |t| {
-            let (weight, host) = random_quantised(t, quants, 64, 37)?;
-            let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
-            expect_turned(t, &block[0], host, 64, 37)
-        }));
+        for (rows, cols) in [(64, 37), (512, 101)] {
+            all.push(Case::new(format!("forward_q {rows}x{cols} {}", quants.name()), 1e-6, move |t| {
+                let (weight, host) = random_quantised(t, quants, rows, cols)?;
+                let block = weight.blocks().map(|(_, b)| b.clone()).collect::<Vec<_>>();
+                expect_turned(t, &block[0], host, rows, cols)
+            }));
+        }
     }
     all
 }

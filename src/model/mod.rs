@@ -18,6 +18,7 @@ mod model;
 mod pack;
 pub(crate) mod params;
 pub(crate) mod places;
+mod random;
 pub mod score;
 mod short_conv;
 mod step;

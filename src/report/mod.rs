@@ -8,6 +8,7 @@ pub mod curves;
 mod gather;
 mod page;
 mod plot;
+pub mod roofline;
 pub mod samples;
 pub mod tables;
 pub mod trackers;

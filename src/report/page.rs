@@ -16,10 +16,11 @@ use crate::{Error, Result};
 use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
 
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
     ("report.html", include_str!("report.html")),
     ("parts.html", include_str!("parts.html")),
     ("report.css", include_str!("report.css")),
+    ("chart.svg.html", include_str!("chart.svg.html")),
 ];
 /// How many characters of a text are shown at once; the rest of a longer one is behind a disclosure.
 const SHOWN: usize = 1200;
@@ -103,6 +104,11 @@ struct CutText {
 /// # Errors
 /// The template is broken, which only a faulty build can cause.
 pub fn html(report: &Report) -> Result<String> {
+    render("report.html", page(report))
+}
+
+/// One of the templates with what it inserts.
+pub(super) fn render(template: &str, inserted: impl Serialize) -> Result<String> {
     let failed = |e: minijinja::Error| Error::Bug(format!("the report's template: {e:#}"));
     let mut env = Environment::new();
     env.set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
@@ -117,8 +123,8 @@ pub fn html(report: &Report) -> Result<String> {
     for (name, source) in TEMPLATES {
         env.add_template(name, source).map_err(failed)?;
     }
-    let template = env.get_template("report.html").map_err(failed)?;
-    template.render(page(report)).map_err(failed)
+    let template = env.get_template(template).map_err(failed)?;
+    template.render(inserted).map_err(failed)
 }
 
 fn page(report: &Report) -> Page {

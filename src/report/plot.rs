@@ -290,6 +290,35 @@ pub(super) fn bars(
     }
 }
 
+/// Points by powers of ten on the x axis and shares from 0 to 1 or more on the y axis, wide enough to be a picture of
+/// its own, and where each of them stands.
+pub(super) fn shares(points: &[[f64; 2]], marks: &[(f64, &str)]) -> (Chart, Vec<[String; 2]>) {
+    let (width, height, top, right) = (780.0, 460.0, 52.0, 3.0 * RIGHT);
+    let all = points.iter().map(|p| p[0]).chain(marks.iter().map(|m| m.0));
+    let powers = all
+        .filter(|x| *x > 0.0)
+        .map(f64::log10)
+        .fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], x| [a.min(x.floor()), b.max(x.ceil())]);
+    let [low, high] = if powers[0] < powers[1] { powers } else { [0.0, 1.0] };
+    let most = points.iter().map(|p| p[1]).fold(1.0, f64::max);
+    let x = Scale { from: [low, high], to: [LEFT, width - right] };
+    let y = Scale { from: [0.0, most * 1.05], to: [height - BOTTOM, top] };
+    let at = |value: f64| x.place(value.max(10f64.powf(low)).log10());
+    let places: Vec<[String; 2]> = points.iter().map(|p| [at(p[0]), y.place(p[1])]).collect();
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let power = |p: i32| Tick { at: x.place(f64::from(p)), label: short(10f64.powi(p)) };
+    let chart = Chart {
+        width,
+        height,
+        area: [LEFT, top, width - right, height - BOTTOM],
+        x_ticks: (low as i32..=high as i32).map(power).collect(),
+        y_ticks: ticks(&(0.0..=most)).into_iter().map(|t| Tick { at: y.place(t), label: percent(t) }).collect(),
+        marks: marks.iter().map(|(value, label)| Tick { at: at(*value), label: (*label).to_owned() }).collect(),
+        ..blank(&(0.0..=1.0))
+    };
+    (chart, places)
+}
+
 /// A range with some air around the values; `None` without values.
 fn around(values: &[f64]) -> Option<RangeInclusive<f64>> {
     let low = values.iter().copied().reduce(f64::min)?;

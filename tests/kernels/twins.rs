@@ -2,18 +2,27 @@
 
 use selfreward::Silent;
 use selfreward::gpu::{Gpu, Options, PipelineKey, Variant};
+use selfreward::kernels::choice::{Selection, choose};
 use selfreward::kernels::{ALL, Traits, check};
 use std::collections::HashSet;
 
 #[test]
 fn every_kernel_agrees_with_its_twin() {
-    let gpu = Gpu::with(&Options::default().checked(true)).expect("a GPU, if only a software one");
+    let options = Options::default().checked(true).guarded(true);
+    let gpu = Gpu::with(&options).expect("a GPU, if only a software one");
     let filter = std::env::var("KERNEL").ok();
-    let rows = check::run(&gpu, filter.as_deref(), &Variant::ALL, &Silent).expect("the device stays");
+    let selection = Selection::default().names(filter.iter().cloned().collect()).variants(Variant::ALL.to_vec());
+    let chosen = choose(&gpu, &selection.all(true), &Silent).expect("kernels of that name");
+    let rows = check::run(&gpu, &chosen, &Silent).expect("the device stays");
     let off: Vec<String> = rows
         .iter()
         .filter(|r| !r.passed)
-        .map(|r| format!("{} {} {}: {:.2e} > {:.0e} {}", r.kernel, r.variant, r.case, r.max_error, r.tolerance, r.note))
+        .map(|r| {
+            format!(
+                "{} {} {} {}: {:.2e} > {:.0e} {}",
+                r.kernel, r.variant, r.case, r.inputs, r.max_error, r.tolerance, r.note
+            )
+        })
         .collect();
     assert!(off.is_empty(), "{} of {} cases are off:\n{}", off.len(), rows.len(), off.join("\n"));
     let known: HashSet<PipelineKey> = Traits::all()

@@ -10,6 +10,7 @@ pub use host::Host;
 use host::{Kept, Page};
 use selfreward::demo::{DemoConfig, play, standing};
 use selfreward::gpu::{Gpu, Preparing, Variant};
+use selfreward::kernels::choice::{Selection, choose};
 use selfreward::report::refresh;
 use selfreward::{Error, disk};
 use serde::{Deserialize, Serialize};
@@ -200,7 +201,9 @@ pub fn check(variant: Option<String>, kernel: Option<String>, host: Host) -> Res
     };
     let run = Path::new(RUN);
     let observer = Page::new(&host, run);
-    let rows = selfreward::kernels::check::run(&gpu, kernel.as_deref(), &variants, &observer).map_err(failed)?;
+    let selection = Selection::default().names(kernel.into_iter().collect()).variants(variants).all(true);
+    let chosen = choose(&gpu, &selection, &observer).map_err(failed)?;
+    let rows = selfreward::kernels::check::run(&gpu, &chosen, &observer).map_err(failed)?;
     let wrong = rows.iter().filter(|row| !row.passed);
     let failed = wrong.map(|r| format!("{} {} {}: {}", r.kernel, r.variant, r.case, r.note)).collect::<Vec<_>>();
     Ok(show(&Checked { passed: rows.len() - failed.len(), failed }))

@@ -1,27 +1,32 @@
 //! `bench`: the speed of the kernels, and of a model.
 
-use crate::app::{App, DtypeArg, Pin};
-use crate::dtype::ON_DEVICE;
-use crate::tables::Table;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::app::{App, Pin};
+use crate::common::WrongUsage;
+use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use rows::{Origin, Output, Row};
 use selfreward::Observer;
-use selfreward::arch::Dtype;
 use selfreward::gpu::{DeviceInfo, Gpu};
-use selfreward::json::read_json;
-use selfreward::kernels::check::{self, BenchRow};
+use selfreward::kernels::bench::{self, BenchRow, Timing};
+use selfreward::kernels::choice::named;
 use selfreward::kernels::peak::{self, Peaks};
-use selfreward::kernels::{ALL, Case, DTYPES, Kernel, matmul_cases};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::path::PathBuf;
+use selfreward::kernels::{Case, DTYPES, Kernel, matmul_cases};
+use selfreward::report::roofline::{RoofPoint, roofline};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 
+mod compare;
 mod model;
+mod print;
+mod ranges;
+mod rows;
+mod sweep;
+mod user;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only these kernels
-    #[arg(long, value_name = "K,…", value_delimiter = ',')]
+    /// Only kernels whose whole name one of these regular expressions matches
+    #[arg(long, value_name = "REGEX,…")]
     kernel: Vec<String>,
     /// Time products C `[M, N]` = A `[M, K]` B `[K, N]` of this shape only, their weights in --dtype; may be given
     /// several times
@@ -31,11 +36,14 @@ pub(crate) struct Args {
     #[arg(long, requires = "shape")]
     backward: bool,
     /// List the kernels and the shapes that would be timed
-    #[arg(long, conflicts_with_all = ["model", "config", "compare"])]
+    #[arg(long, conflicts_with_all = ["model", "config", "compare", "output"])]
     list: bool,
-    /// Timed runs of each shape
-    #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    /// Timed runs of each shape (default: 7), and of each test of -p, -n and --train (default: 3)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+    /// Let kernels find their memory in caches (default: copies in turn, which together exceed the last cache)
+    #[arg(long)]
+    warm: bool,
     /// Measure this model as well: prefill, decode, a DPO step
     #[arg(long, value_name = "M", conflicts_with = "config")]
     model: Option<PathBuf>,
@@ -56,9 +64,24 @@ pub(crate) struct Args {
     /// turn with the same without one
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..))]
     lora_rank: Option<u16>,
-    /// Show each figure beside that of an earlier `bench --json`, and how many times as fast it is now
-    #[arg(long, value_name = "OLD.json")]
-    compare: Option<PathBuf>,
+    #[command(flatten)]
+    sweep: sweep::SweepArgs,
+    #[command(flatten)]
+    user: user::UserArgs,
+    /// Write rows of the same columns in this form to stdout, or with =FILE to a file: md, csv, jsonl or sql; may be
+    /// given several times
+    #[arg(long, value_name = "FORM[=FILE]", long_help = rows::help())]
+    output: Vec<Output>,
+    /// With one file: show each figure beside that of an earlier `--json` or `--output jsonl=FILE`. With two, the newer
+    /// first: measure nothing and compare them
+    #[arg(long, value_name = "FILE", num_args = 1..=2)]
+    compare: Vec<PathBuf>,
+    /// Draw what was measured as a roofline: DIR/roofline.svg
+    #[arg(long, value_name = "DIR", conflicts_with = "list")]
+    plot: Option<PathBuf>,
+    /// With --compare: fail where something is less than this many times as fast as before
+    #[arg(long, value_name = "X", requires = "compare", value_parser = clap::value_parser!(f64))]
+    fail_below: Option<f64>,
     #[command(flatten)]
     pin: Pin,
     /// Weights of the products; with --model or --config (f32, bf16, f16) also those of the model (default: all, and as
@@ -68,16 +91,16 @@ pub(crate) struct Args {
 }
 
 /// One of [`DTYPES`].
-fn types() -> impl TypedValueParser<Value = &'static str> {
+pub(super) fn types() -> impl TypedValueParser<Value = &'static str> {
     // The parser lets no other name through.
     PossibleValuesParser::new(DTYPES).map(|given| DTYPES.into_iter().find(|t| *t == given).unwrap_or_default())
 }
 
-/// The type of a model's weights that a name in `--dtype` means.
-fn of_model(dtype: &str) -> Result<Dtype> {
-    Dtype::named(dtype).filter(|dtype| ON_DEVICE.contains(dtype)).ok_or_else(|| {
-        anyhow!("--dtype {dtype} is for kernels; a model is quantised where its file is (leave --dtype out)")
-    })
+impl Args {
+    /// Whether something is measured beside which kernels are measured only when they are named.
+    fn measures_else(&self) -> bool {
+        self.model.is_some() || self.config.is_some() || self.sweep.any() || self.user.any()
+    }
 }
 
 #[derive(Serialize)]
@@ -88,71 +111,99 @@ struct Report<'a> {
     /// The model's figures, with `--model` or `--config`.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<model::Speed>,
+    /// The tests of `-p`, `-n` and `--train`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tests: Vec<model::Phase>,
 }
 
-/// Those fields of an earlier report that are read.
-#[derive(Deserialize)]
-struct Old {
-    kernels: Vec<OldRow>,
-    model: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct OldRow {
-    name: String,
-    variant: String,
-    shape: String,
-    median_ms: f64,
-}
+/// How often each test of a model runs where `--runs` does not say it.
+const TESTS: usize = 3;
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if args.list {
         return list(app, &args.kernel);
     }
-    if let Some(kernel) = args.kernel.iter().find(|k| !args.shape.is_empty() && *k != matmul_cases::KERNEL.name()) {
-        bail!("--shape is for products: --kernel matmul, not {kernel}");
+    if let [new, old] = &args.compare[..] {
+        return compare::files(app, &rows::read(new)?, &rows::read(old)?, args.fail_below);
+    }
+    if app.common.json && args.output.iter().any(|output| output.file.is_none()) {
+        return Err(WrongUsage::conflict("--json and --output without a file both write to stdout"));
+    }
+    if !args.shape.is_empty() {
+        products_only(&args.kernel)?;
     }
     let dtype = args.dtype;
     let shapes = match (&args.shape[..], args.kernel.is_empty()) {
         (given @ [_, ..], _) => products(given, dtype.unwrap_or("f32"), args.backward)?,
         // If a model is measured, kernels are measured only when they are named.
-        ([], true) if args.model.is_some() || args.config.is_some() => Vec::new(),
-        ([], true) => check::timed(None, dtype)?,
-        ([], false) => {
-            let named = args.kernel.iter().map(|k| check::timed(Some(k), dtype));
-            named.collect::<selfreward::Result<Vec<_>>>()?.into_iter().flatten().collect()
-        }
+        ([], true) if args.measures_else() => Vec::new(),
+        ([], _) => bench::timed(&args.kernel, dtype)?,
     };
-    let old: Option<Old> = args.compare.as_deref().map(read_json).transpose()?;
-    let gpu = app.pinned_gpu(&args.pin)?;
-    app.progress.begin("bench", Some(1 + shapes.len() as u64), "shapes");
-    let peaks = peak::measure(&gpu, gpu.form())?;
-    app.progress.advance(1);
-    let kernels = check::bench(&gpu, &shapes, args.runs as usize, &peaks, &app.progress)?;
-    app.progress.end();
-    let speed = match (&args.model, &args.config) {
+    let old = args.compare.first().map(|path| rows::read(path)).transpose()?;
+    // A text of the user's runs between words that it may not write.
+    let gpu = app.open(&app.options(&args.pin).timestamps(true).guarded(args.user.any()))?;
+    let subject = match (&args.model, &args.config) {
+        (None, None) if args.sweep.any() => {
+            return Err(WrongUsage::missing("-p, -n and --train measure a model: --model M or --config config.json"));
+        }
         (None, None) => None,
-        (model, config) => {
-            let dtype = DtypeArg::of(dtype.map(of_model).transpose()?);
-            Some(model::measure(
-                app,
-                &gpu,
-                (model.as_deref(), config.as_deref()),
-                &dtype,
-                model_sizes(args, &gpu),
-                &peaks,
-            )?)
-        }
+        (model, config) => Some(model::Subject::open(app, (model.as_deref(), config.as_deref()), dtype)?),
     };
-    let report = Report { device: gpu.info(), peaks, kernels, model: speed };
-    if app.common.json {
-        return app.json(&report);
+    app.progress.begin("bench", Some(1 + shapes.len() as u64), "shapes");
+    let mut peaks = peak::measure(&gpu, gpu.form())?;
+    app.progress.advance(1);
+    let timing = Timing::default().warm(args.warm);
+    let timing = timing.runs(args.runs.map_or(timing.runs, |n| n as usize));
+    let mut kernels = user::measure(app, &gpu, &args.user, (&timing, &mut peaks))?;
+    let (origin, live) = (Origin::of(app, &gpu, args.warm), rows::Live::open(&args.output));
+    kernels.iter().for_each(|r| live.add(&origin.kernel(r)));
+    let mut tell = |r: &BenchRow| live.add(&origin.kernel(r));
+    kernels.extend(bench::bench(&gpu, &shapes, &timing, &mut peaks, &app.progress, &mut tell)?);
+    app.progress.end();
+    let (mut speed, mut tests) = (None, Vec::new());
+    if let Some(subject) = &subject {
+        let runs = args.runs.map_or(TESTS, |n| n as usize);
+        match args.sweep.any() {
+            true => {
+                let rank = args.lora_rank.map(usize::from);
+                let tell = |p: &model::Phase| live.add(&origin.phase(p));
+                tests = sweep::measure(app, &gpu, subject, (&args.sweep, runs, rank), &peaks, &tell)?;
+            }
+            false => speed = Some(model::measure(app, &gpu, subject, model_sizes(args, &gpu), &peaks)?),
+        }
     }
-    print(app, &report, old.as_ref())
+    let phases = speed.iter().flat_map(|s| &s.phases).chain(&tests);
+    let rows: Vec<Row> = kernels.iter().map(|r| origin.kernel(r)).chain(phases.map(|p| origin.phase(p))).collect();
+    let shown = rows::write(&args.output, &rows)?;
+    if let Some(dir) = &args.plot {
+        draw(app, dir, &rows, &peaks)?;
+    }
+    let report = Report { device: gpu.info(), peaks, kernels, model: speed, tests };
+    match (app.common.json, shown) {
+        (true, _) => app.json(&report)?,
+        (_, true) => {}
+        _ => print::print(app, &report, (&rows, old.as_ref()), &args.sweep)?,
+    }
+    if let Some(old) = &old {
+        compare::expect(&compare::pairs(&rows, &old.rows), args.fail_below)?;
+    }
+    match rows.iter().find(|r| !r.doubt.is_empty()) {
+        None => Ok(()),
+        Some(r) => bail!("{} {}: {}", r.name, r.shape, r.doubt),
+    }
+}
+
+/// Refuses names of kernels other than that of the products, which alone have shapes of the user's own.
+pub(super) fn products_only(names: &[String]) -> Result<()> {
+    let own = matmul_cases::KERNEL.name();
+    match named(names)?.iter().find(|k| !names.is_empty() && k.name() != own) {
+        Some(other) => bail!("--shape is for products: --kernel {own}, not {}", other.name()),
+        None => Ok(()),
+    }
 }
 
 /// Reads three sizes above 0, separated by commas.
-fn sizes(text: &str) -> Result<[usize; 3], String> {
+pub(super) fn sizes(text: &str) -> Result<[usize; 3], String> {
     let all: Option<Vec<usize>> =
         text.split(',').map(|s| s.trim().parse::<u32>().ok().filter(|n| *n > 0).map(|n| n as usize)).collect();
     all.and_then(|all| all.try_into().ok()).ok_or_else(|| "expected three sizes above 0, as in 8,64,64".to_owned())
@@ -170,6 +221,23 @@ fn products(shapes: &[[usize; 3]], dtype: &'static str, backward: bool) -> Resul
     Ok(all)
 }
 
+/// Writes the share of each row by its operations on each byte.
+fn draw(app: &App, dir: &Path, rows: &[Row], peaks: &Peaks) -> Result<()> {
+    let point = |r: &Row| RoofPoint {
+        name: if r.name == "model" { r.shape.clone() } else { format!("{} {}", r.name, r.shape) },
+        intensity: if r.bytes > 0.0 { r.flops / r.bytes } else { 0.0 },
+        share: r.share,
+    };
+    let title = rows.first().map_or(String::new(), |r| format!("Shares of the peaks of {} ({})", r.device, r.backend));
+    let bytes = peaks.read_gbs.max(peaks.copy_gbs).max(peaks.write_gbs);
+    let svg = roofline(&title, &rows.iter().map(point).collect::<Vec<_>>(), peaks.gflops / bytes)?;
+    let path = dir.join("roofline.svg");
+    let write = || std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, svg));
+    write().with_context(|| format!("{}: cannot be written", path.display()))?;
+    app.progress.note(&format!("{} shows {} measurements", path.display(), rows.len()));
+    Ok(())
+}
+
 fn model_sizes(args: &Args, gpu: &Gpu) -> model::Sizes {
     let (prefill, decode, pairs) = if gpu.info().software { (64, 8, [2, 16, 16]) } else { (512, 64, [4, 32, 64]) };
     model::Sizes {
@@ -180,17 +248,8 @@ fn model_sizes(args: &Args, gpu: &Gpu) -> model::Sizes {
     }
 }
 
-/// How many times as fast it is now, if there is an earlier figure.
-fn ratio(faster: Option<f64>) -> String {
-    faster.map_or("-".into(), |x| format!("{x:.2}"))
-}
-
 fn list(app: &App, names: &[String]) -> Result<()> {
-    if let Some(name) = names.iter().find(|n| !ALL.iter().any(|k| k.name() == n.as_str())) {
-        bail!("no kernel is called '{name}'; bench --list shows them");
-    }
-    let kernels: Vec<&Kernel> =
-        ALL.iter().filter(|k| names.is_empty() || names.iter().any(|n| n == k.name())).collect();
+    let kernels = named(names)?;
     let shapes = |k: &Kernel| (k.cases)().into_iter().filter(|c| c.timed).map(|c| c.name).collect::<Vec<_>>();
     if app.common.json {
         let listed =
@@ -204,94 +263,4 @@ fn list(app: &App, names: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn print(app: &App, report: &Report, old: Option<&Old>) -> Result<()> {
-    let device = report.device;
-    app.line(format!("{} ({}, {})", device.name, device.backend, device.driver))?;
-    let p = &report.peaks;
-    app.line(format!(
-        "peaks: {:.1} GFLOP/s in f32{}{}; {:.1} GB/s read, {:.1} from a cache, {:.1} copied; {:.1} µs a dispatch. \
-         Share is of the peak that bounds",
-        p.gflops,
-        p.f16_gflops.map_or(String::new(), |g| format!(", {g:.1} in f16")),
-        p.matrix_gflops.map_or(String::new(), |g| format!(", {g:.1} on matrix units")),
-        p.read_gbs,
-        p.cached_gbs,
-        p.copy_gbs,
-        p.dispatch_us
-    ))?;
-    if !report.kernels.is_empty() {
-        app.line("")?;
-        let mut table = Table::new(&[
-            "kernel",
-            "variant",
-            "shape",
-            "ms",
-            "spread",
-            "GFLOP/s",
-            "GB/s",
-            "share",
-            "was ms",
-            "x as fast",
-        ]);
-        for r in &report.kernels {
-            let before = old.and_then(|o| {
-                o.kernels.iter().find(|k| (&k.name, &k.variant, &k.shape) == (&r.name, &r.variant, &r.shape))
-            });
-            table.row([
-                r.name.clone(),
-                r.variant.clone(),
-                r.shape.clone(),
-                format!("{:.3}", r.median_ms),
-                format!("{:.0} %", r.spread * 100.0),
-                format!("{:.1}", r.gflops),
-                format!("{:.1}", r.gbs),
-                format!("{:.0} %", r.share * 100.0),
-                before.map_or("-".into(), |k| format!("{:.3}", k.median_ms)),
-                ratio(before.map(|k| k.median_ms / r.median_ms)),
-            ]);
-        }
-        table.print()?;
-    }
-    if let Some(speed) = &report.model {
-        let mut table = Table::new(&["phase", "ms", "GFLOP", "GB", "GFLOP/s", "GB/s", "share", "was ms", "x as fast"]);
-        for p in &speed.phases {
-            let was = old.and_then(|o| o.model.as_ref()).and_then(|m| m["phases"].as_array());
-            let was = was.and_then(|all| all.iter().find(|w| w["name"] == p.name)).and_then(|w| w["ms"].as_f64());
-            table.row([
-                p.name.clone(),
-                format!("{:.1}", p.ms),
-                format!("{:.3}", p.flops / 1e9),
-                format!("{:.3}", p.bytes / 1e9),
-                format!("{:.1}", p.gflops),
-                format!("{:.1}", p.gbs),
-                format!("{:.0} %", p.share * 100.0),
-                was.map_or("-".into(), |ms| format!("{ms:.1}")),
-                ratio(was.map(|ms| ms / p.ms)),
-            ]);
-        }
-        app.line("")?;
-        table.print()?;
-        let now = serde_json::to_value(speed)?;
-        let now = now.as_object().context("a report is an object")?;
-        let before = old.and_then(|o| o.model.as_ref());
-        app.line("")?;
-        let mut table = Table::new(&["model", "now", "was"]);
-        for (name, value) in now.iter().filter(|(name, _)| *name != "phases") {
-            let was = before.and_then(|b| b.get(name)).map_or("-".into(), figure);
-            table.row([name.clone(), figure(value), was]);
-        }
-        table.print()?;
-    }
-    Ok(())
-}
-
-/// A figure, or several by batch size, as text for a table.
-fn figure(value: &Value) -> String {
-    match value {
-        Value::Object(map) => map.iter().map(|(k, v)| format!("{k}: {}", figure(v))).collect::<Vec<_>>().join(", "),
-        Value::Number(n) if n.is_f64() => format!("{:.2}", n.as_f64().unwrap_or(f64::NAN)),
-        other => other.to_string(),
-    }
 }

@@ -1,5 +1,7 @@
 //! The commands through the binary, one by one.
 
+mod bench;
+mod check;
 mod cli;
 mod data;
 mod dump;

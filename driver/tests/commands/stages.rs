@@ -310,49 +310,6 @@ fn the_lists_of_kernels_hold_to_their_schema() {
     let named = document(&["bench", "--list", "--kernel", "rows,matmul"]);
     assert_eq!(named.as_array().unwrap().len(), 2);
     hold("devices", &document(&["devices"]));
-    hold("check", &document(&["check", "--quick", "--kernel", "rows"]));
-}
-
-#[test]
-fn bench_times_the_products_that_it_is_given() {
-    let report = document(&["bench", "--runs", "1", "--backward", "--shape", "3,8,5", "--shape", "2,4,4"]);
-    hold("bench", &report);
-    let shapes: Vec<&str> =
-        report["kernels"].as_array().unwrap().iter().map(|k| k["shape"].as_str().unwrap()).collect();
-    // y = x W, dx = dy W^T, dW = x^T dy, the rows of W padded to a multiple of 4.
-    let first = ["forward 3x5x8", "forward_nt 3x8x5", "forward_tn 8x3x8"];
-    assert_eq!(shapes, [&first[..], &["forward 2x4x4", "forward_nt 2x4x4", "forward_tn 4x2x4"]].concat());
-    assert!(report["kernels"].as_array().unwrap().iter().all(|k| k["checksum"].as_f64().unwrap() != 0.0));
-}
-
-#[test]
-fn a_bench_counts_the_work_of_each_phase_and_compares() {
-    let dir = tempfile::tempdir().unwrap();
-    let old = dir.path().join("old.json");
-    let model = world().to_str().unwrap().to_owned();
-    let args = ["bench", "--model", &model, "--prefill", "40", "--decode", "4", "--pairs", "1,30,8", "--runs", "1"];
-    let report = document(&[&args[..], &["--kernel", "rows,column_sum"]].concat());
-    hold("bench", &report);
-    let phase = |name: &str| {
-        let found = report["model"]["phases"].as_array().unwrap().iter().find(|p| p["name"] == name);
-        found.unwrap_or_else(|| panic!("no phase {name}: {report}")).clone()
-    };
-    let flops = |name: &str| phase(name)["flops"].as_f64().unwrap();
-    // Eight rows take eight times the work, a copy of the prompt its rows, and recomputing another forward pass.
-    assert!((flops("decode of 4 x 8") / flops("decode of 4 x 1") - 8.0).abs() < 0.1);
-    let [shared, apart, again] = ["DPO step", "DPO step, prompts not shared", "DPO step, activations recomputed"]
-        .map(|name| flops(&format!("{name}, 1 x (30 + 8 + 8)")));
-    assert!((1.4..1.7).contains(&(apart / shared)), "{apart} {shared}");
-    assert!((1.15..1.45).contains(&(again / shared)), "{again} {shared}");
-    write(&old, &[report]);
-    let mut command = cargo_bin_cmd!("selfreward");
-    let told = command.args(args).arg("--compare").arg(&old).assert().success().get_output().stdout.clone();
-    let told = String::from_utf8(told).unwrap();
-    let row = told.lines().find(|l| l.starts_with("prefill of 40")).unwrap();
-    assert!(told.contains("x as fast") && !row.ends_with('-'), "{told}");
-    let mut command = cargo_bin_cmd!("selfreward");
-    let refused = command.args(["bench", "--model", &model, "--dtype", "q4"]).assert().code(1).get_output().clone();
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("--dtype q4 is for kernels"));
 }
 
 #[test]
