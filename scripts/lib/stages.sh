@@ -224,7 +224,8 @@ page_in_browser() {
   [ -e "$icd" ] || icd=/usr/lib/chromium/vk_swiftshader_icd.json
   if [ -e "$icd" ]; then export VK_DRIVER_FILES=$icd VK_ICD_FILENAMES=$icd; fi
   cp "$root/web/test/page.mjs" "$dir" && cd "$dir" || return 1
-  WEB_TOOLS=$web_tools node page.mjs "$dir/site" "$browser" "$target/debug/selfreward" "$dir/pictures" "${1:-}"
+  WEB_TOOLS=$web_tools node page.mjs "$dir/site" "$browser" "$target/debug/selfreward" "$dir/pictures" \
+    "$root/models/SmolLM2-135M-Instruct.Q4_1.gguf" "${1:-}"
 }
 
 find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }

@@ -2,13 +2,15 @@
 
 use super::OnDisk;
 use super::tree::{Content, Tree, absolute as from_root};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::io::{Read, Result, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Result, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use super::tree::Journal;
+pub use super::tree::{Given, Journal};
 pub(crate) use std::fs::TryLockError;
 
 thread_local! {
@@ -44,6 +46,11 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     super::journal::crc32(bytes)
 }
 
+/// Puts a given file into the root folder, in place of one of the same name. No journal is told of it.
+pub fn give(name: &str, given: Box<dyn Given>) {
+    tree(|t| t.give(name, given));
+}
+
 /// A file that is open.
 #[derive(Debug)]
 pub struct File {
@@ -61,7 +68,7 @@ impl File {
     }
 
     pub(crate) fn metadata(&self) -> Result<Metadata> {
-        Ok(Metadata { length: self.content.bytes().len() as u64 })
+        Ok(Metadata { length: self.content.length() })
     }
 
     /// There is no other process.
@@ -77,10 +84,9 @@ impl File {
 
 impl Read for File {
     fn read(&mut self, to: &mut [u8]) -> Result<usize> {
-        let bytes = self.content.bytes();
-        let left = bytes.get(self.at as usize..).unwrap_or_default();
-        let n = left.len().min(to.len());
-        to[..n].copy_from_slice(&left[..n]);
+        let left = self.content.length().saturating_sub(self.at);
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(to.len());
+        to[..n].copy_from_slice(&self.content.part(self.at as usize..self.at as usize + n)?);
         self.at += n as u64;
         Ok(n)
     }
@@ -102,10 +108,10 @@ impl Seek for File {
     fn seek(&mut self, to: SeekFrom) -> Result<u64> {
         let (from, by) = match to {
             SeekFrom::Start(at) => (at, 0),
-            SeekFrom::End(by) => (self.content.bytes().len() as u64, by),
+            SeekFrom::End(by) => (self.content.length(), by),
             SeekFrom::Current(by) => (self.at, by),
         };
-        self.at = from.checked_add_signed(by).ok_or(std::io::ErrorKind::InvalidInput)?;
+        self.at = from.checked_add_signed(by).ok_or(ErrorKind::InvalidInput)?;
         Ok(self.at)
     }
 }
@@ -138,20 +144,33 @@ impl DirEntry {
     }
 }
 
-/// A file's bytes.
-pub(crate) type Map = Vec<u8>;
+/// A file's bytes, of which parts are read as they are looked at.
+#[derive(Debug)]
+pub(crate) struct Map(Arc<Content>);
+
+impl Map {
+    pub(crate) fn len(&self) -> usize {
+        self.0.length() as usize
+    }
+
+    /// Some of the bytes.
+    pub(crate) fn part(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.0.part(range).map(Cow::Owned)
+    }
+}
 
 /// The bytes of a file.
 ///
 /// # Errors
 /// There is no such file.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    tree(|t| t.content(path.as_ref())).map(|content| content.bytes().clone())
+    let content = tree(|t| t.content(path.as_ref()))?;
+    content.part(0..content.length() as usize)
 }
 
 /// The text of a file in UTF-8.
 pub(crate) fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    String::from_utf8(read(path)?).map_err(|e| std::io::Error::new(ErrorKind::InvalidData, e))
 }
 
 /// A file to read.
@@ -215,7 +234,7 @@ pub(crate) fn read_dir(path: impl AsRef<Path>) -> Result<std::vec::IntoIter<Resu
 /// A path without links, from the root on.
 pub(crate) fn canonicalize(path: impl AsRef<Path>) -> Result<PathBuf> {
     let path = from_root(path.as_ref());
-    if path.is_there() { Ok(path) } else { Err(std::io::ErrorKind::NotFound.into()) }
+    if path.is_there() { Ok(path) } else { Err(ErrorKind::NotFound.into()) }
 }
 
 /// A path from the root on.
@@ -238,7 +257,17 @@ pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
 
 /// A file's bytes.
 pub(crate) fn map(file: &File) -> Result<Map> {
-    Ok(file.content.bytes().clone())
+    match usize::try_from(file.content.length()) {
+        Ok(_) => Ok(Map(Arc::clone(&file.content))),
+        Err(_) => {
+            Err(std::io::Error::new(ErrorKind::FileTooLarge, "a browser's program reads at most 4 GiB of a file"))
+        }
+    }
+}
+
+/// There is no other program.
+pub(crate) fn process() -> u32 {
+    0
 }
 
 /// A folder for what is thrown away.

@@ -3,11 +3,11 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
 
 use super::OnDisk;
+use std::borrow::Cow;
 use std::io::Result;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The bytes of a file that are fetched as they are looked at.
-pub(crate) use memmap2::Mmap as Map;
 pub(crate) use std::fs::{File, ReadDir, TryLockError};
 
 /// The bytes of a file.
@@ -103,7 +103,22 @@ pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     std::fs::write(path, bytes)
 }
 
-/// A file's bytes, mapped into memory.
+/// A file's bytes, mapped into memory: they are fetched as they are looked at.
+#[derive(Debug)]
+pub(crate) struct Map(memmap2::Mmap);
+
+impl Map {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Some of the bytes. There must be so many.
+    pub(crate) fn part(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        Ok(Cow::Borrowed(&self.0[range]))
+    }
+}
+
+/// A file's bytes.
 pub(crate) fn map(file: &File) -> Result<Map> {
     #[expect(
         unsafe_code,
@@ -111,13 +126,18 @@ pub(crate) fn map(file: &File) -> Result<Map> {
                   and replaces files by renaming, which leaves a mapped one as it was"
     )]
     unsafe {
-        Map::map(file)
+        memmap2::Mmap::map(file).map(Map)
     }
+}
+
+/// A number that no other program that runs now has.
+pub(crate) fn process() -> u32 {
+    std::process::id()
 }
 
 /// A folder for what is thrown away, of a name that no other process takes.
 pub(crate) fn temporary(what: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("selfreward-{what}-{}", std::process::id()))
+    std::env::temp_dir().join(format!("selfreward-{what}-{}", process()))
 }
 
 impl OnDisk for Path {

@@ -3,6 +3,7 @@
 use super::journal::{Change, first};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,11 +22,24 @@ pub trait Journal {
     fn flush(&mut self) -> Result<()>;
 }
 
+/// A file that is not in the tree's memory, such as one on a visitor's disk. It can be read, not changed.
+#[cfg_attr(not(target_family = "wasm"), expect(unreachable_pub, reason = "a page's program has its own"))]
+pub trait Given: std::fmt::Debug + Send + Sync {
+    /// Its length in bytes.
+    fn length(&self) -> u64;
+    /// Reads bytes from a place on, as many as `to` has room for.
+    ///
+    /// # Errors
+    /// It has not so many, or cannot be read any more.
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<()>;
+}
+
 /// What is in a file. It lives as long as its name or somebody who has it open.
 #[derive(Debug)]
 pub(super) struct Content {
     id: u64,
     bytes: Mutex<Vec<u8>>,
+    given: Option<Box<dyn Given>>,
 }
 
 impl Content {
@@ -33,6 +47,21 @@ impl Content {
     pub(super) fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
         // Whoever panicked here left bytes, which have no shape that could be broken.
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The length in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.given.as_ref().map_or_else(|| self.bytes().len() as u64, |given| given.length())
+    }
+
+    /// Some of the bytes.
+    pub(super) fn part(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        let Some(given) = &self.given else {
+            return self.bytes().get(range).map(<[u8]>::to_vec).ok_or_else(|| ErrorKind::UnexpectedEof.into());
+        };
+        let mut part = vec![0; range.len()];
+        given.read(range.start as u64, &mut part)?;
+        Ok(part)
     }
 }
 
@@ -76,7 +105,7 @@ impl Tree {
         let mut at = 0;
         while let Some((change, length)) = first(&records[at..]) {
             if let Change::File(path, id) = &change {
-                let content = Arc::new(Content { id: *id, bytes: Mutex::default() });
+                let content = Arc::new(Content { id: *id, bytes: Mutex::default(), given: None });
                 self.next = self.next.max(id + 1);
                 contents.insert(*id, content.clone());
                 self.nodes.insert(path.clone(), Node::File(content));
@@ -96,6 +125,7 @@ impl Tree {
         for (path, node) in &self.nodes {
             match node {
                 Node::Folder => all.extend(Change::Folder(path.clone()).record()),
+                Node::File(content) if content.given.is_some() => {}
                 Node::File(content) => {
                     all.extend(Change::File(path.clone(), content.id).record());
                     all.extend(Change::Write(content.id, 0, &content.bytes()).record());
@@ -161,9 +191,15 @@ impl Tree {
         let id = self.next;
         self.tell(&Change::File(path.clone(), id))?;
         self.next += 1;
-        let content = Arc::new(Content { id, bytes: Mutex::default() });
+        let content = Arc::new(Content { id, bytes: Mutex::default(), given: None });
         self.nodes.insert(path, Node::File(content.clone()));
         Ok(content)
+    }
+
+    /// Puts a given file into the root folder, in place of one of the same name. No journal is told of it.
+    pub(super) fn give(&mut self, name: &str, given: Box<dyn Given>) {
+        let content = Content { id: u64::MAX, bytes: Mutex::default(), given: Some(given) };
+        self.nodes.insert(Path::new("/").join(name), Node::File(Arc::new(content)));
     }
 
     fn expect_folder(&self, path: Option<&Path>) -> Result<()> {
@@ -185,6 +221,9 @@ impl Tree {
     }
 
     fn alter(&mut self, content: &Content, change: &Change<'_>, end: u64) -> Result<()> {
+        if content.given.is_some() {
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
+        }
         // Records have lengths of 32 bits, and so have a browser's addresses.
         if end > (u32::MAX / 2).into() {
             return Err(Error::new(ErrorKind::FileTooLarge, "a file in the browser holds at most 2 GiB"));
@@ -399,6 +438,35 @@ mod tests {
             again.replay(&journal.lock().unwrap());
             assert_eq!(shown(&again), shown(&tree));
         }
+    }
+
+    /// Bytes that lie elsewhere.
+    #[derive(Debug)]
+    struct Elsewhere;
+
+    impl Given for Elsewhere {
+        fn length(&self) -> u64 {
+            1 << 40
+        }
+
+        fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+            to.iter_mut().zip(at..).for_each(|(byte, at)| *byte = at as u8);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_given_file_is_read_in_parts_and_not_kept() {
+        let (mut tree, journal) = kept(usize::MAX);
+        tree.give("model.gguf", Box::new(Elsewhere));
+        let content = tree.content(Path::new("/model.gguf")).unwrap();
+        assert_eq!((content.length(), content.part(254..258).unwrap()), (1 << 40, vec![254, 255, 0, 1]));
+        assert_eq!(tree.write(&content, 0, b"x").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+        assert!(journal.lock().unwrap().is_empty() && tree.records().is_empty());
+        let own = tree.content_or_new(Path::new("/own")).unwrap();
+        tree.write(&own, 0, b"abc").unwrap();
+        assert_eq!(own.part(1..3).unwrap(), b"bc");
+        assert_eq!(own.part(1..4).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     }
 
     /// The errors are those of a real disk.

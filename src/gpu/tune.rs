@@ -2,10 +2,13 @@
 //! differ only in tiling, never in the order of a sum, so a pick changes no bit of a result.
 
 use super::{DeviceInfo, Gpu, Plan, Preparing, Variant, lock};
-use crate::disk;
 use crate::{Error, Result};
+use crate::{clock, disk};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// How often each candidate is measured. In a browser each time is a wait, which costs more than what is measured.
+const RUNS: usize = if cfg!(target_family = "wasm") { 2 } else { 5 };
 
 /// Picks already made, kept on disk under adapter, driver and crate version.
 #[derive(Clone, Default)]
@@ -27,7 +30,7 @@ impl Table {
         let Some(file) = &self.file else { return };
         let Ok(text) = serde_json::to_vec_pretty(&self.picks) else { return };
         let Some(folder) = file.parent() else { return };
-        let temporary = file.with_extension(format!("{}.tmp", std::process::id()));
+        let temporary = file.with_extension(format!("{}.tmp", disk::process()));
         let written = disk::create_dir_all(folder)
             .and_then(|()| disk::write(&temporary, text))
             .and_then(|()| disk::rename(&temporary, file));
@@ -46,6 +49,10 @@ fn file_name(info: &DeviceInfo, variant: Variant) -> String {
 
 /// `$XDG_CACHE_HOME/selfreward`, or the platform's usual place; None switches the disk cache off.
 fn cache_dir() -> Option<PathBuf> {
+    if cfg!(target_family = "wasm") {
+        // In the tree, beside the run.
+        return Some("/cache".into());
+    }
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|h| h.join(".cache"))).or_else(|| var("LOCALAPPDATA"));
     base.map(|b| b.join("selfreward"))
@@ -53,7 +60,7 @@ fn cache_dir() -> Option<PathBuf> {
 
 impl Gpu {
     /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
-    /// candidate. All of them run in turn, once to warm up and then five times, since a machine has slow stretches that
+    /// candidate. All of them run in turn, once to warm up and then [`RUNS`] times, since a machine has slow stretches that
     /// are longer than the runs of one of them; the least time counts, and who takes twice as long as the best is left
     /// out of what follows. The runs happen while other launches may stand recorded and not submitted, so what they
     /// write to must come from [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give memory that
@@ -80,15 +87,17 @@ impl Gpu {
             Err(Error::OutOfMemory(_)) => return Ok(first),
             plans => plans?,
         };
-        for plan in &plans {
-            self.time(plan, 1)?;
-        }
+        plans.iter().try_for_each(|plan| self.run(plan))?;
+        self.wait()?;
         let mut least = vec![f64::INFINITY; plans.len()];
         let mut best = f64::INFINITY;
-        for _ in 0..5 {
+        for _ in 0..RUNS {
             for (plan, least) in plans.iter().zip(&mut least) {
                 if *least <= 2.0 * best || least.is_infinite() {
-                    *least = least.min(self.time(plan, 1)?[0]);
+                    let start = clock::now();
+                    self.run(plan)?;
+                    self.wait()?;
+                    *least = least.min(start.elapsed().as_secs_f64());
                     best = best.min(*least);
                 }
             }

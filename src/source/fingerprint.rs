@@ -21,7 +21,7 @@ impl Fingerprint {
         let (mut storage, mut values) = (Fnv::new(), Fnv::new());
         for name in &names {
             storage.write(weights.storage_of(name).as_bytes());
-            weights.samples(name).for_each(|bytes| values.write(bytes));
+            weights.samples(name).for_each(|bytes| values.write(&bytes));
         }
         Fingerprint { storage: storage.0, values: values.0 }
     }

@@ -101,8 +101,17 @@ impl Gguf {
     }
 
     pub(super) fn parse(file: &Mapped) -> Result<Gguf> {
-        let mut reader = Reader { path: &file.path, bytes: &file.map, at: 0 };
-        reader.head()
+        let length = file.map.len();
+        let mut known = HEAD.min(length);
+        loop {
+            let bytes = file.part(0..known)?;
+            let mut reader = Reader { path: &file.path, bytes: &bytes, length, at: 0 };
+            match reader.head() {
+                // What is missing may stand behind the part that was read.
+                Err(_) if reader.needs_more() => known = known.saturating_mul(2).min(length),
+                head => return head,
+            }
+        }
     }
 
     /// The value of a key of the metadata.
@@ -111,20 +120,43 @@ impl Gguf {
     }
 }
 
+/// Bytes of a file that are read for its head at first. Where files are mapped, reading more costs nothing; tests read a
+/// head in many pieces.
+const HEAD: usize = if cfg!(target_family = "wasm") {
+    4 << 20
+} else if cfg!(test) {
+    64
+} else {
+    usize::MAX
+};
+
 struct Reader<'a> {
     path: &'a Path,
+    /// The file's first bytes.
     bytes: &'a [u8],
+    /// The bytes of the whole file.
+    length: usize,
+    /// How many were taken; more than there are where some were missing.
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    /// Whether bytes were wanted that the file has and the reader has not.
+    fn needs_more(&self) -> bool {
+        self.bytes.len() < self.length && self.at > self.bytes.len()
+    }
+
     fn error(&self, what: impl std::fmt::Display) -> Error {
         Error::file(self.path, format!("byte {}: {what}", self.at))
     }
 
     fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8]> {
-        let left = self.bytes.len() - self.at;
+        let left = self.length - self.at;
         match usize::try_from(n).ok().filter(|n| *n <= left) {
+            Some(n) if n > self.bytes.len() - self.at => {
+                self.at = self.bytes.len() + 1;
+                Err(Error::Bug("more of the file's head has to be read".into()))
+            }
             Some(n) => {
                 let slice = &self.bytes[self.at..self.at + n];
                 self.at += n;
@@ -184,7 +216,7 @@ impl<'a> Reader<'a> {
                     return Err(self.error(format!("{key} is an array of arrays, which no known model has")));
                 }
                 let length = self.u64(key)?;
-                let left = (self.bytes.len() - self.at) as u64;
+                let left = (self.length - self.at) as u64;
                 if length > left.min(MAX_ARRAY) {
                     return Err(self.error(format!("{key} claims {length} entries with {left} bytes left in the file")));
                 }
@@ -270,9 +302,9 @@ impl<'a> Reader<'a> {
             .ok()
             .and_then(|offset| start.checked_add(offset))
             .and_then(|from| Some(from..from.checked_add(bytes)?))
-            .filter(|range| range.end <= self.bytes.len())
+            .filter(|range| range.end <= self.length)
             .ok_or_else(|| {
-                let length = self.bytes.len();
+                let length = self.length;
                 let what = format!(
                     "tensor {name} ({dtype} {shape:?}, {bytes} bytes at offset {offset} of the data, which starts at \
                      byte {start}) ends beyond the file's {length} bytes; the file is truncated or damaged"

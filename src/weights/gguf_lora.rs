@@ -244,7 +244,7 @@ impl GgufAdapter {
         let GgufTensor { name, dtype, shape, range } = tensor;
         let dtype = dtype.as_ref().map_err(|found| self.error(format!("tensor {name} is stored as {found}")))?;
         let mut values = Vec::new();
-        dtype.dequantise(&self.file.map[range.clone()], &mut values);
+        dtype.dequantise(&self.file.part(range.clone())?, &mut values);
         match first_unusable(&values) {
             Some(first) => Err(self.error(unusable(name, shape, first))),
             None => Ok(values),

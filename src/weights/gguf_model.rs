@@ -367,7 +367,7 @@ impl Head<'_> {
         let Some((file, tensor)) = found else { return Ok(None) };
         let mut values = Vec::new();
         if tensor.dtype == Ok(Dtype::F32) {
-            Dtype::F32.dequantise(&files[*file].map[tensor.range.clone()], &mut values);
+            Dtype::F32.dequantise(&files[*file].part(tensor.range.clone())?, &mut values);
         }
         if values.len() != rotated / 2 || values.iter().any(|v| !(v.is_finite() && *v > 0.0)) {
             let what = format!("tensor {name}: expected {} positive F32 values", rotated / 2);

@@ -106,7 +106,7 @@ fn open_sharded(folder: &Path, index: &Path) -> Result<Weights> {
 
 fn add_file(weights: &mut Weights, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let file = Mapped::open(path)?;
-    let bytes = &file.map[..];
+    let bytes = &file.part(0..file.map.len())?;
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| unreadable(path, bytes, &error))?;
     // read_metadata has checked that the ranges are in order, without gaps, as long as shape and type say, and that
     // they end at the end of the file.

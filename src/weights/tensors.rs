@@ -39,6 +39,11 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
+    /// Some of the file's bytes. There must be so many.
+    pub(super) fn part(&self, range: std::ops::Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.map.part(range).map_err(Error::io(&self.path))
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = disk::open(path).map_err(Error::io(path))?;
         let length = file.metadata().map_err(Error::io(path))?;
@@ -139,15 +144,15 @@ impl Weights {
         let dtype = self.dtype(name)?;
         let (name, entry) = self.entry(name)?;
         let file = &self.files[entry.file];
-        let data = &file.map[entry.range.clone()];
+        let data = file.part(entry.range.clone())?;
         let data = match (&entry.change, &entry.dtype) {
-            (Change::Interleaved(heads), _) => Cow::Owned(gguf_names::hugging_face_rows(data, entry.shape[0], *heads)),
+            (Change::Interleaved(heads), _) => Cow::Owned(gguf_names::hugging_face_rows(&data, entry.shape[0], *heads)),
             (Change::PlusOne, Ok(stored)) => {
                 let mut values = Vec::new();
-                stored.dequantise(data, &mut values);
+                stored.dequantise(&data, &mut values);
                 Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect())
             }
-            _ => Cow::Borrowed(data),
+            _ => data,
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
     }
@@ -158,12 +163,12 @@ impl Weights {
         self.entries.get(name).map_or_else(String::new, told)
     }
 
-    /// Some of a tensor's bytes as they are stored.
-    pub(crate) fn samples(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+    /// Some of a tensor's bytes as they are stored; what cannot be read is left out.
+    pub(crate) fn samples(&self, name: &str) -> impl Iterator<Item = Cow<'_, [u8]>> {
         let part = |entry: &Entry, third: usize| {
             let range = entry.range.clone();
             let first = range.start + (range.len().saturating_sub(SAMPLE)) / 2 * third;
-            &self.files[entry.file].map[first..(first + SAMPLE).min(range.end)]
+            self.files[entry.file].part(first..(first + SAMPLE).min(range.end)).unwrap_or_default()
         };
         self.entries.get(name).into_iter().flat_map(move |entry| (0..3).map(move |third| part(entry, third)))
     }

@@ -57,7 +57,10 @@ function enable() {
   const running = doing === "start" || doing === "resume";
   $("start").disabled = !idle;
   $("resume").disabled = !(idle && resumable);
-  $("stop").disabled = !(doing !== "" && doing !== "ask") || doing === "stopping";
+  $("stop").disabled = !(running || doing === "check");
+  $("open").disabled = !idle;
+  $("send").disabled = !idle;
+  $("hush").disabled = doing !== "chat";
   $("ask").disabled = !(idle && runs);
   $("check").disabled = !idle;
   $("save").disabled = !(ready && runs && !running);
@@ -93,6 +96,7 @@ function span(seconds) {
 }
 
 let drawn = 0;
+let asked = 0;
 let preparing = "";
 
 function pace(force = false) {
@@ -127,6 +131,7 @@ function pace(force = false) {
 
 // ---- results
 
+const mib = (bytes) => (bytes / 2 ** 20).toFixed(0);
 const two = (x) => (Object.is(Math.round(x * 100), -0) ? 0 : x).toFixed(2);
 const signed = (x) => (x >= 0 ? "+" : "−") + two(Math.abs(x));
 
@@ -276,7 +281,7 @@ const hear = {
   },
   begin({ stage, total, unit }) {
     stages.push({ stage, total, unit, done: 0, began: performance.now() });
-    if (stages.length === 1 && doing !== "ask") say(words(stage));
+    if (stages.length === 1 && !["ask", "load", "chat"].includes(doing)) say(words(stage));
     pace(true);
   },
   advance({ n }) {
@@ -320,6 +325,22 @@ const hear = {
       : `${failed.length} of ${passed + failed.length} cases are off: ${failed.slice(0, 5).join("; ")}`;
     say("Checked.");
   },
+  read({ read, of }) {
+    if (doing === "load") $("loaded").textContent = `${mib(read)} of ${mib(of)} MiB are read …`;
+  },
+  loaded({ family, parameters, held, planned }) {
+    $("loaded").textContent = `${family}, ${(parameters / 1e6).toFixed(0)} million parameters: ${mib(held)} MiB on the GPU, ` +
+      `${mib(planned)} MiB planned for a conversation.`;
+    $("talk").replaceChildren();
+    $("chat").hidden = false;
+  },
+  piece({ text }) {
+    $("talk").lastElementChild.textContent += text;
+  },
+  answered({ tokens, held }) {
+    const seconds = (performance.now() - asked) / 1000;
+    $("loaded").textContent = `${tokens} tokens in ${seconds.toFixed(1)} s; ${mib(held)} MiB on the GPU.`;
+  },
   archive({ bytes }) {
     const link = make("a", "", { download: "selfreward-run.zip", href: URL.createObjectURL(new Blob([bytes], { type: "application/zip" })) });
     link.click();
@@ -333,7 +354,9 @@ const hear = {
       lost: `The GPU was lost (${text}). ${running ? "What was finished is kept; press Resume." : "Try again."}`,
       full: `${text}. Free some of the browser’s storage for this page, then press Resume: what was finished is kept.`,
     };
-    if (doing === "ask") $("played").replaceChildren(make("p", what[kind] ?? text, { class: "notice" }));
+    if (kind === "lost") $("chat").hidden = true;
+    if (doing === "load" || doing === "chat") $("loaded").textContent = what[kind] ?? text;
+    else if (doing === "ask") $("played").replaceChildren(make("p", what[kind] ?? text, { class: "notice" }));
     else say(what[kind] ?? text);
   },
   broken({ text }) {
@@ -387,6 +410,20 @@ $("play").addEventListener("submit", (event) => {
   post({ do: "ask", task: $("task").value });
 });
 $("check").addEventListener("click", () => { $("checked").textContent = ""; post({ do: "check" }); });
+$("load").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("chat").hidden = true;
+  $("loaded").textContent = "The file’s head is being read …";
+  post({ do: "load", file: $("file").files[0], memory: Math.round(Number($("memory").value) * 2 ** 30) });
+});
+$("chat").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("talk").append(make("p", $("said").value, { class: "mine" }), make("p", "", { class: "theirs" }));
+  asked = performance.now();
+  post({ do: "chat", said: $("said").value, temperature: Number($("temperature").value) });
+  $("said").value = "";
+});
+$("hush").addEventListener("click", () => worker.postMessage({ do: "stop" }));
 $("save").addEventListener("click", () => worker.postMessage({ do: "save" }));
 
 table();

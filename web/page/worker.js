@@ -6,6 +6,9 @@ import { InUse, Journal } from "./kept.js";
 let stopping = false;
 let bug = "";
 let journal = null;
+// The visitor's file, and how many of its bytes were read.
+let file = null;
+let read = 0;
 
 const tell = (is, what = {}) => postMessage({ is, ...what });
 
@@ -20,6 +23,14 @@ const host = {
   standing(json) {
     tell("standing", { standing: JSON.parse(json) });
     setTimeout(renewReport);
+  },
+  piece: (text) => tell("piece", { text }),
+  read(at, to) {
+    const bytes = new Uint8Array(new FileReaderSync().readAsArrayBuffer(file.slice(at, at + to.length)));
+    if (bytes.length < to.length) throw new DOMException("the file has become shorter", "NotReadableError");
+    to.set(bytes);
+    read += bytes.length;
+    tell("read", { read, of: file.size });
   },
   panicked: (text) => { bug = text; },
   append: (record) => journal.append(record),
@@ -60,6 +71,12 @@ const acts = {
   start: async ({ settings }) => played(await program.demo(JSON.stringify(settings), host)),
   resume: async () => played(await program.demo(undefined, host)),
   ask: async ({ task }) => tell("played", { played: JSON.parse(await program.ask(task, host)) }),
+  load: async (message) => {
+    file = message.file;
+    read = 0;
+    tell("loaded", JSON.parse(await program.load(file.name, file.size, message.memory)));
+  },
+  chat: async ({ said, temperature }) => tell("answered", JSON.parse(await program.chat(said, temperature, host))),
   check: async ({ variant, kernel }) => tell("checked", JSON.parse(await program.check(variant, kernel, host))),
 };
 

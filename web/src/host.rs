@@ -23,13 +23,17 @@ extern "C" {
     #[wasm_bindgen(method)]
     fn note(this: &Host, sentence: &str);
     #[wasm_bindgen(method)]
-    fn stop(this: &Host) -> bool;
+    pub(crate) fn stop(this: &Host) -> bool;
     #[wasm_bindgen(method)]
     fn standing(this: &Host, json: &str);
     #[wasm_bindgen(method)]
     pub(crate) fn preparing(this: &Host, kernel: &str);
     #[wasm_bindgen(method)]
     pub(crate) fn panicked(this: &Host, text: &str);
+    #[wasm_bindgen(method)]
+    pub(crate) fn piece(this: &Host, text: &str);
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn read(this: &Host, at: f64, to: &mut [u8]) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch)]
     fn append(this: &Host, bytes: &[u8]) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch)]
@@ -95,13 +99,14 @@ impl Journal for Kept {
 }
 
 /// What a browser throws as an error of files.
-fn failure(thrown: JsValue) -> io::Error {
+pub(crate) fn failure(thrown: JsValue) -> io::Error {
     let name = Reflect::get(&thrown, &"name".into()).ok().and_then(|name| name.as_string()).unwrap_or_default();
     let said = thrown.dyn_into::<Error>().map_or_else(|_| name.clone(), |error| String::from(error.message()));
     match name.as_str() {
         "QuotaExceededError" => {
             io::Error::new(io::ErrorKind::StorageFull, "the browser's storage for this page is full")
         }
-        _ => io::Error::other(format!("the browser's storage: {said}")),
+        "NotReadableError" => io::Error::other("the browser cannot read the file any more; choose it again"),
+        _ => io::Error::other(format!("the browser: {said}")),
     }
 }

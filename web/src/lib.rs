@@ -3,9 +3,11 @@
 
 #![expect(deprecated, reason = "wasm-bindgen marks JSPI as experimental so; its version is pinned")]
 
+mod chat;
 mod host;
 mod zip;
 
+pub use chat::{chat, load};
 pub use host::Host;
 use host::{Kept, Page};
 use selfreward::demo::{DemoConfig, play, standing};

@@ -1,16 +1,17 @@
-// The page in a real browser: node page.mjs FOLDER CHROMIUM PROGRAM OUT [whole]
+// The page in a real browser: node page.mjs FOLDER CHROMIUM PROGRAM OUT MODEL [whole]
 //
 // FOLDER is what scripts/web builds, PROGRAM the command line, whose run of the same settings the page's must equal. Pictures
-// go to OUT. `whole` plays the whole demo too. playwright-core is looked for where this is started.
+// go to OUT. MODEL is a chat model's GGUF file; without one nobody is talked with. `whole` plays the whole demo instead.
+// playwright-core is looked for where this is started.
 
 import { spawn, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, mkdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const [folder, chromium, program, out, whole] = process.argv.slice(2);
+const [folder, chromium, program, out, model, whole] = process.argv.slice(2);
 const { chromium: driver } = createRequire(join(process.cwd(), "x.js"))("playwright-core");
 mkdirSync(out, { recursive: true });
 const FLAGS = [
@@ -257,6 +258,40 @@ function pidOf(dir) {
   return Number(own.trim().split(/\s+/)[0]);
 }
 
+// A real model, chosen from disk: what it says is what the command line has it say.
+async function talk() {
+  if (!existsSync(model)) return console.log(`skipped: a real model in the page, for ${model} is missing`);
+  const question = "What is the capital of France?";
+  const { context } = await browser();
+  const page = await open(context);
+  await until(page, "^Ready");
+  const load = async (file, memory, words) => {
+    await page.setInputFiles("#file", file);
+    await page.fill("#memory", memory);
+    await page.click("#open");
+    await page.waitForFunction((w) => new RegExp(w).test(document.getElementById("loaded").textContent), words, { timeout: 300000 });
+    return page.locator("#loaded").innerText();
+  };
+  const none = await load({ name: "notes.gguf", mimeType: "text/plain", buffer: Buffer.from("no model at all") }, "4", "notes");
+  check("a file that is no model is refused in words", none.includes("is not a GGUF file"), none);
+  const large = await load(model, "0.1", "needs|GPU:");
+  check("a model that does not fit is refused before it is read", large.includes("needs"), large);
+  const first = await page.evaluate(() => Math.max(0, ...window.heard.filter((m) => m.is === "read" && m.of > 1e6).map((m) => m.read / m.of)));
+  check("only its head was read", first < 0.2, first);
+  const loaded = await load(model, "4", "planned");
+  check(`a model is loaded (${loaded})`, loaded.includes("million parameters"), loaded);
+  await page.fill("#temperature", "0");
+  await page.fill("#said", question);
+  await page.click("#send");
+  await page.waitForFunction(() => /tokens in/.test(document.getElementById("loaded").textContent), null, { timeout: 600000 });
+  const said = await page.locator("#talk .theirs").innerText();
+  const native = JSON.parse(execFileSync(program, ["generate", "--json", "-q", "--model", model, "--prompt", question, "--temperature", "0"]));
+  check(`it answers as the command line's does (${said})`, JSON.stringify(native).includes(JSON.stringify(said.trim()).slice(1, -1)), JSON.stringify(native));
+  await page.locator("#chat").scrollIntoViewIfNeeded();
+  await page.locator("section:has(#chat)").screenshot({ path: join(out, "talk.png") });
+  await context.close();
+}
+
 async function kernels() {
   const { context } = await browser();
   const page = await open(context);
@@ -281,10 +316,14 @@ async function wholeDemo() {
 }
 
 try {
-  await missing();
-  await disturbed(await undisturbed());
-  await kernels();
-  if (whole) await wholeDemo();
+  if (whole) {
+    await wholeDemo();
+  } else {
+    await missing();
+    await disturbed(await undisturbed());
+    await talk();
+    await kernels();
+  }
 } catch (error) {
   check("the test goes through", false, error.stack);
 } finally {
