@@ -38,12 +38,15 @@ find_wasm() {
 
 # unpack_rust_web DIR: the packages of Debian's newest Rust and of what it is linked with. Their names tell versions.
 unpack_rust_web() {
-  local dir=$1 deb wanted
-  needs() { apt-cache depends --important "$@" 2>/dev/null | sed -n 's/^ *Depends: //p' | grep -E '^lib(std-rust|llvm|git2|http-parser|mbed|ssh2)' | sort -u; }
-  # shellcheck disable=SC2046
-  wanted="rustc-web cargo-web $(needs rustc-web cargo-web) $(needs $(needs cargo-web))"
+  local dir=$1 deb wanted="rustc-web cargo-web rust-web-src"
+  # What it is linked with and Debian alone has; each asks for the next.
+  for _ in 1 2 3; do
+    # shellcheck disable=SC2086
+    wanted=$(printf '%s\n' $wanted $(apt-cache depends --important $wanted 2>/dev/null | sed -n 's/^ *Depends: //p' |
+      grep -E '^lib(std-rust|llvm|git2|http-parser|mbed|ssh2)') | sort -u)
+  done
   # shellcheck disable=SC2086
-  (cd "$dir/deb" && rm -f ./*.deb && apt-get -q -o APT::Sandbox::User="$(id -un)" download $wanted rust-web-src libstd-rust-web-dev >/dev/null 2>&1) || return 1
+  (cd "$dir/deb" && rm -f ./*.deb && apt-get -q -o APT::Sandbox::User="$(id -un)" download $wanted >/dev/null 2>&1) || return 1
   for deb in "$dir"/deb/*.deb; do dpkg-deb -x "$deb" "$dir" || return 1; done
   rm -rf "$dir/deb"
 }
