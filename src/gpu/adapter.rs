@@ -59,7 +59,7 @@ fn adapters() -> Vec<(wgpu::Adapter, DeviceInfo)> {
             });
             let info = DeviceInfo {
                 index,
-                name: if i.name.is_empty() { "a GPU without a name".into() } else { i.name.clone() },
+                name: if i.name.is_empty() { "the browser's GPU".into() } else { i.name.clone() },
                 backend: format!("{:?}", i.backend),
                 driver: [i.driver.as_str(), i.driver_info.as_str()].join(" ").trim().to_owned(),
                 kind: format!("{:?}", i.device_type),
