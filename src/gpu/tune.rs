@@ -60,11 +60,11 @@ fn cache_dir() -> Option<PathBuf> {
 
 impl Gpu {
     /// The pick for `class`, measuring `candidates` when there is none yet: `plan` makes a repeatable recording of one
-    /// candidate. All of them run in turn, once to warm up and then [`RUNS`] times, since a machine has slow stretches that
-    /// are longer than the runs of one of them; the least time counts, and who takes twice as long as the best is left
-    /// out of what follows. The runs happen while other launches may stand recorded and not submitted, so what they
-    /// write to must come from [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give memory that
-    /// those launches still read.
+    /// candidate. All of them run in turn, once to warm up and then [`RUNS`] times, since a machine has slow stretches
+    /// that are longer than the runs of one of them; the least time counts, and who takes twice as long as the best is
+    /// left out of what follows. The runs happen while other launches may stand recorded and not submitted, so what
+    /// they write to must come from [`Gpu::upload`] or [`Gpu::zeros`], never from [`Gpu::empty`], which may give
+    /// memory that those launches still read.
     ///
     /// # Errors
     /// Device errors.

@@ -120,8 +120,8 @@ impl Gguf {
     }
 }
 
-/// Bytes of a file that are read for its head at first. Where files are mapped, reading more costs nothing; tests read a
-/// head in many pieces.
+/// Bytes of a file that are read for its head at first; None reads all, which costs nothing where files are mapped.
+/// Tests read a head in many pieces.
 const HEAD: Option<usize> = if cfg!(target_family = "wasm") {
     Some(4 << 20)
 } else if cfg!(test) {
