@@ -144,6 +144,50 @@ pub enum Norms {
 pub enum Mlp {
     /// A gated MLP computes down(act(gate(x)) · up(x)).
     Gated(Gated),
+    /// Each position is worked on by some of many gated MLPs, which a router chooses.
+    Experts(Experts),
+}
+
+impl Mlp {
+    /// The gated MLP, if it is one alone.
+    pub fn gated(&self) -> Option<&Gated> {
+        match self {
+            Mlp::Gated(gated) => Some(gated),
+            Mlp::Experts(_) => None,
+        }
+    }
+
+    /// The mixture of experts, if it is one.
+    pub fn experts(&self) -> Option<&Experts> {
+        match self {
+            Mlp::Experts(experts) => Some(experts),
+            Mlp::Gated(_) => None,
+        }
+    }
+
+    /// F, the width of a gate in channels.
+    pub fn width(&self) -> usize {
+        match self {
+            Mlp::Gated(gated) => gated.width,
+            Mlp::Experts(experts) => experts.width,
+        }
+    }
+}
+
+/// A mixture of experts (arXiv 1701.06538): the sum of what some gated MLPs make of a position, weighed by a router's
+/// softmax.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// E, the number of experts.
+    pub count: usize,
+    /// How many of them work on a position.
+    pub chosen: usize,
+    /// F, the width of an expert's gate and up in channels.
+    pub width: usize,
+    /// The gates' activation.
+    pub activation: Activation,
+    /// Whether an expert's weight is its probability among all experts, in place of among those chosen.
+    pub of_all: bool,
 }
 
 /// A gated MLP (GLU variants, arXiv 2002.05202).

@@ -7,6 +7,7 @@ use super::shape::Arch;
 use super::tensor::{LARGEST, NamedTensor, first_unusable, unusable};
 use crate::rng::{Stream, fnv};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 /// PEFT puts this before every module's name.
 const PREFIX: &str = "base_model.model.";
@@ -63,8 +64,13 @@ impl Target {
 /// What the name of DoRA's magnitudes ends in.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 /// Whether an adapter can stand beside the module of a weight: a linear layer, the embedding or the output matrix.
-fn is_adaptable(shape: &[usize]) -> bool {
-    shape.len() == 2
+/// Experts are none, and where there are some PEFT takes the names of all MLPs for theirs.
+fn is_adaptable(arch: &Arch, module: &str, shape: &[usize]) -> bool {
+    shape.len() == 2 && !(has_experts(arch) && module.contains(".mlp."))
+}
+
+fn has_experts(arch: &Arch) -> bool {
+    arch.layers.iter().any(|layer| layer.mlp.experts().is_some())
 }
 
 /// The modules of a model that have a weight, each with its shape.
@@ -111,8 +117,10 @@ impl LoraConfig {
 pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
     let rules = Rules::new(config)?;
     let modules = modules(arch);
-    let (there, others): (Vec<_>, Vec<_>) =
-        modules.iter().map(|(m, shape)| (m.as_str(), &shape[..])).partition(|(_, shape)| is_adaptable(shape));
+    let (there, others): (Vec<_>, Vec<_>) = modules
+        .iter()
+        .map(|(m, shape)| (m.as_str(), &shape[..]))
+        .partition(|(module, shape)| is_adaptable(arch, module, shape));
     if let Modules::Names(names) = &config.targets {
         let unknown = |name: &&String| {
             *name != ALL_LINEAR && !there.iter().any(|(module, _)| names_match(std::slice::from_ref(*name), module))
@@ -175,8 +183,13 @@ impl Adapter {
     /// # Errors
     /// The model does not have the targets, or a rank is 0 or too large.
     pub fn fresh(arch: &Arch, config: &LoraConfig, seed: u64) -> Result<Adapter> {
-        let mut tensors = Vec::new();
-        for t in targets(arch, config)? {
+        let (mut tensors, targets, mut config) = (Vec::new(), targets(arch, config)?, config.clone());
+        // PEFT would adapt experts too.
+        if has_experts(arch) && matches!(&config.targets, Modules::Names(names) if *names == [ALL_LINEAR]) {
+            let names = targets.iter().filter_map(|t| t.module.rsplit('.').next().map(str::to_owned));
+            config.targets = Modules::Names(names.collect::<BTreeSet<_>>().into_iter().collect());
+        }
+        for t in targets {
             let mut draw = Stream::new(seed, fnv(t.module.as_bytes()));
             let (a, b) = match t.embeds {
                 false => {
@@ -189,7 +202,7 @@ impl Adapter {
             tensors.push(NamedTensor { name: t.name("A"), shape: vec![t.rank, t.inner], data: a });
             tensors.push(NamedTensor { name: t.name("B"), shape: vec![t.out, t.rank], data: b });
         }
-        Ok(Adapter { config: config.clone(), tensors })
+        Ok(Adapter { config, tensors })
     }
 
     /// Whether DoRA's magnitudes are not there yet.

@@ -14,7 +14,8 @@ mod tensor;
 
 pub use dtype::Dtype;
 pub use layer::{
-    Activation, Attention, DeltaNet, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth, ShortConv,
+    Activation, Attention, DeltaNet, Experts, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth,
+    ShortConv,
 };
 pub use shape::{Alike, Arch, Naming, Rope, Stretch};
 pub(crate) use tensor::unusable;

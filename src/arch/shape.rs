@@ -1,6 +1,6 @@
 //! The shape of a whole decoder: what its blocks share, and the list of the blocks.
 
-use super::layer::{Layer, Mlp, QueryGrowth};
+use super::layer::{Layer, QueryGrowth};
 use crate::{Error, Result};
 
 /// Rotary position embedding (RoFormer, arXiv 2104.09864, in the half-split form of Llama).
@@ -114,7 +114,7 @@ pub struct Alike {
     pub score_cap: Option<f32>,
     /// How queries grow with their position.
     pub query_growth: Option<QueryGrowth>,
-    /// F, the width of the MLP in channels.
+    /// F, the width of the MLP, or of an expert, in channels.
     pub width: usize,
 }
 
@@ -150,10 +150,10 @@ impl Arch {
     /// A model without such blocks, or blocks that differ in these sizes: the message says which and how.
     pub fn alike(&self) -> Result<Alike> {
         let of = |layer: &Layer| {
-            let (a, Mlp::Gated(mlp)) = (layer.mixer.attention()?, &layer.mlp);
+            let a = layer.mixer.attention()?;
             let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
             let (query_scale, score_cap, query_growth) = (a.query_scale, a.score_cap, a.query_growth);
-            Some(Alike { heads, kv_heads, head_dim, query_scale, score_cap, query_growth, width: mlp.width })
+            Some(Alike { heads, kv_heads, head_dim, query_scale, score_cap, query_growth, width: layer.mlp.width() })
         };
         let all: Vec<Alike> = self.layers.iter().filter_map(of).collect();
         let first = *all.first().ok_or_else(|| Error::Input("a model without attention".into()))?;

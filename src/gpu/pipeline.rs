@@ -59,11 +59,28 @@ const LIBS: &[(&str, &str, &str)] = &[
 
 /// What a line `//< NAME` stands for in the soft and in the tile variant: lines that several entry points share with
 /// all their registers, which a function could not see.
-const INSERTS: &[(&str, &str, &str)] = &[(
-    "adapted",
-    include_str!("../../shaders/lib/adapted.soft.wgsl"),
-    include_str!("../../shaders/lib/adapted.tile.wgsl"),
-)];
+const INSERTS: &[(&str, &str, &str)] = &[
+    (
+        "adapted",
+        include_str!("../../shaders/lib/adapted.soft.wgsl"),
+        include_str!("../../shaders/lib/adapted.tile.wgsl"),
+    ),
+    (
+        "grouped",
+        include_str!("../../shaders/lib/grouped.soft.wgsl"),
+        include_str!("../../shaders/lib/grouped.tile.wgsl"),
+    ),
+    (
+        "grouped_few",
+        include_str!("../../shaders/lib/grouped_few.wgsl"),
+        include_str!("../../shaders/lib/grouped_few.wgsl"),
+    ),
+    (
+        "grouped_nt",
+        include_str!("../../shaders/lib/grouped_nt.soft.wgsl"),
+        include_str!("../../shaders/lib/grouped_nt.tile.wgsl"),
+    ),
+];
 
 type Choice = (u32, &'static str);
 

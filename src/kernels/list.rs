@@ -3,8 +3,8 @@
 use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns,
-    delta_cases, dropout, embedding, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix, output_gate,
-    peak, qk_norm, rms_norm, rope, rows, sample, short_conv, softcap, swiglu, transpose,
+    delta_cases, dropout, embedding, experts, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix,
+    output_gate, peak, qk_norm, rms_norm, rope, router, rows, sample, short_conv, softcap, swiglu, transpose,
 };
 
 /// Every kernel.
@@ -26,6 +26,8 @@ pub const ALL: &[Kernel] = &[
     attention_decode::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
+    router::KERNEL,
+    experts::KERNEL,
     short_conv::KERNEL,
     delta_cases::INPUTS,
     delta_cases::GATES,

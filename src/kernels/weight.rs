@@ -153,11 +153,17 @@ impl From<Tensor> for Weight {
 }
 
 /// Columns of a block that fits one buffer in f32, the type of its transpose in the backward pass, whatever it is
-/// stored in.
-fn width(gpu: &Gpu, rows: usize, cols: usize) -> Result<usize> {
+/// stored in; as many of them as `unit` says are not parted.
+fn width(gpu: &Gpu, rows: usize, cols: usize, unit: usize) -> Result<usize> {
     let most = (gpu.block_bytes() / (4 * rows.max(1) as u64)) as usize;
     match most {
         _ if pad4(cols) <= most => Ok(pad4(cols).max(4)),
+        _ if unit > 1 && most >= unit => Ok(most / unit * unit),
+        _ if unit > 1 => Err(Error::OutOfMemory(format!(
+            "a matrix of {rows} rows and {unit} columns exceeds the {} bytes that {} binds",
+            gpu.block_bytes(),
+            gpu.info().name
+        ))),
         64.. => Ok(most / 64 * 64),
         4.. => Ok(most / 4 * 4),
         _ => Err(Error::OutOfMemory(format!(
@@ -183,7 +189,24 @@ impl Weight {
     /// # Errors
     /// Out of memory.
     pub(crate) fn room(gpu: &Gpu, stored: Stored, rows: usize, cols: usize) -> Result<Weight> {
-        let width = width(gpu, rows, cols)?;
+        Self::room_of_units(gpu, stored, rows, (cols, 1))
+    }
+
+    /// Memory for matrices of `unit` columns side by side, `cols` in all; none lies in two buffers.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(crate) fn room_of_units(
+        gpu: &Gpu,
+        stored: Stored,
+        rows: usize,
+        (cols, unit): (usize, usize),
+    ) -> Result<Weight> {
+        Self::cut(gpu, stored, rows, (cols, width(gpu, rows, cols, unit)?))
+    }
+
+    /// Memory for a matrix whose blocks have `width` columns, but for the last.
+    fn cut(gpu: &Gpu, stored: Stored, rows: usize, (cols, width): (usize, usize)) -> Result<Weight> {
         let block = |first: usize| {
             let n = width.min(cols - first);
             Ok(match stored {
@@ -205,7 +228,7 @@ impl Weight {
     /// # Errors
     /// Out of memory.
     pub(crate) fn like(&self, gpu: &Gpu) -> Result<Weight> {
-        Self::room(gpu, self.stored(), self.rows(), self.cols())
+        Self::cut(gpu, self.stored(), self.rows(), (self.cols(), self.width))
     }
 
     pub(crate) fn stored(&self) -> Stored {
@@ -217,13 +240,20 @@ impl Weight {
     /// # Errors
     /// Out of memory; a slice of another length.
     pub(crate) fn upload(gpu: &Gpu, rows: usize, cols: usize, values: &[f32]) -> Result<Weight> {
-        let weight = Self::room(gpu, Stored::Dense, rows, cols)?;
-        for (first, block) in weight.blocks() {
+        Self::room(gpu, Stored::Dense, rows, cols)?.filled(gpu, values)
+    }
+
+    /// This weight with f32 elements from row-major host values `[rows, cols]`.
+    ///
+    /// # Errors
+    /// A slice of another length.
+    pub(crate) fn filled(self, gpu: &Gpu, values: &[f32]) -> Result<Weight> {
+        for (first, block) in self.blocks() {
             if let Block::Dense(t) = block {
-                put(gpu, t, values, cols, first)?;
+                put(gpu, t, values, self.cols(), first)?;
             }
         }
-        Ok(weight)
+        Ok(self)
     }
 
     /// 16-bit elements from row-major host values `[rows, cols]`, rounded to the nearest.

@@ -9,7 +9,7 @@ use super::lora::Group;
 use super::model::Model;
 use super::places::{Outer, Slot, layer_param};
 use super::stream::Stream;
-use super::{attention, delta_net, dropout, gated, short_conv, step};
+use super::{attention, delta_net, dropout, experts, gated, short_conv, step};
 use crate::arch::{Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::columns;
@@ -52,13 +52,19 @@ enum Mixed {
     DeltaNet(delta_net::Acts),
 }
 
+/// What a block's MLP keeps for its backward pass.
+enum Worked {
+    Gated(gated::Acts),
+    Experts(experts::Acts),
+}
+
 /// What a block keeps for its backward pass.
 pub(crate) struct Acts {
     entry1: Entry,
     mixer: Mixed,
     post1: Option<Norm>,
     entry2: Entry,
-    mlp: gated::Acts,
+    mlp: Worked,
     post2: Option<Norm>,
 }
 
@@ -209,7 +215,14 @@ pub(crate) fn forward(
     let (stream, post1) = leave(rec, model, (layer, module, Slot::PostNorm1), (entry1.stream(), out), drop)?;
     let entry2 = enter(rec, model, layer, &stream, Slot::Norm2)?;
     let (mlp, out) = match &block.mlp {
-        Mlp::Gated(mlp) => gated::forward(rec, model, layer, mlp, entry2.rows(), drop)?,
+        Mlp::Gated(mlp) => {
+            let (acts, out) = gated::forward(rec, model, layer, mlp, entry2.rows(), drop)?;
+            (Worked::Gated(acts), out)
+        }
+        Mlp::Experts(mlp) => {
+            let (acts, out) = experts::forward(rec, model, layer, mlp, entry2.rows(), (true, drop))?;
+            (Worked::Experts(acts), out)
+        }
     };
     let (stream, post2) = leave(rec, model, (layer, "mlp", Slot::PostNorm2), (entry2.stream(), out), drop)?;
     Ok((Acts { entry1, mixer, post1, entry2, mlp, post2 }, stream))
@@ -247,8 +260,15 @@ pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts,
     let d_out = dropout::branch(rec, drop, layer, "mlp", dh)?;
     let d_out = post_backward(rec, back, post2.as_ref(), at(Slot::PostNorm2), &d_out)?;
     mem::drop(post2);
-    let dy2 = match &block.mlp {
-        Mlp::Gated(gated) => gated::backward(rec, back, layer, gated, mlp, entry2.rows(), d_out)?,
+    let another = |part: &str| Error::Bug(format!("block {layer} kept what another {part} keeps"));
+    let dy2 = match (&block.mlp, mlp) {
+        (Mlp::Gated(gated), Worked::Gated(acts)) => {
+            gated::backward(rec, back, layer, gated, acts, entry2.rows(), d_out)?
+        }
+        (Mlp::Experts(mlp), Worked::Experts(acts)) => {
+            experts::backward(rec, back, layer, mlp, acts, entry2.rows(), d_out)?
+        }
+        _ => return Err(another("MLP")),
     };
     enter_backward(rec, back, &entry2, at(Slot::Norm2), &dy2, dh)?;
     mem::drop((entry2, dy2));
@@ -265,7 +285,7 @@ pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts,
         (Mixer::DeltaNet(net), Mixed::DeltaNet(acts)) => {
             delta_net::backward(rec, back, layer, net, acts, entry1.rows(), d_out)?
         }
-        _ => return Err(Error::Bug(format!("block {layer} kept what another mixer keeps"))),
+        _ => return Err(another("mixer")),
     };
     enter_backward(rec, back, &entry1, at(Slot::Norm1), &dy1, dh)
 }

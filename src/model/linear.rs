@@ -41,6 +41,11 @@ impl Linear {
         Self::at(layer, Slot::Down, Slot::DownBias)
     }
 
+    /// The router of a block's experts.
+    pub(super) fn router(layer: usize) -> Linear {
+        Linear { weight: layer_param(layer, Slot::ROUTER), bias: None }
+    }
+
     fn at(layer: usize, weight: Slot, bias: Slot) -> Linear {
         Linear { weight: layer_param(layer, weight), bias: Some(layer_param(layer, bias)) }
     }

@@ -1,6 +1,6 @@
 //! The decoder: one implementation for every family, forward and backward beside one another. A block's parts are its
-//! mixer (`attention.rs`, `short_conv.rs`, `delta_net.rs`), its MLP (`gated.rs`) and its norms (`decoder.rs`);
-//! `places.rs` says where each lies on the GPU.
+//! mixer (`attention.rs`, `short_conv.rs`, `delta_net.rs`), its MLP (`gated.rs`, `experts.rs`) and its norms
+//! (`decoder.rs`); `places.rs` says where each lies on the GPU.
 
 mod angles;
 mod attention;
@@ -9,6 +9,7 @@ pub(crate) mod context;
 pub(crate) mod decoder;
 mod delta_net;
 pub(crate) mod dropout;
+mod experts;
 mod gated;
 pub(crate) mod head;
 pub(crate) mod linear;

@@ -11,6 +11,7 @@ use crate::kernels::cast;
 use crate::kernels::delta::Sizes;
 use crate::kernels::half::Half;
 use crate::kernels::rms_norm::Gain;
+use crate::kernels::router;
 use crate::kernels::weight::{Block, Weight};
 use crate::source::ModelSource;
 use crate::{Error, Result};
@@ -226,16 +227,28 @@ impl Model {
     /// The most rows that one pass may have, so that the widest activation fits a binding.
     pub(crate) fn most_rows(&self, gpu: &Gpu) -> usize {
         let widest = |layer: &Layer| {
-            let Mlp::Gated(mlp) = &layer.mlp;
+            let mlp = match &layer.mlp {
+                Mlp::Gated(mlp) => 2 * pad4(mlp.width),
+                Mlp::Experts(mlp) => mlp.chosen * (2 * pad4(mlp.width)).max(pad4(self.arch.hidden_size)),
+            };
             let mixer = match &layer.mixer {
                 Mixer::Attention(attention) => places::gates(attention) + heads(attention).width(),
                 Mixer::ShortConv(_) => 3 * pad4(self.arch.hidden_size),
                 Mixer::DeltaNet(net) => Sizes::of(net).widest(),
             };
-            (2 * pad4(mlp.width)).max(mixer)
+            mlp.max(mixer)
         };
+        // Experts leave places without a row, which take memory too.
+        let empty = |layer: &Layer| {
+            layer
+                .mlp
+                .experts()
+                .map_or(0, |mlp| mlp.count * router::BLOCK * (2 * pad4(mlp.width)).max(self.arch.hidden_size))
+        };
+        let empty = self.arch.layers.iter().map(empty).fold(0, usize::max);
         let widest = self.arch.layers.iter().map(widest).fold(self.arch.hidden_size, usize::max);
-        (gpu.max_binding_bytes() / (4 * widest as u64)).max(1) as usize
+        let words = (gpu.max_binding_bytes() / 4).saturating_sub(empty as u64);
+        (words / widest as u64).max(1) as usize
     }
 
     /// Refuses token ids that the model does not know and paths longer than its context.

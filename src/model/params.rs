@@ -1,7 +1,7 @@
 //! A model's parameters between named tensors, files and the GPU; `places.rs` says where each lies.
 
 use super::pack::{self, Parts};
-use super::places::{Place, count, place, shape};
+use super::places::{Place, count, place, shape, unit};
 use crate::arch::{Arch, Dtype, NamedTensor, family, first_unusable, unusable};
 use crate::gpu::Gpu;
 use crate::kernels::half::Half;
@@ -58,7 +58,8 @@ pub(crate) fn upload(gpu: &Gpu, arch: &Arch, tensors: Vec<NamedTensor>) -> Resul
         for (place, t) in &parts {
             place.each(&t.shape, cols, |a, b| host[b] = t.data[a]);
         }
-        params[param] = Some(Weight::upload(gpu, rows, cols, &host)?);
+        let room = Weight::room_of_units(gpu, Stored::Dense, rows, (cols, unit(arch, param)))?;
+        params[param] = Some(room.filled(gpu, &host)?);
     }
     Ok(params)
 }
@@ -148,7 +149,8 @@ pub(crate) fn room(
     dtype: &dyn Fn(&str) -> Result<Dtype>,
 ) -> Result<Vec<Option<Weight>>> {
     let one = |(param, parts): (usize, &Parts)| {
-        let room = |(rows, cols)| Weight::room(gpu, stored(storage, rows, parts), rows, cols);
+        let room =
+            |(rows, cols)| Weight::room_of_units(gpu, stored(storage, rows, parts), rows, (cols, unit(arch, param)));
         shape(arch, param).map(room).transpose()
     };
     parts_of(arch, dtype)?.iter().enumerate().map(one).collect()

@@ -2,7 +2,7 @@
 //! all stored `[in, out]` with every head padded to a multiple of 4 channels. One table serves loading, saving and
 //! gradients; it asks each layer for its parts.
 
-use crate::arch::{Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, Norms, QkNorm, ShortConv, family};
+use crate::arch::{Arch, Attention, DeltaNet, Experts, Gated, Layer, Mixer, Mlp, Norms, QkNorm, ShortConv, family};
 use crate::gpu::pad4;
 use crate::kernels::delta::Sizes;
 use crate::kernels::heads::Heads;
@@ -47,6 +47,13 @@ impl Slot {
     pub(crate) const GATED_GAIN: Slot = Slot::PostNorm1;
     /// The logarithms of the decays' rates, and what is added to a, `[A | dt]`.
     pub(crate) const DECAYS: Slot = Slot::PostNorm2;
+}
+
+/// The slots of a mixture of experts, which stand for slots that its layers lack. Its gates and ups stand side by side
+/// expert by expert, `[D, E 2 F]`, and so do the matrices down, `[F, E D]`; each is padded to whole vec4s.
+impl Slot {
+    /// The router, `[D, E]`; these layers attend, and have no norms behind their branches.
+    pub(crate) const ROUTER: Slot = Slot::PostNorm2;
 }
 
 /// Every slot, each at its own number. A parameter's number keys the noise by which weights in bf16 are rounded
@@ -138,20 +145,33 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
         };
     };
     let Layer { mixer, norms, mlp } = arch.layers.get(number / SLOTS.len())?;
-    let Mlp::Gated(gated) = mlp;
-    let wide = 2 * pad4(gated.width);
-    match SLOTS[number % SLOTS.len()] {
-        Slot::Norm1 | Slot::Norm2 => (*norms != Norms::After).then_some((1, d)),
-        Slot::PostNorm1 | Slot::PostNorm2 if *norms != Norms::Before => Some((1, d)),
-        Slot::GateUp => Some((pad4(d), wide)),
-        Slot::GateUpBias => gated.bias.then_some((1, wide)),
-        Slot::Down => Some((pad4(gated.width), d)),
-        Slot::DownBias => gated.bias.then_some((1, d)),
-        of_mixer => match mixer {
+    match (SLOTS[number % SLOTS.len()], mlp) {
+        (Slot::Norm1 | Slot::Norm2, _) => (*norms != Norms::After).then_some((1, d)),
+        (Slot::PostNorm1 | Slot::PostNorm2, _) if *norms != Norms::Before => Some((1, d)),
+        (Slot::GateUp, Mlp::Gated(mlp)) => Some((pad4(d), 2 * pad4(mlp.width))),
+        (Slot::GateUpBias, Mlp::Gated(mlp)) => mlp.bias.then_some((1, 2 * pad4(mlp.width))),
+        (Slot::Down, Mlp::Gated(mlp)) => Some((pad4(mlp.width), d)),
+        (Slot::DownBias, Mlp::Gated(mlp)) => mlp.bias.then_some((1, d)),
+        (Slot::ROUTER, Mlp::Experts(mlp)) => Some((pad4(d), mlp.count)),
+        (Slot::GateUp, Mlp::Experts(mlp)) => Some((pad4(d), mlp.count * 2 * pad4(mlp.width))),
+        (Slot::Down, Mlp::Experts(mlp)) => Some((pad4(mlp.width), mlp.count * pad4(d))),
+        (Slot::GateUpBias | Slot::DownBias, Mlp::Experts(_)) => None,
+        (of_mixer, _) => match mixer {
             Mixer::Attention(attention) => attention_shape(attention, of_mixer, d),
             Mixer::ShortConv(conv) => short_conv_shape(conv, of_mixer, d),
             Mixer::DeltaNet(net) => delta_net_shape(net, of_mixer, d),
         },
+    }
+}
+
+/// The columns of a parameter that lie in one buffer: those of an expert.
+pub(crate) fn unit(arch: &Arch, param: usize) -> usize {
+    let Some(number) = param.checked_sub(OUTER) else { return 1 };
+    let experts = arch.layers.get(number / SLOTS.len()).and_then(|layer| layer.mlp.experts());
+    match (experts, SLOTS[number % SLOTS.len()]) {
+        (Some(experts), Slot::GateUp) => 2 * pad4(experts.width),
+        (Some(_), Slot::Down) => pad4(arch.hidden_size),
+        _ => 1,
     }
 }
 
@@ -239,14 +259,16 @@ pub(crate) fn place(arch: &Arch, name: &str) -> Result<Place> {
         let (number, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
         let number: usize = number.parse().ok()?;
         let Layer { mixer, norms, mlp } = arch.layers.get(number)?;
-        let Mlp::Gated(gated) = mlp;
         let at = |slot| layer_param(number, slot);
         let (part, rest) = rest.split_once('.')?;
         match (part, mixer) {
             ("self_attn", Mixer::Attention(attention)) => of_attention(attention, rest, at),
             ("conv", Mixer::ShortConv(_)) => of_short_conv(arch.hidden_size, rest, at),
             ("linear_attn", Mixer::DeltaNet(net)) => of_delta_net(net, rest, at),
-            ("mlp" | "shared_mlp", _) => of_gated(gated, rest, at),
+            ("mlp" | "shared_mlp", _) => match mlp {
+                Mlp::Gated(gated) => of_gated(gated, rest, at),
+                Mlp::Experts(experts) => of_experts(experts, arch.hidden_size, rest, at),
+            },
             (norm, _) => {
                 (rest == "weight").then(|| of_norms(*norms, norm)).flatten().map(|slot| plain(at(slot), false))
             }
@@ -367,6 +389,22 @@ fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Pla
         "down_proj.bias" | "output_linear.bias" => plain(at(Slot::DownBias), false),
         _ => return None,
     })
+}
+
+fn of_experts(experts: &Experts, d: usize, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
+    if name == "gate.weight" {
+        return Some(plain(at(Slot::ROUTER), true));
+    }
+    let (number, rest) = name.strip_prefix("experts.")?.split_once('.')?;
+    let number = number.parse().ok().filter(|number: &usize| *number < experts.count)?;
+    let half = pad4(experts.width);
+    let (slot, first) = match rest {
+        "gate_proj.weight" => (Slot::GateUp, 2 * half * number),
+        "up_proj.weight" => (Slot::GateUp, 2 * half * number + half),
+        "down_proj.weight" => (Slot::Down, pad4(d) * number),
+        _ => return None,
+    };
+    Some(Place { parts: vec![Piece::all(first, None)], ..plain(at(slot), true) })
 }
 
 impl Place {

@@ -8,9 +8,10 @@ use super::linear::{self, Linear, project};
 use super::model::Model;
 use super::places::{Slot, layer_param};
 use super::stream::Stream;
-use super::{attention, delta_net, short_conv};
+use super::{attention, delta_net, experts, short_conv};
 use crate::arch::{Gated, Mixer, Mlp, Norms};
 use crate::gpu::{Recorder, Tensor};
+use crate::kernels::columns;
 use crate::kernels::matmul::Epilogue;
 use crate::kernels::rms_norm;
 use crate::kernels::swiglu;
@@ -64,21 +65,27 @@ enum Onto {
 
 /// The stream behind x W (+ bias) (+ LoRA), which may take the place of the stream before.
 fn join(rec: &mut Recorder, model: &Model, linear: Linear, x: &Tensor, stream: Stream, to: Onto) -> Result<Stream> {
-    let add = Epilogue { add: true, ..Epilogue::default() };
+    if let Onto::Stream = to {
+        let add = Epilogue { add: true, ..Epilogue::default() };
+        project(rec, model, linear, x, &stream.x, add, None)?;
+        return Ok(stream);
+    }
+    let out = linear::forward(rec, model, linear, x, None)?;
+    add(rec, model, out, stream, to)
+}
+
+/// The stream behind a branch's output, which may take the place of the stream before.
+fn add(rec: &mut Recorder, model: &Model, out: Tensor, stream: Stream, to: Onto) -> Result<Stream> {
     match to {
         Onto::Stream => {
-            project(rec, model, linear, x, &stream.x, add, None)?;
+            columns::add(rec, &out, 0, 1.0, &stream.x)?;
             Ok(stream)
         }
         Onto::Norm(gain) => {
-            let out = linear::forward(rec, model, linear, x, None)?;
             let gain = model.gain(gain)?;
             Ok(rms_norm::onto(rec, &out, &stream.x, gain, model.arch.rms_norm_eps)?.y.into())
         }
-        Onto::Delta => {
-            let delta = Some(linear::forward(rec, model, linear, x, None)?);
-            Ok(Stream { delta, ..stream })
-        }
+        Onto::Delta => Ok(Stream { delta: Some(out), ..stream }),
     }
 }
 
@@ -105,6 +112,14 @@ pub(super) fn stack(rec: &mut Recorder, model: &Model, x: Tensor, past: Past) ->
             Mlp::Gated(mlp) => {
                 let a = branch(rec, model, &stream.x, before(Slot::Norm2), Linear::gate_up(layer), Some(mlp))?;
                 stream = join(rec, model, Linear::down(layer), &a, stream, to)?;
+            }
+            Mlp::Experts(mlp) => {
+                let y = match before(Slot::Norm2) {
+                    Some(gain) => rms_norm::forward(rec, &stream.x, None, model.gain(gain)?, model.arch.held_eps())?.y,
+                    None => stream.x.clone(),
+                };
+                let (_, out) = experts::forward(rec, model, layer, mlp, &y, (false, None))?;
+                stream = add(rec, model, out, stream, to)?;
             }
         }
     }

@@ -29,7 +29,6 @@ pub(crate) const MOST_ROWS: usize = 8192;
 /// Bytes of activations that one row leaves for the backward pass.
 fn kept_bytes(arch: &Arch) -> usize {
     let of = |layer: &Layer| {
-        let Mlp::Gated(mlp) = &layer.mlp;
         let mixer = match &layer.mixer {
             Mixer::Attention(attention) => {
                 let heads = places::heads(attention);
@@ -42,7 +41,11 @@ fn kept_bytes(arch: &Arch) -> usize {
             Norms::Before | Norms::After => 4,
             Norms::BeforeAndAfter => 8,
         };
-        streams * arch.hidden_size + mixer + 3 * pad4(mlp.width)
+        let mlp = match &layer.mlp {
+            Mlp::Gated(mlp) => 3 * pad4(mlp.width),
+            Mlp::Experts(mlp) => mlp.count + mlp.chosen * (3 * pad4(mlp.width) + pad4(arch.hidden_size)),
+        };
+        streams * arch.hidden_size + mixer + mlp
     };
     4 * arch.layers.iter().map(of).sum::<usize>()
 }

@@ -20,7 +20,7 @@ pub mod sft;
 mod state;
 
 use crate::arch::Dtype;
-use crate::arch::NamedTensor;
+use crate::arch::{NamedTensor, family};
 use crate::gpu::{self, Gpu, Tensor};
 use crate::kernels::adamw::{self, Codes, Moments, Origin, Rates};
 use crate::kernels::half::Half;
@@ -255,7 +255,8 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// GPU errors.
     pub fn gradients(&self) -> Result<Vec<NamedTensor>> {
-        self.named(&self.grads)
+        let gradients = self.named(&self.grads)?;
+        Ok(if self.model.lora.is_some() { gradients } else { family::as_modules(&self.model.arch, gradients) })
     }
 
     fn named(&self, tensors: &[Option<Weight>]) -> Result<Vec<NamedTensor>> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
 use super::gguf_lora::{self, GgufAdapter};
-use super::gguf_names::is_convolution;
+use super::gguf_names::{is_convolution, of_expert};
 use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
 use crate::arch::Dtype;
@@ -58,6 +58,12 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     let head = Head { path, gguf: &gguf, tensors: &tensors, family, known };
     let (heads, kv_heads) = head.heads()?;
     for (file, tensor) in &tensors {
+        if let Some((layer, matrix)) = head.known.stack(&tensor.name) {
+            for (expert, entry) in unstacked(path, *file, tensor)?.into_iter().enumerate() {
+                weights.insert(of_expert(layer, expert, matrix), entry);
+            }
+            continue;
+        }
         let Some(name) = head.known.hugging_face(&tensor.name) else { continue };
         if weights.contains(&name) {
             return Err(Error::file(path, format!("tensor {} is there twice", tensor.name)));
@@ -87,6 +93,22 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     let config = head.config(&weights)?;
     let generation_config = head.generation_config();
     Ok(GgufModel { weights, config, generation_config, gguf })
+}
+
+/// The matrices of a stack `[E, out, in]`.
+fn unstacked(path: &Path, file: usize, tensor: &GgufTensor) -> Result<Vec<Entry>> {
+    let [experts, ref shape @ ..] = tensor.shape[..] else { return Ok(Vec::new()) };
+    let bytes = tensor.range.len() / experts.max(1);
+    if shape.len() != 2 || bytes * experts != tensor.range.len() {
+        let what = format!("tensor {}: shape {:?} is no stack of experts' matrices", tensor.name, tensor.shape);
+        return Err(Error::file(path, what));
+    }
+    let one = |expert: usize| {
+        let first = tensor.range.start + expert * bytes;
+        let (dtype, shape) = (tensor.dtype.clone(), shape.to_vec());
+        Entry { file, dtype, shape, range: first..first + bytes, change: Change::None }
+    };
+    Ok((0..experts).map(one).collect())
 }
 
 /// The family of a file, and what its row says of such files. Of families that share an architecture it is the one with
@@ -186,8 +208,8 @@ impl Head<'_> {
     }
 
     fn config(&self, weights: &Weights) -> Result<Value> {
-        if self.count("expert_count")?.unwrap_or(0) > 0 {
-            return Err(self.wrong("expert_count", "mixtures of experts are not supported"));
+        if self.known.experts.is_none() && self.count("expert_count")?.unwrap_or(0) > 0 {
+            return Err(self.wrong("expert_count", "experts are not read in this family"));
         }
         let hidden = self.required("embedding_length")?;
         let (heads, kv_heads) = self.heads()?;
@@ -253,6 +275,15 @@ impl Head<'_> {
         if let Some(usual) = self.known.caps {
             for (key, usual) in ["attn_logit_softcapping", "final_logit_softcapping"].into_iter().zip(usual) {
                 set(key, json!(self.number(key)?.unwrap_or(usual)));
+            }
+        }
+        if let Some(normalised) = self.known.experts {
+            set("num_experts", json!(self.required("expert_count")?));
+            set("num_experts_per_tok", json!(self.required("expert_used_count")?));
+            set("norm_topk_prob", json!(normalised));
+            set("decoder_sparse_step", json!(1));
+            if let Some(width) = self.count("expert_feed_forward_length")? {
+                set("moe_intermediate_size", json!(width));
             }
         }
         if let Some(of_blocks) = self.convolutions()? {

@@ -9,7 +9,7 @@ const WHOLE: [(&str, &str); 3] = [
     ("output.weight", "lm_head.weight"),
 ];
 
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 12] = [
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -21,7 +21,12 @@ const PARTS: [(&str, &str); 11] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("ffn_gate_inp", "mlp.gate"),
 ];
+
+/// Matrices of all experts, which lie one behind the other.
+const STACKS: [(&str, &str); 3] =
+    [("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
 impl GgufFamily {
     /// The Hugging Face name of a GGUF tensor, `None` for what has none (`rope_freqs.weight`).
@@ -61,6 +66,21 @@ impl GgufFamily {
         (part == whole).then(|| halves.map(|half| format!("blk.{layer}.{half}.{kind}")))
     }
 
+    /// The number of the block and the matrix of an expert that a stack of them holds.
+    pub(super) fn stack(&self, name: &str) -> Option<(u32, &'static str)> {
+        let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+        let (_, own) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(stored, _)| is_weight(part, stored))?;
+        Some((layer.parse().ok()?, own))
+    }
+
+    /// The name of the stack that holds an expert's matrix (Hugging Face's name), and the expert's number.
+    pub(super) fn stacked(&self, name: &str) -> Option<(String, usize)> {
+        let (layer, part) = name.strip_prefix("model.layers.")?.split_once(".mlp.experts.")?;
+        let (number, part) = part.split_once('.')?;
+        let (stored, _) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(_, own)| is_weight(part, own))?;
+        Some((format!("blk.{layer}.{stored}.weight"), number.parse().ok()?))
+    }
+
     /// Whether the rows of this tensor (Hugging Face's name) alternate between the halves of each head.
     pub(super) fn is_interleaved(&self, name: &str) -> bool {
         self.interleaved && (name.contains(".q_proj.") || name.contains(".k_proj."))
@@ -86,6 +106,11 @@ fn is_whole(module: &str) -> bool {
 /// Whether a tensor is the weight of a module.
 fn is_weight(name: &str, module: &str) -> bool {
     name.strip_suffix(".weight") == Some(module)
+}
+
+/// The name in Hugging Face's files of an expert's matrix.
+pub(super) fn of_expert(layer: u32, expert: usize, matrix: &str) -> String {
+    format!("model.layers.{layer}.mlp.experts.{expert}.{matrix}.weight")
 }
 
 /// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd /

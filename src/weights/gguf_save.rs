@@ -23,6 +23,8 @@ enum Source {
     Parameter(String),
     /// Of the parameter of this name one half of the rows, the first or the second.
     Half(String, usize),
+    /// The matrices of so many experts one behind the other; of the first one Hugging Face's name.
+    Stack(String, usize),
     Values(Vec<f32>),
 }
 
@@ -80,7 +82,7 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
         let mut add = |name: String, shape: Vec<usize>, source: Source| {
             let of_taps = matches!(&source, Source::Parameter(name) if is_convolution(name));
             let (wanted, width) = match shape[..] {
-                [_, width] if !of_taps => (parts.types.wanted(&name, &arch, known), width),
+                [.., _, width] if !of_taps => (parts.types.wanted(&name, &arch, known), width),
                 _ => (Dtype::F32, 1),
             };
             let dtype = fitting(wanted, width);
@@ -91,6 +93,12 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
             for (half, name) in halves.into_iter().enumerate() {
                 let shape = [&[shape[0] / 2], &shape[1..]].concat();
                 add(name, shape, Source::Half(parameter.clone(), half));
+            }
+            continue;
+        }
+        if let Some((name, expert)) = known.stacked(&parameter) {
+            if let (0, Some(mlp)) = (expert, arch.layers.iter().find_map(|layer| layer.mlp.experts())) {
+                add(name, [&[mlp.count], &shape[..]].concat(), Source::Stack(parameter, mlp.count));
             }
             continue;
         }
@@ -108,6 +116,14 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
     head.write(path, &list, |(stored, source)| {
         let values = match source {
             Source::Values(values) => values.into(),
+            Source::Stack(name, count) => {
+                let mut all = Vec::with_capacity(stored.shape.iter().product());
+                for expert in 0..*count {
+                    let name = name.replacen(".experts.0.", &format!(".experts.{expert}."), 1);
+                    all.extend_from_slice(&(parts.values)(&name, &stored.shape[1..])?);
+                }
+                all.into()
+            }
             Source::Half(name, half) => {
                 let whole = [&[2 * stored.shape[0]], &stored.shape[1..]].concat();
                 let values = (parts.values)(name, &whole)?;
@@ -210,7 +226,7 @@ impl Model<'_> {
             ("context_length", arch.max_position_embeddings),
             ("embedding_length", arch.hidden_size),
             ("block_count", arch.layers.len()),
-            ("feed_forward_length", alike.width),
+            ("feed_forward_length", self.dense_width()),
             ("attention.head_count", alike.heads),
             ("attention.key_length", alike.head_dim),
             ("attention.value_length", alike.head_dim),
@@ -218,12 +234,35 @@ impl Model<'_> {
         ] {
             self.count(key, n)?;
         }
+        self.experts()?;
         match arch.has_past() {
             true => self.convolutions()?,
             false => self.count("attention.head_count_kv", alike.kv_heads)?,
         }
         self.number("attention.layer_norm_rms_epsilon", f64::from(arch.rms_norm_eps));
         Ok(())
+    }
+
+    /// The width of the MLP; where experts are in its place, what config.json says of it.
+    fn dense_width(&self) -> usize {
+        let named = self.size("intermediate_size").filter(|_| self.known.experts.is_some());
+        named.unwrap_or(self.alike.width)
+    }
+
+    /// How many experts there are, how many are chosen and how; every block has them.
+    fn experts(&mut self) -> Result<()> {
+        let of_blocks: Vec<_> = self.arch.layers.iter().map(|layer| layer.mlp.experts()).collect();
+        let Some(first) = of_blocks.iter().find_map(|mlp| *mlp) else { return Ok(()) };
+        if of_blocks.iter().any(|mlp| *mlp != Some(first)) {
+            return Err(self.cannot("some blocks have experts and others have none"));
+        }
+        if self.known.experts != Some(!first.of_all) {
+            return Err(self.cannot(format!("norm_topk_prob is {}", !first.of_all)));
+        }
+        let (count, chosen, width) = (first.count, first.chosen, first.width);
+        self.count("expert_count", count)?;
+        self.count("expert_used_count", chosen)?;
+        self.count("expert_feed_forward_length", width)
     }
 
     /// Which blocks are convolutions, by their key heads of which there are none, and how many positions they see.

@@ -75,6 +75,10 @@ impl GgufTypes {
     /// The type that the matrix of this GGUF name should have.
     pub(super) fn wanted(self, name: &str, arch: &Arch, known: &GgufFamily) -> Dtype {
         let most = self.most();
+        // llama.cpp leaves routers as they are.
+        if name.ends_with(".ffn_gate_inp.weight") {
+            return Dtype::F32;
+        }
         if matches!(self, GgufTypes::Each(_)) {
             return most;
         }
@@ -87,7 +91,7 @@ impl GgufTypes {
         };
         let blocks = arch.layers.len();
         let values = matches!(part, "attn_v.weight" | "attn_qkv.weight");
-        if (values || part == "ffn_down.weight") && more_bits(block, blocks) {
+        if (values || matches!(part, "ffn_down.weight" | "ffn_down_exps.weight")) && more_bits(block, blocks) {
             Dtype::Q6K
         } else if values && most == Dtype::Q4K && has_few_values(arch, known) {
             Dtype::Q5K

@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 use selfreward::Silent;
 use selfreward::arch::{
-    Activation, Arch, Attention, DeltaNet, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm, QueryGrowth,
-    Rope, ShortConv, Stretch, family,
+    Activation, Arch, Attention, DeltaNet, Experts, Gated, Layer, Mixer, Mlp, NamedTensor, Naming, Norms, QkNorm,
+    QueryGrowth, Rope, ShortConv, Stretch, family,
 };
 use selfreward::generate::{Generator, Request, Sampling, Settings};
 use selfreward::gpu::Gpu;
@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 const V: usize = 61;
 
 /// A small model with odd sizes: grouped heads of 10 channels, a vocabulary that is no multiple of 4, and one block of
-/// each kind: with a window and positions, without either, with a convolution, with a delta net, with norms at both
-/// ends of its branches or at one.
+/// each kind: with a window and positions, without either and with experts, with a convolution, with a delta net, with
+/// norms at both ends of its branches or at one.
 fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let turns = |base: f32, n: i32| (0..n).map(|i| base.powf(-i as f32 / n as f32)).collect::<Vec<f32>>();
     let block = |window, rope, norms, qk_norm| Layer {
@@ -47,6 +47,10 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     };
     let net = DeltaNet { key_heads: 2, value_heads: 4, key_dim: 6, value_dim: 5, taps: 4 };
     let net = Layer { mixer: Mixer::DeltaNet(net), ..convolution.clone() };
+    let experts = Layer {
+        mlp: Mlp::Experts(Experts { count: 5, chosen: 2, width: 14, activation: Activation::Silu, of_all: true }),
+        ..block(None, None, Norms::Before, None)
+    };
     let arch = Arch {
         model_type: "llama".to_owned(),
         vocab_size: V,
@@ -64,7 +68,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
                 if window.is_some() { Norms::BeforeAndAfter } else { Norms::After },
                 Some(QkNorm::Heads),
             ),
-            block(None, None, Norms::Before, None),
+            experts,
             convolution,
             net,
             block(window.map(|w| w + 3), Some(1), Norms::After, Some(QkNorm::Whole)),

@@ -29,7 +29,21 @@ fn log_probs_do_not_depend_on_the_batch() {
 }
 
 fn any_batch(gpu: &Gpu, variant: &str) {
-    for name in ["qwen3", "gemma2", "gemma3", "ministral3", "mistral", "phi3", "granite", "olmo3", "lfm2", "qwen3_5"] {
+    let names = [
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "ministral3",
+        "mistral",
+        "phi3",
+        "granite",
+        "olmo3",
+        "lfm2",
+        "qwen3_5",
+        "qwen3_moe",
+        "olmoe",
+    ];
+    for name in names {
         let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();
         let model = Model::load(gpu, &source).unwrap();
         let bits = |branches: &[score::Branch]| -> Vec<Vec<u32>> {

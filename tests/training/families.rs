@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use crate::gradients::{gradients, norm};
-use selfreward::arch::family::{FAMILIES, Family};
+use selfreward::arch::family::{FAMILIES, Family, as_modules};
 use selfreward::gpu::Gpu;
 use selfreward::model::{Model, score};
 use selfreward::source::ModelSource;
@@ -144,7 +144,7 @@ fn errors(gpu: &Gpu, name: &str) -> [f64; 4] {
     let by_gradients = own.map(|(got, want)| relative(got, want)).fold(0.0, f64::max);
     let wanted = Weights::open_safetensors(&dir.join("steps.safetensors")).unwrap();
     let mut by_weights = 0f64;
-    for tensor in trainer.model().tensors(gpu).unwrap() {
+    for tensor in as_modules(&source.arch, trainer.model().tensors(gpu).unwrap()) {
         let want = stored(&wanted, &tensor.name);
         let apart = tensor.data.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs());
         by_weights = apart.fold(by_weights, f64::max);

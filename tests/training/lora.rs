@@ -17,7 +17,7 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 17] = [
+const ADAPTERS: [&str; 18] = [
     "all",
     "qv",
     "fused",
@@ -30,6 +30,7 @@ const ADAPTERS: [&str; 17] = [
     "outer",
     "tied",
     "others",
+    "experts",
     "dora",
     "dora_some",
     "dora_outer",

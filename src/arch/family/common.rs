@@ -11,6 +11,9 @@ use crate::{Error, Result};
 
 /// More blocks than any model has; keeps a damaged configuration from asking for endless names.
 const MAX_LAYERS: usize = 4096;
+/// More experts than any layer has, and more than any chooses for a position.
+const MAX_EXPERTS: usize = 4096;
+const MAX_CHOSEN: usize = 16;
 /// Widths beyond this are damage; products of two of them still fit 64 bits.
 const MAX_WIDTH: usize = 1 << 28;
 
@@ -177,8 +180,14 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
     within("max_position_embeddings", arch.max_position_embeddings, MAX_WIDTH)?;
     within("num_hidden_layers", arch.layers.len(), MAX_LAYERS)?;
     for layer in &arch.layers {
-        let Mlp::Gated(mlp) = &layer.mlp;
-        within("intermediate_size", mlp.width, MAX_WIDTH)?;
+        match &layer.mlp {
+            Mlp::Gated(mlp) => within("intermediate_size", mlp.width, MAX_WIDTH)?,
+            Mlp::Experts(mlp) => {
+                within("the experts' intermediate size", mlp.width, MAX_WIDTH)?;
+                within("num_experts", mlp.count, MAX_EXPERTS)?;
+                within("num_experts_per_tok", mlp.chosen, mlp.count.min(MAX_CHOSEN))?;
+            }
+        }
         let Mixer::Attention(attention) = &layer.mixer else { continue };
         let (heads, kv) = (attention.heads, attention.kv_heads);
         within("num_attention_heads", heads, 1 << 16)?;
@@ -212,8 +221,9 @@ pub(super) fn attentions(arch: &mut Arch) -> impl Iterator<Item = &mut Attention
 pub(super) fn set_biases(arch: &mut Arch, [qkv, output, mlp]: [bool; 3]) {
     attentions(arch).for_each(|attention| (attention.qkv_bias, attention.o_bias) = (qkv, output));
     for layer in &mut arch.layers {
-        let Mlp::Gated(gated) = &mut layer.mlp;
-        gated.bias = mlp;
+        if let Mlp::Gated(gated) = &mut layer.mlp {
+            gated.bias = mlp;
+        }
     }
 }
 

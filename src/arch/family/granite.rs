@@ -93,8 +93,9 @@ fn without_experts(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     }
     let width = keys.size("shared_intermediate_size")?.unwrap_or(1024);
     for layer in &mut arch.layers {
-        let Mlp::Gated(mlp) = &mut layer.mlp;
-        (mlp.width, mlp.bias) = (width, false);
+        if let Mlp::Gated(mlp) = &mut layer.mlp {
+            (mlp.width, mlp.bias) = (width, false);
+        }
     }
     if keys.text("position_embedding_type")? != Some("rope") {
         attentions(&mut arch).for_each(|attention| attention.rope = None);

@@ -77,8 +77,9 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         return Err(Error::Input("layer_types: no block has attention; expected at least one".into()));
     }
     for (layer, attends) in arch.layers.iter_mut().zip(attends) {
-        let Mlp::Gated(mlp) = &mut layer.mlp;
-        mlp.width = width;
+        if let Mlp::Gated(mlp) = &mut layer.mlp {
+            mlp.width = width;
+        }
         if !attends {
             layer.mixer = Mixer::ShortConv(conv.clone());
         }

@@ -5,6 +5,7 @@
 //! computed exactly (an activation or a rope type that is not built) is refused here.
 
 mod common;
+mod experts;
 mod gemma2;
 mod gemma3;
 mod granite;
@@ -31,8 +32,8 @@ use serde_json::Value;
 use super::shape::Arch;
 use crate::{Error, Result};
 use keys::Keys;
-pub use names::parameters;
 pub(crate) use names::usual;
+pub use names::{as_modules, parameters};
 pub(crate) use nearest::nearest;
 pub(crate) use rope::dynamic;
 pub use row::Family;
@@ -53,10 +54,12 @@ pub const FAMILIES: &[Family] = &[
     mistral::FAMILY,
     olmo::OLMO_2,
     olmo::OLMO_3,
+    experts::OLMOE,
     phi3::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
     qwen3_5::FAMILY,
+    experts::QWEN_3,
     smollm3::FAMILY,
 ];
 
@@ -126,13 +129,12 @@ pub(crate) fn inv_freq(config: &Value, head_dim: usize) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::layer::{Attention, Gated, Mlp, QkNorm};
+    use crate::arch::layer::{Attention, Gated, QkNorm};
     use serde_json::json;
 
     /// The attention and the MLP of the first block.
     fn parts(arch: &Arch) -> (&Attention, &Gated) {
-        let Mlp::Gated(mlp) = &arch.layers[0].mlp;
-        (arch.layers[0].mixer.attention().unwrap(), mlp)
+        (arch.layers[0].mixer.attention().unwrap(), arch.layers[0].mlp.gated().unwrap())
     }
 
     /// What `of` says of every block's attention.
@@ -315,7 +317,7 @@ mod tests {
         let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         assert_eq!(error, format!("model_type \"mamba\" is not known; known are {}", known.join(", ")));
         assert!(known.is_sorted(), "{known:?}");
-        let near = arch(&tiny("qwen3_moe")).unwrap_err().to_string();
+        let near = arch(&tiny("qwen33")).unwrap_err().to_string();
         assert!(near.contains("is not known; the nearest that is read is \"qwen3\"; known are gemma2"), "{near}");
         let towers = json!({"model_type": "llava", "vision_config": {}, "text_config": {"model_type": "llama"}});
         let towers = arch(&towers).unwrap_err().to_string();

@@ -1,8 +1,10 @@
 //! Names and shapes of a model's parameters, as Hugging Face's files have them.
 
-use crate::arch::layer::{Attention, DeltaNet, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
+use crate::arch::layer::{Attention, DeltaNet, Experts, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
 use crate::arch::shape::{Arch, Naming};
+use crate::arch::tensor::NamedTensor;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 type Named = Vec<(String, Vec<usize>)>;
 
@@ -43,6 +45,7 @@ fn usual_parameters(arch: &Arch) -> Vec<(String, Vec<usize>)> {
         };
         parts.extend(match &layer.mlp {
             Mlp::Gated(mlp) => gated(mlp, d, arch.naming),
+            Mlp::Experts(mlp) => experts(mlp, d),
         });
         parts.extend(norms(layer.norms).iter().map(|name| (format!("{name}.weight"), vec![d])));
         list.extend(parts.into_iter().map(|(name, shape)| (format!("model.layers.{number}.{name}"), shape)));
@@ -117,6 +120,62 @@ fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
     };
     let down = if naming == Naming::Shared { "shared_mlp.output_linear" } else { "mlp.down_proj" };
     [into, linear(down, [d, f], mlp.bias)].concat()
+}
+
+/// The matrices of each expert by itself, as files have them.
+fn experts(mlp: &Experts, d: usize) -> Named {
+    let f = mlp.width;
+    let router = (format!("{ROUTER}.weight"), vec![mlp.count, d]);
+    let of = |e: usize| {
+        let matrix = |name: &str, shape: [usize; 2]| (format!("{EXPERTS}.{e}.{name}.weight"), shape.to_vec());
+        [matrix("gate_proj", [f, d]), matrix("up_proj", [f, d]), matrix("down_proj", [d, f])]
+    };
+    std::iter::once(router).chain((0..mlp.count).flat_map(of)).collect()
+}
+
+/// The modules of a mixture of experts in a block.
+const ROUTER: &str = "mlp.gate";
+const EXPERTS: &str = "mlp.experts";
+
+/// Tensors of a model's parameters as transformers' modules hold them: the matrices of all experts in one,
+/// `experts.gate_up_proj` `[E, 2 F, D]` with each gate above its up, and `experts.down_proj` `[E, D, F]`.
+pub fn as_modules(arch: &Arch, tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
+    if arch.layers.iter().all(|layer| layer.mlp.experts().is_none()) {
+        return tensors;
+    }
+    let (mut all, mut places): (Vec<NamedTensor>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
+    for tensor in tensors {
+        let parted = tensor.name.split_once(&format!(".{EXPERTS}.")).and_then(|(layer, rest)| {
+            let (number, rest) = rest.split_once('.')?;
+            Some((layer, number.parse::<usize>().ok()?, rest.strip_suffix(".weight")?))
+        });
+        let of_layer = |layer: &str| {
+            let number = layer.rsplit('.').next()?.parse::<usize>().ok()?;
+            arch.layers.get(number)?.mlp.experts()
+        };
+        let Some((layer, expert, part)) = parted else {
+            all.push(tensor);
+            continue;
+        };
+        let Some(mlp) = of_layer(layer).filter(|mlp| expert < mlp.count) else {
+            all.push(tensor);
+            continue;
+        };
+        let (d, f) = (arch.hidden_size, mlp.width);
+        let (fused, shape, first) = match part {
+            "gate_proj" => ("gate_up_proj", vec![mlp.count, 2 * f, d], 2 * f * d * expert),
+            "up_proj" => ("gate_up_proj", vec![mlp.count, 2 * f, d], 2 * f * d * expert + f * d),
+            _ => ("down_proj", vec![mlp.count, d, f], d * f * expert),
+        };
+        let name = format!("{layer}.{EXPERTS}.{fused}");
+        let at = *places.entry(name.clone()).or_insert_with(|| {
+            let data = vec![0.0; shape.iter().product()];
+            all.push(NamedTensor { name, shape, data });
+            all.len() - 1
+        });
+        all[at].data[first..first + tensor.data.len()].copy_from_slice(&tensor.data);
+    }
+    all
 }
 
 /// A linear layer's weight `[out, in]` and, where it has one, its bias `[out]`.

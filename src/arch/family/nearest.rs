@@ -39,7 +39,7 @@ mod tests {
     fn names_are_near_by_their_beginnings_and_letters() {
         let known = || FAMILIES.iter().map(|family| family.model_type);
         for (name, want) in [
-            ("qwen3_moe", Some("qwen3")),
+            ("qwen3_mo", Some("qwen3")),
             ("qwen3_next", Some("qwen3_5_text")),
             ("qwen3_5_moe_text", Some("qwen3_5_text")),
             ("qwen2_moe", Some("qwen2")),

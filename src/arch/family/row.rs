@@ -99,6 +99,9 @@ pub(crate) struct GgufFamily {
     pub(crate) few_values: Option<usize>,
     /// Whether blocks without key heads are short convolutions.
     pub(crate) convolves: bool,
+    /// Whether the weights of experts are probabilities among those chosen, in llama.cpp's graph; None where there are
+    /// no experts.
+    pub(crate) experts: Option<bool>,
 }
 
 /// How a GGUF file says which blocks see how far.
@@ -150,4 +153,5 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     grows: false,
     few_values: None,
     convolves: false,
+    experts: None,
 };

@@ -12,12 +12,14 @@ import torch, transformers, safetensors
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
                           GraniteMoeHybridConfig, Lfm2Config, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig,
-                          Olmo2Config, Olmo3Config, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig, Qwen3Config,
-                          SiglipVisionConfig, SmolLM3Config)
+                          Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig,
+                          Qwen3Config, Qwen3MoeConfig, SiglipVisionConfig, SmolLM3Config)
 import torch.nn.functional as F
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 BETA, NEW = 0.3, 12
+# One formula for attention and for mixtures of experts, without fused kernels.
+EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 common = dict(num_hidden_layers=2, max_position_embeddings=128, bos_token_id=1, pad_token_id=0, rms_norm_eps=1e-5)
@@ -78,6 +80,16 @@ CASES = {
                                rope_parameters={"sliding_attention": dict(default),
                                                 "full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
                                                                    "beta_slow": 1.0, "original_max_position_embeddings": 16}})),
+    # Experts in every block, weighed among those chosen; and in two of three, weighed among all.
+    "qwen3_moe": (732, Qwen3MoeConfig(**common, vocab_size=62, hidden_size=20, intermediate_size=33, moe_intermediate_size=14, num_experts=5,
+                                      num_experts_per_tok=2, norm_topk_prob=True, num_attention_heads=2, num_key_value_heads=1, head_dim=10,
+                                      tie_word_embeddings=True, rope_parameters=default)),
+    "qwen3_moe_some": (733, Qwen3MoeConfig(**{**common, "num_hidden_layers": 3}, vocab_size=61, hidden_size=22, intermediate_size=29,
+                                           moe_intermediate_size=11, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False, mlp_only_layers=[1],
+                                           num_attention_heads=2, num_key_value_heads=2, head_dim=6, attention_bias=True, tie_word_embeddings=False,
+                                           rope_parameters=default)),
+    "olmoe": (734, OlmoeConfig(**common, vocab_size=63, hidden_size=24, intermediate_size=13, num_experts=8, num_experts_per_tok=2,
+                               num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, rope_parameters=default)),
     # Queries that grow every 16 positions.
     "ministral3": (717, Ministral3Config(**common, vocab_size=62, hidden_size=22, intermediate_size=27, num_attention_heads=4, num_key_value_heads=2,
                                          head_dim=10, sliding_window=29, tie_word_embeddings=True,
@@ -152,7 +164,7 @@ def greedy(model, ids):
 def make(seed, config, of=AutoModelForCausalLM):
     torch.manual_seed(seed)
     config.eos_token_id = None
-    m = of.from_config(config, attn_implementation="eager").float().eval()
+    m = of.from_config(config, **EAGER).float().eval()
     with torch.no_grad():
         for p in m.parameters():
             p.normal_(0, 0.2) if p.dim() > 1 else p.add_(torch.randn_like(p) * 0.1)
@@ -171,9 +183,9 @@ def origin(seed, config):
 def publish(name, dir):
     """Puts the configuration as it was published in the place of the one that transformers writes, and sees that it means the same."""
     if name in PUBLISHED:
-        before = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, attn_implementation="eager")
+        before = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, **EAGER)
         json.dump(PUBLISHED[name][2], open(f"{dir}/config.json", "w"), indent=2)
-        after = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, attn_implementation="eager")
+        after = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, **EAGER)
         ids = torch.arange(40)[None] % before.config.vocab_size
         assert torch.equal(before(ids).logits, after(ids).logits), name
 
@@ -202,7 +214,7 @@ for name, (seed, config) in {**CASES, **published}.items():
             p.add_(torch.randn(p.shape, generator=g) * 0.01)
     ref.half().save_pretrained(os.path.join(dir, "ref"))
     publish(name, os.path.join(dir, "ref"))
-    ref = AutoModelForCausalLM.from_pretrained(os.path.join(dir, "ref"), dtype=torch.float32, attn_implementation="eager").eval()
+    ref = AutoModelForCausalLM.from_pretrained(os.path.join(dir, "ref"), dtype=torch.float32, **EAGER).eval()
     json.dump(tokens, open(f"{dir}/tokens.json", "w"))
     with open(f"{dir}/pairs.jsonl", "w") as f:
         f.writelines(json.dumps(r) + "\n" for r in pairs)

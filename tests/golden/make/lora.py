@@ -63,6 +63,8 @@ CASES = {
     "delta": ("qwen3_5", 817, dict(r=3, lora_alpha=5, target_modules="all-linear")),
     "delta_dora": ("qwen3_5_tied", 818, dict(r=2, lora_alpha=5, target_modules=["in_proj_qkv", "in_proj_a", "out_proj", "q_proj", "v_proj"],
                                              use_dora=True)),
+    # Beside attention alone, where some blocks have experts.
+    "experts": ("qwen3_moe_some", 816, dict(r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])),
     # Names of other families' layers mean nothing here.
     "others": ("qwen3", 813, dict(r=2, lora_alpha=3, target_modules=["c_attn", "o_proj", "query_key_value"])),
     # One adapter for the embedding and the output matrix, which are one. The trajectory is not ours: in PEFT both names share memory,
@@ -99,7 +101,8 @@ for name, (base, seed, settings) in CASES.items():
     shutil.rmtree(dir, ignore_errors=True)
     torch.manual_seed(seed)
     file = {"gguf_file": "model.gguf"} if os.path.exists(f"{base_dir}/model.gguf") else {}
-    m = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager", **file).eval()
+    m = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager",
+                                             **file).eval()
     tokens = json.load(open(f"{base_dir}/tokens.json"))
     pairs = [json.loads(l) for l in open(f"{base_dir}/pairs.jsonl")]
     with torch.no_grad():

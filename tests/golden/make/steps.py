@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 SETTINGS = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0, "steps": 2}
+# One formula for attention and for mixtures of experts, without fused kernels.
+EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
@@ -29,7 +31,7 @@ for dir in sorted(os.path.dirname(path) for path in glob.glob(f"{GOLDEN}/*/grads
     name = os.path.basename(dir)
     if sys.argv[1:] and name not in sys.argv[1:]:
         continue
-    m = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, attn_implementation="eager").eval()
+    m = AutoModelForCausalLM.from_pretrained(dir, dtype=torch.float32, **EAGER).eval()
     pairs = [json.loads(line) for line in open(f"{dir}/pairs.jsonl")]
     dpo = json.load(open(f"{dir}/expected.json"))["dpo"]
     against = torch.tensor(dpo["ref_logps_chosen"]) - torch.tensor(dpo["ref_logps_rejected"])

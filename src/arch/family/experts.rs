@@ -1,0 +1,118 @@
+//! Families whose MLPs are mixtures of experts: Qwen 3's and OLMoE. Defaults: transformers' `Qwen3MoeConfig` and
+//! `OlmoeConfig`.
+
+use serde_json::Value;
+
+use super::common::{LLAMA, PLAIN, QWEN, attentions, common, qwen_windows, set_biases};
+use super::keys::Keys;
+use super::row::{Defaults, Family, GGUF, GgufFamily};
+use crate::arch::layer::{Experts, Mlp, QkNorm};
+use crate::arch::shape::Arch;
+use crate::{Error, Result};
+
+pub(super) const QWEN_3: Family = Family {
+    name: "Qwen 3 with experts",
+    model_type: "qwen3_moe",
+    class: "Qwen3MoeForCausalLM",
+    peculiar: "Qwen 3 with a mixture of experts in the place of some or all MLPs",
+    defaults: Defaults {
+        hidden_size: 2048,
+        intermediate_size: 6144,
+        num_hidden_layers: 24,
+        num_key_value_heads: Some(4),
+        ..QWEN
+    },
+    arch: qwen_3,
+    gguf: Some(GgufFamily {
+        architecture: "qwen3moe",
+        biases: &[("attention_bias", "self_attn.q_proj")],
+        experts: Some(true),
+        ..GGUF
+    }),
+    ..PLAIN
+};
+
+pub(super) const OLMOE: Family = Family {
+    name: "OLMoE",
+    model_type: "olmoe",
+    class: "OlmoeForCausalLM",
+    peculiar: "a mixture of experts, QK-norm over all heads",
+    pad_token_id: Some(1),
+    defaults: Defaults {
+        vocab_size: 50304,
+        hidden_size: 2048,
+        intermediate_size: 2048,
+        num_hidden_layers: 16,
+        num_attention_heads: 16,
+        max_position_embeddings: 4096,
+        rms_norm_eps: 1e-5,
+        ..LLAMA
+    },
+    arch: olmoe,
+    gguf: Some(GgufFamily {
+        architecture: "olmoe",
+        biases: &[("attention_bias", "self_attn.q_proj")],
+        experts: Some(false),
+        ..GGUF
+    }),
+    ..PLAIN
+};
+
+fn qwen_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    let bias = keys.flag("attention_bias")?.unwrap_or(false);
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [bias, bias, false]);
+    attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Heads));
+    qwen_windows(keys, &mut arch)?;
+    let width = keys.size("moe_intermediate_size")?.unwrap_or(768);
+    let count = keys.size("num_experts")?.or(keys.size("num_local_experts")?).unwrap_or(128);
+    let step = keys.size("decoder_sparse_step")?.unwrap_or(1);
+    if step == 0 {
+        return Err(Error::Input("decoder_sparse_step is 0; expected 1 or more".into()));
+    }
+    let mut dense = Vec::new();
+    for number in keys.typed("mlp_only_layers", "a list", Value::as_array)?.into_iter().flatten() {
+        let wrong = || Error::Input(format!("mlp_only_layers: expected numbers of blocks, found {number}"));
+        dense.push(number.as_u64().ok_or_else(wrong)? as usize);
+    }
+    let sparse = |block: usize| count > 0 && (block + 1).is_multiple_of(step) && !dense.contains(&block);
+    set_experts(keys, &mut arch, (count, width), sparse)?;
+    Ok(arch)
+}
+
+fn olmoe(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
+    if let Some(clip) = keys.number("clip_qkv")? {
+        return Err(Error::Input(format!(
+            "clip_qkv is {clip}; queries, keys and values that are clipped are not built"
+        )));
+    }
+    let bias = keys.flag("attention_bias")?.unwrap_or(false);
+    let mut arch = common(keys, family)?;
+    set_biases(&mut arch, [bias, bias, false]);
+    attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Whole));
+    let width = keys.size("intermediate_size")?.unwrap_or(family.defaults.intermediate_size);
+    let count = keys.size("num_experts")?.or(keys.size("num_local_experts")?).unwrap_or(64);
+    set_experts(keys, &mut arch, (count, width), |_| true)?;
+    Ok(arch)
+}
+
+/// Puts experts in the place of the MLPs of the blocks that are `sparse`.
+fn set_experts(
+    keys: &Keys<'_>,
+    arch: &mut Arch,
+    (count, width): (usize, usize),
+    sparse: impl Fn(usize) -> bool,
+) -> Result<()> {
+    let chosen = keys.size("num_experts_per_tok")?.unwrap_or(8);
+    let of_all = !keys.flag("norm_topk_prob")?.unwrap_or(false);
+    if keys.flag("output_router_logits")?.unwrap_or(false) {
+        let what = "output_router_logits is true: the router's auxiliary loss is not built; set it to false";
+        return Err(Error::Input(what.into()));
+    }
+    for (block, layer) in arch.layers.iter_mut().enumerate() {
+        if let (true, Mlp::Gated(gated)) = (sparse(block), &layer.mlp) {
+            layer.mlp = Mlp::Experts(Experts { count, chosen, width, activation: gated.activation, of_all });
+        }
+    }
+    Ok(())
+}
