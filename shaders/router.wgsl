@@ -127,8 +127,8 @@ fn place(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane:
 }
 
 //@ gather
-// What experts made of a row, weighed and added up in the order of its experts. Without WEIGHED all weigh 1; with ADD it
-// is added to what is there.
+// What experts made of a row, weighed and added up in the order of its experts. Without WEIGHED all weigh 1; with ADD
+// it is added to what is there.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [S, D]
 @group(0) @binding(2) var<storage, read> places: array<u32>;        // [T, CHOSEN]
@@ -201,8 +201,8 @@ fn weigh(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 }
 
 //@ backward
-// The gradient by the logits from that by the weights w = softmax: w_e (dw_e - sum of w dw), where an expert that is not
-// chosen has dw = 0, and without ALL w = 0 too.
+// The gradient by the logits from that by the weights w = softmax: w_e (dw_e - sum of w dw), where an expert that is
+// not chosen has dw = 0, and without ALL w = 0 too.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;        // [T, E]
 @group(0) @binding(2) var<storage, read> chosen: array<u32>;        // [T, CHOSEN]

@@ -238,8 +238,8 @@ fn over_tiles(
     })
 }
 
-/// Adds to the gradient by the experts' matrices A^T B over each one's places: rows of a `[T, K]` where `gather`, else a
-/// `[S, K]`; b `[S, N]`.
+/// Adds to the gradient by the experts' matrices A^T B over each one's places: rows of a `[T, K]` where `gather`, else
+/// a `[S, K]`; b `[S, N]`.
 ///
 /// # Errors
 /// Shapes that do not fit; a gradient that is not in f32.

@@ -55,7 +55,7 @@ enum Mixed {
 /// What a block's MLP keeps for its backward pass.
 enum Worked {
     Gated(gated::Acts),
-    Experts(experts::Acts),
+    Experts(Box<experts::Acts>),
 }
 
 /// What a block keeps for its backward pass.
@@ -221,7 +221,7 @@ pub(crate) fn forward(
         }
         Mlp::Experts(mlp) => {
             let (acts, out) = experts::forward(rec, model, layer, mlp, entry2.rows(), (true, drop))?;
-            (Worked::Experts(acts), out)
+            (Worked::Experts(Box::new(acts)), out)
         }
     };
     let (stream, post2) = leave(rec, model, (layer, "mlp", Slot::PostNorm2), (entry2.stream(), out), drop)?;
@@ -266,7 +266,7 @@ pub(crate) fn backward(rec: &mut Recorder, back: Back, layer: usize, acts: Acts,
             gated::backward(rec, back, layer, gated, acts, entry2.rows(), d_out)?
         }
         (Mlp::Experts(mlp), Worked::Experts(acts)) => {
-            experts::backward(rec, back, layer, mlp, acts, entry2.rows(), d_out)?
+            experts::backward(rec, back, layer, mlp, *acts, entry2.rows(), d_out)?
         }
         _ => return Err(another("MLP")),
     };

@@ -368,7 +368,7 @@ fn broken_adapters_are_refused_by_name() {
     rank.config.rank = 37;
     rank.tensors.clear();
     let told = message(&rank);
-    assert!(told.contains("rank 37") && told.contains("q_proj") && told.contains("at most 36"), "{told}");
+    assert!(told.contains("rank 37") && told.contains("v_proj") && told.contains("at most 36"), "{told}");
     let mut dora = adapter.clone();
     dora.config.dora = true;
     assert!(message(&dora).contains("lora_magnitude_vector"), "{}", message(&dora));
