@@ -364,7 +364,7 @@ mod tests {
         let ordered = Traits { invariant: true, ..gpu };
         for (traits, taken, trains, tile) in [
             (soft, 8, false, 1),
-            (soft, 8 * 3 * 128, true, 4),
+            (soft, 3 * 128, true, 4),
             (soft, 1 << 20, true, 8),
             (gpu, 8, false, 1),
             (gpu, 8, true, BLOCK),
