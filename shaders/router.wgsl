@@ -227,8 +227,7 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
     for (var j = 0u; j < CHOSEN; j++) {
         let at = base + chosen[t * LDC + j];
-        let w = weight[t * LDC + j];
-        let rest = select(w * mean, 0.0, ALL == 1u);
-        dlogits[at] += w * dweight[t * LDC + j] - rest;
+        // The difference first: where one expert has all the weight it is 0, and both parts may be large.
+        dlogits[at] = weight[t * LDC + j] * (dweight[t * LDC + j] - mean);
     }
 }

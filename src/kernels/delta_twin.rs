@@ -28,8 +28,14 @@ const fn named(key_heads: usize, value_heads: usize, key_dim: usize, value_dim: 
 }
 
 /// Rows and sizes of the cases.
-pub(super) const SIZES: [(usize, Named); 4] =
-    [(1, named(1, 1, 3, 5, 4)), (40, named(2, 4, 6, 10, 4)), (110, named(1, 3, 8, 4, 3)), (60, named(2, 2, 13, 12, 1))];
+pub(super) const SIZES: [(usize, Named); 5] = [
+    (1, named(1, 1, 3, 5, 4)),
+    (40, named(2, 4, 6, 10, 4)),
+    (110, named(1, 3, 8, 4, 3)),
+    (60, named(2, 2, 13, 12, 1)),
+    // One row has work for several workgroups.
+    (70, named(22, 22, 44, 12, 4)),
+];
 
 /// The sizes of Qwen3.5 with 0.8 billion parameters.
 pub(super) const LARGE: Sizes = named(16, 16, 128, 128, 4).0;

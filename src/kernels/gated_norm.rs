@@ -1,6 +1,6 @@
 //! RMSNorm of each head under a gate, behind the rule of a gated delta net (arXiv 2412.06464).
 
-use super::case::{Case, Kernel};
+use super::case::{Case, Inputs, Kernel};
 use super::column_sum;
 use super::inputs::{head_matrix, pad_heads};
 use super::sizes::{lanes, several, stream};
@@ -199,7 +199,8 @@ fn cases() -> Vec<Case> {
             Ok(())
         })
     };
-    [(1, 1, 3), (33, 4, 10), (150, 2, 32)].into_iter().map(one).collect()
+    // As in RMSNorm's gradient, of equal channels nothing is left but what cancels.
+    [(1, 1, 3), (33, 4, 10), (150, 2, 32)].into_iter().map(|of| one(of).without(&[Inputs::Equal])).collect()
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ mod tests {
     fn names_are_near_by_their_beginnings_and_letters() {
         let known = || FAMILIES.iter().map(|family| family.model_type);
         for (name, want) in [
-            ("qwen3_mo", Some("qwen3")),
+            ("qwen3_moe_vl", Some("qwen3_moe")),
             ("qwen3_next", Some("qwen3_5_text")),
             ("qwen3_5_moe_text", Some("qwen3_5_text")),
             ("qwen2_moe", Some("qwen2")),
@@ -47,7 +47,6 @@ mod tests {
             ("gemma", Some("gemma2")),
             ("gemma4_text", Some("gemma3_text")),
             ("mixtral", Some("mistral")),
-            ("olmoe", Some("olmo2")),
             ("phimoe", Some("phi3")),
             ("smollm", Some("smollm3")),
             ("granitemoeshared", Some("granitemoehybrid")),
