@@ -95,7 +95,7 @@ fn commands_take_what_is_planned_and_refuse_what_does_not_fit() {
     let planned = plan(&["--task", "run", &config, "--prompt-length", "20"]);
     let stages: Vec<&str> =
         planned["run"]["stages"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-    assert_eq!(stages, ["prompts", "candidates", "judge", "training"]);
+    assert_eq!(stages, ["prompts", "candidates", "gate", "judge", "training"]);
     assert!(planned["run"]["least_seconds"].as_f64().unwrap() > 0.0);
     // Two rounds' models in f32.
     let parameters: usize = world::init(0).iter().map(|t| t.data.len()).sum();
