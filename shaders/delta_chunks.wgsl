@@ -121,7 +121,7 @@ fn apply(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         if it.col < p.k4 { \
             w[(t$ * p.hv + it.h) * p.k4 + it.col] = s$; \
         } else { \
-            u[(t$ * p.hv + it.h) * p.v4 + it.col - p.k4] = s$; \
+            u[cell_of(t$, it.h, it.col - p.k4)] = s$; \
         } \
     } //*4
 }
@@ -151,7 +151,7 @@ fn enter(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let w$ = w[(t$ * p.hv + it.h) * p.k4 + kk]; //*4
         s$ = fma(vec4f(w$[#]), x#, s$); //*4*4
     }
-    if 4u * it.tile + $u < it.at.y { u[(t$ * p.hv + it.h) * p.v4 + it.col] -= s$; } //*4
+    if 4u * it.tile + $u < it.at.y { u[cell_of(t$, it.h, it.col)] -= s$; } //*4
 }
 
 //@ carry
@@ -179,7 +179,7 @@ fn carry(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
     for (var t = it.at.x; t < it.at.x + it.at.y; t++) {
         let key = exp(last - gates[gate_of(t, it.h, 2u)]) * mixed[key_of(t, it.h) + it.tile];
-        let x = u[(t * p.hv + it.h) * p.v4 + it.col];
+        let x = u[cell_of(t, it.h, it.col)];
         s$ = fma(vec4f(key[$]), x, s$); //*4
     }
     let at = state_of(it.chunk, it.h) + row;
@@ -219,8 +219,8 @@ fn query(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
     for (var m4 = 0u; m4 <= it.tile; m4++) {
         let w$ = a[line_of(t$, it.h) + m4]; //*4
-        let x$ = u[(row_of(it.at, m4, $u) * p.hv + it.h) * p.v4 + it.col]; //*4
+        let x$ = u[cell_of(row_of(it.at, m4, $u), it.h, it.col)]; //*4
         s$ = fma(vec4f(w$[#]), x#, s$); //*4*4
     }
-    if 4u * it.tile + $u < it.at.y { o[(t$ * p.hv + it.h) * p.v4 + it.col] = s$; } //*4
+    if 4u * it.tile + $u < it.at.y { o[cell_of(t$, it.h, it.col)] = s$; } //*4
 }

@@ -15,10 +15,6 @@ struct Params {
 fn line_of(t: u32, h: u32) -> u32 {
     return (t * p.hv + h) * p.size4;
 }
-// A vec4 of a row [HV, V4].
-fn cell_of(t: u32, h: u32, col: u32) -> u32 {
-    return (t * p.hv + h) * p.v4 + col;
-}
 
 //@ across
 // out = M^T x, of a matrix of each chunk and head.

@@ -13,10 +13,6 @@ struct Params {
 fn line_of(t: u32, h: u32, which: u32) -> u32 {
     return ((t * p.hv + h) * 2u + which) * p.size4;
 }
-// A vec4 of a row [HV, V4].
-fn cell_of(t: u32, h: u32, col: u32) -> u32 {
-    return (t * p.hv + h) * p.v4 + col;
-}
 // The gradient by a query (0), by a key that reads (1) and by a key that is written (2).
 fn grad_of(t: u32, h: u32, which: u32) -> u32 {
     return ((t * p.hv + h) * 3u + which) * p.k4;

@@ -73,7 +73,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 fn by_rule(t: u32, part: u32, c: u32) -> vec4f {
     if part >= 2u * p.hk {
         let h = part - 2u * p.hk;
-        return gates[gate_of(t, h, 1u)] * dr[(t * p.hv + h) * p.v4 + c];
+        return gates[gate_of(t, h, 1u)] * dr[cell_of(t, h, c)];
     }
     let share = p.hv / p.hk;
     let first = part % p.hk * share;
@@ -164,9 +164,7 @@ fn backward_taps(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
     dtaps[(TAPS - 1u - $u) * p.d4 + c] += s$; //*TAPS
 }
 
-//@ keep raw
-// What the row[e] and those before it on its path leave for a sequence that goes on: slot[e] gets them, the oldest
-// first; zeros stand for what was before the path began.
+//@ keep raw path_keep
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> raw: array<vec4f>;        // [T, q | k | v | z | b | a]
 @group(0) @binding(2) var<storage, read> links: array<vec4u>;      // [T, parent | first child | sibling | 0]
@@ -180,21 +178,13 @@ fn keep(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.d4); i += WG) {
         let e = i / p.d4;
         let c = i - e * p.d4;
-        var at_row = row[e];
-        for (var k = TAPS - 1u; k > 0u; k--) {
-            var u = vec4f();
-            if at_row != NONE {
-                u = u_of(at_row, c);
-                at_row = links[at_row].x;
-            }
-            past[(slot[e] * (TAPS - 1u) + k - 1u) * p.d4 + c] = u;
-        }
+        keep_path(e, c);
         break; //*ONCE
     }
 }
 
-//@ step raw
-// One more row of each sequence: reads what it kept, and keeps its own in place of the oldest.
+//@ step raw path_step
+// One more row of each sequence.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> raw: array<vec4f>;        // [N, q | k | v | z | b | a]
 @group(0) @binding(2) var<storage, read> slot: array<u32>;         // [N]
@@ -213,16 +203,7 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let own = channels(part);
     var square = 0.0;
     for (var c = own.x; c < own.x + own.y; c++) {
-        var newer = u_of(t, c);
-        var sum = fma(taps[(TAPS - 1u) * p.d4 + c], newer, vec4f());
-        for (var k = TAPS - 1u; k > 0u; k--) {
-            let here = (slot[t] * (TAPS - 1u) + k - 1u) * p.d4 + c;
-            let u = past[here];
-            sum = fma(taps[(k - 1u) * p.d4 + c], u, sum);
-            past[here] = newer;
-            newer = u;
-        }
-        let x = silu(sum);
+        let x = silu(path_step(t, c, vec4f()));
         square += dot(x, x);
         mixed[t * p.d4 + c] = x;
     }

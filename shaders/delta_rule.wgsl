@@ -36,8 +36,8 @@ fn scan(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
     for (var t = it.at.x; t < it.at.x + it.at.y; t++) {
         let row = moved(t, it.h, it.col, at);
-        u[(t * p.hv + it.h) * p.v4 + it.col] = row.u;
-        o[(t * p.hv + it.h) * p.v4 + it.col] = row.o;
+        u[cell_of(t, it.h, it.col)] = row.u;
+        o[cell_of(t, it.h, it.col)] = row.o;
     }
 }
 

@@ -87,9 +87,7 @@ fn backward_taps(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_inde
     if BIAS == 1u { dbias[c] += all; }
 }
 
-//@ keep
-// What the row[e] and those before it on its path leave for a sequence that goes on: slot[e] gets their u, the oldest
-// first; zeros stand for what was before the path began.
+//@ keep path_keep
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> bcx: array<vec4f>;        // [T, B D | C D | x D]
 @group(0) @binding(2) var<storage, read> links: array<vec4u>;      // [T, parent | first child | sibling | 0]
@@ -103,21 +101,13 @@ fn keep(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.d4); i += WG) {
         let e = i / p.d4;
         let c = i - e * p.d4;
-        var at_row = row[e];
-        for (var k = TAPS - 1u; k > 0u; k--) {
-            var u = vec4f();
-            if at_row != NONE {
-                u = u_of(at_row, c);
-                at_row = links[at_row].x;
-            }
-            past[(slot[e] * (TAPS - 1u) + k - 1u) * p.d4 + c] = u;
-        }
+        keep_path(e, c);
         break; //*ONCE
     }
 }
 
-//@ step
-// One more row of each sequence: reads what it kept, and keeps its own u in place of the oldest.
+//@ step path_step
+// One more row of each sequence.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> bcx: array<vec4f>;        // [N, B D | C D | x D]
 @group(0) @binding(2) var<storage, read> slot: array<u32>;         // [N]
@@ -132,20 +122,9 @@ fn step(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.d4); i += WG) {
         let t = i / p.d4;
         let c = i - t * p.d4;
-        let at = t * 3u * p.d4 + c;
-        let base = slot[t] * (TAPS - 1u) * p.d4 + c;
-        var sum = vec4f();
-        if BIAS == 1u { sum = bias[c]; }
-        var newer = u_of(t, c);
-        sum = fma(taps[(TAPS - 1u) * p.d4 + c], newer, sum);
-        for (var k = TAPS - 1u; k > 0u; k--) {
-            let here = base + (k - 1u) * p.d4;
-            let u = past[here];
-            sum = fma(taps[(k - 1u) * p.d4 + c], u, sum);
-            past[here] = newer;
-            newer = u;
-        }
-        y[i] = bcx[at + p.d4] * sum;
+        var start = vec4f();
+        if BIAS == 1u { start = bias[c]; }
+        y[i] = bcx[t * 3u * p.d4 + p.d4 + c] * path_step(t, c, start);
         break; //*ONCE
     }
 }

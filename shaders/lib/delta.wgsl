@@ -22,3 +22,7 @@ fn value_of(t: u32, h: u32) -> u32 {
 fn gate_of(t: u32, h: u32, which: u32) -> u32 {
     return (t * 3u + which) * 4u * heads4() + h;
 }
+// A vec4 of a row [HV, V4].
+fn cell_of(t: u32, h: u32, col: u32) -> u32 {
+    return (t * p.hv + h) * p.v4 + col;
+}

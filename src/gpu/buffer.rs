@@ -385,17 +385,24 @@ impl Gpu {
             at += bytes.end - bytes.start;
         }
         self.0.queue.submit([encoder.finish()]);
+        self.mapped(&staging, "reading back from the GPU", read)
+    }
+
+    /// Gives `read` the bytes of a buffer that can be mapped, once the GPU is done with all it was given; `doing` says
+    /// in errors what for.
+    pub(super) fn mapped<R>(&self, buffer: &wgpu::Buffer, doing: &str, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let failed = |e: &dyn std::fmt::Display| Error::Device(format!("{doing}: {e}"));
         let (send, receive) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |r| drop(send.send(r)));
+        buffer.map_async(wgpu::MapMode::Read, .., move |r| drop(send.send(r)));
         self.wait()?;
         match wait::received(&receive) {
             Some(Ok(())) => {}
-            Some(Err(e)) => return Err(Error::Device(format!("reading back from the GPU: {e}"))),
-            None => return Err(Error::DeviceLost("while reading back".into())),
+            Some(Err(e)) => return Err(failed(&e)),
+            None => return Err(Error::DeviceLost(format!("while {doing}"))),
         }
-        let view =
-            staging.get_mapped_range(..).map_err(|e| Error::Device(format!("reading back from the GPU: {e}")))?;
-        Ok(read(&view))
+        let read = read(&buffer.get_mapped_range(..).map_err(|e| failed(&e))?);
+        buffer.unmap();
+        Ok(read)
     }
 
     /// Reads one tensor back, row-major and without padding; waits for the GPU.

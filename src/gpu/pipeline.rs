@@ -40,6 +40,8 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("philox", include_str!("../../shaders/lib/philox.wgsl"), include_str!("../../shaders/lib/philox.wgsl")),
     ("forest", include_str!("../../shaders/lib/forest.wgsl"), include_str!("../../shaders/lib/forest.wgsl")),
     ("path", include_str!("../../shaders/lib/path.wgsl"), include_str!("../../shaders/lib/path.wgsl")),
+    ("path_keep", include_str!("../../shaders/lib/path_keep.wgsl"), include_str!("../../shaders/lib/path_keep.wgsl")),
+    ("path_step", include_str!("../../shaders/lib/path_step.wgsl"), include_str!("../../shaders/lib/path_step.wgsl")),
     ("below", include_str!("../../shaders/lib/below.wgsl"), include_str!("../../shaders/lib/below.wgsl")),
     ("delta", include_str!("../../shaders/lib/delta.wgsl"), include_str!("../../shaders/lib/delta.wgsl")),
     ("chunks", include_str!("../../shaders/lib/chunks.wgsl"), include_str!("../../shaders/lib/chunks.wgsl")),

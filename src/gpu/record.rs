@@ -86,7 +86,6 @@ pub(super) struct Counted {
 }
 
 /// A launch that was only counted.
-#[derive(Clone)]
 pub(crate) struct Traced {
     /// Name of the [`Source`].
     pub(crate) name: &'static str,
@@ -157,10 +156,11 @@ impl<'g> Recorder<'g> {
         if self.gpu.counts() {
             self.counted.held.extend(l.bind.iter().map(|t| t.raw().clone()));
             self.counted.cost = Cost::sum([self.counted.cost, l.cost].into_iter());
-            let odd = l.bind.iter().any(|t| t.cols() != t.ld() || (t.rows() > 1 && t.rows() % 4 != 0));
-            let groups = l.groups.iter().map(|n| u64::from(*n)).product();
-            let launch = Traced { name: l.source.name, entry: l.entry, groups, odd, cost: l.cost };
-            self.counted.traced.iter_mut().for_each(|all| all.push(launch.clone()));
+            if let Some(all) = &mut self.counted.traced {
+                let odd = l.bind.iter().any(|t| t.cols() != t.ld() || (t.rows() > 1 && t.rows() % 4 != 0));
+                let groups = l.groups.iter().map(|n| u64::from(*n)).product();
+                all.push(Traced { name: l.source.name, entry: l.entry, groups, odd, cost: l.cost });
+            }
         }
         let key =
             PipelineKey { name: l.source.name, variant: self.form.variant, entry: l.entry, constants: l.constants };

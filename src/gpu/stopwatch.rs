@@ -1,9 +1,9 @@
 //! Times runs of a plan by the host's clock and by the device's.
 
 use super::record::Plan;
-use super::{Gpu, lock, wait};
+use super::{Gpu, lock};
+use crate::Result;
 use crate::clock;
-use crate::{Error, Result};
 
 /// Seconds of one run.
 #[derive(Clone, Copy, Debug)]
@@ -84,21 +84,10 @@ impl Stopwatch<'_> {
         }
         gpu.wait()?;
         let host = start.elapsed().as_secs_f64();
-        let (send, receive) = std::sync::mpsc::channel();
-        read.map_async(wgpu::MapMode::Read, .., move |done| drop(send.send(done)));
-        gpu.wait()?;
-        let failed = |e: String| Error::Device(format!("reading timestamps: {e}"));
-        match wait::received(&receive) {
-            Some(Ok(())) => {}
-            Some(Err(e)) => return Err(failed(e.to_string())),
-            None => return Err(Error::DeviceLost("while reading timestamps".into())),
-        }
-        let ticks = {
-            let view = read.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
-            let words: &[u64] = bytemuck::cast_slice(&view);
+        let ticks = gpu.mapped(read, "reading timestamps", |bytes| {
+            let words: &[u64] = bytemuck::cast_slice(bytes);
             words[1].saturating_sub(words[0])
-        };
-        read.unmap();
+        })?;
         let seconds = ticks as f64 * f64::from(gpu.0.queue.get_timestamp_period()) / 1e9;
         Ok(Timed { host, device: (seconds > 0.0).then_some(seconds) })
     }

@@ -67,7 +67,9 @@ pub(crate) const INPUT_GRADIENTS: Kernel = Kernel {
 /// Queries, keys and values and the gates by the kernels that stand before the rule.
 fn read_by_rule(t: &mut Trial, net: &Net) -> Result<(Tensor, Tensor)> {
     let mixed = delta_inputs::forward(&mut t.rec, &net.sizes, &net.raw, &net.links, &net.taps)?;
-    Ok((mixed, delta_gates::forward(&mut t.rec, &net.sizes, &net.raw, &net.decays)?))
+    let gates = delta_gates::forward(&mut t.rec, &net.sizes, &net.raw, &net.decays)?;
+    delta_gates::sums(&mut t.rec, &net.sizes, &net.chunks, &gates)?;
+    Ok((mixed, gates))
 }
 
 fn inputs() -> Vec<Case> {

@@ -2,7 +2,6 @@
 //! has to wait for the state of the chunk before is products.
 
 use super::delta::{Chunks, Ruled, Sizes};
-use super::delta_gates;
 use super::delta_rule::expect;
 use super::sizes::{bytes, lanes};
 use crate::Result;
@@ -99,7 +98,7 @@ pub(super) fn solve(
     Ok(Solved { scores, inverse, keys })
 }
 
-/// The rule down each path of a forest, from mixed `[T, q | k | v]` and the gates, which get their sums.
+/// The rule down each path of a forest, from mixed `[T, q | k | v]` and the gates with their sums.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -110,7 +109,6 @@ pub(crate) fn forward(
     gates: &Tensor,
     chunks: &Chunks,
 ) -> Result<Ruled> {
-    delta_gates::sums(rec, sizes, chunks, gates)?;
     let ruled = Ruled::room(rec.gpu(), sizes, chunks)?;
     let Ruled { u, o, ends } = &ruled;
     let solved = solve(rec, sizes, (mixed, gates), chunks, u)?;

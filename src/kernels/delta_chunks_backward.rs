@@ -3,7 +3,6 @@
 
 use super::delta::{Chunks, Grads, Ruled, Sizes};
 use super::delta_chunks::{Solved, params, solve, with_state, within};
-use super::delta_gates;
 use super::sizes::{bytes, lanes};
 use crate::Result;
 use crate::gpu::{Cost, Launch, Recorder, Source, Tensor, pad4};
@@ -55,8 +54,7 @@ impl Pass<'_, '_> {
     }
 }
 
-/// The gradients from d_o, that by what the queries read; the gates have their sums after a forward pass in chunks, and
-/// get them here where rows were ruled one by one.
+/// The gradients from d_o, that by what the queries read, and from the gates with their sums.
 ///
 /// # Errors
 /// Shapes that do not fit; out of memory.
@@ -69,7 +67,6 @@ pub(crate) fn backward(
     d_o: &Tensor,
 ) -> Result<Grads> {
     d_o.expect_shape("the gradient by a delta net's output", chunks.rows, sizes.values())?;
-    delta_gates::sums(rec, sizes, chunks, gates)?;
     let gpu = rec.gpu().clone();
     let values = || gpu.empty(chunks.rows, sizes.values());
     let (unused, du) = (values()?, values()?);

@@ -41,11 +41,11 @@ pub(crate) fn forward(rec: &mut Recorder, sizes: &Sizes, raw: &Tensor, decays: &
     Ok(gates)
 }
 
-/// Adds up the logarithms of the decays within each chunk.
+/// Adds up the logarithms of the decays within each chunk, which what works in chunks reads.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub(super) fn sums(rec: &mut Recorder, sizes: &Sizes, chunks: &Chunks, gates: &Tensor) -> Result<()> {
+pub(crate) fn sums(rec: &mut Recorder, sizes: &Sizes, chunks: &Chunks, gates: &Tensor) -> Result<()> {
     gates.expect_shape("the gates of a delta net", chunks.rows, 3 * sizes.gate())?;
     rec.launch(Launch {
         source: &SOURCE,

@@ -384,21 +384,12 @@ fn parts(sizes: &Sizes) -> [(usize, usize); 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{dot, finite_difference, numbers};
+    use crate::kernels::testing::{dot, finite_difference, forked, numbers};
 
     #[test]
     fn the_gradients_are_the_slopes() {
-        let mut forest = Forest::new();
-        forest.open(&[0; 3]);
-        forest.leaf(&[0; 2]);
-        forest.open(&[0]);
-        forest.leaf(&[0; 4]);
-        forest.leaf(&[0]);
-        forest.close();
-        forest.close();
-        forest.leaf(&[0; 2]);
         let sizes = Sizes { key_heads: 1, value_heads: 2, key_dim: 3, value_dim: 2, taps: 3 };
-        let parents = forest.parents();
+        let parents = forked().parents();
         let (taps, decays) = (numbers(3 * 10, 2), numbers(4, 3));
         let twin = Twin { sizes, parents: &parents, taps: &taps, decays: &decays };
         let (raw, c) = (numbers(parents.len() * twin.width(), 1), numbers(parents.len() * twin.values(), 4));

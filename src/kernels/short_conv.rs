@@ -361,20 +361,11 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{dot, finite_difference, numbers};
+    use crate::kernels::testing::{dot, finite_difference, forked, numbers};
 
     #[test]
     fn the_gradients_are_the_slopes() {
-        let mut forest = Forest::new();
-        forest.open(&[0; 3]);
-        forest.leaf(&[0; 2]);
-        forest.open(&[0]);
-        forest.leaf(&[0; 4]);
-        forest.leaf(&[0]);
-        forest.close();
-        forest.close();
-        forest.leaf(&[0; 2]);
-        let (parents, d) = (forest.parents(), 3);
+        let (parents, d) = (forked().parents(), 3);
         let rows = parents.len();
         let (bcx, taps, bias, c) = (numbers(rows * 3 * d, 1), numbers(3 * d, 2), numbers(d, 3), numbers(rows * d, 4));
         let of =

@@ -1,5 +1,7 @@
 //! What the tests of the twins share.
 
+use crate::layout::Forest;
+
 /// Compares a gradient with central differences of `f` along random directions.
 pub(crate) fn finite_difference(what: &str, at: &[f64], grad: &[f64], f: impl Fn(&[f64]) -> f64) {
     let mut rng = crate::rng::Stream::new(7, 0);
@@ -14,6 +16,20 @@ pub(crate) fn finite_difference(what: &str, at: &[f64], grad: &[f64], f: impl Fn
             "{what}: the slope is {slope}, the gradient says {product}"
         );
     }
+}
+
+/// Two trees, one of which branches twice.
+pub(crate) fn forked() -> Forest {
+    let mut forest = Forest::new();
+    forest.open(&[0; 3]);
+    forest.leaf(&[0; 2]);
+    forest.open(&[0]);
+    forest.leaf(&[0; 4]);
+    forest.leaf(&[0]);
+    forest.close();
+    forest.close();
+    forest.leaf(&[0; 2]);
+    forest
 }
 
 /// Repeatable numbers around 0.

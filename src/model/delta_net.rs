@@ -66,6 +66,7 @@ pub(super) fn forward(
             let (links, chunks) = of(view)?;
             let mixed = delta_inputs::forward(rec, &sizes, &raw, links, param(model, layer, Slot::TAPS)?)?;
             let gates = delta_gates::forward(rec, &sizes, &raw, param(model, layer, Slot::DECAYS)?)?;
+            delta_gates::sums(rec, &sizes, chunks, &gates)?;
             let ruled = match rec.invariant() {
                 true => delta_rule::scan(rec, &sizes, &mixed, &gates, chunks)?,
                 false => delta_chunks::forward(rec, &sizes, &mixed, &gates, chunks)?,

@@ -191,6 +191,25 @@ function points(score) {
     { class: score >= 5 ? "full" : score < 3 ? "low" : "" });
 }
 
+// A table of what models answered: of each its name, its answer, and the cells that follow.
+function answers(caption, columns, answered) {
+  const table = make("table");
+  table.append(make("caption", caption, { class: "hidden" }));
+  const head = make("thead");
+  head.append(make("tr"));
+  head.firstChild.append(...["Model", "Answer", ...columns].map((t) => make("th", t, { scope: "col" })));
+  const body = make("tbody");
+  for (const { name, answer, cells } of answered) {
+    const row = make("tr");
+    const cell = make("td");
+    cell.append(make("code", answer || "(nothing)"));
+    row.append(make("th", name, { scope: "row" }), cell, ...cells);
+    body.append(row);
+  }
+  table.append(head, body);
+  return table;
+}
+
 function cards(samples) {
   if (samples.length === 0) return;
   $("questions").replaceChildren(...samples.map((s) => {
@@ -199,21 +218,10 @@ function cards(samples) {
     title.append(make("code", s.prompt));
     const right = make("p", "right: ");
     right.append(make("code", s.gold));
-    const answers = make("table");
-    answers.append(make("caption", `Answers to ${s.prompt}`, { class: "hidden" }));
-    const head = make("thead", "", { class: "hidden" });
-    head.append(make("tr"));
-    head.firstChild.append(...["Model", "Answer", "Points"].map((t) => make("th", t, { scope: "col" })));
-    const body = make("tbody");
-    for (const [name, answer] of Object.entries(s.answers)) {
-      const row = make("tr");
-      const cell = make("td");
-      cell.append(make("code", answer || "(nothing)"));
-      row.append(make("th", name, { scope: "row" }), cell, points(s.scores[name]));
-      body.append(row);
-    }
-    answers.append(head, body);
-    card.append(title, right, answers);
+    const given = Object.entries(s.answers).map(([name, answer]) => ({ name, answer, cells: [points(s.scores[name])] }));
+    const table = answers(`Answers to ${s.prompt}`, ["Points"], given);
+    table.tHead.className = "hidden";
+    card.append(title, right, table);
     return card;
   }));
 }
@@ -226,24 +234,15 @@ function show(standing) {
   if (models.length > 0) document.title = `${models.map((m) => `${m.name} ${two(m.truth_mean)}`).join(" · ")} – self-rewarding`;
 }
 
-function showPlayed({ prompt, gold, answers }) {
+function showPlayed({ prompt, gold, answers: given }) {
   const told = make("p", "");
   told.append(make("code", prompt), " – right: ", make("code", gold));
-  const answered = make("table");
-  answered.append(make("caption", `What each model answers to ${prompt}, and the marks it gets`, { class: "hidden" }));
-  const head = make("thead");
-  head.append(make("tr"));
-  head.firstChild.append(...["Model", "Answer", "True points", ...answers.map((a) => `${a.name}’s mark`)].map((t) => make("th", t, { scope: "col" })));
-  const body = make("tbody");
-  for (const a of answers) {
-    const row = make("tr");
-    const cell = make("td");
-    cell.append(make("code", a.answer || "(nothing)"));
-    row.append(make("th", a.name, { scope: "row" }), cell, points(a.truth));
-    a.marks.forEach((mark) => row.append(make("td", mark === null ? "–" : mark.toFixed(1))));
-    body.append(row);
-  }
-  answered.append(head, body);
+  const mark = (m) => make("td", m === null ? "–" : m.toFixed(1));
+  const answered = answers(
+    `What each model answers to ${prompt}, and the marks it gets`,
+    ["True points", ...given.map((a) => `${a.name}’s mark`)],
+    given.map((a) => ({ name: a.name, answer: a.answer, cells: [points(a.truth), ...a.marks.map(mark)] })),
+  );
   const scroll = make("div", "", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Answers" });
   scroll.append(answered);
   $("played").replaceChildren(told, scroll);

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use super::calls::{self, hold};
 use assert_cmd::cargo::cargo_bin_cmd;
-use selfreward_testing::schema::{schema, validate};
 use serde_json::Value;
 
 /// What is printed with `--json`, which holds to its schema.
@@ -11,16 +11,13 @@ fn document(name: &str, args: &[&str]) -> Value {
     let mut command = cargo_bin_cmd!("selfreward");
     let output = command.arg("check").args(args).arg("--json").assert().success().get_output().stdout.clone();
     let value = serde_json::from_slice(&output).unwrap();
-    validate(&schema(name), &value, name).unwrap();
+    hold(name, &value);
     value
 }
 
 #[track_caller]
 fn fails(args: &[&str], code: i32, words: &[&str]) {
-    let mut command = cargo_bin_cmd!("selfreward");
-    let output = command.arg("check").args(args).assert().code(code).get_output().stderr.clone();
-    let error = String::from_utf8(output).unwrap();
-    words.iter().for_each(|word| assert!(error.contains(word), "{args:?}: '{word}' is missing in: {error}"));
+    calls::fails(&[&["check"], args].concat(), code, words);
 }
 
 /// The values of a key of all cases.

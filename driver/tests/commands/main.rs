@@ -1,6 +1,7 @@
 //! The commands through the binary, one by one.
 
 mod bench;
+mod calls;
 mod check;
 mod cli;
 mod data;

@@ -3,35 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+use super::calls::{document, hold, world, write};
 use assert_cmd::cargo::cargo_bin_cmd;
-use selfreward_testing::schema::{schema, validate};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
-
-/// A model that reads and writes ASCII, 128 tokens at most.
-fn world() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1")
-}
-
-/// Runs with `--json` and returns the one document on stdout.
-fn document(args: &[&str]) -> Value {
-    let mut command = cargo_bin_cmd!("selfreward");
-    let output = command.args(args).arg("--json").assert().success().stderr("").get_output().stdout.clone();
-    serde_json::from_slice(&output).unwrap()
-}
+use std::path::Path;
 
 fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
-fn write(path: &Path, records: &[Value]) {
-    fs::write(path, records.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
-}
-
-#[track_caller]
-fn hold(name: &str, value: &Value) {
-    validate(&schema(name), value, name).unwrap();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use selfreward::json::read_json;
 use selfreward::kernels::half::Half;
 use selfreward::kernels::peak::Peaks;
 use selfreward::model::{Model, score};
-use selfreward::rng::Stream;
+use selfreward::plan::ids;
 use selfreward::source::ModelSource;
 use selfreward::train::dpo::{self, DpoConfig, Pair, PairLogps};
 use selfreward::train::{LearningRate, LoraSettings, Optimiser, Trainer, WeightType};
@@ -357,12 +357,6 @@ pub(super) fn measure(app: &App, gpu: &Gpu, subject: &Subject, sizes: Sizes, pea
     })
 }
 
-/// Repeatable token ids.
-pub(super) fn ids(arch: &Arch, key: u64, n: usize) -> Vec<u32> {
-    let mut stream = Stream::new(0, key);
-    (0..n).map(|_| stream.below(arch.vocab_size) as u32).collect()
-}
-
 /// An adapter on all linear layers.
 pub(super) fn adapter(arch: &Arch, rank: usize) -> Result<Adapter> {
     Ok(Adapter::fresh(arch, &LoraSettings::default().rank(rank).config(), 0)?)
@@ -378,7 +372,7 @@ pub(super) fn answer(
     runs: usize,
 ) -> Result<Samples> {
     let settings = Settings::default().sampling(Sampling::default().temperature(0.0)).max_new_tokens(new);
-    let request = |i| Request { prompt: ids(model.arch(), i, prompt), samples: vec![i] };
+    let request = |i| Request { prompt: ids(model.arch().vocab_size, i, prompt), samples: vec![i] };
     let requests: Vec<Request> = (0..batch as u64).map(request).collect();
     let mut generator = Generator::new(gpu, model);
     let mut run = || -> Result<Spent> {
@@ -392,7 +386,7 @@ pub(super) fn answer(
 
 /// `n` pairs with a prompt and answers of these lengths.
 pub(super) fn pairs(arch: &Arch, [n, prompt, answer]: [usize; 3]) -> Vec<Pair> {
-    let list = |key, n| ids(arch, key, n);
+    let list = |key, n| ids(arch.vocab_size, key, n);
     let pair = |i| Pair::new(list(3 * i, prompt), list(3 * i + 1, answer), list(3 * i + 2, answer));
     (0..n as u64).map(pair).collect()
 }

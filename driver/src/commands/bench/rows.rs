@@ -4,6 +4,7 @@ use super::model::Phase;
 use crate::app::App;
 use crate::common::LimitSet;
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use selfreward::gpu::Gpu;
 use selfreward::kernels::bench::BenchRow;
 use serde::{Deserialize, Serialize};
@@ -11,13 +12,12 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The number of the columns below; another number means other columns, or others of their meanings.
 pub(super) const SCHEMA: u64 = 1;
 
 /// One measurement.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) commit: String,
     pub(super) version: String,
@@ -120,26 +120,11 @@ impl Origin {
             backend: info.backend.clone(),
             limits: if app.common.limits == LimitSet::Webgpu { "webgpu" } else { "device" }.to_owned(),
             features: gpu.features_in_use().join(" "),
-            name: String::new(),
             variant: gpu.form().name(),
-            shape: String::new(),
-            dtype: String::new(),
-            date: now(),
-            n: 0,
-            mean_ms: 0.0,
-            sd_ms: 0.0,
-            median_ms: 0.0,
-            device_ms: None,
-            drift: None,
-            bytes: 0.0,
-            flops: 0.0,
-            gflops: 0.0,
-            gbs: 0.0,
-            share: 0.0,
+            date: date(Timestamp::now()),
             cache: if warm { "warm" } else { "cold" }.to_owned(),
-            tok_s: None,
-            doubt: String::new(),
             schema: SCHEMA,
+            ..Row::default()
         };
         Origin { row }
     }
@@ -188,32 +173,9 @@ impl Origin {
     }
 }
 
-/// The time, to the second, in UTC.
-fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-    date(seconds)
-}
-
-/// A time since 1970 as text.
-fn date(seconds: u64) -> String {
-    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    let [hour, minute, second] = [rest / 3600, rest / 60 % 60, rest % 60];
-    format!("{year}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
+/// A time as text, to the second, in UTC.
+fn date(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// A form in which rows are written.
@@ -402,18 +364,13 @@ fn of_document(document: &Value) -> Result<Earlier> {
         let median_ms = value[ms].as_f64().with_context(|| format!("a row has no {ms}"))?;
         let number = |key: &str| value[key].as_f64();
         Ok(Row {
-            commit: String::new(),
-            version: String::new(),
             device: text(device, "name"),
             driver: text(device, "driver"),
             backend: text(device, "backend"),
-            limits: String::new(),
-            features: String::new(),
             name: text(value, "name"),
             variant: text(value, "variant"),
             shape: text(value, "shape"),
             dtype: text(value, "dtype"),
-            date: String::new(),
             n: value["n"].as_u64().unwrap_or(1),
             mean_ms: number("mean_ms").unwrap_or(median_ms),
             // Of normal values the quartiles lie 0.6745 deviations from the median.
@@ -428,8 +385,8 @@ fn of_document(document: &Value) -> Result<Earlier> {
             share: number("share").unwrap_or(0.0),
             cache: if value["warm"] == Value::Bool(false) { "cold" } else { "warm" }.to_owned(),
             tok_s: number("tok_s"),
-            doubt: String::new(),
             schema: SCHEMA,
+            ..Row::default()
         })
     };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -458,9 +415,10 @@ mod tests {
 
     #[test]
     fn times_are_dates() {
-        assert_eq!(date(0), "1970-01-01T00:00:00Z");
-        assert_eq!(date(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(date(4_102_444_799), "2099-12-31T23:59:59Z");
+        let after = |seconds| date(Timestamp::from_second(seconds).unwrap());
+        assert_eq!(after(0), "1970-01-01T00:00:00Z");
+        assert_eq!(after(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(after(4_102_444_799), "2099-12-31T23:59:59Z");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A model at all prompts, generations, depths and batches of lists, and its training steps by length, batch and
 //! method.
 
-use super::model::{Phase, SHORT, Samples, Subject, Watch, adapter, answer, expect_context, ids, pairs, step};
+use super::model::{Phase, SHORT, Samples, Subject, Watch, adapter, answer, expect_context, pairs, step};
 use super::ranges::Numbers;
 use crate::app::App;
 use crate::tables::Table;
@@ -11,6 +11,7 @@ use selfreward::arch::{Arch, Dtype};
 use selfreward::gpu::Gpu;
 use selfreward::kernels::peak::Peaks;
 use selfreward::model::Model;
+use selfreward::plan::ids;
 use selfreward::train::sft::Example;
 use selfreward::train::{Optimiser, Trainer};
 
@@ -221,7 +222,8 @@ fn sft(
     runs: usize,
 ) -> Result<(Samples, u64)> {
     let half = length / 2;
-    let record = |i: u64| Example::new(ids(arch, 2 * i, half), ids(arch, 2 * i + 1, length - half));
+    let list = |key, n| ids(arch.vocab_size, key, n);
+    let record = |i: u64| Example::new(list(2 * i, half), list(2 * i + 1, length - half));
     let records: Vec<Example> = (0..batch as u64).map(record).collect();
     let weight = 1.0 / batch as f32;
     let groups: Vec<(&[Example], f32)> = records.iter().map(|r| (std::slice::from_ref(r), weight)).collect();
