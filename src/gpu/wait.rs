@@ -23,12 +23,13 @@ mod here {
 
 #[cfg(target_family = "wasm")]
 mod in_browser {
-    use js_sys::Promise;
     use js_sys::futures::future_to_promise;
+    use js_sys::{Function, Promise, Reflect, global};
     use std::cell::Cell;
     use std::rc::Rc;
     use std::sync::mpsc::Receiver;
-    use wasm_bindgen::JsValue;
+    use wasm_bindgen::closure::Closure;
+    use wasm_bindgen::{JsCast, JsValue};
 
     /// Sets the stack aside until the promise has settled. How it settles tells nothing here.
     fn settle(promise: &Promise) {
@@ -49,9 +50,48 @@ mod in_browser {
 
     /// Waits for what was submitted: in a browser polling the device does nothing.
     pub(in super::super) fn submitted(queue: &wgpu::Queue) {
+        let _nudges = Nudges::begin(queue);
         settle(&Promise::new(&mut |done, _| {
             queue.on_submitted_work_done(move || drop(done.call0(&JsValue::UNDEFINED)));
         }));
+    }
+
+    /// Empty submits every few milliseconds, for Firefox: by itself it looks ten times a second whether work is done,
+    /// and once more at each submit (bug 1870699 of Mozilla's list).
+    struct Nudges {
+        id: JsValue,
+        _again: Closure<dyn FnMut()>,
+    }
+
+    impl Nudges {
+        /// `None` in other browsers.
+        fn begin(queue: &wgpu::Queue) -> Option<Nudges> {
+            let named = Reflect::get(&Reflect::get(&global(), &"navigator".into()).ok()?, &"userAgent".into()).ok()?;
+            if !named.as_string()?.contains("Firefox/") {
+                return None;
+            }
+            let queue = queue.clone();
+            let again = Closure::new(move || drop(queue.submit([])));
+            let timer = function("setInterval")?;
+            let id = timer.call2(&JsValue::UNDEFINED, again.as_ref().unchecked_ref(), &MILLISECONDS.into()).ok()?;
+            Some(Nudges { id, _again: again })
+        }
+    }
+
+    impl Drop for Nudges {
+        fn drop(&mut self) {
+            if let Some(timer) = function("clearInterval") {
+                let _ = timer.call1(&JsValue::UNDEFINED, &self.id);
+            }
+        }
+    }
+
+    /// Between two empty submits.
+    const MILLISECONDS: f64 = 2.0;
+
+    /// A function of the page or the worker.
+    fn function(name: &str) -> Option<Function> {
+        Reflect::get(&global(), &name.into()).ok()?.dyn_into().ok()
     }
 
     /// What was sent. A buffer is mapped before the work behind it is told to be done, so it has been.

@@ -206,9 +206,10 @@ async function undisturbed() {
   return all;
 }
 
-// Stopped, then killed with its browser, then without room, then without its GPU; and each time resumed.
+// Stopped, then killed with its browser, then without room, then without its GPU; and each time resumed. The first browser
+// gives itself out as Firefox, whose waits are shortened by empty submits.
 async function disturbed(expected) {
-  const first = await browser();
+  const first = await browser({ flags: [...FLAGS, "--user-agent=Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Firefox/153.0"] });
   let page = await open(first.context);
   await until(page, "^Ready");
   await fill(page);
