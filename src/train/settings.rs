@@ -138,12 +138,12 @@ settings! {
 }
 
 impl TrainSettings {
-    /// What supervised training takes by default: the paper's rate, along a cosine down to a fifth of it, and its
-    /// dropout.
+    /// What supervised training takes by default: the paper's rate, along a cosine down to a fifth of it. Its dropout of
+    /// 0.1 is not among it: a model that never met any, such as SmolLM2-135M, loses what it knows (docs/CONSTRAINTS.md).
     pub fn supervised() -> Self {
         let peak = 5.5e-6;
         let lr = LearningRate { peak, min_lr: 1.1e-6, schedule: Schedule::Cosine, ..LearningRate::default() };
-        Self { lr, dropout: 0.1, ..Self::default() }
+        Self { lr, ..Self::default() }
     }
 
     /// Sets what follows, in supervised training, from the keys that were given.
