@@ -42,7 +42,7 @@ impl From<Comparison> for String {
 }
 
 /// A task that every model of a run does, whose answers a program checks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationTask {
     /// The task, as `eval --task` names it.
@@ -52,9 +52,15 @@ pub struct EvaluationTask {
     /// How the report names it; "" takes the file's name.
     #[serde(default)]
     pub name: String,
-    /// Answers to an item: of 1 the likeliest, of more drawn as in `[candidates]`.
+    /// Answers to an item: of 1 the likeliest, of more drawn.
     #[serde(default = "one")]
     pub samples: u32,
+    /// At what temperature several are drawn; none is that of `[candidates]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Most tokens of an answer; none is those of `[candidates]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
     /// Worked examples before each item.
     #[serde(default)]
     pub shots: u32,
@@ -68,6 +74,11 @@ fn one() -> u32 {
 }
 
 impl EvaluationTask {
+    /// Most tokens of an answer to it, where those of `[candidates]` have at most `candidates`.
+    pub fn tokens(&self, candidates: usize) -> usize {
+        self.max_new_tokens.unwrap_or(candidates)
+    }
+
     /// The name of the files and rows that tell of it.
     pub fn label(&self) -> String {
         match self.name.is_empty() {
@@ -89,6 +100,12 @@ impl EvaluationTask {
         demand(self.samples > 0, &format!("tasks: {label}: samples is 0; expected at least 1"))?;
         let once = self.samples == 1 || known.tokens.is_some();
         demand(once, &format!("tasks: {label}: {} draws no answers; samples stays 1", self.task))?;
+        let warm = self.temperature.is_none_or(|t| t.is_finite() && t >= 0.0);
+        demand(warm, &format!("tasks: {label}: temperature must be a number that is at least 0"))?;
+        let drawn = self.temperature.is_none() || self.samples > 1;
+        demand(drawn, &format!("tasks: {label}: temperature is for samples above 1; one answer is the likeliest"))?;
+        let some = self.max_new_tokens.is_none_or(|tokens| tokens > 0);
+        demand(some, &format!("tasks: {label}: max_new_tokens is 0; expected at least 1"))?;
         let what = "shots and shots_from, a file of worked examples, go together";
         demand((self.shots > 0) != empty(&self.shots_from), &format!("tasks: {label}: {what}"))
     }

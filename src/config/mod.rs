@@ -344,7 +344,8 @@ mod tests {
 
     #[test]
     fn shipped_configurations_are_fine() {
-        for name in ["paper", "smollm2", "smollm2-tiny", "smollm2-ci", "smollm2-constraints", "qwen2.5-0.5b"] {
+        let constraints = ["smollm2-constraints", "smollm2-constraints-small"];
+        for name in ["paper", "smollm2", "smollm2-tiny", "smollm2-ci", "qwen2.5-0.5b"].into_iter().chain(constraints) {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/{name}.toml"));
             let config = RunConfig::read(&path).unwrap();
             assert_eq!(config.run.out, Path::new("runs").join(name));
@@ -378,6 +379,21 @@ mod tests {
             (
                 "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"exact\", data = \"f\", samples = 0 }]\n",
                 "[evaluation] tasks: f: samples is 0",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\n\
+                 tasks = [{ task = \"exact\", data = \"f\", samples = 2, temperature = -0.5 }]\n",
+                "temperature must be a number that is at least 0",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\n\
+                 tasks = [{ task = \"exact\", data = \"f\", temperature = 0.5 }]\n",
+                "temperature is for samples above 1",
+            ),
+            (
+                "[model]\npath = \"m\"\n[evaluation]\n\
+                 tasks = [{ task = \"exact\", data = \"f\", max_new_tokens = 0 }]\n",
+                "max_new_tokens is 0",
             ),
             (
                 "[model]\npath = \"m\"\n[evaluation]\ntasks = [{ task = \"choice\", data = \"f\", samples = 2 }]\n",

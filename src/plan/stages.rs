@@ -309,7 +309,7 @@ impl Planner<'_> {
                 parts.push(self.writes(
                     (name, count),
                     (c.wave, items),
-                    (prompt, task.samples as usize, self.answer),
+                    (prompt, task.samples as usize, task.tokens(self.answer)),
                 )?);
                 continue;
             }

@@ -47,7 +47,8 @@ impl<'a> RunTask<'a> {
                 Shots::choose(&*task, &*Known::named(&section.task)?.open(from)?, from, n as usize)?
             }
         };
-        let questions = Questions::new(&*task, &shots, language, config.candidates.max_new_tokens)
+        let tokens = section.tokens(config.candidates.max_new_tokens);
+        let questions = Questions::new(&*task, &shots, language, tokens)
             .map_err(|e| Error::Input(format!("[evaluation] {}: {e}", section.data.display())))?;
         let label = section.label();
         Ok(Self {
@@ -113,8 +114,11 @@ impl<'a> RunTask<'a> {
     /// How a model answers: the likeliest words where an item has one answer.
     fn settings(&self, language: &ChatLanguage) -> Settings {
         let mut settings = self.config.candidates.settings(language.stop(), self.config.run.seed);
+        settings.max_new_tokens = self.section.tokens(settings.max_new_tokens);
         if self.section.samples == 1 {
             settings.sampling.temperature = 0.0;
+        } else if let Some(temperature) = self.section.temperature {
+            settings.sampling.temperature = temperature;
         }
         settings
     }
