@@ -68,6 +68,9 @@ pub struct Arch {
     /// The token whose embedding transformers does not train: its lookup gives no gradient (`padding_idx` of torch's
     /// Embedding).
     pub pad_token_id: Option<u32>,
+    /// The weight of the routers' auxiliary loss in training where nobody says otherwise: config.json's
+    /// `router_aux_loss_coef` if `output_router_logits` is true, else 0.
+    pub router_aux_loss_coef: f32,
     /// The rotary embeddings that the blocks choose from.
     pub ropes: Vec<Rope>,
     /// The blocks, `[L]`.

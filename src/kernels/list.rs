@@ -2,7 +2,7 @@
 
 use super::case::Kernel;
 use super::{
-    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, cast, column_sum, columns,
+    adamw, attention, attention_backward, attention_decode, attention_tiles_cases, balance, cast, column_sum, columns,
     delta_cases, dropout, embedding, experts, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix,
     output_gate, peak, qk_norm, rms_norm, rope, router, rows, sample, short_conv, softcap, swiglu, transpose,
 };
@@ -27,6 +27,7 @@ pub const ALL: &[Kernel] = &[
     kv_write::KERNEL,
     swiglu::KERNEL,
     router::KERNEL,
+    balance::KERNEL,
     experts::KERNEL,
     short_conv::KERNEL,
     delta_cases::INPUTS,

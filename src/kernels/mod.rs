@@ -10,6 +10,7 @@ pub(crate) mod attention_tiles;
 mod attention_tiles_cases;
 #[cfg(test)]
 mod attention_work;
+pub(crate) mod balance;
 pub mod bench;
 mod between;
 mod case;

@@ -85,6 +85,16 @@ impl Routes {
         ("CHOSEN", self.routing.chosen as u32)
     }
 
+    /// Of each row its experts, the one with the largest logit first, `[T, chosen]`.
+    pub(super) fn chosen(&self) -> &Tensor {
+        &self.chosen
+    }
+
+    /// Refuses logits other than `[T, E]`.
+    pub(super) fn expect_logits(&self, logits: &Tensor) -> Result<()> {
+        logits.expect_shape("the router's logits", self.rows, self.experts())
+    }
+
     fn params(&self, ld: usize, width: usize) -> [Param<'static>; 5] {
         [
             ("rows", Size(self.rows)),
@@ -238,7 +248,7 @@ pub(crate) fn backward(
     routes: &Routes,
 ) -> Result<Tensor> {
     routes.expect("what experts made", x, dy)?;
-    logits.expect_shape("the router's logits", routes.rows, routes.experts())?;
+    routes.expect_logits(logits)?;
     let Routing { chosen, all, .. } = routes.routing;
     let (dweight, dlogits) = (rec.gpu().empty(routes.rows, chosen)?, rec.gpu().empty(routes.rows, routes.experts())?);
     rec.launch(Launch {

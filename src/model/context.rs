@@ -1,5 +1,6 @@
 //! Where the rows of a step find what came before them.
 
+use super::balance::Balance;
 use super::dropout::Masks;
 use super::view::View;
 use crate::gpu::Tensor;
@@ -66,6 +67,14 @@ impl<'a> Context<'a> {
     pub(crate) fn dropout(&self) -> Option<&'a Masks> {
         match self {
             Context::Forest { view, .. } => view.dropout.as_ref(),
+            Context::Arena(_) => None,
+        }
+    }
+
+    /// What is counted for the routers' auxiliary loss, of single rows nothing.
+    pub(crate) fn balance(&self) -> Option<&'a Balance> {
+        match self {
+            Context::Forest { view, .. } => view.balance.as_ref(),
             Context::Arena(_) => None,
         }
     }

@@ -221,6 +221,9 @@ pub(crate) fn forward(
         }
         Mlp::Experts(mlp) => {
             let (acts, out) = experts::forward(rec, model, layer, mlp, entry2.rows(), (true, drop))?;
+            if let Some(balance) = context.balance() {
+                acts.count(rec, layer, balance)?;
+            }
             (Worked::Experts(Box::new(acts)), out)
         }
     };

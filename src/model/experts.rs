@@ -1,14 +1,16 @@
 //! A mixture of experts, forward and backward.
 
+use super::balance::Balance;
 use super::dropout;
 use super::linear::{self, Back, Ends, Linear};
 use super::model::Model;
-use crate::Result;
 use crate::arch;
 use crate::gpu::{Recorder, Tensor, pad4};
+use crate::kernels::balance;
 use crate::kernels::experts::{self, Experts};
 use crate::kernels::router::{self, Routes, Routing};
 use crate::kernels::swiglu;
+use crate::{Error, Result};
 use std::mem;
 
 /// What is kept for the backward pass; S is the number of places.
@@ -22,6 +24,15 @@ pub(super) struct Acts {
     a: Tensor,
     /// What each expert made of its rows, `[S, D]`.
     made: Tensor,
+}
+
+impl Acts {
+    /// Adds up the block's rows for the routers' auxiliary loss. Run again, it gives the same sums.
+    pub(super) fn count(&self, rec: &mut Recorder, layer: usize, balance: &Balance) -> Result<()> {
+        let missing = || Error::Bug(format!("block {layer} has experts, and no sums for their router's loss"));
+        let sums = balance.sums.get(layer).and_then(Option::as_ref).ok_or_else(missing)?;
+        balance::count(rec, &self.logits, &self.routes, &balance.often, sums)
+    }
 }
 
 /// The matrices of a linear layer of the experts.
@@ -62,6 +73,9 @@ pub(super) fn backward(
 ) -> Result<Tensor> {
     let (Acts { logits, routes, gu, a, made }, drop) = (acts, back.view.dropout.as_ref());
     let dlogits = router::backward(rec, &logits, &made, &d_out, &routes)?;
+    if let Some(Balance { often, slopes, .. }) = &back.view.balance {
+        balance::backward(rec, &logits, &routes, (often, slopes), &dlogits)?;
+    }
     mem::drop((logits, made));
     let d_made = router::spread(rec, &d_out, &routes)?;
     mem::drop(d_out);

@@ -4,6 +4,7 @@
 
 mod angles;
 mod attention;
+pub(crate) mod balance;
 mod base;
 pub(crate) mod context;
 pub(crate) mod decoder;

@@ -1,6 +1,7 @@
 //! What the rows of a step see and by which angles they turn, for every kind of layer.
 
 use super::angles;
+use super::balance::Balance;
 use super::dropout;
 use super::model::Model;
 use crate::Result;
@@ -26,6 +27,8 @@ pub(crate) struct View {
     pub(crate) chunks: Option<Chunks>,
     /// The masks of dropout; None where nothing is dropped.
     pub(crate) dropout: Option<dropout::Masks>,
+    /// What is counted for the routers' auxiliary loss; None where it has no weight.
+    pub(crate) balance: Option<Balance>,
 }
 
 impl View {
@@ -58,7 +61,7 @@ impl View {
         let has_net = model.arch.layers.iter().any(|layer| matches!(layer.mixer, Mixer::DeltaNet(_)));
         let most = delta_chunks::most_rows(gpu.form().variant);
         let chunks = has_net.then(|| Chunks::new(gpu, forest, most)).transpose()?;
-        Ok(View { masks, turns: turns(gpu, model, lengths)?, links, chunks, dropout: None })
+        Ok(View { masks, turns: turns(gpu, model, lengths)?, links, chunks, dropout: None, balance: None })
     }
 }
 

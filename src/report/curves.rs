@@ -16,7 +16,7 @@ pub struct Curve {
 }
 
 /// All curves, in the order in which they are shown. A curve for which no step has a value is left out.
-pub const CURVES: [Curve; 8] = [
+pub const CURVES: [Curve; 9] = [
     Curve {
         title: "Loss",
         about: "The objective of each step before its update.",
@@ -51,6 +51,12 @@ pub const CURVES: [Curve; 8] = [
         title: "Log-probs",
         about: "Summed log-prob of an answer under the model in training, mean over a step's answers.",
         series: &[("logps/chosen", "chosen"), ("logps/rejected", "rejected")],
+        range: None,
+    },
+    Curve {
+        title: "Routers' auxiliary loss",
+        about: "How unevenly tokens are spread over experts, before the loss's weight.",
+        series: &[("aux_loss", "aux")],
         range: None,
     },
     Curve {

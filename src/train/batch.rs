@@ -1,7 +1,6 @@
 //! One micro-batch: its forest on the GPU, its forward pass with what the backward pass needs, and its backward pass.
 
 use super::Trainer;
-use crate::Result;
 use crate::arch::{Arch, Layer, Mixer, Mlp, Norms};
 use crate::gpu::{Gpu, Part, Recorder, Tensor, Variant, pad4};
 use crate::kernels::delta::Sizes;
@@ -9,12 +8,14 @@ use crate::kernels::delta_chunks;
 use crate::kernels::embedding::ByToken;
 use crate::kernels::rms_norm::Norm;
 use crate::layout::Forest;
+use crate::model::balance::Balance;
 use crate::model::context::Context;
 use crate::model::decoder::{self, Acts};
 use crate::model::head::{self, Lists, Scored, Scoring, Wanted};
 use crate::model::linear::Back;
 use crate::model::view::View;
 use crate::model::{Model, dropout, places};
+use crate::{Error, Result};
 
 /// Most rows that a micro-batch holds, unless one record is longer. Larger products run faster, but what is kept for
 /// the backward pass grows with them.
@@ -71,6 +72,8 @@ pub(super) struct Batch {
     view: View,
     pub(super) lists: Lists,
     pub(super) rows: usize,
+    /// How many tokens all its sequences have, where it counts for the routers' auxiliary loss.
+    tokens: f64,
 }
 
 impl Batch {
@@ -88,7 +91,38 @@ impl Batch {
             view: View { dropout, ..View::new(gpu, model, forest)? },
             lists: wanted.upload(gpu)?,
             rows: forest.len(),
+            tokens: 0.0,
         })
+    }
+
+    /// This micro-batch as one that counts for the routers' auxiliary loss, where row t stands in `often[t]` sequences.
+    pub(super) fn counting(mut self, gpu: &Gpu, arch: &Arch, often: &[f32]) -> Result<Batch> {
+        self.tokens = often.iter().map(|n| f64::from(*n)).sum();
+        self.view.balance = Some(Balance::new(gpu, arch, often)?);
+        Ok(self)
+    }
+
+    fn balance(&self) -> Result<&Balance> {
+        let missing = || Error::Bug("a micro-batch counts nothing for the routers' auxiliary loss".into());
+        self.view.balance.as_ref().ok_or_else(missing)
+    }
+
+    /// What it counted in its forward pass: tokens times blocks with experts, then sums of probabilities and of choices
+    /// by expert, over all these blocks.
+    pub(super) fn counted(&self, gpu: &Gpu, experts: usize) -> Result<Vec<f64>> {
+        let blocks: Vec<&Tensor> = self.balance()?.sums.iter().flatten().collect();
+        let mut sums = vec![0.0; 1 + 2 * experts];
+        sums[0] = self.tokens * blocks.len() as f64;
+        for block in gpu.download_all::<f32>(&blocks)? {
+            let parts = [&block[..experts], &block[pad4(experts)..][..experts]].concat();
+            sums[1..].iter_mut().zip(parts).for_each(|(sum, x)| *sum += f64::from(x));
+        }
+        Ok(sums)
+    }
+
+    /// Takes the auxiliary loss's slopes by the experts' probabilities, for the backward pass.
+    pub(super) fn set_slopes(&self, gpu: &Gpu, slopes: &[f32]) -> Result<()> {
+        gpu.overwrite(&self.balance()?.slopes, slopes)
     }
 }
 

@@ -107,6 +107,7 @@ impl TrainSettings {
         if let Some(half) = self.half {
             trainer.read_half(half)?;
         }
+        trainer.set_router_aux_loss_coef(self.router_aux_loss_coef)?;
         trainer.dropout = Dropout { rate: self.dropout, seed: self.seed };
         Ok(trainer)
     }

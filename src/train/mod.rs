@@ -1,5 +1,6 @@
 //! Training: SFT and DPO with explicit backward passes, and AdamW.
 
+mod balance;
 mod batch;
 pub mod checkpoints;
 pub mod dpo;
@@ -27,6 +28,7 @@ use crate::kernels::half::Half;
 use crate::kernels::weight::Weight;
 use crate::kernels::{cast, rows};
 use crate::layout::Forest;
+use crate::model::balance::experts;
 use crate::model::{Model, dropout, linear, params};
 use crate::{Error, Result};
 pub(crate) use batch::MOST_ROWS;
@@ -60,6 +62,8 @@ pub struct Trainer<'a> {
     dropout: Dropout,
     exchange: &'a dyn Exchange,
     optimiser: Optimiser,
+    /// The weight of the routers' auxiliary loss.
+    aux_weight: f32,
     /// The gradients, by parameter number, as are the following fields.
     grads: Vec<Option<Weight>>,
     moments: [Vec<Option<Moment>>; 2],
@@ -94,6 +98,7 @@ impl<'a> Trainer<'a> {
         let dropout = Dropout::default();
         let (micro_rows, checkpoint) = (None, None);
         let exchange: &dyn Exchange = &Alone;
+        let aux_weight = model.arch.router_aux_loss_coef;
         Ok(Self {
             gpu,
             model,
@@ -104,6 +109,7 @@ impl<'a> Trainer<'a> {
             dropout,
             exchange,
             optimiser,
+            aux_weight,
             grads,
             moments,
             codes,
@@ -144,6 +150,29 @@ impl<'a> Trainer<'a> {
     /// Sets the dropout of the steps that follow; at first there is only that of an adapter.
     pub fn set_dropout(&mut self, dropout: Dropout) {
         self.dropout = dropout;
+    }
+
+    /// Sets the weight of the routers' auxiliary loss beside the loss of a step; at first, and with `None`, it is the
+    /// model's own ([`crate::arch::Arch::router_aux_loss_coef`]).
+    ///
+    /// # Errors
+    /// A weight that is not a finite number of at least 0, or above 0 for a model without experts.
+    pub fn set_router_aux_loss_coef(&mut self, weight: Option<f32>) -> Result<()> {
+        let weight = weight.unwrap_or(self.model.arch.router_aux_loss_coef);
+        if !(weight >= 0.0 && weight.is_finite()) {
+            return Err(Error::Input(format!("router_aux_loss_coef is {weight}; expected a number of at least 0")));
+        }
+        if weight > 0.0 && experts(&self.model.arch) == 0 {
+            let what = "the model has no mixture of experts, so no router that could have a loss; leave it out";
+            return Err(Error::Input(format!("router_aux_loss_coef is {weight}: {what}")));
+        }
+        self.aux_weight = weight;
+        Ok(())
+    }
+
+    /// Whether the routers' auxiliary loss counts.
+    fn balances(&self) -> bool {
+        self.aux_weight > 0.0
     }
 
     /// Sets the other processes of this training; at first there are none.

@@ -115,6 +115,9 @@ settings! {
         /// Share that is dropped of what attention and MLP branches add to the residual stream. The paper took 0.1;
         /// 0 is off.
         dropout: f32 = 0.0 => "dropout", "P", Takes::Number(Range::From0Below1);
+        /// Weight of the routers' auxiliary loss, which spreads tokens over experts. Where it is not given it is
+        /// config.json's if `output_router_logits` is true there, else 0; 0 is off.
+        router_aux_loss_coef: Option<f32> = None => "router_aux_loss_coef", "C", Takes::Number(Range::AtLeast0);
         /// Type of the weights that are trained and written: f32; or bf16, rounded stochastically. That takes half the
         /// bytes, and small steps are not lost. An adapter is in f32.
         weights: WeightType = WeightType::F32 => "weights", "T", Takes::OneOf(&["f32", "bf16"]);

@@ -1,6 +1,7 @@
 //! Supervised fine-tuning: cross-entropy on the completion's tokens only. Each token of a step has the same weight,
 //! however the step is cut into micro-batches.
 
+use super::balance::StepBalance;
 use super::batch::{self, Batch, Keep};
 use super::{LearningRate, Trainer};
 use crate::layout::{Forest, packs};
@@ -51,6 +52,9 @@ pub struct SftStep {
     pub loss: f64,
     /// Mean cross-entropy of each group of records.
     pub group_loss: Vec<f64>,
+    /// The routers' auxiliary loss without its weight, with which `loss` has it; where it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<f64>,
     /// Global norm of the gradient before it is clipped.
     pub grad_norm: f64,
     /// The learning rate of the step.
@@ -93,7 +97,8 @@ setters! {
 }
 
 impl Trainer<'_> {
-    /// Takes one optimiser step on Σ_g weight_g · (mean cross-entropy over the loss tokens of group g).
+    /// Takes one optimiser step on Σ_g weight_g · (mean cross-entropy over the loss tokens of group g), and on the
+    /// routers' auxiliary loss where it counts.
     ///
     /// # Errors
     /// A prompt or completion is empty, or an id is outside the vocabulary; a loss or gradient is not finite (nothing
@@ -118,28 +123,31 @@ impl Trainer<'_> {
         let rows: Vec<usize> = all.iter().map(|(_, e, _)| e.rows()).collect();
         let mine = self.exchange.own_records(&rows);
         let (mut sums, mut tokens) = (vec![0f64; groups.len()], 0u64);
-        for pass in packs(&rows[mine.clone()], most) {
-            let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
+        let passes = packs(&rows[mine.clone()], most);
+        let micro = |pass: &Range<usize>| {
             let records = mine.start + pass.start..mine.start + pass.end;
-            for (at, (group, e, record)) in records.clone().zip(all[records].iter().copied()) {
-                if e.prompt.is_empty() || e.completion.is_empty() {
-                    return Err(Error::Input(format!(
-                        "record {at}: an empty prompt or completion cannot be trained on"
-                    )));
-                }
-                self.model.check_tokens(&format!("record {at}"), &[&e.prompt[..], &e.completion].concat())?;
-                forest.open(&e.prompt);
-                nodes.resize(forest.len(), record);
-                let node = forest.leaf(&e.completion);
-                nodes.resize(forest.len(), node_key(record, &e.completion));
-                forest.close();
-                let learnt = |i: usize| !e.context.iter().any(|part| part.contains(&i));
-                let entries = predicted(&node, &e.completion, group as u32).into_iter().enumerate();
-                wanted.entries.extend(entries.filter(|(i, _)| learnt(*i)).map(|(_, entry)| entry));
+            self.sft_micro(records.start, &all[records])
+        };
+        let mut balance = StepBalance::of(self);
+        if let Some(balance) = balance.as_mut().filter(|_| passes.len() > 1 || self.exchange.ranks() > 1) {
+            for pass in &passes {
+                let micro = micro(pass)?.0;
+                let mut rec = gpu.record();
+                batch::forward(&mut rec, &self.model, &micro, Keep::Nothing)?;
+                rec.submit()?;
+                balance.add(gpu, &micro)?;
             }
-            let micro = Batch::new(gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
+            balance.settle(self.exchange)?;
+        }
+        for pass in &passes {
+            let (micro, wanted) = micro(pass)?;
             let mut rec = gpu.record();
             let tape = batch::forward(&mut rec, &self.model, &micro, Keep::of(self, micro.rows))?;
+            if let Some(balance) = &mut balance {
+                rec.submit()?;
+                balance.prepare(gpu, &micro)?;
+                rec = gpu.record();
+            }
             let logp = tape.scored.logp.clone();
             batch::backward(&mut rec, self, &micro, tape, &coef)?;
             rec.submit()?;
@@ -154,12 +162,42 @@ impl Trainer<'_> {
         sums.copy_from_slice(&totals[..groups.len()]);
         tokens = totals[groups.len()] as u64;
         let group_loss: Vec<f64> = sums.iter().zip(&targets).map(|(s, n)| -s / (*n).max(1) as f64).collect();
-        let loss: f64 = group_loss.iter().zip(groups).map(|(l, (_, w))| l * f64::from(*w)).sum();
+        let (aux_loss, added) = balance.map(|balance| balance.loss()).unzip();
+        let own: f64 = group_loss.iter().zip(groups).map(|(l, (_, w))| l * f64::from(*w)).sum();
+        let loss = own + added.unwrap_or(0.0);
         if !loss.is_finite() {
             return Err(Error::NonFinite(format!("step {}: the loss is {loss}; no weight was changed", self.step + 1)));
         }
         let grad_norm = self.update(lr)?;
-        Ok(SftStep { step: self.step, loss, group_loss, grad_norm, learning_rate: f64::from(lr), tokens })
+        Ok(SftStep { step: self.step, loss, group_loss, aux_loss, grad_norm, learning_rate: f64::from(lr), tokens })
+    }
+
+    /// The micro-batch of some records of a step, each with its group and the key of its masks; `first` is the number
+    /// of the first one.
+    fn sft_micro(&self, first: usize, records: &[(usize, &Example, u64)]) -> Result<(Batch, Wanted)> {
+        let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
+        for (at, (group, e, record)) in records.iter().copied().enumerate() {
+            let at = first + at;
+            if e.prompt.is_empty() || e.completion.is_empty() {
+                let what = format!("record {at}: an empty prompt or completion cannot be trained on");
+                return Err(Error::Input(what));
+            }
+            self.model.check_tokens(&format!("record {at}"), &[&e.prompt[..], &e.completion].concat())?;
+            forest.open(&e.prompt);
+            nodes.resize(forest.len(), record);
+            let node = forest.leaf(&e.completion);
+            nodes.resize(forest.len(), node_key(record, &e.completion));
+            forest.close();
+            let learnt = |i: usize| !e.context.iter().any(|part| part.contains(&i));
+            let entries = predicted(&node, &e.completion, group as u32).into_iter().enumerate();
+            wanted.entries.extend(entries.filter(|(i, _)| learnt(*i)).map(|(_, entry)| entry));
+        }
+        let mut micro = Batch::new(self.gpu, &self.model, &forest, &wanted, self.masks(&forest, &nodes)?)?;
+        if self.balances() {
+            // Each record is a sequence of its own.
+            micro = micro.counting(self.gpu, &self.model.arch, &vec![1.0; forest.len()])?;
+        }
+        Ok((micro, wanted))
     }
 }
 

@@ -80,6 +80,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
         logits_scale: 0.5,
         logit_cap: Some(4.0),
         pad_token_id: None,
+        router_aux_loss_coef: 0.0,
         naming: Naming::Apart,
     };
     let mut rng = Stream::new(1, 0);

@@ -14,14 +14,22 @@ use selfreward::world::{self, text};
 use std::sync::{Barrier, Mutex};
 
 /// What the threads of a training share.
-struct Room {
+pub(crate) struct Room {
     barrier: Barrier,
     told: Mutex<Vec<Vec<f64>>>,
 }
 
-struct Seat<'r> {
-    room: &'r Room,
-    rank: usize,
+impl Room {
+    /// For so many ranks.
+    pub(crate) fn new(ranks: usize) -> Room {
+        Room { barrier: Barrier::new(ranks), told: Mutex::new(vec![Vec::new(); ranks]) }
+    }
+}
+
+/// One of them.
+pub(crate) struct Seat<'r> {
+    pub(crate) room: &'r Room,
+    pub(crate) rank: usize,
 }
 
 impl Exchange for Seat<'_> {
@@ -131,7 +139,7 @@ fn ranks_train_what_one_process_trains() {
         let wide = |w: &[f32]| w.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         // Five ranks have fewer records than there are of them in a step.
         for ranks in [2, 3, 5] {
-            let room = Room { barrier: Barrier::new(ranks), told: Mutex::new(vec![Vec::new(); ranks]) };
+            let room = Room::new(ranks);
             let all: Vec<Outcome> = std::thread::scope(|scope| {
                 let seat = |rank| {
                     scope.spawn({
@@ -152,7 +160,7 @@ fn ranks_train_what_one_process_trains() {
 
 #[test]
 fn ranks_with_other_data_are_refused() {
-    let room = Room { barrier: Barrier::new(2), told: Mutex::new(vec![Vec::new(); 2]) };
+    let room = Room::new(2);
     let say = |rank: usize| {
         let seat = Seat { room: &room, rank };
         let exchange: &dyn Exchange = &seat;

@@ -1,5 +1,6 @@
 //! Training: losses, optimisers, adapters and dropout against other implementations, and several ranks against one.
 
+mod balance;
 mod dropout;
 mod exchange;
 mod families;

@@ -147,6 +147,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         logit_cap: None,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
         pad_token_id: None,
+        router_aux_loss_coef: 0.0,
         ropes: Vec::new(),
         layers: vec![layer; num_hidden_layers],
         naming: family.naming,

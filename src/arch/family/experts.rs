@@ -76,7 +76,7 @@ fn qwen_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         dense.push(number.as_u64().ok_or_else(wrong)? as usize);
     }
     let sparse = |block: usize| count > 0 && (block + 1).is_multiple_of(step) && !dense.contains(&block);
-    set_experts(keys, &mut arch, (count, width), sparse)?;
+    set_experts(keys, &mut arch, (count, width, 0.001), sparse)?;
     Ok(arch)
 }
 
@@ -92,27 +92,55 @@ fn olmoe(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Whole));
     let width = keys.size("intermediate_size")?.unwrap_or(family.defaults.intermediate_size);
     let count = keys.size("num_experts")?.or(keys.size("num_local_experts")?).unwrap_or(64);
-    set_experts(keys, &mut arch, (count, width), |_| true)?;
+    set_experts(keys, &mut arch, (count, width, 0.01), |_| true)?;
     Ok(arch)
 }
 
-/// Puts experts in the place of the MLPs of the blocks that are `sparse`.
+/// Puts experts in the place of the MLPs of the blocks that are `sparse`; `loss` is the class's `router_aux_loss_coef`.
 fn set_experts(
     keys: &Keys<'_>,
     arch: &mut Arch,
-    (count, width): (usize, usize),
+    (count, width, loss): (usize, usize, f64),
     sparse: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let chosen = keys.size("num_experts_per_tok")?.unwrap_or(8);
     let of_all = !keys.flag("norm_topk_prob")?.unwrap_or(false);
-    if keys.flag("output_router_logits")?.unwrap_or(false) {
-        let what = "output_router_logits is true: the router's auxiliary loss is not built; set it to false";
-        return Err(Error::Input(what.into()));
+    let loss = keys.number("router_aux_loss_coef")?.unwrap_or(loss);
+    if !(loss >= 0.0 && loss.is_finite()) {
+        return Err(Error::Input(format!("router_aux_loss_coef is {loss}; expected a number of at least 0")));
     }
     for (block, layer) in arch.layers.iter_mut().enumerate() {
         if let (true, Mlp::Gated(gated)) = (sparse(block), &layer.mlp) {
             layer.mlp = Mlp::Experts(Experts { count, chosen, width, activation: gated.activation, of_all });
         }
     }
+    let routes = arch.layers.iter().any(|layer| layer.mlp.experts().is_some());
+    if keys.flag("output_router_logits")?.unwrap_or(false) && routes {
+        arch.router_aux_loss_coef = loss as f32;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arch;
+    use serde_json::json;
+
+    #[test]
+    fn the_routers_loss_counts_where_the_configuration_asks_for_router_logits() {
+        for (model_type, usual) in [("qwen3_moe", 0.001), ("olmoe", 0.01)] {
+            let read = |flag: bool, given: Option<f64>| {
+                let config = json!({
+                    "model_type": model_type, "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2,
+                    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8, "moe_intermediate_size": 12,
+                    "intermediate_size": 12, "output_router_logits": flag, "router_aux_loss_coef": given
+                });
+                arch(&config).map(|arch| arch.router_aux_loss_coef)
+            };
+            assert_eq!(read(false, Some(0.5)).unwrap(), 0.0);
+            assert_eq!(read(true, None).unwrap(), usual);
+            assert_eq!(read(true, Some(0.5)).unwrap(), 0.5);
+            assert!(read(true, Some(-0.5)).unwrap_err().to_string().contains("router_aux_loss_coef is -0.5"));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! One micro-batch of pairs on the GPU: its forest, what forward gives of it, and the coefficients of its tokens.
 
-use crate::layout::Forest;
+use crate::layout::{Forest, Node};
 use crate::model::dropout::node_key;
 use crate::model::head::Wanted;
 use crate::model::score::predicted;
@@ -28,8 +28,11 @@ pub(super) struct Shape {
     pub(super) with_prompt: bool,
     /// Whether the answers to one prompt share its rows.
     pub(super) share_prompts: bool,
-    /// Whether it has the masks of the step that begins.
-    pub(super) drop: bool,
+    /// Whether it is of the step that begins: it has that one's masks, and counts for the routers' auxiliary loss where
+    /// that has a weight.
+    pub(super) trains: bool,
+    /// Whether the losses are on single answers, which stand where pairs have their chosen one.
+    pub(super) unpaired: bool,
 }
 
 impl Micro {
@@ -47,6 +50,8 @@ impl Micro {
             prompts[place].1.push(at);
         }
         let (mut forest, mut wanted, mut nodes) = (Forest::new(), Wanted::default(), Vec::new());
+        // In how many sequences each row stands, if each prompt stood once with each of its answers.
+        let mut often = Vec::<f32>::new();
         let mut side = vec![[0..0, 0..0]; pairs.len()];
         let mut prompt_of = vec![0..0; pairs.len()];
         // Each entry is a sequence of its own, so that each gets its own coefficient.
@@ -56,8 +61,9 @@ impl Micro {
             first..wanted.entries.len()
         };
         for (prompt, members) in &prompts {
-            let mut leaves: HashMap<&[u32], Range<usize>> = HashMap::new();
+            let mut leaves: HashMap<&[u32], (Range<usize>, [Node; 2])> = HashMap::new();
             let node = forest.open(prompt);
+            let mut open = node;
             // Records with one prompt share it in a micro-batch, so they share its mask in every one.
             let record = node_key(0, prompt);
             nodes.resize(forest.len(), record);
@@ -65,23 +71,31 @@ impl Micro {
             for at in members {
                 prompt_of[*at] = span.clone();
                 for (k, answer) in [&pairs[*at].chosen, &pairs[*at].rejected].into_iter().enumerate() {
-                    let leaf = leaves.entry(answer).or_insert_with(|| {
+                    let (entries, path) = leaves.entry(answer).or_insert_with(|| {
                         if !shape.share_prompts && forest.len() > node.first + node.len {
                             forest.close();
-                            forest.open(prompt);
+                            open = forest.open(prompt);
                             nodes.resize(forest.len(), record);
                         }
                         let leaf = forest.leaf(answer);
                         nodes.resize(forest.len(), node_key(record, answer));
-                        add(predicted(&leaf, answer, 0))
+                        (add(predicted(&leaf, answer, 0)), [open, leaf])
                     });
-                    side[*at][k] = leaf.clone();
+                    side[*at][k] = entries.clone();
+                    often.resize(forest.len(), 0.0);
+                    let counts = k == 0 || !shape.unpaired;
+                    for node in path.iter().filter(|_| counts) {
+                        often[node.first..][..node.len].iter_mut().for_each(|n| *n += 1.0);
+                    }
                 }
             }
             forest.close();
         }
-        let masks = if shape.drop { trainer.masks(&forest, &nodes)? } else { None };
-        let batch = Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?;
+        let masks = if shape.trains { trainer.masks(&forest, &nodes)? } else { None };
+        let mut batch = Batch::new(trainer.gpu, &trainer.model, &forest, &wanted, masks)?;
+        if shape.trains && trainer.balances() {
+            batch = batch.counting(trainer.gpu, &trainer.model.arch, &often)?;
+        }
         Ok(Micro { batch, side, prompt: prompt_of })
     }
 

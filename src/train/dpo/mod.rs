@@ -4,6 +4,7 @@
 
 mod micro;
 
+use super::balance::StepBalance;
 use super::batch;
 use super::exchange::Exchange;
 use super::losses::Loss;
@@ -81,6 +82,9 @@ pub struct DpoStep {
     /// Mean over the rejected answers of their log-probs' sum.
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
+    /// The routers' auxiliary loss without its weight, with which `loss` has it; where it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<f64>,
     /// Global norm of the gradient before it is clipped.
     pub grad_norm: f64,
     /// The learning rate of the step.
@@ -254,6 +258,11 @@ impl<'p> Course<'p> {
         self.rows.iter().any(|l| l.family.reads_reference())
     }
 
+    /// Whether the losses are on single answers.
+    fn unpaired(&self) -> bool {
+        self.rows.iter().any(|l| l.family.unpaired())
+    }
+
     /// Whether the pairs of a step depend on one another.
     fn coupled(&self) -> bool {
         self.rows.iter().any(|l| l.couples())
@@ -279,11 +288,12 @@ impl<'p> Course<'p> {
         (mine.clone(), passes.into_iter().map(|pass| numbers[mine.clone()][pass].to_vec()).collect())
     }
 
-    /// The micro-batch of some pairs; with `drop` it has the masks of the step that begins.
-    fn micro(&self, trainer: &Trainer, numbers: &[usize], drop: bool) -> Result<Micro> {
+    /// The micro-batch of some pairs, which `trains` if it is of the step that begins.
+    fn micro(&self, trainer: &Trainer, numbers: &[usize], trains: bool) -> Result<Micro> {
         let pairs: Vec<&Pair> = numbers.iter().map(|i| &self.pairs[*i]).collect();
         let with_prompt = self.rows.iter().any(|l| l.needs.prompt);
-        Micro::new(trainer, &pairs, Shape { with_prompt, share_prompts: self.share_prompts, drop })
+        let shape = Shape { with_prompt, share_prompts: self.share_prompts, trains, unpaired: self.unpaired() };
+        Micro::new(trainer, &pairs, shape)
     }
 
     /// The summed log-probs of every pair under the reference. They run through the micro-batches of the first epoch,
@@ -384,17 +394,22 @@ impl<'p> Course<'p> {
         let step = self.numbers(at, per_epoch);
         let (share, cuts) = self.cut(&step);
         let totals = self.totals(step.iter().copied());
-        let mut known = None;
-        if self.coupled() && (cuts.len() > 1 || self.exchange.ranks() > 1) {
+        let (mut known, mut balance) = (None, StepBalance::of(trainer));
+        // What the whole step is needed for.
+        if (self.coupled() || balance.is_some()) && (cuts.len() > 1 || self.exchange.ranks() > 1) {
             let mut seen = Vec::new();
             for numbers in &cuts {
                 let micro = self.micro(trainer, numbers, true)?;
                 let (_, tokens) = micro.forward(trainer, false)?;
                 seen.extend(self.seen(&micro, &tokens, numbers, reference, &totals));
+                balance.as_mut().map_or(Ok(()), |balance| balance.add(trainer.gpu, &micro.batch))?;
             }
-            let mut seen = self.gather(&step, seen, reference, &totals)?;
-            let slopes = self.config.objective.evaluate_rows(&self.rows, &mut seen);
-            known = Some(slopes.into_iter().skip(share.start));
+            balance.as_mut().map_or(Ok(()), |balance| balance.settle(self.exchange))?;
+            if self.coupled() {
+                let mut seen = self.gather(&step, seen, reference, &totals)?;
+                let slopes = self.config.objective.evaluate_rows(&self.rows, &mut seen);
+                known = Some(slopes.into_iter().skip(share.start));
+            }
         }
         let (mut seen, mut loss, mut logps, mut rows) = (Vec::new(), 0.0, [0.0; 2], 0.0);
         for numbers in cuts {
@@ -420,6 +435,7 @@ impl<'p> Course<'p> {
                     trainer.step + 1
                 )));
             }
+            balance.as_mut().map_or(Ok(()), |balance| balance.prepare(trainer.gpu, &micro.batch))?;
             let coef =
                 trainer.gpu.vector(&micro.coefficients(&slopes, self.config.objective.ld_alpha, 1.0 / totals.pairs))?;
             let mut rec = trainer.gpu.record();
@@ -431,17 +447,19 @@ impl<'p> Course<'p> {
         let mut sums = [loss, logps[0], logps[1], rows];
         self.exchange.total(&mut sums)?;
         let [loss, logps_chosen, logps_rejected, rows] = sums;
+        let (aux_loss, added) = balance.map(|balance| balance.loss()).unzip();
         let [chosen, rejected, accuracies] = self.rewards(&self.gather(&step, seen, reference, &totals)?);
         let grad_norm = trainer.update(lr)?;
         Ok(DpoStep {
             step: trainer.step,
-            loss,
+            loss: loss + added.unwrap_or(0.0),
             rewards_chosen: chosen,
             rewards_rejected: rejected,
             rewards_accuracies: accuracies,
             rewards_margins: chosen - rejected,
             logps_chosen,
             logps_rejected,
+            aux_loss,
             grad_norm,
             learning_rate: f64::from(lr),
             tokens: rows as u64,
@@ -454,7 +472,7 @@ impl<'p> Course<'p> {
         let reward = |s: &Seen, side: usize| beta * (s.policy[side] - s.reference[side]);
         let mean = |all: Vec<f64>| all.iter().sum::<f64>() / all.len().max(1) as f64;
         let each = |f: &dyn Fn(&Seen) -> f64| mean(seen.iter().map(f).collect());
-        if self.rows.iter().any(|l| l.family.unpaired()) {
+        if self.unpaired() {
             let of = |label: bool| mean(seen.iter().filter(|s| s.desirable == label).map(|s| reward(s, 0)).collect());
             return [of(true), of(false), each(&|s| f64::from(u8::from((reward(s, 0) > 0.0) == s.desirable)))];
         }
