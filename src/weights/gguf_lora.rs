@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
+use super::gguf_delta::{self, Reordered};
 use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::{gguf_rows, hugging_face_rows};
 use super::gguf_save::of_gguf;
@@ -79,10 +80,11 @@ pub(crate) fn save(path: &Path, arch: &Arch, base: &Base, adapter: &Adapter, dty
         let factor = if (factor - 1.0).abs() < SAME { 1.0 } else { factor };
         folded += usize::from(factor != 1.0);
         let heads = known.is_interleaved(&weight).then(|| heads(&weight, alike.heads, alike.kv_heads));
+        let reordered = gguf_delta::net(arch).and_then(|net| Reordered::of(&weight, net));
         let Target { out, inner, rank, .. } = target;
         for (side, shape) in [("A", vec![rank, inner]), ("B", vec![out, rank])] {
             let stored = TensorInfo { name: format!("{name}.lora_{}", side.to_lowercase()), shape, dtype };
-            list.push((stored, (target.name(side), (side == "B").then_some((factor, heads)))));
+            list.push((stored, (target.name(side), (side == "B").then_some((factor, heads)), reordered)));
         }
     }
     if folded > 0 {
@@ -91,7 +93,7 @@ pub(crate) fn save(path: &Path, arch: &Arch, base: &Base, adapter: &Adapter, dty
              multiplied into their B"
         ));
     }
-    head.write(path, &list, |(stored, (name, change))| {
+    head.write(path, &list, |(stored, (name, change, reordered))| {
         let tensor = adapter.tensors.iter().find(|tensor| tensor.name == *name);
         let tensor = tensor.ok_or_else(|| Error::Input(format!("the adapter has no tensor {name}")))?;
         let mut values = tensor.data.clone();
@@ -100,6 +102,11 @@ pub(crate) fn save(path: &Path, arch: &Arch, base: &Base, adapter: &Adapter, dty
             if let Some(heads) = heads {
                 values = gguf_rows(&values, stored.shape[0], *heads);
             }
+        }
+        // The rows of a matrix are those of its B, its columns those of its A.
+        let own = reordered.filter(|reordered| matches!(reordered, Reordered::Rows(_)) == change.is_some());
+        if let Some(reordered) = own {
+            values = reordered.write(&values, stored.shape[0]);
         }
         dtype.encode(&values).map_err(|what| Error::Input(format!("tensor {}: {what}", stored.name)))
     })?;
@@ -192,7 +199,15 @@ impl GgufAdapter {
                     a.shape, b.shape
                 )));
             }
-            let (a_values, mut b_values) = (self.values(a)?, self.values(b)?);
+            let (mut a_values, mut b_values) = (self.values(a)?, self.values(b)?);
+            if let Some(reordered) = gguf_delta::net(arch).and_then(|net| Reordered::of(weight, net)) {
+                let (values, rows) = match reordered {
+                    Reordered::Columns(_) => (&mut a_values, &a.shape),
+                    Reordered::Rows(_) | Reordered::Decays(_) => (&mut b_values, &b.shape),
+                };
+                let bytes = reordered.read(bytemuck::cast_slice(&values[..]), rows, Dtype::F32);
+                *values = bytemuck::pod_collect_to_vec(&bytes);
+            }
             if known.is_interleaved(weight) {
                 let alike = arch.alike()?;
                 let heads = heads(weight, alike.heads, alike.kv_heads);

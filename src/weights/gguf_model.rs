@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, GgufTensor, GgufValue};
+use super::gguf_delta::Reordered;
 use super::gguf_lora::{self, GgufAdapter};
 use super::gguf_names::{is_convolution, of_expert};
 use super::gguf_parts;
 use super::tensors::{Change, Entry, Mapped, Weights};
-use crate::arch::Dtype;
 use crate::arch::family::{self, FAMILIES, Family, Windows, Within};
+use crate::arch::{DeltaNet, Dtype};
 use crate::text::ends;
 use crate::{Error, Result};
 
@@ -57,6 +58,7 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     let (family, known) = family(path, &gguf)?;
     let head = Head { path, gguf: &gguf, tensors: &tensors, family, known };
     let (heads, kv_heads) = head.heads()?;
+    let net = head.delta_net()?;
     for (file, tensor) in &tensors {
         if let Some((layer, matrix)) = head.known.stack(&tensor.name) {
             for (expert, entry) in unstacked(path, *file, tensor)?.into_iter().enumerate() {
@@ -79,13 +81,19 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
         if interleaved && tensor.shape.len() == 1 && blocks != 1 {
             return Err(Error::file(path, format!("tensor {}: a quantised bias cannot be reordered", tensor.name)));
         }
-        let change = match (interleaved, head.known.is_plus_one(&name)) {
-            (true, _) => Change::Interleaved(heads_of),
-            (false, true) => Change::PlusOne,
-            (false, false) => Change::None,
+        let reordered = net.as_ref().and_then(|net| Reordered::of(&name, net));
+        if let Some(reordered) = reordered {
+            let fits = reordered.fits(&tensor.shape, tensor.dtype.as_ref().ok());
+            fits.map_err(|what| Error::file(path, format!("tensor {}: {what}", tensor.name)))?;
+        }
+        let change = match (interleaved, head.known.is_plus_one(&name), reordered) {
+            (true, ..) => Change::Interleaved(heads_of),
+            (false, true, _) => Change::PlusOne,
+            (false, false, Some(reordered)) => Change::Reordered(reordered),
+            (false, false, None) => Change::None,
         };
         let (dtype, mut shape, range) = (tensor.dtype.clone(), tensor.shape.clone(), tensor.range.clone());
-        if head.known.convolves && is_convolution(&name) && shape.len() == 2 {
+        if is_convolution(&name) && shape.len() == 2 {
             shape.insert(1, 1);
         }
         weights.insert(name, Entry { file: *file, dtype, shape, range, change });
@@ -207,6 +215,50 @@ impl Head<'_> {
         Ok(Some(all.filter(fits).ok_or_else(wrong)?))
     }
 
+    /// How many blocks compute tokens; behind them there may be some that guess further ones.
+    fn blocks(&self) -> Result<usize> {
+        let guess = if self.known.nets { self.count("nextn_predict_layers")?.unwrap_or(0) } else { 0 };
+        Ok(self.required("block_count")?.saturating_sub(guess))
+    }
+
+    /// The gated delta net of the blocks without attention, in a family that has such blocks.
+    fn delta_net(&self) -> Result<Option<DeltaNet>> {
+        if !self.known.nets {
+            return Ok(None);
+        }
+        let size = |key: &str, most: usize| match self.required(key)? {
+            size if (1..=most).contains(&size) => Ok(size),
+            size => Err(self.wrong(key, &format!("is {size}; expected 1 to {most}"))),
+        };
+        let [key_heads, value_heads, key_dim] =
+            ["ssm.group_count", "ssm.time_step_rank", "ssm.state_size"].map(|key| size(key, 1 << 14));
+        let (key_heads, value_heads, key_dim) = (key_heads?, value_heads?, key_dim?);
+        let (width, taps) = (size("ssm.inner_size", 1 << 24)?, size("ssm.conv_kernel", 1 << 14)?);
+        if !value_heads.is_multiple_of(key_heads) || !width.is_multiple_of(value_heads) {
+            let what =
+                format!("{value_heads} heads of values, {key_heads} of keys and a width of {width}: no multiples");
+            return Err(self.wrong("ssm.time_step_rank", &what));
+        }
+        Ok(Some(DeltaNet { key_heads, value_heads, key_dim, value_dim: width / value_heads, taps }))
+    }
+
+    /// `layer_types` where every n-th block has attention and the others a delta net.
+    fn net_types(&self) -> Result<Value> {
+        let (blocks, interval) = (self.blocks()?, self.count("full_attention_interval")?.unwrap_or(4).max(1));
+        if blocks > MAX_LAYERS {
+            return Err(self.wrong("block_count", &format!("is {blocks}; up to {MAX_LAYERS} are possible")));
+        }
+        let kind = |attends: bool| if attends { "full_attention" } else { "linear_attention" };
+        let given = self.get("attention.recurrent_layers").and_then(GgufValue::as_array);
+        let recurrent = |value: &GgufValue| value.as_bool().or(value.as_usize().map(|n| n > 0));
+        let given = given.map(|list| list.iter().take(blocks).map(recurrent).collect::<Option<Vec<bool>>>());
+        match given {
+            None => Ok((1..=blocks).map(|block| kind(block % interval == 0)).collect()),
+            Some(Some(list)) if list.len() == blocks => Ok(list.iter().map(|recurrent| kind(!recurrent)).collect()),
+            Some(_) => Err(self.wrong("attention.recurrent_layers", "expected one truth value for each block")),
+        }
+    }
+
     fn config(&self, weights: &Weights) -> Result<Value> {
         if self.known.experts.is_none() && self.count("expert_count")?.unwrap_or(0) > 0 {
             return Err(self.wrong("expert_count", "experts are not read in this family"));
@@ -238,7 +290,7 @@ impl Head<'_> {
         set("vocab_size", json!(vocab_size));
         set("hidden_size", json!(hidden));
         set("intermediate_size", json!(self.required("feed_forward_length")?));
-        set("num_hidden_layers", json!(self.required("block_count")?));
+        set("num_hidden_layers", json!(self.blocks()?));
         set("num_attention_heads", json!(heads));
         set("num_key_value_heads", json!(kv_heads));
         set("head_dim", json!(head_dim));
@@ -285,6 +337,14 @@ impl Head<'_> {
             if let Some(width) = self.count("expert_feed_forward_length")? {
                 set("moe_intermediate_size", json!(width));
             }
+        }
+        if let Some(net) = self.delta_net()? {
+            set("layer_types", self.net_types()?);
+            set("linear_num_key_heads", json!(net.key_heads));
+            set("linear_num_value_heads", json!(net.value_heads));
+            set("linear_key_head_dim", json!(net.key_dim));
+            set("linear_value_head_dim", json!(net.value_dim));
+            set("linear_conv_kernel_dim", json!(net.taps));
         }
         if let Some(of_blocks) = self.convolutions()? {
             let kind = |heads: &usize| if *heads == 0 { "conv" } else { "full_attention" };
@@ -349,6 +409,11 @@ impl Head<'_> {
     fn rope(&self, rotated: usize, weights: &Weights) -> Result<Value> {
         let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
         let mut rope = json!({"rope_type": "default", "rope_theta": theta});
+        let sections = self.get("rope.dimension_sections").and_then(GgufValue::as_array).filter(|_| self.known.nets);
+        if let Some([of_time, of_height, of_width, ..]) = sections {
+            let sections = [of_time, of_height, of_width].map(GgufValue::as_usize);
+            (rope["mrope_section"], rope["mrope_interleaved"]) = (json!(sections), json!(true));
+        }
         let scaling = |key: &str| self.number(&format!("rope.scaling.{key}"));
         let original = self.count("rope.scaling.original_context_length")?;
         match self.get("rope.scaling.type").and_then(GgufValue::as_str) {

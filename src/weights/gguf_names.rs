@@ -39,6 +39,9 @@ impl GgufFamily {
         }
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
         layer.parse::<u32>().ok()?;
+        if let Some((_, own)) = self.endings.iter().find(|(stored, _)| *stored == part) {
+            return Some(format!("model.layers.{layer}.{own}"));
+        }
         let (part, kind) = part.rsplit_once('.')?;
         let (_, part) = self.names.iter().chain(&PARTS).find(|(stored, _)| *stored == part)?;
         Some(format!("model.layers.{layer}.{part}.{kind}"))
@@ -53,6 +56,9 @@ impl GgufFamily {
             return Some((*whole).into());
         }
         let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        if let Some((stored, _)) = self.endings.iter().find(|(_, own)| *own == part) {
+            return Some(format!("blk.{layer}.{stored}"));
+        }
         let (part, kind) = part.rsplit_once('.')?;
         let (part, _) = self.names.iter().chain(&PARTS).find(|(_, hugging_face)| *hugging_face == part)?;
         Some(format!("blk.{layer}.{part}.{kind}"))
@@ -88,14 +94,14 @@ impl GgufFamily {
 
     /// Whether this tensor (Hugging Face's name) is stored with 1 added.
     pub(super) fn is_plus_one(&self, name: &str) -> bool {
-        self.norms_plus_one && name.ends_with("norm.weight")
+        self.norms_plus_one && name.ends_with("norm.weight") && !name.ends_with("linear_attn.norm.weight")
     }
 }
 
 /// Whether a tensor (Hugging Face's name) holds the factors of a convolution, whose middle dimension of 1 the file
 /// leaves out.
 pub(super) fn is_convolution(name: &str) -> bool {
-    name.ends_with("conv.conv.weight")
+    name.ends_with("conv.conv.weight") || name.ends_with("linear_attn.conv1d.weight")
 }
 
 /// Whether a module belongs to no block.
@@ -165,6 +171,16 @@ mod tests {
             ("phi3", "blk.3.attn_qkv.weight", Some("model.layers.3.self_attn.qkv_proj.weight")),
             ("lfm2", "token_embd_norm.weight", Some("model.embedding_norm.weight")),
             ("lfm2", "blk.1.shortconv.conv.weight", Some("model.layers.1.conv.conv.weight")),
+            (
+                "qwen3_5_text",
+                "blk.0.post_attention_norm.weight",
+                Some("model.layers.0.post_attention_layernorm.weight"),
+            ),
+            ("qwen3_5_text", "blk.2.ssm_a", Some("model.layers.2.linear_attn.A_log")),
+            ("qwen3_5_text", "blk.2.ssm_dt.bias", Some("model.layers.2.linear_attn.dt_bias")),
+            ("qwen3_5_text", "blk.2.ssm_alpha.weight", Some("model.layers.2.linear_attn.in_proj_a.weight")),
+            ("qwen3_5_text", "blk.2.attn_gate.weight", Some("model.layers.2.linear_attn.in_proj_z.weight")),
+            ("llama", "blk.2.ssm_a", None),
             ("lfm2", "blk.1.ffn_down.weight", Some("model.layers.1.feed_forward.w2.weight")),
             ("llama", "blk.x.ffn_down.weight", None),
             ("llama", "blk.0.weight", None),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::gguf_delta::{self, Reordered};
 use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::{gguf_rows, is_convolution};
 use super::gguf_types::{GgufTypes, GgufWritten, fitting};
@@ -140,6 +141,8 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
                     gguf_rows(&values, stored.shape[0], heads).into()
                 } else if known.is_plus_one(name) {
                     values.iter().map(|w| w + 1.0).collect()
+                } else if let Some(reordered) = gguf_delta::net(&arch).and_then(|net| Reordered::of(name, net)) {
+                    reordered.write(&values, stored.shape[0]).into()
                 } else {
                     values
                 }
@@ -235,9 +238,13 @@ impl Model<'_> {
             self.count(key, n)?;
         }
         self.experts()?;
-        match arch.has_past() {
+        match arch.has_past() && !self.known.nets {
             true => self.convolutions()?,
             false => self.count("attention.head_count_kv", alike.kv_heads)?,
+        }
+        if self.known.nets {
+            let keys = gguf_delta::keys(arch).map_err(|what| self.cannot(what))?;
+            keys.into_iter().try_for_each(|(key, n)| self.count(key, n))?;
         }
         self.number("attention.layer_norm_rms_epsilon", f64::from(arch.rms_norm_eps));
         Ok(())
@@ -456,6 +463,14 @@ impl Model<'_> {
     fn rope(&mut self, rope: &Value) -> Result<()> {
         let theta = self.base(rope);
         self.number("rope.freq_base", theta);
+        if self.known.nets {
+            // Of images; of text all sections turn alike.
+            let given = rope.get("mrope_section").and_then(Value::as_array);
+            let given: Option<Vec<i32>> = given.map(|of| of.iter().flat_map(Value::as_i64).map(|n| n as i32).collect());
+            let sections = given.filter(|of| of.len() == 3).unwrap_or_else(|| vec![11, 11, 10]);
+            let key = self.key("rope.dimension_sections");
+            self.head.integers(&key, &[&sections[..], &[0]].concat());
+        }
         let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str).unwrap_or("default");
         let number = |key: &str| rope.get(key).and_then(Value::as_f64);
         let original = rope.get("original_max_position_embeddings").and_then(Value::as_u64);

@@ -5,6 +5,7 @@
 //! and tokenizer, and checks that they agree.
 
 mod gguf;
+mod gguf_delta;
 mod gguf_head;
 pub(crate) mod gguf_lora;
 pub(crate) mod gguf_model;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::gguf_delta::Reordered;
 use super::gguf_names;
 use crate::arch::Dtype;
 use crate::disk;
@@ -80,6 +81,8 @@ pub(super) enum Change {
     Interleaved(usize),
     /// 1 was added (GGUF's gemma, norms).
     PlusOne,
+    /// Heads stand in another order (GGUF's qwen35, delta nets).
+    Reordered(Reordered),
 }
 
 /// Bytes that are sampled of a tensor's beginning, middle and end.
@@ -125,7 +128,11 @@ impl Weights {
             let what = format!("tensor {name} is stored as {found}; supported are {}", known.join(", "));
             Error::file(&self.files[entry.file].path, what)
         })?;
-        Ok(if matches!(entry.change, Change::PlusOne) { Dtype::F32 } else { dtype })
+        Ok(match entry.change {
+            Change::PlusOne => Dtype::F32,
+            Change::Reordered(reordered) => reordered.dtype(dtype),
+            Change::None | Change::Interleaved(_) => dtype,
+        })
     }
 
     fn entry(&self, name: &str) -> Result<(&str, &Entry)> {
@@ -152,6 +159,7 @@ impl Weights {
                 stored.dequantise(&data, &mut values);
                 Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect())
             }
+            (Change::Reordered(reordered), Ok(stored)) => Cow::Owned(reordered.read(&data, &entry.shape, *stored)),
             _ => data,
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::common::{LLAMA, PLAIN, attentions, by_block, common, set_biases};
 use super::keys::Keys;
 use super::rope;
-use super::row::{Defaults, Family};
+use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::arch::layer::{Activation, DeltaNet, Layer, MOST_TAPS, Mixer, Mlp, QkNorm};
 use crate::arch::shape::Arch;
 use crate::{Error, Result};
@@ -30,6 +30,23 @@ pub(super) const FAMILY: Family = Family {
         ..LLAMA
     },
     arch,
+    gguf: Some(GgufFamily {
+        architecture: "qwen35",
+        norms_plus_one: true,
+        names: &[
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("attn_qkv", "linear_attn.in_proj_qkv"),
+            ("attn_gate", "linear_attn.in_proj_z"),
+            ("ssm_alpha", "linear_attn.in_proj_a"),
+            ("ssm_beta", "linear_attn.in_proj_b"),
+            ("ssm_conv1d", "linear_attn.conv1d"),
+            ("ssm_norm", "linear_attn.norm"),
+            ("ssm_out", "linear_attn.out_proj"),
+        ],
+        endings: &[("ssm_a", "linear_attn.A_log"), ("ssm_dt.bias", "linear_attn.dt_bias")],
+        nets: true,
+        ..GGUF
+    }),
     ..PLAIN
 };
 

@@ -69,7 +69,7 @@ pub(crate) struct GgufFamily {
     pub(crate) architecture: &'static str,
     /// Whether the two halves of each head of q and k alternate in the file.
     pub(crate) interleaved: bool,
-    /// Whether norm weights are stored as w + 1.
+    /// Whether norm weights are stored as w + 1, but for those of gated norms.
     pub(crate) norms_plus_one: bool,
     /// Parts of a block, or of the whole, whose names differ from the usual ones, GGUF's first.
     pub(crate) names: &'static [(&'static str, &'static str)],
@@ -97,6 +97,10 @@ pub(crate) struct GgufFamily {
     /// How many blocks the model has (llama.cpp calls it 70B) whose values, where heads share them, get more bits in
     /// mixtures of quantised types.
     pub(crate) few_values: Option<usize>,
+    /// Tensors of a block whose names have another ending here than there, GGUF's first.
+    pub(crate) endings: &'static [(&'static str, &'static str)],
+    /// Whether blocks without attention are gated delta nets.
+    pub(crate) nets: bool,
     /// Whether blocks without key heads are short convolutions.
     pub(crate) convolves: bool,
     /// Whether the weights of experts are probabilities among those chosen, in llama.cpp's graph; None where there are
@@ -152,6 +156,8 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     caps: None,
     grows: false,
     few_values: None,
+    endings: &[],
+    nets: false,
     convolves: false,
     experts: None,
 };
