@@ -42,13 +42,19 @@ pub enum Dtype {
     Q3K,
     /// Blocks of 32 values: an f16 scale, and 4 bits for each value that choose one of 16 fixed steps.
     Iq4Nl,
+    /// Blocks of 32 values: a power of 2 in 8 bits, and 4 bits for each value that are a sign and one of 0, 0.5, 1,
+    /// 1.5, 2, 3, 4 and 6 (OCP Microscaling 1.0, MXFP4).
+    Mxfp4,
 }
+
+/// Twice the values of a number of [`Dtype::Mxfp4`], the upper eight with a sign.
+const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The values that [`Dtype::Iq4Nl`] chooses from: close together around 0, where weights are many.
 const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// What is known of each type: its name, GGUF's number for it, values and bytes of a block.
-const TYPES: [(Dtype, &str, u32, (usize, usize)); 14] = [
+const TYPES: [(Dtype, &str, u32, (usize, usize)); 15] = [
     (Dtype::F32, "F32", 0, (1, 4)),
     (Dtype::F16, "F16", 1, (1, 2)),
     (Dtype::BF16, "BF16", 30, (1, 2)),
@@ -63,6 +69,7 @@ const TYPES: [(Dtype, &str, u32, (usize, usize)); 14] = [
     (Dtype::Q2K, "Q2_K", 10, (256, 84)),
     (Dtype::Q3K, "Q3_K", 11, (256, 110)),
     (Dtype::Iq4Nl, "IQ4_NL", 20, (32, 18)),
+    (Dtype::Mxfp4, "MXFP4", 39, (32, 17)),
 ];
 
 impl Dtype {
@@ -126,6 +133,7 @@ impl Dtype {
             Dtype::Q2K => data.as_chunks().0.iter().for_each(|b| q2_k(b, out)),
             Dtype::Q3K => data.as_chunks().0.iter().for_each(|b| q3_k(b, out)),
             Dtype::Iq4Nl => data.as_chunks().0.iter().for_each(|b| iq4_nl(b, out)),
+            Dtype::Mxfp4 => data.as_chunks().0.iter().for_each(|b| mxfp4(b, out)),
         }
     }
 }
@@ -171,6 +179,10 @@ impl Dtype {
             Dtype::Iq4Nl => {
                 let step = |q: u8| STEPS[usize::from(q)].cast_unsigned() ^ 0x80;
                 (nibbles(b, 2).map(step), [(d, -128.0 * d); 2])
+            }
+            Dtype::Mxfp4 => {
+                let d = half_power(b[0]);
+                (nibbles(b, 1).map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), [(d, -12.0 * d); 2])
             }
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
@@ -398,6 +410,23 @@ fn iq4_nl(b: &[u8; 18], out: &mut Vec<f32>) {
     out.extend(nibbles(b, 2).map(|q| d * f32::from(STEPS[usize::from(q)])));
 }
 
+/// Half of the power of 2 that the scale of an [`Dtype::Mxfp4`] block stands for: 2^(scale - 128). Of 255, which stands
+/// for no number, it is NaN.
+#[inline(always)]
+fn half_power(scale: u8) -> f32 {
+    match scale {
+        // What is below the smallest exponent.
+        0 | 1 => f32::from_bits(0x20_0000 << scale),
+        255 => f32::NAN,
+        _ => f32::from_bits((u32::from(scale) - 1) << 23),
+    }
+}
+
+fn mxfp4(b: &[u8; 17], out: &mut Vec<f32>) {
+    let d = half_power(b[0]);
+    out.extend(nibbles(b, 1).map(|q| d * f32::from(DOUBLED[usize::from(q)])));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,6 +480,16 @@ mod tests {
         block.extend([0x21; 16]);
         let v = values(Dtype::Q5_1, &block);
         assert_eq!((v[0], v[1], v[16], v[31]), (8.75, 0.75, 1.25, 9.25));
+
+        let mut block = vec![126];
+        block.extend((0..16u8).map(|i| i << 4 | (15 - i)));
+        let v = values(Dtype::Mxfp4, &block);
+        assert_eq!((v.len(), v[0], v[8], v[15], v[23], v[31]), (32, -3.0, 3.0, 0.0, 3.0, -3.0));
+        // The smallest powers, and a scale that is none.
+        block[0] = 0;
+        assert_eq!(values(Dtype::Mxfp4, &block)[9], 4.0 * 2f32.powi(-127));
+        block[0] = 255;
+        assert!(values(Dtype::Mxfp4, &block)[0].is_nan());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::quantise_k;
 impl Dtype {
     /// Whether [`Dtype::encode`] writes the type; the others are only read.
     pub fn is_written(self) -> bool {
-        !matches!(self, Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl)
+        !matches!(self, Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl | Dtype::Mxfp4)
     }
 
     /// Whether a value stays finite in a plain type; blocks have scales of their own.
@@ -40,7 +40,9 @@ impl Dtype {
             Dtype::Q4_1 | Dtype::Q5_1 => each(values, |block| shifted(self, block, &mut out))?,
             Dtype::Q4K | Dtype::Q5K => each(values, |block| quantise_k::shifted(self, block, &mut out))?,
             Dtype::Q6K => each(values, |block| quantise_k::centred(block, &mut out))?,
-            Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl => return Err(format!("{self} is read but not written")),
+            Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl | Dtype::Mxfp4 => {
+                return Err(format!("{self} is read but not written"));
+            }
         }
         Ok(out)
     }

@@ -45,7 +45,8 @@ impl Quants {
             Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
             Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
             Dtype::Q4K => (4, 32, Scales::Full),
-            Dtype::Q5K => (8, 32, Scales::Full),
+            // Powers of 2 reach beyond f16, and the steps between the values are not all alike.
+            Dtype::Q5K | Dtype::Mxfp4 => (8, 32, Scales::Full),
             Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Full),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };

@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Types of GGUF files that are not read, by their numbers.
-const NOT_READ: [(u32, &str); 28] = [
+const NOT_READ: [(u32, &str); 27] = [
     (4, "Q4_2"),
     (5, "Q4_3"),
     (9, "Q8_1"),
@@ -359,7 +359,6 @@ const NOT_READ: [(u32, &str); 28] = [
     (36, "IQ4_NL_4_4"),
     (37, "IQ4_NL_4_8"),
     (38, "IQ4_NL_8_8"),
-    (39, "MXFP4"),
     (40, "NVFP4"),
     (41, "Q1_0"),
 ];

@@ -67,7 +67,7 @@ impl GgufTypes {
                 Dtype::Q5K => 16,
                 Dtype::Q6K => 18,
                 Dtype::BF16 => 32,
-                Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl => return None,
+                Dtype::Q2K | Dtype::Q3K | Dtype::Iq4Nl | Dtype::Mxfp4 => return None,
             },
         })
     }

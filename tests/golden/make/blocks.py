@@ -15,7 +15,7 @@ rng, later = np.random.default_rng(SEED), np.random.default_rng(SEED + 1)
 SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
           "F16": [0], "BF16": [], "F32": []}
 # Types that came later draw from numbers of their own, so that the blocks above stay what they were.
-LATER = {"Q2_K": [80, 82], "Q3_K": [108], "IQ4_NL": [0]}
+LATER = {"Q2_K": [80, 82], "Q3_K": [108], "IQ4_NL": [0], "MXFP4": []}
 types = []
 for name, at in [*SCALES.items(), *LATER.items()]:
     draw = rng if name in SCALES else later
@@ -23,6 +23,8 @@ for name, at in [*SCALES.items(), *LATER.items()]:
     raw = draw.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
     for i in at:
         raw[:, i:i + 2] = draw.normal(0, 0.02, BLOCKS).astype(np.float16).view(np.uint8).reshape(BLOCKS, 2)
+    if name == "MXFP4":
+        raw[:, 0] = draw.integers(110, 135, BLOCKS, dtype=np.uint8)
     if name == "F32":
         raw = draw.normal(size=BLOCKS).astype(np.float32).view(np.uint8).reshape(BLOCKS, 4)
     if name == "BF16":
