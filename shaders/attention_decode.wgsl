@@ -93,10 +93,11 @@ fn split(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ merge
+//@ merge sink
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> part: array<vec4f>;       // [B, H, S, D4] and [B, H, S]
-@group(0) @binding(2) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
+@group(0) @binding(2) var<storage, read> sinks: array<f32>;        // [H] where SINK
+@group(0) @binding(3) var<storage, read_write> o: array<vec4f>;    // [B, H, D4]
 @compute @workgroup_size(WG)
 fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
          @builtin(local_invocation_index) lane: u32) {
@@ -117,5 +118,11 @@ fn merge(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         c = fma(c, vec4f(keep), part[s * D4 + at % D4] * w);
         top = higher;
     }
-    o[at] = c / sum;
+    c = c / sum;
+    if SINK == 1u {
+        // As attention of scoring does it, of the log-sum.
+        let lse = top + log(sum);
+        c *= left_by(sinks[at / D4 % p.heads] - lse);
+    }
+    o[at] = c;
 }

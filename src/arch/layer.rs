@@ -107,6 +107,9 @@ pub struct Attention {
     pub query_growth: Option<QueryGrowth>,
     /// Whether what a head reads is multiplied by the sigmoid of a gate, projected beside its query (Qwen3.5).
     pub output_gate: bool,
+    /// Whether each head has a sink: a learned logit that joins the sum of its softmax and reads nothing (gpt-oss).
+    /// Such heads have no norms of q and k.
+    pub sinks: bool,
 }
 
 /// The factor on queries by their position: 1 + beta ln(1 + floor(position / span)) (Llama 4, Ministral 3).

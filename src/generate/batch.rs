@@ -132,6 +132,7 @@ impl DecodeBatch {
             longest: sequences().map(Sequence::longest).max().unwrap_or(1),
             window: u32::MAX,
             scores: Scores::default(),
+            sinks: None,
         };
         let turns = view::turns(gpu, model, &sequences().map(|s| s.longest() as u32).collect::<Vec<_>>())?;
         let mut rec = gpu.record();

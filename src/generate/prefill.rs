@@ -180,6 +180,7 @@ pub(super) fn continued(
         pos: gpu.vector(&pos)?,
         window: u32::MAX,
         scores: Scores::default(),
+        sinks: None,
     };
     let lengths: Vec<u32> = sequences.iter().map(|s| s.longest() as u32).collect();
     let turns = view::turns(gpu, model, &lengths)?;

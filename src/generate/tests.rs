@@ -139,6 +139,7 @@ fn decoded(gpu: &Gpu, model: &Model, sequences: &[Vec<u32>], kv: KvType) -> Vec<
             longest: sequences[0].len(),
             window: u32::MAX,
             scores: Scores::default(),
+            sinks: None,
         };
         let token = gpu.vector(&sequences[..running].iter().map(|s| s[at]).collect::<Vec<_>>()).unwrap();
         let context = Context::Arena(Past::apart(&memory, &rows, &turns, None));
@@ -176,6 +177,7 @@ fn a_step_takes_six_dispatches_a_block() {
             longest,
             window: u32::MAX,
             scores: Scores::default(),
+            sinks: None,
         };
         let turns = view::turns(&gpu, &model, &[longest as u32]).unwrap();
         let context = Context::Arena(Past::apart(&memory, &rows, &turns, None));

@@ -56,6 +56,7 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("beside", include_str!("../../shaders/lib/beside.wgsl"), include_str!("../../shaders/lib/beside.wgsl")),
     ("rotate", include_str!("../../shaders/lib/rotate.wgsl"), include_str!("../../shaders/lib/rotate.wgsl")),
     ("walk", include_str!("../../shaders/lib/walk.wgsl"), include_str!("../../shaders/lib/walk.wgsl")),
+    ("sink", include_str!("../../shaders/lib/sink.wgsl"), include_str!("../../shaders/lib/sink.wgsl")),
     ("pages", include_str!("../../shaders/lib/pages.wgsl"), include_str!("../../shaders/lib/pages.wgsl")),
 ];
 

@@ -128,6 +128,8 @@ pub(crate) struct Rows {
     pub window: u32,
     /// What makes a score of a product.
     pub scores: Scores,
+    /// The heads' sinks `[H]`, if they have some.
+    pub sinks: Option<Tensor>,
 }
 
 impl Rows {

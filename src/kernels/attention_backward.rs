@@ -46,6 +46,14 @@ fn ways(traits: &Traits) -> Vec<Way> {
     all
 }
 
+/// What the backward pass gives.
+pub(crate) struct Gradients {
+    /// That by qkv.
+    pub(crate) dqkv: Tensor,
+    /// rowsum(dO · O), `[T, H]`, of which the gradient by sinks is made.
+    pub(crate) delta: Tensor,
+}
+
 /// The gradient by qkv from d_o.
 ///
 /// # Errors
@@ -57,7 +65,7 @@ pub(crate) fn backward(
     mask: &Mask,
     out: &Attended,
     d_o: &Tensor,
-) -> Result<Tensor> {
+) -> Result<Gradients> {
     out.o.expect_shape("attention's output", qkv.rows(), heads.heads * heads.padded())?;
     out.lse.expect_vector("attention's log-sums", qkv.rows() * heads.heads)?;
     d_o.expect_shape("attention's output gradient", out.o.rows(), out.o.cols())?;
@@ -67,7 +75,7 @@ pub(crate) fn backward(
     if attention_tiles::suits(&traits, heads) {
         let grad = Gradient { d_o, lse: &out.lse, delta: &delta };
         attention_tiles::backward(rec, (qkv, heads), mask, grad, &dqkv)?;
-        return Ok(dqkv);
+        return Ok(Gradients { dqkv, delta });
     }
     let bind = [qkv, &mask.end, &mask.root, &mask.pos, d_o, &out.lse, &delta, &dqkv];
     let source = &SOURCE;
@@ -78,7 +86,7 @@ pub(crate) fn backward(
     let sharing = Sharing::by_keys(&traits, heads);
     let keys = Pass { source, entry: "keys", chunk: 0, by_keys: true, sharing, products: 4.0 };
     by_heads(rec, &keys, qkv, heads, mask, &bind)?;
-    Ok(dqkv)
+    Ok(Gradients { dqkv, delta })
 }
 
 /// rowsum(dO · O), `[T, H]`.
@@ -112,8 +120,23 @@ pub(crate) fn twin_backward(
     scores: Scores,
     d_o: &[f64],
 ) -> Vec<f64> {
+    let given = Given { heads, forest, window, scores };
+    twin_backward_of(x, given, &twin(x, heads, forest, window, scores), d_o)
+}
+
+/// What a twin's backward pass is told besides numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) heads: Heads,
+    pub(super) forest: &'a Forest,
+    pub(super) window: u32,
+    pub(super) scores: Scores,
+}
+
+/// Gradient of o by x, where (o, lse) is what attention gave, with sinks or without.
+pub(super) fn twin_backward_of(x: &[f64], given: Given, (o, lse): &(Vec<f64>, Vec<f64>), d_o: &[f64]) -> Vec<f64> {
+    let Given { heads, forest, window, scores } = given;
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
-    let (o, lse) = twin(x, heads, forest, window, scores);
     let at = |t: usize, head: usize| (t * (h + 2 * kv) + head) * d;
     let mut dx = vec![0.0; x.len()];
     for i in 0..forest.len() {
@@ -143,7 +166,7 @@ fn compare(t: &mut Trial, forest: &Forest, compared: Compared) -> Result<()> {
     let (qkv, host) = head_matrix(t, forest.len(), h.heads + 2 * h.kv_heads, h.head_dim)?;
     let (d_o, hd) = head_matrix(t, forest.len(), h.heads, h.head_dim)?;
     let out = forward(&mut t.rec, &qkv, h, &mask)?;
-    let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+    let Gradients { dqkv, .. } = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
     t.expect("dqkv", &dqkv, || pad_heads(&twin_backward(&host, h, forest, mask.window, mask.scores, &hd), h.head_dim));
     Ok(())
 }
@@ -155,7 +178,7 @@ fn cases() -> Vec<Case> {
         let mask = Mask::new(t.gpu, &sequences(4, 256), None)?;
         let ((qkv, _), (d_o, _)) = (head_matrix(t, 1024, 15, 64)?, head_matrix(t, 1024, 9, 64)?);
         let out = forward(&mut t.rec, &qkv, h, &mask)?;
-        let dqkv = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
+        let Gradients { dqkv, .. } = backward(&mut t.rec, &qkv, h, &mask, &out, &d_o)?;
         t.expect("dqkv", &dqkv, Vec::new);
         Ok(())
     }));

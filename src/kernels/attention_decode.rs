@@ -51,14 +51,23 @@ struct Asked {
     kv: KvType,
     /// The scores' soft cap.
     cap: Option<f32>,
+    /// Whether the heads have sinks, which `merge` takes account of.
+    sinks: bool,
+}
+
+impl Asked {
+    /// Whether there is nothing to merge.
+    fn is_whole(&self) -> bool {
+        self.chunks == 1 && !self.sinks
+    }
 }
 
 /// The entry point with its constants, and its workgroups.
 fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
-    let Asked { heads, rows, chunks, turned, kv, cap } = asked;
+    let Asked { heads, rows, chunks, turned, kv, cap, .. } = asked;
     let d4 = heads.padded() / 4;
     let items = rows * heads.heads * chunks;
-    let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(chunks == 1))];
+    let mut constants = vec![("D4", d4 as u32), ("CHUNK", CHUNK as u32), ("WHOLE", u32::from(asked.is_whole()))];
     constants.extend(kv.constants());
     constants.extend(scores::constant(cap));
     if traits.variant == Variant::Tile && !traits.invariant {
@@ -85,8 +94,9 @@ fn choose(traits: &Traits, asked: Asked) -> (Way, [u32; 3]) {
 }
 
 /// The pipeline that adds up the chunks of another: it sees no scores.
-fn merging(mut way: Way) -> Way {
+fn merging(mut way: Way, sinks: bool) -> Way {
     way.constants.retain(|(name, _)| *name != scores::NAME);
+    way.constants.push(("SINK", u32::from(sinks)));
     Way { entry: "merge", ..way }
 }
 
@@ -108,9 +118,10 @@ fn ways(traits: &Traits) -> Vec<Way> {
             let norms = [None, Some(false), Some(true)].map(|norm| Some((turned, norm)));
             let within = norms.into_iter().filter(|_| turned > 0 && turns_within(traits, heads, turned));
             for turned in within.chain([None]) {
-                for cap in scores::examples(heads) {
-                    let (way, _) = choose(traits, Asked { heads, rows, chunks, turned, kv, cap });
-                    all.extend((chunks > 1).then(|| merging(way.clone())));
+                for (cap, sinks) in scores::examples(heads).map(|cap| (cap, false)).chain([(None, true)]) {
+                    let asked = Asked { heads, rows, chunks, turned, kv, cap, sinks };
+                    let (way, _) = choose(traits, asked);
+                    all.extend((!asked.is_whole()).then(|| merging(way.clone(), sinks)));
                     all.push(way);
                 }
             }
@@ -165,9 +176,11 @@ fn attend(
     let d4 = heads.padded() / 4;
     let o = gpu.empty(b, heads.heads * heads.padded())?;
     // Behind the chunks' numerators their maxima and sums.
-    let part = if chunks == 1 { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * (d4 + 1) * 4)? };
-    let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
+    let turned = turns.map(|(place, turn)| (turn.angle.cols(), place.norm()));
     let cap = rows.scores.cap;
+    let asked = Asked { heads, rows: b, chunks, turned, kv: arena.kv, cap, sinks: rows.sinks.is_some() };
+    let part = if asked.is_whole() { o.clone() } else { gpu.empty(1, b * heads.heads * chunks * (d4 + 1) * 4)? };
+    let eps = turns.and_then(|(place, _)| place.qk_norm).map_or(0.0, |(_, eps)| eps);
     let params = [
         ("rows", Size(b)),
         ("heads", Size(heads.heads)),
@@ -181,8 +194,7 @@ fn attend(
         ("eps", Float(eps)),
         ("cap", Float(scores::parameter(cap))),
     ];
-    let turned = turns.map(|(place, turn)| (turn.angle.cols(), place.norm()));
-    let (way, groups) = choose(&Traits::of(rec), Asked { heads, rows: b, chunks, turned, kv: arena.kv, cap });
+    let (way, groups) = choose(&Traits::of(rec), asked);
     let mut bind = vec![qkv, &arena.keys, &arena.values, &rows.table, &rows.pos, &part];
     if let Some((place, turn)) = turns {
         bind.extend([&turn.angle, place.gain()]);
@@ -197,16 +209,17 @@ fn attend(
         groups,
         cost: Cost::new(4.0 * seen * heads.heads as f64, (2 * arena.kv.bytes()) as f64 * seen * heads.kv_heads as f64),
     })?;
-    if chunks == 1 {
+    if asked.is_whole() {
         return Ok(o);
     }
-    let way = merging(way);
+    let way = merging(way, asked.sinks);
     rec.launch(Launch {
         source: way.source,
         entry: way.entry,
         constants: way.constants,
         params: &params,
-        bind: &[&part, &o],
+        // What is bound in the place of sinks is not read.
+        bind: &[&part, rows.sinks.as_ref().unwrap_or(&rows.pos), &o],
         groups: lanes(&SOURCE, rec.variant(), o.len() / 4),
         cost: Cost::new(2.0 * part.len() as f64, 4.0 * part.len() as f64),
     })?;
@@ -215,6 +228,18 @@ fn attend(
 
 /// The twin, with each row's keys and values in one list: `past[b]` is `[pos + 1, 2, KV, head_dim]`.
 pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize, scores: Scores) -> Vec<f64> {
+    twin_with(q, heads, past, window, scores, None)
+}
+
+/// The twin of heads that may have sinks.
+fn twin_with(
+    q: &[f64],
+    heads: Heads,
+    past: &[Vec<f64>],
+    window: usize,
+    scores: Scores,
+    sinks: Option<&[f64]>,
+) -> Vec<f64> {
     let Heads { heads: h, kv_heads: kv, head_dim: d } = heads;
     let mut o = vec![0.0; past.len() * h * d];
     for (b, all) in past.iter().enumerate() {
@@ -229,7 +254,7 @@ pub(crate) fn twin(q: &[f64], heads: Heads, past: &[Vec<f64>], window: usize, sc
             }
             let top = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = each.iter().map(|s| (s - top).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sum = weights.iter().sum::<f64>() + sinks.map_or(0.0, |sinks| (sinks[head] - top).exp());
             for (j, weight) in (first..len).zip(&weights) {
                 let value = key(j) + kv * d;
                 for c in 0..d {
@@ -289,6 +314,7 @@ impl Filled {
             longest,
             window: window.min(u32::MAX as usize) as u32,
             scores: Scores::default(),
+            sinks: None,
         };
         let own = pos.iter().enumerate().map(|(row, j)| slot(row, *j as usize)).collect();
         Ok(Filled { arena, rows, pos, own, past })
@@ -305,16 +331,25 @@ fn suffix(kv: KvType, scores: Scores) -> &'static str {
     }
 }
 
-fn compare_forward(b: usize, h: Heads, longest: usize, window: usize, kv: KvType, scores: Scores) -> Case {
+fn compare_forward(
+    b: usize,
+    h: Heads,
+    longest: usize,
+    window: usize,
+    kv: KvType,
+    (scores, sunk): (Scores, bool),
+) -> Case {
     let Heads { heads, kv_heads, head_dim } = h;
-    let suffix = suffix(kv, scores);
+    let suffix = format!("{}{}", suffix(kv, scores), if sunk { " sinks" } else { "" });
     let name = format!("split and merge {b}x{heads}/{kv_heads}x{head_dim} up to {longest} window={window}{suffix}");
     Case::new(name, 1e-5, move |t| {
         let Filled { arena, rows, past, .. } = Filled::new(t, b, (h, kv), longest, window)?;
-        let rows = Rows { scores, ..rows };
+        let (sinks, hs) = t.matrix(1, heads)?;
+        let rows = Rows { scores, sinks: sunk.then_some(sinks), ..rows };
         let (qkv, host) = head_matrix(t, b, heads + 2 * kv_heads, head_dim)?;
         let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
-        t.expect("o", &o, || pad_heads(&twin(&host, h, &past, window, scores), head_dim));
+        let sinks = sunk.then_some(&hs[..]);
+        t.expect("o", &o, || pad_heads(&twin_with(&host, h, &past, window, scores, sinks), head_dim));
         Ok(())
     })
 }
@@ -401,10 +436,12 @@ fn cases() -> Vec<Case> {
     ] {
         // The orders of the sums are those of f32.
         for kv in KvType::ALL.into_iter().filter(|kv| *kv == KvType::F32 || longest > 7 && b < 9) {
-            all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window, kv, plain)));
+            all.extend([usize::MAX, 6].map(|window| compare_forward(b, h, longest, window, kv, (plain, false))));
+            all.extend((kv == KvType::F32).then(|| compare_forward(b, h, longest, 6, kv, (plain, true))));
         }
         let few = [12, 64].contains(&h.head_dim);
-        all.extend(few.then(|| compare_forward(b, h, longest, usize::MAX, KvType::F32, capped)));
+        all.extend(few.then(|| compare_forward(b, h, longest, usize::MAX, KvType::F32, (capped, false))));
+        all.extend(few.then(|| compare_forward(b, h, longest, usize::MAX, KvType::F32, (plain, true))));
     }
     for (b, h, turned, longest) in [
         (7, heads(9, 3, 64), 64, 131),
@@ -440,6 +477,7 @@ fn cases() -> Vec<Case> {
                 longest,
                 window: u32::MAX,
                 scores: Scores::default(),
+                sinks: None,
             };
             let o = forward(&mut t.rec, &qkv, h, &arena, &rows)?;
             t.expect("o", &o, Vec::new);
@@ -469,7 +507,8 @@ mod tests {
             (able, 2, 3, "group", 18, vec![("HQ", 3), ("SHARE", 2), ("AT_ONCE", 8), LANES, WIDE]),
         ] {
             for (kv, more) in [(KvType::F32, vec![]), (KvType::F16, vec![("HALF", 2)])] {
-                let (way, [x, y, z]) = choose(&traits, Asked { heads, rows, chunks, turned: None, kv, cap: None });
+                let (way, [x, y, z]) =
+                    choose(&traits, Asked { heads, rows, chunks, turned: None, kv, cap: None, sinks: false });
                 let whole = u32::from(chunks == 1);
                 let all = [&[("D4", 16), ("CHUNK", 128), ("WHOLE", whole)][..], &more, &constants].concat();
                 assert_eq!((way.entry, x * y * z, way.constants), (entry, groups, all), "{traits:?}");
@@ -489,7 +528,8 @@ mod tests {
                 let heads = Heads { heads: 3, kv_heads: 1, head_dim };
                 let (arena, pos) = (Arena::room(&gpu, 1, heads, KvType::F32).unwrap(), gpu.vector(&[4u32]).unwrap());
                 let table = gpu.vector(&[0u32]).unwrap();
-                let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scores: Scores::default() };
+                let scores = Scores::default();
+                let rows = Rows { table, pos: pos.clone(), longest: 5, window: u32::MAX, scores, sinks: None };
                 let angle = rope::angles(&gpu, &[(&vec![0.1; head_dim / 2], 8)], 1.0).unwrap();
                 let turn = Turn::new(&gpu, angle, &[0]).unwrap();
                 let place = Rotary { heads, pos: &pos, turn: Some(&turn), qk_norm: None, growth: None };

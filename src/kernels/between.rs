@@ -216,7 +216,7 @@ fn attend(t: &mut Trial, x: &Tensor, hx: &[f64]) -> Result<Passed> {
     let (x, hx, y) = (x.clone(), hx.to_vec(), out.o.clone());
     let twin = attention::twin(&hx, HEADS, &forest, mask.window, scores).0;
     let back: Back = Box::new(move |t, dy, hdy| {
-        let dx = attention_backward::backward(&mut t.rec, &x, HEADS, &mask, &out, dy)?;
+        let dx = attention_backward::backward(&mut t.rec, &x, HEADS, &mask, &out, dy)?.dqkv;
         Ok((dx, attention_backward::twin_backward(&hx, HEADS, &forest, mask.window, scores, hdy)))
     });
     Ok(Passed { y, twin, back })

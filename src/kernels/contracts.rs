@@ -96,7 +96,7 @@ fn heads_that_do_not_fit_are_refused() {
     }
 
     let scores = Scores::default();
-    let rows = Rows { table: t.room(3, 1), pos: pos.clone(), longest: 4, window: u32::MAX, scores };
+    let rows = Rows { table: t.room(3, 1), pos: pos.clone(), longest: 4, window: u32::MAX, scores, sinks: None };
     let decode = |rows: Rows| {
         let (qkv, arena) = (qkv.clone(), arena.clone());
         move |rec: &mut Recorder| attention_decode::forward(rec, &qkv, HEADS, &arena, &rows).map(drop)

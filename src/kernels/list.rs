@@ -4,7 +4,7 @@ use super::case::Kernel;
 use super::{
     adamw, attention, attention_backward, attention_decode, attention_tiles_cases, balance, cast, column_sum, columns,
     delta_cases, dropout, embedding, experts, gated_norm, kv_write, log_softmax, lora, matmul_cases, matmul_matrix,
-    output_gate, peak, qk_norm, rms_norm, rope, router, rows, sample, short_conv, softcap, swiglu, transpose,
+    output_gate, peak, qk_norm, rms_norm, rope, router, rows, sample, short_conv, sinks, softcap, swiglu, transpose,
 };
 
 /// Every kernel.
@@ -24,6 +24,7 @@ pub const ALL: &[Kernel] = &[
     attention_backward::KERNEL,
     attention_tiles_cases::KERNEL,
     attention_decode::KERNEL,
+    sinks::KERNEL,
     kv_write::KERNEL,
     swiglu::KERNEL,
     router::KERNEL,

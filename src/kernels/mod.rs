@@ -58,6 +58,7 @@ pub(crate) mod rows;
 pub mod sample;
 pub(crate) mod scores;
 pub(crate) mod short_conv;
+pub(crate) mod sinks;
 mod sizes;
 pub(crate) mod softcap;
 pub mod support;

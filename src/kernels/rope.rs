@@ -427,6 +427,7 @@ fn cases() -> Vec<Case> {
                     longest: 900,
                     window: u32::MAX,
                     scores: Scores::default(),
+                    sinks: None,
                 };
                 let slots = rows * pages * PAGE;
                 let memory = || t.gpu.zeros(slots * kv_heads, h.padded());

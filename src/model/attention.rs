@@ -8,10 +8,11 @@ use crate::Result;
 use crate::arch::{Attention, QkNorm};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::arena::Rows;
+use crate::kernels::attention_backward::Gradients;
 use crate::kernels::mask::Attended;
 use crate::kernels::rope::{self, Rotary, Turn};
 use crate::kernels::scores::Scores;
-use crate::kernels::{attention, attention_backward, attention_decode, columns, kv_write, output_gate, qk_norm};
+use crate::kernels::{attention, attention_backward, attention_decode, columns, kv_write, output_gate, qk_norm, sinks};
 use std::mem;
 
 /// What is kept for the backward pass.
@@ -77,6 +78,11 @@ fn whole_norm(
     qk_norm::forward(rec, heads(attention), raw, gain, model.arch.rms_norm_eps).map(Some)
 }
 
+/// The heads' sinks, if they have some.
+fn sinks_of<'a>(model: &'a Model, layer: usize, attention: &Attention) -> Result<Option<&'a Tensor>> {
+    attention.sinks.then(|| model.dense(layer_param(layer, Slot::SINKS))).transpose()
+}
+
 /// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass.
 pub(super) fn forward(
     rec: &mut Recorder,
@@ -103,6 +109,9 @@ pub(super) fn forward(
                 kv_write::listed(rec, &qkv, heads, (row, slot), arena)?;
             }
             let attended = attention::forward(rec, &qkv, heads, mask)?;
+            if let Some(logits) = sinks_of(model, layer, attention)? {
+                sinks::forward(rec, &attended, heads, logits)?;
+            }
             (attention.qk_norm.map(|_| (raw, inv)), qkv, attended)
         }
         Context::Arena(past) => {
@@ -145,7 +154,8 @@ fn attend(
     let raw = normed.as_ref().map_or(raw, |(normed, _)| normed);
     let window = attention.window.map_or(u32::MAX, |w| w.min(u32::MAX as usize) as u32);
     let scores = Scores { scale: attention.query_scale, cap: attention.score_cap };
-    let rows = Rows { window, scores, ..rows.clone() };
+    let sinks = sinks_of(model, layer, attention)?.cloned();
+    let rows = Rows { window, scores, sinks, ..rows.clone() };
     let place = place(model, layer, attention, &rows.pos, turns)?;
     if apart && copies.is_none() {
         return attention_decode::step(rec, raw, &place, arena, &rows);
@@ -180,11 +190,20 @@ pub(super) fn backward(
     }
     mem::drop(gated);
     let mask = &view.masks[layer];
-    let dqkv = attention_backward::backward(rec, &qkv, heads(attention), mask, &attended, &d_o)?;
+    let Gradients { dqkv, delta } = attention_backward::backward(rec, &qkv, heads(attention), mask, &attended, &d_o)?;
     mem::drop(d_o);
+    if let (Some(logits), Some(grad)) =
+        (sinks_of(model, layer, attention)?, vector_grad(grads, layer_param(layer, Slot::SINKS))?)
+    {
+        sinks::backward(rec, &attended, heads(attention), (logits, &delta), grad)?;
+    }
+    mem::drop(delta);
     let place = place(model, layer, attention, &mask.pos, &view.turns)?;
     let (raw, inv) = raw.as_ref().map_or((&qkv, &attended.lse), |(raw, inv)| (raw, inv));
-    let dgain = vector_grad(grads, layer_param(layer, Slot::QkGain))?;
+    let dgain = match attention.qk_norm {
+        Some(_) => vector_grad(grads, layer_param(layer, Slot::QkGain))?,
+        None => None,
+    };
     let mut draw = rope::backward(rec, &place, raw, inv, &dqkv, dgain)?;
     mem::drop(dqkv);
     if attention.qk_norm == Some(QkNorm::Whole) {

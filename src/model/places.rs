@@ -56,6 +56,11 @@ impl Slot {
     pub(crate) const ROUTER: Slot = Slot::PostNorm2;
 }
 
+/// The slot of attention's sinks, `[H]`; heads that have some have no norms of q and k.
+impl Slot {
+    pub(crate) const SINKS: Slot = Slot::QkGain;
+}
+
 /// Every slot, each at its own number. A parameter's number keys the noise by which weights in bf16 are rounded
 /// (`adamw`), so this list keeps its length: slots of a part to come share the numbers of slots that its layers lack.
 const SLOTS: [Slot; 13] = [
@@ -181,6 +186,7 @@ fn attention_shape(attention: &Attention, slot: Slot, d: usize) -> Option<(usize
     match slot {
         Slot::Qkv => Some((pad4(d), width)),
         Slot::QkvBias => attention.qkv_bias.then_some((1, width)),
+        Slot::SINKS if attention.sinks => Some((1, row.heads)),
         Slot::QkGain => attention.qk_norm.map(|norm| match norm {
             QkNorm::Heads => (1, 2 * row.head_dim),
             QkNorm::Whole => (1, qk_norm::gains(row)),
@@ -328,6 +334,7 @@ fn of_attention(attention: &Attention, name: &str, at: impl Fn(Slot) -> usize) -
         "q_proj.bias" | "qkv_proj.bias" => bias(0),
         "k_proj.bias" => bias(q),
         "v_proj.bias" => bias(q + kv),
+        "sinks" => plain(at(Slot::SINKS), false),
         "q_norm.weight" => gain(0, 0),
         "k_norm.weight" => gain(row.head_dim, q),
         "o_proj.weight" => Place { head_in: head, ..plain(at(Slot::O), true) },

@@ -36,6 +36,7 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
             score_cap: Some(1.5),
             query_growth: Some(QueryGrowth { beta: 0.4, span: 7 }),
             output_gate: true,
+            sinks: qk_norm.is_none(),
         }),
         norms,
         mlp: Mlp::Gated(Gated { width: 46, activation: Activation::GeluTanh, bias: true }),

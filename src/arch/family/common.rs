@@ -127,6 +127,7 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         score_cap: None,
         query_growth: None,
         output_gate: false,
+        sinks: false,
     };
     let width = keys.size("intermediate_size")?.unwrap_or(defaults.intermediate_size);
     let layer = Layer {

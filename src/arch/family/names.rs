@@ -74,6 +74,7 @@ fn attention(a: &Attention, d: usize, naming: Naming) -> Named {
         linear("self_attn.o_proj", [d, q], a.o_bias),
     ]
     .concat();
+    list.extend(a.sinks.then(|| ("self_attn.sinks".to_owned(), vec![a.heads])));
     let widths = a.qk_norm.map(|norm| match norm {
         QkNorm::Heads => [a.head_dim; 2],
         QkNorm::Whole => [q, kv],
