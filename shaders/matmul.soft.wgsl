@@ -75,7 +75,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     }
     //< adapted
     if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
-    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(ACT, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
         let o = (row + $u) * p.ldc4 + p.c0 + col#; \
         if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } \
@@ -222,7 +222,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     }
     //< adapted
     if BIAS == 1u { c$_# += bias[p.c0 + col#]; } //*MR*NC
-    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(GELU, c$_0, c$_1); } //*MR*GATED
+    if row + $u < p.m && first < p.n4 / 2u { c[(row + $u) * p.ldc4 + col0] = gated(ACT, c$_0, c$_1); } //*MR*GATED
     if GATED == 0u && row + $u < p.m && first + #u * WG < p.n4 { \
         let o = (row + $u) * p.ldc4 + p.c0 + col#; \
         if ADD == 1u { c[o] += c$_#; } else { c[o] = c$_#; } \

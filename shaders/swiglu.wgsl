@@ -4,8 +4,8 @@ struct Params {
     f4: u32,    // F in vec4
 }
 fn inner_slope(x: vec4f) -> vec4f {
-    if GELU == 0u {
-        return vec4f(1.0);
+    if ACT != 1u {
+        return vec4f(select(1.0, 1.702, ACT == 2u));
     }
     let v = clamp(x, vec4f(-30.0), vec4f(30.0));
     return 1.5957691216057308 * (1.0 + 0.134145 * v * v);
@@ -22,7 +22,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
         // Row t's gate begins behind t rows of gates and ups.
         let at = i + i / p.f4 * p.f4;
-        a[i] = gated(GELU, gu[at], gu[at + p.f4]);
+        a[i] = gated(ACT, gu[at], gu[at + p.f4]);
         break; //*ONCE
     }
 }
@@ -38,10 +38,14 @@ fn backward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     let first = first_of(g, n, lane);
     for (var i = first; i < end_of(first, p.rows * p.f4); i += WG) {
         let at = i + i / p.f4 * p.f4;
-        let x = gu[at];
-        let s = sigmoid(inner(GELU, x));
-        dgu[at] = da[i] * gu[at + p.f4] * s * (1.0 + x * (1.0 - s) * inner_slope(x));
-        dgu[at + p.f4] = da[i] * x * s;
+        let up = gu[at + p.f4];
+        let x = gate_of(ACT, gu[at]);
+        let s = sigmoid(inner(ACT, x));
+        // Beyond where a gate or an up is cut off it moves nothing.
+        let cut = vec4<bool>(ACT == 2u) & (gu[at] > vec4f(7.0));
+        let up_cut = vec4<bool>(ACT == 2u) & (abs(up) > vec4f(7.0));
+        dgu[at] = select(da[i] * up_of(ACT, up) * s * (1.0 + x * (1.0 - s) * inner_slope(x)), vec4f(), cut);
+        dgu[at + p.f4] = select(da[i] * x * s, vec4f(), up_cut);
         break; //*ONCE
     }
 }

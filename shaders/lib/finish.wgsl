@@ -27,7 +27,7 @@ fn finish(row: u32, group: u32, lane: u32, v: vec4f, squares: vec4f, late: vec4f
     workgroupBarrier();
     if GATED == 1u {
         if lane < 16u && group * 16u + lane < p.n4 / 2u {
-            store(row, group * 16u + lane, gated(GELU, part[lane], part[lane + 16u]));
+            store(row, group * 16u + lane, gated(ACT, part[lane], part[lane + 16u]));
         }
         workgroupBarrier();
     }

@@ -191,6 +191,8 @@ pub struct Experts {
     pub activation: Activation,
     /// Whether an expert's weight is its probability among all experts, in place of among those chosen.
     pub of_all: bool,
+    /// Whether the router, and each expert's gate, up and down, have a bias.
+    pub bias: bool,
 }
 
 /// A gated MLP (GLU variants, arXiv 2002.05202).
@@ -211,9 +213,11 @@ pub enum Activation {
     Silu,
     /// GELU in its tanh form (`gelu_pytorch_tanh`; arXiv 1606.08415, section 2).
     GeluTanh,
+    /// The function x · sigmoid(1.702 x) of a gate of at most 7; to up, kept from -7 to 7, 1 is added (gpt-oss).
+    ClampedSwish,
 }
 
 impl Activation {
     /// Every one.
-    pub const ALL: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+    pub const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::ClampedSwish];
 }

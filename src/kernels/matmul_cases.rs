@@ -62,7 +62,7 @@ fn cases() -> Vec<Case> {
         ("f32", 7, 20, 12),
         ("q4", 33, 32, 36),
     ] {
-        for act in [None, Some(Activation::Silu), Some(Activation::GeluTanh)] {
+        for act in [None].into_iter().chain(Activation::ALL.map(Some)) {
             for (plus_one, biased) in [(false, true), (true, false)] {
                 let what = format!("{m}x{k}x{} {dtype} {act:?} plus_one={plus_one} bias={biased}", 2 * f);
                 all.push(Case::new(format!("forward of normalised rows {what}"), 4e-6, move |t| {

@@ -226,7 +226,7 @@ mod tests {
             (ordered, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("FULL", 0), ("MR", 2)]),
         ] {
             let way = way(&traits, stored, m, plain, (2, 4));
-            let end = [("LORA", 0), ("NORM", 0), ("OFFSET", 0), ("GATED", 0), ("GELU", 0), ("BIAS", 0), ("ADD", 0)];
+            let end = [("LORA", 0), ("NORM", 0), ("OFFSET", 0), ("GATED", 0), ("ACT", 0), ("BIAS", 0), ("ADD", 0)];
             assert_eq!((way.entry, way.constants), (entry, [&begin[..], &end].concat()), "{traits:?} {stored:?} {m}");
         }
     }

@@ -17,13 +17,18 @@ static SOURCE: Source = Source {
 };
 
 /// The kernel's row in [`super::ALL`].
-pub(crate) const KERNEL: Kernel =
-    Kernel { source: || &SOURCE, about: "silu(gate) * up, gelu(gate) * up", ways, ordered: &[], cases };
+pub(crate) const KERNEL: Kernel = Kernel {
+    source: || &SOURCE,
+    about: "silu(gate) * up, gelu(gate) * up, clamped swish(gate) * (up + 1)",
+    ways,
+    ordered: &[],
+    cases,
+};
 
 impl Activation {
     /// The constant by which the shaders know the activation.
     pub(super) fn constant(self) -> (&'static str, u32) {
-        ("GELU", u32::from(self == Activation::GeluTanh))
+        ("ACT", self as u32)
     }
 }
 
@@ -91,20 +96,37 @@ fn inner(act: Activation, x: f64) -> (f64, f64) {
     match act {
         Activation::Silu => (x, 1.0),
         Activation::GeluTanh => (c * (x + 0.044715 * x.powi(3)), c * (1.0 + 3.0 * 0.044715 * x * x)),
+        Activation::ClampedSwish => (1.702 * x, 1.702),
+    }
+}
+
+/// What a gate and an up count as, and whether each moves with it.
+fn counted(act: Activation, gate: f64, up: f64) -> ((f64, f64), (f64, f64)) {
+    let moves = |within: bool| f64::from(u8::from(within));
+    match act {
+        Activation::Silu | Activation::GeluTanh => ((gate, 1.0), (up, 1.0)),
+        Activation::ClampedSwish => {
+            ((gate.min(7.0), moves(gate <= 7.0)), (up.clamp(-7.0, 7.0) + 1.0, moves(up.abs() <= 7.0)))
+        }
     }
 }
 
 /// a from gate and up.
 pub(crate) fn twin(act: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
-    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-inner(act, *g).0).exp()) * u).collect()
+    let one = |(g, u): (&f64, &f64)| {
+        let ((g, _), (u, _)) = counted(act, *g, *u);
+        g / (1.0 + (-inner(act, g).0).exp()) * u
+    };
+    gate.iter().zip(up).map(one).collect()
 }
 
 /// (dgate, dup) of [`twin`].
 pub(crate) fn twin_backward(act: Activation, gate: &[f64], up: &[f64], da: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let one = |i: usize| {
-        let (z, slope) = inner(act, gate[i]);
+        let ((gate, gate_moves), (up, up_moves)) = counted(act, gate[i], up[i]);
+        let (z, slope) = inner(act, gate);
         let s = 1.0 / (1.0 + (-z).exp());
-        (da[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s) * slope), da[i] * gate[i] * s)
+        (gate_moves * da[i] * up * s * (1.0 + gate * (1.0 - s) * slope), up_moves * da[i] * gate * s)
     };
     (0..gate.len()).map(one).unzip()
 }
@@ -117,13 +139,14 @@ fn join(gate: &[f64], up: &[f64], cols: usize) -> Vec<f64> {
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    let acts = [Activation::Silu, Activation::GeluTanh];
+    let acts = Activation::ALL;
     let shapes = [(1, 1), (7, 33), (640, 10), (33, 160)];
     for (act, (rows, cols)) in acts.into_iter().flat_map(|a| shapes.map(|s| (a, s))) {
         all.push(Case::new(format!("forward and backward {rows}x{cols} {act:?}"), 4e-6, move |t| {
             let n = rows * cols;
             let mut host = |scale: f64| t.values(n).iter().map(|x| f64::from(*x) * scale).collect::<Vec<_>>();
-            let (gate, up) = (host(8.0), host(1.0));
+            // Of clamped ones some lie beyond.
+            let (gate, up) = (host(8.0), host(if act == Activation::ClampedSwish { 8.0 } else { 1.0 }));
             let both: Vec<f32> = join(&gate, &up, cols).iter().map(|x| *x as f32).collect();
             let gu = t.gpu.upload(rows, 2 * pad4(cols), &both)?;
             let (a, dgu) = (t.gpu.empty(rows, cols)?, t.gpu.empty(rows, 2 * pad4(cols))?);
@@ -143,7 +166,13 @@ fn cases() -> Vec<Case> {
             let v = [200f32, -200.0, 1e30, -1e30, 1.0, 1.0, 1.0, 1.0];
             let (gu, a) = (t.gpu.upload(1, 8, &v)?, t.gpu.empty(1, 4)?);
             forward(&mut t.rec, act, &gu, &a)?;
-            t.expect("a", &a, || vec![200.0, 0.0, f64::from(1e30f32), 0.0]);
+            t.expect("a", &a, || match act {
+                Activation::Silu | Activation::GeluTanh => vec![200.0, 0.0, f64::from(1e30f32), 0.0],
+                Activation::ClampedSwish => {
+                    let most = 14.0 / (1.0 + (-1.702f64 * 7.0).exp());
+                    vec![most, 0.0, most, 0.0]
+                }
+            });
             Ok(())
         }));
     }
@@ -158,10 +187,17 @@ mod tests {
     #[test]
     fn the_gradients_are_the_slopes() {
         let (g, u, c) = (numbers(15, 1), numbers(15, 2), numbers(15, 3));
-        for act in [Activation::Silu, Activation::GeluTanh] {
+        for act in Activation::ALL {
             let (dg, du) = twin_backward(act, &g, &u, &c);
             finite_difference("gate", &g, &dg, |x| dot(&twin(act, x, &u), &c));
             finite_difference("up", &u, &du, |x| dot(&twin(act, &g, x), &c));
         }
+        // A gate above 7 and ups beyond ±7 move nothing; a gate below -7 does.
+        let (g, u, c) = (numbers(15, 1), numbers(15, 2), numbers(15, 3));
+        let far = |x: &[f64]| x.iter().map(|x| 12.0 * x).collect::<Vec<_>>();
+        let (g, u) = (far(&g), far(&u));
+        let (dg, du) = twin_backward(Activation::ClampedSwish, &g, &u, &c);
+        finite_difference("gate", &g, &dg, |x| dot(&twin(Activation::ClampedSwish, x, &u), &c));
+        finite_difference("up", &u, &du, |x| dot(&twin(Activation::ClampedSwish, &g, x), &c));
     }
 }

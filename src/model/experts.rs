@@ -2,7 +2,7 @@
 
 use super::balance::Balance;
 use super::dropout;
-use super::linear::{self, Back, Ends, Linear};
+use super::linear::{self, Back, Ends, Linear, vector_grad};
 use super::model::Model;
 use crate::arch;
 use crate::gpu::{Recorder, Tensor, pad4};
@@ -10,6 +10,7 @@ use crate::kernels::balance;
 use crate::kernels::experts::{self, Experts};
 use crate::kernels::router::{self, Routes, Routing};
 use crate::kernels::swiglu;
+use crate::kernels::weight::Weight;
 use crate::{Error, Result};
 use std::mem;
 
@@ -40,6 +41,19 @@ fn matrices<'a>(model: &'a Model, linear: Linear, mlp: &arch::Experts) -> Result
     Experts::new(model.operand(linear.weight)?, mlp.count)
 }
 
+/// The biases of a linear layer of the experts, if there are some.
+fn bias(model: &Model, linear: Linear) -> Result<Option<&Tensor>> {
+    linear.bias.and_then(|bias| model.params[bias].as_ref()).map(Weight::dense).transpose()
+}
+
+/// Adds to the gradient by those biases.
+fn add_bias(rec: &mut Recorder, back: Back, linear: Linear, dy: &Tensor, routes: &Routes) -> Result<()> {
+    match linear.bias.map(|bias| vector_grad(back.grads, bias)).transpose()?.flatten() {
+        Some(gradient) => experts::sums(rec, dy, routes, gradient),
+        None => Ok(()),
+    }
+}
+
 /// The branch's output `[T, D]` of the normalised rows y, and what is kept for the backward pass, where it `trains`.
 pub(super) fn forward(
     rec: &mut Recorder,
@@ -52,10 +66,11 @@ pub(super) fn forward(
     let logits = linear::forward(rec, model, Linear::router(layer), y, drop)?;
     let routing = Routing { experts: mlp.count, chosen: mlp.chosen, all: mlp.of_all };
     let routes = router::route(rec, &logits, routing, trains)?;
-    let gu = experts::forward(rec, (y, true), matrices(model, Linear::gate_up(layer), mlp)?, &routes, None)?;
+    let [into, down] = [Linear::gate_up(layer), Linear::down(layer)];
+    let gu = experts::forward(rec, (y, true), matrices(model, into, mlp)?, &routes, bias(model, into)?)?;
     let a = rec.gpu().empty(routes.places(), mlp.width)?;
     swiglu::forward(rec, mlp.activation, &gu, &a)?;
-    let made = experts::forward(rec, (&a, false), matrices(model, Linear::down(layer), mlp)?, &routes, None)?;
+    let made = experts::forward(rec, (&a, false), matrices(model, down, mlp)?, &routes, bias(model, down)?)?;
     let out = rec.gpu().empty(y.rows(), y.cols())?;
     router::gather(rec, &made, &routes, (true, false), &out)?;
     Ok((Acts { logits, routes, gu, a, made }, out))
@@ -84,6 +99,7 @@ pub(super) fn backward(
     if let Some(gradient) = &back.grads[down.weight] {
         experts::forward_tn(rec, (&a, false), &d_made, &routes, Experts::new(gradient, mlp.count)?)?;
     }
+    add_bias(rec, back, down, &d_made, &routes)?;
     mem::drop((a, d_made));
     let dgu = rec.gpu().empty(routes.places(), 2 * pad4(mlp.width))?;
     swiglu::backward(rec, mlp.activation, &gu, &da, &dgu)?;
@@ -91,6 +107,7 @@ pub(super) fn backward(
     if let Some(gradient) = &back.grads[into.weight] {
         experts::forward_tn(rec, (y, true), &dgu, &routes, Experts::new(gradient, mlp.count)?)?;
     }
+    add_bias(rec, back, into, &dgu, &routes)?;
     let own = experts::forward_nt(rec, &dgu, matrices(back.model, into, mlp)?, &routes)?;
     mem::drop(dgu);
     let dy = linear::backward(rec, back, Linear::router(layer), Ends { x: y, dy: &dlogits, drop })?;

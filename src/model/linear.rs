@@ -17,7 +17,7 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(super) struct Linear {
     pub(super) weight: usize,
-    bias: Option<usize>,
+    pub(super) bias: Option<usize>,
 }
 
 impl Linear {
@@ -43,7 +43,7 @@ impl Linear {
 
     /// The router of a block's experts.
     pub(super) fn router(layer: usize) -> Linear {
-        Linear { weight: layer_param(layer, Slot::ROUTER), bias: None }
+        Self::at(layer, Slot::ROUTER, Slot::ROUTER_BIAS)
     }
 
     fn at(layer: usize, weight: Slot, bias: Slot) -> Linear {

@@ -50,10 +50,13 @@ impl Slot {
 }
 
 /// The slots of a mixture of experts, which stand for slots that its layers lack. Its gates and ups stand side by side
-/// expert by expert, `[D, E 2 F]`, and so do the matrices down, `[F, E D]`; each is padded to whole vec4s.
+/// expert by expert, `[D, E 2 F]`, and so do the matrices down, `[F, E D]`; each is padded to whole vec4s, and biases
+/// are as wide.
 impl Slot {
     /// The router, `[D, E]`; these layers attend, and have no norms behind their branches.
     pub(crate) const ROUTER: Slot = Slot::PostNorm2;
+    /// Its bias, `[E]`.
+    pub(crate) const ROUTER_BIAS: Slot = Slot::PostNorm1;
 }
 
 /// The slot of attention's sinks, `[H]`; heads that have some have no norms of q and k.
@@ -158,9 +161,11 @@ pub(crate) fn shape(arch: &Arch, param: usize) -> Option<(usize, usize)> {
         (Slot::Down, Mlp::Gated(mlp)) => Some((pad4(mlp.width), d)),
         (Slot::DownBias, Mlp::Gated(mlp)) => mlp.bias.then_some((1, d)),
         (Slot::ROUTER, Mlp::Experts(mlp)) => Some((pad4(d), mlp.count)),
+        (Slot::ROUTER_BIAS, Mlp::Experts(mlp)) if mlp.bias => Some((1, mlp.count)),
         (Slot::GateUp, Mlp::Experts(mlp)) => Some((pad4(d), mlp.count * 2 * pad4(mlp.width))),
         (Slot::Down, Mlp::Experts(mlp)) => Some((pad4(mlp.width), mlp.count * pad4(d))),
-        (Slot::GateUpBias | Slot::DownBias, Mlp::Experts(_)) => None,
+        (Slot::GateUpBias, Mlp::Experts(mlp)) => mlp.bias.then_some((1, mlp.count * 2 * pad4(mlp.width))),
+        (Slot::DownBias, Mlp::Experts(mlp)) => mlp.bias.then_some((1, mlp.count * pad4(d))),
         (of_mixer, _) => match mixer {
             Mixer::Attention(attention) => attention_shape(attention, of_mixer, d),
             Mixer::ShortConv(conv) => short_conv_shape(conv, of_mixer, d),
@@ -399,19 +404,24 @@ fn of_gated(gated: &Gated, name: &str, at: impl Fn(Slot) -> usize) -> Option<Pla
 }
 
 fn of_experts(experts: &Experts, d: usize, name: &str, at: impl Fn(Slot) -> usize) -> Option<Place> {
-    if name == "gate.weight" {
-        return Some(plain(at(Slot::ROUTER), true));
+    match name {
+        "gate.weight" => return Some(plain(at(Slot::ROUTER), true)),
+        "gate.bias" => return Some(plain(at(Slot::ROUTER_BIAS), false)),
+        _ => {}
     }
     let (number, rest) = name.strip_prefix("experts.")?.split_once('.')?;
     let number = number.parse().ok().filter(|number: &usize| *number < experts.count)?;
     let half = pad4(experts.width);
-    let (slot, first) = match rest {
-        "gate_proj.weight" => (Slot::GateUp, 2 * half * number),
-        "up_proj.weight" => (Slot::GateUp, 2 * half * number + half),
-        "down_proj.weight" => (Slot::Down, pad4(d) * number),
+    let (slot, first, turned) = match rest {
+        "gate_proj.weight" => (Slot::GateUp, 2 * half * number, true),
+        "up_proj.weight" => (Slot::GateUp, 2 * half * number + half, true),
+        "down_proj.weight" => (Slot::Down, pad4(d) * number, true),
+        "gate_proj.bias" => (Slot::GateUpBias, 2 * half * number, false),
+        "up_proj.bias" => (Slot::GateUpBias, 2 * half * number + half, false),
+        "down_proj.bias" => (Slot::DownBias, pad4(d) * number, false),
         _ => return None,
     };
-    Some(Place { parts: vec![Piece::all(first, None)], ..plain(at(slot), true) })
+    Some(Place { parts: vec![Piece::all(first, None)], ..plain(at(slot), turned) })
 }
 
 impl Place {

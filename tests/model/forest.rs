@@ -49,7 +49,14 @@ fn model(gpu: &Gpu, window: Option<usize>) -> Model {
     let net = DeltaNet { key_heads: 2, value_heads: 4, key_dim: 6, value_dim: 5, taps: 4 };
     let net = Layer { mixer: Mixer::DeltaNet(net), ..convolution.clone() };
     let experts = Layer {
-        mlp: Mlp::Experts(Experts { count: 5, chosen: 2, width: 14, activation: Activation::Silu, of_all: true }),
+        mlp: Mlp::Experts(Experts {
+            count: 5,
+            chosen: 2,
+            width: 14,
+            activation: Activation::ClampedSwish,
+            of_all: true,
+            bias: true,
+        }),
         ..block(None, None, Norms::Before, None)
     };
     let arch = Arch {

@@ -111,7 +111,8 @@ fn set_experts(
     }
     for (block, layer) in arch.layers.iter_mut().enumerate() {
         if let (true, Mlp::Gated(gated)) = (sparse(block), &layer.mlp) {
-            layer.mlp = Mlp::Experts(Experts { count, chosen, width, activation: gated.activation, of_all });
+            let activation = gated.activation;
+            layer.mlp = Mlp::Experts(Experts { count, chosen, width, activation, of_all, bias: false });
         }
     }
     let routes = arch.layers.iter().any(|layer| layer.mlp.experts().is_some());

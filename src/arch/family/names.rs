@@ -126,12 +126,11 @@ fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
 /// The matrices of each expert by itself, as files have them.
 fn experts(mlp: &Experts, d: usize) -> Named {
     let f = mlp.width;
-    let router = (format!("{ROUTER}.weight"), vec![mlp.count, d]);
     let of = |e: usize| {
-        let matrix = |name: &str, shape: [usize; 2]| (format!("{EXPERTS}.{e}.{name}.weight"), shape.to_vec());
-        [matrix("gate_proj", [f, d]), matrix("up_proj", [f, d]), matrix("down_proj", [d, f])]
+        let part = |name: &str, shape| linear(&format!("{EXPERTS}.{e}.{name}"), shape, mlp.bias);
+        [part("gate_proj", [f, d]), part("up_proj", [f, d]), part("down_proj", [d, f])].concat()
     };
-    std::iter::once(router).chain((0..mlp.count).flat_map(of)).collect()
+    linear(ROUTER, [mlp.count, d], mlp.bias).into_iter().chain((0..mlp.count).flat_map(of)).collect()
 }
 
 /// The modules of a mixture of experts in a block.
