@@ -90,6 +90,9 @@ pub enum Naming {
     Shared,
     /// Each is a tensor of its own, and these modules have other names than Llama's, which stand first.
     Renamed(&'static [(&'static str, &'static str)]),
+    /// The matrices of all experts are one tensor, turned, with gates and ups by turns, and so are their biases; the
+    /// router is called one (gpt-oss).
+    Stacked,
 }
 
 impl Naming {
@@ -97,6 +100,7 @@ impl Naming {
     pub(crate) fn renamed(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Naming::Renamed(names) => names,
+            Naming::Stacked => &[("mlp.gate", "mlp.router")],
             Naming::Apart | Naming::Fused | Naming::Shared => &[],
         }
     }

@@ -5,7 +5,7 @@ use super::lora::{Group, Lora};
 use super::params::{self, Storage};
 use super::places::{self, heads};
 use crate::arch::lora::Adapter;
-use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor};
+use crate::arch::{Arch, Dtype, Layer, Mixer, Mlp, NamedTensor, family};
 use crate::gpu::{Gpu, Part, Tensor, mib, pad4};
 use crate::kernels::cast;
 use crate::kernels::delta::Sizes;
@@ -51,13 +51,18 @@ impl Model {
     }
 
     /// Makes a model of a shape alone, for a device that counts ([`Gpu::counting`]): with the memory that
-    /// [`Model::load_as`] would take for a file whose matrices are stored as `dtype`.
+    /// [`Model::load_as`] would take for a file whose matrices are stored as `dtype`; where that is MXFP4, it is so for
+    /// experts alone, and other matrices are in bf16, as such models are published.
     ///
     /// # Errors
     /// The device is out of memory.
     pub fn of_shape(gpu: &Gpu, arch: &Arch, dtype: Dtype, storage: Storage) -> Result<Model> {
         let _part = gpu.book(Part::Weights);
-        Self::with(gpu, arch, params::room(gpu, arch, storage, &|_| Ok(dtype))?)
+        let of = |name: &str| match dtype {
+            Dtype::Mxfp4 if family::in_stack(arch, name).is_none() => Ok(Dtype::BF16),
+            _ => Ok(dtype),
+        };
+        Self::with(gpu, arch, params::room(gpu, arch, storage, &of)?)
     }
 
     /// This model without values, on a device that counts.

@@ -419,6 +419,11 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
         let (others, path) = (weights.keep_text_part(), path.display());
         warnings.push(format!("{path}: only the text part is read; {others} tensors of other parts are left out"));
     }
+    weights.unstack(path, &arch)?;
+    // What is written of it is not quantised.
+    if let Some(keys) = config.as_object_mut() {
+        keys.remove("quantization_config");
+    }
     let text = Text::open(path)?;
     Ok(ModelSource {
         path: path.to_path_buf(),

@@ -60,9 +60,9 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     let (heads, kv_heads) = head.heads()?;
     let net = head.delta_net()?;
     for (file, tensor) in &tensors {
-        if let Some((layer, matrix)) = head.known.stack(&tensor.name) {
+        if let Some((layer, part)) = head.known.stack(&tensor.name) {
             for (expert, entry) in unstacked(path, *file, tensor)?.into_iter().enumerate() {
-                weights.insert(of_expert(layer, expert, matrix), entry);
+                weights.insert(of_expert(layer, expert, &part), entry);
             }
             continue;
         }
@@ -103,12 +103,13 @@ fn model(path: &Path, parts: Vec<gguf_parts::OpenedPart>) -> Result<GgufModel> {
     Ok(GgufModel { weights, config, generation_config, gguf })
 }
 
-/// The matrices of a stack `[E, out, in]`.
+/// The matrices of a stack `[E, out, in]`, or the biases of one `[E, out]`.
 fn unstacked(path: &Path, file: usize, tensor: &GgufTensor) -> Result<Vec<Entry>> {
     let [experts, ref shape @ ..] = tensor.shape[..] else { return Ok(Vec::new()) };
     let bytes = tensor.range.len() / experts.max(1);
-    if shape.len() != 2 || bytes * experts != tensor.range.len() {
-        let what = format!("tensor {}: shape {:?} is no stack of experts' matrices", tensor.name, tensor.shape);
+    let axes = if tensor.name.ends_with(".bias") { 1 } else { 2 };
+    if shape.len() != axes || bytes * experts != tensor.range.len() {
+        let what = format!("tensor {}: shape {:?} is no stack of experts' parts", tensor.name, tensor.shape);
         return Err(Error::file(path, what));
     }
     let one = |expert: usize| {
@@ -330,12 +331,13 @@ impl Head<'_> {
             }
         }
         if let Some(normalised) = self.known.experts {
-            set("num_experts", json!(self.required("expert_count")?));
+            let [count, width] = self.known.expert_keys;
+            set(count, json!(self.required("expert_count")?));
             set("num_experts_per_tok", json!(self.required("expert_used_count")?));
             set("norm_topk_prob", json!(normalised));
             set("decoder_sparse_step", json!(1));
-            if let Some(width) = self.count("expert_feed_forward_length")? {
-                set("moe_intermediate_size", json!(width));
+            if let Some(n) = self.count("expert_feed_forward_length")? {
+                set(width, json!(n));
             }
         }
         if let Some(net) = self.delta_net()? {
@@ -424,6 +426,9 @@ impl Head<'_> {
                 rope["factor"] = json!(factor);
                 if kind == "yarn" {
                     rope["original_max_position_embeddings"] = json!(original);
+                    if !self.known.ramp_is_cut {
+                        rope["truncate"] = json!(false);
+                    }
                     for (key, stored) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
                         if let Some(value) = scaling(stored)? {
                             rope[key] = json!(value);

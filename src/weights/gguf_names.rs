@@ -24,7 +24,7 @@ const PARTS: [(&str, &str); 12] = [
     ("ffn_gate_inp", "mlp.gate"),
 ];
 
-/// Matrices of all experts, which lie one behind the other.
+/// Matrices of all experts, which lie one behind the other; so do their biases.
 const STACKS: [(&str, &str); 3] =
     [("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
@@ -72,19 +72,21 @@ impl GgufFamily {
         (part == whole).then(|| halves.map(|half| format!("blk.{layer}.{half}.{kind}")))
     }
 
-    /// The number of the block and the matrix of an expert that a stack of them holds.
-    pub(super) fn stack(&self, name: &str) -> Option<(u32, &'static str)> {
+    /// The number of the block, and the part of an expert (its matrix or bias) that a stack of them holds.
+    pub(super) fn stack(&self, name: &str) -> Option<(u32, String)> {
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-        let (_, own) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(stored, _)| is_weight(part, stored))?;
-        Some((layer.parse().ok()?, own))
+        let (part, kind) = part.rsplit_once('.')?;
+        let (_, own) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(stored, _)| *stored == part)?;
+        Some((layer.parse().ok()?, format!("{own}.{kind}")))
     }
 
-    /// The name of the stack that holds an expert's matrix (Hugging Face's name), and the expert's number.
+    /// The name of the stack that holds an expert's part (Hugging Face's name), and the expert's number.
     pub(super) fn stacked(&self, name: &str) -> Option<(String, usize)> {
         let (layer, part) = name.strip_prefix("model.layers.")?.split_once(".mlp.experts.")?;
         let (number, part) = part.split_once('.')?;
-        let (stored, _) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(_, own)| is_weight(part, own))?;
-        Some((format!("blk.{layer}.{stored}.weight"), number.parse().ok()?))
+        let (part, kind) = part.rsplit_once('.')?;
+        let (stored, _) = STACKS.iter().filter(|_| self.experts.is_some()).find(|(_, own)| *own == part)?;
+        Some((format!("blk.{layer}.{stored}.{kind}"), number.parse().ok()?))
     }
 
     /// Whether the rows of this tensor (Hugging Face's name) alternate between the halves of each head.
@@ -114,9 +116,9 @@ fn is_weight(name: &str, module: &str) -> bool {
     name.strip_suffix(".weight") == Some(module)
 }
 
-/// The name in Hugging Face's files of an expert's matrix.
-pub(super) fn of_expert(layer: u32, expert: usize, matrix: &str) -> String {
-    format!("model.layers.{layer}.mlp.experts.{expert}.{matrix}.weight")
+/// The name that an expert's part has by itself.
+pub(super) fn of_expert(layer: u32, expert: usize, part: &str) -> String {
+    format!("model.layers.{layer}.mlp.experts.{expert}.{part}")
 }
 
 /// Puts rows that alternate between the halves of each head (2i, 2i + 1) back into Hugging Face's order (i, i + hd /
@@ -182,6 +184,9 @@ mod tests {
             ("qwen3_5_text", "blk.2.attn_gate.weight", Some("model.layers.2.linear_attn.in_proj_z.weight")),
             ("llama", "blk.2.ssm_a", None),
             ("lfm2", "blk.1.ffn_down.weight", Some("model.layers.1.feed_forward.w2.weight")),
+            ("gpt_oss", "blk.2.attn_sinks.weight", Some("model.layers.2.self_attn.sinks")),
+            ("gpt_oss", "blk.2.ffn_gate_inp.bias", Some("model.layers.2.mlp.router.bias")),
+            ("gpt_oss", "blk.2.post_attention_norm.weight", Some("model.layers.2.post_attention_layernorm.weight")),
             ("llama", "blk.x.ffn_down.weight", None),
             ("llama", "blk.0.weight", None),
             ("llama", "rope_freqs.weight", None),

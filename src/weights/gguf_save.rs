@@ -83,7 +83,9 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
         let mut add = |name: String, shape: Vec<usize>, source: Source| {
             let of_taps = matches!(&source, Source::Parameter(name) if is_convolution(name));
             let (wanted, width) = match shape[..] {
-                [.., _, width] if !of_taps => (parts.types.wanted(&name, &arch, known), width),
+                [.., _, width] if !of_taps && !name.ends_with(".bias") => {
+                    (parts.types.wanted(&name, &arch, known), width)
+                }
                 _ => (Dtype::F32, 1),
             };
             let dtype = fitting(wanted, width);
@@ -491,8 +493,9 @@ impl Model<'_> {
                     if own {
                         return Err(self.cannot("yarn has a factor on queries and keys of its own"));
                     }
-                    if rope.get("truncate").and_then(Value::as_bool) == Some(false) {
-                        return Err(self.cannot("rope parameter truncate is false"));
+                    let is_cut = rope.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+                    if is_cut != self.known.ramp_is_cut {
+                        return Err(self.cannot(format!("rope parameter truncate is {is_cut}")));
                     }
                     let original = original.unwrap_or(self.arch.max_position_embeddings);
                     self.count("rope.scaling.original_context_length", original)?;

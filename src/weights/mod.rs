@@ -19,9 +19,11 @@ mod gguf_vocabulary;
 pub(crate) mod peft;
 pub(crate) mod safetensors;
 pub(crate) mod save;
+mod stacks;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod unstack;
 
 pub use gguf::{Gguf, GgufValue};
 pub use gguf_save::{save_gguf, write_gguf};

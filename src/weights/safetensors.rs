@@ -239,7 +239,9 @@ pub(super) struct Types {
 
 impl Types {
     fn of(self, tensor: &NamedTensor) -> Dtype {
-        if tensor.shape.len() > 1 { self.matrices } else { self.vectors }
+        // Biases of all experts are one tensor.
+        let matrix = tensor.shape.len() > 1 && !tensor.name.ends_with("_bias");
+        if matrix { self.matrices } else { self.vectors }
     }
 }
 

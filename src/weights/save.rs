@@ -163,6 +163,10 @@ fn write_parts(folder: &Path, parts: &ModelParts<'_>, types: Types) -> Result<()
     if let Some(text) = parts.text {
         write_text(folder, text)?;
     }
+    let arch = family::arch(parts.config)?;
+    if family::is_stacked(&arch) {
+        return write_shards(folder, &family::as_modules(&arch, parts.tensors.to_vec()), types, MAX_SHARD);
+    }
     write_shards(folder, parts.tensors, types, MAX_SHARD)
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::gguf_delta::Reordered;
-use super::gguf_names;
+use super::{gguf_names, stacks};
 use crate::arch::Dtype;
 use crate::disk;
 use crate::{Error, Result};
@@ -43,6 +43,11 @@ impl Mapped {
     /// Some of the file's bytes. There must be so many.
     pub(super) fn part(&self, range: std::ops::Range<usize>) -> Result<Cow<'_, [u8]>> {
         self.map.part(range).map_err(Error::io(&self.path))
+    }
+
+    /// The error for a stack that ends before what is read of it.
+    fn is_short(&self, name: &str) -> Error {
+        Error::file(&self.path, format!("the stack that holds {name} is shorter than its shape says"))
     }
 
     pub(super) fn open(path: &Path) -> Result<Self> {
@@ -83,6 +88,11 @@ pub(super) enum Change {
     PlusOne,
     /// Heads stand in another order (GGUF's qwen35, delta nets).
     Reordered(Reordered),
+    /// It is one expert's part of a stack: element (out, in) stands at `first + out · steps[0] + in · steps[1]`.
+    InStack { first: usize, steps: [usize; 2] },
+    /// It is rows `first`, `first + step`, … of a stack of blocks of MXFP4, whose scales are apart: their file, and
+    /// where they lie in it.
+    Packed { first: usize, step: usize, scales: (usize, std::ops::Range<usize>) },
 }
 
 /// Bytes that are sampled of a tensor's beginning, middle and end.
@@ -160,6 +170,15 @@ impl Weights {
                 Cow::Owned(values.iter().flat_map(|v| (v - 1.0).to_le_bytes()).collect())
             }
             (Change::Reordered(reordered), Ok(stored)) => Cow::Owned(reordered.read(&data, &entry.shape, *stored)),
+            (Change::InStack { first, steps }, Ok(stored)) => {
+                let part = stacks::out_of_stack(&data, stored.block().1, &entry.shape, *first, *steps);
+                Cow::Owned(part.ok_or_else(|| file.is_short(name))?)
+            }
+            (Change::Packed { first, step, scales: (of, range) }, _) => {
+                let scales = self.files[*of].part(range.clone())?;
+                let part = stacks::out_of_blocks((&data, &scales), &entry.shape, (*first, *step));
+                Cow::Owned(part.ok_or_else(|| file.is_short(name))?)
+            }
             _ => data,
         };
         Ok(WeightView { name, dtype, shape: &entry.shape, data })
@@ -222,6 +241,17 @@ impl Weights {
             }
         }
         before - self.names.len()
+    }
+
+    /// Where the tensor of a name lies.
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// Lets go of tensors by their names.
+    pub(super) fn forget(&mut self, names: &std::collections::HashSet<String>) {
+        self.names.retain(|name| !names.contains(name));
+        self.entries.retain(|name, _| !names.contains(name));
     }
 
     pub(super) fn insert(&mut self, name: String, entry: Entry) {

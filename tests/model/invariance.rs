@@ -42,6 +42,7 @@ fn any_batch(gpu: &Gpu, variant: &str) {
         "qwen3_5",
         "qwen3_moe",
         "olmoe",
+        "gpt_oss",
     ];
     for name in names {
         let source = ModelSource::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap();

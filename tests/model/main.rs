@@ -1,5 +1,6 @@
 //! Models: read, kept in memory, scored and decoded.
 
+mod experts;
 mod forest;
 mod gguf;
 mod gguf_file;

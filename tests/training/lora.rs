@@ -17,7 +17,7 @@ use selfreward::train::{LearningRate, Optimiser, Trainer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ADAPTERS: [&str; 18] = [
+const ADAPTERS: [&str; 19] = [
     "all",
     "qv",
     "fused",
@@ -31,6 +31,7 @@ const ADAPTERS: [&str; 18] = [
     "tied",
     "others",
     "experts",
+    "stacked_experts",
     "dora",
     "dora_some",
     "dora_outer",

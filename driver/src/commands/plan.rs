@@ -194,8 +194,10 @@ impl Shape {
         };
         let config: serde_json::Value = read_json(path)?;
         let arch = family::arch(&config).with_context(|| path.display().to_string())?;
-        let own = config.get("dtype").or(config.get("torch_dtype")).and_then(|d| d.as_str());
+        let blocks = config.pointer("/quantization_config/quant_method");
+        let own = blocks.or(config.get("dtype")).or(config.get("torch_dtype")).and_then(|d| d.as_str());
         let dtype = args.stored.unwrap_or(match own {
+            Some("mxfp4") => Dtype::Mxfp4,
             Some("bfloat16") => Dtype::BF16,
             Some("float16") => Dtype::F16,
             _ => Dtype::F32,

@@ -205,8 +205,12 @@ pub(super) fn check(keys: &Keys<'_>, arch: &Arch) -> Result<()> {
     if arch.rms_norm_eps.is_nan() || arch.rms_norm_eps < 0.0 || arch.rms_norm_eps.is_infinite() {
         return wrong(format!("the norms' eps is {}; expected a small positive number", arch.rms_norm_eps));
     }
-    if keys.value("quantization_config").is_some() {
-        return wrong("quantization_config: quantised Hugging Face folders are not read; use a GGUF file".into());
+    if let Some(config) = keys.value("quantization_config") {
+        let method = Keys(config).text("quant_method")?.unwrap_or_default();
+        if arch.naming != Naming::Stacked || method != "mxfp4" {
+            let what = "quantised Hugging Face folders are not read, but for gpt-oss in mxfp4; use a GGUF file";
+            return wrong(format!("quantization_config: {what}"));
+        }
     }
     Ok(())
 }

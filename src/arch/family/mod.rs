@@ -8,6 +8,7 @@ mod common;
 mod experts;
 mod gemma2;
 mod gemma3;
+mod gpt_oss;
 mod granite;
 mod keys;
 mod lfm2;
@@ -15,6 +16,7 @@ mod llama;
 mod ministral;
 mod ministral3;
 mod mistral;
+mod modules;
 mod names;
 mod nearest;
 mod olmo;
@@ -32,8 +34,10 @@ use serde_json::Value;
 use super::shape::Arch;
 use crate::{Error, Result};
 use keys::Keys;
+pub use modules::as_modules;
+pub(crate) use modules::{InStack, in_stack, is_stacked};
+pub use names::parameters;
 pub(crate) use names::usual;
-pub use names::{as_modules, parameters};
 pub(crate) use nearest::nearest;
 pub(crate) use rope::dynamic;
 pub use row::Family;
@@ -45,6 +49,7 @@ pub use whole::text_part;
 pub const FAMILIES: &[Family] = &[
     gemma2::FAMILY,
     gemma3::FAMILY,
+    gpt_oss::FAMILY,
     granite::GRANITE,
     granite::GRANITE_4,
     lfm2::FAMILY,

@@ -2,9 +2,7 @@
 
 use crate::arch::layer::{Attention, DeltaNet, Experts, Gated, Mixer, Mlp, Norms, QkNorm, ShortConv};
 use crate::arch::shape::{Arch, Naming};
-use crate::arch::tensor::NamedTensor;
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 type Named = Vec<(String, Vec<usize>)>;
 
@@ -113,7 +111,7 @@ fn delta_net(net: &DeltaNet, d: usize) -> Named {
 fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
     let f = mlp.width;
     let into = match naming {
-        Naming::Apart | Naming::Renamed(_) => {
+        Naming::Apart | Naming::Renamed(_) | Naming::Stacked => {
             [linear("mlp.gate_proj", [f, d], mlp.bias), linear("mlp.up_proj", [f, d], mlp.bias)].concat()
         }
         Naming::Fused => linear("mlp.gate_up_proj", [2 * f, d], mlp.bias),
@@ -123,7 +121,7 @@ fn gated(mlp: &Gated, d: usize, naming: Naming) -> Named {
     [into, linear(down, [d, f], mlp.bias)].concat()
 }
 
-/// The matrices of each expert by itself, as files have them.
+/// The matrices of each expert by itself, as most files have them; [`super::modules`] has the others.
 fn experts(mlp: &Experts, d: usize) -> Named {
     let f = mlp.width;
     let of = |e: usize| {
@@ -135,48 +133,7 @@ fn experts(mlp: &Experts, d: usize) -> Named {
 
 /// The modules of a mixture of experts in a block.
 const ROUTER: &str = "mlp.gate";
-const EXPERTS: &str = "mlp.experts";
-
-/// Tensors of a model's parameters as transformers' modules hold them: the matrices of all experts in one,
-/// `experts.gate_up_proj` `[E, 2 F, D]` with each gate above its up, and `experts.down_proj` `[E, D, F]`.
-pub fn as_modules(arch: &Arch, tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
-    if arch.layers.iter().all(|layer| layer.mlp.experts().is_none()) {
-        return tensors;
-    }
-    let (mut all, mut places): (Vec<NamedTensor>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
-    for tensor in tensors {
-        let parted = tensor.name.split_once(&format!(".{EXPERTS}.")).and_then(|(layer, rest)| {
-            let (number, rest) = rest.split_once('.')?;
-            Some((layer, number.parse::<usize>().ok()?, rest.strip_suffix(".weight")?))
-        });
-        let of_layer = |layer: &str| {
-            let number = layer.rsplit('.').next()?.parse::<usize>().ok()?;
-            arch.layers.get(number)?.mlp.experts()
-        };
-        let Some((layer, expert, part)) = parted else {
-            all.push(tensor);
-            continue;
-        };
-        let Some(mlp) = of_layer(layer).filter(|mlp| expert < mlp.count) else {
-            all.push(tensor);
-            continue;
-        };
-        let (d, f) = (arch.hidden_size, mlp.width);
-        let (fused, shape, first) = match part {
-            "gate_proj" => ("gate_up_proj", vec![mlp.count, 2 * f, d], 2 * f * d * expert),
-            "up_proj" => ("gate_up_proj", vec![mlp.count, 2 * f, d], 2 * f * d * expert + f * d),
-            _ => ("down_proj", vec![mlp.count, d, f], d * f * expert),
-        };
-        let name = format!("{layer}.{EXPERTS}.{fused}");
-        let at = *places.entry(name.clone()).or_insert_with(|| {
-            let data = vec![0.0; shape.iter().product()];
-            all.push(NamedTensor { name, shape, data });
-            all.len() - 1
-        });
-        all[at].data[first..first + tensor.data.len()].copy_from_slice(&tensor.data);
-    }
-    all
-}
+pub(super) const EXPERTS: &str = "mlp.experts";
 
 /// A linear layer's weight `[out, in]` and, where it has one, its bias `[out]`.
 fn linear(name: &str, [out, inner]: [usize; 2], bias: bool) -> Named {

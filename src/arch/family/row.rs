@@ -106,6 +106,10 @@ pub(crate) struct GgufFamily {
     /// Whether the weights of experts are probabilities among those chosen, in llama.cpp's graph; None where there are
     /// no experts.
     pub(crate) experts: Option<bool>,
+    /// config.json's keys of the number of experts and of their width.
+    pub(crate) expert_keys: [&'static str; 2],
+    /// Whether YaRN's ramp begins and ends at whole channels (`truncate`), of which the file says nothing.
+    pub(crate) ramp_is_cut: bool,
 }
 
 /// How a GGUF file says which blocks see how far.
@@ -160,4 +164,6 @@ pub(super) const GGUF: GgufFamily = GgufFamily {
     nets: false,
     convolves: false,
     experts: None,
+    expert_keys: ["num_experts", "moe_intermediate_size"],
+    ramp_is_cut: true,
 };

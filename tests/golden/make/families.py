@@ -10,7 +10,7 @@ images beside their text part, which alone is asked.
 import copy, json, os, shutil, sys
 import torch, transformers, safetensors
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GraniteConfig,
+from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, Gemma3Config, Gemma3TextConfig, GptOssConfig, GraniteConfig,
                           GraniteMoeHybridConfig, Lfm2Config, LlamaConfig, Ministral3Config, MinistralConfig, Mistral3Config, MistralConfig,
                           Olmo2Config, Olmo3Config, OlmoeConfig, Phi3Config, PixtralVisionConfig, Qwen2Config, Qwen3_5Config, Qwen3_5TextConfig,
                           Qwen3Config, Qwen3MoeConfig, SiglipVisionConfig, SmolLM3Config)
@@ -90,6 +90,11 @@ CASES = {
                                            rope_parameters=default)),
     "olmoe": (734, OlmoeConfig(**common, vocab_size=63, hidden_size=24, intermediate_size=13, num_experts=8, num_experts_per_tok=2,
                                num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, rope_parameters=default)),
+    # Windows before and behind a block that sees everything, YaRN whose ramp is not cut.
+    "gpt_oss": (735, GptOssConfig(**{**common, "num_hidden_layers": 3}, vocab_size=63, hidden_size=22, intermediate_size=13, num_local_experts=5,
+                                  num_experts_per_tok=2, num_attention_heads=4, num_key_value_heads=2, head_dim=10, sliding_window=6,
+                                  rope_parameters={"rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                                                   "truncate": False, "original_max_position_embeddings": 16})),
     # Queries that grow every 16 positions.
     "ministral3": (717, Ministral3Config(**common, vocab_size=62, hidden_size=22, intermediate_size=27, num_attention_heads=4, num_key_value_heads=2,
                                          head_dim=10, sliding_window=29, tie_word_embeddings=True,
@@ -171,6 +176,9 @@ def make(seed, config, of=AutoModelForCausalLM):
         for name, p in m.named_parameters():
             # Decays by which the state of a delta net lasts some rows.
             p.sub_(3.5) if name.endswith(".A_log") else None
+            # Gates and ups of which some are cut off, sinks that take their part of a softmax.
+            p.mul_(20.0) if name.endswith(".gate_up_proj_bias") else None
+            p.mul_(10.0) if name.endswith(".sinks") else None
     g = torch.Generator().manual_seed(seed)
     return m, g, lambda n: torch.randint(3, config.get_text_config().vocab_size, (n,), generator=g).tolist()
 

@@ -65,6 +65,8 @@ CASES = {
                                              use_dora=True)),
     # Beside attention alone, where some blocks have experts.
     "experts": ("qwen3_moe_some", 816, dict(r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])),
+    # Beside experts whose matrices are one tensor, and sinks.
+    "stacked_experts": ("gpt_oss", 819, dict(r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])),
     # Names of other families' layers mean nothing here.
     "others": ("qwen3", 813, dict(r=2, lora_alpha=3, target_modules=["c_attn", "o_proj", "query_key_value"])),
     # One adapter for the embedding and the output matrix, which are one. The trajectory is not ours: in PEFT both names share memory,
