@@ -46,7 +46,7 @@ impl Tiles {
 
     /// Entries of `unit` values each, from the file's order into Hugging Face's. There are as many as
     /// [`Reordered::fits`] asks for.
-    fn from_file<T: Copy>(self, data: &[T], unit: usize) -> Vec<T> {
+    fn read<T: Copy>(self, data: &[T], unit: usize) -> Vec<T> {
         let mut out = data.to_vec();
         for (own, stored, length) in self.runs() {
             out[own * unit..][..length * unit].copy_from_slice(&data[stored * unit..][..length * unit]);
@@ -54,8 +54,8 @@ impl Tiles {
         out
     }
 
-    /// The reverse of [`Tiles::from_file`].
-    fn to_file<T: Copy>(self, data: &[T], unit: usize) -> Vec<T> {
+    /// The reverse of [`Tiles::read`].
+    fn write<T: Copy>(self, data: &[T], unit: usize) -> Vec<T> {
         let mut out = data.to_vec();
         for (own, stored, length) in self.runs() {
             out[stored * unit..][..length * unit].copy_from_slice(&data[own * unit..][..length * unit]);
@@ -122,19 +122,19 @@ impl Reordered {
             values
         };
         match self {
-            Reordered::Rows(tiles) => tiles.from_file(data, row),
+            Reordered::Rows(tiles) => tiles.read(data, row),
             Reordered::Columns(tiles) if self.dtype(stored) == stored => {
                 // Whole blocks are moved.
                 let blocks = Tiles { size: tiles.size / stored.block().0, ..tiles };
-                data.chunks_exact(row).flat_map(|data| blocks.from_file(data, row / blocks.len())).collect()
+                data.chunks_exact(row).flat_map(|data| blocks.read(data, row / blocks.len())).collect()
             }
             Reordered::Columns(tiles) => {
                 let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
-                values().chunks_exact(tiles.len()).flat_map(|row| tiles.from_file(row, 1)).flat_map(half).collect()
+                values().chunks_exact(tiles.len()).flat_map(|row| tiles.read(row, 1)).flat_map(half).collect()
             }
             Reordered::Decays(tiles) => {
                 let log = |x: f32| ((-f64::from(x)).ln() as f32).to_le_bytes();
-                tiles.from_file(&values(), 1).into_iter().flat_map(log).collect()
+                tiles.read(&values(), 1).into_iter().flat_map(log).collect()
             }
         }
     }
@@ -142,12 +142,10 @@ impl Reordered {
     /// Values of a tensor `[rows, …]` as a file has them.
     pub(super) fn write(self, values: &[f32], rows: usize) -> Vec<f32> {
         match self {
-            Reordered::Rows(tiles) => tiles.to_file(values, values.len() / rows.max(1)),
-            Reordered::Columns(tiles) => {
-                values.chunks_exact(tiles.len()).flat_map(|row| tiles.to_file(row, 1)).collect()
-            }
+            Reordered::Rows(tiles) => tiles.write(values, values.len() / rows.max(1)),
+            Reordered::Columns(tiles) => values.chunks_exact(tiles.len()).flat_map(|row| tiles.write(row, 1)).collect(),
             Reordered::Decays(tiles) => {
-                tiles.to_file(values, 1).into_iter().map(|x| -(f64::from(x).exp()) as f32).collect()
+                tiles.write(values, 1).into_iter().map(|x| -(f64::from(x).exp()) as f32).collect()
             }
         }
     }
@@ -197,8 +195,8 @@ mod tests {
         let tiles = Tiles { before: 1, keys: 2, sharing: 3, size: 2 };
         let own: Vec<u32> = (0..13).collect();
         let stored = [0, 1, 2, 7, 8, 3, 4, 9, 10, 5, 6, 11, 12];
-        assert_eq!(tiles.to_file(&own, 1), stored);
-        assert_eq!(tiles.from_file(&stored, 1), own);
+        assert_eq!(tiles.write(&own, 1), stored);
+        assert_eq!(tiles.read(&stored, 1), own);
     }
 
     #[test]

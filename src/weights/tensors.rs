@@ -141,7 +141,7 @@ impl Weights {
         Ok(match entry.change {
             Change::PlusOne => Dtype::F32,
             Change::Reordered(reordered) => reordered.dtype(dtype),
-            Change::None | Change::Interleaved(_) => dtype,
+            Change::None | Change::Interleaved(_) | Change::InStack { .. } | Change::Packed { .. } => dtype,
         })
     }
 

@@ -96,6 +96,19 @@ fn olmoe(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     Ok(arch)
 }
 
+/// Sets the weight of the routers' auxiliary loss, which counts where router logits are asked for; `usual` is the class's.
+pub(super) fn set_aux_loss(keys: &Keys<'_>, arch: &mut Arch, usual: f64) -> Result<()> {
+    let loss = keys.number("router_aux_loss_coef")?.unwrap_or(usual);
+    if !(loss >= 0.0 && loss.is_finite()) {
+        return Err(Error::Input(format!("router_aux_loss_coef is {loss}; expected a number of at least 0")));
+    }
+    let routes = arch.layers.iter().any(|layer| layer.mlp.experts().is_some());
+    if keys.flag("output_router_logits")?.unwrap_or(false) && routes {
+        arch.router_aux_loss_coef = loss as f32;
+    }
+    Ok(())
+}
+
 /// Puts experts in the place of the MLPs of the blocks that are `sparse`; `loss` is the class's `router_aux_loss_coef`.
 fn set_experts(
     keys: &Keys<'_>,
@@ -105,21 +118,13 @@ fn set_experts(
 ) -> Result<()> {
     let chosen = keys.size("num_experts_per_tok")?.unwrap_or(8);
     let of_all = !keys.flag("norm_topk_prob")?.unwrap_or(false);
-    let loss = keys.number("router_aux_loss_coef")?.unwrap_or(loss);
-    if !(loss >= 0.0 && loss.is_finite()) {
-        return Err(Error::Input(format!("router_aux_loss_coef is {loss}; expected a number of at least 0")));
-    }
     for (block, layer) in arch.layers.iter_mut().enumerate() {
         if let (true, Mlp::Gated(gated)) = (sparse(block), &layer.mlp) {
             let activation = gated.activation;
             layer.mlp = Mlp::Experts(Experts { count, chosen, width, activation, of_all, bias: false });
         }
     }
-    let routes = arch.layers.iter().any(|layer| layer.mlp.experts().is_some());
-    if keys.flag("output_router_logits")?.unwrap_or(false) && routes {
-        arch.router_aux_loss_coef = loss as f32;
-    }
-    Ok(())
+    set_aux_loss(keys, arch, loss)
 }
 
 #[cfg(test)]
@@ -129,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_routers_loss_counts_where_the_configuration_asks_for_router_logits() {
-        for (model_type, usual) in [("qwen3_moe", 0.001), ("olmoe", 0.01)] {
+        for (model_type, usual) in [("qwen3_moe", 0.001), ("olmoe", 0.01), ("gpt_oss", 0.001)] {
             let read = |flag: bool, given: Option<f64>| {
                 let config = json!({
                     "model_type": model_type, "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2,

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::common::{LLAMA, PLAIN, attentions, set_biases, set_windows, sizes, sliding, window};
+use super::experts::set_aux_loss;
 use super::keys::Keys;
 use super::rope::{self, RopeContext};
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows, Within};
@@ -57,10 +58,6 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     if let Some(act) = keys.text("hidden_act")?.filter(|act| *act != "silu") {
         return Err(Error::Input(format!("hidden_act is {act:?}; silu, of which the clamped one is made, is built")));
     }
-    if keys.flag("output_router_logits")?.unwrap_or(false) {
-        let what = "output_router_logits is true: the router's auxiliary loss is not built; set it to false";
-        return Err(Error::Input(what.into()));
-    }
     let (mut arch, attention) = sizes(keys, family)?;
     let (head_dim, longest) = (attention.head_dim, arch.max_position_embeddings);
     let context = RopeContext { head_dim, theta: family.defaults.rope_theta, longest, original: None };
@@ -84,6 +81,7 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         bias: true,
     };
     arch.layers.iter_mut().for_each(|layer| layer.mlp = Mlp::Experts(experts.clone()));
+    set_aux_loss(keys, &mut arch, 0.001)?;
     Ok(arch)
 }
 
@@ -147,7 +145,6 @@ mod tests {
             ("swiglu_limit", json!(5.0)),
             ("swiglu_alpha", json!(1.0)),
             ("hidden_act", json!("gelu")),
-            ("output_router_logits", json!(true)),
             ("quantization_config", json!({"quant_method": "fp8"})),
             ("num_experts_per_tok", json!(33)),
         ] {

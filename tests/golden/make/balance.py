@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 OUT = os.path.join(GOLDEN, "balance")
 BETA, WEIGHT = 0.3, 0.4
-MODELS = ["qwen3_moe", "qwen3_moe_some", "olmoe"]
+MODELS = ["qwen3_moe", "qwen3_moe_some", "olmoe", "gpt_oss"]
 ADAPTER = "experts"
 # One formula for attention and for mixtures of experts, without fused kernels.
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
@@ -54,7 +54,7 @@ def dpo(m, pairs):
 
 
 def kept(name):
-    return "lora_" in name or "mlp.gate.weight" in name or "norm.weight" in name or "q_proj.weight" in name
+    return "lora_" in name or "mlp.gate.weight" in name or "mlp.router." in name or "norm.weight" in name or "q_proj.weight" in name
 
 
 os.makedirs(OUT, exist_ok=True)
