@@ -277,7 +277,8 @@ mod tests {
         assert_eq!((c.candidates.n, c.candidates.sampling.temperature, c.candidates.sampling.top_p), (4, 0.7, 0.9));
         assert_eq!((c.judge.mode, c.judge.reading.samples), (Judging::Auto, 3));
         let (sft, dpo) = (&c.sft.training, &c.dpo.training);
-        assert_eq!((sft.lr.peak, sft.lr.min_lr, sft.batch, sft.dropout), (5.5e-6, 1.1e-6, 16, 0.1));
+        // But for dropout, which the paper has at 0.1.
+        assert_eq!((sft.lr.peak, sft.lr.min_lr, sft.batch, sft.dropout), (5.5e-6, 1.1e-6, 16, 0.0));
         assert_eq!((c.dpo.objective.beta, dpo.lr.peak, dpo.batch), (0.1, 1e-6, 16));
         assert_eq!(toml::from_str::<RunConfig>(&toml::to_string(&c).unwrap()).unwrap(), c);
     }

@@ -8,6 +8,7 @@ use super::case::{Case, Kernel, Trial};
 use super::heads::Heads;
 use super::inputs::{head_matrix, pad_heads};
 use super::mask::Attended;
+use super::scores::Scores;
 use super::sizes::{lanes, stream};
 use super::way::Way;
 use crate::Result;
@@ -133,6 +134,14 @@ fn compare(t: &mut Trial, forest: &Forest, compared: Compared) -> Result<()> {
 
 fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = compared(compare).into_iter().map(|case| case.without(TIED)).collect();
+    // More heads than a workgroup has lanes.
+    let many = Case::new("5x70", 2e-5, |t| {
+        let mut forest = Forest::new();
+        forest.leaf(&[0; 5]);
+        let heads = Heads { heads: 70, kv_heads: 10, head_dim: 4 };
+        compare(t, &forest, Compared { heads, window: None, scores: Scores::default() })
+    });
+    all.push(many.without(TIED));
     all.push(Case::timed("forward 1024 rows 64x64", |t| {
         let heads = Heads { heads: 64, kv_heads: 8, head_dim: 64 };
         let ((o, _), (lse, _), (sinks, _)) = (t.matrix(1024, 64 * 64)?, t.matrix(1, 64 * 1024)?, t.matrix(1, 64)?);
@@ -146,7 +155,6 @@ fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::scores::Scores;
     use crate::kernels::testing::{dot, finite_difference, numbers};
 
     #[test]

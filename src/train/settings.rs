@@ -141,8 +141,9 @@ settings! {
 }
 
 impl TrainSettings {
-    /// What supervised training takes by default: the paper's rate, along a cosine down to a fifth of it. Its dropout of
-    /// 0.1 is not among it: a model that never met any, such as SmolLM2-135M, loses what it knows (docs/CONSTRAINTS.md).
+    /// What supervised training takes by default: the paper's rate, along a cosine down to a fifth of it, but not its
+    /// dropout of 0.1: a model that never met any, such as SmolLM2-135M, loses by it what it knows
+    /// (docs/CONSTRAINTS.md).
     pub fn supervised() -> Self {
         let peak = 5.5e-6;
         let lr = LearningRate { peak, min_lr: 1.1e-6, schedule: Schedule::Cosine, ..LearningRate::default() };

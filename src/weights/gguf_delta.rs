@@ -213,7 +213,7 @@ mod tests {
         ] {
             let columns = Reordered::of("model.layers.0.linear_attn.out_proj.weight", &net).unwrap();
             assert_eq!(columns.dtype(stored), want, "{stored}");
-            // One column of each head is enough to know them by.
+            // Heads differ by more than what quantising to few bits changes.
             let width = 6 * net.value_dim;
             let head = |i: usize| (i % width / net.value_dim) as f32 + (i / width * 8) as f32;
             let values: Vec<f32> = (0..4 * width).map(head).collect();
@@ -221,7 +221,7 @@ mod tests {
             let Ok(bytes) = bytes else { continue };
             let mut got = Vec::new();
             want.dequantise(&columns.read(&bytes, &[4, width], stored), &mut got);
-            assert!(got.iter().zip(&values).all(|(a, b)| (a - b).abs() < 0.1), "{stored}");
+            assert!(got.iter().zip(&values).all(|(a, b)| (a - b).abs() < 0.4), "{stored}");
         }
         assert!(columns.fits(&[4, 192], Some(&Dtype::Q8_0)).is_ok());
         assert!(columns.fits(&[4, 191], None).unwrap_err().contains("2 heads of keys with 3 heads of values"));

@@ -134,6 +134,7 @@ fn family(path: &Path, gguf: &Gguf) -> Result<(&'static Family, &'static family:
         (Some(first), _) => Ok(first),
         (None, _) => {
             let mut known: Vec<&str> = all.map(|(_, known)| known.architecture).collect();
+            known.sort_unstable();
             known.dedup();
             let near = family::nearest(name, known.iter().copied());
             let near = near.map_or(String::new(), |near| format!("the nearest that is read is {near:?}; "));

@@ -103,7 +103,7 @@ fn a_config_that_disagrees_is_named_with_both_shapes() {
     );
     assert!(with("num_hidden_layers", json!(2)).contains("model.layers.1.self_attn.q_proj.weight [32, 32]"));
     assert!(with("tie_word_embeddings", json!(false)).contains("lm_head.weight [11, 32]"));
-    assert!(with("model_type", json!("mamba")).contains("known are gemma2, gemma3_text, granite, "));
+    assert!(with("model_type", json!("mamba")).contains("known are gemma2, gemma3_text, gpt_oss, granite, "));
     assert!(with("hidden_act", json!("gelu")).contains("hidden_act"));
     fs::write(folder.join("config.json"), "{").unwrap();
     assert!(error(&folder).contains("config.json: is not JSON"));
@@ -263,7 +263,10 @@ fn a_lying_gguf_is_an_error_that_names_the_tensor() {
     assert!(change(&|f| f.tensors[0].0 = "blk.0.attn_v.weight".into()).contains("there twice"));
     assert!(change(&|f| f.tensors[1].1 = vec![32, 30]).contains("attn_q.weight: 30 rows cannot be split"));
     let unknown = change(&|f| f.string("general.architecture", "gpt2"));
-    assert!(unknown.contains("known in GGUF files are gemma2, gemma3, granite, lfm2, llama, "), "{unknown}");
+    assert!(
+        unknown.contains("known in GGUF files are gemma2, gemma3, gpt-oss, granite, lfm2, llama, mistral3, olmo2, "),
+        "{unknown}"
+    );
     let near = change(&|f| f.string("general.architecture", "qwen35moe"));
     assert!(near.contains("is \"qwen35moe\"; the nearest that is read is \"qwen35\"; known in GGUF"), "{near}");
     assert!(change(&|f| f.string("tokenizer.ggml.pre", "other")).contains("known are gpt-2"));

@@ -96,7 +96,8 @@ fn olmoe(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     Ok(arch)
 }
 
-/// Sets the weight of the routers' auxiliary loss, which counts where router logits are asked for; `usual` is the class's.
+/// Sets the weight of the routers' auxiliary loss, which counts where router logits are asked for; `usual` is the
+/// class's.
 pub(super) fn set_aux_loss(keys: &Keys<'_>, arch: &mut Arch, usual: f64) -> Result<()> {
     let loss = keys.number("router_aux_loss_coef")?.unwrap_or(usual);
     if !(loss >= 0.0 && loss.is_finite()) {
