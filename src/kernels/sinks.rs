@@ -138,7 +138,7 @@ fn cases() -> Vec<Case> {
     let many = Case::new("5x70", 2e-5, |t| {
         let mut forest = Forest::new();
         forest.leaf(&[0; 5]);
-        let heads = Heads { heads: 70, kv_heads: 10, head_dim: 4 };
+        let heads = Heads { heads: 70, kv_heads: 70, head_dim: 10 };
         compare(t, &forest, Compared { heads, window: None, scores: Scores::default() })
     });
     all.push(many.without(TIED));

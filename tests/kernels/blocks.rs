@@ -39,6 +39,8 @@ fn blocks(dtype: Dtype, len: usize, seed: u64) -> Vec<f32> {
         Dtype::Q6K => (&[209], [0x04; 2]),
         Dtype::Q2K => (&[81, 83], [0x10, 0x0c]),
         Dtype::Q3K => (&[109], [0x0c; 2]),
+        // The scale itself: 2^-10.
+        Dtype::Mxfp4 => (&[0], [117; 2]),
         _ => (&[1], [0x18; 2]),
     };
     for block in bytes.chunks_exact_mut(dtype.block().1) {
