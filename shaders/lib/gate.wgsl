@@ -1,6 +1,6 @@
 // The gated MLP's activation (arXiv 2002.05202): act(x) * up, act being by ACT
 //   0  x sigmoid(x)
-//   1  its tanh form x (1 + tanh(u)) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) (arXiv 1606.08415)
+//   1  GELU's tanh form, x (1 + tanh(u)) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) (arXiv 1606.08415)
 //   2  x sigmoid(1.702 x), where x counts as at most 7, and up as from -7 to 7 with 1 added to it (gpt-oss)
 fn sigmoid(x: vec4f) -> vec4f {
     return 1.0 / (1.0 + exp(-x));
