@@ -35,10 +35,10 @@ summary() {
        END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$log"
 }
 
-# The library by itself for a browser, without the hub, which has no network there.
-library_for_web() {
-  find_wasm || return 1
-  "${cargo_wasm[@]}" check -q -p selfreward --lib --no-default-features --features world --locked --target wasm32-unknown-unknown
+# The page's program, which is the library without the hub, and the tests of what makes the page of it.
+page_for_web() {
+  build_web dev "$target/page/site" || return 1
+  (cd "$root/web" && cargo test -q --locked -p selfreward-web-tools --target-dir "$target/wasm")
 }
 
 # Into the current folder, with the package lists renewed where the ones at hand do not do.
@@ -49,13 +49,15 @@ download_chromium_common() {
   apt-get -q -o APT::Sandbox::User="$(id -un)" download chromium-common
 }
 
-# The kernels once more under WebGPU's default limits, which wgpu then enforces, and on SwiftShader, a Vulkan implementation
-# with other limits and other rounding than Mesa's. Debian ships it as one file inside chromium-common; that file is taken
-# out of the package, nothing is installed.
+# second_vulkan [--all]: the kernels once more under WebGPU's default limits, which wgpu then enforces, and on SwiftShader, a
+# Vulkan implementation with other limits and other rounding than Mesa's: every case there, and but for --all some of each
+# kernel where it is told to do without its features. Debian ships it as one file inside chromium-common; that file is
+# taken out of the package, nothing is installed.
 second_vulkan() {
-  local dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
-  echo "selfreward check --all --limits webgpu, on this machine's own adapter"
-  "$target/debug/selfreward" check --all --limits webgpu || return 1
+  local all=${1:-} dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
+  echo "selfreward check $all --limits webgpu, on this machine's own adapter"
+  # shellcheck disable=SC2086
+  "$target/debug/selfreward" check $all --limits webgpu || return 1
   if [ ! -e "$lib" ]; then
     if [ "$(uname -s)" != Linux ] || ! has_apt || [ "$(. /etc/os-release && printf '%s' "$ID")" != debian ]; then
       echo "skipped: SwiftShader is taken from Debian's chromium-common package, and this is no Debian"
@@ -71,11 +73,11 @@ second_vulkan() {
     rm -f "$dir"/chromium-common_*.deb
   fi
   printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$lib" >"$dir/icd.json"
-  local features
-  for features in "" --no-features; do
-    echo "selfreward check --all $features, on SwiftShader"
+  local options
+  for options in --all "--no-features $all"; do
+    echo "selfreward check $options, on SwiftShader"
     # shellcheck disable=SC2086
-    VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check --all $features || return 1
+    VK_DRIVER_FILES=$dir/icd.json VK_ICD_FILENAMES=$dir/icd.json "$target/debug/selfreward" check $options || return 1
   done
 }
 
@@ -206,8 +208,8 @@ report_in_browser() {
   [ "$problems" = 0 ] && echo "the report in a browser: $(find "$dir" -name '*.dom' | wc -l) pages fit a phone, in the light and in the dark"
 }
 
-# page_in_browser [whole]: the web page in headless Chromium, on Chromium's own software GPU: its loop must find what the command
-# line finds, and lose nothing when it is stopped, killed or hindered. `whole` plays the whole demo instead.
+# page_in_browser [whole]: the page that page_for_web has built, in headless Chromium, on Chromium's own software GPU: its loop
+# must find what the command line finds, and lose nothing when it is stopped, killed or hindered. `whole` plays the whole demo instead.
 page_in_browser() {
   local dir=$target/page browser icd=$target/swiftshader/icd.json
   if ! command -v npm >/dev/null; then echo "skipped: the page in a browser, for node and npm are missing"; return 0; fi
@@ -216,8 +218,6 @@ page_in_browser() {
     (apt_install chromium) || true
   fi
   browser=$(find_browser) || { echo "skipped: the page in a browser, for Chromium is missing (on Debian: apt-get install chromium)"; return 0; }
-  build_web dev "$dir/site" || return 1
-  (cd "$root/web" && cargo test -q --locked -p selfreward-web-tools --target-dir "$target/wasm") || return 1
   if [ ! -d "$dir/node_modules/playwright-core" ]; then
     (cd "$dir" && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts playwright-core@1) || return 1
   fi
