@@ -13,6 +13,8 @@ BIN = sys.argv[1] if len(sys.argv) > 1 else "target/release/selfreward"
 CARDS = [8, 12, 16, 24]
 MODELS = ["Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Llama-3.1-8B", "Qwen2.5-14B"]
 STORED = [("f16", "f16"), ("Q8_0", "q8_0"), ("Q4_K", "q4_k")]
+# Mixtures of experts, which hardly fit in any other type.
+MIXTURES = [("gpt-oss-20b", ("MXFP4", "mxfp4")), ("Qwen3-30B-A3B", ("Q4_K", "q4_k"))]
 KV = ["f32", "f16"]
 STAGES = ["prompts", "candidates", "gate", "judge", "training"]
 # What a GPU plans with of its card.
@@ -39,7 +41,8 @@ def work(document, stages):
     return [of(stages[name]) if document["fits"] else "–" for name in STAGES]
 
 
-rows = [(model, name, stored, kv) for model in MODELS for name, stored in STORED for kv in KV]
+KINDS = [(model, kind) for model in MODELS for kind in STORED] + MIXTURES
+rows = [(model, name, stored, kv) for model, (name, stored) in KINDS for kv in KV]
 with concurrent.futures.ThreadPoolExecutor(2) as pool:
     jobs = {(row, gib): pool.submit(plan, row[0], row[2], row[3], gib) for row in rows for gib in CARDS}
     planned = {key: job.result() for key, job in jobs.items()}

@@ -35,6 +35,12 @@ summary() {
        END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$log"
 }
 
+# All tests. They leave shaders and reports for the stages below.
+all_tests() {
+  rm -rf "$target/shaders" "$target/report"
+  SHADERS_OUT=$target/shaders REPORT_OUT=$target/report cargo test --workspace --locked
+}
+
 # The page's program, which is the library without the hub, and the tests of what makes the page of it.
 page_for_web() {
   build_web dev "$target/page/site" || return 1
@@ -119,12 +125,10 @@ with_mesa_26() {
     "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$@"
 }
 
-# Every shader's translations through the validators of others: SPIR-V through spirv-val, HLSL through glslang's front end,
-# the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
+# Every shader's translations, which the tests have left, through the validators of others: SPIR-V through spirv-val, HLSL
+# through glslang's front end, the WGSL itself through Dawn (the WebGPU of Chromium, whose compiler is stricter than naga).
 shader_translations() {
   local dir=$target/shaders
-  rm -rf "$dir"
-  SHADERS_OUT=$dir cargo test --workspace --locked -q --test kernels shaders:: || return 1
   if has_apt && ! { command -v spirv-val && command -v glslangValidator; } >/dev/null; then
     say "Installing spirv-tools and glslang-tools"
     apt_install spirv-tools glslang-tools
@@ -174,13 +178,11 @@ in_dawn() {
   node "$dir/run.mjs" "$target/cases"
 }
 
-# report_in_browser [install]: the report's test pages, with hostile texts in them, in headless Chromium at the width of a phone,
-# in the light and in the dark: something is drawn, nothing runs, the page does not scroll sideways. Measured by a script that is
-# put into copies of the pages without their policy, which would not let it run.
+# report_in_browser [install]: the report's test pages, which the tests have left, with hostile texts in them, in headless
+# Chromium at the width of a phone, in the light and in the dark: something is drawn, nothing runs, the page does not scroll
+# sideways. Measured by a script that is put into copies of the pages without their policy, which would not let it run.
 report_in_browser() {
   local dir=$target/report file name scheme browser problems=0
-  rm -rf "$dir"
-  REPORT_OUT=$dir cargo test --workspace --locked -q --test rounds report:: || return 1
   if [ "${1:-}" = install ] && ! find_browser >/dev/null && has_apt && [ "$(. /etc/os-release && printf '%s' "$ID")" = debian ]; then
     say "Installing chromium"
     (apt_install chromium) || true
