@@ -49,8 +49,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let v = token[t] - p.first;
         if v < p.count {
             let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-            let s = scales[(d / GROUP) * p.table_ld4 + v / 4u];
-            let value = f32(q) * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u];
+            let s = scales[scales_at(d / GROUP, v / 4u, p.table_ld4)];
+            let value = steps_of(vec4u(q)).x * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u];
             x[i] = select(0.0, p.factor * value, i - t * p.ld < p.cols);
         }
         break; //*ONCE

@@ -200,17 +200,17 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 }
                 let a$ = from_lane(v$, j); //*MR
                 j += 1u;
-                let x# = vec4f((u# >> vec4u(shift)) & mask); //*1*NC
+                let x# = steps_of((u# >> vec4u(shift)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.x), x#, s$_#); //*MR*NC
-                let y# = vec4f((u# >> vec4u(shift + BITS)) & mask); //*1*NC
+                let y# = steps_of((u# >> vec4u(shift + BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.y), y#, s$_#); //*MR*NC
-                let z# = vec4f((u# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
+                let z# = steps_of((u# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.z), z#, s$_#); //*MR*NC
-                let w# = vec4f((u# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
+                let w# = steps_of((u# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
             }
         }
-        let f# = scales[group * p.ldb4 + col#]; //*1*NC
+        let f# = scales[scales_at(group, col#, p.ldb4)]; //*1*NC
         let d# = scale_of(f#); //*1*NC
         let o# = minimum_of(f#); //*1*NC
         let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane) * once; //*MR

@@ -165,14 +165,14 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var n$ = vec4f(); //*MR
     var late = vec4f();
     for (var group = slice; group < p.k / GROUP; group += 8u) {
-        let s = scales[group * p.ldb4 + col];
+        let s = scales[scales_at(group, col, p.ldb4)];
         let d = scale_of(s);
         let o = minimum_of(s);
         var k4 = group * (GROUP / 4u);
         for (var w = 0u; w < BITS * GROUP / 32u; w++) {
             let q = words[(group * (BITS * GROUP / 32u) + w) * p.ldb4 + col];
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let b# = fma(vec4f((q >> vec4u(shift + #u * BITS)) & mask), d, o); //*1*4
+                let b# = fma(steps_of((q >> vec4u(shift + #u * BITS)) & mask), d, o); //*1*4
                 var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
                 c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR

@@ -40,8 +40,8 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 fn element(r: u32, c: u32) -> vec4f {
     let per = 32u / BITS;
     let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
-    let s = scales[(r / GROUP) * p.ld4 + c];
-    return vec4f(q) * scale_of(s) + minimum_of(s);
+    let s = scales[scales_at(r / GROUP, c, p.ld4)];
+    return steps_of(q) * scale_of(s) + minimum_of(s);
 }
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,

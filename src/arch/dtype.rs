@@ -48,7 +48,7 @@ pub enum Dtype {
 }
 
 /// Twice the values of a number of [`Dtype::Mxfp4`], the upper eight with a sign.
-const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The values that [`Dtype::Iq4Nl`] chooses from: close together around 0, where weights are many.
 const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

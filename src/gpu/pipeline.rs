@@ -18,9 +18,9 @@ pub struct Source {
     /// Text for [`Variant::Tile`]; the same one where only workgroup size and reductions differ.
     pub tile: &'static str,
     /// Stems of shaders/lib/ to put in front. `reduce` and `parts` exist once per variant, `operand` once per storage
-    /// type, which the constant HALF says, `scales` of quantised blocks for FULL and for half precision, `channels`
-    /// once per UNIT of them, `cap` with and without CAP, `growth` with and without GROWS, `fragment` once per SIZE of
-    /// the device's matrix units, `lanes` for lanes that load for each other and for those that do not.
+    /// type, which the constant HALF says, `scales` of quantised blocks once per kind of SCALES, `channels` once per
+    /// UNIT of them, `cap` with and without CAP, `growth` with and without GROWS, `fragment` once per SIZE of the
+    /// device's matrix units, `lanes` for lanes that load for each other and for those that do not.
     pub libs: &'static [&'static str],
     /// Workgroup size of the tile variant; the soft variant's is 8, a vector's lanes.
     pub tile_size: u32,
@@ -102,10 +102,11 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
     ),
     (
         "scales",
-        "FULL",
+        "SCALES",
         &[
             (0, include_str!("../../shaders/lib/scales.half.wgsl")),
             (1, include_str!("../../shaders/lib/scales.full.wgsl")),
+            (2, include_str!("../../shaders/lib/scales.power.wgsl")),
         ],
     ),
     (

@@ -32,9 +32,9 @@ pub(super) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 8] = {
-    let [q4, q8, q4k, q5k, q6k] = Quants::ALL;
-    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name()]
+pub const DTYPES: [&str; 9] = {
+    let [q4, q8, q4k, q5k, q6k, mxfp4] = Quants::ALL;
+    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name(), mxfp4.name()]
 };
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
@@ -50,15 +50,20 @@ pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize
     let stored = |x: f32| match quants.scales {
         Scales::Half => Half::F16.value(Half::F16.bits(x)),
         Scales::Full => x,
+        Scales::Power => x.abs().log2().ceil().clamp(-20.0, 20.0).exp2(),
     };
     let words: Vec<u32> = (0..k / per * n).map(|_| t.word() as u32).collect();
     let scale: Vec<f32> = t.values(k / group * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
-    let minimum: Vec<f32> = t.values(k / group * n).into_iter().map(stored).collect();
+    let minimum: Vec<f32> = match quants.scales {
+        Scales::Power => vec![0.0; scale.len()],
+        Scales::Half | Scales::Full => t.values(scale.len()).into_iter().map(stored).collect(),
+    };
     let dense = (0..k * n)
         .map(|i| {
             let (row, col) = (i / n, i % n);
             let q = (words[row / per * n + col] >> ((row % per) as u32 * bits)) & ((1u32 << bits) - 1);
-            f64::from(q) * f64::from(scale[row / group * n + col]) + f64::from(minimum[row / group * n + col])
+            let step = f64::from(quants.step(q));
+            step * f64::from(scale[row / group * n + col]) + f64::from(minimum[row / group * n + col])
         })
         .collect();
     Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))

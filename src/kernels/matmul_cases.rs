@@ -152,6 +152,7 @@ fn cases() -> Vec<Case> {
         ("q8", 3, 32, 7),
         ("q4k", 2, 64, 33),
         ("q6k", 1, 32, 6),
+        ("mxfp4", 5, 96, 70),
     ] {
         all.push(Case::new(format!("forward_nt {m}x{n}x{k} {kind}"), 4e-6, move |t| {
             let (a, ha) = t.matrix(m, n)?;

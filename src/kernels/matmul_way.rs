@@ -219,11 +219,11 @@ mod tests {
             (ABLE, Stored::Dense, 1, "forward", vec![("MR", 2), ("NC", 4)]),
             (ABLE, Stored::Half(Half::Bf16), 1, "forward", vec![("HALF", 1), ("MR", 2), ("NC", 4), LANES]),
             (ABLE, Stored::Dense, 9, "forward", vec![("MR", 2), ("NC", 4), LANES, WIDE]),
-            (SOFT, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("FULL", 0), ("MR", 2), ("NC", 4)]),
+            (SOFT, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("SCALES", 0), ("MR", 2), ("NC", 4)]),
             (TILE, Stored::Dense, 8, "forward_rows", vec![("MR", 2)]),
             (TILE, Stored::Dense, 9, "forward", vec![]),
-            (TILE, q4, 9, "forward_q_blocks", vec![("BITS", 4), ("GROUP", 32), ("FULL", 0)]),
-            (ordered, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("FULL", 0), ("MR", 2)]),
+            (TILE, q4, 9, "forward_q_blocks", vec![("BITS", 4), ("GROUP", 32), ("SCALES", 0)]),
+            (ordered, q4, 9, "forward_q", vec![("BITS", 4), ("GROUP", 32), ("SCALES", 0), ("MR", 2)]),
         ] {
             let way = way(&traits, stored, m, plain, (2, 4));
             let end = [("LORA", 0), ("NORM", 0), ("OFFSET", 0), ("GATED", 0), ("ACT", 0), ("BIAS", 0), ("ADD", 0)];

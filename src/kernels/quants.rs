@@ -3,7 +3,7 @@
 
 use super::half::Half;
 use super::way::Constant;
-use crate::arch::Dtype;
+use crate::arch::{DOUBLED, Dtype};
 use crate::gpu::pad4;
 use crate::{Error, Result};
 use half::{f16, slice::HalfFloatSliceExt};
@@ -15,10 +15,28 @@ pub enum Scales {
     Half,
     /// Both in f32: the blocks of 256 of GGUF make them of products, which f16 would round.
     Full,
+    /// A power of 2 in 8 bits, and no minimum: MXFP4 (OCP Microscaling 1.0), whose values are numbers of 4 bits in the
+    /// place of steps.
+    Power,
 }
 
+/// The number of 4 bits that twice its value and [`ZERO`] make.
+const CODES: [u8; 25] = {
+    let mut codes = [0; 25];
+    let mut code = DOUBLED.len();
+    // Downwards, so that 0 is the one without a sign.
+    while code > 0 {
+        code -= 1;
+        codes[(DOUBLED[code] + ZERO) as usize] = code as u8;
+    }
+    codes
+};
+
+/// What is added to twice a number of 4 bits, so that none is negative.
+const ZERO: i8 = 12;
+
 /// The number format of a quantised matrix on the GPU: groups of values along K, where a value is its bits x scale +
-/// minimum. GGUF's block types ([`Dtype`]) become one of five such formats when a model is loaded.
+/// minimum. GGUF's block types ([`Dtype`]) become one of six such formats when a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quants {
     /// Bits of a value: 4 or 8.
@@ -31,22 +49,24 @@ pub struct Quants {
 
 impl Quants {
     /// All kinds that GGUF's types need.
-    pub(super) const ALL: [Quants; 5] = [
+    pub(super) const ALL: [Quants; 6] = [
         Quants { bits: 4, group: 32, scales: Scales::Half },
         Quants { bits: 8, group: 32, scales: Scales::Half },
         Quants { bits: 4, group: 32, scales: Scales::Full },
         Quants { bits: 8, group: 32, scales: Scales::Full },
         Quants { bits: 8, group: 16, scales: Scales::Full },
+        Quants { bits: 4, group: 32, scales: Scales::Power },
     ];
 
-    /// How blocks of a type lie on the GPU, without a change of any value; None of what is not in blocks.
+    /// How blocks of a type lie on the GPU, without a change of any value (but for those of MXFP4 whose power of 2 is
+    /// below 2^-125, which are 0); None of what is not in blocks.
     pub(crate) fn of(dtype: Dtype) -> Option<Quants> {
         let (bits, group, scales) = match dtype {
             Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
             Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
             Dtype::Q4K => (4, 32, Scales::Full),
-            // Powers of 2 reach beyond f16, and the steps between the values are not all alike.
-            Dtype::Q5K | Dtype::Mxfp4 => (8, 32, Scales::Full),
+            Dtype::Q5K => (8, 32, Scales::Full),
+            Dtype::Mxfp4 => (4, 32, Scales::Power),
             Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Full),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };
@@ -58,6 +78,7 @@ impl Quants {
         match (self.bits, self.scales, self.group) {
             (4, Scales::Half, _) => "q4",
             (4, Scales::Full, _) => "q4k",
+            (_, Scales::Power, _) => "mxfp4",
             (_, Scales::Half, _) => "q8",
             (_, Scales::Full, 32) => "q5k",
             (_, Scales::Full, _) => "q6k",
@@ -66,13 +87,35 @@ impl Quants {
 
     /// What the shaders' constants say of it.
     pub(super) fn constants(self) -> Vec<Constant> {
-        vec![("BITS", self.bits), ("GROUP", self.group), ("FULL", u32::from(self.scales == Scales::Full))]
+        let scales = match self.scales {
+            Scales::Half => 0,
+            Scales::Full => 1,
+            Scales::Power => 2,
+        };
+        vec![("BITS", self.bits), ("GROUP", self.group), ("SCALES", scales)]
     }
 
     /// The kind that holds the values of both kinds.
     pub(crate) fn or(self, other: Quants) -> Quants {
-        let scales = if self.scales == Scales::Full { self.scales } else { other.scales };
-        Quants { bits: self.bits.max(other.bits), group: self.group.min(other.group), scales }
+        if self == other {
+            return self;
+        }
+        // Beside others twice a number of 4 bits is a step, from 0 to 24.
+        let even = |kind: Quants| match kind.scales {
+            Scales::Power => Quants { bits: 8, scales: Scales::Full, ..kind },
+            Scales::Half | Scales::Full => kind,
+        };
+        let (one, other) = (even(self), even(other));
+        let scales = if one.scales == Scales::Full { one.scales } else { other.scales };
+        Quants { bits: one.bits.max(other.bits), group: one.group.min(other.group), scales }
+    }
+
+    /// How many scales what `bits` of a word stand for takes.
+    pub(super) fn step(self, bits: u32) -> f32 {
+        match self.scales {
+            Scales::Half | Scales::Full => bits as f32,
+            Scales::Power => f32::from(DOUBLED[bits as usize & 15]),
+        }
     }
 
     /// Words that hold the scales and minima of a row of groups in `n` columns.
@@ -80,13 +123,18 @@ impl Quants {
         match self.scales {
             Scales::Half => n,
             Scales::Full => pad4(n).saturating_mul(2),
+            Scales::Power => n.div_ceil(4),
         }
     }
 
-    /// The words of 32 values along K; of 4 bits the first four.
+    /// The words of 32 steps along K; of 4 bits the first four.
     #[inline(always)]
     pub(crate) fn words(self, q: [u8; 32]) -> [u32; 8] {
         let mut words = [0; 8];
+        let q = match self.scales {
+            Scales::Half | Scales::Full => q,
+            Scales::Power => q.map(|step| CODES[usize::from(step).min(CODES.len() - 1)]),
+        };
         if self.bits == 8 {
             for (word, bytes) in words.iter_mut().zip(q.as_chunks().0) {
                 *word = u32::from_le_bytes(*bytes);
@@ -138,7 +186,19 @@ impl Quants {
                     (row[at], row[at + 4]) = (scale.to_bits(), minimum.to_bits());
                 }
             }
+            Scales::Power => {
+                for (col, [scale, _]) in (col..).zip(pairs) {
+                    let (word, shift) = (&mut row[col / 4], col % 4 * 8);
+                    *word = *word & !(255 << shift) | (scale.to_bits() >> 23 & 255) << shift;
+                }
+            }
         }
+    }
+
+    /// Whether each word of such a row holds the scales of several columns, so that what is written to one of them has to
+    /// leave the others.
+    pub(crate) fn shares_words(self) -> bool {
+        self.scales == Scales::Power
     }
 
     /// Scale and minimum of a column from such a row.
@@ -149,6 +209,7 @@ impl Quants {
                 let at = col / 4 * 8 + col % 4;
                 (f32::from_bits(row[at]), f32::from_bits(row[at + 4]))
             }
+            Scales::Power => (f32::from_bits((row[col / 4] >> (col % 4 * 8) & 255) << 23), 0.0),
         }
     }
 }
@@ -166,6 +227,34 @@ mod tests {
         for dtype in Dtype::all() {
             let blocks = dtype.block().0 > 1;
             assert_eq!((Quants::of(dtype).is_some(), Half::of(dtype).is_some()), (blocks, dtype.block() == (1, 2)));
+        }
+    }
+
+    #[test]
+    fn numbers_of_4_bits_are_found_by_their_step() {
+        let kind = Quants::of(Dtype::Mxfp4).unwrap();
+        for (code, twice) in DOUBLED.into_iter().enumerate() {
+            let words = kind.words([(twice + ZERO) as u8; 32]);
+            assert_eq!(kind.step(words[0] & 15), f32::from(twice), "{code}");
+        }
+        let mut row = [u32::MAX; 2];
+        for (col, power) in [(1, 0.25), (4, 2f32.powi(-125)), (0, 2f32.powi(100)), (5, 2f32.powi(-128))] {
+            kind.put(&mut row, col, &[[power, -ZERO as f32 * power]]);
+            let held = if power < f32::MIN_POSITIVE { 0.0 } else { power };
+            assert_eq!(kind.unpacked(&row, col), (held, 0.0));
+        }
+        assert_eq!(kind.unpacked(&row, 0).0, 2f32.powi(100));
+        assert_eq!(row[0] >> 16, 0xffff);
+    }
+
+    /// A matrix of several types lies in a kind that is compiled.
+    #[test]
+    fn kinds_together_are_one_of_the_kinds() {
+        for one in Quants::ALL {
+            for other in Quants::ALL {
+                let both = one.or(other);
+                assert!(Quants::ALL.contains(&both) && both == other.or(one), "{one:?} {other:?}: {both:?}");
+            }
         }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) enum Block {
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
         /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns'
-        /// scales and their minima in turn.
+        /// scales and their minima in turn. Power: words `[K / group, n / 4]`, a byte for each column.
         scales: Tensor,
     },
 }
@@ -422,7 +422,7 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
                 let (row, col) = (i / cols, i % cols);
                 let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
                 let (scale, minimum) = quants.unpacked(&s[row / quants.group as usize * scales.cols()..], col);
-                q as f32 * scale + minimum
+                quants.step(q) * scale + minimum
             };
             Ok((0..block.rows() * cols).map(one).collect())
         }

@@ -133,7 +133,8 @@ fn pack(
                 if !whole {
                     to_words.clear();
                 }
-                let to_scales = entries(&mut scratch.scales, rows.len() / group * scales.ld(), whole);
+                let written = whole && !quants.shares_words();
+                let to_scales = entries(&mut scratch.scales, rows.len() / group * scales.ld(), written);
                 let ld = [words.ld(), scales.ld()];
                 let mut out = Packed { quants: *quants, window, ld, words: to_words, scales: to_scales };
                 for (place, view) in &views {

@@ -14,6 +14,8 @@ use crate::rng::Stream;
 const WORDS: usize = 1 << 20;
 /// Weights lie between this and its negative.
 const SIZE: f32 = 0.02;
+/// Four scales of blocks whose largest number of 4 bits, 12 half ones, comes to about that: 2^-9.
+const POWERS: u32 = 0x7676_7676;
 
 impl Model {
     /// Whether it has matrices in quantised blocks.
@@ -45,6 +47,7 @@ impl Model {
                     match quants.scales {
                         Scales::Half => fill(gpu, scales, &halves(Half::F16))?,
                         Scales::Full => fill(gpu, scales, &floats)?,
+                        Scales::Power => fill(gpu, scales, &[POWERS])?,
                     }
                 }
             }
