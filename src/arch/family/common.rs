@@ -235,13 +235,30 @@ pub(super) fn set_biases(arch: &mut Arch, [qkv, output, mlp]: [bool; 3]) {
 
 /// Which blocks have a sliding window by `layer_types`, None where the key is missing.
 pub(super) fn sliding(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    of_type(keys, layers, &["sliding_attention"])
+}
+
+/// Which blocks `layer_types` gives one of these names, where all others have `full_attention`; None where the key is
+/// missing.
+pub(super) fn of_type(keys: &Keys<'_>, layers: usize, names: &[&str]) -> Result<Option<Vec<bool>>> {
     let Some(types) = by_block(keys, "layer_types", layers)? else { return Ok(None) };
     let one = |t: &Value| match t.as_str() {
-        Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
-        _ => Err(Error::Input(format!("layer_types: expected sliding_attention or full_attention, found {t}"))),
+        Some(name) if names.contains(&name) => Ok(true),
+        _ => Err(Error::Input(format!("layer_types: expected {} or full_attention, found {t}", names[0]))),
     };
     types.iter().map(one).collect::<Result<_>>().map(Some)
+}
+
+/// Puts another mixer in the place of the attention of some blocks, not of all.
+pub(super) fn set_mixers(arch: &mut Arch, others: &[bool], mixer: &Mixer) -> Result<()> {
+    if !others.contains(&false) {
+        return Err(Error::Input("layer_types: no block has attention; expected at least one".into()));
+    }
+    for (layer, _) in arch.layers.iter_mut().zip(others).filter(|(_, other)| **other) {
+        layer.mixer = mixer.clone();
+    }
+    Ok(())
 }
 
 /// A number that is above 0 as an f32, which it becomes.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::common::{LLAMA, PLAIN, attentions, by_block, common};
+use super::common::{LLAMA, PLAIN, attentions, common, of_type, set_mixers};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::arch::layer::{MOST_TAPS, Mixer, Mlp, QkNorm, ShortConv};
@@ -72,18 +72,13 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         return Err(Error::Input(format!("conv_L_cache is {taps}; expected 1 to {MOST_TAPS}")));
     }
     let conv = ShortConv { taps, bias: keys.flag("conv_bias")?.unwrap_or(false) };
-    let attends = attends(keys, arch.layers.len())?;
-    if !attends.contains(&true) {
-        return Err(Error::Input("layer_types: no block has attention; expected at least one".into()));
-    }
-    for (layer, attends) in arch.layers.iter_mut().zip(attends) {
+    for layer in &mut arch.layers {
         if let Mlp::Gated(mlp) = &mut layer.mlp {
             mlp.width = width;
         }
-        if !attends {
-            layer.mixer = Mixer::ShortConv(conv.clone());
-        }
     }
+    let convs = convs(keys, arch.layers.len())?;
+    set_mixers(&mut arch, &convs, &Mixer::ShortConv(conv))?;
     Ok(arch)
 }
 
@@ -108,22 +103,17 @@ fn width(keys: &Keys<'_>, family: &Family) -> Result<usize> {
     Ok(((factor * width as f64) as usize).div_ceil(unit).saturating_mul(unit))
 }
 
-/// Which blocks have attention.
-fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
-    if let Some(types) = by_block(keys, "layer_types", layers)? {
-        let one = |t: &Value| match t.as_str() {
-            Some("full_attention") => Ok(true),
-            Some("conv" | "short_conv") => Ok(false),
-            _ => Err(Error::Input(format!("layer_types: expected conv or full_attention, found {t}"))),
-        };
-        return types.iter().map(one).collect();
+/// Which blocks have a convolution.
+fn convs(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
+    if let Some(convs) = of_type(keys, layers, &["conv", "short_conv"])? {
+        return Ok(convs);
     }
-    let Some(list) = keys.typed("full_attn_idxs", "a list", Value::as_array)? else { return Ok(vec![true; layers]) };
-    let mut all = vec![false; layers];
+    let Some(list) = keys.typed("full_attn_idxs", "a list", Value::as_array)? else { return Ok(vec![false; layers]) };
+    let mut all = vec![true; layers];
     for index in list {
         let at = index.as_u64().and_then(|at| usize::try_from(at).ok()).filter(|at| *at < layers);
         let wrong = || Error::Input(format!("full_attn_idxs: {index} is no block of {layers}"));
-        all[at.ok_or_else(wrong)?] = true;
+        all[at.ok_or_else(wrong)?] = false;
     }
     Ok(all)
 }

@@ -1,9 +1,9 @@
 //! Qwen3.5 (dense, text): gated delta nets in most blocks, gated attention in the others. Defaults: transformers'
 //! `Qwen3_5TextConfig`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::common::{LLAMA, PLAIN, attentions, by_block, common, set_biases};
+use super::common::{LLAMA, PLAIN, attentions, common, of_type, set_biases, set_mixers};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily};
@@ -73,13 +73,8 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         ));
     }
     let net = delta_net(keys)?;
-    let attends = attends(keys, arch.layers.len())?;
-    if !attends.contains(&true) {
-        return Err(Error::Input("layer_types: no block has attention; expected at least one".into()));
-    }
-    for (layer, _) in arch.layers.iter_mut().zip(attends).filter(|(_, attends)| !attends) {
-        layer.mixer = Mixer::DeltaNet(net.clone());
-    }
+    let nets = nets(keys, arch.layers.len())?;
+    set_mixers(&mut arch, &nets, &Mixer::DeltaNet(net))?;
     Ok(arch)
 }
 
@@ -111,19 +106,14 @@ fn delta_net(keys: &Keys<'_>) -> Result<DeltaNet> {
     Ok(net)
 }
 
-/// Which blocks have attention.
-fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
-    if let Some(types) = by_block(keys, "layer_types", layers)? {
-        let one = |t: &Value| match t.as_str() {
-            Some("full_attention") => Ok(true),
-            Some("linear_attention") => Ok(false),
-            _ => Err(Error::Input(format!("layer_types: expected linear_attention or full_attention, found {t}"))),
-        };
-        return types.iter().map(one).collect();
+/// Which blocks have a delta net.
+fn nets(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
+    if let Some(nets) = of_type(keys, layers, &["linear_attention"])? {
+        return Ok(nets);
     }
     match keys.size("full_attention_interval")?.unwrap_or(4) {
         0 => Err(Error::Input("full_attention_interval is 0; expected 1 or more".into())),
-        interval => Ok((0..layers).map(|block| (block + 1).is_multiple_of(interval)).collect()),
+        interval => Ok((1..=layers).map(|block| !block.is_multiple_of(interval)).collect()),
     }
 }
 
@@ -131,6 +121,7 @@ fn attends(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
 mod tests {
     use super::super::{arch, text_part};
     use super::*;
+    use serde_json::Value;
 
     fn read(changes: Value) -> Result<Arch> {
         let mut config = json!({
