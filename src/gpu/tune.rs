@@ -76,7 +76,7 @@ impl Gpu {
         if self.counts() || candidates.len() < 2 {
             return Ok(first);
         }
-        self.preparing(Preparing::Tuning(class), || self.measured(class, candidates, plan))
+        self.preparing(Preparing::Tuning(class), || self.off_the_peak(|| self.measured(class, candidates, plan)))
     }
 
     /// Measures the candidates and keeps the pick.
