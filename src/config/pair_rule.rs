@@ -31,6 +31,9 @@ pub struct PairRule {
     /// With more than 0, both answers of a pair ended or both were cut, and the longer one has at most so many times
     /// the tokens of the other: then length and ending say nothing of the preference.
     pub length_ratio: f64,
+    /// Under `length_ratio` the largest share of pairs whose rejected answer alone was cut, whatever its length
+    /// ([`PairRule::limit_cut`]): a model that is never told to end forgets to.
+    pub cut: f64,
 }
 
 /// One candidate with a score.
@@ -77,7 +80,9 @@ pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, ru
             let mut all: Vec<(usize, usize)> =
                 (0..chosen.len()).flat_map(|c| (0..rejected.len()).map(move |r| (c, r))).filter(far).collect();
             let gap = |&(c, r): &(usize, usize)| chosen[c].score - rejected[r].score;
-            all.sort_by(|a, b| gap(b).total_cmp(&gap(a)));
+            // Pairs of which some may be left out again take no place from others.
+            let cut = |&(c, r): &(usize, usize)| chosen[c].ended && !rejected[r].ended;
+            all.sort_by(|a, b| gap(b).total_cmp(&gap(a)).then(cut(a).cmp(&cut(b))));
             // Candidates with the same text are one answer.
             let mut seen = HashSet::new();
             all.retain(|&(c, r)| seen.insert((chosen[c].text, rejected[r].text)));
@@ -95,9 +100,25 @@ impl PairRule {
     }
 
     /// Whether two answers are near enough in length and ending.
-    fn matches(&self, a: &ScoredAnswer, b: &ScoredAnswer) -> bool {
-        let (long, short) = (a.tokens.max(b.tokens) as f64, a.tokens.min(b.tokens) as f64);
-        self.length_ratio == 0.0 || (a.ended == b.ended && long <= self.length_ratio * short)
+    fn matches(&self, chosen: &ScoredAnswer, rejected: &ScoredAnswer) -> bool {
+        let [a, b] = [chosen, rejected].map(|answer| answer.tokens as f64);
+        let alike = chosen.ended == rejected.ended && a.max(b) <= self.length_ratio * a.min(b);
+        self.length_ratio == 0.0 || alike || (self.cut > 0.0 && chosen.ended && !rejected.ended)
+    }
+
+    /// Leaves out the last of the pairs of which the rejected answer alone was cut, until they are no larger a share
+    /// than the rule allows. `is_cut` tells them, `place` is their order, such as an id.
+    pub fn limit_cut<T, K: Ord>(&self, pairs: &mut Vec<T>, is_cut: impl Fn(&T) -> bool, place: impl Fn(&T) -> K) {
+        if self.length_ratio == 0.0 || self.cut >= 1.0 {
+            return;
+        }
+        let mut places: Vec<K> = pairs.iter().filter(|pair| is_cut(pair)).map(&place).collect();
+        places.sort_unstable();
+        let others = pairs.len() - places.len();
+        let most = (others as f64 * self.cut / (1.0 - self.cut)) as usize;
+        if let Some(first) = places.get(most) {
+            pairs.retain(|pair| !is_cut(pair) || place(pair) < *first);
+        }
     }
 }
 
@@ -196,6 +217,28 @@ mod tests {
             PairChoice::Pairs(vec![(0, 2), (2, 1)])
         );
         assert_eq!(choose(&list[..2], None, &PairRule { length_ratio: 1.5, ..rule }), PairChoice::Tie);
+        let some = PairRule { length_ratio: 1.5, cut: 0.25, ..rule };
+        assert_eq!(choose(&list, None, &some), PairChoice::Pairs(vec![(0, 3), (0, 2), (2, 1), (2, 3)]));
+        let first = PairRule { most: 1, ..some };
+        assert_eq!(choose(&list[1..], None, &first), pair(1, 0));
+    }
+
+    #[test]
+    fn so_many_of_the_pairs_may_have_a_cut_one() {
+        // Ids, and whether the rejected answer alone was cut.
+        let all: Vec<(u32, bool)> = (0..12).map(|id| (id * 7 % 12, id % 2 == 0)).collect();
+        for (cut, kept) in [(0.0, 0), (0.2, 1), (0.25, 2), (0.4, 4), (0.5, 6), (1.0, 6)] {
+            let mut pairs = all.clone();
+            let rule = PairRule { length_ratio: 1.5, cut, ..PairRule::default() };
+            rule.limit_cut(&mut pairs, |pair| pair.1, |pair| pair.0);
+            let ids: Vec<u32> = pairs.iter().filter(|pair| pair.1).map(|pair| pair.0).collect();
+            assert_eq!((ids.len(), pairs.len()), (kept, 6 + kept), "{cut}");
+            // Those with the smallest ids, of 0, 2, 4, 6, 8 and 10.
+            assert!(ids.iter().all(|id| (*id as usize) < 2 * kept), "{cut}: {ids:?}");
+        }
+        let mut pairs = all.clone();
+        PairRule::default().limit_cut(&mut pairs, |pair| pair.1, |pair| pair.0);
+        assert_eq!(pairs, all, "without length_ratio endings are left alone");
     }
 
     #[test]

@@ -90,6 +90,9 @@ settings! {
         /// With select = "all": most that the longer answer of a pair has of the other's tokens, such as 1.5, where
         /// both ended or both were cut; 0 is off.
         length_ratio: f64 = 0.0 => "length_ratio", "R", Takes::Number(Range::AtLeast0);
+        /// With length_ratio: the largest share of pairs whose rejected answer alone was cut, whatever its length. A
+        /// model that is never told to end forgets to.
+        cut: f64 = 0.0 => "cut", "S", Takes::Number(Range::From0To1);
         /// none, or gap: pairs weigh by the difference of their scores.
         weight: Weighting = Weighting::None => "weight", "W", Takes::OneOf(&["none", "gap"]);
         /// own, or first: from round 2 on the rejected answers are M1's (arXiv 2508.06026).
@@ -116,7 +119,8 @@ impl Section for PairSection {
         demand(
             self.length_ratio == 0.0 || (self.select == Select::All && self.length_ratio >= 1.0),
             "length_ratio is 0, or at least 1 with select = \"all\"",
-        )
+        )?;
+        demand(self.cut == 0.0 || self.length_ratio > 0.0, "cut goes with length_ratio")
     }
 }
 
@@ -124,8 +128,8 @@ impl PairSection {
     /// The rule of a round, whose number is from 1.
     pub fn rule(&self, round: u32) -> PairRule {
         let length_margin = self.length_margin.at(round);
-        let PairSection { select, most, min_gap, ended, length_ratio, .. } = *self;
-        PairRule { select, most, min_gap, length_margin, ended, length_ratio }
+        let PairSection { select, most, min_gap, ended, length_ratio, cut, .. } = *self;
+        PairRule { select, most, min_gap, length_margin, ended, length_ratio, cut }
     }
 }
 
@@ -146,6 +150,7 @@ mod tests {
             ("most = 2", "\"all\""),
             ("length_ratio = 1.5", "\"all\""),
             ("select = \"all\"\nlength_ratio = 0.5", "at least 1"),
+            ("select = \"all\"\ncut = 0.2", "length_ratio"),
             ("min_gap = nan", "min_gap"),
         ] {
             let e = read(text).check().unwrap_err().to_string();

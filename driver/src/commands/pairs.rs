@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use selfreward::config::pair_rule::{PairChoice, PairRule, ScoredAnswer, Select, choose};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::Checks;
+use selfreward::rng::fnv;
 use selfreward::text::{Message, Prompt, TemplateInputs};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// were cut; 0 is off
     #[arg(long, default_value_t = 0.0, value_name = "R", requires = "all")]
     length_ratio: f64,
+    /// --length-ratio: the largest share of pairs whose rejected response alone was cut, whatever its length
+    #[arg(long, default_value_t = 0.0, value_name = "S", requires = "length_ratio")]
+    cut: f64,
 }
 
 /// Those fields of a line that are read.
@@ -99,12 +103,14 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         length_margin: args.length_margin,
         ended: args.ended,
         length_ratio: args.length_ratio,
+        cut: args.cut,
     };
     anyhow::ensure!(
         rule.length_ratio == 0.0 || rule.length_ratio >= 1.0,
         "--length-ratio is {}; expected 0 or at least 1",
         rule.length_ratio
     );
+    anyhow::ensure!((0.0..=1.0).contains(&rule.cut), "--cut is {}; expected a share from 0 to 1", rule.cut);
     if let Some(at) = verdicts.iter().position(|v| args.ended && v.stopped.is_none()) {
         let file = args.verdicts.display();
         anyhow::bail!(
@@ -126,17 +132,26 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         match choose(&scored, None, &rule) {
             PairChoice::Tie => report.ties += 1,
             PairChoice::TooFew => report.too_few += 1,
-            PairChoice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| Preference {
-                prompt: prompt.messages(),
-                inputs: &prompt.inputs,
-                checks,
-                chosen: vec![Message::new("assistant", scored[chosen].text)],
-                rejected: vec![Message::new("assistant", scored[rejected].text)],
-                score_chosen: scored[chosen].score,
-                score_rejected: scored[rejected].score,
+            PairChoice::Pairs(pairs) => preferences.extend(pairs.into_iter().map(|(chosen, rejected)| {
+                let (chosen, rejected) = (&scored[chosen], &scored[rejected]);
+                let preference = Preference {
+                    prompt: prompt.messages(),
+                    inputs: &prompt.inputs,
+                    checks,
+                    chosen: vec![Message::new("assistant", chosen.text)],
+                    rejected: vec![Message::new("assistant", rejected.text)],
+                    score_chosen: chosen.score,
+                    score_rejected: rejected.score,
+                };
+                (preference, chosen.ended && !rejected.ended)
             })),
         }
     }
+    // By a hash, so that those that stay are a draw.
+    let place =
+        |(p, _): &(Preference, bool)| fnv(format!("{}\0{}", p.chosen[0].content, p.rejected[0].content).as_bytes());
+    rule.limit_cut(&mut preferences, |(_, cut)| *cut, place);
+    let preferences: Vec<Preference> = preferences.into_iter().map(|(preference, _)| preference).collect();
     report.pairs = preferences.len();
     write_jsonl(&args.out, &preferences)?;
     if app.common.json {

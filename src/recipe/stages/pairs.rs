@@ -9,7 +9,7 @@ use crate::json::{read_jsonl, write_jsonl};
 use crate::measure::metrics::{kendall_tau_b, mean_se};
 use crate::recipe::context::RoundContext;
 use crate::rng::record_id;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// The records of earlier stages, of which pairs are made.
@@ -96,8 +96,12 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
             }
         }
     }
+    // An id is a hash, so the smallest ones are a draw.
+    let answers = inputs.candidates.iter().chain(inputs.anchors.iter().flatten());
+    let cut: HashSet<&str> = answers.filter(|c| !c.stopped).map(|c| c.id.as_str()).collect();
+    let is_cut = |p: &PairRecord| !cut.contains(p.chosen_id.as_str()) && cut.contains(p.rejected_id.as_str());
+    rule.limit_cut(&mut out.pairs, is_cut, |p| p.id.clone());
     if section.total > 0 && out.pairs.len() > section.total {
-        // An id is a hash, so the smallest ones are a draw.
         let mut ids: Vec<String> = out.pairs.iter().map(|p| p.id.clone()).collect();
         ids.sort_unstable();
         out.pairs.retain(|p| p.id < ids[section.total]);
