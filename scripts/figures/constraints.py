@@ -2,7 +2,8 @@
 """Prints what docs/CONSTRAINTS.md and docs/PAPER.md say of runs of scripts/constraints: each model by rules (the answer obeys and
 the model ended it), strict, ended, words; head to head by prompt; and by kind of constraint. Several folders are runs that differ
 in their seed; their rates are averaged.
-usage: python scripts/figures/constraints.py NAME RUN…        (no packages; NAME is that of the task, such as dev)"""
+usage: python scripts/figures/constraints.py NAME RUN…        (no packages; NAME is that of the task, such as dev, or of a file
+NAME.jsonl in the folder that `selfreward eval --model RUN --out` has written)"""
 import collections, json, pathlib, random, statistics, sys
 
 NAME, RUNS = sys.argv[1], [pathlib.Path(path) for path in sys.argv[2:]]
@@ -13,12 +14,21 @@ def mean(values):
     return statistics.fmean(values)
 
 
-def read(path):
-    """Of each prompt the answers."""
-    prompts = collections.defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        answer = json.loads(line)
-        prompts[answer["key"]].append(answer)
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read(run):
+    """Of each model, and of each prompt, the answers."""
+    folder, file = run / "evaluation" / NAME, run / f"{NAME}.jsonl"
+    all_ = {path.stem: lines(path) for path in sorted(folder.glob("*.jsonl"))}
+    if not all_:
+        for answer in lines(file):
+            all_.setdefault(answer["model"], []).append(answer)
+    prompts = {name: collections.defaultdict(list) for name in all_}
+    for name, answers in all_.items():
+        for answer in answers:
+            prompts[name][answer["key"]].append(answer)
     return prompts
 
 
@@ -43,8 +53,8 @@ def interval(values):
 
 models = {}  # of each model the prompts' answers, run by run
 for run in RUNS:
-    for file in sorted((run / "evaluation" / NAME).glob("*.jsonl")):
-        models.setdefault(file.stem, []).append(read(file))
+    for name, prompts in read(run).items():
+        models.setdefault(name, []).append(prompts)
 # A prompt of another run is another prompt.
 scores = {name: {measure: [{(i, key): value for key, value in by_prompt(one, of).items()} for i, one in enumerate(all_)]
                  for measure, of in MEASURES.items()} for name, all_ in models.items()}
@@ -54,27 +64,22 @@ def joined(name, measure):
     return {key: value for one in scores[name][measure] for key, value in one.items()}
 
 
-print("| model | by rules | above the one before | strict | ended | words |\n|---|---|---|---|---|---|")
-before = None
+print("| model | by rules | strict | ended | words |\n|---|---|---|---|---|")
 for name in models:
-    own = joined(name, "by rules")
-    gain = "—"
-    if before is not None:
-        gains = [value - before[key] for key, value in own.items() if key in before]
-        gain = f"{mean(gains):+.2f} {interval(gains)}"
-    cells = [f"{mean(list(own.values())):.2f} {interval(list(own.values()))}", gain]
+    own = list(joined(name, "by rules").values())
+    cells = [f"{mean(own):.2f} {interval(own)}"]
     cells += [f"{mean(list(joined(name, m).values())):.{0 if m == 'words' else 2}f}" for m in ("strict", "ended", "words")]
     print(f"| {name} | {' | '.join(cells)} |")
-    before = own
 
-print("\n| head to head, by rules | win / tie / loss, % |\n|---|---|")
+print("\n| head to head, by rules | win / tie / loss, % | difference |\n|---|---|---|")
 names = list(models)
 for i, a in enumerate(names):
     for b in names[:i]:
         one, other = joined(a, "by rules"), joined(b, "by rules")
         differences = [one[key] - other[key] for key in one if key in other]
         parts = [sum(d > 0 for d in differences), sum(d == 0 for d in differences), sum(d < 0 for d in differences)]
-        print(f"| {a} against {b} | {' / '.join(f'{100 * n / len(differences):.1f}' for n in parts)} |")
+        shares = " / ".join(f"{100 * n / len(differences):.1f}" for n in parts)
+        print(f"| {a} against {b} | {shares} | {mean(differences):+.2f} {interval(differences)} |")
 
 kinds = collections.defaultdict(lambda: collections.defaultdict(list))
 for name, all_ in models.items():
@@ -88,6 +93,5 @@ for kind, of in sorted(kinds.items()):
 
 for i, run in enumerate(RUNS):
     for file in sorted(run.glob("round-*/pairs.jsonl")):
-        pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        print(f"\n{run.name}, {file.parent.name}: {len(pairs)} pairs", end="")
+        print(f"\n{run.name}, {file.parent.name}: {len(lines(file))} pairs", end="")
 print()
