@@ -152,8 +152,8 @@ impl Gpu {
         lock(&self.0.pool).ledger.peak.clone()
     }
 
-    /// Does `work`, whose buffers end with it, and leaves the peak as it was: what a device takes once, in its first run,
-    /// is in no plan. The cap holds for it.
+    /// Does `work`, whose buffers end with it, and leaves the peak as it was: what a device takes once, in its first
+    /// run, is in no plan. The cap holds for it.
     pub(super) fn off_the_peak<T>(&self, work: impl FnOnce() -> T) -> T {
         let before = self.peak();
         let done = work();

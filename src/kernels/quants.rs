@@ -195,8 +195,8 @@ impl Quants {
         }
     }
 
-    /// Whether each word of such a row holds the scales of several columns, so that what is written to one of them has to
-    /// leave the others.
+    /// Whether each word of such a row holds the scales of several columns, so that what is written to one of them has
+    /// to leave the others.
     pub(crate) fn shares_words(self) -> bool {
         self.scales == Scales::Power
     }
