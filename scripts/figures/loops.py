@@ -14,7 +14,7 @@ CARDS = [8, 12, 16, 24]
 MODELS = ["Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Llama-3.1-8B", "Qwen2.5-14B"]
 STORED = [("f16", "f16"), ("Q8_0", "q8_0"), ("Q4_K", "q4_k")]
 # Mixtures of experts, which hardly fit in any other type.
-MIXTURES = [("gpt-oss-20b", ("MXFP4", "mxfp4")), ("Qwen3-30B-A3B", ("Q4_K", "q4_k"))]
+MIXTURES = [("gpt-oss-20b", ("MXFP4", "mxfp4")), ("Qwen3-30B-A3B", ("Q4_K", "q4_k")), ("Qwen3-30B-A3B", ("Q4_1", "q4_1"))]
 KV = ["f32", "f16"]
 STAGES = ["prompts", "candidates", "gate", "judge", "training"]
 # What a GPU plans with of its card.

@@ -61,7 +61,7 @@ download_chromium_common() {
 # taken out of the package, nothing is installed.
 second_vulkan() {
   local all=${1:-} dir=$target/swiftshader lib=$target/swiftshader/libvk_swiftshader.so
-  echo "selfreward check $all --limits webgpu, on this machine's own adapter"
+  echo "selfreward check${all:+ $all} --limits webgpu, on this machine's own adapter"
   # shellcheck disable=SC2086
   "$target/debug/selfreward" check $all --limits webgpu || return 1
   if [ ! -e "$lib" ]; then
