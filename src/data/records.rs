@@ -5,15 +5,15 @@
 //! `seed` it keys the random numbers.
 
 use crate::judge::Checks;
-use crate::text::Message;
+use crate::text::{Message, Prompt};
 use serde::{Deserialize, Serialize};
 
 /// A line of a seed file; other fields of the line are ignored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct SeedRecord {
-    /// The instruction of this seed.
-    #[serde(default)]
-    pub prompt: String,
+    /// The instruction of this seed, in any form that a prompt has.
+    #[serde(flatten)]
+    pub prompt: Option<Prompt>,
     /// In the place of an instruction, what instructions are to be about.
     pub topic: Option<String>,
     /// What the line says about right answers.

@@ -49,18 +49,25 @@ impl<'a> ChatDomain<'a> {
         } else {
             read_jsonl(path)?
         };
-        let said =
-            |r: &SeedRecord| if r.prompt.is_empty() { r.topic.clone().unwrap_or_default() } else { r.prompt.clone() };
-        if let Some(at) = records.iter().position(|r| said(r).trim().is_empty()) {
-            return Err(Error::file(path, format!("record {}: has neither prompt nor topic, or it is empty", at + 1)));
-        }
         if records.is_empty() {
             return Err(Error::file(path, "holds no prompts; a line looks like {\"prompt\": \"…\"}"));
         }
-        let (given, topics): (Vec<_>, Vec<_>) = records.into_iter().partition(|r| !r.prompt.is_empty());
-        let topics: Vec<String> = topics.into_iter().filter_map(|r| r.topic).collect();
-        let (mut seeds, mut checks): (Vec<String>, Vec<Checks>) =
-            given.into_iter().map(|r| (r.prompt, r.checks)).unzip();
+        let (mut seeds, mut checks, mut topics) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, record) in records.into_iter().enumerate() {
+            let prompt = record.prompt.map(|prompt| prompt.question()).filter(|prompt| !prompt.trim().is_empty());
+            let topic = record.topic.filter(|topic| !topic.trim().is_empty());
+            match (prompt, topic) {
+                (Some(prompt), _) => {
+                    seeds.push(prompt);
+                    checks.push(record.checks);
+                }
+                (None, Some(topic)) => topics.push(topic),
+                (None, None) => {
+                    let what = format!("record {}: has neither prompt nor topic, or it is empty", at + 1);
+                    return Err(Error::file(path, what));
+                }
+            }
+        }
         seeds.extend(about(&topics)?);
         checks.resize(seeds.len(), Checks::default());
         Ok(Self {
@@ -241,6 +248,21 @@ mod tests {
             assert_eq!(read(&"word ".repeat(100), true), Err("too long".into()));
             assert_eq!(read("1 2 3 4 5 6 7 8 9", true), Err("not text".into()));
             assert_eq!(read("Describe the Picture below.", true), Err("blocked word".into()));
+        });
+    }
+
+    #[test]
+    fn seeds_may_be_questions_with_answers() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("seeds.jsonl");
+        let lines = "{\"question\": \"How many?\", \"answer\": \"Two.\\n#### 2\"}\n\
+                     {\"messages\": [{\"role\": \"user\", \"content\": \"Name one.\"}]}\n";
+        std::fs::write(&path, lines).unwrap();
+        let section = PromptSection { seed_file: path, ..PromptSection::default() };
+        with_domain(&section, |domain| {
+            let domain = domain.unwrap();
+            assert_eq!(domain.seeds, ["How many?", "Name one."]);
+            assert_eq!(domain.checks[0].answer, Some("Two.\n#### 2".into()));
         });
     }
 
