@@ -49,6 +49,13 @@ pub struct ScoredAnswer<'a> {
     pub score: f64,
 }
 
+impl ScoredAnswer<'_> {
+    /// Whether the model ended this answer and not the other.
+    pub fn ended_alone(&self, other: &ScoredAnswer) -> bool {
+        self.ended && !other.ended
+    }
+}
+
 /// What becomes of a prompt's candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairChoice {
@@ -81,7 +88,7 @@ pub fn choose(candidates: &[ScoredAnswer], rejected: Option<&[ScoredAnswer]>, ru
                 (0..chosen.len()).flat_map(|c| (0..rejected.len()).map(move |r| (c, r))).filter(far).collect();
             let gap = |&(c, r): &(usize, usize)| chosen[c].score - rejected[r].score;
             // Pairs of which some may be left out again take no place from others.
-            let cut = |&(c, r): &(usize, usize)| chosen[c].ended && !rejected[r].ended;
+            let cut = |&(c, r): &(usize, usize)| rule.length_ratio > 0.0 && chosen[c].ended_alone(&rejected[r]);
             all.sort_by(|a, b| gap(b).total_cmp(&gap(a)).then(cut(a).cmp(&cut(b))));
             // Candidates with the same text are one answer.
             let mut seen = HashSet::new();
@@ -103,7 +110,7 @@ impl PairRule {
     fn matches(&self, chosen: &ScoredAnswer, rejected: &ScoredAnswer) -> bool {
         let [a, b] = [chosen, rejected].map(|answer| answer.tokens as f64);
         let alike = chosen.ended == rejected.ended && a.max(b) <= self.length_ratio * a.min(b);
-        self.length_ratio == 0.0 || alike || (self.cut > 0.0 && chosen.ended && !rejected.ended)
+        self.length_ratio == 0.0 || alike || (self.cut > 0.0 && chosen.ended_alone(rejected))
     }
 
     /// Leaves out the last of the pairs of which the rejected answer alone was cut, until they are no larger a share
@@ -217,6 +224,9 @@ mod tests {
             PairChoice::Pairs(vec![(0, 2), (2, 1)])
         );
         assert_eq!(choose(&list[..2], None, &PairRule { length_ratio: 1.5, ..rule }), PairChoice::Tie);
+        // Without it the earliest counts.
+        let cut_first = [list[0], list[3], list[1]];
+        assert_eq!(choose(&cut_first, None, &PairRule { most: 1, ..rule }), pair(0, 1));
         let some = PairRule { length_ratio: 1.5, cut: 0.25, ..rule };
         assert_eq!(choose(&list, None, &some), PairChoice::Pairs(vec![(0, 3), (0, 2), (2, 1), (2, 3)]));
         let first = PairRule { most: 1, ..some };

@@ -143,7 +143,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
                     score_chosen: chosen.score,
                     score_rejected: rejected.score,
                 };
-                (preference, chosen.ended && !rejected.ended)
+                (preference, chosen.ended_alone(rejected))
             })),
         }
     }

@@ -71,6 +71,8 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
     let agreements = inputs.before.as_ref().map(|before| agreements(&own, before));
     let implicit = inputs.logps.as_ref().map(implicit);
     let mut out = PairsOutcome::default();
+    // The pairs of which the rejected answer alone was cut.
+    let mut cut = HashSet::new();
     for (at, (prompt, candidates)) in own.iter().enumerate() {
         let anchors = anchors.as_ref().map(|all| &all[at].1);
         let rejected = anchors.map(|list| texts(list));
@@ -91,16 +93,16 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
                         // Rankings that put all alike say nothing about the preference.
                         record.flip = (1.0 - all[at].unwrap_or(0.5)) as f32;
                     }
+                    if chosen.0.stopped && !rejected.0.stopped {
+                        cut.insert(record.id.clone());
+                    }
                     out.pairs.push(record);
                 }
             }
         }
     }
     // An id is a hash, so the smallest ones are a draw.
-    let answers = inputs.candidates.iter().chain(inputs.anchors.iter().flatten());
-    let cut: HashSet<&str> = answers.filter(|c| !c.stopped).map(|c| c.id.as_str()).collect();
-    let is_cut = |p: &PairRecord| !cut.contains(p.chosen_id.as_str()) && cut.contains(p.rejected_id.as_str());
-    rule.limit_cut(&mut out.pairs, is_cut, |p| p.id.clone());
+    rule.limit_cut(&mut out.pairs, |p| cut.contains(&p.id), |p| p.id.clone());
     if section.total > 0 && out.pairs.len() > section.total {
         let mut ids: Vec<String> = out.pairs.iter().map(|p| p.id.clone()).collect();
         ids.sort_unstable();
