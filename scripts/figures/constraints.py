@@ -40,10 +40,6 @@ MEASURES = {"by rules": rules, "strict": lambda a: float(all(a["strict"])), "end
             "words": lambda a: float(len(a["response"].split()))}
 
 
-def by_prompt(prompts, measure):
-    return {key: mean([measure(answer) for answer in answers]) for key, answers in prompts.items()}
-
-
 def interval(values):
     """The middle 95 % of the means of prompts drawn anew."""
     draw = random.Random(0)
@@ -55,27 +51,22 @@ models = {}  # of each model the prompts' answers, run by run
 for run in RUNS:
     for name, prompts in read(run).items():
         models.setdefault(name, []).append(prompts)
-# A prompt of another run is another prompt.
-scores = {name: {measure: [{(i, key): value for key, value in by_prompt(one, of).items()} for i, one in enumerate(all_)]
+# Of each model and measure the mean of each prompt's answers; a prompt of another run is another prompt.
+scores = {name: {measure: {(i, key): mean([of(answer) for answer in answers]) for i, one in enumerate(all_) for key, answers in one.items()}
                  for measure, of in MEASURES.items()} for name, all_ in models.items()}
-
-
-def joined(name, measure):
-    return {key: value for one in scores[name][measure] for key, value in one.items()}
-
 
 print("| model | by rules | strict | ended | words |\n|---|---|---|---|---|")
 for name in models:
-    own = list(joined(name, "by rules").values())
+    own = list(scores[name]["by rules"].values())
     cells = [f"{mean(own):.2f} {interval(own)}"]
-    cells += [f"{mean(list(joined(name, m).values())):.{0 if m == 'words' else 2}f}" for m in ("strict", "ended", "words")]
+    cells += [f"{mean(scores[name][m].values()):.{0 if m == 'words' else 2}f}" for m in ("strict", "ended", "words")]
     print(f"| {name} | {' | '.join(cells)} |")
 
 print("\n| head to head, by rules | win / tie / loss, % | difference |\n|---|---|---|")
 names = list(models)
 for i, a in enumerate(names):
     for b in names[:i]:
-        one, other = joined(a, "by rules"), joined(b, "by rules")
+        one, other = scores[a]["by rules"], scores[b]["by rules"]
         differences = [one[key] - other[key] for key in one if key in other]
         parts = [sum(d > 0 for d in differences), sum(d == 0 for d in differences), sum(d < 0 for d in differences)]
         shares = " / ".join(f"{100 * n / len(differences):.1f}" for n in parts)
@@ -91,7 +82,7 @@ print(f"\n| kind, by rules | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
 for kind, of in sorted(kinds.items()):
     print(f"| {kind} | {' | '.join(f'{mean(of[name]):.2f}' for name in names)} |")
 
-for i, run in enumerate(RUNS):
+for run in RUNS:
     for file in sorted(run.glob("round-*/pairs.jsonl")):
         print(f"\n{run.name}, {file.parent.name}: {len(lines(file))} pairs", end="")
 print()

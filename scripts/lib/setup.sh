@@ -47,6 +47,15 @@ need_rust() {
 
 rust_wanted() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1; }
 
+# Sets run to the program that SELFREWARD names, else to one that is built here.
+need_program() {
+  if [ -n "${SELFREWARD:-}" ]; then run=$SELFREWARD; return; fi
+  setup
+  say "Building selfreward (release; the first time takes some minutes)"
+  cargo build --release --locked -q -p selfreward-cli
+  run=${CARGO_TARGET_DIR:-target}/release/selfreward
+}
+
 need_linker() {
   command -v cc >/dev/null && return
   has_apt || fail "a C compiler is missing (Rust links with it). Install gcc or clang."

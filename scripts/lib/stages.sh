@@ -188,6 +188,8 @@ report_in_browser() {
     (apt_install chromium) || true
   fi
   browser=$(find_browser) || { echo "skipped: the report in a browser, for Chromium is missing (on Debian: apt-get install chromium)"; return 0; }
+  # Those of an earlier call.
+  rm -f "$dir"/*.measured.html "$dir"/*.dom
   for file in "$dir"/*.html; do
     name=$(basename "$file" .html)
     {
