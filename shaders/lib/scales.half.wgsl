@@ -1,11 +1,5 @@
 // Four columns' scales and minima of a block of 32 values in f16, the scale in a word's low half.
 alias Scales = vec4u;
-fn scales_at(group: u32, col: u32, ld4: u32) -> u32 {
-    return group * ld4 + col;
-}
-fn steps_of(q: vec4u) -> vec4f {
-    return vec4f(q);
-}
 fn scale_of(s: Scales) -> vec4f {
     return vec4f(unpack2x16float(s.x).x, unpack2x16float(s.y).x, unpack2x16float(s.z).x, unpack2x16float(s.w).x);
 }

@@ -142,8 +142,8 @@ impl Dtype {
 type ThirtyTwo = ([u8; 32], [(f32, f32); 2]);
 
 impl Dtype {
-    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum.
-    /// `None` where the type is not quantised, or the data end before.
+    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum,
+    /// or of MXFP4 [`DOUBLED`] of q x scale. `None` where the type is not quantised, or the data end before.
     #[inline(always)]
     pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<ThirtyTwo> {
         let (values, bytes) = self.block();
@@ -180,13 +180,15 @@ impl Dtype {
                 let step = |q: u8| STEPS[usize::from(q)].cast_unsigned() ^ 0x80;
                 (nibbles(b, 2).map(step), [(d, -128.0 * d); 2])
             }
-            Dtype::Mxfp4 => {
-                let d = half_power(b[0]);
-                (nibbles(b, 1).map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), [(d, -12.0 * d); 2])
-            }
+            Dtype::Mxfp4 => (nibbles(b, 1), [(half_power(b[0]), 0.0); 2]),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
     }
+}
+
+/// What [`Dtype::thirty_two`] gives of MXFP4 as it gives other types: a value is q x scale + minimum.
+pub(crate) fn evened((q, pairs): ThirtyTwo) -> ThirtyTwo {
+    (q.map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), pairs.map(|(d, _)| (d, -12.0 * d)))
 }
 
 impl std::fmt::Display for Dtype {

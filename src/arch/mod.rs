@@ -12,8 +12,8 @@ mod quantise_k;
 mod shape;
 mod tensor;
 
-pub(crate) use dtype::DOUBLED;
 pub use dtype::Dtype;
+pub(crate) use dtype::{DOUBLED, evened};
 pub use layer::{
     Activation, Attention, DeltaNet, Experts, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth,
     ShortConv,

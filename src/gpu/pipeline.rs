@@ -104,8 +104,20 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         "scales",
         "SCALES",
         &[
-            (0, include_str!("../../shaders/lib/scales.half.wgsl")),
-            (1, include_str!("../../shaders/lib/scales.full.wgsl")),
+            (
+                0,
+                concat!(
+                    include_str!("../../shaders/lib/scales.even.wgsl"),
+                    include_str!("../../shaders/lib/scales.half.wgsl")
+                ),
+            ),
+            (
+                1,
+                concat!(
+                    include_str!("../../shaders/lib/scales.even.wgsl"),
+                    include_str!("../../shaders/lib/scales.full.wgsl")
+                ),
+            ),
             (2, include_str!("../../shaders/lib/scales.power.wgsl")),
         ],
     ),

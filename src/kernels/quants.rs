@@ -20,21 +20,6 @@ pub enum Scales {
     Power,
 }
 
-/// The number of 4 bits that twice its value and [`ZERO`] make.
-const CODES: [u8; 25] = {
-    let mut codes = [0; 25];
-    let mut code = DOUBLED.len();
-    // Downwards, so that 0 is the one without a sign.
-    while code > 0 {
-        code -= 1;
-        codes[(DOUBLED[code] + ZERO) as usize] = code as u8;
-    }
-    codes
-};
-
-/// What is added to twice a number of 4 bits, so that none is negative.
-const ZERO: i8 = 12;
-
 /// The number format of a quantised matrix on the GPU: groups of values along K, where a value is its bits x scale +
 /// minimum. GGUF's block types ([`Dtype`]) become one of six such formats when a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,14 +112,10 @@ impl Quants {
         }
     }
 
-    /// The words of 32 steps along K; of 4 bits the first four.
+    /// The words of 32 values along K; of 4 bits the first four.
     #[inline(always)]
     pub(crate) fn words(self, q: [u8; 32]) -> [u32; 8] {
         let mut words = [0; 8];
-        let q = match self.scales {
-            Scales::Half | Scales::Full => q,
-            Scales::Power => q.map(|step| CODES[usize::from(step).min(CODES.len() - 1)]),
-        };
         if self.bits == 8 {
             for (word, bytes) in words.iter_mut().zip(q.as_chunks().0) {
                 *word = u32::from_le_bytes(*bytes);
@@ -231,15 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_4_bits_are_found_by_their_step() {
+    fn numbers_of_4_bits_stand_for_their_steps() {
         let kind = Quants::of(Dtype::Mxfp4).unwrap();
         for (code, twice) in DOUBLED.into_iter().enumerate() {
-            let words = kind.words([(twice + ZERO) as u8; 32]);
+            let words = kind.words([code as u8; 32]);
             assert_eq!(kind.step(words[0] & 15), f32::from(twice), "{code}");
         }
         let mut row = [u32::MAX; 2];
         for (col, power) in [(1, 0.25), (4, 2f32.powi(-125)), (0, 2f32.powi(100)), (5, 2f32.powi(-128))] {
-            kind.put(&mut row, col, &[[power, -ZERO as f32 * power]]);
+            kind.put(&mut row, col, &[[power, 0.0]]);
             let held = if power < f32::MIN_POSITIVE { 0.0 } else { power };
             assert_eq!(kind.unpacked(&row, col), (held, 0.0));
         }

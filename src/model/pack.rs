@@ -1,7 +1,7 @@
 //! Weights on their way from a file to the device: threads bring them into the device's form, some rows at a time.
 
 use super::places::{Place, TILE};
-use crate::arch::{Dtype, LARGEST, first_unusable, unusable};
+use crate::arch::{Dtype, LARGEST, evened, first_unusable, unusable};
 use crate::gpu::{Gpu, RowsToWrite};
 use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Block, Stored, Weight};
@@ -296,6 +296,8 @@ impl Packed<'_> {
                     let Some((q, pairs)) = dtype.thirty_two(data, at).filter(|(_, pairs)| usable(pairs)) else {
                         return Ok(Some(at));
                     };
+                    // Beside another type, where 4 bits do not do.
+                    let (q, pairs) = if BITS == 8 && dtype == Dtype::Mxfp4 { evened((q, pairs)) } else { (q, pairs) };
                     words[lane] = quants.words(q);
                     (scales[0][lane], scales[1][lane]) = (pairs[0].into(), pairs[1].into());
                 }
