@@ -36,7 +36,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
 @group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [D / GROUP, count]
+@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [D / GROUP, count]
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
@@ -49,8 +49,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
         let v = token[t] - p.first;
         if v < p.count {
             let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
-            let s = scales[scales_at(d / GROUP, v / 4u, p.table_ld4)];
-            let value = steps_of(vec4u(q)).x * scale_of(s)[v % 4u] + minimum_of(s)[v % 4u];
+            let s = scales_at(d / GROUP, v / 4u, p.table_ld4);
+            let value = steps_of(vec4u(q)).x * s.scale[v % 4u] + s.minimum[v % 4u];
             x[i] = select(0.0, p.factor * value, i - t * p.ld < p.cols);
         }
         break; //*ONCE

@@ -157,7 +157,7 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(6) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
@@ -210,11 +210,9 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
             }
         }
-        let f# = scales[scales_at(group, col#, p.ldb4)]; //*1*NC
-        let d# = scale_of(f#); //*1*NC
-        let o# = minimum_of(f#); //*1*NC
+        let f# = scales_at(group, col#, p.ldb4); //*1*NC
         let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane) * once; //*MR
-        c$_# = fma(e$, o#, fma(s$_#, d#, c$_#)); //*MR*NC
+        c$_# = fma(e$, f#.minimum, fma(s$_#, f#.scale, c$_#)); //*MR*NC
     }
     if NORM == 1u {
         let r$ = rms(total(q$, lane) * once); //*MR

@@ -53,7 +53,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(128)
@@ -148,7 +148,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Scales>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(6) var<storage, read> u: array<vec4f>;          // [M, R] where LORA
@@ -165,14 +165,12 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     var n$ = vec4f(); //*MR
     var late = vec4f();
     for (var group = slice; group < p.k / GROUP; group += 8u) {
-        let s = scales[scales_at(group, col, p.ldb4)];
-        let d = scale_of(s);
-        let o = minimum_of(s);
+        let s = scales_at(group, col, p.ldb4);
         var k4 = group * (GROUP / 4u);
         for (var w = 0u; w < BITS * GROUP / 32u; w++) {
             let q = words[(group * (BITS * GROUP / 32u) + w) * p.ldb4 + col];
             for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let b# = fma(steps_of((q >> vec4u(shift + #u * BITS)) & mask), d, o); //*1*4
+                let b# = fma(steps_of((q >> vec4u(shift + #u * BITS)) & mask), s.scale, s.minimum); //*1*4
                 var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
                 c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR

@@ -35,13 +35,13 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 // x in groups of GROUP along R: BITS-bit words, a scale and a minimum per group.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
-@group(0) @binding(2) var<storage, read> scales: array<Scales>;    // [R / GROUP, C]
+@group(0) @binding(2) var<storage, read> scales: array<Packed>;    // [R / GROUP, C]
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [n, R]
 fn element(r: u32, c: u32) -> vec4f {
     let per = 32u / BITS;
     let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
-    let s = scales[scales_at(r / GROUP, c, p.ld4)];
-    return steps_of(q) * scale_of(s) + minimum_of(s);
+    let s = scales_at(r / GROUP, c, p.ld4);
+    return steps_of(q) * s.scale + s.minimum;
 }
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,

@@ -1,7 +1,4 @@
-// What both have whose values are steps of their scale.
-fn scales_at(group: u32, col: u32, ld4: u32) -> u32 {
-    return group * ld4 + col;
-}
+// What all have whose bits count steps.
 fn steps_of(q: vec4u) -> vec4f {
     return vec4f(q);
 }

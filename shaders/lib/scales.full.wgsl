@@ -1,11 +1,5 @@
-// Four columns' scales and minima of a block of 32 values in f32.
-struct Scales {
-    scale: vec4f,
-    minimum: vec4f,
-}
-fn scale_of(s: Scales) -> vec4f {
-    return s.scale;
-}
-fn minimum_of(s: Scales) -> vec4f {
-    return s.minimum;
+// Scales and minima in f32.
+alias Packed = Scales;
+fn scales_at(group: u32, col: u32, ld4: u32) -> Scales {
+    return scales[group * ld4 + col];
 }

@@ -138,12 +138,34 @@ impl Dtype {
     }
 }
 
-/// 32 values, and scale and minimum of each 16 of them.
-type ThirtyTwo = ([u8; 32], [(f32, f32); 2]);
+/// Scale and minimum of 32 values: two numbers that their block has, and how many of each the first 16 values take, and
+/// the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Scaled {
+    pub(crate) base: [f32; 2],
+    pub(crate) times: [[i8; 2]; 2],
+}
+
+impl Scaled {
+    /// One scale and one minimum.
+    #[inline(always)]
+    pub(crate) fn plain(scale: f32, minimum: f32) -> Scaled {
+        Scaled { base: [scale, minimum], times: [[1; 2]; 2] }
+    }
+
+    /// Scale and minimum of the first 16 values (0) or of the others (1).
+    #[inline(always)]
+    pub(crate) fn of(self, half: usize) -> [f32; 2] {
+        [0, 1].map(|i| self.base[i] * f32::from(self.times[half][i]))
+    }
+}
+
+/// 32 values and what they are scaled by.
+type ThirtyTwo = ([u8; 32], Scaled);
 
 impl Dtype {
-    /// Values q of the `at`-th 32 of `data`, and scale and minimum of each 16 of them: a value is q x scale + minimum,
-    /// or of MXFP4 [`DOUBLED`] of q x scale. `None` where the type is not quantised, or the data end before.
+    /// Values q of the `at`-th 32 of `data`, and their scales and minima: a value is q x scale + minimum, or of MXFP4
+    /// [`DOUBLED`] of q x scale. `None` where the type is not quantised, or the data end before.
     #[inline(always)]
     pub(crate) fn thirty_two(self, data: &[u8], at: usize) -> Option<ThirtyTwo> {
         let (values, bytes) = self.block();
@@ -151,44 +173,44 @@ impl Dtype {
         let b = data.get(at * 32 / values * bytes..)?.get(..bytes)?;
         let (d, m) = (half_at(b, 0), half_at(b, 2));
         Some(match self {
-            Dtype::Q8_0 => (thirty_two_at(b, 2).map(|q| q ^ 0x80), [(d, -128.0 * d); 2]),
-            Dtype::Q4_0 => (nibbles(b, 2), [(d, -8.0 * d); 2]),
-            Dtype::Q4_1 => (nibbles(b, 4), [(d, m); 2]),
-            Dtype::Q5_0 => (fives(b, 2), [(d, -16.0 * d); 2]),
-            Dtype::Q5_1 => (fives(b, 4), [(d, m); 2]),
+            Dtype::Q8_0 => (thirty_two_at(b, 2).map(|q| q ^ 0x80), Scaled::plain(d, -128.0 * d)),
+            Dtype::Q4_0 => (nibbles(b, 2), Scaled::plain(d, -8.0 * d)),
+            Dtype::Q4_1 => (nibbles(b, 4), Scaled::plain(d, m)),
+            Dtype::Q5_0 => (fives(b, 2), Scaled::plain(d, -16.0 * d)),
+            Dtype::Q5_1 => (fives(b, 4), Scaled::plain(d, m)),
             Dtype::Q4K | Dtype::Q5K => {
-                let (s, sub) = sub_scale(&b[4..16], g);
                 let q = if self == Dtype::Q4K { k_nibbles(b, 16, g) } else { k_fives(b, g) };
-                (q, [(d * s, -(m * sub)); 2])
+                (q, Scaled { base: [d, -m], times: [sub_scale(&b[4..16], g); 2] })
             }
             Dtype::Q6K => {
                 let d = half_at(b, 208);
-                let scale = |i: usize| d * f32::from(b[192 + 2 * g + i].cast_signed());
-                (sixes(b, g), [0, 1].map(|i| (scale(i), -32.0 * scale(i))))
+                let times = [0, 1].map(|i| [b[192 + 2 * g + i].cast_signed(); 2]);
+                (sixes(b, g), Scaled { base: [d, -32.0 * d], times })
             }
             Dtype::Q2K => {
                 let (d, m) = (half_at(b, 80), half_at(b, 82));
-                let of_16 = |i: usize| (d * f32::from(b[2 * g + i] & 15), -(m * f32::from(b[2 * g + i] >> 4)));
-                (each(|i| two(&b[16..80], 32 * g + i)), [0, 1].map(of_16))
+                let times = [0, 1].map(|i| [b[2 * g + i] & 15, b[2 * g + i] >> 4].map(u8::cast_signed));
+                (each(|i| two(&b[16..80], 32 * g + i)), Scaled { base: [d, -m], times })
             }
             Dtype::Q3K => {
                 let d = half_at(b, 108);
-                let scale = |i: usize| d * three_scale(&b[96..108], 2 * g + i);
-                (each(|i| three(b, 32 * g + i)), [0, 1].map(|i| (scale(i), -4.0 * scale(i))))
+                let times = [0, 1].map(|i| [three_scale(&b[96..108], 2 * g + i); 2]);
+                (each(|i| three(b, 32 * g + i)), Scaled { base: [d, -4.0 * d], times })
             }
             Dtype::Iq4Nl => {
                 let step = |q: u8| STEPS[usize::from(q)].cast_unsigned() ^ 0x80;
-                (nibbles(b, 2).map(step), [(d, -128.0 * d); 2])
+                (nibbles(b, 2).map(step), Scaled::plain(d, -128.0 * d))
             }
-            Dtype::Mxfp4 => (nibbles(b, 1), [(half_power(b[0]), 0.0); 2]),
+            Dtype::Mxfp4 => (nibbles(b, 1), Scaled::plain(half_power(b[0]), 0.0)),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         })
     }
 }
 
 /// What [`Dtype::thirty_two`] gives of MXFP4 as it gives other types: a value is q x scale + minimum.
-pub(crate) fn evened((q, pairs): ThirtyTwo) -> ThirtyTwo {
-    (q.map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), pairs.map(|(d, _)| (d, -12.0 * d)))
+pub(crate) fn evened((q, scaled): ThirtyTwo) -> ThirtyTwo {
+    let d = scaled.base[0];
+    (q.map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), Scaled::plain(d, -12.0 * d))
 }
 
 impl std::fmt::Display for Dtype {
@@ -318,14 +340,14 @@ fn q5_1(b: &[u8; 24], out: &mut Vec<f32>) {
 
 /// Sub-scale and sub-minimum of group g of 8, 6 bits each, packed in 12 bytes.
 #[inline(always)]
-fn sub_scale(scales: &[u8], g: usize) -> (f32, f32) {
-    let (s, m) = if g < 4 {
-        (scales[g] & 63, scales[g + 4] & 63)
+fn sub_scale(scales: &[u8], g: usize) -> [i8; 2] {
+    let sub = if g < 4 {
+        [scales[g] & 63, scales[g + 4] & 63]
     } else {
         let low = scales[g + 4];
-        (low & 15 | (scales[g - 4] >> 2) & 0x30, low >> 4 | (scales[g] >> 2) & 0x30)
+        [low & 15 | (scales[g - 4] >> 2) & 0x30, low >> 4 | (scales[g] >> 2) & 0x30]
     };
-    (f32::from(s), f32::from(m))
+    sub.map(u8::cast_signed)
 }
 
 /// The 4-bit values of group g of 8, whose bytes begin at `at`: two groups share 32 bytes, the first has their low
@@ -345,18 +367,16 @@ fn k_fives(block: &[u8], g: usize) -> [u8; 32] {
 fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for g in 0..8 {
-        let (s, m) = sub_scale(&b[4..16], g);
-        let (ds, dm) = (d * s, dmin * m);
-        out.extend(k_nibbles(b, 16, g).map(|q| ds * f32::from(q) - dm));
+        let [scale, minimum] = Scaled { base: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
+        out.extend(k_nibbles(b, 16, g).map(|q| scale * f32::from(q) + minimum));
     }
 }
 
 fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for g in 0..8 {
-        let (s, m) = sub_scale(&b[4..16], g);
-        let (ds, dm) = (d * s, dmin * m);
-        out.extend(k_fives(b, g).map(|q| ds * f32::from(q) - dm));
+        let [scale, minimum] = Scaled { base: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
+        out.extend(k_fives(b, g).map(|q| scale * f32::from(q) + minimum));
     }
 }
 
@@ -396,15 +416,15 @@ fn three(b: &[u8], i: usize) -> u8 {
 }
 
 /// The j-th of 16 sub-scales of 6 bits, less 32: 4 bits in the first 8 bytes, 2 in the last 4.
-fn three_scale(scales: &[u8], j: usize) -> f32 {
+fn three_scale(scales: &[u8], j: usize) -> i8 {
     let low = scales[j % 8] >> (j / 8 * 4) & 15;
     let high = scales[8 + j % 4] >> (j / 4 * 2) & 3;
-    f32::from(low | high << 4) - 32.0
+    (low | high << 4).cast_signed() - 32
 }
 
 fn q3_k(b: &[u8; 110], out: &mut Vec<f32>) {
     let d = half_at(b, 108);
-    out.extend((0..256).map(|i| d * three_scale(&b[96..108], i / 16) * (f32::from(three(b, i)) - 4.0)));
+    out.extend((0..256).map(|i| d * f32::from(three_scale(&b[96..108], i / 16)) * (f32::from(three(b, i)) - 4.0)));
 }
 
 fn iq4_nl(b: &[u8; 18], out: &mut Vec<f32>) {
@@ -499,14 +519,14 @@ mod tests {
         // Scales 1..=8 and minima 9..=16: all below 16, so only the low parts are set.
         let packed = [1, 2, 3, 4, 9, 10, 11, 12, 13 << 4 | 5, 14 << 4 | 6, 15 << 4 | 7, 8];
         let got: Vec<_> = (0..8).map(|g| sub_scale(&packed, g)).collect();
-        assert_eq!(got[0], (1.0, 9.0));
-        assert_eq!(got[3], (4.0, 12.0));
-        assert_eq!(got[4], (5.0, 13.0));
-        assert_eq!(got[7], (8.0, 0.0));
+        assert_eq!(got[0], [1, 9]);
+        assert_eq!(got[3], [4, 12]);
+        assert_eq!(got[4], [5, 13]);
+        assert_eq!(got[7], [8, 0]);
         // The two upper bits of byte g - 4 and g belong to the groups 4..8.
         let packed = [0xc0, 0, 0, 0, 0x80, 0, 0, 0, 0x21, 0, 0, 0];
-        assert_eq!(sub_scale(&packed, 4), (49.0, 34.0));
-        assert_eq!(sub_scale(&packed, 0), (0.0, 0.0));
+        assert_eq!(sub_scale(&packed, 4), [49, 34]);
+        assert_eq!(sub_scale(&packed, 0), [0, 0]);
     }
 
     #[test]

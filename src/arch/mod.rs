@@ -13,7 +13,7 @@ mod shape;
 mod tensor;
 
 pub use dtype::Dtype;
-pub(crate) use dtype::{DOUBLED, evened};
+pub(crate) use dtype::{DOUBLED, Scaled, evened};
 pub use layer::{
     Activation, Attention, DeltaNet, Experts, Gated, Layer, MOST_TAPS, Mixer, Mlp, Norms, QkNorm, QueryGrowth,
     ShortConv,

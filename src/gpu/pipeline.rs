@@ -87,6 +87,11 @@ const INSERTS: &[(&str, &str, &str)] = &[
 
 type Choice = (u32, &'static str);
 
+/// The texts of libraries, one behind the other.
+macro_rules! parts {
+    ($($name:literal),*) => { concat!($(include_str!(concat!("../../shaders/lib/", $name, ".wgsl"))),*) };
+}
+
 /// Libraries of which a constant chooses one, 0 where it is missing: how weights and the scales of their blocks are
 /// stored, how the channels of attention's heads are read, whether scores and logits have a soft cap, whether
 /// queries grow with their position, the size of matrix units, and how many lanes load for each other.
@@ -104,21 +109,10 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         "scales",
         "SCALES",
         &[
-            (
-                0,
-                concat!(
-                    include_str!("../../shaders/lib/scales.even.wgsl"),
-                    include_str!("../../shaders/lib/scales.half.wgsl")
-                ),
-            ),
-            (
-                1,
-                concat!(
-                    include_str!("../../shaders/lib/scales.even.wgsl"),
-                    include_str!("../../shaders/lib/scales.full.wgsl")
-                ),
-            ),
-            (2, include_str!("../../shaders/lib/scales.power.wgsl")),
+            (0, parts!("scales", "scales.even", "scales.halves", "scales.half")),
+            (1, parts!("scales", "scales.even", "scales.full")),
+            (2, parts!("scales", "scales.power")),
+            (3, parts!("scales", "scales.even", "scales.halves", "scales.times")),
         ],
     ),
     (

@@ -5,6 +5,7 @@ use super::half::Half;
 use super::quants::{Quants, Scales};
 use super::weight::Weight;
 use crate::Result;
+use crate::arch::Scaled;
 use crate::gpu::{Tensor, pad4};
 use crate::layout::Forest;
 
@@ -32,9 +33,10 @@ pub(super) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 9] = {
-    let [q4, q8, q4k, q5k, q6k, mxfp4] = Quants::ALL;
-    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name(), mxfp4.name()]
+pub const DTYPES: [&str; 10] = {
+    let [q4, q8, q4k, q5k, q6k, mxfp4, any] = Quants::ALL;
+    let [q4, q8, q4k, q5k] = [q4.name(), q8.name(), q4k.name(), q5k.name()];
+    ["f32", "bf16", "f16", q4, q8, q4k, q5k, q6k.name(), mxfp4.name(), any.name()]
 };
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
@@ -46,27 +48,34 @@ pub(super) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Resu
 
 /// Random blocks and the dense matrix `[K, N]` that they stand for.
 pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
-    let (bits, per, group) = (quants.bits, 32 / quants.bits as usize, quants.group as usize);
-    let stored = |x: f32| match quants.scales {
-        Scales::Half => Half::F16.value(Half::F16.bits(x)),
-        Scales::Full => x,
-        Scales::Power => x.abs().log2().ceil().clamp(-20.0, 20.0).exp2(),
-    };
+    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
     let words: Vec<u32> = (0..k / per * n).map(|_| t.word() as u32).collect();
-    let scale: Vec<f32> = t.values(k / group * n).iter().map(|x| stored(x / (1 << bits) as f32)).collect();
-    let minimum: Vec<f32> = match quants.scales {
-        Scales::Power => vec![0.0; scale.len()],
-        Scales::Half | Scales::Full => t.values(scale.len()).into_iter().map(stored).collect(),
-    };
+    let half = |x: f32| Half::F16.value(Half::F16.bits(x));
+    let mut scales: Vec<Scaled> = Vec::with_capacity(k / 32 * n);
+    for at in 0..k / 32 * n {
+        let (block, col) = (at / n, at % n);
+        let drawn = t.values(2);
+        let [scale, minimum] = [drawn[0] / (1 << bits) as f32, drawn[1]];
+        let before = if block % 8 == 0 { None } else { scales.get((block - 1) * n + col) };
+        let [a, b, c, d, ..] = t.word().to_le_bytes().map(u8::cast_signed);
+        let times = if quants.group == 16 { [[a, b], [c, d]] } else { [[a, b]; 2] };
+        let base = [scale / 64.0, minimum / 64.0];
+        scales.push(match quants.scales {
+            Scales::Half => Scaled::plain(half(scale), half(minimum)),
+            Scales::Full => Scaled { base, times },
+            Scales::Power => Scaled::plain(scale.abs().log2().ceil().clamp(-20.0, 20.0).exp2(), 0.0),
+            Scales::Times => Scaled { base: before.map_or(base.map(half), |scaled| scaled.base), times },
+        });
+    }
     let dense = (0..k * n)
         .map(|i| {
             let (row, col) = (i / n, i % n);
             let q = (words[row / per * n + col] >> ((row % per) as u32 * bits)) & ((1u32 << bits) - 1);
-            let step = f64::from(quants.step(q));
-            step * f64::from(scale[row / group * n + col]) + f64::from(minimum[row / group * n + col])
+            let [scale, minimum] = scales[row / 32 * n + col].of(row % 32 / 16).map(f64::from);
+            f64::from(quants.step(q)) * scale + minimum
         })
         .collect();
-    Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, [&scale, &minimum])?, dense))
+    Ok((Weight::upload_quantised(t.gpu, (quants, k, n), &words, &scales)?, dense))
 }
 
 /// Heads of `hd` channels spread to `pad4(hd)`.

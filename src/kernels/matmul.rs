@@ -352,6 +352,7 @@ const TURNED: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Scaled;
     use crate::gpu::Gpu;
     use crate::kernels::half::Half;
     use crate::kernels::quants::{Quants, Scales};
@@ -377,9 +378,8 @@ mod tests {
             let quantised = |quants: Quants| {
                 let words: Vec<u32> =
                     (0..(k * n) as u32 * quants.bits / 32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
-                let groups = k / quants.group as usize;
-                let (scale, minimum) = (values(groups * n), values(groups * n));
-                Weight::upload_quantised(&gpu, (quants, k, n), &words, [&scale, &minimum]).unwrap()
+                let scales: Vec<Scaled> = values(k / 32 * n).iter().map(|x| Scaled::plain(*x, -x)).collect();
+                Weight::upload_quantised(&gpu, (quants, k, n), &words, &scales).unwrap()
             };
             let plain = [
                 Weight::upload(&gpu, k, n, &values(k * n)).unwrap(),
@@ -411,10 +411,8 @@ mod tests {
     fn a_corner_is_within_its_block() {
         let gpu = Gpu::with(&crate::gpu::Options::default()).unwrap();
         for quants in Quants::ALL {
-            let (scale, minimum) =
-                (vec![1.0; 64 * 12 / quants.group as usize], vec![0.0; 64 * 12 / quants.group as usize]);
-            let words = vec![0; 64 * 12 * quants.bits as usize / 32];
-            let weight = Weight::upload_quantised(&gpu, (quants, 64, 12), &words, [&scale, &minimum]).unwrap();
+            let (words, scales) = (vec![0; 64 * 12 * quants.bits as usize / 32], [Scaled::plain(1.0, 0.0); 2 * 12]);
+            let weight = Weight::upload_quantised(&gpu, (quants, 64, 12), &words, &scales).unwrap();
             let (_, block) = weight.blocks().next().unwrap();
             for (rows, cols) in [(usize::MAX, usize::MAX), (32, 8)] {
                 let corner = block.corner(rows, cols).unwrap();
@@ -451,9 +449,9 @@ mod tests {
         assert!(rows * cols < 128 << 20 && 4 * rows * cols > 128 << 20);
         // Words of 0 leave the minimum, which tells block and column.
         let minimum: Vec<f32> = (0..rows / 32 * cols).map(|i| (i / cols * 8 + i % cols % 7) as f32).collect();
-        let scale = vec![1.0; minimum.len()];
+        let scales: Vec<Scaled> = minimum.iter().map(|m| Scaled::plain(1.0, *m)).collect();
         let shape = (Quants { bits: 8, group: 32, scales: Scales::Half }, rows, cols);
-        let matrix = Weight::upload_quantised(&gpu, shape, &vec![0; rows / 4 * cols], [&scale, &minimum]).unwrap();
+        let matrix = Weight::upload_quantised(&gpu, shape, &vec![0; rows / 4 * cols], &scales).unwrap();
         let mut row = vec![0f32; cols];
         let chosen = [3, 35_000, 65_535, 65_536, 70_000];
         chosen.iter().for_each(|c| row[*c] = 1.0);

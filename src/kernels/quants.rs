@@ -3,7 +3,7 @@
 
 use super::half::Half;
 use super::way::Constant;
-use crate::arch::{DOUBLED, Dtype};
+use crate::arch::{DOUBLED, Dtype, Scaled};
 use crate::gpu::pad4;
 use crate::{Error, Result};
 use half::{f16, slice::HalfFloatSliceExt};
@@ -13,15 +13,25 @@ use half::{f16, slice::HalfFloatSliceExt};
 pub enum Scales {
     /// Both in f16, as GGUF's blocks of 32 have them.
     Half,
-    /// Both in f32: the blocks of 256 of GGUF make them of products, which f16 would round.
+    /// Both in f32.
     Full,
     /// A power of 2 in 8 bits, and no minimum: MXFP4 (OCP Microscaling 1.0), whose values are numbers of 4 bits in the
     /// place of steps.
     Power,
+    /// Two numbers in f16 for 256 values, and in 8 bits how many of each a group takes: GGUF's blocks of 256, whose
+    /// products f16 would round.
+    Times,
 }
 
+/// Values along K that share the two numbers of [`Scales::Times`].
+const TOGETHER: usize = 256;
+
+/// What those two are multiplied by where they are stored (`shaders/lib/scales.times.wgsl`). Of small weights they lie
+/// below f16's smallest normal number, and what does a device may take for 0; 1,024 times as large none does.
+const RAISED: f32 = 1024.0;
+
 /// The number format of a quantised matrix on the GPU: groups of values along K, where a value is its bits x scale +
-/// minimum. GGUF's block types ([`Dtype`]) become one of six such formats when a model is loaded.
+/// minimum. GGUF's block types ([`Dtype`]) become one of seven such formats when a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quants {
     /// Bits of a value: 4 or 8.
@@ -34,14 +44,18 @@ pub struct Quants {
 
 impl Quants {
     /// All kinds that GGUF's types need.
-    pub(super) const ALL: [Quants; 6] = [
+    pub(super) const ALL: [Quants; 7] = [
         Quants { bits: 4, group: 32, scales: Scales::Half },
         Quants { bits: 8, group: 32, scales: Scales::Half },
-        Quants { bits: 4, group: 32, scales: Scales::Full },
-        Quants { bits: 8, group: 32, scales: Scales::Full },
-        Quants { bits: 8, group: 16, scales: Scales::Full },
+        Quants { bits: 4, group: 32, scales: Scales::Times },
+        Quants { bits: 8, group: 32, scales: Scales::Times },
+        Quants { bits: 8, group: 16, scales: Scales::Times },
         Quants { bits: 4, group: 32, scales: Scales::Power },
+        Quants::ANY,
     ];
+
+    /// What holds every type, for a matrix whose parts are of types that have no other kind in common.
+    const ANY: Quants = Quants { bits: 8, group: 16, scales: Scales::Full };
 
     /// How blocks of a type lie on the GPU, without a change of any value (but for those of MXFP4 whose power of 2 is
     /// below 2^-125, which are 0); None of what is not in blocks.
@@ -49,10 +63,10 @@ impl Quants {
         let (bits, group, scales) = match dtype {
             Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
             Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
-            Dtype::Q4K => (4, 32, Scales::Full),
-            Dtype::Q5K => (8, 32, Scales::Full),
+            Dtype::Q4K => (4, 32, Scales::Times),
+            Dtype::Q5K => (8, 32, Scales::Times),
             Dtype::Mxfp4 => (4, 32, Scales::Power),
-            Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Full),
+            Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Times),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };
         Some(Quants { bits, group, scales })
@@ -62,11 +76,12 @@ impl Quants {
     pub(super) const fn name(self) -> &'static str {
         match (self.bits, self.scales, self.group) {
             (4, Scales::Half, _) => "q4",
-            (4, Scales::Full, _) => "q4k",
-            (_, Scales::Power, _) => "mxfp4",
             (_, Scales::Half, _) => "q8",
-            (_, Scales::Full, 32) => "q5k",
-            (_, Scales::Full, _) => "q6k",
+            (4, Scales::Times, _) => "q4k",
+            (_, Scales::Times, 32) => "q5k",
+            (_, Scales::Times, _) => "q6k",
+            (_, Scales::Power, _) => "mxfp4",
+            (_, Scales::Full, _) => "any",
         }
     }
 
@@ -76,40 +91,56 @@ impl Quants {
             Scales::Half => 0,
             Scales::Full => 1,
             Scales::Power => 2,
+            Scales::Times => 3,
         };
         vec![("BITS", self.bits), ("GROUP", self.group), ("SCALES", scales)]
     }
 
     /// The kind that holds the values of both kinds.
     pub(crate) fn or(self, other: Quants) -> Quants {
-        if self == other {
-            return self;
+        match self.scales == other.scales {
+            true => Quants { bits: self.bits.max(other.bits), group: self.group.min(other.group), ..self },
+            false => Quants::ANY,
         }
-        // Beside others twice a number of 4 bits is a step, from 0 to 24.
-        let even = |kind: Quants| match kind.scales {
-            Scales::Power => Quants { bits: 8, scales: Scales::Full, ..kind },
-            Scales::Half | Scales::Full => kind,
-        };
-        let (one, other) = (even(self), even(other));
-        let scales = if one.scales == Scales::Full { one.scales } else { other.scales };
-        Quants { bits: one.bits.max(other.bits), group: one.group.min(other.group), scales }
     }
 
     /// How many scales what `bits` of a word stand for takes.
     pub(super) fn step(self, bits: u32) -> f32 {
         match self.scales {
-            Scales::Half | Scales::Full => bits as f32,
+            Scales::Half | Scales::Full | Scales::Times => bits as f32,
             Scales::Power => f32::from(DOUBLED[bits as usize & 15]),
         }
     }
 
-    /// Words that hold the scales and minima of a row of groups in `n` columns.
-    pub(super) fn scales_of(self, n: usize) -> usize {
+    /// Words of a row of the scales of `n` columns.
+    pub(super) fn scale_cols(self, n: usize) -> usize {
         match self.scales {
-            Scales::Half => n,
+            Scales::Half | Scales::Times => n,
             Scales::Full => pad4(n).saturating_mul(2),
             Scales::Power => n.div_ceil(4),
         }
+    }
+
+    /// Rows of the scales of `k` values along K.
+    pub(crate) fn scale_rows(self, k: usize) -> usize {
+        match self.scales {
+            Scales::Half | Scales::Full | Scales::Power => k / self.group as usize,
+            Scales::Times => k.div_ceil(TOGETHER) * self.rows_together(),
+        }
+    }
+
+    /// Values along K that are packed together.
+    pub(crate) fn together(self) -> usize {
+        if self.scales == Scales::Times { TOGETHER } else { 32 }
+    }
+
+    fn groups_together(self) -> usize {
+        TOGETHER / self.group as usize
+    }
+
+    /// Rows of the scales of 256 values: their two numbers, and one for every two groups.
+    fn rows_together(self) -> usize {
+        1 + self.groups_together() / 2
     }
 
     /// The words of 32 values along K; of 4 bits the first four.
@@ -137,8 +168,14 @@ impl Quants {
     ///
     /// # Errors
     /// [`Error::NonFinite`] that names the first of them.
-    pub(crate) fn check(self, scales: &[f32]) -> Result<()> {
-        match scales.iter().find(|x| self.scales == Scales::Half && !Half::F16.holds(**x)) {
+    pub(crate) fn check(self, scales: &[Scaled]) -> Result<()> {
+        let raised = match self.scales {
+            Scales::Half => 1.0,
+            Scales::Times => RAISED,
+            Scales::Full | Scales::Power => return Ok(()),
+        };
+        let mut bases = scales.iter().flat_map(|scaled| scaled.base);
+        match bases.find(|x| !Half::F16.holds(raised * x)) {
             Some(x) => {
                 let what = format!("a block's scale or minimum of {x} is beyond what f16 holds; take f32");
                 Err(Error::NonFinite(what))
@@ -147,50 +184,89 @@ impl Quants {
         }
     }
 
-    /// Writes scale and minimum of neighbouring columns, the first of which is `col`, into a row of groups as
-    /// [`super::weight::Block::Quantised`] holds it.
-    pub(crate) fn put(self, row: &mut [u32], col: usize, pairs: &[[f32; 2]]) {
+    /// The row of the scales in which a group of the values along K has its own.
+    fn row_of(self, group: usize) -> usize {
         match self.scales {
-            Scales::Half => {
-                // Many at once, since the library asks at every call what the CPU can do.
-                for (words, pairs) in row[col..].chunks_mut(16).zip(pairs.chunks(16)) {
-                    let mut halves = [[f16::ZERO; 2]; 16];
-                    halves[..pairs.len()].as_flattened_mut().convert_from_f32_slice(pairs.as_flattened());
-                    for (word, [scale, minimum]) in words.iter_mut().zip(&halves[..pairs.len()]) {
-                        *word = u32::from(scale.to_bits()) | u32::from(minimum.to_bits()) << 16;
+            Scales::Half | Scales::Full | Scales::Power => group,
+            Scales::Times => self.base_of(group) + 1 + group % self.groups_together() / 2,
+        }
+    }
+
+    /// The row in which a group's 256 values have their two numbers.
+    fn base_of(self, group: usize) -> usize {
+        group / self.groups_together() * self.rows_together()
+    }
+
+    /// Writes what the `block`-th 32 values along K are scaled by in neighbouring columns, the first of which is `col`,
+    /// into rows of `ld` words as [`super::weight::Block::Quantised`] has them. Blocks are written in their order.
+    pub(crate) fn put(self, rows: &mut [u32], ld: usize, (block, col): (usize, usize), scaled: &[Scaled]) {
+        let groups = 32 / self.group as usize;
+        for (half, group) in (block * groups..(block + 1) * groups).enumerate() {
+            let (base, rest) = (self.base_of(group) * ld, self.row_of(group) * ld);
+            match self.scales {
+                Scales::Half => put_halves(&mut rows[rest + col..], scaled, |scaled| scaled.of(half)),
+                Scales::Full => {
+                    for (col, scaled) in (col..).zip(scaled) {
+                        let at = rest + col / 4 * 8 + col % 4;
+                        [rows[at], rows[at + 4]] = scaled.of(half).map(f32::to_bits);
                     }
                 }
-            }
-            Scales::Full => {
-                for (col, [scale, minimum]) in (col..).zip(pairs) {
-                    let at = col / 4 * 8 + col % 4;
-                    (row[at], row[at + 4]) = (scale.to_bits(), minimum.to_bits());
+                Scales::Power => {
+                    for (col, scaled) in (col..).zip(scaled) {
+                        let (word, shift) = (&mut rows[rest + col / 4], col % 4 * 8);
+                        *word = *word & !(255 << shift) | (scaled.base[0].to_bits() >> 23 & 255) << shift;
+                    }
                 }
-            }
-            Scales::Power => {
-                for (col, [scale, _]) in (col..).zip(pairs) {
-                    let (word, shift) = (&mut row[col / 4], col % 4 * 8);
-                    *word = *word & !(255 << shift) | (scale.to_bits() >> 23 & 255) << shift;
+                Scales::Times => {
+                    if group % self.groups_together() == 0 {
+                        put_halves(&mut rows[base + col..], scaled, |scaled| scaled.base.map(|x| RAISED * x));
+                    }
+                    for (col, scaled) in (col..).zip(scaled) {
+                        let times = u32::from(u16::from_le_bytes(scaled.times[half].map(i8::cast_unsigned)));
+                        let word = &mut rows[rest + col];
+                        *word = if group % 2 == 0 { times } else { *word & 0xffff | times << 16 };
+                    }
                 }
             }
         }
     }
 
-    /// Whether each word of such a row holds the scales of several columns, so that what is written to one of them has
-    /// to leave the others.
+    /// Whether a word of the scales holds those of several columns, so that what is written to one of them has to leave
+    /// the others.
     pub(crate) fn shares_words(self) -> bool {
         self.scales == Scales::Power
     }
 
-    /// Scale and minimum of a column from such a row.
-    pub(super) fn unpacked(self, row: &[u32], col: usize) -> (f32, f32) {
+    /// Scale and minimum of the `k`-th value of a column, from such rows.
+    pub(super) fn unpacked(self, rows: &[u32], ld: usize, (k, col): (usize, usize)) -> [f32; 2] {
+        let group = k / self.group as usize;
+        let (base, row) = (&rows[self.base_of(group) * ld..], &rows[self.row_of(group) * ld..]);
+        let halves = |word: u32| [word as u16, (word >> 16) as u16].map(|bits| Half::F16.value(bits));
         match self.scales {
-            Scales::Half => (Half::F16.value(row[col] as u16), Half::F16.value((row[col] >> 16) as u16)),
-            Scales::Full => {
-                let at = col / 4 * 8 + col % 4;
-                (f32::from_bits(row[at]), f32::from_bits(row[at + 4]))
+            Scales::Half => halves(row[col]),
+            Scales::Full => [0, 4].map(|at| f32::from_bits(row[col / 4 * 8 + col % 4 + at])),
+            Scales::Power => [f32::from_bits((row[col / 4] >> (col % 4 * 8) & 255) << 23), 0.0],
+            Scales::Times => {
+                let times = (row[col] >> (group % 2 * 16)) as u16;
+                let scaled = Scaled {
+                    base: halves(base[col]).map(|x| x / RAISED),
+                    times: [times.to_le_bytes().map(u8::cast_signed); 2],
+                };
+                scaled.of(0)
             }
-            Scales::Power => (f32::from_bits((row[col / 4] >> (col % 4 * 8) & 255) << 23), 0.0),
+        }
+    }
+}
+
+/// Writes two numbers a word in f16, the first in its low half.
+fn put_halves(words: &mut [u32], scaled: &[Scaled], of: impl Fn(&Scaled) -> [f32; 2]) {
+    // Many at once, since the library asks at every call what the CPU can do.
+    for (words, scaled) in words.chunks_mut(16).zip(scaled.chunks(16)) {
+        let (mut pairs, mut halves) = ([[0.0; 2]; 16], [[f16::ZERO; 2]; 16]);
+        pairs.iter_mut().zip(scaled).for_each(|(pair, scaled)| *pair = of(scaled));
+        halves.as_flattened_mut().convert_from_f32_slice(pairs.as_flattened());
+        for (word, [low, high]) in words.iter_mut().zip(&halves[..scaled.len()]) {
+            *word = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
         }
     }
 }
@@ -202,7 +278,7 @@ mod tests {
     /// What is compiled, timed and tested is what files need, no more and no less.
     #[test]
     fn the_kinds_are_those_of_the_types_of_files() {
-        let needed: Vec<Quants> = Dtype::all().filter_map(Quants::of).collect();
+        let needed: Vec<Quants> = Dtype::all().filter_map(Quants::of).chain([Quants::ANY]).collect();
         assert!(needed.iter().all(|kind| Quants::ALL.contains(kind)), "{needed:?}");
         assert!(Quants::ALL.iter().all(|kind| needed.contains(kind)), "{needed:?}");
         for dtype in Dtype::all() {
@@ -220,12 +296,38 @@ mod tests {
         }
         let mut row = [u32::MAX; 2];
         for (col, power) in [(1, 0.25), (4, 2f32.powi(-125)), (0, 2f32.powi(100)), (5, 2f32.powi(-128))] {
-            kind.put(&mut row, col, &[[power, 0.0]]);
+            kind.put(&mut row, 2, (0, col), &[Scaled::plain(power, 0.0)]);
             let held = if power < f32::MIN_POSITIVE { 0.0 } else { power };
-            assert_eq!(kind.unpacked(&row, col), (held, 0.0));
+            assert_eq!(kind.unpacked(&row, 2, (0, col)), [held, 0.0]);
         }
-        assert_eq!(kind.unpacked(&row, 0).0, 2f32.powi(100));
+        assert_eq!(kind.unpacked(&row, 2, (0, 0))[0], 2f32.powi(100));
         assert_eq!(row[0] >> 16, 0xffff);
+    }
+
+    /// Each group of two times 256 values finds its own, whatever the memory held before.
+    #[test]
+    fn scales_are_found_where_they_were_put() {
+        for kind in Quants::ALL {
+            let ld = kind.scale_cols(8);
+            let mut rows = vec![u32::MAX; kind.scale_rows(512) * ld];
+            let of = |block: usize, col: usize| match kind.scales {
+                Scales::Half | Scales::Full => Scaled::plain((8 * block + col) as f32, -(block as f32)),
+                Scales::Power => Scaled::plain(2f32.powi((block + col) as i32), 0.0),
+                Scales::Times => {
+                    let of = |half: usize| [(3 * block + half) as i8, -((block + col) as i8)];
+                    let second = if kind.group == 16 { of(1) } else { of(0) };
+                    Scaled { base: [(block / 8 + 1) as f32, col as f32], times: [of(0), second] }
+                }
+            };
+            for block in 0..16 {
+                for col in [0, 4] {
+                    kind.put(&mut rows, ld, (block, col), &[0, 1, 2, 3].map(|c| of(block, col + c)));
+                }
+            }
+            for (k, col) in (0..512).flat_map(|k| (0..8).map(move |col| (k, col))) {
+                assert_eq!(kind.unpacked(&rows, ld, (k, col)), of(k / 32, col).of(k % 32 / 16), "{kind:?} {k} {col}");
+            }
+        }
     }
 
     /// A matrix of several types lies in a kind that is compiled.

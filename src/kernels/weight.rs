@@ -4,6 +4,7 @@
 use super::half::Half;
 use super::quants::Quants;
 use super::way::Constant;
+use crate::arch::Scaled;
 use crate::gpu::{Gpu, Tensor, pad4};
 use crate::{Error, Result};
 
@@ -70,7 +71,9 @@ pub(crate) enum Block {
         /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
         words: Tensor,
         /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns'
-        /// scales and their minima in turn. Power: words `[K / group, n / 4]`, a byte for each column.
+        /// scales and their minima in turn. Power: words `[K / group, n / 4]`, a byte for each column. Times: words
+        /// `[K / 256 * (1 + 128 / group), n]`, for 256 values a row as Half's, and one for every two groups, of which
+        /// each has a byte for the scale and one for the minimum.
         scales: Tensor,
     },
 }
@@ -81,7 +84,7 @@ impl Block {
         match self {
             Block::Dense(t) => t.rows(),
             Block::Half { words, .. } => words.rows(),
-            Block::Quantised { quants, scales, .. } => scales.rows() * quants.group as usize,
+            Block::Quantised { quants, words, .. } => words.rows() * 32 / quants.bits as usize,
         }
     }
 
@@ -106,7 +109,7 @@ impl Block {
             Block::Quantised { quants, words, scales } => Block::Quantised {
                 quants: *quants,
                 words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols)?,
-                scales: part(scales, rows / quants.group as usize, quants.scales_of(cols))?,
+                scales: part(scales, quants.scale_rows(rows), quants.scale_cols(cols))?,
             },
         })
     }
@@ -215,7 +218,7 @@ impl Weight {
                 Stored::Quantised(quants) => Block::Quantised {
                     quants,
                     words: gpu.room(rows * quants.bits as usize / 32, n)?,
-                    scales: gpu.room(rows / quants.group as usize, quants.scales_of(n))?,
+                    scales: gpu.room(quants.scale_rows(rows), quants.scale_cols(n))?,
                 },
             })
         };
@@ -272,7 +275,7 @@ impl Weight {
         Ok(weight)
     }
 
-    /// Quantised groups: words `[rows * bits / 32, cols]`, scales and minima `[rows / group, cols]`.
+    /// Quantised groups: words `[rows * bits / 32, cols]`, and what they are scaled by, `[rows / 32, cols]`.
     ///
     /// # Errors
     /// As [`Weight::upload`]; a scale or a minimum that is to be in f16 and that f16 cannot hold.
@@ -280,17 +283,17 @@ impl Weight {
         gpu: &Gpu,
         (quants, rows, cols): (Quants, usize, usize),
         words: &[u32],
-        scales: [&[f32]; 2],
+        scales: &[Scaled],
     ) -> Result<Weight> {
-        scales.into_iter().try_for_each(|all| quants.check(all))?;
+        quants.check(scales)?;
         let weight = Self::room(gpu, Stored::Quantised(quants), rows, cols)?;
         for (first, block) in weight.blocks() {
             if let Block::Quantised { words: to, scales: scales_to, .. } = block {
                 put(gpu, to, words, cols, first)?;
-                let mut packed = vec![0; rows / quants.group as usize * scales_to.cols()];
-                for (b, row) in packed.chunks_exact_mut(scales_to.cols().max(1)).enumerate() {
-                    let pair = |col: usize| scales.map(|all| all[b * cols + first + col]);
-                    (0..to.cols()).for_each(|col| quants.put(row, col, &[pair(col)]));
+                let ld = scales_to.cols();
+                let mut packed = vec![0; quants.scale_rows(rows) * ld];
+                for (b, row) in scales.chunks_exact(cols.max(1)).enumerate() {
+                    quants.put(&mut packed, ld, (b, 0), &row[first..first + to.cols()]);
                 }
                 gpu.overwrite(scales_to, &packed)?;
             }
@@ -421,7 +424,7 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
             let one = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
                 let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
-                let (scale, minimum) = quants.unpacked(&s[row / quants.group as usize * scales.cols()..], col);
+                let [scale, minimum] = quants.unpacked(&s, scales.cols(), (row, col));
                 quants.step(q) * scale + minimum
             };
             Ok((0..block.rows() * cols).map(one).collect())

@@ -1,7 +1,7 @@
 //! Weights on their way from a file to the device: threads bring them into the device's form, some rows at a time.
 
 use super::places::{Place, TILE};
-use crate::arch::{Dtype, LARGEST, evened, first_unusable, unusable};
+use crate::arch::{Dtype, LARGEST, Scaled, evened, first_unusable, unusable};
 use crate::gpu::{Gpu, RowsToWrite};
 use crate::kernels::quants::Quants;
 use crate::kernels::weight::{Block, Stored, Weight};
@@ -82,7 +82,7 @@ fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
     }
     let blocks = parts.iter().map(|(_, _, dtype)| dtype.block().0).max().unwrap_or(1);
     let (bits, unit) = match weight.stored() {
-        Stored::Quantised(quants) => (quants.bits as usize, 32),
+        Stored::Quantised(quants) => (quants.bits as usize, quants.together()),
         Stored::Half(_) => (16, blocks),
         Stored::Dense => (32, blocks),
     };
@@ -127,20 +127,20 @@ fn pack(
         let window = Window { rows: rows.clone(), columns: first..first + block.cols(), cols: weight.cols() };
         match block {
             Block::Quantised { quants, words, scales } => {
-                let (per_word, group) = (32 / quants.bits as usize, quants.group as usize);
+                let per_word = 32 / quants.bits as usize;
                 let whole = whole && words.ld() == words.cols();
                 let mut to_words = gpu.rows_to_write(words, rows.start / per_word..rows.end / per_word)?;
                 if !whole {
                     to_words.clear();
                 }
                 let written = whole && !quants.shares_words();
-                let to_scales = entries(&mut scratch.scales, rows.len() / group * scales.ld(), written);
+                let to_scales = entries(&mut scratch.scales, quants.scale_rows(rows.len()) * scales.ld(), written);
                 let ld = [words.ld(), scales.ld()];
                 let mut out = Packed { quants: *quants, window, ld, words: to_words, scales: to_scales };
                 for (place, view) in &views {
                     out.take(place, view, &path)?;
                 }
-                gpu.overwrite_rows(scales, rows.start / group, out.scales)?;
+                gpu.overwrite_rows(scales, quants.scale_rows(rows.start), out.scales)?;
             }
             Block::Half { half, words, .. } => {
                 let values = entries(&mut scratch.values, rows.len() * 2 * words.ld(), false);
@@ -286,20 +286,19 @@ impl Packed<'_> {
     ) -> Result<Option<usize>> {
         // What is known of the bits here is known to the loops.
         let quants = Quants { bits: BITS as u32, ..self.quants };
-        let groups = 32 / quants.group as usize;
         let rows = self.window.rows.start / 32..(self.window.rows.end / 32).min(blocks);
         for (outs, column) in tiles {
             for (row, b) in rows.clone().enumerate() {
-                let (mut words, mut scales) = ([[0; 8]; TILE], [[[0.0; 2]; TILE]; 2]);
+                let (mut words, mut scales) = ([[0; 8]; TILE], [Scaled::default(); TILE]);
                 for (lane, out) in outs.clone().enumerate() {
                     let at = out * blocks + b;
-                    let Some((q, pairs)) = dtype.thirty_two(data, at).filter(|(_, pairs)| usable(pairs)) else {
+                    let Some(packed) = dtype.thirty_two(data, at).filter(|(_, scaled)| usable(*scaled)) else {
                         return Ok(Some(at));
                     };
                     // Beside another type, where 4 bits do not do.
-                    let (q, pairs) = if BITS == 8 && dtype == Dtype::Mxfp4 { evened((q, pairs)) } else { (q, pairs) };
+                    let (q, scaled) = if BITS == 8 && dtype == Dtype::Mxfp4 { evened(packed) } else { packed };
                     words[lane] = quants.words(q);
-                    (scales[0][lane], scales[1][lane]) = (pairs[0].into(), pairs[1].into());
+                    scales[lane] = scaled;
                 }
                 for word in 0..BITS {
                     let mut line = [0; TILE];
@@ -308,12 +307,9 @@ impl Packed<'_> {
                     }
                     self.words.put((row * BITS + word) * self.ld[0] + column, &line[..outs.len()]);
                 }
-                for (group, pairs) in scales.iter().step_by(2 / groups).enumerate() {
-                    let pairs = &pairs[..outs.len()];
-                    quants.check(pairs.as_flattened())?;
-                    let line = (row * groups + group) * self.ld[1];
-                    quants.put(&mut self.scales[line..line + self.ld[1]], column, pairs);
-                }
+                let scales = &scales[..outs.len()];
+                quants.check(scales)?;
+                quants.put(self.scales, self.ld[1], (row, column), scales);
             }
         }
         Ok(None)
@@ -321,6 +317,7 @@ impl Packed<'_> {
 }
 
 /// Whether all values of a block are weights that can be computed with.
-fn usable(pairs: &[(f32, f32); 2]) -> bool {
-    pairs.iter().all(|(d, m)| [255.0 * d, *m].iter().all(|v| (-LARGEST..=LARGEST).contains(v)))
+fn usable(scaled: Scaled) -> bool {
+    let fine = |[d, m]: [f32; 2]| [255.0 * d, m].iter().all(|v| (-LARGEST..=LARGEST).contains(v));
+    fine(scaled.of(0)) && fine(scaled.of(1))
 }

@@ -48,6 +48,8 @@ impl Model {
                         Scales::Half => fill(gpu, scales, &halves(Half::F16))?,
                         Scales::Full => fill(gpu, scales, &floats)?,
                         Scales::Power => fill(gpu, scales, &[POWERS])?,
+                        // Some rows are numbers in f16, and others bytes by which they are multiplied.
+                        Scales::Times => fill(gpu, scales, &halves(Half::F16))?,
                     }
                 }
             }
