@@ -36,7 +36,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
 @group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]
-@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [D / GROUP, count]
+@group(0) @binding(3) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;      // [T, D]
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,

@@ -33,7 +33,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 @group(0) @binding(2) var<storage, read> row: array<u32>;          // [S]
 @group(0) @binding(3) var<storage, read> expert: array<u32>;       // [S / MR]
 @group(0) @binding(4) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, E N]
-@group(0) @binding(5) var<storage, read> scales: array<Packed>;    // [K / GROUP, E N]
+@group(0) @binding(5) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(6) var<storage, read> bias: array<vec4f>;       // [E N] where BIAS
 @group(0) @binding(7) var<storage, read_write> c: array<vec4f>;    // [S, N]
 @compute @workgroup_size(WG)
@@ -57,7 +57,7 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [S, N]
 @group(0) @binding(2) var<storage, read> expert: array<u32>;       // [S / MR]
 @group(0) @binding(3) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, E N]
-@group(0) @binding(4) var<storage, read> scales: array<Packed>;    // [K / GROUP, E N]
+@group(0) @binding(4) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [S, K]
 @compute @workgroup_size(WG)
 fn forward_nt_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lane: u32) {

@@ -53,7 +53,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(128)
@@ -148,7 +148,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read> gain: array<vec4f>;       // [K] where NORM
 @group(0) @binding(6) var<storage, read> u: array<vec4f>;          // [M, R] where LORA

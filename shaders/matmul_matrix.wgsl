@@ -118,7 +118,7 @@ fn forward(at: Place) {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]
-@group(0) @binding(3) var<storage, read> scales: array<Packed>;    // [K / GROUP, N]
+@group(0) @binding(3) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;       // [N] where BIAS
 @group(0) @binding(5) var<storage, read_write> c: array<vec4f>;    // [M, N]
 @compute @workgroup_size(WG)

@@ -2,7 +2,7 @@
 struct Params {
     rows: u32,    // of x, a multiple of 4
     cols: u32,    // of y, rounded up to a multiple of 4
-    ld4: u32,     // row distance of x in four elements
+    ldb4: u32,    // row distance of x in four elements
     first4: u32,  // the first column of x in four elements
 }
 fn store(c: u32, r: u32, x0: vec4f, x1: vec4f, x2: vec4f, x3: vec4f) {
@@ -25,24 +25,18 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
         let r = i / (p.cols / 4u);
         let c = i - r * (p.cols / 4u);
-        let at = r * 4u * p.ld4 + p.first4 + c;
-        store(c, r, wide(x[at]), wide(x[at + p.ld4]), wide(x[at + 2u * p.ld4]), wide(x[at + 3u * p.ld4]));
+        let at = r * 4u * p.ldb4 + p.first4 + c;
+        store(c, r, wide(x[at]), wide(x[at + p.ldb4]), wide(x[at + 2u * p.ldb4]), wide(x[at + 3u * p.ldb4]));
         break; //*ONCE
     }
 }
 
-//@ forward_q scales
+//@ forward_q scales fetch_q
 // x in groups of GROUP along R: BITS-bit words, a scale and a minimum per group.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
-@group(0) @binding(2) var<storage, read> scales: array<Packed>;    // [R / GROUP, C]
+@group(0) @binding(2) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;    // [n, R]
-fn element(r: u32, c: u32) -> vec4f {
-    let per = 32u / BITS;
-    let q = (words[(r / per) * p.ld4 + c] >> vec4u((r % per) * BITS)) & vec4u((1u << BITS) - 1u);
-    let s = scales_at(r / GROUP, c, p.ld4);
-    return steps_of(q) * s.scale + s.minimum;
-}
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
              @builtin(local_invocation_index) lane: u32) {
@@ -50,8 +44,8 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     for (var i = first; i < end_of(first, p.rows / 4u * (p.cols / 4u)); i += WG) {
         let r = i / (p.cols / 4u);
         let c = i - r * (p.cols / 4u);
-        let x = p.first4 + c;
-        store(c, r, element(r * 4u, x), element(r * 4u + 1u, x), element(r * 4u + 2u, x), element(r * 4u + 3u, x));
+        let x = fetch_four(r, p.first4 + c);
+        store(c, r, x[0], x[1], x[2], x[3]);
         break; //*ONCE
     }
 }

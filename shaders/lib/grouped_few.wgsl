@@ -14,9 +14,9 @@
     var c$ = vec4f(); //*MR
     let length = (p.k4 + 7u) / 8u;
     for (var k = slice * length; k < min((slice + 1u) * length, p.k4); k++) {
-        let b# = fetch(4u * k + #u, at); //*1*4
+        let b = fetch_four(k, at);
         let a$ = a[from$ + k]; //*MR
-        c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR
+        c$ = fma(vec4f(a$.w), b[3], fma(vec4f(a$.z), b[2], fma(vec4f(a$.y), b[1], fma(vec4f(a$.x), b[0], c$)))); //*MR
     }
     var late = vec4f();
     if BIAS == 1u { late = bias[e * p.n4 + min(col, p.n4 - 1u)]; }

@@ -7,9 +7,9 @@
     let at = (e - p.first) * p.n4;
     var c$_# = vec4f(); //*MR*4
     for (var n = 0u; n < p.n4; n++) {
-        let b# = fetch(4u * col + #u, at + n); //*1*4
+        let b = fetch_four(col, at + n);
         let a$ = a[(tile * MR + $u) * p.lda4 + n]; //*MR
-        c$_# = fma(a$, b#, c$_#); //*MR*4
+        c$_# = fma(a$, b[#], c$_#); //*MR*4
     }
     let one = vec4f(1.0);
     c[(tile * MR + $u) * p.ldc4 + col] = \

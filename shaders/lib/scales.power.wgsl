@@ -1,5 +1,5 @@
 // Powers of 2, the exponent of an f32 in each byte; there are no minima.
-alias Packed = u32;
+alias StoredScales = u32;
 fn scales_at(group: u32, col: u32, ld4: u32) -> Scales {
     let s = vec4u(scales[group * ((ld4 + 3u) / 4u * 4u) + col]);
     return Scales(bitcast<vec4f>(((s >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u)) << vec4u(23u)), vec4f());

@@ -1,6 +1,6 @@
 // A pair in f16 for 256 values along K, 1,024 times what it stands for, and below it a row for every two groups: in
 // bytes how many of the scale and of the minimum the first group takes, and how many the second.
-alias Packed = vec4u;
+alias StoredScales = vec4u;
 // A 1,024th of what the highest bytes count.
 fn counts(bytes: vec4u) -> vec4f {
     return vec4f(bitcast<vec4i>(bytes) >> vec4u(24u)) * (1.0 / 1024.0);

@@ -142,7 +142,7 @@ impl Dtype {
 /// the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Scaled {
-    pub(crate) base: [f32; 2],
+    pub(crate) pair: [f32; 2],
     pub(crate) times: [[i8; 2]; 2],
 }
 
@@ -150,13 +150,13 @@ impl Scaled {
     /// One scale and one minimum.
     #[inline(always)]
     pub(crate) fn plain(scale: f32, minimum: f32) -> Scaled {
-        Scaled { base: [scale, minimum], times: [[1; 2]; 2] }
+        Scaled { pair: [scale, minimum], times: [[1; 2]; 2] }
     }
 
     /// Scale and minimum of the first 16 values (0) or of the others (1).
     #[inline(always)]
-    pub(crate) fn of(self, half: usize) -> [f32; 2] {
-        [0, 1].map(|i| self.base[i] * f32::from(self.times[half][i]))
+    pub(crate) fn of(self, part: usize) -> [f32; 2] {
+        [0, 1].map(|i| self.pair[i] * f32::from(self.times[part][i]))
     }
 }
 
@@ -180,22 +180,22 @@ impl Dtype {
             Dtype::Q5_1 => (fives(b, 4), Scaled::plain(d, m)),
             Dtype::Q4K | Dtype::Q5K => {
                 let q = if self == Dtype::Q4K { k_nibbles(b, 16, g) } else { k_fives(b, g) };
-                (q, Scaled { base: [d, -m], times: [sub_scale(&b[4..16], g); 2] })
+                (q, Scaled { pair: [d, -m], times: [sub_scale(&b[4..16], g); 2] })
             }
             Dtype::Q6K => {
                 let d = half_at(b, 208);
                 let times = [0, 1].map(|i| [b[192 + 2 * g + i].cast_signed(); 2]);
-                (sixes(b, g), Scaled { base: [d, -32.0 * d], times })
+                (sixes(b, g), Scaled { pair: [d, -32.0 * d], times })
             }
             Dtype::Q2K => {
                 let (d, m) = (half_at(b, 80), half_at(b, 82));
                 let times = [0, 1].map(|i| [b[2 * g + i] & 15, b[2 * g + i] >> 4].map(u8::cast_signed));
-                (each(|i| two(&b[16..80], 32 * g + i)), Scaled { base: [d, -m], times })
+                (each(|i| two(&b[16..80], 32 * g + i)), Scaled { pair: [d, -m], times })
             }
             Dtype::Q3K => {
                 let d = half_at(b, 108);
                 let times = [0, 1].map(|i| [three_scale(&b[96..108], 2 * g + i); 2]);
-                (each(|i| three(b, 32 * g + i)), Scaled { base: [d, -4.0 * d], times })
+                (each(|i| three(b, 32 * g + i)), Scaled { pair: [d, -4.0 * d], times })
             }
             Dtype::Iq4Nl => {
                 let step = |q: u8| STEPS[usize::from(q)].cast_unsigned() ^ 0x80;
@@ -209,7 +209,7 @@ impl Dtype {
 
 /// What [`Dtype::thirty_two`] gives of MXFP4 as it gives other types: a value is q x scale + minimum.
 pub(crate) fn evened((q, scaled): ThirtyTwo) -> ThirtyTwo {
-    let d = scaled.base[0];
+    let d = scaled.pair[0];
     (q.map(|q| (DOUBLED[usize::from(q)] + 12).cast_unsigned()), Scaled::plain(d, -12.0 * d))
 }
 
@@ -367,7 +367,7 @@ fn k_fives(block: &[u8], g: usize) -> [u8; 32] {
 fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for g in 0..8 {
-        let [scale, minimum] = Scaled { base: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
+        let [scale, minimum] = Scaled { pair: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
         out.extend(k_nibbles(b, 16, g).map(|q| scale * f32::from(q) + minimum));
     }
 }
@@ -375,7 +375,7 @@ fn q4_k(b: &[u8; 144], out: &mut Vec<f32>) {
 fn q5_k(b: &[u8; 176], out: &mut Vec<f32>) {
     let (d, dmin) = (half_at(b, 0), half_at(b, 2));
     for g in 0..8 {
-        let [scale, minimum] = Scaled { base: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
+        let [scale, minimum] = Scaled { pair: [d, -dmin], times: [sub_scale(&b[4..16], g); 2] }.of(0);
         out.extend(k_fives(b, g).map(|q| scale * f32::from(q) + minimum));
     }
 }

@@ -88,7 +88,7 @@ const INSERTS: &[(&str, &str, &str)] = &[
 type Choice = (u32, &'static str);
 
 /// The texts of libraries, one behind the other.
-macro_rules! parts {
+macro_rules! texts {
     ($($name:literal),*) => { concat!($(include_str!(concat!("../../shaders/lib/", $name, ".wgsl"))),*) };
 }
 
@@ -109,10 +109,10 @@ const CHOICES: &[(&str, &str, &[Choice])] = &[
         "scales",
         "SCALES",
         &[
-            (0, parts!("scales", "scales.even", "scales.halves", "scales.half")),
-            (1, parts!("scales", "scales.even", "scales.full")),
-            (2, parts!("scales", "scales.power")),
-            (3, parts!("scales", "scales.even", "scales.halves", "scales.times")),
+            (0, texts!("scales", "scales.even", "scales.halves", "scales.half")),
+            (1, texts!("scales", "scales.even", "scales.full")),
+            (2, texts!("scales", "scales.power")),
+            (3, texts!("scales", "scales.even", "scales.halves", "scales.times")),
         ],
     ),
     (

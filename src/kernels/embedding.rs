@@ -185,10 +185,10 @@ fn cases() -> Vec<Case> {
         }));
     }
     for quants in Quants::ALL {
-        all.push(Case::new(format!("forward_q 9x37x64 {}", quants.name()), 1e-6, move |t| {
-            let (weight, dense) = random_quantised(t, quants, 64, 37)?;
+        all.push(Case::new(format!("forward_q 9x37x320 {}", quants.name()), 1e-6, move |t| {
+            let (weight, dense) = random_quantised(t, quants, 320, 37)?;
             let token: Vec<u32> = (0..9).map(|_| t.below(37) as u32).collect();
-            let x = t.gpu.empty(9, 64)?;
+            let x = t.gpu.empty(9, 320)?;
             let ids = t.gpu.vector(&token)?;
             forward(&mut t.rec, &ids, (&weight, 1.0), &x)?;
             t.expect("x", &x, || twin(&token, &dense, 37));

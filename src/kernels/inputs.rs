@@ -34,9 +34,8 @@ pub(super) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(
 
 /// Types of weights that a product can be timed with.
 pub const DTYPES: [&str; 10] = {
-    let [q4, q8, q4k, q5k, q6k, mxfp4, any] = Quants::ALL;
-    let [q4, q8, q4k, q5k] = [q4.name(), q8.name(), q4k.name(), q5k.name()];
-    ["f32", "bf16", "f16", q4, q8, q4k, q5k, q6k.name(), mxfp4.name(), any.name()]
+    let [q4, q8, q4k, q5k, q6k, mxfp4, mixed] = Quants::ALL;
+    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name(), mxfp4.name(), mixed.name()]
 };
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
@@ -56,15 +55,16 @@ pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize
         let (block, col) = (at / n, at % n);
         let drawn = t.values(2);
         let [scale, minimum] = [drawn[0] / (1 << bits) as f32, drawn[1]];
+        // 256 values share both numbers.
         let before = if block % 8 == 0 { None } else { scales.get((block - 1) * n + col) };
         let [a, b, c, d, ..] = t.word().to_le_bytes().map(u8::cast_signed);
         let times = if quants.group == 16 { [[a, b], [c, d]] } else { [[a, b]; 2] };
-        let base = [scale / 64.0, minimum / 64.0];
+        let pair = [scale / 64.0, minimum / 64.0];
         scales.push(match quants.scales {
             Scales::Half => Scaled::plain(half(scale), half(minimum)),
-            Scales::Full => Scaled { base, times },
+            Scales::Full => Scaled { pair, times },
             Scales::Power => Scaled::plain(scale.abs().log2().ceil().clamp(-20.0, 20.0).exp2(), 0.0),
-            Scales::Times => Scaled { base: before.map_or(base.map(half), |scaled| scaled.base), times },
+            Scales::Times => Scaled { pair: before.map_or(pair.map(half), |scaled| scaled.pair), times },
         });
     }
     let dense = (0..k * n)

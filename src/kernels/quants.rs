@@ -38,7 +38,7 @@ pub struct Quants {
     pub bits: u32,
     /// How many values share a scale and a minimum: 16 or 32.
     pub group: u32,
-    /// The precision of scales and minima.
+    /// How scales and minima are stored.
     pub scales: Scales,
 }
 
@@ -51,11 +51,11 @@ impl Quants {
         Quants { bits: 8, group: 32, scales: Scales::Times },
         Quants { bits: 8, group: 16, scales: Scales::Times },
         Quants { bits: 4, group: 32, scales: Scales::Power },
-        Quants::ANY,
+        Quants::MIXED,
     ];
 
     /// What holds every type, for a matrix whose parts are of types that have no other kind in common.
-    const ANY: Quants = Quants { bits: 8, group: 16, scales: Scales::Full };
+    const MIXED: Quants = Quants { bits: 8, group: 16, scales: Scales::Full };
 
     /// How blocks of a type lie on the GPU, without a change of any value (but for those of MXFP4 whose power of 2 is
     /// below 2^-125, which are 0); None of what is not in blocks.
@@ -81,7 +81,7 @@ impl Quants {
             (_, Scales::Times, 32) => "q5k",
             (_, Scales::Times, _) => "q6k",
             (_, Scales::Power, _) => "mxfp4",
-            (_, Scales::Full, _) => "any",
+            (_, Scales::Full, _) => "mixed",
         }
     }
 
@@ -100,7 +100,7 @@ impl Quants {
     pub(crate) fn or(self, other: Quants) -> Quants {
         match self.scales == other.scales {
             true => Quants { bits: self.bits.max(other.bits), group: self.group.min(other.group), ..self },
-            false => Quants::ANY,
+            false => Quants::MIXED,
         }
     }
 
@@ -129,11 +129,12 @@ impl Quants {
         }
     }
 
-    /// Values along K that are packed together.
-    pub(crate) fn together(self) -> usize {
+    /// What the first row of a piece of a matrix is a multiple of, where its pieces are packed apart.
+    pub(crate) fn unit(self) -> usize {
         if self.scales == Scales::Times { TOGETHER } else { 32 }
     }
 
+    /// Groups of the values that share the two numbers of [`Scales::Times`].
     fn groups_together(self) -> usize {
         TOGETHER / self.group as usize
     }
@@ -164,7 +165,7 @@ impl Quants {
         words
     }
 
-    /// Refuses scales and minima that are to be in f16 and that f16 cannot hold.
+    /// Refuses scales and minima that are to be in f16 and that f16 cannot hold as they are stored.
     ///
     /// # Errors
     /// [`Error::NonFinite`] that names the first of them.
@@ -174,56 +175,60 @@ impl Quants {
             Scales::Times => RAISED,
             Scales::Full | Scales::Power => return Ok(()),
         };
-        let mut bases = scales.iter().flat_map(|scaled| scaled.base);
-        match bases.find(|x| !Half::F16.holds(raised * x)) {
+        let mut pairs = scales.iter().flat_map(|scaled| scaled.pair);
+        match pairs.find(|x| !Half::F16.holds(raised * x)) {
             Some(x) => {
-                let what = format!("a block's scale or minimum of {x} is beyond what f16 holds; take f32");
+                let most = f32::from(f16::MAX) / raised;
+                let what =
+                    format!("a block's scale or minimum of {x} is beyond ±{most}, which is all that fits; take f32");
                 Err(Error::NonFinite(what))
             }
             None => Ok(()),
         }
     }
 
-    /// The row of the scales in which a group of the values along K has its own.
-    fn row_of(self, group: usize) -> usize {
+    /// The row of the scales that says of a group of the values along K what it does not share.
+    fn row(self, group: usize) -> usize {
         match self.scales {
             Scales::Half | Scales::Full | Scales::Power => group,
-            Scales::Times => self.base_of(group) + 1 + group % self.groups_together() / 2,
+            Scales::Times => self.pair_row(group) + 1 + group % self.groups_together() / 2,
         }
     }
 
-    /// The row in which a group's 256 values have their two numbers.
-    fn base_of(self, group: usize) -> usize {
+    /// The row in which the 256 values of a group have the two numbers of [`Scales::Times`].
+    fn pair_row(self, group: usize) -> usize {
         group / self.groups_together() * self.rows_together()
     }
 
     /// Writes what the `block`-th 32 values along K are scaled by in neighbouring columns, the first of which is `col`,
-    /// into rows of `ld` words as [`super::weight::Block::Quantised`] has them. Blocks are written in their order.
+    /// into rows of `ld` words as [`super::weight::Block::Quantised`] has them. Blocks are written in their order; of
+    /// those that share two numbers the first one's are kept.
     pub(crate) fn put(self, rows: &mut [u32], ld: usize, (block, col): (usize, usize), scaled: &[Scaled]) {
         let groups = 32 / self.group as usize;
-        for (half, group) in (block * groups..(block + 1) * groups).enumerate() {
-            let (base, rest) = (self.base_of(group) * ld, self.row_of(group) * ld);
+        for (part, group) in (block * groups..(block + 1) * groups).enumerate() {
+            let row = self.row(group) * ld;
             match self.scales {
-                Scales::Half => put_halves(&mut rows[rest + col..], scaled, |scaled| scaled.of(half)),
+                Scales::Half => put_halves(&mut rows[row + col..], scaled, |scaled| scaled.of(part)),
                 Scales::Full => {
                     for (col, scaled) in (col..).zip(scaled) {
-                        let at = rest + col / 4 * 8 + col % 4;
-                        [rows[at], rows[at + 4]] = scaled.of(half).map(f32::to_bits);
+                        let at = row + col / 4 * 8 + col % 4;
+                        [rows[at], rows[at + 4]] = scaled.of(part).map(f32::to_bits);
                     }
                 }
                 Scales::Power => {
                     for (col, scaled) in (col..).zip(scaled) {
-                        let (word, shift) = (&mut rows[rest + col / 4], col % 4 * 8);
-                        *word = *word & !(255 << shift) | (scaled.base[0].to_bits() >> 23 & 255) << shift;
+                        let (word, shift) = (&mut rows[row + col / 4], col % 4 * 8);
+                        *word = *word & !(255 << shift) | (scaled.pair[0].to_bits() >> 23 & 255) << shift;
                     }
                 }
                 Scales::Times => {
                     if group % self.groups_together() == 0 {
-                        put_halves(&mut rows[base + col..], scaled, |scaled| scaled.base.map(|x| RAISED * x));
+                        let pairs = &mut rows[self.pair_row(group) * ld + col..];
+                        put_halves(pairs, scaled, |scaled| scaled.pair.map(|x| RAISED * x));
                     }
                     for (col, scaled) in (col..).zip(scaled) {
-                        let times = u32::from(u16::from_le_bytes(scaled.times[half].map(i8::cast_unsigned)));
-                        let word = &mut rows[rest + col];
+                        let times = u32::from(u16::from_le_bytes(scaled.times[part].map(i8::cast_unsigned)));
+                        let word = &mut rows[row + col];
                         *word = if group % 2 == 0 { times } else { *word & 0xffff | times << 16 };
                     }
                 }
@@ -240,7 +245,7 @@ impl Quants {
     /// Scale and minimum of the `k`-th value of a column, from such rows.
     pub(super) fn unpacked(self, rows: &[u32], ld: usize, (k, col): (usize, usize)) -> [f32; 2] {
         let group = k / self.group as usize;
-        let (base, row) = (&rows[self.base_of(group) * ld..], &rows[self.row_of(group) * ld..]);
+        let row = &rows[self.row(group) * ld..];
         let halves = |word: u32| [word as u16, (word >> 16) as u16].map(|bits| Half::F16.value(bits));
         match self.scales {
             Scales::Half => halves(row[col]),
@@ -249,7 +254,7 @@ impl Quants {
             Scales::Times => {
                 let times = (row[col] >> (group % 2 * 16)) as u16;
                 let scaled = Scaled {
-                    base: halves(base[col]).map(|x| x / RAISED),
+                    pair: halves(rows[self.pair_row(group) * ld + col]).map(|x| x / RAISED),
                     times: [times.to_le_bytes().map(u8::cast_signed); 2],
                 };
                 scaled.of(0)
@@ -278,7 +283,7 @@ mod tests {
     /// What is compiled, timed and tested is what files need, no more and no less.
     #[test]
     fn the_kinds_are_those_of_the_types_of_files() {
-        let needed: Vec<Quants> = Dtype::all().filter_map(Quants::of).chain([Quants::ANY]).collect();
+        let needed: Vec<Quants> = Dtype::all().filter_map(Quants::of).chain([Quants::MIXED]).collect();
         assert!(needed.iter().all(|kind| Quants::ALL.contains(kind)), "{needed:?}");
         assert!(Quants::ALL.iter().all(|kind| needed.contains(kind)), "{needed:?}");
         for dtype in Dtype::all() {
@@ -314,9 +319,9 @@ mod tests {
                 Scales::Half | Scales::Full => Scaled::plain((8 * block + col) as f32, -(block as f32)),
                 Scales::Power => Scaled::plain(2f32.powi((block + col) as i32), 0.0),
                 Scales::Times => {
-                    let of = |half: usize| [(3 * block + half) as i8, -((block + col) as i8)];
+                    let of = |part: usize| [(3 * block + part) as i8, -((block + col) as i8)];
                     let second = if kind.group == 16 { of(1) } else { of(0) };
-                    Scaled { base: [(block / 8 + 1) as f32, col as f32], times: [of(0), second] }
+                    Scaled { pair: [(block / 8 + 1) as f32, col as f32], times: [of(0), second] }
                 }
             };
             for block in 0..16 {

@@ -54,7 +54,7 @@ pub(crate) fn forward(rec: &mut Recorder, x: &Block, columns: Range<usize>) -> R
         params: &[
             ("rows", Size(rows)),
             ("cols", Size(pad4(cols))),
-            ("ld4", Size(x.ld4())),
+            ("ldb4", Size(x.ld4())),
             ("first4", Size(columns.start / 4)),
         ],
         groups: several(&SOURCE, rec.variant(), y.len() / 16),

@@ -278,7 +278,7 @@ impl Weight {
     /// Quantised groups: words `[rows * bits / 32, cols]`, and what they are scaled by, `[rows / 32, cols]`.
     ///
     /// # Errors
-    /// As [`Weight::upload`]; a scale or a minimum that is to be in f16 and that f16 cannot hold.
+    /// As [`Weight::upload`], and as [`Quants::check`].
     pub(crate) fn upload_quantised(
         gpu: &Gpu,
         (quants, rows, cols): (Quants, usize, usize),

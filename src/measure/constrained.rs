@@ -1,7 +1,7 @@
 //! Prompts with constraints made without a model, of a list of instructions or topics: sets to train and to measure on.
 
 use super::constraints::{self, ConstraintSection, Phrasings};
-use super::held_out::{HeldOut, HeldOutSet};
+use super::held_out::{HeldOut, HeldOutSet, without_prompt};
 use crate::judge::Checks;
 use crate::rng::Stream;
 use crate::{Error, Result};
@@ -91,7 +91,7 @@ pub fn make(
     for (at, subject) in subjects.iter().enumerate() {
         let words = subject.prompt.as_ref().or(subject.topic.as_ref()).map_or("", |text| text.trim());
         if words.is_empty() {
-            return Err(Error::Input(format!("record {}: has neither prompt nor topic, or it is empty", at + 1)));
+            return Err(Error::Input(without_prompt(at)));
         }
         if !excluded.contains(words, f64::INFINITY) {
             order.push(subject);

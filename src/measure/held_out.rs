@@ -38,11 +38,16 @@ pub fn read_held_out(path: &Path) -> Result<Vec<HeldOut>> {
         let Line { prompt, base_prompt, topic } = line;
         let prompt = prompt.map(|prompt| prompt.question()).unwrap_or_default();
         match prompt.is_empty() && topic.is_none() {
-            true => Err(Error::file(path, format!("record {}: has neither prompt nor topic, or it is empty", i + 1))),
+            true => Err(Error::file(path, without_prompt(i))),
             false => Ok(HeldOut { prompt, base_prompt, topic }),
         }
     };
     read_records::<Line>(path)?.into_iter().enumerate().map(held_out).collect()
+}
+
+/// What is wrong with the record at this place, the first of which is 0, of a file of prompts or topics.
+pub(crate) fn without_prompt(at: usize) -> String {
+    format!("record {}: has neither prompt nor topic, or it is empty", at + 1)
 }
 
 impl From<String> for HeldOut {

@@ -82,7 +82,7 @@ fn step(weights: &Weights, weight: &Weight, parts: &Parts) -> usize {
     }
     let blocks = parts.iter().map(|(_, _, dtype)| dtype.block().0).max().unwrap_or(1);
     let (bits, unit) = match weight.stored() {
-        Stored::Quantised(quants) => (quants.bits as usize, quants.together()),
+        Stored::Quantised(quants) => (quants.bits as usize, quants.unit()),
         Stored::Half(_) => (16, blocks),
         Stored::Dense => (32, blocks),
     };

@@ -45,11 +45,10 @@ impl Model {
                 Block::Quantised { quants, words, scales } => {
                     fill(gpu, words, &bits)?;
                     match quants.scales {
-                        Scales::Half => fill(gpu, scales, &halves(Half::F16))?,
+                        // In the rows of Times that hold bytes these are some number of the pairs in the others.
+                        Scales::Half | Scales::Times => fill(gpu, scales, &halves(Half::F16))?,
                         Scales::Full => fill(gpu, scales, &floats)?,
                         Scales::Power => fill(gpu, scales, &[POWERS])?,
-                        // Some rows are numbers in f16, and others bytes by which they are multiplied.
-                        Scales::Times => fill(gpu, scales, &halves(Half::F16))?,
                     }
                 }
             }

@@ -10,6 +10,7 @@ use crate::gpu::Gpu;
 use crate::json::read_jsonl;
 use crate::judge::Checks;
 use crate::measure::constrained::about;
+use crate::measure::held_out::without_prompt;
 use crate::model::{Model, Storage};
 use crate::rng::Stream;
 use crate::source::{ModelSource, save_model};
@@ -62,10 +63,7 @@ impl<'a> ChatDomain<'a> {
                     checks.push(record.checks);
                 }
                 (None, Some(topic)) => topics.push(topic),
-                (None, None) => {
-                    let what = format!("record {}: has neither prompt nor topic, or it is empty", at + 1);
-                    return Err(Error::file(path, what));
-                }
+                (None, None) => return Err(Error::file(path, without_prompt(at))),
             }
         }
         seeds.extend(about(&topics)?);

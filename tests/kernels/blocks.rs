@@ -21,7 +21,7 @@ fn types() -> Vec<Dtype> {
 
 fn config() -> Value {
     json!({
-        "model_type": "qwen2", "vocab_size": 37, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
+        "model_type": "qwen2", "vocab_size": 37, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 64,
         "rms_norm_eps": 1e-6, "tie_word_embeddings": true
     })

@@ -300,6 +300,7 @@ impl<'p> Course<'p> {
     /// on the rank that will train on them.
     fn reference(&self, trainer: &Trainer, per_epoch: usize, observer: &dyn Observer) -> Result<Vec<PairLogps>> {
         let mut all = vec![PairLogps::default(); self.pairs.len()];
+        observer.begin("reference", Some(self.pairs.len() as u64), "pairs");
         for at in 0..per_epoch {
             if self.exchange.any(observer.stop_requested())? {
                 return Err(Error::Stopped);
@@ -315,7 +316,9 @@ impl<'p> Course<'p> {
             for (i, bits) in step.iter().zip(bits.as_chunks().0) {
                 all[*i] = PairLogps::from_bits(*bits);
             }
+            observer.advance(step.len() as u64);
         }
+        observer.end();
         Ok(all)
     }
 

@@ -205,6 +205,11 @@ impl Subject {
         let source = model.map(|path| app.source(path)).transpose()?.map(Rc::new);
         let shape = config.map(|path| anyhow::Ok(family::arch(&read_json(path)?)?)).transpose()?;
         let dtype = given.and_then(named);
+        if let (Some(name), None) = (given, dtype)
+            && (source.is_some() || shape.is_some())
+        {
+            bail!("--dtype {name} is no type of files; it is for kernels alone");
+        }
         if let (Some(name), Some(_)) = (given, dtype.filter(|d| source.is_some() && !ON_DEVICE.contains(d))) {
             bail!(
                 "--dtype {name} is for kernels and shapes; a model is quantised where its file is (leave --dtype out)"
