@@ -32,7 +32,7 @@ pub struct PairRule {
     /// the tokens of the other: then length and ending say nothing of the preference.
     pub length_ratio: f64,
     /// Under `length_ratio` the largest share of pairs whose rejected answer alone was cut, whatever its length
-    /// ([`PairRule::limit_cut`]): a model that is never told to end forgets to.
+    /// ([`PairRule::draw`]): a model that is never told to end forgets to.
     pub cut: f64,
 }
 
@@ -113,19 +113,34 @@ impl PairRule {
         self.length_ratio == 0.0 || alike || (self.cut > 0.0 && chosen.ended_alone(rejected))
     }
 
-    /// Leaves out the last of the pairs of which the rejected answer alone was cut, until they are no larger a share
-    /// than the rule allows. `is_cut` tells them, `place` is their order, such as an id.
-    pub fn limit_cut<T, K: Ord>(&self, pairs: &mut Vec<T>, is_cut: impl Fn(&T) -> bool, place: impl Fn(&T) -> K) {
-        if self.length_ratio == 0.0 || self.cut >= 1.0 {
-            return;
+    /// Leaves `total` of the pairs, or all where that is 0, and of those whose rejected answer alone was cut no larger
+    /// a share than the rule allows. `is_cut` tells these. The first by `place` stay, which is a draw if it is a hash.
+    pub fn draw<T, K: Ord>(
+        &self,
+        pairs: &mut Vec<T>,
+        total: usize,
+        is_cut: impl Fn(&T) -> bool,
+        place: impl Fn(&T) -> K,
+    ) {
+        let counted = |pair: &T| self.length_ratio > 0.0 && self.cut < 1.0 && is_cut(pair);
+        let places = |cut: bool| {
+            let mut places: Vec<K> = pairs.iter().filter(|pair| counted(pair) == cut).map(&place).collect();
+            places.sort_unstable();
+            places
+        };
+        let (others, cut) = (places(false), places(true));
+        let most = (others.len() as f64 * self.cut / (1.0 - self.cut)) as usize;
+        let (mut of_others, mut of_cut) = (others.len(), cut.len().min(most));
+        let all = of_others + of_cut;
+        if total > 0 && all > total {
+            // Each kind by its share: of the one that `place` has thinned out, too many are among the first of all.
+            of_cut = of_cut * total / all;
+            of_others = total - of_cut;
         }
-        let mut places: Vec<K> = pairs.iter().filter(|pair| is_cut(pair)).map(&place).collect();
-        places.sort_unstable();
-        let others = pairs.len() - places.len();
-        let most = (others as f64 * self.cut / (1.0 - self.cut)) as usize;
-        if let Some(first) = places.get(most) {
-            pairs.retain(|pair| !is_cut(pair) || place(pair) < *first);
-        }
+        pairs.retain(|pair| {
+            let first = if counted(pair) { cut.get(of_cut) } else { others.get(of_others) };
+            first.is_none_or(|first| place(pair) < *first)
+        });
     }
 }
 
@@ -240,15 +255,31 @@ mod tests {
         for (cut, kept) in [(0.0, 0), (0.2, 1), (0.25, 2), (0.4, 4), (0.5, 6), (1.0, 6)] {
             let mut pairs = all.clone();
             let rule = PairRule { length_ratio: 1.5, cut, ..PairRule::default() };
-            rule.limit_cut(&mut pairs, |pair| pair.1, |pair| pair.0);
+            rule.draw(&mut pairs, 0, |pair| pair.1, |pair| pair.0);
             let ids: Vec<u32> = pairs.iter().filter(|pair| pair.1).map(|pair| pair.0).collect();
             assert_eq!((ids.len(), pairs.len()), (kept, 6 + kept), "{cut}");
             // Those with the smallest ids, of 0, 2, 4, 6, 8 and 10.
             assert!(ids.iter().all(|id| (*id as usize) < 2 * kept), "{cut}: {ids:?}");
         }
         let mut pairs = all.clone();
-        PairRule::default().limit_cut(&mut pairs, |pair| pair.1, |pair| pair.0);
+        PairRule::default().draw(&mut pairs, 0, |pair| pair.1, |pair| pair.0);
         assert_eq!(pairs, all, "without length_ratio endings are left alone");
+        PairRule::default().draw(&mut pairs, 5, |pair| pair.1, |pair| pair.0);
+        assert!(pairs.len() == 5 && pairs.iter().all(|pair| pair.0 < 5), "{pairs:?}");
+    }
+
+    /// The share holds where fewer are wanted than there are, and no pair is missing for it.
+    #[test]
+    fn a_draw_keeps_the_share_of_cut_ones() {
+        let rule = PairRule { length_ratio: 1.5, cut: 0.2, ..PairRule::default() };
+        for total in [1, 4, 10, 50, 99, 100, 101, 0] {
+            // 80 others, and of 120 cut ones 20 at most.
+            let mut pairs: Vec<(u32, bool)> = (0..200).map(|id| (id * 77 % 200, id % 5 < 3)).collect();
+            rule.draw(&mut pairs, total, |pair| pair.1, |pair| pair.0);
+            let cut = pairs.iter().filter(|pair| pair.1).count();
+            let kept = if total == 0 { 100 } else { total.min(100) };
+            assert_eq!((pairs.len(), cut), (kept, kept / 5), "{total}");
+        }
     }
 
     #[test]

@@ -148,10 +148,9 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             })),
         }
     }
-    // By a hash, so that those that stay are a draw.
     let place =
         |(p, _): &(Preference, bool)| fnv(format!("{}\0{}", p.chosen[0].content, p.rejected[0].content).as_bytes());
-    rule.limit_cut(&mut preferences, |(_, cut)| *cut, place);
+    rule.draw(&mut preferences, 0, |(_, cut)| *cut, place);
     let preferences: Vec<Preference> = preferences.into_iter().map(|(preference, _)| preference).collect();
     report.pairs = preferences.len();
     write_jsonl(&args.out, &preferences)?;

@@ -101,13 +101,8 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
             }
         }
     }
-    // An id is a hash, so the smallest ones are a draw.
-    rule.limit_cut(&mut out.pairs, |p| cut.contains(&p.id), |p| p.id.clone());
-    if section.total > 0 && out.pairs.len() > section.total {
-        let mut ids: Vec<String> = out.pairs.iter().map(|p| p.id.clone()).collect();
-        ids.sort_unstable();
-        out.pairs.retain(|p| p.id < ids[section.total]);
-    }
+    // An id is a hash.
+    rule.draw(&mut out.pairs, section.total, |p| cut.contains(&p.id), |p| p.id.clone());
     if let Some(all) = agreements {
         let known: Vec<f64> = all.into_iter().flatten().collect();
         out.agreement = (!known.is_empty()).then(|| mean_se(&known).0);
