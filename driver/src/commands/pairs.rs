@@ -111,7 +111,6 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         rule.length_ratio
     );
     anyhow::ensure!((0.0..=1.0).contains(&rule.cut), "--cut is {}; expected a share from 0 to 1", rule.cut);
-    anyhow::ensure!(rule.cut == 0.0 || rule.length_ratio > 0.0, "--cut goes with --length-ratio, such as 1.5");
     if let Some(at) = verdicts.iter().position(|v| args.ended && v.stopped.is_none()) {
         let file = args.verdicts.display();
         anyhow::bail!(

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-use super::calls::{document, fails, hold, world, write};
+use super::calls::{document, hold, world, write};
 use assert_cmd::cargo::cargo_bin_cmd;
 use serde_json::{Value, json};
 use std::fs;
@@ -190,8 +190,6 @@ fn pairs_take_the_best_against_the_worst_and_count_the_rest() {
     assert_eq!(report, json!({"prompts": 3, "pairs": 1, "ties": 1, "too_few": 1}));
     let pair = &lines(&out)[0];
     assert_eq!((&pair["chosen"][0]["content"], &pair["rejected"][0]["content"]), (&json!("good"), &json!("bad")));
-    let alone = ["pairs", "--verdicts", scored.to_str().unwrap(), "--out", out.to_str().unwrap(), "--cut", "0.2"];
-    fails(&alone, 1, &["--cut goes with --length-ratio"]);
 }
 
 #[test]
