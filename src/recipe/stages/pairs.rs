@@ -75,8 +75,8 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
     let mut cut = HashSet::new();
     for (at, (prompt, candidates)) in own.iter().enumerate() {
         let anchors = anchors.as_ref().map(|all| &all[at].1);
-        let rejected = anchors.map(|list| texts(list));
-        match choose(&texts(candidates), rejected.as_deref(), &rule) {
+        let (answers, others) = (texts(candidates), anchors.map(|list| texts(list)));
+        match choose(&answers, others.as_deref(), &rule) {
             PairChoice::Tie => out.ties += 1,
             PairChoice::TooFew => out.too_few += 1,
             PairChoice::Pairs(list) => {
@@ -93,7 +93,7 @@ pub fn build(ctx: &RoundContext, inputs: &Inputs) -> Result<PairsOutcome> {
                         // Rankings that put all alike say nothing about the preference.
                         record.flip = (1.0 - all[at].unwrap_or(0.5)) as f32;
                     }
-                    if chosen.0.stopped && !rejected.0.stopped {
+                    if answers[c].ended_alone(&others.as_ref().unwrap_or(&answers)[r]) {
                         cut.insert(record.id.clone());
                     }
                     out.pairs.push(record);
