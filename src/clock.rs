@@ -17,7 +17,16 @@ pub(crate) fn since_epoch() -> Duration {
 }
 
 /// The seconds by which local time is ahead of UTC at a time since 1970; 0 where the system does not say.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn local_offset(since_epoch: Duration) -> i64 {
     let time = jiff::Timestamp::from_second(since_epoch.as_secs() as i64).unwrap_or_default();
     jiff::tz::TimeZone::system().to_offset(time).seconds().into()
+}
+
+/// The seconds by which local time is ahead of UTC at a time since 1970; 0 where the browser does not say.
+#[cfg(target_family = "wasm")]
+pub(crate) fn local_offset(since_epoch: Duration) -> i64 {
+    let date = js_sys::Date::new(&(since_epoch.as_millis() as f64).into());
+    // Minutes by which it is behind; no number where a date is none.
+    -60 * date.get_timezone_offset() as i64
 }
