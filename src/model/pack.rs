@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 const PACKERS: usize = 4;
 
 /// Words that a thread packs at a time, where a matrix can be cut.
-const WORDS: usize = 1 << 21;
+const WORDS: usize = 1 << 22;
 
 /// How each tensor of a parameter lies in the file: its place, name and type.
 pub(super) type Parts = Vec<(Place, String, Dtype)>;

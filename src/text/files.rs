@@ -190,4 +190,22 @@ mod tests {
         let text = folder(&[("tokenizer_config.json", named)]);
         assert_eq!(text.encode("<pad><img><snd>").unwrap(), [259, 260, 261]);
     }
+
+    /// As transformers 5 does with the same files: tokens that are added and not special are still cut out.
+    #[test]
+    fn special_tokens_in_a_text_are_plain_where_the_folder_says_so() {
+        let new = |name: &str, special: bool| {
+            json!({"content": name, "lstrip": false, "rstrip": false,
+            "normalized": false, "single_word": false, "special": special})
+        };
+        let config = |split: bool| {
+            json!({"split_special_tokens": split, "eos_token": "<s>",
+            "added_tokens_decoder": {"256": new("<s>", true), "259": new("<new>", false)}})
+        };
+        let text = folder(&[("tokenizer_config.json", config(true))]);
+        assert_eq!(text.encode("a<s><new>").unwrap(), [97, 60, 115, 62, 259]);
+        assert_eq!(text.eos(), Some(256));
+        let text = folder(&[("tokenizer_config.json", config(false))]);
+        assert_eq!(text.encode("a<s><new>").unwrap(), [97, 256, 259]);
+    }
 }

@@ -80,6 +80,7 @@ impl Text {
         // A file may hold the padding and truncation of the run that trained it.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Input(format!("tokenizer.json is broken: {error}")))?;
+        tokenizer.set_encode_special_tokens(tokenizer_config["split_special_tokens"] == true);
         if files::add_tokens(&mut tokenizer, &tokenizer_config)? {
             let wrong = |error| Error::Input(format!("tokenizer.json is broken: {error}"));
             tokenizer_json = tokenizer.to_string(true).map_err(wrong)?;

@@ -237,6 +237,8 @@ pub(super) const WAYS: &[PreTokenizer] = &[
     way(&["youtu"], &[Split("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"), Split(YOUTU)])
         .whole(),
     way(&["falcon"], &[Split(r"[\p{P}\$\+<=>\^~\|`]+"), Split(GPT2), Split("[0-9][0-9][0-9]")]),
+    // Digits in threes from the right; all else is one piece, and tokens reach over blanks.
+    way(&["superbpe"], &[Split(r"\p{N}+"), Split(r"(?=(\d{3})+(?!\d))")]),
     way(&["bloom", "poro-chat", "gpt3-finnish"], &[Split(BLOOM)]),
     way(&["viking"], &[Split(BLOOM), Split(r"\p{N}")]),
     way(

@@ -193,6 +193,30 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
         let right = r["stopped"] == true && !r["response"].as_str().unwrap().contains(',');
         r["score_reference"] == if right { 5.0 } else { 0.0 }
     }));
+    // The same answers as a run keeps them.
+    let round = dir.path().join("run/round-1");
+    std::fs::create_dir_all(&round).unwrap();
+    let prompt = |i: usize| {
+        json!({"id": i.to_string(), "round": 1, "prompt": format!("q{i}"), "source": "seed", "key": "", "seed": 0, "tokens": 0,
+               "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+    };
+    let candidate = |(i, r): (usize, &Value)| {
+        json!({"id": i.to_string(), "prompt_id": r["prompt"].as_str().unwrap()[1..], "round": 1, "sample": i, "seed": 0,
+               "text": r["response"], "token_ids": [], "tokens": 0, "stopped": r["stopped"]})
+    };
+    let write = |name: &str, all: Vec<Value>| {
+        let text: String = all.iter().map(|v| format!("{v}\n")).collect();
+        std::fs::write(round.join(name), text).unwrap();
+    };
+    write("prompts.jsonl", (0..9).map(prompt).collect());
+    write("candidates.jsonl", lines(&from).iter().enumerate().map(candidate).collect());
+    let (folder, again) = (file("run"), file("again.jsonl"));
+    for from in [&folder, round.to_str().unwrap()] {
+        let _ = std::fs::remove_file(&again);
+        let more = ["--out", &again, "--held-out", "0.4", "--template", &template];
+        run(&[&["data", "eft", "--rules", "--from", from][..], &more].concat()).success();
+        assert_eq!(lines(&again), records);
+    }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/world/m1");
     let model = model.to_str().unwrap();
     run(&["sft", "--model", model, "--data", &out, "--out", &file("tuned"), "-q"]).success();
@@ -201,6 +225,8 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
         assert!(error.contains(word), "{error}");
     };
     fails(&[&make[..], &["--out", &out]].concat(), "exists already");
+    let nothing = dir.path().to_str().unwrap();
+    fails(&["data", "eft", "--rules", "--from", nothing, "--out", &file("x")], "is no run folder with answers");
     fails(&[&make[..], &["--out", &file("x"), "--key"]].concat(), "--key");
     fails(&[&make[..], &["--out", &file("x"), "--mode", "backward"]].concat(), "sampled");
     fails(&["data", "eft", "--key", "--from", &from, "--out", &file("x")], "record 1: has neither answer nor pattern");

@@ -54,6 +54,7 @@ WAYS = {
     "deepseek-coder": (["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", KOREAN, r"\p{N}"], False, False),
     "youtu": (["[\uac00-\ud7a3\u3131-\u318e]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", cased(ENDINGS + "?", r"\p{N}")], False, True),
     "falcon": ([r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"], False, False),
+    "superbpe": ([r"\p{N}+", r"(?=(\d{3})+(?!\d))"], False, False),
     "bloom": ([BLOOM], False, False), "viking": ([BLOOM, r"\p{N}"], False, False),
     "chameleon": (["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2], False, False),
     "default": ([r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"], False, False),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use selfreward::config::JudgeSection;
 use selfreward::data::import::ReferenceRecord;
+use selfreward::data::records::{CandidateRecord, PromptRecord};
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::{Checks, Item, Mode, Templates, Verdict};
 use selfreward::measure::eft::{Balance, ByLength, KnownAnswer, Teaching, teach};
@@ -16,17 +17,18 @@ use selfreward::rng::{Stream, fnv};
 use selfreward::text::Prompt;
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 /// The flags of answers whose truth is known.
 #[derive(clap::Args)]
 pub(crate) struct TruthArgs {
     /// The answers follow instructions that a program can check, or do not: --from has prompt, response,
-    /// instruction_id_list and kwargs, as `generate` writes them of such prompts. Right and wrong ones are matched in
-    /// kind, length and ending
+    /// instruction_id_list and kwargs, as `generate` writes them of such prompts, or is a run folder, whose rounds'
+    /// answers are taken. Right and wrong ones are matched in kind, length and ending
     #[arg(long, conflicts_with_all = ["key", "model"])]
     rules: bool,
-    /// The answers have a key: --from has prompt, response, and answer or pattern
+    /// The answers have a key: --from has prompt, response, and answer or pattern, or is a run folder
     #[arg(long, conflicts_with = "model")]
     key: bool,
     /// --rules, --key: the judge mode whose verdicts are written: yes, sampled (reasons, then the score) or expected
@@ -71,11 +73,41 @@ pub(super) struct Line {
     checks: Checks,
 }
 
+/// The answers of a run's rounds, or of the one round whose folder is given.
+fn of_rounds(folder: &Path) -> Result<Vec<Line>> {
+    let answers = |round: &Path| round.join("candidates.jsonl");
+    let rounds: Vec<PathBuf> = match answers(folder).exists() {
+        true => vec![folder.to_owned()],
+        false => (1..).map(|n| folder.join(format!("round-{n}"))).take_while(|round| answers(round).exists()).collect(),
+    };
+    ensure!(
+        !rounds.is_empty(),
+        "{}: is no run folder with answers; expected round-1/candidates.jsonl",
+        folder.display()
+    );
+    let mut lines = Vec::new();
+    for round in rounds {
+        let prompts: Vec<PromptRecord> = read_jsonl(&round.join("prompts.jsonl"))?;
+        let prompts: HashMap<&str, &PromptRecord> = prompts.iter().map(|p| (p.id.as_str(), p)).collect();
+        for CandidateRecord { prompt_id, text, stopped, .. } in read_jsonl(&answers(&round))? {
+            let asked = prompts.get(prompt_id.as_str());
+            let asked = asked.with_context(|| format!("{}: no prompt has the id {prompt_id}", round.display()))?;
+            lines.push(Line {
+                prompt: asked.prompt.clone().into(),
+                response: text,
+                stopped: Some(stopped),
+                checks: asked.checks.clone(),
+            });
+        }
+    }
+    Ok(lines)
+}
+
 pub(super) fn run(app: &App, args: &EftArgs, signal: Signal, templates: &Templates) -> Result<()> {
     let Common { from, out, held_out, held_out_file, .. } = &args.common;
     args.common.can_write(false)?;
     let path = || from.display().to_string();
-    let lines: Vec<Line> = read_jsonl(from)?;
+    let lines = if from.is_dir() { of_rounds(from)? } else { read_jsonl(from)? };
     ensure!(!lines.is_empty(), "{}: holds no record", path());
     let all: Vec<KnownAnswer> = lines
         .into_iter()
