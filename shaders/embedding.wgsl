@@ -31,7 +31,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
     }
 }
 
-//@ forward_q scales
+//@ forward_q scales bits
 // The table is quantised: BITS-bit words down the channels, a scale and a minimum per GROUP of them.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
@@ -41,16 +41,19 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
              @builtin(local_invocation_index) lane: u32) {
-    let per = 32u / BITS;
+    let per = 32u / LOWER;
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
         let t = i / p.ld;
         let d = min(i - t * p.ld, p.cols - 1u);
         let v = token[t] - p.first;
         if v < p.count {
-            let q = (words[(d / per) * p.table_ld4 * 4u + v] >> ((d % per) * BITS)) & ((1u << BITS) - 1u);
+            let first = d / GROUP * GROUP_WORDS;
+            let q = words[(first + d % GROUP / per) * p.table_ld4 * 4u + v] >> (d % per * LOWER);
+            var above = 0u;
+            if ABOVE > 0u { above = words[(first + LOWER_WORDS) * p.table_ld4 * 4u + v] >> (d % GROUP * ABOVE); }
             let s = scales_at(d / GROUP, v / 4u, p.table_ld4);
-            let value = steps_of(vec4u(q)).x * s.scale[v % 4u] + s.minimum[v % 4u];
+            let value = steps_of(bits_of(vec4u(q), vec4u(above))).x * s.scale[v % 4u] + s.minimum[v % 4u];
             x[i] = select(0.0, p.factor * value, i - t * p.ld < p.cols);
         }
         break; //*ONCE

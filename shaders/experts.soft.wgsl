@@ -27,7 +27,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     //< grouped
 }
 
-//@ forward_q scales fetch_q
+//@ forward_q scales bits fetch_q
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [T, K] where GATHER, else [S, K]
 @group(0) @binding(2) var<storage, read> row: array<u32>;          // [S]
@@ -52,7 +52,7 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     //< grouped_nt
 }
 
-//@ forward_nt_q scales fetch_q
+//@ forward_nt_q scales bits fetch_q
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [S, N]
 @group(0) @binding(2) var<storage, read> expert: array<u32>;       // [S / MR]

@@ -152,7 +152,7 @@ fn forward_nt(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) 
     } //*MR
 }
 
-//@ forward_q lanes scales
+//@ forward_q lanes scales bits
 // B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -169,7 +169,6 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
     let first = begin + lane.index;
     let step = select(WG, p.n4 / 2u, GATED == 1u);
     let row = p.row0 + g.x * MR;
-    let mask = vec4u((1u << BITS) - 1u);
     let col# = min(first + #u * step, p.n4 - 1u); //*1*NC
     let at$ = min(row + $u, p.m - 1u) * p.lda4 + p.a0; //*MR
     var c$_# = vec4f(); //*MR*NC
@@ -188,10 +187,12 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
             t$ = v$; //*MR
         }
         var j = 0u;
-        for (var w = 0u; w < BITS * GROUP / 32u; w++) {
+        var above# = vec4u(); //*1*NC
+        if ABOVE > 0u { above# = words[wi + LOWER_WORDS * p.ldb4 + col#]; } //*1*NC
+        for (var w = 0u; w < LOWER_WORDS; w++) {
             let u# = words[wi + col#]; //*1*NC
             wi += p.ldb4;
-            for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
+            for (var shift = 0u; shift < 32u; shift += 4u * LOWER) {
                 if LANES == 1u {
                     v$ = a[at$ + i]; //*MR
                     if NORM == 1u { q$ = fma(v$, v$, q$); v$ *= f32(OFFSET) + gain[i]; } //*MR
@@ -200,16 +201,18 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, lane: Lane) {
                 }
                 let a$ = from_lane(v$, j); //*MR
                 j += 1u;
-                let x# = steps_of((u# >> vec4u(shift)) & mask); //*1*NC
+                let x# = steps_of(bits_of(u# >> vec4u(shift), above#)); //*1*NC
                 s$_# = fma(vec4f(a$.x), x#, s$_#); //*MR*NC
-                let y# = steps_of((u# >> vec4u(shift + BITS)) & mask); //*1*NC
+                let y# = steps_of(bits_of(u# >> vec4u(shift + LOWER), above# >> vec4u(ABOVE))); //*1*NC
                 s$_# = fma(vec4f(a$.y), y#, s$_#); //*MR*NC
-                let z# = steps_of((u# >> vec4u(shift + 2u * BITS)) & mask); //*1*NC
+                let z# = steps_of(bits_of(u# >> vec4u(shift + 2u * LOWER), above# >> vec4u(2u * ABOVE))); //*1*NC
                 s$_# = fma(vec4f(a$.z), z#, s$_#); //*MR*NC
-                let w# = steps_of((u# >> vec4u(shift + 3u * BITS)) & mask); //*1*NC
+                let w# = steps_of(bits_of(u# >> vec4u(shift + 3u * LOWER), above# >> vec4u(3u * ABOVE))); //*1*NC
                 s$_# = fma(vec4f(a$.w), w#, s$_#); //*MR*NC
+                above# >>= vec4u(4u * ABOVE); //*1*NC
             }
         }
+        wi += (GROUP_WORDS - LOWER_WORDS) * p.ldb4;
         let f# = scales_at(group, col#, p.ldb4); //*1*NC
         let e$ = total(vec4f(t$.x + t$.y + t$.z + t$.w), lane) * once; //*MR
         c$_# = fma(e$, f#.minimum, fma(s$_#, f#.scale, c$_#)); //*MR*NC

@@ -48,7 +48,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) lan
     blocks(g, lane);
 }
 
-//@ forward_q_blocks scales blocks fetch_q
+//@ forward_q_blocks scales bits blocks fetch_q
 // B in groups along K, as in forward_q.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -143,7 +143,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
     finish(row + $u, g.x, lane, c$, n$, late); //*MR
 }
 
-//@ forward_q scales finish
+//@ forward_q scales bits finish
 // B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
@@ -160,17 +160,21 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
     let slice = lane / 32u;
     let col = column(g.x, tx);
     let row = p.row0 + g.y * MR;
-    let mask = vec4u((1u << BITS) - 1u);
     var c$ = vec4f(); //*MR
     var n$ = vec4f(); //*MR
     var late = vec4f();
     for (var group = slice; group < p.k / GROUP; group += 8u) {
         let s = scales_at(group, col, p.ldb4);
+        let first = group * GROUP_WORDS;
+        var above = vec4u();
+        if ABOVE > 0u { above = words[(first + LOWER_WORDS) * p.ldb4 + col]; }
         var k4 = group * (GROUP / 4u);
-        for (var w = 0u; w < BITS * GROUP / 32u; w++) {
-            let q = words[(group * (BITS * GROUP / 32u) + w) * p.ldb4 + col];
-            for (var shift = 0u; shift < 32u; shift += 4u * BITS) {
-                let b# = fma(steps_of((q >> vec4u(shift + #u * BITS)) & mask), s.scale, s.minimum); //*1*4
+        for (var w = 0u; w < LOWER_WORDS; w++) {
+            let q = words[(first + w) * p.ldb4 + col];
+            for (var shift = 0u; shift < 32u; shift += 4u * LOWER) {
+                let q# = bits_of(q >> vec4u(shift + #u * LOWER), above >> vec4u(#u * ABOVE)); //*1*4
+                let b# = fma(steps_of(q#), s.scale, s.minimum); //*1*4
+                above >>= vec4u(4u * ABOVE);
                 var a$ = a[min(row + $u, p.m - 1u) * p.lda4 + p.a0 + k4]; //*MR
                 if NORM == 1u { n$ = fma(a$, a$, n$); a$ *= f32(OFFSET) + gain[k4]; } //*MR
                 c$ = fma(vec4f(a$.w), b3, fma(vec4f(a$.z), b2, fma(vec4f(a$.y), b1, fma(vec4f(a$.x), b0, c$)))); //*MR

@@ -113,7 +113,7 @@ fn forward(at: Place) {
     block(at);
 }
 
-//@ forward_q scales fetch_q
+//@ forward_q scales bits fetch_q
 // B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]

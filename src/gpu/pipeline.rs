@@ -50,6 +50,7 @@ const LIBS: &[(&str, &str, &str)] = &[
     ("parts", include_str!("../../shaders/lib/parts.soft.wgsl"), include_str!("../../shaders/lib/parts.tile.wgsl")),
     ("blocks", include_str!("../../shaders/lib/blocks.wgsl"), include_str!("../../shaders/lib/blocks.wgsl")),
     ("fetch", include_str!("../../shaders/lib/fetch.wgsl"), include_str!("../../shaders/lib/fetch.wgsl")),
+    ("bits", include_str!("../../shaders/lib/bits.wgsl"), include_str!("../../shaders/lib/bits.wgsl")),
     ("fetch_q", include_str!("../../shaders/lib/fetch_q.wgsl"), include_str!("../../shaders/lib/fetch_q.wgsl")),
     ("finish", include_str!("../../shaders/lib/finish.wgsl"), include_str!("../../shaders/lib/finish.wgsl")),
     ("layers", include_str!("../../shaders/lib/layers.wgsl"), include_str!("../../shaders/lib/layers.wgsl")),

@@ -33,9 +33,11 @@ pub(super) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 10] = {
-    let [q4, q8, q4k, q5k, q6k, mxfp4, mixed] = Quants::ALL;
-    ["f32", "bf16", "f16", q4.name(), q8.name(), q4k.name(), q5k.name(), q6k.name(), mxfp4.name(), mixed.name()]
+pub const DTYPES: [&str; 11] = {
+    let [q4, q5, q8, q4k, q5k, q6k, mxfp4, mixed] = Quants::ALL;
+    let [q4, q5, q8, q4k] = [q4.name(), q5.name(), q8.name(), q4k.name()];
+    let [q5k, q6k, mxfp4, mixed] = [q5k.name(), q6k.name(), mxfp4.name(), mixed.name()];
+    ["f32", "bf16", "f16", q4, q5, q8, q4k, q5k, q6k, mxfp4, mixed]
 };
 
 /// Random 16-bit values and the same in f64, `[K, N]`.
@@ -47,8 +49,8 @@ pub(super) fn random_half(t: &mut Trial, half: Half, k: usize, n: usize) -> Resu
 
 /// Random blocks and the dense matrix `[K, N]` that they stand for.
 pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize) -> Result<(Weight, Vec<f64>)> {
-    let (bits, per) = (quants.bits, 32 / quants.bits as usize);
-    let words: Vec<u32> = (0..k / per * n).map(|_| t.word() as u32).collect();
+    let bits = quants.bits;
+    let words: Vec<u32> = (0..quants.word_rows(k) * n).map(|_| t.word() as u32).collect();
     let half = |x: f32| Half::F16.value(Half::F16.bits(x));
     let mut scales: Vec<Scaled> = Vec::with_capacity(k / 32 * n);
     for at in 0..k / 32 * n {
@@ -64,13 +66,17 @@ pub(super) fn random_quantised(t: &mut Trial, quants: Quants, k: usize, n: usize
             Scales::Half => Scaled::plain(half(scale), half(minimum)),
             Scales::Full => Scaled { pair, times },
             Scales::Power => Scaled::plain(scale.abs().log2().ceil().clamp(-20.0, 20.0).exp2(), 0.0),
-            Scales::Times => Scaled { pair: before.map_or(pair.map(half), |scaled| scaled.pair), times },
+            // Below what `Quants::check` refuses.
+            Scales::Times => {
+                let pair = before.map_or(pair.map(|x| half(x.clamp(-32.0, 32.0))), |scaled| scaled.pair);
+                Scaled { pair, times }
+            }
         });
     }
     let dense = (0..k * n)
         .map(|i| {
             let (row, col) = (i / n, i % n);
-            let q = (words[row / per * n + col] >> ((row % per) as u32 * bits)) & ((1u32 << bits) - 1);
+            let q = quants.bits_at(&words, n, (row, col));
             let [scale, minimum] = scales[row / 32 * n + col].of(row % 32 / 16).map(f64::from);
             f64::from(quants.step(q)) * scale + minimum
         })

@@ -1,5 +1,5 @@
-//! How the values of quantised matrices lie in memory: words of 4 or 8 bits a value, a scale and a minimum for a group
-//! of them.
+//! How the values of quantised matrices lie in memory: words with 4, 5, 6 or 8 bits a value, a scale and a minimum for a
+//! group of them.
 
 use super::half::Half;
 use super::way::Constant;
@@ -31,10 +31,10 @@ const TOGETHER: usize = 256;
 const RAISED: f32 = 1024.0;
 
 /// The number format of a quantised matrix on the GPU: groups of values along K, where a value is its bits x scale +
-/// minimum. GGUF's block types ([`Dtype`]) become one of seven such formats when a model is loaded.
+/// minimum. GGUF's block types ([`Dtype`]) become one of eight such formats when a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quants {
-    /// Bits of a value: 4 or 8.
+    /// Bits of a value: 4, 8, or 5 of a group of 32, or 6 of a group of 16 (`shaders/lib/bits.wgsl`).
     pub bits: u32,
     /// How many values share a scale and a minimum: 16 or 32.
     pub group: u32,
@@ -44,12 +44,13 @@ pub struct Quants {
 
 impl Quants {
     /// All kinds that GGUF's types need.
-    pub(super) const ALL: [Quants; 7] = [
+    pub(super) const ALL: [Quants; 8] = [
         Quants { bits: 4, group: 32, scales: Scales::Half },
+        Quants { bits: 5, group: 32, scales: Scales::Half },
         Quants { bits: 8, group: 32, scales: Scales::Half },
         Quants { bits: 4, group: 32, scales: Scales::Times },
-        Quants { bits: 8, group: 32, scales: Scales::Times },
-        Quants { bits: 8, group: 16, scales: Scales::Times },
+        Quants { bits: 5, group: 32, scales: Scales::Times },
+        Quants { bits: 6, group: 16, scales: Scales::Times },
         Quants { bits: 4, group: 32, scales: Scales::Power },
         Quants::MIXED,
     ];
@@ -62,11 +63,12 @@ impl Quants {
     pub(crate) fn of(dtype: Dtype) -> Option<Quants> {
         let (bits, group, scales) = match dtype {
             Dtype::Q4_0 | Dtype::Q4_1 => (4, 32, Scales::Half),
-            Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
+            Dtype::Q5_0 | Dtype::Q5_1 => (5, 32, Scales::Half),
+            Dtype::Q8_0 | Dtype::Iq4Nl => (8, 32, Scales::Half),
             Dtype::Q4K => (4, 32, Scales::Times),
-            Dtype::Q5K => (8, 32, Scales::Times),
+            Dtype::Q5K => (5, 32, Scales::Times),
             Dtype::Mxfp4 => (4, 32, Scales::Power),
-            Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (8, 16, Scales::Times),
+            Dtype::Q6K | Dtype::Q2K | Dtype::Q3K => (6, 16, Scales::Times),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
         };
         Some(Quants { bits, group, scales })
@@ -74,14 +76,15 @@ impl Quants {
 
     /// The name of the kind among the types of weights with which a product is timed.
     pub(super) const fn name(self) -> &'static str {
-        match (self.bits, self.scales, self.group) {
-            (4, Scales::Half, _) => "q4",
-            (_, Scales::Half, _) => "q8",
-            (4, Scales::Times, _) => "q4k",
-            (_, Scales::Times, 32) => "q5k",
-            (_, Scales::Times, _) => "q6k",
-            (_, Scales::Power, _) => "mxfp4",
-            (_, Scales::Full, _) => "mixed",
+        match (self.bits, self.scales) {
+            (4, Scales::Half) => "q4",
+            (5, Scales::Half) => "q5",
+            (_, Scales::Half) => "q8",
+            (4, Scales::Times) => "q4k",
+            (5, Scales::Times) => "q5k",
+            (_, Scales::Times) => "q6k",
+            (_, Scales::Power) => "mxfp4",
+            (_, Scales::Full) => "mixed",
         }
     }
 
@@ -144,7 +147,17 @@ impl Quants {
         1 + self.groups_together() / 2
     }
 
-    /// The words of 32 values along K; of 4 bits the first four.
+    /// Rows of words of `k` values along K, a multiple of 32.
+    pub(crate) fn word_rows(self, k: usize) -> usize {
+        k.saturating_mul(self.bits as usize) / 32
+    }
+
+    /// How many bits of a value stand apart from its lower ones.
+    fn above(self) -> u32 {
+        self.bits % 4
+    }
+
+    /// The words of 32 values along K, `bits` of them; the rest is 0.
     #[inline(always)]
     pub(crate) fn words(self, q: [u8; 32]) -> [u32; 8] {
         let mut words = [0; 8];
@@ -154,15 +167,34 @@ impl Quants {
             }
             return words;
         }
-        for (word, bytes) in words.iter_mut().zip(q.as_chunks().0) {
-            // Neighbours move together: two, four and eight of them.
-            let mut eight = u64::from_le_bytes(*bytes);
-            for (shift, mask) in [(4, 0x00ff_00ff_00ff_00ff), (8, 0x0000_ffff_0000_ffff), (16, 0xffff_ffff)] {
-                eight = (eight | eight >> shift) & mask;
+        let above = self.above();
+        // Of what stands apart there is one word for a group: of 32 values of 5 bits, of 16 of 6.
+        let per_group = if above == 2 { 2 } else { 4 };
+        for (i, bytes) in q.as_chunks().0.iter().enumerate() {
+            let all = u64::from_le_bytes(*bytes);
+            let at = if above == 0 { i } else { i + i / per_group };
+            words[at] = gathered(all & 0x0f0f_0f0f_0f0f_0f0f, 4);
+            if above > 0 {
+                let i = i % per_group * 8;
+                words[at / (per_group + 1) * (per_group + 1) + per_group] |=
+                    gathered(all >> 4 & 0x0303_0303_0303_0303, above) << (i as u32 * above);
             }
-            *word = eight as u32;
         }
         words
+    }
+
+    /// The bits of the `k`-th value of a column, from rows of `ld` such words.
+    pub(super) fn bits_at(self, words: &[u32], ld: usize, (k, col): (usize, usize)) -> u32 {
+        let (above, group) = (self.above(), self.group as usize);
+        let lower = self.bits - above;
+        let (first, i) = (self.word_rows(k / group * group), k % group);
+        let bits = |row: usize, shift: u32, count: u32| words[row * ld + col] >> shift & ((1 << count) - 1);
+        let per = 32 / lower as usize;
+        let low = bits(first + i / per, (i % per) as u32 * lower, lower);
+        match above {
+            0 => low,
+            _ => low | bits(first + group / per, i as u32 * above, above) << 4,
+        }
     }
 
     /// Refuses scales and minima that are to be in f16 and that f16 cannot hold as they are stored.
@@ -263,6 +295,15 @@ impl Quants {
     }
 }
 
+/// The lowest `bits` bits of eight bytes, the first byte's lowest; all else in them is 0.
+#[inline(always)]
+fn gathered(eight: u64, bits: u32) -> u32 {
+    // Neighbours move together: two, four and eight of them.
+    let two = (eight | eight >> (8 - bits)) & 0x00ff_00ff_00ff_00ff;
+    let four = (two | two >> (16 - 2 * bits)) & 0x0000_ffff_0000_ffff;
+    (four | four >> (32 - 4 * bits)) as u32
+}
+
 /// Writes two numbers a word in f16, the first in its low half.
 fn put_halves(words: &mut [u32], scaled: &[Scaled], of: impl Fn(&Scaled) -> [f32; 2]) {
     // Many at once, since the library asks at every call what the CPU can do.
@@ -289,6 +330,20 @@ mod tests {
         for dtype in Dtype::all() {
             let blocks = dtype.block().0 > 1;
             assert_eq!((Quants::of(dtype).is_some(), Half::of(dtype).is_some()), (blocks, dtype.block() == (1, 2)));
+        }
+    }
+
+    #[test]
+    fn bits_are_found_where_they_were_put() {
+        for kind in Quants::ALL {
+            let q: [u8; 32] = std::array::from_fn(|i| (i * 37 + 11) as u8 & ((1u32 << kind.bits) - 1) as u8);
+            let words = [q, q.map(|q| q ^ 1)].map(|q| kind.words(q));
+            assert!(words.iter().all(|w| w[kind.bits as usize..].iter().all(|word| *word == 0)), "{kind:?}");
+            let rows: Vec<u32> = words.iter().flat_map(|w| &w[..kind.bits as usize]).copied().collect();
+            assert_eq!(rows.len(), kind.word_rows(64));
+            for (k, want) in q.into_iter().chain(q.map(|q| q ^ 1)).enumerate() {
+                assert_eq!(kind.bits_at(&rows, 1, (k, 0)), u32::from(want), "{kind:?} {k}");
+            }
         }
     }
 

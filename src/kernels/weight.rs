@@ -68,7 +68,8 @@ pub(crate) enum Block {
     Quantised {
         /// The kind of the groups.
         quants: Quants,
-        /// `[K * bits / 32, n]`; a word holds 32 / bits neighbours along K, the first in its low bits.
+        /// `[K * bits / 32, n]`; a word holds neighbours along K, the first in its low bits, of 5 and 6 bits the
+        /// lower 4 of them (`shaders/lib/bits.wgsl`).
         words: Tensor,
         /// Half: words `[K / group, n]`, the scale in the low bits. Full: f32 `[K / group, 2 pad4(n)]`, four columns'
         /// scales and their minima in turn. Power: words `[K / group, n / 4]`, a byte for each column. Times: words
@@ -108,7 +109,7 @@ impl Block {
             }
             Block::Quantised { quants, words, scales } => Block::Quantised {
                 quants: *quants,
-                words: part(words, rows.saturating_mul(quants.bits as usize) / 32, cols)?,
+                words: part(words, quants.word_rows(rows), cols)?,
                 scales: part(scales, quants.scale_rows(rows), quants.scale_cols(cols))?,
             },
         })
@@ -217,7 +218,7 @@ impl Weight {
                 Stored::Half(half) => Block::Half { half, words: gpu.room(rows, pad4(n) / 2)?, cols: n },
                 Stored::Quantised(quants) => Block::Quantised {
                     quants,
-                    words: gpu.room(rows * quants.bits as usize / 32, n)?,
+                    words: gpu.room(quants.word_rows(rows), n)?,
                     scales: gpu.room(quants.scale_rows(rows), quants.scale_cols(n))?,
                 },
             })
@@ -419,11 +420,10 @@ fn block_values(gpu: &Gpu, block: &Block) -> Result<Vec<f32>> {
         }
         Block::Quantised { quants, words, scales } => {
             let (w, s) = (gpu.download::<u32>(words)?, gpu.download::<u32>(scales)?);
-            let (cols, bits) = (words.cols(), quants.bits);
-            let per = 32 / bits as usize;
+            let cols = words.cols();
             let one = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
-                let q = (w[row / per * cols + col] >> ((row % per) as u32 * bits)) & ((1 << bits) - 1);
+                let q = quants.bits_at(&w, cols, (row, col));
                 let [scale, minimum] = quants.unpacked(&s, scales.cols(), (row, col));
                 quants.step(q) * scale + minimum
             };

@@ -127,9 +127,9 @@ fn pack(
         let window = Window { rows: rows.clone(), columns: first..first + block.cols(), cols: weight.cols() };
         match block {
             Block::Quantised { quants, words, scales } => {
-                let per_word = 32 / quants.bits as usize;
                 let whole = whole && words.ld() == words.cols();
-                let mut to_words = gpu.rows_to_write(words, rows.start / per_word..rows.end / per_word)?;
+                let mut to_words =
+                    gpu.rows_to_write(words, quants.word_rows(rows.start)..quants.word_rows(rows.end))?;
                 if !whole {
                     to_words.clear();
                 }
@@ -262,10 +262,12 @@ impl Packed<'_> {
         // Of the types that most files have, each gets a loop of its own.
         let refused = match (dtype, self.quants.bits) {
             (Dtype::Q8_0, 8) => self.tiles::<8>(Dtype::Q8_0, data, blocks, tiles),
-            (Dtype::Q5_0, 8) => self.tiles::<8>(Dtype::Q5_0, data, blocks, tiles),
-            (Dtype::Q6K, 8) => self.tiles::<8>(Dtype::Q6K, data, blocks, tiles),
+            (Dtype::Q5_0, 5) => self.tiles::<5>(Dtype::Q5_0, data, blocks, tiles),
+            (Dtype::Q6K, 6) => self.tiles::<6>(Dtype::Q6K, data, blocks, tiles),
             (Dtype::Q4K, 4) => self.tiles::<4>(Dtype::Q4K, data, blocks, tiles),
             (_, 4) => self.tiles::<4>(dtype, data, blocks, tiles),
+            (_, 5) => self.tiles::<5>(dtype, data, blocks, tiles),
+            (_, 6) => self.tiles::<6>(dtype, data, blocks, tiles),
             _ => self.tiles::<8>(dtype, data, blocks, tiles),
         };
         refused?.map_or(Ok(()), |at| {
