@@ -81,8 +81,14 @@ pub(crate) fn beside(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Calls `fill` with a temporary name beside `path`, syncs what it wrote and renames it to `path`.
+/// Calls `fill` with a temporary name beside `path`, syncs what it wrote and renames it to `path`. Where that is a link,
+/// the file that it leads to is replaced; a device or a pipe is written to as it is.
 pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.is_special() {
+        return fill(path);
+    }
+    let end = if path.is_link() { disk::canonicalize(path).ok() } else { None };
+    let path = end.as_deref().unwrap_or(path);
     let temporary = beside(path)?;
     let done = fill(&temporary)
         .and_then(|()| {
@@ -175,6 +181,19 @@ pub(crate) mod faults {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_what_is_no_file_is_not_replaced() {
+        let tmp = tempfile::tempdir().unwrap();
+        let [file, link, socket] = ["file", "link", "socket"].map(|name| tmp.path().join(name));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_file(&link, b"new").unwrap();
+        assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == "new");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(socket.is_special() && write_file(&socket, b"new").is_err() && socket.is_special());
+    }
 
     #[test]
     fn lines_go_on_after_a_torn_one() {

@@ -17,13 +17,20 @@ mod ranks;
 mod sample;
 mod tables;
 
-use clap::{CommandFactory, Parser};
+use clap::error::ErrorKind as ErrorKindOfUsage;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use selfreward::Error;
 use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let given = args::Cli::command().get_matches();
+    let cli = args::Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+    if let Some((out, input)) = own_input(&given) {
+        let what = format!("--{out} is what --{input} reads, which would be gone; name another file");
+        args::Cli::command().error(ErrorKindOfUsage::ArgumentConflict, what).exit();
+    }
     let resume = cli.command.resume_hint();
     let ranks = match ranks::Ranks::join(cli.command.sharing()) {
         Ok(ranks) => ranks,
@@ -56,4 +63,25 @@ fn main() -> ExitCode {
     let _ = writeln!(stderr, "{}error: {error:#}", app.ranks.name());
     app.ranks.end_all(1);
     ExitCode::FAILURE
+}
+
+/// The flags of what is written.
+const OUTPUTS: [&str; 4] = ["out", "metrics", "profile", "held_out_file"];
+
+/// An output that is a file or folder which another flag names, and that flag.
+fn own_input(given: &ArgMatches) -> Option<(String, String)> {
+    let (_, given) = given.subcommand()?;
+    let named = |id: &str| -> Vec<PathBuf> {
+        let values = given.try_get_raw(id).ok().flatten().into_iter().flatten();
+        values.filter_map(|value| std::fs::canonicalize(value).ok()).collect()
+    };
+    let flags: Vec<&str> = given.ids().map(clap::Id::as_str).collect();
+    let outputs = flags.iter().filter(|id| OUTPUTS.contains(id)).map(|id| (*id, named(id)));
+    let inputs: Vec<(&str, Vec<PathBuf>)> =
+        flags.iter().filter(|id| !OUTPUTS.contains(id)).map(|id| (*id, named(id))).collect();
+    let met = outputs.into_iter().find_map(|(out, paths)| {
+        let input = inputs.iter().find(|(_, read)| read.iter().any(|path| paths.contains(path)))?;
+        Some((out.replace('_', "-"), input.0.replace('_', "-")))
+    });
+    met.or_else(|| own_input(given))
 }

@@ -144,7 +144,7 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         }
     }
     let mut wanted = Vec::new();
-    for (module, shape) in there {
+    for (module, shape) in there.iter().copied() {
         let embeds = module == EMBEDDING;
         let (out, inner) = match *shape {
             [vocabulary, hidden] if embeds => (hidden, vocabulary),
@@ -170,7 +170,16 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         }
     }
     if wanted.is_empty() {
-        return Err(Error::Input("LoRA without a target layer".into()));
+        let named = there.first().map_or("q_proj", |(module, _)| module);
+        return Err(Error::Input(match &config.targets {
+            Modules::Pattern(pattern) => format!(
+                "no layer has a name that the LoRA pattern '{pattern}' matches as a whole; a name is {named}, so .*(q_proj|v_proj) \
+                 would match two kinds"
+            ),
+            Modules::Names(_) => {
+                format!("LoRA without a target layer; expected names of layers, as {named}, or {ALL_LINEAR}")
+            }
+        }));
     }
     Ok(wanted)
 }
@@ -333,6 +342,6 @@ mod tests {
         refused(MAX_RANK + 1, names("q_proj"), "4097");
         refused(4, Modules::Pattern(".*".into()), "linear layers");
         refused(4, Modules::Pattern("model.*_proj|model.norm".into()), "model.norm");
-        refused(4, Modules::Pattern("q_proj".into()), "without a target");
+        refused(4, Modules::Pattern("q_proj|v_proj".into()), "matches as a whole; a name is model.layers.0.");
     }
 }

@@ -17,8 +17,8 @@ const MAX_STEPS: usize = 100_000;
 /// Bytes that a compiled pattern may take.
 const MAX_COMPILED: usize = 1 << 20;
 
-/// A choice of layers, by name or by pattern. As a text it is a name, names with commas between them, or, if it is
-/// neither, a pattern.
+/// A choice of layers, by name or by pattern. As a text it is a name, names with commas between them, a JSON list of
+/// names, or, if it is none of these, a pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub enum Modules {
@@ -44,7 +44,10 @@ impl From<Written> for Modules {
             Written::One(text) if text.chars().all(named) => {
                 Modules::Names(text.split(',').map(|name| name.trim().to_owned()).collect())
             }
-            Written::One(pattern) => Modules::Pattern(pattern),
+            Written::One(text) => match serde_json::from_str(&text) {
+                Ok(names) => Modules::Names(names),
+                Err(_) => Modules::Pattern(text),
+            },
         }
     }
 }

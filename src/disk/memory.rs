@@ -288,6 +288,10 @@ impl OnDisk for Path {
         tree(|t| t.kind(self)) == Some(false)
     }
 
+    fn is_special(&self) -> bool {
+        false
+    }
+
     fn is_link(&self) -> bool {
         false
     }

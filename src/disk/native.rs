@@ -153,6 +153,10 @@ impl OnDisk for Path {
         self.is_file()
     }
 
+    fn is_special(&self) -> bool {
+        self.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
+    }
+
     fn is_link(&self) -> bool {
         self.is_symlink()
     }

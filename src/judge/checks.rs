@@ -27,6 +27,11 @@ impl Checks {
         *self == Self::default()
     }
 
+    /// Whether the prompt gives instructions of IFEval's kinds.
+    pub fn has_rules(&self) -> bool {
+        self.instruction_id_list.as_ref().is_some_and(|list| list.as_array().is_none_or(|list| !list.is_empty()))
+    }
+
     /// The record of a prompt with these fields.
     pub fn record(&self, prompt: &str) -> Value {
         let mut record = serde_json::to_value(self).unwrap_or_default();

@@ -272,6 +272,9 @@ fn tolerance(count: usize) -> f64 {
     if count > 1000 { 1e-5 } else { 4e-6 }
 }
 
+/// Most elements of a matrix, of which the host holds a copy in f32 and one in f64.
+const LARGEST_MATRIX: usize = 1 << 30;
+
 /// The product of a shape, and the gradient by its input.
 fn of_shape((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Case; 2]> {
     let wrong = |what: String| Err(Error::Input(format!("matmul {m}x{k}x{n} {dtype}: {what}")));
@@ -283,6 +286,9 @@ fn of_shape((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Ca
     }
     if !DTYPES.contains(&dtype) {
         return wrong(format!("there are the types {}", DTYPES.join(", ")));
+    }
+    if [(m, k), (k, n), (m, n)].iter().any(|(rows, cols)| rows.saturating_mul(*cols) > LARGEST_MATRIX) {
+        return wrong(format!("a matrix has more than {LARGEST_MATRIX} elements"));
     }
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
     let forward = Case::new(format!("forward {m}x{k}x{n}{suffix}"), tolerance(k), move |t| {

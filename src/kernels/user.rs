@@ -183,7 +183,13 @@ impl Description {
         if !self.buffers.iter().any(|b| b.output) {
             return wrong("no buffer is an output (output = true)".into());
         }
+        if !(self.flops >= 0.0 && self.bytes.is_none_or(|bytes| bytes >= 0.0)) {
+            return wrong("flops and bytes are counts; expected numbers of at least 0".into());
+        }
         match self.workgroups[..] {
+            _ if self.workgroups.contains(&0) => {
+                wrong("a number of workgroups is 0, with which nothing would run".into())
+            }
             [x] => Ok([x, 1, 1]),
             [x, y] => Ok([x, y, 1]),
             [x, y, z] => Ok([x, y, z]),

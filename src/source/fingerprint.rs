@@ -4,43 +4,80 @@ use crate::arch::{Arch, family};
 use crate::rng::Fnv;
 use crate::weights::Weights;
 
-/// A hash of a base's storage, and one of its values. Bases whose storage differs, such as a model and the same in
-/// fewer bits, cannot be told apart by their bytes.
+/// A hash of a base's storage, one of its values, and one of its layers' names and shapes. Bases whose storage differs,
+/// such as a model and the same in fewer bits, cannot be told apart by their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     storage: u64,
     values: u64,
+    /// `None` in what older versions wrote.
+    layers: Option<u64>,
 }
 
 impl Fingerprint {
     /// The fingerprint of a model's parameters; samples are read, not whole files.
     pub(super) fn of(arch: &Arch, weights: &Weights) -> Fingerprint {
         // Files of one model may differ in order.
-        let mut names: Vec<String> = family::parameters(arch).into_iter().map(|(name, _)| name).collect();
-        names.sort_unstable();
-        let (mut storage, mut values) = (Fnv::new(), Fnv::new());
-        for name in &names {
+        let mut parameters = family::parameters(arch);
+        parameters.sort_unstable();
+        let (mut storage, mut values, mut layers) = (Fnv::new(), Fnv::new(), Fnv::new());
+        for (name, shape) in &parameters {
             storage.write(weights.storage_of(name).as_bytes());
             weights.samples(name).for_each(|bytes| values.write(&bytes));
+            // A vocabulary may be padded, and a tied output matrix be written out.
+            if name.contains(".layers.") {
+                layers.write(format!("{name} {shape:?};").as_bytes());
+            }
         }
-        Fingerprint { storage: storage.0, values: values.0 }
+        Fingerprint { storage: storage.0, values: values.0, layers: Some(layers.0) }
     }
 
     /// Reads what [`Fingerprint`] writes; `None` if it is something else.
     pub(super) fn parse(text: &str) -> Option<Fingerprint> {
-        let (storage, values) = text.split_once('-')?;
-        let number = |hex| u64::from_str_radix(hex, 16).ok();
-        Some(Fingerprint { storage: number(storage)?, values: number(values)? })
+        let mut numbers = text.split('-').map(|hex| u64::from_str_radix(hex, 16).ok());
+        let (storage, values, layers) = (numbers.next()??, numbers.next()??, numbers.next());
+        match (layers, numbers.next()) {
+            (Some(None), _) | (_, Some(_)) => None,
+            (layers, None) => Some(Fingerprint { storage, values, layers: layers.flatten() }),
+        }
     }
 
-    /// Whether the two are surely of different models: stored alike, with other values.
+    /// Whether the two are surely of different models: of other layers, or stored alike with other values.
     pub(super) fn contradicts(self, other: Fingerprint) -> bool {
-        self.storage == other.storage && self.values != other.values
+        let layers = self.layers.zip(other.layers).is_some_and(|(one, another)| one != another);
+        layers || self.storage == other.storage && self.values != other.values
     }
 }
 
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}-{:016x}", self.storage, self.values)
+        write!(f, "{:016x}-{:016x}", self.storage, self.values)?;
+        self.layers.map_or(Ok(()), |layers| write!(f, "-{layers:016x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fingerprint;
+
+    #[test]
+    fn bases_are_told_apart_as_far_as_that_is_sure() {
+        let of = |text: &str| Fingerprint::parse(text).unwrap();
+        let one = of("1-2-3");
+        for (other, contradicts) in [
+            ("1-2-3", false),
+            ("1-5-3", true),
+            // The same in fewer bits, or another of the same kind.
+            ("4-5-3", false),
+            ("4-5-6", true),
+            // Written before layers were.
+            ("4-5", false),
+            ("1-5", true),
+        ] {
+            assert_eq!(one.contradicts(of(other)), contradicts, "{other}");
+            assert_eq!(of(other).contradicts(one), contradicts, "{other}");
+            assert_eq!(of(&of(other).to_string()), of(other));
+        }
+        assert!(["", "1", "1-2-x", "1-2-3-4"].iter().all(|text| Fingerprint::parse(text).is_none()));
     }
 }

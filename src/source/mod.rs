@@ -320,16 +320,21 @@ struct How<'a> {
 
 fn open(path: &Path, how: How) -> Result<ModelSource> {
     let found = resolve(path, how.network)?;
-    if found.is_regular_file() {
-        return match gguf_model::open(&found)? {
-            GgufFile::Adapter(adapter) => open_adapter(&found, how, AdapterFiles::File(adapter)),
+    let mut source = if found.is_regular_file() {
+        match gguf_model::open(&found)? {
+            GgufFile::Adapter(adapter) => return open_adapter(&found, how, AdapterFiles::File(adapter)),
             GgufFile::Model(model) => of_gguf(&found, model, HubId::of_path(path))?.checked(),
-        };
+        }
+    } else {
+        match AdapterFiles::open(&found)? {
+            Some(adapter) => return open_adapter(&found, how, adapter),
+            None => open_base(&found, HubId::of_path(path)),
+        }
+    }?;
+    if how.base.is_some_and(|base| base != path) {
+        source.warnings.push(format!("{}: is no adapter, so --base says nothing about it", path.display()));
     }
-    match AdapterFiles::open(&found)? {
-        Some(adapter) => open_adapter(&found, how, adapter),
-        None => open_base(&found, HubId::of_path(path)),
-    }
+    Ok(source)
 }
 
 /// Follows hub ids, run folders and pointers to a model folder or file.

@@ -94,6 +94,7 @@ mod tests {
             ("\"all-linear\"", names(&["all-linear"])),
             ("\"q_proj,v_proj\"", names(&["q_proj", "v_proj"])),
             ("[\"q_proj\", \"v_proj\"]", names(&["q_proj", "v_proj"])),
+            ("'[\"q_proj\", \"v_proj\"]'", names(&["q_proj", "v_proj"])),
             ("\"q_proj\"", names(&["q_proj"])),
             ("\".*q_proj\"", Modules::Pattern(".*q_proj".into())),
         ] {

@@ -51,34 +51,43 @@ impl Work {
         Self::check(out, resume)?;
         let (out, dir) = (out.to_path_buf(), folder(out));
         if out.is_there() && !dir.is_there() {
-            return Ok(Self { out, dir, lock: None });
+            let work = Self { out, dir, lock: None };
+            // Older versions left no plan.
+            if work.out.join(PLAN).is_there() {
+                work.compare(&work.out, plan)?;
+            }
+            return Ok(work);
         }
         durable::create_folder(&dir)?;
         let lock = Lock::take(&dir, File::try_lock, observer)?;
         // Another process may have finished in the meantime.
         Self::check(&out, resume)?;
         let work = Self { out, dir, lock: Some(lock) };
-        if !work.finished() {
-            work.agree(plan)?;
+        match work.finished() {
+            false => work.agree(plan)?,
+            true if work.dir.join(PLAN).is_there() => work.compare(&work.dir, plan)?,
+            true => {}
         }
         Ok(work)
     }
 
     fn agree(&self, plan: &Value) -> Result<()> {
-        let mut plan = plan.clone();
-        plan["version"] = env!("CARGO_PKG_VERSION").into();
-        let path = self.dir.join(PLAN);
         if has_checkpoint(&self.dir) {
-            let old: Value = read_json(&path)?;
-            return match old == plan {
-                true => Ok(()),
-                false => Err(Error::file(&self.dir, difference(&old, &plan, "folder"))),
-            };
+            return self.compare(&self.dir, plan);
         }
         // Without a checkpoint there is nothing to continue from.
         durable::remove_folder(&self.dir.join("train"))?;
         durable::remove_file(&self.dir.join(STEPS))?;
-        write_json(&path, &plan)
+        write_json(&self.dir.join(PLAN), &with_version(plan))
+    }
+
+    /// Refuses another plan than the one that lies in a folder.
+    fn compare(&self, folder: &Path, plan: &Value) -> Result<()> {
+        let (old, new): (Value, Value) = (read_json(&folder.join(PLAN))?, with_version(plan));
+        match old == new {
+            true => Ok(()),
+            false => Err(Error::file(folder, difference(&old, &new, "folder"))),
+        }
     }
 
     /// Whether the model is written and only [`Work::close`] is left to do.
@@ -86,19 +95,21 @@ impl Work {
         self.out.is_there()
     }
 
-    /// Moves the log of steps into the model folder and removes the working folder; returns the steps.
+    /// Moves plan and log of steps into the model folder and removes the working folder; returns the steps.
     ///
     /// # Errors
     /// The folders cannot be written; the log is broken.
     pub fn close(self) -> Result<Vec<Value>> {
-        let (from, to) = (self.dir.join(STEPS), self.out.join(STEPS));
-        if from.is_there() {
-            durable::rename(&from, &to)?;
-            durable::sync_folder(Some(&self.out));
+        for name in [PLAN, STEPS] {
+            let from = self.dir.join(name);
+            if from.is_there() {
+                durable::rename(&from, &self.out.join(name))?;
+            }
         }
+        durable::sync_folder(Some(&self.out));
         drop(self.lock);
         durable::remove_folder(&self.dir)?;
-        read_jsonl(&to)
+        read_jsonl(&self.out.join(STEPS))
     }
 }
 
@@ -108,6 +119,12 @@ pub fn folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     out.with_file_name(name)
+}
+
+fn with_version(plan: &Value) -> Value {
+    let mut plan = plan.clone();
+    plan["version"] = env!("CARGO_PKG_VERSION").into();
+    plan
 }
 
 fn has_checkpoint(dir: &Path) -> bool {
@@ -124,9 +141,15 @@ pub fn difference(old: &Value, new: &Value, kept: &str) -> String {
     let differ: Vec<String> = keys
         .iter()
         .filter(|key| old.get(key.as_str()) != new.get(key.as_str()))
-        .map(|key| format!("{key} was {}, is {}", old.get(key.as_str()).unwrap_or(&Value::Null), new[key.as_str()]))
+        .map(|key| format!("{key} was {}, is {}", shown(&old[key.as_str()]), shown(&new[key.as_str()])))
         .collect();
     format!("was begun with other settings ({}); give the same ones, or remove the {kept}", differ.join("; "))
+}
+
+/// A value as a person writes it: of a number that was one of f32 its own digits.
+fn shown(value: &Value) -> String {
+    let single = value.as_f64().filter(|x| value.is_f64() && f64::from(*x as f32) == *x);
+    single.map_or_else(|| value.to_string(), |x| (x as f32).to_string())
 }
 
 #[cfg(test)]
@@ -162,6 +185,8 @@ mod tests {
         assert!(work.finished());
         assert_eq!(work.close().unwrap().len(), 1);
         assert!(!part.exists());
+        let other = refused(true, &json!({ "lr": 0.1f32 }));
+        assert!(other.contains("M: was begun with other settings (lr was 0.5, is 0.1)"), "{other}");
         let again = Work::begin(&out, true, &plan, &crate::Silent).unwrap();
         assert!(again.finished());
         assert_eq!(again.close().unwrap().len(), 1);

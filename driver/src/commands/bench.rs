@@ -80,7 +80,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "list")]
     plot: Option<PathBuf>,
     /// With --compare: fail where something is less than this many times as fast as before
-    #[arg(long, value_name = "X", requires = "compare", value_parser = clap::value_parser!(f64))]
+    #[arg(long, value_name = "X", requires = "compare", value_parser = share)]
     fail_below: Option<f64>,
     #[command(flatten)]
     pin: Pin,
@@ -140,6 +140,10 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         ([], _) => bench::timed(&args.kernel, dtype)?,
     };
     let old = args.compare.first().map(|path| rows::read(path)).transpose()?;
+    let own = user::read(&args.user)?;
+    if let Some(dir) = &args.plot {
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be written", dir.display()))?;
+    }
     // A text of the user's runs between words that it may not write.
     let gpu = app.open(&app.options(&args.pin).timestamps(true).guarded(args.user.any()))?;
     let subject = match (&args.model, &args.config) {
@@ -154,7 +158,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     app.progress.advance(1);
     let timing = Timing::default().warm(args.warm);
     let timing = timing.runs(args.runs.map_or(timing.runs, |n| n as usize));
-    let mut kernels = user::measure(app, &gpu, &args.user, (&timing, &mut peaks))?;
+    let mut kernels = user::measure(app, &gpu, own, (&timing, &mut peaks))?;
     let (origin, live) = (Origin::of(app, &gpu, args.warm), rows::Live::open(&args.output));
     kernels.iter().for_each(|r| live.add(&origin.kernel(r)));
     let mut tell = |r: &BenchRow| live.add(&origin.kernel(r));
@@ -200,6 +204,12 @@ pub(super) fn products_only(names: &[String]) -> Result<()> {
         Some(other) => bail!("--shape is for products: --kernel {own}, not {}", other.name()),
         None => Ok(()),
     }
+}
+
+/// Reads a number above 0.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    number.ok_or_else(|| "expected a number above 0, as in 0.9".to_owned())
 }
 
 /// Reads three sizes above 0, separated by commas.

@@ -56,7 +56,12 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             stdout.flush()?;
         }
         let line = match lines.next() {
-            Some(line) => line?,
+            Some(Ok(line)) => line,
+            Some(Err(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+                app.progress.note("that was no text in UTF-8, and is left out");
+                continue;
+            }
+            Some(Err(e)) => return Err(e.into()),
             None => return Ok(()),
         };
         if app.progress.stop_requested() {
@@ -67,6 +72,16 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
+        let most = source.arch.max_position_embeddings;
+        if prompt.len() >= most {
+            messages.pop();
+            app.progress.note(&format!(
+                "the conversation would have {} tokens, and the model takes {most} with its answer; ask less, or begin \
+                 another one",
+                prompt.len()
+            ));
+            continue;
+        }
         let request = Request { samples: vec![record_id(0, "chat", &prompt, 0)], prompt };
         let mut stream = text.stream();
         let mut failed: Option<anyhow::Error> = None;

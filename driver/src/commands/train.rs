@@ -310,13 +310,16 @@ impl Start {
             app.progress.note(&reading.to_string());
         }
         let dropped: usize = read.iter().map(Reading::dropped).sum();
+        let lora = self.lora.as_ref();
         let plan = with(
             plan,
             json!({
                 "seed": app.common.seed(), "model": self.source.path, "adapter_of": args.model,
                 "max_length": self.rules.max_length, "truncate": self.rules.truncate,
                 "last_turn_only": self.rules.last_turn_only,
-                "lora": format!("{:?}", self.lora),
+                "lora_rank": lora.map(|l| l.rank), "lora_alpha": lora.map(|l| l.alpha),
+                "lora_targets": lora.map(|l| &l.targets), "rslora": lora.map(|l| l.rslora), "dora": lora.map(|l| l.dora),
+                "lora_layers": lora.map(|l| format!("{:?}", l.layers)),
                 "lora_dropout": self.source.adapter.as_ref().map(|a| a.config.dropout),
                 "dtype": args.dtype.half().map(Half::name), "invariant": app.common.invariant,
                 "matrix_units": app.common.matrix_units,

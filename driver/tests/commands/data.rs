@@ -154,6 +154,11 @@ fn answers_are_learnt_with_constraints_that_they_meet() {
     fails(&["data", "ift", "--from", &from, "--most", "2"], "--most goes with --rules");
     fails(&[&make[..], &["--kinds", "language:response_language"]].concat(), "could be fitted to any of 30 answers");
     fails(&["data", "ift", "--rules", "--from", &from, "--most", "0"], "--most is 0");
+    fails(&["data", "ift", "--rules", "--from", &asked], "record 1: the answer was given to a prompt with constraints");
+    // What is read is not written over.
+    let failed = run(&["judge", "--responses", &asked, "--mode", "rules", "--out", &asked]).failure().code(2);
+    let error = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+    assert!(error.contains("--out is what --responses reads") && lines(&asked).len() == 50, "{error}");
 }
 
 #[test]
@@ -213,7 +218,7 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
     let (folder, again) = (file("run"), file("again.jsonl"));
     for from in [&folder, round.to_str().unwrap()] {
         let _ = std::fs::remove_file(&again);
-        let more = ["--out", &again, "--held-out", "0.4", "--template", &template];
+        let more = ["--out", &again, "--held-out", "0.4", "--held-out-file", &file("h.jsonl"), "--template", &template];
         run(&[&["data", "eft", "--rules", "--from", from][..], &more].concat()).success();
         assert_eq!(lines(&again), records);
     }

@@ -16,6 +16,8 @@ const FORMAT: &str = "Work it out step by step, then write the final number afte
 /// A task file of GSM8K.
 pub struct Gsm8k {
     items: Vec<Item>,
+    /// Whether 18.00 is 18, which it is not for the harness.
+    by_value: bool,
 }
 
 #[derive(Deserialize)]
@@ -60,22 +62,35 @@ impl Gsm8k {
     pub fn open(path: &Path) -> Result<Self> {
         let items: Vec<Item> = read_records(path)?;
         one_truth(path, items.iter().map(|item| (item.entry.prompt.as_str(), item.key.as_str())))?;
-        Ok(Self { items })
+        Ok(Self { items, by_value: false })
     }
 
-    /// The task of one question alone.
+    /// The task of one question alone, whose number may be written in any way.
     ///
     /// # Errors
     /// The question is empty, or its answer has no number.
     pub fn single(question: &str, answer: &str) -> std::result::Result<Self, String> {
         let line = Line { key: None, question: question.to_owned(), answer: answer.to_owned() };
-        Ok(Self { items: vec![Item::try_from(line)?] })
+        Ok(Self { items: vec![Item::try_from(line)?], by_value: true })
     }
 }
 
-/// The number that an answer gives: in the asked format, or else the last one.
+/// The number that an answer gives, in the asked format or else the last one, so that equal numbers are equal texts.
 pub(crate) fn number(answer: &str) -> Option<String> {
-    strict(answer).or_else(|| lenient(answer)).map(plain)
+    strict(answer).or_else(|| lenient(answer)).map(|number| value(&plain(number)))
+}
+
+/// A plain number without zeros that tell nothing: 0.5 of `.50`, 0 of `-0.0`.
+fn value(plain: &str) -> String {
+    let (sign, digits) = plain.strip_prefix('-').map_or(("", plain), |digits| ("-", digits));
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let (whole, part) = (whole.trim_start_matches('0'), part.trim_end_matches('0'));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    match (whole, part) {
+        ("0", "") => whole.to_owned(),
+        (_, "") => format!("{sign}{whole}"),
+        _ => format!("{sign}{whole}.{part}"),
+    }
 }
 
 /// Whether an answer that is a key is a number, or ends in one as the keys of this task do.
@@ -147,7 +162,8 @@ impl Task for Gsm8k {
     fn score(&self, item: usize, answer: &str) -> Marks {
         let key = &self.items[item].key;
         let found = [strict(answer), lenient(answer)].map(|number| number.map(plain));
-        let passed = found.each_ref().map(|number| number.as_ref() == Some(key));
+        let right = |number: &String| number == key || self.by_value && value(number) == value(key);
+        let passed = found.each_ref().map(|number| number.as_ref().is_some_and(right));
         let why = match &found {
             _ if passed[0] => None,
             [None, Some(last)] if passed[1] => Some(format!("the number {last} is right, but not in the form #### N")),
@@ -172,7 +188,7 @@ mod tests {
 
     fn task(answer: &str) -> std::result::Result<Gsm8k, String> {
         let line = Line { key: None, question: "q".into(), answer: answer.into() };
-        Ok(Gsm8k { items: vec![Item::try_from(line)?] })
+        Ok(Gsm8k { items: vec![Item::try_from(line)?], by_value: false })
     }
 
     #[test]
@@ -196,6 +212,24 @@ mod tests {
             let marks = task(key).unwrap().score(0, answer);
             assert_eq!(marks.passed, [passed], "{key} {answer}");
             assert_eq!(marks.failed.is_empty(), passed[0], "{:?}", marks.failed);
+        }
+    }
+
+    #[test]
+    fn a_number_alone_may_be_written_in_any_way() {
+        for (key, answer, right) in [
+            ("5", "5.0", true),
+            ("7.5", "It costs $7.50", true),
+            ("0.5", ".5", true),
+            ("0", "-0", true),
+            ("1000", "#### 1,000.00", true),
+            ("-5", "5", false),
+            ("50", "5", false),
+            ("0.05", "0.5", false),
+        ] {
+            let marks = Gsm8k::single("q", key).unwrap().score(0, answer);
+            assert_eq!(marks.passed[0][1], right, "{key} {answer}");
+            assert_eq!(number(answer) == number(key), right, "{key} {answer}");
         }
     }
 

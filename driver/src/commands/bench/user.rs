@@ -34,14 +34,16 @@ impl UserArgs {
     }
 }
 
-/// The row of the kernel, if there is one, and behind it that of the kernel that it is compared with.
-pub(super) fn measure(
-    app: &App,
-    gpu: &Gpu,
-    args: &UserArgs,
-    (timing, peaks): (&Timing, &mut Peaks),
-) -> Result<Vec<BenchRow>> {
-    let Some(file) = &args.wgsl else { return Ok(Vec::new()) };
+/// A kernel of the user's.
+pub(super) struct Own {
+    file: PathBuf,
+    text: String,
+    description: Description,
+}
+
+/// Reads the kernel, if there is one.
+pub(super) fn read(args: &UserArgs) -> Result<Option<Own>> {
+    let Some(file) = &args.wgsl else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let beside = file.with_extension("toml");
     let mut description = match beside.exists() || args.bind.is_empty() {
@@ -58,7 +60,18 @@ pub(super) fn measure(
         description.buffers.retain(|b| b.binding != bound.binding);
         description.buffers.push(bound.clone());
     }
-    let measured = user::measure(gpu, (file, &text), &description, (timing, peaks), &app.progress)?;
+    Ok(Some(Own { file: file.clone(), text, description }))
+}
+
+/// The row of the kernel, if there is one, and behind it that of the kernel that it is compared with.
+pub(super) fn measure(
+    app: &App,
+    gpu: &Gpu,
+    own: Option<Own>,
+    (timing, peaks): (&Timing, &mut Peaks),
+) -> Result<Vec<BenchRow>> {
+    let Some(Own { file, text, description }) = own else { return Ok(Vec::new()) };
+    let measured = user::measure(gpu, (&file, &text), &description, (timing, peaks), &app.progress)?;
     match measured.error {
         Some(error) => app.progress.note(&format!("the outputs are those of the reference, to {error:.1e}")),
         None => app.progress.note("the outputs were compared with nothing: the description names no reference"),

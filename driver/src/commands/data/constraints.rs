@@ -5,7 +5,7 @@ use super::IftArgs;
 use super::truth::Line;
 use crate::app::{App, check_writable};
 use crate::flags::{Flags, Preset};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use selfreward::data::import::ExampleRecord;
 use selfreward::json::{read_jsonl, write_jsonl};
 use selfreward::judge::Checks;
@@ -88,6 +88,14 @@ pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
     args.constraints.check()?;
     let lines: Vec<Line> = read_jsonl(from)?;
     ensure!(!lines.is_empty(), "{}: holds no record", from.display());
+    if let Some(i) = lines.iter().position(Line::has_rules) {
+        bail!(
+            "{}: record {}: the answer was given to a prompt with constraints (instruction_id_list), beside which another \
+             may not hold; expected answers to plain prompts",
+            from.display(),
+            i + 1
+        );
+    }
     let all = lines.len();
     let mut rng = Stream::new(app.common.seed(), SHORTEN);
     let answer = |line: Line| {

@@ -73,6 +73,13 @@ pub(super) struct Line {
     checks: Checks,
 }
 
+impl Line {
+    /// Whether its prompt asks for something that a program can check.
+    pub(super) fn has_rules(&self) -> bool {
+        self.checks.has_rules()
+    }
+}
+
 /// The answers of a run's rounds, or of the one round whose folder is given.
 fn of_rounds(folder: &Path) -> Result<Vec<Line>> {
     let answers = |round: &Path| round.join("candidates.jsonl");
