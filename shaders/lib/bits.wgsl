@@ -1,5 +1,5 @@
-// How the bits of a group of values along K lie, a row of words after another: LOWER of each value, 4 or 8, and of 5 and
-// 6 bits a last row with what is above the lower 4.
+// How the bits of a group of values along K lie, a row of words after another: LOWER of each value, 4 or 8, and of 5
+// and 6 bits a last row with what is above the lower 4.
 const ABOVE = BITS % 4u;
 const LOWER = BITS - ABOVE;
 const LOWER_WORDS = LOWER * GROUP / 32u;

@@ -173,8 +173,8 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         let named = there.first().map_or("q_proj", |(module, _)| module);
         return Err(Error::Input(match &config.targets {
             Modules::Pattern(pattern) => format!(
-                "no layer has a name that the LoRA pattern '{pattern}' matches as a whole; a name is {named}, so .*(q_proj|v_proj) \
-                 would match two kinds"
+                "no layer has a name that the LoRA pattern '{pattern}' matches as a whole; a name is {named}, so \
+                 .*(q_proj|v_proj) would match two kinds"
             ),
             Modules::Names(_) => {
                 format!("LoRA without a target layer; expected names of layers, as {named}, or {ALL_LINEAR}")

@@ -1,5 +1,5 @@
-//! How the values of quantised matrices lie in memory: words with 4, 5, 6 or 8 bits a value, a scale and a minimum for a
-//! group of them.
+//! How the values of quantised matrices lie in memory: words with 4, 5, 6 or 8 bits a value, a scale and a minimum for
+//! a group of them.
 
 use super::half::Half;
 use super::way::Constant;

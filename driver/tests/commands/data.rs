@@ -202,8 +202,8 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
     let round = dir.path().join("run/round-1");
     std::fs::create_dir_all(&round).unwrap();
     let prompt = |i: usize| {
-        json!({"id": i.to_string(), "round": 1, "prompt": format!("q{i}"), "source": "seed", "key": "", "seed": 0, "tokens": 0,
-               "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+        json!({"id": i.to_string(), "round": 1, "prompt": format!("q{i}"), "source": "seed", "key": "",
+               "seed": 0, "tokens": 0, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
     };
     let candidate = |(i, r): (usize, &Value)| {
         json!({"id": i.to_string(), "prompt_id": r["prompt"].as_str().unwrap()[1..], "round": 1, "sample": i, "seed": 0,

@@ -90,8 +90,8 @@ pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
     ensure!(!lines.is_empty(), "{}: holds no record", from.display());
     if let Some(i) = lines.iter().position(Line::has_rules) {
         bail!(
-            "{}: record {}: the answer was given to a prompt with constraints (instruction_id_list), beside which another \
-             may not hold; expected answers to plain prompts",
+            "{}: record {}: the answer was given to a prompt with constraints (instruction_id_list), beside which \
+             another may not hold; expected answers to plain prompts",
             from.display(),
             i + 1
         );
