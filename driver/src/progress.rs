@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Whether Ctrl-C was pressed; it is read where stopping is safe.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Set while the program waits for what a person types, and has nothing that a stop could harm.
+static WAITS: AtomicBool = AtomicBool::new(false);
+
 /// How much is said on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {
@@ -71,11 +74,19 @@ struct Kernels {
 }
 
 impl Progress {
+    /// Runs what waits for a person; Ctrl-C ends the program meanwhile.
+    pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        WAITS.store(true, Ordering::SeqCst);
+        let came = wait();
+        WAITS.store(false, Ordering::SeqCst);
+        came
+    }
+
     /// Takes over Ctrl-C: the first one asks for a stop at the next safe point, a second one ends the program.
     pub(crate) fn new(verbosity: Verbosity) -> Self {
         // Without a handler Ctrl-C kills the program, and a resume makes good what that loses.
         let _ = ctrlc::set_handler(|| {
-            if STOP.swap(true, Ordering::SeqCst) {
+            if STOP.swap(true, Ordering::SeqCst) || WAITS.load(Ordering::SeqCst) {
                 std::process::exit(130);
             }
             let _ = writeln!(std::io::stderr(), "\nstopping at the next safe point; Ctrl-C again to stop at once");

@@ -55,7 +55,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
             write!(stdout, "> ")?;
             stdout.flush()?;
         }
-        let line = match lines.next() {
+        let line = match app.progress.waiting(|| lines.next()) {
             Some(Ok(line)) => line,
             Some(Err(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
                 app.progress.note("that was no text in UTF-8, and is left out");
