@@ -32,7 +32,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 }
 
 //@ forward_q scales bits
-// The table is quantised: BITS-bit words down the channels, a scale and a minimum per GROUP of them.
+// The table is quantised: words as `bits` has them down the channels, a scale and a minimum per GROUP of them.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> token: array<u32>;        // [T]
 @group(0) @binding(2) var<storage, read> words: array<u32>;        // [D * BITS / 32, count]

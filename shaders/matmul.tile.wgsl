@@ -144,7 +144,7 @@ fn forward_rows(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index
 }
 
 //@ forward_q scales bits finish
-// B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group; dequantised in registers.
+// B in groups of GROUP along K: words as `bits` has them, a scale and a minimum per group; dequantised in registers.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]

@@ -114,7 +114,7 @@ fn forward(at: Place) {
 }
 
 //@ forward_q scales bits fetch_q
-// B in groups of GROUP along K: BITS-bit words, a scale and a minimum per group.
+// B in groups of GROUP along K: words as `bits` has them, a scale and a minimum per group.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;          // [M, K]
 @group(0) @binding(2) var<storage, read> words: array<vec4u>;      // [K * BITS / 32, N]

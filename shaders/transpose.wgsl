@@ -32,7 +32,7 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 }
 
 //@ forward_q scales bits fetch_q
-// x in groups of GROUP along R: BITS-bit words, a scale and a minimum per group.
+// x in groups of GROUP along R: words as `bits` has them, a scale and a minimum per group.
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4u>;      // [R * BITS / 32, C]
 @group(0) @binding(2) var<storage, read> scales: array<StoredScales>; // by group, as scales_at reads them

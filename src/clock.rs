@@ -27,6 +27,6 @@ pub(crate) fn local_offset(since_epoch: Duration) -> i64 {
 #[cfg(target_family = "wasm")]
 pub(crate) fn local_offset(since_epoch: Duration) -> i64 {
     let date = js_sys::Date::new(&(since_epoch.as_millis() as f64).into());
-    // Minutes by which it is behind; no number where a date is none.
+    // Minutes by which it is behind; NaN, which becomes 0, where the browser has no such date.
     -60 * date.get_timezone_offset() as i64
 }

@@ -82,7 +82,7 @@ pub(crate) fn beside(path: &Path) -> Result<PathBuf> {
 }
 
 /// Calls `fill` with a temporary name beside `path`, syncs what it wrote and renames it to `path`. Where that is a
-/// link, the file that it leads to is replaced; a device or a pipe is written to as it is.
+/// link to a file, that file is replaced; a device, a pipe or an open file of the process is written to as it is.
 pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if path.is_special() {
         return fill(path);

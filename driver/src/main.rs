@@ -66,22 +66,22 @@ fn main() -> ExitCode {
 }
 
 /// The flags of what is written.
-const OUTPUTS: [&str; 4] = ["out", "metrics", "profile", "held_out_file"];
+const OUTPUTS: [&str; 8] = ["out", "metrics", "profile", "held_out_file", "plot", "tensorboard", "alpaca", "export"];
 
 /// An output that is a file or folder which another flag names, and that flag.
 fn own_input(given: &ArgMatches) -> Option<(String, String)> {
     let (_, given) = given.subcommand()?;
+    // Of the flags those that take paths; groups and texts have values of other types.
     let named = |id: &str| -> Vec<PathBuf> {
-        let values = given.try_get_raw(id).ok().flatten().into_iter().flatten();
-        values.filter_map(|value| std::fs::canonicalize(value).ok()).collect()
+        let paths = given.try_get_many::<PathBuf>(id).ok().flatten().into_iter().flatten();
+        paths.filter(|path| path.is_file() || path.is_dir()).filter_map(|path| path.canonicalize().ok()).collect()
     };
-    let flags: Vec<&str> = given.ids().map(clap::Id::as_str).collect();
-    let outputs = flags.iter().filter(|id| OUTPUTS.contains(id)).map(|id| (*id, named(id)));
-    let inputs: Vec<(&str, Vec<PathBuf>)> =
-        flags.iter().filter(|id| !OUTPUTS.contains(id)).map(|id| (*id, named(id))).collect();
-    let met = outputs.into_iter().find_map(|(out, paths)| {
-        let input = inputs.iter().find(|(_, read)| read.iter().any(|path| paths.contains(path)))?;
-        Some((out.replace('_', "-"), input.0.replace('_', "-")))
+    let (outputs, inputs): (Vec<&str>, Vec<&str>) =
+        given.ids().map(clap::Id::as_str).partition(|id| OUTPUTS.contains(id));
+    let met = outputs.into_iter().find_map(|out| {
+        let written = named(out);
+        let input = inputs.iter().find(|id| named(id).iter().any(|path| written.contains(path)))?;
+        Some((out.replace('_', "-"), input.replace('_', "-")))
     });
     met.or_else(|| own_input(given))
 }

@@ -77,12 +77,16 @@ impl Progress {
     /// Runs what waits for a person; Ctrl-C ends the program meanwhile.
     pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
         WAITS.store(true, Ordering::SeqCst);
+        if STOP.load(Ordering::SeqCst) {
+            std::process::exit(130);
+        }
         let came = wait();
         WAITS.store(false, Ordering::SeqCst);
         came
     }
 
-    /// Takes over Ctrl-C: the first one asks for a stop at the next safe point, a second one ends the program.
+    /// Takes over Ctrl-C: the first one asks for a stop at the next safe point, a second one ends the program, as does
+    /// the first while a person is waited for.
     pub(crate) fn new(verbosity: Verbosity) -> Self {
         // Without a handler Ctrl-C kills the program, and a resume makes good what that loses.
         let _ = ctrlc::set_handler(|| {

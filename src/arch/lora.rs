@@ -170,7 +170,7 @@ pub(crate) fn targets(arch: &Arch, config: &LoraConfig) -> Result<Vec<Target>> {
         }
     }
     if wanted.is_empty() {
-        let named = there.first().map_or("q_proj", |(module, _)| module);
+        let named = there.iter().map(|(module, _)| *module).find(|module| *module != EMBEDDING).unwrap_or("q_proj");
         return Err(Error::Input(match &config.targets {
             Modules::Pattern(pattern) => format!(
                 "no layer has a name that the LoRA pattern '{pattern}' matches as a whole; a name is {named}, so \

@@ -24,7 +24,7 @@ pub(crate) trait OnDisk {
     fn is_folder(&self) -> bool;
     /// Whether it is a file.
     fn is_regular_file(&self) -> bool;
-    /// Whether it is neither a file nor a folder: a device, a pipe.
+    /// Whether it is neither a file nor a folder, as a device or a pipe, or another name for what the process has open.
     fn is_special(&self) -> bool;
     /// Whether it is a symbolic link, wherever that leads.
     fn is_link(&self) -> bool;

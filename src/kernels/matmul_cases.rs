@@ -288,7 +288,7 @@ fn of_shape((m, k, n): (usize, usize, usize), dtype: &'static str) -> Result<[Ca
         return wrong(format!("there are the types {}", DTYPES.join(", ")));
     }
     if [(m, k), (k, n), (m, n)].iter().any(|(rows, cols)| rows.saturating_mul(*cols) > LARGEST_MATRIX) {
-        return wrong(format!("a matrix has more than {LARGEST_MATRIX} elements"));
+        return wrong(format!("a matrix is too large; expected at most {LARGEST_MATRIX} elements"));
     }
     let suffix = if dtype == "f32" { String::new() } else { format!(" {dtype}") };
     let forward = Case::new(format!("forward {m}x{k}x{n}{suffix}"), tolerance(k), move |t| {

@@ -331,7 +331,7 @@ fn open(path: &Path, how: How) -> Result<ModelSource> {
             None => open_base(&found, HubId::of_path(path)),
         }
     }?;
-    if how.base.is_some_and(|base| base != path) {
+    if how.base.is_some_and(|base| base != path && resolve(base, None).ok().as_ref() != Some(&found)) {
         source.warnings.push(format!("{}: is no adapter, so --base says nothing about it", path.display()));
     }
     Ok(source)

@@ -51,43 +51,34 @@ impl Work {
         Self::check(out, resume)?;
         let (out, dir) = (out.to_path_buf(), folder(out));
         if out.is_there() && !dir.is_there() {
-            let work = Self { out, dir, lock: None };
-            // Older versions left no plan.
-            if work.out.join(PLAN).is_there() {
-                work.compare(&work.out, plan)?;
-            }
-            return Ok(work);
+            return Ok(Self { out, dir, lock: None });
         }
         durable::create_folder(&dir)?;
         let lock = Lock::take(&dir, File::try_lock, observer)?;
         // Another process may have finished in the meantime.
         Self::check(&out, resume)?;
         let work = Self { out, dir, lock: Some(lock) };
-        match work.finished() {
-            false => work.agree(plan)?,
-            true if work.dir.join(PLAN).is_there() => work.compare(&work.dir, plan)?,
-            true => {}
+        if !work.finished() {
+            work.agree(plan)?;
         }
         Ok(work)
     }
 
     fn agree(&self, plan: &Value) -> Result<()> {
+        let mut plan = plan.clone();
+        plan["version"] = env!("CARGO_PKG_VERSION").into();
+        let path = self.dir.join(PLAN);
         if has_checkpoint(&self.dir) {
-            return self.compare(&self.dir, plan);
+            let old: Value = read_json(&path)?;
+            return match old == plan {
+                true => Ok(()),
+                false => Err(Error::file(&self.dir, difference(&old, &plan, "folder"))),
+            };
         }
         // Without a checkpoint there is nothing to continue from.
         durable::remove_folder(&self.dir.join("train"))?;
         durable::remove_file(&self.dir.join(STEPS))?;
-        write_json(&self.dir.join(PLAN), &with_version(plan))
-    }
-
-    /// Refuses another plan than the one that lies in a folder.
-    fn compare(&self, folder: &Path, plan: &Value) -> Result<()> {
-        let (old, new): (Value, Value) = (read_json(&folder.join(PLAN))?, with_version(plan));
-        match old == new {
-            true => Ok(()),
-            false => Err(Error::file(folder, difference(&old, &new, "folder"))),
-        }
+        write_json(&path, &plan)
     }
 
     /// Whether the model is written and only [`Work::close`] is left to do.
@@ -95,21 +86,19 @@ impl Work {
         self.out.is_there()
     }
 
-    /// Moves plan and log of steps into the model folder and removes the working folder; returns the steps.
+    /// Moves the log of steps into the model folder and removes the working folder; returns the steps.
     ///
     /// # Errors
     /// The folders cannot be written; the log is broken.
     pub fn close(self) -> Result<Vec<Value>> {
-        for name in [PLAN, STEPS] {
-            let from = self.dir.join(name);
-            if from.is_there() {
-                durable::rename(&from, &self.out.join(name))?;
-            }
+        let (from, to) = (self.dir.join(STEPS), self.out.join(STEPS));
+        if from.is_there() {
+            durable::rename(&from, &to)?;
+            durable::sync_folder(Some(&self.out));
         }
-        durable::sync_folder(Some(&self.out));
         drop(self.lock);
         durable::remove_folder(&self.dir)?;
-        read_jsonl(&self.out.join(STEPS))
+        read_jsonl(&to)
     }
 }
 
@@ -119,12 +108,6 @@ pub fn folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     out.with_file_name(name)
-}
-
-fn with_version(plan: &Value) -> Value {
-    let mut plan = plan.clone();
-    plan["version"] = env!("CARGO_PKG_VERSION").into();
-    plan
 }
 
 fn has_checkpoint(dir: &Path) -> bool {
@@ -170,8 +153,8 @@ mod tests {
         fs::write(part.join("train/latest.json"), "{}").unwrap();
         drop(work);
         assert!(refused(false, &plan).contains("add --resume"));
-        let other = refused(true, &json!({ "lr": 0.25 }));
-        assert!(other.contains("other settings (lr was 0.5, is 0.25)"), "{other}");
+        let other = refused(true, &json!({ "lr": 0.1f32 }));
+        assert!(other.contains("other settings (lr was 0.5, is 0.1)"), "{other}");
         // Another version of this crate.
         let text = fs::read_to_string(part.join(PLAN)).unwrap();
         fs::write(part.join(PLAN), text.replace(env!("CARGO_PKG_VERSION"), "0.0.1")).unwrap();
@@ -185,8 +168,6 @@ mod tests {
         assert!(work.finished());
         assert_eq!(work.close().unwrap().len(), 1);
         assert!(!part.exists());
-        let other = refused(true, &json!({ "lr": 0.1f32 }));
-        assert!(other.contains("M: was begun with other settings (lr was 0.5, is 0.1)"), "{other}");
         let again = Work::begin(&out, true, &plan, &crate::Silent).unwrap();
         assert!(again.finished());
         assert_eq!(again.close().unwrap().len(), 1);

@@ -80,7 +80,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "list")]
     plot: Option<PathBuf>,
     /// With --compare: fail where something is less than this many times as fast as before
-    #[arg(long, value_name = "X", requires = "compare", value_parser = share)]
+    #[arg(long, value_name = "X", requires = "compare", value_parser = above_0)]
     fail_below: Option<f64>,
     #[command(flatten)]
     pin: Pin,
@@ -207,7 +207,7 @@ pub(super) fn products_only(names: &[String]) -> Result<()> {
 }
 
 /// Reads a number above 0.
-fn share(text: &str) -> Result<f64, String> {
+fn above_0(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
     number.ok_or_else(|| "expected a number above 0, as in 0.9".to_owned())
 }

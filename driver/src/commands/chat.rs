@@ -57,7 +57,7 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         }
         let line = match app.progress.waiting(|| lines.next()) {
             Some(Ok(line)) => line,
-            Some(Err(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Some(Err(e)) if asks && e.kind() == std::io::ErrorKind::InvalidData => {
                 app.progress.note("that was no text in UTF-8, and is left out");
                 continue;
             }
@@ -73,11 +73,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
         messages.push(Message::new("user", line));
         let prompt = text.encode_chat(&messages, true)?;
         let most = source.arch.max_position_embeddings;
-        if prompt.len() >= most {
+        if asks && prompt.len() >= most {
             messages.pop();
             app.progress.note(&format!(
-                "the conversation would have {} tokens, and the model takes {most} with its answer; ask less, or begin \
-                 another one",
+                "the conversation would have {} tokens, and the model takes {most} with its answer; ask less, or end \
+                 it and begin anew",
                 prompt.len()
             ));
             continue;

@@ -330,8 +330,12 @@ impl Start {
         let work = ranks.first().then(|| Work::begin(&args.out, args.resume, &plan, &app.progress)).transpose()?;
         let finished = ranks.any(work.as_ref().is_some_and(Work::finished))?;
         ranks.agree("their flags", || fnv(plan.to_string().as_bytes()) as u32)?;
-        if !finished {
-            self.train(app, args, settings, data)?;
+        match finished {
+            false => self.train(app, args, settings, data)?,
+            true => app.progress.note(&format!(
+                "{}: an earlier call finished this training, and nothing was done; name another folder for another one",
+                args.out.display()
+            )),
         }
         let Some(work) = work else { return Ok(()) };
         let steps = work.close()?;

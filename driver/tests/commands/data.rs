@@ -217,8 +217,8 @@ fn verdicts_are_learnt_of_answers_that_a_program_checks() {
     write("candidates.jsonl", lines(&from).iter().enumerate().map(candidate).collect());
     let (folder, again) = (file("run"), file("again.jsonl"));
     for from in [&folder, round.to_str().unwrap()] {
-        let _ = std::fs::remove_file(&again);
-        let more = ["--out", &again, "--held-out", "0.4", "--held-out-file", &file("h.jsonl"), "--template", &template];
+        [&again, &held].iter().for_each(|old| drop(std::fs::remove_file(old)));
+        let more = ["--out", &again, "--held-out", "0.4", "--held-out-file", &held, "--template", &template];
         run(&[&["data", "eft", "--rules", "--from", from][..], &more].concat()).success();
         assert_eq!(lines(&again), records);
     }
