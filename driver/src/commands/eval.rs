@@ -166,6 +166,11 @@ impl clap::ValueEnum for Task {
 }
 
 pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
+    if matches!(args.task, Task::Judge | Task::Perplexity) && args.duel.out.is_some() {
+        return Err(WrongUsage::conflict(
+            "--out takes answers, of which this task has none; `judge --responses F --out` writes each verdict",
+        ));
+    }
     match args.task {
         Task::HeadToHead => head_to_head(app, args),
         Task::Judge => as_judge(app, args),

@@ -83,6 +83,7 @@ fn wrong_usage_is_exit_code_2() {
         &[][..],
         &["fly"],
         &["devices", "--wings"],
+        &["eval", "--task", "judge", "--model", "m", "--data", "d", "--out", "o"],
         &["bench", "--compare", "a", "b", "--fail-below", "nan"],
         &["devices", "--matrix-units", "--invariant"],
         &["generate"],
