@@ -41,17 +41,16 @@ fn forward(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
 @compute @workgroup_size(WG)
 fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(num_workgroups) n: vec3u,
              @builtin(local_invocation_index) lane: u32) {
-    let per = 32u / LOWER;
     let begin = first_of(g, n, lane);
     for (var i = begin; i < end_of(begin, p.rows * p.ld); i += WG) {
         let t = i / p.ld;
         let d = min(i - t * p.ld, p.cols - 1u);
         let v = token[t] - p.first;
         if v < p.count {
-            let first = d / GROUP * GROUP_WORDS;
-            let q = words[(first + d % GROUP / per) * p.table_ld4 * 4u + v] >> (d % per * LOWER);
+            let ld = p.table_ld4 * 4u;
+            let q = words[lower_row(d) * ld + v] >> lower_shift(d);
             var above = 0u;
-            if ABOVE > 0u { above = words[(first + LOWER_WORDS) * p.table_ld4 * 4u + v] >> (d % GROUP * ABOVE); }
+            if ABOVE > 0u { above = words[above_row(d / GROUP) * ld + v] >> (d % GROUP * ABOVE); }
             let s = scales_at(d / GROUP, v / 4u, p.table_ld4);
             let value = steps_of(bits_of(vec4u(q), vec4u(above))).x * s.scale[v % 4u] + s.minimum[v % 4u];
             x[i] = select(0.0, p.factor * value, i - t * p.ld < p.cols);

@@ -167,7 +167,7 @@ fn forward_q(@builtin(workgroup_id) g: vec3u, @builtin(local_invocation_index) l
         let s = scales_at(group, col, p.ldb4);
         let first = group * GROUP_WORDS;
         var above = vec4u();
-        if ABOVE > 0u { above = words[(first + LOWER_WORDS) * p.ldb4 + col]; }
+        if ABOVE > 0u { above = words[above_row(group) * p.ldb4 + col]; }
         var k4 = group * (GROUP / 4u);
         for (var w = 0u; w < LOWER_WORDS; w++) {
             let q = words[(first + w) * p.ldb4 + col];

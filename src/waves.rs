@@ -14,6 +14,11 @@ pub fn part(out: &Path) -> PathBuf {
     out.with_extension("part.jsonl")
 }
 
+/// Whether nothing can be kept beside an output: it is a device or a pipe, or a name of what the process has open.
+pub fn is_special(out: &Path) -> bool {
+    OnDisk::is_special(out)
+}
+
 /// Removes the part file that a stage leaves behind if it is killed right after it wrote its final file `out`.
 ///
 /// # Errors

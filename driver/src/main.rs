@@ -17,7 +17,6 @@ mod ranks;
 mod sample;
 mod tables;
 
-use clap::error::ErrorKind as ErrorKindOfUsage;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use selfreward::Error;
 use std::io::{ErrorKind, Write};
@@ -27,10 +26,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let given = args::Cli::command().get_matches();
     let cli = args::Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
-    if let Some((out, input)) = own_input(&given) {
-        let what = format!("--{out} is what --{input} reads, which would be gone; name another file");
-        args::Cli::command().error(ErrorKindOfUsage::ArgumentConflict, what).exit();
-    }
     let resume = cli.command.resume_hint();
     let ranks = match ranks::Ranks::join(cli.command.sharing()) {
         Ok(ranks) => ranks,
@@ -41,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let app = app::App::new(cli.common, ranks);
-    let Err(error) = commands::run(&app, cli.command) else {
+    let Err(error) = spare_inputs(&given).and_then(|()| commands::run(&app, cli.command)) else {
         app.progress.detail(&format!("heap: {} MB at most", heap::peak().div_ceil(1_000_000)));
         return ExitCode::SUCCESS;
     };
@@ -68,9 +63,9 @@ fn main() -> ExitCode {
 /// The flags of what is written.
 const OUTPUTS: [&str; 8] = ["out", "metrics", "profile", "held_out_file", "plot", "tensorboard", "alpaca", "export"];
 
-/// An output that is a file or folder which another flag names, and that flag.
-fn own_input(given: &ArgMatches) -> Option<(String, String)> {
-    let (_, given) = given.subcommand()?;
+/// Refuses an output that is a file or folder which another flag names.
+fn spare_inputs(given: &ArgMatches) -> anyhow::Result<()> {
+    let Some((_, given)) = given.subcommand() else { return Ok(()) };
     // Of the flags those that take paths; groups and texts have values of other types.
     let named = |id: &str| -> Vec<PathBuf> {
         let paths = given.try_get_many::<PathBuf>(id).ok().flatten().into_iter().flatten();
@@ -78,10 +73,13 @@ fn own_input(given: &ArgMatches) -> Option<(String, String)> {
     };
     let (outputs, inputs): (Vec<&str>, Vec<&str>) =
         given.ids().map(clap::Id::as_str).partition(|id| OUTPUTS.contains(id));
-    let met = outputs.into_iter().find_map(|out| {
+    for out in outputs {
         let written = named(out);
-        let input = inputs.iter().find(|id| named(id).iter().any(|path| written.contains(path)))?;
-        Some((out.replace('_', "-"), input.replace('_', "-")))
-    });
-    met.or_else(|| own_input(given))
+        if let Some(input) = inputs.iter().find(|id| named(id).iter().any(|path| written.contains(path))) {
+            let [out, input] = [out, input].map(|id| id.replace('_', "-"));
+            let what = format!("--{out} is what --{input} reads, which would be gone; name another file");
+            return Err(common::WrongUsage::conflict(what));
+        }
+    }
+    spare_inputs(given)
 }

@@ -49,9 +49,7 @@ impl Partial {
     /// Opens the part file of `out`, if there is an output. `plan` is what a resumed command must have in common with
     /// the interrupted one.
     pub(crate) fn open(out: Option<&Path>, resume: &ResumeArg, plan: &Value) -> Result<Self> {
-        // Beside a device or a pipe nothing is kept.
-        let special = |out: &&Path| out.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
-        let Some(out) = out.filter(|out| !special(out)) else { return Ok(Self(None)) };
+        let Some(out) = out.filter(|out| !waves::is_special(out)) else { return Ok(Self(None)) };
         let mut lines = Waves::<Line>::open(out)?;
         let (path, resume) = (part(out), resume.resume);
         match lines.done().first() {

@@ -4,6 +4,7 @@ use crate::flags::{Flags, Preset};
 use selfreward::config::CandidateSection;
 use selfreward::generate::{Sampling, Settings};
 use selfreward::source::ModelSource;
+use std::str::FromStr;
 
 /// How a model answers where flags do not say otherwise.
 pub(crate) struct Answers;
@@ -37,8 +38,9 @@ pub(crate) fn settings(flags: &Flags<Answers>, source: &ModelSource, seed: u64) 
     Settings::clone(flags).stop(source.stop_ids.clone()).seed(seed)
 }
 
-fn number(text: &str, fits: impl Fn(f32) -> bool, what: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|x: &f32| x.is_finite() && fits(*x)).ok_or_else(|| format!("expected {what}"))
+fn number<T: FromStr + Copy + Into<f64>>(text: &str, fits: impl Fn(f64) -> bool, what: &str) -> Result<T, String> {
+    let fits = |x: f64| x.is_finite() && fits(x);
+    text.parse().ok().filter(|x: &T| fits((*x).into())).ok_or_else(|| format!("expected {what}"))
 }
 
 /// A `value_parser` for a finite number of at least 0.
@@ -47,7 +49,7 @@ pub(crate) fn at_least_0(text: &str) -> Result<f32, String> {
 }
 
 /// A `value_parser` for a finite number above 0.
-pub(crate) fn above_0(text: &str) -> Result<f32, String> {
+pub(crate) fn above_0<T: FromStr + Copy + Into<f64>>(text: &str) -> Result<T, String> {
     number(text, |x| x > 0.0, "a number above 0")
 }
 

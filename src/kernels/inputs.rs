@@ -33,11 +33,15 @@ pub(super) fn random(t: &mut Trial, dtype: &str, k: usize, n: usize) -> Result<(
 }
 
 /// Types of weights that a product can be timed with.
-pub const DTYPES: [&str; 11] = {
-    let [q4, q5, q8, q4k, q5k, q6k, mxfp4, mixed] = Quants::ALL;
-    let [q4, q5, q8, q4k] = [q4.name(), q5.name(), q8.name(), q4k.name()];
-    let [q5k, q6k, mxfp4, mixed] = [q5k.name(), q6k.name(), mxfp4.name(), mixed.name()];
-    ["f32", "bf16", "f16", q4, q5, q8, q4k, q5k, q6k, mxfp4, mixed]
+pub const DTYPES: [&str; 3 + Quants::ALL.len()] = {
+    let mut all = [""; 3 + Quants::ALL.len()];
+    (all[0], all[1], all[2]) = ("f32", "bf16", "f16");
+    let mut kind = 0;
+    while kind < Quants::ALL.len() {
+        all[3 + kind] = Quants::ALL[kind].name();
+        kind += 1;
+    }
+    all
 };
 
 /// Random 16-bit values and the same in f64, `[K, N]`.

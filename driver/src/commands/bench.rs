@@ -2,6 +2,7 @@
 
 use crate::app::{App, Pin};
 use crate::common::WrongUsage;
+use crate::sample::above_0;
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rows::{Origin, Output, Row};
@@ -80,7 +81,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "list")]
     plot: Option<PathBuf>,
     /// With --compare: fail where something is less than this many times as fast as before
-    #[arg(long, value_name = "X", requires = "compare", value_parser = above_0)]
+    #[arg(long, value_name = "X", requires = "compare", value_parser = above_0::<f64>)]
     fail_below: Option<f64>,
     #[command(flatten)]
     pin: Pin,
@@ -204,12 +205,6 @@ pub(super) fn products_only(names: &[String]) -> Result<()> {
         Some(other) => bail!("--shape is for products: --kernel {own}, not {}", other.name()),
         None => Ok(()),
     }
-}
-
-/// Reads a number above 0.
-fn above_0(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
-    number.ok_or_else(|| "expected a number above 0, as in 0.9".to_owned())
 }
 
 /// Reads three sizes above 0, separated by commas.

@@ -38,7 +38,7 @@ pub(crate) struct SftArgs {
     data: Vec<PathBuf>,
     /// Records of each file for one of the others, such as 2,1: as many records as all files hold are taken in this
     /// ratio, and a file is gone through again where it is too short (default: every record once)
-    #[arg(long, value_name = "M,…", value_delimiter = ',', value_parser = crate::sample::above_0)]
+    #[arg(long, value_name = "M,…", value_delimiter = ',', value_parser = crate::sample::above_0::<f32>)]
     mix: Vec<f32>,
     /// Learn only the last of the assistant's turns in messages (default: all of them)
     #[arg(long)]

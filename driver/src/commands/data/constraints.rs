@@ -88,7 +88,7 @@ pub(super) fn examples(app: &App, args: &IftArgs) -> Result<()> {
     args.constraints.check()?;
     let lines: Vec<Line> = read_jsonl(from)?;
     ensure!(!lines.is_empty(), "{}: holds no record", from.display());
-    if let Some(i) = lines.iter().position(Line::has_rules) {
+    if let Some(i) = lines.iter().position(|line| line.checks.has_rules()) {
         bail!(
             "{}: record {}: the answer was given to a prompt with constraints (instruction_id_list), beside which \
              another may not hold; expected answers to plain prompts",

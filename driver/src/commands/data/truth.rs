@@ -70,14 +70,7 @@ pub(super) struct Line {
     /// Whether the response ended; it is taken to have where nothing is said.
     pub(super) stopped: Option<bool>,
     #[serde(flatten)]
-    checks: Checks,
-}
-
-impl Line {
-    /// Whether its prompt asks for something that a program can check.
-    pub(super) fn has_rules(&self) -> bool {
-        self.checks.has_rules()
-    }
+    pub(super) checks: Checks,
 }
 
 /// The answers of a run's rounds, or of the one round whose folder is given.
