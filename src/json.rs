@@ -31,8 +31,7 @@ fn read<T: DeserializeOwned>(path: &Path, key: Option<&str>) -> Result<Vec<T>> {
     let text = read_text(path)?;
     let Some(list) = list(path, &text, key)? else { return parse_jsonl(path, &text) };
     let record = |(i, value): (usize, Value)| {
-        let wrong = |e: serde_json::Error| Error::file(path, format!("record {}: {}", i + 1, without_place(&e)));
-        serde_json::from_value(value).map_err(wrong)
+        T::deserialize(&value).map_err(|e| Error::file(path, format!("record {}: {}", i + 1, told::<T>(&e, &value))))
     };
     list.into_iter().enumerate().map(record).collect()
 }
@@ -151,7 +150,8 @@ pub(crate) fn parse_jsonl<T: DeserializeOwned>(path: &Path, text: &str) -> Resul
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
             parse(line).map_err(|e| {
-                Error::file(path, format!("line {}: {}{}", i + 1, without_place(&e), form(path, line, &e)))
+                let told = parse(line).map_or_else(|_| without_place(&e), |value| told::<T>(&e, &value));
+                Error::file(path, format!("line {}: {told}{}", i + 1, form(path, line, &e)))
             })
         })
         .collect()
@@ -167,6 +167,28 @@ fn form(path: &Path, line: &str, error: &serde_json::Error) -> &'static str {
         }
         _ => "; expected one JSON object a line, or a JSON list of them",
     }
+}
+
+/// An error's message with the field whose value is wrong, which serde leaves out where it is of a wrong type: the one
+/// without which the error is another.
+fn told<T: DeserializeOwned>(error: &serde_json::Error, value: &Value) -> String {
+    const WITHOUT_FIELD: [&str; 3] = ["invalid ", "unknown variant", "data did not match"];
+    let message = without_place(error);
+    if !WITHOUT_FIELD.iter().any(|begin| message.starts_with(begin)) {
+        return message;
+    }
+    let Value::Object(map) = value else {
+        let records = message.contains("expected struct") || message.contains("expected a map");
+        return if records { "is no JSON object".into() } else { message };
+    };
+    let why = |map: &Map<String, Value>| T::deserialize(map).err().map(|e| e.to_string());
+    let known = why(map);
+    let wrong = map.keys().find(|key| {
+        let mut others = map.clone();
+        others.shift_remove(*key);
+        why(&others) != known
+    });
+    wrong.map_or(message.clone(), |key| format!("{key}: {message}"))
 }
 
 /// serde_json ends its messages with "at line 1 column 7"; within a JSONL line only the column means anything.
@@ -317,6 +339,15 @@ mod tests {
         let e = read_jsonl::<Message>(&path).unwrap_err().to_string();
         assert!(e.contains("messages.jsonl: line 3: missing field `content`"), "{e}");
         assert!(!e.contains("line 1"), "{e}");
+        for (line, told) in [
+            ("{\"role\": 5, \"content\": \"x\"}", "line 1: role: invalid type: integer `5`, expected a string"),
+            ("{\"role\": \"user\", \"content\": null}", "line 1: content: invalid type: null, expected a string"),
+            ("[]", "line 1: is no JSON object; expected one JSON object a line"),
+        ] {
+            std::fs::write(&path, format!("{line}\n[1]\n")).unwrap();
+            let e = read_jsonl::<Message>(&path).unwrap_err().to_string();
+            assert!(e.contains(told), "{e}");
+        }
         let missing = read_jsonl::<Message>(&tmp.path().join("none")).unwrap_err().to_string();
         assert!(missing.contains("none"));
     }

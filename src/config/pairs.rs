@@ -111,6 +111,7 @@ impl Section for PairSection {
         let margins = self.length_margin.all();
         demand(margins.iter().all(|m| *m >= 0.0 && m.is_finite()), "length_margin must be at least 0")?;
         demand(!margins.is_empty(), "length_margin is an empty list")?;
+        demand(self.min_gap <= 5.0, "min_gap is above 5; scores are from 0 to 5, so there would be no pair")?;
         demand(
             self.select == Select::BestWorst || margins.iter().all(|m| *m == 0.0),
             "length_margin goes with select = \"best-worst\"",
@@ -152,6 +153,7 @@ mod tests {
             ("select = \"all\"\nlength_ratio = 0.5", "at least 1"),
             ("select = \"all\"\ncut = 0.2", "length_ratio"),
             ("min_gap = nan", "min_gap"),
+            ("min_gap = 5.5", "from 0 to 5"),
         ] {
             let e = read(text).check().unwrap_err().to_string();
             assert!(e.contains("[pairs]") && e.contains(word), "{text}: {e}");

@@ -86,7 +86,14 @@ impl Gpu {
         let plan = Plan::bound(self, vec![step], uniform, Counted::default());
         match wait::block_on(scope.pop()) {
             None => Ok(plan),
-            Some(e) => Err(Error::Input(e.to_string())),
+            Some(e) => {
+                let numbers = kernel.0.own_bindings.iter().flatten().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                let told = e.to_string();
+                let why = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+                Err(Error::Input(format!(
+                    "the buffers that are described, of the bindings {numbers}, are not those that the kernel uses: {why}"
+                )))
+            }
         }
     }
 

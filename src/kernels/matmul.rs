@@ -10,7 +10,6 @@ use super::swiglu;
 use super::way::Traits;
 use super::weight::{Block, Weight};
 use super::{matmul_matrix, transpose};
-use crate::arch::Activation;
 use crate::gpu::Value::{Float, Size, Words};
 use crate::gpu::{Cost, Launch, Param, Recorder, Tensor, Variant};
 use crate::{Error, Result};
@@ -175,13 +174,15 @@ fn params<'a>(walk: &Walk, edges: &'a [u32; 4]) -> [Param<'a>; 18] {
 }
 
 fn product(rec: &mut Recorder, part: BlockProduct) -> Result<()> {
-    let (rows, wide) = tile(rec, part.b, part.a.rows(), part.epilogue.gate)?;
+    let (rows, wide) = tile(rec, part.b, part.a.rows(), &part.epilogue)?;
     let rows = choice::held(part.a.rows(), rows);
     dispatch(rec, part, (rows, wide))
 }
 
 /// The tuned choice among [`choice::tiles`]; what is recorded for another variant than the device's own is not tuned.
-fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result<(u32, u32)> {
+/// With adapters the choice is another one: some of the tiles that are quickest without them take twice as long then.
+fn tile(rec: &Recorder, b: &Block, m: usize, epilogue: &Epilogue) -> Result<(u32, u32)> {
+    let gate = epilogue.gate;
     let (gpu, traits, stored) = (rec.gpu(), Traits::of(rec), b.stored());
     if traits.variant != gpu.variant() {
         return Ok(choice::untuned(m, gate.is_some()));
@@ -193,10 +194,12 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
     let class = |x: usize| x.next_power_of_two();
     let (k, n) = (b.rows(), b.cols());
     let gated = if gate.is_some() { " gated" } else { "" };
+    let adapted = if epilogue.adapters.is_some() { " adapted" } else { "" };
     let words = if choice::wide_words(&traits, m) { " wide" } else { "" };
     let lanes = if choice::share_loads(&traits, stored, m) { " lanes" } else { "" };
     let kind = stored.name();
-    let name = format!("matmul{words}{lanes}{gated} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
+    let name =
+        format!("matmul{words}{lanes}{gated}{adapted} {kind} m{} k{} n{}", class(m.min(512)), class(k), class(n));
     // Picks are kept by their numbers among all tiles.
     let candidates: Vec<u32> = (0..).zip(choice::TILES).filter(|(_, t)| tiles.contains(t)).map(|(i, _)| i).collect();
     let mut shared = None;
@@ -208,13 +211,19 @@ fn tile(rec: &Recorder, b: &Block, m: usize, gate: Option<Activation>) -> Result
         let (b, k, n) = (&corner, corner.rows(), corner.cols());
         let m = m.min((5_000_000 / (k * n).max(1)).clamp(64, 1024));
         let runs = ((1e8 / (2.0 * (m * k * n) as f64)) as usize).clamp(1, 32);
-        let (a, c) = match &mut shared {
+        let (a, u, c) = match &mut shared {
             Some(shared) => shared,
-            none => none.insert((gpu.upload(m, k, &vec![0.5f32; m * k])?, gpu.zeros(m, n)?)),
+            none => {
+                let filled = |width: usize| gpu.upload(m, width, &vec![0.5f32; m * width]);
+                let u = epilogue.adapters.map(|(_, u)| filled(u.cols())).transpose()?;
+                none.insert((filled(k)?, u, gpu.zeros(m, n)?))
+            }
         };
+        let adapters = epilogue.adapters.zip(u.as_ref()).map(|((adapters, _), u)| (adapters, u));
         let mut rec = gpu.record();
         for _ in 0..runs {
-            let part = BlockProduct { a, a0: 0, b, c, c0: 0, epilogue: Epilogue { gate, ..Epilogue::default() } };
+            let epilogue = Epilogue { gate, adapters, ..Epilogue::default() };
+            let part = BlockProduct { a, a0: 0, b, c, c0: 0, epilogue };
             dispatch(&mut rec, part, choice::TILES[pick as usize])?;
         }
         Ok(rec.compile())

@@ -153,20 +153,21 @@ impl SignalJudge {
         if !self.signal.needs_checks() {
             return self.vote(items);
         }
-        let (none, mut last): (_, Option<(&str, Checker)>) = (Checks::default(), None);
+        let (none, mut last): (_, Option<((&str, &Checks), Checker)>) = (Checks::default(), None);
         let mut verdicts = Vec::with_capacity(items.len());
         for item in items {
             // Answers to one prompt mostly stand together, so its patterns are compiled once.
-            let checker = match last.take().filter(|(question, _)| *question == item.question) {
+            let prompt = (item.question, item.checks.unwrap_or(&none));
+            let checker = match last.take().filter(|(before, _)| *before == prompt) {
                 Some((_, checker)) => checker,
                 None => {
-                    let made = self.signal.checker(item.question, item.checks.unwrap_or(&none));
+                    let made = self.signal.checker(prompt.0, prompt.1);
                     let wrong = |what| Error::Input(format!("the prompt {:?} {what}", begin(item.question)));
                     made.map_err(wrong)?.ok_or_else(|| Error::Bug("a signal without a checker".into()))?
                 }
             };
             verdicts.push(verdict(item, &checker));
-            last = Some((item.question, checker));
+            last = Some((prompt, checker));
         }
         Ok(verdicts)
     }
@@ -305,6 +306,7 @@ mod tests {
             (json!({"answer": "so 3 * 4 = 12\n#### 12"}), vec!["It is 12.", "#### 12"], vec!["It is 13.", "twelve"]),
             (json!({"answer": 12}), vec!["It is 12."], vec!["12 or 13", ""]),
             (json!({"answer": "1,200"}), vec!["That makes $1200"], vec!["1"]),
+            (json!({"answer": 12}), vec!["It is 12...", "It is 12, or so...", "#### 12.."], vec!["..."]),
             (json!({"answer": ["Paris", "paris"]}), vec!["Paris", "It is\nParis."], vec!["Rome"]),
             (json!({"pattern": "^B\\b"}), vec!["B, the second"], vec!["A", "Bee"]),
         ] {
@@ -314,6 +316,14 @@ mod tests {
             };
             assert!(all(&right, 5.0) && all(&wrong, 0.0), "{checks:?}");
         }
+    }
+
+    #[test]
+    fn each_record_is_checked_by_what_it_says_itself() {
+        let [twelve, thirteen] = [12, 13].map(|key| checks(json!({ "answer": key })));
+        let items = [&twelve, &thirteen].map(|checks| Item { checks: Some(checks), ..Item::new(0, "q", "12") });
+        let found = judge(Signal::Key).score(&items).unwrap();
+        assert_eq!(found.iter().map(|v| v.score).collect::<Vec<_>>(), [Some(5.0), Some(0.0)]);
     }
 
     #[test]
@@ -334,6 +344,8 @@ mod tests {
             judged(&["So:\nParis.", "paris", "It is\n*Paris*"]).iter().map(|f| f.0).collect::<Vec<_>>(),
             [Some(5.0); 3]
         );
+        let found = judged(&["Paris", "Paris", "Well...\nParis"]);
+        assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [Some(5.0); 3]);
         let letter = SignalJudge::new(Signal::Vote, 0.7, "answer is \\(?([A-D])").unwrap();
         let found = scores(&letter, &none, &["The answer is (B) 12", "answer is B 13", "answer is B", "answer: C"]);
         assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [Some(3.75), Some(3.75), Some(3.75), Some(0.0)]);

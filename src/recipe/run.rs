@@ -95,6 +95,7 @@ fn domain<'a>(source: &'a ModelSource, config: &RunConfig, observer: &'a dyn Obs
 /// run folder exists, is in use or has other settings; errors of the stages; `Stopped` when the observer asks for it.
 pub fn run(gpu: &Gpu, config: &RunConfig, how: &RunOptions, observer: &dyn Observer) -> Result<Status> {
     config.check()?;
+    are_there(config)?;
     let source = open(config, observer)?;
     source.warnings.iter().for_each(|sentence| observer.note(sentence));
     let domain = domain(&source, config, observer)?;
@@ -259,28 +260,43 @@ pub fn shard(gpu: &Gpu, config: &RunConfig, shard: Shard, observer: &dyn Observe
     )
 }
 
+/// The files that a run reads beside its model and the records of `[sft]`, each with its section and key.
+fn files(config: &RunConfig) -> Vec<([&'static str; 2], &Path)> {
+    let single = [
+        (["judge", "template"], &config.judge.template),
+        (["judge", "ranked"], &config.judge.ranked),
+        (["prompts", "seed_file"], &config.prompts.seed_file),
+        (["validation", "prompts"], &config.validation.prompts),
+        (["evaluation", "prompts"], &config.evaluation.prompts),
+        (["evaluation", "ranked"], &config.evaluation.ranked),
+        (["evaluation", "texts"], &config.evaluation.texts),
+    ];
+    let several = config.prompts.exclude.iter().map(|path| (["prompts", "exclude"], path));
+    let tasks = config.evaluation.tasks.iter().flat_map(|task| [&task.data, &task.shots_from]);
+    let several = several.chain(tasks.map(|path| (["evaluation", "tasks"], path)));
+    let given = single.into_iter().chain(several).filter(|(_, path)| !path.as_os_str().is_empty());
+    given.map(|(key, path)| (key, path.as_path())).collect()
+}
+
+/// Fails at the first file that is not there, by its key; else it would be missed after the model was read.
+fn are_there(config: &RunConfig) -> Result<()> {
+    let records = config.sft.files.iter().map(|path| (["sft", "files"], path.as_path()));
+    match files(config).into_iter().chain(records).find(|(_, path)| !path.is_there()) {
+        None => Ok(()),
+        Some(([section, key], path)) => {
+            Err(Error::Input(format!("[{section}] {key}: {}: does not exist", path.display())))
+        }
+    }
+}
+
 /// Hashes of the files that a run reads. A resume must find the same.
 fn contents(config: &RunConfig) -> Result<Vec<(String, serde_json::Value)>> {
-    let single = [
-        ("judge.template", &config.judge.template),
-        ("judge.ranked", &config.judge.ranked),
-        ("prompts.seed_file", &config.prompts.seed_file),
-        ("validation.prompts", &config.validation.prompts),
-        ("evaluation.prompts", &config.evaluation.prompts),
-        ("evaluation.ranked", &config.evaluation.ranked),
-        ("evaluation.texts", &config.evaluation.texts),
-    ];
-    let several = config.prompts.exclude.iter().map(|path| ("prompts.exclude", path));
-    let tasks = config.evaluation.tasks.iter().flat_map(|task| [&task.data, &task.shots_from]);
-    let several = several.chain(tasks.map(|path| ("evaluation.tasks", path)));
-    let given = single.into_iter().chain(several).filter(|(_, path)| !path.as_os_str().is_empty());
-    let mut all: Vec<(String, serde_json::Value)> = Vec::new();
-    for (key, path) in given {
-        let bytes = disk::read(path).map_err(|e| Error::Input(format!("{key}: {}: {e}", path.display())))?;
-        let name = format!("{key} {}", path.display());
-        all.push((name, hex(fnv(&bytes)).into()));
-    }
-    Ok(all)
+    let hash = |([section, key], path): ([&str; 2], &Path)| {
+        let bytes =
+            disk::read(path).map_err(|e| Error::Input(format!("[{section}] {key}: {}: {e}", path.display())))?;
+        Ok((format!("{section}.{key} {}", path.display()), hex(fnv(&bytes)).into()))
+    };
+    files(config).into_iter().map(hash).collect()
 }
 
 /// The prompts of every file on which the run is measured.

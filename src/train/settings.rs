@@ -166,6 +166,12 @@ impl TrainSettings {
             let what = "dtype is for copies of f32 weights; it does not go with weights = \"bf16\"";
             return Err(Error::Input(what.into()));
         }
+        let LearningRate { peak, min_lr, schedule, .. } = self.lr;
+        if schedule == Schedule::Cosine && min_lr > peak {
+            let what =
+                format!("min_lr is {min_lr}, above lr, which is {peak}; expected the smaller one, where it ends");
+            return Err(Error::Input(what));
+        }
         Ok(())
     }
 }

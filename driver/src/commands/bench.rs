@@ -133,6 +133,11 @@ pub(crate) fn run(app: &App, args: &Args) -> Result<()> {
     if !args.shape.is_empty() {
         products_only(&args.kernel)?;
     }
+    args.sweep.check()?;
+    let written = |path: &PathBuf| args.output.iter().any(|output| output.file.as_ref() == Some(path));
+    if let Some(path) = args.compare.iter().find(|path| written(path)) {
+        bail!("{}: --compare reads what --output would write over; name another file", path.display());
+    }
     let dtype = args.dtype;
     let shapes = match (&args.shape[..], args.kernel.is_empty()) {
         (given @ [_, ..], _) => products(given, dtype.unwrap_or("f32"), args.backward)?,

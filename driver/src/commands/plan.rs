@@ -379,7 +379,11 @@ fn whole_run(gpu: &Gpu, args: &Args, shape: &Shape, config: &RunConfig) -> Resul
     let model = |gpu: &Gpu| shape.load(gpu, storage, None);
     let prompt = args.prompt_length.map_or(config.prompts.max_new_tokens, |n| n as usize);
     let (judge, ranked) = judged(shape, &config)?;
-    let peaks = (!args.desktop).then(|| peak::measure(gpu, gpu.form())).transpose()?;
+    let peaks = match (!args.desktop).then(|| peak::measure(gpu, gpu.form())) {
+        // The memory that is planned with may be less than a measurement takes; then there are no times.
+        Some(Err(selfreward::Error::OutOfMemory(_))) | None => None,
+        Some(measured) => Some(measured?),
+    };
     // Where the records cannot be read here, they are taken to be as long as they may be.
     let supervision = match shape {
         Shape::Source(source) if source.text.is_some() => {

@@ -91,6 +91,9 @@ fn sides(app: &App, args: &Asked) -> Result<(Vec<Side>, usize)> {
     let own = needed(own, "a task with checked answers needs --model, or --responses")?;
     let mut all = Vec::new();
     match args.checked.responses.is_none() && own.join("config.toml").is_file() {
+        false if args.checked.responses.is_some() => {
+            all.push(Side::File { name: name_of(own), path: own.to_owned() });
+        }
         false => all.push(Side::of(own)),
         true => {
             let run = status(own)?;

@@ -77,7 +77,7 @@ impl Preset for Supervised {
     const DERIVED: &'static [&'static str] = &["min_lr"];
 
     fn defaults() -> TrainSettings {
-        TrainSettings::supervised().dropout(0.0)
+        TrainSettings::supervised()
     }
 
     fn takes(key: &str) -> bool {
@@ -185,6 +185,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
         let what = format!("--mix has {} numbers for {} files of --data", args.mix.len(), args.data.len());
         return Err(WrongUsage { kind: ErrorKind::WrongNumberOfValues, what }.into());
     }
+    args.settings.agree()?;
     let mut start = Start::new(app, &args.common)?;
     start.rules.last_turn_only = args.last_turn_only;
     let (mut all, mut read) = (Vec::new(), Vec::new());
@@ -203,6 +204,7 @@ pub(crate) fn sft(app: &App, args: &SftArgs) -> Result<()> {
 
 pub(crate) fn dpo(app: &App, args: &DpoArgs) -> Result<()> {
     args.loss.rows()?;
+    args.settings.agree()?;
     let start = Start::new(app, &args.common)?;
     let settings = args.common.settings(app, &args.settings);
     let (path, source, batch) = (&args.data, &start.source, Some(settings.batch));

@@ -97,6 +97,9 @@ fn commands_take_what_is_planned_and_refuse_what_does_not_fit() {
         planned["run"]["stages"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
     assert_eq!(stages, ["prompts", "candidates", "gate", "judge", "training"]);
     assert!(planned["run"]["least_seconds"].as_f64().unwrap() > 0.0);
+    // Less memory than a measurement of the device takes: a plan without times.
+    let small = plan(&["--task", "run", &config, "--prompt-length", "20", "--memory", "100K"]);
+    assert_eq!((&small["fits"], &small["run"]["least_seconds"]), (&json!(false), &Value::Null), "{small}");
     // Two rounds' models in f32.
     let parameters: usize = world::init(0).iter().map(|t| t.data.len()).sum();
     assert!(planned["run"]["disk_bytes"].as_u64().unwrap() >= 8 * parameters as u64);

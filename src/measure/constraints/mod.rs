@@ -53,7 +53,14 @@ impl Section for ConstraintSection {
             let what = format!("least is {}, most is {}: there are no such counts", self.least, self.most);
             return Err(Error::Input(what));
         }
-        self.drawn().map(|_| ())
+        let drawn = self.drawn()?;
+        let others = |i: usize| drawn[..i].iter().all(|other| other.name != drawn[i].name);
+        let kinds = (0..drawn.len()).filter(|i| others(*i)).count();
+        if self.most > 0 && self.least > kinds {
+            let what = format!("least is {}, but kinds names {kinds}: a prompt has each kind once", self.least);
+            return Err(Error::Input(what));
+        }
+        Ok(())
     }
 }
 

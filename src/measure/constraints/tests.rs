@@ -242,4 +242,7 @@ fn kinds_are_used_alike_and_unknown_ones_are_listed() {
     assert!(e.contains("[constraints] kinds: \"no_comma\"") && e.contains("startend:quotation"), "{e}");
     let e = ConstraintSection { most: 1, least: 2, ..Default::default() }.check().unwrap_err().to_string();
     assert!(e.contains("least is 2, most is 1"), "{e}");
+    let kinds = vec!["punctuation:no_comma".to_owned(); 2];
+    let e = ConstraintSection { most: 3, least: 2, kinds, ..Default::default() }.check().unwrap_err().to_string();
+    assert!(e.contains("kinds names 1"), "{e}");
 }

@@ -156,13 +156,16 @@ pub fn teach(answers: &[KnownAnswer], how: &Teaching) -> Result<(Vec<Lesson>, Ba
 
 /// Checks every different answer.
 fn judge(answers: &[KnownAnswer], signal: Signal) -> Result<Vec<Judged<'_>>> {
-    let mut checkers: HashMap<&str, Checker> = HashMap::new();
+    let mut checkers: HashMap<&str, (&Checks, Checker)> = HashMap::new();
     let (mut seen, mut judged) = (HashSet::new(), Vec::with_capacity(answers.len()));
     for (at, known) in answers.iter().enumerate() {
         let wrong = |what| Error::Input(format!("record {}: {what}", at + 1));
         let made = signal.checker(&known.question, &known.checks).map_err(wrong)?;
         let made = made.ok_or_else(|| Error::Input(format!("the mode {} knows no truth", signal.name())))?;
-        let checker = checkers.entry(&known.question).or_insert(made);
+        let (checks, checker) = checkers.entry(&known.question).or_insert((&known.checks, made));
+        if **checks != known.checks {
+            return Err(wrong("its prompt stands above with another truth; one prompt has one".into()));
+        }
         if seen.insert((&known.question, &known.answer)) {
             let Found { share, missed } = checker.check(&known.answer);
             judged.push(Judged { known, kinds: checker.kinds(), share, missed });

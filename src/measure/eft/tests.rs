@@ -49,6 +49,14 @@ fn right_and_wrong_ones_are_alike_but_for_what_they_are() {
 }
 
 #[test]
+fn one_prompt_has_one_truth() {
+    let mut all = answers();
+    all[1].question = all[2].question.clone();
+    let e = teach(&all, &how(Mode::Yes, &Templates::default())).err().unwrap().to_string();
+    assert!(e.contains("record 3: its prompt stands above with another truth"), "{e}");
+}
+
+#[test]
 fn verdicts_are_those_that_the_mode_reads_and_name_what_failed() {
     let templates = Templates::default();
     let (lessons, _) = teach(&answers(), &how(Mode::Sampled, &templates)).unwrap();

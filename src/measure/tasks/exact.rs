@@ -1,5 +1,6 @@
 //! Questions of the user's own, each with the answer that is right or with a pattern for it.
 
+use super::gsm8k::same;
 use super::{Entry, Marks, Task, one_truth};
 use crate::Result;
 use crate::data::answers::read_records;
@@ -42,7 +43,7 @@ struct Item {
 }
 
 enum Wanted {
-    /// One of these texts.
+    /// One of these texts, or the same number where it is one.
     Texts(Vec<String>),
     /// A match: as it is, and whatever the case of letters.
     Pattern(Box<[Regex; 2]>),
@@ -58,6 +59,9 @@ impl TryFrom<Line> for Item {
         let truth = format!("{:?} {:?}", line.answer, line.pattern);
         let wanted = match (line.answer, line.pattern) {
             (Some(answer), None) => Wanted::Texts(texts(&answer)?),
+            (None, Some(pattern)) if pattern.is_empty() => {
+                return Err("pattern is empty, which every answer matches".into());
+            }
             (None, Some(pattern)) => Wanted::Pattern(Box::new([compile(&pattern, false)?, compile(&pattern, true)?])),
             _ => return Err("expected answer or pattern, and not both".into()),
         };
@@ -107,7 +111,7 @@ impl Exact {
 
 /// The last line with words, in small letters, without signs around it.
 pub(crate) fn last_line(answer: &str) -> String {
-    let sign = |c: char| c.is_whitespace() || "*\"'`.".contains(c);
+    let sign = |c: char| c.is_whitespace() || "*\"'`.,!?()[]".contains(c);
     let last = answer.lines().rev().map(|line| line.trim_matches(sign)).find(|line| !line.is_empty());
     last.unwrap_or_default().to_lowercase()
 }
@@ -136,7 +140,8 @@ impl Task for Exact {
             Wanted::Texts(texts) => {
                 let last = last_line(given);
                 let strict = texts.iter().any(|text| text == given);
-                [strict, strict || texts.iter().any(|text| last_line(text) == last)]
+                let like = |text: &String| last_line(text) == last || same(text, &last);
+                [strict, strict || texts.iter().any(like)]
             }
             Wanted::Pattern(both) => both.each_ref().map(|pattern| pattern.is_match(given).unwrap_or(false)),
         };
@@ -178,7 +183,14 @@ mod tests {
         ] {
             assert_eq!(passed(paris(), answer), wanted, "{answer:?}");
         }
-        assert_eq!(passed(serde_json::json!({"question": "q", "answer": 12}), "12"), [true, true]);
+        let number = |key: Value, answer: &str| passed(serde_json::json!({"question": "q", "answer": key}), answer);
+        assert_eq!(number(12.into(), "12"), [true, true]);
+        // Keys that are numbers may be written in any way, but only for the lenient measure.
+        for (key, answer) in [("12", "12.0"), ("1,234", "1234"), ("1.5", "So:\n**$1.50**."), ("-3", "(-3)")] {
+            assert_eq!(number(key.into(), answer), [false, true], "{key} {answer}");
+        }
+        assert_eq!(number("12".into(), "120"), [false, false]);
+        assert_eq!(passed(serde_json::json!({"prompt": "q", "answer": "B"}), "(B)"), [false, true]);
         let colour = || serde_json::json!({"prompt": "q", "pattern": "^colou?r$"});
         assert_eq!(passed(colour(), "color"), [true, true]);
         assert_eq!(passed(colour(), "Colour"), [false, true]);
@@ -197,6 +209,7 @@ mod tests {
             (r#"{"prompt": "q", "answer": " "}"#, "expected a text, a number"),
             (r#"{"prompt": "q", "answer": []}"#, "expected a text, a number"),
             (r#"{"prompt": "q", "answer": null}"#, "answer is null; expected a text, a number"),
+            (r#"{"prompt": "q", "pattern": ""}"#, "pattern is empty"),
             (r#"{"prompt": "q", "pattern": "("}"#, "no regular expression"),
             (r#"{"prompt": " ", "answer": "a"}"#, "prompt is empty"),
         ] {

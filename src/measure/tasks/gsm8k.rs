@@ -43,9 +43,8 @@ impl TryFrom<Line> for Item {
         if line.question.trim().is_empty() {
             return Err("question is empty".into());
         }
-        let key = plain(&line.answer);
-        let digits = key.strip_prefix('-').unwrap_or(&key);
-        if digits.parse::<f64>().is_err() || !digits.bytes().all(|b| b == b'.' || b.is_ascii_digit()) {
+        let key = plain(line.answer.trim_end());
+        if !is_plain(&key) {
             let end: String = line.answer.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect();
             return Err(format!("answer ends in {end:?}; expected a number, such as in \"#### 12\""));
         }
@@ -77,7 +76,31 @@ impl Gsm8k {
 
 /// The number that an answer gives, in the asked format or else the last one, so that equal numbers are equal texts.
 pub(crate) fn number(answer: &str) -> Option<String> {
-    strict(answer).or_else(|| lenient(answer)).map(|number| value(&plain(number)))
+    strict(answer).and_then(tidy).or_else(|| last(answer)).map(|number| value(&plain(number)))
+}
+
+/// Whether two texts are the same number, each written in any way.
+pub(super) fn same(one: &str, other: &str) -> bool {
+    let read = |text: &str| Some(plain(text)).filter(|digits| is_plain(digits)).map(|digits| value(&digits));
+    read(one).is_some_and(|one| Some(one) == read(other))
+}
+
+/// Digits, which may have a sign before them and a dot among them.
+fn is_plain(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.parse::<f64>().is_ok() && digits.bytes().all(|b| b == b'.' || b.is_ascii_digit())
+}
+
+/// A number without the dots of an ellipsis and the signs of a sentence around it; `None` if it has no digit.
+fn tidy(number: &str) -> Option<&str> {
+    let number = number.trim_end_matches(['.', ',', '$']).trim_start_matches(',');
+    let number = if number.starts_with("..") { number.trim_start_matches('.') } else { number };
+    number.bytes().any(|b| b.is_ascii_digit()).then_some(number)
+}
+
+/// The last number that has a digit.
+fn last(answer: &str) -> Option<&str> {
+    numbers(answer).filter_map(tidy).last()
 }
 
 /// A plain number without zeros that tell nothing: 0.5 of `.50`, 0 of `-0.0`.
@@ -121,25 +144,24 @@ fn count(text: &str, more: &str) -> usize {
     text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ',' || more.contains(c))).unwrap_or(text.len())
 }
 
-/// The last number: two or more digits, signs of money, dots and commas, or one digit.
-fn lenient(answer: &str) -> Option<&str> {
-    let mut last = None;
+/// What the harness takes for numbers: two or more digits, signs of money, dots and commas, or one digit.
+fn numbers(answer: &str) -> impl Iterator<Item = &str> {
     let mut at = 0;
-    while let Some(c) = answer[at..].chars().next() {
-        let sign = usize::from(c == '-');
-        let rest = &answer[at + sign..];
-        let length = match count(rest, "$") {
-            1 if !rest.starts_with(|c: char| c.is_ascii_digit()) => 0,
-            length => length,
-        };
-        if length > 0 {
-            last = Some(&answer[at..at + sign + length]);
-            at += sign + length;
-        } else {
-            at += c.len_utf8();
+    std::iter::from_fn(move || {
+        while let Some(c) = answer[at..].chars().next() {
+            let (begin, sign) = (at, usize::from(c == '-'));
+            let rest = &answer[at + sign..];
+            match count(rest, "$") {
+                0 => at += c.len_utf8(),
+                1 if !rest.starts_with(|c: char| c.is_ascii_digit()) => at += c.len_utf8(),
+                length => {
+                    at += sign + length;
+                    return Some(&answer[begin..at]);
+                }
+            }
         }
-    }
-    last
+        None
+    })
 }
 
 impl Task for Gsm8k {
@@ -161,7 +183,11 @@ impl Task for Gsm8k {
 
     fn score(&self, item: usize, answer: &str) -> Marks {
         let key = &self.items[item].key;
-        let found = [strict(answer), lenient(answer)].map(|number| number.map(plain));
+        let found = match self.by_value {
+            true => [strict(answer).and_then(tidy), last(answer)],
+            false => [strict(answer), numbers(answer).last()],
+        };
+        let found = found.map(|number| number.map(plain));
         let right = |number: &String| number == key || self.by_value && value(number) == value(key);
         let passed = found.each_ref().map(|number| number.as_ref().is_some_and(right));
         let why = match &found {
@@ -219,6 +245,10 @@ mod tests {
     fn a_number_alone_may_be_written_in_any_way() {
         for (key, answer, right) in [
             ("5", "5.0", true),
+            ("5", "It is 5...", true),
+            ("5", "5, I think...", true),
+            ("5", "...5", true),
+            ("5 ", "5", true),
             ("7.5", "It costs $7.50", true),
             ("0.5", ".5", true),
             ("0", "-0", true),

@@ -67,6 +67,14 @@ impl SweepArgs {
     pub(super) fn any(&self) -> bool {
         self.prompt.is_some() || self.generation.is_some() || !self.train.is_empty()
     }
+
+    /// Refuses sizes with which nothing would run.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.batch.0.contains(&0) || self.length.0.iter().any(|n| *n < 2) {
+            true => bail!("-b takes numbers above 0, --length numbers above 1"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A test of prompts (`-p`) or of generations (`-n`).
@@ -128,9 +136,6 @@ pub(super) fn measure(
         for depth in args.depth.0.iter().copied() {
             tests.extend(args.batch.0.iter().map(|b| Test { prompt, generation, depth, batch: *b }));
         }
-    }
-    if args.batch.0.contains(&0) || args.length.0.iter().any(|n| *n < 2) {
-        bail!("-b takes numbers above 0, --length numbers above 1");
     }
     let mut phases = Vec::new();
     if !tests.is_empty() {
