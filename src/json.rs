@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Reads one record from each line, or every record of a JSON list. Empty lines are skipped, a byte order mark too, and
+/// Reads one record from each line, or every record of a JSON list, or objects that go over several lines. Empty lines are skipped, a byte order mark too, and
 /// the numbers NaN and Infinity, which Python writes though JSON has none, are read as null.
 ///
 /// # Errors
@@ -51,6 +51,10 @@ fn read_text(path: &Path) -> Result<String> {
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
+    // Lines may end in a carriage return alone, which no string of JSON can hold.
+    if !text.contains('\n') {
+        text = text.replace('\r', "\n");
+    }
     Ok(text)
 }
 
@@ -78,10 +82,14 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
 /// The records of a file that is one JSON list of them, or, where `key` is given, of texts, each of which becomes a
 /// record with this key; `None` if it is something else, such as lines of lists.
 fn list(path: &Path, text: &str, key: Option<&str>) -> Result<Option<Vec<Value>>> {
-    if !text.trim_start().starts_with('[') {
+    let line = text.trim_start().lines().next().unwrap_or_default();
+    if line.starts_with('{') && parse::<Value>(line).is_err_and(|error| error.is_eof()) {
+        // Objects with indentation; what breaks off is told by its line.
+        return Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<serde_json::Result<_>>().ok());
+    }
+    if !line.starts_with('[') {
         return Ok(None);
     }
-    let line = text.trim_start().lines().next().unwrap_or_default();
     match parse::<Vec<Value>>(text) {
         Ok(values) => Ok(match key {
             _ if values.iter().all(Value::is_object) => Some(values),
@@ -280,6 +288,9 @@ mod tests {
         for (bytes, records) in [
             (&b"\xef\xbb\xbf{\"a\": \"NaN\"}\r\n"[..], 1),
             (b"[{\"a\": \"NaN\"}, {\"a\": \"NaN\"}]\n", 2),
+            (b"{\n \"a\": \"NaN\"\n}\n", 1),
+            (b"{\n \"a\": \"NaN\"\n}\n{\n \"a\": \"NaN\"\n}\n", 2),
+            (b"{\"a\": \"NaN\"}\r{\"a\": \"NaN\"}\r", 2),
             (b"\n[\n  {\"a\": \"NaN\"}\n]", 1),
             (b"[]", 0),
         ] {
@@ -303,7 +314,7 @@ mod tests {
             (b"3\n", "one JSON object a line"),
             (b"{\"a\": Nan}", "line 1"),
             (b"a,b\n1,2\n", "one JSON object a line"),
-            (b"{\n\"a\": 1\n}", "one JSON object a line"),
+            (b"{\n\"a\": 1\n", "one JSON object a line"),
             (b"[{\"a\": 1}, 3]", "line 1"),
             (b"[{\"a\": 1},\n{\"a\"", "EOF"),
         ] {

@@ -202,11 +202,13 @@ impl Text {
             let ends = |ids: &[u32]| self.end_of_turn.is_some_and(|end| ids.contains(&end));
             let end = match start < own && (whole || ends(&ids[start..own])) {
                 true => start + self.turn_length(&ids[start..own]),
-                // The turn alone is written otherwise than here: it ends with the first end of turn.
+                // The turn alone is written otherwise than here: it ends with the first end of turn behind what they
+                // share, in gpt-oss with another one than the last turn.
                 false => {
-                    let rest = ids.get(start..next).unwrap_or_default();
-                    let first = self.end_of_turn.and_then(|end| rest.iter().position(|id| *id == end));
-                    start + first.map_or(0, |at| at + 1)
+                    let shared = own.clamp(start, next.max(start));
+                    let rest = ids.get(shared..next).unwrap_or_default();
+                    let first = self.end_within.and_then(|end| rest.iter().position(|id| *id == end));
+                    first.map_or(start, |at| shared + at + 1)
                 }
             };
             if start < end {
@@ -301,6 +303,19 @@ mod tests {
             let words = |range: &Range<usize>| text.decode(&turns.ids[range.clone()]).unwrap();
             assert_eq!(turns.learnt.iter().map(words).collect::<Vec<_>>(), want, "{template}");
         }
+    }
+
+    #[test]
+    fn turns_within_a_conversation_may_end_otherwise_than_its_last_one() {
+        let last = "('<s>' if loop.last and message['role'] == 'assistant' else '<|im_end|>')";
+        let text = byte_level(json!({"chat_template": CHATML.replace("'<|im_end|>'", last)}));
+        let talk = [say("user", "Q"), say("assistant", "AB"), say("user", "R"), say("assistant", "C")];
+        let turns = text.encode_turns(&talk, &TemplateInputs::default(), false).unwrap();
+        let words = |range: &Range<usize>| (text.decode(&turns.ids[range.clone()]).unwrap(), turns.ids[range.end - 1]);
+        let learnt: Vec<(String, u32)> = turns.learnt.iter().map(words).collect();
+        assert_eq!(learnt, [("AB".to_owned(), 258), ("C".to_owned(), 256)]);
+        let asked = text.encode_turns(&talk[..3], &TemplateInputs::default(), false).unwrap();
+        assert_eq!(asked.learnt, turns.learnt[..1]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod bpe;
+mod dialect;
 mod encode;
 pub(crate) mod ends;
 mod files;
@@ -25,6 +26,7 @@ pub use encode::{Answered, Turns};
 pub use language::Language;
 pub use message::Message;
 pub use prompt::{Prompt, TemplateInputs, Words};
+pub(crate) use prompt::{asked, system};
 pub use stream::StreamDecoder;
 pub(crate) use tokenizer::Parts;
 pub(crate) use vocabulary::Vocabulary;
@@ -56,6 +58,8 @@ pub struct Text {
     template_args: Map<String, Value>,
     reads_parts: OnceLock<bool>,
     end_of_turn: Option<u32>,
+    /// What ends the assistant's turn where another message follows.
+    end_within: Option<u32>,
     /// Tokens that end an answer and that the tokenizer does not count as special; [`Text::decode`] leaves them out.
     hidden: Vec<u32>,
 }
@@ -115,9 +119,10 @@ impl Text {
             template_args: Map::new(),
             reads_parts: OnceLock::new(),
             end_of_turn: None,
+            end_within: None,
             hidden: Vec::new(),
         };
-        text.end_of_turn = text.find_end_of_turn();
+        text.find_ends();
         Ok(text)
     }
 
@@ -241,7 +246,7 @@ impl Text {
     pub fn set_template_args(&mut self, args: Map<String, Value>) {
         self.template_args = args;
         // An end that only these variables let the template write is found anew.
-        self.end_of_turn = self.find_end_of_turn();
+        self.find_ends();
     }
 
     /// The special token with which the template ends the assistant's turn.
@@ -314,15 +319,22 @@ impl Text {
         template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))
     }
 
-    /// Finds the token in what follows an answer in a rendered conversation, whatever the template looks like.
-    fn find_end_of_turn(&self) -> Option<u32> {
+    /// Finds the tokens in what follows an answer in rendered conversations, whatever the template looks like.
+    fn find_ends(&mut self) {
         const ANSWER: &str = "ANSWER";
-        let conversation = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
-        let rendered = self.render_chat(&conversation, false).ok()?;
-        let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
-        let ends = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
-        self.encode(rest).ok()?.into_iter().find(ends)
+        let behind = |following: &[Message]| {
+            let asked = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
+            let rendered = self.render_chat(&[&asked, following].concat(), false).ok()?;
+            let (_, rest) = rendered.rsplit_once(ANSWER)?;
+            let special = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
+            self.encode(rest).ok()?.into_iter().find(special)
+        };
+        let end = behind(&[]);
+        let known = |id: &u32| Some(*id) == end || added.get(id).is_some_and(|token| ends::is_known(&token.content));
+        // What begins the next message is no end of this one.
+        let within = behind(&[Message::new("user", "QUESTION")]).filter(known).or(end);
+        (self.end_of_turn, self.end_within) = (end, within);
     }
 }
 

@@ -52,8 +52,8 @@ pub struct TemplateInputs {
 /// The fields in which a record may hold its prompt.
 const KEYS: [&str; 5] = ["prompt", "instruction", "question", "messages", "conversations"];
 
-/// What a model is asked. A record holds it as `prompt`, as `instruction` (perhaps with `input`), as `question`, or as
-/// `messages` (or `conversations`), of which the answer at the end is left out. [`TemplateInputs`] stand beside it.
+/// What a model is asked. A record holds it as `prompt`, as `instruction` or `question` (perhaps with `input`,
+/// `context`, `system` and `history`), or as `messages` (or `conversations`, perhaps with `system`), of which the answer at the end is left out. [`TemplateInputs`] stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Prompt {
     /// The words.
@@ -62,6 +62,40 @@ pub struct Prompt {
     /// What the chat template is told beside them.
     #[serde(flatten)]
     pub inputs: TemplateInputs,
+}
+
+/// Takes the text of the first of some columns that has one.
+fn take_text(record: &mut Map<String, Value>, keys: &[&str]) -> Option<String> {
+    let key = keys.iter().find(|key| record.get(**key).is_some_and(Value::is_string))?;
+    record.remove(*key)?.as_str().map(str::to_owned)
+}
+
+/// Takes a question in columns of its own: `instruction` with `input` (Alpaca) or `context` (Dolly), `question` or,
+/// where both are missing, `input`; perhaps with `system` and with the turns before it as `history`.
+///
+/// # Errors
+/// The history is no list of questions with their answers.
+pub(crate) fn asked(record: &mut Map<String, Value>) -> Result<Option<Vec<Message>>, String> {
+    let Some(mut asked) = take_text(record, &["instruction", "question", "input"]) else { return Ok(None) };
+    if let Some(input) = take_text(record, &["input", "context"]).filter(|input| !input.is_empty()) {
+        asked = format!("{asked}\n\n{input}");
+    }
+    let before: Option<Vec<(String, String)>> =
+        serde_json::from_value(record.remove("history").unwrap_or_default()).map_err(|e| format!("history: {e}"))?;
+    let turns = before.into_iter().flatten();
+    let mut messages: Vec<Message> =
+        turns.flat_map(|(asked, answer)| [Message::new("user", asked), Message::new("assistant", answer)]).collect();
+    messages.push(Message::new("user", asked));
+    system(&mut messages, record);
+    Ok(Some(messages))
+}
+
+/// Puts the system message that stands in a column of its own before a conversation that has none.
+pub(crate) fn system(messages: &mut Vec<Message>, record: &mut Map<String, Value>) {
+    if messages.first().is_some_and(|first| first.role != "system") {
+        let system = take_text(record, &["system", "system_prompt"]).filter(|system| !system.is_empty());
+        messages.splice(..0, system.map(|system| Message::new("system", system)));
+    }
 }
 
 impl<'de> Deserialize<'de> for Prompt {
@@ -75,15 +109,21 @@ impl<'de> Deserialize<'de> for Prompt {
             return Err(D::Error::custom(format!("{expected}{has}")));
         };
         let wrong = |error| D::Error::custom(format!("{key}: {error}"));
-        let said = record.remove(key).unwrap_or_default();
+        let columns = matches!(key, "instruction" | "question") && record[key].is_string();
+        let said = if columns { Value::Null } else { record.remove(key).unwrap_or_default() };
         let mut words = match said {
+            Value::Null => match asked(&mut record).map_err(D::Error::custom)?.unwrap_or_default() {
+                mut one if one.len() == 1 => Words::Plain(one.remove(0).content),
+                all => Words::Chat(all),
+            },
             Value::String(text) => Words::Plain(text),
             Value::Array(_) => Words::Chat(serde_json::from_value(said).map_err(wrong)?),
             other => return Err(D::Error::custom(format!("{key} is {other}; expected a text or a list of messages"))),
         };
-        if let (Words::Plain(text), "instruction", Some(input)) = (&mut words, key, record.get("input")) {
-            let input = input.as_str().filter(|input| !input.is_empty());
-            text.push_str(&input.map_or(String::new(), |input| format!("\n\n{input}")));
+        if key == "conversations"
+            && let Words::Chat(messages) = &mut words
+        {
+            system(messages, &mut record);
         }
         if let (Words::Chat(messages), "messages" | "conversations") = (&mut words, key) {
             let asked = messages.iter().rposition(|message| message.role != "assistant").map_or(0, |last| last + 1);
@@ -158,6 +198,17 @@ mod tests {
             json!({"conversations": [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}]}),
         ] {
             assert_eq!(read(record.clone()).unwrap().question(), "A", "{record}");
+        }
+        for (record, asked) in [
+            (json!({"instruction": "A", "input": "X"}), "A\n\nX"),
+            (json!({"instruction": "A", "context": "X", "response": "B"}), "A\n\nX"),
+            (json!({"instruction": "A", "system": "S", "output": "B"}), "system: S\n\nuser: A"),
+            (json!({"system_prompt": "S", "question": "A"}), "system: S\n\nuser: A"),
+            (json!({"conversations": [{"from": "human", "value": "A"}], "system": "S"}), "system: S\n\nuser: A"),
+            (json!({"instruction": "A", "history": [["Q", "R"]]}), "user: Q\n\nassistant: R\n\nuser: A"),
+            (json!({"prompt": "A", "system": "S", "context": "X"}), "A"),
+        ] {
+            assert_eq!(read(record.clone()).unwrap().question(), asked, "{record}");
         }
         let begun = read(json!({"prompt": [user, answer]})).unwrap();
         assert_eq!(begun.messages().len(), 2);

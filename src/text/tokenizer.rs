@@ -2,6 +2,7 @@
 
 use super::bounds;
 use super::bpe::Bpe;
+use super::dialect;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -142,7 +143,18 @@ fn caught<T, E: std::fmt::Display>(make: impl FnOnce() -> std::result::Result<T,
 pub(super) fn read(json: &str) -> Result<(Tokenizer, Value)> {
     let outline = outline(json).map_err(broken)?;
     bounds::check(&outline).map_err(broken)?;
-    Ok((caught(|| Tokenizer::from_bytes(json.as_bytes()))?, outline))
+    let mut tokenizer = caught(|| Tokenizer::from_bytes(json.as_bytes()))?;
+    let mut steps = outline.clone();
+    caught(|| {
+        if dialect::translate(&mut steps["normalizer"]) {
+            tokenizer.with_normalizer(step::<NormalizerWrapper>(&mut steps, "normalizer")?);
+        }
+        if dialect::translate(&mut steps["pre_tokenizer"]) {
+            tokenizer.with_pre_tokenizer(step::<PreTokenizerWrapper>(&mut steps, "pre_tokenizer")?);
+        }
+        Ok::<_, serde_json::Error>(())
+    })?;
+    Ok((tokenizer, outline))
 }
 
 /// Puts a tokenizer together.

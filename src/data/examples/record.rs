@@ -2,7 +2,7 @@
 
 use super::{Rules, wrong};
 use crate::source::ModelSource;
-use crate::text::{Answered, Message, TemplateInputs, Words};
+use crate::text::{Answered, Message, TemplateInputs, Words, asked, system};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -76,25 +76,9 @@ impl Record {
         key.map_or(Ok(None), |key| self.side(key))
     }
 
-    /// A question in columns of its own: `instruction` with `input` (Alpaca) or `context` (Dolly), `question` or, where
-    /// both are missing, `input`; perhaps with `system` and with the turns before it as `history`.
+    /// A question in columns of its own, as [`asked`] finds it.
     fn question(&mut self) -> Result<Option<Words>> {
-        let Some(mut asked) = self.take_text(&["instruction", "question", "input"])? else { return Ok(None) };
-        if let Some(input) = self.take_text(&["input", "context"])?.filter(|input| !input.is_empty()) {
-            asked = format!("{asked}\n\n{input}");
-        }
-        let system = self.take_text(&["system", "system_prompt"])?.filter(|system| !system.is_empty());
-        let mut messages: Vec<Message> = system.into_iter().map(|system| Message::new("system", system)).collect();
-        for (question, answer) in self.take::<Vec<(String, String)>>("history")?.unwrap_or_default() {
-            messages.extend([Message::new("user", question), Message::new("assistant", answer)]);
-        }
-        messages.push(Message::new("user", asked));
-        Ok(Some(Words::Chat(messages)))
-    }
-
-    fn take_text(&mut self, keys: &[&str]) -> Result<Option<String>> {
-        let key = keys.iter().find(|key| self.0.get(**key).is_some_and(Value::is_string));
-        key.map_or(Ok(None), |key| self.take(key))
+        Ok(asked(&mut self.0).map_err(Error::Input)?.map(Words::Chat))
     }
 
     fn inputs(&self) -> Result<TemplateInputs> {
@@ -126,9 +110,8 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
             side => side.map_or_else(Vec::new, |side| side.into_messages("user")),
         };
         // ShareGPT's files have it in a column of its own.
-        if key == "conversations" && messages.first().is_some_and(|first| first.role != "system") {
-            let system = record.take_text(&["system"])?.filter(|system| !system.is_empty());
-            messages.splice(..0, system.map(|system| Message::new("system", system)));
+        if key == "conversations" {
+            system(&mut messages, &mut record.0);
         }
         return Ok((key, turns(&messages, &inputs, source, rules)?));
     }
@@ -136,6 +119,9 @@ pub(super) fn example(mut record: Record, source: &ModelSource, rules: Rules) ->
     let (form, prompt, answer) = if record.has("prompt") && completion.iter().any(|key| record.has(key)) {
         ("prompt and completion", record.side("prompt")?, record.first_side(&completion)?)
     } else if ASKED.iter().any(|key| record.has(key)) && ANSWERED.iter().any(|key| record.has(key)) {
+        if !source.text()?.has_chat_template() {
+            return wrong(BY_TEMPLATE);
+        }
         ("instruction and output", record.question()?, record.first_side(&ANSWERED)?)
     } else if record.0.get("text").is_some_and(Value::is_string) {
         ("text", Some(Words::Plain(String::new())), record.side("text")?)
@@ -201,6 +187,8 @@ pub(super) fn pair(mut record: Record, source: &ModelSource) -> Result<(&'static
     Ok((form, ids.map_or(Ok(Found::Dropped(NO_PROMPT)), |ids| apart(ids, source))?))
 }
 
+const BY_TEMPLATE: &str = "has a question and an answer, which a chat template puts together, but the model has none; \
+    give prompt and completion as they are to stand one after the other, or a model with a template";
 const NO_PROMPT: &str = "without a prompt";
 const EMPTY: &str = "with an empty answer";
 const EMPTY_CHOSEN: &str = "with an empty chosen answer";

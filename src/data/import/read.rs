@@ -3,7 +3,7 @@
 
 use super::{Question, RankedAnswer};
 use crate::json::read_jsonl;
-use crate::text::Message;
+use crate::text::{Message, asked};
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -105,7 +105,7 @@ pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
     let mut found = Found::default();
     let mut messages = Vec::new();
     for (i, mut line) in read_jsonl::<Value>(path)?.into_iter().enumerate() {
-        name_prompt(&mut line);
+        name_prompt(&mut line).map_err(|e| Error::file(path, format!("record {}: {e}", i + 1)))?;
         let at = |e: serde_json::Error| Error::file(path, format!("record {}: {e}", i + 1));
         let has = |key: &str| line.get(key).is_some_and(|v| !v.is_null());
         if line.get("prompt").is_some_and(|p| p.get("replies").is_some()) {
@@ -133,16 +133,20 @@ pub fn read(path: &Path, lang: &str) -> Result<(Vec<Question>, Counts)> {
     Ok((found.questions, found.dropped))
 }
 
-/// Calls a question in a column of its own the prompt, where there is no other; what a system message adds to it
-/// would be lost.
-fn name_prompt(line: &mut Value) {
-    let text = |key: &str| line.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if line.get("prompt").is_none_or(Value::is_null) && ["system", "input"].iter().all(|key| text(key).is_none()) {
-        let asked = ["instruction", "question"].iter().find_map(|key| text(key)).map(str::to_owned);
-        if let (Some(fields), Some(asked)) = (line.as_object_mut(), asked) {
-            fields.insert("prompt".into(), asked.into());
-        }
+/// Calls a question in columns of its own the prompt, where there is no other; with a system message it has two
+/// messages.
+fn name_prompt(line: &mut Value) -> std::result::Result<(), String> {
+    let text = |key: &str| line.get(key).is_some_and(Value::is_string);
+    let apart = line.get("prompt").is_none_or(Value::is_null) && ["instruction", "question"].into_iter().any(text);
+    let Some(fields) = line.as_object_mut().filter(|_| apart) else { return Ok(()) };
+    if let Some(messages) = asked(fields)? {
+        let prompt = match &messages[..] {
+            [one] => Value::from(one.content.clone()),
+            _ => serde_json::to_value(&messages).map_err(|e| e.to_string())?,
+        };
+        fields.insert("prompt".into(), prompt);
     }
+    Ok(())
 }
 
 #[derive(Default)]
