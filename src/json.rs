@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Reads one record from each line, or every record of a JSON list, or objects that go over several lines. Empty lines are skipped, a byte order mark too, and
-/// the numbers NaN and Infinity, which Python writes though JSON has none, are read as null.
+/// Reads one record from each line, or every record of a JSON list, or objects that go over several lines. Empty lines
+/// are skipped, a byte order mark too, and the numbers NaN and Infinity, which Python writes though JSON has none, are
+/// read as null.
 ///
 /// # Errors
 /// The file cannot be read, a line is not JSON, or it lacks a field. The error names file and line, or the record's

@@ -91,7 +91,7 @@ impl Gpu {
                 let told = e.to_string();
                 let why = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
                 Err(Error::Input(format!(
-                    "the buffers that are described, of the bindings {numbers}, are not those that the kernel uses: {why}"
+                    "the described buffers, of the bindings {numbers}, are not those that the kernel uses: {why}"
                 )))
             }
         }

@@ -420,7 +420,8 @@ fn open_folder(path: &Path) -> Result<ModelSource> {
     let generation_config = if generation_path.is_there() { Some(read_json(&generation_path)?) } else { None };
     let mut weights = safetensors::open_folder(path)?;
     let mut warnings = Vec::new();
-    if is_whole {
+    // A text part's own configuration may stand beside the files of its whole.
+    if is_whole || weights.is_of_whole() {
         let (others, path) = (weights.keep_text_part(), path.display());
         warnings.push(format!("{path}: only the text part is read; {others} tensors of other parts are left out"));
     }

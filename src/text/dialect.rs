@@ -24,7 +24,7 @@ pub(super) fn translate(step: &mut Value) -> bool {
             }
             changed
         }
-        Value::Array(steps) => steps.iter_mut().fold(false, |changed, step| translate(step) || changed),
+        Value::Array(steps) => steps.iter_mut().map(translate).filter(|changed| *changed).count() > 0,
         _ => false,
     }
 }

@@ -167,7 +167,8 @@ impl Text {
         if plain { self.encode_plain(&text) } else { self.encode(&text) }
     }
 
-    /// The token ids of a conversation with its assistant's turns, or with the last of them alone.
+    /// The token ids of a conversation with those of its assistant's turns that are to be learnt, or with the last of
+    /// them alone.
     ///
     /// A turn begins where the conversation leaves what the template writes for the assistant to begin, and ends with
     /// its end of turn. Where a template writes earlier turns otherwise than the last one (without their thoughts), it
@@ -178,7 +179,7 @@ impl Text {
     pub fn encode_turns(&self, messages: &[Message], inputs: &TemplateInputs, last_only: bool) -> Result<Turns> {
         let encode = |messages: &[Message], asked| self.encode(&self.render(messages, inputs, asked)?);
         let ids = encode(messages, false)?;
-        let mut spoken: Vec<usize> = (0..messages.len()).filter(|i| messages[*i].role == "assistant").collect();
+        let mut spoken: Vec<usize> = (0..messages.len()).filter(|i| messages[*i].is_learnt()).collect();
         if last_only {
             spoken.drain(..spoken.len().saturating_sub(1));
         }
@@ -280,6 +281,13 @@ mod tests {
         assert!(turns.learnt.iter().all(|turn| turns.ids[turn.end - 1] == 258));
         let last = text.encode_turns(&talk, &TemplateInputs::default(), true).unwrap();
         assert_eq!(last.learnt, turns.learnt[1..]);
+        for left_out in [json!({"weight": 0}), json!({"train": false})] {
+            let mut first = json!({"role": "assistant", "content": "AB"});
+            first.as_object_mut().unwrap().extend(left_out.as_object().unwrap().clone());
+            let talk = [talk[0].clone(), serde_json::from_value(first).unwrap(), talk[2].clone(), talk[3].clone()];
+            let one = text.encode_turns(&talk, &TemplateInputs::default(), false).unwrap();
+            assert_eq!(one.learnt, turns.learnt[1..], "{left_out}");
+        }
         let none = text.encode_turns(&talk[..1], &TemplateInputs::default(), false).unwrap();
         assert!(none.learnt.is_empty());
     }

@@ -68,6 +68,13 @@ impl Message {
         self.content.is_empty() && !["tool_calls", "function_call"].into_iter().any(calls)
     }
 
+    /// Whether the message is the assistant's and to be learnt: neither `weight` 0 (OpenAI's files) nor `train` false
+    /// (Axolotl's) stands beside it.
+    pub fn is_learnt(&self) -> bool {
+        let weighs_nothing = self.more.get("weight").and_then(Value::as_f64) == Some(0.0);
+        self.role == "assistant" && !weighs_nothing && self.more.get("train") != Some(&Value::Bool(false))
+    }
+
     /// Whether the content is a list of parts.
     pub(super) fn has_parts(&self) -> bool {
         self.more.get("content").is_some_and(Value::is_array)

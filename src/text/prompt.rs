@@ -53,7 +53,8 @@ pub struct TemplateInputs {
 const KEYS: [&str; 5] = ["prompt", "instruction", "question", "messages", "conversations"];
 
 /// What a model is asked. A record holds it as `prompt`, as `instruction` or `question` (perhaps with `input`,
-/// `context`, `system` and `history`), or as `messages` (or `conversations`, perhaps with `system`), of which the answer at the end is left out. [`TemplateInputs`] stand beside it.
+/// `context`, `system` and `history`), or as `messages` (or `conversations`, perhaps with `system`), of which the
+/// answer at the end is left out. [`TemplateInputs`] stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Prompt {
     /// The words.

@@ -8,15 +8,12 @@ use serde_json::Value;
 use super::gguf_delta::{self, Reordered};
 use super::gguf_head::{GgufHead, TensorInfo};
 use super::gguf_names::{gguf_rows, is_convolution};
-use super::gguf_types::{GgufTypes, GgufWritten, fitting};
+use super::gguf_types::{GgufTypes, GgufWritten, encode, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows, Within};
 use crate::arch::{Alike, Arch, Dtype, Layer, QueryGrowth, ShortConv};
 use crate::{Error, Result};
-
-/// Fewest values that are worth a thread of their own.
-const WORTH_A_THREAD: usize = 1 << 16;
 
 /// Where a tensor's values come from.
 enum Source {
@@ -165,23 +162,6 @@ pub(super) fn of_gguf(arch: &Arch) -> Result<(&'static Family, &'static GgufFami
     })
 }
 
-/// Encodes by as many threads as there are cores, each a run of whole blocks.
-fn encode(dtype: Dtype, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(values.len() / WORTH_A_THREAD);
-    if threads < 2 {
-        return dtype.encode(values);
-    }
-    let run = values.len().div_ceil(threads).next_multiple_of(dtype.block().0);
-    std::thread::scope(|scope| {
-        let runs: Vec<_> = values.chunks(run).map(|run| scope.spawn(move || dtype.encode(run))).collect();
-        let mut bytes = Vec::new();
-        for run in runs {
-            bytes.extend(run.join().map_err(|_| "a thread that quantised it ended early".to_owned())??);
-        }
-        Ok(bytes)
-    })
-}
-
 struct Model<'a> {
     head: GgufHead,
     family: &'static Family,
@@ -292,10 +272,11 @@ impl Model<'_> {
 
     /// Rope, windows and what else differs from family to family.
     fn family_keys(&mut self) -> Result<()> {
-        let nothing = Value::Null;
-        let rope =
-            ["rope_parameters", "rope_scaling"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
-        let rope = rope.unwrap_or(&nothing).clone();
+        let usual = self.family.usual_rope.map_or(Value::Null, |usual| usual());
+        let given =
+            ["rope_scaling", "rope_parameters"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
+        let rope = given.cloned().unwrap_or(usual);
+        self.activation()?;
         self.query_scale()?;
         self.positions()?;
         for (key, stored) in self.known.multipliers {
@@ -330,6 +311,17 @@ impl Model<'_> {
             }
         }
         self.rope(&rope)
+    }
+
+    /// The gate's activation is not in the file, but in llama.cpp's graph.
+    fn activation(&self) -> Result<()> {
+        let (key, usual) = self.family.activation;
+        match self.config.get(key).and_then(Value::as_str) {
+            Some(given) if given != usual && (given, usual) != ("swish", "silu") => {
+                Err(self.cannot(format!("{key} is {given:?}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Which blocks know positions is not in the file, but in llama.cpp's graph.
@@ -385,6 +377,7 @@ impl Model<'_> {
         let Some(QueryGrowth { beta, span }) = self.alike.query_growth else { return Ok(()) };
         let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str);
         if !self.known.grows || kind != Some("yarn") {
+            let kind = kind.unwrap_or("default");
             return Err(self.cannot(format!("queries grow every {span} positions with rope_type {kind:?}")));
         }
         self.number("attention.temperature_scale", f64::from(beta));
@@ -437,23 +430,29 @@ impl Model<'_> {
 
     /// The rotation of the blocks with a window, and that of the others.
     fn two_rotations(&mut self, rope: &Value, within: Within) -> Result<()> {
+        let local_type = rope.get("sliding_attention").and_then(|r| r.get("rope_type")).and_then(Value::as_str);
+        if !matches!(local_type, None | Some("default")) {
+            return Err(self.cannot("the sliding blocks' rotation is scaled"));
+        }
         let local = rope.get("sliding_attention").and_then(|rope| rope.get("rope_theta"));
         let local = local.or(self.config.get("rope_local_base_freq")).and_then(Value::as_f64);
         match within {
             Within::Own(usual) => self.number("rope.freq_base_swa", local.unwrap_or(usual)),
             Within::Alike | Within::Unscaled => {
-                let whole = self.base(rope.get("full_attention").unwrap_or(&Value::Null));
-                if local.is_some_and(|local| local != whole) {
+                let whole = self.plain(self.base(rope.get("full_attention").unwrap_or(&Value::Null)))?;
+                if self.arch.ropes.get(1).is_some_and(|local| local.inv_freq != whole) {
                     return Err(self.cannot("the sliding blocks' rotation has a base of its own"));
                 }
             }
         }
-        let local_type = rope.get("sliding_attention").and_then(|r| r.get("rope_type")).and_then(Value::as_str);
-        if !matches!(local_type, None | Some("default")) {
-            return Err(self.cannot("the sliding blocks' rotation is scaled"));
-        }
         let whole = rope.get("full_attention").unwrap_or(rope).clone();
         self.rope(&whole)
+    }
+
+    /// The frequencies of a rotation that is not scaled.
+    fn plain(&self, theta: f64) -> Result<Vec<f32>> {
+        let rotated = 2 * self.arch.ropes[0].inv_freq.len();
+        family::inv_freq(&serde_json::json!({"rope_parameters": {"rope_theta": theta}}), rotated)
     }
 
     /// The base of a rotation's frequencies.
@@ -477,7 +476,8 @@ impl Model<'_> {
         let number = |key: &str| rope.get(key).and_then(Value::as_f64);
         let original = rope.get("original_max_position_embeddings").and_then(Value::as_u64);
         let original = original.and_then(|n| usize::try_from(n).ok());
-        let original = original.or(self.size("original_max_position_embeddings"));
+        // As the families' own reading has it, the one beside the parameters goes first.
+        let original = self.size("original_max_position_embeddings").or(original);
         match kind {
             "default" => {}
             "linear" | "yarn" => {
@@ -507,13 +507,8 @@ impl Model<'_> {
                 }
             }
             "llama3" => {
-                let rotated = 2 * self.arch.ropes[0].inv_freq.len();
-                let inv_freq = |rope: Value| family::inv_freq(&serde_json::json!({"rope_parameters": rope}), rotated);
-                let plain = inv_freq(serde_json::json!({"rope_theta": theta}))?;
-                let mut with_theta = rope.clone();
-                with_theta["rope_theta"] = theta.into();
-                let scaled = inv_freq(with_theta)?;
-                self.extra.push(("rope_freqs.weight", plain.iter().zip(&scaled).map(|(p, s)| p / s).collect()));
+                let (plain, scaled) = (self.plain(theta)?, &self.arch.ropes[0].inv_freq);
+                self.extra.push(("rope_freqs.weight", plain.iter().zip(scaled).map(|(p, s)| p / s).collect()));
             }
             "longrope" => {
                 let list = |key: &str| -> Option<Vec<f32>> {

@@ -176,6 +176,26 @@ impl std::fmt::Display for Instead {
     }
 }
 
+/// Fewest values that are worth a thread of their own.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Encodes by as many threads as there are cores, each a run of whole blocks.
+pub(super) fn encode(dtype: Dtype, values: &[f32]) -> std::result::Result<Vec<u8>, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(values.len() / WORTH_A_THREAD);
+    if threads < 2 {
+        return dtype.encode(values);
+    }
+    let run = values.len().div_ceil(threads).next_multiple_of(dtype.block().0);
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = values.chunks(run).map(|run| scope.spawn(move || dtype.encode(run))).collect();
+        let mut bytes = Vec::new();
+        for run in runs {
+            bytes.extend(run.join().map_err(|_| "a thread that quantised it ended early".to_owned())??);
+        }
+        Ok(bytes)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -226,6 +226,14 @@ impl Weights {
         }
     }
 
+    /// Whether the tensors have the names of a whole, of which one part is a language model.
+    pub(crate) fn is_of_whole(&self) -> bool {
+        let embeds = |name: &String| name.ends_with(".embed_tokens.weight");
+        let within = |name: &String| name.starts_with("language_model.") || name.starts_with("model.language_model.");
+        let embeddings: Vec<&String> = self.names.iter().filter(|name| embeds(name)).collect();
+        !embeddings.is_empty() && embeddings.into_iter().all(within)
+    }
+
     /// Gives the tensors of a whole's text part the names that they have alone, and lets go of the others; gives how
     /// many these were.
     pub(crate) fn keep_text_part(&mut self) -> usize {

@@ -146,6 +146,56 @@ fn golden_models_come_back() {
     }
 }
 
+/// What transformers reads where keys stand twice or not at all: those beside the rope parameters go first, and what is
+/// missing is the class's own.
+#[test]
+fn rotations_come_back_wherever_their_keys_stand() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("model.gguf");
+    let llama3 = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let nested = |original: u32| {
+        let mut rope = llama3.clone();
+        rope["original_max_position_embeddings"] = original.into();
+        rope
+    };
+    for (name, changes, refused) in [
+        ("llama", json!({"rope_parameters": llama3, "original_max_position_embeddings": 16}), None),
+        ("llama", json!({"rope_parameters": nested(64), "original_max_position_embeddings": 16}), None),
+        ("llama", json!({"rope_parameters": llama3}), None),
+        ("llama", json!({"rope_parameters": yarn, "original_max_position_embeddings": 16}), None),
+        (
+            "llama",
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_scaling": yarn}),
+            None,
+        ),
+        ("gpt_oss", json!({"rope_parameters": null, "rope_scaling": null}), None),
+        ("ministral3", json!({"rope_parameters": null, "rope_scaling": null}), None),
+        ("olmo3", json!({"rope_parameters": null, "rope_theta": 1000.0}), Some("a base of its own")),
+        ("olmo3", json!({"rope_parameters": null, "rope_theta": 500_000.0}), None),
+        ("llama", json!({"hidden_act": "gelu_pytorch_tanh"}), Some("hidden_act is \"gelu_pytorch_tanh\"")),
+        ("gemma2", json!({"hidden_activation": "silu"}), Some("hidden_activation is \"silu\"")),
+    ] {
+        let mut source = ModelSource::open(&golden(name)).unwrap();
+        source.config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        source.arch = family::arch(&source.config).unwrap();
+        let tensors = source.tensors_f32().unwrap();
+        let saved = save_gguf(&path, &parts(&source, &tensors, Dtype::F32)).map_err(|error| error.to_string());
+        if let Some(word) = refused {
+            assert!(saved.clone().is_err_and(|error| error.contains(word)), "{name} {changes}: {saved:?}");
+            continue;
+        }
+        saved.unwrap();
+        let again = ModelSource::open(&path).unwrap().arch;
+        assert_eq!(again.ropes.len(), source.arch.ropes.len(), "{name} {changes}");
+        for (got, want) in again.ropes.iter().zip(&source.arch.ropes) {
+            let close = |(g, w): (&f32, &f32)| (g - w).abs() <= 1e-6 * w;
+            assert!(got.inv_freq.iter().zip(&want.inv_freq).all(close), "{name} {changes}: {got:?}, not {want:?}");
+            assert!((got.scaling - want.scaling).abs() <= 1e-6, "{name} {changes}: {got:?}, not {want:?}");
+        }
+    }
+}
+
 /// Heads of values, three for each head of keys, stand in another order in the file; of stored blocks too.
 #[test]
 fn delta_nets_come_back_in_order() {

@@ -57,6 +57,7 @@ pub(super) const PLAIN: Family = Family {
     turns_part: false,
     tokenizer_as_written: false,
     defaults: LLAMA,
+    usual_rope: None,
     arch: common,
     gguf: None,
 };

@@ -54,6 +54,8 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     for (attention, slides) in attentions(&mut arch).zip(&slides) {
         attention.rope = Some(usize::from(*slides));
         attention.qk_norm = Some(QkNorm::Heads);
+        // The configuration may have attn_logit_softcapping, but transformers' class does not apply it.
+        attention.score_cap = None;
     }
     let window = window(keys, Some(4096))?;
     set_windows(&mut arch, &slides, window)?;

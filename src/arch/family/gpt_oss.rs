@@ -31,6 +31,7 @@ pub(super) const FAMILY: Family = Family {
         rope_theta: 150_000.0,
         ..LLAMA
     },
+    usual_rope: Some(usual_rope),
     arch,
     gguf: Some(GgufFamily {
         architecture: "gpt-oss",

@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
         rope_theta: 1e6,
         ..LLAMA
     },
+    usual_rope: Some(usual_rope),
     arch,
     gguf: Some(GgufFamily {
         architecture: "mistral3",
@@ -59,11 +60,15 @@ fn with_rope(keys: &Keys<'_>) -> Option<Value> {
         return None;
     }
     let mut config = keys.0.clone();
-    config["rope_parameters"] = json!({
+    config["rope_parameters"] = usual_rope();
+    Some(config)
+}
+
+fn usual_rope() -> Value {
+    json!({
         "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
         "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1
-    });
-    Some(config)
+    })
 }
 
 /// How queries grow: by `llama_4_scaling_beta`, a step for each `original_max_position_embeddings`.

@@ -148,6 +148,19 @@ mod tests {
         layers.iter().filter_map(|layer| layer.mixer.attention().map(&of)).collect()
     }
 
+    #[test]
+    fn what_a_class_does_not_read_changes_nothing() {
+        let read =
+            |model_type: &str, keys: Value| arch(&with(with(tiny(model_type), json!({"head_dim": 12})), keys)).unwrap();
+        // Qwen 3 with experts knows no max_window_layers, Gemma 3 no cap of scores.
+        let windows = json!({"use_sliding_window": true, "sliding_window": 5, "max_window_layers": 28});
+        assert!(each(&read("qwen3_moe", windows), |attention| attention.window == Some(5)).iter().all(|own| *own));
+        let capped = read("gemma3_text", json!({"attn_logit_softcapping": 5.0}));
+        assert!(each(&capped, |attention| attention.score_cap.is_none()).iter().all(|free| *free));
+        let bases = read("olmo3", json!({"rope_theta": 1000.0})).ropes;
+        assert!(bases[0].inv_freq[1] > bases[1].inv_freq[1]);
+    }
+
     fn tiny(model_type: &str) -> Value {
         json!({
             "model_type": model_type, "vocab_size": 97, "hidden_size": 36, "intermediate_size": 88,
@@ -264,7 +277,7 @@ mod tests {
         let old = json!({"rope_scaling": yarn, "rope_theta": 10000.0});
         let new = json!({"rope_parameters": {
             "full_attention": with(yarn.clone(), json!({"rope_theta": 10000.0})),
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500_000.0},
         }});
         let read = |changes| arch(&with(with(tiny("olmo3"), sizes.clone()), changes)).unwrap();
         let (old, new) = (read(old), read(new));

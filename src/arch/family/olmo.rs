@@ -51,8 +51,10 @@ fn olmo_2(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
 
 fn olmo_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let (mut arch, attention) = sizes(keys, family)?;
-    let theta = keys.number("rope_theta")?.unwrap_or(family.defaults.rope_theta);
-    arch.ropes = rope::by_type(keys, attention.head_dim, arch.max_position_embeddings, [theta; 2])?;
+    // transformers gives a base that stands beside the parameters to the blocks without a window alone.
+    let usual = family.defaults.rope_theta;
+    let thetas = [keys.number("rope_theta")?.unwrap_or(usual), usual];
+    arch.ropes = rope::by_type(keys, attention.head_dim, arch.max_position_embeddings, thetas)?;
     set_norms(keys, &mut arch)?;
     let layers = arch.layers.len();
     let slides = sliding(keys, layers)?.unwrap_or_else(|| (1..=layers).map(|i| i % 4 != 0).collect());

@@ -34,6 +34,8 @@ pub struct Family {
     pub(crate) tokenizer_as_written: bool,
     /// What the class takes for a missing key.
     pub(crate) defaults: Defaults,
+    /// The rope parameters of a configuration that has none, where they are more than the base of [`Defaults`].
+    pub(crate) usual_rope: Option<fn() -> serde_json::Value>,
     /// The shape that a configuration of this family means.
     pub(super) arch: fn(&Keys<'_>, &Family) -> Result<Arch>,
     /// How GGUF files hold it; None where they are neither read nor written.

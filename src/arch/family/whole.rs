@@ -39,8 +39,10 @@ pub fn text_part(config: &Value) -> Result<Option<Value>> {
             alone[key] = value.clone();
         }
     }
-    // The whole ties its output matrix, not its text part.
-    let ties = keys.flag("tie_word_embeddings")?.or(Keys(text).flag("tie_word_embeddings")?);
+    // The whole ties its output matrix, not its text part; a part that says it does is believed, since its files may
+    // have no such matrix.
+    let of_text = Keys(text).flag("tie_word_embeddings")?.filter(|ties| *ties);
+    let ties = keys.flag("tie_word_embeddings")?.or(of_text);
     alone["tie_word_embeddings"] = json!(ties.unwrap_or(family.whole_ties));
     Ok(Some(alone))
 }

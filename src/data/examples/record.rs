@@ -259,7 +259,7 @@ fn encode(inputs: &TemplateInputs, source: &ModelSource, prompt: Words, answers:
 
 /// Token ids of a conversation, of which the assistant's turns are learnt.
 fn turns(messages: &[Message], inputs: &TemplateInputs, source: &ModelSource, rules: Rules) -> Result<Found<Ids>> {
-    if messages.iter().all(|m| m.role != "assistant" || m.is_empty()) {
+    if messages.iter().all(|m| !m.is_learnt() || m.is_empty()) {
         return Ok(Found::Dropped("without an answer of the assistant"));
     }
     let mut turns = source.text()?.encode_turns(messages, inputs, rules.last_turn_only)?;
