@@ -53,7 +53,7 @@ fn read_text(path: &Path) -> Result<String> {
         text.remove(0);
     }
     // Lines may end in a carriage return alone, which no string of JSON can hold.
-    if !text.contains('\n') {
+    if text.contains('\r') && !text.contains('\n') {
         text = text.replace('\r', "\n");
     }
     Ok(text)

@@ -220,4 +220,13 @@ pub enum Activation {
 impl Activation {
     /// Every one.
     pub const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::ClampedSwish];
+
+    /// The activation that a configuration names.
+    pub(crate) fn named(name: &str) -> Option<Activation> {
+        match name {
+            "silu" | "swish" => Some(Activation::Silu),
+            "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
+            _ => None,
+        }
+    }
 }

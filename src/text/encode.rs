@@ -208,7 +208,7 @@ impl Text {
                 false => {
                     let shared = own.clamp(start, next.max(start));
                     let rest = ids.get(shared..next).unwrap_or_default();
-                    let first = self.end_within.and_then(|end| rest.iter().position(|id| *id == end));
+                    let first = self.end_within().and_then(|end| rest.iter().position(|id| *id == end));
                     first.map_or(start, |at| shared + at + 1)
                 }
             };

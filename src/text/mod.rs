@@ -59,7 +59,7 @@ pub struct Text {
     reads_parts: OnceLock<bool>,
     end_of_turn: Option<u32>,
     /// What ends the assistant's turn where another message follows.
-    end_within: Option<u32>,
+    end_within: OnceLock<Option<u32>>,
     /// Tokens that end an answer and that the tokenizer does not count as special; [`Text::decode`] leaves them out.
     hidden: Vec<u32>,
 }
@@ -119,10 +119,10 @@ impl Text {
             template_args: Map::new(),
             reads_parts: OnceLock::new(),
             end_of_turn: None,
-            end_within: None,
+            end_within: OnceLock::new(),
             hidden: Vec::new(),
         };
-        text.find_ends();
+        text.end_of_turn = text.end_before(&[]);
         Ok(text)
     }
 
@@ -246,7 +246,7 @@ impl Text {
     pub fn set_template_args(&mut self, args: Map<String, Value>) {
         self.template_args = args;
         // An end that only these variables let the template write is found anew.
-        self.find_ends();
+        (self.end_of_turn, self.end_within) = (self.end_before(&[]), OnceLock::new());
     }
 
     /// The special token with which the template ends the assistant's turn.
@@ -319,22 +319,25 @@ impl Text {
         template::token_text(self.config.get(key)?).and_then(|token| self.token_to_id(token))
     }
 
-    /// Finds the tokens in what follows an answer in rendered conversations, whatever the template looks like.
-    fn find_ends(&mut self) {
+    /// What ends the assistant's turn where another message follows.
+    fn end_within(&self) -> Option<u32> {
+        *self.end_within.get_or_init(|| {
+            let found = self.end_before(&[Message::new("user", "QUESTION")]);
+            let known = |id: &u32| self.id_to_token(*id).is_some_and(|token| ends::is_known(&token));
+            // What begins the next message is no end of this one.
+            found.filter(|id| Some(*id) == self.end_of_turn || known(id)).or(self.end_of_turn)
+        })
+    }
+
+    /// Finds the token in what follows an answer in a rendered conversation, whatever the template looks like.
+    fn end_before(&self, following: &[Message]) -> Option<u32> {
         const ANSWER: &str = "ANSWER";
+        let asked = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
+        let rendered = self.render_chat(&[&asked, following].concat(), false).ok()?;
+        let (_, rest) = rendered.rsplit_once(ANSWER)?;
         let added = self.tokenizer.get_added_tokens_decoder();
-        let behind = |following: &[Message]| {
-            let asked = [Message::new("user", "QUESTION"), Message::new("assistant", ANSWER)];
-            let rendered = self.render_chat(&[&asked, following].concat(), false).ok()?;
-            let (_, rest) = rendered.rsplit_once(ANSWER)?;
-            let special = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
-            self.encode(rest).ok()?.into_iter().find(special)
-        };
-        let end = behind(&[]);
-        let known = |id: &u32| Some(*id) == end || added.get(id).is_some_and(|token| ends::is_known(&token.content));
-        // What begins the next message is no end of this one.
-        let within = behind(&[Message::new("user", "QUESTION")]).filter(known).or(end);
-        (self.end_of_turn, self.end_within) = (end, within);
+        let ends = |id: &u32| added.get(id).is_some_and(|token| token.special || ends::is_known(&token.content));
+        self.encode(rest).ok()?.into_iter().find(ends)
     }
 }
 

@@ -72,11 +72,12 @@ fn take_text(record: &mut Map<String, Value>, keys: &[&str]) -> Option<String> {
 }
 
 /// Takes a question in columns of its own: `instruction` with `input` (Alpaca) or `context` (Dolly), `question` or,
-/// where both are missing, `input`; perhaps with `system` and with the turns before it as `history`.
+/// where both are missing, `input`; perhaps with `system` and with the turns before it as `history`. A question alone
+/// is plain text.
 ///
 /// # Errors
 /// The history is no list of questions with their answers.
-pub(crate) fn asked(record: &mut Map<String, Value>) -> Result<Option<Vec<Message>>, String> {
+pub(crate) fn asked(record: &mut Map<String, Value>) -> Result<Option<Words>, String> {
     let Some(mut asked) = take_text(record, &["instruction", "question", "input"]) else { return Ok(None) };
     if let Some(input) = take_text(record, &["input", "context"]).filter(|input| !input.is_empty()) {
         asked = format!("{asked}\n\n{input}");
@@ -88,7 +89,10 @@ pub(crate) fn asked(record: &mut Map<String, Value>) -> Result<Option<Vec<Messag
         turns.flat_map(|(asked, answer)| [Message::new("user", asked), Message::new("assistant", answer)]).collect();
     messages.push(Message::new("user", asked));
     system(&mut messages, record);
-    Ok(Some(messages))
+    Ok(Some(match messages.len() {
+        1 => Words::Plain(messages.remove(0).content),
+        _ => Words::Chat(messages),
+    }))
 }
 
 /// Puts the system message that stands in a column of its own before a conversation that has none.
@@ -110,16 +114,15 @@ impl<'de> Deserialize<'de> for Prompt {
             return Err(D::Error::custom(format!("{expected}{has}")));
         };
         let wrong = |error| D::Error::custom(format!("{key}: {error}"));
-        let columns = matches!(key, "instruction" | "question") && record[key].is_string();
-        let said = if columns { Value::Null } else { record.remove(key).unwrap_or_default() };
-        let mut words = match said {
-            Value::Null => match asked(&mut record).map_err(D::Error::custom)?.unwrap_or_default() {
-                mut one if one.len() == 1 => Words::Plain(one.remove(0).content),
-                all => Words::Chat(all),
-            },
-            Value::String(text) => Words::Plain(text),
-            Value::Array(_) => Words::Chat(serde_json::from_value(said).map_err(wrong)?),
-            other => return Err(D::Error::custom(format!("{key} is {other}; expected a text or a list of messages"))),
+        let in_columns = matches!(key, "instruction" | "question") && record[key].is_string();
+        let words = if in_columns { asked(&mut record).map_err(D::Error::custom)? } else { None };
+        let mut words = match (words, record.remove(key).unwrap_or_default()) {
+            (Some(words), _) => words,
+            (None, Value::String(text)) => Words::Plain(text),
+            (None, said @ Value::Array(_)) => Words::Chat(serde_json::from_value(said).map_err(wrong)?),
+            (None, other) => {
+                return Err(D::Error::custom(format!("{key} is {other}; expected a text or a list of messages")));
+            }
         };
         if key == "conversations"
             && let Words::Chat(messages) = &mut words

@@ -144,13 +144,13 @@ pub(super) fn read(json: &str) -> Result<(Tokenizer, Value)> {
     let outline = outline(json).map_err(broken)?;
     bounds::check(&outline).map_err(broken)?;
     let mut tokenizer = caught(|| Tokenizer::from_bytes(json.as_bytes()))?;
-    let mut steps = outline.clone();
+    let [mut normalizer, mut pre_tokenizer] = ["normalizer", "pre_tokenizer"].map(|name| outline[name].clone());
     caught(|| {
-        if dialect::translate(&mut steps["normalizer"]) {
-            tokenizer.with_normalizer(step::<NormalizerWrapper>(&mut steps, "normalizer")?);
+        if dialect::translate(&mut normalizer) {
+            tokenizer.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(normalizer)?);
         }
-        if dialect::translate(&mut steps["pre_tokenizer"]) {
-            tokenizer.with_pre_tokenizer(step::<PreTokenizerWrapper>(&mut steps, "pre_tokenizer")?);
+        if dialect::translate(&mut pre_tokenizer) {
+            tokenizer.with_pre_tokenizer(serde_json::from_value::<Option<PreTokenizerWrapper>>(pre_tokenizer)?);
         }
         Ok::<_, serde_json::Error>(())
     })?;

@@ -12,7 +12,7 @@ use super::gguf_types::{GgufTypes, GgufWritten, encode, fitting};
 use super::gguf_vocabulary;
 use super::save::{self, GgufParts, ModelParts};
 use crate::arch::family::{self, FAMILIES, Family, GgufFamily, Windows, Within};
-use crate::arch::{Alike, Arch, Dtype, Layer, QueryGrowth, ShortConv};
+use crate::arch::{Activation, Alike, Arch, Dtype, Layer, QueryGrowth, ShortConv};
 use crate::{Error, Result};
 
 /// Where a tensor's values come from.
@@ -69,7 +69,8 @@ pub fn write_gguf(path: &Path, parts: &GgufParts<'_>) -> Result<GgufWritten> {
         head.count("general.quantization_version", 2)?;
     }
     let (extra, notes) = (Vec::new(), Vec::new());
-    let mut writer = Model { head, family, known, arch: &arch, alike, config: parts.config, extra, notes };
+    let config = &family::with_usual(parts.config, family);
+    let mut writer = Model { head, family, known, arch: &arch, alike, config, extra, notes };
     writer.shape()?;
     writer.family_keys()?;
     let Model { mut head, extra, notes, .. } = writer;
@@ -272,10 +273,7 @@ impl Model<'_> {
 
     /// Rope, windows and what else differs from family to family.
     fn family_keys(&mut self) -> Result<()> {
-        let usual = self.family.usual_rope.map_or(Value::Null, |usual| usual());
-        let given =
-            ["rope_scaling", "rope_parameters"].iter().find_map(|key| self.config.get(key).filter(|v| !v.is_null()));
-        let rope = given.cloned().unwrap_or(usual);
+        let rope = family::rope_parameters(self.config)?.cloned().unwrap_or_default();
         self.activation()?;
         self.query_scale()?;
         self.positions()?;
@@ -317,7 +315,7 @@ impl Model<'_> {
     fn activation(&self) -> Result<()> {
         let (key, usual) = self.family.activation;
         match self.config.get(key).and_then(Value::as_str) {
-            Some(given) if given != usual && (given, usual) != ("swish", "silu") => {
+            Some(given) if Activation::named(given) != Activation::named(usual) => {
                 Err(self.cannot(format!("{key} is {given:?}")))
             }
             _ => Ok(()),

@@ -90,12 +90,10 @@ fn sides(app: &App, args: &Asked) -> Result<(Vec<Side>, usize)> {
     let own = args.checked.responses.as_deref().or(args.model);
     let own = needed(own, "a task with checked answers needs --model, or --responses")?;
     let mut all = Vec::new();
-    match args.checked.responses.is_none() && own.join("config.toml").is_file() {
-        false if args.checked.responses.is_some() => {
-            all.push(Side::File { name: name_of(own), path: own.to_owned() });
-        }
-        false => all.push(Side::of(own)),
-        true => {
+    match args.checked.responses {
+        Some(_) => all.push(Side::File { name: name_of(own), path: own.to_owned() }),
+        None if !own.join("config.toml").is_file() => all.push(Side::of(own)),
+        None => {
             let run = status(own)?;
             for name in run.models {
                 if run.removed.contains(&name) {

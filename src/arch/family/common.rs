@@ -107,14 +107,10 @@ pub(super) fn sizes(keys: &Keys<'_>, family: &Family) -> Result<(Arch, Attention
         return Err(Error::Input(format!("num_hidden_layers is {num_hidden_layers}; expected 1 to {MAX_LAYERS}")));
     }
     let (key, default) = family.activation;
-    let activation = match keys.text(key)?.unwrap_or(default) {
-        "silu" | "swish" => Activation::Silu,
-        "gelu_pytorch_tanh" => Activation::GeluTanh,
-        act => {
-            let what = format!("{key} {act:?} is not supported; supported are silu and gelu_pytorch_tanh");
-            return Err(Error::Input(what));
-        }
-    };
+    let act = keys.text(key)?.unwrap_or(default);
+    let activation = Activation::named(act).ok_or_else(|| {
+        Error::Input(format!("{key} {act:?} is not supported; supported are silu and gelu_pytorch_tanh"))
+    })?;
     let attention = Attention {
         heads,
         kv_heads,
@@ -289,6 +285,11 @@ pub(super) fn set_windows(arch: &mut Arch, slides: &[bool], window: Option<usize
         attention.window = window.filter(|_| *slides);
     }
     Ok(())
+}
+
+/// Gives every block the same window, if there is one.
+pub(super) fn set_window(arch: &mut Arch, window: Option<usize>) {
+    attentions(arch).for_each(|attention| attention.window = window);
 }
 
 /// `sliding_window` of a class that has a default for it; null means none.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::common::{LLAMA, PLAIN, QWEN, attentions, common, set_biases, set_windows, window};
+use super::common::{LLAMA, PLAIN, QWEN, attentions, common, set_biases, set_window, window};
 use super::keys::Keys;
 use super::row::{Defaults, Family, GGUF, GgufFamily};
 use crate::arch::layer::{Experts, Mlp, QkNorm};
@@ -64,9 +64,9 @@ fn qwen_3(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     set_biases(&mut arch, [bias, bias, false]);
     attentions(&mut arch).for_each(|attention| attention.qk_norm = Some(QkNorm::Heads));
     // A window is every block's here, whatever max_window_layers says.
-    let window = if keys.flag("use_sliding_window")?.unwrap_or(false) { window(keys, Some(4096))? } else { None };
-    let slides = vec![window.is_some(); arch.layers.len()];
-    set_windows(&mut arch, &slides, window)?;
+    if keys.flag("use_sliding_window")?.unwrap_or(false) {
+        set_window(&mut arch, window(keys, Some(4096))?);
+    }
     let width = keys.size("moe_intermediate_size")?.unwrap_or(768);
     let count = keys.size("num_experts")?.or(keys.size("num_local_experts")?).unwrap_or(128);
     let step = keys.size("decoder_sparse_step")?.unwrap_or(1);

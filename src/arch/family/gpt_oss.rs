@@ -62,11 +62,7 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     let (mut arch, attention) = sizes(keys, family)?;
     let (head_dim, longest) = (attention.head_dim, arch.max_position_embeddings);
     let context = RopeContext { head_dim, theta: family.defaults.rope_theta, longest, original: None };
-    let usual = usual_rope();
-    arch.ropes = vec![match rope::parameters(keys)? {
-        Some(_) => rope::rope(keys, &context)?,
-        None => rope::scaled(&Keys(&with_theta(keys, usual)), &context)?,
-    }];
+    arch.ropes = vec![rope::rope(keys, &context)?];
     let bias = keys.flag("attention_bias")?.unwrap_or(true);
     set_biases(&mut arch, [bias, bias, false]);
     attentions(&mut arch).for_each(|attention| attention.sinks = true);
@@ -86,18 +82,9 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
     Ok(arch)
 }
 
-/// The rope of a configuration that says nothing of it.
 fn usual_rope() -> Value {
     json!({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
            "original_max_position_embeddings": 4096})
-}
-
-/// Rope parameters with a base that stands beside them.
-fn with_theta(keys: &Keys<'_>, mut rope: Value) -> Value {
-    if let Some(theta) = keys.value("rope_theta") {
-        rope["rope_theta"] = theta.clone();
-    }
-    rope
 }
 
 #[cfg(test)]

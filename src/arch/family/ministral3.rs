@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::common::{LLAMA, PLAIN, attentions, common, set_windows, window};
+use super::common::{LLAMA, PLAIN, attentions, common, set_window, window};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
@@ -43,25 +43,11 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
-    let filled = with_rope(keys);
-    let keys = &Keys(filled.as_ref().unwrap_or(keys.0));
     let mut arch = common(keys, family)?;
     let growth = growth(keys, arch.max_position_embeddings)?;
     attentions(&mut arch).for_each(|attention| attention.query_growth = growth);
-    let window = window(keys, None)?;
-    let slides = vec![window.is_some(); arch.layers.len()];
-    set_windows(&mut arch, &slides, window)?;
+    set_window(&mut arch, window(keys, None)?);
     Ok(arch)
-}
-
-/// The configuration with the class's own rope parameters, where it has none.
-fn with_rope(keys: &Keys<'_>) -> Option<Value> {
-    if keys.value("rope_parameters").or(keys.value("rope_scaling")).is_some() {
-        return None;
-    }
-    let mut config = keys.0.clone();
-    config["rope_parameters"] = usual_rope();
-    Some(config)
 }
 
 fn usual_rope() -> Value {

@@ -39,7 +39,7 @@ pub(crate) use modules::{InStack, in_stack, is_stacked};
 pub use names::parameters;
 pub(crate) use names::usual;
 pub(crate) use nearest::nearest;
-pub(crate) use rope::dynamic;
+pub(crate) use rope::{dynamic, with_usual};
 pub use row::Family;
 pub(crate) use row::{GgufFamily, Windows, Within};
 pub(crate) use whole::of_config;
@@ -90,9 +90,19 @@ pub fn arch(config: &Value) -> Result<Arch> {
         }
         return Err(unknown(&keys, model_type));
     };
+    let filled = rope::with_usual(config, family);
+    let keys = Keys(&filled);
     let arch = (family.arch)(&keys, family)?;
     common::check(&keys, &arch)?;
     Ok(arch)
+}
+
+/// The object that holds a configuration's rope parameters.
+///
+/// # Errors
+/// It is no object.
+pub(crate) fn rope_parameters(config: &Value) -> Result<Option<&Value>> {
+    rope::parameters(&Keys(config))
 }
 
 /// What is said of a `model_type` that is not known.

@@ -1,6 +1,6 @@
 //! Phi 3 and 4 (dense): q, k, v in one matrix, gate and up in another, LongRoPE. Defaults: transformers' `Phi3Config`.
 
-use super::common::{LLAMA, PLAIN, common, set_windows, window};
+use super::common::{LLAMA, PLAIN, common, set_window, window};
 use super::keys::Keys;
 use super::rope;
 use super::row::{Defaults, Family, GGUF, GgufFamily, Windows};
@@ -43,8 +43,6 @@ fn arch(keys: &Keys<'_>, family: &Family) -> Result<Arch> {
         return Err(Error::Input(format!("rope_type {kind:?} is not one of phi3's: default, longrope")));
     }
     let mut arch = common(keys, family)?;
-    let window = window(keys, None)?;
-    let slides = vec![window.is_some(); arch.layers.len()];
-    set_windows(&mut arch, &slides, window)?;
+    set_window(&mut arch, window(keys, None)?);
     Ok(arch)
 }

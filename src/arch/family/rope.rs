@@ -1,9 +1,12 @@
 //! Rotation frequencies from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
 //! The f32 steps are those of transformers' `modeling_rope_utils`.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::keys::Keys;
+use super::row::Family;
 use crate::arch::shape::{Rope, Stretch};
 use crate::{Error, Result};
 
@@ -41,6 +44,19 @@ pub(super) fn rope(keys: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
         all.extend(given.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
     }
     scaled(&Keys(&Value::Object(all)), context)
+}
+
+/// A configuration with its class's own rope parameters, where it has none.
+pub(crate) fn with_usual<'a>(config: &'a Value, family: &Family) -> Cow<'a, Value> {
+    let keys = Keys(config);
+    match family.usual_rope {
+        Some(usual) if keys.value("rope_parameters").or(keys.value("rope_scaling")).is_none() => {
+            let mut filled = config.clone();
+            filled["rope_parameters"] = usual();
+            Cow::Owned(filled)
+        }
+        _ => Cow::Borrowed(config),
+    }
 }
 
 /// The object that holds a configuration's rope parameters.
@@ -89,7 +105,7 @@ pub(super) fn by_type(keys: &Keys<'_>, head_dim: usize, longest: usize, thetas: 
 }
 
 /// One rope from its parameters alone.
-pub(super) fn scaled(parameters: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
+fn scaled(parameters: &Keys<'_>, context: &RopeContext) -> Result<Rope> {
     let theta = parameters.number("rope_theta")?.unwrap_or(context.theta);
     if !(theta.is_finite() && theta > 0.0) {
         return Err(Error::Input(format!("rope_theta is {theta}; expected a positive number")));

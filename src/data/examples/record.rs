@@ -76,9 +76,10 @@ impl Record {
         key.map_or(Ok(None), |key| self.side(key))
     }
 
-    /// A question in columns of its own, as [`asked`] finds it.
+    /// A question in columns of its own, as [`asked`] finds it, for a chat template.
     fn question(&mut self) -> Result<Option<Words>> {
-        Ok(asked(&mut self.0).map_err(Error::Input)?.map(Words::Chat))
+        let asked = asked(&mut self.0).map_err(Error::Input)?;
+        Ok(asked.map(|words| Words::Chat(words.into_messages("user"))))
     }
 
     fn inputs(&self) -> Result<TemplateInputs> {

@@ -139,12 +139,8 @@ fn name_prompt(line: &mut Value) -> std::result::Result<(), String> {
     let text = |key: &str| line.get(key).is_some_and(Value::is_string);
     let apart = line.get("prompt").is_none_or(Value::is_null) && ["instruction", "question"].into_iter().any(text);
     let Some(fields) = line.as_object_mut().filter(|_| apart) else { return Ok(()) };
-    if let Some(messages) = asked(fields)? {
-        let prompt = match &messages[..] {
-            [one] => Value::from(one.content.clone()),
-            _ => serde_json::to_value(&messages).map_err(|e| e.to_string())?,
-        };
-        fields.insert("prompt".into(), prompt);
+    if let Some(words) = asked(fields)? {
+        fields.insert("prompt".into(), serde_json::to_value(words).map_err(|e| e.to_string())?);
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use kinds::{KINDS, Kind};
 use phrasings::Sayings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use fitted::{Example, Examples, OwnAnswer, examples};
 pub use phrasings::label;
@@ -53,9 +53,7 @@ impl Section for ConstraintSection {
             let what = format!("least is {}, most is {}: there are no such counts", self.least, self.most);
             return Err(Error::Input(what));
         }
-        let drawn = self.drawn()?;
-        let others = |i: usize| drawn[..i].iter().all(|other| other.name != drawn[i].name);
-        let kinds = (0..drawn.len()).filter(|i| others(*i)).count();
+        let kinds = self.drawn()?.iter().map(|kind| kind.name).collect::<BTreeSet<_>>().len();
         if self.most > 0 && self.least > kinds {
             let what = format!("least is {}, but kinds names {kinds}: a prompt has each kind once", self.least);
             return Err(Error::Input(what));
