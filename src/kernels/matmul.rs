@@ -28,9 +28,9 @@ pub(crate) fn gates(rec: &Recorder, m: usize, b: &Weight) -> bool {
     b.blocks().count() == 1 && b.cols().is_multiple_of(8) && choice::gates(&Traits::of(rec), m)
 }
 
-/// Whether a product of `m` rows by `b` can add what adapters give on the way.
-pub(crate) fn adapts(rec: &Recorder, m: usize, b: &Weight) -> bool {
-    b.blocks().count() == 1 && choice::adapts(&Traits::of(rec), m)
+/// Whether a product of `m` rows by `b` can add on the way what adapters give, `low` being their B.
+pub(crate) fn adapts(rec: &Recorder, m: usize, b: &Weight, low: &Weight) -> bool {
+    low.blocks().count() == 1 && choice::adapts(&Traits::of(rec), b.stored(), m, b.rows())
 }
 
 /// One block's part of a product.
@@ -62,7 +62,7 @@ pub(crate) fn forward(rec: &mut Recorder, a: &Tensor, b: &Weight, c: &Tensor, ep
         return Err(Error::Bug(format!("a product of {} rows neither normalises nor gates them here", a.rows())));
     }
     if let Some((adapters, u)) = epilogue.adapters {
-        if !adapts(rec, a.rows(), adapters.b) || epilogue.bias.is_some() {
+        if !adapts(rec, a.rows(), b, adapters.b) || epilogue.bias.is_some() {
             return Err(Error::Bug(format!("a product of {} rows takes no adapters here", a.rows())));
         }
         adapters.check(u, [a.rows(), b.cols()])?;
@@ -271,7 +271,7 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
-        (false, false) if soft && m > choice::ROWS && !stored.is_quantised() && e.gate.is_none() => panel(k),
+        (false, false) if soft && m > choice::ROWS && !stored.is_quantised() && e.gate.is_none() => choice::panel(k),
         _ => k.max(1),
     };
     for k0 in (0..k.max(1)).step_by(length) {
@@ -294,13 +294,6 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
         })?;
     }
     Ok(())
-}
-
-/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the
-/// strip of B that neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
-fn panel(k: usize) -> usize {
-    let panels = k.div_ceil(2048).max(1);
-    (k / 4).div_ceil(panels).max(1) * 4
 }
 
 /// C `[M, N]` (+)= A^T B with A `[K, M]`, B `[K, N]`; K is the number of tokens. M counts A's padding when C has it.

@@ -186,8 +186,9 @@ fn adapted() -> Vec<Case> {
         Layout { rank: 8, layers: 3, edges: [40, 56, 72] },
         Layout { rank: 8, layers: 4, edges: [12, 40, 64] },
     ];
-    let rows = [("f32", 1), ("f32", 5), ("bf16", 2), ("q4", 1), ("q6k", 8), ("q8", 3)];
-    let shapes = rows.into_iter().flat_map(|of| layouts.map(|layout| (of, layout)));
+    let few = [("f32", 1), ("f32", 5), ("bf16", 2), ("q4", 1), ("q6k", 8), ("q8", 3)];
+    let rows = few.into_iter().chain([("f32", 21), ("q4", 40)]);
+    let shapes = rows.flat_map(|of| layouts.map(|layout| (of, layout)));
     let shapes = shapes.flat_map(|of| [false, true].map(|gate| (of, gate)));
     let case = |(((dtype, m), layout), gate): (((&'static str, usize), Layout), bool)| {
         let (k, n) = (64, 72);
@@ -202,7 +203,7 @@ fn adapted() -> Vec<Case> {
             let (columns, hc) = t.matrix(lora::COLUMNS, n)?;
             let (low, norm) = (Weight::from(low), Gain { weight: &gain, plus_one: false });
             let adapters = Adapters { layout, b: &low, columns: &columns };
-            let on_the_way = adapts(&t.rec, m, &low);
+            let on_the_way = adapts(&t.rec, m, &b, &low);
             let normed = on_the_way && normalises(&t.rec, m, true);
             let gate = Some(Activation::Silu).filter(|_| gate && on_the_way && gates(&t.rec, m, &b));
             let (c, hc0) = t.matrix(m, if gate.is_some() { n / 2 } else { n })?;

@@ -39,10 +39,19 @@ pub(super) fn normalises(traits: &Traits, m: usize, adapted: bool) -> bool {
     m <= NORMALISED && !traits.invariant && !(adapted && traits.variant == Variant::Tile)
 }
 
-/// Whether a product of `m` rows can add what adapters give: where there are few, another launch costs more. It never
-/// does where a row's bits must be the same in any product.
-pub(super) fn adapts(traits: &Traits, m: usize) -> bool {
-    m <= ROWS && !traits.invariant
+/// Whether a product of `m` rows and sums of `k` terms can add what adapters give: where there are few, another launch
+/// costs more, and on adapters that run on the CPU it takes five times as long with many. It never does where a row's
+/// bits must be the same in any product, nor where several launches add up the sums.
+pub(super) fn adapts(traits: &Traits, stored: Stored, m: usize, k: usize) -> bool {
+    let soft = traits.variant == Variant::Soft && !on_units(traits, m);
+    !traits.invariant && (m <= ROWS || soft && (stored.is_quantised() || panel(k) >= k))
+}
+
+/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the
+/// strip of B that neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
+pub(super) fn panel(k: usize) -> usize {
+    let panels = k.div_ceil(2048).max(1);
+    (k / 4).div_ceil(panels).max(1) * 4
 }
 
 /// Whether a product of `m` rows can end in the gated activation, by a matrix in one block.
@@ -160,10 +169,10 @@ fn fused(extras: Extras) -> [Constant; 5] {
 }
 
 /// What a product of `m` rows may do besides.
-fn all_extras(traits: &Traits, m: usize) -> Vec<Extras> {
+fn all_extras(traits: &Traits, stored: Stored, m: usize) -> Vec<Extras> {
     let gates: Vec<_> = Activation::ALL.into_iter().map(Some).filter(|_| gates(traits, m)).chain([None]).collect();
     let mut all = Vec::new();
-    for lora in [false, true].into_iter().filter(|lora| !lora || adapts(traits, m)) {
+    for lora in [false, true].into_iter().filter(|lora| !lora || adapts(traits, stored, m, 4)) {
         let norms = [Some(false), Some(true)].into_iter().filter(|_| normalises(traits, m, lora)).chain([None]);
         for (norm, gate) in norms.flat_map(|norm| gates.iter().map(move |gate| (norm, *gate))) {
             for (bias, add) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -191,7 +200,7 @@ pub(super) fn ways(traits: &Traits) -> Vec<Way> {
                 all.map(move |(rows, wide)| (kind(m), (held(m, rows), wide)))
             };
             for (m, tile) in (1..=64).flat_map(tiles).collect::<BTreeSet<_>>() {
-                let extras = all_extras(traits, m).into_iter().filter(|extras| extras.gate.is_some() == gated);
+                let extras = all_extras(traits, stored, m).into_iter().filter(|extras| extras.gate.is_some() == gated);
                 all.extend(extras.map(|extras| way(traits, stored, m, extras, tile)));
             }
         }
@@ -236,10 +245,14 @@ mod tests {
         let ordered = Traits { invariant: true, ..SOFT };
         assert!(normalises(&SOFT, 2, true) && !normalises(&SOFT, 3, false) && !normalises(&ordered, 1, false));
         assert!(normalises(&TILE, 2, false) && !normalises(&TILE, 2, true));
-        assert!(adapts(&SOFT, 8) && !adapts(&SOFT, 9) && !adapts(&ordered, 1));
+        let [q4, ..] = Quants::ALL.map(Stored::Quantised);
+        assert!(adapts(&TILE, q4, 8, 64) && !adapts(&TILE, q4, 9, 64) && !adapts(&ordered, q4, 1, 64));
+        assert!(adapts(&SOFT, Stored::Dense, 9, 2048) && !adapts(&SOFT, Stored::Dense, 9, 2052));
+        assert!(adapts(&SOFT, Stored::Dense, 8, 4096) && adapts(&SOFT, q4, 9, 4096));
         assert!(gates(&SOFT, 1000) && gates(&TILE, 8) && !gates(&TILE, 9));
         let units = Traits { matrix_units: true, ..SOFT };
         assert!(gates(&units, 8) && !gates(&units, 9));
+        assert!(adapts(&units, q4, 8, 64) && !adapts(&units, q4, 9, 64));
         assert!(unturned(&SOFT, Stored::Dense, 4) && !unturned(&SOFT, Stored::Dense, 5));
         assert!(!unturned(&TILE, Stored::Dense, 1));
     }

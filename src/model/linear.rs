@@ -116,7 +116,7 @@ pub(super) fn forward(
 /// adapter comes in on the way.
 pub(super) fn fuses(rec: &Recorder, model: &Model, linear: Linear, rows: usize) -> Result<bool> {
     match model.adapters(linear.weight) {
-        Some(group) => Ok(matmul::adapts(rec, rows, model.weight(group.b())?)),
+        Some(group) => Ok(matmul::adapts(rec, rows, model.operand(linear.weight)?, model.weight(group.b())?)),
         None => Ok(true),
     }
 }

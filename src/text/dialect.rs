@@ -1,5 +1,6 @@
 //! Patterns of tokenizer.json in the dialect in which Python's `tokenizers` compiles them (Oniguruma), in that of the
-//! regular expressions here: `^` and `$` match at the ends of every line, and joiners are no word characters.
+//! regular expressions here: `^` and `$` match at the ends of every line, joiners are no word characters, and a few
+//! escapes have no name here.
 
 use serde_json::Value;
 
@@ -37,6 +38,19 @@ fn pattern_of(pattern: &str) -> String {
             ('\\', _) => match signs.next() {
                 Some('w') => out.push_str(&format!("[{WORD}]")),
                 Some('W') => out.push_str(&format!("[^{WORD}]")),
+                Some('R') if depth == 0 => out.push_str(r"(?>\r\n|[\n-\r\x{85}\x{2028}\x{2029}])"),
+                Some('N') if depth == 0 => out.push_str(r"[^\n]"),
+                Some('O') if depth == 0 => out.push_str("(?s:.)"),
+                Some('Z') if depth == 0 => out.push_str(r"(?=\n?\z)"),
+                Some(class @ ('p' | 'P')) => {
+                    let denied = signs.clone().take(2).eq("{^".chars());
+                    let other = if class == 'p' { 'P' } else { 'p' };
+                    out.extend(['\\', if denied { other } else { class }]);
+                    if denied {
+                        out.extend(signs.next());
+                        signs.next();
+                    }
+                }
                 Some(other) => out.extend(['\\', other]),
                 None => out.push('\\'),
             },
@@ -71,6 +85,8 @@ mod tests {
             (r"^\^[$^]\$$", r"(?m:^)\^[$^]\$(?m:$)"),
             (r"[]^]\\w$", r"[]^]\\w(?m:$)"),
             (r"\W", r"[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]"),
+            (r"\R\Z\N[R]", r"(?>\r\n|[\n-\r\x{85}\x{2028}\x{2029}])(?=\n?\z)[^\n][R]"),
+            (r"\p{^L}[\P{^N}\p{L}]", r"\P{L}[\p{N}\p{L}]"),
             (r"[^\w\s]", r"[^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]\s]"),
         ] {
             assert_eq!(pattern_of(pattern), want);
@@ -95,5 +111,9 @@ mod tests {
         // As tokenizers 0.23 for Python has them.
         assert_eq!(cut(r"\w+|[^\w\s]+", "a\u{200d}b"), [0, 3, 1]);
         assert_eq!(cut("^.$", "a\nb"), [0, 5, 1]);
+        assert_eq!(cut(r"\R", "a\nb"), [0, 5, 1]);
+        assert_eq!(cut(r"\p{^L}", "a\nb"), [0, 5, 1]);
+        assert_eq!(cut(r"\N", "a\nb"), [0, 5, 1]);
+        assert_eq!(cut(r"\O\Z", "ab"), [0, 1]);
     }
 }

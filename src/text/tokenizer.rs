@@ -6,7 +6,10 @@ use super::dialect;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -89,10 +92,12 @@ pub(crate) struct Parts {
 /// What is looked at in a tokenizer.json; the vocabulary is passed over.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Outline {
+struct Outline<'a> {
     added_tokens: Value,
-    normalizer: Value,
-    pre_tokenizer: Value,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'a RawValue>,
     decoder: Value,
     model: ModelOutline,
 }
@@ -108,18 +113,40 @@ struct ModelOutline {
 /// # Errors
 /// The text is not JSON, or its outermost parts are of a wrong kind.
 pub(super) fn outline(json: &str) -> serde_json::Result<Value> {
-    let Outline { added_tokens, normalizer, pre_tokenizer, decoder, model } = serde_json::from_str(json)?;
-    let object = |entries: Vec<(&str, Value)>| -> Value {
-        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into()
-    };
-    let model = object(vec![("max_input_chars_per_word", model.max_input_chars_per_word)]);
-    Ok(object(vec![
-        ("added_tokens", added_tokens),
-        ("normalizer", normalizer),
-        ("pre_tokenizer", pre_tokenizer),
-        ("decoder", decoder),
-        ("model", model),
-    ]))
+    serde_json::from_str::<Outline>(json)?.value()
+}
+
+impl Outline<'_> {
+    fn value(self) -> serde_json::Result<Value> {
+        let step = |raw: Option<&RawValue>| raw.map_or(Ok(Value::Null), |raw| serde_json::from_str(raw.get()));
+        let object = |entries: Vec<(&str, Value)>| -> Value {
+            entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into()
+        };
+        let model = object(vec![("max_input_chars_per_word", self.model.max_input_chars_per_word)]);
+        Ok(object(vec![
+            ("added_tokens", self.added_tokens),
+            ("normalizer", step(self.normalizer)?),
+            ("pre_tokenizer", step(self.pre_tokenizer)?),
+            ("decoder", self.decoder),
+            ("model", model),
+        ]))
+    }
+
+    /// The file, `json`, with its patterns in the dialect that is understood here.
+    fn translated<'a>(&self, json: &'a str) -> serde_json::Result<Cow<'a, str>> {
+        let mut text = Cow::Borrowed(json);
+        let begin = |raw: &RawValue| raw.get().as_ptr().addr() - json.as_ptr().addr();
+        let mut steps: Vec<&RawValue> = [self.normalizer, self.pre_tokenizer].into_iter().flatten().collect();
+        // What stands behind is put in first, so that the other's place stays what it is.
+        steps.sort_by_key(|raw| Reverse(begin(raw)));
+        for raw in steps {
+            let mut step: Value = serde_json::from_str(raw.get())?;
+            if dialect::translate(&mut step) {
+                text.to_mut().replace_range(begin(raw)..begin(raw) + raw.get().len(), &step.to_string());
+            }
+        }
+        Ok(text)
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> Error {
@@ -141,19 +168,11 @@ fn caught<T, E: std::fmt::Display>(make: impl FnOnce() -> std::result::Result<T,
 /// # Errors
 /// The file is broken, or asks for more than is possible.
 pub(super) fn read(json: &str) -> Result<(Tokenizer, Value)> {
-    let outline = outline(json).map_err(broken)?;
+    let parts: Outline = serde_json::from_str(json).map_err(broken)?;
+    let json = parts.translated(json).map_err(broken)?;
+    let outline = parts.value().map_err(broken)?;
     bounds::check(&outline).map_err(broken)?;
-    let mut tokenizer = caught(|| Tokenizer::from_bytes(json.as_bytes()))?;
-    let [mut normalizer, mut pre_tokenizer] = ["normalizer", "pre_tokenizer"].map(|name| outline[name].clone());
-    caught(|| {
-        if dialect::translate(&mut normalizer) {
-            tokenizer.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(normalizer)?);
-        }
-        if dialect::translate(&mut pre_tokenizer) {
-            tokenizer.with_pre_tokenizer(serde_json::from_value::<Option<PreTokenizerWrapper>>(pre_tokenizer)?);
-        }
-        Ok::<_, serde_json::Error>(())
-    })?;
+    let tokenizer = caught(|| Tokenizer::from_bytes(json.as_bytes()))?;
     Ok((tokenizer, outline))
 }
 

@@ -169,8 +169,19 @@ fn number(text: &str) -> Option<(Option<f64>, usize)> {
     if let Some(i) = fraction {
         value = value.filter(|_| parts == 0).map(|v| v + [0.5, 0.25, 0.75][i]);
         end += 2;
+    } else if let Some((part, length)) = behind_whole(&text[end..]).filter(|_| parts == 0) {
+        value = value.map(|v| v + part);
+        end += length;
     }
     Some((value, end))
+}
+
+/// The fraction behind a whole number, as in `3 1/2`, and its length with the blank before it.
+fn behind_whole(text: &str) -> Option<(f64, usize)> {
+    let (sign, value) =
+        [(" 1/2", 0.5), (" 1/4", 0.25), (" 3/4", 0.75)].into_iter().find(|(f, _)| text.starts_with(f))?;
+    let goes_on = text[sign.len()..].starts_with(|c: char| c.is_ascii_digit() || c == '/');
+    (!goes_on).then_some((value, sign.len()))
 }
 
 /// The row of stars at the beginning of the text, with spaces between them or not, and its length.

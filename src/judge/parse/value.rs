@@ -118,12 +118,18 @@ pub(super) fn score(t: &[Token], from: usize, strict: bool) -> Outcome {
     }
 }
 
-/// The tokens with a digit for the word of a number at `from`, if nothing shows that the word means something else, as
-/// in "one of the best".
+/// The tokens with a number in digits at `from` for what stands there in words, as in "three and a half", if nothing
+/// shows that the word means something else, as in "one of the best".
 fn spelt<'a>(t: &[Token<'a>], from: usize) -> Option<Vec<Token<'a>>> {
     const BEHIND: &str = "out because since as is";
     let at = (from..t.len()).find(|&i| !t[i].any("\"'([{<:=→"))?;
-    let number = t[at].amount().filter(|n| t[at].word().is_some() && *n <= TOTAL)?;
+    let number = t[at].amount().filter(|n| *n <= TOTAL)?;
+    if word_at(t, at + 1, "and") && word_at(t, at + 2, "a one") && word_at(t, at + 3, "half quarter") {
+        let part = if t[at + 3].one_of("half") { 0.5 } else { 0.25 };
+        let whole = Token { kind: Kind::Number(Some(number + part)), ..t[at] };
+        return Some([&t[..at], &[whole], &t[at + 4..]].concat());
+    }
+    t[at].word()?;
     let next = t.get(at + 1);
     if next.is_some_and(|next| next.word().is_some() && !next.one_of(UNITS) && !next.one_of(BEHIND)) {
         return None;
