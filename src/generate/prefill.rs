@@ -1,9 +1,9 @@
 //! Computes prompts into the arena, and common beginnings once. Prompts of which nothing is written run as a forest;
-//! prompts whose beginning is written already run as rows that continue it.
+//! prompts whose beginning is written already run as rows that continue it. One that is too long for a pass runs as a
+//! forest first, then as rows.
 
 use super::pages::{Pages, PromptKey};
 use super::sequences::Sequence;
-use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::arena::{PAGE, Rows};
 use crate::kernels::scores::Scores;
@@ -11,6 +11,7 @@ use crate::layout::Forest;
 use crate::model::context::{Context, Memory, Past, Store};
 use crate::model::view::{self, View};
 use crate::model::{Model, decoder, head};
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// Most rows in a pass that continues what is written. Such rows use the decoder's attention, which keeps partial sums
@@ -67,6 +68,15 @@ impl PromptForest {
         shared
     }
 
+    /// The first `count` tokens of one prompt, which are whole pages.
+    fn beginning(prompt: &StartingPrompt, count: usize, pages: &Pages) -> PromptForest {
+        let mut shared = PromptForest::default();
+        let node = shared.forest.leaf(&prompt.key.tokens()[..count]);
+        shared.last.push((0, (node.first + node.len - 1) as u32));
+        shared.store(prompt, node.first, 0..count, pages);
+        shared
+    }
+
     /// Adds the prompts of `group`, in their order, from page `from` on; before that page they are all equal.
     fn grow(&mut self, prompts: &[StartingPrompt], mut group: &[usize], from: usize, pages: &Pages) {
         while let Some((first, rest)) = group.split_first() {
@@ -106,6 +116,28 @@ impl PromptForest {
             }
         }
     }
+
+    /// Computes the forest into the pages. Returns the logits after each prompt.
+    fn run(&self, gpu: &Gpu, model: &Model, memory: &[Memory], prompts: &[StartingPrompt]) -> Result<Tensor> {
+        let view = View::of_lengths(gpu, model, &self.forest, &self.lengths)?;
+        let (row, slot) = (gpu.vector(&self.row)?, gpu.vector(&self.slot)?);
+        let token = gpu.vector(&self.forest.tokens)?;
+        let ends = match model.arch.has_past() {
+            true => {
+                let of = |(prompt, row): &(usize, u32)| {
+                    let row = *row;
+                    prompts[*prompt].sequences.iter().map(move |s| (row, s.slot))
+                };
+                let (rows, slots): (Vec<u32>, Vec<u32>) = self.last.iter().flat_map(of).unzip();
+                Some((gpu.vector(&rows)?, gpu.vector(&slots)?))
+            }
+            false => None,
+        };
+        let ends = ends.as_ref().map(|(rows, slots)| (rows, slots));
+        let context = Context::Forest { view: &view, store: Some(Store { memory, row: &row, slot: &slot, ends }) };
+        let last: Vec<u32> = self.last.iter().map(|(_, row)| *row).collect();
+        logits(gpu.record(), model, &token, &context, &last)
+    }
 }
 
 /// Runs prompts of which nothing is written and fills their pages. Returns the logits after each prompt,
@@ -121,24 +153,7 @@ pub(super) fn start(
     for prompt in prompts {
         prompt.is_written(pages);
     }
-    let view = View::of_lengths(gpu, model, &shared.forest, &shared.lengths)?;
-    let (row, slot) = (gpu.vector(&shared.row)?, gpu.vector(&shared.slot)?);
-    let token = gpu.vector(&shared.forest.tokens)?;
-    let ends = match model.arch.has_past() {
-        true => {
-            let of = |(prompt, row): &(usize, u32)| {
-                let row = *row;
-                prompts[*prompt].sequences.iter().map(move |s| (row, s.slot))
-            };
-            let (rows, slots): (Vec<u32>, Vec<u32>) = shared.last.iter().flat_map(of).unzip();
-            Some((gpu.vector(&rows)?, gpu.vector(&slots)?))
-        }
-        false => None,
-    };
-    let ends = ends.as_ref().map(|(rows, slots)| (rows, slots));
-    let context = Context::Forest { view: &view, store: Some(Store { memory, row: &row, slot: &slot, ends }) };
-    let last: Vec<u32> = shared.last.iter().map(|(_, row)| *row).collect();
-    logits(gpu.record(), model, &token, &context, &last)
+    shared.run(gpu, model, memory, prompts)
 }
 
 /// Runs the rest of prompts whose first pages are written, and fills their other pages. Returns the logits after each
@@ -150,54 +165,105 @@ pub(super) fn continued(
     prompts: &[StartingPrompt],
     pages: &mut Pages,
 ) -> Result<Tensor> {
-    let (mut tokens, mut pos, mut sequences, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut row, mut copy) = (Vec::new(), Vec::new());
+    let mut rest = Rest::default();
     for prompt in prompts {
-        let (own, all) = (prompt.key.shareable() * PAGE, prompt.key.tokens());
-        for (position, token) in all.iter().enumerate() {
+        rest.add(prompt, 0..prompt.key.tokens().len(), pages);
+        prompt.is_written(pages);
+    }
+    rest.run(gpu, model, memory)
+}
+
+/// Runs a prompt of more tokens than the `most` that fit into one pass, a part after the other; not of a model whose
+/// blocks remember what has no pages. Returns the logits after it, `[1, V]`.
+pub(super) fn in_parts(
+    gpu: &Gpu,
+    model: &Model,
+    memory: &[Memory],
+    prompt: &StartingPrompt,
+    (pages, most): (&mut Pages, usize),
+) -> Result<Tensor> {
+    let (first, len) = ((most / PAGE).max(1) * PAGE, prompt.key.tokens().len());
+    let shared = PromptForest::beginning(prompt, first, pages);
+    let mut logits = match shared.row.is_empty() {
+        true => None,
+        false => Some(shared.run(gpu, model, memory, std::slice::from_ref(prompt))?),
+    };
+    let step = MOST_CONTINUED.min(first);
+    for from in (first..len).step_by(step) {
+        let mut rest = Rest::default();
+        rest.add(prompt, from..len.min(from + step), pages);
+        if !rest.tokens.is_empty() {
+            logits = Some(rest.run(gpu, model, memory)?);
+        }
+    }
+    prompt.is_written(pages);
+    logits.ok_or_else(|| Error::Bug("a prompt in parts has none".into()))
+}
+
+/// Rows that continue what is written of their prompts.
+#[derive(Default)]
+struct Rest<'a> {
+    tokens: Vec<u32>,
+    pos: Vec<u32>,
+    sequences: Vec<&'a Sequence>,
+    /// The last row of each prompt.
+    last: Vec<u32>,
+    /// Rows whose keys and values other samples of the prompt store too; `copy` says where.
+    row: Vec<u32>,
+    copy: Vec<u32>,
+}
+
+impl<'a> Rest<'a> {
+    /// Adds those of a prompt's positions that are not in pages which are written.
+    fn add(&mut self, prompt: &StartingPrompt<'a>, positions: Range<usize>, pages: &Pages) {
+        let own = prompt.key.shareable() * PAGE;
+        for position in positions {
             // The first of the prompts that share a page computes it.
             if position < own && pages.is_ready(prompt.page(position)) {
                 continue;
             }
             if position >= own {
                 for s in &prompt.sequences[1..] {
-                    row.push(tokens.len() as u32);
-                    copy.push(slot(s.pages[position / PAGE], position));
+                    self.row.push(self.tokens.len() as u32);
+                    self.copy.push(slot(s.pages[position / PAGE], position));
                 }
             }
-            tokens.push(*token);
-            pos.push(position as u32);
-            sequences.push(prompt.sequences[0]);
+            self.tokens.push(prompt.key.tokens()[position]);
+            self.pos.push(position as u32);
+            self.sequences.push(prompt.sequences[0]);
         }
-        last.push(tokens.len() as u32 - 1);
-        prompt.is_written(pages);
+        self.last.push(self.tokens.len().saturating_sub(1) as u32);
     }
-    let width = sequences.iter().map(|s| s.pages.len()).max().unwrap_or(1);
-    let table: Vec<u32> = sequences.iter().flat_map(|s| s.row(width)).collect();
-    let rows = Rows {
-        table: gpu.upload(sequences.len(), width, &table)?,
-        longest: pos.iter().max().map_or(1, |p| *p as usize + 1),
-        pos: gpu.vector(&pos)?,
-        window: u32::MAX,
-        scores: Scores::default(),
-        sinks: None,
-    };
-    let lengths: Vec<u32> = sequences.iter().map(|s| s.longest() as u32).collect();
-    let turns = view::turns(gpu, model, &lengths)?;
-    let token = gpu.vector(&tokens)?;
-    let copies = match row.is_empty() {
-        true => None,
-        false => Some((gpu.vector(&row)?, gpu.vector(&copy)?)),
-    };
-    let context = Context::Arena(Past {
-        memory,
-        rows: &rows,
-        turns: &turns,
-        apart: false,
-        copies: copies.as_ref().map(|(r, s)| (r, s)),
-        slots: None,
-    });
-    logits(gpu.record(), model, &token, &context, &last)
+
+    /// Computes the rows into the pages. Returns the logits after the last one of each prompt.
+    fn run(&self, gpu: &Gpu, model: &Model, memory: &[Memory]) -> Result<Tensor> {
+        let width = self.sequences.iter().map(|s| s.pages.len()).max().unwrap_or(1);
+        let table: Vec<u32> = self.sequences.iter().flat_map(|s| s.row(width)).collect();
+        let rows = Rows {
+            table: gpu.upload(self.sequences.len(), width, &table)?,
+            longest: self.pos.iter().max().map_or(1, |p| *p as usize + 1),
+            pos: gpu.vector(&self.pos)?,
+            window: u32::MAX,
+            scores: Scores::default(),
+            sinks: None,
+        };
+        let lengths: Vec<u32> = self.sequences.iter().map(|s| s.longest() as u32).collect();
+        let turns = view::turns(gpu, model, &lengths)?;
+        let token = gpu.vector(&self.tokens)?;
+        let copies = match self.row.is_empty() {
+            true => None,
+            false => Some((gpu.vector(&self.row)?, gpu.vector(&self.copy)?)),
+        };
+        let context = Context::Arena(Past {
+            memory,
+            rows: &rows,
+            turns: &turns,
+            apart: false,
+            copies: copies.as_ref().map(|(r, s)| (r, s)),
+            slots: None,
+        });
+        logits(gpu.record(), model, &token, &context, &self.last)
+    }
 }
 
 /// The logits after each of the rows `last`, `[last, V]`.

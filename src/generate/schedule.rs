@@ -160,9 +160,13 @@ impl Scheduler<'_> {
             rows.push(Row::new(*number, &requests[s.request].prompt, &self.setup));
         }
         let DecodeSetup { gpu, model, .. } = self.setup;
-        let logits = match start.continues {
-            true => prefill::continued(gpu, model, &self.memory, &prompts, &mut self.pages)?,
-            false => prefill::start(gpu, model, &self.memory, &prompts, &mut self.pages)?,
+        let long = |prompt: &StartingPrompt| prompt.key.tokens().len() > self.room.tokens && !model.arch.has_past();
+        let logits = match (start.continues, &prompts[..]) {
+            (true, _) => prefill::continued(gpu, model, &self.memory, &prompts, &mut self.pages)?,
+            (_, [one]) if long(one) => {
+                prefill::in_parts(gpu, model, &self.memory, one, (&mut self.pages, self.room.tokens))?
+            }
+            _ => prefill::start(gpu, model, &self.memory, &prompts, &mut self.pages)?,
         };
         let batch = DecodeBatch::new(&self.setup, &rows, list, Some(&logits_rows))?;
         batch.first(&self.setup, &logits)?;
