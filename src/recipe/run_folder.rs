@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const PLAN_FILE: &str = "plan.json";
 
 /// Keys of the configuration that a resume may change, since they change no byte of what is made.
-pub const FREE: [&str; 3] = ["judge.floor", "run.keep", "run.rounds"];
+pub const FREE: [&str; 5] = ["controls.random", "controls.sft_best", "judge.floor", "run.keep", "run.rounds"];
 
 /// A finished stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

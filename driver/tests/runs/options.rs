@@ -433,6 +433,12 @@ fn what_a_run_reads_and_how_far_it_goes() {
     change("rounds = 1", "rounds = 2");
     let status = place.run(&["--seed", "7", "--resume"]);
     assert_eq!((&status["finished"], &status["models"][3]), (&json!(true), &json!("M3")));
+    // So does one of which controls are asked for, and its models stay what they are.
+    let weights = || fs::read(place.file("run/M3/model.safetensors")).unwrap();
+    let before = weights();
+    change("[dpo]", "[controls]\nrandom = true\n[dpo]");
+    place.run(&["--seed", "7", "--resume"]);
+    assert!(place.file("run/controls/random/M2/model.safetensors").exists() && weights() == before);
     // Without supervised data M1 is M0, and is not asked again.
     let sides = eval(&place, "choose.jsonl", &["--task", "choice"]);
     let names: Vec<&Value> = sides.iter().map(|s| &s["name"]).collect();

@@ -118,7 +118,10 @@ fn value(plain: &str) -> String {
 
 /// Whether an answer that is a key is a number, or ends in one as the keys of this task do.
 pub(crate) fn is_number(key: &str) -> bool {
-    key.contains(MARK.trim_end()) || plain(key).trim_start_matches('-').parse::<f64>().is_ok()
+    let number = plain(key);
+    // "inf" and "nan" can be read as numbers, and are words of an answer here.
+    let digits = number.contains(|c: char| c.is_ascii_digit());
+    key.contains(MARK.trim_end()) || digits && number.trim_start_matches('-').parse::<f64>().is_ok()
 }
 
 /// A number as it is compared: without what leads to it, commas, dollar signs and a dot at the end.
@@ -270,5 +273,7 @@ mod tests {
         {
             assert!(task(answer).is_err_and(|e| e.contains("expected a number")), "{answer}");
         }
+        assert!(["-5", "1,000.", "$7.50", "so\n#### 3"].iter().all(|key| is_number(key)));
+        assert!(["inf", "NaN", "-infinity", "five", ""].iter().all(|key| !is_number(key)));
     }
 }
