@@ -160,12 +160,12 @@ impl Scheduler<'_> {
             rows.push(Row::new(*number, &requests[s.request].prompt, &self.setup));
         }
         let DecodeSetup { gpu, model, .. } = self.setup;
-        let long = |prompt: &StartingPrompt| prompt.key.tokens().len() > self.room.tokens && !model.arch.has_past();
+        // A part has at least a page.
+        let most = self.room.tokens.max(PAGE);
+        let long = |prompt: &StartingPrompt| prompt.key.tokens().len() > most && !model.arch.has_past();
         let logits = match (start.continues, &prompts[..]) {
             (true, _) => prefill::continued(gpu, model, &self.memory, &prompts, &mut self.pages)?,
-            (_, [one]) if long(one) => {
-                prefill::in_parts(gpu, model, &self.memory, one, (&mut self.pages, self.room.tokens))?
-            }
+            (_, [one]) if long(one) => prefill::in_parts(gpu, model, &self.memory, one, (&mut self.pages, most))?,
             _ => prefill::start(gpu, model, &self.memory, &prompts, &mut self.pages)?,
         };
         let batch = DecodeBatch::new(&self.setup, &rows, list, Some(&logits_rows))?;
