@@ -171,8 +171,8 @@ impl Gpu {
         let fits = ld.zip(bytes).filter(|(_, bytes)| *bytes as u64 <= limit);
         let Some((ld, bytes)) = fits.map(|(ld, bytes)| (ld, bytes as u64)) else {
             return Err(Error::OutOfMemory(format!(
-                "a buffer of {} MiB is needed and {} binds at most {} MiB; shorter texts, or fewer of them at once, take \
-                 smaller ones",
+                "a buffer of {} MiB is needed and {} binds at most {} MiB; shorter texts, or fewer of them at once, \
+                 take smaller ones",
                 // As a product of floats, which does not overflow.
                 mib((4.0 * rows as f64 * cols as f64) as u64),
                 self.info().name,
