@@ -68,13 +68,11 @@ impl PromptForest {
         shared
     }
 
-    /// The first `count` tokens of one prompt, which are whole pages.
-    fn beginning(prompt: &StartingPrompt, count: usize, pages: &Pages) -> PromptForest {
-        let mut shared = PromptForest::default();
-        let node = shared.forest.leaf(&prompt.key.tokens()[..count]);
-        shared.last.push((0, (node.first + node.len - 1) as u32));
-        shared.store(prompt, node.first, 0..count, pages);
-        shared
+    /// Adds the positions behind which nothing stands of the prompt with this number.
+    fn end(&mut self, number: usize, prompt: &StartingPrompt, positions: Range<usize>, pages: &Pages) {
+        let node = self.forest.leaf(&prompt.key.tokens()[positions.clone()]);
+        self.last.push((number, (node.first + node.len - 1) as u32));
+        self.store(prompt, node.first, positions, pages);
     }
 
     /// Adds the prompts of `group`, in their order, from page `from` on; before that page they are all equal.
@@ -85,9 +83,7 @@ impl PromptForest {
             let (alike, others) = group.split_at(1 + more);
             group = others;
             if more == 0 {
-                let node = self.forest.leaf(&key.tokens()[from * PAGE..]);
-                self.last.push((*first, (node.first + node.len - 1) as u32));
-                self.store(&prompts[*first], node.first, from * PAGE..key.tokens().len(), pages);
+                self.end(*first, &prompts[*first], from * PAGE..key.tokens().len(), pages);
                 continue;
             }
             // They are sorted, so the first and the last one have least in common.
@@ -173,8 +169,8 @@ pub(super) fn continued(
     rest.run(gpu, model, memory)
 }
 
-/// Runs a prompt of more tokens than the `most` that fit into one pass, a part after the other; not of a model whose
-/// blocks remember what has no pages. Returns the logits after it, `[1, V]`.
+/// Runs a prompt of more tokens than the `most` that fit into one pass, a page or more, a part after the other; not of
+/// a model whose blocks remember what has no pages. Returns the logits after it, `[1, V]`.
 pub(super) fn in_parts(
     gpu: &Gpu,
     model: &Model,
@@ -182,8 +178,9 @@ pub(super) fn in_parts(
     prompt: &StartingPrompt,
     (pages, most): (&mut Pages, usize),
 ) -> Result<Tensor> {
-    let (first, len) = ((most / PAGE).max(1) * PAGE, prompt.key.tokens().len());
-    let shared = PromptForest::beginning(prompt, first, pages);
+    let (first, len) = (most / PAGE * PAGE, prompt.key.tokens().len());
+    let mut shared = PromptForest::default();
+    shared.end(0, prompt, 0..first, pages);
     let mut logits = match shared.row.is_empty() {
         true => None,
         false => Some(shared.run(gpu, model, memory, std::slice::from_ref(prompt))?),

@@ -271,7 +271,7 @@ fn dispatch(rec: &mut Recorder, part: BlockProduct, (held, wide): (u32, u32)) ->
     // Slices as forward_rows cuts them; the bias goes to the first, the others are added.
     let length = match (blocked, rec.invariant()) {
         (true, true) => (k / 4).div_ceil(SLICES).max(1) * 4,
-        (false, false) if soft && m > choice::ROWS && !stored.is_quantised() && e.gate.is_none() => choice::panel(k),
+        (false, false) if soft && e.gate.is_none() => choice::panel(stored, m, k),
         _ => k.max(1),
     };
     for k0 in (0..k.max(1)).step_by(length) {

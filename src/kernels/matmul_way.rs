@@ -44,12 +44,15 @@ pub(super) fn normalises(traits: &Traits, m: usize, adapted: bool) -> bool {
 /// bits must be the same in any product, nor where several launches add up the sums.
 pub(super) fn adapts(traits: &Traits, stored: Stored, m: usize, k: usize) -> bool {
     let soft = traits.variant == Variant::Soft && !on_units(traits, m);
-    !traits.invariant && (m <= ROWS || soft && (stored.is_quantised() || panel(k) >= k))
+    !traits.invariant && (m <= ROWS || soft) && panel(stored, m, k) >= k
 }
 
-/// Rows of B that a soft product of many rows adds up at a time, which are multiples of 4: of more than some 2,000 the
-/// strip of B that neighbouring workgroups read, and their rows of A, no longer stay in a core's cache.
-pub(super) fn panel(k: usize) -> usize {
+/// Rows of B that a soft product adds up at a time, all or a multiple of 4 of them: of more than some 2,000 the strip
+/// of B that neighbouring workgroups of many rows read, and their rows of A, no longer stay in a core's cache.
+pub(super) fn panel(stored: Stored, m: usize, k: usize) -> usize {
+    if m <= ROWS || stored.is_quantised() {
+        return k.max(1);
+    }
     let panels = k.div_ceil(2048).max(1);
     (k / 4).div_ceil(panels).max(1) * 4
 }
